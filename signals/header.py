@@ -1,0 +1,58 @@
+"""`header`: a request header's presence or value."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import re2
+from pydantic import Field, model_validator
+
+from signals.facts import Facts
+from signals.reading import FALSE, TRUE, Reading, of
+from signals.signal import Base, Params, Shared
+
+
+class HeaderParams(Params):
+    """Exactly one test of the header `name` (matched without regard to case)."""
+
+    name: str = Field(min_length=1, description="Header name; case does not matter.")
+    equals: str | None = Field(None, description="The value is exactly this.")
+    in_: list[str] | None = Field(None, alias="in", min_length=1, description="The value is one of these.")
+    matches: str | None = Field(None, description="An RE2 expression found anywhere in the value.")
+    exists: bool | None = Field(None, description="The header is there (true) or is not (false).")
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Self:
+        tests = (self.equals, self.in_, self.matches, self.exists)
+        if sum(test is not None for test in tests) != 1:
+            raise ValueError("exactly one of equals, in, matches, exists is needed")
+        if self.matches is not None:
+            try:
+                re2.compile(self.matches)
+            except re2.error as error:
+                raise ValueError(f"matches: not an RE2 expression: {error}") from None
+        return self
+
+
+class Header(Base):
+    """Reads one header. A missing header matches only `exists: false`."""
+
+    kind: ClassVar[str] = "header"
+    Params: ClassVar[type[Params]] = HeaderParams
+
+    def __init__(self, name: str, params: HeaderParams, shared: Shared) -> None:
+        super().__init__(name)
+        self._header = params.name.lower()
+        self._exists = params.exists
+        self._values = frozenset([params.equals] if params.equals is not None else params.in_ or ())
+        self._pattern = re2.compile(params.matches) if params.matches is not None else None
+
+    def read(self, facts: Facts) -> Reading:
+        value = facts.request.headers.get(self._header)
+        if self._exists is not None:
+            return of((value is not None) == self._exists)
+        if value is None:
+            return FALSE
+        if self._pattern is not None:
+            return of(self._pattern.search(value) is not None)
+        return TRUE if value in self._values else FALSE

@@ -1,0 +1,44 @@
+"""What a signal said about one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One signal's verdict on one request.
+
+    `matched` is True, False or None; None is *Unknown*: the detector could not say, and `error` names why in a few
+    words from a closed set (it becomes a metric label). `score` is the detector's own figure, 0 to 1 unless its kind
+    documents another unit; `label` the class it chose; `evidence` short, content-free hints (a pattern's index, a
+    count), never prompt text.
+    """
+
+    matched: bool | None
+    score: float | None = None
+    label: str | None = None
+    error: str | None = None
+    evidence: tuple[str, ...] = ()
+
+
+TRUE = Reading(True, 1.0)
+FALSE = Reading(False, 0.0)
+
+
+def of(matched: bool) -> Reading:
+    """The shared Reading of a detector that is simply on or off (score 1.0 or 0.0)."""
+    return TRUE if matched else FALSE
+
+
+def unknown(reason: str) -> Reading:
+    """An Unknown reading; `reason` must come from a small closed set, since it labels a metric."""
+    return Reading(None, None, None, reason)
+
+
+class Unavailable(Exception):
+    """A derived input cannot be had (late, overloaded, broken); `reason` becomes the Unknown reading's error."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

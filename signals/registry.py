@@ -1,0 +1,10 @@
+"""Every kind of signal there is. A new kind is one file and one line here."""
+
+from __future__ import annotations
+
+from signals.header import Header
+from signals.signal import Kind
+
+KINDS: tuple[Kind, ...] = (Header,)
+
+BY_NAME: dict[str, Kind] = {kind.kind: kind for kind in KINDS}

@@ -1,0 +1,110 @@
+"""What every kind of signal is, and what the kinds share when an engine is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from signals.facts import Facts, SlowInput
+from signals.reading import Reading
+
+
+class Cost(IntEnum):
+    """How dear a reading is; the engine asks cheaper classes first.
+
+    INSTANT: microseconds, in the event loop. FAST: a millisecond at most, in the event loop. NEURAL: a model, off the
+    event loop. REMOTE: another service.
+    """
+
+    INSTANT = 0
+    FAST = 1
+    NEURAL = 2
+    REMOTE = 3
+
+
+class Params(BaseModel):
+    """Base of every kind's parameters: strict, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class Signal(Protocol):
+    """A named, configured detector.
+
+    `read` is synchronous, pure and quick. What takes longer is declared in `slow`: the gatherer awaits those inputs
+    first (once a request, shared by all signals that name them) and `read` then finds them in `facts`.
+    `inputs` names other signals whose readings this one combines (only derived kinds have any).
+    `scored` says that readings carry a score that a rule may test.
+    """
+
+    kind: ClassVar[str]
+    name: str
+    cost: Cost
+    slow: tuple[SlowInput[Any], ...]
+    inputs: tuple[str, ...]
+    scored: ClassVar[bool]
+
+    def read(self, facts: Facts) -> Reading:
+        """The reading for one request. May raise `Unavailable`; any exception becomes an Unknown reading."""
+        ...
+
+
+class Kind(Protocol):
+    """A kind of signal as the registry lists it: its name, its parameters, and how to make an instance."""
+
+    kind: ClassVar[str]
+    Params: ClassVar[type[Params]]
+
+    def __call__(self, name: str, params: Any, shared: Shared) -> Signal: ...
+
+
+class Base:
+    """The common defaults of the kinds; a kind sets what differs."""
+
+    kind: ClassVar[str]
+    scored: ClassVar[bool] = False
+    cost: Cost = Cost.INSTANT
+    slow: tuple[SlowInput[Any], ...] = ()
+    inputs: tuple[str, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+T = TypeVar("T")
+
+
+class Shared:
+    """What the signals of one engine have in common: automata, pattern sets, models.
+
+    `use(factory, *args)` gives the same object for the same factory and arguments, so that all keyword signals end up
+    in one automaton. `freeze` is called once after the last signal was built; objects with a `freeze` method then
+    build their final form. `settings` carries the policy's runtime options for models.
+    """
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        self.settings: dict[str, Any] = settings or {}
+        self._made: dict[Hashable, Any] = {}
+
+    def use(self, factory: Callable[..., T], *args: Hashable) -> T:
+        key = (factory, args)
+        if key not in self._made:
+            self._made[key] = factory(*args)
+        made: T = self._made[key]
+        return made
+
+    def freeze(self) -> None:
+        for made in self._made.values():
+            freeze = getattr(made, "freeze", None)
+            if freeze is not None:
+                freeze()
+
+    def close(self) -> None:
+        """Release threads and sessions held by shared objects (those with a `close` method)."""
+        for made in self._made.values():
+            close = getattr(made, "close", None)
+            if close is not None:
+                close()
