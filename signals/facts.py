@@ -31,10 +31,10 @@ class Facts:
 
     __slots__ = ("_memo", "deadline", "readings", "request")
 
-    def __init__(self, request: Request, size: int, deadline: float = float("inf")) -> None:
+    def __init__(self, request: Request, deadline: float = float("inf")) -> None:
         self.request = request
         self.deadline = deadline
-        self.readings: list[Reading | None] = [None] * size
+        self.readings: dict[str, Reading] = {}
         self._memo: dict[Any, Any] = {}
 
     def get(self, source: QuickInput[T]) -> T:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 import re2
 from pydantic import Field, model_validator
 
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading, of
-from signals.signal import Base, Params, Shared
+from signals.signal import Params, Shared, Signal
 
 
 class HeaderParams(Params):
@@ -34,14 +34,14 @@ class HeaderParams(Params):
         return self
 
 
-class Header(Base):
+class Header(Signal):
     """Reads one header. A missing header matches only `exists: false`."""
 
-    kind: ClassVar[str] = "header"
-    Params: ClassVar[type[Params]] = HeaderParams
+    kind = "header"
+    Parameters = HeaderParams
 
     def __init__(self, name: str, params: HeaderParams, shared: Shared) -> None:
-        super().__init__(name)
+        super().__init__(name, params, shared)
         self._header = params.name.lower()
         self._exists = params.exists
         self._values = frozenset([params.equals] if params.equals is not None else params.in_ or ())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from signals.header import Header
-from signals.signal import Kind
+from signals.signal import Signal
 
-KINDS: tuple[Kind, ...] = (Header,)
+KINDS: tuple[type[Signal], ...] = (Header,)
 
-BY_NAME: dict[str, Kind] = {kind.kind: kind for kind in KINDS}
+BY_NAME: dict[str, type[Signal]] = {kind.kind: kind for kind in KINDS}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,47 +32,30 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
-class Signal(Protocol):
-    """A named, configured detector.
+class Signal(ABC):
+    """A named, configured detector. A kind is a subclass; the registry lists them all.
 
     `read` is synchronous, pure and quick. What takes longer is declared in `slow`: the gatherer awaits those inputs
-    first (once a request, shared by all signals that name them) and `read` then finds them in `facts`.
-    `inputs` names other signals whose readings this one combines (only derived kinds have any).
-    `scored` says that readings carry a score that a rule may test.
+    first (once a request, shared by all signals that name them) and `read` then finds them with `facts.got`.
+    `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
+    in `facts.readings`). `scored` says that readings carry a score that a rule may test, `labelled` that they
+    carry a label. `cost` and `slow` may be set by an instance in its `__init__`.
     """
 
     kind: ClassVar[str]
-    name: str
-    cost: Cost
-    slow: tuple[SlowInput[Any], ...]
-    inputs: tuple[str, ...]
-    scored: ClassVar[bool]
-
-    def read(self, facts: Facts) -> Reading:
-        """The reading for one request. May raise `Unavailable`; any exception becomes an Unknown reading."""
-        ...
-
-
-class Kind(Protocol):
-    """A kind of signal as the registry lists it: its name, its parameters, and how to make an instance."""
-
-    kind: ClassVar[str]
-    Params: ClassVar[type[Params]]
-
-    def __call__(self, name: str, params: Any, shared: Shared) -> Signal: ...
-
-
-class Base:
-    """The common defaults of the kinds; a kind sets what differs."""
-
-    kind: ClassVar[str]
+    Parameters: ClassVar[type[Params]]
     scored: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, params: Any, shared: Shared) -> None:
         self.name = name
+
+    @abstractmethod
+    def read(self, facts: Facts) -> Reading:
+        """The reading for one request. May raise `Unavailable`; any exception becomes an Unknown reading."""
 
 
 T = TypeVar("T")
