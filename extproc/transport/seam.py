@@ -1,8 +1,8 @@
 """The seam between the application and whatever carries gRPC: one `Stream` and one `Receiver` for each gRPC stream.
 
-A transport accepts connections, calls the `Handler` registered for a stream's gRPC method with a `Stream`, and feeds the
-`Receiver` it gets back. Everything here is called on the transport's event loop, none of it may block, and messages are
-bytes: no transport knows protobuf.
+A transport accepts connections, calls the `Handler` registered for a stream's gRPC method with a `Stream`, and feeds
+the `Receiver` it gets back. Everything here is called on the transport's event loop, none of it may block, and messages
+are bytes: no transport knows protobuf.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Stream(Protocol):
     def send(self, message: bytes) -> None:
         """Queue one serialized protobuf message (the transport adds the gRPC prefix). Never blocks.
 
-        A stream whose buffered bytes would pass `Limits.max_buffered_bytes` is reset with RESOURCE_EXHAUSTED; `drain` keeps
-        a long answer below that. Sending on a stream that is finished or gone is ignored.
+        Flow control may keep bytes here: a stream that already waits and would pass `Limits.max_buffered_bytes` ends with
+        RESOURCE_EXHAUSTED, and `drain` keeps a long answer below that. A stream that is finished or gone ignores this.
         """
         ...
 
     def finish(self, status: int = 0, message: str = "") -> None:
-        """End the stream with a gRPC status (0 to 16) after everything sent before. Calls after the first are ignored."""
+        """End the stream with a gRPC status (0 to 16) after everything sent. Calls after the first are ignored."""
         ...
 
     async def drain(self) -> None:
@@ -45,7 +45,7 @@ class Stream(Protocol):
 
 
 class Receiver(Protocol):
-    """What the application gives a transport for one gRPC stream. An exception from any method ends it with INTERNAL."""
+    """What the application gives a transport for one gRPC stream. An exception from a method ends it with INTERNAL."""
 
     def message(self, data: bytes) -> None:
         """One whole request message, without the gRPC prefix."""
@@ -69,28 +69,30 @@ class Limits:
     """What one peer may make the server hold or do. Sizes in bytes, times in seconds."""
 
     max_message_bytes: int = 104_857_600 + 65_536  # a 100 MiB body and its envelope
+    max_partial_bytes: int = 268_435_456  # half-received messages of all streams of a server together
     max_connections: int = 1_024
     max_concurrent_streams: int = 1_024  # of one connection, announced in SETTINGS
-    max_header_bytes: int = 65_536  # decoded size of a header list (RFC 9113 section 6.5.2: names + values + 32 each)
+    max_header_bytes: int = 65_536  # of one header list, counted as RFC 9113 section 6.5.2 says
     max_frame_bytes: int = 65_536  # SETTINGS_MAX_FRAME_SIZE: the largest frame a peer may send
     stream_window_bytes: int = 4_194_304  # receive window of one stream
     connection_window_bytes: int = 67_108_864  # receive window of one connection
     high_water_bytes: int = 262_144  # `Stream.drain` waits while this much is buffered for the stream
-    max_buffered_bytes: int = 16_777_216  # a stream that buffers more than this is reset
-    max_connection_buffer_bytes: int = 67_108_864  # a connection that buffers more than this for its peer is closed
-    max_control_frames: int = 4_096  # frames a peer may send in one `window_s` that carry no request (resets, pings, ...)
-    window_s: float = 10.0  # the window of `max_control_frames`
-    handshake_s: float = 10.0  # from accept to the client's preface and SETTINGS
-    idle_s: float = 3_600.0  # a connection without streams and without traffic is closed after this
-    stall_s: float = 60.0  # a peer that takes none of the bytes waiting for it, or leaves a message half sent, for this long
-    max_age_s: float = 0.0  # a connection this old is drained (0: never); lets load spread after a scale-up
+    max_buffered_bytes: int = 16_777_216  # most that waits for a stream's peer, unless it is one message
+    max_connection_buffer_bytes: int = 268_435_456  # a connection that waits with more than this is closed
+    max_control_frames: int = 4_096  # frames without a request (pings, settings, early resets, ...) in one `window_s`
+    window_s: float = 10.0
+    handshake_s: float = 10.0  # from accept to the peer's preface and the acknowledgement of our SETTINGS
+    idle_s: float = 3_600.0  # a connection that carried no stream for this long is drained
+    keepalive_s: float = 60.0  # a connection with streams that is silent for this long is asked for a PING
+    stall_s: float = 60.0  # for a peer that takes nothing that waits for it, stops inside a message, or owes a PING
+    max_age_s: float = 0.0  # a connection this old is drained, so that load spreads after a scale-up (0: never)
 
 
 class Server(Protocol):
     """One transport: accepts connections and serves the handlers it was built with."""
 
     async def start(self, listen: str | socket.socket) -> None:
-        """Listen on `host:port` (port 0 picks one), `unix:PATH`, or a socket that is already bound (inherited, SO_REUSEPORT).
+        """Listen on `host:port` (port 0 picks one), `unix:PATH`, or a bound socket (inherited or with SO_REUSEPORT).
 
         Raises ValueError when the address cannot be read and OSError when it cannot be bound.
         """
