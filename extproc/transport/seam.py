@@ -27,8 +27,8 @@ class Stream(Protocol):
     def send(self, message: bytes) -> None:
         """Queue one serialized protobuf message (the transport adds the gRPC prefix). Never blocks.
 
-        Flow control may keep bytes here: a stream that already waits and would pass `Limits.max_buffered_bytes` ends with
-        RESOURCE_EXHAUSTED, and `drain` keeps a long answer below that. A stream that is finished or gone ignores this.
+        Flow control may keep bytes here: a stream that already waits and would pass `Limits.max_buffered_bytes` ends
+        with RESOURCE_EXHAUSTED; `drain` keeps a long answer below that. Ignored once the stream is finished or gone.
         """
         ...
 

@@ -1,0 +1,310 @@
+"""The transport on `grpc.aio`: the default with TLS, and the yardstick for our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from extproc.transport import address
+from extproc.transport.seam import Handler, Limits, Receiver
+
+log = logging.getLogger(__name__)
+
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_EOF: object = grpc.aio.EOF
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of the server's identity, read again for new connections once a file changes (cert-manager, SPIFFE).
+
+    With `client_ca` a client must show a certificate that one of its authorities signed (mTLS).
+    """
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+    def paths(self) -> tuple[str, ...]:
+        return (self.certificate, self.key) if self.client_ca is None else (self.certificate, self.key, self.client_ca)
+
+    def load(self) -> grpc.ServerCertificateConfiguration:
+        """The certificate configuration in the files now. Raises OSError."""
+        texts = []
+        for path in self.paths():
+            with open(path, "rb") as file:
+                texts.append(file.read())
+        certificate, key, *authority = texts
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
+
+
+def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    def stamp() -> tuple[tuple[int, int], ...]:
+        return tuple((found.st_mtime_ns, found.st_ino) for found in map(os.stat, files.paths()))
+
+    seen = stamp()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:  # on a grpc thread, once for each new connection
+        nonlocal seen
+        try:
+            now = stamp()
+            if now == seen:
+                return None
+            loaded = files.load()
+        except OSError:
+            log.exception("TLS files cannot be read again; the certificate loaded before stays in use")
+            return None
+        seen = now
+        return loaded
+
+    dynamic: Any = grpc.dynamic_ssl_server_credentials  # its stub forgets that the fetcher may return None
+    credentials: grpc.ServerCredentials = dynamic(files.load(), fetch, bool(files.client_ca))
+    return credentials
+
+
+class _Stream:
+    """One RPC. Its own task reads; what cannot be written at once is written by a second task, made when needed."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], limits: Limits) -> None:
+        self._context = context
+        self._limits = limits
+        self._queue: deque[bytes] = deque()
+        self._buffered = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._task = asyncio.current_task()
+        self._reading = False  # the task waits for a message, so that `finish` has to wake it
+        self.status: tuple[int, str] | None = None
+        self.gone = False
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        merged: dict[str, str] = {}
+        for name, value in self._context.invocation_metadata() or ():
+            text = _text(name, value)
+            merged[name] = f"{merged[name]},{text}" if name in merged else text
+        return merged
+
+    def send(self, message: bytes) -> None:
+        if self.gone or self.status is not None:
+            return
+        if self._queue and self._buffered + len(message) > self._limits.max_buffered_bytes:
+            self._queue.clear()
+            self.finish(8, "the answer waits for a peer that does not read it")
+            return
+        self._queue.append(message)
+        self._buffered += len(message)
+        if self._writer is None:
+            self._writer = asyncio.ensure_future(self._write())
+
+    def finish(self, status: int = 0, message: str = "") -> None:
+        if self.gone or self.status is not None:
+            return
+        self.status = (status, message)
+        if self._reading and self._task is not None:
+            self._task.cancel()
+
+    async def drain(self) -> None:
+        while self._buffered >= self._limits.high_water_bytes and not self.gone:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+        if self.gone:
+            raise ConnectionError("the gRPC stream is gone")
+
+    async def _write(self) -> None:
+        try:
+            while self._queue:
+                message = self._queue[0]
+                await self._context.write(message)
+                if self._queue:  # `send` empties it when the peer is too slow
+                    self._queue.popleft()
+                self._buffered -= len(message)
+                if self._buffered < self._limits.high_water_bytes:
+                    self._wake()
+        except grpc.aio.BaseError:  # the RPC is over; grpc cancels the task that serves it
+            self._queue.clear()
+        finally:
+            self._writer = None
+
+    def _wake(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    def _final(self) -> tuple[int, str] | None:
+        return self.status
+
+    async def serve(self, receiver: Receiver) -> None:
+        """Read until the stream is finished, then write what waits. The RPC's status is set when this returns."""
+        while self.status is None:
+            if self._buffered >= self._limits.high_water_bytes:
+                await self.drain()
+            self._reading = True
+            try:
+                message = await self._context.read()
+                if message is _EOF:
+                    receiver.half_closed()
+                    if self.status is None:
+                        await asyncio.get_running_loop().create_future()  # until `finish` or the peer cancels it
+            except asyncio.CancelledError:
+                if self._final() is None:  # the peer's cancel, not ours
+                    raise
+                break
+            finally:
+                self._reading = False
+            if message is not _EOF:
+                receiver.message(message)
+        while self._writer is not None:
+            await self._writer
+
+    def end(self) -> None:
+        self.gone = True
+        self._queue.clear()
+        if self._writer is not None:
+            self._writer.cancel()
+        self._wake()
+
+
+def _text(name: str, value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    import base64  # only `-bin` metadata needs it
+
+    return base64.b64encode(value).rstrip(b"=").decode() if name.endswith("-bin") else value.decode("latin-1")
+
+
+class GrpcioServer:
+    """`extproc.transport.seam.Server` on grpc.aio. TLS and mTLS come from `tls`.
+
+    grpc-core has its own limits for frames; of `Limits` it takes the sizes of messages, headers and windows, the number of
+    streams, the idle, keep-alive and age times. Connections are counted by their live streams.
+    """
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], limits: Limits | None = None, tls: TlsFiles | None = None
+    ) -> None:
+        self._handlers = {path: self._rpc(handler) for path, handler in handlers.items()}
+        self._limits = limits or Limits()
+        self._tls = tls
+        self._server: grpc.aio.Server | None = None
+        self._address: str | None = None
+        self._peers: dict[str, int] = {}
+        self._streams = 0
+
+    async def start(self, listen: str | socket.socket) -> None:
+        """As `Server.start`. grpc-core binds by itself: a TCP socket given here lends its address (SO_REUSEPORT).
+
+        Raises ValueError for an inherited Unix socket.
+        """
+        if isinstance(listen, str):
+            where = address.parse(listen)  # for its errors; grpc-core's name no cause
+        elif listen.family == socket.AF_UNIX:
+            raise ValueError("the grpcio transport cannot take over a Unix socket; give it unix:PATH")
+        else:
+            listen = address.name(listen)
+            where = address.parse(listen)
+        limits = self._limits
+        server = grpc.aio.server(handlers=[_Generic(self._handlers)], options=_options(limits))
+        if self._tls is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, _credentials(self._tls))
+        await server.start()
+        self._server = server
+        self._address = listen if isinstance(where, str) else f"{listen.rpartition(':')[0]}:{port}"
+
+    @property
+    def address(self) -> str:
+        if self._address is None:
+            raise RuntimeError("the server is not started")
+        return self._address
+
+    @property
+    def streams(self) -> int:
+        return self._streams
+
+    @property
+    def connections(self) -> int:
+        """Connections with a live stream; grpc.aio does not tell of others."""
+        return len(self._peers)
+
+    async def drain(self, grace: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    async def close(self) -> None:
+        await self.drain(0)
+
+    def _rpc(self, handler: Handler) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def behaviour(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            peer = context.peer()
+            self._streams += 1
+            self._peers[peer] = self._peers.get(peer, 0) + 1
+            stream = _Stream(context, self._limits)
+            receiver: Receiver | None = None
+            try:
+                receiver = handler(stream)
+                await stream.serve(receiver)
+                status, message = stream.status or (0, "")
+            except Exception:
+                log.exception("an exception in a gRPC handler ends its stream with INTERNAL")
+                status, message = 13, "internal error"
+            finally:
+                self._streams -= 1
+                self._peers[peer] -= 1
+                if not self._peers[peer]:
+                    del self._peers[peer]
+                stream.end()
+                if receiver is not None:
+                    _closed(receiver)
+            if status:
+                context.set_code(_CODES.get(status, grpc.StatusCode.UNKNOWN))
+                context.set_details(message)
+
+        make: Callable[..., grpc.RpcMethodHandler[bytes, bytes]] = grpc.stream_stream_rpc_method_handler
+        return make(behaviour)  # no (de)serializers: messages stay bytes
+
+
+class _Generic(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        return self._handlers.get(details.method)
+
+
+def _closed(receiver: Receiver) -> None:
+    try:
+        receiver.closed()
+    except Exception:
+        log.exception("an exception in a gRPC receiver's closed()")
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    millis = 1_000
+    return [
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.http2.max_frame_size", limits.max_frame_bytes),
+        ("grpc.http2.hpack_table_size.decoder", 0),
+        ("grpc.http2.lookahead_bytes", limits.stream_window_bytes),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_s * millis)),
+        ("grpc.keepalive_timeout_ms", int(limits.stall_s * millis)),
+        ("grpc.max_connection_idle_ms", int(limits.idle_s * millis)),
+        ("grpc.max_connection_age_ms", int(limits.max_age_s * millis) or 2**31 - 1),
+        ("grpc.so_reuseport", 1),
+    ]
