@@ -1,0 +1,281 @@
+"""Where a reasoning step ends: the one splitter that serving and training share.
+
+A step ends at a blank line outside code fences, LaTeX blocks, tables and lists, once it holds `min_tokens` tokens.
+Text goes in as it streams; the pieces that come out, joined, are byte for byte the text that went in.
+
+Two rules keep it bounded. A step never holds more than `max_tokens` tokens, whatever it contains (a code block longer
+than that is cut, because an unbounded buffer is worse). And a LaTeX block that swallowed a whole step without closing
+is taken for a stray marker and forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
+
+
+class Token(NamedTuple):
+    """One piece of streamed text.
+
+    `logprob`: natural log of the probability of the token written, None when the upstream did not say.
+    `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
+    `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
+    it does not, 0 for text that we inserted ourselves).
+    """
+
+    text: str
+    logprob: float | None = None
+    top: tuple[float, ...] = ()
+    size: int = 1
+
+
+class End(StrEnum):
+    """Why a step ended."""
+
+    BLANK = "blank"  # a blank line
+    CAP = "cap"  # `max_tokens`
+    STOP = "stop"  # the text ended
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: its tokens (joined: its text, the blank line that ended it included) and why it ended."""
+
+    tokens: tuple[Token, ...]
+    end: End
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", "".join(token.text for token in self.tokens))
+
+    @property
+    def size(self) -> int:
+        """Model tokens in this step."""
+        return sum(token.size for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of a step, in model tokens: no end before `min_tokens`, a forced one at `max_tokens`."""
+
+    min_tokens: int = 8
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tokens <= self.max_tokens:
+            raise ValueError(f"step limits: 1 <= min_tokens <= max_tokens, not {self.min_tokens}, {self.max_tokens}")
+
+
+_FENCE = re.compile(r"\s*(?:>\s*)*(`{3,}|~{3,})(.*)")
+_INLINE_CODE = re.compile(r"(`+)(?:(?!\1).)+\1")
+# Alternatives are tried left to right at one place: `\\[2pt]` (a LaTeX line break) must be eaten as an escape.
+_LATEX = re.compile(r"\\begin\{([^{}]*)\}|\\end\{([^{}]*)\}|\\([\[\]()])|\\.|(\$\$)")
+_CLOSES = {"]": "[", ")": "("}
+_LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s+\S")
+_LIST_START = re.compile(r"(?:[-*+]|\d{1,9}[.)])\s")
+_LIST_MAYBE = re.compile(r"(?:[-*+]|\d{1,9}[.)]?)\Z")
+
+
+class _Blocks:
+    """Markdown state after each whole line: inside a fence, a LaTeX block, a list or a table?"""
+
+    __slots__ = ("after_blank", "fence", "group", "latex")
+
+    def __init__(self) -> None:
+        self.after_blank = False
+        self.fence = ""  # the marker that opened the code block, or nothing
+        self.latex: list[str] = []  # open LaTeX constructs, outermost first
+        self.group = ""  # "list" or "table" while the lines just read belong to one
+
+    @property
+    def protected(self) -> bool:
+        return bool(self.fence or self.latex)
+
+    def line(self, line: str) -> None:
+        """Takes one whole line."""
+        if line.isspace():
+            self.after_blank = True
+            return
+        if self.after_blank and self.group and not self.protected and not self.continues(line):
+            self.group = ""
+        self.after_blank = False
+        fence = _FENCE.match(line)
+        if self.fence:
+            if fence and fence[1].startswith(self.fence) and not fence[2].strip():
+                self.fence = ""
+            return
+        if fence and not (fence[1][0] == "`" and "`" in fence[2]):
+            self.fence = fence[1]
+            self.latex.clear()  # Markdown finds fences before anything else: an open LaTeX marker was a stray
+            return
+        self._latex(line)
+        if self.latex:
+            return
+        if line.lstrip().startswith("|"):
+            self.group = "table"
+        elif _LIST_ITEM.match(line):
+            self.group = "list"
+        elif self.group == "table":
+            self.group = ""
+
+    def _latex(self, line: str) -> None:
+        if "\\" not in line and "$$" not in line:
+            return
+        for begin, end, bracket, dollars in _LATEX.findall(_INLINE_CODE.sub("", line)):
+            if dollars:
+                self._toggle("$$")
+            elif bracket in ("[", "("):
+                self.latex.append(bracket)
+            elif begin:
+                self.latex.append(begin)
+            else:
+                self._close(end or _CLOSES.get(bracket, ""))
+
+    def _toggle(self, marker: str) -> None:
+        if marker in self.latex:
+            self._close(marker)
+        else:
+            self.latex.append(marker)
+
+    def _close(self, opener: str) -> None:
+        """Closes `opener` and whatever was left open inside it; a closer that nothing opened is ignored."""
+        if opener in self.latex:
+            while self.latex.pop() != opener:
+                pass
+
+    def continues(self, start: str) -> bool | None:
+        """After a blank line in a list or table: does this line go on with it? None: too early to say."""
+        text = start.lstrip()
+        if not text:
+            return None
+        if self.group == "table":
+            return text.startswith("|")
+        if len(start) - len(text) >= 2 or _LIST_START.match(text):
+            return True
+        return None if _LIST_MAYBE.match(text) else False
+
+
+class Splitter:
+    """Finds step ends in text that arrives in pieces. One for each answer.
+
+    The result depends on the pieces only through their token counts, never on where the pieces were cut.
+    `prefix` is what the answer already holds when the splitter starts in its middle.
+    """
+
+    def __init__(self, limits: Limits | None = None, prefix: str = "") -> None:
+        self._limits = limits or Limits()
+        self._blocks = _Blocks()
+        *lines, self._line = _lines(prefix)  # `_line`: the line being written, so far
+        for line in lines:
+            self._blocks.line(line)
+        self._tokens: list[Token] = []  # of the step being written
+        self._count = 0
+        self._written = False  # the step being written has something else than white space
+        self._pending: list[Token] | None = None  # tokens up to a blank line that may turn out to be inside a list
+
+    def feed(self, token: Token) -> list[Step]:
+        """Takes the next piece of text; gives the steps that it completed (mostly none)."""
+        steps: list[Step] = []
+        text = token.text
+        if not text:
+            self._tokens.append(token)
+            self._count += token.size
+        while text:
+            cut = text.find("\n") + 1 or len(text)
+            # A token belongs to the step in which it starts: the rest of a token that was cut counts for nothing.
+            self._take(token if cut == len(text) and token.text == text else token._replace(text=text[:cut]), steps)
+            text = text[cut:]
+            token = Token("", None, (), 0)
+        if self._count >= self._limits.max_tokens:
+            self._unsettle()
+            self._blocks.latex.clear()
+            self._cut(End.CAP, steps)
+        return steps
+
+    def finish(self) -> Step | None:
+        """The text has ended: what is left, if anything (perhaps only white space)."""
+        steps: list[Step] = []
+        self._unsettle()
+        if self._tokens:
+            self._cut(End.STOP, steps)
+        return steps[0] if steps else None
+
+    def _take(self, piece: Token, steps: list[Step]) -> None:
+        """One piece that ends at a line end or holds none."""
+        if self._pending is not None:
+            self._settle(self._line + piece.text, steps)
+        self._tokens.append(piece)
+        self._count += piece.count
+        self._line += piece.text
+        if not self._line.endswith("\n"):
+            self._written = self._written or not piece.text.isspace()
+            return
+        line, self._line = self._line, ""
+        self._blocks.line(line)
+        if line.isspace():
+            self._blank(steps)
+        else:
+            self._written = True
+
+    def _blank(self, steps: list[Step]) -> None:
+        if self._blocks.protected or not self._written or self._count < self._limits.min_tokens:
+            return
+        if not self._blocks.group:
+            self._cut(End.BLANK, steps)
+        elif self._pending is None:
+            self._pending = self._tokens
+            self._tokens = []
+
+    def _settle(self, start: str, steps: list[Step]) -> None:
+        """Decides a blank line seen after a list or table, now that the next line has begun."""
+        continues = self._blocks.continues(start)
+        if continues is None:
+            return
+        pending, self._pending = self._pending or [], None
+        if continues:
+            self._tokens = pending + self._tokens
+            return
+        rest, self._tokens = self._tokens, pending
+        self._cut(End.BLANK, steps)
+        self._tokens = rest
+        self._count = sum(token.size for token in rest)
+        self._written = any(not token.text.isspace() for token in rest if token.text)
+
+    def _unsettle(self) -> None:
+        """Forgets the blank line that waits for the next line: no step ends there."""
+        if self._pending is not None:
+            self._tokens = self._pending + self._tokens
+            self._pending = None
+
+    def _cut(self, end: End, steps: list[Step]) -> None:
+        steps.append(Step(tuple(self._tokens), end))
+        self._tokens = []
+        self._count = 0
+        self._written = False
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends; the last one has none and may be empty. Only a line feed ends a line."""
+    *whole, last = text.split("\n")
+    return [*(line + "\n" for line in whole), last]
+
+
+def estimate(text: str) -> int:
+    """About how many tokens `text` is, when nobody says (at least 1)."""
+    return max(1, round(len(text) / CHARS_PER_TOKEN))
+
+
+def split(pieces: Iterable[Token] | str, limits: Limits | None = None) -> Sequence[Step]:
+    """All steps of a finished text. A plain string counts a token for every `CHARS_PER_TOKEN` characters."""
+    splitter = Splitter(limits)
+    if isinstance(pieces, str):
+        text = pieces
+        pieces = (Token(text[i : i + CHARS_PER_TOKEN]) for i in range(0, len(text), CHARS_PER_TOKEN))
+    steps = [step for piece in pieces for step in splitter.feed(piece)]
+    last = splitter.finish()
+    return [*steps, last] if last else steps
