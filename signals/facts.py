@@ -27,14 +27,19 @@ class SlowInput(Protocol[T_co]):
 
 
 class Facts:
-    """One request's memo. `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having."""
+    """One request's memo.
 
-    __slots__ = ("_memo", "deadline", "readings", "request")
+    `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having. `readings` holds the
+    readings so far by signal name, in the order they were taken. `timings` holds microseconds a signal, when asked.
+    """
 
-    def __init__(self, request: Request, deadline: float = float("inf")) -> None:
+    __slots__ = ("_memo", "deadline", "readings", "request", "timings")
+
+    def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
         self.deadline = deadline
         self.readings: dict[str, Reading] = {}
+        self.timings: dict[str, float] | None = {} if timed else None
         self._memo: dict[Any, Any] = {}
 
     def get(self, source: QuickInput[T]) -> T:

@@ -1,0 +1,66 @@
+"""What can be wrong with a policy: one line a problem, with a stable code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+CODES: dict[str, str] = {
+    "Y001": "not valid YAML",
+    "Y002": "duplicate key",
+    "Y003": "YAML feature that a policy must not use",
+    "P101": "unknown key",
+    "P102": "missing key",
+    "P103": "wrong type",
+    "P104": "value out of range or malformed",
+    "P105": "unknown kind of signal",
+    "P106": "not exactly one of several keys",
+    "P107": "empty all, any or at_least",
+    "P108": "a file or a model that the policy needs cannot be loaded",
+    "R201": "unknown signal",
+    "R202": "unknown model",
+    "R203": "duplicate name",
+    "R204": "signals that depend on each other in a circle",
+    "R205": "a test of a score or label that the signal does not give",
+    "L301": "decision that can never match",
+    "L302": "decision that an earlier one always takes first",
+    "L303": "two decisions with the same rule",
+    "L304": "signal that nothing uses",
+    "L305": "model that nothing uses",
+    "L306": "rule that is always true but is not the last decision",
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One problem. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    code: str
+    severity: Literal["error", "warning"]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.code} {self.message}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that `pointsman validate -o json` prints."""
+        return asdict(self)
+
+
+class PolicyError(Exception):
+    """A policy that cannot be used; `problems` says everything that is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean 'x'?)' for the nearest of `known`, or ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,68 @@
+"""The outcome of a policy for one request, and the trace of how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from decisions.model import Model
+from signals.reading import Reading
+
+Action = Literal["route", "respond", "stepwise", "default"]
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """What a decision's `set:` changes in the request. None leaves a field alone; `max_tokens` is a cap."""
+
+    reasoning_effort: Effort | None = None
+    thinking: bool | None = None
+    thinking_budget: int | None = None
+    max_tokens: int | None = None
+    system: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> bool:
+        """Whether the request's body changes."""
+        fields = (self.reasoning_effort, self.thinking, self.thinking_budget, self.max_tokens, self.system)
+        return any(value is not None for value in fields)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A named outcome with everything needed to act on it.
+
+    `name` is None when no decision of the policy matched, or the request kept the model that it named. `model` is
+    None for `respond`, and for a request that is passed on untouched (`unknown_models: pass`). For `stepwise` it is
+    the large model: the plain route of requests that cannot be answered step by step. `fallback` says why the default
+    model was taken although something failed (a closed set: it labels a metric); None in the normal case.
+    """
+
+    name: str | None
+    action: Action
+    model: Model | None
+    status: int | None = None
+    message: str | None = None
+    changes: Changes | None = None
+    stepwise: Any = None
+    fallback: str | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """Which rule saw which reading, in which order, at what cost. Explain, metrics, logs and tests are views of it.
+
+    `readings` are the signals that were read, in order; `results` the rules evaluated, in order, with True, False or
+    None (Unknown). `timings` are microseconds a signal, present when detail was asked for.
+    """
+
+    decision: Decision
+    policy: str
+    readings: Mapping[str, Reading]
+    results: list[tuple[str, bool | None]]
+    microseconds: float
+    timings: Mapping[str, float] | None = None
+    estimated_input_tokens: int | None = None

@@ -1,0 +1,289 @@
+"""The compiled policy: takes a request, asks for the readings that can still change the outcome, decides.
+
+An engine is built whole from one policy and never changes; a new policy is a new engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from decisions.decision import Action, Changes, Decision, Trace
+from decisions.model import Model
+from decisions.rule import PENDING, Rule, Test, compiled, confidence, leaves, take, unread
+from decisions.select import Selector
+from signals.facts import Facts
+from signals.gather import fetch
+from signals.reading import Reading
+from signals.request import Request
+from signals.signal import Cost, Shared, Signal
+
+log = logging.getLogger("pointsman.decisions")
+
+OnUnknown = Literal["skip", "match", "fail"]
+
+
+class UnknownModel(Exception):
+    """The request names a model that the policy does not know (`unknown_models: refuse`)."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Run-time settings of a policy. `deadline` is seconds, `max_body` bytes."""
+
+    deadline: float = 0.05
+    max_body: int = 10 * 2**20
+    response_headers: bool = True
+    fail_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One entry of the policy's `decisions:` list, in the terms of the engine.
+
+    `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
+    real model too; `respond` always does.
+    """
+
+    name: str
+    when: Rule
+    action: Action
+    target: Model | Selector | None
+    on_unknown: OnUnknown = "skip"
+    status: int | None = None
+    message: str | None = None
+    changes: Changes | None = None
+    stepwise: Any = None
+    override: bool = False
+
+    @property
+    def guard(self) -> bool:
+        return self.action == "respond"
+
+
+class _Compiled:
+    """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
+
+    __slots__ = ("clause", "decisions", "name", "run", "test")
+
+    def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal]) -> None:
+        self.clause = clause
+        self.name = clause.name
+        self.test: Test = compiled(clause.when, signals)
+        self.run = self.test.run
+        targets: list[Model | None] = [None] if clause.target is None else list(models.values())
+        if isinstance(clause.target, Model):
+            targets = [clause.target]
+        self.decisions = {target: self._decision(target) for target in targets}
+
+    def _decision(self, model: Model | None) -> Decision:
+        c = self.clause
+        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.stepwise)
+
+    def decide(self, facts: Facts) -> Decision:
+        target = self.clause.target
+        return self.decisions[target.choose(facts) if isinstance(target, Selector) else target]
+
+
+class Engine:
+    """A policy ready to decide. Immutable, except for what its shared models count of themselves.
+
+    `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
+    most confident match instead of the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: str,
+        models: Mapping[str, Model],
+        default: str,
+        signals: Mapping[str, Signal],
+        clauses: Sequence[Clause],
+        auto: Sequence[str] = ("auto", "pointsman"),
+        pass_unknown: bool = False,
+        best: bool = False,
+        settings: Settings | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        self.policy = policy
+        self.models = dict(models)
+        self.default = self.models[default]
+        self.signals = dict(signals)
+        self.clauses = tuple(clauses)
+        self.auto = tuple(auto)
+        self.pass_unknown = pass_unknown
+        self.best = best
+        self.settings = settings or Settings()
+        self.shared = shared or Shared()
+        self._all = tuple(_Compiled(clause, self.models, self.signals) for clause in self.clauses)
+        self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
+        self._auto = frozenset(self.auto)
+        self._by_name = {model.name: model for model in self.models.values()} | self.models
+        self._fallbacks: dict[str | None, Decision] = {None: Decision(None, "default", self.default)}
+        self._kept: dict[Model | None, Decision] = {
+            model: Decision(None, "route", model) for model in (*self.models.values(), None)
+        }
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether some decision answers step by step (which needs a body mode that can stream)."""
+        return any(clause.action == "stepwise" for clause in self.clauses)
+
+    def settle(
+        self, request: Request, deadline: float = float("inf"), *, detail: bool = False, everything: bool = False
+    ) -> Trace | Evaluation:
+        """Decide `request` at once if no slow signal is needed; otherwise the evaluation to `finish`.
+
+        `deadline` is a `time.monotonic()` instant. `detail` times every signal; `everything` reads every signal, also
+        those that cannot change the outcome. Raises `UnknownModel`.
+        """
+        evaluation = Evaluation(self, request, deadline, detail, everything)
+        return evaluation.advance() or evaluation
+
+    async def decide(
+        self, request: Request, deadline: float = float("inf"), *, detail: bool = False, everything: bool = False
+    ) -> Trace:
+        """Decide `request`, waiting for slow signals until `deadline`. Raises `UnknownModel`."""
+        settled = self.settle(request, deadline, detail=detail, everything=everything)
+        return settled if isinstance(settled, Trace) else await settled.finish()
+
+    def stubbed(self, request: Request, readings: Mapping[str, Reading]) -> Evaluation:
+        """An evaluation in which `readings` stand for what their signals would say (policy tests, what-if)."""
+        evaluation = Evaluation(self, request, float("inf"), False, False)
+        evaluation.facts.readings.update(readings)
+        return evaluation
+
+    def fallback(self, reason: str | None) -> Decision:
+        """The default model, taken because of `reason` (None: nothing matched)."""
+        decision = self._fallbacks.get(reason)
+        if decision is None:
+            decision = self._fallbacks[reason] = Decision(None, "default", self.default, fallback=reason)
+        return decision
+
+    def failed(self, reason: str) -> Trace:
+        """The trace of a request that could not be evaluated at all."""
+        return Trace(self.fallback(reason), self.policy, {}, [], 0.0)
+
+    def close(self) -> None:
+        """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
+        self.shared.close()
+
+    def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
+        """The clauses that apply to `request` and the decision when none of them matches."""
+        named = request.model
+        if named is None or named in self._auto:
+            return self._all, self.fallback(None)
+        model = self._by_name.get(named)
+        if model is None and not self.pass_unknown:
+            raise UnknownModel(named)
+        return self._pinned, self._kept[model]
+
+
+class Evaluation:
+    """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first."""
+
+    __slots__ = ("_clauses", "_everything", "_otherwise", "_results", "_started", "engine", "facts")
+
+    def __init__(self, engine: Engine, request: Request, deadline: float, detail: bool, everything: bool) -> None:
+        self._started = time.perf_counter_ns()
+        self.engine = engine
+        self.facts = Facts(request, deadline, detail)
+        self._clauses, self._otherwise = engine._entry(request)
+        self._everything = everything
+        self._results: dict[str, bool | None] = {}
+
+    def advance(self) -> Trace | None:
+        """Go as far as possible without waiting; the trace when the outcome is settled."""
+        if self._everything:
+            signals = self.engine.signals
+            if any(take(signal, signals, self.facts) is None for signal in signals.values()):
+                return None
+        decision = self._best() if self.engine.best else self._first()
+        if decision is None:
+            return None
+        spent = (time.perf_counter_ns() - self._started) / 1000
+        facts = self.facts
+        return Trace(decision, self.engine.policy, facts.readings, list(self._results.items()), spent, facts.timings)
+
+    async def finish(self) -> Trace:
+        """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
+
+        After the deadline every missing input is Unknown (`deadline`), so guards fail closed and rules fall through.
+        """
+        while (trace := self.advance()) is None:
+            await fetch(self._needed(), self.facts)
+        return trace
+
+    def _needed(self) -> list[Signal]:
+        """The waiting signals of the cheapest class. Never empty while `advance` gives None."""
+        signals = self.engine.signals
+        names: set[str] = set()
+        if self._everything:
+            names = {name for signal in signals for name in unread(signal, signals, self.facts)}
+        else:
+            for clause in self._clauses:
+                if clause.run(self.facts) is PENDING:
+                    names = clause.test.waiting(self.facts)
+                    break
+                if self.engine.best and self._results.get(clause.name) is True:
+                    names = {n for leaf in leaves(clause.clause.when) for n in unread(leaf.signal, signals, self.facts)}
+                    if names:
+                        break
+        wanted = [signals[name] for name in names]
+        cheapest = min((signal.cost for signal in wanted), default=Cost.INSTANT)
+        return [signal for signal in wanted if signal.cost == cheapest]
+
+    def _first(self) -> Decision | None:
+        facts = self.facts
+        results = self._results
+        for clause in self._clauses:
+            value = clause.run(facts)
+            if value is PENDING:
+                return None
+            results[clause.name] = value
+            if value is False:
+                continue
+            if value or clause.clause.on_unknown == "match":
+                return clause.decide(facts)
+            if clause.clause.on_unknown == "fail":
+                return self.engine.fallback("on_unknown")
+        return self._otherwise
+
+    def _best(self) -> Decision | None:
+        """Guards first, in order; then the most confident of the routes that match, the first of equals."""
+        facts = self.facts
+        signals = self.engine.signals
+        chosen: _Compiled | None = None
+        highest = -1.0
+        for clause in sorted(self._clauses, key=lambda clause: not clause.clause.guard):
+            value = clause.run(facts)
+            if value is PENDING:
+                return None
+            self._results[clause.name] = value
+            if value is False:
+                continue
+            if value is None:
+                if clause.clause.on_unknown == "fail":
+                    return self.engine.fallback("on_unknown")
+                if clause.clause.on_unknown == "skip":
+                    continue
+            if clause.clause.guard:
+                return clause.decide(facts)
+            sure = 0.0
+            if value:
+                # The confidence depends on every leaf, so here laziness has to read them all.
+                for leaf in leaves(clause.clause.when):
+                    if take(signals[leaf.signal], signals, facts) is None:
+                        return None
+                sure = confidence(clause.clause.when, facts.readings)
+            if sure > highest:
+                chosen, highest = clause, sure
+        return self._otherwise if chosen is None else chosen.decide(facts)

@@ -1,0 +1,31 @@
+"""The language models that a policy can send requests to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "none"]
+"""How a model family switches its reasoning on and off.
+
+reasoning_effort: OpenAI's field (gpt-oss and most gateways too); enable_thinking: `chat_template_kwargs` of Qwen3
+behind vLLM or SGLang; thinking: `chat_template_kwargs` of DeepSeek V3.1 and Granite; anthropic: the `thinking` object
+of /v1/messages; none: the model has no such switch.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """One destination. Prices are money per million tokens; `context` is tokens, None when not declared."""
+
+    key: str
+    name: str
+    input_price: float = 0.0
+    output_price: float = 0.0
+    context: int | None = None
+    thinking: Thinking = "reasoning_effort"
+    url: str | None = None
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """The price of one call, in the policy's money."""
+        return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6

@@ -1,0 +1,107 @@
+"""Selectors: which of several models takes a request (`pick: [...], by: ...`)."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from math import log as _log
+from typing import Any, ClassVar
+
+from decisions.model import Model
+from signals.facts import Facts
+from signals.request import Request
+from signals.tokens import estimate
+
+SESSION_HEADER = "x-session-id"
+
+
+def session_key(request: Request) -> str:
+    """A key that is the same for every request of one conversation.
+
+    The `x-session-id` header, else the body's `metadata.session_id`, `prompt_cache_key` or `user`; without any of
+    these the system prompt and the first user message, which stay the same while a conversation grows.
+    """
+    named = request.headers.get(SESSION_HEADER)
+    if named:
+        return named
+    fields = request.fields
+    metadata = fields.get("metadata")
+    if isinstance(metadata, dict) and isinstance(metadata.get("session_id"), str):
+        return str(metadata["session_id"])
+    for field in ("prompt_cache_key", "user"):
+        value = fields.get(field)
+        if isinstance(value, str) and value:
+            return value
+    first = next((message.text for message in request.messages if message.role == "user"), "")
+    return request.text("system") + "\0" + first
+
+
+def request_key(request: Request) -> str:
+    """A key of one request: Envoy's request id where there is one, so that equal bodies still spread."""
+    return request.headers.get("x-request-id") or hashlib.blake2b(request.body, digest_size=16).hexdigest()
+
+
+def fraction(*parts: str) -> float:
+    """A number in (0, 1) that depends on `parts` alone, evenly spread."""
+    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
+
+
+class Selector(ABC):
+    """Chooses one of its models for a request. `name` is what `by:` calls it."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def choose(self, facts: Facts) -> Model:
+        """The model that takes the request; always one of those given."""
+
+
+class Weighted(Selector):
+    """Weighted rendezvous hashing (Schindelhauer and Schomaker, SPAA 2005).
+
+    The share of each model is its weight; a key always goes to the same model, and when a model is added or removed
+    only the keys that must move do. `sticky` keys by session instead of by request, so no state is kept anywhere.
+    """
+
+    name = "weighted"
+
+    def __init__(self, models: Sequence[Model], weights: Mapping[str, float], sticky: bool) -> None:
+        self._models = [(model, weights.get(model.key, 1.0)) for model in models if weights.get(model.key, 1.0) > 0]
+        self._key = session_key if sticky else request_key
+
+    def choose(self, facts: Facts) -> Model:
+        key = self._key(facts.request)
+        return min(self._models, key=lambda choice: -_log(fraction(key, choice[0].key)) / choice[1])[0]
+
+
+class Cheapest(Selector):
+    """The lowest estimated price of the call among the models whose context holds it.
+
+    Output length is the request's own cap, or as long as the input where there is none. When none of the contexts
+    holds the request the largest one takes it: a refusal is the upstream's to give. A session that is sticky keeps
+    its model only as far as its price order stays, so `sticky` is refused with this selector.
+    """
+
+    name = "cheapest"
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = tuple(models)
+
+    def choose(self, facts: Facts) -> Model:
+        tokens = facts.get(estimate)
+        wanted = _output_cap(facts.request.fields)
+        output = tokens if wanted is None else wanted
+        fitting = [m for m in self._models if m.context is None or tokens + (wanted or 0) <= m.context]
+        if not fitting:
+            return max(self._models, key=lambda model: model.context or 0)
+        return min(fitting, key=lambda model: model.cost(tokens, output))
+
+
+def _output_cap(fields: Mapping[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        value = fields.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

@@ -1,0 +1,78 @@
+"""Takes readings: the only place where a detector's failure turns into an Unknown reading."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from signals.facts import Facts, SlowInput
+from signals.reading import Reading, Unavailable, unknown
+from signals.signal import Signal
+
+log = logging.getLogger("pointsman.signals")
+
+
+def read(signal: Signal, facts: Facts) -> Reading:
+    """Take `signal`'s reading and remember it. Never raises: what goes wrong is an Unknown reading with a reason."""
+    timings = facts.timings
+    started = time.perf_counter_ns() if timings is not None else 0
+    try:
+        reading = signal.read(facts)
+    except Unavailable as error:
+        reading = unknown(error.reason)
+    except Exception as error:  # noqa: BLE001 - a detector's bug must not take the request down; it is logged and counted
+        # The exception's text could quote the prompt, so only its type is logged.
+        log.error("signal %s failed: %s", signal.name, type(error).__name__)
+        reading = unknown("error")
+    facts.readings[signal.name] = reading
+    if timings is not None:
+        timings[signal.name] = timings.get(signal.name, 0.0) + (time.perf_counter_ns() - started) / 1000
+    return reading
+
+
+def ready(signal: Signal, facts: Facts) -> bool:
+    """Whether `read` has all the slow inputs that it needs."""
+    return all(facts.has(source) for source in signal.slow)
+
+
+async def fetch(signals: Iterable[Signal], facts: Facts) -> None:
+    """Fetch the slow inputs of `signals` concurrently, until the deadline of `facts`; afterwards all are `ready`."""
+    wanted: dict[SlowInput[Any], list[str]] = {}
+    for signal in signals:
+        for source in signal.slow:
+            if not facts.has(source):
+                wanted.setdefault(source, []).append(signal.name)
+    if not wanted:
+        return
+    started = time.perf_counter_ns()
+    tasks = {asyncio.ensure_future(source.fetch(facts)): source for source in wanted}
+    try:
+        remaining = facts.deadline - time.monotonic()
+        await asyncio.wait(tasks, timeout=None if remaining == float("inf") else max(remaining, 0.0))
+        for task, source in tasks.items():
+            facts.put(source, _outcome(task))
+    finally:
+        for task in tasks:
+            task.cancel()
+    if facts.timings is not None:
+        spent = (time.perf_counter_ns() - started) / 1000
+        for names in wanted.values():
+            for name in names:
+                facts.timings[name] = spent
+
+
+def _outcome(task: asyncio.Future[Any]) -> Any:
+    if not task.done():
+        return Unavailable("deadline")
+    if task.cancelled():
+        return Unavailable("cancelled")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, Unavailable):
+        return error
+    log.error("a slow input failed: %s", type(error).__name__)
+    return Unavailable("error")
