@@ -30,6 +30,9 @@ VERSION = 1
 
 _STATS = ("mean_logprob", "min_logprob", "p10_logprob", "mean_margin", "min_margin", "uncertain_share")
 
+TOP = 5
+"""Top log probabilities asked for, and used, for each token: the most that nearly every server gives."""
+
 NAMES: tuple[str, ...] = (
     "first_entropy",  # nats; of the first token: its top probabilities and one bucket for the rest
     "first_margin",  # probability of the best token minus that of the second, at the first token
@@ -137,12 +140,12 @@ class State:
 
 
 def entropy(top: Sequence[float]) -> float:
-    """Entropy in nats of a token's distribution known by its top log probabilities.
+    """Entropy in nats of a token's distribution known by its `TOP` highest log probabilities.
 
     What the listed tokens leave over is one more outcome; a list that sums to more than one (rounding) is scaled down.
     """
     total = weighted = 0.0
-    for value in top:
+    for value in top[:TOP]:
         probability = math.exp(value)
         total += probability
         weighted += probability * max(value, _FLOOR)

@@ -210,7 +210,7 @@ class Splitter:
         if self._pending is not None:
             self._settle(self._line + piece.text, steps)
         self._tokens.append(piece)
-        self._count += piece.count
+        self._count += piece.size
         self._line += piece.text
         if not self._line.endswith("\n"):
             self._written = self._written or not piece.text.isspace()
