@@ -1,0 +1,158 @@
+"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, for kubelet, Prometheus and people.
+
+A few hundred lines of web framework cost more memory than the whole router, so this speaks the little HTTP/1.1 that a probe
+needs: GET and HEAD, one request a connection, bounded in size, time and number. It is read-only and meant for the pod's
+own network; nothing here carries prompt text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+from extproc import metrics
+from extproc.transport import address
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 8_192
+MAX_CONNECTIONS = 64
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether requests should come here. `policy` is the hash in force; `details` is shown as it is."""
+
+    ready: bool
+    policy: str
+    details: dict[str, Any]
+
+
+class Source(Protocol):
+    """What the admin port shows: one worker, or a supervisor that asks all of its workers."""
+
+    async def status(self) -> Status: ...
+    async def snapshot(self) -> metrics.Snapshot: ...
+    async def decisions(self, limit: int) -> list[dict[str, Any]]:
+        """The newest traces first."""
+        ...
+
+    def policy_text(self) -> bytes:
+        """The policy file in force, as it was read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class Admin:
+    """The server. `start` binds, `close` ends it and cuts what is still open."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._routes: dict[str, Callable[[dict[str, list[str]]], Awaitable[Reply]]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/policy": self._policy,
+            "/debug/decisions": self._decisions,
+        }
+
+    async def start(self, listen: str | socket.socket) -> None:
+        """Serve on `host:port`, `unix:PATH` or a bound socket. Raises ValueError or OSError like a transport."""
+        sock = address.bind(listen) if isinstance(listen, str) else listen
+        self.address = address.name(sock)
+        if sock.family == socket.AF_UNIX:
+            self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
+        else:
+            self._server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if len(self._tasks) <= MAX_CONNECTIONS:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._answer(reader, writer)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            log.debug("admin_request_abandoned", extra={"reason": type(error).__name__})
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target, *_ = [*head.split(b"\r\n", 1)[0].decode("latin-1").split(" "), "", ""]
+        reply = await self._reply(method, target)
+        lines = (
+            f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
+            f"content-type: {reply.content_type}",
+            f"content-length: {len(reply.body)}",
+            "cache-control: no-store",
+            "connection: close",
+        )
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if method == "HEAD" else reply.body))
+        await writer.drain()
+
+    async def _reply(self, method: str, target: str) -> Reply:
+        if method not in ("GET", "HEAD"):
+            return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n")
+        try:
+            parts = urlsplit(target)
+            route = self._routes.get(parts.path)
+            if route is None:
+                return Reply(HTTPStatus.NOT_FOUND, ("try " + " ".join(self._routes) + "\n").encode())
+            return await route(parse_qs(parts.query))
+        except ValueError as error:
+            return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
+        except Exception:  # a broken view must not take probes down with it, and must be seen
+            log.exception("admin_request_failed", extra={"path": target[:200]})
+            return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error, see the log\n")
+
+    async def _livez(self, query: dict[str, list[str]]) -> Reply:
+        return Reply(HTTPStatus.OK, b"ok\n")
+
+    async def _readyz(self, query: dict[str, list[str]]) -> Reply:
+        status = await self._source.status()
+        code = HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json({"ready": status.ready, "policy": status.policy, **status.details}, code)
+
+    async def _metrics(self, query: dict[str, list[str]]) -> Reply:
+        text = metrics.expose(await self._source.snapshot())
+        return Reply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
+
+    async def _policy(self, query: dict[str, list[str]]) -> Reply:
+        return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
+
+    async def _decisions(self, query: dict[str, list[str]]) -> Reply:
+        limit = int(query.get("limit", ["100"])[0])
+        return _json({"decisions": await self._source.decisions(max(0, limit))})
+
+
+def _json(value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Reply:
+    return Reply(
+        status, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), "application/json"
+    )

@@ -1,0 +1,226 @@
+"""Metrics of one worker: plain counters on the hot path, families and labels only when somebody asks.
+
+Every label value comes from the policy or from a closed set of ours, and each family keeps at most `MAX_SERIES` series (what
+would be more is counted under `other`), so neither clients nor reloads can make it grow.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from decisions.decision import Trace
+
+MAX_SERIES = 2_000
+
+Labels = tuple[str, ...]
+Sample = tuple[Labels, "float | tuple[list[int], float]"]
+"""A number, or a histogram's bucket counts (one more than its bounds) and its sum."""
+Snapshot = Mapping[str, list[Sample]]
+"""Samples by family name: what one process has counted, ready to be sent, merged and exposed."""
+
+SECONDS = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
+BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: Prometheus name, kind, help, label names, and a histogram's upper bounds."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("pointsman_decisions_total", "counter", "Requests decided.", ("decision", "model", "action")),
+        Family("pointsman_decision_duration_seconds", "histogram", "Time to reach a decision.", (), SECONDS),
+        Family(
+            "pointsman_signal_duration_seconds",
+            "histogram",
+            "Time of one signal's reading, in the sampled requests.",
+            ("signal",),
+            SECONDS,
+        ),
+        Family("pointsman_signal_unknown_total", "counter", "Readings that were Unknown.", ("signal", "reason")),
+        Family("pointsman_fallback_total", "counter", "Default model taken because something failed.", ("reason",)),
+        Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
+        Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
+        Family("pointsman_streams_inflight", "gauge", "Live ext_proc streams."),
+        Family("pointsman_connections", "gauge", "Live connections on the ext_proc port."),
+        Family("pointsman_policy_info", "gauge", "1 for each worker that runs this policy.", ("hash",)),
+        Family("pointsman_config_reloads_total", "counter", "Policy reloads tried.", ("result",)),
+        Family("pointsman_config_last_reload_successful", "gauge", "1 when the last reload was accepted, else 0."),
+        Family("pointsman_workers", "gauge", "Live workers."),
+        Family("pointsman_worker_restarts_total", "counter", "Workers that died and were started again."),
+        Family("pointsman_build_info", "gauge", "1; the version is in the label.", ("version",)),
+    )
+}
+
+
+class Histogram:
+    """Counts by bucket; `bounds` are inclusive upper limits in ascending order."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Counts(dict[Labels, int]):
+    """A counter with labels, of at most `MAX_SERIES` series."""
+
+    def add(self, key: Labels) -> None:
+        try:
+            self[key] += 1
+        except KeyError:
+            if len(self) >= MAX_SERIES:
+                key = ("other",) * len(key)
+            self[key] = self.get(key, 0) + 1
+
+
+class Metrics:
+    """What one worker counts. `record` and `failed` are on the hot path of every request."""
+
+    def __init__(self) -> None:
+        self.decisions = Counts()
+        self.unknown = Counts()
+        self.fallbacks = Counts()
+        self.failures = Counts()
+        self.reloads = Counts()
+        self.duration = Histogram(SECONDS)
+        self.body = Histogram(BYTES)
+        self.signals: dict[str, Histogram] = {}
+        self.last_reload_successful = True
+
+    def record(self, trace: Trace, body_bytes: int) -> None:
+        """Count one decided request."""
+        decision = trace.decision
+        model = decision.model
+        self.decisions.add((decision.name or "", model.key if model is not None else "", decision.action))
+        self.duration.observe(trace.microseconds * 1e-6)
+        self.body.observe(body_bytes)
+        if decision.fallback is not None:
+            self.fallbacks.add((decision.fallback,))
+        for name, reading in trace.readings.items():
+            if reading.matched is None:
+                self.unknown.add((name, reading.error or "unknown"))
+        if trace.timings:
+            self._timed(trace.timings)
+
+    def failed(self, reason: str) -> None:
+        """Count a request that was refused or broken before a decision; `reason` comes from a closed set."""
+        self.failures.add((reason,))
+
+    def reloaded(self, result: Literal["accepted", "rejected"]) -> None:
+        """Count a policy reload."""
+        self.reloads.add((result,))
+        self.last_reload_successful = result == "accepted"
+
+    def _timed(self, timings: Mapping[str, float]) -> None:
+        for name, microseconds in timings.items():
+            histogram = self.signals.get(name)
+            if histogram is None:
+                if len(self.signals) >= MAX_SERIES:
+                    name = "other"
+                histogram = self.signals.setdefault(name, Histogram(SECONDS))
+            histogram.observe(microseconds * 1e-6)
+
+    def snapshot(self) -> dict[str, list[Sample]]:
+        """Everything counted so far."""
+
+        def histograms(items: Iterable[tuple[Labels, Histogram]]) -> list[Sample]:
+            return [(labels, (list(each.counts), each.sum)) for labels, each in items]
+
+        def counters(counts: Counts) -> list[Sample]:
+            return [(labels, float(count)) for labels, count in counts.items()]
+
+        return {
+            "pointsman_decisions_total": counters(self.decisions),
+            "pointsman_decision_duration_seconds": histograms([((), self.duration)]),
+            "pointsman_signal_duration_seconds": histograms(((name,), each) for name, each in self.signals.items()),
+            "pointsman_signal_unknown_total": counters(self.unknown),
+            "pointsman_fallback_total": counters(self.fallbacks),
+            "pointsman_failures_total": counters(self.failures),
+            "pointsman_body_bytes": histograms([((), self.body)]),
+            "pointsman_config_reloads_total": counters(self.reloads),
+        }
+
+
+def gauge(value: float, *labels: str) -> list[Sample]:
+    """The samples of a gauge with one series."""
+    return [(labels, value)]
+
+
+def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:
+    """The sum of several processes' snapshots, series by series; gauges are sums too (streams of all workers)."""
+    sums: dict[str, dict[Labels, Any]] = {}
+    for snapshot in snapshots:
+        for name, samples in snapshot.items():
+            family = sums.setdefault(name, {})
+            for labels, value in samples:
+                key = tuple(labels)
+                before = family.get(key)
+                if before is None:
+                    family[key] = value
+                elif isinstance(value, (int, float)):
+                    family[key] = before + value
+                else:
+                    counts = [a + b for a, b in zip(before[0], value[0], strict=True)]
+                    family[key] = (counts, before[1] + value[1])
+    return {name: list(family.items()) for name, family in sums.items()}
+
+
+def counted(snapshot: Snapshot) -> dict[str, list[Sample]]:
+    """The part of a snapshot that outlives its process: counters and histograms, no gauges."""
+    return {name: samples for name, samples in snapshot.items() if FAMILIES[name].kind != "gauge"}
+
+
+def expose(snapshot: Snapshot) -> bytes:
+    """Prometheus text format (version 0.0.4), families in the order of `FAMILIES`."""
+    # Imported here: only a scrape needs it, and a worker of a supervisor never sees one.
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.exposition import generate_latest
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+    class Once(Collector):
+        def collect(self) -> Iterable[Metric]:
+            for family in FAMILIES.values():
+                samples = snapshot.get(family.name, [])
+                if family.kind == "histogram":
+                    histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+                    for labels, value in samples:
+                        assert isinstance(value, (tuple, list))
+                        histogram.add_metric(labels, _cumulative(family.bounds, value[0]), value[1])
+                    yield histogram
+                else:
+                    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+                    metric = kind(family.name, family.help, labels=family.labels)
+                    for labels, value in samples:
+                        metric.add_metric(labels, value)
+                    yield metric
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Once())
+    return generate_latest(registry)
+
+
+def _cumulative(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str, float]]:
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip([*map(repr, bounds), "+Inf"], counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets
