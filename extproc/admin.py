@@ -1,8 +1,8 @@
 """The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, for kubelet, Prometheus and people.
 
-A few hundred lines of web framework cost more memory than the whole router, so this speaks the little HTTP/1.1 that a probe
-needs: GET and HEAD, one request a connection, bounded in size, time and number. It is read-only and meant for the pod's
-own network; nothing here carries prompt text.
+A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
+GET and HEAD, one request a connection, bounded in size, time and number. It is read-only and meant for the pod's own
+network; nothing here carries prompt text.
 """
 
 from __future__ import annotations

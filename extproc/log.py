@@ -1,7 +1,7 @@
 """Structured logs: one JSON object or one console line an event, on stderr. Never prompt text.
 
-Modules log with the standard library: `log.info("policy_loaded", extra={"policy": "sha256:…"})`. The message is the event's
-name and `extra` its fields.
+Modules log with the standard library: `log.info("policy_loaded", extra={"policy": "sha256:…"})`. The message is the
+event's name and `extra` its fields.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics of one worker: plain counters on the hot path, families and labels only when somebody asks.
 
-Every label value comes from the policy or from a closed set of ours, and each family keeps at most `MAX_SERIES` series (what
-would be more is counted under `other`), so neither clients nor reloads can make it grow.
+Every label value comes from the policy or from a closed set of ours, and each family keeps at most `MAX_SERIES` series
+(what would be more is counted under `other`), so neither clients nor reloads can make it grow.
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ def expose(snapshot: Snapshot) -> bytes:
                     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
                     metric = kind(family.name, family.help, labels=family.labels)
                     for labels, value in samples:
+                        assert isinstance(value, (int, float))
                         metric.add_metric(labels, value)
                     yield metric
 

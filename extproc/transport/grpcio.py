@@ -187,8 +187,8 @@ def _text(name: str, value: str | bytes) -> str:
 class GrpcioServer:
     """`extproc.transport.seam.Server` on grpc.aio. TLS and mTLS come from `tls`.
 
-    grpc-core has its own limits for frames; of `Limits` it takes the sizes of messages, headers and windows, the number of
-    streams, the idle, keep-alive and age times. Connections are counted by their live streams.
+    grpc-core has its own limits for frames; of `Limits` it takes the sizes of messages, headers and windows, the number
+    of streams, the idle, keep-alive and age times. Connections are counted by their live streams.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class GrpcioServer:
         return make(behaviour)  # no (de)serializers: messages stay bytes
 
 
-class _Generic(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Generic(grpc.GenericRpcHandler):
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
         self._handlers = handlers
 
