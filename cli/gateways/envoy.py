@@ -1,0 +1,306 @@
+"""Envoy's static configuration for a policy: listener, a route for each model, ext_proc, clusters, access log.
+
+Least messages: no response phase unless the policy wants its response headers, no trailers where Envoy lets us skip them,
+never a response body. Field names are those of Envoy 1.40's API; docs/envoy.md says why each is as it is.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from betterproto2 import Casing, Message
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+)
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    DataSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    Http2ProtocolOptions,
+    Pipe,
+    SocketAddress,
+    SubstitutionFormatString,
+    TransportSocket,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
+    RetryPolicy,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerUpgradeConfig,
+    HttpFilter,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    HeaderMutation as EarlyHeaderMutation,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    TlsCertificate,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any as ProtoAny
+from envoy_data_plane.google.protobuf import Struct
+
+from cli.gateways.place import Mtls, Place, RenderError, Upstream, endpoint, is_ip, upstreams
+from decisions.engine import Engine
+
+EXT_PROC = "envoy.filters.http.ext_proc"  # the filter's name, which is also the key of its timings in filter state
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+ROUTER = "pointsman"
+ROUTE_HEADER = "x-pointsman-route"
+OUR_HEADERS = (ROUTE_HEADER, "x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy", "x-pointsman-hop")
+METADATA = "pointsman"
+JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
+STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
+MESSAGE_SLACK_S = 1.0  # the router keeps its own deadline; Envoy's timer is for a router that hangs
+BODY_SLACK = 65_536  # room above `max_body`, so that the router's own 413 (in the API's shape) comes first
+CONNECT_S = 5
+
+
+def render(engine: Engine, place: Place) -> dict[str, Any]:
+    """The whole bootstrap as a dictionary for YAML or JSON. Raises RenderError when an address is missing or wrong."""
+    servers = upstreams(engine, place)
+    static = BootstrapStaticResources(
+        listeners=[_listener(engine, place, servers)],
+        clusters=[_router_cluster(place), *(_model_cluster(server) for server in servers)],
+    )
+    bootstrap = Bootstrap(static_resources=static)
+    if place.admin is not None:
+        bootstrap.admin = Admin(address=_address(place.admin, "Envoy's admin address"))
+    return _dict(bootstrap)
+
+
+def ext_proc(engine: Engine) -> ExternalProcessor:
+    """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away."""
+    send, skip = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
+    body = ProcessingModeBodySendMode
+    mode = ProcessingMode(
+        request_header_mode=send,
+        response_header_mode=send if engine.settings.response_headers else skip,
+        request_body_mode=body.FULL_DUPLEX_STREAMED if engine.stepwise else body.BUFFERED,
+        response_body_mode=body.NONE,
+        # Envoy refuses a configuration with FULL_DUPLEX_STREAMED that does not send the trailers.
+        request_trailer_mode=send if engine.stepwise else skip,
+        response_trailer_mode=skip,
+    )
+    return ExternalProcessor(
+        stat_prefix="pointsman",
+        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ROUTER)),
+        processing_mode=mode,
+        allow_mode_override=True,
+        failure_mode_allow=engine.settings.fail_open,
+        message_timeout=timedelta(seconds=engine.settings.deadline + MESSAGE_SLACK_S),
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[JWT]),
+            # Left empty, our dynamic metadata would be dropped without a word.
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA]),
+        ),
+    )
+
+
+def access_log() -> dict[str, str]:
+    """Field → Envoy command operator, of the JSON access log."""
+
+    def of_ours(field: str) -> str:
+        return f"%DYNAMIC_METADATA({METADATA}:{field})%"
+
+    return {
+        "time": "%START_TIME%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(:PATH)%",
+        "status": "%RESPONSE_CODE%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "duration_ms": "%DURATION%",
+        "first_byte_ms": "%RESPONSE_DURATION%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "upstream": "%UPSTREAM_CLUSTER%",
+        "decision": of_ours("decision"),
+        "model": of_ours("model"),
+        "policy": of_ours("policy"),
+        "ext_proc_header_us": f"%FILTER_STATE({EXT_PROC}:FIELD:request_header_latency_us)%",
+        "ext_proc_body_us": f"%FILTER_STATE({EXT_PROC}:FIELD:request_body_total_latency_us)%",
+    }
+
+
+def _listener(engine: Engine, place: Place, servers: list[Upstream]) -> Listener:
+    fields = Struct.from_dict(access_log())
+    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=fields))
+    # The router removes a client's copies as well; this keeps them from picking the first route.
+    guard = EarlyHeaderMutation(mutations=[HeaderMutation(remove=name) for name in OUR_HEADERS])
+    manager = HttpConnectionManager(
+        stat_prefix="ingress",
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
+        early_header_mutation_extensions=[
+            TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
+        ],
+        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
+        access_log=[AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
+        route_config=_routes(engine, servers),
+        http_filters=[
+            HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))),
+            HttpFilter(name="envoy.filters.http.router", typed_config=_any(Router())),
+        ],
+    )
+    listener = Listener(
+        name="ingress",
+        address=_address(place.listen, "--listen"),
+        filter_chains=[
+            FilterChain(filters=[Filter(name="envoy.http_connection_manager", typed_config=_any(manager))])
+        ],
+    )
+    if not engine.stepwise:  # BUFFERED: Envoy answers 413 itself to a body over this
+        listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
+    return listener
+
+
+def _routes(engine: Engine, servers: list[Upstream]) -> RouteConfiguration:
+    by_key = {server.key: server for server in servers}
+    routes = [
+        _route(
+            f"model-{server.key}",
+            server,
+            [HeaderMatcher(name=ROUTE_HEADER, string_match=StringMatcher(exact=server.key))],
+        )
+        for server in servers
+    ]
+    routes.append(_route("default", by_key[engine.default.key], []))
+    return RouteConfiguration(
+        name="models", virtual_hosts=[VirtualHost(name="models", domains=["*"], routes=routes)]
+    )
+
+
+def _route(name: str, server: Upstream, headers: list[HeaderMatcher]) -> Route:
+    action = RouteAction(
+        cluster=f"model-{server.key}",
+        timeout=timedelta(0),  # an answer may stream for as long as it has something to say
+        host_rewrite_literal=server.authority,
+        prefix_rewrite=f"{server.path}/" if server.path else "",
+        retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
+    )
+    return Route(name=name, match=RouteMatch(prefix="/", headers=headers), route=action)
+
+
+def _router_cluster(place: Place) -> Cluster:
+    where = endpoint(place.router, "--router")
+    cluster = _cluster(ROUTER, _address(place.router, "--router"), isinstance(where, str) or is_ip(where[0]))
+    http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())
+    cluster.typed_extension_protocol_options = {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(HttpProtocolOptions(explicit_http_config=http2))
+    }
+    cluster.health_checks = [
+        HealthCheck(
+            timeout=timedelta(seconds=1),
+            interval=timedelta(seconds=1),
+            no_traffic_interval=timedelta(seconds=1),
+            unhealthy_threshold=2,
+            healthy_threshold=1,
+            grpc_health_check=HealthCheckGrpcHealthCheck(service_name=SERVICE),
+        )
+    ]
+    if place.mtls is not None:
+        sni = where[0] if isinstance(where, tuple) else ""
+        cluster.transport_socket = _tls(sni, place.mtls)
+    return cluster
+
+
+def _model_cluster(server: Upstream) -> Cluster:
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    cluster = _cluster(f"model-{server.key}", _address(f"{host}:{server.port}", f"model {server.key}"), server.literal)
+    if server.tls:
+        cluster.transport_socket = _tls(server.host, Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
+    return cluster
+
+
+def _cluster(name: str, where: Address, literal: bool) -> Cluster:
+    endpoints = [LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=where))])]
+    many = 65_536  # Envoy's own 1,024 would turn a busy hour into 503s
+    limits = CircuitBreakersThresholds(max_connections=many, max_pending_requests=many, max_requests=many)
+    return Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STATIC if literal else ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.AUTO if literal else ClusterDnsLookupFamily.V4_PREFERRED,
+        connect_timeout=timedelta(seconds=CONNECT_S),
+        circuit_breakers=CircuitBreakers(thresholds=[limits]),
+        load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=endpoints),
+    )
+
+
+def _tls(sni: str, files: Mtls) -> TransportSocket:
+    context = CommonTlsContext(
+        validation_context=CertificateValidationContext(trusted_ca=DataSource(filename=files.ca)),
+    )
+    if files.cert is not None and files.key is not None:
+        certificate = TlsCertificate(
+            certificate_chain=DataSource(filename=files.cert), private_key=DataSource(filename=files.key)
+        )
+        context.tls_certificates = [certificate]
+    tls = UpstreamTlsContext(
+        sni="" if is_ip(sni) else sni, auto_sni_san_validation=not is_ip(sni) and bool(sni), common_tls_context=context
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
+
+
+def _address(where: str, what: str) -> Address:
+    parsed = endpoint(where, what)
+    if isinstance(parsed, str):
+        return Address(pipe=Pipe(path=parsed))
+    return Address(socket_address=SocketAddress(address=parsed[0] or "0.0.0.0", port_value=parsed[1]))
+
+
+def _any(message: Message) -> ProtoAny:
+    return ProtoAny.pack(message)
+
+
+def _dict(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = message.to_dict(casing=Casing.SNAKE)
+    return fields
+
+
+__all__ = ["RenderError", "access_log", "ext_proc", "render"]
