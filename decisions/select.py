@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from decisions.model import Model
 from signals.facts import Facts
 from signals.request import Request
-from signals.tokens import estimate
+from signals.estimate import estimate
 
 SESSION_HEADER = "x-session-id"
 
@@ -49,9 +49,12 @@ def fraction(*parts: str) -> float:
 
 
 class Selector(ABC):
-    """Chooses one of its models for a request. `name` is what `by:` calls it."""
+    """Chooses one of its `models` for a request. `name` is what `by:` calls it."""
 
     name: ClassVar[str]
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self.models = tuple(models)
 
     @abstractmethod
     def choose(self, facts: Facts) -> Model:
@@ -68,12 +71,13 @@ class Weighted(Selector):
     name = "weighted"
 
     def __init__(self, models: Sequence[Model], weights: Mapping[str, float], sticky: bool) -> None:
-        self._models = [(model, weights.get(model.key, 1.0)) for model in models if weights.get(model.key, 1.0) > 0]
+        super().__init__(models)
+        self._weights = [(model, weights.get(model.key, 1.0)) for model in models if weights.get(model.key, 1.0) > 0]
         self._key = session_key if sticky else request_key
 
     def choose(self, facts: Facts) -> Model:
         key = self._key(facts.request)
-        return min(self._models, key=lambda choice: -_log(fraction(key, choice[0].key)) / choice[1])[0]
+        return min(self._weights, key=lambda choice: -_log(fraction(key, choice[0].key)) / choice[1])[0]
 
 
 class Cheapest(Selector):
@@ -86,16 +90,13 @@ class Cheapest(Selector):
 
     name = "cheapest"
 
-    def __init__(self, models: Sequence[Model]) -> None:
-        self._models = tuple(models)
-
     def choose(self, facts: Facts) -> Model:
         tokens = facts.get(estimate)
         wanted = _output_cap(facts.request.fields)
         output = tokens if wanted is None else wanted
-        fitting = [m for m in self._models if m.context is None or tokens + (wanted or 0) <= m.context]
+        fitting = [m for m in self.models if m.context is None or tokens + (wanted or 0) <= m.context]
         if not fitting:
-            return max(self._models, key=lambda model: model.context or 0)
+            return max(self.models, key=lambda model: model.context or 0)
         return min(fitting, key=lambda model: model.cost(tokens, output))
 
 

@@ -31,6 +31,10 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
+    def inputs(self) -> tuple[str, ...]:
+        """The names of other signals that this one combines."""
+        return ()
+
 
 class Signal(ABC):
     """A named, configured detector. A kind is a subclass; the registry lists them all.

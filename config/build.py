@@ -1,0 +1,56 @@
+"""Builds the engine from a policy."""
+
+from __future__ import annotations
+
+from config.clauses import clauses, models
+from config.load import Policy
+from config.problem import PolicyError, Problem
+from decisions.engine import Engine, Settings
+from signals.registry import BY_NAME
+from signals.signal import Shared, Signal
+
+
+def build(policy: Policy) -> Engine:
+    """The engine of `policy`. Raises `PolicyError` when something that it needs cannot be had (a model file, say)."""
+    spec = policy.spec
+    settings = spec.settings
+    shared = Shared({"folder": policy.folder, "device": settings.device, "max_input_tokens": settings.max_input_tokens})
+    try:
+        signals = _signals(policy, shared)
+    except PolicyError:
+        shared.close()
+        raise
+    known = models(spec)
+    return Engine(
+        policy=policy.digest,
+        models=known,
+        default=spec.default,
+        signals=signals,
+        clauses=clauses(spec, policy.rules, known),
+        auto=spec.auto,
+        pass_unknown=spec.unknown_models == "pass",
+        best=spec.strategy == "best",
+        settings=Settings(settings.deadline, settings.max_body, settings.response_headers, settings.fail_open),
+        shared=shared,
+    )
+
+
+def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
+    signals: dict[str, Signal] = {}
+    problems: list[Problem] = []
+    for name, (kind, params) in policy.signals.items():
+        try:
+            signal = BY_NAME[kind](name, params, shared)
+        except (OSError, ValueError) as error:
+            line, column = policy.places[name]
+            message = f"signal {name!r} ({kind}): {error}"
+            problems.append(Problem(policy.file, line, column, "P108", "error", message))
+            continue
+        signal.inputs = params.inputs()
+        # Whoever combines signals costs what the dearest of them costs; the policy lists those first.
+        signal.cost = max([signal.cost, *(signals[source].cost for source in signal.inputs if source in signals)])
+        signals[name] = signal
+    if problems:
+        raise PolicyError(problems)
+    shared.freeze()
+    return signals

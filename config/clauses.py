@@ -1,0 +1,55 @@
+"""Puts the models and decisions of a policy into the engine's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from config.schema import DecisionSpec, PickSpec, PolicySpec
+from decisions.decision import Changes
+from decisions.engine import Clause
+from decisions.model import Model
+from decisions.rule import Rule
+from decisions.select import Cheapest, Selector, Weighted
+
+
+def models(spec: PolicySpec) -> dict[str, Model]:
+    """The policy's models by key."""
+    return {
+        key: Model(
+            key, entry.name or key, entry.price.input, entry.price.output, entry.context, entry.thinking, entry.url
+        )
+        for key, entry in spec.models.items()
+    }
+
+
+def clauses(spec: PolicySpec, rules: Mapping[str, Rule], known: Mapping[str, Model]) -> list[Clause]:
+    """The policy's decisions in the engine's terms, in list order, over the models `known`."""
+    return [_clause(entry, rules[entry.name], known) for entry in spec.decisions]
+
+
+def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model]) -> Clause:
+    clause = Clause(
+        entry.name,
+        rule,
+        "route",
+        None,
+        entry.on_unknown,
+        changes=Changes(**entry.set.model_dump()) if entry.set is not None else None,
+        override=entry.override,
+    )
+    if entry.respond is not None:
+        return replace(clause, action="respond", status=entry.respond.status, message=entry.respond.message)
+    if entry.stepwise is not None:
+        return replace(clause, action="stepwise", target=known[entry.stepwise["large"]], stepwise=entry.stepwise)
+    return replace(clause, target=_target(entry.route, known))
+
+
+def _target(route: str | PickSpec | None, known: Mapping[str, Model]) -> Model | Selector:
+    if isinstance(route, PickSpec):
+        choice = [known[key] for key in route.pick]
+        if route.by == "cheapest":
+            return Cheapest(choice)
+        return Weighted(choice, route.weights, route.sticky == "session")
+    assert route is not None, "the schema allows exactly one action"
+    return known[route]

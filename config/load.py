@@ -1,0 +1,383 @@
+"""Reads a policy file and reports everything that is wrong with it at once, each with file, line and column."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from config.clauses import clauses, models
+from config.document import Document, Path
+from config.document import parse as parse_yaml
+from config.problem import PolicyError, Problem, did_you_mean
+from config.schema import PolicySpec
+from decisions.lint import lint
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from signals.registry import BY_NAME
+from signals.signal import Params
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy without errors.
+
+    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where each stands.
+    """
+
+    file: str
+    digest: str
+    spec: PolicySpec
+    signals: Mapping[str, tuple[str, Params]]
+    rules: Mapping[str, Rule]
+    places: Mapping[str, tuple[int, int]]
+
+    @property
+    def folder(self) -> FilePath:
+        """The folder against which relative paths in the policy are meant."""
+        return FilePath(self.file).parent
+
+
+def load(path: str | FilePath) -> Policy:
+    """The policy in the file at `path`. Raises `PolicyError` for a bad one, `OSError` for an unreadable one."""
+    return parse(FilePath(path).read_bytes(), str(path))
+
+
+def parse(source: str | bytes, file: str = "<policy>") -> Policy:
+    """The policy in `source`. Raises `PolicyError`, warnings left out."""
+    policy, problems = check(source, file)
+    if policy is None:
+        raise PolicyError([problem for problem in problems if problem.severity == "error"])
+    return policy
+
+
+def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, list[Problem]]:
+    """The policy in `source`, None when it has errors, and every problem, warnings included, in file order."""
+    raw = source.encode() if isinstance(source, str) else source
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        return None, [Problem(file, line, column, "Y001", "error", "not valid YAML: the file is not UTF-8")]
+    document = parse_yaml(text, file)
+    policy = None
+    if not isinstance(document.data, dict):
+        if not document.problems:
+            document.report((), "P103", "a policy is a mapping with `version`, `models`, `default`, …")
+    else:
+        policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest())
+    return policy, sorted(document.problems)
+
+
+class _Checker:
+    """Checks one document, part by part: an error in one part hides none in another."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._data: dict[str, Any] = document.data
+        signals = self._data.get("signals")
+        self._signals: dict[str, Any] = signals if isinstance(signals, dict) else {}
+
+    def policy(self, digest: str) -> Policy | None:
+        spec = self._validated(PolicySpec, self._data, ())
+        parameters = {name: self._signal(name, entry) for name, entry in self._signals.items()}
+        rules = self._decisions()
+        self._models()
+        order = self._order({name: params for name, params in parameters.items() if params is not None})
+        document = self._document
+        if spec is None or any(problem.severity == "error" for problem in document.problems):
+            return None
+        signals = {name: known for name in order if (known := parameters[name]) is not None}
+        places = {name: document.keys[("signals", name)] for name in signals}
+        policy = Policy(document.file, digest, spec, signals, rules, places)
+        inputs = {name: params.inputs() for name, (_, params) in signals.items()}
+        for finding in lint(clauses(spec, rules, models(spec)), inputs):
+            document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
+        return None if any(problem.severity == "error" for problem in document.problems) else policy
+
+    def _validated(self, model: type[M], data: Any, base: Path) -> M | None:
+        """`data` as `model`; what is wrong is reported. A plain scalar where text is wanted is the text as typed."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+        places = [(self._place(data, item["loc"]), item) for item in errors]
+        as_typed = {
+            place: self._document.typed[base + place]
+            for place, item in places
+            if item["type"] == "string_type" and base + place in self._document.typed
+        }
+        if as_typed:
+            return self._validated(model, _replaced(data, as_typed), base)
+        for place, item in places:
+            self._report(model, base, place, item)
+        return None
+
+    def _place(self, data: Any, location: tuple[str | int, ...]) -> Path:
+        """A pydantic location without the parts that name no place in `data` (union tags, validators)."""
+        place: list[str | int] = []
+        for part in location:
+            if not _holds(data, part):
+                continue
+            data = data[part]
+            place.append(part)
+        return tuple(place)
+
+    def _report(self, model: type[BaseModel], base: Path, place: Path, item: Any) -> None:
+        kind: str = item["type"]
+        if kind == "extra_forbidden":
+            known = _keys_at(model.model_json_schema(by_alias=True), place[:-1])
+            message = f"unknown key {place[-1]!r}{did_you_mean(str(place[-1]), known)}"
+            self._document.report(base + place, "P101", message, at_key=True)
+        elif kind == "missing":
+            self._document.report(base + place, "P102", f"missing key {item['loc'][-1]!r}", at_key=True)
+        elif kind == "value_error":
+            message = str(item["ctx"]["error"])
+            self._document.report(base + place, "P104", message)
+        elif kind.startswith("P1"):
+            self._document.report(base + place, kind, item["msg"])
+        else:
+            wrong_type = kind.endswith(("_type", "_parsing")) or kind == "is_instance_of"
+            message = item["msg"][0].lower() + item["msg"][1:]
+            if place:
+                message = f"{place[-1] if isinstance(place[-1], str) else place[-2]}: {message}"
+            self._document.report(base + place, "P103" if wrong_type else "P104", message)
+
+    def _signal(self, name: str, entry: Any) -> tuple[str, Params] | None:
+        path: Path = ("signals", name)
+        if not isinstance(entry, dict) or len(entry) != 1:
+            self._document.report(path, "P106", f"signal {name!r} needs exactly one kind: {name}: {{kind: {{…}}}}")
+            return None
+        kind, given = next(iter(entry.items()))
+        known = BY_NAME.get(kind)
+        if known is None:
+            message = f"unknown kind of signal {kind!r}{did_you_mean(kind, BY_NAME)}"
+            self._document.report((*path, kind), "P105", message, at_key=True)
+            return None
+        params = self._validated(known.Parameters, {} if given is None else given, (*path, kind))
+        return None if params is None else (kind, params)
+
+    def _order(self, parameters: Mapping[str, tuple[str, Params]]) -> list[str]:
+        """Signal names, those that others combine first; reports circles and unknown inputs."""
+        graph: dict[str, set[str]] = {}
+        for name, (kind, params) in parameters.items():
+            graph[name] = set()
+            for source in params.inputs():
+                if source not in self._signals:
+                    message = f"unknown signal {source!r}{did_you_mean(source, self._signals)}"
+                    self._document.report(self._mention(("signals", name, kind), source), "R201", message, at_key=True)
+                elif source in parameters:
+                    graph[name].add(source)
+        try:
+            return list(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            circle = " → ".join(reversed(error.args[1]))
+            message = f"signals depend on each other in a circle: {circle}"
+            self._document.report(("signals", error.args[1][0]), "R204", message, at_key=True)
+            return []
+
+    def _mention(self, path: Path, name: str) -> Path:
+        """Where below `path` the key `name` stands."""
+        return next((key for key in self._document.keys if key[: len(path)] == path and key[-1] == name), path)
+
+    def _decisions(self) -> dict[str, Rule]:
+        """The rules by decision name; reports bad rules and names given twice."""
+        rules: dict[str, Rule] = {}
+        entries = self._data.get("decisions")
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            if not isinstance(entry, dict):
+                continue
+            path: Path = ("decisions", index)
+            actions = [key for key in ("route", "respond", "stepwise") if entry.get(key) is not None]
+            if len(actions) != 1:
+                self._document.report(path, "P106", "a decision has exactly one of route, respond, stepwise")
+            elif actions == ["respond"] and "set" in entry:
+                message = "set has no effect on a decision that responds"
+                self._document.report((*path, "set"), "P104", message, at_key=True)
+            rule = self._rule(entry["when"], (*path, "when")) if "when" in entry else ALWAYS
+            name = entry.get("name")
+            if not isinstance(name, str):
+                continue
+            if name in rules:
+                self._document.report((*path, "name"), "R203", f"duplicate decision name {name!r}")
+            rules[name] = rule or ALWAYS
+        return rules
+
+    def _rule(self, data: Any, path: Path) -> Rule | None:
+        """The rule in `data`; None, with the reason reported, when it is not one."""
+        report = self._document.report
+        if isinstance(data, str) or path in self._document.typed:
+            return self._leaf(data if isinstance(data, str) else self._document.typed[path], path)
+        if not isinstance(data, dict):
+            report(path, "P103", "a rule is a signal's name, or a mapping with all, any, not, at_least or signal")
+            return None
+        if "signal" in data:
+            return self._test(data, path)
+        parsers: dict[str, Callable[[Any, Path], Rule | None]] = {
+            "all": lambda value, place: _joined(All, self._rules(value, place)),
+            "any": lambda value, place: _joined(AnyOf, self._rules(value, place)),
+            "not": self._negation,
+            "at_least": self._count,
+        }
+        for key in data:
+            if key not in parsers:
+                message = f"unknown key {key!r}{did_you_mean(key, [*parsers, 'signal'])}"
+                report((*path, key), "P101", message, at_key=True)
+        given = [key for key in data if key in parsers]
+        parsed = [parsers[key](data[key], (*path, key)) for key in given]
+        if len(given) != 1:
+            if len(given) > 1 or not data:
+                report(path, "P106", "a rule has exactly one of all, any, not, at_least, signal")
+            return None
+        return parsed[0]
+
+    def _leaf(self, name: str, path: Path) -> Leaf | None:
+        if name not in self._signals:
+            message = f"unknown signal {name!r}{did_you_mean(name, self._signals)}"
+            self._document.report(path, "R201", message)
+            return None
+        return Leaf(name)
+
+    def _negation(self, data: Any, path: Path) -> Rule | None:
+        child = self._rule(data, path)
+        return None if child is None else Not(child)
+
+    def _rules(self, data: Any, path: Path) -> tuple[Rule, ...] | None:
+        if not isinstance(data, list):
+            self._document.report(path, "P103", f"{path[-1]} takes a list of rules")
+            return None
+        if not data:
+            self._document.report(path, "P107", f"empty {path[-1]}: it needs at least one rule")
+            return None
+        rules = [self._rule(item, (*path, index)) for index, item in enumerate(data)]
+        return tuple(rule for rule in rules if rule is not None) if None not in rules else None
+
+    def _count(self, data: Any, path: Path) -> Rule | None:
+        report = self._document.report
+        if not isinstance(data, dict):
+            report(path, "P103", "at_least takes {count: N, of: [rules]}")
+            return None
+        for key in data:
+            if key not in ("count", "of"):
+                report((*path, key), "P101", f"unknown key {key!r}{did_you_mean(key, ['count', 'of'])}", at_key=True)
+        for key in ("count", "of"):
+            if key not in data:
+                report(path, "P102", f"missing key {key!r}", at_key=True)
+        rules = self._rules(data["of"], (*path, "of")) if "of" in data else None
+        count = data.get("count")
+        if "count" in data and (not isinstance(count, int) or isinstance(count, bool)):
+            report((*path, "count"), "P103", "count: a whole number is needed")
+            return None
+        if isinstance(count, int) and isinstance(data.get("of"), list) and not 1 <= count <= len(data["of"]):
+            report((*path, "count"), "P104", f"count: {count} is not between 1 and the {len(data['of'])} rules given")
+            return None
+        return None if rules is None or count is None else AtLeast(count, rules)
+
+    def _test(self, data: dict[str, Any], path: Path) -> Leaf | None:
+        report = self._document.report
+        allowed = ("signal", "at_least", "at_most", "is")
+        for key in data:
+            if key not in allowed:
+                report((*path, key), "P101", f"unknown key {key!r}{did_you_mean(key, allowed)}", at_key=True)
+        name = data["signal"]
+        if not isinstance(name, str):
+            report((*path, "signal"), "P103", "signal: a signal's name is needed")
+            return None
+        leaf = self._leaf(name, (*path, "signal"))
+        bounds: dict[str, float] = {}
+        for key in ("at_least", "at_most"):
+            if key in data:
+                value = data[key]
+                if not isinstance(value, (int, float)) or isinstance(value, bool):
+                    report((*path, key), "P103", f"{key}: a number is needed")
+                    return None
+                bounds[key] = float(value)
+        label = data.get("is")
+        if label is not None and not isinstance(label, str):
+            label = self._document.typed.get((*path, "is"))
+        if leaf is None:
+            return None
+        if bounds.get("at_least", float("-inf")) > bounds.get("at_most", float("inf")):
+            report((*path, "at_most"), "P104", "at_most is below at_least: the test can never hold")
+        entry = self._signals[name]
+        kind = BY_NAME.get(next(iter(entry), "")) if isinstance(entry, dict) else None
+        if kind is not None and bounds and not kind.scored:
+            report((*path, next(iter(bounds))), "R205", f"signal {name!r} ({kind.kind}) has no score to test")
+        if kind is not None and label is not None and not kind.labelled:
+            report((*path, "is"), "R205", f"signal {name!r} ({kind.kind}) has no label to test")
+        return Leaf(name, bounds.get("at_least"), bounds.get("at_most"), label)
+
+    def _models(self) -> None:
+        """Every place that names a model names one of the policy's."""
+        models = self._data.get("models")
+        known = models if isinstance(models, dict) else {}
+        mentions: list[tuple[Path, Any]] = [(("default",), self._data.get("default"))]
+        entries = self._data.get("decisions")
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            if not isinstance(entry, dict):
+                continue
+            base: Path = ("decisions", index)
+            route = entry.get("route")
+            if isinstance(route, dict) and isinstance(route.get("pick"), list):
+                mentions += [((*base, "route", "pick", i), name) for i, name in enumerate(route["pick"])]
+            else:
+                mentions.append(((*base, "route"), route))
+            stepwise = entry.get("stepwise")
+            if isinstance(stepwise, dict):
+                mentions += [((*base, "stepwise", key), stepwise.get(key)) for key in ("small", "large")]
+        for path, name in mentions:
+            if isinstance(name, (int, float)):
+                name = self._document.typed.get(path)
+            if isinstance(name, str) and name not in known:
+                self._document.report(path, "R202", f"unknown model {name!r}{did_you_mean(name, known)}")
+
+
+def _joined(make: Callable[[tuple[Rule, ...]], Rule], rules: tuple[Rule, ...] | None) -> Rule | None:
+    return None if rules is None else make(rules)
+
+
+def _holds(data: Any, part: str | int) -> bool:
+    if isinstance(data, dict):
+        return part in data
+    return isinstance(data, list) and isinstance(part, int) and part < len(data)
+
+
+def _replaced(data: Any, values: Mapping[Path, Any], path: Path = ()) -> Any:
+    """A copy of `data` with `values` put in at their paths."""
+    if path in values:
+        return values[path]
+    if isinstance(data, dict):
+        return {key: _replaced(value, values, (*path, key)) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_replaced(value, values, (*path, index)) for index, value in enumerate(data)]
+    return data
+
+
+def _keys_at(schema: Mapping[str, Any], path: Path) -> list[str]:
+    """The keys that a JSON schema allows at `path`."""
+    nodes: list[Mapping[str, Any]] = [schema]
+    for part in (*path, None):
+        opened: list[Mapping[str, Any]] = []
+        while nodes:
+            node = nodes.pop()
+            if "$ref" in node:
+                nodes.append(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+                continue
+            nodes += node.get("anyOf", ()) or node.get("oneOf", ())
+            opened.append(node)
+        if part is None:
+            return [key for node in opened for key in node.get("properties", ())]
+        for node in opened:
+            below = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+            if below is None and isinstance(part, str) and isinstance(node.get("additionalProperties"), dict):
+                below = node["additionalProperties"]
+            if isinstance(below, dict):
+                nodes.append(below)
+    return []

@@ -1,0 +1,206 @@
+"""The shape of a policy file, as pydantic models; the kinds of signals bring their own parameter models."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from decisions.decision import Effort
+from decisions.model import Thinking
+from signals.registry import BY_NAME
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def duration(value: object) -> float:
+    """Seconds from text such as `50ms`, `2s`, `1.5m`."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("P104", "not a duration: write a number with a unit (us, ms, s, m), such as 50ms")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def size(value: object) -> int:
+    """Bytes from text such as `10MiB`."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("P104", "not a size: write a whole number with a unit (B, KiB, MiB, GiB)")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def _text_schema(pattern: re.Pattern[str], example: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern.pattern}$", "examples": [example]}
+
+
+Duration = Annotated[float, BeforeValidator(duration), Field(json_schema_extra=_text_schema(_DURATION, "50ms"))]
+Size = Annotated[int, BeforeValidator(size), Field(json_schema_extra=_text_schema(_SIZE, "10MiB"))]
+
+
+class Spec(BaseModel):
+    """Base of every part of a policy: strict, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class PriceSpec(Spec):
+    input: float = Field(0.0, ge=0, description="Money per million input tokens.")
+    output: float = Field(0.0, ge=0, description="Money per million output tokens.")
+
+
+class ModelSpec(Spec):
+    """One destination."""
+
+    name: str | None = Field(None, min_length=1, description="Served name, sent upstream; the key when left out.")
+    price: PriceSpec = Field(PriceSpec(), description="What a call costs; used by selectors and reports.")
+    context: int | None = Field(None, gt=0, description="Context length in tokens.")
+    thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+(/[^\s]*)?$",
+        description="Where the model is served, for `up` and `render`; left out, the gateway's own routes know.",
+    )
+
+
+class RespondSpec(Spec):
+    """An answer of our own instead of a route."""
+
+    status: int = Field(403, ge=400, le=599, description="HTTP status of the refusal.")
+    message: str = Field("This request was refused by policy.", description="What the client is told.")
+
+
+class PickSpec(Spec):
+    """A choice between several models."""
+
+    pick: list[str] = Field(min_length=1, description="The models to choose from.")
+    by: Literal["weighted", "cheapest"] = Field("weighted", description="How to choose.")
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="Shares for `weighted`; 1 by default.")
+    sticky: Literal["session"] | None = Field(None, description="Keep a conversation on its model.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.by != "weighted" and (self.weights or self.sticky):
+            raise PydanticCustomError("P104", "weights and sticky go with `by: weighted` only")
+        stray = [key for key in self.weights if key not in self.pick]
+        if stray:
+            raise PydanticCustomError("P104", "weights name a model that is not in pick: {stray}", {"stray": stray[0]})
+        if self.weights and sum(self.weights.get(key, 1.0) for key in self.pick) <= 0:
+            raise PydanticCustomError("P104", "weights leave no model to choose: at least one must be above 0")
+        return self
+
+
+Route = Annotated[
+    Annotated[str, Tag("<model>")] | Annotated[PickSpec, Tag("<pick>")],
+    Discriminator(lambda value: "<pick>" if isinstance(value, (dict, PickSpec)) else "<model>"),
+]
+
+
+class SetSpec(Spec):
+    """Changes to the request on its way upstream."""
+
+    reasoning_effort: Effort | None = Field(None, description="How much to reason, in the model family's own field.")
+    thinking: bool | None = Field(None, description="Switch reasoning on or off, in the model family's own field.")
+    thinking_budget: int | None = Field(None, gt=0, description="Reasoning tokens at most, where a family has it.")
+    max_tokens: int | None = Field(None, gt=0, description="A cap on output tokens: lowers a higher or absent one.")
+    system: str | None = Field(None, min_length=1, description="A system prompt put before the request's own.")
+    headers: dict[str, str] = Field({}, description="Request headers for the upstream; they overwrite.")
+
+    @model_validator(mode="after")
+    def _headers(self) -> Self:
+        for name, value in self.headers.items():
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
+                raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
+            if name.lower().startswith("x-pointsman-") or name.lower() in ("host", "content-length"):
+                raise PydanticCustomError("P104", "headers: {name!r} is not the policy's to set", {"name": name})
+        return self
+
+
+class DecisionSpec(Spec):
+    """One entry of the priority list."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Shown to clients and operators.")
+    when: Any = Field(None, description="The rule; left out, every request matches.")
+    on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What an Unknown rule does.")
+    route: Route | None = Field(None, description="A model, or a choice between models.")
+    respond: RespondSpec | None = Field(None, description="Refuse; applies to every request.")
+    stepwise: Any = Field(None, description="Answer step by step with two models.")
+    set: SetSpec | None = Field(None, description="Changes to the request.")
+    override: bool = Field(False, description="Apply to requests that name a real model, too.")
+
+
+class SettingsSpec(Spec):
+    """Run-time settings."""
+
+    deadline: Duration = Field(0.05, gt=0, le=60, description="Time for one decision; what is late is Unknown.")
+    max_body: Size = Field(10 * 2**20, gt=0, description="Larger request bodies are refused with 413.")
+    response_headers: bool = Field(True, description="Tell the client the decision and the model in headers.")
+    fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
+    max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
+
+
+class PolicySpec(Spec):
+    """The whole file."""
+
+    version: Literal[1] = Field(description="The version of the policy language.")
+    models: dict[str, ModelSpec] = Field(min_length=1, description="Where a request can go.")
+    default: str = Field(description="The model when nothing matched, or routing failed.")
+    auto: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["auto", "pointsman"], description="Model names that ask for routing."
+    )
+    unknown_models: Literal["refuse", "pass"] = Field("refuse", description="What to do with model names not listed.")
+    strategy: Literal["first", "best"] = Field("first", description="First match, or the most confident match.")
+    signals: dict[str, Any] = Field({}, description="What is looked at; each has exactly one kind.")
+    decisions: list[DecisionSpec] = Field([], description="The priority list.")
+    settings: SettingsSpec = Field(SettingsSpec(), description="Run-time settings.")
+
+
+def _rule_schema() -> dict[str, Any]:
+    rule = {"$ref": "#/$defs/Rule"}
+    rules = {"type": "array", "items": rule, "minItems": 1}
+
+    def one(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+    number = {"type": "number"}
+    count = {"type": "integer", "minimum": 1}
+    test = {"signal": {"type": "string"}, "at_least": number, "at_most": number, "is": {"type": "string"}}
+    return {
+        "description": "A Boolean rule over signals.",
+        "oneOf": [
+            {"type": "string", "description": "A signal's name."},
+            one({"all": rules}, ["all"]),
+            one({"any": rules}, ["any"]),
+            one({"not": rule}, ["not"]),
+            one({"at_least": one({"count": count, "of": rules}, ["count", "of"])}, ["at_least"]),
+            one(test, ["signal"]),
+        ],
+    }
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a policy, for editors."""
+    schema = PolicySpec.model_json_schema(by_alias=True)
+    definitions = schema.setdefault("$defs", {})
+    definitions["Rule"] = _rule_schema()
+    alternatives = []
+    for kind in BY_NAME.values():
+        parameters = kind.Parameters.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        definitions.update(parameters.pop("$defs", {}))
+        definitions[f"signal.{kind.kind}"] = parameters
+        alternatives.append(
+            {
+                "type": "object",
+                "properties": {kind.kind: {"$ref": f"#/$defs/signal.{kind.kind}"}},
+                "required": [kind.kind],
+                "additionalProperties": False,
+            }
+        )
+    schema["properties"]["signals"]["additionalProperties"] = {"oneOf": alternatives}
+    definitions["DecisionSpec"]["properties"]["when"] = {"$ref": "#/$defs/Rule"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pointsman policy"}

@@ -1,0 +1,115 @@
+"""Loads a policy whole and notices when its file changes, a ConfigMap's `..data` swap included."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.build import build
+from config.load import parse
+from decisions.engine import Engine
+
+
+Gate = Callable[[Engine, Path], None]
+"""Runs a cases file against an engine; raises `Rejected` when a case fails."""
+
+
+class Rejected(Exception):
+    """A policy that loads but must not be used: its own test cases fail. The text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A policy in force: the file as it was read and the engine built from exactly those bytes."""
+
+    source: bytes
+    engine: Engine
+
+
+def cases_file(policy: Path) -> Path:
+    """Where a policy's own test cases lie: `policy.yaml` has `policy.cases.yaml` beside it."""
+    return policy.with_suffix(".cases.yaml")
+
+
+def load(path: Path, gate: Gate | None = None) -> Loaded:
+    """Read, check and build the policy at `path`, and run its cases if it has any and there is a `gate`.
+
+    Raises PolicyError, Rejected, or OSError when the file cannot be read; nothing of a failed load stays behind.
+    """
+    loaded = from_source(path.read_bytes(), path)
+    cases = cases_file(path)
+    if gate is not None and cases.exists():
+        try:
+            gate(loaded.engine, cases)
+        except BaseException:
+            loaded.engine.close()
+            raise
+    return loaded
+
+
+def from_source(source: bytes, path: Path) -> Loaded:
+    """Build the policy in `source`, which was read from `path`. Raises PolicyError."""
+    return Loaded(source, build(parse(source, str(path))))
+
+
+class Watcher:
+    """Calls `reload` when the content of the policy, or of its cases, is no longer what it was.
+
+    The files are polled: inotify does not see a ConfigMap's symlink being swapped above the file. A poll compares what
+    `stat` says of the resolved file; only when that differs is the content read and hashed. A file that is away for a
+    moment (an editor's rename) is waited for. What `reload` makes of the new content is its own affair: a bad policy is
+    not tried again until the file changes once more.
+    """
+
+    def __init__(self, path: Path, reload: Callable[[], Awaitable[object]], interval: float = 1.0) -> None:
+        self._files = (path, cases_file(path))
+        self._reload = reload
+        self._interval = interval
+        self._stamp = self._stamps()
+        self._digest = self._digests()
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.poll()
+
+    async def poll(self) -> None:
+        """Look once, and reload if there is something new."""
+        stamp = self._stamps()
+        if stamp == self._stamp:
+            return
+        await asyncio.sleep(min(0.05, self._interval))  # let a writer that is not atomic finish
+        if stamp != self._stamps() or stamp[0] is None:
+            return
+        digest = self._digests()
+        self._stamp = stamp
+        if digest != self._digest and digest[0] is not None:
+            self._digest = digest
+            await self._reload()
+
+    def _stamps(self) -> tuple[tuple[str, int, int, int, int] | None, ...]:
+        return tuple(map(_stamp, self._files))
+
+    def _digests(self) -> tuple[str | None, ...]:
+        return tuple(map(_digest, self._files))
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int, int] | None:
+    try:
+        resolved = os.path.realpath(path)
+        found = os.stat(resolved)
+    except OSError:
+        return None
+    return resolved, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None

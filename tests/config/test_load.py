@@ -1,0 +1,211 @@
+"""The loader: every problem at once, each at its place, and policies that mean what they say."""
+
+import json
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from config.build import build
+from config.load import check, load, parse
+from config.problem import CODES, PolicyError
+from config.schema import json_schema
+from decisions.decision import Trace
+from signals.request import Message, Request
+
+HEAD = """\
+version: 1
+models:
+  small: {price: {input: 1, output: 2}, context: 1000}
+  large: {name: org/large, thinking: enable_thinking}
+default: small
+signals:
+  gold: {header: {name: x-tier, in: [gold, 010, no]}}
+  beta: {header: {name: x-beta, exists: true}}
+"""
+
+
+def found(text):
+    """(code, line, column) of every problem, in file order."""
+    return [(p.code, p.line, p.column) for p in check(text, "p.yaml")[1]]
+
+
+def messages(text):
+    return [p.message for p in check(text, "p.yaml")[1]]
+
+
+def decide(text, model="auto", **headers):
+    engine = build(parse(text))
+    fields = {"model": model}
+    request = Request("chat", b"{}", fields, model, (Message("user", "hi"),), headers)
+    trace = engine.settle(request)
+    assert isinstance(trace, Trace)
+    return trace.decision
+
+
+def test_a_policy_without_decisions_takes_the_default():
+    text = "version: 1\nmodels: {a: {}}\ndefault: a\ndecisions: []\n"
+    assert found(text) == []
+    assert decide(text).action == "default"
+
+
+def test_a_plain_scalar_where_text_is_wanted_is_the_text_as_typed():
+    text = HEAD + "decisions:\n- {name: g, when: gold, route: large}\n- {name: b, when: beta, route: large}\n"
+    assert decide(text, **{"x-tier": "010"}).name == "g"
+    assert decide(text, **{"x-tier": "no"}).name == "g"
+    assert decide(text, **{"x-tier": "10"}).name is None
+
+
+def test_names_that_look_like_numbers_work_everywhere():
+    text = "version: 1\nmodels: {'7': {}}\ndefault: 7\nsignals: {1: {header: {name: a, exists: true}}}\n"
+    text += "decisions:\n- {name: 5, when: 1, route: 7}\n"
+    assert found(text) == []
+    assert decide(text, a="x").name == "5"
+
+
+def test_the_models_of_a_policy_carry_names_prices_and_families():
+    engine = build(parse(HEAD))
+    assert engine.models["small"].name == "small"
+    assert engine.models["small"].cost(1_000_000, 500_000) == 2.0
+    assert engine.models["large"].thinking == "enable_thinking"
+
+
+def test_settings_take_units():
+    engine = build(parse(HEAD + "settings: {deadline: 80ms, max_body: 2MiB, response_headers: false}\n"))
+    assert engine.settings.deadline == pytest.approx(0.08)
+    assert engine.settings.max_body == 2 * 2**20
+    assert engine.settings.response_headers is False
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        ("decisions:\n- {name: a, when: bete, route: small}\n", ("R201", 10, 18)),
+        ("decisions:\n- {name: a, when: beta, route: smal}\n", ("R202", 10, 31)),
+        ("decisions:\n- {name: a, when: {all: [beta, {not: bta}]}, route: small}\n", ("R201", 10, 38)),
+        ("decisions:\n- {name: a, when: {all: []}, route: small}\n", ("P107", 10, 25)),
+        ("decisions:\n- {name: a, when: {any: beta}, route: small}\n", ("P103", 10, 25)),
+        ("decisions:\n- {name: a, when: {any: [beta], all: [beta]}, route: small}\n", ("P106", 10, 19)),
+        ("decisions:\n- {name: a, when: {}, route: small}\n", ("P106", 10, 19)),
+        ("decisions:\n- {name: a, when: [beta], route: small}\n", ("P103", 10, 19)),
+        ("decisions:\n- {name: a, when: {annny: [beta]}, route: small}\n", ("P101", 10, 20)),
+        ("decisions:\n- {name: a, when: {at_least: {count: 2, of: [beta]}}, route: small}\n", ("P104", 10, 38)),
+        ("decisions:\n- {name: a, when: {at_least: {of: [beta]}}, route: small}\n", ("P102", 10, 20)),
+        ("decisions:\n- {name: a, when: {at_least: {count: x, of: [beta]}}, route: small}\n", ("P103", 10, 38)),
+        ("decisions:\n- {name: a, when: {at_least: {count: 1, off: [beta]}}, route: small}\n", ("P101", 10, 41)),
+        ("decisions:\n- {name: a, when: {at_least: 3}, route: small}\n", ("P103", 10, 30)),
+        ("decisions:\n- {name: a, when: {signal: beta, at_least: 0.5}, route: small}\n", ("R205", 10, 34)),
+        ("decisions:\n- {name: a, when: {signal: beta, is: x}, route: small}\n", ("R205", 10, 38)),
+        ("decisions:\n- {name: a, when: {signal: beta, at_least: no}, route: small}\n", ("P103", 10, 44)),
+        ("decisions:\n- {name: a, when: {signal: beta, above: 1}, route: small}\n", ("P101", 10, 34)),
+        ("decisions:\n- {name: a, when: {signal: [beta]}, route: small}\n", ("P103", 10, 28)),
+        ("decisions:\n- {name: a, when: beta}\n", ("P106", 10, 3)),
+        ("decisions:\n- {name: a, when: beta, route: small, respond: {}}\n", ("P106", 10, 3)),
+        ("decisions:\n- {name: a, when: beta, respond: {}, set: {max_tokens: 5}}\n", ("P104", 10, 38)),
+        ("decisions:\n- {name: a, when: beta, respond: {status: 200}}\n", ("P104", 10, 43)),
+        ("decisions:\n- {name: 'a b', when: beta, route: small}\n", ("P104", 10, 10)),
+        ("decisions:\n- {name: a, when: beta, route: {pick: [small, lrge]}}\n", ("R202", 10, 47)),
+        ("decisions:\n- {name: a, when: beta, route: {pick: [small], weights: {large: 1}}}\n", ("P104", 10, 32)),
+        ("decisions:\n- {name: a, when: beta, route: {pick: [small], weights: {small: 0}}}\n", ("P104", 10, 32)),
+        (
+            "decisions:\n- {name: a, when: beta, route: {pick: [small], by: cheapest, sticky: session}}\n",
+            ("P104", 10, 32),
+        ),
+        ("decisions:\n- {name: a, when: beta, route: small, set: {headers: {'a b': x}}}\n", ("P104", 10, 44)),
+        (
+            "decisions:\n- {name: a, when: beta, route: small, set: {headers: {x-pointsman-route: x}}}\n",
+            ("P104", 10, 44),
+        ),
+        ("decisions: [3]\n", ("P103", 9, 13)),
+        ("decisions: {}\n", ("P103", 9, 12)),
+        ("settings: {deadline: 50}\n", ("P104", 9, 22)),
+        ("settings: {max_body: 5MB}\n", ("P104", 9, 22)),
+        ("settings: {dedline: 5ms}\n", ("P101", 9, 12)),
+    ],
+)
+def test_each_mistake_is_reported_at_its_place(addition, expected):
+    assert expected in found(HEAD + addition)
+
+
+def test_wrong_kinds_of_documents_are_one_clear_error():
+    assert found("- a\n- b\n") == [("P103", 1, 1)]
+    assert found("just text\n") == [("P103", 1, 1)]
+    assert [p.code for p in check(b"a: \xff\n", "p.yaml")[1]] == ["Y001"]
+    assert check(b"\xef\xbb\xbfversion: 1\nmodels: {a: {}}\ndefault: a\n", "p.yaml")[0] is not None
+
+
+def test_did_you_mean_names_the_nearest():
+    assert any("did you mean 'header'?" in m for m in messages("signals: {a: {heder: {}}}\n"))
+    assert any("did you mean 'context'?" in m for m in messages("models: {a: {contxt: 5}}\n"))
+    assert any("did you mean 'respond'?" in m for m in messages("decisions: [{name: a, respnd: {}}]\n"))
+    assert any("did you mean 'exists'?" in m for m in messages("signals: {a: {header: {name: b, exist: true}}}\n"))
+    assert any(
+        "did you mean 'weights'?" in m for m in messages("decisions: [{name: a, route: {pick: [], weigths: 1}}]\n")
+    )
+
+
+def test_signals_that_depend_on_each_other_in_a_circle_are_named():
+    text = HEAD.replace(
+        "signals:\n", "signals:\n  a: {score: {sum: {b: 1}, at_least: 1}}\n  b: {score: {sum: {a: 1}, at_least: 1}}\n"
+    )
+    (problem,) = [p for p in check(text, "p.yaml")[1] if p.severity == "error"]
+    assert problem.code == "R204"
+    assert "a → b → a" in problem.message or "b → a → b" in problem.message
+
+
+def test_a_derived_signal_that_names_an_unknown_one_is_reported_at_the_name():
+    text = HEAD + "  sum: {score: {sum: {beta: 1, gld: 1}, at_least: 1}}\n"
+    assert ("R201", 9, 32) in found(text)
+
+
+def test_parse_raises_with_the_errors_only():
+    with pytest.raises(PolicyError) as caught:
+        parse(HEAD + "decisions:\n- {name: a, when: nope, route: small}\n", "p.yaml")
+    assert [p.code for p in caught.value.problems] == ["R201"]
+    assert str(caught.value).startswith("p.yaml:10:18: R201 unknown signal 'nope'")
+
+
+def test_load_reads_a_file_and_hashes_its_bytes(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(HEAD)
+    policy = load(path)
+    assert policy.digest.startswith("sha256:")
+    assert policy.folder == tmp_path
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.yaml")
+
+
+def test_every_code_that_the_loader_uses_is_described():
+    assert all(text for text in CODES.values())
+
+
+def test_the_json_schema_is_valid_and_agrees_with_the_loader():
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    good = {
+        "version": 1,
+        "models": {"a": {"context": 5}},
+        "default": "a",
+        "signals": {"s": {"header": {"name": "x", "in": ["y"]}}},
+        "decisions": [
+            {"name": "d", "when": {"any": ["s", {"not": {"signal": "s"}}]}, "route": {"pick": ["a"]}},
+            {"name": "e", "when": {"at_least": {"count": 1, "of": ["s"]}}, "route": "a"},
+        ],
+        "settings": {"deadline": "50ms"},
+    }
+    assert list(validator.iter_errors(good)) == []
+    assert check(json.dumps(good))[0] is not None
+    for path, value in [
+        (("signals", "s"), {"header": {"name": "x", "inn": []}}),
+        (("signals", "s"), {"nope": {}}),
+        (("settings", "deadline"), "50"),
+        (("decisions", 0, "when"), {"all": []}),
+        (("extra",), 1),
+    ]:
+        bad = json.loads(json.dumps(good))
+        place = bad
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+        assert list(validator.iter_errors(bad)), path
+        assert check(json.dumps(bad))[0] is None, path
