@@ -64,10 +64,12 @@ def parse(text: str, file: str) -> Document:
         what = " ".join(part for part in (error.context, error.problem) if part)
         document.problems.append(Problem(file, line, column, "Y001", "error", f"not valid YAML: {what}"))
         return document
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        message = f"not valid YAML: character #x{ord(error.character):04x} is not allowed"
+    except yaml.reader.ReaderError:
+        # The C loader counts bytes and the Python one characters, so the place is looked up here.
+        bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        at = bad.start() if bad else 0
+        message = f"not valid YAML: the character U+{ord(text[at]):04X} is not allowed"
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
         document.problems.append(Problem(file, line, column, "Y001", "error", message))
         return document
     _Builder(document, events).build()
@@ -111,7 +113,7 @@ class _Builder:
             return None
         if event.anchor:
             self._problem(mark, "Y003", f"anchor &{event.anchor}: anchors are not supported, write the value out")
-        if event.tag and not event.tag.startswith("tag:yaml.org,2002:") and event.tag != "!":
+        if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
             self._problem(mark, "Y003", f"tag {event.tag}: tags are not supported")
         if depth > MAX_DEPTH:
             self._problem(mark, "Y003", f"nested deeper than {MAX_DEPTH} levels")

@@ -98,7 +98,9 @@ class _Checker:
         places = {name: document.keys[("signals", name)] for name in signals}
         policy = Policy(document.file, digest, spec, signals, rules, places)
         inputs = {name: params.inputs() for name, (_, params) in signals.items()}
-        for finding in lint(clauses(spec, rules, models(spec)), inputs):
+        targets = models(spec)
+        best = spec.strategy == "best"
+        for finding in lint(clauses(spec, rules, targets), inputs, targets, default=spec.default, best=best):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         return None if any(problem.severity == "error" for problem in document.problems) else policy
 
@@ -202,7 +204,7 @@ class _Checker:
                 message = "set has no effect on a decision that responds"
                 self._document.report((*path, "set"), "P104", message, at_key=True)
             rule = self._rule(entry["when"], (*path, "when")) if "when" in entry else ALWAYS
-            name = entry.get("name")
+            name = self._document.typed.get((*path, "name"), entry.get("name"))
             if not isinstance(name, str):
                 continue
             if name in rules:

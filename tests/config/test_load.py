@@ -79,8 +79,8 @@ def test_settings_take_units():
 @pytest.mark.parametrize(
     ("addition", "expected"),
     [
-        ("decisions:\n- {name: a, when: bete, route: small}\n", ("R201", 10, 18)),
-        ("decisions:\n- {name: a, when: beta, route: smal}\n", ("R202", 10, 31)),
+        ("decisions:\n- {name: a, when: bete, route: small}\n", ("R201", 10, 19)),
+        ("decisions:\n- {name: a, when: beta, route: smal}\n", ("R202", 10, 32)),
         ("decisions:\n- {name: a, when: {all: [beta, {not: bta}]}, route: small}\n", ("R201", 10, 38)),
         ("decisions:\n- {name: a, when: {all: []}, route: small}\n", ("P107", 10, 25)),
         ("decisions:\n- {name: a, when: {any: beta}, route: small}\n", ("P103", 10, 25)),
@@ -93,7 +93,7 @@ def test_settings_take_units():
         ("decisions:\n- {name: a, when: {at_least: {count: x, of: [beta]}}, route: small}\n", ("P103", 10, 38)),
         ("decisions:\n- {name: a, when: {at_least: {count: 1, off: [beta]}}, route: small}\n", ("P101", 10, 41)),
         ("decisions:\n- {name: a, when: {at_least: 3}, route: small}\n", ("P103", 10, 30)),
-        ("decisions:\n- {name: a, when: {signal: beta, at_least: 0.5}, route: small}\n", ("R205", 10, 34)),
+        ("decisions:\n- {name: a, when: {signal: beta, at_least: 0.5}, route: small}\n", ("R205", 10, 44)),
         ("decisions:\n- {name: a, when: {signal: beta, is: x}, route: small}\n", ("R205", 10, 38)),
         ("decisions:\n- {name: a, when: {signal: beta, at_least: no}, route: small}\n", ("P103", 10, 44)),
         ("decisions:\n- {name: a, when: {signal: beta, above: 1}, route: small}\n", ("P101", 10, 34)),
@@ -161,7 +161,7 @@ def test_parse_raises_with_the_errors_only():
     with pytest.raises(PolicyError) as caught:
         parse(HEAD + "decisions:\n- {name: a, when: nope, route: small}\n", "p.yaml")
     assert [p.code for p in caught.value.problems] == ["R201"]
-    assert str(caught.value).startswith("p.yaml:10:18: R201 unknown signal 'nope'")
+    assert str(caught.value).startswith("p.yaml:10:19: R201 unknown signal 'nope'")
 
 
 def test_load_reads_a_file_and_hashes_its_bytes(tmp_path):
@@ -186,9 +186,9 @@ def test_the_json_schema_is_valid_and_agrees_with_the_loader():
         "version": 1,
         "models": {"a": {"context": 5}},
         "default": "a",
-        "signals": {"s": {"header": {"name": "x", "in": ["y"]}}},
+        "signals": {"s": {"header": {"name": "x", "in": ["y"]}}, "t": {"header": {"name": "z", "exists": True}}},
         "decisions": [
-            {"name": "d", "when": {"any": ["s", {"not": {"signal": "s"}}]}, "route": {"pick": ["a"]}},
+            {"name": "d", "when": {"all": ["s", {"not": {"signal": "t"}}]}, "route": {"pick": ["a"]}},
             {"name": "e", "when": {"at_least": {"count": 1, "of": ["s"]}}, "route": "a"},
         ],
         "settings": {"deadline": "50ms"},
