@@ -96,6 +96,27 @@ def leaves(rule: Rule) -> Iterator[Leaf]:
                 yield from leaves(child)
 
 
+def text(rule: Rule) -> str:
+    """`rule` as a policy writes it, on one line."""
+    match rule:
+        case Leaf() if rule.plain:
+            return rule.signal
+        case Leaf():
+            tests = {"at_least": rule.at_least, "at_most": rule.at_most, "is": rule.label}
+            given = "".join(f", {key}: {value}" for key, value in tests.items() if value is not None)
+            return f"{{signal: {rule.signal}{given}}}"
+        case Not(of=child):
+            return f"{{not: {text(child)}}}"
+    children = f"[{', '.join(map(text, rule.of))}]"
+    match rule:
+        case All():
+            return f"{{all: {children}}}"
+        case AnyOf():
+            return f"{{any: {children}}}"
+        case AtLeast(count=count):
+            return f"{{at_least: {{count: {count}, of: {children}}}}}"
+
+
 def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> bool | None:
     """The value of `rule` when every signal it names has been read."""
     match rule:

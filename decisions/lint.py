@@ -1,0 +1,335 @@
+"""Static analysis of a policy's decisions with a SAT solver: what can never match, what nothing uses.
+
+Every rule becomes a circuit in two rails, one literal for *true* and one for *false*; Unknown is neither. That is
+Kleene's logic exactly, so what is reported holds for Unknown readings and every `on_unknown` too. Of a signal's score
+only the order of the tested bounds is known (a score of at least 0.9 is at least 0.7), of its label that it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+from decisions.engine import Clause
+from decisions.model import Model
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves, text
+from decisions.select import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with a policy; `path` is where in the document, `warning` says that the policy still works."""
+
+    path: tuple[str | int, ...]
+    code: str
+    message: str
+    warning: bool = False
+    at_key: bool = False
+
+
+def lint(
+    clauses: Sequence[Clause],
+    inputs: Mapping[str, Iterable[str]],
+    models: Mapping[str, Model],
+    *,
+    default: str,
+    best: bool = False,
+) -> list[Finding]:
+    """What is wrong with `clauses`. `inputs` names, for each signal of the policy, the signals that it combines."""
+    with _Circuit([clause.when for clause in clauses]) as circuit:
+        findings = list(_Decisions(clauses, circuit, best).findings())
+    return findings + list(_unused_signals(clauses, inputs)) + list(_unused_models(clauses, models, default))
+
+
+def _unused_signals(clauses: Sequence[Clause], inputs: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    used: set[str] = set()
+    reached = {leaf.signal for clause in clauses for leaf in leaves(clause.when)}
+    while reached:
+        used |= reached
+        reached = {source for name in reached for source in inputs[name]} - used
+    for name in inputs:
+        if name not in used:
+            yield Finding(("signals", name), "L304", f"signal {name!r} is used by no decision", True, True)
+
+
+def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], default: str) -> Iterator[Finding]:
+    used = {default}
+    for clause in clauses:
+        if isinstance(clause.target, Model):
+            used.add(clause.target.key)
+        elif isinstance(clause.target, Selector):
+            used |= {model.key for model in clause.target.models}
+        if clause.stepwise is not None:
+            used |= {clause.stepwise["small"], clause.stepwise["large"]}
+    for key in models:
+        if key not in used:
+            message = f"model {key!r} is used by no decision: only requests that name it reach it"
+            yield Finding(("models", key), "L305", message, True, True)
+
+
+class _Decisions:
+    """The analysis of the decision list.
+
+    Two kinds of requests walk it: those that ask for routing see every decision, those that name a model see only
+    guards (`respond`) and decisions with `override`. A decision is unreachable when neither kind can end in it.
+    """
+
+    def __init__(self, clauses: Sequence[Clause], circuit: _Circuit, best: bool) -> None:
+        self._clauses = clauses
+        self._circuit = circuit
+        self._best = best
+
+    def findings(self) -> Iterator[Finding]:
+        for index, clause in enumerate(self._clauses):
+            place: tuple[str | int, ...] = ("decisions", index)
+            when = place if clause.when == ALWAYS else (*place, "when")
+            true, false = self._circuit.rails(clause.when)
+            if not self._circuit.possible([self._fires(clause)]):
+                yield Finding(when, "L301", f"decision {clause.name!r} can never match: {self._conflict(clause.when)}")
+                continue
+            if not self._circuit.possible([true]):
+                message = f"decision {clause.name!r} can match only when {self._signals(clause)} cannot be read"
+                yield Finding(when, "L301", f"{message}: {self._conflict(clause.when)}", warning=True)
+            elif clause.when != ALWAYS and not self._circuit.possible([false]):
+                unless = f" unless {self._signals(clause)} cannot be read" if self._circuit.possible([-true]) else ""
+                message = (
+                    f"the rule of decision {clause.name!r} is always true{unless}: leave `when` out if that is meant"
+                )
+                yield Finding(when, "L306", message, warning=True)
+            yield from self._reachable(index, clause, place)
+
+    def _reachable(self, index: int, clause: Clause, place: tuple[str | int, ...]) -> Iterator[Finding]:
+        asking = self._takers(index, clause, self._clauses)
+        pinned = clause.guard or clause.override
+        # Whoever takes a request that names a model takes one that asks for routing, too.
+        takers = asking
+        if asking is not None and pinned:
+            takers = self._takers(index, clause, [c for c in self._clauses if c.guard or c.override])
+        if asking is None:
+            same = next((c for c in self._clauses[:index] if c.when == clause.when), None)
+            if same is not None and not self._best:
+                message = f"decision {clause.name!r} has the same rule as {same.name!r}: it can only take requests "
+                yield Finding(place, "L303", message + "for which that rule is Unknown", warning=True)
+        elif takers is None:
+            message = f"decision {clause.name!r} can only take requests that name a model: {self._earlier(asking)}"
+            yield Finding(place, "L302", message, warning=True)
+        elif len(takers) == 1 and self._circuit.same(takers[0].when, clause.when):
+            message = f"decision {clause.name!r} has the same rule as {takers[0].name!r}, which always takes first"
+            yield Finding(place, "L303", message)
+        else:
+            yield Finding(place, "L302", f"decision {clause.name!r} can never be reached: {self._earlier(takers)}")
+
+    def _takers(self, index: int, clause: Clause, among: Sequence[Clause]) -> list[Clause] | None:
+        """A smallest set of the decisions in `among` that together take every request that `clause` matches."""
+        blocking: dict[int, Clause] = {}
+        earlier = {id(c) for c in self._clauses[:index]}
+        for other in among:
+            if other is clause:
+                continue
+            literal = self._takes(other)
+            if self._best and not clause.guard and not other.guard:
+                # Routes compete by confidence, which is not known here; only certainty or a failure stops the others.
+                if other.on_unknown == "fail":
+                    literal = self._circuit.unknown(other.when)
+                elif not (id(other) in earlier and other.when in (ALWAYS, clause.when)):
+                    continue
+            elif not (id(other) in earlier or (self._best and other.guard and not clause.guard)):
+                continue
+            blocking.setdefault(-literal, other)
+        core = self._circuit.core([self._fires(clause)], list(blocking))
+        return None if core is None else [blocking[literal] for literal in core]
+
+    def _takes(self, clause: Clause) -> int:
+        """True where `clause`, once looked at, ends the search."""
+        true, false = self._circuit.rails(clause.when)
+        return true if clause.on_unknown == "skip" else -false
+
+    def _fires(self, clause: Clause) -> int:
+        """True where the outcome may be `clause`'s own."""
+        true, false = self._circuit.rails(clause.when)
+        return -false if clause.on_unknown == "match" else true
+
+    def _earlier(self, takers: Sequence[Clause]) -> str:
+        if not takers:  # pragma: no cover - nothing in the way means that the decision matches nothing: L301
+            return "it matches nothing"
+        names = _listed([repr(clause.name) for clause in takers])
+        together = " together" if len(takers) > 1 else ""
+        if all(clause.when == ALWAYS for clause in takers):
+            return f"{names} takes every request before it"
+        takes = "take" if together else "takes"
+        return f"every request that matches it is one that {names}{together} {takes} first"
+
+    def _conflict(self, rule: Rule) -> str:
+        """The smallest part of `rule` that cannot be true."""
+        if isinstance(rule, AnyOf):
+            return "; and ".join(dict.fromkeys(self._conflict(child) for child in rule.of))
+        if isinstance(rule, All):
+            parts = {self._circuit.rails(part)[0]: part for part in _conjuncts(rule)}
+            clash = [parts[literal] for literal in self._circuit.core([], list(parts)) or ()]
+            if len(clash) == 1:
+                return self._conflict(clash[0])
+            return f"{_listed([f'`{text(part)}`' for part in clash])} cannot hold together"
+        return f"`{text(rule)}` cannot hold"
+
+    def _signals(self, clause: Clause) -> str:
+        return _listed([repr(name) for name in dict.fromkeys(leaf.signal for leaf in leaves(clause.when))], "or")
+
+
+def _conjuncts(rule: Rule) -> Iterator[Rule]:
+    if isinstance(rule, All):
+        for child in rule.of:
+            yield from _conjuncts(child)
+    else:
+        yield rule
+
+
+def _listed(words: Sequence[str], last: str = "and") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+class _Circuit:
+    """The rules as clauses of a SAT solver (Tseitin's encoding), equal rules shared. A literal is an int, -x its
+    negation."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        # Imported here because only policies that are being loaded need it.
+        from pysat.solvers import Minisat22
+
+        self._solver: Any = Minisat22()
+        self._last = 0
+        self._rails: dict[Rule, tuple[int, int]] = {}
+        self._signals: dict[str, tuple[int, int, int]] = {}
+        self._scores: dict[tuple[str, float, bool], int] = {}
+        self._labels: dict[tuple[str, str], int] = {}
+        self._yes = self._new()
+        self._solver.add_clause([self._yes])
+        self._declare(dict.fromkeys(leaf for rule in rules for leaf in leaves(rule)))
+
+    def __enter__(self) -> _Circuit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._solver.delete()
+
+    def possible(self, literals: Sequence[int]) -> bool:
+        """Whether some readings make all of `literals` true."""
+        return bool(self._solver.solve(assumptions=literals))
+
+    def core(self, given: list[int], literals: list[int]) -> list[int] | None:
+        """A smallest part of `literals` that cannot be true together with `given`; None when all can be."""
+        if self.possible(given + literals):
+            return None
+        found = set(self._solver.get_core() or ())
+        kept = [literal for literal in literals if literal in found]
+        for literal in list(kept):
+            without = [other for other in kept if other != literal]
+            if not self.possible(given + without):
+                kept = without
+        return kept
+
+    def same(self, first: Rule, second: Rule) -> bool:
+        """Whether the two rules have the same value for all readings."""
+        pairs = zip(self.rails(first), self.rails(second), strict=True)
+        return not any(self.possible([a, -b]) or self.possible([-a, b]) for a, b in pairs)
+
+    def unknown(self, rule: Rule) -> int:
+        true, false = self.rails(rule)
+        return self._and([-true, -false])
+
+    def rails(self, rule: Rule) -> tuple[int, int]:
+        """The literals of *`rule` is true* and *`rule` is false*."""
+        known = self._rails.get(rule)
+        if known is None:
+            known = self._rails[rule] = self._encode(rule)
+        return known
+
+    def _encode(self, rule: Rule) -> tuple[int, int]:
+        match rule:
+            case Leaf():
+                return self._leaf(rule)
+            case Not(of=child):
+                true, false = self.rails(child)
+                return false, true
+            case All(of=children):
+                count = len(children)
+            case AnyOf(of=children):
+                count = 1
+            case AtLeast(count=count, of=children):
+                pass
+        rails = [self.rails(child) for child in children]
+        trues, falses = [true for true, _ in rails], [false for _, false in rails]
+        return self._at_least(count, trues), self._at_least(len(rails) - count + 1, falses)
+
+    def _leaf(self, leaf: Leaf) -> tuple[int, int]:
+        unknown, matched, scoreless = self._signals[leaf.signal]
+        if leaf.plain:
+            return self._and([-unknown, matched]), self._and([-unknown, -matched])
+        right = self._yes if leaf.label is None else self._labels[leaf.signal, leaf.label]
+        if leaf.at_least is None and leaf.at_most is None:
+            return self._and([-unknown, right]), self._and([-unknown, -right])
+        low = self._yes if leaf.at_least is None else self._scores[leaf.signal, leaf.at_least, False]
+        high = -self._yes if leaf.at_most is None else self._scores[leaf.signal, leaf.at_most, True]
+        inside = self._and([low, -high])
+        true = self._and([-unknown, right, -scoreless, inside])
+        false = self._and([-unknown, self._or([-right, self._and([-scoreless, -inside])])])
+        return true, false
+
+    def _declare(self, every: Iterable[Leaf]) -> None:
+        """Variables for what the leaves test, and what is known about them before any request."""
+        bounds: dict[str, set[tuple[float, bool]]] = {}
+        labels: dict[str, set[str]] = {}
+        for leaf in every:
+            if leaf.signal not in self._signals:
+                self._signals[leaf.signal] = (self._new(), self._new(), self._new())
+            tested = bounds.setdefault(leaf.signal, set())
+            if leaf.at_least is not None:
+                tested.add((leaf.at_least, False))  # score >= bound
+            if leaf.at_most is not None:
+                tested.add((leaf.at_most, True))  # score > bound
+            if leaf.label is not None:
+                labels.setdefault(leaf.signal, set()).add(leaf.label)
+        for signal, tested in bounds.items():
+            chain = [self._scores.setdefault((signal, *bound), self._new()) for bound in sorted(tested)]
+            for weaker, stronger in pairwise(chain):
+                self._solver.add_clause([-stronger, weaker])
+        for signal, names in labels.items():
+            chosen = [self._labels.setdefault((signal, name), self._new()) for name in sorted(names)]
+            for one, other in combinations(chosen, 2):
+                self._solver.add_clause([-one, -other])
+
+    def _new(self) -> int:
+        self._last += 1
+        return self._last
+
+    def _and(self, literals: Sequence[int]) -> int:
+        if len(literals) == 1:
+            return literals[0]
+        gate = self._new()
+        for literal in literals:
+            self._solver.add_clause([-gate, literal])
+        self._solver.add_clause([gate, *(-literal for literal in literals)])
+        return gate
+
+    def _or(self, literals: Sequence[int]) -> int:
+        return -self._and([-literal for literal in literals])
+
+    def _at_least(self, count: int, literals: Sequence[int]) -> int:
+        """True when `count` of `literals` are: the sequential counter (Sinz, CP 2005), in both directions."""
+        if count <= 0:
+            return self._yes
+        if count > len(literals):
+            return -self._yes
+        if count == len(literals):
+            return self._and(literals)
+        if count == 1:
+            return self._or(literals)
+        # reached[n]: n of the literals seen so far are true.
+        reached = [self._yes] + [-self._yes] * count
+        for literal in literals:
+            reached = [
+                self._yes,
+                *(self._or([reached[n], self._and([literal, reached[n - 1]])]) for n in range(1, count + 1)),
+            ]
+        return reached[count]
