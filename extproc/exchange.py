@@ -1,0 +1,571 @@
+"""One HTTP exchange: the state machine between Envoy's messages and a decision, one object a gRPC stream.
+
+One machine for every body mode, by one rule: what Envoy waits for is *owed*. Messages add to what is owed; a decision
+pays it off in order, with its changes in the first payment. When the body comes in one piece (BUFFERED) the headers
+are paid at once and the body bears the decision. When it comes while the headers wait (FULL_DUPLEX_STREAMED, or
+STREAMED with `send_body_without_waiting_for_header_response`) the headers are held and bear it, since a route can be
+chosen again only there, and the body follows. When no body would come (NONE, or plain STREAMED, which shows it after
+the headers are gone) the headers take the default model and ask for the body to be buffered, should Envoy allow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Protocol
+
+from decisions.decision import Decision, Trace
+from decisions.engine import Engine, Evaluation, UnknownModel
+from extproc import openai, wire
+from extproc.openai import Refusal
+from extproc.transport.seam import Stream
+from extproc.wire import Kind, Message, Mode, Pairs, Terms
+from signals.request import Api, Request
+
+log = logging.getLogger("pointsman.exchange")
+
+ROUTE = "x-pointsman-route"
+INTERNAL = 13
+INVALID_ARGUMENT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to the client that is sent as it is made. `body` is closed when the client is gone."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncGenerator[bytes, None]
+
+
+class Answerer(Protocol):
+    """Answers requests whose decision is `stepwise`."""
+
+    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+        """The answer, before its first byte; None when the request cannot be answered step by step."""
+        ...
+
+
+class Context(Protocol):
+    """What an exchange needs from the service that it runs in."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the policy in force; an exchange keeps the one it began with."""
+        ...
+
+    @property
+    def answerer(self) -> Answerer | None: ...
+
+    def record(self, trace: Trace, request: Request) -> None:
+        """A request was decided (its trace tells of fallbacks)."""
+        ...
+
+    def failed(self, reason: str) -> None:
+        """A request got no trace: it was refused before it could be decided, or something broke.
+
+        `reason` is from a closed set: the `code` of a refusal in `extproc.openai`, `too_large`,
+        `unsupported_encoding`, or `body_mode`, `protocol`, `error`, `answer_broken`.
+        """
+        ...
+
+
+class Phase(Enum):
+    START = auto()
+    PASSING = auto()  # none of our business: everything goes on as it is
+    COLLECTING = auto()  # the body is on its way
+    LATE = auto()  # the headers went on with the default model; a buffered body may still come
+    DECIDING = auto()
+    ROUTED = auto()
+    OVER = auto()  # answered by us, or by Envoy itself: the request side takes no more replies
+
+
+class _Mute:
+    """Stands for the stream when Envoy only observes: nothing is answered."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.metadata = stream.metadata
+        self.finish = stream.finish
+        self.drain = stream.drain
+
+    def send(self, message: bytes) -> None:
+        pass
+
+
+class Exchange:
+    """The Receiver of one gRPC stream. Everything it holds is released in `closed`."""
+
+    __slots__ = (
+        "_body",
+        "_context",
+        "_engine",
+        "_first",
+        "_half_closed",
+        "_owed",
+        "_phase",
+        "_request",
+        "_stream",
+        "_task",
+        "_terms",
+        "_trace",
+    )
+
+    def __init__(self, context: Context, stream: Stream) -> None:
+        self._context = context
+        self._engine = context.engine
+        self._stream = stream
+        self._phase = Phase.START
+        self._terms = Terms(Mode.NONE, Mode.NONE, False, False)
+        self._first: Message | None = None  # the request headers
+        self._body = bytearray()
+        self._owed: list[Kind] = []
+        self._request: Request | None = None
+        self._trace: Trace | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._half_closed = False
+
+    # The transport's side
+
+    def message(self, data: bytes) -> None:
+        try:
+            message = wire.decode(data)
+        except ValueError:
+            message = None
+        if message is None:
+            self._context.failed("protocol")
+            self._stream.finish(INVALID_ARGUMENT, "not a message of ext_proc that this service knows")
+            return
+        try:
+            self._take(message)
+        except Exception as error:  # noqa: BLE001 - whatever breaks here, the request takes the default model
+            self._recover(error)
+
+    def half_closed(self) -> None:
+        self._half_closed = True
+        if self._task is None:
+            self._stream.finish()
+
+    def closed(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        if self._phase is Phase.LATE:
+            self._context.failed("body_mode")
+        self._phase = Phase.OVER
+        self._first = self._request = self._trace = None
+        self._body = bytearray()
+        self._owed = []
+
+    # Messages
+
+    def _take(self, message: Message) -> None:
+        kind = message.kind
+        if kind == Kind.REQUEST_HEADERS:
+            self._request_headers(message)
+        elif kind == Kind.REQUEST_BODY:
+            self._request_body(message)
+        elif kind == Kind.REQUEST_TRAILERS:
+            self._request_trailers(message)
+        else:
+            self._response(message)
+
+    def _request_headers(self, message: Message) -> None:
+        self._open(message)
+        self._first = message
+        self._owed.append(Kind.REQUEST_HEADERS)
+        headers = message.headers
+        target = openai.endpoint(headers.get(":path", ""))
+        if target is None:
+            self._pass()
+        elif target.api is None:
+            if headers.get(":method") == "GET":
+                self._list(target.model)
+            else:
+                self._pass()
+        elif headers.get(":method") != "POST" or not _json(headers.get("content-type", "")):
+            self._pass()  # upgrades too: they come as GET or CONNECT
+        elif headers.get("content-encoding", "identity") != "identity":
+            text = "The request body must not be compressed: it could not be read."
+            self._refuse(Refusal(415, text, "unsupported_encoding"))
+        elif _number(headers.get("content-length", "")) > self._engine.settings.max_body:
+            self._refuse_size()
+        elif message.end:
+            self._decide(target.api, b"")
+        else:
+            self._collect()
+
+    def _open(self, message: Message) -> None:
+        """What the first message of a stream announces."""
+        if self._phase is not Phase.START or self._first is not None:
+            raise RuntimeError("a second message of request headers")
+        self._terms = message.terms()
+        if self._terms.observing:
+            self._stream = _Mute(self._stream)
+
+    def _collect(self) -> None:
+        """Wait for the body, in the way of its mode."""
+        mode = self._terms.request_body
+        self._phase = Phase.COLLECTING
+        if self._held():
+            return
+        if mode == Mode.BUFFERED or mode == Mode.BUFFERED_PARTIAL:
+            self._stream.send(wire.reply(self._owed.pop(), (), self._own()))
+            return
+        self._phase = Phase.LATE
+        route = ((ROUTE, self._engine.default.key),)
+        self._stream.send(wire.reply(self._owed.pop(), route, self._own(), True) + wire.buffering())
+
+    def _request_body(self, message: Message) -> None:
+        phase = self._phase
+        if phase is Phase.START:  # the filter is set to skip request headers: there is no path to go by
+            self._open(message)
+            self._context.failed("body_mode")
+            self._phase = phase = Phase.PASSING
+        if phase is Phase.COLLECTING or phase is Phase.LATE:
+            self._gather(message)
+        elif phase is Phase.PASSING or phase is Phase.ROUTED:
+            self._echo(message, self._terms.request_body)
+
+    def _gather(self, message: Message) -> None:
+        mode = self._terms.request_body
+        if mode != Mode.FULL_DUPLEX_STREAMED and not self._terms.observing:
+            self._owed.append(Kind.REQUEST_BODY)
+        if self._phase is Phase.LATE and not message.end:
+            # A stream of chunks after all. The first are past us already, so there is nothing to decide.
+            self._context.failed("body_mode")
+            self._pass()
+        elif len(self._body) + len(message.body) > self._engine.settings.max_body:
+            self._refuse_size()
+        elif mode == Mode.BUFFERED_PARTIAL and not message.end:
+            self._refuse(Refusal(413, "The request body is larger than the proxy's buffer.", "too_large"))
+        elif self._held() and not message.end:
+            self._body += message.body
+        else:
+            self._decide(self._api(), bytes(self._body) + message.body if self._body else message.body)
+
+    def _request_trailers(self, message: Message) -> None:
+        if self._phase is Phase.START:
+            self._open(message)
+            self._phase = Phase.PASSING
+        if self._phase is Phase.OVER:
+            return
+        self._owed.append(Kind.REQUEST_TRAILERS)
+        if self._phase is Phase.COLLECTING:
+            self._decide(self._api(), bytes(self._body))
+        elif self._phase is not Phase.DECIDING:
+            self._stream.send(wire.trailers(self._owed.pop()))
+
+    def _response(self, message: Message) -> None:
+        if self._phase is Phase.START:
+            self._open(message)
+        if self._phase in (Phase.START, Phase.COLLECTING, Phase.DECIDING):
+            # Envoy answered before we did (413 at its buffer limit, a timeout). A reply to the request would be spurious.
+            if self._task is not None:
+                self._task.cancel()
+                self._task = None
+            self._phase = Phase.OVER
+        if message.kind == Kind.RESPONSE_HEADERS:
+            trace = self._trace
+            shown = self._phase is Phase.ROUTED and trace is not None and self._engine.settings.response_headers
+            self._stream.send(wire.reply(Kind.RESPONSE_HEADERS, _shown(trace) if shown and trace else ()))
+            if self._terms.response_body == Mode.NONE and self._phase is not Phase.PASSING and self._task is None:
+                self._stream.finish()  # nothing more to say: a long answer need not keep the stream
+        elif message.kind == Kind.RESPONSE_BODY:
+            self._echo(message, self._terms.response_body)
+        else:
+            self._stream.send(wire.trailers(message.kind))
+
+    def _echo(self, message: Message, mode: int) -> None:
+        """Let a piece of body go on as it is."""
+        if mode == Mode.FULL_DUPLEX_STREAMED:
+            for chunk in wire.chunks(message.kind, message.body, message.end):
+                self._stream.send(chunk)
+        else:
+            self._stream.send(wire.reply(message.kind))
+
+    # Deciding
+
+    def _decide(self, api: Api | None, body: bytes) -> None:
+        self._phase = Phase.DECIDING
+        first = self._first
+        engine = self._engine
+        assert first is not None
+        assert api is not None
+        try:
+            request = openai.parse(api, first.headers, first.attributes(), body)
+            self._request = request
+            settled = engine.settle(request, time.monotonic() + engine.settings.deadline)
+            if isinstance(settled, Trace):
+                self._act(settled)
+            else:
+                self._task = asyncio.get_running_loop().create_task(self._finish(settled))
+        except UnknownModel as error:
+            self._refuse(openai.unknown_model(error.model))
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    async def _finish(self, evaluation: Evaluation) -> None:
+        try:
+            try:
+                trace = await evaluation.finish()
+                self._task = None
+                self._act(trace)
+            except Refusal as refusal:
+                self._refuse(refusal)
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    def _rest(self) -> None:
+        """The end of a task: a peer that has said everything is waiting for the end of the stream."""
+        if self._task is asyncio.current_task():
+            self._task = None
+        if self._half_closed and self._task is None:
+            self._stream.finish()
+
+    def _act(self, trace: Trace) -> None:
+        request = self._request
+        assert request is not None
+        decision = trace.decision
+        if decision.action == "respond":
+            refusal = Refusal(decision.status or 403, decision.message or "Refused by policy.", "policy_refusal")
+            self._refuse(refusal, trace)
+            self._context.record(trace, request)
+            return
+        if decision.action == "stepwise":
+            if self._context.answerer is not None and self._can_stream():
+                self._task = asyncio.get_running_loop().create_task(self._answer(self._context.answerer, trace))
+                return
+            _plain(trace, "no_answerer" if self._context.answerer is None else "body_mode")
+        self._route(trace, request)
+        self._context.record(trace, request)
+
+    def _can_stream(self) -> bool:
+        return self._terms.request_body == Mode.FULL_DUPLEX_STREAMED and not self._terms.observing
+
+    def _route(self, trace: Trace, request: Request) -> None:
+        """Send the request to the decision's model, its body changed only where it must be."""
+        decision = trace.decision
+        model, changes = decision.model, decision.changes
+        body = None
+        if model is not None:
+            if changes is not None and changes.body:
+                body = openai.changed(request, model, changes)
+            elif request.model != model.name:
+                body = openai.with_model(request, model.name)
+        self._trace = trace
+        self._pay(_headers(decision), body, _metadata(trace))
+
+    def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:
+        """Answer everything that is owed: `headers` and `extra` with the first answer, `body` (None: as it came)."""
+        owed, self._owed = self._owed, []
+        ended = self._phase is Phase.DECIDING  # otherwise the rest of the body is still to come, and is passed on
+        self._phase = Phase.ROUTED
+        send = self._stream.send
+        for index, kind in enumerate(owed):
+            if kind == Kind.REQUEST_HEADERS:
+                own = [name for name in self._own() if name not in dict(headers)]
+                send(wire.reply(kind, headers, own, bool(headers)) + extra)
+                if self._terms.request_body == Mode.FULL_DUPLEX_STREAMED:
+                    self._give_back(body, ended and Kind.REQUEST_TRAILERS not in owed)
+            elif kind == Kind.REQUEST_TRAILERS:
+                send(wire.trailers(kind))
+            elif index == 0:
+                send(wire.reply(kind, headers, (), bool(headers), body) + extra)
+            elif body is None:
+                send(wire.reply(kind))
+            else:  # chunks of a held STREAMED body: the first makes way for the new body, the others for nothing
+                send(wire.replace(kind, body) if index == 1 else wire.clear(kind))
+        self._body = bytearray()
+
+    def _give_back(self, body: bytes | None, end: bool) -> None:
+        """The body that full-duplex mode handed over: `body`, or what came."""
+        if body is None:
+            body = bytes(self._body) if self._request is None else self._request.body
+        if body or end:
+            for chunk in wire.chunks(Kind.REQUEST_BODY, body, end):
+                self._stream.send(chunk)
+
+    def _pass(self) -> None:
+        """Let the whole request go on as it is, but for headers that only we may set."""
+        self._phase = Phase.PASSING
+        for kind in self._owed:
+            self._stream.send(wire.reply(kind, (), self._own() if kind == Kind.REQUEST_HEADERS else ()))
+        self._owed = []
+        if not self._held() or (self._first is not None and self._first.end):
+            # Ending the stream tells Envoy to go on without us: it buffers nothing on our behalf.
+            self._stream.finish()
+
+    # Answers of our own
+
+    def _list(self, model: str | None) -> None:
+        engine = self._engine
+        first = self._first
+        names = dict.fromkeys((*engine.auto, *engine.models, *(m.name for m in engine.models.values())))
+        anthropic = first is not None and "anthropic-version" in first.headers
+        try:
+            body = openai.models(names, model, anthropic)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        headers = (*openai.JSON_HEADERS, ("x-pointsman-policy", engine.policy))
+        self._over(wire.immediate(200, headers, body, "pointsman_models"))
+
+    def _refuse_size(self) -> None:
+        limit = self._engine.settings.max_body
+        self._refuse(Refusal(413, f"The request body is larger than {limit} bytes.", "too_large"))
+
+    def _refuse(self, refusal: Refusal, trace: Trace | None = None) -> None:
+        headers: Pairs = (*openai.JSON_HEADERS, ("x-pointsman-policy", self._engine.policy))
+        extra = b""
+        if trace is None:
+            self._context.failed(refusal.code)
+        else:
+            headers = (*openai.JSON_HEADERS, *_shown(trace))
+            extra = _metadata(trace)
+        body = openai.error(self._api(), refusal)
+        self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
+
+    def _over(self, answer: bytes) -> None:
+        self._phase = Phase.OVER
+        self._owed = []
+        self._body = bytearray()
+        self._stream.send(answer)
+
+    async def _answer(self, answerer: Answerer, trace: Trace) -> None:
+        """Answer the client piece by piece; a request that cannot be answered so goes to the large model."""
+        request = self._request
+        assert request is not None
+        try:
+            answer = None
+            reason = "ineligible"
+            try:
+                answer = await answerer.answer(trace, request)
+            except Exception as error:  # noqa: BLE001 - the request has a plain route, and takes it
+                _log(error)
+                reason = "answerer_error"
+            if answer is None:
+                _plain(trace, reason)
+                self._route(trace, request)
+                self._context.record(trace, request)
+            else:
+                self._context.record(trace, request)
+                await self._send_answer(answer, trace)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except ConnectionError:
+            pass  # the client is gone, and with it the stream
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    async def _send_answer(self, answer: Answer, trace: Trace) -> None:
+        headers = (*answer.headers.items(), *_shown(trace))
+        async with aclosing(answer.body) as body:
+            self._over(wire.stream_headers(answer.status, headers) + _metadata(trace))
+            try:
+                async for piece in body:
+                    for at in range(0, len(piece), wire.CHUNK):
+                        await self._stream.drain()
+                        self._stream.send(wire.stream_body(piece[at : at + wire.CHUNK], False))
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the client sees its connection reset, not a whole answer
+                _log(error)
+                self._context.failed("answer_broken")
+                self._stream.finish(INTERNAL, "the answer broke off")
+                return
+            self._stream.send(wire.stream_body(b"", True))
+
+    # Failing
+
+    def _recover(self, error: Exception) -> None:
+        """Something of ours broke: the default model takes the request, unless it is on its way already."""
+        _log(error)
+        if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.OVER):
+            self._context.failed("error")
+            return
+        trace = self._engine.failed("error")
+        self._trace = trace
+        self._pay(_headers(trace.decision), None, _metadata(trace))
+        if self._request is None:
+            self._context.failed("error")
+        else:
+            self._context.record(trace, self._request)
+
+    # Small things
+
+    def _held(self) -> bool:
+        """Whether the body comes without an answer to the headers."""
+        terms = self._terms
+        return terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
+
+    def _api(self) -> Api | None:
+        first = self._first
+        target = openai.endpoint(first.headers.get(":path", "")) if first is not None else None
+        return None if target is None else target.api
+
+    def _own(self) -> list[str]:
+        return self._first.headers.own() if self._first is not None else []
+
+
+def _headers(decision: Decision) -> Pairs:
+    """The request headers that a decision sets."""
+    if decision.model is None:
+        return ()
+    route = (ROUTE, decision.model.key)
+    return (route,) if decision.changes is None else (route, *decision.changes.headers.items())
+
+
+def _shown(trace: Trace) -> Pairs:
+    """The response headers that tell the client what was decided."""
+    decision = trace.decision
+    shown = []
+    if decision.name is not None:
+        shown.append(("x-pointsman-decision", decision.name))
+    if decision.model is not None:
+        shown.append(("x-pointsman-model", decision.model.key))
+    return (*shown, ("x-pointsman-policy", trace.policy))
+
+
+def _metadata(trace: Trace) -> bytes:
+    decision = trace.decision
+    texts = [("action", decision.action), ("policy", trace.policy)]
+    if decision.name is not None:
+        texts.append(("decision", decision.name))
+    if decision.model is not None:
+        texts.append(("model", decision.model.key))
+    if decision.fallback is not None:
+        texts.append(("fallback", decision.fallback))
+    tokens = trace.estimated_input_tokens
+    numbers = {} if tokens is None else {"estimated_input_tokens": float(tokens)}
+    scores = {name: reading.score for name, reading in trace.readings.items() if reading.score is not None}
+    return wire.metadata(tuple(texts), numbers, scores)
+
+
+def _plain(trace: Trace, reason: str) -> None:
+    """Turn a stepwise decision into its plain route."""
+    trace.decision = replace(trace.decision, action="route", stepwise=None, fallback=reason)
+
+
+def _json(content_type: str) -> bool:
+    """Whether a body of this type is JSON; one of no type is taken for JSON, since upstreams do so too."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _log(error: Exception) -> None:
+    """Where it broke, without the exception's own text: that could quote a prompt."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f"{last[0].filename}:{last[0].lineno}" if last else "?"
+    log.error("%s at %s", type(error).__name__, where)

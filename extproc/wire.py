@@ -1,0 +1,407 @@
+"""Envoy's external processing messages, to and from bytes. The only file that touches generated protobuf code.
+
+Requests are decoded by protobuf (upb) into small plain things. Replies on the hot path are assembled by hand from
+remembered pieces: a protobuf message is the concatenation of its fields, so the bytes of a policy's header changes are
+built once and only lengths and bodies are put together for each request. The tests decode every kind of reply with
+two independent implementations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from functools import lru_cache
+from struct import Struct as Packed
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct, Value
+
+from decisions.decision import Trace
+from proto import ext_proc_pb2, trace_pb2
+from signals.request import Request
+
+Pairs = tuple[tuple[str, str], ...]
+"""Header names (lower-case) and values, or other short texts, in order."""
+
+OWN = "x-pointsman-"
+"""Prefix of the headers that only we may set."""
+_OWN = OWN.encode()
+
+CHUNK = 62_000
+"""Bytes of body in one message of a streamed body: Envoy's limit for a chunk is just above 62 kB."""
+
+
+class Kind(IntEnum):
+    """What a message carries. The value is its field number in ProcessingRequest; the reply's is one less."""
+
+    REQUEST_HEADERS = 2
+    RESPONSE_HEADERS = 3
+    REQUEST_BODY = 4
+    RESPONSE_BODY = 5
+    REQUEST_TRAILERS = 6
+    RESPONSE_TRAILERS = 7
+
+
+class Mode(IntEnum):
+    """envoy.extensions.filters.http.ext_proc.v3.ProcessingMode.BodySendMode"""
+
+    NONE = 0
+    STREAMED = 1
+    BUFFERED = 2
+    BUFFERED_PARTIAL = 3
+    FULL_DUPLEX_STREAMED = 4
+    GRPC = 5
+
+
+class Terms(NamedTuple):
+    """What Envoy announces in the first message of a stream. `no_wait`: bodies come before headers are answered;
+    `observing`: answers are ignored, so none is to be sent."""
+
+    request_body: int
+    response_body: int
+    no_wait: bool
+    observing: bool
+
+
+class Headers(Mapping[str, str]):
+    """The headers of one message, looked up in their serialized form: most are never read, so none is decoded early.
+
+    Names are lower-case; the values of a repeated name are joined with `,`. A lookup finds the name's own field
+    (tag, length, name) in the bytes. That cannot match inside a value: the tag is a line feed, which no header value
+    may hold (RFC 9110, section 5.5), and Envoy's codecs refuse it.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def get(self, name: str, default: Any = None) -> Any:
+        raw = self._raw
+        needle = _needle(name)
+        at = raw.find(needle)
+        if at < 0:
+            return default
+        value = _value(raw, at + len(needle))
+        while (at := raw.find(needle, at + len(needle))) >= 0:
+            value = f"{value},{_value(raw, at + len(needle))}"
+        return value
+
+    def __getitem__(self, name: str) -> str:
+        value: str | None = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _needle(name) in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        header_map = ext_proc_pb2.HeaderMap.FromString(self._raw)
+        return iter(dict.fromkeys(header.key for header in header_map.headers))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def own(self) -> list[str]:
+        """The names that only we may set but that came with the message."""
+        return [name for name in self if name.startswith(OWN)] if _OWN in self._raw else []
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self)})"  # names only: values may be secret
+
+
+@lru_cache(maxsize=1024)
+def _needle(name: str) -> bytes:
+    key = name.encode()
+    return b"\n" + _varint(len(key)) + key
+
+
+def _value(raw: bytes, at: int) -> str:
+    """The text of the header field whose key ends at `at`: `value` (field 2) or `raw_value` (field 3)."""
+    if raw[at : at + 1] not in (b"\x12", b"\x1a"):
+        return ""
+    size = raw[at + 1]
+    at += 2
+    shift = 7
+    if size > 127:
+        size &= 127
+        while True:
+            byte = raw[at]
+            at += 1
+            size |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+    return raw[at : at + size].decode("utf-8", "replace")
+
+
+class Message:
+    """One decoded message. `headers` is empty but for headers and trailers; `end` says that no more follows."""
+
+    __slots__ = ("_message", "body", "end", "headers", "kind")
+
+    def __init__(self, message: ext_proc_pb2.ProcessingRequest, kind: Kind) -> None:
+        self._message = message
+        self.kind = kind
+        self.headers = _NO_HEADERS
+        self.body = b""
+        self.end = False
+
+    def terms(self) -> Terms:
+        """What was announced; all zero unless this is the stream's first message."""
+        message = self._message
+        config = message.protocol_config
+        return Terms(
+            config.request_body_mode,
+            config.response_body_mode,
+            config.send_body_without_waiting_for_header_response,
+            message.observability_mode,
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """What Envoy itself knows: filter metadata by namespace, and the attributes it was told to send."""
+        message = self._message
+        found = {name: _plain(value) for name, value in message.attributes.items()}
+        if message.HasField("metadata_context"):
+            found |= {name: _plain(value) for name, value in message.metadata_context.filter_metadata.items()}
+        return found
+
+
+_NO_HEADERS = Headers(b"")
+_KINDS = {kind.name.lower(): kind for kind in Kind}
+
+
+def decode(data: bytes) -> Message | None:
+    """The message in `data`; None for a kind that is not known here. Raises ValueError when the bytes are broken."""
+    try:
+        raw = ext_proc_pb2.ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise ValueError("not an ext_proc ProcessingRequest") from error
+    which = raw.WhichOneof("request")
+    if which is None:
+        return None
+    kind = _KINDS[which]
+    message = Message(raw, kind)
+    part = getattr(raw, which)
+    if kind == Kind.REQUEST_BODY or kind == Kind.RESPONSE_BODY:
+        message.body = part.body
+        message.end = part.end_of_stream
+    elif kind == Kind.REQUEST_HEADERS or kind == Kind.RESPONSE_HEADERS:
+        message.headers = Headers(part.headers.SerializeToString())
+        message.end = part.end_of_stream
+    else:
+        message.headers = Headers(part.trailers.SerializeToString())
+        message.end = True
+    return message
+
+
+def _plain(value: Struct | Value) -> Any:
+    if isinstance(value, Struct):
+        return {key: _plain(item) for key, item in value.fields.items()}
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return _plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+# Replies. Tags are written out: field number << 3 | wire type (2: length-delimited, 0: varint, 1: 64 bits).
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return bytes((number,))
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _field(tag: int, payload: bytes) -> bytes:
+    return b"%c%b%b" % (tag, _varint(len(payload)), payload)
+
+
+def _opening(tags: bytes, size: int) -> bytes:
+    """The tags and lengths of fields inside each other, the outermost first, around `size` bytes."""
+    opening = b""
+    for tag in reversed(tags):
+        opening = b"%c%b%b" % (tag, _varint(len(opening) + size), opening)
+    return opening
+
+
+def _option(name: str, value: str) -> bytes:
+    """One set_headers entry: overwrite (append_action 2), the text in raw_value."""
+    header = _field(0x0A, name.encode()) + _field(0x1A, value.encode())
+    return _field(0x0A, _field(0x0A, header) + b"\x18\x02")
+
+
+@lru_cache(maxsize=1024)
+def _options(headers: Pairs) -> bytes:
+    return b"".join(_option(name, value) for name, value in headers)
+
+
+def _common(kind: Kind, common: bytes) -> bytes:
+    return _field((kind - 1) << 3 | 2, _field(0x0A, common) if common else b"")
+
+
+def _with_body(kind: Kind, head: bytes, body: bytes) -> bytes:
+    """A CommonResponse whose last field opens in `head` and holds `body`, which is copied once."""
+    return b"".join((_opening(bytes(((kind - 1) << 3 | 2, 0x0A)), len(head) + len(body)), head, body))
+
+
+@lru_cache(maxsize=1024)
+def _setting(kind: Kind, headers: Pairs, reroute: bool) -> bytes:
+    mutation = _field(0x12, _options(headers)) if headers else b""
+    return _common(kind, mutation + (b"\x28\x01" if reroute else b""))
+
+
+def reply(
+    kind: Kind, headers: Pairs = (), remove: Sequence[str] = (), reroute: bool = False, body: bytes | None = None
+) -> bytes:
+    """The answer to one message of headers or body: go on, with these changes.
+
+    Every header is overwritten, never appended. `reroute` drops Envoy's cached choice of route, which it heeds only
+    when a header changes too. `body` replaces a buffered body and sets `content-length` to match: without it Envoy
+    answers 500.
+    """
+    if body is None and not remove:
+        return _setting(kind, headers, reroute)
+    mutation = _options(headers)
+    if body is not None:
+        mutation += _option("content-length", str(len(body)))
+    mutation += b"".join(_field(0x12, name.encode()) for name in remove)
+    common = _field(0x12, mutation) + (b"\x28\x01" if reroute else b"")
+    return _common(kind, common) if body is None else _with_body(kind, common + _opening(b"\x1a\x0a", len(body)), body)
+
+
+def clear(kind: Kind) -> bytes:
+    """The answer to one streamed body message: drop its bytes."""
+    return _common(kind, b"\x1a\x02\x10\x01")
+
+
+def replace(kind: Kind, body: bytes) -> bytes:
+    """The answer to one streamed body message: put these bytes in its place."""
+    return _with_body(kind, _opening(b"\x1a\x0a", len(body)), body)
+
+
+def chunks(kind: Kind, body: bytes, end: bool) -> Iterator[bytes]:
+    """The messages that give `body` back in full-duplex mode; the last one ends the body when `end` is set."""
+    last = max(len(body) - 1, 0) // CHUNK
+    for index in range(last + 1):
+        chunk = body[index * CHUNK : (index + 1) * CHUNK]
+        lead = _lead(chunk, end and index == last)
+        yield _with_body(kind, _opening(b"\x1a\x1a", len(lead) + len(chunk)) + lead, chunk)
+
+
+def _lead(chunk: bytes, end: bool) -> bytes:
+    """A StreamedBodyResponse up to the bytes of its chunk."""
+    return (b"\x10\x01" if end else b"") + (_opening(b"\x0a", len(chunk)) if chunk else b"")
+
+
+def trailers(kind: Kind) -> bytes:
+    """The answer to trailers: go on."""
+    return _field((kind - 1) << 3 | 2, b"")
+
+
+def buffering() -> bytes:
+    """To be added to an answer to request headers: asks Envoy to send this request's body in one piece after all.
+
+    Heeded only where the filter sets `allow_mode_override`; response headers keep coming.
+    """
+    mode = ext_proc_pb2.ProcessingMode(
+        response_header_mode=ext_proc_pb2.ProcessingMode.SEND, request_body_mode=ext_proc_pb2.ProcessingMode.BUFFERED
+    )
+    return ext_proc_pb2.ProcessingResponse(mode_override=mode).SerializeToString()
+
+
+def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:
+    """An answer of our own to the client, whole. `details` shows in Envoy's access log (RESPONSE_CODE_DETAILS)."""
+    parts = (
+        _field(0x0A, b"\x08" + _varint(status)),
+        _field(0x12, _options(headers)),
+        _field(0x1A, body),
+        _field(0x2A, details.encode()),
+    )
+    return _field(0x3A, b"".join(parts))
+
+
+def stream_headers(status: int, headers: Pairs, end: bool = False) -> bytes:
+    """The start of an answer of our own that is sent piece by piece."""
+    fields = ((":status", str(status)), *headers)
+    header_map = b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in fields)
+    return _field(0x5A, _field(0x0A, _field(0x0A, header_map) + (b"\x18\x01" if end else b"")))
+
+
+def stream_body(chunk: bytes, end: bool) -> bytes:
+    """One piece of such an answer, of at most CHUNK bytes."""
+    lead = _lead(chunk, end)
+    return b"".join((_opening(b"\x5a\x12", len(lead) + len(chunk)), lead, chunk))
+
+
+_DOUBLE = Packed("<d").pack
+
+
+@lru_cache(maxsize=4096)
+def _number(name: str) -> bytes:
+    """A Struct's field up to the eight bytes of its number."""
+    key = _field(0x0A, name.encode())
+    return b"\x0a" + _varint(len(key) + 11) + key + b"\x12\x09\x11"
+
+
+@lru_cache(maxsize=4096)
+def _text(name: str, value: str) -> bytes:
+    return _member(name, _field(0x1A, value.encode()))
+
+
+def _member(name: str, value: bytes) -> bytes:
+    return _field(0x0A, _field(0x0A, name.encode()) + _field(0x12, value))
+
+
+def metadata(texts: Pairs, numbers: Mapping[str, float], scores: Mapping[str, float]) -> bytes:
+    """To be added to any answer: dynamic metadata in the namespace `pointsman`, `scores` in its struct `signals`.
+
+    Texts and names must come from the policy, since they are remembered.
+    """
+    fields = [_text(name, value) for name, value in texts]
+    fields += [_number(name) + _DOUBLE(value) for name, value in numbers.items()]
+    if scores:
+        inner = b"".join([_number(name) + _DOUBLE(value) for name, value in scores.items()])
+        fields.append(_member("signals", _field(0x2A, inner)))
+    return _field(0x42, _member("pointsman", _field(0x2A, b"".join(fields))))
+
+
+def audit(trace: Trace, request: Request) -> bytes:
+    """The serialized `pointsman.trace.v1.Trace` of one decision. Holds no prompt text."""
+    decision = trace.decision
+    truth = {True: trace_pb2.TRUE, False: trace_pb2.FALSE, None: trace_pb2.UNKNOWN}
+    record = trace_pb2.Trace(
+        policy=trace.policy,
+        received=request.received,
+        api=request.api,
+        requested_model=request.model or "",
+        body_bytes=len(request.body),
+        decision=trace_pb2.Decision(
+            name=decision.name or "",
+            action=decision.action,
+            model=decision.model.key if decision.model else "",
+            status=decision.status or 0,
+            fallback=decision.fallback or "",
+        ),
+        rules=[trace_pb2.Rule(decision=name, result=truth[result]) for name, result in trace.results],
+        microseconds=trace.microseconds,
+    )
+    for name, reading in trace.readings.items():
+        record.readings.add(
+            signal=name,
+            matched=truth[reading.matched],
+            score=reading.score,
+            label=reading.label or "",
+            error=reading.error or "",
+            evidence=reading.evidence,
+        )
+    return record.SerializeToString()
