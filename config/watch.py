@@ -13,7 +13,6 @@ from config.build import build
 from config.load import parse
 from decisions.engine import Engine
 
-
 Gate = Callable[[Engine, Path], None]
 """Runs a cases file against an engine; raises `Rejected` when a case fails."""
 

@@ -1,7 +1,7 @@
 """Envoy's static configuration for a policy: listener, a route for each model, ext_proc, clusters, access log.
 
-Least messages: no response phase unless the policy wants its response headers, no trailers where Envoy lets us skip them,
-never a response body. Field names are those of Envoy 1.40's API; docs/envoy.md says why each is as it is.
+Least messages: no response phase unless the policy wants its response headers, no trailers where Envoy lets us skip
+them, never a response body. Field names are those of Envoy 1.40's API.
 """
 
 from __future__ import annotations
@@ -191,9 +191,7 @@ def _listener(engine: Engine, place: Place, servers: list[Upstream]) -> Listener
     listener = Listener(
         name="ingress",
         address=_address(place.listen, "--listen"),
-        filter_chains=[
-            FilterChain(filters=[Filter(name="envoy.http_connection_manager", typed_config=_any(manager))])
-        ],
+        filter_chains=[FilterChain(filters=[Filter(name="envoy.http_connection_manager", typed_config=_any(manager))])],
     )
     if not engine.stepwise:  # BUFFERED: Envoy answers 413 itself to a body over this
         listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
@@ -211,9 +209,7 @@ def _routes(engine: Engine, servers: list[Upstream]) -> RouteConfiguration:
         for server in servers
     ]
     routes.append(_route("default", by_key[engine.default.key], []))
-    return RouteConfiguration(
-        name="models", virtual_hosts=[VirtualHost(name="models", domains=["*"], routes=routes)]
-    )
+    return RouteConfiguration(name="models", virtual_hosts=[VirtualHost(name="models", domains=["*"], routes=routes)])
 
 
 def _route(name: str, server: Upstream, headers: list[HeaderMatcher]) -> Route:

@@ -66,7 +66,8 @@ def upstreams(engine: Engine, place: Place) -> list[Upstream]:
     missing = [key for key, url in urls.items() if not url]
     if missing:
         raise RenderError(
-            f"no upstream for {', '.join(missing)}: give the model a `url:` in the policy, or --upstream {missing[0]}=URL"
+            f"no upstream for {', '.join(missing)}: give the model a `url:` in the policy, "
+            f"or --upstream {missing[0]}=URL"
         )
     return [_upstream(key, url) for key, url in urls.items() if url]
 

@@ -25,8 +25,10 @@ def parse(listen: str) -> str | tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def bind(listen: str) -> socket.socket:
-    """A bound stream socket for `listen`, not yet listening. Raises ValueError and OSError.
+def bind(listen: str, share: bool = False) -> socket.socket:
+    """A bound stream socket for `listen`, not yet listening; `share`: others may bind the same TCP port (SO_REUSEPORT).
+
+    Raises ValueError and OSError.
 
     A Unix socket left behind by a process that is gone is replaced; one that still answers is an error.
     """
@@ -46,6 +48,8 @@ def bind(listen: str) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(sockaddr)
     except OSError:
         sock.close()

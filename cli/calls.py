@@ -1,0 +1,72 @@
+"""Requests without a gateway: what the commands that need no network decide about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from decisions.decision import Decision, Trace
+from decisions.engine import Engine, Evaluation, UnknownModel
+from extproc import openai
+from extproc.openai import Refusal
+from signals.reading import Reading
+from signals.request import Request
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it would come through Envoy; header names in lower case."""
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: str = CHAT
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, engine: Engine) -> Request | None:
+        """The parsed call; None when its path is none that is decided about. Raises `Refusal`."""
+        endpoint = openai.endpoint(self.path)
+        if endpoint is None or endpoint.api is None:
+            return None
+        if len(self.body) > engine.settings.max_body:
+            raise Refusal(413, f"The request body is larger than {engine.settings.max_body} bytes.", "too_large")
+        headers = {":path": self.path, ":method": "POST", **self.headers}
+        return openai.parse(endpoint.api, headers, self.attributes, self.body)
+
+    def begin(
+        self,
+        engine: Engine,
+        *,
+        detail: bool = False,
+        everything: bool = False,
+        stubs: Mapping[str, Reading] | None = None,
+    ) -> Trace | Evaluation:
+        """What `engine` makes of the call, with no deadline; refused calls have a trace like all others."""
+        try:
+            request = self.request(engine)
+            if request is None:
+                return _trace(engine, Decision(None, "route", None))
+            if stubs is not None:
+                evaluation = engine.stubbed(request, stubs)
+                return evaluation.advance() or evaluation
+            return engine.settle(request, detail=detail, everything=everything)
+        except UnknownModel as error:
+            refusal = openai.unknown_model(error.model)
+        except Refusal as error:
+            refusal = error
+        return _trace(engine, Decision(None, "respond", None, refusal.status, refusal.text))
+
+    async def decide(self, engine: Engine, *, detail: bool = False, everything: bool = False) -> Trace:
+        """`begin`, and slow signals waited for."""
+        begun = self.begin(engine, detail=detail, everything=everything)
+        return begun if isinstance(begun, Trace) else await begun.finish()
+
+
+def lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _trace(engine: Engine, decision: Decision) -> Trace:
+    return Trace(decision, engine.policy, {}, [], 0.0)

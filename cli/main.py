@@ -1,0 +1,51 @@
+"""The command `pointsman`: finds the command's module, lets it read its arguments, runs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema")
+"""Each is a module of this package with `add(subparsers)` and `run(args) -> int`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. A bad policy is 1, an unreadable file or a taken address 2."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # Only the module that is asked for is imported, so that `serve` starts without the weight of the others.
+    names = [argv[0]] if argv and argv[0] in COMMANDS else COMMANDS
+    parser = argparse.ArgumentParser(
+        prog="pointsman", description="Routes language-model requests behind Envoy by signals and Boolean rules."
+    )
+    parser.add_argument("--version", action="version", version=f"pointsman {_version()}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules: dict[str, ModuleType] = {name: importlib.import_module(f"cli.{name}") for name in names}
+    for module in modules.values():
+        module.add(subparsers)
+    args = parser.parse_args(argv)
+    from config.problem import PolicyError
+
+    try:
+        status: int = modules[args.command].run(args)
+    except PolicyError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"pointsman {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("pointsman")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""`pointsman serve POLICY`: the ext_proc service alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "run the ext_proc service"
+
+
+def add(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser("serve", help=SUMMARY, description=SUMMARY)
+    parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy file; watched, and reloaded on SIGHUP")
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="host:port or unix:PATH")
+    parser.add_argument(
+        "--admin", metavar="ADDR", help="livez, readyz, metrics, policy, debug/decisions (default: off)"
+    )
+    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: by TLS")
+    parser.add_argument("--tls-cert", metavar="FILE", help="PEM certificate chain of the ext_proc port")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key")
+    parser.add_argument(
+        "--tls-client-ca", metavar="FILE", help="ask clients for a certificate of this authority (mTLS)"
+    )
+    parser.add_argument(
+        "--drain-wait",
+        type=_seconds,
+        default=3.0,
+        metavar="S",
+        help="serve on as NOT_SERVING for S seconds after SIGTERM",
+    )
+    parser.add_argument(
+        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait for open streams, S at most"
+    )
+    parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
+    parser.add_argument(
+        "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def run(args: argparse.Namespace) -> int:
+    from extproc import log
+    from extproc.server import Options, Tls
+
+    log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
+    tls = None
+    if args.tls_cert or args.tls_key or args.tls_client_ca:
+        if not (args.tls_cert and args.tls_key):
+            print("pointsman serve: TLS needs both --tls-cert and --tls-key", file=sys.stderr)
+            return 2
+        tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
+    options = Options(
+        policy=args.policy,
+        listen=args.listen,
+        admin=args.admin,
+        transport=args.transport,
+        tls=tls,
+        workers=args.workers or len(os.sched_getaffinity(0)),
+        drain_wait=args.drain_wait,
+        grace=args.grace,
+        poll=args.poll,
+    )
+    try:
+        if options.workers == 1:
+            from extproc.server import run as serve
+        else:
+            from extproc.supervisor import run as serve
+        return serve(options)
+    except ValueError as error:
+        print(f"pointsman serve: {error}", file=sys.stderr)
+        return 2
+
+
+def _workers(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 256:
+        raise argparse.ArgumentTypeError("between 1 and 256")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 3_600:
+        raise argparse.ArgumentTypeError("between 0 and 3600 seconds")
+    return number

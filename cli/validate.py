@@ -1,0 +1,67 @@
+"""`pointsman validate POLICY`: everything that is wrong with a policy, at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from config.problem import PolicyError, Problem
+
+SUMMARY = "check a policy: its schema, what it refers to, decisions that can never match"
+
+
+def add(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser("validate", help=SUMMARY, description=SUMMARY)
+    parser.add_argument("policy", type=Path, metavar="POLICY")
+    parser.add_argument("-o", "--output", choices=tuple(FORMATS), default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when the policy can be used (warnings or not), 1 when it cannot, 2 (an OSError) when it cannot be read."""
+    from config.build import build
+    from config.load import check
+
+    policy, problems = check(args.policy.read_bytes(), str(args.policy))
+    if policy is not None:
+        try:
+            build(policy).close()
+        except PolicyError as error:
+            problems = sorted([*problems, *error.problems])
+    shown = FORMATS[args.output](problems)
+    if shown:
+        print(shown)
+    failed = any(problem.severity == "error" for problem in problems)
+    if policy is not None and not failed and args.output == "text":
+        spec = policy.spec
+        parts = ((len(spec.models), "model"), (len(spec.signals), "signal"), (len(spec.decisions), "decision"))
+        counts = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in parts)
+        print(f"{args.policy}: ok ({counts})")
+    return int(failed)
+
+
+def _text(problems: Sequence[Problem]) -> str:
+    return "\n".join(str(p) if p.severity == "error" else f"{p} [warning]" for p in problems)
+
+
+def _json(problems: Sequence[Problem]) -> str:
+    return json.dumps([problem.as_dict() for problem in problems], indent=2)
+
+
+def _github(problems: Sequence[Problem]) -> str:
+    """Workflow commands: GitHub shows them beside the lines of a pull request."""
+    return "\n".join(
+        f"::{p.severity} file={_escaped(p.file, ':,')},line={p.line},col={p.column},title={p.code}::{_escaped(p.message)}"
+        for p in problems
+    )
+
+
+def _escaped(text: str, also: str = "") -> str:
+    for character in "%\r\n" + also:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+FORMATS: dict[str, Callable[[Sequence[Problem]], str]] = {"text": _text, "json": _json, "github": _github}

@@ -1,0 +1,315 @@
+"""One router process: policy in force, transport, health, what the admin port shows, reload and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from config.problem import PolicyError
+from config.watch import Gate, Loaded, Rejected, Watcher, load
+from decisions.decision import Trace
+from decisions.engine import Engine
+from extproc import metrics
+from extproc.admin import Admin, Status
+from extproc.exchange import Answerer, Exchange
+from extproc.health import Health
+from extproc.metrics import Metrics, Snapshot, gauge
+from extproc.transport.seam import Handler, Limits, Server, Stream
+from signals.request import Request
+
+log = logging.getLogger("pointsman.server")
+
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
+
+Transport = Literal["auto", "http2", "grpcio"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files of the ext_proc port; with `client_ca`, clients must show a certificate (mTLS)."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `pointsman serve` was told. Addresses are `host:port` or `unix:PATH`; times are seconds.
+
+    `drain_wait` is how long a worker that says NOT_SERVING still takes new streams (longer than Envoy's health
+    interval), `grace` how long it then waits for streams that are open.
+    """
+
+    policy: Path
+    listen: str
+    admin: str | None = None
+    transport: Transport = "auto"
+    tls: Tls | None = None
+    workers: int = 1
+    drain_wait: float = 3.0
+    grace: float = 30.0
+    poll: float = 1.0
+    gate: Gate | None = None
+
+
+class Worker:
+    """Serves ext_proc with one engine at a time. Every stream keeps the engine it began with."""
+
+    def __init__(self, loaded: Loaded, options: Options) -> None:
+        self.metrics = Metrics()
+        self._options = options
+        self._health = Health()
+        self._traces: deque[tuple[float, str | None, Trace]] = deque(maxlen=KEPT_DECISIONS)
+        self._draining = False
+        self._install(loaded)
+        handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
+        self._server = _transport(options, handlers)
+
+    # What an Exchange needs of us (extproc.exchange.Context)
+
+    engine: Engine
+    answerer: Answerer | None = None
+
+    def record(self, trace: Trace, request: Request) -> None:
+        """One request was decided."""
+        self.metrics.record(trace, len(request.body))
+        self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
+
+    def failed(self, reason: str) -> None:
+        """One request was refused or broke before a decision."""
+        self.metrics.failed(reason)
+
+    def _exchange(self, stream: Stream) -> Exchange:
+        return Exchange(self, stream)
+
+    # Life
+
+    async def start(self, listen: str | socket.socket) -> None:
+        """Bind and serve. Raises ValueError or OSError when the address is wrong or taken."""
+        await self._server.start(listen)
+        self._health.serving(True)
+
+    @property
+    def address(self) -> str:
+        return self._server.address
+
+    async def reload(self, load: Callable[[], Loaded]) -> bool:
+        """Load a policy beside the traffic and swap it in; on any error keep the old one, say why, return False."""
+        try:
+            loaded = await asyncio.to_thread(load)
+        except (PolicyError, Rejected, OSError) as error:
+            reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
+            log.error("policy_rejected", extra={"kept": self.engine.policy, "reasons": reasons})
+        except Exception:  # a defect in a loader must not cost the running policy
+            log.exception("policy_rejected", extra={"kept": self.engine.policy})
+        else:
+            before = self.engine.policy
+            self._install(loaded)
+            self.metrics.reloaded("accepted")
+            log.info("policy_loaded", extra={"policy": self.engine.policy, "before": before})
+            return True
+        self.metrics.reloaded("rejected")
+        return False
+
+    def _install(self, loaded: Loaded) -> None:
+        self.engine = loaded.engine
+        self.source = loaded.source
+        # Streams still hold the old engine; what it shares (threads, sessions) goes when the last of them has ended.
+        weakref.finalize(loaded.engine, loaded.engine.shared.close).atexit = False
+
+    async def drain(self, wait: float, grace: float) -> None:
+        """NOT_SERVING, `wait` seconds for Envoy to notice, up to `grace` seconds for open streams, closed."""
+        self._draining = True
+        self._health.serving(False)
+        log.info("draining", extra={"streams": self._server.streams, "wait": wait, "grace": grace})
+        await asyncio.sleep(wait)
+        await self._server.drain(grace)
+
+    # What the admin port shows (extproc.admin.Source)
+
+    async def status(self) -> Status:
+        return Status(not self._draining, self.engine.policy, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """This worker in a few plain fields."""
+        return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams}
+
+    async def snapshot(self) -> Snapshot:
+        return {**self.counts(), **about(self.metrics.last_reload_successful), "pointsman_workers": gauge(1)}
+
+    def counts(self) -> Snapshot:
+        """What this worker alone knows; a supervisor adds up those of all workers."""
+        return {
+            **self.metrics.snapshot(),
+            "pointsman_streams_inflight": gauge(self._server.streams),
+            "pointsman_connections": gauge(self._server.connections),
+            "pointsman_policy_info": gauge(1, self.engine.policy),
+        }
+
+    async def decisions(self, limit: int) -> list[dict[str, Any]]:
+        return self.recent(limit)
+
+    def recent(self, limit: int) -> list[dict[str, Any]]:
+        """The last `limit` decisions, newest first."""
+        newest = list(self._traces)[::-1][:limit]
+        return [{"time": at, "request_id": id, **describe(trace)} for at, id, trace in newest]
+
+    def policy_text(self) -> bytes:
+        return self.source
+
+
+def describe(trace: Trace) -> dict[str, Any]:
+    """A trace in plain values, without any text of the request."""
+    decision = trace.decision
+    return {
+        "decision": decision.name,
+        "model": decision.model.key if decision.model is not None else None,
+        "action": decision.action,
+        "status": decision.status,
+        "fallback": decision.fallback,
+        "signals": {
+            name: {"matched": r.matched, "score": r.score, "label": r.label, "error": r.error, "evidence": r.evidence}
+            for name, r in trace.readings.items()
+        },
+        "rules": [{"decision": name, "result": result} for name, result in trace.results],
+        "policy": trace.policy,
+        "us": trace.microseconds,
+    }
+
+
+def about(last_reload_successful: bool) -> Snapshot:
+    """The gauges that there is one of, however many workers."""
+    return {
+        "pointsman_config_last_reload_successful": gauge(float(last_reload_successful)),
+        "pointsman_build_info": gauge(1, version("pointsman")),
+    }
+
+
+def settle_memory() -> None:
+    """Call once all is loaded: what is alive now is never garbage, so no collection need walk it again.
+
+    A request's objects die by reference count; only broken cycles need the collector, so it may come seldom.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+def runner() -> asyncio.Runner:
+    """An event loop for a serving process: uvloop when it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def run(options: Options) -> int:
+    """Serve in this process until SIGTERM or SIGINT; the exit status. Raises what loading and binding raise."""
+    with runner() as loop:
+        return loop.run(_run(options))
+
+
+async def _run(options: Options) -> int:
+    began = time.monotonic()
+    worker: Worker
+
+    async def reload() -> None:
+        await worker.reload(lambda: load(options.policy, options.gate))
+
+    watcher = Watcher(options.policy, reload, options.poll)
+    worker = Worker(load(options.policy, options.gate), options)
+    await worker.start(options.listen)
+    admin = Admin(worker)
+    if options.admin is not None:
+        await admin.start(options.admin)
+    settle_memory()
+    log.info(
+        "ready",
+        extra={
+            "policy": worker.engine.policy,
+            "listen": worker.address,
+            "admin": admin.address,
+            "seconds": round(time.monotonic() - began, 3),
+        },
+    )
+    stop = Stop(reload)
+    polling = asyncio.create_task(watcher.run())
+    try:
+        wait, grace = stop.times(await stop.asked(), options)
+        await worker.drain(wait, grace)
+    finally:
+        polling.cancel()
+        await admin.close()
+    log.info("stopped")
+    return 0
+
+
+class Stop:
+    """Signals: SIGTERM drains, SIGINT stops soon, a second of either at once; SIGHUP reloads.
+
+    In a supervisor's workers, `soon` is another signal: Ctrl-C at a terminal reaches them beside their parent.
+    """
+
+    def __init__(self, reload: Callable[[], Any], soon: signal.Signals = signal.SIGINT) -> None:
+        loop = asyncio.get_running_loop()
+        self._asked: asyncio.Future[signal.Signals] = loop.create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reload = reload
+        for number in (signal.SIGTERM, soon):
+            loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hup)
+
+    async def asked(self) -> signal.Signals:
+        """Wait for the first SIGTERM or SIGINT."""
+        return await self._asked
+
+    @staticmethod
+    def times(by: signal.Signals, options: Options) -> tuple[float, float]:
+        """How long to wait as NOT_SERVING and then for open streams, in seconds."""
+        return (options.drain_wait, options.grace) if by == signal.SIGTERM else (0.0, min(2.0, options.grace))
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._asked.done():
+            os._exit(128 + number)
+        self._asked.set_result(number)
+
+    def _hup(self) -> None:
+        task = asyncio.ensure_future(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
+    """The transport for `options`; each is imported only where it serves."""
+    name = options.transport
+    if name == "auto":
+        name = "http2" if options.tls is None else "grpcio"
+    if name == "http2":
+        if options.tls is not None:
+            raise ValueError("the http2 transport has no TLS: use --transport grpcio, or drop the --tls options")
+        from extproc.transport.http2 import Http2Server
+
+        return Http2Server(handlers, Limits())
+    from extproc.transport.grpcio import GrpcioServer, TlsFiles
+
+    tls = options.tls
+    files = None if tls is None else TlsFiles(tls.certificate, tls.key, tls.client_ca)
+    return GrpcioServer(handlers, Limits(), files)
+
+
+__all__ = ["Options", "Tls", "Worker", "metrics", "run"]

@@ -1,0 +1,481 @@
+"""`serve --workers N`: a parent that forks workers, restarts them, gives them new policies, and answers for them all.
+
+The parent loads the policy and its models before it forks, so that workers share that memory copy-on-write. It never
+forks while an event loop or a thread of its own is alive: the loop is closed, the missing workers are forked, and a new
+loop goes on (the admin port's socket stays open meanwhile). Inference threads belong to the workers, which start them
+after the fork.
+
+Each worker listens on its own SO_REUSEPORT socket (TCP) or on one shared socket (Unix), which the parent has bound and
+holds: connections that wait for a dead worker are taken by its successor. Over a socket pair the parent asks a worker
+one thing at a time: its state, its counts, its last decisions, or to take a new policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config.problem import PolicyError
+from config.watch import Loaded, Rejected, Watcher, from_source, load
+from extproc import metrics
+from extproc.admin import Admin, Status
+from extproc.metrics import Metrics, Snapshot, gauge
+from extproc.server import Options, Stop, Worker, about, runner, settle_memory
+from extproc.transport import address
+
+log = logging.getLogger("pointsman.supervisor")
+
+HEARTBEAT_S = 1.0
+HUNG_S = 30.0  # a worker that answers nothing for this long is killed
+EARLY_S = 5.0  # a worker that dies younger than this is started again only after a pause
+MAX_PAUSE_S = 10.0
+MAX_MESSAGE_BYTES = 64 * 2**20
+SOON = signal.SIGUSR1  # what the parent tells a worker where it was itself told SIGINT
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, SOON)
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def run(options: Options) -> int:
+    """Supervise `options.workers` workers until SIGTERM or SIGINT; the exit status."""
+    return Supervisor(options).run()
+
+
+class Gone(Exception):
+    """The worker died, or did not answer in time."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One worker's place: the socket it serves on, the process there now, and what is known of it."""
+
+    index: int
+    listen: str | socket.socket
+    pid: int | None = None
+    born: float = 0.0
+    failures: int = 0  # early deaths in a row
+    channel: Channel | None = None
+    pair: socket.socket | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    counts: Snapshot = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return self.pid is not None and bool(self.state) and not self.state["draining"]
+
+    @property
+    def due(self) -> float:
+        """When a dead worker may be started again (`time.monotonic()`)."""
+        pause = min(MAX_PAUSE_S, 0.1 * 2**self.failures) if self.failures else 0.0
+        return self.born + pause
+
+
+class Channel:
+    """One question at a time to one worker, over a socket pair; messages are pickled and carry their length."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._turn = asyncio.Lock()
+
+    async def ask(self, question: str, argument: Any = None, within: float = HUNG_S) -> Any:
+        """The worker's answer. Raises Gone.
+
+        A question whose asker has given up or was cancelled still takes its answer off the channel.
+        """
+        asked = asyncio.ensure_future(self._ask(question, argument))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look
+        try:
+            async with asyncio.timeout(within):
+                return await asyncio.shield(asked)
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            raise Gone(type(error).__name__) from error
+
+    async def _ask(self, question: str, argument: Any) -> Any:
+        async with self._turn:
+            await send(self._writer, (question, argument))
+            return await receive(self._reader)
+
+    async def leave(self) -> None:
+        """Close this end between two answers, so that a later channel on the same pair starts clean. Raises Gone."""
+        try:
+            async with asyncio.timeout(HUNG_S), self._turn:
+                self.close()
+        except TimeoutError as error:
+            raise Gone("TimeoutError") from error
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def send(writer: asyncio.StreamWriter, message: Any) -> None:
+    data = pickle.dumps(message)
+    writer.write(len(data).to_bytes(4, "big") + data)
+    await writer.drain()
+
+
+async def receive(reader: asyncio.StreamReader) -> Any:
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    if size > MAX_MESSAGE_BYTES:
+        raise ConnectionError(f"a message of {size} bytes")
+    return pickle.loads(await reader.readexactly(size))
+
+
+class Supervisor:
+    """The parent process. It is also what the admin port shows."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._metrics = Metrics()  # only the reloads are counted here
+        self._retired: Snapshot = {}  # the counts of workers that are gone
+        self._restarts = 0
+        self._stopping = False
+        self._ready = False
+        self._began = time.monotonic()
+        self._watcher = Watcher(options.policy, self._reload, options.poll)
+        self._loaded = load(options.policy, options.gate)
+        self._admin_socket = None if options.admin is None else address.bind(options.admin)
+        self._slots = [Slot(index, listen) for index, listen in enumerate(_sockets(options))]
+
+    def run(self) -> int:
+        settle_memory()
+        # Signals that come while no loop runs wait for the next one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        while True:
+            for slot in self._slots:
+                if slot.pid is None and slot.due <= time.monotonic():
+                    self._fork(slot)
+            status = asyncio.run(self._watch())
+            if status is not None:
+                return status
+
+    def _fork(self, slot: Slot) -> None:
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                ours.close()
+                self._close_inherited(slot)
+                _die_with(parent)
+                status = _work(self._loaded, self._options, slot.listen, theirs)
+            except Exception:
+                log.exception("worker_failed")
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        theirs.close()
+        slot.pid, slot.pair, slot.born, slot.state = pid, ours, time.monotonic(), {}
+
+    def _close_inherited(self, mine: Slot) -> None:
+        """In a new worker: what belongs to the parent and to the other workers."""
+        if self._admin_socket is not None:
+            self._admin_socket.close()
+        for slot in self._slots:
+            if slot.pair is not None:
+                slot.pair.close()
+            if slot is not mine and slot.listen is not mine.listen and isinstance(slot.listen, socket.socket):
+                slot.listen.close()
+
+    async def _watch(self) -> int | None:
+        """One turn of the event loop's life: until a worker has to be forked (None) or all is over (exit status)."""
+        loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        stop = Stop(self._reload)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        admin = Admin(self)
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._beat()),
+            asyncio.create_task(self._watcher.run()),
+        ]
+        try:
+            if self._admin_socket is not None:
+                await admin.start(self._admin_socket.dup())
+            for slot in self._slots:
+                if slot.pair is not None:
+                    slot.channel = Channel(*await asyncio.open_unix_connection(sock=slot.pair.dup()))
+            self._reap()
+            asked = asyncio.create_task(stop.asked())
+            tasks.append(asked)
+            while not asked.done():
+                if self._due():
+                    return None
+                self._changed.clear()
+                waits = [asyncio.create_task(self._changed.wait()), asked]
+                await asyncio.wait(waits, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                waits[0].cancel()
+                if not self._ready:
+                    self._announce()
+                if self._hopeless():
+                    return 1
+            return await self._stop(asked.result())
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            async with self._reloading:  # a reload that has begun comes to its end
+                for task in tasks:
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await admin.close()
+            await asyncio.gather(*(self._leave(slot) for slot in self._slots))
+
+    async def _leave(self, slot: Slot) -> None:
+        channel, slot.channel = slot.channel, None
+        if channel is not None:
+            try:
+                await channel.leave()
+            except Gone:
+                _kill(slot, signal.SIGKILL)
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        return any(slot.pid is None and slot.due <= now for slot in self._slots)
+
+    def _hopeless(self) -> bool:
+        """Whether one worker keeps dying and all have never been up: a start that cannot succeed must end."""
+        if self._ready or not any(slot.failures > 3 for slot in self._slots):
+            return False
+        log.error("workers_do_not_start")
+        for slot in self._slots:
+            _kill(slot, signal.SIGKILL)
+        return True
+
+    def _announce(self) -> None:
+        if all(slot.ready for slot in self._slots):
+            self._ready = True
+            log.info(
+                "ready",
+                extra={
+                    "policy": self._loaded.engine.policy,
+                    "listen": self._slots[0].state["address"],
+                    "admin": None if self._admin_socket is None else address.name(self._admin_socket),
+                    "workers": len(self._slots),
+                    "seconds": round(time.monotonic() - self._began, 3),
+                },
+            )
+
+    def _reap(self) -> None:
+        """Notice which workers have ended; what they last reported stays in the sums."""
+        for slot in self._slots:
+            if slot.pid is None:
+                continue
+            pid, status = os.waitpid(slot.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            early = time.monotonic() - slot.born < EARLY_S
+            slot.failures = slot.failures + 1 if early else 0
+            self._retired = metrics.merge([self._retired, metrics.counted(slot.counts)])
+            if not self._stopping:
+                self._restarts += 1
+                code = os.waitstatus_to_exitcode(status)
+                log.error("worker_died", extra={"worker": slot.index, "died": pid, "status": code})
+            slot.pid, slot.state, slot.counts = None, {}, {}
+            if slot.channel is not None:
+                slot.channel.close()
+                slot.channel = None
+            if slot.pair is not None:
+                slot.pair.close()
+                slot.pair = None
+        self._changed.set()
+
+    async def _beat(self) -> None:
+        """Ask every worker for its state and counts, again and again; kill one that does not answer."""
+        while True:
+            await asyncio.gather(*(self._refresh(slot) for slot in self._slots))
+            behind = [slot for slot in self._slots if slot.ready and slot.state["policy"] != self._loaded.engine.policy]
+            for slot in behind:  # forked from an older policy, or its reload failed for a passing reason
+                await self._tell(slot)
+            self._changed.set()
+            await asyncio.sleep(HEARTBEAT_S if self._ready else 0.02)
+
+    async def _refresh(self, slot: Slot) -> None:
+        channel = slot.channel
+        if channel is None:
+            return
+        pid = slot.pid
+        try:
+            slot.state, slot.counts = await channel.ask("state")
+        except Gone as gone:
+            if slot.pid == pid and slot.channel is channel and not self._stopping:
+                log.error("worker_hung", extra={"worker": slot.index, "reason": str(gone)})
+                _kill(slot, signal.SIGKILL)
+
+    # Reload
+
+    async def _reload(self) -> None:
+        """Load a changed policy here first; only a good one goes to the workers, as the bytes that were read."""
+        async with self._reloading:
+            await self._load_and_tell()
+
+    async def _load_and_tell(self) -> None:
+        kept = self._loaded.engine.policy
+        try:
+            loaded = await asyncio.to_thread(load, self._options.policy, self._options.gate)
+        except (PolicyError, Rejected, OSError) as error:
+            reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
+            log.error("policy_rejected", extra={"kept": kept, "reasons": reasons})
+            self._metrics.reloaded("rejected")
+        except Exception:
+            log.exception("policy_rejected", extra={"kept": kept})
+            self._metrics.reloaded("rejected")
+        else:
+            self._loaded.engine.close()
+            self._loaded = loaded
+            told = await asyncio.gather(*(self._tell(slot) for slot in self._slots))
+            self._metrics.reloaded("accepted")
+            log.info("policy_loaded", extra={"policy": loaded.engine.policy, "before": kept, "workers": sum(told)})
+
+    async def _tell(self, slot: Slot) -> bool:
+        """Give the policy in force to one worker; whether it has taken it."""
+        if slot.channel is None:
+            return False
+        try:
+            taken: bool = await slot.channel.ask("reload", self._loaded.source)
+        except Gone as gone:
+            log.warning("worker_not_told", extra={"worker": slot.index, "reason": str(gone)})
+            return False
+        await self._refresh(slot)
+        return taken
+
+    # Stop
+
+    async def _stop(self, by: signal.Signals) -> int:
+        """Let every worker drain; kill what is left after its time."""
+        self._stopping = True
+        wait, grace = Stop.times(by, self._options)
+        log.info("draining", extra={"workers": sum(slot.pid is not None for slot in self._slots), "wait": wait})
+        for slot in self._slots:
+            _kill(slot, signal.SIGTERM if by == signal.SIGTERM else SOON)
+        deadline = time.monotonic() + wait + grace + 5.0
+        while any(slot.pid is not None for slot in self._slots):
+            if time.monotonic() > deadline:
+                for slot in self._slots:
+                    _kill(slot, signal.SIGKILL)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 0.2)
+            self._reap()
+        log.info("stopped")
+        return 0
+
+    # What the admin port shows (extproc.admin.Source)
+
+    async def status(self) -> Status:
+        await asyncio.gather(*(self._refresh(slot) for slot in self._slots))
+        policy = self._loaded.engine.policy
+        agree = all(slot.ready and slot.state["policy"] == policy for slot in self._slots)
+        ready = any(slot.ready for slot in self._slots) and not self._stopping
+        return Status(ready, policy, {"agree": agree, "workers": [slot.state for slot in self._slots]})
+
+    async def snapshot(self) -> Snapshot:
+        await asyncio.gather(*(self._refresh(slot) for slot in self._slots))
+        ours = {
+            "pointsman_config_reloads_total": self._metrics.snapshot()["pointsman_config_reloads_total"],
+            **about(self._metrics.last_reload_successful),
+            "pointsman_workers": gauge(sum(slot.ready for slot in self._slots)),
+            "pointsman_worker_restarts_total": gauge(self._restarts),
+        }
+        theirs = metrics.merge([self._retired, *(slot.counts for slot in self._slots)])
+        return {**theirs, **ours}
+
+    async def decisions(self, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for slot in self._slots:
+            if slot.channel is not None:
+                with contextlib.suppress(Gone):  # the next heartbeat sees to a worker that is gone
+                    found += await slot.channel.ask("decisions", limit, 5.0)
+        return sorted(found, key=lambda each: -each["time"])[:limit]
+
+    def policy_text(self) -> bytes:
+        return self._loaded.source
+
+
+def _kill(slot: Slot, number: signal.Signals) -> None:
+    if slot.pid is not None:
+        os.kill(slot.pid, number)  # never somebody else's: the pid is ours until it is waited for
+
+
+def _sockets(options: Options) -> list[str | socket.socket]:
+    """What each worker listens on."""
+    if options.tls is not None or options.transport == "grpcio":
+        # grpc-core binds by itself: a socket that is bound but does not listen keeps the port for its workers.
+        first = address.bind(options.listen, share=True)
+        if first.family == socket.AF_UNIX:
+            raise ValueError("the grpcio transport cannot share a Unix socket between workers: use --workers 1 or TCP")
+        return [first] * options.workers
+    first = address.bind(options.listen, share=True)
+    if first.family == socket.AF_UNIX:
+        return [first] * options.workers
+    return [first, *(address.bind(address.name(first), share=True) for _ in range(options.workers - 1))]
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies (Linux; prctl(2), PR_SET_PDEATHSIG)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+# The worker's side
+
+
+def _work(loaded: Loaded, options: Options, listen: str | socket.socket, control: socket.socket) -> int:
+    with runner() as loop:
+        return loop.run(_serve(loaded, options, listen, control))
+
+
+async def _serve(loaded: Loaded, options: Options, listen: str | socket.socket, control: socket.socket) -> int:
+    async def nothing() -> None:
+        """SIGHUP is the parent's affair."""
+
+    stop = Stop(nothing, SOON)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us what to do
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    worker = Worker(loaded, options)
+    await worker.start(listen)
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    answering = asyncio.create_task(_answer(worker, options.policy, reader, writer))
+    asked = asyncio.create_task(stop.asked())
+    await asyncio.wait([answering, asked], return_when=asyncio.FIRST_COMPLETED)
+    by = asked.result() if asked.done() else signal.SIGTERM
+    await worker.drain(*Stop.times(by, options))
+    answering.cancel()
+    return 0
+
+
+async def _answer(worker: Worker, policy: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the parent until it goes away."""
+    questions: dict[str, Callable[[Any], Any]] = {
+        "state": lambda _: (_state(worker), worker.counts()),
+        "decisions": worker.recent,
+        "reload": lambda source: worker.reload(lambda: from_source(source, policy)),
+    }
+    try:
+        while True:
+            question, argument = await receive(reader)
+            answer = questions[question](argument)
+            await send(writer, await answer if asyncio.iscoroutine(answer) else answer)
+    except (OSError, asyncio.IncompleteReadError):
+        log.debug("parent_gone")
+
+
+def _state(worker: Worker) -> dict[str, Any]:
+    return {**worker.state(), "policy": worker.engine.policy, "address": worker.address}
