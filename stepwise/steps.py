@@ -25,13 +25,14 @@ class Token(NamedTuple):
     `logprob`: natural log of the probability of the token written, None when the upstream did not say.
     `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
     `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
-    it does not, 0 for text that we inserted ourselves).
+    it does not, 0 for text that we inserted ourselves). `raw`: the upstream's own record of the token, if any.
     """
 
     text: str
     logprob: float | None = None
     top: tuple[float, ...] = ()
     size: int = 1
+    raw: object = None
 
 
 class End(StrEnum):
@@ -196,6 +197,16 @@ class Splitter:
             self._blocks.latex.clear()
             self._cut(End.CAP, steps)
         return steps
+
+    @property
+    def waiting(self) -> bool:
+        """Has a blank line been seen that may or may not turn out to end the step?"""
+        return self._pending is not None
+
+    @property
+    def unfinished(self) -> tuple[Token, ...]:
+        """The tokens taken since the last step's end."""
+        return (*(self._pending or ()), *self._tokens)
 
     def finish(self) -> Step | None:
         """The text has ended: what is left, if anything (perhaps only white space)."""

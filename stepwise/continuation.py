@@ -1,0 +1,147 @@
+"""Asking a model to go on from a prefix of its answer, and noticing when it starts over instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from stepwise.steps import Token
+from stepwise.upstream import JSON, Mode, UpstreamError
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+
+# What we set ourselves, or what would change the shape of the answer.
+_OURS = {
+    "model", "messages", "stream", "stream_options", "logprobs", "top_logprobs", "n", "stop", "tools", "tool_choice",
+    "functions", "function_call", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
+    "echo", "suffix", "best_of", "prompt", "continue_final_message", "add_generation_prompt", "modalities", "audio",
+    "store", "metadata",
+}  # fmt: skip
+_CHAT_ONLY = {"chat_template_kwargs", "reasoning_effort", "verbosity", "prediction", "web_search_options"}
+
+
+def build(
+    mode: Mode | None,
+    request: JSON,
+    prefix: str,
+    *,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    top_logprobs: int = -1,
+    running_usage: bool = False,
+    template: str | None = None,
+) -> tuple[str, JSON]:
+    """Path and body of a streaming request that writes on after `prefix` (with an empty one: from the beginning).
+
+    `request` is the client's chat completion; its sampling parameters are kept. `top_logprobs`: -1 asks for no log
+    probabilities. Raises UpstreamError when there is a prefix and no `mode`, or the template cannot be rendered.
+    """
+    body: JSON = {key: value for key, value in request.items() if key not in _OURS}
+    body["stream"] = True
+    body["stream_options"] = {"include_usage": True, **({"continuous_usage_stats": True} if running_usage else {})}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    if stop:
+        body["stop"] = list(stop)
+    messages: list[JSON] = request["messages"]
+    if mode is Mode.COMPLETIONS:
+        body = {key: value for key, value in body.items() if key not in _CHAT_ONLY}
+        body["prompt"] = render(template, messages) + prefix
+        if top_logprobs >= 0:
+            body["logprobs"] = max(top_logprobs, 1)
+        return COMPLETIONS_PATH, body
+    if top_logprobs >= 0:
+        body["logprobs"] = True
+        body["top_logprobs"] = top_logprobs
+    if prefix:
+        last: JSON = {"role": "assistant", "content": prefix}
+        if mode is Mode.FINAL_MESSAGE:
+            body["continue_final_message"] = True
+            body["add_generation_prompt"] = False
+        elif mode is Mode.PREFIX:
+            last["prefix"] = True
+        elif mode is None:
+            raise UpstreamError("restart", "this upstream cannot continue a prefix in any way that was tried")
+        messages = [*messages, last]
+    body["messages"] = messages
+    return CHAT_PATH, body
+
+
+def render(template: str | None, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt of a conversation, ready for the answer's first token.
+
+    Without a template (base models, and servers that need none) the messages' texts, a blank line between them.
+    Raises UpstreamError when the template fails.
+    """
+    if template is None:
+        return "".join(f"{_text(message.get('content'))}\n\n" for message in messages)
+    import jinja2
+
+    try:
+        return _compiled(template).render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
+    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+        raise UpstreamError("template", f"the chat template cannot render this conversation: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    """Chat templates come with models: they run in a sandbox that cannot change or reach anything."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+
+
+def _text(content: object) -> str:
+    """A message's text: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+    return ""
+
+
+class Joint:
+    """The place where a continuation meets its prefix.
+
+    Some servers repeat the prefix before they go on: that is cut off. Some ignore it and start over, mostly with the
+    same first words: that is found when the text follows the prefix's beginning for `least` characters and then leaves
+    it. Text is held back only while it could still be either. Chat templates often trim the prefix's last blank line,
+    and the model writes it again: line feeds that the prefix already ends with are dropped.
+    """
+
+    def __init__(self, prefix: str, least: int = 48) -> None:
+        self._prefix = prefix
+        self._least = least
+        self._held: list[Token] = []
+        self._text = ""
+        self._open = len(prefix) >= least
+        self._trim = prefix.endswith("\n")
+
+    def feed(self, token: Token) -> list[Token]:
+        """Takes the continuation's next token; gives those that may be used. Raises UpstreamError (restart)."""
+        if self._trim:
+            token = token._replace(text=token.text.lstrip("\n"))
+            self._trim = not token.text
+        if not self._open:
+            return [token]
+        self._held.append(token)
+        self._text += token.text
+        if len(self._text) < len(self._prefix) and self._prefix.startswith(self._text):
+            return []
+        if self._text.startswith(self._prefix):
+            self._held = [token._replace(text=self._text[len(self._prefix) :])]
+        elif self._text.startswith(self._prefix[: self._least]):
+            raise UpstreamError("restart", "the model began its answer anew instead of continuing it")
+        return self.finish()
+
+    def finish(self) -> list[Token]:
+        """The continuation has ended: what is still held."""
+        self._open = False
+        held, self._held = self._held, []
+        return held

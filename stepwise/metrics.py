@@ -1,0 +1,48 @@
+"""What stepwise answers count. Plain numbers; whoever exports them asks for `samples`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Sample(NamedTuple):
+    """One value of a monotonic counter. Label values come from the configuration and from fixed lists only."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters of one stepwise decision (or of many: they only ever add up)."""
+
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, action
+    tokens: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, kept or discarded
+    requests: Counter[str] = field(default_factory=Counter)  # model
+    answers: Counter[str] = field(default_factory=Counter)  # outcome
+    ineligible: Counter[str] = field(default_factory=Counter)  # reason
+    upstream_errors: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, kind
+    safe_side: Counter[str] = field(default_factory=Counter)  # why a strategy could not judge
+    settled: Counter[str] = field(default_factory=Counter)  # why judging ended before the answer did
+
+    def samples(self) -> Iterator[Sample]:
+        """Every counter as it stands."""
+        for (model, action), value in self.steps.items():
+            yield Sample("pointsman_stepwise_steps_total", {"model": model, "action": action}, value)
+        for (model, fate), value in self.tokens.items():
+            yield Sample("pointsman_stepwise_tokens_total", {"model": model, "fate": fate}, value)
+        for (model, kind), value in self.upstream_errors.items():
+            yield Sample("pointsman_stepwise_upstream_errors_total", {"model": model, "kind": kind}, value)
+        for name, label, counter in (
+            ("requests", "model", self.requests),
+            ("answers", "outcome", self.answers),
+            ("ineligible", "reason", self.ineligible),
+            ("safe_side", "reason", self.safe_side),
+            ("settled", "reason", self.settled),
+        ):
+            for key, value in counter.items():
+                yield Sample(f"pointsman_stepwise_{name}_total", {label: key}, value)

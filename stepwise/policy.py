@@ -1,0 +1,367 @@
+"""The policy network at run time: an ONNX file, checked when it is loaded, run in small batches off the event loop.
+
+The format is docs/stepwise.md, "The policy file". One thread belongs to each loaded policy: it takes what is waiting,
+waits a fraction of a millisecond for company when other answers are under way, and runs the network once for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from stepwise import features
+from stepwise.steps import Limits
+
+Vector = NDArray[np.float32]
+Device = Literal["auto", "cuda", "cpu"]
+Kind = Literal["accuracy_loss", "cost"]
+
+FORMAT = "1"
+BUCKETS = (1, 8, 64, 512, 4096)  # batch sizes on a GPU: buffers are allocated once for each
+
+
+class PolicyError(ValueError):
+    """A policy file that cannot be used. The message says which file, what differs and what to do."""
+
+
+class PolicyFailed(RuntimeError):
+    """The network could not be run for one step (`reason` is a short fixed word for counting)."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Target(NamedTuple):
+    """What an operator asks of a policy: at most this accuracy lost, or this cost (shares of the large model's)."""
+
+    kind: Kind
+    value: float
+
+
+class Row(NamedTuple):
+    """One calibrated threshold: with `kappa`, `kind` stays at `target` with probability 1 - `delta`."""
+
+    kind: Kind
+    target: float
+    kappa: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a policy file says of itself."""
+
+    small: str
+    large: str
+    steps: Limits
+    token_budget: int
+    rows: tuple[Row, ...]
+    calibration_size: int
+    commit: str
+    sha256: str
+
+    def kappa(self, target: Target) -> float:
+        """The threshold for `target`: that of the nearest row which promises at least as much.
+
+        Raises PolicyError when no row does.
+        """
+        usable = [row for row in self.rows if row.kind == target.kind and row.target <= target.value + 1e-9]
+        if not usable:
+            known = ", ".join(f"{row.kind}: {row.target:g}" for row in self.rows) or "none"
+            raise PolicyError(
+                f"target {target.kind}: {target.value:g} cannot be promised by this policy; calibrated targets: {known}"
+            )
+        return max(usable, key=lambda row: row.target).kappa
+
+
+class _Item(NamedTuple):
+    vector: Vector
+    hidden: Vector | None
+    loop: asyncio.AbstractEventLoop
+    result: asyncio.Future[tuple[float, Vector | None]]
+
+
+class Policy:
+    """A loaded policy network. Build it at start (raises PolicyError), `close` it at the end."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: Device = "auto",
+        names: Sequence[str] = features.NAMES,
+        version: int = features.VERSION,
+        wait: float = 0.0003,
+    ) -> None:
+        """`wait`: seconds that a step may wait for others to share its batch with, while others are under way."""
+        self.path = path
+        self.answers = 0  # answers under way that may ask; kept by `Strategy` runs
+        self.batches = 0
+        self.items = 0
+        self.queued_seconds = 0.0
+        self._wait = wait
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot read the policy file: {error.strerror or error}") from error
+        self._network = _Network(path, data, device)
+        self.device = self._network.device
+        self.card = _card(path, data, self._network.metadata, names, version)
+        self._check(len(names))
+        self._limit = 4 * BUCKETS[-1]
+        self._waiting = 0
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=f"policy {path.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the recurrent state, 0 for a network without one."""
+        return self._network.hidden_width
+
+    async def keep(self, vector: Vector, hidden: Vector | None = None) -> tuple[float, Vector | None]:
+        """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
+        if self._waiting >= self._limit:
+            raise PolicyFailed("overloaded", f"{self._waiting} steps already wait for the policy")
+        if not self._thread.is_alive():
+            raise PolicyFailed("closed", "the policy was closed")
+        if self.hidden_width and hidden is None:
+            hidden = np.zeros(self.hidden_width, np.float32)
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[tuple[float, Vector | None]] = loop.create_future()
+        self._waiting += 1
+        started = time.perf_counter()
+        try:
+            self._queue.put(_Item(vector, hidden, loop, result))
+            keep, after = await result
+        finally:
+            self._waiting -= 1
+            self.queued_seconds += time.perf_counter() - started
+        if not 0.0 <= keep <= 1.0:  # also false for NaN
+            raise PolicyFailed("not_a_probability", f"the policy said P(keep) = {keep}")
+        return keep, after
+
+    def close(self) -> None:
+        """Ends the thread. Steps still waiting fail."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        """The thread: batches until closed."""
+        closing = False
+        while not closing:
+            first = self._queue.get()
+            if first is None:
+                break
+            batch = [first]
+            until = time.perf_counter() + self._wait
+            while len(batch) < BUCKETS[-1]:
+                left = until - time.perf_counter() if len(batch) < self.answers else 0.0
+                try:
+                    item = self._queue.get(block=left > 0, timeout=max(left, 0.0) or None)
+                except queue.Empty:
+                    break
+                if item is None:
+                    closing = True
+                    break
+                batch.append(item)
+            self._answer(batch)
+        while not self._queue.empty():
+            if (item := self._queue.get()) is not None:
+                _deliver([(item, PolicyFailed("closed", "the policy was closed"))])
+
+    def _answer(self, batch: list[_Item]) -> None:
+        try:
+            vectors = np.stack([item.vector for item in batch])
+            hidden = np.stack([item.hidden for item in batch if item.hidden is not None]) if self.hidden_width else None
+            keep, after = self._network.run(vectors, hidden)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base; each step gets it as its answer
+            failure = PolicyFailed("inference", f"{self.path.name}: {error}")
+            _deliver([(item, failure) for item in batch])
+            return
+        self.batches += 1
+        self.items += len(batch)
+        _deliver([(item, (float(keep[i]), None if after is None else after[i])) for i, item in enumerate(batch)])
+
+    def _check(self, width: int) -> None:
+        """Runs the network once, so that a wrong shape is found now."""
+        network = self._network
+        try:
+            keep, after = network.run(np.zeros((2, width), np.float32), np.zeros((2, network.hidden_width), np.float32))
+        except Exception as error:
+            raise PolicyError(f"{self.path}: the network does not run on [2, {width}] features: {error}") from error
+        if keep.shape != (2,) or (after is not None and after.shape != (2, network.hidden_width)):
+            raise PolicyError(f"{self.path}: outputs must be keep [batch] and hidden_out [batch, h], not {keep.shape}")
+
+
+def _deliver(answers: list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]) -> None:
+    """Hands results to the event loops that wait for them, with one call into each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]] = {}
+    for answer in answers:
+        by_loop.setdefault(answer[0].loop, []).append(answer)
+    for loop, group in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, group)
+
+
+def _resolve(group: list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]) -> None:
+    for item, answer in group:
+        if item.result.done():  # the answer was cancelled meanwhile
+            continue
+        if isinstance(answer, PolicyFailed):
+            item.result.set_exception(answer)
+        else:
+            item.result.set_result(answer)
+
+
+class _Network:
+    """The onnxruntime session: CPU, or CUDA with buffers of fixed sizes on the device."""
+
+    def __init__(self, path: Path, data: bytes, device: Device) -> None:
+        available = onnxruntime.get_available_providers()
+        if device == "cuda" and "CUDAExecutionProvider" not in available:
+            raise PolicyError(
+                "device: cuda, but this onnxruntime was built without CUDA: install onnxruntime-gpu instead of "
+                f"onnxruntime, or say device: auto (providers here: {', '.join(available)})"
+            )
+        wanted = [name for name in ("CUDAExecutionProvider",) if device != "cpu" and name in available]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # the network is tiny: more threads cost more than they bring
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=[*wanted, "CPUExecutionProvider"])
+        except Exception as error:
+            raise PolicyError(f"{path}: not a usable ONNX file: {error}") from error
+        self.device: Literal["cuda", "cpu"] = (
+            "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        )
+        if device == "cuda" and self.device == "cpu":
+            raise PolicyError(
+                "device: cuda, but the CUDA provider did not start: no usable NVIDIA GPU or driver, or CUDA libraries "
+                "that do not match this onnxruntime-gpu; say device: auto to run on the CPU"
+            )
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        outputs = {value.name: value for value in self._session.get_outputs()}
+        recurrent = "hidden" in inputs
+        if set(inputs) != ({"features", "hidden"} if recurrent else {"features"}) or set(outputs) != (
+            {"keep", "hidden_out"} if recurrent else {"keep"}
+        ):
+            raise PolicyError(
+                f"{path}: a policy has the input features and the output keep, and hidden and hidden_out together or "
+                f"not at all; this file has inputs {sorted(inputs)}, outputs {sorted(outputs)}"
+            )
+        for value in (*inputs.values(), *outputs.values()):
+            if value.type != "tensor(float)":
+                raise PolicyError(f"{path}: {value.name} must be float32, not {value.type}")
+        if any(not isinstance(value.shape[-1], int) or len(value.shape) != 2 for value in inputs.values()):
+            raise PolicyError(f"{path}: inputs must be [batch, a fixed width]")
+        self.hidden_width: int = inputs["hidden"].shape[-1] if recurrent else 0
+        self._names = ("keep", "hidden_out") if recurrent else ("keep",)
+        self._bindings: dict[int, tuple[Any, dict[str, Any]]] = {}
+
+    def run(self, vectors: Vector, hidden: Vector | None) -> tuple[Vector, Vector | None]:
+        """[n, d] (and [n, h]) to P(keep) [n] (and [n, h])."""
+        feeds = {"features": vectors}
+        if self.hidden_width and hidden is not None:
+            feeds["hidden"] = hidden
+        results = self._session.run(self._names, feeds) if self.device == "cpu" else self.run_bound(feeds)
+        return results[0], results[1] if self.hidden_width else None
+
+    def run_bound(self, feeds: Mapping[str, Vector]) -> list[Vector]:
+        """The same through I/O binding: the batch is padded to a bucket whose device buffers are kept."""
+        n = len(feeds["features"])
+        bucket = next(size for size in BUCKETS if size >= n)
+        if bucket not in self._bindings:
+            binding = self._session.io_binding()
+            buffers = {
+                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                    (bucket, value.shape[1]), np.float32, self.device, 0
+                )
+                for name, value in feeds.items()
+            }
+            for name, buffer in buffers.items():
+                binding.bind_ortvalue_input(name, buffer)
+            for name in self._names:
+                binding.bind_output(name, self.device)
+            self._bindings[bucket] = binding, buffers
+        binding, buffers = self._bindings[bucket]
+        for name, value in feeds.items():
+            padded = np.zeros((bucket, value.shape[1]), np.float32)
+            padded[:n] = value
+            buffers[name].update_inplace(padded)
+        self._session.run_with_iobinding(binding)
+        return [result[:n] for result in binding.copy_outputs_to_cpu()]
+
+
+def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[str], version: int) -> Card:
+    """Reads and checks the file's metadata. Raises PolicyError."""
+
+    def read(key: str) -> Any:
+        text = metadata.get(f"pointsman.{key}")
+        if text is None:
+            raise PolicyError(
+                f"{path}: metadata pointsman.{key} is missing; export it with `pointsman stepwise export`"
+            )
+        if key == "commit":
+            return text
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise PolicyError(f"{path}: metadata pointsman.{key} is not JSON: {error}") from error
+
+    if str(read("format")) != FORMAT:
+        raise PolicyError(f"{path}: policy format {read('format')}, but this version reads format {FORMAT}")
+    if read("features_version") != version or read("features") != list(names):
+        raise PolicyError(
+            f"{path}: trained with other features than this version computes: {_difference(read('features'), names)} "
+            f"(feature version {read('features_version')} in the file, {version} here); train or export it again"
+        )
+    try:
+        pair = read("pair")
+        rows = tuple(
+            Row(row["kind"], float(row["target"]), float(row["kappa"]), float(row["delta"])) for row in read("kappa")
+        )
+        card = Card(
+            small=str(pair["small"]),
+            large=str(pair["large"]),
+            steps=Limits(int(read("steps")["min_tokens"]), int(read("steps")["max_tokens"])),
+            token_budget=int(read("token_budget")) if "pointsman.token_budget" in metadata else 4096,
+            rows=rows,
+            calibration_size=int(read("calibration_size")),
+            commit=read("commit"),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, PolicyError):
+            raise
+        raise PolicyError(f"{path}: metadata in the wrong shape: {error!r}; see docs/stepwise.md") from error
+    if card.calibration_size < 0 or card.token_budget <= 0:
+        raise PolicyError(f"{path}: calibration_size and token_budget must be positive")
+    if any(row.kind not in ("accuracy_loss", "cost") or not math.isfinite(row.kappa) for row in rows):
+        raise PolicyError(f"{path}: κ rows need kind accuracy_loss or cost and a finite kappa")
+    if len({(row.kind, row.target) for row in rows}) != len(rows):
+        raise PolicyError(f"{path}: two κ rows have the same kind and target")
+    return card
+
+
+def _difference(found: object, expected: Sequence[str]) -> str:
+    if not isinstance(found, list) or set(found) == set(expected):
+        return "the same names in another order" if isinstance(found, list) else "no list of names"
+    missing = [name for name in expected if name not in found]
+    extra = [str(name) for name in found if name not in expected]
+    return f"missing {missing}, unknown {extra}"

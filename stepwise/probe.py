@@ -1,0 +1,165 @@
+"""What an upstream really does: found with a few tiny greedy requests, kept as a record.
+
+The same short answer is asked for twice: once whole, once from its middle. A server that honours the prefix writes the
+rest; one that ignores it writes the beginning again. That works with any model, also one that knows only arithmetic.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from stepwise.continuation import build
+from stepwise.features import TOP
+from stepwise.steps import Token
+from stepwise.upstream import JSON, Mode, Piece, Stream, Upstream, UpstreamError
+
+QUESTION = "Compute 12 + 35 - 8. Write one short sentence for each step."
+_REQUEST: JSON = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
+_TOKENS = 32  # length of a probe's answer
+_AGREE = 12  # characters that must agree
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What an upstream did when it was probed.
+
+    `modes` says for every way of continuing that was tried what came of it: `honoured`, `restarted`, `unsure` (neither
+    seen for certain), or `refused: ` and why. `mode` is the first that was honoured, None when none was.
+    `top_logprobs`: how many it gives of the `TOP` asked for; 0 only the written token's own, -1 none at all.
+    """
+
+    model: str
+    checked: float  # seconds since the epoch
+    mode: Mode | None
+    modes: Mapping[str, str]
+    top_logprobs: int
+    usage: bool  # counts at the end of a stream
+    running_usage: bool  # counts in every chunk, so that an aborted stream is counted too
+    stop_reason: bool  # says which stop string ended the text
+
+    def to_json(self) -> JSON:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: JSON) -> Capability:
+        """Raises KeyError, TypeError or ValueError when `data` is not such a record."""
+        return cls(**{**data, "mode": None if data["mode"] is None else Mode(data["mode"])})
+
+
+async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> Capability:
+    """Asks `upstream` what it can do: two requests and one for each way of continuing that is tried, all tiny.
+
+    `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
+    """
+    top_logprobs, stream, text, tokens = await _whole(upstream, headers, deadline)
+    cut = text.find(" ", len(text) // 2)
+    modes: dict[str, str] = {}
+    for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else Mode:
+        modes[mode] = await _continue(upstream, mode, text, cut, headers, deadline)
+        if modes[mode] == "honoured":
+            break
+    given = max((len(token.top) for token in tokens), default=0)
+    return Capability(
+        model=upstream.endpoint.model,
+        checked=time.time(),
+        mode=upstream.endpoint.mode or next((Mode(mode) for mode in modes if modes[mode] == "honoured"), None),
+        modes=modes,
+        top_logprobs=min(given, top_logprobs) if any(token.logprob is not None for token in tokens) else -1,
+        usage=stream.counts is not None,
+        running_usage=stream.counted_early,
+        stop_reason=await _stop_reason(upstream, text, cut, headers, deadline),
+    )
+
+
+async def _whole(
+    upstream: Upstream, headers: Mapping[str, str], deadline: float | None
+) -> tuple[int, Stream, str, list[Token]]:
+    """The whole short answer, asked for with as much as the upstream takes."""
+    for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
+        asked = build(None, _REQUEST, "", max_tokens=_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
+        try:
+            stream, _, tokens = await _read(upstream, asked, headers, deadline)
+        except UpstreamError as error:
+            if error.status not in (400, 422) or top_logprobs < 0:
+                raise
+        else:
+            return top_logprobs, stream, "".join(token.text for token in tokens), tokens
+    raise AssertionError("unreachable")
+
+
+async def _continue(
+    upstream: Upstream, mode: Mode, text: str, cut: int, headers: Mapping[str, str], deadline: float | None
+) -> str:
+    """What came of asking for `text` from `cut` on."""
+    if cut < 0:
+        return "unsure"
+    asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
+    try:
+        _, _, tokens = await _read(upstream, asked, headers, deadline)
+    except UpstreamError as error:
+        if error.kind == "connect":
+            raise
+        return f"refused: {error}"
+    written = "".join(token.text for token in tokens).lstrip()
+    rest = text[cut:].strip()[:_AGREE]
+    restarted = written.startswith(text.lstrip()[:_AGREE])
+    if rest and written.startswith(rest) and not restarted:
+        return "honoured"
+    return "restarted" if restarted and not text.lstrip().startswith(rest) else "unsure"
+
+
+async def _stop_reason(
+    upstream: Upstream, text: str, cut: int, headers: Mapping[str, str], deadline: float | None
+) -> bool:
+    """Does the upstream say which stop string ended its text?"""
+    if cut < 0:
+        return False
+    stop = text[cut : cut + 4]
+    asked = build(None, _REQUEST, "", max_tokens=_TOKENS, stop=(stop,))
+    try:
+        _, last, tokens = await _read(upstream, asked, headers, deadline)
+    except UpstreamError as error:
+        if error.kind == "connect":
+            raise
+        return False
+    return last.stop_reason == stop and "".join(token.text for token in tokens) == text[: text.find(stop)]
+
+
+async def _read(
+    upstream: Upstream, asked: tuple[str, JSON], headers: Mapping[str, str], deadline: float | None
+) -> tuple[Stream, Piece, list[Token]]:
+    """A whole stream: itself, the piece that ended it, and its tokens."""
+    stream = await upstream.open(*asked, headers, deadline)
+    last = Piece()
+    tokens: list[Token] = []
+    try:
+        while (piece := await stream.next()) is not None:
+            tokens += piece.tokens
+            if piece.finish:
+                last = piece
+    finally:
+        stream.close()
+    return stream, last, tokens
+
+
+def load(path: Path) -> dict[str, Capability]:
+    """The records kept in a file, by model; none when it is missing or not ours (it is only a memory)."""
+    try:
+        return {name: Capability.from_json(data) for name, data in orjson.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def save(path: Path, records: Mapping[str, Capability]) -> None:
+    """Writes the records whole or not at all. Raises OSError."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.write_bytes(
+        orjson.dumps({name: record.to_json() for name, record in records.items()}, option=orjson.OPT_INDENT_2)
+    )
+    os.replace(fresh, path)
