@@ -176,10 +176,14 @@ class Engine:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
         self.shared.close()
 
+    def asks(self, request: Request) -> bool:
+        """Whether `request` asks for routing, as opposed to naming the model it wants."""
+        return request.model is None or request.model in self._auto
+
     def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
         """The clauses that apply to `request` and the decision when none of them matches."""
         named = request.model
-        if named is None or named in self._auto:
+        if named is None or self.asks(request):
             return self._all, self.fallback(None)
         model = self._by_name.get(named)
         if model is None and not self.pass_unknown:

@@ -117,27 +117,31 @@ def text(rule: Rule) -> str:
             return f"{{at_least: {{count: {count}, of: {children}}}}}"
 
 
-def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> bool | None:
-    """The value of `rule` when every signal it names has been read."""
+def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> Result:
+    """The value of `rule` as far as `readings` settle it; never `PENDING` when every signal it names has been read."""
     match rule:
         case Leaf():
-            return rule.judge(readings[rule.signal])
+            reading = readings.get(rule.signal)
+            return PENDING if reading is None else rule.judge(reading)
         case Not(of=child):
-            value = evaluate(child, readings)
-            return None if value is None else not value
+            return negated(evaluate(child, readings))
         case All(of=children):
-            return _at_least(len(children), [evaluate(child, readings) for child in children])
-        case AnyOf(of=children):
-            return _at_least(1, [evaluate(child, readings) for child in children])
-        case AtLeast(count=count, of=children):
-            return _at_least(count, [evaluate(child, readings) for child in children])
-
-
-def _at_least(count: int, values: list[bool | None]) -> bool | None:
+            count = len(children)
+        case AnyOf():
+            count = 1
+        case AtLeast(count=count):
+            pass
+    values = [evaluate(child, readings) for child in rule.of]
     true = values.count(True)
     if true >= count:
         return True
-    return None if true + values.count(None) >= count else False
+    if len(values) - values.count(False) < count:
+        return False
+    return PENDING if PENDING in values else None
+
+
+def negated(value: Result) -> Result:
+    return value if value is None or value is PENDING else not value
 
 
 def confidence(rule: Rule, readings: Mapping[str, Reading]) -> float:
@@ -249,8 +253,7 @@ class _Not(Test):
         self._child = child
 
     def run(self, facts: Facts) -> Result:
-        value = self._child.run(facts)
-        return value if value is None or value is PENDING else not value
+        return negated(self._child.run(facts))
 
     def waiting(self, facts: Facts) -> set[str]:
         return self._child.waiting(facts)

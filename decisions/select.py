@@ -9,9 +9,9 @@ from math import log as _log
 from typing import Any, ClassVar
 
 from decisions.model import Model
+from signals.estimate import estimate
 from signals.facts import Facts
 from signals.request import Request
-from signals.estimate import estimate
 
 SESSION_HEADER = "x-session-id"
 

@@ -56,6 +56,7 @@ class Signal(ABC):
 
     def __init__(self, name: str, params: Any, shared: Shared) -> None:
         self.name = name
+        self.params: Params = params
 
     @abstractmethod
     def read(self, facts: Facts) -> Reading:

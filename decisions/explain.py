@@ -1,0 +1,165 @@
+"""Views of a trace for people and scripts: the object of `explain -o json`, and the rule tree drawn as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from decisions.decision import Decision, Trace
+from decisions.engine import Clause, Engine
+from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
+from decisions.select import Selector
+from signals.reading import Reading
+
+
+def signals(engine: Engine, trace: Trace) -> dict[str, dict[str, Any]]:
+    """The `signals` object: what every signal of the policy said, those included that were not asked."""
+    timings = trace.timings or {}
+    found: dict[str, dict[str, Any]] = {}
+    for name in engine.signals:
+        reading = trace.readings.get(name)
+        found[name] = {
+            "matched": reading.matched if reading else None,
+            "score": reading.score if reading else None,
+            "label": reading.label if reading else None,
+            "evaluated": reading is not None,
+            "us": round(timings.get(name, 0.0), 3),
+            "error": reading.error if reading else None,
+        }
+    return found
+
+
+def summary(decision: Decision) -> dict[str, Any]:
+    """The fields of `decision` that every command prints; the model by its name in the policy."""
+    return {
+        "decision": decision.name,
+        "model": decision.model.key if decision.model else None,
+        "action": decision.action,
+    }
+
+
+def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
+    """The object of `explain -o json`."""
+    return {
+        **summary(trace.decision),
+        "status": trace.decision.status,
+        "signals": signals(engine, trace),
+        "rules": [{"decision": name, "result": result} for name, result in trace.results],
+        "policy": trace.policy,
+        "us": round(trace.microseconds, 3),
+    }
+
+
+def outcome(decision: Decision) -> str:
+    """What happens to the request, in one phrase."""
+    model = decision.model
+    where = "to the upstream that the request names" if model is None else f"to {model.key} ({model.name})"
+    match decision.action:
+        case "respond":
+            return f"respond {decision.status}: {decision.message}"
+        case "stepwise":
+            return f"stepwise, or {where} where steps cannot be taken"
+        case "default" if decision.fallback is not None:
+            return f"default, {where}, because of a failure: {decision.fallback}"
+        case "default":
+            return f"default, {where}: no decision matched"
+        case _ if decision.name is None:
+            return f"route {where}: the request names its model"
+    return f"route {where}"
+
+
+def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
+    """The decision list as it was walked, each rule with what its leaves read and why others were not.
+
+    `named`: the request names a model, so only guards and decisions with `override` were asked.
+    """
+    results = dict(trace.results)
+    lines: list[str] = []
+    for clause in engine.clauses:
+        does = f"  → {_does(clause)}"
+        if clause.name not in results:
+            lines.append(f"–        {clause.name}{does}  ({_passed_over(clause, trace, named)})")
+            continue
+        value = results[clause.name]
+        note = "" if value is not None else f"  (on_unknown: {clause.on_unknown})"
+        lines.append(f"{_word(value):8} {clause.name}{does}{note}")
+        if leaves_of(clause):
+            lines += _branch(clause.when, trace, "  ", "└─ ", None)
+    return "\n".join(lines)
+
+
+def leaves_of(clause: Clause) -> tuple[str, ...]:
+    """The signals that the rule of `clause` names."""
+    return tuple(dict.fromkeys(leaf.signal for leaf in leaves(clause.when)))
+
+
+def reading_text(reading: Reading, microseconds: float | None) -> str:
+    """A reading on one line: verdict, score, label, failure, time."""
+    parts = [_word(reading.matched)]
+    if reading.score is not None:
+        parts.append(f"score {reading.score:.3g}")
+    if reading.label is not None:
+        parts.append(f"label {reading.label}")
+    if reading.error is not None:
+        parts.append(f"error {reading.error}")
+    if microseconds is not None:
+        parts.append(f"{microseconds:.1f} µs")
+    return ", ".join(parts)
+
+
+def _does(clause: Clause) -> str:
+    if clause.guard:
+        return f"respond {clause.status}"
+    target = clause.target
+    if isinstance(target, Selector):
+        return f"{clause.action} {target.name} of {', '.join(model.key for model in target.models)}"
+    return clause.action if target is None else f"{clause.action} {target.key}"
+
+
+def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
+    if named and not clause.guard and not clause.override:
+        return "not evaluated: the request names its model"
+    if trace.decision.name is not None:
+        return f"not evaluated: {trace.decision.name!r} decided"
+    return "not evaluated: the decision above failed"
+
+
+def _branch(rule: Rule, trace: Trace, indent: str, joint: str, settled: str | None) -> Iterator[str]:
+    """The lines of `rule` and what is below it; `settled` says what made it needless to look, if anything did."""
+    value = evaluate(rule, trace.readings)
+    start = indent + joint
+    below = indent + ("│  " if joint == "├─ " else "   ")
+    if isinstance(rule, Leaf):
+        yield f"{start}{text(rule)}: {_leaf(rule, value, trace, settled)}"
+        return
+    word = "not evaluated" if value is PENDING else _word(value)
+    yield f"{start}{_operator(rule)}: {word}"
+    if value is not PENDING:
+        settled = f"`{_operator(rule)}` is {_word(value)} without it"
+    children = (rule.of,) if isinstance(rule, Not) else rule.of
+    for index, child in enumerate(children):
+        last = index == len(children) - 1
+        yield from _branch(child, trace, below, "└─ " if last else "├─ ", settled)
+
+
+def _leaf(leaf: Leaf, value: Result, trace: Trace, settled: str | None) -> str:
+    reading = trace.readings.get(leaf.signal)
+    if reading is None:
+        return f"not evaluated{f', {settled}' if settled else ''}"
+    read = reading_text(reading, trace.timings.get(leaf.signal) if trace.timings else None)
+    return read if leaf.plain else f"{_word(value)} (the signal: {read})"
+
+
+def _operator(rule: Rule) -> str:
+    match rule:
+        case All():
+            return "all"
+        case AnyOf():
+            return "any"
+        case AtLeast(count=count):
+            return f"at_least {count}"
+    return "not"
+
+
+def _word(value: Result) -> str:
+    return "unknown" if value is None else "true" if value is True else "false"
