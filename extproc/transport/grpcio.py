@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,7 +83,7 @@ class _Stream:
         self._writer: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._task = asyncio.current_task()
-        self._reading = False  # the task waits for a message, so that `finish` has to wake it
+        self._waiting = False  # the task waits for the peer, so that `finish` has to wake it
         self.status: tuple[int, str] | None = None
         self.gone = False
 
@@ -111,7 +111,7 @@ class _Stream:
         if self.gone or self.status is not None:
             return
         self.status = (status, message)
-        if self._reading and self._task is not None:
+        if self._waiting and self._task is not None:
             self._task.cancel()
 
     async def drain(self) -> None:
@@ -142,31 +142,34 @@ class _Stream:
             self._drained.set_result(None)
         self._drained = None
 
-    def _final(self) -> tuple[int, str] | None:
-        return self.status
-
     async def serve(self, receiver: Receiver) -> None:
         """Read until the stream is finished, then write what waits. The RPC's status is set when this returns."""
         while self.status is None:
             if self._buffered >= self._limits.high_water_bytes:
                 await self.drain()
-            self._reading = True
-            try:
-                message = await self._context.read()
-                if message is _EOF:
-                    receiver.half_closed()
-                    if self.status is None:
-                        await asyncio.get_running_loop().create_future()  # until `finish` or the peer cancels it
-            except asyncio.CancelledError:
-                if self._final() is None:  # the peer's cancel, not ours
-                    raise
-                break
-            finally:
-                self._reading = False
-            if message is not _EOF:
+            message = await self._unless_finished(self._context.read())
+            if message is _EOF:
+                receiver.half_closed()
+                if self.status is None:
+                    await self._unless_finished(asyncio.get_running_loop().create_future())
+            elif isinstance(message, bytes):
                 receiver.message(message)
         while self._writer is not None:
             await self._writer
+
+    async def _unless_finished(self, waited: Awaitable[object]) -> object:
+        """What `waited` gives, or None once the stream is finished."""
+        self._waiting = True
+        try:
+            return await waited
+        except asyncio.CancelledError:
+            if self.status is None:  # the peer's cancel, not that of `finish`
+                raise
+            if self._task is not None:
+                self._task.uncancel()
+            return None
+        finally:
+            self._waiting = False
 
     def end(self) -> None:
         self.gone = True
