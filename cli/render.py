@@ -1,4 +1,4 @@
-"""`pointsman render POLICY --for envoy`: ready-to-apply configuration for a gateway."""
+"""`pointsman render POLICY --for envoy|envoy-gateway|istio`: ready-to-apply configuration for a gateway."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ SUMMARY = "write a gateway's configuration for a policy"
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("render", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
-    parser.add_argument("--for", dest="target", required=True, choices=("envoy",), help="the gateway")
-    parser.add_argument("--listen", default="0.0.0.0:10000", metavar="ADDR", help="where Envoy takes requests")
+    parser.add_argument(
+        "--for", dest="target", required=True, choices=("envoy", "envoy-gateway", "istio"), help="the gateway"
+    )
+    parser.add_argument("--namespace", default="pointsman", help="Kubernetes namespace of the router and the objects")
+    parser.add_argument("--service", default="pointsman", help="the router's Service (port as in --router)")
+    parser.add_argument(
+        "--listen", metavar="ADDR", help="where Envoy takes requests (default: port 10000; 80 in Kubernetes)"
+    )
     parser.add_argument("--router", default="127.0.0.1:50051", metavar="ADDR", help="where `pointsman serve` listens")
     parser.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDR", help="Envoy's admin port, or `none`")
     parser.add_argument(
@@ -32,30 +38,44 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import yaml
-
-    from cli.gateways.envoy import render
+    from cli.gateways import envoy, envoy_gateway, istio
+    from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Mtls, Place, RenderError
     from config.watch import load
 
     try:
         place = Place(
-            listen=args.listen,
+            listen=args.listen or ("0.0.0.0:10000" if args.target == "envoy" else "0.0.0.0:80"),
             router=args.router,
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=Mtls(args.router_ca, args.router_cert, args.router_key) if args.router_ca else None,
         )
-        rendered = render(load(args.policy).engine, place)
+        cluster = Cluster(args.namespace, args.service)
+        engine = load(args.policy).engine
+        if args.target == "envoy":
+            rendered = [envoy.render(engine, place)]
+        elif args.target == "envoy-gateway":
+            rendered = envoy_gateway.render(engine, place, cluster)
+        else:
+            rendered = istio.render(engine, place, cluster)
     except RenderError as error:
         print(f"pointsman render: {error}", file=sys.stderr)
         return 1
-    if args.output == "json":
-        print(json.dumps(rendered, indent=2))
-    else:
-        print(f"# Envoy 1.37 or later, for {args.policy}; written by: pointsman render --for {args.target}")
-        print(yaml.safe_dump(rendered, sort_keys=False, width=120), end="")
+    _write(rendered, args)
     return 0
+
+
+def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """One document, or several as a YAML stream or a Kubernetes List."""
+    import yaml
+
+    if args.output == "json":
+        several = {"apiVersion": "v1", "kind": "List", "items": rendered}
+        print(json.dumps(rendered[0] if len(rendered) == 1 else several, indent=2))
+        return
+    print(f"# For {args.policy.name}; written by: pointsman render {args.policy.name} --for {args.target}")
+    print(yaml.safe_dump_all(rendered, sort_keys=False, width=120), end="")
 
 
 def _pair(text: str) -> tuple[str, str]:

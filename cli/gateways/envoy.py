@@ -111,8 +111,11 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
     return _dict(bootstrap)
 
 
-def ext_proc(engine: Engine) -> ExternalProcessor:
-    """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away."""
+def ext_proc(engine: Engine, cluster: str = ROUTER) -> ExternalProcessor:
+    """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away.
+
+    `cluster` is what Envoy calls the router's cluster.
+    """
     send, skip = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
     body = ProcessingModeBodySendMode
     mode = ProcessingMode(
@@ -126,7 +129,7 @@ def ext_proc(engine: Engine) -> ExternalProcessor:
     )
     return ExternalProcessor(
         stat_prefix="pointsman",
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ROUTER)),
+        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=cluster)),
         processing_mode=mode,
         allow_mode_override=True,
         failure_mode_allow=engine.settings.fail_open,
@@ -139,8 +142,8 @@ def ext_proc(engine: Engine) -> ExternalProcessor:
     )
 
 
-def access_log() -> dict[str, str]:
-    """Field → Envoy command operator, of the JSON access log."""
+def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
+    """Field → Envoy command operator, of the JSON access log; `ext_proc` is what the gateway calls the filter."""
 
     def of_ours(field: str) -> str:
         return f"%DYNAMIC_METADATA({METADATA}:{field})%"
@@ -161,8 +164,8 @@ def access_log() -> dict[str, str]:
         "decision": of_ours("decision"),
         "model": of_ours("model"),
         "policy": of_ours("policy"),
-        "ext_proc_header_us": f"%FILTER_STATE({EXT_PROC}:FIELD:request_header_latency_us)%",
-        "ext_proc_body_us": f"%FILTER_STATE({EXT_PROC}:FIELD:request_body_total_latency_us)%",
+        "ext_proc_header_us": f"%FILTER_STATE({ext_proc}:FIELD:request_header_latency_us)%",
+        "ext_proc_body_us": f"%FILTER_STATE({ext_proc}:FIELD:request_body_total_latency_us)%",
     }
 
 
@@ -290,6 +293,11 @@ def _address(where: str, what: str) -> Address:
     return Address(socket_address=SocketAddress(address=parsed[0] or "0.0.0.0", port_value=parsed[1]))
 
 
+def packed(message: Message) -> dict[str, Any]:
+    """`message` as an Any in JSON form, with its `@type`."""
+    return _dict(_any(message))
+
+
 def _any(message: Message) -> ProtoAny:
     return ProtoAny.pack(message)
 
@@ -299,4 +307,4 @@ def _dict(message: Message) -> dict[str, Any]:
     return fields
 
 
-__all__ = ["RenderError", "access_log", "ext_proc", "render"]
+__all__ = ["RenderError", "access_log", "ext_proc", "packed", "render"]

@@ -1,0 +1,138 @@
+"""Istio objects for a policy: an EnvoyFilter on the ingress gateway, routes, and the way to the router.
+
+The filter goes in right before Envoy's router filter, so that authentication has run; INSERT_FIRST would come before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.gateways.envoy import (
+    BODY_SLACK,
+    EXT_PROC,
+    OUR_HEADERS,
+    ROUTE_HEADER,
+    STREAM_IDLE_S,
+    access_log,
+    ext_proc,
+    packed,
+)
+from cli.gateways.kubernetes import Cluster, fqdn, named, object_name
+from cli.gateways.place import Place, RenderError, Upstream, upstreams
+from decisions.engine import Engine
+
+NAME = "pointsman"
+NETWORKING = "networking.istio.io/v1"
+ENVOY_FILTER = "networking.istio.io/v1alpha3"
+SELECTOR = {"istio": "ingressgateway"}
+CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+ROUTER_FILTER = "envoy.filters.http.router"
+
+
+def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
+    """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
+    servers = upstreams(engine, place)
+    for server in servers:
+        if server.literal or "." not in server.host:
+            raise RenderError(
+                f"model {server.key}: Istio routes to services by name: write {server.host!r} as name.namespace.svc "
+                "or as a ServiceEntry's host"
+            )
+    return [
+        _gateway(place, cluster),
+        _routes(engine, servers, cluster),
+        _way_to_router(cluster),
+        *(_way_to_model(server, cluster) for server in servers if server.tls),
+        _filter(engine, cluster),
+    ]
+
+
+def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
+    port = {"number": int(place.listen.rpartition(":")[2]), "name": "http", "protocol": "HTTP"}
+    spec = {"selector": SELECTOR, "servers": [{"port": port, "hosts": ["*"]}]}
+    return named("Gateway", NETWORKING, NAME, cluster.namespace, spec)
+
+
+def _routes(engine: Engine, servers: list[Upstream], cluster: Cluster) -> dict[str, Any]:
+    by_key = {server.key: server for server in servers}
+    rules = [_rule(f"model-{server.key}", server, {ROUTE_HEADER: {"exact": server.key}}) for server in servers]
+    rules.append(_rule("default", by_key[engine.default.key], {}))
+    spec = {"hosts": ["*"], "gateways": [NAME], "http": rules}
+    return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
+
+
+def _rule(name: str, server: Upstream, headers: dict[str, Any]) -> dict[str, Any]:
+    match: dict[str, Any] = {"uri": {"prefix": "/"}}
+    if headers:
+        match["headers"] = headers
+    rewrite = {"authority": server.authority} | ({"uri": f"{server.path}/"} if server.path else {})
+    return {
+        "name": name,
+        "match": [match],
+        "route": [{"destination": {"host": fqdn(server), "port": {"number": server.port}}}],
+        "rewrite": rewrite,
+        "timeout": "0s",
+        "retries": {"attempts": 2, "retryOn": "connect-failure,refused-stream"},
+    }
+
+
+def _way_to_router(cluster: Cluster) -> dict[str, Any]:
+    # No `tls`: Istio then uses mutual TLS of its own when the router has a sidecar, and plaintext when it has none.
+    policy = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE", "http2MaxRequests": 65536}}}
+    spec = {"host": cluster.host, "trafficPolicy": policy}
+    return named("DestinationRule", NETWORKING, NAME, cluster.namespace, spec)
+
+
+def _way_to_model(server: Upstream, cluster: Cluster) -> dict[str, Any]:
+    spec = {"host": fqdn(server), "trafficPolicy": {"tls": {"mode": "SIMPLE", "sni": server.host}}}
+    return named("DestinationRule", NETWORKING, object_name(server.key), cluster.namespace, spec)
+
+
+def _filter(engine: Engine, cluster: Cluster) -> dict[str, Any]:
+    """The filter itself, and what its connection manager and listener must do for it."""
+    processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}"))
+    manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}
+    mutations = [{"remove": name} for name in OUR_HEADERS]
+    early = {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": mutations,
+        },
+    }
+    log = {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {"json_format": access_log()},
+        },
+    }
+    connection = {
+        "@type": "type.googleapis.com/"
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stream_idle_timeout": f"{STREAM_IDLE_S}s",
+        "early_header_mutation_extensions": [early],
+        "access_log": [log],
+    }
+    patches = [
+        _patch(
+            "HTTP_FILTER",
+            {"filterChain": {"filter": {"name": CONNECTION_MANAGER, "subFilter": {"name": ROUTER_FILTER}}}},
+            {"operation": "INSERT_BEFORE", "value": {"name": EXT_PROC, "typed_config": processor}},
+        ),
+        _patch("NETWORK_FILTER", manager, {"operation": "MERGE", "value": {"typed_config": connection}}),
+    ]
+    if not engine.stepwise:
+        limit = {"per_connection_buffer_limit_bytes": engine.settings.max_body + BODY_SLACK}
+        patches.append(_patch("LISTENER", {}, {"operation": "MERGE", "value": limit}))
+    spec = {"workloadSelector": {"labels": SELECTOR}, "configPatches": patches}
+    # Where the gateway runs: an EnvoyFilter acts on workloads of its own namespace only.
+    return named("EnvoyFilter", ENVOY_FILTER, NAME, "istio-system", spec)
+
+
+def _patch(apply_to: str, listener: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    match: dict[str, Any] = {"context": "GATEWAY"}
+    if listener:
+        match["listener"] = listener
+    return {"applyTo": apply_to, "match": match, "patch": patch}
