@@ -1,0 +1,56 @@
+# Everything starts here: `make up`, `make test`. Needs Python 3.11 or later and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# onnxruntime comes in two builds that exclude each other.
+DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+POLICY ?=
+ENVOY_PORT ?= 10000
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dev up test lint bench proto clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+venv: $(VENV)/.installed ## create .venv with the product installed, nothing started
+
+dev: $(VENV)/.dev
+
+up: venv ## run Envoy, the router and example models; prints three curl lines (POLICY=, ENVOY_PORT=)
+	@exec $(BIN)/pointsman up $(POLICY) --envoy-port $(ENVOY_PORT)
+
+test: dev ## run every test (PYTEST="-k name" narrows)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: dev ## ruff, mypy --strict, the import contract, the generated code
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+bench: dev ## run the benchmarks; tables, JSON and plots go to bench/out
+	$(BIN)/python -m bench
+
+proto: dev ## regenerate the protobuf code
+	$(BIN)/python proto/generate.py
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov bench/out
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; say which: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	@echo "installing into $(VENV) ($(DEVICE))"
+	@$(PIP) install -e '.[$(DEVICE)]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "installing what the tests need"
+	@$(PIP) install -e '.[$(DEVICE),dev]'
+	@touch $@
