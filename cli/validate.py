@@ -52,10 +52,11 @@ def _json(problems: Sequence[Problem]) -> str:
 
 def _github(problems: Sequence[Problem]) -> str:
     """Workflow commands: GitHub shows them beside the lines of a pull request."""
-    return "\n".join(
-        f"::{p.severity} file={_escaped(p.file, ':,')},line={p.line},col={p.column},title={p.code}::{_escaped(p.message)}"
-        for p in problems
-    )
+    lines = []
+    for p in problems:
+        place = f"file={_escaped(p.file, ':,')},line={p.line},col={p.column}"
+        lines.append(f"::{p.severity} {place},title={p.code}::{_escaped(p.message)}")
+    return "\n".join(lines)
 
 
 def _escaped(text: str, also: str = "") -> str:

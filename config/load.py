@@ -76,6 +76,11 @@ def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, l
     return policy, sorted(document.problems)
 
 
+def validated(document: Document, model: type[M]) -> M | None:
+    """The data of `document` as `model`, for files that go with a policy; what is wrong is in its problems."""
+    return _Checker(document)._validated(model, document.data, ())
+
+
 class _Checker:
     """Checks one document, part by part: an error in one part hides none in another."""
 

@@ -24,12 +24,13 @@ CODES: dict[str, str] = {
     "R203": "duplicate name",
     "R204": "signals that depend on each other in a circle",
     "R205": "a test of a score or label that the signal does not give",
+    "R206": "unknown decision",
     "L301": "decision that can never match",
     "L302": "decision that an earlier one always takes first",
     "L303": "two decisions with the same rule",
     "L304": "signal that nothing uses",
     "L305": "model that nothing uses",
-    "L306": "rule that is always true but is not the last decision",
+    "L306": "rule that is always true",
 }
 
 

@@ -91,13 +91,19 @@ class Cheapest(Selector):
     name = "cheapest"
 
     def choose(self, facts: Facts) -> Model:
-        tokens = facts.get(estimate)
-        wanted = _output_cap(facts.request.fields)
-        output = tokens if wanted is None else wanted
-        fitting = [m for m in self.models if m.context is None or tokens + (wanted or 0) <= m.context]
+        tokens, output = expected_tokens(facts)
+        room = tokens + (_output_cap(facts.request.fields) or 0)
+        fitting = [model for model in self.models if model.context is None or room <= model.context]
         if not fitting:
             return max(self.models, key=lambda model: model.context or 0)
         return min(fitting, key=lambda model: model.cost(tokens, output))
+
+
+def expected_tokens(facts: Facts) -> tuple[int, int]:
+    """Input and output tokens by which a call is priced: as much output as it allows, or as it has input."""
+    tokens = facts.get(estimate)
+    wanted = _output_cap(facts.request.fields)
+    return tokens, tokens if wanted is None else wanted
 
 
 def _output_cap(fields: Mapping[str, Any]) -> int | None:

@@ -1,0 +1,298 @@
+"""`pointsman replay POLICY REQUESTS.jsonl`: the decisions of recorded requests, or what another policy would change."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import orjson
+
+from cli.calls import CHAT, Call, lowered
+from decisions import explain
+from decisions.decision import Trace
+from decisions.engine import Engine
+from decisions.select import expected_tokens
+from signals.facts import Facts
+
+SUMMARY = "decide recorded requests, or show what another policy would change"
+
+WINDOW = 64
+"""Requests whose slow signals are waited for at one time; it bounds memory and fills a model's batches."""
+
+EXAMPLES = 3
+"""Line numbers shown for each pair of outcomes that differ."""
+
+
+def add(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser("replay", help=SUMMARY, description=SUMMARY)
+    parser.add_argument("policy", type=Path, metavar="POLICY")
+    parser.add_argument("requests", metavar="REQUESTS.jsonl", help="one request a line; `-` reads standard input")
+    parser.add_argument("--all", action="store_true", help="read every signal and print what each said")
+    parser.add_argument("--against", type=Path, metavar="POLICY2", help="print what POLICY2 would change instead")
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="the form of the report of --against"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when some lines are not requests; the other lines are decided all the same."""
+    from config.build import build
+    from config.load import load
+
+    with ExitStack() as stack:
+        engines = []
+        for path in (args.policy, args.against):
+            if path is not None:
+                engines.append(build(load(path)))
+                stack.callback(engines[-1].close)
+        lines = sys.stdin.buffer if args.requests == "-" else stack.enter_context(open(args.requests, "rb"))
+        sink: Sink
+        if args.against is None:
+            sink = Decisions(engines[0], args.all)
+        else:
+            sink = Report((args.policy, args.against), engines, args.output)
+        try:
+            return asyncio.run(_replay(engines, lines, args.all, sink))
+        except BrokenPipeError:
+            # Whoever read the output has seen enough. Python would complain again when it flushes at exit.
+            sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+            return 0
+
+
+class Sink(Protocol):
+    """What is done with the decisions, in the order of the lines."""
+
+    def take(self, index: int, call: Call, traces: list[Trace]) -> None: ...
+
+    def bad(self, index: int, reason: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One line on its way: a call and what became of it, a task while slow signals are awaited."""
+
+    index: int
+    call: Call
+    traces: list[Trace] | asyncio.Task[list[Trace]]
+
+
+async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sink: Sink) -> int:
+    """Decide every line, a window of them at a time, and hand them on in order. The exit status."""
+    waiting: deque[_Entry] = deque()
+    failed = False
+
+    async def hand_on(until: int) -> None:
+        while len(waiting) > until:
+            entry = waiting.popleft()
+            traces = entry.traces if isinstance(entry.traces, list) else await entry.traces
+            sink.take(entry.index, entry.call, traces)
+
+    limit = 2 * max(engine.settings.max_body for engine in engines) + 65_536
+    for index, line in enumerate(_lines(lines, limit)):
+        call = line if isinstance(line, str) else _call(line)
+        if call is None:
+            continue
+        if isinstance(call, str):
+            failed = True
+            await hand_on(0)
+            print(f"line {index + 1}: {call}", file=sys.stderr)
+            sink.bad(index, call)
+            continue
+        begun = [call.begin(engine, detail=everything, everything=everything) for engine in engines]
+        done = [trace for trace in begun if isinstance(trace, Trace)]
+        if len(done) == len(begun):
+            if not waiting:
+                sink.take(index, call, done)
+                continue
+            waiting.append(_Entry(index, call, done))
+        else:
+            waiting.append(_Entry(index, call, asyncio.ensure_future(_finish(begun))))
+        await hand_on(WINDOW - 1)
+    await hand_on(0)
+    sink.end()
+    return int(failed)
+
+
+async def _finish(begun: list[Any]) -> list[Trace]:
+    return [trace if isinstance(trace, Trace) else await trace.finish() for trace in begun]
+
+
+def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | str]:
+    """The lines of `file`; for one longer than `limit` bytes the reason why it is left out."""
+    while line := file.readline(limit):
+        if len(line) < limit or line.endswith(b"\n"):
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(limit)
+        yield f"longer than {limit} bytes (twice the policy's max_body)"
+
+
+def _call(line: bytes) -> Call | str | None:
+    """The call that `line` records, or what is wrong with it; None for an empty line."""
+    if not line.strip():
+        return None
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error}"
+    if not isinstance(data, dict):
+        return "not an object with `request`"
+    unknown = sorted(data.keys() - {"request", "headers", "path", "attributes"})
+    if unknown:
+        return f"unknown key {unknown[0]!r}: a line has request, headers, path and attributes"
+    if "request" not in data:
+        return "no `request`"
+    headers, path, attributes = data.get("headers") or {}, data.get("path") or CHAT, data.get("attributes") or {}
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        return "headers: names and values must be strings"
+    if not isinstance(path, str):
+        return "path: must be a string"
+    if not isinstance(attributes, dict):
+        return "attributes: must be an object"
+    return Call(orjson.dumps(data["request"]), lowered(headers), path, attributes)
+
+
+class Decisions:
+    """Prints one JSON line a request."""
+
+    def __init__(self, engine: Engine, everything: bool) -> None:
+        self._engine = engine
+        self._everything = everything
+        self._write = sys.stdout.write
+
+    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
+        trace = traces[0]
+        shown: dict[str, Any] = {"index": index, **explain.summary(trace.decision), "us": round(trace.microseconds, 3)}
+        if trace.decision.status is not None:
+            shown["status"] = trace.decision.status
+        if self._everything:
+            shown["signals"] = explain.signals(self._engine, trace)
+        self._print(shown)
+
+    def bad(self, index: int, reason: str) -> None:
+        self._print({"index": index, "error": reason})
+
+    def end(self) -> None:
+        sys.stdout.flush()
+
+    def _print(self, shown: dict[str, Any]) -> None:
+        self._write(orjson.dumps(shown).decode() + "\n")
+
+
+Outcome = tuple[str | None, str | None, str]
+"""Decision, model, action."""
+
+
+@dataclass(slots=True)
+class _Pair:
+    """Requests that went from one outcome to another."""
+
+    count: int = 0
+    cost: float = 0.0
+    lines: list[int] = field(default_factory=list)
+
+
+class Report:
+    """Adds up what a second policy would change, and what that costs by the policies' own prices.
+
+    The cost of a request is estimated: its input tokens, and as many output tokens as it allows or, where it sets no
+    limit, as it has input tokens.
+    """
+
+    def __init__(self, paths: tuple[Path, Path], engines: list[Engine], form: str) -> None:
+        self._paths = paths
+        self._engines = engines
+        self._form = form
+        self._requests = 0
+        self._bad = 0
+        self._costs = [0.0, 0.0]
+        self._pairs: dict[tuple[Outcome, Outcome], _Pair] = {}
+
+    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
+        before, after = (_outcome(trace) for trace in traces)
+        costs = self._costs_of(call, traces)
+        self._requests += 1
+        for side, cost in enumerate(costs):
+            self._costs[side] += cost
+        if before == after:
+            return
+        pair = self._pairs.setdefault((before, after), _Pair())
+        pair.count += 1
+        pair.cost += costs[1] - costs[0]
+        if len(pair.lines) < EXAMPLES:
+            pair.lines.append(index + 1)
+
+    def bad(self, index: int, reason: str) -> None:
+        self._bad += 1
+
+    def end(self) -> None:
+        ranked = sorted(self._pairs.items(), key=lambda item: -item[1].count)
+        changed = sum(pair.count for _, pair in ranked)
+        if self._form == "json":
+            print(json.dumps(self._object(ranked, changed), indent=2))
+            return
+        share = 100 * changed / self._requests if self._requests else 0.0
+        print(f"{self._requests} requests, {changed} decided differently ({share:.1f} %), {self._bad} bad lines")
+        before, after = self._costs
+        print(f"estimated cost: {before:.6g} → {after:.6g} ({after - before:+.6g})")
+        for (old, new), pair in ranked:
+            print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
+            print(f"    for example line {', '.join(map(str, pair.lines))}")
+
+    def _costs_of(self, call: Call, traces: list[Trace]) -> list[float]:
+        """The estimated price of the call under each policy; nothing where none of its models answers."""
+        priced = [(engine, trace.decision.model) for engine, trace in zip(self._engines, traces, strict=True)]
+        costs = []
+        tokens: tuple[int, int] | None = None
+        for engine, model in priced:
+            if model is None:
+                costs.append(0.0)
+                continue
+            if tokens is None:
+                request = call.request(engine)
+                assert request is not None, "a model was chosen, so the call was parsed"
+                tokens = expected_tokens(Facts(request))
+            costs.append(model.cost(*tokens))
+        return costs
+
+    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Pair]], changed: int) -> dict[str, Any]:
+        keys = ("decision", "model", "action")
+        return {
+            "before": str(self._paths[0]),
+            "after": str(self._paths[1]),
+            "requests": self._requests,
+            "changed": changed,
+            "bad_lines": self._bad,
+            "cost": {"before": self._costs[0], "after": self._costs[1]},
+            "changes": [
+                {
+                    "before": dict(zip(keys, old, strict=True)),
+                    "after": dict(zip(keys, new, strict=True)),
+                    "count": pair.count,
+                    "cost": pair.cost,
+                    "lines": pair.lines,
+                }
+                for (old, new), pair in ranked
+            ],
+        }
+
+
+def _outcome(trace: Trace) -> Outcome:
+    decision = trace.decision
+    return decision.name, decision.model.key if decision.model else None, decision.action
+
+
+def _phrase(outcome: Outcome) -> str:
+    decision, model, action = outcome
+    return f"{decision or '(none)'}: {action}{f' {model}' if model else ''}"

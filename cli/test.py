@@ -1,0 +1,164 @@
+"""`pointsman test POLICY CASES.yaml…`: policy unit tests."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cli.calls import Call, lowered
+from config.document import Document, parse
+from config.load import validated
+from config.problem import PolicyError, did_you_mean
+from config.watch import Rejected
+from decisions import explain
+from decisions.cases import Case, Coverage, Suite, mismatches, stub
+from decisions.decision import Trace
+from decisions.engine import Engine
+from extproc.exchange import request_headers
+from extproc.openai import Refusal
+
+SUMMARY = "run a policy's test cases"
+
+
+def add(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser("test", help=SUMMARY, description=SUMMARY)
+    parser.add_argument("policy", type=Path, metavar="POLICY")
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.yaml")
+    parser.add_argument("--coverage", action="store_true", help="list decisions and signals that no case exercised")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every case passes, 1 when one fails or is not a case, 2 (an OSError) when a file cannot be read."""
+    from config.build import build
+    from config.load import load
+
+    engine = build(load(args.policy))
+    try:
+        suites = _read(args.cases, engine)
+        results = asyncio.run(_run(engine, suites))
+    finally:
+        engine.close()
+    for result in results:
+        print(result.text())
+    failed = sum(bool(result.differences) for result in results)
+    print(f"{len(results)} cases: {len(results) - failed} passed, {failed} failed")
+    if args.coverage:
+        coverage = Coverage(engine)
+        for result in results:
+            coverage.add(result.trace)
+        print("\n".join(coverage.report()))
+    return int(failed > 0)
+
+
+def gate(engine: Engine, path: Path) -> None:
+    """Raises `config.watch.Rejected` when a case in `path` fails, or the file is not a cases file.
+
+    Not to be called from a running event loop: signals that are slow have one of their own here.
+    """
+    try:
+        results = asyncio.run(_run(engine, _read([path], engine)))
+    except PolicyError as error:
+        raise Rejected(str(error)) from None
+    failed = [result for result in results if result.differences]
+    if failed:
+        first = failed[0]
+        reason = f"{first.place}: {first.case.name}: {'; '.join(first.differences)}"
+        raise Rejected(f"{len(failed)} of {len(results)} test cases fail; the first: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed."""
+
+    case: Case
+    place: str
+    trace: Trace
+    differences: list[str] = field(default_factory=list)
+    drawn: str = ""
+
+    def text(self) -> str:
+        if not self.differences:
+            return f"ok    {self.case.name}"
+        lines = [f"FAIL  {self.case.name}  ({self.place})", *self.differences, *self.drawn.splitlines()]
+        return "\n      ".join(lines)
+
+
+def _read(paths: Sequence[Path], engine: Engine) -> list[tuple[str, Case]]:
+    """The cases of the files, each with its place; raises `PolicyError` with everything that is wrong in them."""
+    found: list[tuple[str, Case]] = []
+    problems = []
+    for path in paths:
+        document = _document(path)
+        suite = None
+        if isinstance(document.data, dict):
+            suite = validated(document, Suite)
+        elif not document.problems:
+            document.report((), "P103", "a cases file is a mapping with `cases`, a list")
+        for index, case in enumerate(suite.cases if suite else ()):
+            _check(document, index, case, engine)
+            line, column = document.values[("cases", index)]
+            found.append((f"{path}:{line}:{column}", case))
+        problems += document.problems
+    if problems:
+        raise PolicyError(sorted(problems))
+    return found
+
+
+def _document(path: Path) -> Document:
+    try:
+        return parse(path.read_text("utf-8-sig"), str(path))
+    except UnicodeDecodeError:
+        document = Document(str(path))
+        document.report((), "Y001", "not valid YAML: the file is not UTF-8")
+        return document
+
+
+def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
+    """Report what `case` names that the policy does not have."""
+    for name in case.signals:
+        if name not in engine.signals:
+            message = f"unknown signal {name!r}{did_you_mean(name, engine.signals)}"
+            document.report(("cases", index, "signals", name), "R201", message, at_key=True)
+    expected = ("cases", index, "expect")
+    if not case.expect.model_fields_set:
+        document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
+    names = [clause.name for clause in engine.clauses]
+    decision, model = case.expect.decision, case.expect.model
+    if decision is not None and decision not in names:
+        document.report(
+            (*expected, "decision"), "R206", f"unknown decision {decision!r}{did_you_mean(decision, names)}"
+        )
+    if model is not None and model not in engine.models:
+        document.report((*expected, "model"), "R202", f"unknown model {model!r}{did_you_mean(model, engine.models)}")
+
+
+async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[Result]:
+    return [await _one(engine, place, case) for place, case in cases]
+
+
+async def _one(engine: Engine, place: str, case: Case) -> Result:
+    call = Call(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
+    stubs = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
+    begun = call.begin(engine, stubs=stubs)
+    trace = begun if isinstance(begun, Trace) else await begun.finish()
+    headers: Mapping[str, str] = dict(request_headers(trace.decision))
+    differences = mismatches(case.expect, trace.decision, headers)
+    drawn = _drawn(engine, call, trace) if differences else ""
+    return Result(case, place, trace, differences, drawn)
+
+
+def _drawn(engine: Engine, call: Call, trace: Trace) -> str:
+    """The rule tree, when the request got as far as the rules."""
+    try:
+        request = call.request(engine)
+    except Refusal as refusal:
+        return f"refused before any rule: {refusal.text}"
+    if request is None:
+        return f"{call.path} is none of the paths that are decided about"
+    return explain.tree(engine, trace, named=not engine.asks(request))
