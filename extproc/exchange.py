@@ -265,7 +265,7 @@ class Exchange:
         if self._phase is Phase.START:
             self._open(message)
         if self._phase in (Phase.START, Phase.COLLECTING, Phase.DECIDING):
-            # Envoy answered before we did (413 at its buffer limit, a timeout). A reply to the request would be spurious.
+            # Envoy answered before we did (413 at its buffer limit, a timeout): a reply now would be spurious.
             if self._task is not None:
                 self._task.cancel()
                 self._task = None
@@ -273,7 +273,7 @@ class Exchange:
         if message.kind == Kind.RESPONSE_HEADERS:
             trace = self._trace
             shown = self._phase is Phase.ROUTED and trace is not None and self._engine.settings.response_headers
-            self._stream.send(wire.reply(Kind.RESPONSE_HEADERS, _shown(trace) if shown and trace else ()))
+            self._stream.send(wire.reply(Kind.RESPONSE_HEADERS, response_headers(trace) if shown and trace else ()))
             if self._terms.response_body == Mode.NONE and self._phase is not Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
@@ -360,7 +360,7 @@ class Exchange:
             elif request.model != model.name:
                 body = openai.with_model(request, model.name)
         self._trace = trace
-        self._pay(_headers(decision), body, _metadata(trace))
+        self._pay(request_headers(decision), body, _metadata(trace))
 
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:
         """Answer everything that is owed: `headers` and `extra` with the first answer, `body` (None: as it came)."""
@@ -427,7 +427,7 @@ class Exchange:
         if trace is None:
             self._context.failed(refusal.code)
         else:
-            headers = (*openai.JSON_HEADERS, *_shown(trace))
+            headers = (*openai.JSON_HEADERS, *response_headers(trace))
             extra = _metadata(trace)
         body = openai.error(self._api(), refusal)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
@@ -466,7 +466,7 @@ class Exchange:
         self._rest()
 
     async def _send_answer(self, answer: Answer, trace: Trace) -> None:
-        headers = (*answer.headers.items(), *_shown(trace))
+        headers = (*answer.headers.items(), *response_headers(trace))
         async with aclosing(answer.body) as body:
             self._over(wire.stream_headers(answer.status, headers) + _metadata(trace))
             try:
@@ -493,7 +493,7 @@ class Exchange:
             return
         trace = self._engine.failed("error")
         self._trace = trace
-        self._pay(_headers(trace.decision), None, _metadata(trace))
+        self._pay(request_headers(trace.decision), None, _metadata(trace))
         if self._request is None:
             self._context.failed("error")
         else:
@@ -515,7 +515,7 @@ class Exchange:
         return self._first.headers.own() if self._first is not None else []
 
 
-def _headers(decision: Decision) -> Pairs:
+def request_headers(decision: Decision) -> Pairs:
     """The request headers that a decision sets."""
     if decision.model is None:
         return ()
@@ -523,7 +523,7 @@ def _headers(decision: Decision) -> Pairs:
     return (route,) if decision.changes is None else (route, *decision.changes.headers.items())
 
 
-def _shown(trace: Trace) -> Pairs:
+def response_headers(trace: Trace) -> Pairs:
     """The response headers that tell the client what was decided."""
     decision = trace.decision
     shown = []
