@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from config.problem import PolicyError
+from config.watch import Rejected, Watcher, cases_file, load
+
+GOOD = "version: 1\nmodels: {small: {name: s}}\ndefault: small\n"
+
+
+class Reloads:
+    count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+
+
+def _configmap(folder: Path, generation: int, text: str) -> None:
+    """Write a ConfigMap volume the way kubelet does: a new data folder, then `..data` swapped to it by rename."""
+    data = folder / f"..2026_{generation}"
+    data.mkdir()
+    (data / "policy.yaml").write_text(text)
+    (folder / "..data_tmp").symlink_to(data.name)
+    os.rename(folder / "..data_tmp", folder / "..data")
+    if not (folder / "policy.yaml").is_symlink():
+        (folder / "policy.yaml").symlink_to("..data/policy.yaml")
+
+
+async def test_a_configmap_swap_is_seen_once(tmp_path):
+    _configmap(tmp_path, 1, GOOD)
+    reloads = Reloads()
+    watcher = Watcher(tmp_path / "policy.yaml", reloads, interval=0.01)
+    await watcher.poll()
+    assert reloads.count == 0
+    _configmap(tmp_path, 2, GOOD + "# new\n")
+    await watcher.poll()
+    await watcher.poll()
+    assert reloads.count == 1
+
+
+async def test_a_swap_to_the_same_content_reloads_nothing(tmp_path):
+    _configmap(tmp_path, 1, GOOD)
+    reloads = Reloads()
+    watcher = Watcher(tmp_path / "policy.yaml", reloads, interval=0.01)
+    _configmap(tmp_path, 2, GOOD)
+    await watcher.poll()
+    assert reloads.count == 0
+
+
+async def test_a_file_that_is_away_is_waited_for(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(GOOD)
+    reloads = Reloads()
+    watcher = Watcher(policy, reloads, interval=0.01)
+    policy.unlink()
+    await watcher.poll()
+    assert reloads.count == 0
+    policy.write_text(GOOD + "# back\n")
+    await watcher.poll()
+    assert reloads.count == 1
+
+
+async def test_a_changed_cases_file_reloads_too(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(GOOD)
+    reloads = Reloads()
+    watcher = Watcher(policy, reloads, interval=0.01)
+    cases_file(policy).write_text("cases: []\n")
+    await watcher.poll()
+    assert reloads.count == 1
+
+
+async def test_a_rewrite_of_the_same_length_within_one_second_is_seen(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(GOOD + "# a\n")
+    reloads = Reloads()
+    watcher = Watcher(policy, reloads, interval=0.01)
+    policy.write_text(GOOD + "# b\n")
+    await watcher.poll()
+    assert reloads.count == 1
+
+
+def test_load_builds_from_the_bytes_it_returns(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(GOOD)
+    loaded = load(policy)
+    assert loaded.source == GOOD.encode()
+    assert loaded.engine.policy.startswith("sha256:")
+
+
+def test_a_bad_policy_and_a_missing_one_raise(tmp_path):
+    (tmp_path / "bad.yaml").write_text("version: 1\nmodels: {}\n")
+    with pytest.raises(PolicyError):
+        load(tmp_path / "bad.yaml")
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.yaml")
+
+
+def test_the_gate_sees_the_cases_beside_the_policy_and_can_refuse(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(GOOD)
+    seen: list[Path] = []
+    load(policy, lambda engine, cases: seen.append(cases))
+    assert seen == []  # no cases file, nothing to run
+    cases_file(policy).write_text("cases: []\n")
+
+    def refuse(engine: object, cases: Path) -> None:
+        seen.append(cases)
+        raise Rejected("case 1: expected large, got small")
+
+    with pytest.raises(Rejected, match="case 1"):
+        load(policy, refuse)
+    assert seen == [tmp_path / "policy.cases.yaml"]

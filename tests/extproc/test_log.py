@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from extproc import log
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_lines_carry_event_fields_and_traceback(capsys):
+    log.setup("json", "debug")
+    logging.getLogger("pointsman.x").info("policy_loaded", extra={"policy": "sha256:0", "n": 3})
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("pointsman.x").exception("failed")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["event"] == "policy_loaded"
+    assert first["level"] == "info"
+    assert first["policy"] == "sha256:0"
+    assert first["n"] == 3
+    assert first["time"].endswith("Z")
+    assert "ValueError: broken" in second["error"]
+
+
+def test_console_lines_are_for_people(capsys):
+    log.setup("console", "info")
+    logging.getLogger("pointsman.x").debug("not shown")
+    logging.getLogger("pointsman.x").warning("draining", extra={"streams": 2})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("warning draining streams=2")
