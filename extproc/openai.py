@@ -95,9 +95,13 @@ def _malformed(body: bytes, error: orjson.JSONDecodeError) -> Refusal:
     if not body.strip():
         return Refusal(400, "The request body is empty; a JSON object is needed.", "empty_body")
     where = f"line {error.lineno}, column {error.colno}"
-    if "recursion" in error.msg:
-        return Refusal(400, "The request body is nested too deeply.", "nested_too_deeply")
+    if "depth limit" in error.msg:
+        return _too_deep()
     return Refusal(400, f"The request body is not valid JSON ({error.msg.split(':')[0]}, {where}).", "invalid_json")
+
+
+def _too_deep() -> Refusal:
+    return Refusal(400, "The request body is nested too deeply.", "nested_too_deeply")
 
 
 def _kind(value: Any) -> str:
@@ -349,7 +353,7 @@ def _spans(request: Request) -> list[tuple[int, int]]:
     try:
         return list(_walk(body.decode()))
     except RecursionError:
-        raise Refusal(400, "The request body is nested too deeply.", "nested_too_deeply") from None
+        raise _too_deep() from None
 
 
 def _walk(text: str) -> Iterable[tuple[int, int]]:
@@ -381,7 +385,10 @@ _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
 
 
 def changed(request: Request, model: Model, changes: Changes) -> bytes:
-    """The body with the model and a decision's changes in it, serialised anew."""
+    """The body with the model and a decision's changes in it, serialised anew.
+
+    Raises `Refusal` (400) when the body is nested too deeply to be written again (254 levels).
+    """
     fields = dict(request.fields)
     fields["model"] = model.name
     if changes.system is not None:
@@ -390,7 +397,10 @@ def changed(request: Request, model: Model, changes: Changes) -> bytes:
         _cap(request.api, fields, changes.max_tokens)
     if request.api != "embeddings":
         _think(request.api, fields, model, changes)
-    return orjson.dumps(fields)
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        raise _too_deep() from None
 
 
 def _add_system(api: Api, fields: dict[str, Any], system: str) -> None:
