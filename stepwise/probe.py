@@ -43,6 +43,10 @@ class Capability:
     running_usage: bool  # counts in every chunk, so that an aborted stream is counted too
     stop_reason: bool  # says which stop string ended the text
 
+    @property
+    def logprobs(self) -> bool:
+        return self.top_logprobs >= 0
+
     def to_json(self) -> JSON:
         return asdict(self)
 

@@ -85,7 +85,8 @@ class Strategy(Protocol):
     def name(self) -> str: ...
 
     @property
-    def needs_logprobs(self) -> bool: ...
+    def needs_top(self) -> int:
+        """Top log probabilities that the small model's server must give: -1 none at all, 0 the written token's own."""
 
     def begin(self, context: Context) -> Run: ...
 
@@ -110,7 +111,7 @@ class PolicyStrategy:
     """A trained network: keep when P(keep) >= kappa (Si, Lee and Bastani, arXiv 2605.06116)."""
 
     name = "policy"
-    needs_logprobs = True
+    needs_top = features.TOP
 
     def __init__(self, policy: Policy, kappa: float) -> None:
         self.policy = policy
@@ -142,7 +143,7 @@ class Glimpse:
     """Rejects a draft at its first token when that token's entropy (nats) is above `threshold` (arXiv 2601.05110)."""
 
     name = "glimpse"
-    needs_logprobs = True
+    needs_top = features.TOP
 
     def __init__(self, threshold: float = 0.5) -> None:
         self.threshold = threshold
@@ -197,7 +198,7 @@ class Confidence:
     """
 
     name = "confidence"
-    needs_logprobs = True
+    needs_top = 0
 
     def __init__(self, share: float = 0.2, cold: float = -0.35) -> None:
         self.share = share
@@ -223,13 +224,13 @@ class _ConfidenceRun(_Judge):
 class ColdStart:
     """For pairs of models without a trained policy: rejects the `share` of steps that look worst.
 
-    Four signs of doubt (mean log probability, least log probability among digits and operators, least margin, entropy of
-    the first token) are turned into ranks among the last steps, so that no scale has to be known, and averaged. Until
-    32 steps were seen, a step is rejected when its digits or its words are improbable outright.
+    Four signs of doubt (mean log probability, least log probability among digits and operators, least margin, entropy
+    of the first token) are turned into ranks among the last steps, so that no scale has to be known, and averaged.
+    Until 32 steps were seen, a step is rejected when its digits or its words are improbable outright.
     """
 
     name = "cold-start"
-    needs_logprobs = True
+    needs_top = features.TOP
 
     def __init__(self, share: float = 0.2) -> None:
         self.share = share
@@ -259,7 +260,7 @@ class Verify:
     """The large model scores every draft with one token; kept from `threshold` on (after arXiv 2504.07891)."""
 
     name = "verify"
-    needs_logprobs = False
+    needs_top = -1
 
     def __init__(self, threshold: float = 0.7) -> None:
         self.threshold = threshold
@@ -282,7 +283,7 @@ class Random:
     """Rejects each draft with probability `p`; the same choices for the same question and `seed`."""
 
     name = "random"
-    needs_logprobs = False
+    needs_top = -1
 
     def __init__(self, p: float = 0.2, seed: int = 0) -> None:
         self.p = p
@@ -304,7 +305,7 @@ class _RandomRun(_Judge):
 class Fixed:
     """The large model writes the first `n` steps, then the small one the rest; or one of them everything."""
 
-    needs_logprobs = False
+    needs_top = -1
 
     def __init__(self, name: str, n: int, rest: Turn) -> None:
         self.name = name
