@@ -1,0 +1,263 @@
+"""Trains both models from nothing: ``python -m examples.tinylm.train [small|large|both]``.
+
+Fixed seeds, one thread, a checkpoint every few minutes in ``--work`` (a second run goes on where the first stopped),
+then the ONNX export and the accuracy on the development problems. The recipe is the constants in ``RECIPES``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from examples.tinylm import problems, talk
+from examples.tinylm.export import export
+from examples.tinylm.model import Shape, TinyLM
+from examples.tinylm.tokenizer import END, PAD, Tokenizer, pieces, render
+
+HERE = Path(__file__).parent
+WEIGHTS = HERE / "weights"
+TALK_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    width, layers, heads: the shape; steps: batches; tokens: padded tokens a batch; rate: peak learning rate;
+    easy: problems in each of the two easy stages at the start; bf16: whether the layers compute in bfloat16; seed.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    steps: int
+    tokens: int
+    rate: float
+    easy: int
+    bf16: bool
+    seed: int
+
+
+RECIPES = {
+    "small": Recipe(width=48, layers=2, heads=3, steps=5000, tokens=4096, rate=0.04, easy=40_000, bf16=False, seed=1),
+    "large": Recipe(width=128, layers=4, heads=4, steps=2600, tokens=4096, rate=0.03, easy=25_000, bf16=True, seed=2),
+}
+
+
+def vocabulary() -> Tokenizer:
+    """The tokenizer whose words are those of the first training problems and replies."""
+    count: Counter[str] = Counter()
+    for i in range(6000):
+        made = problems.make(problems.SPLITS["train"] + i)
+        count.update(pieces(made.question) + pieces(made.solution))
+    rng = random.Random(0)
+    for i in range(1000):
+        count.update(pieces(talk.make(rng, ("tinylm-small", "tinylm-large")[i % 2])[1]))
+    return Tokenizer(sorted(w for w, n in count.items() if len(w) > 1 and n >= 5 and not w.isdigit()))
+
+
+def load_tokenizer(folder: Path = WEIGHTS) -> Tokenizer:
+    """The tokenizer that the shipped models were trained with."""
+    return Tokenizer(json.loads((folder / "words.json").read_text()))
+
+
+def examples(tokenizer: Tokenizer, name: str, recipe: Recipe, skip: int = 0) -> Iterator[tuple[list[int], int]]:
+    """(ids, length of the prompt) without an end; `skip` examples are left out at the start.
+
+    The first ``recipe.easy`` problems are of band 1, as many again of bands 1 and 2, then come all bands alike: copying
+    and carrying are found much sooner on short problems.
+    """
+    index, seed = skip, recipe.seed
+    while True:
+        rng = random.Random(f"{seed}-{index}")
+        if rng.random() < TALK_SHARE:
+            question, reply = talk.make(rng, f"tinylm-{name}")
+        else:
+            stage = index // recipe.easy
+            band = None if stage > 1 else rng.randint(1, 1 + stage)
+            made = problems.make(problems.SPLITS["train"] + seed * 100_000_000 + index, band)
+            question, reply = made.question, made.solution
+        system = [("system", "You are a helpful assistant.")] if rng.random() < 0.05 else []
+        prompt = render(tokenizer, [*system, ("user", question)])
+        yield [*prompt, *tokenizer.encode(reply), END], len(prompt)
+        index += 1
+
+
+def batches(
+    source: Iterator[tuple[list[int], int]], tokens: int, rng: random.Random
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(ids, targets) int64 [rows, time], at most `tokens` cells, rows of like length; targets are -100 on prompts."""
+    while True:
+        pool = sorted((next(source) for _ in range(1500)), key=lambda e: len(e[0]))
+        groups: list[list[tuple[list[int], int]]] = [[]]
+        for example in pool:
+            if (len(groups[-1]) + 1) * len(example[0]) > tokens:
+                groups.append([])
+            groups[-1].append(example)
+        rng.shuffle(groups)
+        for group in groups:
+            wide = max(len(ids) for ids, _ in group)
+            x = np.full((len(group), wide), PAD, np.int64)
+            y = np.full((len(group), wide), -100, np.int64)
+            for row, (ids, prompt) in enumerate(group):
+                x[row, : len(ids)] = ids
+                y[row, prompt - 1 : len(ids) - 1] = ids[prompt:]
+            yield x, y
+
+
+def schedule(step: int, steps: int) -> float:
+    """The share of the peak rate: warm-up over 50 steps, level, then straight down to 1 % over the last half."""
+    return min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (0.5 * steps)))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal (Jordan et al., "Muon", 2024), for the hidden matrices."""
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                assert p.grad is not None
+                state = self.state[p]
+                speed = state.setdefault("speed", torch.zeros_like(p))
+                speed.lerp_(p.grad, 0.05)
+                p.mul_(1 - 0.05 * group["lr"])
+                stretch = max(1.0, p.shape[0] / p.shape[1]) ** 0.5
+                p.add_(orthogonal(p.grad.lerp(speed, 0.95)), alpha=-group["lr"] * stretch)
+
+
+def orthogonal(g: Tensor) -> Tensor:
+    """The orthogonal matrix nearest to g, roughly: five Newton-Schulz steps with Jordan's coefficients."""
+    x: Tensor = g.T if g.shape[0] > g.shape[1] else g
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if g.shape[0] > g.shape[1] else x
+
+
+def train(name: str, work: Path) -> TinyLM:
+    """Trains one model; goes on from ``work/<name>.pt`` where there is one."""
+    recipe, tokenizer = RECIPES[name], load_tokenizer()
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    model = TinyLM(Shape(tokenizer.size, recipe.width, recipe.layers, recipe.heads))
+    matrices = [p for b in model.blocks for p in b.parameters() if p.dim() == 2]
+    rest = [p for p in model.parameters() if p.dim() < 2 or p is model.embed.weight]
+    peaks = [recipe.rate, 0.2 * recipe.rate]
+    optimizers = [Muon(matrices, peaks[0]), torch.optim.AdamW(rest, peaks[1], (0.9, 0.98), weight_decay=0.0)]
+    path, start, seen = work / f"{name}.pt", 0, 0
+    if path.exists():
+        saved = torch.load(path)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        start, seen = saved["step"], saved["seen"]
+    source = examples(tokenizer, name, recipe, seen)
+    feed = batches(source, recipe.tokens, random.Random(recipe.seed + start))
+    saved_at, smooth = time.monotonic(), None
+    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=name, mininterval=5)
+    for step in bar:
+        x, y = next(feed)
+        seen += len(x)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * schedule(step, recipe.steps)
+        targets = torch.from_numpy(y).flatten()
+        rows = (targets >= 0).nonzero().squeeze(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            last = model(torch.from_numpy(x)).flatten(0, 1)
+        loss = F.cross_entropy(model.logits(last[rows].float()), targets[rows])
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", problems=seen, refresh=False)
+        if time.monotonic() - saved_at > 120 or step == recipe.steps - 1:
+            done = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+            torch.save({**done, "step": step + 1, "seen": seen}, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+            saved_at = time.monotonic()
+    return model.eval()
+
+
+@torch.inference_mode()
+def generate(model: TinyLM, prompts: list[list[int]], limit: int = 400) -> list[list[int]]:
+    """Greedy answers to `prompts`, all in one batch (left-padded)."""
+    wide = max(len(p) for p in prompts)
+    ids = torch.tensor([[PAD] * (wide - len(p)) + p for p in prompts])
+    valid = torch.tensor([[False] * (wide - len(p)) + [True] * len(p) for p in prompts])
+    positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+    out: list[list[int]] = [[] for _ in prompts]
+    s = model.shape
+    past = torch.zeros(s.layers, 2, len(prompts), s.heads, 0, s.width // s.heads)
+    alive, rows = torch.arange(len(prompts)), positions[:, -1]
+    for _ in range(limit):
+        logits, past = model.step(ids, positions, past, valid)
+        chosen = logits[:, -1].argmax(-1)
+        for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+            out[row].append(token)
+        going = chosen != END
+        if not bool(going.any()):
+            break
+        alive, chosen, past, valid, rows = alive[going], chosen[going], past[:, :, going], valid[going], rows[going] + 1
+        ids, positions = chosen[:, None], rows[:, None]
+        valid = torch.cat([valid, torch.ones(len(chosen), 1, dtype=torch.bool)], dim=1)
+    return out
+
+
+def accuracy(model: TinyLM, tokenizer: Tokenizer, first: int, count: int) -> dict[int, tuple[int, int]]:
+    """band -> (right, asked) over `count` problems from seed `first`, greedy."""
+    made = [problems.make(first + i) for i in range(count)]
+    made.sort(key=lambda p: len(p.question))
+    tally = dict.fromkeys(problems.BANDS, (0, 0))
+    for at in range(0, count, 250):
+        part = made[at : at + 250]
+        answers = generate(model, [render(tokenizer, [("user", p.question)]) for p in part])
+        for problem, ids in zip(part, answers, strict=True):
+            right, asked = tally[problem.band]
+            good = ids[-1] == END and problems.check(problem, tokenizer.decode(ids[:-1]))
+            tally[problem.band] = right + good, asked + 1
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", nargs="?", choices=("small", "large", "both"), default="both")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints (not for git)")
+    parser.add_argument("--count", type=int, default=1000, help="development problems to measure on")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    WEIGHTS.mkdir(exist_ok=True)
+    words = WEIGHTS / "words.json"
+    words.write_text(json.dumps(vocabulary().words, ensure_ascii=False, indent=0) + "\n")
+    tokenizer = load_tokenizer()
+    for name in RECIPES if args.which == "both" else (args.which,):
+        model = train(name, args.work)
+        export(model, WEIGHTS / f"{name}.onnx")
+        tally = accuracy(model, tokenizer, problems.SPLITS["dev"], args.count)
+        right, asked = (sum(t[i] for t in tally.values()) for i in (0, 1))
+        print(f"{name}: {right / asked:.1%} of {asked}; by band", {b: round(r / n, 3) for b, (r, n) in tally.items()})
+        size = sum(p.numel() for p in model.parameters())
+        print(f"{name}: {size} parameters, {model.shape.flops_per_token(110)} FLOP a token")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The exported networks against the network they were exported from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.tinylm.engine import WEIGHTS, Engine
+
+torch = pytest.importorskip("torch", reason="training needs torch: pip install -e .[train]")
+
+from examples.tinylm.export import export  # noqa: E402
+from examples.tinylm.model import Shape, TinyLM  # noqa: E402
+from examples.tinylm.train import RECIPES, examples, load_tokenizer, vocabulary  # noqa: E402
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[TinyLM, Engine]:
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer()
+    model = TinyLM(Shape(tokenizer.size, 32, 2, 2)).eval()
+    (tmp_path / "words.json").write_bytes((WEIGHTS / "words.json").read_bytes())
+    export(model, tmp_path / "small.onnx")
+    return model, Engine("small", tmp_path)
+
+
+def test_the_export_computes_what_the_network_computes(pair: tuple[TinyLM, Engine]) -> None:
+    model, engine = pair
+    shape = model.shape
+    for rows, before, time in ((1, 0, 9), (3, 5, 2), (4, 9, 1)):
+        ids = torch.randint(0, shape.vocab, (rows, time))
+        past = torch.randn(shape.layers, 2, rows, shape.heads, before, model.dim)
+        valid = torch.ones(rows, before + time, dtype=torch.bool)
+        valid[0, : before // 2] = False
+        positions = (valid.long().cumsum(1) - 1)[:, -time:]
+        with torch.no_grad():
+            logits, cache = model.step(ids, positions, past, valid)
+        found, present = engine.run(ids.numpy(), positions.numpy(), past.numpy(), valid.numpy())
+        np.testing.assert_allclose(found, logits[:, -1].numpy(), atol=1e-5)
+        np.testing.assert_allclose(present, cache.numpy(), atol=1e-5)
+    engine.close()
+
+
+def test_reading_at_once_and_token_by_token_agree(pair: tuple[TinyLM, Engine]) -> None:
+    model, engine = pair
+    ids = torch.randint(0, model.shape.vocab, (1, 30))
+    with torch.no_grad():
+        whole = model.logits(model(ids))[0].numpy()
+    past = np.zeros((model.shape.layers, 2, 1, model.shape.heads, 0, model.dim), np.float32)
+    for i in range(30):
+        logits, past = engine.run(ids[:, i : i + 1].numpy(), np.array([[i]]), past, np.ones((1, i + 1), np.bool_))
+        np.testing.assert_allclose(logits[0], whole[i], atol=1e-5)
+    engine.close()
+
+
+def test_padding_on_the_left_changes_nothing(pair: tuple[TinyLM, Engine]) -> None:
+    model, engine = pair
+    ids = np.array([[5, 6, 7]])
+    empty = np.zeros((model.shape.layers, 2, 1, model.shape.heads, 0, model.dim), np.float32)
+    plain, _ = engine.run(ids, np.array([[0, 1, 2]]), empty, np.ones((1, 3), np.bool_))
+    padded, _ = engine.run(
+        np.array([[0, 0, 5, 6, 7]]), np.array([[0, 0, 0, 1, 2]]), empty, np.array([[False, False, True, True, True]])
+    )
+    np.testing.assert_allclose(plain, padded, atol=1e-5)
+    engine.close()
+
+
+def test_the_shipped_words_are_those_of_the_generator() -> None:
+    assert vocabulary().words == load_tokenizer().words
+
+
+def test_large_costs_at_least_eight_times_small() -> None:
+    size = load_tokenizer().size
+    flops = {n: Shape(size, r.width, r.layers, r.heads).flops_per_token(110) for n, r in RECIPES.items()}
+    assert flops["large"] >= 8 * flops["small"]
+
+
+def test_training_examples_mask_the_prompt_and_end() -> None:
+    tokenizer = load_tokenizer()
+    source = examples(tokenizer, "small", RECIPES["small"])
+    for _ in range(50):
+        ids, prompt = next(source)
+        text = tokenizer.decode(ids[prompt:-1])
+        assert "Answer: " in text or "tinylm-small" in text
