@@ -66,12 +66,12 @@ def _rule(name: str, server: Upstream, headers: dict[str, Any]) -> dict[str, Any
     if headers:
         match["headers"] = headers
     rewrite = {"authority": server.authority} | ({"uri": f"{server.path}/"} if server.path else {})
+    # No `timeout`: Istio then has none, as a stream of tokens needs; it refuses to be told 0.
     return {
         "name": name,
         "match": [match],
         "route": [{"destination": {"host": fqdn(server), "port": {"number": server.port}}}],
         "rewrite": rewrite,
-        "timeout": "0s",
         "retries": {"attempts": 2, "retryOn": "connect-failure,refused-stream"},
     }
 

@@ -1,0 +1,285 @@
+"""Every manifest we ship is what an API server would take, and says the same wherever it is said twice."""
+
+import copy
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.k8s import crd
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+VERSIONS = [f"1.{minor}.0" for minor in range(30, 38)]
+BUILT_IN = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
+
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+needs_crds = pytest.mark.skipif(not crd.FOLDER, reason="POINTSMAN_CRDS names no folder of CRD schemas")
+
+
+def kustomize(folder):
+    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert built.returncode == 0, built.stderr
+    return [document for document in yaml.safe_load_all(built.stdout) if document]
+
+
+@pytest.fixture(scope="module")
+def manifests():
+    """Overlay name → its objects; `base` too."""
+    folders = {"base": K8S / "base"} | {name: K8S / "overlays" / name for name in OVERLAYS}
+    return {name: kustomize(folder) for name, folder in folders.items()}
+
+
+def validate(resource, version):
+    kubernetes_validate.validate(resource, version, strict=True)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("version", VERSIONS)
+def test_built_in_objects_pass_strict_validation(manifests, version):
+    seen = 0
+    for resources in manifests.values():
+        for resource in resources:
+            if resource["apiVersion"] in BUILT_IN:
+                validate(resource, version)
+                seen += 1
+    assert seen > 50
+
+
+@needs_kubectl
+@needs_crds
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
+    for resource in manifests[overlay]:
+        if resource["apiVersion"] in BUILT_IN:
+            continue
+        if resource["kind"] == "EnvoyProxy":
+            continue  # its CRD is not among the schemas at hand
+        assert crd.problems(resource) == [], (resource["kind"], resource["metadata"]["name"])
+
+
+MUTATIONS = [
+    ("base", "Deployment", ("spec", "template", "spec", "containers", 0, "securtyContext"), {}),
+    ("base", "Deployment", ("spec", "replicas"), "two"),
+    ("base", "NetworkPolicy", ("spec", "ingres"), []),
+    ("base", "HorizontalPodAutoscaler", ("spec", "minReplica"), 2),
+]
+CUSTOM_MUTATIONS = [
+    ("envoy-gateway", "EnvoyExtensionPolicy", ("spec", "extProc", 0, "messageTimeOut"), "1s"),
+    ("envoy-gateway", "EnvoyExtensionPolicy", ("spec", "extProc", 0, "processingMode", "request", "body"), "Bufered"),
+    ("envoy-gateway", "EnvoyExtensionPolicy", ("spec", "extProc", 0, "backendRefs", 0, "kind"), "Pod"),
+    ("envoy-gateway", "ClientTrafficPolicy", ("spec", "connection", "bufferLimt"), "1Mi"),
+    ("envoy-gateway", "HTTPRoute", ("spec", "rules", 0, "backendRef"), []),
+    ("envoy-gateway", "Backend", ("spec", "endpoints", 0, "ip"), {"address": "10.0.0.1", "port": 80}),
+    ("istio", "EnvoyFilter", ("spec", "configPatches", 0, "patch", "operation"), "INSERT"),
+    ("istio", "VirtualService", ("spec", "http", 0, "retires"), {}),
+    ("ai-gateway", "AIGatewayRoute", ("spec", "rules", 0, "backendRefs", 0, "named"), "x"),
+    ("inference-pool", "InferencePool", ("spec", "targetPorts"), []),
+    ("monitoring", "ScaledObject", ("spec", "trigers"), []),
+    ("monitoring", "PrometheusRule", ("spec", "groups", 0, "rules", 0, "expression"), "1"),
+]
+
+
+def mutated(resources, kind, path, value):
+    resource = copy.deepcopy(next(r for r in resources if r["kind"] == kind))
+    place = resource
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return resource
+
+
+@needs_kubectl
+@pytest.mark.parametrize(("overlay", "kind", "path", "value"), MUTATIONS)
+def test_a_mistake_in_a_built_in_object_is_found(manifests, overlay, kind, path, value):
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate(mutated(manifests[overlay], kind, path, value), VERSIONS[-1])
+
+
+@needs_kubectl
+@needs_crds
+@pytest.mark.parametrize(("overlay", "kind", "path", "value"), CUSTOM_MUTATIONS)
+def test_a_mistake_in_a_custom_resource_is_found(manifests, overlay, kind, path, value):
+    assert crd.problems(mutated(manifests[overlay], kind, path, value)) != []
+
+
+@needs_kubectl
+@needs_crds
+def test_fail_open_with_a_duplex_body_is_found_by_the_rule_of_envoy_gateway(manifests):
+    policy = mutated(manifests["envoy-gateway"], "EnvoyExtensionPolicy", ("spec", "extProc", 0, "failOpen"), True)
+    assert crd.problems(policy) == []
+    policy["spec"]["extProc"][0]["processingMode"]["request"]["body"] = "FullDuplexStreamed"
+    assert any("FailOpen must be false" in problem for problem in crd.problems(policy))
+
+
+@needs_kubectl
+def test_the_workload_keeps_to_the_restricted_pod_security_standard(manifests):
+    for overlay, resources in manifests.items():
+        pod = next(r for r in resources if r["kind"] == "Deployment")["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, overlay
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "limits" in container["resources"]
+            for mount in container["volumeMounts"]:
+                assert "subPath" not in mount
+
+
+@needs_kubectl
+def test_the_grace_period_is_longer_than_the_drain(manifests):
+    pod = next(r for r in manifests["base"] if r["kind"] == "Deployment")["spec"]["template"]["spec"]
+    args = dict(a.removeprefix("--").split("=") for a in pod["containers"][0]["args"] if a.startswith("--"))
+    assert pod["terminationGracePeriodSeconds"] > int(args["drain-wait"]) + int(args["grace"])
+
+
+def helm(values=None):
+    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+    with helm_python.Chart.load(str(K8S / "chart")) as chart:
+        rendered = chart.render(values=values or {}, name="pointsman", namespace="pointsman")
+    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def by_name(resources):
+    return {(r["kind"], r["metadata"]["name"]): r for r in resources}
+
+
+@needs_kubectl
+@pytest.mark.parametrize(
+    ("folder", "values"),
+    [
+        ("base", {}),
+        (
+            "overlays/gpu",
+            {
+                "gpu": {"enabled": True},
+                "resources": {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
+            },
+        ),
+    ],
+)
+def test_kustomize_and_helm_give_the_same_workload(folder, values):
+    plain = by_name(kustomize(K8S / folder))
+    charted = by_name(helm(values))
+    plain.pop(("Namespace", "pointsman"))  # Helm installs into a namespace that is there
+    charted.pop(("Pod", "pointsman-test-ready"))  # a hook, run by `helm test` only
+    assert charted == plain
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_chart_passes_strict_validation(version):
+    for resource in helm():
+        validate(resource, version)
+
+
+@pytest.mark.parametrize(
+    "values", [{"replica": 3}, {"replicas": 0}, {"policy": ""}, {"image": {"tag": "x", "name": "y"}}]
+)
+def test_the_chart_refuses_values_that_it_does_not_know(values):
+    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+    with pytest.raises(helm_python.HelmError):
+        helm(values)
+
+
+def test_the_chart_passes_helms_own_lint():
+    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+    report = helm_python.lint(str(K8S / "chart"))
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@needs_kubectl
+@pytest.mark.parametrize(
+    ("overlay", "target", "options"), [("envoy-gateway", "envoy-gateway", []), ("istio", "istio", [])]
+)
+def test_the_shipped_gateway_is_what_render_writes(overlay, target, options, capsys):
+    from cli.main import main
+
+    assert main(["render", str(K8S / "base" / "policy.yaml"), "--for", target, *options]) == 0
+    assert capsys.readouterr().out == (K8S / "overlays" / overlay / "gateway.yaml").read_text()
+
+
+def test_the_sidecars_envoy_is_what_render_writes(capsys):
+    from cli.main import main
+
+    policy = str(K8S / "base" / "policy.yaml")
+    assert main(["render", policy, "--for", "envoy", "--router", "unix:/run/pointsman/ext_proc.sock"]) == 0
+    assert capsys.readouterr().out == (K8S / "overlays" / "sidecar" / "envoy.yaml").read_text()
+
+
+def test_the_shipped_policy_is_valid_and_the_chart_carries_the_same():
+    from config.load import check
+
+    text = (K8S / "base" / "policy.yaml").read_text()
+    policy, problems = check(text)
+    assert policy is not None
+    assert problems == []
+    assert yaml.safe_load((K8S / "chart" / "values.yaml").read_text())["policy"] == text
+
+
+promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+@pytest.fixture
+def rules(tmp_path):
+    resource = yaml.safe_load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(resource["spec"]))
+    shutil.copy(Path(__file__).parent / "rules_test.yaml", tmp_path)
+    return path
+
+
+def run_promtool(*arguments):
+    return subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=60, env={**os.environ, "TZ": "UTC"}
+    )
+
+
+@promtool
+def test_alert_rules_pass_promtool(rules):
+    checked = run_promtool("check", "rules", str(rules))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@promtool
+def test_alerts_fire_when_they_should_and_not_before(rules):
+    tested = run_promtool("test", "rules", str(rules.parent / "rules_test.yaml"))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@promtool
+def test_a_broken_expression_is_found(rules):
+    rules.write_text(rules.read_text().replace("absent(up", "absnt(up"))
+    assert run_promtool("check", "rules", str(rules)).returncode != 0
+
+
+def test_every_metric_that_rules_and_dashboard_use_exists():
+    import re
+
+    from extproc.metrics import FAMILIES
+
+    known = set(FAMILIES)
+    monitoring = K8S / "overlays" / "monitoring"
+    for name in ("rules.yaml", "dashboard.json", "scaledobject.yaml"):
+        used = set(re.findall(r"\bpointsman_[a-z_]+", (monitoring / name).read_text()))
+        used = {re.sub(r"_(bucket|sum|count)$", "", metric) for metric in used}
+        assert used <= known, (name, used - known)
+        assert used
+
+
+def test_every_alert_has_a_paragraph_in_the_operators_guide():
+    resource = yaml.safe_load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    guide = (ROOT / "docs" / "operate.md").read_text().lower()
+    for rule in resource["spec"]["groups"][0]["rules"]:
+        assert f"### {rule['alert'].lower()}\n" in guide
+        assert rule["annotations"]["runbook_url"] == f"docs/operate.md#{rule['alert'].lower()}"
