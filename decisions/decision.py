@@ -56,7 +56,8 @@ class Trace:
     """Which rule saw which reading, in which order, at what cost. Explain, metrics, logs and tests are views of it.
 
     `readings` are the signals that were read, in order; `results` the rules evaluated, in order, with True, False or
-    None (Unknown). `timings` are microseconds a signal, present when detail was asked for.
+    None (Unknown, or left open because it could no longer make a difference). `timings` are microseconds a signal,
+    present when detail was asked for.
     """
 
     decision: Decision

@@ -71,10 +71,14 @@ class Clause:
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
-    __slots__ = ("clause", "decisions", "name", "run", "test")
+    __slots__ = ("_goals", "clause", "decisions", "name", "run", "test")
 
-    def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal]) -> None:
+    def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal], best: bool) -> None:
         self.clause = clause
+        # What of the rule's value makes a difference: `skip` asks whether it is true, `match` whether it is false.
+        goals = {"skip": (True,), "match": (False,), "fail": (True, False)}
+        compared = best and not clause.guard and clause.on_unknown == "match"
+        self._goals = (True, False) if compared else goals[clause.on_unknown]
         self.name = clause.name
         self.test: Test = compiled(clause.when, signals)
         self.run = self.test.run
@@ -86,6 +90,10 @@ class _Compiled:
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
         return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.stepwise)
+
+    def waiting(self, facts: Facts) -> set[str]:
+        """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
+        return {name for goal in self._goals for name in self.test.waiting(facts, goal)}
 
     def decide(self, facts: Facts) -> Decision:
         target = self.clause.target
@@ -123,7 +131,9 @@ class Engine:
         self.best = best
         self.settings = settings or Settings()
         self.shared = shared or Shared()
-        self._all = tuple(_Compiled(clause, self.models, self.signals) for clause in self.clauses)
+        # With `best` guards go first, since nothing is compared with them.
+        order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
+        self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)
         self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
         self._auto = frozenset(self.auto)
         self._by_name = {model.name: model for model in self.models.values()} | self.models
@@ -234,8 +244,7 @@ class Evaluation:
             names = {name for signal in signals for name in unread(signal, signals, self.facts)}
         else:
             for clause in self._clauses:
-                if clause.run(self.facts) is PENDING:
-                    names = clause.test.waiting(self.facts)
+                if clause.run(self.facts) is PENDING and (names := clause.waiting(self.facts)):
                     break
                 if self.engine.best and self._results.get(clause.name) is True:
                     names = {n for leaf in leaves(clause.clause.when) for n in unread(leaf.signal, signals, self.facts)}
@@ -251,7 +260,9 @@ class Evaluation:
         for clause in self._clauses:
             value = clause.run(facts)
             if value is PENDING:
-                return None
+                if clause.waiting(facts):
+                    return None
+                value = None
             results[clause.name] = value
             if value is False:
                 continue
@@ -267,10 +278,12 @@ class Evaluation:
         signals = self.engine.signals
         chosen: _Compiled | None = None
         highest = -1.0
-        for clause in sorted(self._clauses, key=lambda clause: not clause.clause.guard):
+        for clause in self._clauses:
             value = clause.run(facts)
             if value is PENDING:
-                return None
+                if clause.waiting(facts):
+                    return None
+                value = None
             self._results[clause.name] = value
             if value is False:
                 continue

@@ -183,8 +183,11 @@ class Test(ABC):
         """The rule's value as far as it is known."""
 
     @abstractmethod
-    def waiting(self, facts: Facts) -> set[str]:
-        """The unread signals that can still change the rule, derived ones resolved to what they combine."""
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
+        """The unread signals on which it still hangs whether the rule ends as `goal`, derived ones resolved to what
+        they combine. Empty when that is settled, which can be so while the rule itself is pending: `all` of an
+        Unknown and an unread signal will never be true.
+        """
 
 
 def compiled(rule: Rule, signals: Mapping[str, Signal]) -> Test:
@@ -197,11 +200,11 @@ def compiled(rule: Rule, signals: Mapping[str, Signal]) -> Test:
     children = tuple(compiled(child, signals) for child in sorted(rule.of, key=lambda child: cost(child, signals)))
     match rule:
         case All():
-            return _All(children)
+            return _All(children, len(children))
         case AnyOf():
-            return _Any(children)
+            return _Any(children, 1)
         case AtLeast(count=count):
-            return _Count(count, children)
+            return _Count(children, count)
 
 
 def take(signal: Signal, signals: Mapping[str, Signal], facts: Facts) -> Reading | None:
@@ -244,7 +247,7 @@ class _Leaf(Test):
                 return PENDING
         return self._leaf.judge(reading)
 
-    def waiting(self, facts: Facts) -> set[str]:
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
         return unread(self._name, self._signals, facts)
 
 
@@ -255,18 +258,30 @@ class _Not(Test):
     def run(self, facts: Facts) -> Result:
         return negated(self._child.run(facts))
 
-    def waiting(self, facts: Facts) -> set[str]:
-        return self._child.waiting(facts)
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
+        return self._child.waiting(facts, not goal)
 
 
 class _Several(Test):
-    def __init__(self, children: tuple[Test, ...]) -> None:
+    """True when `count` of the children are."""
+
+    def __init__(self, children: tuple[Test, ...], count: int) -> None:
         self._children = children
         self._runs = tuple(child.run for child in children)
+        self._count = count
 
-    def waiting(self, facts: Facts) -> set[str]:
-        open_children = [child for child in self._children if child.run(facts) is PENDING]
-        return {name for child in open_children for name in child.waiting(facts)}
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
+        needed = self._count if goal else len(self._children) - self._count + 1
+        there = 0
+        hopes: list[set[str]] = []
+        for child in self._children:
+            value = child.run(facts)
+            if value is goal:
+                there += 1
+            elif value is PENDING and (below := child.waiting(facts, goal)):
+                hopes.append(below)
+        settled = there >= needed or there + len(hopes) < needed
+        return set() if settled else set().union(*hopes)
 
 
 class _All(_Several):
@@ -294,10 +309,6 @@ class _Any(_Several):
 
 
 class _Count(_Several):
-    def __init__(self, count: int, children: tuple[Test, ...]) -> None:
-        super().__init__(children)
-        self._count = count
-
     def run(self, facts: Facts) -> Result:
         true = pending = 0
         possible = len(self._runs)

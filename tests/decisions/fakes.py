@@ -1,0 +1,93 @@
+"""Signals that say what the request tells them to, and small builders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decisions.engine import Clause, Engine
+from decisions.model import Model
+from decisions.rule import Rule
+from signals.facts import Facts
+from signals.reading import Reading, Unavailable
+from signals.request import Message, Request
+from signals.signal import Cost, Params, Shared, Signal
+
+SMALL = Model("small", "org/small", 1.0, 2.0, 1000)
+LARGE = Model("large", "org/large", 10.0, 20.0, 8000)
+MODELS = {"small": SMALL, "large": LARGE}
+
+
+class Source:
+    """A slow input: the request's `said` has its value, an exception to raise, or an event to wait for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def fetch(self, facts: Facts) -> Reading:
+        facts.request.fields.setdefault("fetched", []).append((self.name, dict(facts.readings)))
+        await asyncio.sleep(0)
+        said = facts.request.fields["said"][self.name]
+        if isinstance(said, asyncio.Event):
+            await said.wait()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+class Fake(Signal):
+    """Says what the request's `said` has for it: a reading, or an exception to raise."""
+
+    kind = "fake"
+    Parameters = Params
+    scored = True
+    labelled = True
+
+    def __init__(self, name: str, cost: Cost = Cost.INSTANT) -> None:
+        super().__init__(name, Params(), Shared())
+        self.cost = cost
+        self._source = Source(name)
+        self.slow = (self._source,) if cost >= Cost.NEURAL else ()
+
+    def read(self, facts: Facts) -> Reading:
+        facts.request.fields.setdefault("read", []).append(self.name)
+        said = facts.got(self._source) if self.slow else facts.request.fields["said"][self.name]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+class Sum(Signal):
+    """Matches when the scores of its inputs add up to 1; Unknown when one of them is missing."""
+
+    kind = "sum"
+    Parameters = Params
+    scored = True
+
+    def __init__(self, name: str, inputs: Sequence[Signal]) -> None:
+        super().__init__(name, Params(), Shared())
+        self.inputs = tuple(signal.name for signal in inputs)
+        self.cost = max(signal.cost for signal in inputs)
+
+    def read(self, facts: Facts) -> Reading:
+        scores = [facts.readings[name].score for name in self.inputs]
+        if None in scores:
+            raise Unavailable("input_unknown")
+        total = sum(score for score in scores if score is not None)
+        return Reading(total >= 1.0, total)
+
+
+def request(said: Mapping[str, Any] | None = None, model: str | None = "auto", **fields: Any) -> Request:
+    return Request("chat", b"{}", {"said": said or {}, **fields}, model, (Message("user", "hi"),))
+
+
+def clause(name: str, when: Rule, target: Any = LARGE, **more: Any) -> Clause:
+    if target is None:
+        return Clause(name, when, "respond", None, status=403, message="no", **more)
+    return Clause(name, when, "route", target, **more)
+
+
+def engine(signals: Sequence[Signal], clauses: Sequence[Clause], **more: Any) -> Engine:
+    named = {signal.name: signal for signal in signals}
+    return Engine(policy="sha256:0", models=MODELS, default="small", signals=named, clauses=clauses, **more)
