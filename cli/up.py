@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -251,30 +252,30 @@ def _print(children: Children, policy: Path, engine: Any, upstreams: dict[str, s
     print(f"envoy    http://localhost:{port}  (access log: {children.folder}/envoy.log)")
     print("\nTry:\n")
     for request, fate in examples_for(engine):
-        body = json.dumps(request, ensure_ascii=False)
-        print(f"curl -sN http://localhost:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
+        body = shlex.quote(json.dumps(request, ensure_ascii=False))
+        print(f"curl -sN http://localhost:{port}/v1/chat/completions -H 'content-type: application/json' -d {body}")
         print(f"  → {fate}\n")
     print("Ctrl-C stops everything.", flush=True)
 
 
 def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
-    """Up to three requests that this policy treats differently, the first one streamed, and what happens to each.
+    """Three requests that this policy treats differently if it can, the first one streamed, and each one's fate.
 
     The fates are not written down: the engine is asked.
     """
     auto = engine.auto[0] if engine.auto else engine.default.name
-    chosen: dict[Any, tuple[dict[str, Any], str]] = {}
+    seen: set[Any] = set()
+    different: list[tuple[dict[str, Any], str]] = []
+    alike: list[tuple[dict[str, Any], str]] = []
     for prompt in PROMPTS:
         request: dict[str, Any] = {"model": auto, "messages": [{"role": "user", "content": prompt}]}
-        if not chosen:
+        if not different:
             request["stream"] = True
         decision = _decide(engine, request)
         kind = (decision.action == "respond", decision.model)
-        if kind not in chosen:
-            chosen[kind] = (request, _fate(decision, bool(request.get("stream"))))
-        if len(chosen) == 3:
-            break
-    return list(chosen.values())
+        (alike if kind in seen else different).append((request, _fate(decision, "stream" in request)))
+        seen.add(kind)
+    return [*different, *alike][:3]
 
 
 def _decide(engine: Any, request: dict[str, Any]) -> Any:

@@ -9,79 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from betterproto2 import Casing, Message
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
-from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
-from envoy_data_plane.envoy.config.cluster.v3 import (
-    CircuitBreakers,
-    CircuitBreakersThresholds,
-    Cluster,
-    ClusterDiscoveryType,
-    ClusterDnsLookupFamily,
-)
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
-from envoy_data_plane.envoy.config.core.v3 import (
-    Address,
-    DataSource,
-    GrpcService,
-    GrpcServiceEnvoyGrpc,
-    HealthCheck,
-    HealthCheckGrpcHealthCheck,
-    Http2ProtocolOptions,
-    Pipe,
-    SocketAddress,
-    SubstitutionFormatString,
-    TransportSocket,
-    TypedExtensionConfig,
-)
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    ClusterLoadAssignment,
-    Endpoint,
-    LbEndpoint,
-    LocalityLbEndpoints,
-)
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.config.route.v3 import (
-    HeaderMatcher,
-    RetryPolicy,
-    Route,
-    RouteAction,
-    RouteConfiguration,
-    RouteMatch,
-    VirtualHost,
-)
-from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
-from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
-    ExternalProcessor,
-    MetadataOptions,
-    MetadataOptionsMetadataNamespaces,
-    ProcessingMode,
-    ProcessingModeBodySendMode,
-    ProcessingModeHeaderSendMode,
-)
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
-    HttpConnectionManager,
-    HttpConnectionManagerUpgradeConfig,
-    HttpFilter,
-)
-from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
-    HeaderMutation as EarlyHeaderMutation,
-)
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
-    CertificateValidationContext,
-    CommonTlsContext,
-    TlsCertificate,
-    UpstreamTlsContext,
-)
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
-    HttpProtocolOptions,
-    HttpProtocolOptionsExplicitHttpConfig,
-)
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Any as ProtoAny
-from envoy_data_plane.google.protobuf import Struct
-
+from cli.gateways import api
 from cli.gateways.place import Mtls, Place, RenderError, Upstream, endpoint, is_ip, upstreams
 from decisions.engine import Engine
 
@@ -101,24 +29,24 @@ CONNECT_S = 5
 def render(engine: Engine, place: Place) -> dict[str, Any]:
     """The whole bootstrap as a dictionary for YAML or JSON. Raises RenderError when an address is missing or wrong."""
     servers = upstreams(engine, place)
-    static = BootstrapStaticResources(
+    static = api.bootstrap.BootstrapStaticResources(
         listeners=[_listener(engine, place, servers)],
         clusters=[_router_cluster(place), *(_model_cluster(server) for server in servers)],
     )
-    bootstrap = Bootstrap(static_resources=static)
+    bootstrap = api.bootstrap.Bootstrap(static_resources=static)
     if place.admin is not None:
-        bootstrap.admin = Admin(address=_address(place.admin, "Envoy's admin address"))
+        bootstrap.admin = api.bootstrap.Admin(address=_address(place.admin, "Envoy's admin address"))
     return _dict(bootstrap)
 
 
-def ext_proc(engine: Engine, cluster: str = ROUTER) -> ExternalProcessor:
+def ext_proc(engine: Engine, cluster: str = ROUTER) -> api.ext_proc.ExternalProcessor:
     """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away.
 
     `cluster` is what Envoy calls the router's cluster.
     """
-    send, skip = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
+    send, skip = api.ext_proc.ProcessingModeHeaderSendMode.SEND, api.ext_proc.ProcessingModeHeaderSendMode.SKIP
     body = ProcessingModeBodySendMode
-    mode = ProcessingMode(
+    mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
         response_header_mode=send if engine.settings.response_headers else skip,
         request_body_mode=body.FULL_DUPLEX_STREAMED if engine.stepwise else body.BUFFERED,
@@ -127,17 +55,17 @@ def ext_proc(engine: Engine, cluster: str = ROUTER) -> ExternalProcessor:
         request_trailer_mode=send if engine.stepwise else skip,
         response_trailer_mode=skip,
     )
-    return ExternalProcessor(
+    return api.ext_proc.ExternalProcessor(
         stat_prefix="pointsman",
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=cluster)),
+        grpc_service=api.core.GrpcService(envoy_grpc=api.core.GrpcServiceEnvoyGrpc(cluster_name=cluster)),
         processing_mode=mode,
         allow_mode_override=True,
         failure_mode_allow=engine.settings.fail_open,
         message_timeout=timedelta(seconds=engine.settings.deadline + MESSAGE_SLACK_S),
-        metadata_options=MetadataOptions(
-            forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[JWT]),
+        metadata_options=api.ext_proc.MetadataOptions(
+            forwarding_namespaces=api.ext_proc.MetadataOptionsMetadataNamespaces(untyped=[JWT]),
             # Left empty, our dynamic metadata would be dropped without a word.
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA]),
+            receiving_namespaces=api.ext_proc.MetadataOptionsMetadataNamespaces(untyped=[METADATA]),
         ),
     )
 
@@ -169,78 +97,90 @@ def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
     }
 
 
-def _listener(engine: Engine, place: Place, servers: list[Upstream]) -> Listener:
-    fields = Struct.from_dict(access_log())
-    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=fields))
+def _listener(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
+    fields = api.protobuf.Struct.from_dict(access_log())
+    log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
     # The router removes a client's copies as well; this keeps them from picking the first route.
-    guard = EarlyHeaderMutation(mutations=[HeaderMutation(remove=name) for name in OUR_HEADERS])
-    manager = HttpConnectionManager(
+    guard = api.early_headers.HeaderMutation(
+        mutations=[api.mutation_rules.HeaderMutation(remove=name) for name in OUR_HEADERS]
+    )
+    manager = api.hcm.HttpConnectionManager(
         stat_prefix="ingress",
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
         stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
         early_header_mutation_extensions=[
-            TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
+            api.core.TypedExtensionConfig(
+                name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard)
+            )
         ],
-        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
-        access_log=[AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
+        upgrade_configs=[api.hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
+        access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
         route_config=_routes(engine, servers),
         http_filters=[
-            HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))),
-            HttpFilter(name="envoy.filters.http.router", typed_config=_any(Router())),
+            api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))),
+            api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router())),
         ],
     )
-    listener = Listener(
+    listener = api.listener.Listener(
         name="ingress",
         address=_address(place.listen, "--listen"),
-        filter_chains=[FilterChain(filters=[Filter(name="envoy.http_connection_manager", typed_config=_any(manager))])],
+        filter_chains=[
+            api.listener.FilterChain(
+                filters=[api.listener.Filter(name="envoy.http_connection_manager", typed_config=_any(manager))]
+            )
+        ],
     )
     if not engine.stepwise:  # BUFFERED: Envoy answers 413 itself to a body over this
         listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
     return listener
 
 
-def _routes(engine: Engine, servers: list[Upstream]) -> RouteConfiguration:
+def _routes(engine: Engine, servers: list[Upstream]) -> api.route.RouteConfiguration:
     by_key = {server.key: server for server in servers}
     routes = [
         _route(
             f"model-{server.key}",
             server,
-            [HeaderMatcher(name=ROUTE_HEADER, string_match=StringMatcher(exact=server.key))],
+            [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))],
         )
         for server in servers
     ]
     routes.append(_route("default", by_key[engine.default.key], []))
-    return RouteConfiguration(name="models", virtual_hosts=[VirtualHost(name="models", domains=["*"], routes=routes)])
+    return api.route.RouteConfiguration(
+        name="models", virtual_hosts=[api.route.VirtualHost(name="models", domains=["*"], routes=routes)]
+    )
 
 
-def _route(name: str, server: Upstream, headers: list[HeaderMatcher]) -> Route:
-    action = RouteAction(
+def _route(name: str, server: Upstream, headers: list[api.route.HeaderMatcher]) -> api.route.Route:
+    action = api.route.RouteAction(
         cluster=f"model-{server.key}",
         timeout=timedelta(0),  # an answer may stream for as long as it has something to say
         host_rewrite_literal=server.authority,
         prefix_rewrite=f"{server.path}/" if server.path else "",
-        retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
+        retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
     )
-    return Route(name=name, match=RouteMatch(prefix="/", headers=headers), route=action)
+    return api.route.Route(name=name, match=api.route.RouteMatch(prefix="/", headers=headers), route=action)
 
 
-def _router_cluster(place: Place) -> Cluster:
+def _router_cluster(place: Place) -> api.cluster.Cluster:
     where = endpoint(place.router, "--router")
     cluster = _cluster(ROUTER, _address(place.router, "--router"), isinstance(where, str) or is_ip(where[0]))
-    http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())
+    http2 = api.http.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=api.core.Http2ProtocolOptions())
     cluster.typed_extension_protocol_options = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(HttpProtocolOptions(explicit_http_config=http2))
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(
+            api.http.HttpProtocolOptions(explicit_http_config=http2)
+        )
     }
     cluster.health_checks = [
-        HealthCheck(
+        api.core.HealthCheck(
             timeout=timedelta(seconds=1),
             interval=timedelta(seconds=1),
             no_traffic_interval=timedelta(seconds=1),
             unhealthy_threshold=2,
             healthy_threshold=1,
-            grpc_health_check=HealthCheckGrpcHealthCheck(service_name=SERVICE),
+            grpc_health_check=api.core.HealthCheckGrpcHealthCheck(service_name=SERVICE),
         )
     ]
     if place.mtls is not None:
@@ -249,7 +189,7 @@ def _router_cluster(place: Place) -> Cluster:
     return cluster
 
 
-def _model_cluster(server: Upstream) -> Cluster:
+def _model_cluster(server: Upstream) -> api.cluster.Cluster:
     host = f"[{server.host}]" if ":" in server.host else server.host
     cluster = _cluster(f"model-{server.key}", _address(f"{host}:{server.port}", f"model {server.key}"), server.literal)
     if server.tls:
@@ -257,53 +197,60 @@ def _model_cluster(server: Upstream) -> Cluster:
     return cluster
 
 
-def _cluster(name: str, where: Address, literal: bool) -> Cluster:
-    endpoints = [LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=where))])]
+def _cluster(name: str, where: api.core.Address, literal: bool) -> api.cluster.Cluster:
+    endpoints = [
+        api.endpoint.LocalityLbEndpoints(
+            lb_endpoints=[api.endpoint.LbEndpoint(endpoint=api.endpoint.Endpoint(address=where))]
+        )
+    ]
     many = 65_536  # Envoy's own 1,024 would turn a busy hour into 503s
-    limits = CircuitBreakersThresholds(max_connections=many, max_pending_requests=many, max_requests=many)
-    return Cluster(
+    limits = api.cluster.CircuitBreakersThresholds(max_connections=many, max_pending_requests=many, max_requests=many)
+    return api.cluster.Cluster(
         name=name,
-        type=ClusterDiscoveryType.STATIC if literal else ClusterDiscoveryType.STRICT_DNS,
-        dns_lookup_family=ClusterDnsLookupFamily.AUTO if literal else ClusterDnsLookupFamily.V4_PREFERRED,
+        type=api.cluster.ClusterDiscoveryType.STATIC if literal else api.cluster.ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=api.cluster.ClusterDnsLookupFamily.AUTO
+        if literal
+        else api.cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=timedelta(seconds=CONNECT_S),
-        circuit_breakers=CircuitBreakers(thresholds=[limits]),
-        load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=endpoints),
+        circuit_breakers=api.cluster.CircuitBreakers(thresholds=[limits]),
+        load_assignment=api.endpoint.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints),
     )
 
 
-def _tls(sni: str, files: Mtls) -> TransportSocket:
-    context = CommonTlsContext(
-        validation_context=CertificateValidationContext(trusted_ca=DataSource(filename=files.ca)),
+def _tls(sni: str, files: Mtls) -> api.core.TransportSocket:
+    context = api.tls.CommonTlsContext(
+        validation_context=api.tls.CertificateValidationContext(trusted_ca=api.core.DataSource(filename=files.ca)),
     )
     if files.cert is not None and files.key is not None:
-        certificate = TlsCertificate(
-            certificate_chain=DataSource(filename=files.cert), private_key=DataSource(filename=files.key)
+        certificate = api.tls.TlsCertificate(
+            certificate_chain=api.core.DataSource(filename=files.cert),
+            private_key=api.core.DataSource(filename=files.key),
         )
         context.tls_certificates = [certificate]
-    tls = UpstreamTlsContext(
+    tls = api.tls.UpstreamTlsContext(
         sni="" if is_ip(sni) else sni, auto_sni_san_validation=not is_ip(sni) and bool(sni), common_tls_context=context
     )
-    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
+    return api.core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
 
 
-def _address(where: str, what: str) -> Address:
+def _address(where: str, what: str) -> api.core.Address:
     parsed = endpoint(where, what)
     if isinstance(parsed, str):
-        return Address(pipe=Pipe(path=parsed))
-    return Address(socket_address=SocketAddress(address=parsed[0] or "0.0.0.0", port_value=parsed[1]))
+        return api.core.Address(pipe=api.core.Pipe(path=parsed))
+    return api.core.Address(socket_address=api.core.SocketAddress(address=parsed[0] or "0.0.0.0", port_value=parsed[1]))
 
 
-def packed(message: Message) -> dict[str, Any]:
+def packed(message: api.Message) -> dict[str, Any]:
     """`message` as an Any in JSON form, with its `@type`."""
     return _dict(_any(message))
 
 
-def _any(message: Message) -> ProtoAny:
-    return ProtoAny.pack(message)
+def _any(message: api.Message) -> api.protobuf.Any:
+    return api.protobuf.Any.pack(message)
 
 
-def _dict(message: Message) -> dict[str, Any]:
-    fields: dict[str, Any] = message.to_dict(casing=Casing.SNAKE)
+def _dict(message: api.Message) -> dict[str, Any]:
+    fields: dict[str, Any] = message.to_dict(casing=api.Casing.SNAKE)
     return fields
 
 

@@ -1,0 +1,48 @@
+"""Envoy's configuration API, as envoy-data-plane's generated classes: one name for each proto package."""
+
+from __future__ import annotations
+
+import warnings
+
+with warnings.catch_warnings():  # the generated classes use a form of pydantic's validators that newer ones deprecate
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from betterproto2 import Casing, Message
+    from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+    from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap
+    from envoy_data_plane.envoy.config.cluster import v3 as cluster
+    from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
+    from envoy_data_plane.envoy.config.core import v3 as core
+    from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+    from envoy_data_plane.envoy.config.listener import v3 as listener
+    from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream_log
+    from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+    from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+    from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+    from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_headers
+    from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+    from envoy_data_plane.envoy.extensions.upstreams.http import v3 as http
+    from envoy_data_plane.envoy.type.matcher import v3 as matcher
+    from envoy_data_plane.google import protobuf
+
+__all__ = [
+    "Casing",
+    "Message",
+    "accesslog",
+    "bootstrap",
+    "cluster",
+    "core",
+    "early_headers",
+    "endpoint",
+    "ext_proc",
+    "hcm",
+    "http",
+    "listener",
+    "matcher",
+    "mutation_rules",
+    "protobuf",
+    "route",
+    "router",
+    "stream_log",
+    "tls",
+]
