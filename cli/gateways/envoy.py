@@ -45,7 +45,7 @@ def ext_proc(engine: Engine, cluster: str = ROUTER) -> api.ext_proc.ExternalProc
     `cluster` is what Envoy calls the router's cluster.
     """
     send, skip = api.ext_proc.ProcessingModeHeaderSendMode.SEND, api.ext_proc.ProcessingModeHeaderSendMode.SKIP
-    body = ProcessingModeBodySendMode
+    body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
         response_header_mode=send if engine.settings.response_headers else skip,
