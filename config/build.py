@@ -26,7 +26,7 @@ def build(policy: Policy) -> Engine:
         models=known,
         default=spec.default,
         signals=signals,
-        clauses=clauses(spec, policy.rules, known),
+        clauses=clauses(spec, policy.rules, known, policy.stepwise),
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",

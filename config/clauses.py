@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from config.schema import DecisionSpec, PickSpec, PolicySpec
 from decisions.decision import Changes
@@ -11,6 +12,9 @@ from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import Rule
 from decisions.select import Cheapest, Selector, Weighted
+
+if TYPE_CHECKING:
+    from stepwise.spec import StepwiseSpec
 
 
 def models(spec: PolicySpec) -> dict[str, Model]:
@@ -23,12 +27,14 @@ def models(spec: PolicySpec) -> dict[str, Model]:
     }
 
 
-def clauses(spec: PolicySpec, rules: Mapping[str, Rule], known: Mapping[str, Model]) -> list[Clause]:
+def clauses(
+    spec: PolicySpec, rules: Mapping[str, Rule], known: Mapping[str, Model], blocks: Mapping[str, StepwiseSpec]
+) -> list[Clause]:
     """The policy's decisions in the engine's terms, in list order, over the models `known`."""
-    return [_clause(entry, rules[entry.name], known) for entry in spec.decisions]
+    return [_clause(entry, rules[entry.name], known, blocks.get(entry.name)) for entry in spec.decisions]
 
 
-def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model]) -> Clause:
+def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None) -> Clause:
     clause = Clause(
         entry.name,
         rule,
@@ -40,8 +46,8 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model]) -> Clau
     )
     if entry.respond is not None:
         return replace(clause, action="respond", status=entry.respond.status, message=entry.respond.message)
-    if entry.stepwise is not None:
-        return replace(clause, action="stepwise", target=known[entry.stepwise["large"]], stepwise=entry.stepwise)
+    if block is not None:
+        return replace(clause, action="stepwise", target=known[block.large], stepwise=block)
     return replace(clause, target=_target(entry.route, known))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +21,9 @@ from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
 from signals.registry import BY_NAME
 from signals.signal import Params
 
+if TYPE_CHECKING:
+    from stepwise.spec import StepwiseSpec
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -29,6 +32,7 @@ class Policy:
     """A policy without errors.
 
     `signals` holds (kind, parameters) by name, those that others combine first; `places` says where each stands.
+    `stepwise` holds the stepwise blocks by the name of their decision.
     """
 
     file: str
@@ -37,6 +41,7 @@ class Policy:
     signals: Mapping[str, tuple[str, Params]]
     rules: Mapping[str, Rule]
     places: Mapping[str, tuple[int, int]]
+    stepwise: Mapping[str, StepwiseSpec]
 
     @property
     def folder(self) -> FilePath:
@@ -89,6 +94,7 @@ class _Checker:
         self._data: dict[str, Any] = document.data
         signals = self._data.get("signals")
         self._signals: dict[str, Any] = signals if isinstance(signals, dict) else {}
+        self._stepwise: dict[str, StepwiseSpec] = {}
 
     def policy(self, digest: str) -> Policy | None:
         spec = self._validated(PolicySpec, self._data, ())
@@ -101,11 +107,13 @@ class _Checker:
             return None
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         places = {name: document.keys[("signals", name)] for name in signals}
-        policy = Policy(document.file, digest, spec, signals, rules, places)
+        policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
         inputs = {name: params.inputs() for name, (_, params) in signals.items()}
         targets = models(spec)
         best = spec.strategy == "best"
-        for finding in lint(clauses(spec, rules, targets), inputs, targets, default=spec.default, best=best):
+        for finding in lint(
+            clauses(spec, rules, targets, self._stepwise), inputs, targets, default=spec.default, best=best
+        ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         return None if any(problem.severity == "error" for problem in document.problems) else policy
 
@@ -215,7 +223,17 @@ class _Checker:
             if name in rules:
                 self._document.report((*path, "name"), "R203", f"duplicate decision name {name!r}")
             rules[name] = rule or ALWAYS
+            if entry.get("stepwise") is not None:
+                self._block(name, entry["stepwise"], (*path, "stepwise"))
         return rules
+
+    def _block(self, decision: str, data: Any, path: Path) -> None:
+        # Imported here: a policy without stepwise decisions must not pay for their runtime, 40 MB of memory.
+        from stepwise.spec import StepwiseSpec
+
+        block = self._validated(StepwiseSpec, data, path)
+        if block is not None:
+            self._stepwise[decision] = block
 
     def _rule(self, data: Any, path: Path) -> Rule | None:
         """The rule in `data`; None, with the reason reported, when it is not one."""

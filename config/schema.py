@@ -201,6 +201,12 @@ def json_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
+    from stepwise.spec import StepwiseSpec  # heavy, and the schema is wanted once in a while only
+
+    stepwise = StepwiseSpec.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+    definitions.update(stepwise.pop("$defs", {}))
+    definitions["StepwiseSpec"] = stepwise
+    definitions["DecisionSpec"]["properties"]["stepwise"] = {"$ref": "#/$defs/StepwiseSpec"}
     schema["properties"]["signals"]["additionalProperties"] = {"oneOf": alternatives}
     definitions["DecisionSpec"]["properties"]["when"] = {"$ref": "#/$defs/Rule"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pointsman policy"}
