@@ -126,20 +126,22 @@ class _Decisions:
         blocking: dict[int, Clause] = {}
         earlier = {id(c) for c in self._clauses[:index]}
         for other in among:
-            if other is clause:
-                continue
-            literal = self._takes(other)
-            if self._best and not clause.guard and not other.guard:
-                # Routes compete by confidence, which is not known here; only certainty or a failure stops the others.
-                if other.on_unknown == "fail":
-                    literal = self._circuit.unknown(other.when)
-                elif not (id(other) in earlier and other.when in (ALWAYS, clause.when)):
-                    continue
-            elif not (id(other) in earlier or (self._best and other.guard and not clause.guard)):
-                continue
-            blocking.setdefault(-literal, other)
+            literal = None if other is clause else self._blocks(other, clause, id(other) in earlier)
+            if literal is not None:
+                blocking.setdefault(-literal, other)
         core = self._circuit.core([self._fires(clause)], list(blocking))
         return None if core is None else [blocking[literal] for literal in core]
+
+    def _blocks(self, other: Clause, clause: Clause, earlier: bool) -> int | None:
+        """True where `other`, which may stand `earlier`, surely keeps `clause` from being the outcome."""
+        if not self._best or other.guard:
+            return self._takes(other) if earlier or (self._best and not clause.guard) else None
+        if clause.guard:
+            return None
+        # Routes compete by confidence, which is not known here; but equals tie, and a catch-all is certain.
+        if earlier and other.when in (ALWAYS, clause.when):
+            return self._takes(other)
+        return self._circuit.unknown(other.when) if other.on_unknown == "fail" else None
 
     def _takes(self, clause: Clause) -> int:
         """True where `clause`, once looked at, ends the search."""

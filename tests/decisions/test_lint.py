@@ -1,0 +1,226 @@
+"""The linter against brute force over all readings, and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from decisions.engine import Clause
+from decisions.lint import Finding, lint
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from decisions.select import Weighted
+from signals.reading import Reading
+from tests.decisions.fakes import LARGE, MODELS, SMALL, clause
+from tests.decisions.test_properties import clause_lists, reference
+
+A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
+
+
+def found(clauses: Sequence[Clause], best: bool = False) -> list[Finding]:
+    """Findings about decisions."""
+    inputs: dict[str, tuple[str, ...]] = dict.fromkeys("abcd", ())
+    every = lint(clauses, inputs, MODELS, default="small", best=best)
+    return [finding for finding in every if finding.path[0] == "decisions"]
+
+
+def codes(clauses: Sequence[Clause], best: bool = False) -> list[tuple[int | str, str, bool]]:
+    return [(finding.path[1], finding.code, finding.warning) for finding in found(clauses, best)]
+
+
+# Brute force
+
+SCORES = (None, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9, 0.95)
+READINGS = [Reading(None), *(Reading(m, s, x) for m, s, x in product((True, False), SCORES, (None, "x")))]
+
+bounds = st.none() | st.sampled_from((0.3, 0.5, 0.9))
+leaf = st.sampled_from((A, B)) | st.builds(
+    Leaf, st.sampled_from("ab"), bounds, bounds, st.sampled_from((None, None, "x"))
+)
+rules: st.SearchStrategy[Rule] = st.recursive(
+    leaf,
+    lambda below: st.one_of(
+        st.builds(Not, below),
+        st.builds(All, st.lists(below, min_size=1, max_size=3).map(tuple)),
+        st.builds(AnyOf, st.lists(below, min_size=1, max_size=3).map(tuple)),
+        st.lists(below, min_size=3, max_size=4).map(lambda of: AtLeast(2, tuple(of))),
+    ),
+    max_leaves=5,
+)
+
+
+def reachable(clauses: Sequence[Clause], best: bool) -> set[str | None]:
+    reached: set[str | None] = set()
+    for a, b in product(READINGS, repeat=2):
+        for named in (False, True):
+            reached.add(reference(clauses, {"a": a, "b": b}, best, named)[0])
+    return reached
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(clause_lists(rules, most=4))
+def test_what_is_reported_unreachable_is_exactly_what_no_reading_reaches(clauses: list[Clause]) -> None:
+    reached = reachable(clauses, False)
+    reported = {index for index, _, warning in codes(clauses) if not warning}
+    assert reported == {index for index, c in enumerate(clauses) if c.name not in reached}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(clause_lists(rules, most=4))
+def test_with_best_nothing_is_reported_that_can_be_reached(clauses: list[Clause]) -> None:
+    reached = reachable(clauses, True)
+    reported = {index for index, _, warning in codes(clauses, best=True) if not warning}
+    assert reported <= {index for index, c in enumerate(clauses) if c.name not in reached}
+
+
+# Words
+
+
+def only(clauses: Sequence[Clause]) -> Finding:
+    (finding,) = found(clauses)
+    return finding
+
+
+def test_a_contradiction_shows_its_smallest_conflict() -> None:
+    finding = only([clause("x", All((C, AnyOf((A, B)), Not(A), Leaf("d"), Not(B))))])
+    assert (finding.path, finding.code, finding.warning) == (("decisions", 0, "when"), "L301", False)
+    assert finding.message == (
+        "decision 'x' can never match: `{any: [a, b]}`, `{not: a}` and `{not: b}` cannot hold together"
+    )
+
+
+def test_a_contradiction_inside_every_branch_is_shown_for_each() -> None:
+    finding = only([clause("x", AnyOf((All((A, Not(A))), All((B, C, Not(B))))))])
+    assert "`a` and `{not: a}` cannot hold together; and `b` and `{not: b}` cannot hold together" in finding.message
+
+
+def test_bounds_of_one_score_conflict() -> None:
+    finding = only([clause("x", All((Leaf("a", at_least=0.9), All((B, Leaf("a", at_most=0.5))))))])
+    assert "`{signal: a, at_least: 0.9}` and `{signal: a, at_most: 0.5}` cannot hold together" in finding.message
+
+
+def test_a_signal_has_one_label() -> None:
+    assert only([clause("x", All((Leaf("a", label="x"), Leaf("a", label="y"))))]).code == "L301"
+    assert found([clause("x", AnyOf((Leaf("a", label="x"), Leaf("a", label="y"))))]) == []
+
+
+def test_a_leaf_that_cannot_hold_is_its_own_conflict() -> None:
+    message = only([clause("x", All((B, Leaf("a", at_least=0.9, at_most=0.1))))]).message
+    assert message.endswith("`{signal: a, at_least: 0.9, at_most: 0.1}` cannot hold")
+
+
+def test_a_contradiction_that_matches_on_unknown_is_a_warning() -> None:
+    finding = only([clause("x", All((A, Not(A))), on_unknown="match")])
+    assert (finding.code, finding.warning) == ("L301", True)
+    assert "only when 'a' cannot be read" in finding.message
+
+
+def test_a_shadowed_decision_names_who_takes_its_requests() -> None:
+    finding = only([clause("one", A), clause("two", All((A, B)))])
+    assert (finding.path, finding.code) == (("decisions", 1), "L302")
+    assert "every request that matches it is one that 'one' takes first" in finding.message
+    together = only(
+        [
+            clause("one", All((A, B))),
+            clause("no", C),
+            clause("two", All((A, Not(B)))),
+            clause("x", All((A, AnyOf((B, Not(B)))))),
+        ]
+    )
+    assert "'one' and 'two' together take first" in together.message
+
+
+def test_a_higher_bound_is_shadowed_by_a_lower_one() -> None:
+    assert codes([clause("one", Leaf("a", at_least=0.7)), clause("two", Leaf("a", at_least=0.9))]) == [
+        (1, "L302", False)
+    ]
+    assert found([clause("one", Leaf("a", at_least=0.9)), clause("two", Leaf("a", at_least=0.7))]) == []
+
+
+def test_after_a_catch_all_nothing_is_reached() -> None:
+    finding = only([clause("all", ALWAYS), clause("two", A)])
+    assert "'all' takes every request before it" in finding.message
+
+
+def test_a_guard_behind_a_catch_all_still_guards_requests_that_name_a_model() -> None:
+    for late in (clause("guard", A, None), clause("forced", A, override=True)):
+        finding = only([clause("all", ALWAYS), late])
+        assert (finding.code, finding.warning) == ("L302", True)
+        assert "only take requests that name a model" in finding.message
+    assert codes([clause("all", ALWAYS, override=True), clause("guard", A, None)]) == [(1, "L302", False)]
+
+
+def test_equal_rules_are_duplicates_however_they_are_written() -> None:
+    finding = only([clause("one", Not(AnyOf((A, B)))), clause("two", All((Not(B), Not(A))))])
+    assert (finding.code, finding.warning) == ("L303", False)
+    assert finding.message == "decision 'two' has the same rule as 'one', which always takes first"
+
+
+def test_a_duplicate_that_waits_for_unknown_is_a_warning() -> None:
+    assert codes([clause("one", A), clause("two", A, on_unknown="match")]) == [(1, "L303", True)]
+    assert codes([clause("one", A, on_unknown="match"), clause("two", A)]) == [(1, "L303", False)]
+
+
+def test_on_unknown_decides_who_is_in_the_way() -> None:
+    # `not a` is Unknown where `a` is, so the pair leaves those requests over.
+    assert found([clause("one", A), clause("two", Not(A)), clause("rest", ALWAYS)]) == []
+    covering = [clause("one", A), clause("two", Not(A), on_unknown="match"), clause("rest", ALWAYS)]
+    assert codes(covering) == [(2, "L302", False)]
+    failing = [clause("one", A, on_unknown="fail"), clause("two", Not(A)), clause("rest", ALWAYS)]
+    assert codes(failing) == [(2, "L302", False)]
+
+
+def test_a_rule_that_is_always_true() -> None:
+    finding = only([clause("x", AnyOf((A, Not(A))))])
+    assert (finding.code, finding.warning) == ("L306", True)
+    assert "always true unless 'a' cannot be read" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("clauses", "expected"),
+    [
+        ([clause("one", A), clause("two", All((A, B)))], []),
+        ([clause("one", A), clause("two", A)], [(1, "L303", False)]),
+        ([clause("all", ALWAYS), clause("two", A)], [(1, "L302", False)]),
+        ([clause("route", ALWAYS), clause("guard", A, None)], []),
+        ([clause("route", A), clause("guard", A, None)], [(0, "L303", False)]),
+        ([clause("route", A), clause("fails", A, on_unknown="fail")], [(1, "L303", False)]),
+    ],
+)
+def test_best_compares_routes_and_puts_guards_first(clauses: list[Clause], expected: list[Any]) -> None:
+    assert codes(clauses, best=True) == expected
+
+
+def test_unused_signals_and_models_are_warnings() -> None:
+    inputs = {"a": (), "b": (), "sum": ("b",), "spare": ("a",)}
+    models = {**MODELS, "extra": SMALL, "other": LARGE}
+    clauses = [clause("x", Leaf("sum"), Weighted([SMALL], {}, False)), clause("g", Leaf("sum", at_least=0.1), None)]
+    findings = lint(clauses, inputs, models, default="other")
+    assert [(f.path, f.code, f.warning, f.at_key) for f in findings] == [
+        (("signals", "a"), "L304", True, True),
+        (("signals", "spare"), "L304", True, True),
+        (("models", "large"), "L305", True, True),
+        (("models", "extra"), "L305", True, True),
+    ]
+
+
+def test_models_of_stepwise_decisions_are_used() -> None:
+    step = Clause("s", A, "stepwise", LARGE, stepwise={"small": "small", "large": "large"})
+    assert lint([step], {"a": ()}, MODELS, default="large") == []
+
+
+def test_counts_are_encoded_exactly() -> None:
+    of = tuple(Leaf(name) for name in "abcd")
+    assert found([clause("x", All((AtLeast(2, of), Not(AnyOf(of[:2])))))]) == []
+    assert only([clause("x", All((AtLeast(3, of), Not(AnyOf(of[:2])))))]).code == "L301"
+    assert codes([clause("x", AtLeast(2, of)), clause("y", AtLeast(3, of))]) == [(1, "L302", False)]
+
+
+def test_hundreds_of_decisions_are_no_trouble() -> None:
+    clauses = [clause(f"d{n}", All((Leaf(f"s{n}"), Not(Leaf(f"s{n + 1}"))))) for n in range(200)]
+    inputs: dict[str, tuple[str, ...]] = {f"s{n}": () for n in range(201)}
+    assert [f for f in lint(clauses, inputs, MODELS, default="large") if f.code != "L305"] == []

@@ -1,0 +1,109 @@
+"""Selectors and the keys they spread by."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from decisions.model import Model
+from decisions.select import Cheapest, Weighted, expected_tokens, fraction, request_key, session_key
+from signals.facts import Facts
+from signals.request import Message, Request
+
+SMALL = Model("small", "s", 1.0, 1.0, 1000)
+LARGE = Model("large", "l", 2.0, 2.0, 10_000)
+OPEN = Model("open", "o", 9.0, 9.0)
+
+
+def facts(text: str = "hi", body: bytes = b"{}", headers: dict[str, str] | None = None, **fields: object) -> Facts:
+    messages = (Message("system", "You help."), Message("user", text))
+    return Facts(Request("chat", body, fields, "auto", messages, headers or {}))
+
+
+def spread(selector: Weighted, count: int = 4000) -> Counter[str]:
+    return Counter(selector.choose(facts(headers={"x-request-id": str(n)})).key for n in range(count))
+
+
+def test_shares_are_the_weights() -> None:
+    shares = spread(Weighted([SMALL, LARGE], {"small": 9, "large": 1}, False))
+    assert 0.08 < shares["large"] / 4000 < 0.12
+    even = spread(Weighted([SMALL, LARGE], {}, False))
+    assert 0.46 < even["large"] / 4000 < 0.54
+
+
+def test_a_weight_of_zero_gets_nothing() -> None:
+    assert spread(Weighted([SMALL, LARGE], {"small": 0}, False), 200) == {"large": 200}
+
+
+def test_adding_a_model_moves_only_what_must_move() -> None:
+    before = Weighted([SMALL, LARGE], {}, False)
+    after = Weighted([SMALL, LARGE, OPEN], {}, False)
+    for n in range(500):
+        asked = facts(headers={"x-request-id": str(n)})
+        assert after.choose(asked) in (before.choose(asked), OPEN)
+
+
+def test_sticky_keeps_a_conversation_on_its_model() -> None:
+    sticky = Weighted([SMALL, LARGE], {}, True)
+    chosen = {sticky.choose(facts(headers={"x-session-id": "one", "x-request-id": str(n)})) for n in range(50)}
+    assert len(chosen) == 1
+    several = {sticky.choose(facts(headers={"x-session-id": str(n)})) for n in range(50)}
+    assert len(several) == 2
+
+
+def test_the_session_key_is_found_where_clients_put_it() -> None:
+    def key(headers: dict[str, str] | None = None, **fields: object) -> str:
+        return session_key(facts(headers=headers, **fields).request)
+
+    assert key({"x-session-id": "h"}, user="u") == "h"
+    assert key(metadata={"session_id": "m"}, user="u") == "m"
+    assert key(metadata={"other": 1}, prompt_cache_key="p", user="u") == "p"
+    assert key(user="u") == "u"
+    assert key(user="", metadata=3) == "You help.\0hi"
+
+
+def test_a_growing_conversation_keeps_its_key() -> None:
+    first = (Message("user", "What is 2 + 2?"),)
+    later = (*first, Message("assistant", "4"), Message("user", "And 3 + 3?"))
+    keys = {session_key(Request("chat", b"", {}, None, messages)) for messages in (first, later)}
+    assert len(keys) == 1
+
+
+def test_requests_without_an_id_spread_by_their_body() -> None:
+    assert request_key(facts(body=b"1").request) != request_key(facts(body=b"2").request)
+    assert request_key(facts(headers={"x-request-id": "r"}).request) == "r"
+
+
+def test_a_fraction_lies_between_0_and_1_and_depends_on_its_parts_alone() -> None:
+    values = [fraction("a", str(n)) for n in range(1000)]
+    assert all(0 < value < 1 for value in values)
+    assert values == [fraction("a", str(n)) for n in range(1000)]
+    assert fraction("ab", "c") != fraction("a", "bc")
+    assert 0 < fraction("\ud800") < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "model"),
+    [
+        ("hi", {}, SMALL),
+        ("word " * 1500, {}, LARGE),
+        ("hi", {"max_tokens": 5000}, LARGE),
+        ("hi", {"max_tokens": True}, SMALL),
+        ("hi", {"max_completion_tokens": 0, "max_output_tokens": 20_000}, OPEN),
+        ("word " * 100_000, {}, OPEN),
+    ],
+)
+def test_the_cheapest_model_that_holds_the_request(text: str, fields: dict[str, object], model: Model) -> None:
+    assert Cheapest([OPEN, LARGE, SMALL]).choose(facts(text, **fields)) is model
+
+
+def test_when_none_holds_it_the_largest_context_takes_it() -> None:
+    assert Cheapest([SMALL, LARGE]).choose(facts("word " * 100_000)) is LARGE
+
+
+def test_output_is_priced_by_its_cap_or_like_the_input() -> None:
+    tokens, output = expected_tokens(facts("word " * 100))
+    assert tokens == output > 50
+    assert expected_tokens(facts("word " * 100, max_tokens=7)) == (tokens, 7)
+    assert SMALL.cost(1_000_000, 2_000_000) == pytest.approx(3.0)
