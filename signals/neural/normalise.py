@@ -1,0 +1,157 @@
+"""Undoes the light disguises in which attacks come, before the text is cut into words.
+
+Invisible characters, full-width and mathematical letters, look-alike letters of other alphabets, letters set apart
+("i g n o r e"), digits for letters ("1gn0r3") and base64. Ordinary text, in any language, comes back as it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import re2
+from numpy.typing import NDArray
+
+from signals.neural import lexer
+from signals.neural.tokenizer import Lexicon
+
+_INVISIBLE: Final = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_TAGS: Final = re.compile("[\U000e0000-\U000e007f]")
+_OVERLAYS: Final = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
+_STYLED: Final = re.compile("[\u2100-\u214f\u2460-\u24ff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f130-\U0001f189]")
+_MIXED: Final = re.compile("[A-Za-z\u0370-\u052f]+")
+_FOREIGN: Final = re.compile("[\u0370-\u052f]")
+_LATIN: Final = re.compile("[A-Za-z]")
+_LOOKALIKES: Final = str.maketrans(
+    "асԁеһіјӏорԛѕтхуԝкмнвгпАВСЕНІЈКМОРЅТХУГΑΒΕΖΗΙΚΜΝΟΡΤΥΧαεικνορτυχω",
+    "acdehijlopqstxywkmhbrnABCEHIJKMOPSTXYRABEZHIKMNOPTYXaeiknoptuxw",
+)
+_APART: Final = re.compile(r"(?<!\w)[^\W_](?:([ .\-_*·])[^\W_])(?:\1[^\W_]){3,}(?!\w)")
+_CHUNK: Final = re.compile(r"(?<![^\s])\S(?: \S)+(?![^\s])")
+_LEET: Final = re.compile(r"[A-Za-z0-9@$|]*[A-Za-z][A-Za-z0-9@$|]*")
+_ORDINAL: Final = re.compile(r"[0-9]+[A-Za-z]{1,2}")
+_LEET_NUMBER: Final = re.compile(r"(?<![\w.,])[0-9]{1,4}(?![\w.,])")
+_LETTERS: Final = str.maketrans("43105789@$|", "aeiostbgasl")
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/_-]{40,}\r?\n)*[A-Za-z0-9+/_-]{24,}={0,2}")
+_DECODED: Final = 1 << 18
+_LONGEST: Final = 16
+# The linear-time searches that every text goes through; the rest runs only where one of them finds something.
+_SEES_APART: Final = re2.compile(r"(?:[^\W_][ .\-_*]){4}[^\W_]\b")
+_SEES_LEET: Final = re2.compile(r"[A-Za-z][0-9@$|]+[A-Za-z]|[0-9@$|][A-Za-z]{2}")
+_SEES_BASE64: Final = re2.compile(r"[A-Za-z0-9+/_-]{24}")
+
+
+def normalise(text: str, lexicon: Lexicon) -> str:
+    """`text` without disguises; the very same object when there are none."""
+    plain = _letters(text) if not text.isascii() else text
+    if _SEES_BASE64.search(plain):
+        plain = _BASE64.sub(_decode, plain)
+        if not plain.isascii():
+            plain = _letters(plain)
+    if _SEES_APART.search(plain):
+        plain = _close_up(plain, lexicon)
+    if _SEES_LEET.search(plain):
+        plain = _unleet(plain, lexicon)
+    return plain
+
+
+def _letters(text: str) -> str:
+    """Every character in its plain form: the invisible gone, tag characters readable, look-alikes Latin."""
+    text = _INVISIBLE.sub("", text)
+    text = _TAGS.sub(lambda found: chr(ord(found[0]) - 0xE0000) if ord(found[0]) > 0xE001F else "", text)
+    if _STYLED.search(text):
+        text = unicodedata.normalize("NFKC", text)
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    text = _OVERLAYS.sub("", text)
+    if not _FOREIGN.search(text) or not _LATIN.search(text):
+        return text
+    latin = len(_LATIN.findall(text))
+    mostly_latin = latin > len(_FOREIGN.findall(text))
+
+    def plain(found: re.Match[str]) -> str:
+        word = found[0]
+        if len(word) == 1 or not _FOREIGN.search(word):
+            return word
+        swapped = word.translate(_LOOKALIKES)
+        if _LATIN.search(word) or (mostly_latin and swapped.isascii()):
+            return swapped
+        return word
+
+    return _MIXED.sub(plain, text)
+
+
+def _decode(found: re.Match[str]) -> str:
+    """The readable text behind a run of base64, or the run itself."""
+    run = re.sub(r"\s", "", found[0]).rstrip("=")[:_DECODED]
+    if len(set(run)) < 10 or run.islower() or run.isupper():
+        return found[0]
+    try:
+        data = base64.b64decode(run + "=" * (-len(run) % 4), b"-_" if "-" in run or "_" in run else None, validate=True)
+        text = data.decode()
+    except (binascii.Error, ValueError):
+        return found[0]
+    return text if sum(c.isprintable() or c.isspace() for c in text) > 0.95 * len(text) else found[0]
+
+
+def _known(words: Sequence[str], lexicon: Lexicon) -> NDArray[np.bool_]:
+    """Which of `words` (each a single word of letters) the lexicon holds."""
+    found = lexer.words(" ".join(words))
+    sizes = np.array([len(word) for word in words], np.int64)
+    starts = np.cumsum(sizes + 1) - sizes - 1
+    at = np.minimum(np.searchsorted(found.starts, starts), max(0, len(found) - 1))
+    whole = (found.starts[at] == starts) & (found.lengths[at] == sizes)
+    return whole & (lexicon.tokens[lexicon.find(found.hashes)][at] > 0)
+
+
+def _close_up(text: str, lexicon: Lexicon) -> str:
+    """Letters set apart become words again; where the gaps between words are gone too, the likeliest words."""
+
+    def join(found: re.Match[str]) -> str:
+        return _split(found[0].replace(" ", ""), lexicon)
+
+    if len(_CHUNK.findall(text)) > 1 or _CHUNK.fullmatch(text.strip()):
+        text = _CHUNK.sub(join, text)
+    return _APART.sub(lambda found: _split(found[0].replace(found[1], ""), lexicon), text)
+
+
+def _split(run: str, lexicon: Lexicon) -> str:
+    """`run` itself when it is a known or a short word, else the words that it is made of: as few as possible."""
+    if not 12 <= len(run) <= 2048 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
+        return run
+    pieces = [(at, end) for at in range(len(run)) for end in range(at + 1, min(at + _LONGEST, len(run)) + 1)]
+    plausible = _known([run[at:end].lower() for at, end in pieces], lexicon)
+    cost = [0.0] + [float("inf")] * len(run)
+    back = [0] * (len(run) + 1)
+    for (at, end), word in zip(pieces, plausible, strict=True):
+        # A known word costs one, anything else more than any words that its letters could make up.
+        price = cost[at] + (1.0 if word and (end - at > 1 or run[at] in "aAiI") else 4.0 * (end - at))
+        if price < cost[end]:
+            cost[end], back[end] = price, at
+    cuts = [len(run)]
+    while cuts[-1]:
+        cuts.append(back[cuts[-1]])
+    cuts.reverse()
+    return " ".join(run[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+
+
+def _unleet(text: str, lexicon: Lexicon) -> str:
+    """Digits and signs for letters become letters, where two words or more turn into known ones that way."""
+    mixed = [word for word in dict.fromkeys(_LEET.findall(text)) if not word.isalpha()][:4000]
+    plain = [word.translate(_LETTERS) for word in mixed] + [word.replace("1", "l").translate(_LETTERS) for word in mixed]
+    if not mixed:
+        return text
+    known = _known(plain, lexicon).reshape(2, -1)
+    words = {word: plain[at if known[0, at] or not known[1, at] else at + len(mixed)] for at, word in enumerate(mixed)}
+    sure = {word for at, word in enumerate(mixed) if known[:, at].any() and len(word) > 2 and not _ORDINAL.fullmatch(word)}
+    if len(sure) < 2:
+        return text
+    if len(sure) < max(4, 0.12 * min(len(text.split()), 200)):  # a word here and there
+        return _LEET.sub(lambda found: words[found[0]] if found[0] in sure else found[0], text)
+    text = _LEET.sub(lambda found: words.get(found[0], found[0]), text)
+    return _LEET_NUMBER.sub(lambda found: found[0].translate(_LETTERS), text)

@@ -1,0 +1,1 @@
+"""Builds every shipped model from public data: `python -m signals.train --data DIR`. Serving never imports this."""
