@@ -53,7 +53,7 @@ def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
 def outcome(decision: Decision) -> str:
     """What happens to the request, in one phrase."""
     model = decision.model
-    where = "to the upstream that the request names" if model is None else f"to {model.key} ({model.name})"
+    where = "" if model is None else f"to {model.key} ({model.name})"
     match decision.action:
         case "respond":
             return f"respond {decision.status}: {decision.message}"
@@ -63,6 +63,8 @@ def outcome(decision: Decision) -> str:
             return f"default, {where}, because of a failure: {decision.fallback}"
         case "default":
             return f"default, {where}: no decision matched"
+        case _ if model is None:
+            return "passed on as it came"
         case _ if decision.name is None:
             return f"route {where}: the request names its model"
     return f"route {where}"
