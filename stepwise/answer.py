@@ -12,10 +12,7 @@ import orjson
 
 from stepwise.session import Failed, Session, Text
 from stepwise.spec import Stepwise
-from stepwise.upstream import JSON, DeadlineError
-
-HOP = "x-pointsman-hop"
-"""Set on every request that we send to a model: one that carries it is never answered stepwise again."""
+from stepwise.upstream import HOP, JSON, DeadlineError
 
 _FORWARDED = (
     "authorization", "api-key", "x-api-key", "openai-organization", "openai-project", "traceparent", "tracestate",
@@ -104,7 +101,7 @@ async def answer(
     client's, in lower case. `deadline` is on the running loop's clock; when it passes, the answer ends with an error.
     `difficulty`: 0..1, 0.5 when unknown. Cancel at any moment: everything is freed.
     """
-    sent = {name: headers[name] for name in _FORWARDED if name in headers} | {HOP: "1"}
+    sent = {name: headers[name] for name in _FORWARDED if name in headers}
     setup = await stepwise.ready(sent, deadline)
     head = {
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",

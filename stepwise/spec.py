@@ -327,7 +327,9 @@ class Stepwise:
             if not due:
                 return
             self._probing = asyncio.create_task(self._probe_all(due, dict(headers)))
-        await asyncio.wait([self._probing], timeout=seconds)
+        done, _ = await asyncio.wait([self._probing], timeout=seconds)
+        for task in done:
+            task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
 
     def _due(self, model: Model) -> bool:
         last = self._asked.get(model.name)

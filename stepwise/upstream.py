@@ -21,6 +21,9 @@ from stepwise.steps import Token, estimate
 JSON = dict[str, Any]
 _T = TypeVar("_T")
 
+HOP = "x-pointsman-hop"
+"""Set on every request to a model: one that carries it is never answered stepwise again."""
+
 _MAX_EVENT = 1 << 20  # bytes of one server-sent event, or of an error's body
 _MAX_CONNECTIONS = 4096
 _READ_AHEAD = 1 << 15  # bytes read from a connection before the reader asks for more; aiohttp holds twice that
@@ -123,13 +126,10 @@ class Stream:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Gives the connection back, or closes it when the answer is not complete. Never waits."""
-        if self._over:
-            self._response.release()
-        else:
-            self._over = True
-            self._ready.clear()
-            self._response.close()
+        """Closes the connection, whatever is still to come. Never waits."""
+        self._over = True
+        self._ready.clear()
+        self._response.close()
 
     async def _read(self) -> None:
         try:
@@ -246,32 +246,23 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         endpoint = self.endpoint
         url = endpoint.url.rstrip("/") + path
-        sent = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            **(headers or {}),
-            **endpoint.headers,
-        }
+        ours = {"content-type": "application/json", "accept-encoding": "identity", HOP: "1"}
+        sent = {**(headers or {}), **endpoint.headers, **ours}
         data = orjson.dumps({**body, "model": endpoint.model})
-        for last in (False, True):
-            try:
-                post = self._client().post(url, data=data, headers=sent, allow_redirects=False)
-                return await within(post, endpoint.first_timeout, deadline)
-            except aiohttp.ServerDisconnectedError as error:
-                if last:  # the first may only mean that a kept connection had just been closed
-                    raise UpstreamError("connect", f"{endpoint.model} closed the connection") from error
-            except aiohttp.ServerTimeoutError as error:
-                raise UpstreamError("connect", f"no connection to {endpoint.model} in time") from error
-            except TimeoutError:
-                seconds = endpoint.first_timeout
-                raise UpstreamError("timeout", f"{endpoint.model} did not answer within {seconds:g} s") from None
-            except aiohttp.InvalidURL as error:
-                raise UpstreamError("connect", f"{endpoint.model} has an address that is no URL: {url}") from error
-            except aiohttp.ClientConnectionError as error:
-                raise UpstreamError("connect", f"no connection to {endpoint.model}: {error}") from error
-            except aiohttp.ClientError as error:
-                raise UpstreamError("garbage", f"{endpoint.model} does not speak HTTP: {error}") from error
-        raise AssertionError("unreachable")
+        try:
+            post = self._client().post(url, data=data, headers=sent, allow_redirects=False)
+            return await within(post, endpoint.first_timeout, deadline)
+        except aiohttp.ServerTimeoutError as error:
+            raise UpstreamError("connect", f"no connection to {endpoint.model} in time") from error
+        except TimeoutError:
+            seconds = endpoint.first_timeout
+            raise UpstreamError("timeout", f"{endpoint.model} did not answer within {seconds:g} s") from None
+        except aiohttp.InvalidURL as error:
+            raise UpstreamError("connect", f"{endpoint.model} has an address that is no URL: {url}") from error
+        except aiohttp.ClientConnectionError as error:
+            raise UpstreamError("connect", f"no connection to {endpoint.model}: {error}") from error
+        except aiohttp.ClientError as error:
+            raise UpstreamError("garbage", f"{endpoint.model} does not speak HTTP: {error}") from error
 
     async def _refuse(self, response: aiohttp.ClientResponse, wanted: bytes, deadline: float | None) -> None:
         """Raises UpstreamError unless this is a good answer of the wanted content type."""
@@ -301,10 +292,12 @@ class Upstream:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:  # made here because it belongs to the running event loop
             endpoint = self.endpoint
+            # No connection is used twice: most streams are cut off anyway, and a kept connection that the server has
+            # just closed would make a request fail that must not be sent again.
             connector = (
-                aiohttp.UnixConnector(endpoint.socket, limit=_MAX_CONNECTIONS)
+                aiohttp.UnixConnector(endpoint.socket, limit=_MAX_CONNECTIONS, force_close=True)
                 if endpoint.socket
-                else aiohttp.TCPConnector(limit=_MAX_CONNECTIONS)
+                else aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, force_close=True)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -1,0 +1,300 @@
+"""Agent loops, where each step is a request of its own: the small or the large model, or how much reasoning effort.
+
+The conversation so far is all there is to see: who wrote the earlier turns (when the caller knows), which tools
+failed, how often the agent came back, what the session has cost. The choice comes from a policy of the same kind as the
+stepwise one (an ONNX file with these features), or from a plain rule when there is none.
+
+Choosing effort follows Ares (arXiv 2603.07915); the hard budget of a session, and spending more carefully as it
+shrinks, follow arXiv 2602.21227. A request is let through only once its worst case has been reserved, so the budget holds
+whatever the models do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stepwise.policy import Policy, PolicyError, PolicyFailed, Vector
+from stepwise.spec import StepwiseSpec
+from stepwise.steps import CHARS_PER_TOKEN, estimate
+from stepwise.upstream import JSON, Endpoint
+
+VERSION = 1
+NAMES: tuple[str, ...] = (
+    "turns",  # assistant turns so far
+    "user_turns",  # user messages so far
+    "tool_results",  # tool results so far
+    "tool_errors",  # of them, those that look like failures
+    "recent_tool_errors",  # of the last three
+    "errors_in_a_row",  # failures at the end of the list
+    "repeated_calls",  # tool calls identical to an earlier one
+    "large_share",  # share of the earlier turns, where known, that the large model (or the highest effort) wrote
+    "since_large",  # turns since the last of them; all turns when there was none
+    "prompt_tokens",  # estimated tokens of the conversation
+    "last_result_tokens",  # estimated tokens of the last tool result
+    "spent_share",  # share of the session's budget that is spent; 0 without a budget
+    "difficulty",  # the request's difficulty signal, 0..1; 0.5 when unknown
+)
+"""Feature names in the order of the vector; raw values, as for steps."""
+
+_RULE_KAPPA = 0.5
+_LONG_ANSWER = 4096  # tokens
+_MIN_TOKENS = 16  # less than this is no answer
+_ERROR_WORDS = ("error", "exception", "traceback", "failed", "failure", "not found", "denied", "timed out", "invalid")
+
+
+class Spend(Protocol):
+    """What sessions have cost. Shared by all replicas when there are several."""
+
+    async def spent(self, session: str) -> float:
+        """Money spent and reserved so far."""
+
+    async def reserve(self, session: str, amount: float, limit: float) -> bool:
+        """Adds `amount` if the total stays within `limit`; both at once, or neither."""
+
+    async def settle(self, session: str, reserved: float, actual: float) -> None:
+        """Replaces a reservation with what it came to."""
+
+
+class LocalSpend:
+    """Spend in this process. The `limit` most recently used sessions are remembered."""
+
+    def __init__(self, limit: int = 65536) -> None:
+        self._limit = limit
+        self._totals: OrderedDict[str, float] = OrderedDict()
+
+    async def spent(self, session: str) -> float:
+        return self._totals.get(session, 0.0)
+
+    async def reserve(self, session: str, amount: float, limit: float) -> bool:
+        total = self._totals.get(session, 0.0) + amount
+        if total > limit + 1e-12:
+            return False
+        self._add(session, amount)
+        return True
+
+    async def settle(self, session: str, reserved: float, actual: float) -> None:
+        self._add(session, actual - reserved)
+
+    def _add(self, session: str, amount: float) -> None:
+        self._totals[session] = max(0.0, self._totals.get(session, 0.0) + amount)
+        self._totals.move_to_end(session)
+        while len(self._totals) > self._limit:
+            self._totals.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one request of an agent's loop is sent on.
+
+    `model`: name in the configuration, None when the session's budget is used up (refuse the request). `effort`: value
+    of `reasoning_effort`, for `choose: effort`. `max_tokens`: put this in the body, or the reservation may not hold;
+    None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(keep), 1 for the cheapest choice.
+    """
+
+    model: str | None
+    effort: str | None
+    max_tokens: int | None
+    reserved: float
+    keep: float
+    reason: str
+
+
+class Agent:
+    """A `per: request` decision. Build it at start, `close` it at the end."""
+
+    def __init__(
+        self, spec: StepwiseSpec, endpoints: Mapping[str, Endpoint], folder: Path, spend: Spend | None = None
+    ) -> None:
+        """`endpoints`: by model name, `folder`: that of the YAML file. Raises PolicyError."""
+        self._spec = spec
+        self._small, self._large = endpoints[spec.small], endpoints[spec.large]
+        self._spend = spend or LocalSpend()
+        self._policy: Policy | None = None
+        self._kappa = _RULE_KAPPA
+        if spec.chosen == "policy":
+            self._policy = Policy(spec.policy_path(folder), device=spec.device, names=NAMES, version=VERSION)
+            try:
+                card = self._policy.card
+                if (card.small, card.large) != (self._small.model, self._large.model):
+                    raise PolicyError(
+                        f"{self._policy.path}: trained for {card.small} and {card.large}, but this decision has "
+                        f"{self._small.model} and {self._large.model}"
+                    )
+                self._kappa = card.kappa(spec.goal)
+            except PolicyError:
+                self._policy.close()
+                raise
+
+    def close(self) -> None:
+        if self._policy is not None:
+            self._policy.close()
+
+    async def choose(
+        self,
+        body: JSON,
+        session: str | None = None,
+        *,
+        writers: Sequence[str | None] = (),
+        difficulty: float = 0.5,
+    ) -> Choice:
+        """Decides about one chat completion.
+
+        `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first. `session`:
+        whose budget it is; without one there is no budget to keep to.
+        """
+        limit = self._spec.budget.session if session is not None else None
+        spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
+        left = 1.0 if limit is None else max(0.0, 1.0 - spent / limit)
+        highest = self._spec.efforts[-1] if self._spec.choose == "effort" else self._spec.large
+        vector = conversation(body, writers, highest, 1.0 - left, difficulty)
+        keep, reason = await self._keep(vector)
+        # In the second half of its budget a session has to be surer and surer to get the dear choice.
+        level = self._level(keep, self._kappa * min(1.0, 2.0 * left))
+        if session is None or limit is None:
+            return self._choice(level, body, None, 0.0, keep, reason)
+        return await self._afford(session, limit, body, level, (keep, reason))
+
+    async def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
+        """Enters what an answer really cost."""
+        if choice.model is not None and choice.reserved:
+            actual = self._endpoint(choice.model).cost(prompt_tokens, completion_tokens)
+            await self._spend.settle(session, choice.reserved, actual)
+
+    async def _keep(self, vector: Vector) -> tuple[float, str]:
+        if self._policy is None:
+            return rule(vector), "rule"
+        try:
+            keep, _ = await self._policy.keep(vector)
+        except PolicyFailed as error:
+            return 0.0, f"policy_{error.reason}"  # the safe side
+        return keep, "policy"
+
+    def _level(self, keep: float, kappa: float) -> int:
+        """0 for the cheapest choice; the further P(keep) is under the threshold, the dearer."""
+        last = len(self._spec.efforts) - 1 if self._spec.choose == "effort" else 1
+        if keep >= kappa:
+            return 0
+        return min(last, 1 + math.floor((1.0 - keep / kappa) * last))
+
+    async def _afford(self, session: str, limit: float, body: JSON, level: int, why: tuple[float, str]) -> Choice:
+        """The wanted choice if its worst case still fits, else the cheapest one, else none."""
+        keep, reason = why
+        asked: int | None = body.get("max_completion_tokens") or body.get("max_tokens")
+        answers = body.get("n") or 1
+        prompt = _most_prompt_tokens(body)
+        for tried in dict.fromkeys((level, 0)):
+            endpoint = self._endpoint(self._model(tried))
+            room = limit - await self._spend.spent(session) - endpoint.cost(prompt, 0)
+            if room < 0:
+                continue
+            # Without a limit of the client's own a long answer's room is reserved, so that others fit in beside it.
+            tokens = asked or _LONG_ANSWER
+            if endpoint.price_output > 0:
+                tokens = min(tokens, math.floor(room * 1e6 / endpoint.price_output / answers))
+            if tokens < min(_MIN_TOKENS, asked or _MIN_TOKENS):
+                continue
+            amount = endpoint.cost(prompt, tokens * answers)
+            if await self._spend.reserve(session, amount, limit):
+                return self._choice(tried, body, tokens, amount, keep, reason if tried == level else "budget")
+        return Choice(None, None, None, 0.0, keep, "budget_exhausted")
+
+    def _choice(self, level: int, body: JSON, tokens: int | None, reserved: float, keep: float, reason: str) -> Choice:
+        asked = body.get("max_completion_tokens") or body.get("max_tokens")
+        effort = self._spec.efforts[level] if self._spec.choose == "effort" else None
+        return Choice(self._model(level), effort, None if tokens == asked else tokens, reserved, keep, reason)
+
+    def _model(self, level: int) -> str:
+        if self._spec.choose == "effort":
+            return self._spec.large
+        return self._spec.large if level else self._spec.small
+
+    def _endpoint(self, model: str) -> Endpoint:
+        return self._small if model == self._spec.small else self._large
+
+
+def conversation(
+    body: JSON, writers: Sequence[str | None], highest: str, spent_share: float, difficulty: float
+) -> Vector:
+    """The vector [len(NAMES)] float32 of a conversation. `highest`: the name that counts as large among `writers`."""
+    messages: list[JSON] = [message for message in body.get("messages") or () if isinstance(message, dict)]
+    results = [message for message in messages if message.get("role") == "tool"]
+    errors = [_is_error(result) for result in results]
+    calls = [
+        json.dumps(call.get("function"), sort_keys=True)
+        for message in messages
+        for call in message.get("tool_calls") or ()
+        if isinstance(call, dict)
+    ]
+    turns = sum(message.get("role") == "assistant" for message in messages)
+    known = [writer == highest for writer in writers if writer is not None]
+    since = next((i for i, large in enumerate(reversed(known)) if large), turns)
+    in_a_row = next((i for i, error in enumerate(reversed(errors)) if not error), len(errors))
+    return np.array(
+        (
+            turns,
+            sum(message.get("role") == "user" for message in messages),
+            len(results),
+            sum(errors),
+            sum(errors[-3:]),
+            in_a_row,
+            len(calls) - len(set(calls)),
+            sum(known) / len(known) if known else 0.0,
+            since,
+            _prompt_tokens(body),
+            estimate(_text(results[-1])) if results else 0,
+            spent_share,
+            difficulty,
+        ),
+        dtype=np.float32,
+    )
+
+
+def rule(vector: Vector) -> float:
+    """P(keep) without a trained policy: failing tools, going in circles, hard questions speak for the large model."""
+    seen = dict(zip(NAMES, map(float, vector), strict=True))
+    doubt = (
+        -1.5
+        + 0.7 * seen["recent_tool_errors"]
+        + 0.7 * min(seen["errors_in_a_row"], 3.0)
+        + 0.8 * min(seen["repeated_calls"], 3.0)
+        + 3.0 * (seen["difficulty"] - 0.5)
+        + 0.05 * min(seen["turns"], 20.0)
+    )
+    return 1.0 / (1.0 + math.exp(doubt))
+
+
+def _is_error(result: JSON) -> bool:
+    """Does a tool's result look like a failure? By its own flag, else by the words it begins with."""
+    flag: Any = result.get("is_error")
+    if isinstance(flag, bool):
+        return flag
+    head = _text(result)[:200].lower()
+    return any(word in head for word in _ERROR_WORDS)
+
+
+def _text(message: JSON) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content)
+
+
+def _prompt_bytes(body: JSON) -> int:
+    """UTF-8 bytes of everything that the model may be shown, tools included."""
+    shown = [body.get("messages"), body.get("tools"), body.get("functions")]
+    return sum(len(json.dumps(part, ensure_ascii=False).encode("utf-8", "surrogatepass")) for part in shown if part)
+
+
+def _prompt_tokens(body: JSON) -> int:
+    return _prompt_bytes(body) // CHARS_PER_TOKEN
+
+
+def _most_prompt_tokens(body: JSON) -> int:
+    """No tokenizer makes more tokens than bytes; a chat template adds a few to each message."""
+    return _prompt_bytes(body) + 16 * (1 + len(body.get("messages") or ()))

@@ -1,0 +1,407 @@
+"""A real HTTP server that plays a model, faults included, and small helpers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepwise.answer import answer
+from stepwise.probe import QUESTION
+from stepwise.session import Budget, Model, Setup
+from stepwise.spec import Stepwise, _unknown
+from stepwise.steps import Limits
+from stepwise.strategies import Context, Draft, Run, Strategy, Turn, Verdict, _Judge
+from stepwise.upstream import Endpoint, Mode, Upstream
+
+PROBE_TEXT = "First add twelve and thirty five, then take away eight, which leaves the number thirty nine."
+
+
+def words(text: str) -> list[str]:
+    """`text` in tokens: words with the space before them, blank lines alone."""
+    tokens: list[str] = []
+    for part in text.replace("\n\n", "\0").replace(" ", "\1 ").split("\1"):
+        while "\0" in part:
+            head, part = part.split("\0", 1)
+            tokens += [head] if head else []
+            tokens.append("\n\n")
+        tokens += [part] if part else []
+    return tokens
+
+
+def writer(steps: list[str]) -> Callable[[str, int], str]:
+    """A model that knows its solution by heart: it goes on after as many steps as the prefix has."""
+
+    def write(prefix: str, request: int) -> str:
+        done = prefix.split("\n\n")
+        rest = steps[len(done) - 1 :]
+        if rest and done[-1]:
+            rest = [rest[0][len(done[-1]) :], *rest[1:]]
+        return "\n\n".join(rest)
+
+    return write
+
+
+@dataclass
+class Fault:
+    """What goes wrong in one request, after so many tokens."""
+
+    kind: str  # kill, hang, garbage, cut, error, status, slow, nodone, html, badjson, silent
+    after: int = 0
+    status: int = 500
+
+
+@dataclass
+class FakeModel:
+    """A model and its server."""
+
+    name: str
+    write: Callable[[str, int], str]
+    modes: frozenset[str] = frozenset(Mode)
+    refused: frozenset[str] = frozenset()
+    top: int = 5  # -1: no log probabilities
+    usage: bool = True
+    running_usage: bool = False
+    stop_reason: bool = True
+    confidence: Callable[[str], float] = lambda text: -0.5 if "✗" in text else -0.01
+    faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the (not probing) request
+    delay: float = 0.0
+    chunk: int = 1  # tokens in one event
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[dict[str, str]] = field(default_factory=list)
+    probes: int = 0
+    sent: int = 0  # tokens written to sockets
+    connections: int = 0
+    gone: int = 0  # connections the client closed in the middle of an answer
+    released: asyncio.Semaphore | None = None  # one permit for each token, when a test holds the reins
+    url: str = ""
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def endpoint(self, **more: Any) -> Endpoint:
+        return Endpoint(self.url, self.name, price_input=1.0, price_output=2.0, **more)
+
+    async def _connection(self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            while await self._request(reader, sink):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.connections -= 1
+            self._tasks.discard(task)
+            sink.close()
+
+    async def _request(self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, *fields = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields if field)}
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        path = line.split()[1]
+        probing = body.get("messages", [{}])[0].get("content") == QUESTION or QUESTION in str(body.get("prompt"))
+        if probing:
+            self.probes += 1
+            fault = self.faults.get(-1)
+        else:
+            fault = self.faults.get(len(self.requests), self.faults.get(-2))
+            self.requests.append(body)
+            self.heads.append(headers)
+        if fault and fault.kind == "kill" and fault.after == 0:
+            sink.transport.abort()
+            return False
+        if fault and fault.kind == "silent":
+            await self._hang(reader)
+            return False
+        if fault and fault.kind in ("status", "html"):
+            text = b'{"error":{"message":"no","type":"x","code":"y"}}' if fault.kind == "status" else b"<html>hello"
+            status = fault.status if fault.kind == "status" else 200
+            kind = b"application/json" if fault.kind == "status" else b"text/html"
+            sink.write(b"HTTP/1.1 %d X\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n" % (status, kind, len(text)))
+            sink.write(text)
+            await sink.drain()
+            return True
+        return await self._answer(reader, sink, path, body, probing, fault)
+
+    async def _hang(self, reader: asyncio.StreamReader) -> None:
+        """Until the client goes."""
+        await reader.read(1)
+        self.gone += 1
+
+    def _mode(self, path: str, body: dict[str, Any]) -> tuple[str | None, str]:
+        if path == "/v1/completions":
+            prompt = body["prompt"]
+            return Mode.COMPLETIONS, prompt.split("\n\n", 1)[1] if "\n\n" in prompt else ""
+        last = body["messages"][-1]
+        if last["role"] != "assistant":
+            return None, ""
+        if body.get("continue_final_message"):
+            return Mode.FINAL_MESSAGE, last["content"]
+        return (Mode.PREFIX if last.get("prefix") else Mode.ASSISTANT), last["content"]
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter, path: str, body: dict[str, Any], probing: bool,
+        fault: Fault | None,
+    ) -> bool:  # fmt: skip
+        mode, prefix = self._mode(path, body)
+        wants_running = bool((body.get("stream_options") or {}).get("continuous_usage_stats"))
+        if mode in self.refused:
+            return await self._whole(sink, 400, {"error": {"message": f"{mode} is unknown here"}})
+        if mode is not None and mode not in self.modes:
+            prefix = ""  # silently ignored
+        text = PROBE_TEXT[len(prefix) :] if probing else self.write(prefix, len(self.requests) - 1)
+        tokens = words(text)
+        finish, reason = "stop", None
+        limit = body.get("max_tokens")
+        if limit is not None and len(tokens) > limit:
+            tokens, finish = tokens[:limit], "length"
+        for stop in body.get("stop") or ():
+            whole = "".join(tokens)
+            if stop in whole:
+                tokens, finish = words(whole[: whole.index(stop)]), "stop"
+                reason = stop if self.stop_reason else None
+        prompt_tokens = 10 + len(words(prefix))
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(tokens), "total_tokens": 0}
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": "".join(tokens)}
+            logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
+            choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
+            return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
+        sink.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+        closed = asyncio.create_task(reader.read(1))
+        self._tasks.add(closed)
+        try:
+            for at in range(0, len(tokens) + 1, self.chunk):
+                if fault and at >= fault.after and not await self._go_wrong(sink, fault, closed):
+                    return False
+                if at >= len(tokens):
+                    break
+                if self.released is not None and not probing:
+                    await self._permit(closed)
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                if closed.done():
+                    self.gone += 1
+                    return False
+                part = tokens[at : at + self.chunk]
+                event = {"choices": [self._choice(path, part, body)]}
+                if self.running_usage and wants_running:
+                    event["usage"] = {**usage, "completion_tokens": at + len(part)}  # type: ignore[assignment]
+                await self._event(sink, event)
+                self.sent += 0 if probing else len(part)
+            last: dict[str, Any] = {"index": 0, "finish_reason": finish, "stop_reason": reason}
+            last |= {"text": ""} if path == "/v1/completions" else {"delta": {}}
+            await self._event(sink, {"choices": [last]})
+            if self.usage:
+                await self._event(sink, {"choices": [], "usage": usage})
+            if fault and fault.kind == "nodone":
+                await closed
+                return False
+            sink.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            await sink.drain()
+            return False
+        finally:
+            closed.cancel()
+            await asyncio.wait([closed])
+            self._tasks.discard(closed)
+
+    async def _permit(self, closed: asyncio.Task[bytes]) -> None:
+        assert self.released is not None
+        turn = asyncio.create_task(self.released.acquire())
+        await asyncio.wait([turn, closed], return_when=asyncio.FIRST_COMPLETED)
+        if not turn.done():
+            turn.cancel()
+            await asyncio.wait([turn])
+
+    async def _go_wrong(self, sink: asyncio.StreamWriter, fault: Fault, closed: asyncio.Task[bytes]) -> bool:
+        """True when the answer goes on nevertheless."""
+        match fault.kind:
+            case "kill":
+                await sink.drain()
+                sink.transport.abort()
+                return False
+            case "hang":
+                await closed
+                self.gone += 1
+                return False
+            case "garbage":
+                sink.write(b"5\r\n\xff\xfe\x00\n\n\r\n")
+            case "badjson":
+                sink.write(b"10\r\ndata: {\"choices\n\n\r\n")
+            case "cut":
+                sink.write(b"0\r\n\r\n")
+            case "midtoken":
+                sink.write(b"1f\r\ndata: {\"choices\": [{\"delta\": {\"\r\n0\r\n\r\n")
+            case "done":
+                sink.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            case "error":
+                await self._event(sink, {"error": {"message": "out of memory"}})
+            case "slow":
+                await asyncio.sleep(0.02)
+                return True
+            case _:
+                return True
+        await sink.drain()
+        return False
+
+    def _choice(self, path: str, tokens: list[str], body: dict[str, Any]) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": None}
+        text = "".join(tokens)
+        if path == "/v1/completions":
+            choice["text"] = text
+            if body.get("logprobs") and self.top >= 0:
+                values = [self.confidence(token) for token in tokens]
+                choice["logprobs"] = {
+                    "tokens": tokens,
+                    "token_logprobs": values,
+                    "top_logprobs": [{token: value} for token, value in zip(tokens, values, strict=True)],
+                }
+            return choice
+        choice["delta"] = {"content": text}
+        if body.get("logprobs") and self.top >= 0:
+            choice["logprobs"] = {"content": [self._entry(token, body.get("top_logprobs") or 0) for token in tokens]}
+        return choice
+
+    def _entry(self, token: str, top: int = 5) -> dict[str, Any]:
+        value = self.confidence(token)
+        rest = math.log(max(1e-6, (1 - math.exp(value)) / 5))
+        tops = [{"token": token, "logprob": value}, *({"token": str(i), "logprob": rest} for i in range(4))]
+        return {"token": token, "logprob": value, "top_logprobs": tops[: min(top, self.top)]}
+
+    async def _event(self, sink: asyncio.StreamWriter, event: dict[str, Any]) -> None:
+        data = b"data: " + json.dumps(event).encode() + b"\n\n"
+        sink.write(b"%x\r\n%s\r\n" % (len(data), data))
+        await sink.drain()
+
+    async def _whole(self, sink: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> bool:
+        data = json.dumps(body).encode()
+        sink.write(b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(data)))
+        sink.write(data)
+        await sink.drain()
+        return True
+
+
+class Marked:
+    """Rejects every draft that has a ✗ in it, and remembers the rejected ones."""
+
+    name = "marked"
+    needs_top = -1
+
+    def __init__(self) -> None:
+        self.rejected: list[str] = []
+        self.open = 0
+
+    def begin(self, context: Context) -> Run:
+        self.open += 1
+        return _MarkedRun(self)
+
+
+class _MarkedRun(_Judge):
+    def __init__(self, rule: Marked) -> None:
+        self._rule = rule
+
+    def turn(self, state: object) -> Turn:
+        return Turn.DRAFT
+
+    async def judge(self, draft: Draft) -> Verdict:
+        await asyncio.sleep(0)
+        if "✗" in draft.step.text:
+            self._rule.rejected.append(draft.step.text)
+            return Verdict(False, 0.1)
+        return Verdict(True, 0.9)
+
+    def close(self) -> None:
+        self._rule.open -= 1
+
+
+@dataclass
+class Pair:
+    """Two models with their servers, and a stepwise decision over them."""
+
+    small: FakeModel
+    large: FakeModel
+    stepwise: Stepwise
+    strategy: Strategy
+
+    async def ask(self, question: str = "What is it?", *, stream: bool = True, **more: Any) -> tuple[int, Any]:
+        """Status, and the JSON answer or the list of events (the last without its [DONE])."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": question}], "stream": stream, **more}
+        if stream:
+            body.setdefault("stream_options", {"include_usage": True})
+        async with await answer(self.stepwise, body, {}) as reply:
+            data = b"".join([part async for part in reply.body])
+        if not reply.headers["content-type"].startswith("text/event-stream"):
+            return reply.status, json.loads(data)
+        *events, done = data.decode().strip().split("\n\n")
+        assert done == "data: [DONE]"
+        return reply.status, [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    return "".join(choice["delta"].get("content", "") for event in events for choice in event.get("choices", ()))
+
+
+@asynccontextmanager
+async def pair(
+    small: FakeModel | list[str],
+    large: FakeModel | list[str],
+    strategy: Strategy | None = None,
+    *,
+    limits: Limits | None = None,
+    budget: Budget | None = None,
+    start: bool = True,
+    endpoint: dict[str, Any] | None = None,
+    **more: Any,
+) -> AsyncIterator[Pair]:
+    """A pair ready to answer. At the end nothing may be left over: no task, no connection, no run."""
+    before = asyncio.all_tasks()
+    small = small if isinstance(small, FakeModel) else FakeModel("tiny", writer(small))
+    large = large if isinstance(large, FakeModel) else FakeModel("huge", writer(large))
+    strategy = strategy or Marked()
+    await small.start()
+    await large.start()
+    times = {"connect_timeout": 2.0, "first_timeout": 5.0, "idle_timeout": 5.0, **(endpoint or {})}
+    ends = [small.endpoint(**times), large.endpoint(**times)]
+    models = [Model(name, Upstream(end), _unknown(end)) for name, end in zip(("small", "large"), ends, strict=True)]
+    stepwise = Stepwise(
+        Setup(
+            *models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more
+        )
+    )
+    try:
+        if start:
+            await stepwise.start()
+        yield Pair(small, large, stepwise, strategy)
+    finally:
+        await stepwise.close()
+        for _ in range(200):
+            if not small.connections and not large.connections:
+                break
+            await asyncio.sleep(0.01)
+        leaked = (small.connections, large.connections)
+        await small.stop()
+        await large.stop()
+        await asyncio.sleep(0)
+        assert leaked == (0, 0), "connections left open"
+        assert getattr(strategy, "open", 0) == 0, "a run was not closed"
+        left = {task for task in asyncio.all_tasks() - before if not task.done()}
+        assert not left, left
