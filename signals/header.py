@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-import re2
 from pydantic import Field, model_validator
 
 from signals.facts import Facts
+from signals.patterns import Pattern, compiled
 from signals.reading import FALSE, TRUE, Reading, of
 from signals.signal import Params, Shared, Signal
 
@@ -18,7 +18,7 @@ class HeaderParams(Params):
     name: str = Field(min_length=1, description="Header name; case does not matter.")
     equals: str | None = Field(None, description="The value is exactly this.")
     in_: list[str] | None = Field(None, alias="in", min_length=1, description="The value is one of these.")
-    matches: str | None = Field(None, description="An RE2 expression found anywhere in the value.")
+    matches: Pattern | None = Field(None, description="An RE2 expression found anywhere in the value.")
     exists: bool | None = Field(None, description="The header is there (true) or is not (false).")
 
     @model_validator(mode="after")
@@ -26,11 +26,6 @@ class HeaderParams(Params):
         tests = (self.equals, self.in_, self.matches, self.exists)
         if sum(test is not None for test in tests) != 1:
             raise ValueError("exactly one of equals, in, matches, exists is needed")
-        if self.matches is not None:
-            try:
-                re2.compile(self.matches)
-            except re2.error as error:
-                raise ValueError(f"matches: not an RE2 expression: {error}") from None
         return self
 
 
@@ -45,7 +40,7 @@ class Header(Signal):
         self._header = params.name.lower()
         self._exists = params.exists
         self._values = frozenset([params.equals] if params.equals is not None else params.in_ or ())
-        self._pattern = re2.compile(params.matches) if params.matches is not None else None
+        self._pattern = compiled(params.matches) if params.matches is not None else None
 
     def read(self, facts: Facts) -> Reading:
         value = facts.request.headers.get(self._header)

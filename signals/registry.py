@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from signals.conversation import Conversation
 from signals.header import Header
+from signals.identity import Identity
+from signals.keyword import KeywordSignal
+from signals.parameter import Parameter
+from signals.pii import Pii
+from signals.regex import Regex
+from signals.sample import Sample
+from signals.score import Score
 from signals.signal import Signal
+from signals.structure import Structure
+from signals.time import Time
 
-KINDS: tuple[type[Signal], ...] = (Header,)
+KINDS: tuple[type[Signal], ...] = (
+    Conversation,
+    Header,
+    Identity,
+    KeywordSignal,
+    Parameter,
+    Pii,
+    Regex,
+    Sample,
+    Score,
+    Structure,
+    Time,
+)
 
 BY_NAME: dict[str, type[Signal]] = {kind.kind: kind for kind in KINDS}

@@ -1,0 +1,90 @@
+"""Parameters that many kinds share: a number's bounds, and a path into decoded JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from signals.signal import Params
+
+
+class Bounds(Params):
+    """At least one bound; both include the bound itself."""
+
+    at_least: float | None = Field(None, description="The least value that matches.")
+    at_most: float | None = Field(None, description="The greatest value that matches.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        check(self.at_least, self.at_most)
+        return self
+
+    def hold(self, value: float) -> bool:
+        """Whether `value` lies within."""
+        return within(value, self.at_least, self.at_most)
+
+
+def check(at_least: float | None, at_most: float | None) -> None:
+    """ValueError when there is no bound, or the bounds leave nothing between them."""
+    if at_least is None and at_most is None:
+        raise ValueError("one of at_least, at_most is needed")
+    if at_least is not None and at_most is not None and at_least > at_most:
+        raise ValueError(f"at_least {at_least:g} is greater than at_most {at_most:g}")
+
+
+def within(value: float, at_least: float | None, at_most: float | None) -> bool:
+    """Whether `value` lies between the bounds that are there, both included."""
+    return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+
+
+MISSING: Final = object()
+"""What `look_up` gives where a path leads nowhere."""
+
+_STEP = re.compile(r"""\.?([^.\[\]"'\s]+)|\[(-?\d+)\]|\[(?:"([^"]*)"|'([^']*)')\]""")
+
+
+def parse_path(path: str) -> tuple[str | int, ...]:
+    """The steps of a path such as `metadata.tier`, `messages[0].role` or `claims["https://x.org/groups"]`.
+
+    ValueError when it is not one.
+    """
+    steps: list[str | int] = []
+    at = 0
+    while at < len(path):
+        found = _STEP.match(path, at)
+        # A leading dot, and a name glued to a bracket's end, are mistakes that the pattern alone would let pass.
+        if found is None or (found[1] is not None and path[at].startswith(".") != bool(steps)):
+            raise ValueError(f'{path!r} is not a path: write names and [indices], as in messages[0].role or a["b.c"]')
+        steps.append(
+            int(found[2]) if found[2] is not None else next(part for part in found.group(1, 3, 4) if part is not None)
+        )
+        at = found.end()
+    if not steps:
+        raise ValueError("the path is empty")
+    return tuple(steps)
+
+
+def look_up(value: Any, steps: tuple[str | int, ...]) -> Any:
+    """What lies at the end of a path, or MISSING."""
+    for step in steps:
+        if isinstance(step, int):
+            if not isinstance(value, list) or not -len(value) <= step < len(value):
+                return MISSING
+            value = value[step]
+        else:
+            if not isinstance(value, Mapping) or step not in value:
+                return MISSING
+            value = value[step]
+    return value
+
+
+def _checked(path: str) -> str:
+    parse_path(path)
+    return path
+
+
+Path = Annotated[str, AfterValidator(_checked)]
+"""A parameter that holds a path into decoded JSON."""

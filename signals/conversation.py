@@ -1,0 +1,131 @@
+"""`conversation`: the shape of a conversation: its messages, tools, attachments and answer format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from signals.bounds import Bounds, within
+from signals.facts import Facts
+from signals.reading import FALSE, TRUE, Reading
+from signals.request import Request
+from signals.signal import Params, Shared, Signal
+
+Test = bool | Bounds
+"""A count's test: true (at least one), false (none), or bounds."""
+
+
+class Messages(Bounds):
+    """How many messages there are, of one role or of all."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"] | None = Field(
+        None, description="Count the messages of this role only."
+    )
+
+
+class ConversationParams(Params):
+    """All tests that are given must hold. A count takes true (at least one), false (none), or bounds."""
+
+    turns: Test | None = Field(None, description="The number of user messages.")
+    messages: Messages | None = Field(None, description="The number of messages, of one `role` or of all.")
+    tools: Test | None = Field(None, description="The number of tools that the request offers the model.")
+    tool_loop: Test | None = Field(
+        None,
+        description="The request brings tool results: the number of assistant messages with tool calls "
+        "since the last user message.",
+    )
+    images: Test | None = Field(None, description="The number of images in the messages.")
+    audio: Test | None = Field(None, description="The number of audio parts in the messages.")
+    files: Test | None = Field(None, description="The number of files in the messages.")
+    json_schema: bool | None = Field(
+        None, description="The answer must follow a JSON schema (true) or need not (false)."
+    )
+    stream: bool | None = Field(None, description="The answer is to be streamed (true) or not (false).")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"one of {', '.join(type(self).model_fields)} is needed")
+        return self
+
+
+class Conversation(Signal):
+    """Reads the shape of the conversation. Evidence gives each count that was tested."""
+
+    kind = "conversation"
+    Parameters = ConversationParams
+
+    def __init__(self, name: str, params: ConversationParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._tests: list[tuple[str, Callable[[Request], int], float | None, float | None]] = []
+        for field, count in _COUNTS.items():
+            test = getattr(params, field)
+            if test is not None:
+                self._tests.append((field, count, *_limits(test)))
+        if params.messages is not None:
+            role, bounds = params.messages.role, params.messages
+            self._tests.append(("messages", lambda request: _of_role(request, role), bounds.at_least, bounds.at_most))
+
+    def read(self, facts: Facts) -> Reading:
+        request = facts.request
+        evidence = []
+        for name, count, least, most in self._tests:
+            value = count(request)
+            if not within(value, least, most):
+                return FALSE
+            evidence.append(f"{name}={value}")
+        return Reading(True, 1.0, evidence=tuple(evidence)) if evidence else TRUE
+
+
+def _limits(test: Test) -> tuple[float | None, float | None]:
+    if isinstance(test, bool):
+        return (1, None) if test else (None, 0)
+    return test.at_least, test.at_most
+
+
+def _of_role(request: Request, role: str | None) -> int:
+    return sum(role is None or message.role == role for message in request.messages)
+
+
+def _tools(request: Request) -> int:
+    return sum(len(offered) for key in ("tools", "functions") if isinstance(offered := request.fields.get(key), list))
+
+
+def _tool_loop(request: Request) -> int:
+    messages = request.messages
+    if not messages or messages[-1].role != "tool":
+        return 0
+    calls = 0
+    for message in reversed(messages):
+        if message.role == "user":
+            break
+        calls += message.role == "assistant" and message.tool_calls > 0
+    # Results whose calls the client left out are a loop all the same.
+    return max(calls, 1)
+
+
+def _json_schema(request: Request) -> int:
+    fields = request.fields
+    text = fields.get("text")
+    wanted = (
+        text.get("format") if isinstance(text, dict) else fields.get("response_format", fields.get("output_format"))
+    )
+    return isinstance(wanted, dict) and wanted.get("type") == "json_schema"
+
+
+def _sum(attribute: str) -> Callable[[Request], int]:
+    return lambda request: sum(getattr(message, attribute) for message in request.messages)
+
+
+_COUNTS: dict[str, Callable[[Request], Any]] = {
+    "turns": lambda request: _of_role(request, "user"),
+    "tools": _tools,
+    "tool_loop": _tool_loop,
+    "images": _sum("images"),
+    "audio": _sum("audio"),
+    "files": _sum("files"),
+    "json_schema": _json_schema,
+    "stream": lambda request: request.fields.get("stream") is True,
+}

@@ -1,0 +1,240 @@
+"""`keyword`: words and phrases in the request's text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from signals.automaton import Automaton, Hits, Keyword, fold
+from signals.facts import Facts
+from signals.reading import FALSE, Reading, Unavailable
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+_TOO_LONG = 256 * 1024
+"""Characters up to which words are compared one by one."""
+
+_EDGES = ".,;:!?\"'`()[]{}<>«»“”‘’„…–—、。，！？：；（）「」『』·*_~#|/\\"
+_K1, _B, _AVERAGE = 1.2, 0.75, 150
+"""BM25's usual constants, and the words of an average prompt."""
+
+
+class Fuzzy(Params):
+    """Misspelled words count."""
+
+    max_edits: int = Field(
+        1, ge=1, le=3, description="Letters that may be wrong, missing, added or swapped; never more than one in three."
+    )
+
+
+class AtLeast(Params):
+    """A threshold."""
+
+    at_least: float = Field(gt=0, description="The least score that counts as found.")
+
+
+class Similarity(Params):
+    """A threshold between 0 and 1."""
+
+    at_least: float = Field(gt=0, le=1, description="The least likeness that counts as found, up to 1.")
+
+
+class KeywordParams(Params):
+    """What to look for, where, and how closely it must agree."""
+
+    any: list[str] = Field([], description="At least one of these is in the text.")
+    all: list[str] = Field([], description="Every one of these is in the text.")
+    none: list[str] = Field([], description="None of these is in the text.")
+    in_: Scope = Field(
+        "user",
+        alias="in",
+        description="The text to search: user (the last user message), conversation, system, tools or all.",
+    )
+    whole_words: bool = Field(
+        True, description="Find whole words only; scripts that do not space their words have no such bounds."
+    )
+    case_sensitive: bool = Field(False, description="Capital letters must agree.")
+    fuzzy: Fuzzy | None = Field(None, description="Also find misspelled keywords (optimal string alignment distance).")
+    ngram: Similarity | None = Field(
+        None, description="Also find words that share enough letter triples with a keyword (Dice coefficient)."
+    )
+    bm25: AtLeast | None = Field(
+        None,
+        description="Weigh the `any` keywords by BM25 instead: each adds about 1, repeats and long texts add less.",
+    )
+
+    @field_validator("any", "all", "none")
+    @classmethod
+    def _not_empty(cls, keywords: list[str]) -> list[str]:
+        if any(not keyword.strip() for keyword in keywords):
+            raise ValueError("a keyword is empty")
+        return keywords
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if not (self.any or self.all or self.none):
+            raise ValueError("one of any, all, none must list a keyword")
+        modes = [name for name in ("fuzzy", "ngram", "bm25") if getattr(self, name) is not None]
+        if len(modes) > 1:
+            raise ValueError(f"{' and '.join(modes)} exclude one another")
+        if self.bm25 is not None and (not self.any or self.all or self.none):
+            raise ValueError("bm25 weighs the keywords of `any`; it goes without all and none")
+        if modes and (self.case_sensitive or not self.whole_words):
+            raise ValueError(f"{modes[0]} compares whole words without regard to case")
+        return self
+
+
+class KeywordSignal(Signal):
+    """Reads whether keywords are there. Evidence names the ones found by their place in their list."""
+
+    kind = "keyword"
+    Parameters = KeywordParams
+    scored = True
+
+    def __init__(self, name: str, params: KeywordParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        automaton = shared.use(Automaton)
+        self._hits = shared.use(Hits, automaton, params.in_)
+        whole, exact = params.whole_words, params.case_sensitive
+
+        def bits(keywords: list[str]) -> list[int]:
+            return [1 << automaton.add(Keyword(keyword, whole, exact)) for keyword in keywords]
+
+        self._any, self._all, self._none = bits(params.any), bits(params.all), bits(params.none)
+        self._any_mask, self._all_mask, self._none_mask = map(_union, (self._any, self._all, self._none))
+        self._likeness: Callable[[Facts], dict[int, float]] | None = None
+        self._bm25 = params.bm25.at_least if params.bm25 is not None else None
+        if params.fuzzy is None and params.ngram is None and params.bm25 is None:
+            return
+        self.cost = Cost.FAST
+        self._words = shared.use(Words, params.in_)
+        every = zip(self._any + self._all + self._none, params.any + params.all + params.none, strict=True)
+        self._folded = {bit: " ".join(_words(fold(keyword))) or fold(keyword) for bit, keyword in every}
+        if params.fuzzy is not None:
+            edits = params.fuzzy.max_edits
+            self._likeness = lambda facts: self._misspelled(facts, edits)
+        elif params.ngram is not None:
+            least = params.ngram.at_least
+            self._grams = {bit: _trigrams(keyword) for bit, keyword in self._folded.items()}
+            self._likeness = lambda facts: self._alike(facts, least)
+
+    def read(self, facts: Facts) -> Reading:
+        if self._bm25 is not None:
+            return self._weighed(facts, self._bm25)
+        hits = facts.get(self._hits)
+        score = 1.0
+        if self._likeness is not None:
+            alike = self._likeness(facts)
+            score = max((1.0 if hits & bit else alike.get(bit, 0.0) for bit in self._any + self._all), default=1.0)
+            hits |= _union(alike)
+        if self._any_mask and not hits & self._any_mask:
+            return FALSE
+        if hits & self._all_mask != self._all_mask or hits & self._none_mask:
+            return FALSE
+        return Reading(True, score, evidence=_places("any", self._any, hits) + _places("all", self._all, hits))
+
+    def _misspelled(self, facts: Facts, edits: int) -> dict[int, float]:
+        """The keywords that a few edits find, by bit, with their likeness 0 to 1."""
+        words = facts.get(self._words)
+        found = {}
+        for bit, keyword in self._folded.items():
+            cutoff = min(edits, len(keyword) // 3)
+            if not cutoff:
+                continue
+            best = process.extractOne(
+                keyword, words.windows(keyword.count(" ") + 1), scorer=OSA.distance, score_cutoff=cutoff
+            )
+            if best is not None:
+                found[bit] = 1.0 - best[1] / len(keyword)
+        return found
+
+    def _alike(self, facts: Facts, least: float) -> dict[int, float]:
+        """The keywords with enough letter triples in common with some words of the text, and how many."""
+        words = facts.get(self._words)
+        found = {}
+        for bit, grams in self._grams.items():
+            size = len(grams)
+            # A Dice coefficient of d needs sizes within d / (2 - d) of one another; most words fall out here.
+            low, high = size * least / (2 - least), size * (2 - least) / least
+            best = 0.0
+            for window in words.windows(self._folded[bit].count(" ") + 1):
+                if low <= len(window) + 2 and len(window) <= 3 * high:
+                    other = words.trigrams(window)
+                    best = max(best, 2 * len(grams & other) / (size + len(other)))
+            if best >= least:
+                found[bit] = best
+        return found
+
+    def _weighed(self, facts: Facts, least: float) -> Reading:
+        """Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), all idf equal."""
+        words = facts.get(self._words)
+        norm = _K1 * (1 - _B + _B * words.length / _AVERAGE)
+        score = 0.0
+        for keyword in self._folded.values():
+            times = words.windows(keyword.count(" ") + 1).get(keyword, 0)
+            score += times * (_K1 + 1) / (times + norm)
+        return Reading(score >= least, score)
+
+
+class Words:
+    """Quick input: the folded words of one scope's text."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def compute(self, facts: Facts) -> WordList:
+        text = facts.request.text(self._scope)
+        if len(text) > _TOO_LONG:
+            raise Unavailable("too_long")
+        return WordList(_words(fold(text)))
+
+
+class WordList:
+    """The words of a text and of its windows of several words, counted."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.length = len(words)
+        self._words = words
+        self._windows: dict[int, Counter[str]] = {}
+        self._grams: dict[str, frozenset[str]] = {}
+
+    def windows(self, size: int) -> Counter[str]:
+        """How often each run of `size` words is there, its words joined with spaces."""
+        found = self._windows.get(size)
+        if found is None:
+            words = self._words
+            runs = words if size == 1 else map(" ".join, zip(*(words[i:] for i in range(size)), strict=False))
+            found = self._windows[size] = Counter(runs)
+        return found
+
+    def trigrams(self, window: str) -> frozenset[str]:
+        """The letter triples of `window`."""
+        grams = self._grams.get(window)
+        if grams is None:
+            grams = self._grams[window] = _trigrams(window)
+        return grams
+
+
+def _words(folded: str) -> list[str]:
+    return [word for word in (word.strip(_EDGES) for word in folded.split()) if word]
+
+
+def _trigrams(text: str) -> frozenset[str]:
+    padded = f" {text} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
+
+
+def _union(bits: Iterable[int]) -> int:
+    union = 0
+    for bit in bits:
+        union |= bit
+    return union
+
+
+def _places(name: str, bits: list[int], hits: int) -> tuple[str, ...]:
+    return tuple(f"{name}[{i}]" for i, bit in enumerate(bits) if hits & bit)

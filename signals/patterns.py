@@ -1,0 +1,98 @@
+"""Regular expressions in text: one RE2 set for all patterns of a policy (linear time whatever the text)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import re2
+from pydantic import AfterValidator, Field
+
+from signals.facts import Facts
+from signals.reading import Unavailable
+from signals.request import Scope
+
+_MEMORY = 64 << 20
+"""Bytes that the set's automaton may take; RE2 forgets and rebuilds states beyond that."""
+
+_CANARY = r"\z"
+"""Matches every text. RE2's set reports a lack of memory as 'nothing matched'; then this is missing too."""
+
+
+def compiled(pattern: str | bytes) -> Any:
+    """The compiled `pattern`. ValueError when RE2 does not take it (no look-around, no back-references).
+
+    RE2 would log to standard error on its own; its errors are ours to report.
+    """
+    try:
+        return re2.compile(pattern, _options())
+    except re2.error as error:
+        why = error.args[0]
+        text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"{pattern!r} is not an RE2 expression: {text}") from None
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    return options
+
+
+def checked(pattern: str) -> str:
+    """`pattern` itself, or ValueError when RE2 does not take it."""
+    compiled(pattern)
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(checked)]
+"""A parameter that holds an RE2 expression (https://github.com/google/re2/wiki/Syntax)."""
+
+
+class PatternSet:
+    """All patterns that were added, searched in one pass. `add` them, `freeze`, then `scan`."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._set: re2.Set | None = None
+        self._canary = -1
+
+    def add(self, pattern: str) -> int:
+        """The pattern's number. ValueError when RE2 does not take it."""
+        if pattern not in self._ids:
+            self._ids[checked(pattern)] = len(self._ids)
+        return self._ids[pattern]
+
+    def freeze(self) -> None:
+        """Compile the set. ValueError when the patterns together are too large for it."""
+        options = _options()
+        options.max_mem = _MEMORY
+        made = re2.Set.SearchSet(options)
+        for pattern in self._ids:
+            made.Add(pattern)
+        self._canary = made.Add(_CANARY)
+        try:
+            made.Compile()
+        except re2.error:
+            raise ValueError(f"the policy's {len(self._ids)} regular expressions together are too large") from None
+        self._set = made
+
+    def scan(self, text: str) -> int:
+        """The numbers of the patterns found in `text`, as the bits of an integer. `Unavailable`: out of memory."""
+        assert self._set is not None, "freeze first"
+        matched = self._set.Match(text.encode(errors="replace"))
+        if not matched or self._canary not in matched:
+            raise Unavailable("pattern_memory")
+        found = 0
+        for number in matched:
+            found |= 1 << number
+        return found & ~(1 << self._canary)
+
+
+class Found:
+    """Quick input: which patterns of the policy's set are in the text of one scope (bits of an integer)."""
+
+    def __init__(self, patterns: PatternSet, scope: Scope) -> None:
+        self._patterns = patterns
+        self._scope = scope
+
+    def compute(self, facts: Facts) -> int:
+        return self._patterns.scan(facts.request.text(self._scope))

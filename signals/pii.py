@@ -1,0 +1,168 @@
+"""`pii`: personal data and secrets in the request's text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from signals.detectors import DETECTORS, Detector, Kind
+from signals.facts import Facts
+from signals.patterns import Found, PatternSet, compiled
+from signals.reading import FALSE, Reading, Unavailable
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+_MANY = 2000
+"""Candidates of one detector that are looked at; a text with more is Unknown, never half read."""
+
+_DATE = re.compile(r"\d{4}([-/.])\d\d\1\d\d\b")
+_NANP = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?: ?(?:x|ext\.?) ?\d{1,6})?")
+_PHONE = r"(?:\+|\b0|\(|\b)\d[\d ()./\-]{4,20}\d(?: ?(?:x|ext\.?) ?\d{1,6})?\b"
+
+
+class PiiParams(Params):
+    """What to look for and where."""
+
+    types: list[Kind] = Field(
+        ["email", "card", "iban", "ssn", "ip", "crypto", "secret"],
+        min_length=1,
+        description="What counts: `email`, `phone`, `iban`, `card`, `ssn` (US), `nin` (the national numbers of Brazil, "
+        "China, France, Germany, India, Italy, Poland, Spain and the United Kingdom), `passport` (machine-readable "
+        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, private keys).",
+    )
+    allow: list[str] = Field(
+        [], description="Values that do not count, and e-mail domains (their subdomains too) whose addresses do not."
+    )
+    at_least: int = Field(1, ge=1, description="How many different values it takes.")
+    regions: list[str] = Field(
+        ["US"],
+        min_length=1,
+        description="Countries (ISO 3166) whose phone numbers may lack the country code; only `phone` uses them.",
+    )
+    in_: Scope = Field(
+        "user",
+        alias="in",
+        description="The text to search: user (the last user message), conversation, system, tools or all.",
+    )
+
+    @field_validator("regions")
+    @classmethod
+    def _known(cls, regions: list[str]) -> list[str]:
+        if regions != ["US"]:
+            import phonenumbers
+
+            unknown = [region for region in regions if region not in phonenumbers.SUPPORTED_REGIONS]
+            if unknown:
+                raise ValueError(
+                    f"no country with known phone numbers: {', '.join(unknown)} (write ISO 3166: DE, GB …)"
+                )
+        return regions
+
+
+class Pii(Signal):
+    """Reads whether personal data is there. The label is the type found first; evidence counts each type."""
+
+    kind = "pii"
+    Parameters = PiiParams
+    labelled = True
+
+    def __init__(self, name: str, params: PiiParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        detectors = [detector for detector in DETECTORS if detector.kind in params.types]
+        if "phone" in params.types:
+            detectors.append(Detector("phone", _PHONE, _phone(params.regions)))
+            self.cost = Cost.FAST
+        patterns = shared.use(PatternSet)
+        self._found = shared.use(Found, patterns, params.in_)
+        # The policy's one pass over the text tells which detectors have candidates at all; most texts have none.
+        self._detectors = [(1 << patterns.add(d.hint or d.pattern), compiled(d.pattern.encode()), d) for d in detectors]
+        self._any = 0
+        for bit, _, _ in self._detectors:
+            self._any |= bit
+        self._scope: Scope = params.in_
+        self._allowed = frozenset(map(_comparable, params.allow))
+        self._at_least = params.at_least
+
+    def read(self, facts: Facts) -> Reading:
+        hits = facts.get(self._found) & self._any
+        if not hits:
+            return FALSE
+        data = facts.request.text(self._scope).encode(errors="replace")
+        first: tuple[int, str] | None = None
+        taken: list[tuple[int, int]] = []
+        values: dict[str, set[str]] = {}
+        for bit, pattern, detector in self._detectors:
+            if not hits & bit:
+                continue
+            for start, end, value in _values(pattern, detector, data):
+                # A number that is something else already is no phone number; the phone detector comes last.
+                if detector.kind == "phone" and any(start < other[1] and other[0] < end for other in taken):
+                    continue
+                taken.append((start, end))
+                if self._allows(detector.kind, value):
+                    continue
+                values.setdefault(detector.kind, set()).add(value)
+                if first is None or start < first[0]:
+                    first = start, detector.kind
+        if first is None or sum(map(len, values.values())) < self._at_least:
+            return FALSE
+        return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
+
+    def _allows(self, kind: Kind, value: str) -> bool:
+        if not self._allowed:
+            return False
+        if _comparable(value) in self._allowed:
+            return True
+        if kind != "email":
+            return False
+        domain = value.rpartition("@")[2]
+        while domain:
+            if _comparable(domain) in self._allowed:
+                return True
+            domain = domain.partition(".")[2]
+        return False
+
+
+def _values(pattern: Any, detector: Detector, data: bytes) -> Iterator[tuple[int, int, str]]:
+    """Start, end and plain value of everything that passes the detector's check."""
+    at = 0
+    for _ in range(_MANY):
+        candidate = pattern.search(data, at)
+        if candidate is None:
+            return
+        start, end = candidate.span()
+        value = detector.check(data[start:end].decode(errors="replace"))
+        if value is not None:
+            yield start, end, value
+        at = start + 1 if value is None and detector.rescan else end
+    raise Unavailable("too_many")
+
+
+def _comparable(value: str) -> str:
+    return "".join(char for char in value.lower() if char not in " -")
+
+
+def _phone(regions: list[str]) -> Callable[[str], str | None]:
+    """The check of phone numbers. The library (with its tables, some megabytes) is loaded only for this."""
+    import phonenumbers
+
+    def check(candidate: str) -> str | None:
+        if _DATE.match(candidate):
+            return None
+        # With a country code, or written as North Americans do, a number of the right length is enough.
+        plain = candidate.startswith("+") or ("US" in regions and _NANP.fullmatch(candidate) is not None)
+        enough = phonenumbers.is_possible_number if plain else phonenumbers.is_valid_number
+        for region in regions:
+            try:
+                number = phonenumbers.parse(candidate, region)
+            except phonenumbers.NumberParseException:
+                continue
+            if enough(number):
+                found: str = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+                return found
+        return None
+
+    return check

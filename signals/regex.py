@@ -1,0 +1,44 @@
+"""`regex`: regular expressions in the request's text."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.patterns import Found, Pattern, PatternSet
+from signals.reading import FALSE, Reading
+from signals.request import Scope
+from signals.signal import Params, Shared, Signal
+
+
+class RegexParams(Params):
+    """Patterns and the text to search."""
+
+    any: list[Pattern] = Field(min_length=1, description="RE2 expressions; one found anywhere in the text is enough.")
+    in_: Scope = Field(
+        "user",
+        alias="in",
+        description="The text to search: user (the last user message), conversation, system, tools or all.",
+    )
+
+
+class Regex(Signal):
+    """Reads whether a pattern is in the text. Evidence names the patterns by their place in the list."""
+
+    kind = "regex"
+    Parameters = RegexParams
+
+    def __init__(self, name: str, params: RegexParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        patterns = shared.use(PatternSet)
+        self._found = shared.use(Found, patterns, params.in_)
+        self._bits = [1 << patterns.add(pattern) for pattern in params.any]
+        self._any = 0
+        for bit in self._bits:
+            self._any |= bit
+
+    def read(self, facts: Facts) -> Reading:
+        hits = facts.get(self._found) & self._any
+        if not hits:
+            return FALSE
+        return Reading(True, 1.0, evidence=tuple(f"any[{i}]" for i, bit in enumerate(self._bits) if hits & bit))
