@@ -59,7 +59,7 @@ class Reply:
 
 
 class Admin:
-    """The server. `start` binds, `close` ends it and cuts what is still open."""
+    """The server. `start` binds, `close` ends it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -82,9 +82,12 @@ class Admin:
         else:
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
 
-    async def close(self) -> None:
+    async def close(self, grace: float = 0.5) -> None:
+        """Stop accepting, give requests that have begun `grace` seconds, cut the rest."""
         if self._server is not None:
             self._server.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,350 @@
+"""The life of `pointsman serve`, as processes: start, readiness, reload under load, drain, what the metrics tell."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+
+from config.watch import Loaded, load
+from decisions.engine import Clause, Engine
+from decisions.model import Model
+from decisions.rule import Leaf
+from extproc.server import Options, Tls, Worker, _transport
+from proto import ext_proc_pb2 as pb
+from signals.facts import Facts
+from signals.reading import Reading
+from signals.signal import Signal
+from tests.extproc.live import START_S, alive, chat, children, echoes, envoy, eventually, router, swap
+
+pytestmark = pytest.mark.e2e
+
+POLICY = """\
+version: 1
+models: {{small: {{name: Qwen/Qwen3-8B}}, large: {{name: Qwen/Qwen3-72B}}}}
+default: {default}
+signals: {{gold: {{header: {{name: x-tier, equals: gold}}}}}}
+decisions:
+  - {{name: gold, when: gold, route: large}}
+# {note}
+"""
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+NAMES = {"small": "Qwen/Qwen3-8B", "large": "Qwen/Qwen3-72B"}
+
+
+def policy(default: str = "small", note: object = "") -> str:
+    return POLICY.format(default=default, note=note)
+
+
+def digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A mounted ConfigMap with a good policy."""
+    mount = tmp_path / "policy"
+    mount.mkdir()
+    swap(mount, policy())
+    return mount
+
+
+@asynccontextmanager
+async def proxied(mount: Path, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[object, str]]:
+    """Router, echo models and Envoy for the policy in `mount`: the router and Envoy's URL."""
+    engine = load(mount / "policy.yaml").engine
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(router(mount / "policy.yaml", tmp_path, *flags))
+        upstreams = await stack.enter_async_context(echoes(engine))
+        base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path))
+        yield running, base
+
+
+async def test_ready_names_the_policy_and_the_listener_answers(folder, tmp_path):
+    async with router(folder / "policy.yaml", tmp_path, listen="127.0.0.1:0") as running:
+        status, body = await running.get("/readyz")
+        assert (status, body["policy"]) == (200, digest(policy()))
+        assert (await running.get("/policy"))[1] == policy()
+        assert (await running.get("/livez"))[0] == 200
+        assert await running.stop() == 0
+        events = [json.loads(line) for line in running.log.read_text().splitlines()]
+        assert [event["event"] for event in events] == ["ready", "draining", "stopped"]
+        assert events[0]["listen"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "says"),
+    [
+        ("version: 1\nmodels: {}\n", (), "policy.yaml:2:9: P1"),
+        (policy(), ("--listen", "nowhere"), "write host:port"),
+        (policy(), ("--tls-cert", "x.pem"), "--tls-key"),
+        (policy(), ("--transport", "http2", "--tls-cert", "x", "--tls-key", "y"), "http2 transport has no TLS"),
+        (policy(), ("--workers", "2", "--transport", "grpcio"), "cannot share a Unix socket"),
+    ],
+)
+async def test_a_start_that_cannot_succeed_says_why_and_ends(tmp_path, text, flags, says):
+    (tmp_path / "policy.yaml").write_text(text)
+    with pytest.raises(AssertionError, match=says):
+        async with router(tmp_path / "policy.yaml", tmp_path, *flags):
+            pass
+
+
+async def test_drain_says_not_serving_and_finishes_what_is_open(folder, tmp_path):
+    flags = ("--drain-wait", "0.5", "--grace", "10")
+    async with (
+        router(folder / "policy.yaml", tmp_path, *flags) as running,
+        grpc.aio.insecure_channel(running.listen) as channel,
+    ):
+        call = channel.stream_stream(PROCESS)()
+        await call.write(_headers())
+        assert (await running.get("/readyz"))[1]["streams"] == 1
+        running.process.send_signal(signal.SIGTERM)
+        await running.until(ready=False)
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert await health(b"") == b"\x08\x02"  # status: NOT_SERVING
+        fresh = channel.stream_stream(PROCESS)()  # Envoy may not have noticed yet: new streams are still taken
+        await fresh.write(_headers())
+        await asyncio.sleep(1.0)  # the wait is over, the stream is not
+        assert running.process.returncode is None
+        for each in (call, fresh):
+            await each.write(_body())
+            reply = pb.ProcessingResponse.FromString(await each.read())
+            assert reply.WhichOneof("response") == "request_headers"
+            await each.done_writing()
+        assert await asyncio.wait_for(running.process.wait(), START_S) == 0
+
+
+async def test_interrupt_ends_soon_with_status_0(folder, tmp_path):
+    async with router(folder / "policy.yaml", tmp_path, "--drain-wait", "60", "--grace", "60") as running:
+        assert await asyncio.wait_for(running.stop(signal.SIGINT), 10) == 0
+
+
+async def test_a_drain_under_load_loses_no_request(folder, tmp_path):
+    """Two routers behind one Envoy; one is drained and goes away while requests are running."""
+    engine = load(folder / "policy.yaml").engine
+    (tmp_path / "a").mkdir()
+    async with proxied(folder, tmp_path, "--drain-wait", "0.3") as (running, base):
+        async with router(folder / "policy.yaml", tmp_path / "a") as successor, Load(base) as load_:
+            await load_.more(100)
+            running.process.send_signal(signal.SIGTERM)
+            await load_.more(100)
+            # the successor takes the path over, as a new pod takes over the Service
+            (tmp_path / "a" / "router.sock").rename(tmp_path / "router.sock")
+            assert await asyncio.wait_for(running.process.wait(), START_S) == 0
+            await load_.more(200)
+            assert (await successor.metrics())["pointsman_decision_duration_seconds_count{}"] > 0
+        assert load_.failures == []
+    assert engine.policy == digest(policy())
+
+
+class Load:
+    """Closed-loop clients; every answer is (status, policy hash, model in the header, model that answered)."""
+
+    def __init__(self, base: str, clients: int = 8) -> None:
+        self._base = base
+        self._clients = clients
+        self.answers: list[tuple[int, str, str, str]] = []
+        self.failures: list[object] = []
+
+    async def __aenter__(self) -> Load:
+        self._session = aiohttp.ClientSession()
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _client(self) -> None:
+        while True:
+            try:
+                async with self._session.post(f"{self._base}/v1/chat/completions", json=chat()) as answer:
+                    headers = answer.headers
+                    body = await answer.json()
+                    if answer.status != 200:
+                        self.failures.append((answer.status, body))
+                        continue
+                    found = (headers["x-pointsman-policy"], headers["x-pointsman-model"], body["model"])
+                    self.answers.append((answer.status, *found))
+            except (aiohttp.ClientError, KeyError, ValueError) as error:
+                self.failures.append(error)
+                await asyncio.sleep(0.01)
+
+    async def more(self, count: int) -> None:
+        """Wait for `count` more answers."""
+        goal = len(self.answers) + count
+        async with asyncio.timeout(START_S):
+            while len(self.answers) < goal:
+                assert not self.failures, self.failures[:3]
+                await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(("workers", "times"), [(1, 200), (2, 40)])
+@pytest.mark.timeout(240)
+async def test_reloads_under_load_fail_no_request_and_mix_no_policies(folder, tmp_path, workers, times):
+    """Good and broken policies alternate; each answer's hash, model header and answering model belong together."""
+    expected = {digest(policy()): "small"}
+    async with proxied(folder, tmp_path, "--workers", str(workers)) as (running, base), Load(base) as load_:
+        await load_.more(20)
+        for turn in range(times):
+            if turn % 2:
+                swap(folder, policy(note=turn).replace("route: large", "route: nowhere"))
+            else:
+                default = ("small", "large")[turn // 2 % 2]
+                swap(folder, policy(default, turn))
+                expected[digest(policy(default, turn))] = default
+            await running.reloaded(turn + 1)
+            await load_.more(1)
+        samples = await running.metrics()
+        status, ready = await running.get("/readyz")
+    assert load_.failures == []
+    assert samples["pointsman_config_reloads_total{result=accepted}"] == times / 2
+    assert samples["pointsman_config_reloads_total{result=rejected}"] == times / 2
+    assert samples["pointsman_config_last_reload_successful{}"] == 0
+    assert status == 200
+    assert ready["policy"] in expected  # the last good one is in force
+    assert ready.get("agree", True) is True
+    for _, policy_hash, model, answered in load_.answers:
+        assert policy_hash in expected
+        assert (model, answered) == (expected[policy_hash], NAMES[expected[policy_hash]])
+    assert len({policy_hash for _, policy_hash, _, _ in load_.answers}) > times / 10
+
+
+class Broken(Signal):
+    """A detector that is down."""
+
+    kind = "broken"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read(self, facts: Facts) -> Reading:
+        raise RuntimeError("the detector is down")
+
+
+async def test_a_broken_guard_refuses_a_broken_rule_falls_through_and_metrics_tell(tmp_path):
+    models = {key: Model(key, name) for key, name in NAMES.items()}
+    clauses = {
+        "guard": Clause("guarded", Leaf("guard"), "respond", None, on_unknown="match", status=403, message="no"),
+        "rule": Clause("routed", Leaf("rule"), "route", models["large"]),
+    }
+
+    def built(*names: str) -> Engine:
+        used = [clauses[name] for name in names]
+        signals = {name: Broken(name) for name in names}
+        return Engine(policy="sha256:x", models=models, default="small", signals=signals, clauses=used)
+
+    listen = f"unix:{tmp_path}/router.sock"
+    engine = built("guard", "rule")
+    worker = Worker(Loaded(b"", engine), Options(policy=tmp_path / "none.yaml", listen=listen))
+    await worker.start(listen)
+    async with AsyncExitStack() as stack:
+        upstreams = await stack.enter_async_context(echoes(engine))
+        base = await stack.enter_async_context(envoy(engine, listen, upstreams, tmp_path))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        async with session.post(f"{base}/v1/chat/completions", json=chat()) as answer:
+            assert answer.status == 403
+            assert (await answer.json())["error"]["message"] == "no"
+        assert await worker.reload(lambda: Loaded(b"", built("rule")))
+        async with session.post(f"{base}/v1/chat/completions", json=chat()) as answer:
+            assert (answer.status, (await answer.json())["model"]) == (200, NAMES["small"])
+    await worker.drain(0, 0)
+    assert dict(worker.metrics.unknown) == {("guard", "error"): 1, ("rule", "error"): 1}
+    assert worker.metrics.decisions[("guarded", "", "respond")] == 1
+    assert worker.metrics.decisions[("", "small", "default")] == 1
+    recent = worker.recent(10)
+    assert [each["decision"] for each in recent] == [None, "guarded"]
+    assert "Hello" not in json.dumps(recent)  # no prompt text
+
+
+async def test_an_old_engine_is_closed_when_its_last_holder_is_gone(folder):
+    first, second = load(folder / "policy.yaml"), load(folder / "policy.yaml")
+    closed: list[str] = []
+    first.engine.shared.close = lambda: closed.append("first")  # type: ignore[method-assign]
+    worker = Worker(first, Options(policy=folder / "policy.yaml", listen="127.0.0.1:0"))
+    stream_keeps = worker.engine
+    del first
+    assert await worker.reload(lambda: second)
+    assert closed == []
+    del stream_keeps
+    assert closed == ["first"]
+
+
+def test_tls_is_served_by_grpcio():
+    from extproc.transport.grpcio import GrpcioServer
+
+    options = Options(policy=Path("p"), listen="127.0.0.1:0", tls=Tls("cert.pem", "key.pem", "ca.pem"))
+    assert isinstance(_transport(options, {}), GrpcioServer)
+
+
+async def test_sighup_reloads_without_waiting_for_the_poll(folder, tmp_path):
+    async with router(folder / "policy.yaml", tmp_path, "--poll", "3600") as running:
+        swap(folder, policy(note="new"))
+        running.process.send_signal(signal.SIGHUP)
+        await running.reloaded(1)
+        assert (await running.get("/readyz"))[1]["policy"] == digest(policy(note="new"))
+
+
+async def test_a_supervisor_restarts_a_dead_worker_and_keeps_its_counts(folder, tmp_path):
+    async with proxied(folder, tmp_path, "--workers", "2") as (running, base):
+        async with Load(base, 4) as load_:
+            await load_.more(40)
+        await asyncio.sleep(1.2)  # a heartbeat takes the counts over
+        before = (await running.metrics())["pointsman_decision_duration_seconds_count{}"]
+        assert before >= 40
+        for worker in children(running.process.pid):
+            os.kill(worker, signal.SIGKILL)
+
+        async def restarted() -> bool:
+            samples = await running.metrics()
+            return (samples["pointsman_workers{}"], samples["pointsman_worker_restarts_total{}"]) == (2, 2)
+
+        await eventually(restarted)
+        async with aiohttp.ClientSession() as session, session.post(f"{base}/v1/chat/completions", json=chat()) as got:
+            assert got.status == 200
+        samples = await running.metrics()
+        assert samples["pointsman_decision_duration_seconds_count{}"] == before + 1
+        status, ready = await running.get("/readyz")
+        assert (status, ready["agree"], len(ready["workers"])) == (200, True, 2)
+        decisions = (await running.get("/debug/decisions"))[1]["decisions"]
+        assert [each["model"] for each in decisions] == ["small"]
+        workers = children(running.process.pid)
+        assert await running.stop() == 0
+    assert not any(map(alive, workers))
+
+
+async def test_workers_die_with_a_supervisor_that_is_killed(folder, tmp_path):
+    async with router(folder / "policy.yaml", tmp_path, "--workers", "2", listen="127.0.0.1:0") as running:
+        workers = children(running.process.pid)
+        assert len(workers) == 2
+        running.process.kill()
+
+        async def gone() -> bool:
+            return not any(map(alive, workers))
+
+        await eventually(gone)
+
+
+def _headers() -> bytes:
+    names = {":method": "POST", ":path": "/v1/chat/completions", ":authority": "x", "content-type": "application/json"}
+    request = pb.ProcessingRequest()
+    for name, value in names.items():
+        request.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    request.protocol_config.request_body_mode = pb.ProcessingMode.FULL_DUPLEX_STREAMED
+    return request.SerializeToString()
+
+
+def _body() -> bytes:
+    body = json.dumps(chat()).encode()
+    return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True)).SerializeToString()
