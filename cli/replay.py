@@ -153,7 +153,8 @@ def _call(line: bytes) -> Call | str | None:
         return f"unknown key {unknown[0]!r}: a line has request, headers, path and attributes"
     if "request" not in data:
         return "no `request`"
-    headers, path, attributes = data.get("headers") or {}, data.get("path") or CHAT, data.get("attributes") or {}
+    given = {key: value for key, value in data.items() if value is not None}
+    headers, path, attributes = given.get("headers", {}), given.get("path", CHAT), given.get("attributes", {})
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         return "headers: names and values must be strings"
     if not isinstance(path, str):

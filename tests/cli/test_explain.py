@@ -1,0 +1,121 @@
+"""`explain`: the object and the drawing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Ran, chat
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Path:
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(chat()))
+    return path
+
+
+def test_the_object_is_the_contracts(run: Run, policy: Path, body: Path) -> None:
+    ran = run("explain", policy, body, "-H", "X-Tier: gold", "-o", "json")
+    assert ran.status == 0
+    shown = ran.json()
+    assert list(shown) == ["decision", "model", "action", "status", "signals", "rules", "policy", "us"]
+    assert (shown["decision"], shown["model"], shown["action"], shown["status"]) == ("premium", "large", "route", None)
+    assert shown["policy"].startswith("sha256:")
+    assert shown["us"] > 0
+    assert shown["rules"] == [{"decision": "refuse", "result": False}, {"decision": "premium", "result": True}]
+    assert set(shown["signals"]) == {"bad", "gold", "beta"}
+    keys = {"matched", "score", "label", "evaluated", "us", "error"}
+    assert all(set(signal) == keys for signal in shown["signals"].values())
+    assert shown["signals"]["gold"]["matched"] is True
+    assert shown["signals"]["gold"]["us"] > 0
+    assert shown["signals"]["beta"] == {
+        "matched": None, "score": None, "label": None, "evaluated": False, "us": 0.0, "error": None,
+    }  # fmt: skip
+
+
+def test_all_reads_every_signal(run: Run, policy: Path, body: Path) -> None:
+    shown = run("explain", policy, body, "-H", "x-tier: gold", "--all", "-o", "json").json()
+    assert all(signal["evaluated"] for signal in shown["signals"].values())
+    text = run("explain", policy, body, "-H", "x-tier: gold", "--all").out
+    assert "other signals read\n  beta: false, score 0," in text
+
+
+def test_the_text_shows_the_tree_and_what_will_be_set(run: Run, policy: Path) -> None:
+    ran = run("explain", policy, "-", "-H", "x-tier:gold", stdin=json.dumps(chat(model=None)).encode())
+    assert ran.status == 0
+    assert ran.out.startswith("decision  premium\noutcome   route to large (org/large)\npolicy    sha256:")
+    assert " µs\n" in ran.out
+    for line in (
+        "true     premium  → route large",
+        "  └─ gold: true, score 1, ",
+        "–        trial  → route small  (not evaluated: 'premium' decided)",
+        "signals not read: beta (the outcome did not hang on them)",
+        "request headers set\n  x-pointsman-route: large\n  x-lane: fast\n",
+        "request body changed\n  model: org/large\n  reasoning_effort: high\n  max_tokens: 100\n",
+        "response headers set\n  x-pointsman-decision: premium\n  x-pointsman-model: large\n",
+    ):
+        assert line in ran.out
+
+
+def test_response_headers_that_are_switched_off_are_not_shown(run: Run, policy: Path, body: Path) -> None:
+    policy.write_text(policy.read_text() + "settings: {response_headers: false}\n")
+    assert "response headers set" not in run("explain", policy, body).out
+
+
+def test_a_request_that_names_its_model(run: Run, policy: Path) -> None:
+    ran = run("explain", policy, "-", stdin=json.dumps(chat(model="org/large")).encode())
+    assert "outcome   route to large (org/large): the request names its model" in ran.out
+    assert "(not evaluated: the request names its model)" in ran.out
+    assert "request body changed" not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("stdin", "status", "words"),
+    [
+        (json.dumps(chat(model="gpt-9")).encode(), 404, "'gpt-9' does not exist"),
+        (b"{nope", 400, "not valid JSON"),
+        (b"", 400, "empty"),
+        (b"[]", 400, "must be a JSON object"),
+    ],
+)
+def test_a_request_that_is_refused_before_any_rule(
+    run: Run, policy: Path, stdin: bytes, status: int, words: str
+) -> None:
+    shown = run("explain", policy, "-", "-o", "json", stdin=stdin).json()
+    assert (shown["decision"], shown["model"], shown["action"], shown["status"]) == (None, None, "respond", status)
+    ran = run("explain", policy, "-", stdin=stdin)
+    assert ran.status == 0
+    assert f"respond {status}" in ran.out
+    assert words in ran.out
+
+
+def test_a_body_over_the_limit_is_refused(run: Run, policy: Path) -> None:
+    policy.write_text(policy.read_text() + "settings: {max_body: 100B}\n")
+    stdin = json.dumps(chat("long " * 100)).encode()
+    assert run("explain", policy, "-", "-o", "json", stdin=stdin).json()["status"] == 413
+
+
+def test_other_apis_by_their_path(run: Run, policy: Path) -> None:
+    stdin = b'{"model": "auto", "input": "text"}'
+    shown = run("explain", policy, "-", "--path", "/v1/embeddings", "-H", "x-bad: 1", "-o", "json", stdin=stdin).json()
+    assert (shown["decision"], shown["status"]) == ("refuse", 403)
+    passed = run("explain", policy, "-", "--path", "/healthz", stdin=b"")
+    assert "outcome   passed on as it came" in passed.out
+
+
+def test_bad_headers_policies_and_files(run: Run, policy: Path, body: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("explain", policy, body, "-H", "nonsense")
+    assert caught.value.code == 2
+    assert "write NAME:VALUE" in capsys.readouterr().err
+    assert run("explain", policy, body.with_name("none.json")).status == 2
+    policy.write_text("version: 1\n")
+    ran = run("explain", policy, body)
+    assert (ran.status, ran.out) == (1, "")
+    assert "P102 missing key 'models'" in ran.err

@@ -1,0 +1,44 @@
+"""`schema`: a JSON Schema that takes every example and knows the mistakes it can know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from config.document import parse
+from tests.cli.conftest import POLICY, Ran
+
+EXAMPLES = sorted(
+    path for path in Path(__file__, "../../../examples").resolve().glob("*.yaml") if ".cases." not in path.name
+)
+
+
+@pytest.fixture
+def schema(run: Callable[..., Ran]) -> jsonschema.Draft202012Validator:
+    ran = run("schema")
+    assert ran.status == 0
+    jsonschema.Draft202012Validator.check_schema(ran.json())
+    return jsonschema.Draft202012Validator(ran.json())
+
+
+@pytest.mark.parametrize("text", [POLICY, *(path.read_text() for path in EXAMPLES)])
+def test_it_takes_policies(schema: jsonschema.Draft202012Validator, text: str) -> None:
+    assert [error.message for error in schema.iter_errors(parse(text, "p").data)] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("when: gold", "wehn: gold"),
+        ("exists: true", "exist: true"),
+        ("header:", "heder:"),
+        ("version: 1", "version: 2"),
+        ("default: small\n", ""),
+        ("{not: gold}", "{not: gold, any: [gold]}"),
+    ],
+)
+def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, new: str) -> None:
+    assert not schema.is_valid(parse(POLICY.replace(old, new), "p").data)

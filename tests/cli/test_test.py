@@ -1,0 +1,141 @@
+"""`test`: cases that pass, fail and are no cases; the gate in front of a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.test import gate
+from config.build import build
+from config.load import load
+from config.watch import Rejected
+from tests.cli.conftest import Ran
+
+Run = Callable[..., Ran]
+
+PASSING = """\
+cases:
+  - name: gold is premium
+    headers: {X-Tier: gold}
+    expect: {decision: premium, model: large, action: route, headers: {x-lane: fast}}
+  - name: bad is refused
+    request: {model: small, messages: [{role: user, content: hi}]}
+    headers: {x-bad: 1}
+    expect: {decision: refuse, model: null, status: 403}
+  - name: a stubbed signal
+    signals: {beta: true, gold: unknown}
+    expect: {decision: trial}
+  - name: nothing matches
+    path: /v1/messages
+    expect: {decision: null, action: default, fallback: null}
+  - name: an unknown model
+    request: {model: gpt-9, messages: [{role: user, content: hi}]}
+    expect: {status: 404}
+"""
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "policy.cases.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_all_pass(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
+    ran = run("test", policy, cases(PASSING))
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines()[0] == "ok    gold is premium"
+    assert ran.out.splitlines()[-1] == "5 cases: 5 passed, 0 failed"
+
+
+def test_coverage(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
+    path = cases("cases:\n  - {name: one, headers: {x-tier: gold}, expect: {decision: premium}}\n")
+    ran = run("test", policy, path, "--coverage")
+    assert ran.out.splitlines()[2:] == [
+        "decisions taken: 1 of 3 (33.3 %)",
+        "  never taken: refuse",
+        "  never taken: trial",
+        "signals read: 2 of 3 (66.7 %)",
+        "  never read: beta",
+    ]
+
+
+def test_a_failure_shows_where_what_and_why(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
+    path = cases(
+        """\
+cases:
+  - name: wrong
+    headers: {x-tier: gold}
+    expect: {decision: trial, model: small}
+  - name: right
+    expect: {model: small}
+  - name: wrong status
+    request: {model: gpt-9, messages: [{role: user, content: hi}]}
+    expect: {status: 403}
+  - name: malformed
+    request: {messages: 3}
+    expect: {action: route}
+  - name: elsewhere
+    path: /healthz
+    expect: {action: respond}
+"""
+    )
+    ran = run("test", policy, path)
+    assert ran.status == 1
+    assert f"FAIL  wrong  ({path}:2:5)\n      decision: expected 'trial', got 'premium'\n" in ran.out
+    assert "      true     premium  → route large\n        └─ gold: true, score 1\n" in ran.out
+    assert "refused before any rule: 'messages' must be a non-empty array of messages, not a number." in ran.out
+    assert "/healthz is none of the paths that are decided about" in ran.out
+    assert ran.out.endswith("5 cases: 1 passed, 4 failed\n")
+
+
+def test_several_files(run: Run, policy: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for path in paths:
+        path.write_text(PASSING)
+    assert "10 cases" in run("test", policy, *paths).out
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("cases:\n  - {name: a, expct: {}}", "2:15", "P101 unknown key 'expct' (did you mean 'expect'?)"),
+        ("cases:\n  - {name: a}", "2:5", "P102 missing key 'expect'"),
+        ("cases:\n  - {name: a, expect: {}}", "2:23", "P102 expect: say at least one"),
+        ("cases:\n  - {name: a, expect: {decision: premum}}", "2:34", "R206 unknown decision 'premum' (did you mean"),
+        ("cases:\n  - {name: a, expect: {model: smal}}", "2:31", "R202 unknown model 'smal' (did you mean 'small'?)"),
+        ("cases:\n  - {name: a, signals: {glod: true}, expect: {status: 1}}", "2:25", "R201 unknown signal 'glod'"),
+        ("cases:\n  - {name: a, signals: {gold: maybe}, expect: {status: 1}}", "2:31", "P104"),
+        ("cases:\n  - {name: a, expect: {action: rout}}", "2:32", "P104"),
+        ("cases: []", "1:8", "P104"),
+        ("- a", "1:1", "P103 a cases file is a mapping"),
+        ("cases: [", "2:1", "Y001"),
+    ],
+)
+def test_what_is_not_a_case_is_reported_with_its_place(
+    run: Run, policy: Path, cases: Callable[[str], Path], text: str, place: str, message: str
+) -> None:
+    path = cases(text + "\n")
+    ran = run("test", policy, path)
+    assert ran.status == 1
+    assert f"{path}:{place}: {message}" in ran.err
+
+
+def test_unreadable_cases(run: Run, policy: Path, tmp_path: Path) -> None:
+    assert run("test", policy, tmp_path / "none.yaml").status == 2
+    (tmp_path / "latin.yaml").write_bytes(b"cases: \xe9")
+    assert "not UTF-8" in run("test", policy, tmp_path / "latin.yaml").err
+
+
+def test_the_gate_rejects_a_policy_whose_cases_fail(policy: Path, cases: Callable[[str], Path]) -> None:
+    engine = build(load(policy))
+    gate(engine, cases(PASSING))
+    with pytest.raises(Rejected, match=r"1 of 1 test cases fail; the first: .*:2:5: x: model: expected 'large'"):
+        gate(engine, cases("cases:\n  - {name: x, expect: {model: large}}\n"))
+    with pytest.raises(Rejected, match="P102 missing key 'expect'"):
+        gate(engine, cases("cases:\n  - {name: x}\n"))

@@ -1,0 +1,130 @@
+"""`validate`: its three forms and its exit statuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from signals.header import Header
+from signals.registry import BY_NAME
+from tests.cli.conftest import Ran
+
+Run = Callable[..., Ran]
+
+MISTAKEN = """\
+version: 2
+models:
+  small: {nam: org/small}
+  large: {price: {input: -1}}
+default: smal
+signals:
+  gold: {header: {name: x-tier, is: gold}}
+  odd: {haeder: {name: x}}
+  gold: {header: {name: x-tier, exists: true}}
+decisions:
+  - name: one
+    when: glod
+    route: large
+  - name: two
+    when: {any: []}
+    route: lagre
+  - name: three
+    when: {at_least: {count: 3, of: [gold]}}
+    respond: {status: 200}
+  - name: two
+    route: small
+settings: {deadline: 50}
+"""
+MISTAKES = [
+    (1, 10, "P104"),  # version
+    (3, 11, "P101"),  # nam
+    (4, 26, "P104"),  # price below zero
+    (5, 10, "R202"),  # default
+    (7, 33, "P101"),  # is
+    (8, 9, "P105"),  # haeder
+    (9, 3, "Y002"),  # gold again
+    (12, 11, "R201"),  # glod
+    (15, 17, "P107"),  # empty any
+    (16, 12, "R202"),  # lagre
+    (18, 30, "P104"),  # 3 of 1
+    (19, 23, "P104"),  # status 200
+    (20, 11, "R203"),  # two again
+    (22, 22, "P104"),  # a duration without a unit
+]
+
+
+def test_a_good_policy(run: Run, policy: Path) -> None:
+    ran = run("validate", policy)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == f"{policy}: ok (2 models, 3 signals, 3 decisions)\n"
+    assert run("validate", policy, "-o", "json").json() == []
+    assert run("validate", policy, "-o", "github").out == ""
+
+
+def test_twelve_and_more_different_mistakes_are_reported_at_once_with_line_and_column(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(MISTAKEN)
+    ran = run("validate", path, "-o", "json")
+    assert ran.status == 1
+    found = ran.json()
+    assert [(p["line"], p["column"], p["code"]) for p in found if p["severity"] == "error"] == MISTAKES
+    assert set(found[0]) == {"file", "line", "column", "code", "severity", "message"}
+    assert {p["file"] for p in found} == {str(path)}
+    text = run("validate", path).out
+    assert f"{path}:5:10: R202 unknown model 'smal' (did you mean 'small'?)" in text
+    assert f"{path}:12:11: R201 unknown signal 'glod' (did you mean 'gold'?)" in text
+    assert f"{path}:8:9: P105 unknown kind of signal 'haeder' (did you mean 'header'?)" in text
+
+
+def test_unreachable_decisions_fail_and_unused_things_warn(run: Run, policy: Path) -> None:
+    policy.write_text(policy.read_text() + "  - {name: never, when: {all: [bad, {not: bad}]}, route: large}\n")
+    assert run("validate", policy).status == 1
+    unused = policy.read_text().rsplit("  - ", 1)[0].replace("when: beta", "when: {any: [gold, bad]}")
+    policy.write_text(unused)
+    ran = run("validate", policy)
+    assert ran.status == 0
+    assert f"{policy}:9:3: L304 signal 'beta' is used by no decision [warning]\n" in ran.out
+    assert ran.out.endswith("ok (2 models, 3 signals, 3 decisions)\n")
+
+
+def test_github_shows_problems_beside_the_lines(run: Run, policy: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a,b: 100%.yaml"
+    odd.write_text(policy.read_text().replace("default: small", "default: nothing"))
+    ran = run("validate", odd, "-o", "github")
+    assert ran.status == 1
+    assert (
+        ran.out == f"::error file={tmp_path}/a%2Cb%3A 100%25.yaml,line=5,col=10,title=R202::unknown model 'nothing'\n"
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"models: [\n", b"\xff\xfe", b""])
+def test_unreadable_is_2_and_what_is_not_yaml_is_1(run: Run, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "policy.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    ran = run("validate", path, "-o", "json")
+    if content is None:
+        assert (ran.status, ran.out) == (2, "")
+        assert str(path) in ran.err
+    else:
+        assert ran.status == 1
+        assert json.loads(ran.out)[0]["code"] in ("Y001", "P102")
+
+
+def test_what_cannot_be_built_is_a_problem_too(run: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Header):
+        def __init__(self, *_: object) -> None:
+            raise OSError("no such model")
+
+    monkeypatch.setitem(BY_NAME, "header", Broken)
+    found = run("validate", policy, "-o", "json").json()
+    assert [(p["line"], p["code"]) for p in found] == [(7, "P108"), (8, "P108"), (9, "P108")]
+
+
+def test_no_decisions_are_legal(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nmodels: {one: {}}\ndefault: one\ndecisions: []\n")
+    assert run("validate", path).out == f"{path}: ok (1 model, 0 signals, 0 decisions)\n"
