@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decisions.engine import Engine
 
 SUMMARY = "run the ext_proc service"
 
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         drain_wait=args.drain_wait,
         grace=args.grace,
         poll=args.poll,
+        gate=_gate,
     )
     try:
         if options.workers == 1:
@@ -73,6 +77,12 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"pointsman serve: {error}", file=sys.stderr)
         return 2
+
+
+def _gate(engine: Engine, cases: Path) -> None:
+    from cli.test import gate  # only policies that have cases pay for it
+
+    gate(engine, cases)
 
 
 def _workers(text: str) -> int:

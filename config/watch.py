@@ -56,40 +56,41 @@ def from_source(source: bytes, path: Path) -> Loaded:
 
 
 class Watcher:
-    """Calls `reload` when the content of the policy, or of its cases, is no longer what it was.
+    """Calls a reload when the content of the policy, or of its cases, is no longer what it was.
 
     The files are polled: inotify does not see a ConfigMap's symlink being swapped above the file. A poll compares what
     `stat` says of the resolved file; only when that differs is the content read and hashed. A file that is away for a
-    moment (an editor's rename) is waited for. What `reload` makes of the new content is its own affair: a bad policy is
-    not tried again until the file changes once more.
+    moment (an editor's rename) is waited for. What the reload makes of the new content is its own affair: a bad policy
+    is not tried again until the file changes once more.
     """
 
-    def __init__(self, path: Path, reload: Callable[[], Awaitable[object]], interval: float = 1.0) -> None:
+    def __init__(self, path: Path, interval: float = 1.0) -> None:
         self._files = (path, cases_file(path))
-        self._reload = reload
         self._interval = interval
         self._stamp = self._stamps()
         self._digest = self._digests()
 
-    async def run(self) -> None:
+    async def run(self, reload: Callable[[], Awaitable[object]]) -> None:
         """Poll until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
-            await self.poll()
+            if await self.changed():
+                await reload()
 
-    async def poll(self) -> None:
-        """Look once, and reload if there is something new."""
+    async def changed(self) -> bool:
+        """Look once, and say whether there is something new."""
         stamp = self._stamps()
         if stamp == self._stamp:
-            return
+            return False
         await asyncio.sleep(min(0.05, self._interval))  # let a writer that is not atomic finish
         if stamp != self._stamps() or stamp[0] is None:
-            return
+            return False
         digest = self._digests()
         self._stamp = stamp
-        if digest != self._digest and digest[0] is not None:
-            self._digest = digest
-            await self._reload()
+        if digest == self._digest or digest[0] is None:
+            return False
+        self._digest = digest
+        return True
 
     def _stamps(self) -> tuple[tuple[str, int, int, int, int] | None, ...]:
         return tuple(map(_stamp, self._files))

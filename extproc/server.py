@@ -220,19 +220,20 @@ def runner() -> asyncio.Runner:
 
 def run(options: Options) -> int:
     """Serve in this process until SIGTERM or SIGINT; the exit status. Raises what loading and binding raise."""
-    with runner() as loop:
-        return loop.run(_run(options))
-
-
-async def _run(options: Options) -> int:
     began = time.monotonic()
-    worker: Worker
+    watcher = Watcher(options.policy, options.poll)  # before the load: a change in between must not go unseen
+    serving = _run(options, load(options.policy, options.gate), watcher, began)
+    with runner() as loop:
+        return loop.run(serving)
+
+
+async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float) -> int:
+    worker = Worker(loaded, options)
+    del loaded  # it would keep the first policy alive for ever
 
     async def reload() -> None:
         await worker.reload(lambda: load(options.policy, options.gate))
 
-    watcher = Watcher(options.policy, reload, options.poll)
-    worker = Worker(load(options.policy, options.gate), options)
     await worker.start(options.listen)
     admin = Admin(worker)
     if options.admin is not None:
@@ -243,12 +244,12 @@ async def _run(options: Options) -> int:
         extra={
             "policy": worker.engine.policy,
             "listen": worker.address,
-            "admin": admin.address,
+            "admin": admin.address if options.admin is not None else None,
             "seconds": round(time.monotonic() - began, 3),
         },
     )
     stop = Stop(reload)
-    polling = asyncio.create_task(watcher.run())
+    polling = asyncio.create_task(watcher.run(reload))
     try:
         wait, grace = stop.times(await stop.asked(), options)
         await worker.drain(wait, grace)

@@ -143,7 +143,7 @@ class Supervisor:
         self._stopping = False
         self._ready = False
         self._began = time.monotonic()
-        self._watcher = Watcher(options.policy, self._reload, options.poll)
+        self._watcher = Watcher(options.policy, options.poll)
         self._loaded = load(options.policy, options.gate)
         self._admin_socket = None if options.admin is None else address.bind(options.admin)
         self._slots = [Slot(index, listen) for index, listen in enumerate(_sockets(options))]
@@ -202,7 +202,7 @@ class Supervisor:
         admin = Admin(self)
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._beat()),
-            asyncio.create_task(self._watcher.run()),
+            asyncio.create_task(self._watcher.run(self._reload)),
         ]
         try:
             if self._admin_socket is not None:

@@ -11,13 +11,6 @@ from config.watch import Rejected, Watcher, cases_file, load
 GOOD = "version: 1\nmodels: {small: {name: s}}\ndefault: small\n"
 
 
-class Reloads:
-    count = 0
-
-    async def __call__(self) -> None:
-        self.count += 1
-
-
 def _configmap(folder: Path, generation: int, text: str) -> None:
     """Write a ConfigMap volume the way kubelet does: a new data folder, then `..data` swapped to it by rename."""
     data = folder / f"..2026_{generation}"
@@ -31,56 +24,44 @@ def _configmap(folder: Path, generation: int, text: str) -> None:
 
 async def test_a_configmap_swap_is_seen_once(tmp_path):
     _configmap(tmp_path, 1, GOOD)
-    reloads = Reloads()
-    watcher = Watcher(tmp_path / "policy.yaml", reloads, interval=0.01)
-    await watcher.poll()
-    assert reloads.count == 0
+    watcher = Watcher(tmp_path / "policy.yaml", interval=0.01)
+    assert not await watcher.changed()
     _configmap(tmp_path, 2, GOOD + "# new\n")
-    await watcher.poll()
-    await watcher.poll()
-    assert reloads.count == 1
+    assert await watcher.changed()
+    assert not await watcher.changed()
 
 
 async def test_a_swap_to_the_same_content_reloads_nothing(tmp_path):
     _configmap(tmp_path, 1, GOOD)
-    reloads = Reloads()
-    watcher = Watcher(tmp_path / "policy.yaml", reloads, interval=0.01)
+    watcher = Watcher(tmp_path / "policy.yaml", interval=0.01)
     _configmap(tmp_path, 2, GOOD)
-    await watcher.poll()
-    assert reloads.count == 0
+    assert not await watcher.changed()
 
 
 async def test_a_file_that_is_away_is_waited_for(tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text(GOOD)
-    reloads = Reloads()
-    watcher = Watcher(policy, reloads, interval=0.01)
+    watcher = Watcher(policy, interval=0.01)
     policy.unlink()
-    await watcher.poll()
-    assert reloads.count == 0
+    assert not await watcher.changed()
     policy.write_text(GOOD + "# back\n")
-    await watcher.poll()
-    assert reloads.count == 1
+    assert await watcher.changed()
 
 
 async def test_a_changed_cases_file_reloads_too(tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text(GOOD)
-    reloads = Reloads()
-    watcher = Watcher(policy, reloads, interval=0.01)
+    watcher = Watcher(policy, interval=0.01)
     cases_file(policy).write_text("cases: []\n")
-    await watcher.poll()
-    assert reloads.count == 1
+    assert await watcher.changed()
 
 
 async def test_a_rewrite_of_the_same_length_within_one_second_is_seen(tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text(GOOD + "# a\n")
-    reloads = Reloads()
-    watcher = Watcher(policy, reloads, interval=0.01)
+    watcher = Watcher(policy, interval=0.01)
     policy.write_text(GOOD + "# b\n")
-    await watcher.poll()
-    assert reloads.count == 1
+    assert await watcher.changed()
 
 
 def test_load_builds_from_the_bytes_it_returns(tmp_path):
