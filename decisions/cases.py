@@ -72,7 +72,7 @@ def _verdict(signal: Signal, value: Stub) -> bool:
     """What `signal` would make of a score and a label, as far as its parameters have bounds on them."""
     given = signal.params.model_dump(by_alias=True)
     least, most, labels = given.get("at_least"), given.get("at_most"), given.get("is")
-    if value.score is not None:
+    if value.score is not None and signal.scored:
         if isinstance(least, (int, float)) and value.score < least:
             return False
         if isinstance(most, (int, float)) and value.score > most:

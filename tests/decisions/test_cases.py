@@ -52,6 +52,9 @@ def test_a_stub_matches_as_its_signal_would(value: bool | str | Stub, reading: R
 
 def test_a_stub_of_a_signal_without_bounds_matches() -> None:
     assert stub(signal(Params()), Stub(score=0.1, label="any")) == Reading(True, 0.1, "any")
+    count = signal(Bounded(at_least=2))
+    count.scored = False  # type: ignore[misc]
+    assert stub(count, Stub(score=0.5)).matched is True
     named = signal(Named.model_validate({"is": "math"}))
     assert stub(named, Stub(label="math")).matched is True
     assert stub(named, Stub(label="law")).matched is False
