@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,9 @@ from extproc.transport.seam import Handler, Limits, Receiver
 
 log = logging.getLogger(__name__)
 
+_CRASH = "an exception in a gRPC handler ends its stream with INTERNAL"
+
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-_EOF: object = grpc.aio.EOF
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 class _Stream:
-    """One RPC. Its own task reads; what cannot be written at once is written by a second task, made when needed."""
+    """One RPC: a task that waits for its end, one that reads, and one that writes, made when there is something."""
 
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], limits: Limits) -> None:
         self._context = context
@@ -82,8 +83,7 @@ class _Stream:
         self._buffered = 0
         self._writer: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._task = asyncio.current_task()
-        self._waiting = False  # the task waits for the peer, so that `finish` has to wake it
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status: tuple[int, str] | None = None
         self.gone = False
 
@@ -99,7 +99,7 @@ class _Stream:
         if self.gone or self.status is not None:
             return
         if self._queue and self._buffered + len(message) > self._limits.max_buffered_bytes:
-            self._queue.clear()
+            self.abandon()
             self.finish(8, "the answer waits for a peer that does not read it")
             return
         self._queue.append(message)
@@ -111,8 +111,8 @@ class _Stream:
         if self.gone or self.status is not None:
             return
         self.status = (status, message)
-        if self._waiting and self._task is not None:
-            self._task.cancel()
+        if not self.finished.done():  # it is, once the task that waits for it is cancelled
+            self.finished.set_result(None)
 
     async def drain(self) -> None:
         while self._buffered >= self._limits.high_water_bytes and not self.gone:
@@ -142,37 +142,43 @@ class _Stream:
             self._drained.set_result(None)
         self._drained = None
 
-    async def serve(self, receiver: Receiver) -> None:
-        """Read until the stream is finished, then write what waits. The RPC's status is set when this returns."""
-        while self.status is None:
-            if self._buffered >= self._limits.high_water_bytes:
-                await self.drain()
-            message = await self._unless_finished(self._context.read())
-            if message is _EOF:
-                receiver.half_closed()
-                if self.status is None:
-                    await self._unless_finished(asyncio.get_running_loop().create_future())
-            elif isinstance(message, bytes):
+    async def read(self, receiver: Receiver) -> None:
+        """Hand over what the peer sends. A task of its own: grpc.aio may swallow the cancellation of a read."""
+        try:
+            while self._live():
+                if self._buffered >= self._limits.high_water_bytes:
+                    await self.drain()
+                message: object = await self._context.read()
+                if not self._live():
+                    return
+                if not isinstance(message, bytes):  # grpc.aio.EOF
+                    receiver.half_closed()
+                    return
                 receiver.message(message)
+        except (ConnectionError, grpc.aio.BaseError):
+            return  # the RPC is over; grpc cancels the task that serves it
+        except Exception:
+            log.exception(_CRASH)
+            self.fail()
+
+    def _live(self) -> bool:
+        return self.status is None and not self.gone
+
+    def fail(self) -> None:
+        """End the stream after an exception of the application."""
+        self.abandon()
+        self.finish(13, "internal error")
+
+    async def written(self) -> None:
+        """Wait until all is written: grpc loses a status that overtakes a write which flow control holds back."""
         while self._writer is not None:
             await self._writer
 
-    async def _unless_finished(self, waited: Awaitable[object]) -> object:
-        """What `waited` gives, or None once the stream is finished."""
-        self._waiting = True
-        try:
-            return await waited
-        except asyncio.CancelledError:
-            if self.status is None:  # the peer's cancel, not that of `finish`
-                raise
-            if self._task is not None:
-                self._task.uncancel()
-            return None
-        finally:
-            self._waiting = False
+    def abandon(self) -> None:
+        """Give up what waits to be written."""
+        self._queue.clear()
 
     def end(self) -> None:
-        self.gone = True
         self._queue.clear()
         if self._writer is not None:
             self._writer.cancel()
@@ -206,16 +212,17 @@ class GrpcioServer:
         self._streams = 0
 
     async def start(self, listen: str | socket.socket) -> None:
-        """As `Server.start`. grpc-core binds by itself: a TCP socket given here lends its address (SO_REUSEPORT).
+        """As `Server.start`. grpc-core binds by itself: of a TCP socket given here it takes the address (SO_REUSEPORT).
 
         Raises ValueError for an inherited Unix socket.
         """
+        lent: socket.socket | None = None
         if isinstance(listen, str):
             where = address.parse(listen)  # for its errors; grpc-core's name no cause
         elif listen.family == socket.AF_UNIX:
             raise ValueError("the grpcio transport cannot take over a Unix socket; give it unix:PATH")
         else:
-            listen = address.name(listen)
+            lent, listen = listen, address.name(listen)
             where = address.parse(listen)
         limits = self._limits
         server = grpc.aio.server(handlers=[_Generic(self._handlers)], options=_options(limits))
@@ -223,6 +230,8 @@ class GrpcioServer:
             port = server.add_insecure_port(listen)
         else:
             port = server.add_secure_port(listen, _credentials(self._tls))
+        if lent is not None:
+            lent.close()
         await server.start()
         self._server = server
         self._address = listen if isinstance(where, str) else f"{listen.rpartition(':')[0]}:{port}"
@@ -255,28 +264,38 @@ class GrpcioServer:
             self._streams += 1
             self._peers[peer] = self._peers.get(peer, 0) + 1
             stream = _Stream(context, self._limits)
-            receiver: Receiver | None = None
             try:
-                receiver = handler(stream)
-                await stream.serve(receiver)
+                await self._exchange(handler, stream)
+                await stream.written()
                 status, message = stream.status or (0, "")
-            except Exception:
-                log.exception("an exception in a gRPC handler ends its stream with INTERNAL")
-                status, message = 13, "internal error"
+                if status:
+                    context.set_code(_CODES.get(status, grpc.StatusCode.UNKNOWN))
+                    context.set_details(message)
             finally:
                 self._streams -= 1
                 self._peers[peer] -= 1
                 if not self._peers[peer]:
                     del self._peers[peer]
                 stream.end()
-                if receiver is not None:
-                    _closed(receiver)
-            if status:
-                context.set_code(_CODES.get(status, grpc.StatusCode.UNKNOWN))
-                context.set_details(message)
 
         make: Callable[..., grpc.RpcMethodHandler[bytes, bytes]] = grpc.stream_stream_rpc_method_handler
         return make(behaviour)  # no (de)serializers: messages stay bytes
+
+    async def _exchange(self, handler: Handler, stream: _Stream) -> None:
+        """From the handler's call to the receiver's last."""
+        try:
+            receiver = handler(stream)
+        except Exception:
+            log.exception(_CRASH)
+            stream.fail()
+            return
+        reader = asyncio.ensure_future(stream.read(receiver))
+        try:
+            await stream.finished
+        finally:
+            reader.cancel()
+            stream.gone = True
+            _closed(receiver)
 
 
 class _Generic(grpc.GenericRpcHandler):

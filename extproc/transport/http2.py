@@ -353,6 +353,7 @@ class _Connection(asyncio.Protocol):
         read_head = frames.read_head
         read_prefix = frames.read_prefix
         largest = self.limits.max_frame_bytes
+        longest = self.limits.max_message_bytes
         end = len(data)
         while end - position >= 9:
             word, flags, number = read_head(data, position)
@@ -383,7 +384,7 @@ class _Connection(asyncio.Protocol):
                 if stream.received > stream.renew_at:
                     self._renew(stream)
                 flag, length = read_prefix(data, start)
-                if flag or length != size - 5:
+                if flag or length != size - 5 or length > longest:
                     self._message_part(stream, data[start:stop])
                 elif not stream.state:
                     try:
@@ -1018,6 +1019,7 @@ class Http2Server:
         self._server: asyncio.AbstractServer | None = None
         self._address: str | None = None
         self._path = ""  # of a Unix socket that we made
+        self._inode = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._swept = 0.0
 
@@ -1029,6 +1031,7 @@ class Http2Server:
         if sock.family == socket.AF_UNIX:
             self._server = await self.loop.create_unix_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
             self._path = self._address.removeprefix("unix:") if made else ""
+            self._inode = os.stat(self._path).st_ino if made else 0
         else:
             self._server = await self.loop.create_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
         self._swept = self.loop.time()
@@ -1076,7 +1079,8 @@ class Http2Server:
         if self._server is not None:
             self._server.close()
             self._server = None
-            if self._path and os.path.exists(self._path):
+            # A successor may have put its own socket there already.
+            if self._path and os.path.exists(self._path) and os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
 
     async def _emptied(self, seconds: float) -> bool:

@@ -52,7 +52,10 @@ class Receiver(Protocol):
         ...
 
     def half_closed(self) -> None:
-        """The client sent END_STREAM: no further message comes, the answer may go on."""
+        """The client sent END_STREAM: no further message comes, the answer may go on.
+
+        grpc-core reports a cancelled stream this way too, just before `closed`.
+        """
         ...
 
     def closed(self) -> None:
@@ -92,7 +95,7 @@ class Server(Protocol):
     """One transport: accepts connections and serves the handlers it was built with."""
 
     async def start(self, listen: str | socket.socket) -> None:
-        """Listen on `host:port` (port 0 picks one), `unix:PATH`, or a bound socket (inherited or with SO_REUSEPORT).
+        """Listen on `host:port` (port 0 picks one), `unix:PATH`, or a bound socket, which the server then owns.
 
         Raises ValueError when the address cannot be read and OSError when it cannot be bound.
         """
