@@ -5,8 +5,8 @@ failed, how often the agent came back, what the session has cost. The choice com
 stepwise one (an ONNX file with these features), or from a plain rule when there is none.
 
 Choosing effort follows Ares (arXiv 2603.07915); the hard budget of a session, and spending more carefully as it
-shrinks, follow arXiv 2602.21227. A request is let through only once its worst case has been reserved, so the budget holds
-whatever the models do.
+shrinks, follow arXiv 2602.21227. A request is let through only once its worst case has been reserved, so the budget
+holds whatever the models do.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Choice:
 
     `model`: name in the configuration, None when the session's budget is used up (refuse the request). `effort`: value
     of `reasoning_effort`, for `choose: effort`. `max_tokens`: put this in the body, or the reservation may not hold;
-    None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(keep), 1 for the cheapest choice.
+    None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(the cheapest choice is
+    enough).
     """
 
     model: str | None

@@ -186,7 +186,10 @@ class FakeModel:
             logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
             return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
-        sink.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+        sink.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        )
         closed = asyncio.create_task(reader.read(1))
         self._tasks.add(closed)
         try:
@@ -246,11 +249,11 @@ class FakeModel:
             case "garbage":
                 sink.write(b"5\r\n\xff\xfe\x00\n\n\r\n")
             case "badjson":
-                sink.write(b"10\r\ndata: {\"choices\n\n\r\n")
+                sink.write(b'10\r\ndata: {"choices\n\n\r\n')
             case "cut":
                 sink.write(b"0\r\n\r\n")
             case "midtoken":
-                sink.write(b"1f\r\ndata: {\"choices\": [{\"delta\": {\"\r\n0\r\n\r\n")
+                sink.write(b'1f\r\ndata: {"choices": [{"delta": {"\r\n0\r\n\r\n')
             case "done":
                 sink.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
             case "error":
@@ -294,7 +297,9 @@ class FakeModel:
 
     async def _whole(self, sink: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> bool:
         data = json.dumps(body).encode()
-        sink.write(b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(data)))
+        sink.write(
+            b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(data))
+        )
         sink.write(data)
         await sink.drain()
         return True
@@ -383,9 +388,7 @@ async def pair(
     ends = [small.endpoint(**times), large.endpoint(**times)]
     models = [Model(name, Upstream(end), _unknown(end)) for name, end in zip(("small", "large"), ends, strict=True)]
     stepwise = Stepwise(
-        Setup(
-            *models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more
-        )
+        Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )
     try:
         if start:

@@ -1,0 +1,221 @@
+"""The policy file and the network at run time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from stepwise import features
+from stepwise.policy import Policy, PolicyError, PolicyFailed, Target
+from tests.stepwise.onnxes import ROWS, metadata, write
+
+REDOS = features.NAMES.index("redos")
+
+
+def vector(redos: float) -> np.ndarray:
+    result = np.zeros(features.WIDTH, np.float32)
+    result[REDOS] = redos
+    return result
+
+
+async def test_the_network_normalises_and_says_p_keep(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 2.0}, mean={"redos": 1.0}), device="cpu")
+    keep, hidden = await policy.keep(vector(2.0))
+    policy.close()
+    assert keep == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-6)
+    assert hidden is None
+
+
+async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", hidden=3), device="cpu")
+    first, state = await policy.keep(vector(0))
+    second, state = await policy.keep(vector(0), state)
+    policy.close()
+    assert (first, second) == (pytest.approx(0.5), pytest.approx(1 / (1 + np.exp(-3.0)), abs=1e-6))
+    assert state is not None
+    assert state.tolist() == [2.0, 2.0, 2.0]
+
+
+async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu", wait=0.05)
+    policy.answers = 64
+    results = await asyncio.gather(*(policy.keep(vector(i / 10)) for i in range(64)))
+    policy.close()
+    assert [keep for keep, _ in results] == pytest.approx([1 / (1 + np.exp(-i / 10)) for i in range(64)], abs=1e-6)
+    assert policy.items == 64
+    assert policy.batches < 16
+
+
+async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=30.0)
+    policy.answers = 1
+    async with asyncio.timeout(10):
+        await policy.keep(vector(0))
+    policy.close()
+
+
+async def test_a_cancelled_step_disturbs_nobody(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=0.05)
+    policy.answers = 3
+    tasks = [asyncio.create_task(policy.keep(vector(0))) for _ in range(2)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    keep, _ = await tasks[1]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    policy.close()
+    assert keep == pytest.approx(0.5)
+
+
+async def test_what_is_no_probability_is_a_failure(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu")
+    with pytest.raises(PolicyFailed, match="nan"):
+        await policy.keep(vector(float("nan")))
+    policy.close()
+
+
+async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    with pytest.raises(PolicyFailed, match=r"p\.onnx") as raised:
+        await policy.keep(np.zeros(3, np.float32))
+    assert raised.value.reason == "inference"
+    assert (await policy.keep(vector(0)))[0] == pytest.approx(0.5)  # and the thread goes on
+    policy.close()
+
+
+async def test_a_closed_policy_fails_at_once(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy.close()
+    policy.close()
+    with pytest.raises(PolicyFailed) as raised:
+        await policy.keep(vector(0))
+    assert raised.value.reason == "closed"
+
+
+async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy._waiting = policy._limit
+    with pytest.raises(PolicyFailed) as raised:
+        await policy.keep(vector(0))
+    policy.close()
+    assert raised.value.reason == "overloaded"
+
+
+def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2), device="cpu")
+    network = policy._network
+    for n in (1, 3, 8, 9):
+        vectors = np.stack([vector(i) for i in range(n)])
+        hidden = np.full((n, 2), 0.25, np.float32)
+        keep, after = network.run(vectors, hidden)
+        bound = network.run_bound({"features": vectors, "hidden": hidden})
+        assert np.array_equal(bound[0], keep)
+        assert np.array_equal(bound[1], after)
+    policy.close()
+    assert set(network._bindings) == {1, 8, 64}
+
+
+@pytest.mark.parametrize(
+    ("target", "kappa"),
+    [
+        (Target("accuracy_loss", 0.01), 0.8),
+        (Target("accuracy_loss", 0.03), 0.8),  # between two rows: the one that promises more
+        (Target("accuracy_loss", 0.2), 0.5),
+        (Target("cost", 0.4), 0.6),
+    ],
+)
+def test_a_target_takes_the_nearest_row_that_keeps_it(tmp_path: Path, target: Target, kappa: float) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy.close()
+    assert policy.card.kappa(target) == kappa
+
+
+@pytest.mark.parametrize("target", [Target("accuracy_loss", 0.001), Target("cost", 0.1)])
+def test_a_target_that_no_row_keeps_is_an_error_that_lists_the_rows(tmp_path: Path, target: Target) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy.close()
+    with pytest.raises(PolicyError, match=r"accuracy_loss: 0\.01, accuracy_loss: 0\.05, cost: 0\.4"):
+        policy.card.kappa(target)
+
+
+def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", meta=metadata(token_budget=2048)), device="cpu")
+    policy.close()
+    card = policy.card
+    assert (card.small, card.large, card.commit, card.calibration_size) == ("tiny", "huge", "0123abc", 500)
+    assert (card.token_budget, card.steps.min_tokens, len(card.sha256)) == (2048, 1, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "2"}, "format 2, but this version reads format 1"),
+        ({"format": None}, r"pointsman\.format is missing"),
+        ({"features_version": "99"}, "feature version 99 in the file"),
+        ({"features": json.dumps([*features.NAMES[1:], features.NAMES[0]])}, "in another order"),
+        ({"features": json.dumps([*features.NAMES[1:], "mood"])}, r"missing \['first_entropy'\], unknown \['mood'\]"),
+        ({"features": "not json"}, "is not JSON"),
+        ({"kappa": json.dumps([{"kind": "luck", "target": 0, "kappa": 0, "delta": 0}])}, "kind accuracy_loss or cost"),
+        ({"kappa": json.dumps([{"kind": "cost"}])}, "wrong shape"),
+        ({"kappa": json.dumps([ROWS[0], ROWS[0]])}, "same kind and target"),
+        ({"pair": json.dumps({"small": "tiny"})}, "wrong shape"),
+        ({"steps": json.dumps({"min_tokens": 9, "max_tokens": 3})}, "wrong shape"),
+        ({"calibration_size": "-1"}, "must be positive"),
+        ({"commit": None}, r"pointsman\.commit is missing"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_an_error_at_start(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "p.onnx", meta=metadata(**changes))
+    with pytest.raises(PolicyError, match=message):
+        Policy(path, device="cpu")
+
+
+def test_a_missing_file_and_a_corrupt_one_are_errors_that_name_it(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"gone\.onnx: cannot read the policy file"):
+        Policy(tmp_path / "gone.onnx")
+    whole = write(tmp_path / "p.onnx").read_bytes()
+    for name, data in (("noise", b"\x00\x01 not onnx"), ("half", whole[: len(whole) // 2]), ("empty", b"")):
+        (tmp_path / f"{name}.onnx").write_bytes(data)
+        with pytest.raises(PolicyError, match=rf"{name}\.onnx"):
+            Policy(tmp_path / f"{name}.onnx", device="cpu")
+
+
+def test_a_network_of_another_shape_is_an_error(tmp_path: Path) -> None:
+    narrow = write(tmp_path / "narrow.onnx", names=features.NAMES[:5], meta=metadata())
+    with pytest.raises(PolicyError, match="does not run on"):
+        Policy(narrow, device="cpu")
+    odd = write(tmp_path / "odd.onnx", outputs=("keep", "more"))
+    with pytest.raises(PolicyError, match=r"outputs \['keep', 'more'\]"):
+        Policy(odd, device="cpu")
+
+
+def test_cuda_without_a_usable_gpu_says_why(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.onnx")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA; whether it is usable depends on the machine")
+    with pytest.raises(PolicyError, match="device: cuda, but this onnxruntime was built without CUDA"):
+        Policy(path, device="cuda")
+    policy = Policy(path, device="auto")
+    policy.close()
+    assert policy.device == "cpu"
+
+
+@pytest.mark.gpu
+async def test_on_a_gpu_the_result_is_the_same(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("no CUDA in this onnxruntime")
+    path = write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2)
+    cuda, cpu = Policy(path, device="cuda"), Policy(path, device="cpu")
+    for n in (1, 5, 100):
+        vectors, hidden = np.stack([vector(i / 7) for i in range(n)]), np.ones((n, 2), np.float32)
+        left, right = cuda._network.run(vectors, hidden), cpu._network.run(vectors, hidden)
+        assert np.allclose(left[0], right[0], atol=1e-5)
+    cuda.close()
+    cpu.close()
