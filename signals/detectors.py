@@ -78,7 +78,7 @@ def _card(candidate: str) -> str | None:
         number = "".join(groups)
         if len(number) < 12:
             return None
-        if _BRANDS.fullmatch(number) and len(set(number)) > 2 and luhn(number):
+        if _BRANDS.fullmatch(number) and len(set(number)) > 1 and luhn(number):
             return number
         groups.pop()
     return None
