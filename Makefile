@@ -10,10 +10,10 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test lint bench proto clean
+.PHONY: help venv dev up test lint bench proto lock image-root clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 venv: $(VENV)/.installed ## create .venv with the product installed, nothing started
 
@@ -37,8 +37,19 @@ bench: dev ## run the benchmarks; tables, JSON and plots go to bench/out
 proto: dev ## regenerate the protobuf code
 	$(BIN)/python proto/generate.py
 
+lock: dev ## pin what the images install, with hashes, in requirements/
+	$(PIP) install uv
+	for extra in cpu cuda; do $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--extra $$extra --extra redis --extra otel --no-annotate --custom-compile-command "make lock" \
+		--quiet --output-file requirements/$$extra.txt; done
+	echo 'hatchling' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --quiet --output-file requirements/build.txt
+
+image-root: ## the image's files in build/image-root, without a container engine
+	PYTHON=$(PYTHON) k8s/image-root.sh build/image-root
+
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov bench/out
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov bench/out build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,10 +58,10 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@echo "installing into $(VENV) ($(DEVICE))"
-	@$(PIP) install -e '.[$(DEVICE)]'
+	@$(PIP) install -e '.[$(DEVICE),up]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PIP) install -e '.[$(DEVICE),dev]'
+	@$(PIP) install -e '.[$(DEVICE),up,dev]'
 	@touch $@

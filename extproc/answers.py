@@ -1,0 +1,86 @@
+"""Answers stepwise decisions inside the ext_proc exchange, calling the models back through Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import stepwise.answer
+from decisions.decision import Trace
+from decisions.engine import Engine
+from decisions.model import Model
+from extproc.exchange import ROUTE, Answer
+from signals.request import Request
+from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
+from stepwise.upstream import Endpoint
+
+log = logging.getLogger("pointsman.stepwise")
+
+DIFFICULTY = "difficulty"  # a signal of this name is the policy network's prior
+
+
+class Answers:
+    """The stepwise decisions of one engine, ready to answer.
+
+    `through` is the address of Envoy's internal listener (`http://host:port`), where the route header picks the
+    model; without it each model's own `url` is called. `folder` is the policy file's.
+    """
+
+    def __init__(self, engine: Engine, folder: Path, through: str | None) -> None:
+        self._ready: dict[StepwiseSpec, Stepwise] = {}
+        for clause in engine.clauses:
+            block = clause.stepwise
+            if block is None or block in self._ready:
+                continue
+            ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
+            self._ready[block] = block.build(ends, folder)
+
+    async def start(self) -> None:
+        """Probe the upstreams. What cannot work is logged; such decisions take the large model alone."""
+        for block, ready in self._ready.items():
+            try:
+                await ready.start()
+            except StepwiseError as error:
+                log.error("stepwise_unworkable", extra={"small": block.small, "large": block.large, "why": str(error)})
+
+    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+        """The answer; None when `request` cannot be answered step by step (extproc.exchange.Answerer)."""
+        path = request.headers.get(":path", "/v1/chat/completions")
+        if stepwise.answer.ineligible(request.fields, request.headers, path) is not None:
+            return None
+        reading = trace.readings.get(DIFFICULTY)
+        prior = reading.score if reading is not None and reading.score is not None else 0.5
+        given = await stepwise.answer.answer(
+            self._ready[trace.decision.stepwise], request.fields, request.headers, difficulty=prior
+        )
+        return Answer(given.status, given.headers, _pieces(given))
+
+    async def close(self) -> None:
+        """Close every connection. Answers still under way fail."""
+        await asyncio.gather(*(ready.close() for ready in self._ready.values()))
+
+
+def endpoint(model: Model, through: str | None) -> Endpoint:
+    """Where `model` is called. Raises ValueError when nobody says where it is served."""
+    url = through or model.url
+    if url is None:
+        raise ValueError(
+            f"model {model.key}: stepwise decisions call it, so it needs a `url:` in the policy, or the router "
+            "needs the address of Envoy's internal listener (--models-through)"
+        )
+    headers = {ROUTE: model.key} if through else {}
+    return Endpoint(
+        url.rstrip("/").removesuffix("/v1"),
+        model.name,
+        headers=headers,
+        price_input=model.input_price,
+        price_output=model.output_price,
+    )
+
+
+async def _pieces(answer: stepwise.answer.Answer) -> AsyncGenerator[bytes, None]:
+    async with answer:
+        async for piece in answer.body:
+            yield piece
