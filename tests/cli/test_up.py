@@ -1,0 +1,161 @@
+"""`pointsman up`, as a user runs it: what it prints is true, and nothing is left when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from examples.echo.server import Echo
+from tests.extproc.live import ROOT, START_S, alive, children
+
+pytestmark = pytest.mark.e2e
+
+
+class Up:
+    """A running `pointsman up` and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[str], output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def printed(self) -> str:
+        return self._output.read_text()
+
+    def ready(self) -> str:
+        deadline = time.monotonic() + START_S
+        while "Ctrl-C stops everything." not in self.printed:
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, self.printed
+            time.sleep(0.05)
+        return self.printed
+
+    def curls(self) -> list[tuple[list[str], str]]:
+        """The printed commands, each with what it is said to do."""
+        lines = self.ready().splitlines()
+        return [
+            (shlex.split(line), said.strip().removeprefix("→ "))
+            for line, said in itertools.pairwise(lines)
+            if line.startswith("curl ")
+        ]
+
+    def descendants(self) -> list[int]:
+        found = [self.process.pid]
+        for pid in found:
+            found += children(pid)
+        return found[1:]
+
+
+@contextmanager
+def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
+    output = tmp_path / "up.txt"
+    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(_free_port())]
+    with output.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield Up(process, output)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(START_S)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _curl(command: list[str]) -> tuple[int, str]:
+    done = subprocess.run([*command, "-w", "\n%{http_code}"], capture_output=True, text=True, timeout=30, check=True)
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), body
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + START_S
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+def test_the_three_lines_do_what_they_say_and_interrupt_leaves_nothing(tmp_path):
+    with up(tmp_path) as running:
+        (code, said_code), (hello, said_hello), (refused, said_refused) = running.curls()
+        assert said_code == "answered, streamed, by the model large, Qwen/Qwen3-72B (decision code)"
+        status, body = _curl(code)
+        events = [line.removeprefix("data: ") for line in body.splitlines() if line]
+        assert status == 200
+        assert events[-1] == "[DONE]"
+        assert {json.loads(event)["model"] for event in events[:-1]} == {"Qwen/Qwen3-72B"}
+        assert len(events) > 5
+        assert said_hello == "answered by the model small, Qwen/Qwen3-8B (no decision matches: the default)"
+        status, body = _curl(hello)
+        assert (status, json.loads(body)["model"]) == (200, "Qwen/Qwen3-8B")
+        assert said_refused == "refused with 403 (decision refuse-override)"
+        status, body = _curl(refused)
+        assert (status, json.loads(body)["error"]["message"]) == (403, "This request was refused by policy.")
+
+        processes = running.descendants()
+        assert len(processes) == 4  # two models, the router, Envoy
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(START_S) == 0
+        assert _gone(processes)
+
+
+def test_killed_outright_it_leaves_nothing_either(tmp_path):
+    with up(tmp_path) as running:
+        running.ready()
+        processes = running.descendants()
+        running.process.kill()
+        running.process.wait()
+        assert _gone(processes)
+
+
+def test_a_child_that_dies_ends_it_with_its_last_words(tmp_path):
+    with up(tmp_path) as running:
+        running.ready()
+        processes = running.descendants()
+        envoy = next(pid for pid in processes if "envoy" in Path(f"/proc/{pid}/comm").read_text())
+        subprocess.run(["kill", "-9", str(envoy)], check=True)
+        assert running.process.wait(START_S) == 1
+        assert "envoy ended with status -9" in running.printed
+        assert _gone(processes)
+
+
+async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
+    server = await asyncio.start_server(Echo("mine").serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    gone = f"http://127.0.0.1:{_free_port()}"
+    policy = tmp_path / "policy.yaml"
+    models = f'{{mine: {{url: "{url}"}}, other: {{url: "{gone}"}}}}'
+    policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")
+    with up(tmp_path, str(policy)) as running:
+        curls = await asyncio.to_thread(running.curls)
+        assert f"model    mine: mine at {url}" in running.printed
+        assert "model other:" in running.printed
+        assert "an example model takes its place" in running.printed
+        assert len(curls) == 3
+        status, body = await asyncio.to_thread(_curl, curls[1][0])
+        assert (status, json.loads(body)["model"]) == (200, "mine")
+    server.close()
+
+
+def test_a_taken_port_is_said(tmp_path):
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        command = [sys.executable, "-m", "cli.main", "up", "--envoy-port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 1
+    assert "choose another with --envoy-port" in done.stderr
