@@ -1,0 +1,178 @@
+"""What can be set, seen or typed is documented, what is documented exists, and links lead somewhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from cli.main import COMMANDS
+from config.document import parse
+from config.load import check
+from config.problem import CODES
+from config.schema import (
+    DecisionSpec,
+    ModelSpec,
+    PickSpec,
+    PolicySpec,
+    PriceSpec,
+    RespondSpec,
+    SetSpec,
+    SettingsSpec,
+)
+from decisions.cases import Case, Expect, Stub
+from extproc.metrics import FAMILIES
+from signals.registry import KINDS
+
+ROOT = Path(__file__, "../../..").resolve()
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+
+
+@cache
+def sections(page: Path) -> dict[str, str]:
+    """The text under each heading of `page`, up to the next heading; code blocks hold no headings."""
+    found: dict[str, str] = {}
+    heading, fenced = "", False
+    for line in page.read_text().splitlines():
+        fenced ^= line.startswith("```")
+        if not fenced and (match := re.match(r"#+ (.*)", line)):
+            heading = match[1]
+        found[heading] = found.get(heading, "") + line + "\n"
+    return found
+
+
+def rows(text: str) -> list[str]:
+    """What stands in code style in the first column of the tables in `text`."""
+    first = (line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
+    return [code for cell in first for code in re.findall(r"`([^`]+)`", cell)]
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("The file", PolicySpec),
+        ("Models", ModelSpec),
+        ("Price", PriceSpec),
+        ("Decisions", DecisionSpec),
+        ("Refusals", RespondSpec),
+        ("A choice of models", PickSpec),
+        ("Changes", SetSpec),
+        ("Settings", SettingsSpec),
+        ("Test cases", Case),
+        ("Stubs", Stub),
+        ("Expectations", Expect),
+    ],
+)
+def test_every_setting_has_its_row(heading: str, model: type[BaseModel]) -> None:
+    assert rows(sections(DOCS / "policy.md")[heading]) == keys(model)
+
+
+def test_every_problem_code_has_its_row() -> None:
+    assert rows(sections(DOCS / "policy.md")["Problems"]) == list(CODES)
+
+
+def test_every_metric_has_its_row_with_its_labels() -> None:
+    text = sections(DOCS / "metrics.md")["Metrics"]
+    assert sorted(rows(text)) == sorted(FAMILIES)
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            _, name, labels, *_ = line.split("|")
+            assert re.findall(r"`(\w+)`", labels) == list(FAMILIES[name.strip(" `")].labels)
+
+
+def options() -> dict[str, list[list[str]]]:
+    """The option strings of every command."""
+    subparsers: Any = argparse.ArgumentParser().add_subparsers()
+    for name in COMMANDS:
+        importlib.import_module(f"cli.{name}").add(subparsers)
+    return {
+        name: [
+            list(action.option_strings) for action in parser._actions if action.option_strings and action.dest != "help"
+        ]
+        for name, parser in subparsers.choices.items()
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_flag_has_its_row(command: str) -> None:
+    documented = rows(sections(DOCS / "cli.md")[f"`pointsman {command}`"])
+    assert documented == [string for strings in options()[command] for string in strings]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_every_kind_of_signal_and_parameter_is_documented(kind: Any) -> None:
+    text = sections(DOCS / "signals.md").get(f"`{kind.kind}`")
+    assert text is not None, f"docs/signals.md has no heading `{kind.kind}`"
+    missing = [key for key in keys(kind.Parameters) if not re.search(rf"`{re.escape(key)}\b", text)]
+    assert missing == []
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings of `page`."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in sections(page)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`(?!\]\()", "", page.read_text(), flags=re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        if not linked.exists() or (anchor and linked.suffix == ".md" and anchor not in anchors(linked)):
+            broken.append(target)
+    assert broken == []
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `pointsman` and `make` commands in the code of `page`."""
+    text = page.read_text()
+    code = [*re.findall(r"```\w*\n(.*?)```", text, flags=re.S), *re.findall(r"`([^`\n]+)`", text)]
+    lines = [line.strip().removeprefix("$ ") for block in code for line in block.replace("\\\n", " ").splitlines()]
+    pattern = re.compile(r"^(?:\.venv/bin/)?(pointsman|make)\s+[a-z]")
+    return [shlex.split(re.sub(r"[…\[\]']|\.\.\.", "", line), comments=True) for line in lines if pattern.match(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_on_a_page_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    known = options()
+    for program, name, *rest in commands(page):
+        if program == "make":
+            assert name in targets, f"make {name}"
+            continue
+        assert name in known, f"pointsman {name}"
+        flags = {flag for strings in known[name] for flag in strings}
+        used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+        assert used <= flags | {"-h", "--help"}, f"pointsman {name} {used - flags}"
+
+
+def test_the_readme_has_commands_to_check() -> None:
+    assert ["make", "up"] in [words[:2] for words in commands(ROOT / "README.md")]
+
+
+def policies_in(page: Path) -> list[str]:
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.S)
+    return [block for block in blocks if isinstance((data := parse(block, "").data), dict) and "models" in data]
+
+
+def test_policies_on_the_pages_are_valid() -> None:
+    found = [(page, block) for page in PAGES for block in policies_in(page)]
+    assert found
+    for page, block in found:
+        assert [str(problem) for problem in check(block, str(page))[1]] == []
