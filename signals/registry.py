@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from signals.budget import Budget
 from signals.conversation import Conversation
 from signals.header import Header
 from signals.identity import Identity
 from signals.keyword import KeywordSignal
+from signals.load import Load
 from signals.parameter import Parameter
 from signals.pii import Pii
 from signals.regex import Regex
@@ -16,10 +18,12 @@ from signals.structure import Structure
 from signals.time import Time
 
 KINDS: tuple[type[Signal], ...] = (
+    Budget,
     Conversation,
     Header,
     Identity,
     KeywordSignal,
+    Load,
     Parameter,
     Pii,
     Regex,

@@ -1,0 +1,191 @@
+"""State that replicas share: money spent, and which model a session is on. In this process, or in Redis/Valkey.
+
+Two small operations are all there is: add to a number, and keep the first text written under a key. Every call has a
+deadline of its own and fails as `Unavailable` with `store_down`; nothing here holds a request up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Protocol
+
+from signals.reading import Unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = logging.getLogger("pointsman.store")
+
+PREFIX = "pointsman:"
+DOWN = "store_down"
+REST_S = 1.0  # after a failure the store is left alone for so long: requests see Unknown at once, not after a timeout
+MAX_PENDING = 100_000  # keys with an amount to be added later
+
+
+class Store(Protocol):
+    """Shared state. `ttl` is seconds; a key is at most a few hundred characters."""
+
+    async def number(self, key: str) -> float:
+        """The number under `key`, 0.0 when there is none. Raises `Unavailable`."""
+        ...
+
+    def add(self, key: str, amount: float, ttl: float) -> None:
+        """Add to the number under `key`, soon. Never blocks, never raises; an amount outlives an outage."""
+        ...
+
+    async def pin(self, key: str, value: str, ttl: float) -> str:
+        """The text under `key`, which becomes `value` when there is none; `ttl` begins anew. Raises `Unavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending, as far as that works, and let go of connections."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """`up` (1 or 0), `failures`, `pending` and `dropped` amounts, for metrics."""
+        ...
+
+
+class Memory:
+    """State of this process alone, the least recently used keys dropped over `limit` keys."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # key → (expiry, value)
+
+    async def number(self, key: str) -> float:
+        return float(self._get(key) or 0.0)
+
+    def add(self, key: str, amount: float, ttl: float) -> None:
+        self._put(key, (self._get(key) or 0.0) + amount, ttl)
+
+    async def pin(self, key: str, value: str, ttl: float) -> str:
+        kept: str = self._get(key) or value
+        self._put(key, kept, ttl)
+        return kept
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def counts(self) -> dict[str, float]:
+        return {"up": 1.0, "failures": 0.0, "pending": 0.0, "dropped": 0.0}
+
+    def _get(self, key: str) -> Any:
+        expiry, value = self._kept.get(key, (0.0, None))
+        return value if expiry > time.monotonic() else None
+
+    def _put(self, key: str, value: Any, ttl: float) -> None:
+        self._kept[key] = (time.monotonic() + ttl, value)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+
+
+class Valkey:
+    """State in a Redis or Valkey server (RESP, `INCRBYFLOAT`, `SET NX GET`; Redis 7 or later).
+
+    Amounts are gathered by key and written in batches by one task, so that a request never waits for a write, and
+    are kept while the server is away. `url` is `redis://host:port/db`, `rediss://` for TLS.
+    """
+
+    def __init__(self, url: str, password: str | None = None, timeout: float = 0.02) -> None:
+        try:
+            from redis.asyncio import Redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError:
+            raise ValueError("the store needs the `redis` package: pip install 'pointsman[redis]'") from None
+        self._client: Redis = Redis.from_url(
+            url,
+            password=password,
+            socket_timeout=timeout * 10,
+            socket_connect_timeout=timeout * 10,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._timeout = timeout
+        self._pending: dict[str, tuple[float, float]] = {}  # key → (amount, ttl)
+        self._writer: asyncio.Task[None] | None = None
+        self._rest_until = 0.0
+        self._failures = 0
+        self._dropped = 0
+
+    async def number(self, key: str) -> float:
+        return float(await self._asked(self._client.get(PREFIX + key)) or 0.0)
+
+    def add(self, key: str, amount: float, ttl: float) -> None:
+        before = self._pending.get(key)
+        if before is None and len(self._pending) >= MAX_PENDING:
+            self._dropped += 1
+            return
+        self._pending[key] = (amount + (before[0] if before else 0.0), ttl)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def pin(self, key: str, value: str, ttl: float) -> str:
+        milliseconds = int(ttl * 1000)
+        kept = await self._asked(self._client.set(PREFIX + key, value, px=milliseconds, nx=True, get=True))
+        if kept is None:
+            return value
+        await self._asked(self._client.pexpire(PREFIX + key, milliseconds))
+        return str(kept)
+
+    async def close(self) -> None:
+        if self._pending and time.monotonic() >= self._rest_until:
+            await self._flush()
+        if self._writer is not None:
+            self._writer.cancel()
+        await self._client.aclose()
+
+    def counts(self) -> dict[str, float]:
+        up = float(time.monotonic() >= self._rest_until)
+        return {
+            "up": up,
+            "failures": float(self._failures),
+            "pending": float(len(self._pending)),
+            "dropped": float(self._dropped),
+        }
+
+    async def _asked(self, command: Any) -> Any:
+        if time.monotonic() < self._rest_until:
+            command.close()
+            raise Unavailable(DOWN)
+        try:
+            return await asyncio.wait_for(command, self._timeout)
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, the store could not be asked
+            self._failed(error)
+            raise Unavailable(DOWN) from None
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        self._rest_until = time.monotonic() + REST_S
+        log.warning("store_down", extra={"error": type(error).__name__, "pending": len(self._pending)})
+
+    async def _write(self) -> None:
+        """Until nothing is pending: a batch, or a rest when the server is away."""
+        while self._pending:
+            rest = self._rest_until - time.monotonic()
+            await asyncio.sleep(max(rest, 0.005))
+            await self._flush()
+
+    async def _flush(self) -> None:
+        batch = dict(list(self._pending.items())[:1000])
+        pipe = self._client.pipeline(transaction=True)
+        for key, (amount, ttl) in batch.items():
+            pipe.incrbyfloat(PREFIX + key, amount)
+            pipe.pexpire(PREFIX + key, int(ttl * 1000))
+        try:
+            await asyncio.wait_for(pipe.execute(), self._timeout * 10)
+        except Exception as error:  # noqa: BLE001 - as in `_asked`; the amounts stay pending
+            # A batch whose answer was lost may have been written: it can be counted twice, never forgotten.
+            self._failed(error)
+            return
+        for key, (amount, ttl) in batch.items():
+            left = self._pending[key][0] - amount
+            if left > 0.0:
+                self._pending[key] = (left, ttl)
+            else:
+                del self._pending[key]
