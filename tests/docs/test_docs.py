@@ -83,13 +83,13 @@ def test_every_problem_code_has_its_row() -> None:
     assert rows(sections(DOCS / "policy.md")["Problems"]) == list(CODES)
 
 
-def test_every_metric_has_its_row_with_its_labels() -> None:
-    text = sections(DOCS / "metrics.md")["Metrics"]
-    assert sorted(rows(text)) == sorted(FAMILIES)
-    for line in text.splitlines():
+def test_every_metric_stands_with_its_labels() -> None:
+    documented = {}
+    for line in sections(DOCS / "serve.md")["Metrics"].splitlines():
         if line.startswith("| `"):
-            _, name, labels, *_ = line.split("|")
-            assert re.findall(r"`(\w+)`", labels) == list(FAMILIES[name.strip(" `")].labels)
+            names, labels = (re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3])
+            documented |= dict.fromkeys(names, tuple(labels))
+    assert documented == {family.name: family.labels for family in FAMILIES.values()}
 
 
 def options() -> dict[str, list[list[str]]]:
@@ -105,7 +105,7 @@ def options() -> dict[str, list[list[str]]]:
     }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "serve"])  # which has a page of its own
 def test_every_command_and_flag_has_its_row(command: str) -> None:
     documented = rows(sections(DOCS / "cli.md")[f"`pointsman {command}`"])
     assert documented == [string for strings in options()[command] for string in strings]
