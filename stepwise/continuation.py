@@ -121,7 +121,7 @@ class Joint:
         self._held: list[Token] = []
         self._text = ""
         self._open = len(prefix) >= least
-        self._trim = prefix.endswith("\n")
+        self._trim = prefix.endswith("\n\n")
 
     def feed(self, token: Token) -> list[Token]:
         """Takes the continuation's next token; gives those that may be used. Raises UpstreamError (restart)."""
@@ -134,14 +134,23 @@ class Joint:
         self._text += token.text
         if len(self._text) < len(self._prefix) and self._prefix.startswith(self._text):
             return []
+        self._open = False
         if self._text.startswith(self._prefix):
             self._held = [token._replace(text=self._text[len(self._prefix) :])]
         elif self._text.startswith(self._prefix[: self._least]):
-            raise UpstreamError("restart", "the model began its answer anew instead of continuing it")
-        return self.finish()
+            raise _restarted()
+        return self._release()
 
     def finish(self) -> list[Token]:
-        """The continuation has ended: what is still held."""
-        self._open = False
+        """The continuation has ended: what is still held. Raises UpstreamError (restart)."""
+        if self._open and len(self._text) >= self._least:
+            raise _restarted()
+        return self._release()
+
+    def _release(self) -> list[Token]:
         held, self._held = self._held, []
         return held
+
+
+def _restarted() -> UpstreamError:
+    return UpstreamError("restart", "the model began its answer anew instead of continuing it")

@@ -362,7 +362,7 @@ class Session:
         if last is not None and self._turn is Turn.DRAFT:
             if last.text.isspace():
                 self._say(last.tokens)
-            elif ended.finish != "stop":
+            elif ended.finish not in ("stop", "length"):  # a filter at the server has spoken: nothing to judge
                 self._accept(last, "rest", None)
             elif not await self._decide(last):
                 return
@@ -493,7 +493,7 @@ class Session:
             tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or ()
             marks = {str(top["token"]).strip(): math.exp(top["logprob"]) for top in tops}
             marks = {mark: p for mark, p in marks.items() if mark in set("0123456789")}
-            if not marks:
+            if sum(marks.values()) < 0.5:  # it would rather have said something else
                 marks = {str(int(choice["message"]["content"])): 1.0}
         except UpstreamError as error:
             self._setup.metrics.upstream_errors[self._setup.large.name, error.kind] += 1

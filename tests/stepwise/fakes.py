@@ -347,6 +347,14 @@ class Pair:
     stepwise: Stepwise
     strategy: Strategy
 
+    async def quiet(self) -> None:
+        """Until no connection to a model is open any more (at most ten seconds)."""
+        for _ in range(1000):
+            if not self.small.connections and not self.large.connections:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("connections left open")
+
     async def ask(self, question: str = "What is it?", *, stream: bool = True, **more: Any) -> tuple[int, Any]:
         """Status, and the JSON answer or the list of events (the last without its [DONE])."""
         body = {"model": "auto", "messages": [{"role": "user", "content": question}], "stream": stream, **more}
@@ -390,21 +398,19 @@ async def pair(
     stepwise = Stepwise(
         Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )
+    both = Pair(small, large, stepwise, strategy)
     try:
         if start:
             await stepwise.start()
-        yield Pair(small, large, stepwise, strategy)
+        yield both
     finally:
         await stepwise.close()
-        for _ in range(200):
-            if not small.connections and not large.connections:
-                break
-            await asyncio.sleep(0.01)
-        leaked = (small.connections, large.connections)
-        await small.stop()
-        await large.stop()
-        await asyncio.sleep(0)
-        assert leaked == (0, 0), "connections left open"
+        try:
+            await both.quiet()
+        finally:
+            await small.stop()
+            await large.stop()
+            await asyncio.sleep(0)
         assert getattr(strategy, "open", 0) == 0, "a run was not closed"
         left = {task for task in asyncio.all_tasks() - before if not task.done()}
         assert not left, left
