@@ -57,7 +57,7 @@ class Trace:
 
     `readings` are the signals that were read, in order; `results` the rules evaluated, in order, with True, False or
     None (Unknown, or left open because it could no longer make a difference). `timings` are microseconds a signal,
-    present when detail was asked for.
+    present when detail was asked for. `estimated_input_tokens` is for token rate limits and logs.
     """
 
     decision: Decision

@@ -15,6 +15,7 @@ from decisions.decision import Action, Changes, Decision, Trace
 from decisions.model import Model
 from decisions.rule import PENDING, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Selector
+from signals.estimate import estimate
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Reading
@@ -223,9 +224,11 @@ class Evaluation:
         decision = self._best() if self.engine.best else self._first()
         if decision is None:
             return None
-        spent = (time.perf_counter_ns() - self._started) / 1000
         facts = self.facts
-        return Trace(decision, self.engine.policy, facts.readings, list(self._results.items()), spent, facts.timings)
+        tokens = _tokens(facts)
+        spent = (time.perf_counter_ns() - self._started) / 1000
+        results = list(self._results.items())
+        return Trace(decision, self.engine.policy, facts.readings, results, spent, facts.timings, tokens)
 
     async def finish(self) -> Trace:
         """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
@@ -304,3 +307,12 @@ class Evaluation:
             if sure > highest:
                 chosen, highest = clause, sure
         return self._otherwise if chosen is None else chosen.decide(facts)
+
+
+def _tokens(facts: Facts) -> int | None:
+    """The request's estimated input tokens; None where the estimate fails, which costs no request its decision."""
+    try:
+        return facts.get(estimate)
+    except Exception as error:  # noqa: BLE001 - as in signals.gather; a guard must not be lost to a figure for the log
+        log.error("the token estimate failed: %s", type(error).__name__)
+        return None

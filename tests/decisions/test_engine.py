@@ -214,3 +214,19 @@ def test_failures_have_a_decision_too() -> None:
     assert (trace.decision.model, trace.decision.fallback) == (SMALL, "error")
     assert made.fallback("error") is trace.decision
     made.close()
+
+
+def test_every_trace_estimates_the_input_tokens(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = engine([], [clause("all", ALWAYS)])
+    assert (settled(made, request()).estimated_input_tokens or 0) > 0
+
+    def broken(facts: object) -> int:
+        raise ValueError("the secret prompt")
+
+    monkeypatch.setattr("signals.estimate.Estimate.compute", lambda self, facts: broken(facts))
+    trace = settled(made, request())
+    assert (trace.decision.name, trace.estimated_input_tokens) == ("all", None)
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
