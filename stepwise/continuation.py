@@ -81,11 +81,9 @@ def render(template: str | None, messages: Sequence[Mapping[str, Any]]) -> str:
     """
     if template is None:
         return "".join(f"{_text(message.get('content'))}\n\n" for message in messages)
-    import jinja2
-
     try:
         return _compiled(template).render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # a template is a program: it can fail in any way
         raise UpstreamError("template", f"the chat template cannot render this conversation: {error}") from error
 
 

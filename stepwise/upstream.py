@@ -34,7 +34,8 @@ class UpstreamError(Exception):
 
     connect (no connection), status (an HTTP error; `status` and `body` are set), timeout (no byte in time), garbage
     (not an event stream of chat completions), cut (the stream ended before the answer), error (the server reported one
-    in the stream), restart (the model began its answer anew instead of continuing it).
+    in the stream), restart (the model began its answer anew instead of continuing it), template (the chat template cannot
+    be rendered).
     """
 
     def __init__(self, kind: str, message: str, *, status: int = 0, body: bytes = b"") -> None:
@@ -257,7 +258,7 @@ class Upstream:
         except TimeoutError:
             seconds = endpoint.first_timeout
             raise UpstreamError("timeout", f"{endpoint.model} did not answer within {seconds:g} s") from None
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise UpstreamError("connect", f"{endpoint.model} has an address that is no URL: {url}") from error
         except aiohttp.ClientConnectionError as error:
             raise UpstreamError("connect", f"no connection to {endpoint.model}: {error}") from error

@@ -1,0 +1,236 @@
+"""Requests to a model, ways of continuing, and the probe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepwise import probe
+from stepwise.continuation import Joint, build, render
+from stepwise.features import TOP
+from stepwise.probe import Capability
+from stepwise.steps import Token
+from stepwise.upstream import Endpoint, Mode, Upstream, UpstreamError
+from tests.stepwise.fakes import FakeModel, Fault, writer
+
+REQUEST: dict[str, Any] = {
+    "model": "auto", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.3, "n": 1, "stop": None,
+    "max_completion_tokens": 50, "stream_options": {"include_usage": False}, "chat_template_kwargs": {"a": 1},
+}  # fmt: skip
+
+
+async def found(model: FakeModel, **more: Any) -> Capability:
+    await model.start()
+    upstream = Upstream(model.endpoint(**more))
+    try:
+        return await probe.probe(upstream, {})
+    finally:
+        await upstream.close()
+        await model.stop()
+
+
+def test_the_client_s_sampling_parameters_are_kept_and_its_shape_is_not() -> None:
+    path, body = build(Mode.FINAL_MESSAGE, REQUEST, "So ", max_tokens=9, stop=("\n\n",), top_logprobs=5)
+    assert path == "/v1/chat/completions"
+    assert body == {
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "So "}],
+        "temperature": 0.3, "chat_template_kwargs": {"a": 1}, "stream": True, "stream_options": {"include_usage": True},
+        "max_tokens": 9, "stop": ["\n\n"], "logprobs": True, "top_logprobs": 5,
+        "continue_final_message": True, "add_generation_prompt": False,
+    }  # fmt: skip
+    assert REQUEST["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_without_a_prefix_nothing_is_continued() -> None:
+    for mode in (None, Mode.FINAL_MESSAGE, Mode.PREFIX, Mode.ASSISTANT):
+        _, body = build(mode, REQUEST, "")
+        assert body["messages"] == REQUEST["messages"]
+        assert "continue_final_message" not in body
+
+
+def test_without_a_way_of_continuing_a_prefix_is_an_error() -> None:
+    with pytest.raises(UpstreamError, match="cannot continue"):
+        build(None, REQUEST, "So ")
+
+
+def test_a_chat_template_makes_the_prompt() -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    path, body = build(Mode.COMPLETIONS, REQUEST, "So ", template=template, top_logprobs=5)
+    assert (path, body["prompt"], body["logprobs"]) == ("/v1/completions", "<user>hi<assistant>So ", 5)
+    assert "messages" not in body
+    assert "chat_template_kwargs" not in body
+
+
+def test_without_a_template_the_texts_are_put_together() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}, {"type": "text", "text": "b"}]
+    assert render(None, [{"role": "system", "content": "s"}, {"role": "user", "content": parts}]) == "s\n\nab\n\n"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{% for %}", "{{ 1 / 0 }}", "{{ x.y.z }}"]
+)
+def test_a_template_can_reach_nothing_and_its_failure_is_the_upstream_s(template: str) -> None:
+    with pytest.raises(UpstreamError, match="chat template"):
+        render(template, [{"role": "user", "content": "hi"}])
+
+
+def joined(prefix: str, *pieces: str) -> str:
+    joint = Joint(prefix)
+    tokens = [token for piece in pieces for token in joint.feed(Token(piece))] + joint.finish()
+    return "".join(token.text for token in tokens)
+
+
+LONG = "We first add the apples and the pears, which makes twelve of them.\n\n"
+
+
+def test_a_continuation_passes_untouched_and_at_once() -> None:
+    joint = Joint(LONG)
+    assert [token.text for token in joint.feed(Token("Then"))] == ["Then"]
+    assert joined(LONG, "Then", " we", " go") == "Then we go"
+
+
+def test_a_blank_line_that_the_template_trimmed_is_not_written_twice() -> None:
+    assert joined(LONG, "\n", "\nThen", "\n\nEnd") == "Then\n\nEnd"
+    assert joined("```\n", "\n", "x") == "\nx"
+
+
+def test_a_repeated_prefix_is_cut_off() -> None:
+    assert joined(LONG, LONG[:20], LONG[20:] + "Then", " we") == "Then we"
+
+
+def test_a_restart_is_found_out() -> None:
+    with pytest.raises(UpstreamError, match="anew") as raised:
+        joined(LONG, LONG[:30], LONG[30:55], " and then something else")
+    assert raised.value.kind == "restart"
+    with pytest.raises(UpstreamError, match="anew"):
+        joined(LONG, LONG.strip())  # stopped at the first blank line
+
+
+def test_the_same_first_words_are_no_restart() -> None:
+    assert joined(LONG, "We first add", " the plums") == "We first add the plums"
+    assert joined("So.\n\n", "So.\n\n", "So") == "So.\n\nSo"
+
+
+async def test_the_probe_finds_what_a_full_server_can_do() -> None:
+    record = await found(FakeModel("tiny", writer(["x"]), running_usage=True))
+    assert record.mode is Mode.FINAL_MESSAGE
+    assert record.modes == {"continue_final_message": "honoured"}
+    assert (record.top_logprobs, record.usage, record.running_usage, record.stop_reason) == (TOP, True, True, True)
+
+
+async def test_the_probe_finds_what_a_poor_server_cannot_do() -> None:
+    record = await found(
+        FakeModel(
+            "tiny",
+            writer(["x"]),
+            top=-1,
+            usage=False,
+            stop_reason=False,
+            modes=frozenset(),
+            refused=frozenset({"prefix"}),
+        )
+    )
+    assert record.mode is None
+    assert record.modes == {
+        "continue_final_message": "restarted", "prefix": "refused: tiny answered 400",
+        "assistant": "restarted", "completions": "restarted",
+    }  # fmt: skip
+    assert (record.top_logprobs, record.usage, record.running_usage, record.stop_reason) == (-1, False, False, False)
+
+
+async def test_the_probe_counts_the_top_log_probabilities() -> None:
+    assert (await found(FakeModel("tiny", writer(["x"]), top=2))).top_logprobs == 2
+    assert (await found(FakeModel("tiny", writer(["x"]), top=0))).top_logprobs == 0
+
+
+async def test_an_operator_s_word_beats_the_probe() -> None:
+    record = await found(FakeModel("tiny", writer(["x"]), modes=frozenset()), mode=Mode.PREFIX)
+    assert (record.mode, record.modes) == (Mode.PREFIX, {"prefix": "restarted"})
+
+
+async def test_probes_cost_a_handful_of_requests_at_most() -> None:
+    model = FakeModel("tiny", writer(["x"]), modes=frozenset())
+    await found(model)
+    assert model.probes <= 6
+
+
+@pytest.mark.parametrize("kind", ["kill", "status", "silent", "html", "cut"])
+async def test_a_server_that_cannot_be_asked_is_an_error(kind: str) -> None:
+    model = FakeModel("tiny", writer(["x"]), faults={-1: Fault(kind)})
+    with pytest.raises(UpstreamError):
+        await found(model, first_timeout=0.2, idle_timeout=0.2)
+
+
+def test_records_are_kept_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "capabilities.json"
+    record = Capability("tiny", 12.5, Mode.PREFIX, {"prefix": "honoured"}, 5, True, False, True)
+    assert probe.load(path) == {}
+    probe.save(path, {"small": record})
+    assert probe.load(path) == {"small": record}
+    assert json.loads(path.read_text())["small"]["mode"] == "prefix"
+    for text in ("{", "[]", '{"small": 1}', '{"small": {"mode": "telepathy"}}', "\udcff"):
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert probe.load(path) == {}
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+async def test_a_model_behind_a_unix_socket(tmp_path: Path) -> None:
+    model = FakeModel("tiny", writer(["alone"]))
+    model._server = await asyncio.start_unix_server(model._connection, tmp_path / "s")
+    upstream = Upstream(Endpoint("http://models", "tiny", socket=str(tmp_path / "s"), headers={"x-route": "small"}))
+    stream = await upstream.open(*build(None, REQUEST, ""), {"x-route": "mine", "x-pointsman-hop": "0"})
+    tokens = []
+    while (piece := await stream.next()) is not None:
+        tokens += piece.tokens
+    stream.close()
+    await upstream.close()
+    await model.stop()
+    assert "".join(token.text for token in tokens) == "alone"
+    assert (model.heads[0]["x-route"], model.heads[0]["x-pointsman-hop"]) == ("small", "1")
+
+
+async def test_an_address_that_is_none_is_an_error_of_its_own() -> None:
+    for url in ("no url at all", "http://[::1", "ftp://x"):
+        upstream = Upstream(Endpoint(url, "tiny"))
+        with pytest.raises(UpstreamError) as raised:
+            await upstream.open("/v1/chat/completions", {})
+        await upstream.close()
+        assert raised.value.kind == "connect"
+
+
+async def test_an_event_without_end_is_garbage() -> None:
+    async def endless(reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sink.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: ")
+        try:
+            for _ in range(100):
+                sink.write(b"x" * 65536)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    upstream = Upstream(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
+    stream = await upstream.open("/v1/chat/completions", {})
+    with pytest.raises(UpstreamError, match="event of over") as raised:
+        await stream.next()
+    stream.close()
+    await upstream.close()
+    server.close()
+    await server.wait_closed()
+    assert raised.value.kind == "garbage"
+
+
+async def test_one_character_spread_over_two_tokens_stays_whole() -> None:
+    from stepwise.upstream import _tokens
+
+    entries = [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -2.0}]
+    tokens = _tokens("é", {"content": entries})
+    assert [(token.text, token.logprob) for token in tokens] == [("é", -1.0), ("", -2.0)]
