@@ -9,7 +9,7 @@ from decisions.cases import Coverage, Expect, Stub, mismatches, stub
 from decisions.decision import Changes, Decision, Trace
 from decisions.rule import Leaf
 from signals.reading import FALSE, TRUE, Reading, unknown
-from signals.signal import Params, Shared
+from signals.signal import Params
 from tests.decisions.fakes import LARGE, Fake, clause, engine, request
 
 
