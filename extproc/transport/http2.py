@@ -456,6 +456,8 @@ class _Connection(asyncio.Protocol):
             self._controlled()
         stream = self.streams.get(number)
         if stream is None or stream.half:
+            if size < 1_024:  # a flood of larger ones costs its sender more than us
+                self._controlled()
             self._late(number)
             return
         stream.received += size
@@ -474,7 +476,6 @@ class _Connection(asyncio.Protocol):
             if stream is not None:
                 stream.reset(frames.STREAM_CLOSED)
             else:
-                self._controlled()
                 self._reset(number, frames.STREAM_CLOSED)
 
     def _message_part(self, stream: _Stream, payload: bytes) -> None:
@@ -617,6 +618,8 @@ class _Connection(asyncio.Protocol):
         number &= frames.MAX_ID
         self._check_number(number)
         new = number > self.last_id
+        if not new and number not in self.streams and number not in self.resets:
+            raise _Fault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
         try:
             head = self._head(block) if new else None
             if head is None:
@@ -634,8 +637,6 @@ class _Connection(asyncio.Protocol):
             self._open(number, flags, head)
             return
         stream = self.streams.get(number)
-        if stream is None and number not in self.resets:
-            raise _Fault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
         if stream is None or stream.half:
             self._late(number)
         elif not flags & frames.END_STREAM:
@@ -770,10 +771,10 @@ class _Connection(asyncio.Protocol):
         if window > frames.MAX_WINDOW:
             raise _Fault(frames.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
         self.frame_size = size
+        self.out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
         if window != self.stream_window:
             self._resize(window - self.stream_window)
             self.stream_window = window
-        self.out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _resize(self, change: int) -> None:
         for stream in self.streams.values():

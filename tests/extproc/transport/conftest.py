@@ -188,6 +188,7 @@ class RawPeer:
             while True:
                 await self.read()
         except EOFError:
+            self.writer.close()
             return code
 
     async def pong(self) -> None:
