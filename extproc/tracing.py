@@ -1,0 +1,92 @@
+"""OpenTelemetry: one span a decision (the `otel` extra; standard OTEL_* variables). No prompt content.
+
+The parent is the request's `traceparent` (W3C Trace Context), else the one that Envoy puts into the gRPC metadata. The
+GenAI attribute names used are those that the ongoing renaming leaves alone; everything else is under `pointsman.`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from decisions.decision import Trace
+from signals.request import Request
+from signals.session import SESSION_HEADER
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+OPERATIONS = {
+    "chat": "chat",
+    "messages": "chat",
+    "responses": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+}
+
+
+class Tracing:
+    """Makes spans. Build it in the worker: the exporter has a thread of its own."""
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        """`provider` is for tests; the default exports over OTLP as the OTEL_* variables say.
+
+        Raises ValueError when the `otel` extra is not installed.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.propagate import extract
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace import SpanKind, Status, StatusCode
+        except ImportError:
+            raise ValueError("traces need the otel extra: pip install 'pointsman[otel]'") from None
+        if provider is None:
+            provider = TracerProvider(resource=Resource.create({"service.name": "pointsman"}))
+            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider = provider
+        self._tracer = provider.get_tracer("pointsman")
+        self._extract = extract
+        self._kind = SpanKind.INTERNAL
+        self._error = Status(StatusCode.ERROR)
+
+    def record(self, trace: Trace, request: Request, metadata: Mapping[str, str]) -> None:
+        """One decided request; `metadata` is the gRPC stream's."""
+        headers = request.headers
+        carrier = headers if "traceparent" in headers else metadata
+        ended = time.time_ns()
+        span = self._tracer.start_span(
+            f"decide {request.api}",
+            context=self._extract({name: carrier[name] for name in ("traceparent", "tracestate") if name in carrier}),
+            kind=self._kind,
+            start_time=ended - int(trace.microseconds * 1000),
+        )
+        decision = trace.decision
+        attributes: dict[str, str | float] = {
+            "gen_ai.operation.name": OPERATIONS[request.api],
+            "pointsman.action": decision.action,
+            "pointsman.policy": trace.policy,
+        }
+        if request.model is not None:
+            attributes["gen_ai.request.model"] = request.model
+        if decision.model is not None:
+            attributes["pointsman.model"] = decision.model.key
+        if decision.name is not None:
+            attributes["pointsman.decision"] = decision.name
+        if SESSION_HEADER in headers:
+            attributes["gen_ai.conversation.id"] = headers[SESSION_HEADER]
+        if decision.fallback is not None:
+            attributes["error.type"] = decision.fallback
+            span.set_status(self._error)
+        for name, reading in trace.readings.items():
+            attributes[f"pointsman.signal.{name}"] = (
+                "unknown" if reading.matched is None else str(reading.matched).lower()
+            )
+        span.set_attributes(attributes)
+        span.end(ended)
+
+    def close(self) -> None:
+        """Export what is waiting."""
+        self._provider.shutdown()
