@@ -31,6 +31,10 @@ from signals.request import Api, Request
 log = logging.getLogger("pointsman.exchange")
 
 ROUTE = "x-pointsman-route"
+_WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
+ANSWER_LIMIT = 16 * 2**20
+"""Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
+telling us to stop, so it is we who must not send without end."""
 INTERNAL = 13
 INVALID_ARGUMENT = 3
 
@@ -214,12 +218,12 @@ class Exchange:
         self._phase = Phase.COLLECTING
         if self._held():
             return
-        if mode == Mode.BUFFERED or mode == Mode.BUFFERED_PARTIAL:
+        if mode in _WHOLE and mode != Mode.NONE:
             self._stream.send(wire.reply(self._owed.pop(), (), self._own()))
             return
         self._phase = Phase.LATE
         route = ((ROUTE, self._engine.default.key),)
-        self._stream.send(wire.reply(self._owed.pop(), route, self._own(), True) + wire.buffering())
+        self._stream.send(wire.reply(self._owed.pop(), route, self._own(), True) + wire.BUFFERING)
 
     def _request_body(self, message: Message) -> None:
         phase = self._phase
@@ -398,8 +402,10 @@ class Exchange:
         for kind in self._owed:
             self._stream.send(wire.reply(kind, (), self._own() if kind == Kind.REQUEST_HEADERS else ()))
         self._owed = []
-        if not self._held() or (self._first is not None and self._first.end):
-            # Ending the stream tells Envoy to go on without us: it buffers nothing on our behalf.
+        if self._terms.request_body in _WHOLE or (self._first is not None and self._first.end):
+            # Ending the stream tells Envoy to go on without us, so it buffers nothing more on our behalf. Only before
+            # any streamed body: Envoy 1.40 then sends the last chunk twice. (To override the mode to NONE instead
+            # leaves it waiting when the body was over its buffer limit already.)
             self._stream.finish()
 
     # Answers of our own
@@ -467,10 +473,14 @@ class Exchange:
 
     async def _send_answer(self, answer: Answer, trace: Trace) -> None:
         headers = (*answer.headers.items(), *response_headers(trace))
+        left = ANSWER_LIMIT
         async with aclosing(answer.body) as body:
             self._over(wire.stream_headers(answer.status, headers) + _metadata(trace))
             try:
                 async for piece in body:
+                    left -= len(piece)
+                    if left < 0:
+                        raise OverflowError("an answer without end")
                     for at in range(0, len(piece), wire.CHUNK):
                         await self._stream.drain()
                         self._stream.send(wire.stream_body(piece[at : at + wire.CHUNK], False))

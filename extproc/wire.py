@@ -308,15 +308,15 @@ def trailers(kind: Kind) -> bytes:
     return _field((kind - 1) << 3 | 2, b"")
 
 
-def buffering() -> bytes:
-    """To be added to an answer to request headers: asks Envoy to send this request's body in one piece after all.
-
-    Heeded only where the filter sets `allow_mode_override`; response headers keep coming.
-    """
-    mode = ext_proc_pb2.ProcessingMode(
+BUFFERING = ext_proc_pb2.ProcessingResponse(
+    mode_override=ext_proc_pb2.ProcessingMode(
         response_header_mode=ext_proc_pb2.ProcessingMode.SEND, request_body_mode=ext_proc_pb2.ProcessingMode.BUFFERED
     )
-    return ext_proc_pb2.ProcessingResponse(mode_override=mode).SerializeToString()
+).SerializeToString()
+"""To be added to an answer to request headers: asks Envoy to send this request's body in one piece after all.
+
+Heeded only where the filter sets `allow_mode_override`; response headers keep coming.
+"""
 
 
 def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:

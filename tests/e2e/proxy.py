@@ -6,7 +6,6 @@ import asyncio
 import copy
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import orjson
 from aiohttp import WSMsgType, web
@@ -214,9 +213,7 @@ class Router:
     def start(self) -> None:
         command = [sys.executable, "-m", "cli.main", "serve", str(self._policy), "--listen", self.listen]
         options = ["--admin", "127.0.0.1:0", "--workers", "1", "--log-format", "json", "--poll", "0.1"]
-        self._process = subprocess.Popen(
-            [*command, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
-        )
+        self._process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         lines = []
         for line in self._process.stderr:
@@ -227,7 +224,7 @@ class Router:
         else:
             raise RuntimeError("the router did not start:\n" + "".join(lines))
         # Whatever it logs later must not fill the pipe.
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        threading.Thread(target=_discard, args=(self._process.stderr,), daemon=True).start()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         if self._process is not None:
@@ -237,6 +234,12 @@ class Router:
 
     def metrics(self) -> str:
         return fetch(f"http://{self.admin}/metrics")
+
+
+def _discard(stream: IO[str]) -> None:
+    with stream:
+        for _ in stream:
+            pass
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -422,15 +425,15 @@ class Envoy:
     def log(self) -> str:
         return (self._folder / "envoy.log").read_text()
 
-    def accesses(self, request_id: str) -> list[JSON]:
-        """The access-log lines of one request, waited for."""
+    def accesses(self, text: str) -> list[JSON]:
+        """The access-log lines that hold `text`, waited for."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
-            lines = [json.loads(line) for line in re.findall(r"^\{.*\}$", self.log(), re.M) if request_id in line]
+            lines = [json.loads(line) for line in re.findall(r"^\{.*\}$", self.log(), re.M) if text in line]
             if lines:
                 return lines
             time.sleep(0.02)
-        raise AssertionError(f"no access log for {request_id}")
+        raise AssertionError(f"no access log for {text}")
 
     def stop(self) -> None:
         if self._process is not None:

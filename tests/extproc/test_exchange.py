@@ -321,7 +321,7 @@ def test_chunks_after_the_headers_are_gone_go_on(service: Service) -> None:
     envoy.headers()
     [answer] = envoy.body(b"{", False)
     expect_continue(answer, "request_body")
-    assert envoy.finished == (0, "")
+    assert envoy.finished is None
     envoy.exchange.closed()
     assert service.failures == ["body_mode"]
 
@@ -346,11 +346,15 @@ def test_chunks_after_the_headers_are_gone_go_on(service: Service) -> None:
     ],
 )
 def test_other_requests_go_on_without_waiting_for_a_body(service: Service, path: str, headers: dict[str, str]) -> None:
-    for mode in (BUFFERED, NONE, STREAMED):
+    for mode in (BUFFERED, NONE, PARTIAL):
         envoy = Envoy(service, mode)
         [answer] = envoy.headers(path, **headers)
         expect_continue(answer, "request_headers")
         assert envoy.finished == (0, "")
+    envoy = Envoy(service, STREAMED)
+    for [answer], phase in ((envoy.headers(path, **headers), "request_headers"), (envoy.body(b"x"), "request_body")):
+        expect_continue(answer, phase)
+    assert envoy.finished is None
     envoy = Envoy(service, DUPLEX)
     [answer] = envoy.headers(path, **headers)
     expect_continue(answer, "request_headers")
@@ -795,6 +799,20 @@ async def test_an_answer_that_breaks_off_is_seen_to_break_off(breaks: None) -> N
     envoy.request(chat())
     await envoy.settled()
     assert not any(m.streamed_immediate_response.body_response.end_of_stream for m in envoy.sent[1:])
+    assert envoy.finished is not None
+    assert envoy.finished[0] == 13
+    assert service.failures == ["answer_broken"]
+    assert steps.closed
+
+
+async def test_an_answer_without_end_is_ended(breaks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.exchange.ANSWER_LIMIT", 100)
+    steps = Steps(*[b"x" * 10] * 50)
+    service = Service(STEPWISE, steps)
+    envoy = Envoy(service, DUPLEX)
+    envoy.request(chat())
+    await envoy.settled()
+    assert sum(len(m.streamed_immediate_response.body_response.body) for m in envoy.sent[1:]) == 100
     assert envoy.finished is not None
     assert envoy.finished[0] == 13
     assert service.failures == ["answer_broken"]

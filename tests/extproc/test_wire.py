@@ -209,7 +209,7 @@ def test_trailers_go_on() -> None:
 
 
 def test_buffering_is_added_to_a_header_reply() -> None:
-    message = read(wire.reply(Kind.REQUEST_HEADERS) + wire.buffering())
+    message = read(wire.reply(Kind.REQUEST_HEADERS) + wire.BUFFERING)
     assert message.request_headers is not None
     assert message.mode_override.request_body_mode == oracle.filters.ProcessingModeBodySendMode.BUFFERED
     assert message.mode_override.response_header_mode == oracle.filters.ProcessingModeHeaderSendMode.SEND
