@@ -266,7 +266,7 @@ def rule(vector: Vector) -> float:
         + 0.7 * seen["recent_tool_errors"]
         + 0.7 * min(seen["errors_in_a_row"], 3.0)
         + 0.8 * min(seen["repeated_calls"], 3.0)
-        + 3.0 * (seen["difficulty"] - 0.5)
+        + 4.0 * (seen["difficulty"] - 0.5)
         + 0.05 * min(seen["turns"], 20.0)
     )
     return 1.0 / (1.0 + math.exp(doubt))

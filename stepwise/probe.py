@@ -65,8 +65,8 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     cut = text.find(" ", len(text) // 2)
     modes: dict[str, str] = {}
     for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else Mode:
-        modes[mode] = await _continue(upstream, mode, text, cut, headers, deadline)
-        if modes[mode] == "honoured":
+        modes[mode.value] = await _continue(upstream, mode, text, cut, headers, deadline)
+        if modes[mode.value] == "honoured":
             break
     given = max((len(token.top) for token in tokens), default=0)
     return Capability(

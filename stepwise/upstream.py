@@ -34,8 +34,8 @@ class UpstreamError(Exception):
 
     connect (no connection), status (an HTTP error; `status` and `body` are set), timeout (no byte in time), garbage
     (not an event stream of chat completions), cut (the stream ended before the answer), error (the server reported one
-    in the stream), restart (the model began its answer anew instead of continuing it), template (the chat template cannot
-    be rendered).
+    in the stream), restart (the model began its answer anew instead of continuing it), template (the chat
+    template cannot be rendered).
     """
 
     def __init__(self, kind: str, message: str, *, status: int = 0, body: bytes = b"") -> None:

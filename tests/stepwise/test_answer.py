@@ -1,0 +1,241 @@
+"""What a client sees: eligibility, the bytes of an answer, and the same over HTTP with the OpenAI SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from stepwise.answer import answer, ineligible
+from stepwise.http import application, serve
+from tests.stepwise.fakes import FakeModel, Fault, Pair, pair, text_of, writer
+
+SMALL = ["one and one is two", "two ✗ and two is five", "three is fine"]
+LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine"]
+MIXED = "one and one is two\n\nTWO and two is four\n\nthree is fine"
+ASK: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "?"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"n": 1, "stop": None, "tools": [], "response_format": {"type": "text"}, "logprobs": True}, None),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"functions": [{"name": "f"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"guided_regex": "a+"}, "response_format"),
+        ({"stop": ["\n"]}, "stop"),
+        ({"stop": "x"}, "stop"),
+        ({"messages": [*ASK["messages"], {"role": "assistant", "content": "Well,"}]}, "continuation"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": []}, "not_chat"),
+        ({"messages": "hello"}, "not_chat"),
+        ({"messages": ["hello"]}, "not_chat"),
+    ],
+)
+def test_only_plain_chat_completions_are_eligible(changes: dict[str, Any], reason: str | None) -> None:
+    assert ineligible({**ASK, **changes}, {}) == reason
+
+
+def test_other_paths_and_second_passes_are_not_eligible() -> None:
+    assert ineligible({"prompt": "x"}, {}, "/v1/completions") == "not_chat"
+    assert ineligible(ASK, {}, "/v1/chat/completions?api-version=1") is None
+    assert ineligible(ASK, {"x-pointsman-hop": "1"}) == "hop"
+
+
+async def test_the_head_says_who_answers() -> None:
+    async with pair(SMALL, LARGE) as both:
+        async with await answer(both.stepwise, {**ASK, "stream": True}, {}) as reply:
+            streamed = reply
+            [_ async for _ in reply.body]
+        whole = await answer(both.stepwise, ASK, {})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    assert (streamed.headers["x-pointsman-model"], streamed.headers["x-pointsman-stepwise"]) == (
+        "small+large",
+        "marked",
+    )
+    assert whole.headers["content-type"] == "application/json"
+    assert (whole.headers["x-pointsman-redos"], whole.headers["x-pointsman-steps"]) == ("1", "3")
+
+
+async def test_events_have_the_shape_of_openai_s() -> None:
+    async with pair(SMALL, LARGE) as both:
+        _, events = await both.ask()
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert len({event["id"] for event in events}) == 1
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert all("role" not in event["choices"][0]["delta"] for event in events[1:-1])
+    assert [model for model, _ in itertools.groupby(event["model"] for event in events[:-2])] == [
+        "tiny",
+        "huge",
+        "tiny",
+    ]
+    assert [event["choices"][0]["finish_reason"] for event in events[:-1]] == [None] * (len(events) - 2) + ["stop"]
+    assert events[-1]["choices"] == []
+
+
+async def test_usage_comes_in_a_stream_only_when_it_was_asked_for() -> None:
+    async with pair(SMALL, LARGE) as both:
+        _, events = await both.ask(stream_options={})
+    assert not [event for event in events if "usage" in event]
+
+
+async def test_chosen_headers_go_on_to_the_models_and_others_do_not() -> None:
+    async with pair(SMALL, LARGE) as both:
+        headers = {
+            "authorization": "Bearer k",
+            "traceparent": "00-1-2-01",
+            "cookie": "secret",
+            "x-pointsman-route": "x",
+        }
+        async with await answer(both.stepwise, ASK, headers):
+            pass
+        for head in (*both.small.heads, *both.large.heads):
+            assert (head["authorization"], head["traceparent"], head["x-pointsman-hop"]) == (
+                "Bearer k",
+                "00-1-2-01",
+                "1",
+            )
+            assert "cookie" not in head
+            assert "x-pointsman-route" not in head
+
+
+async def test_an_upstream_that_is_unworkable_leaves_the_large_model_alone() -> None:
+    async with pair(SMALL, FakeModel("huge", writer(LARGE), modes=frozenset()), start=False) as both:
+        _, events = await both.ask()
+        assert text_of(events) == "\n\n".join(LARGE)
+        assert "cannot continue a prefix" in str(both.stepwise.problem)
+        assert both.stepwise.metrics.safe_side["unworkable"] == 1
+
+
+async def test_counters_have_the_names_of_the_documentation() -> None:
+    async with pair(SMALL, LARGE) as both:
+        await both.ask()
+        samples = {(sample.name, *sample.labels.values()): sample.value for sample in both.stepwise.metrics.samples()}
+    assert samples["pointsman_stepwise_steps_total", "small", "keep"] == 2
+    assert samples["pointsman_stepwise_steps_total", "small", "rejected"] == 1
+    assert samples["pointsman_stepwise_steps_total", "large", "redo"] == 1
+    assert samples["pointsman_stepwise_requests_total", "small"] == 2
+    assert samples["pointsman_stepwise_answers_total", "complete"] == 1
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def served(both: Pair) -> AsyncIterator[str]:
+    app = application({"math": both.stepwise}.get, max_body=100_000)
+    runner = await serve(app, "127.0.0.1:0")
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def client(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="k", max_retries=0, default_headers={"x-pointsman-decision": "math"}
+    )
+
+
+async def test_the_openai_sdk_reads_a_stream_and_a_whole_answer() -> None:
+    async with pair(SMALL, LARGE) as both, served(both) as url, client(url) as sdk:
+        stream = await sdk.chat.completions.create(
+            model="auto",
+            messages=[{"role": "user", "content": "?"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+        whole = await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "?"}])
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == MIXED
+    assert whole.choices[0].message.content == MIXED
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.model_extra == whole.usage.model_extra
+    assert [step["model"] for step in whole.usage.model_extra["pointsman"]["steps"]] == ["small", "large", "small"]
+
+
+async def test_the_openai_sdk_sees_proper_errors() -> None:
+    small = FakeModel("tiny", writer(LARGE), faults={1: Fault("kill", 8)})
+    large = FakeModel("huge", writer(LARGE), faults={-2: Fault("kill", 2)})
+    async with pair(small, large) as both, served(both) as url, client(url) as sdk:
+        small.faults[0] = Fault("status", status=500)
+        large.faults[0] = Fault("status", status=503)
+        with pytest.raises(openai.InternalServerError, match="Neither model could answer"):
+            await sdk.chat.completions.create(model="auto", messages=[{"role": "user", "content": "?"}])
+        stream = await sdk.chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": "?"}], stream=True
+        )
+        with pytest.raises(openai.APIError, match="Neither model could answer"):
+            [chunk async for chunk in stream]
+
+
+async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
+    async with pair(SMALL, LARGE) as both, served(both) as url, aiohttp.ClientSession() as http:
+
+        async def post(data: bytes, **headers: str) -> tuple[int, str]:
+            sent = {"x-pointsman-decision": "math"} | {name.replace("_", "-"): value for name, value in headers.items()}
+            async with http.post(f"{url}/v1/chat/completions", data=data, headers=sent) as reply:
+                body = await reply.text()
+                return reply.status, json.loads(body)["error"]["message"] if body.startswith("{") else body
+
+        good = json.dumps(ASK).encode()
+        assert (await post(good, x_pointsman_hop="1"))[0] == 508
+        assert await post(good, x_pointsman_decision="poetry") == (404, "There is no stepwise decision poetry.")
+        assert await post(b"{") == (400, "The request body is not JSON.")
+        assert await post(b"[]") == (400, "The request body is not a JSON object.")
+        assert await post(json.dumps({**ASK, "n": 2}).encode()) == (
+            400,
+            "This request cannot be answered stepwise (n).",
+        )
+        assert (await post(b" " * 200_000))[0] == 413
+        async with http.get(f"{url}/healthz") as reply:
+            assert reply.status == 200
+        assert both.stepwise.metrics.ineligible["n"] == 1
+        assert not both.small.requests
+
+
+async def test_a_client_that_hangs_up_stops_the_models() -> None:
+    small = FakeModel("tiny", writer(["word " * 400]), delay=0.005)
+    async with pair(small, LARGE) as both, served(both) as url:
+        async with aiohttp.ClientSession() as http:
+            headers = {"x-pointsman-decision": "math"}
+            reply = await http.post(f"{url}/v1/chat/completions", json={**ASK, "stream": True}, headers=headers)
+            while small.sent < 5:  # noqa: ASYNC110 - the server has no event to wait for
+                await asyncio.sleep(0.005)
+            reply.close()
+        await both.quiet()
+        assert small.sent < 200
+        assert both.stepwise.metrics.answers["cancelled"] == 1
+
+
+async def test_envoy_s_timeout_is_the_answer_s_deadline() -> None:
+    small = FakeModel("tiny", writer(LARGE), faults={-2: Fault("hang", 8)})
+    async with pair(small, LARGE) as both, served(both) as url, aiohttp.ClientSession() as http:
+        headers = {"x-pointsman-decision": "math", "x-envoy-expected-rq-timeout-ms": "300"}
+        async with http.post(f"{url}/v1/chat/completions", json=ASK, headers=headers) as reply:
+            assert reply.status == 504
+
+
+async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:
+    async with pair(SMALL, LARGE) as both:
+        runner = await serve(application({"math": both.stepwise}.get), f"unix:{tmp_path}/s")
+        connector = aiohttp.UnixConnector(f"{tmp_path}/s")
+        async with aiohttp.ClientSession(connector=connector) as http, http.get("http://x/healthz") as reply:
+            assert await reply.text() == "ok\n"
+        await runner.cleanup()
+        with pytest.raises(ValueError, match="is no address"):
+            await serve(application({}.get), "8080")
