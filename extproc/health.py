@@ -1,135 +1,123 @@
-"""The gRPC health service (grpc.health.v1, health.proto), over either transport.
+"""The gRPC health service (grpc.health.v1, Check and Watch) over the transport seam.
 
-Both methods' messages have one field each, so they are encoded by hand: a request is `service` (1, string), a response
-`status` (1, enum).
+Its messages have one field each, which protobuf's wrapper types share on the wire, so no schema of its own is needed.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Mapping
 
-from extproc.transport.seam import Handler, Receiver, Stream
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import StringValue  # HealthCheckRequest: string service = 1
 
-SERVICES = ("", "liveness", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor")
+from extproc.transport.seam import Handler, Stream
+
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
-LIVENESS = "liveness"
 
-INVALID_ARGUMENT = 3
-NOT_FOUND = 5
-MAX_NAME = 256
+SERVICES = ("", "liveness", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor")
+"""What can be asked for: the whole server, and what Kubernetes and Envoy ask."""
 
+# HealthCheckResponse: ServingStatus status = 1
+_SERVING = b"\x08\x01"
+_NOT_SERVING = b"\x08\x02"
+_SERVICE_UNKNOWN = b"\x08\x03"
 
-class Status(IntEnum):
-    """grpc.health.v1.HealthCheckResponse.ServingStatus."""
-
-    SERVING = 1
-    NOT_SERVING = 2
-    SERVICE_UNKNOWN = 3
+_INVALID_ARGUMENT = 3
+_NOT_FOUND = 5
 
 
 class Health:
-    """What the health service says. A new one says NOT_SERVING for everything but `liveness`."""
+    """Which services serve. Everything is NOT_SERVING at first, except `liveness`."""
 
     def __init__(self) -> None:
-        self._statuses = {service: Status.NOT_SERVING for service in SERVICES}
-        self._statuses[LIVENESS] = Status.SERVING
-        self._watches: set[_Watch] = set()
+        self._status = {service: _SERVING if service == "liveness" else _NOT_SERVING for service in SERVICES}
+        self._watchers: dict[str, set[_Watch]] = {service: set() for service in SERVICES}
 
-    def handlers(self) -> dict[str, Handler]:
-        """By method path, for a transport."""
+    def set(self, service: str, serving: bool) -> None:
+        """Change one service and tell its watchers. Raises KeyError for a service not in SERVICES."""
+        status = _SERVING if serving else _NOT_SERVING
+        if self._status[service] != status:
+            self._status[service] = status
+            for watch in self._watchers[service]:
+                watch.stream.send(status)
+
+    def set_all(self, serving: bool) -> None:
+        """Change every service but `liveness`: a server that drains is alive."""
+        for service in SERVICES:
+            if service != "liveness":
+                self.set(service, serving)
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """For a transport, beside those of the other services."""
         return {CHECK: lambda stream: _Check(self, stream), WATCH: lambda stream: _Watch(self, stream)}
 
-    def serving(self, serving: bool) -> None:
-        """Say whether new streams are welcome; `liveness` stays as it is. Those who watch are told."""
-        status = Status.SERVING if serving else Status.NOT_SERVING
-        for service in SERVICES:
-            if service != LIVENESS:
-                self._statuses[service] = status
-        for watch in list(self._watches):
-            watch.tell()
+    def _check(self, service: str) -> bytes | None:
+        return self._status.get(service)
 
-    def status(self, service: str) -> Status | None:
-        """None for a service that is not ours."""
-        return self._statuses.get(service)
+    def _watch(self, service: str, watch: _Watch) -> None:
+        watchers = self._watchers.get(service)
+        if watchers is not None:
+            watchers.add(watch)
+        watch.stream.send(self._status.get(service, _SERVICE_UNKNOWN))
 
-
-def _service(data: bytes) -> str:
-    """The `service` of a request. ValueError when it is none."""
-    if not data:
-        return ""
-    if len(data) < 2 or data[0] != 0x0A or len(data) > MAX_NAME + 3:
-        raise ValueError("not a HealthCheckRequest")
-    length, start = data[1], 2
-    if length & 0x80:
-        if len(data) < 3 or data[2] & 0x80:
-            raise ValueError("not a HealthCheckRequest")
-        length, start = (length & 0x7F) | data[2] << 7, 3
-    if len(data) != start + length:
-        raise ValueError("not a HealthCheckRequest")
-    return data[start:].decode()
+    def _unwatch(self, service: str, watch: _Watch) -> None:
+        watchers = self._watchers.get(service)
+        if watchers is not None:
+            watchers.discard(watch)
 
 
-def _response(status: Status) -> bytes:
-    return bytes((0x08, status))
+def _service(data: bytes) -> str | None:
+    """The service that a request names; None when it is no request."""
+    try:
+        return StringValue.FromString(data).value
+    except DecodeError:
+        return None
 
 
-class _Check(Receiver):
-    """One Check: one answer."""
-
+class _Check:
     def __init__(self, health: Health, stream: Stream) -> None:
-        self._health = health
-        self._stream = stream
+        self.health = health
+        self.stream = stream
 
     def message(self, data: bytes) -> None:
-        try:
-            status = self._health.status(_service(data))
-        except ValueError as error:
-            self._stream.finish(INVALID_ARGUMENT, str(error))
-            return
-        if status is None:
-            self._stream.finish(NOT_FOUND, "unknown service")
-            return
-        self._stream.send(_response(status))
-        self._stream.finish()
+        service = _service(data)
+        status = None if service is None else self.health._check(service)
+        if service is None:
+            self.stream.finish(_INVALID_ARGUMENT, "not a HealthCheckRequest")
+        elif status is None:
+            self.stream.finish(_NOT_FOUND, "unknown service")
+        else:
+            self.stream.send(status)
+            self.stream.finish()
 
     def half_closed(self) -> None:
-        """The answer went with the message."""
+        self.stream.finish(_INVALID_ARGUMENT, "no HealthCheckRequest")
 
     def closed(self) -> None:
-        """Nothing is held."""
+        pass
 
 
-class _Watch(Receiver):
-    """One Watch: the status now and at every change, until the client goes."""
+class _Watch:
+    """Open until the client leaves; an unknown service is watched too, as the protocol asks, and never changes."""
 
     def __init__(self, health: Health, stream: Stream) -> None:
-        self._health = health
-        self._stream = stream
-        self._service: str | None = None
-        self._told: Status | None = None
+        self.health = health
+        self.stream = stream
+        self.service: str | None = None
 
     def message(self, data: bytes) -> None:
-        if self._service is not None:
+        service = _service(data)
+        if service is None or self.service is not None:
+            self.stream.finish(_INVALID_ARGUMENT, "one HealthCheckRequest is expected")
             return
-        try:
-            self._service = _service(data)
-        except ValueError as error:
-            self._stream.finish(INVALID_ARGUMENT, str(error))
-            return
-        self._health._watches.add(self)
-        self.tell()
-
-    def tell(self) -> None:
-        """Send the status, if it is not the one sent last."""
-        assert self._service is not None
-        status = self._health.status(self._service) or Status.SERVICE_UNKNOWN
-        if status != self._told:
-            self._told = status
-            self._stream.send(_response(status))
+        self.service = service
+        self.health._watch(service, self)
 
     def half_closed(self) -> None:
-        """A unary request: the client has said all, and goes on listening."""
+        if self.service is None:
+            self.stream.finish(_INVALID_ARGUMENT, "no HealthCheckRequest")
 
     def closed(self) -> None:
-        self._health._watches.discard(self)
+        if self.service is not None:
+            self.health._unwatch(self.service, self)

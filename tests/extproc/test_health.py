@@ -1,75 +1,102 @@
-"""The health service says what Envoy and kubelet ask for."""
+"""The health service, asked by grpcio's own health client over both transports."""
 
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from extproc.health import CHECK, SERVICES, WATCH, Health
+from extproc.transport.grpcio import GrpcioServer
+from extproc.transport.http2 import Http2Server
+from extproc.transport.seam import Server
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class FakeStream:
-    def __init__(self):
-        self.sent = []
-        self.finished = None
-
-    def send(self, message):
-        self.sent.append(message)
-
-    def finish(self, status=0, message=""):
-        self.finished = status
+@pytest.fixture
+def health() -> Health:
+    return Health()
 
 
-def asked(health, method, service):
-    stream = FakeStream()
-    receiver = health.handlers()[method](stream)
-    name = service.encode()
-    length = bytes([len(name)]) if len(name) < 128 else bytes([len(name) & 0x7F | 0x80, len(name) >> 7])
-    receiver.message(b"\x0a" + length + name if name else b"")
-    receiver.half_closed()
-    return stream, receiver
+@pytest.fixture(params=[Http2Server, GrpcioServer], ids=["http2", "grpcio"])
+async def channel(request: pytest.FixtureRequest, health: Health) -> AsyncIterator[grpc.aio.Channel]:
+    server: Server = request.param(health.handlers())
+    await server.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(server.address) as opened:
+        yield opened
+    await server.close()
 
 
-SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+def ask(service: str) -> health_pb2.HealthCheckRequest:
+    return health_pb2.HealthCheckRequest(service=service)
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_check_says_not_serving_until_told_and_liveness_always_serves(service):
-    health = Health()
-    before, _ = asked(health, CHECK, service)
-    assert before.sent == [SERVING if service == "liveness" else NOT_SERVING]
-    health.serving(True)
-    after, _ = asked(health, CHECK, service)
-    assert (after.sent, after.finished) == ([SERVING], 0)
+async def test_check_follows_what_is_set(channel: grpc.aio.Channel, health: Health) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    async def all_of_them() -> list[int]:
+        return [(await stub.Check(ask(service))).status for service in SERVICES]
+
+    assert await all_of_them() == [NOT_SERVING, SERVING, NOT_SERVING, NOT_SERVING]
+    health.set_all(True)
+    assert await all_of_them() == [SERVING] * 4
+    health.set("readiness", False)
+    assert await all_of_them() == [SERVING, SERVING, NOT_SERVING, SERVING]
+    health.set_all(False)
+    assert await all_of_them() == [NOT_SERVING, SERVING, NOT_SERVING, NOT_SERVING]
 
 
-def test_check_of_an_unknown_service_is_not_found():
-    stream, _ = asked(Health(), CHECK, "x" * 200)
-    assert (stream.sent, stream.finished) == ([], 5)
+async def test_check_of_an_unknown_service_is_not_found(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health_pb2_grpc.HealthStub(channel).Check(ask("nobody"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"\x0a", b"\x12\x01a", b"\x0a\x05ab", b"\x0a\x80", b"\x0a\x80\x80\x01", b"\x0a\x01\xff", b"\x0a" + b"x" * 400],
-)
 @pytest.mark.parametrize("method", [CHECK, WATCH])
-def test_a_message_that_is_no_request_is_an_invalid_argument(method, data):
-    stream = FakeStream()
-    Health().handlers()[method](stream).message(data)
-    assert stream.finished == 3
+@pytest.mark.parametrize("requests", [[], [b"\xff\xff"], [b"\x0a\x01\xff"]], ids=["none", "no protobuf", "no text"])
+async def test_what_is_no_request_is_an_invalid_argument(
+    channel: grpc.aio.Channel, method: str, requests: list[bytes]
+) -> None:
+    call = channel.stream_stream(method)(iter(requests))
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_watch_tells_every_change_once():
-    health = Health()
-    stream, receiver = asked(health, WATCH, "readiness")
-    health.serving(True)
-    health.serving(True)
-    health.serving(False)
-    assert stream.sent == [NOT_SERVING, SERVING, NOT_SERVING]
-    receiver.message(b"")
-    receiver.closed()
-    health.serving(True)
-    assert len(stream.sent) == 3
-    assert stream.finished is None
+async def test_watch_tells_every_change_once(channel: grpc.aio.Channel, health: Health) -> None:
+    call = health_pb2_grpc.HealthStub(channel).Watch(ask("readiness"))
+    seen = [(await call.read()).status]
+    for serving in (True, True, False, True):
+        health.set("readiness", serving)
+        health.set("", serving)  # another service's change is not told
+    for _ in range(3):
+        seen.append((await call.read()).status)
+    assert seen == [NOT_SERVING, SERVING, NOT_SERVING, SERVING]
+    call.cancel()
 
 
-def test_watch_of_an_unknown_service_says_so_and_goes_on():
-    stream, _ = asked(Health(), WATCH, "nope")
-    assert (stream.sent, stream.finished) == ([SERVICE_UNKNOWN], None)
+async def test_watch_of_an_unknown_service_stays_open(channel: grpc.aio.Channel, health: Health) -> None:
+    call = health_pb2_grpc.HealthStub(channel).Watch(ask("nobody"))
+    assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    health.set_all(True)
+    assert not call.done()
+    call.cancel()
+
+
+async def test_a_watcher_that_left_is_forgotten(channel: grpc.aio.Channel, health: Health) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    for _ in range(20):
+        call = stub.Watch(ask(""))
+        await call.read()
+        call.cancel()
+    while any(health._watchers.values()):
+        await stub.Check(ask("liveness"))
+    health.set_all(True)
+
+
+def test_only_known_services_can_be_set(health: Health) -> None:
+    with pytest.raises(KeyError):
+        health.set("nobody", True)
