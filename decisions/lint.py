@@ -62,7 +62,7 @@ def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], defau
         elif isinstance(clause.target, Selector):
             used |= {model.key for model in clause.target.models}
         if clause.stepwise is not None:
-            used |= {clause.stepwise["small"], clause.stepwise["large"]}
+            used |= {clause.stepwise.small, clause.stepwise.large}
     for key in models:
         if key not in used:
             message = f"model {key!r} is used by no decision: only requests that name it reach it"

@@ -15,6 +15,7 @@ from decisions.lint import Finding, lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
 from decisions.select import Weighted
 from signals.reading import Reading
+from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, MODELS, SMALL, clause
 from tests.decisions.test_properties import clause_lists, reference
 
@@ -209,7 +210,7 @@ def test_unused_signals_and_models_are_warnings() -> None:
 
 
 def test_models_of_stepwise_decisions_are_used() -> None:
-    step = Clause("s", A, "stepwise", LARGE, stepwise={"small": "small", "large": "large"})
+    step = Clause("s", A, "stepwise", LARGE, stepwise=StepwiseSpec(small="small", large="large"))
     assert lint([step], {"a": ()}, MODELS, default="large") == []
 
 

@@ -30,6 +30,7 @@ from config.schema import (
 from decisions.cases import Case, Expect, Stub
 from extproc.metrics import FAMILIES
 from signals.registry import KINDS
+from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
 
 ROOT = Path(__file__, "../../..").resolve()
 DOCS = ROOT / "docs"
@@ -68,6 +69,10 @@ def keys(model: type[BaseModel]) -> list[str]:
         ("Decisions", DecisionSpec),
         ("Refusals", RespondSpec),
         ("A choice of models", PickSpec),
+        ("Stepwise", StepwiseSpec),
+        ("Stepwise target", TargetSpec),
+        ("Stepwise steps", StepSpec),
+        ("Stepwise budget", BudgetSpec),
         ("Changes", SetSpec),
         ("Settings", SettingsSpec),
         ("Test cases", Case),
