@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,33 @@ SUMMARY = "check a policy: its schema, what it refers to, decisions that can nev
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("validate", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
+    parser.add_argument(
+        "--rendered", type=Path, metavar="DIR", help="check the gateway configuration in DIR against the policy, too"
+    )
     parser.add_argument("-o", "--output", choices=tuple(FORMATS), default="text", help="default: text")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when the policy can be used (warnings or not), 1 when it cannot, 2 (an OSError) when it cannot be read."""
+    from cli.gateways.deployed import check as check_deployed
     from config.build import build
     from config.load import check
 
     policy, problems = check(args.policy.read_bytes(), str(args.policy))
     if policy is not None:
         try:
-            build(policy).close()
+            engine = build(policy)
         except PolicyError as error:
             problems = sorted([*problems, *error.problems])
+        else:
+            try:
+                if args.rendered is not None:
+                    problems += check_deployed(engine, args.rendered)
+            except ValueError as error:
+                print(f"pointsman validate: {error}", file=sys.stderr)
+                return 2
+            finally:
+                engine.close()
     shown = FORMATS[args.output](problems)
     if shown:
         print(shown)

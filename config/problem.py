@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Severity = Literal["error", "warning"]
+
 CODES: dict[str, str] = {
     "Y001": "not valid YAML",
     "Y002": "duplicate key",
@@ -31,6 +33,15 @@ CODES: dict[str, str] = {
     "L304": "signal that nothing uses",
     "L305": "model that nothing uses",
     "L306": "rule that is always true",
+    "D401": "deployed: a model without a route, or a route without a model",
+    "D402": "deployed: no default route",
+    "D403": "deployed: a buffer smaller than the bodies that the policy takes",
+    "D404": "deployed: a body mode with which the policy cannot work",
+    "D405": "deployed: a route without the external processor",
+    "D406": "deployed: a client's own route header gets through",
+    "D407": "deployed: no response headers although the policy wants them",
+    "D408": "deployed: a metadata namespace that drops what we write",
+    "D409": "deployed: Envoy gives up before the router's own deadline",
 }
 
 
@@ -42,7 +53,7 @@ class Problem:
     line: int
     column: int
     code: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     message: str
 
     def __str__(self) -> str:

@@ -1,0 +1,333 @@
+"""Checks a deployed set of gateway configuration against a policy: what would route wrongly, drop or refuse requests.
+
+It reads plain Envoy bootstraps, Envoy Gateway and Gateway API objects, and Istio objects, from the YAML files of a
+folder: what `pointsman render` writes, and what has since been edited by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cli.gateways.envoy import METADATA, OUR_HEADERS, ROUTE_HEADER
+from config.problem import Problem, Severity
+from decisions.engine import Engine
+
+ENVOY_GATEWAY_BUFFER = 32 * 1024  # ClientTrafficPolicy.spec.connection.bufferLimit when it is left out
+ENVOY_BUFFER = 1024 * 1024  # per_connection_buffer_limit_bytes when it is left out
+AI_GATEWAY_HEADER = "x-ai-eg-model"
+_QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|k|M|G)?")
+_UNITS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
+_EXT_PROC = "ext_proc.v3.ExternalProcessor"
+_HCM = "http_connection_manager.v3.HttpConnectionManager"
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One YAML document and where it begins."""
+
+    file: str
+    line: int
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.data.get("kind", ""))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        spec = self.data.get("spec")
+        return spec if isinstance(spec, dict) else {}
+
+
+def check(engine: Engine, folder: Path) -> list[Problem]:
+    """What is wrong with the set in `folder` for the policy of `engine`, in file order.
+
+    Raises ValueError when `folder` holds no configuration that could be checked, or a file that is not YAML.
+    """
+    objects = list(_objects(folder))
+    checked = _Check(engine)
+    for found in objects:
+        checked.look_at(found)
+    if not checked.filters:
+        raise ValueError(
+            f"{folder}: no external processor in its YAML files: neither an Envoy bootstrap with the filter, nor an "
+            "EnvoyExtensionPolicy, nor an EnvoyFilter"
+        )
+    checked.conclude()
+    return sorted(checked.problems)
+
+
+def _objects(folder: Path) -> Iterator[_Object]:
+    for path in sorted(folder.rglob("*.y*ml")):
+        try:
+            nodes = list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader))
+            for node in nodes:
+                data = yaml.SafeLoader("").construct_document(node) if node is not None else None
+                for item in data.get("items", ()) if isinstance(data, dict) and data.get("kind") == "List" else [data]:
+                    if isinstance(item, dict):
+                        yield _Object(str(path), node.start_mark.line + 1, item)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from None
+
+
+class _Check:
+    def __init__(self, engine: Engine) -> None:
+        self.problems: list[Problem] = []
+        self.filters: list[_Object] = []
+        self._engine = engine
+        self._routes: dict[str, list[tuple[_Object, set[str], bool]]] = {}  # family → (object, models, has a default)
+        self._buffers: list[tuple[_Object, int]] = []
+        self._attached: set[tuple[str, str]] = set()
+        self._http_routes: list[_Object] = []
+        self._strips: dict[str, bool] = {}
+        self._looks: dict[str, Callable[[_Object], None]] = {
+            "HTTPRoute": self._http_route,
+            "AIGatewayRoute": self._ai_route,
+            "EnvoyExtensionPolicy": self._extension_policy,
+            "ClientTrafficPolicy": self._client_policy,
+            "VirtualService": self._virtual_service,
+            "EnvoyFilter": self._envoy_filter,
+        }
+
+    def look_at(self, found: _Object) -> None:
+        if "static_resources" in found.data:
+            self._bootstrap(found)
+        elif (look := self._looks.get(found.kind)) is not None:
+            look(found)
+
+    def conclude(self) -> None:
+        """What only the whole set can tell."""
+        for family in {self._family(found) for found in self.filters}:
+            self._conclude_routes(family)
+            if not self._strips.get(family, False):
+                text = f"a client's own {ROUTE_HEADER} header is not removed before the first route is chosen"
+                self._say(self.filters[0], "D406", f"{text}: it picks the filter set of that route", "warning")
+        for found in self._http_routes:
+            name = str(found.data.get("metadata", {}).get("name"))
+            on_gateway = any(kind == "Gateway" for kind, _ in self._attached)
+            if not on_gateway and self._attached and ("HTTPRoute", name) not in self._attached:
+                text = f"HTTPRoute {name!r} has no EnvoyExtensionPolicy: requests that match it first never reach us"
+                self._say(found, "D405", text)
+        self._conclude_buffers()
+
+    def _conclude_routes(self, family: str) -> None:
+        routes = self._routes.get(family, [])
+        if not routes:
+            self._say(
+                self.filters[0], "D401", f"no route matches on {ROUTE_HEADER}: every request takes its first route"
+            )
+            return
+        reached = set().union(*(models for _, models, _ in routes))
+        first = routes[0][0]
+        for key in self._engine.models:
+            if key not in reached:
+                self._say(first, "D401", f"no route for model {key!r}: match header {ROUTE_HEADER} exactly {key!r}")
+        for found, models, _ in routes:
+            for key in sorted(models - set(self._engine.models)):
+                text = f"a route for {key!r}, which is no model of the policy: nothing is ever sent there"
+                self._say(found, "D401", text, "warning")
+        if not any(default for _, _, default in routes):
+            self._say(
+                first, "D402", "no route without a header match: requests find no route before we have chosen one"
+            )
+
+    def _conclude_buffers(self) -> None:
+        if self._engine.stepwise:
+            return  # nothing is buffered in full-duplex mode
+        wanted = self._engine.settings.max_body
+        gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]
+        if gateway and not any(found.kind == "ClientTrafficPolicy" for found, _ in self._buffers):
+            self._buffers.append((gateway[0], ENVOY_GATEWAY_BUFFER))
+        for found, limit in self._buffers:
+            if limit < wanted:
+                self._say(
+                    found,
+                    "D403",
+                    f"the buffer holds {limit} bytes, the policy takes bodies up to {wanted}: longer prompts get 413 "
+                    "from Envoy; raise the limit, or lower settings.max_body",
+                )
+
+    def _family(self, found: _Object) -> str:
+        return {"EnvoyExtensionPolicy": "gateway", "EnvoyFilter": "istio"}.get(found.kind, "envoy")
+
+    def _route(self, family: str, found: _Object, models: set[str], default: bool) -> None:
+        self._routes.setdefault(family, []).append((found, models, default))
+
+    # Gateway API and Envoy Gateway
+
+    def _http_route(self, found: _Object) -> None:
+        self._http_routes.append(found)
+        models: set[str] = set()
+        default = False
+        for rule in found.spec.get("rules", ()):
+            for match in rule.get("matches") or [{}]:
+                named = [h for h in match.get("headers", ()) if str(h.get("name", "")).lower() == ROUTE_HEADER]
+                models |= {str(header.get("value")) for header in named}
+                default = default or not match.get("headers")
+        self._route("gateway", found, models, default)
+
+    def _ai_route(self, found: _Object) -> None:
+        """Envoy AI Gateway routes by the model's name, which it reads from the body that we have rewritten."""
+        keys = {model.name: key for key, model in self._engine.models.items()}
+        named = {
+            str(header.get("value"))
+            for rule in found.spec.get("rules", ())
+            for match in rule.get("matches", ())
+            for header in match.get("headers", ())
+            if str(header.get("name", "")).lower() == AI_GATEWAY_HEADER
+        }
+        # AI Gateway answers 404 itself to what matches none, so there is no default to look for.
+        self._route("gateway", found, {keys.get(name, name) for name in named}, True)
+
+    def _extension_policy(self, found: _Object) -> None:
+        spec = found.spec
+        targets = [*spec.get("targetRefs", ()), *([spec["targetRef"]] if "targetRef" in spec else [])]
+        self._attached |= {(str(target.get("kind")), str(target.get("name"))) for target in targets}
+        for processor in spec.get("extProc", ()):
+            self.filters.append(found)
+            mode = processor.get("processingMode") or {}
+            request = (mode.get("request") or {}).get("body")
+            self._mode(found, {"FullDuplexStreamed": "duplex", "Buffered": "buffered"}.get(str(request), str(request)))
+            self._response(found, "response" in mode)
+            self._namespaces(found, (processor.get("metadata") or {}).get("writableNamespaces", ()))
+            if processor.get("failOpen") and request == "FullDuplexStreamed":
+                self._say(found, "D404", "failOpen with FullDuplexStreamed: Envoy Gateway refuses this object")
+            self._timeout(found, processor.get("messageTimeout", "200ms"))
+
+    def _client_policy(self, found: _Object) -> None:
+        limit = (found.spec.get("connection") or {}).get("bufferLimit", ENVOY_GATEWAY_BUFFER)
+        self._buffers.append((found, _bytes(limit)))
+        removed = ((found.spec.get("headers") or {}).get("earlyRequestHeaders") or {}).get("remove", ())
+        self._strips["gateway"] = self._strips.get("gateway", False) or ROUTE_HEADER in {
+            str(n).lower() for n in removed
+        }
+
+    # Istio
+
+    def _virtual_service(self, found: _Object) -> None:
+        models: set[str] = set()
+        default = False
+        for rule in found.spec.get("http", ()):
+            for match in rule.get("match") or [{}]:
+                headers = match.get("headers") or {}
+                if ROUTE_HEADER in headers:
+                    models.add(str(headers[ROUTE_HEADER].get("exact")))
+                default = default or not headers
+        self._route("istio", found, models, default)
+
+    def _envoy_filter(self, found: _Object) -> None:
+        for patch in found.spec.get("configPatches", ()):
+            value = (patch.get("patch") or {}).get("value") or {}
+            typed = value.get("typed_config") or {}
+            if str(typed.get("@type", "")).endswith(_EXT_PROC):
+                self._filter(found, typed)
+            elif str(typed.get("@type", "")).endswith(_HCM):
+                self._strip("istio", typed)
+            elif patch.get("applyTo") == "LISTENER" and "per_connection_buffer_limit_bytes" in value:
+                self._buffers.append((found, int(value["per_connection_buffer_limit_bytes"])))
+
+    # Plain Envoy
+
+    def _bootstrap(self, found: _Object) -> None:
+        for listener in found.data["static_resources"].get("listeners", ()):
+            manager = next(
+                (
+                    network["typed_config"]
+                    for chain in listener.get("filter_chains", ())
+                    for network in chain.get("filters", ())
+                    if str(network.get("typed_config", {}).get("@type", "")).endswith(_HCM)
+                ),
+                None,
+            )
+            processors = [
+                http["typed_config"]
+                for http in (manager or {}).get("http_filters", ())
+                if str(http.get("typed_config", {}).get("@type", "")).endswith(_EXT_PROC)
+            ]
+            if manager is None or not processors:
+                continue
+            self._buffers.append((found, int(listener.get("per_connection_buffer_limit_bytes", ENVOY_BUFFER))))
+            self._strip("envoy", manager)
+            for processor in processors:
+                self._filter(found, processor)
+            models: set[str] = set()
+            default = False
+            for host in (manager.get("route_config") or {}).get("virtual_hosts", ()):
+                for route in host.get("routes", ()):
+                    headers = (route.get("match") or {}).get("headers", ())
+                    named = [h for h in headers if h.get("name") == ROUTE_HEADER]
+                    models |= {str((h.get("string_match") or {}).get("exact")) for h in named}
+                    default = default or not headers
+            self._route("envoy", found, models, default)
+
+    def _strip(self, family: str, manager: dict[str, Any]) -> None:
+        removed = {
+            str(mutation.get("remove", "")).lower()
+            for extension in manager.get("early_header_mutation_extensions", ())
+            for mutation in (extension.get("typed_config") or {}).get("mutations", ())
+        }
+        self._strips[family] = self._strips.get(family, False) or set(OUR_HEADERS) <= removed
+
+    # The filter, however it is written
+
+    def _filter(self, found: _Object, processor: dict[str, Any]) -> None:
+        self.filters.append(found)
+        mode = processor.get("processing_mode") or {}
+        body = str(mode.get("request_body_mode", "NONE"))
+        self._mode(found, {"FULL_DUPLEX_STREAMED": "duplex", "BUFFERED": "buffered"}.get(body, body))
+        self._response(found, mode.get("response_header_mode", "SEND") != "SKIP")
+        receiving = ((processor.get("metadata_options") or {}).get("receiving_namespaces") or {}).get("untyped", ())
+        self._namespaces(found, receiving)
+        self._timeout(found, processor.get("message_timeout", "200ms"))
+
+    def _mode(self, found: _Object, mode: str) -> None:
+        if self._engine.stepwise and mode != "duplex":
+            self._say(
+                found, "D404", "stepwise decisions answer with a stream: the request body mode must be full duplex"
+            )
+        elif mode not in ("duplex", "buffered"):
+            self._say(
+                found, "D404", f"the request body mode is {mode}: rules on the body need it buffered or full duplex"
+            )
+
+    def _response(self, found: _Object, sent: bool) -> None:
+        if self._engine.settings.response_headers and not sent:
+            text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
+            self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")
+
+    def _namespaces(self, found: _Object, receiving: Any) -> None:
+        if METADATA not in receiving:
+            self._say(
+                found, "D408", f"dynamic metadata is dropped: {METADATA!r} is not among the namespaces we may write"
+            )
+
+    def _timeout(self, found: _Object, text: Any) -> None:
+        allowed = _seconds(str(text))
+        if allowed is not None and allowed <= self._engine.settings.deadline:
+            self._say(
+                found,
+                "D409",
+                f"Envoy waits {text}, the router's own deadline is {self._engine.settings.deadline * 1000:g}ms: slow "
+                "requests end in 504 instead of the default model",
+            )
+
+    def _say(self, found: _Object, code: str, message: str, severity: Severity = "error") -> None:
+        self.problems.append(Problem(found.file, found.line, 1, code, severity, message))
+
+
+def _bytes(quantity: Any) -> int:
+    match = _QUANTITY.fullmatch(str(quantity))
+    return int(match[1]) * _UNITS[match[2]] if match else 0
+
+
+def _seconds(text: str) -> float | None:
+    total = 0.0
+    for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text):
+        total += float(number) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
+    return total or None

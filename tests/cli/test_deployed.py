@@ -1,0 +1,151 @@
+"""`validate --rendered` finds what would route wrongly, drop or refuse requests in a deployed set."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.gateways import envoy, envoy_gateway, istio
+from cli.gateways.deployed import check
+from cli.gateways.kubernetes import Cluster
+from cli.gateways.place import Place
+from cli.main import main
+from config.build import build
+from config.load import parse
+
+POLICY = """\
+version: 1
+models:
+  small: {url: "http://small.models.svc:8000"}
+  large: {url: "http://large.models.svc:8000"}
+default: small
+signals: {gold: {header: {name: x-tier, in: [gold]}}}
+decisions:
+  - {name: gold, when: gold, route: large}
+"""
+
+
+@pytest.fixture
+def engine():
+    return build(parse(POLICY))
+
+
+SETS = {
+    "envoy": lambda engine: [envoy.render(engine, Place())],
+    "envoy-gateway": lambda engine: envoy_gateway.render(engine, Place(), Cluster()),
+    "istio": lambda engine: istio.render(engine, Place(), Cluster()),
+}
+
+
+def found(engine, folder, objects):
+    (folder / "gateway.yaml").write_text(yaml.safe_dump_all(objects))
+    return [(problem.code, problem.severity) for problem in check(engine, folder)]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_what_render_writes_is_right(engine, tmp_path, target):
+    assert found(engine, tmp_path, SETS[target](engine)) == []
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_model_added_to_the_policy_lacks_its_route(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    grown = build(parse(POLICY.replace("default:", '  huge: {url: "http://huge.models.svc:8000"}\ndefault:')))
+    assert found(grown, tmp_path, objects) == [("D401", "error")]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_model_taken_from_the_policy_leaves_a_route_behind(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    shrunk = build(parse("version: 1\nmodels: {small: {url: 'http://small.models.svc:8000'}}\ndefault: small\n"))
+    assert found(shrunk, tmp_path, objects) == [("D401", "warning")]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_longer_bodies_than_the_buffer_get_413(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    roomy = build(parse(POLICY + "settings: {max_body: 64MiB}\n"))
+    assert found(roomy, tmp_path, objects) == [("D403", "error")]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_stepwise_decisions_need_full_duplex(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    step = "  - {name: math, stepwise: {small: small, large: large}}\n"
+    assert ("D404", "error") in found(build(parse(POLICY + step)), tmp_path, objects)
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_envoy_must_outwait_the_router(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    patient = build(parse(POLICY + "settings: {deadline: 3s}\n"))
+    assert found(patient, tmp_path, objects) == [("D409", "error")]
+
+
+def changed(objects, old, new):
+    text = yaml.safe_dump_all(objects)
+    assert old in text
+    return list(yaml.safe_load_all(text.replace(old, new)))
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_dropped_metadata_namespace_is_found(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    old = {"envoy-gateway": "writableNamespaces:\n      - pointsman"}.get(target)
+    if old is None:
+        text = yaml.safe_dump_all(objects)
+        start = text.index("receiving_namespaces")
+        old = text[start : text.index("pointsman", start) + len("pointsman")]
+    assert found(engine, tmp_path, changed(objects, old, old.replace("pointsman", "other"))) == [("D408", "error")]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_clients_route_header_that_gets_through_is_found(engine, tmp_path, target):
+    objects = changed(SETS[target](engine), "x-pointsman-route\n", "x-other\n") if target == "envoy-gateway" else None
+    if objects is None:
+        objects = changed(SETS[target](engine), "remove: x-pointsman-route", "remove: x-other")
+    assert ("D406", "warning") in found(engine, tmp_path, objects)
+
+
+def test_a_missing_buffer_policy_means_32_kib(engine, tmp_path):
+    objects = [o for o in SETS["envoy-gateway"](engine) if o["kind"] != "ClientTrafficPolicy"]
+    assert set(found(engine, tmp_path, objects)) == {("D403", "error"), ("D406", "warning")}
+
+
+def test_a_route_without_the_processor_is_found(engine, tmp_path):
+    objects = SETS["envoy-gateway"](engine)
+    extra = copy.deepcopy(next(o for o in objects if o["kind"] == "HTTPRoute"))
+    extra["metadata"]["name"] = "older"
+    assert found(engine, tmp_path, [*objects, extra]) == [("D405", "error")]
+
+
+def test_no_default_route_and_no_response_phase_are_found(engine, tmp_path):
+    objects = SETS["envoy-gateway"](engine)
+    route = next(o for o in objects if o["kind"] == "HTTPRoute")
+    route["spec"]["rules"].pop()
+    policy = next(o for o in objects if o["kind"] == "EnvoyExtensionPolicy")
+    del policy["spec"]["extProc"][0]["processingMode"]["response"]
+    assert found(engine, tmp_path, objects) == [("D402", "error"), ("D407", "warning")]
+
+
+def test_the_ai_gateway_overlay_routes_by_served_names(tmp_path, capsys):
+    root = Path(__file__).parents[2] / "k8s"
+    assert (
+        main(["validate", str(root / "base" / "policy.yaml"), "--rendered", str(root / "overlays" / "ai-gateway")]) == 0
+    )
+
+
+def test_the_command_reports_like_any_other_problem(engine, tmp_path, capsys):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    deployed = tmp_path / "deployed"
+    deployed.mkdir()
+    assert main(["validate", str(policy), "--rendered", str(deployed)]) == 2
+    assert "no external processor" in capsys.readouterr().err
+    objects = [o for o in SETS["envoy-gateway"](engine) if o["kind"] != "HTTPRoute"]
+    (deployed / "gateway.yaml").write_text(yaml.safe_dump_all(objects))
+    assert main(["validate", str(policy), "--rendered", str(deployed)]) == 1
+    assert "gateway.yaml:" in capsys.readouterr().out
+    (deployed / "gateway.yaml").write_text("a: [")
+    assert main(["validate", str(policy), "--rendered", str(deployed)]) == 2
