@@ -40,6 +40,9 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
     parser.add_argument(
+        "--models-through", metavar="URL", help="Envoy's internal listener, through which stepwise answers call models"
+    )
+    parser.add_argument(
         "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         grace=args.grace,
         poll=args.poll,
         gate=_gate,
+        models_through=args.models_through,
     )
     try:
         if options.workers == 1:

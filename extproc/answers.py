@@ -13,6 +13,7 @@ from decisions.engine import Engine
 from decisions.model import Model
 from extproc.exchange import ROUTE, Answer
 from signals.request import Request
+from stepwise.metrics import Metrics
 from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
 from stepwise.upstream import Endpoint
 
@@ -25,17 +26,17 @@ class Answers:
     """The stepwise decisions of one engine, ready to answer.
 
     `through` is the address of Envoy's internal listener (`http://host:port`), where the route header picks the
-    model; without it each model's own `url` is called. `folder` is the policy file's.
+    model; without it each model's own `url` is called. `folder` is the policy file's. `metrics` outlive the engine.
     """
 
-    def __init__(self, engine: Engine, folder: Path, through: str | None) -> None:
+    def __init__(self, engine: Engine, folder: Path, through: str | None, metrics: Metrics | None = None) -> None:
         self._ready: dict[StepwiseSpec, Stepwise] = {}
         for clause in engine.clauses:
             block = clause.stepwise
             if block is None or block in self._ready:
                 continue
             ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
-            self._ready[block] = block.build(ends, folder)
+            self._ready[block] = block.build(ends, folder, metrics)
 
     async def start(self) -> None:
         """Probe the upstreams. What cannot work is logged; such decisions take the large model alone."""

@@ -25,6 +25,7 @@ _SERVICE_UNKNOWN = b"\x08\x03"
 
 _INVALID_ARGUMENT = 3
 _NOT_FOUND = 5
+_UNAVAILABLE = 14
 
 
 class Health:
@@ -47,6 +48,12 @@ class Health:
         for service in SERVICES:
             if service != "liveness":
                 self.set(service, serving)
+
+    def end(self) -> None:
+        """End every Watch, which would otherwise hold a drain up until its grace is over."""
+        for watchers in self._watchers.values():
+            for watch in list(watchers):
+                watch.stream.finish(_UNAVAILABLE, "the server is going away")
 
     def handlers(self) -> Mapping[str, Handler]:
         """For a transport, beside those of the other services."""

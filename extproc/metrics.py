@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import stepwise.metrics
 from decisions.decision import Trace
 
 MAX_SERIES = 2_000
@@ -52,6 +53,19 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_fallback_total", "counter", "Default model taken because something failed.", ("reason",)),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
+        *(
+            Family(f"pointsman_stepwise_{name}_total", "counter", help, labels)
+            for name, help, labels in (
+                ("answers", "Stepwise answers.", ("outcome",)),
+                ("steps", "Steps written or thrown away.", ("model", "action")),
+                ("tokens", "Tokens of stepwise answers.", ("model", "fate")),
+                ("requests", "Requests to the models of stepwise answers.", ("model",)),
+                ("upstream_errors", "Upstream failures in stepwise answers.", ("model", "kind")),
+                ("ineligible", "Requests that could not be answered step by step.", ("reason",)),
+                ("safe_side", "Answers on the safe side because a strategy could not judge.", ("reason",)),
+                ("settled", "Answers whose judging ended before they did.", ("reason",)),
+            )
+        ),
         Family("pointsman_streams_inflight", "gauge", "Live ext_proc streams."),
         Family("pointsman_connections", "gauge", "Live connections on the ext_proc port."),
         Family("pointsman_policy_info", "gauge", "1 for each worker that runs this policy.", ("hash",)),
@@ -162,6 +176,15 @@ class Metrics:
 def gauge(value: float, *labels: str) -> list[Sample]:
     """The samples of a gauge with one series."""
     return [(labels, value)]
+
+
+def labelled(samples: Iterable[stepwise.metrics.Sample]) -> dict[str, list[Sample]]:
+    """The counters of the stepwise room as samples of our families."""
+    found: dict[str, list[Sample]] = {}
+    for name, labels, value in samples:
+        key = tuple(labels[label] for label in FAMILIES[name].labels)
+        found.setdefault(name, []).append((key, value))
+    return found
 
 
 def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import stepwise.metrics
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions.decision import Trace
@@ -28,6 +29,9 @@ from extproc.health import Health
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from signals.request import Request
+
+if TYPE_CHECKING:
+    from extproc.answers import Answers
 
 log = logging.getLogger("pointsman.server")
 
@@ -51,7 +55,8 @@ class Options:
     """What `pointsman serve` was told. Addresses are `host:port` or `unix:PATH`; times are seconds.
 
     `drain_wait` is how long a worker that says NOT_SERVING still takes new streams (longer than Envoy's health
-    interval), `grace` how long it then waits for streams that are open.
+    interval), `grace` how long it then waits for streams that are open. `models_through` is
+    the address of Envoy's internal listener, for the calls of stepwise answers.
     """
 
     policy: Path
@@ -64,44 +69,62 @@ class Options:
     grace: float = 30.0
     poll: float = 1.0
     gate: Gate | None = None
+    models_through: str | None = None
+
+
+class InForce:
+    """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
+
+    __slots__ = ("__weakref__", "answerer", "engine", "failed", "record", "source")
+
+    def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None) -> None:
+        self.engine = loaded.engine
+        self.source = loaded.source
+        self.answerer: Answerer | None = answers
+        self.record = worker.record
+        self.failed = worker.metrics.failed
 
 
 class Worker:
-    """Serves ext_proc with one engine at a time. Every stream keeps the engine it began with."""
+    """Serves ext_proc with one policy at a time. Every stream keeps the one it began with."""
 
     def __init__(self, loaded: Loaded, options: Options) -> None:
         self.metrics = Metrics()
         self._options = options
         self._health = Health()
         self._traces: deque[tuple[float, str | None, Trace]] = deque(maxlen=KEPT_DECISIONS)
+        self._stepwise = stepwise.metrics.Metrics()
         self._draining = False
-        self._install(loaded)
+        self._loaded: Loaded | None = loaded
+        self._closing: set[asyncio.Task[None]] = set()
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
         self._server = _transport(options, handlers)
 
-    # What an Exchange needs of us (extproc.exchange.Context)
-
-    engine: Engine
-    answerer: Answerer | None = None
+    @property
+    def engine(self) -> Engine:
+        """The engine of the policy in force."""
+        return self._in_force.engine
 
     def record(self, trace: Trace, request: Request) -> None:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
         self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
 
-    def failed(self, reason: str) -> None:
-        """One request was refused or broke before a decision."""
-        self.metrics.failed(reason)
-
     def _exchange(self, stream: Stream) -> Exchange:
-        return Exchange(self, stream)
+        return Exchange(self._in_force, stream)
 
     # Life
 
     async def start(self, listen: str | socket.socket) -> None:
-        """Bind and serve. Raises ValueError or OSError when the address is wrong or taken."""
+        """Bind and serve. Raises ValueError or OSError when the address is wrong or taken.
+
+        Raises ValueError too when a stepwise decision of the policy cannot be served.
+        """
+        assert self._loaded is not None
+        await self._install(self._loaded)
+        self._loaded = None
         await self._server.start(listen)
-        self._health.serving(True)
+        self._health.set_all(True)
 
     @property
     def address(self) -> str:
@@ -110,33 +133,46 @@ class Worker:
     async def reload(self, load: Callable[[], Loaded]) -> bool:
         """Load a policy beside the traffic and swap it in; on any error keep the old one, say why, return False."""
         try:
-            loaded = await asyncio.to_thread(load)
+            before = self.engine.policy
+            await self._install(await asyncio.to_thread(load))
         except (PolicyError, Rejected, OSError) as error:
             reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
             log.error("policy_rejected", extra={"kept": self.engine.policy, "reasons": reasons})
         except Exception:  # a defect in a loader must not cost the running policy
             log.exception("policy_rejected", extra={"kept": self.engine.policy})
         else:
-            before = self.engine.policy
-            self._install(loaded)
             self.metrics.reloaded("accepted")
             log.info("policy_loaded", extra={"policy": self.engine.policy, "before": before})
             return True
         self.metrics.reloaded("rejected")
         return False
 
-    def _install(self, loaded: Loaded) -> None:
-        self.engine = loaded.engine
-        self.source = loaded.source
-        # Streams still hold the old engine; what it shares (threads, sessions) goes when the last of them has ended.
-        weakref.finalize(loaded.engine, loaded.engine.shared.close).atexit = False
+    async def _install(self, loaded: Loaded) -> None:
+        """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
+        engine = loaded.engine
+        weakref.finalize(engine, engine.shared.close).atexit = False
+        answers: Answers | None = None
+        if engine.stepwise:
+            from extproc.answers import Answers as Made
+
+            answers = Made(engine, self._options.policy.parent, self._options.models_through, self._stepwise)
+            await answers.start()
+        self._in_force = InForce(self, loaded, answers)
+        if answers is not None:
+            weakref.finalize(self._in_force, self._close, answers).atexit = False
+
+    def _close(self, answers: Answers) -> None:
+        task = asyncio.ensure_future(answers.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def drain(self, wait: float, grace: float) -> None:
         """NOT_SERVING, `wait` seconds for Envoy to notice, up to `grace` seconds for open streams, closed."""
         self._draining = True
-        self._health.serving(False)
+        self._health.set_all(False)
         log.info("draining", extra={"streams": self._server.streams, "wait": wait, "grace": grace})
         await asyncio.sleep(wait)
+        self._health.end()
         await self._server.drain(grace)
 
     # What the admin port shows (extproc.admin.Source)
@@ -155,6 +191,7 @@ class Worker:
         """What this worker alone knows; a supervisor adds up those of all workers."""
         return {
             **self.metrics.snapshot(),
+            **metrics.labelled(self._stepwise.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_policy_info": gauge(1, self.engine.policy),
@@ -169,7 +206,7 @@ class Worker:
         return [{"time": at, "request_id": id, **describe(trace)} for at, id, trace in newest]
 
     def policy_text(self) -> bytes:
-        return self.source
+        return self._in_force.source
 
 
 def describe(trace: Trace) -> dict[str, Any]:

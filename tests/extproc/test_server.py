@@ -273,12 +273,14 @@ async def test_an_old_engine_is_closed_when_its_last_holder_is_gone(folder):
     closed: list[str] = []
     first.engine.shared.close = lambda: closed.append("first")  # type: ignore[method-assign]
     worker = Worker(first, Options(policy=folder / "policy.yaml", listen="127.0.0.1:0"))
-    stream_keeps = worker.engine
     del first
+    await worker.start("127.0.0.1:0")
+    stream_keeps = worker.engine
     assert await worker.reload(lambda: second)
     assert closed == []
     del stream_keeps
     assert closed == ["first"]
+    await worker.drain(0, 0)
 
 
 def test_tls_is_served_by_grpcio():
