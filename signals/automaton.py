@@ -16,7 +16,7 @@ from ahocorasick_rs import BytesAhoCorasick
 from signals.facts import Facts
 from signals.request import Scope
 
-_CHUNK = 32 * 1024
+_CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
 
 _ASCII_SPACE = b"\t\n\v\f\r"
@@ -181,7 +181,7 @@ class Automaton:
 
     def _squeezed(self, data: bytes) -> bytes:
         # Runs of spaces matter only to keywords of several words.
-        return b" ".join(data.split(b" ")) if self._phrases and b"  " in data else data
+        return b" ".join(data.split()) if self._phrases and b"  " in data else data
 
 
 def _spaced(text: str) -> bytes:

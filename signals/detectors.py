@@ -20,9 +20,9 @@ Kind = Literal["email", "phone", "iban", "card", "ssn", "nin", "passport", "ip",
 class Detector(NamedTuple):
     """`pattern` (RE2) finds candidates; `check` gives the plain value of a real one, else None.
 
-    `rescan` says that a real one may begin inside a candidate that was none. `hint` is what the policy's one pattern set
-    looks for instead of `pattern`: counted repetitions that begin anywhere cost an automaton a state for every way that
-    several of them can overlap (measured on random digits: 1 ms a kilobyte, and 10 µs with the hint).
+    `rescan` says that a real one may begin inside a candidate that was none. `hint` is what the policy's one pattern
+    set looks for instead of `pattern`: counted repetitions that begin anywhere cost an automaton a state for every
+    way that several of them can overlap (measured on random digits: 1 ms a kilobyte, and 10 µs with the hint).
     """
 
     kind: Kind

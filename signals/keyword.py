@@ -65,7 +65,8 @@ class KeywordParams(Params):
     )
     bm25: AtLeast | None = Field(
         None,
-        description="Weigh the `any` keywords by BM25 instead: each adds about 1, repeats and long texts add less.",
+        description="Weigh the `any` keywords by BM25 instead: each adds 1 in a text of 150 words, more in a "
+        "shorter one; repeats add ever less.",
     )
 
     @field_validator("any", "all", "none")
@@ -146,9 +147,8 @@ class KeywordSignal(Signal):
             cutoff = min(edits, len(keyword) // 3)
             if not cutoff:
                 continue
-            best = process.extractOne(
-                keyword, words.windows(keyword.count(" ") + 1), scorer=OSA.distance, score_cutoff=cutoff
-            )
+            windows = list(words.windows(keyword.count(" ") + 1))
+            best = process.extractOne(keyword, windows, scorer=OSA.distance, score_cutoff=cutoff)
             if best is not None:
                 found[bit] = 1.0 - best[1] / len(keyword)
         return found

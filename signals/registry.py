@@ -7,6 +7,7 @@ from signals.conversation import Conversation
 from signals.header import Header
 from signals.identity import Identity
 from signals.keyword import KeywordSignal
+from signals.language import Language
 from signals.load import Load
 from signals.parameter import Parameter
 from signals.pii import Pii
@@ -16,6 +17,7 @@ from signals.score import Score
 from signals.signal import Signal
 from signals.structure import Structure
 from signals.time import Time
+from signals.tokens import Tokens
 
 KINDS: tuple[type[Signal], ...] = (
     Budget,
@@ -23,6 +25,7 @@ KINDS: tuple[type[Signal], ...] = (
     Header,
     Identity,
     KeywordSignal,
+    Language,
     Load,
     Parameter,
     Pii,
@@ -31,6 +34,7 @@ KINDS: tuple[type[Signal], ...] = (
     Score,
     Structure,
     Time,
+    Tokens,
 )
 
 BY_NAME: dict[str, type[Signal]] = {kind.kind: kind for kind in KINDS}

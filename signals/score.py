@@ -30,8 +30,7 @@ class ScoreParams(Params):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if not self.bands or self.at_least is not None or self.at_most is not None:
-            check(self.at_least, self.at_most)
+        check(self.at_least, self.at_most)
         if any(weight == 0 for weight in self.sum.values()):
             raise ValueError("a weight is 0; leave the signal out")
         if len(set(self.bands.values())) < len(self.bands):

@@ -50,7 +50,7 @@ class TimeParams(Params):
     def _zone(cls, timezone: str) -> str:
         try:
             ZoneInfo(timezone)
-        except (OSError, ValueError):
+        except (KeyError, OSError, ValueError):
             raise ValueError(
                 f"{timezone!r} is not an IANA time zone (Europe/Berlin, America/New_York, UTC …)"
             ) from None

@@ -1,0 +1,63 @@
+"""`tokens`: how long the request is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from signals.bounds import Bounds
+from signals.estimate import estimate, whole
+from signals.facts import Facts, QuickInput
+from signals.reading import Reading
+from signals.signal import Cost, Shared, Signal
+
+
+class TokensParams(Bounds):
+    """The bounds of the number of input tokens."""
+
+    at_least: float | None = Field(None, ge=0, description="The least number of tokens that matches.")
+    at_most: float | None = Field(None, ge=0, description="The greatest number of tokens that matches.")
+    encoding: Literal["o200k", "cl100k"] | None = Field(
+        None, description="Count with this encoding instead of estimating; needs the package bpe-openai."
+    )
+
+
+class Tokens(Signal):
+    """Reads the number of input tokens of the whole request, tools and images included. The score is that number."""
+
+    kind = "tokens"
+    Parameters = TokensParams
+    scored = True
+
+    def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._bounds = params
+        self._count: QuickInput[int] = estimate
+        if params.encoding is not None:
+            self._count = shared.use(Exact, params.encoding)
+            self.cost = Cost.FAST
+
+    def read(self, facts: Facts) -> Reading:
+        count = facts.get(self._count)
+        return Reading(self._bounds.hold(count), float(count))
+
+
+class Exact:
+    """Quick input: the tokens of a request, its texts counted with one of OpenAI's encodings."""
+
+    def __init__(self, encoding: str) -> None:
+        """ValueError when the package that knows the encodings is not installed."""
+        try:
+            import bpe_openai
+        except ImportError:
+            raise ValueError(
+                f"encoding: {encoding} needs the package bpe-openai (pip install bpe-openai); "
+                "without `encoding` tokens are estimated"
+            ) from None
+        encode: Callable[[str], list[Any]] = bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary
+        self._count: Callable[[str], int] = lambda text: len(encode(text))
+
+    def compute(self, facts: Facts) -> int:
+        return whole(facts.request, self._count)

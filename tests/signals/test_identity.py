@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.signals.help import build, complaint, reading, request
+
+HEADERS = {"user": "X-User", "groups": "x-groups"}
+JWT = "envoy.filters.http.jwt_authn"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"x-user": "alice"}, True),
+        ({"x-user": "bob"}, False),
+        ({"x-user": "bob", "x-groups": "dev, ops"}, True),
+        ({"x-groups": "ops"}, True),
+        ({"x-groups": "dev"}, False),
+        ({}, None),
+        ({"x-user": "", "x-groups": " , "}, None),
+    ],
+)
+def test_headers(headers: dict[str, str], expected: bool | None) -> None:
+    found = reading(
+        build("identity", role="admin", users=["alice"], groups=["ops"], headers=HEADERS), request("", headers=headers)
+    )
+    assert found.matched is expected
+    assert found.label == ("admin" if expected else None)
+    assert found.error == (None if expected is not None else "no_identity")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({JWT: {"payload": {"sub": "alice"}}}, True),
+        ({JWT: {"payload": {"sub": "bob", "groups": ["dev", "ops"]}}}, True),
+        ({JWT: {"payload": {"sub": "bob", "groups": "dev,ops"}}}, True),
+        ({JWT: {"payload": {"sub": "bob", "groups": {"ops": 1}}}}, False),
+        ({JWT: {"payload": {"sub": 7}}}, None),
+        ({JWT: {}}, None),
+        ({"other": {"payload": {"sub": "alice"}}}, None),
+        ({}, None),
+    ],
+)
+def test_claims_are_the_default(attributes: dict[str, Any], expected: bool | None) -> None:
+    given = request("", attributes=attributes, headers={"x-user": "alice"})
+    assert reading(build("identity", role="admin", users=["alice"], groups=["ops"]), given).matched is expected
+
+
+def test_claims_with_other_names() -> None:
+    claims = {"namespace": "auth", "user": None, "groups": 'token["https://x.org/groups"]'}
+    given = request("", attributes={"auth": {"token": {"https://x.org/groups": ["ops"]}}})
+    assert reading(build("identity", role="admin", groups=["ops"], claims=claims), given).matched is True
+
+
+def test_wrong_parameters_are_explained() -> None:
+    assert "must list somebody" in complaint("identity", role="a")
+    assert "exclude" in complaint("identity", role="a", users=["b"], headers={"user": "x"}, claims={})
+    assert "name the header" in complaint("identity", role="a", users=["b"], headers={})
+    assert "not a path" in complaint("identity", role="a", users=["b"], claims={"user": "a["})

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import builtins
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from signals import estimate as estimates
+from signals.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, ByteWeights
+from signals.request import Message
+from signals.signal import Cost, Shared
+from tests.signals.help import BY_NAME, build, complaint, data, matched, reading, request
+
+
+def count(given: Any) -> int:
+    return int(reading(build("tokens", at_least=0), given).score or 0)
+
+
+def test_the_bounds_hold() -> None:
+    text = "word " * 1000
+    assert matched("tokens", text, at_least=800, at_most=1300) is True
+    assert matched("tokens", text, at_least=3000) is False
+    assert matched("tokens", "hi", at_most=20) is True
+
+
+@pytest.mark.parametrize(
+    ("text", "true", "off"),
+    [  # counted with o200k
+        ("The quick brown fox jumps over the lazy dog. How would you explain recursion to a child?", 19, 0.25),
+        ("Der schnelle braune Fuchs springt über den faulen Hund. Wie erklärst du Rekursion?", 21, 0.25),
+        ("Съешь же ещё этих мягких французских булок, да выпей чаю.", 19, 0.3),
+        ("请用简单的语言解释什么是递归,并举一个例子。", 17, 0.25),
+        ("def add(a: int, b: int) -> int:\n    return a + b\n\n\nprint(add(1, 2))\n", 27, 0.35),
+    ],
+)
+def test_the_estimate_is_near(text: str, true: int, off: float) -> None:
+    assert ByteWeights().count(text) == pytest.approx(true, rel=off)
+
+
+def test_everything_in_the_request_counts() -> None:
+    plain = count("hello there")
+    both = (Message("user", "hello there"), Message("assistant", ""))
+    assert count(request(messages=both)) == plain + PER_MESSAGE
+    pictured = (Message("user", "hello there", images=2, audio=1),)
+    assert count(request(messages=pictured)) == plain + 2 * PER_IMAGE + PER_AUDIO
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    assert count(request("hello there", fields={"tools": tools})) > plain + 15
+    assert count(request("hello there", fields={"functions": tools})) > plain + 15
+    assert count(request()) == PER_REQUEST
+
+
+CALL = {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "celsius"}'}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": CALL}]}]},
+        {"messages": ["odd", {"content": [{"type": "tool_use", "input": {"city": "Paris", "unit": "celsius"}}, "x"]}]},
+        {"input": [{"type": "function_call", **CALL}]},
+    ],
+)
+def test_tool_calls_of_every_api_count(fields: dict[str, Any]) -> None:
+    messages = (Message("assistant", "", tool_calls=1),)
+    assert count(request(messages=messages, fields=fields)) > count(request(messages=messages)) + 8
+
+
+def test_token_ids_are_counted_as_they_are() -> None:
+    messages = (Message("user", ""),)
+    base = PER_REQUEST + PER_MESSAGE
+    for api, key in (("completions", "prompt"), ("embeddings", "input")):
+        assert count(request(api=api, messages=messages, fields={key: [1, 2, 3]})) == base + 3
+        assert count(request(api=api, messages=messages, fields={key: [[1, 2], [3]]})) == base + 3
+        assert count(request(api=api, messages=messages, fields={key: "text"})) == base
+
+
+def test_long_texts_are_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 50
+    whole = ByteWeights().count(text)
+    monkeypatch.setattr(estimates, "_CHUNK", 100)
+    assert ByteWeights().count(text) == whole
+
+
+def test_no_text_is_absurd() -> None:
+    weights = ByteWeights()
+    assert weights.count("") == 0
+    for text in ("Y" * 160, "\x00" * 160, "\ud800" * 160, " " * 160):
+        assert 10 <= weights.count(text) <= 500
+
+
+@pytest.mark.parametrize("encoding", ["o200k", "cl100k"])
+def test_an_encoding_counts_exactly(encoding: str) -> None:
+    bpe_openai = pytest.importorskip("bpe_openai", reason="the optional package bpe-openai is not installed")
+    signal = build("tokens", at_least=0, encoding=encoding)
+    text = "Grüße aus 東京 and <|endoftext|>!"
+    exact = len(bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary(text))
+    assert reading(signal, text).score == exact + PER_REQUEST + PER_MESSAGE
+    assert signal.cost == Cost.FAST
+
+
+def test_a_missing_package_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "bpe_openai":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    cls = BY_NAME["tokens"]
+    with pytest.raises(ValueError, match="pip install bpe-openai"):
+        cls("it", cls.Parameters.model_validate({"at_least": 1, "encoding": "o200k"}), Shared())
+
+
+def test_wrong_parameters_are_explained() -> None:
+    assert "one of at_least, at_most" in complaint("tokens")
+    assert "greater than" in complaint("tokens", at_least=2, at_most=1)
+    assert "greater than or equal to 0" in complaint("tokens", at_least=-1)
+    assert "Input should be" in complaint("tokens", at_least=1, encoding="gpt2")
+
+
+def test_the_estimate_on_the_public_data() -> None:
+    """Of the sum of a language's sentences no more than 30 % off, 10 % in the mean."""
+    bpe_openai = pytest.importorskip("bpe_openai", reason="the optional package bpe-openai is not installed")
+    encode = bpe_openai.get_encoding("o200k_base").encode_ordinary
+    weights = ByteWeights()
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for row in data("language/sentences")[::3]:
+        sums[row["language"]][0] += weights.count(row["text"])
+        sums[row["language"]][1] += len(encode(row["text"]))
+    off = {language: abs(guessed / true - 1) for language, (guessed, true) in sums.items()}
+    assert max(off.values()) < 0.3, off
+    assert sum(off.values()) / len(off) < 0.10
