@@ -108,11 +108,10 @@ class _Checker:
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         places = {name: document.keys[("signals", name)] for name in signals}
         policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
-        inputs = {name: params.inputs() for name, (_, params) in signals.items()}
         targets = models(spec)
         best = spec.strategy == "best"
         for finding in lint(
-            clauses(spec, rules, targets, self._stepwise), inputs, targets, default=spec.default, best=best
+            clauses(spec, rules, targets, self._stepwise), signals, targets, default=spec.default, best=best
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         return None if any(problem.severity == "error" for problem in document.problems) else policy

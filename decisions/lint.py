@@ -3,6 +3,7 @@
 Every rule becomes a circuit in two rails, one literal for *true* and one for *false*; Unknown is neither. That is
 Kleene's logic exactly, so what is reported holds for Unknown readings and every `on_unknown` too. Of a signal's score
 only the order of the tested bounds is known (a score of at least 0.9 is at least 0.7), of its label that it is one.
+Signals that are but bounds on one quantity (`Params.bounds`) are tests of that quantity.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves, text
 from decisions.select import Selector
+from signals.signal import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +33,25 @@ class Finding:
 
 def lint(
     clauses: Sequence[Clause],
-    inputs: Mapping[str, Iterable[str]],
+    signals: Mapping[str, tuple[str, Params]],
     models: Mapping[str, Model],
     *,
     default: str,
     best: bool = False,
 ) -> list[Finding]:
-    """What is wrong with `clauses`. `inputs` names, for each signal of the policy, the signals that it combines."""
-    with _Circuit([clause.when for clause in clauses]) as circuit:
+    """What is wrong with `clauses`. `signals` has the kind and the parameters of every signal of the policy."""
+    with _Circuit([clause.when for clause in clauses], signals) as circuit:
         findings = list(_Decisions(clauses, circuit, best).findings())
-    return findings + list(_unused_signals(clauses, inputs)) + list(_unused_models(clauses, models, default))
+    return findings + list(_unused_signals(clauses, signals)) + list(_unused_models(clauses, models, default))
 
 
-def _unused_signals(clauses: Sequence[Clause], inputs: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+def _unused_signals(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
     used: set[str] = set()
     reached = {leaf.signal for clause in clauses for leaf in leaves(clause.when)}
     while reached:
         used |= reached
-        reached = {source for name in reached for source in inputs[name]} - used
-    for name in inputs:
+        reached = {source for name in reached for source in signals[name][1].inputs()} - used
+    for name in signals:
         if name not in used:
             yield Finding(("signals", name), "L304", f"signal {name!r} is used by no decision", True, True)
 
@@ -191,23 +193,32 @@ def _listed(words: Sequence[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
+def _quantity(kind: str, params: Params) -> tuple[str, float | None, float | None] | None:
+    """What a signal measures and the bounds within which it matches, where that is all there is to it."""
+    bounds = params.bounds()
+    if bounds is None:
+        return None
+    return f"{kind} {params.model_dump_json(exclude={'at_least', 'at_most'})}", *bounds
+
+
 class _Circuit:
     """The rules as clauses of a SAT solver (Tseitin's encoding), equal rules shared. A literal is an int, -x its
     negation."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], signals: Mapping[str, tuple[str, Params]]) -> None:
         # Imported here because only policies that are being loaded need it.
         from pysat.solvers import Minisat22
 
         self._solver: Any = Minisat22()
         self._last = 0
         self._rails: dict[Rule, tuple[int, int]] = {}
+        self._measured = {name: found for name, entry in signals.items() if (found := _quantity(*entry)) is not None}
         self._signals: dict[str, tuple[int, int, int]] = {}
         self._scores: dict[tuple[str, float, bool], int] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._yes = self._new()
         self._solver.add_clause([self._yes])
-        self._declare(dict.fromkeys(leaf for rule in rules for leaf in leaves(rule)))
+        self._declare(dict.fromkeys(self._measure(leaf) for rule in rules for leaf in leaves(rule)))
 
     def __enter__(self) -> _Circuit:
         return self
@@ -264,7 +275,16 @@ class _Circuit:
         trues, falses = [true for true, _ in rails], [false for _, false in rails]
         return self._at_least(count, trues), self._at_least(len(rails) - count + 1, falses)
 
+    def _measure(self, leaf: Leaf) -> Leaf:
+        """A leaf whose signal is but a bound on a quantity, as the test of that quantity that it is."""
+        measured = self._measured.get(leaf.signal)
+        if measured is None or leaf.label is not None:
+            return leaf
+        quantity, least, most = measured
+        return Leaf(quantity, least, most) if leaf.plain else Leaf(quantity, leaf.at_least, leaf.at_most)
+
     def _leaf(self, leaf: Leaf) -> tuple[int, int]:
+        leaf = self._measure(leaf)
         unknown, matched, scoreless = self._signals[leaf.signal]
         if leaf.plain:
             return self._and([-unknown, matched]), self._and([-unknown, -matched])
@@ -282,9 +302,12 @@ class _Circuit:
         """Variables for what the leaves test, and what is known about them before any request."""
         bounds: dict[str, set[tuple[float, bool]]] = {}
         labels: dict[str, set[str]] = {}
+        quantities = {quantity for quantity, _, _ in self._measured.values()}
         for leaf in every:
             if leaf.signal not in self._signals:
                 self._signals[leaf.signal] = (self._new(), self._new(), self._new())
+                if leaf.signal in quantities:
+                    self._solver.add_clause([-self._signals[leaf.signal][2]])
             tested = bounds.setdefault(leaf.signal, set())
             if leaf.at_least is not None:
                 tested.add((leaf.at_least, False))  # score >= bound

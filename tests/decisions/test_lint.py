@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,6 +15,7 @@ from decisions.lint import Finding, lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
 from decisions.select import Weighted
 from signals.reading import Reading
+from signals.signal import Params
 from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, MODELS, SMALL, clause
 from tests.decisions.test_properties import clause_lists, reference
@@ -22,10 +23,33 @@ from tests.decisions.test_properties import clause_lists, reference
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 
 
+class Plain(Params):
+    """Parameters of a signal, perhaps one that combines others."""
+
+    of: tuple[str, ...] = ()
+
+    def inputs(self) -> tuple[str, ...]:
+        return self.of
+
+
+class Measure(Params):
+    """Parameters of a signal that is but a bound on a quantity."""
+
+    of: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, self.at_most
+
+
+def signals(names: Iterable[str]) -> dict[str, tuple[str, Params]]:
+    return {name: ("plain", Plain()) for name in names}
+
+
 def found(clauses: Sequence[Clause], best: bool = False) -> list[Finding]:
     """Findings about decisions."""
-    inputs: dict[str, tuple[str, ...]] = dict.fromkeys("abcd", ())
-    every = lint(clauses, inputs, MODELS, default="small", best=best)
+    every = lint(clauses, signals("abcd"), MODELS, default="small", best=best)
     return [finding for finding in every if finding.path[0] == "decisions"]
 
 
@@ -197,10 +221,10 @@ def test_best_compares_routes_and_puts_guards_first(clauses: list[Clause], expec
 
 
 def test_unused_signals_and_models_are_warnings() -> None:
-    inputs = {"a": (), "b": (), "sum": ("b",), "spare": ("a",)}
+    known = {name: ("plain", Plain(of=of)) for name, of in (("a", ()), ("b", ()), ("sum", ("b",)), ("spare", ("a",)))}
     models = {**MODELS, "extra": SMALL, "other": LARGE}
     clauses = [clause("x", Leaf("sum"), Weighted([SMALL], {}, False)), clause("g", Leaf("sum", at_least=0.1), None)]
-    findings = lint(clauses, inputs, models, default="other")
+    findings = lint(clauses, known, models, default="other")
     assert [(f.path, f.code, f.warning, f.at_key) for f in findings] == [
         (("signals", "a"), "L304", True, True),
         (("signals", "spare"), "L304", True, True),
@@ -211,7 +235,7 @@ def test_unused_signals_and_models_are_warnings() -> None:
 
 def test_models_of_stepwise_decisions_are_used() -> None:
     step = Clause("s", A, "stepwise", LARGE, stepwise=StepwiseSpec(small="small", large="large"))
-    assert lint([step], {"a": ()}, MODELS, default="large") == []
+    assert lint([step], signals("a"), MODELS, default="large") == []
 
 
 def test_counts_are_encoded_exactly() -> None:
@@ -223,5 +247,31 @@ def test_counts_are_encoded_exactly() -> None:
 
 def test_hundreds_of_decisions_are_no_trouble() -> None:
     clauses = [clause(f"d{n}", All((Leaf(f"s{n}"), Not(Leaf(f"s{n + 1}"))))) for n in range(200)]
-    inputs: dict[str, tuple[str, ...]] = {f"s{n}": () for n in range(201)}
-    assert [f for f in lint(clauses, inputs, MODELS, default="large") if f.code != "L305"] == []
+    known = signals(f"s{n}" for n in range(201))
+    assert [f for f in lint(clauses, known, MODELS, default="large") if f.code != "L305"] == []
+
+
+def test_signals_that_bound_one_quantity_imply_each_other() -> None:
+    known: dict[str, tuple[str, Params]] = {
+        "long": ("tokens", Measure(of="x", at_least=8000)),
+        "huge": ("tokens", Measure(of="x", at_least=100_000)),
+        "short": ("tokens", Measure(of="x", at_most=500)),
+        "other": ("tokens", Measure(of="y", at_least=100_000)),
+    }
+    long, huge, short, other = map(Leaf, known)
+
+    def codes_of(*rules: Rule) -> list[tuple[str | int, str]]:
+        clauses = [clause(f"d{n}", rule) for n, rule in enumerate(rules)]
+        findings = lint(clauses, known, MODELS, default="large")
+        return [(f.path[1], f.code) for f in findings if f.path[0] == "decisions"]
+
+    assert codes_of(long, huge) == [(1, "L302")]
+    assert codes_of(huge, long) == []
+    assert codes_of(long, other) == []
+    assert codes_of(All((huge, short))) == [(0, "L301")]
+    assert codes_of(All((other, short))) == []
+    assert codes_of(long, Leaf("long", at_least=9000)) == [(1, "L302")]
+    assert codes_of(long, Leaf("short", at_least=8000)) == [(1, "L303")]
+    assert codes_of(AnyOf((Not(short), Not(huge)))) == [(0, "L306")]
+    # The other bounds may be Unknown together only.
+    assert codes_of(long, Not(long), All((huge, short, Leaf("long", label="x")))) == [(2, "L301")]
