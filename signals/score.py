@@ -28,6 +28,9 @@ class ScoreParams(Params):
     def inputs(self) -> tuple[str, ...]:
         return tuple(self.sum)
 
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, self.at_most
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         check(self.at_least, self.at_most)

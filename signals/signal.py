@@ -35,6 +35,14 @@ class Params(BaseModel):
         """The names of other signals that this one combines."""
         return ()
 
+    def bounds(self) -> tuple[float | None, float | None] | None:
+        """The least and the greatest score with which the signal matches, where nothing else decides; else None.
+
+        A kind that says so must give every known reading a score, and all its signals whose parameters differ in
+        `at_least` and `at_most` alone the same one. The linter then sees that one of them implies another.
+        """
+        return None
+
 
 class Signal(ABC):
     """A named, configured detector. A kind is a subclass; the registry lists them all.

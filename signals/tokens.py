@@ -23,6 +23,9 @@ class TokensParams(Bounds):
         None, description="Count with this encoding instead of estimating; needs the package bpe-openai."
     )
 
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, self.at_most
+
 
 class Tokens(Signal):
     """Reads the number of input tokens of the whole request, tools and images included. The score is that number."""
