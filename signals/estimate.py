@@ -56,18 +56,21 @@ class ByteWeights:
 def whole(request: Request, count: Callable[[str], int]) -> int:
     """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images and audio."""
     fields = request.fields
-    messages = request.messages
-    total = count(request.text("all")) + PER_REQUEST + PER_MESSAGE * len(messages)
-    for key in ("tools", "functions"):
-        if fields.get(key):
-            total += count(orjson.dumps(fields[key]).decode())
-    for message in messages:
-        total += PER_IMAGE * message.images + PER_AUDIO * message.audio
-    if any(message.tool_calls for message in messages):
-        total += count(_calls(fields))
-    if request.api in ("completions", "embeddings"):
-        total += _token_ids(fields.get("prompt" if request.api == "completions" else "input"))
-    return total
+    text = request.text("all")
+    offered = fields.get("tools") or fields.get("functions")
+    if offered:
+        text += orjson.dumps(offered).decode()
+    parts = calls = 0
+    for message in request.messages:
+        parts += PER_MESSAGE
+        if message.images or message.audio:
+            parts += PER_IMAGE * message.images + PER_AUDIO * message.audio
+        calls += message.tool_calls
+    if calls:
+        text += _calls(fields)
+    if request.api == "completions" or request.api == "embeddings":
+        parts += _token_ids(fields.get("prompt" if request.api == "completions" else "input"))
+    return count(text) + parts + PER_REQUEST
 
 
 def _calls(fields: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ MODEL = Path(__file__).parent / "models" / "language.ftz"
 """Our own model (signals/train/language.py; its card is beside it), read by the fastText library."""
 
 _PARTS = 3
-_PART = 96
+_PART = 64
 """A long text is judged by this many parts of this many characters, taken from all over it."""
 
 _SCRIPTS = {

@@ -21,7 +21,9 @@ from signals.signal import Params, Shared, Signal
 _MANY = 4000
 """Occurrences after which counting stops, so that no text keeps the event loop busy."""
 
-_QUESTION_MARKS = "?？؟⁇⁈⁉፧՞;"
+_QUESTION_MARKS = (
+    "?\uff1f\u061f\u2047\u2048\u2049\u1367\u055e"  # Latin, full-width, Arabic, double ones, Ethiopic, Armenian
+)
 _NAMED = {
     # A fence opens or closes a block (CommonMark 4.5), indented as far as it likes in a list.
     "code_fences": re.compile(rb"^[ \t]*(?:```|~~~)", re.MULTILINE),
@@ -30,6 +32,8 @@ _NAMED = {
     # Bullets and numbers as in Markdown and in plain mail.
     "list_items": re.compile(rb"^[ \t]*(?:[-*+]|\xe2\x80[\xa2\xa3\x93]|\(?\d{1,3}[.)])[ \t]+(?=\S)", re.MULTILINE),
 }
+_ASCII = {"questions": re.compile(rb"\?+")}
+"""The same for text that is all ASCII, where it is quicker."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 
@@ -151,19 +155,24 @@ class _Finder:
         self.paired = feature == "code_fences"
         self._whole = False
         self._pattern: Any
+        self._ascii: Any
         if isinstance(feature, str):
             self._pattern = _NAMED[feature]
+            self._ascii = _ASCII.get(feature, self._pattern)
         elif feature.regex is not None:
-            self._pattern = compiled(feature.regex.encode())
+            self._pattern = self._ascii = compiled(feature.regex.encode())
         else:
             # The longest first: of "stack" and "stack trace", the text's own length decides.
             longest = sorted(feature.keywords or (), key=len, reverse=True)
             self._whole = True
-            self._pattern = compiled(("(?i)" + "|".join(_phrase(keyword) for keyword in longest)).encode())
+            self._pattern = self._ascii = compiled(
+                ("(?i)" + "|".join(_phrase(keyword) for keyword in longest)).encode()
+            )
 
     def spans(self, data: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
         """Start and end, in bytes, of each occurrence from `start` on."""
-        for found in self._pattern.finditer(data, start):
+        pattern = self._ascii if data.isascii() else self._pattern
+        for found in pattern.finditer(data, start):
             span: tuple[int, int] = found.span()
             if not self._whole or bounded(data, *span):
                 yield span
