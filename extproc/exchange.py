@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Protocol
 
 from decisions.decision import Decision, Trace
@@ -66,6 +67,10 @@ class Context(Protocol):
 
     @property
     def answerer(self) -> Answerer | None: ...
+
+    def timed(self) -> bool:
+        """Whether to time every signal of this request (a sample; it costs the hot path something)."""
+        ...
 
     def record(self, trace: Trace, request: Request) -> None:
         """A request was decided (its trace tells of fallbacks)."""
@@ -304,7 +309,8 @@ class Exchange:
         try:
             request = openai.parse(api, first.headers, first.attributes(), body)
             self._request = request
-            settled = engine.settle(request, time.monotonic() + engine.settings.deadline)
+            deadline = time.monotonic() + engine.settings.deadline
+            settled = engine.settle(request, deadline, detail=self._context.timed())
             if isinstance(settled, Trace):
                 self._act(settled)
             else:
@@ -525,6 +531,7 @@ class Exchange:
         return self._first.headers.own() if self._first is not None else []
 
 
+@lru_cache(maxsize=1024)
 def request_headers(decision: Decision) -> Pairs:
     """The request headers that a decision sets."""
     if decision.model is None:
@@ -535,28 +542,36 @@ def request_headers(decision: Decision) -> Pairs:
 
 def response_headers(trace: Trace) -> Pairs:
     """The response headers that tell the client what was decided."""
-    decision = trace.decision
-    shown = []
+    return _told(trace.decision, trace.policy)
+
+
+@lru_cache(maxsize=1024)
+def _told(decision: Decision, policy: str) -> Pairs:
+    told = []
     if decision.name is not None:
-        shown.append(("x-pointsman-decision", decision.name))
+        told.append(("x-pointsman-decision", decision.name))
     if decision.model is not None:
-        shown.append(("x-pointsman-model", decision.model.key))
-    return (*shown, ("x-pointsman-policy", trace.policy))
+        told.append(("x-pointsman-model", decision.model.key))
+    return (*told, ("x-pointsman-policy", policy))
 
 
-def _metadata(trace: Trace) -> bytes:
-    decision = trace.decision
-    texts = [("action", decision.action), ("policy", trace.policy)]
+@lru_cache(maxsize=1024)
+def _texts(decision: Decision, policy: str) -> bytes:
+    texts: list[tuple[str, str]] = [("action", decision.action), ("policy", policy)]
     if decision.name is not None:
         texts.append(("decision", decision.name))
     if decision.model is not None:
         texts.append(("model", decision.model.key))
     if decision.fallback is not None:
         texts.append(("fallback", decision.fallback))
+    return wire.texts(tuple(texts))
+
+
+def _metadata(trace: Trace) -> bytes:
     tokens = trace.estimated_input_tokens
     numbers = {} if tokens is None else {"estimated_input_tokens": float(tokens)}
     scores = {name: reading.score for name, reading in trace.readings.items() if reading.score is not None}
-    return wire.metadata(tuple(texts), numbers, scores)
+    return wire.metadata(_texts(trace.decision, trace.policy), numbers, scores)
 
 
 def _plain(trace: Trace, reason: str) -> None:

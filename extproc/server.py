@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
 
 Transport = Literal["auto", "http2", "grpcio"]
@@ -75,13 +76,14 @@ class Options:
 class InForce:
     """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
 
-    __slots__ = ("__weakref__", "answerer", "engine", "failed", "record", "source")
+    __slots__ = ("__weakref__", "answerer", "engine", "failed", "record", "source", "timed")
 
     def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None) -> None:
         self.engine = loaded.engine
         self.source = loaded.source
         self.answerer: Answerer | None = answers
         self.record = worker.record
+        self.timed = worker.timed
         self.failed = worker.metrics.failed
 
 
@@ -94,6 +96,7 @@ class Worker:
         self._health = Health()
         self._traces: deque[tuple[float, str | None, Trace]] = deque(maxlen=KEPT_DECISIONS)
         self._stepwise = stepwise.metrics.Metrics()
+        self._requests = 0
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._closing: set[asyncio.Task[None]] = set()
@@ -109,6 +112,11 @@ class Worker:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
         self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
+
+    def timed(self) -> bool:
+        """Whether to time the signals of the next request."""
+        self._requests += 1
+        return self._requests % TIMED_EVERY == 1
 
     def _exchange(self, stream: Stream) -> Exchange:
         return Exchange(self._in_force, stream)

@@ -83,6 +83,9 @@ class Service:
     def record(self, trace: Trace, request: Request) -> None:
         self.traces.append(trace)
 
+    def timed(self) -> bool:
+        return False
+
     def failed(self, reason: str) -> None:
         self.failures.append(reason)
 
