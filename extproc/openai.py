@@ -307,8 +307,8 @@ _MESSAGES: dict[Api, Callable[[dict[str, Any]], tuple[Message, ...]]] = {
 
 # Rewriting
 
-_KEY = re.compile(rb'(?<!\\)"model"[ \t\r\n]*:[ \t\r\n]*')
-_END = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_KEY = b'"model"'
+_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)', re.DOTALL)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SCAN = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
 
@@ -338,18 +338,16 @@ def with_model(request: Request, name: str) -> bytes:
 def _spans(request: Request) -> list[tuple[int, int]]:
     """Where the values of the top-level `model` keys lie in the body.
 
-    In valid JSON an unescaped `"model"` before a colon is a key, at whatever depth. When the body has exactly one and
-    no letter of "model" is written as an escape, that one must be the top-level key that the parser saw. Anything
-    else is walked key by key with the standard library's scanner (in C, one call a value).
+    When the body holds `"model"` just once, and no letter of it is written as an escape, that one is the top-level key
+    that the parser saw. Anything else is walked key by key with the standard library's scanner (in C, one call a
+    value).
     """
     body = request.body
-    if b"\\u006" not in body:
-        keys = _KEY.finditer(body)
-        first = next(keys)
-        if next(keys, None) is None:
-            start = first.end()
-            value = _END.match(body, start)
-            return [(start, value.end() if value else start + 4)]  # a string, or null
+    at = body.find(_KEY)
+    if at >= 0 and body.find(_KEY, at + len(_KEY)) < 0 and b"\\u006" not in body:
+        value = _VALUE.match(body, at + len(_KEY))
+        if value is not None:
+            return [value.span(1)]
     try:
         return list(_walk(body.decode()))
     except RecursionError:

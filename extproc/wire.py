@@ -211,9 +211,12 @@ def _plain(value: Struct | Value) -> Any:
 # Replies. Tags are written out: field number << 3 | wire type (2: length-delimited, 0: varint, 1: 64 bits).
 
 
+_SMALL = [bytes((number,)) for number in range(128)]
+
+
 def _varint(number: int) -> bytes:
     if number < 128:
-        return bytes((number,))
+        return _SMALL[number]
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -245,6 +248,11 @@ def _options(headers: Pairs) -> bytes:
     return b"".join(_option(name, value) for name, value in headers)
 
 
+@lru_cache(maxsize=4096)
+def _length(size: int) -> bytes:
+    return _option("content-length", str(size))
+
+
 def _common(kind: Kind, common: bytes) -> bytes:
     return _field((kind - 1) << 3 | 2, _field(0x0A, common) if common else b"")
 
@@ -273,8 +281,9 @@ def reply(
         return _setting(kind, headers, reroute)
     mutation = _options(headers)
     if body is not None:
-        mutation += _option("content-length", str(len(body)))
-    mutation += b"".join(_field(0x12, name.encode()) for name in remove)
+        mutation += _length(len(body))
+    if remove:
+        mutation += b"".join(_field(0x12, name.encode()) for name in remove)
     common = _field(0x12, mutation) + (b"\x28\x01" if reroute else b"")
     return _common(kind, common) if body is None else _with_body(kind, common + _opening(b"\x1a\x0a", len(body)), body)
 
@@ -353,26 +362,31 @@ def _number(name: str) -> bytes:
     return b"\x0a" + _varint(len(key) + 11) + key + b"\x12\x09\x11"
 
 
-@lru_cache(maxsize=4096)
-def _text(name: str, value: str) -> bytes:
-    return _member(name, _field(0x1A, value.encode()))
-
-
 def _member(name: str, value: bytes) -> bytes:
     return _field(0x0A, _field(0x0A, name.encode()) + _field(0x12, value))
 
 
-def metadata(texts: Pairs, numbers: Mapping[str, float], scores: Mapping[str, float]) -> bytes:
+def texts(pairs: Pairs) -> bytes:
+    """The part of `metadata` that is the same for every request of a decision."""
+    return b"".join(_member(name, _field(0x1A, value.encode())) for name, value in pairs)
+
+
+_NAMESPACE = _field(0x0A, b"pointsman")
+
+
+def metadata(fixed: bytes, numbers: Mapping[str, float], scores: Mapping[str, float]) -> bytes:
     """To be added to any answer: dynamic metadata in the namespace `pointsman`, `scores` in its struct `signals`.
 
-    Texts and names must come from the policy, since they are remembered.
+    `fixed` comes from `texts`. The names of numbers and scores must come from the policy: they are remembered.
     """
-    fields = [_text(name, value) for name, value in texts]
+    fields = [fixed]
     fields += [_number(name) + _DOUBLE(value) for name, value in numbers.items()]
     if scores:
         inner = b"".join([_number(name) + _DOUBLE(value) for name, value in scores.items()])
         fields.append(_member("signals", _field(0x2A, inner)))
-    return _field(0x42, _member("pointsman", _field(0x2A, b"".join(fields))))
+    struct = b"".join(fields)
+    value = _NAMESPACE + _opening(b"\x12\x2a", len(struct))
+    return b"".join((_opening(b"\x42\x0a", len(value) + len(struct)), value, struct))
 
 
 def audit(trace: Trace, request: Request) -> bytes:

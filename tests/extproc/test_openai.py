@@ -258,7 +258,8 @@ def test_deeply_nested_parts_do_not_exhaust_the_stack() -> None:
     for _ in range(500):
         content = f'[{{"type": "tool_result", "content": {content}}}]'
     request = parse("messages", f'{{"messages": [{{"role": "user", "content": {content}}}]}}'.encode())
-    assert "deep" in request.text("tools")
+    found = "deep" in request.text("tools")
+    assert found  # apart, so that a failure need not show the request
 
 
 def test_results_of_results_are_read() -> None:

@@ -243,7 +243,7 @@ def test_streamed_answers(value: str, body: bytes, end: bool) -> None:
 def test_dynamic_metadata_is_added_to_any_reply(
     texts: dict[str, str], numbers: dict[str, float], scores: dict[str, float]
 ) -> None:
-    extra = wire.metadata(tuple(texts.items()), numbers, scores)
+    extra = wire.metadata(wire.texts(tuple(texts.items())), numbers, scores)
     for reply in (wire.reply(Kind.REQUEST_BODY, (("a", "b"),), (), True), wire.stream_headers(200, ())):
         message = read(reply + extra)
         assert metadata(message) == texts | numbers | ({"signals": scores} if scores else {})
