@@ -1,7 +1,9 @@
 """The policy network at run time: an ONNX file, checked when it is loaded, run in small batches off the event loop.
 
-The format is docs/stepwise.md, "The policy file". One thread belongs to each loaded policy: it takes what is waiting,
-waits a fraction of a millisecond for company when other answers are under way, and runs the network once for all.
+The format is docs/stepwise.md, "The policy file". A network that a CPU runs in less time than it takes to wake a
+thread is run at once, where it is asked for. Any other, and every one on a GPU, has a thread of its own: it takes what
+is waiting, waits a fraction of a millisecond for company when other answers are under way, and runs the network once
+for all.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ Device = Literal["auto", "cuda", "cpu"]
 Kind = Literal["accuracy_loss", "cost"]
 
 FORMAT = "1"
+INLINE = 0.0002
+"""Seconds for one step under which a network runs on the event loop. A thread would have to wait for the interpreter
+lock twice, up to 5 ms each time while the loop is busy (`sys.getswitchinterval`)."""
+
 BUCKETS = (1, 8, 64, 512, 4096)  # batch sizes on a GPU: buffers are allocated once for each
 
 
@@ -106,8 +112,12 @@ class Policy:
         names: Sequence[str] = features.NAMES,
         version: int = features.VERSION,
         wait: float = 0.0003,
+        inline: bool | None = None,
     ) -> None:
-        """`wait`: seconds that a step may wait for others to share its batch with, while others are under way."""
+        """`wait`: seconds that a step may wait for others to share its batch with, while others are under way.
+
+        `inline`: run the network on the event loop, without a thread; None: if it is cheap enough (`INLINE`).
+        """
         self.path = path
         self.answers = 0  # answers under way that may ask; kept by `Strategy` runs
         self.batches = 0
@@ -122,11 +132,14 @@ class Policy:
         self.device = self._network.device
         self.card = _card(path, data, self._network.metadata, names, version)
         self._check(len(names))
+        self.inline = (self.device == "cpu" and self._cost(len(names)) < INLINE) if inline is None else inline
+        self._closed = False
         self._limit = 4 * BUCKETS[-1]
         self._waiting = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"policy {path.name}", daemon=True)
-        self._thread.start()
+        if not self.inline:
+            self._thread.start()
 
     @property
     def hidden_width(self) -> int:
@@ -135,30 +148,44 @@ class Policy:
 
     async def keep(self, vector: Vector, hidden: Vector | None = None) -> tuple[float, Vector | None]:
         """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
-        if self._waiting >= self._limit:
-            raise PolicyFailed("overloaded", f"{self._waiting} steps already wait for the policy")
-        if not self._thread.is_alive():
+        if self._closed:
             raise PolicyFailed("closed", "the policy was closed")
         if self.hidden_width and hidden is None:
             hidden = np.zeros(self.hidden_width, np.float32)
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[tuple[float, Vector | None]] = loop.create_future()
-        self._waiting += 1
-        started = time.perf_counter()
-        try:
-            self._queue.put(_Item(vector, hidden, loop, result))
-            keep, after = await result
-        finally:
-            self._waiting -= 1
-            self.queued_seconds += time.perf_counter() - started
+        keep, after = self._now(vector, hidden) if self.inline else await self._queued(vector, hidden)
         if not 0.0 <= keep <= 1.0:  # also false for NaN
             raise PolicyFailed("not_a_probability", f"the policy said P(keep) = {keep}")
         return keep, after
 
     def close(self) -> None:
         """Ends the thread. Steps still waiting fail."""
-        self._queue.put(None)
-        self._thread.join()
+        self._closed = True
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def _now(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
+        try:
+            keep, after = self._network.run(vector[None], None if hidden is None else hidden[None])
+        except Exception as error:
+            raise PolicyFailed("inference", f"{self.path.name}: {error}") from error
+        self.batches += 1
+        self.items += 1
+        return float(keep[0]), None if after is None else after[0]
+
+    async def _queued(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
+        if self._waiting >= self._limit:
+            raise PolicyFailed("overloaded", f"{self._waiting} steps already wait for the policy")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[tuple[float, Vector | None]] = loop.create_future()
+        self._waiting += 1
+        started = time.perf_counter()
+        try:
+            self._queue.put(_Item(vector, hidden, loop, result))
+            return await result
+        finally:
+            self._waiting -= 1
+            self.queued_seconds += time.perf_counter() - started
 
     def _serve(self) -> None:
         """The thread: batches until closed."""
@@ -196,6 +223,16 @@ class Policy:
         self.batches += 1
         self.items += len(batch)
         _deliver([(item, (float(keep[i]), None if after is None else after[i])) for i, item in enumerate(batch)])
+
+    def _cost(self, width: int) -> float:
+        """Seconds that one step takes: the least of a few, which a busy machine does not disturb."""
+        vectors, hidden = np.zeros((1, width), np.float32), np.zeros((1, self.hidden_width), np.float32)
+        least = math.inf
+        for _ in range(8):
+            started = time.perf_counter()
+            self._network.run(vectors, hidden)
+            least = min(least, time.perf_counter() - started)
+        return least
 
     def _check(self, width: int) -> None:
         """Runs the network once, so that a wrong shape is found now."""

@@ -221,8 +221,8 @@ class StepwiseSpec(_Block):
         budget = self.budget
         return Stepwise(
             Setup(
-                small=Model(self.small, Upstream(small), _unknown(small)),
-                large=Model(self.large, Upstream(large), _unknown(large)),
+                small=Model(self.small, Upstream(small), unknown(small)),
+                large=Model(self.large, Upstream(large), unknown(large)),
                 strategy=strategy,
                 limits=limits,
                 budget=Budget(budget.steps, budget.seconds, budget.money, budget.tokens),
@@ -386,6 +386,6 @@ class Stepwise:
         return None
 
 
-def _unknown(endpoint: Endpoint) -> Capability:
+def unknown(endpoint: Endpoint) -> Capability:
     """Before the first probe: nothing is known, and only what the operator says is taken for granted."""
     return Capability(endpoint.model, 0.0, endpoint.mode, {}, TOP, False, False, False)

@@ -13,7 +13,7 @@ from typing import Any
 from stepwise.answer import answer
 from stepwise.probe import QUESTION
 from stepwise.session import Budget, Model, Setup
-from stepwise.spec import Stepwise, _unknown
+from stepwise.spec import Stepwise, unknown
 from stepwise.steps import Limits
 from stepwise.strategies import Context, Draft, Run, Strategy, Turn, Verdict, _Judge
 from stepwise.upstream import Endpoint, Mode, Upstream
@@ -394,7 +394,7 @@ async def pair(
     await large.start()
     times = {"connect_timeout": 2.0, "first_timeout": 5.0, "idle_timeout": 5.0, **(endpoint or {})}
     ends = [small.endpoint(**times), large.endpoint(**times)]
-    models = [Model(name, Upstream(end), _unknown(end)) for name, end in zip(("small", "large"), ends, strict=True)]
+    models = [Model(name, Upstream(end), unknown(end)) for name, end in zip(("small", "large"), ends, strict=True)]
     stepwise = Stepwise(
         Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,9 @@ async def test_the_network_normalises_and_says_p_keep(tmp_path: Path) -> None:
     assert hidden is None
 
 
-async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", hidden=3), device="cpu")
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path, inline: bool) -> None:
+    policy = Policy(write(tmp_path / "p.onnx", hidden=3), device="cpu", inline=inline)
     first, state = await policy.keep(vector(0))
     second, state = await policy.keep(vector(0), state)
     policy.close()
@@ -42,7 +44,7 @@ async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path) -> No
 
 
 async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu", wait=0.05)
+    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu", wait=0.05, inline=False)
     policy.answers = 64
     results = await asyncio.gather(*(policy.keep(vector(i / 10)) for i in range(64)))
     policy.close()
@@ -52,7 +54,7 @@ async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(
 
 
 async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=30.0)
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=30.0, inline=False)
     policy.answers = 1
     async with asyncio.timeout(10):
         await policy.keep(vector(0))
@@ -60,7 +62,7 @@ async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_step_disturbs_nobody(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=0.05)
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=0.05, inline=False)
     policy.answers = 3
     tasks = [asyncio.create_task(policy.keep(vector(0))) for _ in range(2)]
     await asyncio.sleep(0)
@@ -79,8 +81,9 @@ async def test_what_is_no_probability_is_a_failure(tmp_path: Path) -> None:
     policy.close()
 
 
-async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+@pytest.mark.parametrize("inline", [True, False])
+async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: Path, inline: bool) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
     with pytest.raises(PolicyFailed, match=r"p\.onnx") as raised:
         await policy.keep(np.zeros(3, np.float32))
     assert raised.value.reason == "inference"
@@ -88,8 +91,9 @@ async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: 
     policy.close()
 
 
-async def test_a_closed_policy_fails_at_once(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_closed_policy_fails_at_once(tmp_path: Path, inline: bool) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
     policy.close()
     policy.close()
     with pytest.raises(PolicyFailed) as raised:
@@ -98,12 +102,27 @@ async def test_a_closed_policy_fails_at_once(tmp_path: Path) -> None:
 
 
 async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=False)
     policy._waiting = policy._limit
     with pytest.raises(PolicyFailed) as raised:
         await policy.keep(vector(0))
     policy.close()
     assert raised.value.reason == "overloaded"
+
+
+async def test_a_cheap_network_has_no_thread_and_a_dear_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threading.active_count()
+    cheap = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    assert (cheap.inline, threading.active_count()) == (True, threads)
+    monkeypatch.setattr("stepwise.policy.INLINE", 0.0)
+    dear = Policy(tmp_path / "p.onnx", device="cpu")
+    assert (dear.inline, threading.active_count()) == (False, threads + 1)
+    assert await cheap.keep(vector(0)) == await dear.keep(vector(0))
+    cheap.close()
+    dear.close()
+    assert threading.active_count() == threads
 
 
 def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""From questions to a policy file, with two pretended models: every command of `pointsman stepwise`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs `pip install -e .[train]`")
+pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
+
+from cli.main import main
+from stepwise import features
+from stepwise.policy import Policy, Target
+from stepwise.steps import Limits
+from stepwise.train.collect import read_questions
+from stepwise.train.project import Project
+from tests.stepwise.train.pair import Pair, questions
+
+PAIR = Pair()
+
+
+@asynccontextmanager
+async def open_writer(limits: Limits) -> AsyncIterator[Pair]:
+    assert limits.min_tokens == 4
+    yield PAIR
+
+
+def command(*words: object) -> int:
+    return main(["stepwise", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that went through every command."""
+    folder = tmp_path_factory.mktemp("project")
+    for seed, name in enumerate(("policy", "calibration", "test")):
+        file = folder / f"questions-{name}.jsonl"
+        rows = [{"id": q.id, "question": q.text, "answer": q.answer} for q in questions(200, seed)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        collect = ("collect", "--work", folder / "work", "--set", name, "--questions", file, "--min-tokens", 4)
+        assert command(*collect, "--writer", __name__) == 0
+    work = folder / "work"
+    assert command("train", "--work", work) == 0
+    assert command("calibrate", "--work", work, "--writer", __name__, "--loss", 0.05, 0.1) == 0
+    assert command("evaluate", "--work", work, "--writer", __name__) == 0
+    assert command("export", "--work", work, "--out", work / "pair.onnx") == 0
+    assert command("inspect", work / "pair.onnx") == 0
+    return work
+
+
+def test_the_policy_file_is_what_serving_loads(work: Path) -> None:
+    policy = Policy(work / "pair.onnx", device="cpu")
+    try:
+        assert (policy.card.small, policy.card.large) == ("tinylm-small", "tinylm-large")
+        assert policy.card.steps == Limits(4, 512)
+        assert policy.card.calibration_size == 200
+        assert 0 <= policy.card.kappa(Target("accuracy_loss", 0.1)) <= 1.01
+        vector = np.zeros(features.WIDTH, np.float32)
+        assert 0 <= asyncio.run(policy.keep(vector))[0] <= 1
+    finally:
+        policy.close()
+
+
+def test_the_learned_policies_beat_chance_and_first_tokens(work: Path) -> None:
+    found = json.loads((work / "figures.json").read_text())["strategies"]
+    area = {name: row["area"][0] for name, row in found.items()}
+    assert area["vtrace"] > area["random"] + 0.02
+    assert area["supervised"] > area["random"] + 0.02
+    assert area["ppo"] > area["random"] + 0.02
+    assert area["oracle"] >= max(area.values())
+
+
+def test_the_report_has_a_line_for_every_strategy_and_a_plot(work: Path) -> None:
+    text = (work / "report.md").read_text()
+    for name in (
+        "vtrace",
+        "ppo",
+        "supervised",
+        "question",
+        "random",
+        "first-n",
+        "glimpse",
+        "confidence",
+        "verify",
+        "oracle",
+    ):
+        assert f"| {name} |" in text
+    assert (work / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_collecting_again_asks_the_models_nothing(work: Path) -> None:
+    before = PAIR.calls
+    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 4, "--writer", __name__) == 0
+    assert PAIR.calls == before
+
+
+def test_an_interrupted_collection_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    rows = [{"id": q.id, "question": q.text, "answer": q.answer} for q in questions(40, 9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("collect", "--work", tmp_path / "w", "--set", "policy", "--questions", file, "--min-tokens", 4)
+    start = PAIR.calls
+    assert command(*words, "--writer", __name__, "--at-once", 5) == 0
+    whole = PAIR.calls - start
+    for part in sorted((tmp_path / "w" / "trees" / "policy").glob("*.parquet"))[1:]:
+        part.unlink()  # as if it had been stopped after the first part (20 of 40 questions)
+    start = PAIR.calls
+    assert command(*words, "--writer", __name__, "--at-once", 5) == 0
+    assert 0 < PAIR.calls - start < whole
+
+
+def test_other_settings_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 9, "--writer", __name__) == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_a_missing_step_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("train", "--work", tmp_path) == 1
+    assert "pointsman stepwise collect" in capsys.readouterr().err
+
+
+def test_trees_survive_the_disk(work: Path) -> None:
+    project = Project(work)
+    _, trees = project.trees("policy")
+    assert [t.question for t in trees] == read_questions(work / "policy.jsonl")
+    tree = max(trees, key=lambda t: len(t.nodes))
+    for path, node in tree.nodes.items():
+        if not path:
+            continue
+        parent = tree.nodes[path[:-1]]
+        piece = parent.draft if path[-1] == "K" else parent.redo
+        assert piece is not None
+        assert node.prefix == parent.prefix + piece.text
+        assert node.state.index == len(path)
+        assert node.state.redos == path.count("R")
