@@ -136,8 +136,8 @@ async def closed_loop(policy: Policy, kind: str, concurrent: int, seconds: float
     async def one(vector: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         hidden = None
         while time.perf_counter() < end:
-            await asyncio.sleep(0)  # as between two steps: everybody else's turn
             started = time.perf_counter()
+            await asyncio.sleep(0)  # all steps are there at once: waiting for the others' turns counts
             _, hidden = await policy.keep(vector, hidden)
             latencies.append(time.perf_counter() - started)
 
@@ -361,8 +361,8 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             "",
             f"{found['concurrent_answers']:.0f} concurrent answers over tinylm, {found['steps']:.0f} steps. A step:",
-            f"{ms['step_p50_s']} (median). A judgement: {ms['judgement_p50_s']} (median), {ms['judgement_p99_s']} at p99,",
-            f"{shares[0]:.2%} of the step; in processor time {ms['judgement_cpu_p99_s']} at p99, {shares[1]:.2%}.",
+            f"{ms['step_p50_s']} (median). A judgement: {ms['judgement_p50_s']} (median), {ms['judgement_p99_s']} at",
+            f"p99, {shares[0]:.2%} of the step; in processor time {ms['judgement_cpu_p99_s']} at p99, {shares[1]:.2%}.",
             "",
             f"One answer at a time (medians). The small model alone: first text after {ms['small_first_text_s']},",
             f"its first step complete {ms['small_one_step_s']} later. Stepwise: first text after",
