@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema")
+COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema", "stepwise")
 """Each is a module of this package with `add(subparsers)` and `run(args) -> int`."""
 
 

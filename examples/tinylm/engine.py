@@ -26,7 +26,7 @@ MAX_TOP = 20
 _MAX_BATCH = 32
 _MAX_WAITING = 512
 _CACHED_TOKENS = 16384  # of all kept prefixes together: 64 MiB for the large model
-_NEVER = [PAD, SYSTEM, USER, ASSISTANT]  # control tokens that an answer cannot hold
+NEVER = [PAD, SYSTEM, USER, ASSISTANT]  # control tokens that an answer cannot hold
 
 
 class Overloaded(Exception):
@@ -91,7 +91,7 @@ class Engine:
             (folder / f"{name}.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
         )
         layers, _, _, heads, _, dim = next(i.shape for i in self._session.get_inputs() if i.name == "past")
-        self._empty = np.zeros((layers, 2, 1, heads, 0, dim), np.float32)
+        self.empty = np.zeros((layers, 2, 1, heads, 0, dim), np.float32)
         self.tokens_run = 0  # tokens put through the network, kept prefixes not counted
         self._kept: OrderedDict[tuple[int, ...], NDArray[np.float32]] = OrderedDict()
         self._waiting: deque[Job] = deque()
@@ -120,7 +120,7 @@ class Engine:
     def run(
         self, ids: NDArray[np.int64], positions: NDArray[np.int64], past: NDArray[np.float32], valid: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The network once; shapes as in ``TinyLM.step``, but logits [batch, vocab] of the last place only."""
+        """The network once; shapes as in ``TinyLM.step``."""
         self.tokens_run += ids.size
         logits, cache = self._session.run(
             ["logits", "present"], {"ids": ids, "positions": positions, "past": past, "valid": valid}
@@ -131,7 +131,7 @@ class Engine:
 
     def _work(self) -> None:
         jobs: list[Job] = []
-        past, valid = self._empty[:, :, :0], np.zeros((0, 0), np.bool_)
+        past, valid = self.empty[:, :, :0], np.zeros((0, 0), np.bool_)
         while True:
             with self._wake:
                 while not jobs and not self._waiting and not self._closing:
@@ -161,7 +161,7 @@ class Engine:
             logits, past = self.run(ids, positions, past, valid)
             going = []
             for i, job in enumerate(jobs):
-                if self._pick(job, logits[i], past[:, :, i : i + 1, :, -int(valid[i].sum()) :]):
+                if self._pick(job, logits[i, 0], past[:, :, i : i + 1, :, -int(valid[i].sum()) :]):
                     going.append(i)
             if len(going) < len(jobs):
                 jobs = [jobs[i] for i in going]
@@ -178,7 +178,7 @@ class Engine:
             if same > length:
                 best, length = ids, same
         length = min(length, len(prompt) - 1)
-        past = self._empty
+        past = self.empty
         if best is not None and length:
             self._kept.move_to_end(best)
             past = self._kept[best][:, :, :, :, :length]
@@ -187,7 +187,7 @@ class Engine:
         positions = np.arange(length, len(prompt), dtype=np.int64)[None]
         logits, cache = self.run(ids_left, positions, past, np.ones((1, len(prompt)), np.bool_))
         self._keep(job, cache)
-        return logits[0], cache
+        return logits[0, -1], cache
 
     def _keep(self, job: Job, cache: NDArray[np.float32]) -> None:
         """Keeps the cache of what `job` has read and written so far for answers that begin alike; what it extends goes,
@@ -202,7 +202,7 @@ class Engine:
     def _pick(self, job: Job, logits: NDArray[np.float32], cache: NDArray[np.float32]) -> bool:
         """Draws the next token of `job`; False when the answer is over. `cache` is what stands before that token."""
         logits = logits.astype(np.float64)
-        logits[_NEVER] = -np.inf
+        logits[NEVER] = -np.inf
         logprobs = logits - logits.max()
         logprobs -= np.log(np.exp(logprobs).sum())
         token = _draw(job, logprobs)

@@ -11,16 +11,13 @@ from torch import Tensor, nn
 from examples.tinylm.model import TinyLM
 
 
-class _Last(nn.Module):
-    """``TinyLM.step`` with the logits of the last place only."""
-
+class _Step(nn.Module):
     def __init__(self, model: TinyLM) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, ids: Tensor, positions: Tensor, past: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        logits, present = self.model.step(ids, positions, past, valid)
-        return logits[:, -1], present
+        return self.model.step(ids, positions, past, valid)
 
 
 def export(model: TinyLM, path: Path) -> None:
@@ -32,11 +29,11 @@ def export(model: TinyLM, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecation notes; the parity test is what counts
         torch.onnx.export(
-            _Last(model.eval()), (ids, ids.clone(), past, valid), str(path), dynamo=False, opset_version=18,
+            _Step(model.eval()), (ids, ids.clone(), past, valid), str(path), dynamo=False, opset_version=18,
             input_names=["ids", "positions", "past", "valid"], output_names=["logits", "present"],
             dynamic_axes={
                 "ids": {0: "batch", 1: "time"}, "positions": {0: "batch", 1: "time"},
                 "past": {2: "batch", 4: "before"}, "valid": {0: "batch", 1: "all"},
-                "logits": {0: "batch"}, "present": {2: "batch", 4: "all"},
+                "logits": {0: "batch", 1: "time"}, "present": {2: "batch", 4: "all"},
             },
         )  # fmt: skip

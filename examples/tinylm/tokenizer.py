@@ -1,11 +1,12 @@
 """Text to tokens and back.
 
 The vocabulary is fixed: bytes (so that any text can be read), the words of the problem generator, a few signs, and
-digits **with their place**: the number 437 is read from right to left as "7 ones, 3 tens, 4 hundreds". Least
-significant digit first is the order in which sums are carried, and the place lets a small network line up two numbers
-at once (the idea of McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", arXiv 2405.17399, moved
-into the vocabulary). A client never sees it: ``Stream`` gives numbers back in reading order, each digit with its own
-log probability.
+digits **with their place**: the number 37 is read from right to left as "7 ones, 3 tens, no hundreds". Least significant
+digit first is the order in which sums are carried; the place lets a small network line up two numbers at once (the
+idea of McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", arXiv 2405.17399, moved into the
+vocabulary); and because every number has at least three places, the operands of a sum always lie at the same distance,
+which rotary positions find quickly. A client never sees it: ``Stream`` gives numbers back in reading order, each digit
+with its own log probability (an absent digit is a token without text).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _PIECE = re.compile(r"\n\n| [-+*/=] |\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s")
 _SPECIAL = re.compile("|".join(re.escape(s) for s in SPECIAL[1:]))
 _BYTES = len(SPECIAL)
 _DIGITS = _BYTES + 256
+_ABSENT = _DIGITS + 10 * PLACES  # "no tens", "no hundreds", ...
+_WIDTH = 3  # places that every number has
 
 
 def pieces(text: str) -> list[str]:
@@ -39,14 +42,14 @@ class Tokenizer:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
-        first = _DIGITS + 10 * PLACES
+        first = _ABSENT + _WIDTH
         self._ids = {word: first + i for i, word in enumerate(self.words)}
         self.size = first + len(self.words)
 
     @cached_property
     def _raw(self) -> list[bytes]:
         table = [s.encode() for s in SPECIAL] + [bytes([i]) for i in range(256)]
-        table += [str(d).encode() for _ in range(PLACES) for d in range(10)]
+        table += [str(d).encode() for _ in range(PLACES) for d in range(10)] + [b""] * _WIDTH
         return table + [w.encode() for w in self.words]
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -70,13 +73,16 @@ class Tokenizer:
                 ids.append(known)
             elif piece.isascii() and piece.isdigit() and len(piece) <= PLACES:
                 ids += [_DIGITS + 10 * place + int(digit) for place, digit in enumerate(reversed(piece))]
+                ids += [_ABSENT + place for place in range(len(piece), _WIDTH)]
             else:
                 ids += [_BYTES + byte for byte in piece.encode("utf-8", errors="replace")]
         return ids
 
     def place(self, token: int) -> int | None:
-        """The place (0 = ones) of a digit token, None for every other token."""
-        return (token - _DIGITS) // 10 if _DIGITS <= token < _DIGITS + 10 * PLACES else None
+        """The place (0 = ones) of a digit or absent digit, None for every other token."""
+        if _DIGITS <= token < _ABSENT:
+            return (token - _DIGITS) // 10
+        return token - _ABSENT if _ABSENT <= token < _ABSENT + _WIDTH else None
 
     def raw(self, token: int) -> bytes:
         """The bytes that `token` stands for; a control token gives none."""

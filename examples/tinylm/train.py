@@ -52,8 +52,8 @@ class Recipe:
 
 
 RECIPES = {
-    "small": Recipe(width=48, layers=2, heads=3, steps=5000, tokens=4096, rate=0.04, easy=40_000, bf16=False, seed=1),
-    "large": Recipe(width=128, layers=4, heads=4, steps=2600, tokens=4096, rate=0.03, easy=25_000, bf16=True, seed=2),
+    "small": Recipe(width=30, layers=2, heads=3, steps=8000, tokens=2048, rate=0.03, easy=25_000, bf16=False, seed=1),
+    "large": Recipe(width=96, layers=3, heads=4, steps=3200, tokens=2048, rate=0.03, easy=15_000, bf16=True, seed=2),
 }
 
 

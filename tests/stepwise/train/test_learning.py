@@ -40,15 +40,17 @@ def agreement(net: Net, forest: Forest) -> float:
 
 
 def test_every_learner_finds_the_sign() -> None:
-    fit, check = signs(2000), signs(1000, seed=1)
+    fit, check = signs(1500), signs(800, seed=1)
     base = supervised.train(fit, epochs=15)
     assert agreement(base, check) > 0.85
     fresh = Net()
     fresh.fit(fit.vectors)
     goal = Goal(alpha=0.02, multiplier=2.0)
-    after_ppo = ppo.train(fit, check, fresh, goal, ppo.Settings(rounds=40))
+    after_ppo = ppo.train(fit, check, fresh, goal, ppo.Settings(rounds=30, runs=1024))
     assert agreement(after_ppo, check) > 0.8
-    after_vtrace, kappa = vtrace.train(fit, check, fresh, goal, vtrace.Settings(updates=200, region=0.05))
+    after_vtrace, kappa = vtrace.train(
+        fit, check, fresh, goal, vtrace.Settings(updates=120, runs=512, region=0.05, rate=2e-3)
+    )
     assert agreement(after_vtrace, check) > 0.8
     assert 0 < kappa < 1
 

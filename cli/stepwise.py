@@ -1,0 +1,120 @@
+"""`pointsman stepwise`: makes a policy for a pair of models, from questions to a policy file."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "train, calibrate, evaluate and export a stepwise policy for a pair of models"
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("stepwise", help=SUMMARY, description=SUMMARY)
+    commands = parser.add_subparsers(dest="stepwise_command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *, models: bool = False) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        made.add_argument("--work", type=Path, required=True, help="the project's folder")
+        if models:
+            made.add_argument("--writer", metavar="MODULE", help="models in this process, e.g. examples.tinylm.writer")
+            made.add_argument("--small-url", metavar="URL", help="OpenAI-compatible address of the small model")
+            made.add_argument("--large-url", metavar="URL", help="likewise of the large model")
+            made.add_argument("--temperature", type=float, default=0.0, help="of both models behind addresses")
+        return made
+
+    collect = command("collect", "write the trees of a set of questions (goes on where it stopped)", models=True)
+    collect.add_argument("--set", choices=("policy", "calibration", "test"), required=True)
+    collect.add_argument("--questions", type=Path, help="JSONL with question and answer (needed the first time)")
+    collect.add_argument("--count", type=int, help="only the first so many questions")
+    collect.add_argument("--small", default="tinylm-small", help="served name of the small model")
+    collect.add_argument("--large", default="tinylm-large", help="served name of the large model")
+    collect.add_argument("--price-small", type=float, default=1.0, help="of a token, in any unit")
+    collect.add_argument("--price-large", type=float, default=10.0)
+    collect.add_argument("--min-tokens", type=int, default=8, help="no step ends before so many tokens")
+    collect.add_argument("--max-tokens", type=int, default=512, help="every step ends after so many")
+    collect.add_argument("--redos", type=int, default=2, help="try every choice of up to so many redone steps")
+    collect.add_argument("--mixtures", type=int, default=3, help="random mixtures beside them")
+    collect.add_argument("--at-once", type=int, default=32, help="questions under way together")
+
+    train = command("train", "train networks on the policy set")
+    train.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace", "all"), default="all")
+    train.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
+    train.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
+    train.add_argument("--updates", type=int, default=400, help="of V-trace; PPO does a quarter as many rounds")
+    train.add_argument("--seed", type=int, default=0)
+
+    calibrate = command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True)
+    calibrate.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
+    calibrate.add_argument("--delta", type=float, default=0.1, help="probability that a promise may fail")
+    calibrate.add_argument(
+        "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
+    )
+    calibrate.add_argument("--cost", type=float, nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets")
+
+    evaluate = command("evaluate", "compare all strategies on the test set: a table and a plot", models=True)
+    evaluate.add_argument(
+        "--algorithm", choices=("supervised", "ppo", "vtrace"), nargs="*", help="default: all trained"
+    )
+    evaluate.add_argument("--max-redos", type=int, default=8)
+
+    export = command("export", "write the policy file")
+    export.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
+    export.add_argument("--out", type=Path, required=True)
+
+    text = "show what a policy file says of itself"
+    inspect = commands.add_parser("inspect", help=text, description=text)
+    inspect.add_argument("file", type=Path)
+
+
+def run(args: argparse.Namespace) -> int:
+    from stepwise.upstream import UpstreamError
+
+    try:
+        asyncio.run(_run(args))
+    except ImportError as error:
+        print(f"pointsman stepwise: {error}; training needs `pip install -e .[train]`", file=sys.stderr)
+        return 1
+    except (ValueError, LookupError, UpstreamError) as error:  # a PolicyError is a ValueError
+        print(f"pointsman stepwise {args.stepwise_command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(args: argparse.Namespace) -> None:
+    from stepwise.train import run as work
+    from stepwise.train.collect import Plan
+    from stepwise.train.problem import Goal
+    from stepwise.train.project import Project, Settings, open_writer
+
+    command = args.stepwise_command
+    if command == "inspect":
+        work.do_inspect(args.file)
+        return
+    if command == "collect":
+        settings = Settings(
+            args.small, args.large, args.price_small, args.price_large, args.min_tokens, args.max_tokens
+        )
+        project = Project.start(args.work, settings)
+        project.questions(args.set, args.questions, args.count)
+    else:
+        project = Project(args.work)
+    if command == "train":
+        names = work.ALGORITHMS if args.algorithm == "all" else (args.algorithm,)
+        work.do_train(project, names, Goal(args.alpha, args.multiplier), seed=args.seed, updates=args.updates)
+        return
+    if command == "export":
+        work.do_export(project, args.algorithm, args.out)
+        return
+    async with open_writer(project.settings, args.writer, (args.small_url, args.large_url), args.temperature) as writer:
+        if command == "collect":
+            if writer is None:
+                raise ValueError("needs the models: --small-url and --large-url, or --writer")
+            await work.do_collect(project, args.set, writer, Plan(args.redos, args.mixtures), args.at_once)
+        elif command == "calibrate":
+            await work.do_calibrate(project, args.algorithm, writer, args.delta, (args.loss, args.cost))
+        else:
+            trained = [name for name in work.ALGORITHMS if (args.work / f"{name}.onnx").exists()]
+            await work.do_evaluate(project, args.algorithm or trained, writer, args.max_redos)

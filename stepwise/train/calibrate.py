@@ -1,0 +1,138 @@
+"""Thresholds with a promise: Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) on held-out questions.
+
+The thresholds are ordered from safe to bold before any calibration answer is looked at, and tested in that order,
+each at level delta, until one fails (fixed-sequence testing): with probability 1 - delta over the calibration
+questions, every threshold that passed keeps the promise, in particular the boldest, which is taken.
+
+accuracy_loss: of the questions that the large model alone answers rightly, at most a share alpha is lost. Losses
+are yes or no, so the exact binomial tail is the test. cost: the expected cost is at most a share of the large
+model's. Costs are bounded by the limits of an answer but far from the bound, so the test is the empirical Bernstein
+bound (Maurer and Pontil, 2009).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwise.policy import Row
+
+_RANGE = 4.0  # costs are cut at so many mean large answers, which no answer of a working pair comes near
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one threshold did on the calibration questions: right: bool [questions]; cost: float [questions], the
+    large model's mean cost being 1."""
+
+    kappa: float
+    right: NDArray[np.bool_]
+    cost: NDArray[np.float64]
+
+
+def binomial_tail(losses: int, count: int, alpha: float) -> float:
+    """P(Binomial(count, alpha) <= losses), the p-value of "the loss is above alpha"."""
+    if count == 0:
+        return 1.0
+    log_a, log_b = math.log(alpha), math.log1p(-alpha)
+    terms = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) + k * log_a + (count - k) * log_b
+        for k in range(losses + 1)
+    ]
+    top = max(terms)
+    return min(1.0, math.exp(top) * math.fsum(math.exp(t - top) for t in terms))
+
+
+def upper_mean(values: NDArray[np.float64], span: float, delta: float) -> float:
+    """Empirical Bernstein bound: above the expectation of values within an interval of length `span`, with
+    probability 1 - delta."""
+    n = len(values)
+    if n < 2:
+        return math.inf
+    log = math.log(2 / delta)
+    return float(values.mean() + math.sqrt(2 * values.var(ddof=1) * log / n) + 7 * span * log / (3 * (n - 1)))
+
+
+def loss_threshold(trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float) -> float | None:
+    """The smallest kappa that promises a loss of at most alpha; None when even the safest does not.
+
+    trials: by falling kappa, the safest first; large_right: bool [questions].
+    """
+    count, passed = int(large_right.sum()), None
+    for trial in trials:
+        losses = int((large_right & ~trial.right).sum())
+        if binomial_tail(losses, count, alpha) > delta:
+            break
+        passed = trial.kappa
+    return passed
+
+
+def cost_threshold(
+    trials: Sequence[Trial], large_cost: NDArray[np.float64], share: float, delta: float
+) -> float | None:
+    """The largest kappa that promises an expected cost of at most `share` of the large model's; None when none does.
+
+    trials: by rising kappa, the cheapest first; large_cost: float [questions], its mean being 1.
+    """
+    passed = None
+    for trial in trials:
+        excess = np.minimum(trial.cost, _RANGE) - share * np.minimum(large_cost, _RANGE)
+        if upper_mean(excess, (1 + share) * _RANGE, delta) > 0:
+            break
+        passed = trial.kappa
+    return passed
+
+
+def table(
+    trials: Sequence[Trial],
+    large_right: NDArray[np.bool_],
+    large_cost: NDArray[np.float64],
+    *,
+    alphas: Sequence[float],
+    shares: Sequence[float],
+    delta: float,
+) -> list[Row]:
+    """The kappa table: a row for each target that can be promised."""
+    safe_first = sorted(trials, key=lambda t: -t.kappa)
+    rows = []
+    for alpha in alphas:
+        kappa = loss_threshold(safe_first, large_right, alpha, delta)
+        if kappa is not None:
+            rows.append(Row("accuracy_loss", alpha, kappa, delta))
+    for share in shares:
+        kappa = cost_threshold(safe_first[::-1], large_cost, share, delta)
+        if kappa is not None:
+            rows.append(Row("cost", share, kappa, delta))
+    return rows
+
+
+def resample(
+    trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float, *, splits: int, seed: int
+) -> tuple[float, float, float]:
+    """Does the promise hold? The questions are split in halves again and again, the threshold is taken on one half,
+    the loss measured on the other.
+
+    Returns the share of splits whose loss is above alpha, the mean loss, and the mean cost. A half is a sample
+    itself, so a loss a little above alpha on it can be chance: the share is an upper estimate of what the promise
+    allows (delta).
+    """
+    safe_first = sorted(trials, key=lambda t: -t.kappa)
+    right = np.stack([t.right for t in safe_first])
+    cost = np.stack([t.cost for t in safe_first])
+    rng = np.random.default_rng(seed)
+    broken, losses, costs = 0, [], []
+    for _ in range(splits):
+        order = rng.permutation(len(large_right))
+        fit, test = order[: len(order) // 2], order[len(order) // 2 :]
+        halves = [Trial(t.kappa, t.right[fit], t.cost[fit]) for t in safe_first]
+        kappa = loss_threshold(halves, large_right[fit], alpha, delta)
+        row = 0 if kappa is None else next(i for i, t in enumerate(safe_first) if t.kappa == kappa)
+        lost = float((large_right[test] & ~right[row, test]).sum() / max(1, large_right[test].sum()))
+        broken += lost > alpha
+        losses.append(lost)
+        costs.append(float(cost[row, test].mean()))
+    return broken / splits, float(np.mean(losses)), float(np.mean(costs))

@@ -1,0 +1,80 @@
+"""Collects trees: for each question the small model's answer, redone at every step (and at every pair of steps), some
+random mixtures, and the large model's answer. What is there already is not written again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stepwise.train.tree import KEEP, REDO, Question, Store, Tree, Writer
+from stepwise.train.walk import follow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far a tree is grown.
+
+    redos: every choice of up to so many redone steps (the small model goes on after each); mixtures: random paths,
+    a third each with 30, 50 and 70 % redone steps; seed: draws them.
+    """
+
+    redos: int = 2
+    mixtures: int = 3
+    seed: int = 0
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Questions from a JSONL file with `question`, `answer` and perhaps `id` on each line. Raises ValueError."""
+    questions = []
+    with path.open(encoding="utf-8") as lines:
+        for i, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+                questions.append(Question(str(row.get("id", i)), str(row["question"]), str(row["answer"])))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}:{i + 1}: needs an object with question and answer: {error!r}") from error
+    if len({q.id for q in questions}) != len(questions):
+        raise ValueError(f"{path}: two questions have the same id")
+    return questions
+
+
+async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
+    """Writes what `plan` asks for of one tree."""
+    await tree.unstepped(writer)
+    await follow(tree, REDO * tree.max_steps, writer)
+    whole = await follow(tree, "", writer)
+    done = {whole}
+    for count in range(1, plan.redos + 1):
+        # A redo changes how many steps follow: longer choices start from the paths that the shorter ones found.
+        for path in [p for p in done if p.count(REDO) == count - 1]:
+            first = path.rfind(REDO) + 1
+            for at in range(first, len(path)):
+                done.add(await follow(tree, path[:at] + REDO, writer))
+    rng = random.Random(f"{plan.seed}-{tree.question.id}")
+    for i in range(plan.mixtures):
+        share = (0.3, 0.5, 0.7)[i % 3]
+        await follow(tree, "".join(rng.choices((KEEP, REDO), (1 - share, share), k=tree.max_steps)), writer)
+
+
+async def collect(store: Store, trees: Sequence[Tree], writer: Writer, plan: Plan, *, at_once: int, each: int) -> None:
+    """Grows all trees, `at_once` side by side, and saves after every `each` of them."""
+    with tqdm(total=len(trees), desc="questions", mininterval=2) as bar:
+        for start in range(0, len(trees), each):
+            part = trees[start : start + each]
+            places = asyncio.Semaphore(at_once)
+
+            async def one(tree: Tree, places: asyncio.Semaphore = places) -> None:
+                async with places:
+                    await grow(tree, writer, plan)
+                bar.update()
+
+            async with asyncio.TaskGroup() as group:
+                for tree in part:
+                    group.create_task(one(tree))
+            store.save(part)

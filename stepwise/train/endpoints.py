@@ -1,0 +1,95 @@
+"""The two models behind OpenAI-compatible endpoints, asked the way the serving loop asks them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from stepwise.continuation import Joint, build
+from stepwise.features import TOP
+from stepwise.probe import probe
+from stepwise.session import Model
+from stepwise.steps import Limits, Splitter, Token
+from stepwise.train.tree import Question, Written
+from stepwise.upstream import Endpoint, Upstream, UpstreamError
+
+_TRIES = 3
+
+
+class EndpointWriter:
+    """Writes steps through two endpoints. Use it as `async with`.
+
+    small, large: where they are; limits: where steps end; temperature, max_tokens: of every request. Entering the
+    block probes both; it raises UpstreamError when one cannot be reached or cannot continue a prefix, or when the
+    small one gives no log probabilities.
+    """
+
+    def __init__(
+        self, small: Endpoint, large: Endpoint, limits: Limits, *, temperature: float = 0.0, max_tokens: int = 4096
+    ) -> None:
+        self._upstreams = Upstream(small), Upstream(large)
+        self._limits = limits
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._models: tuple[Model, Model] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            found = [Model(u.endpoint.model, u, await probe(u, {})) for u in self._upstreams]
+            for model in found:
+                if model.capability.mode is None:
+                    raise UpstreamError(
+                        "restart", f"{model.name} cannot continue a prefix: {dict(model.capability.modes)}"
+                    )
+            if found[0].capability.top_logprobs < TOP:
+                raise UpstreamError("garbage", f"{found[0].name} gives too few log probabilities; {TOP} are needed")
+            self._models = found[0], found[1]
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for upstream in self._upstreams:
+            await upstream.close()
+
+    async def small(self, question: Question, prefix: str) -> Written:
+        assert self._models is not None
+        return await self._write(self._models[0], question, prefix, stop=False, top=TOP)
+
+    async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
+        assert self._models is not None
+        return await self._write(self._models[1], question, prefix, stop=not rest, top=-1)
+
+    async def _write(self, model: Model, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
+        """One answer, or with `stop` its first step; connection errors are tried again."""
+        request = {"messages": [{"role": "user", "content": question.text}], "temperature": self._temperature}
+        template = model.upstream.endpoint.template
+        path, body = build(
+            model.capability.mode, request, prefix, max_tokens=self._max_tokens, top_logprobs=top, template=template
+        )
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                return await self._read(model, path, body, prefix, stop=stop)
+            except UpstreamError as error:
+                if not left or (error.kind == "status" and error.status < 500):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _read(self, model: Model, path: str, body: dict[str, object], prefix: str, *, stop: bool) -> Written:
+        joint, splitter = Joint(prefix), Splitter(self._limits, prefix)
+        tokens: list[Token] = []
+        stream = await model.upstream.open(path, body)
+        try:
+            while (piece := await stream.next()) is not None:
+                fresh = [used for token in piece.tokens for used in joint.feed(token)]
+                if piece.finish:
+                    fresh += joint.finish()
+                for token in fresh:
+                    tokens.append(token)
+                    if splitter.feed(token) and stop:
+                        return Written(tuple(tokens), False)
+                if piece.finish:
+                    return Written(tuple(tokens), piece.finish == "stop")
+        finally:
+            stream.close()
+        return Written(tuple(tokens), False)

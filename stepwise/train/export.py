@@ -1,0 +1,108 @@
+"""Writes a trained network as a policy file (docs/stepwise.md, "The policy file") and checks that it says the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stepwise import features
+from stepwise.policy import FORMAT, Row
+from stepwise.steps import Limits
+from stepwise.train.net import Net
+
+PARITY = 1e-5
+
+
+@dataclass(frozen=True)
+class About:
+    """What the file says of itself. small, large: served names of the pair; limits: where steps end; token_budget: of
+    `features.State`; rows: the kappa table; calibration_size: questions; commit: of the training code."""
+
+    small: str
+    large: str
+    limits: Limits
+    token_budget: int
+    rows: Sequence[Row]
+    calibration_size: int
+    commit: str
+
+    def metadata(self) -> dict[str, str]:
+        limits = {"min_tokens": self.limits.min_tokens, "max_tokens": self.limits.max_tokens}
+        return {
+            "pointsman.format": FORMAT,
+            "pointsman.features": json.dumps(list(features.NAMES)),
+            "pointsman.features_version": json.dumps(features.VERSION),
+            "pointsman.pair": json.dumps({"small": self.small, "large": self.large}),
+            "pointsman.steps": json.dumps(limits),
+            "pointsman.kappa": json.dumps([row._asdict() for row in self.rows]),
+            "pointsman.calibration_size": json.dumps(self.calibration_size),
+            "pointsman.commit": self.commit,
+            "pointsman.token_budget": json.dumps(self.token_budget),
+        }
+
+
+class _Keep(nn.Module):
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.net(x))
+
+
+def export(net: Net, path: Path, about: About, vectors: NDArray[np.float32]) -> float:
+    """Writes the file and returns the largest difference from `net` over `vectors` [n, WIDTH].
+
+    Raises ValueError when that is above 1e-5 (and leaves no file).
+    """
+    part = path.with_suffix(".part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecation notes
+        torch.onnx.export(
+            _Keep(net.eval()), (torch.zeros(2, features.WIDTH),), str(part), dynamo=False, opset_version=18,
+            input_names=["features"], output_names=["keep"],
+            dynamic_axes={"features": {0: "batch"}, "keep": {0: "batch"}},
+        )  # fmt: skip
+    describe(part, about)
+    with torch.no_grad():
+        expected = torch.sigmoid(net(torch.from_numpy(vectors))).numpy()
+    difference = float(np.abs(expected - run(part, vectors)).max(initial=0.0))
+    if difference > PARITY:
+        part.unlink()
+        raise ValueError(f"{path}: the exported network differs by {difference:.1e} from the trained one")
+    part.replace(path)
+    return difference
+
+
+def describe(path: Path, about: About) -> None:
+    """Replaces the metadata of the policy file at `path`."""
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, about.metadata())
+    onnx.save(model, str(path))
+
+
+def run(path: Path, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """P(keep) [n] of the policy file for features [n, WIDTH]."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    keep: NDArray[np.float32] = session.run(["keep"], {"features": vectors})[0]
+    return keep
+
+
+def commit() -> str:
+    """The commit of the code in the working directory; "unknown" outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,123 @@
+"""A folder in which one policy is made: what was decided at the start, the trees, the networks, the thresholds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stepwise import features
+from stepwise.steps import Limits
+from stepwise.train.collect import read_questions
+from stepwise.train.tree import Store, Tree, Writer
+from stepwise.train.walk import Price
+from stepwise.upstream import Endpoint
+
+SETS = ("policy", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all parts of a project share. small, large: served names; price_*: of a token, in any unit; the rest as in
+    serving (`stepwise.steps.Limits`, `features.State`, `session.Budget.steps`)."""
+
+    small: str
+    large: str
+    price_small: float = 1.0
+    price_large: float = 10.0
+    min_tokens: int = 8
+    max_tokens: int = 512
+    token_budget: int = 4096
+    max_steps: int = 30
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.min_tokens, self.max_tokens)
+
+    @property
+    def price(self) -> Price:
+        return Price(self.price_small, self.price_large)
+
+    def of_trees(self) -> dict[str, str]:
+        """What the trees depend on."""
+        names = ("small", "large", "min_tokens", "max_tokens", "token_budget", "max_steps")
+        return {**{name: str(getattr(self, name)) for name in names}, "features_version": str(features.VERSION)}
+
+
+class Project:
+    """The folder. `start` makes one, `Project(folder)` opens it. Raises ValueError when there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.settings = Settings(**json.loads((folder / "settings.json").read_text()))
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: no settings.json; begin with `pointsman stepwise collect`") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder}/settings.json: {error}") from error
+
+    @classmethod
+    def start(cls, folder: Path, settings: Settings) -> Project:
+        """Makes the folder, or opens it when it has the same settings. Raises ValueError when it has others."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "settings.json"
+        if not file.exists():
+            file.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+        project = cls(folder)
+        if project.settings != settings:
+            raise ValueError(f"{file}: made with other settings ({project.settings}, not {settings})")
+        return project
+
+    def store(self, name: str) -> Store:
+        return Store(self.folder / "trees" / name, self.settings.of_trees())
+
+    def questions(self, name: str, source: Path | None = None, count: int | None = None) -> Path:
+        """The questions of a set; `source` is copied in the first time, as far as `count`. Raises ValueError."""
+        file = self.folder / f"{name}.jsonl"
+        if source is not None:
+            read_questions(source)
+            lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+            if file.exists() and file.read_text(encoding="utf-8") != "".join(lines):
+                raise ValueError(f"{file}: collected before with other questions than those of {source}")
+            file.write_text("".join(lines), encoding="utf-8")
+        if not file.exists():
+            raise ValueError(f"{file}: no questions; run `pointsman stepwise collect --set {name} --questions FILE`")
+        return file
+
+    def trees(self, name: str) -> tuple[Store, list[Tree]]:
+        """The store of a set and the trees of its questions, as far as they are written."""
+        store, s = self.store(name), self.settings
+        return store, store.load(read_questions(self.questions(name)), s.limits, s.token_budget, s.max_steps)
+
+    def write(self, name: str, data: Any) -> None:
+        (self.folder / name).write_text(json.dumps(data, indent=2) + "\n")
+
+    def read(self, name: str, made_by: str) -> Any:
+        """A JSON file of this folder. Raises ValueError that names the command which makes it."""
+        try:
+            return json.loads((self.folder / name).read_text())
+        except FileNotFoundError:
+            raise ValueError(f"{self.folder / name}: missing; run `pointsman stepwise {made_by}` first") from None
+
+
+@asynccontextmanager
+async def open_writer(
+    settings: Settings, module: str | None, urls: Sequence[str | None], temperature: float
+) -> AsyncIterator[Writer | None]:
+    """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
+    if module is not None:
+        async with importlib.import_module(module).open_writer(settings.limits) as writer:
+            yield writer
+    elif urls[0] and urls[1]:
+        from stepwise.train.endpoints import EndpointWriter
+
+        small = Endpoint(urls[0].removesuffix("/v1"), settings.small)
+        large = Endpoint(urls[1].removesuffix("/v1"), settings.large)
+        async with EndpointWriter(small, large, settings.limits, temperature=temperature) as endpoints:
+            yield endpoints
+    else:
+        yield None

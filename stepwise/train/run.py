@@ -1,0 +1,284 @@
+"""What the commands `pointsman stepwise ...` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from stepwise.policy import Policy, Row
+from stepwise.strategies import Fixed, Strategy
+from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
+from stepwise.train.collect import Plan, collect
+from stepwise.train.export import About, commit, export
+from stepwise.train.forest import Forest, plant
+from stepwise.train.net import Net
+from stepwise.train.problem import Goal, area
+from stepwise.train.project import Project
+from stepwise.train.tree import Tree, Writer
+
+ALGORITHMS = ("supervised", "ppo", "vtrace")
+
+
+async def do_collect(project: Project, name: str, writer: Writer, plan: Plan, at_once: int) -> None:
+    """Grows the trees of a set."""
+    store, trees = project.trees(name)
+    await collect(store, trees, writer, plan, at_once=at_once, each=4 * at_once)
+    nodes = sum(node.draft is not None for tree in trees for node in tree.nodes.values())
+    redone = sum(node.redo is not None for tree in trees for node in tree.nodes.values())
+    small, large = (np.mean([_alone(tree, letter) for tree in trees]) for letter in "KR")
+    print(f"{len(trees)} questions, {nodes} drafts, {redone} steps of the large model beside them")
+    print(f"small alone right: {small:.1%}; large step by step: {large:.1%}; large alone: {_plain(trees).mean():.1%}")
+
+
+def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, updates: int) -> None:
+    """Trains on the policy set (a fifth of its questions only picks the best network of a run).
+
+    updates: of V-trace; PPO takes a quarter of it as rounds, each of several epochs.
+    """
+    torch.set_num_threads(1)
+    _, trees = project.trees("policy")
+    forest = plant(trees, project.settings.price)
+    order = np.random.default_rng(seed).permutation(len(forest.roots))
+    cut = len(order) * 4 // 5
+    fit, check = _only(trees, order[:cut], project), forest.part(order[cut:])
+    base = supervised.train(fit, seed=seed)
+    for name in names:
+        kappa = 0.5
+        if name == "supervised":
+            net = base
+        elif name == "ppo":
+            net = ppo.train(fit, check, base, goal, ppo.Settings(rounds=max(1, updates // 4), seed=seed))
+        else:
+            net, kappa = vtrace.train(fit, check, base, goal, vtrace.Settings(updates=updates, seed=seed))
+        torch.save(net.state_dict(), project.folder / f"{name}.pt")
+        about = _about(project, (), 0)
+        difference = export(net, project.folder / f"{name}.onnx", about, forest.vectors)
+        found = area(check, net.redo(check.vectors))
+        project.write(f"{name}.json", {"area": found, "kappa": kappa, "seed": seed, "goal": asdict(goal)})
+        print(f"{name}: area {found:.4f} on {len(check.roots)} questions, export differs by {difference:.1e}")
+
+
+async def do_calibrate(
+    project: Project, name: str, writer: Writer | None, delta: float, targets: tuple[Sequence[float], Sequence[float]]
+) -> None:
+    """The kappa table, from the calibration set."""
+    store, trees = project.trees("calibration")
+    trials, large_right, large_cost = await _trials(project, name, trees, writer)
+    store.save(trees)
+    rows = calibrate.table(trials, large_right, large_cost, alphas=targets[0], shares=targets[1], delta=delta)
+    project.write(
+        f"{name}.calibration.json",
+        {"rows": [row._asdict() for row in rows], "size": len(trees), "large_right": int(large_right.sum())},
+    )
+    for row in rows:
+        at = next(t for t in trials if t.kappa == row.kappa)
+        lost = (large_right & ~at.right).sum() / large_right.sum()
+        print(f"{row.kind} <= {row.target:g}: kappa {row.kappa:.4f} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})")
+    missing = [a for a in targets[0] if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]
+    if missing:
+        print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
+
+
+async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | None, max_redos: int) -> None:
+    """The report: `report.md`, `curves.png`, `figures.json` in the project's folder."""
+    store, trees = project.trees("test")
+    price = project.settings.price
+    for tree in trees:
+        await tree.unstepped(writer)
+    small = await evaluate.measure(trees, Fixed.always_small(), 0, writer, price, max_redos)
+    large = await evaluate.measure(trees, Fixed.always_large(), 0, writer, price, max_redos)
+    _, policy_trees = project.trees("policy")
+    vectors = _vectors(policy_trees)
+    sweeps: dict[str, list[tuple[float, Strategy]]] = {}
+    for name in names:
+        sweeps[name] = evaluate.trained(project.folder / f"{name}.onnx", name, vectors)
+    sweeps["question"] = _question_level(policy_trees)
+    sweeps |= evaluate.handcrafted(vectors, verify=hasattr(writer, "verify"))
+    points: dict[str, list[evaluate.Point]] = {}
+    for name, sweep in tqdm(sweeps.items(), desc="strategies"):
+        points[name] = [await evaluate.measure(trees, s, p, writer, price, max_redos) for p, s in sweep]
+        store.save(trees)
+    best = [await evaluate.oracle(tree, writer, price, redos=3) for tree in tqdm(trees, desc="oracle")]
+    store.save(trees)
+    tokens = np.array([np.inf if b is None else b[0] for b in best])
+    found = evaluate.figures(points, small, large, tokens, samples=1000, seed=0)
+    plain = float(_plain(trees).mean())
+    title = f"{project.settings.small} and {project.settings.large}"
+    text = evaluate.report(found, small, large, plain, title)
+    text += f"\n{_hardness(trees)}\n{await _promises(project, names, trees, writer)}"
+    (project.folder / "report.md").write_text(text)
+    evaluate.plot(points, tokens, large, project.folder / "curves.png")
+    project.write(
+        "figures.json",
+        {
+            "questions": len(trees), "plain": plain,
+            "small": float(small.right.mean()), "large": float(large.right.mean()),
+            "strategies": {f.name: {"area": f.area, "tokens": dict(f.tokens)} for f in found},
+            "curves": {
+                n: [[p.parameter, float(p.right.mean()), float(p.large.mean()), float(p.cost.mean())] for p in ps]
+                for n, ps in points.items()
+            },
+        },
+    )  # fmt: skip
+    print(text)
+
+
+def do_export(project: Project, name: str, out: Path) -> None:
+    """The finished policy file: the network, its kappa table and where it comes from."""
+    calibration = project.read(f"{name}.calibration.json", f"calibrate --algorithm {name}")
+    net = Net()
+    try:
+        net.load_state_dict(torch.load(project.folder / f"{name}.pt"))
+    except FileNotFoundError:
+        raise ValueError(f"{project.folder}/{name}.pt: missing; run `pointsman stepwise train` first") from None
+    _, trees = project.trees("calibration")
+    rows = [Row(**row) for row in calibration["rows"]]
+    difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
+    Policy(out, device="cpu").close()  # loads as serving loads it
+    print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
+
+
+def do_inspect(path: Path) -> None:
+    """What a policy file says of itself."""
+    policy = Policy(path, device="cpu")
+    card = policy.card
+    policy.close()
+    print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
+    print(f"pair: {card.small} and {card.large}; steps of {card.steps.min_tokens} to {card.steps.max_tokens} tokens")
+    print(f"calibrated on {card.calibration_size} questions")
+    for row in card.rows:
+        print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _about(project: Project, rows: Sequence[Row], size: int) -> About:
+    s = project.settings
+    return About(s.small, s.large, s.limits, s.token_budget, rows, size, commit())
+
+
+def _plain(trees: Sequence[Tree]) -> NDArray[np.bool_]:
+    """[trees]: the large model's own, unstepped answer is right."""
+    if any(tree.plain is None for tree in trees):
+        raise ValueError("the large model's own answers are missing; run `pointsman stepwise collect` for this set")
+    return np.array([bool(tree.plain and tree.plain.right) for tree in trees])
+
+
+def _alone(tree: Tree, letter: str) -> bool:
+    path = ""
+    while True:
+        node = tree.nodes[path]
+        piece = node.draft if letter == "K" else node.redo
+        assert piece is not None
+        if piece.last:
+            return bool(piece.right)
+        path += letter
+
+
+def _vectors(trees: Sequence[Tree]) -> NDArray[np.float32]:
+    return np.array([n.vector for t in trees for n in t.nodes.values() if n.vector is not None], np.float32)
+
+
+def _only(trees: Sequence[Tree], index: NDArray[np.int64], project: Project) -> Forest:
+    """A forest of these trees alone, so that no statistic is taken from the others."""
+    return plant([trees[i] for i in index], project.settings.price)
+
+
+async def _trials(
+    project: Project, name: str, trees: Sequence[Tree], writer: Writer | None, max_redos: int = 8
+) -> tuple[list[calibrate.Trial], NDArray[np.bool_], NDArray[np.float64]]:
+    """Every threshold of a fixed ladder (from the policy set) on `trees`; large_right and large_cost beside them."""
+    for tree in trees:
+        await tree.unstepped(writer)
+    _, policy_trees = project.trees("policy")
+    ladder = evaluate.trained(project.folder / f"{name}.onnx", name, _vectors(policy_trees), points=40)
+    price = project.settings.price
+    trials = []
+    for kappa, strategy in tqdm(ladder, desc=f"{name}: thresholds"):
+        point = await evaluate.measure(trees, strategy, kappa, writer, price, max_redos)
+        trials.append(calibrate.Trial(kappa, point.right, point.cost))
+    large = np.array([price.large * tree.plain.size for tree in trees if tree.plain is not None])
+    return trials, _plain(trees), large / large.mean()
+
+
+def _question_level(trees: Sequence[Tree]) -> list[tuple[float, Strategy]]:
+    """Routing whole questions: after the first draft one model writes everything (logistic regression on it)."""
+    x = np.array([t.nodes[""].vector for t in trees], np.float32)
+    y = np.array([_alone(t, "K") for t in trees], np.float32)
+    mean, scale = x.mean(axis=0), 1 / np.maximum(x.std(axis=0), 1e-3)
+    inputs, wanted = torch.from_numpy((x - mean) * scale), torch.from_numpy(y)
+    line = torch.nn.Linear(x.shape[1], 1)
+    torch.nn.init.zeros_(line.weight)
+    optimizer = torch.optim.LBFGS(line.parameters(), max_iter=100)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(line(inputs).squeeze(1), wanted)
+        value = value + 1e-2 * line.weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    weight, bias = line.weight.detach().numpy()[0], float(line.bias.detach())
+
+    def score(vector: NDArray[np.float32]) -> float:
+        return float(((vector - mean) * scale) @ weight + bias)
+
+    kappas = np.quantile([score(v) for v in x], np.linspace(0, 1, 13))
+    return [(float(k), evaluate.Scored("question", score, float(k), once=True)) for k in kappas]
+
+
+def _hardness(trees: Sequence[Tree]) -> str:
+    """How the task looks from the small model's wrong answers: which of their steps really are hard.
+
+    A step is really hard when a right answer can still be reached after redoing it and none after keeping it.
+    """
+    hard = total = 0
+    for tree in trees:
+        if _alone(tree, "K"):
+            continue
+        path = ""
+        while (node := tree.nodes[path]).draft is not None:
+            assert node.draft is not None
+            total += 1
+            hard += _reaches(tree, path + "R") and not _reaches(tree, path + "K")
+            if node.draft.last:
+                break
+            path += "K"
+    share = hard / max(1, total)
+    return (
+        f"In the small model's wrong answers {share:.1%} of {total} steps are really hard (redoing them is what helps)."
+    )
+
+
+def _reaches(tree: Tree, path: str) -> bool:
+    """Is some written answer below `path` right?"""
+    node = tree.nodes.get(path[:-1])
+    piece = None if node is None else node.draft if path[-1] == "K" else node.redo
+    if piece is None:
+        return False
+    if piece.last:
+        return bool(piece.right)
+    return _reaches(tree, path + "K") or _reaches(tree, path + "R")
+
+
+async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree], writer: Writer | None) -> str:
+    """Whether the calibrated promise holds over 200 halves of the calibration and test questions together."""
+    lines = ["| policy | target | splits that break it (delta 0.1) | mean loss | mean cost |", "|---|---|---|---|---|"]
+    try:
+        _, more = project.trees("calibration")
+    except ValueError:
+        more = []
+    for name in names:
+        trials, large_right, _ = await _trials(project, name, [*trees, *more], writer)
+        for alpha in (0.01, 0.02, 0.05):
+            broken, lost, cost = calibrate.resample(trials, large_right, alpha, 0.1, splits=200, seed=0)
+            lines.append(f"| {name} | lose at most {alpha:.0%} | {broken:.1%} | {lost:.2%} | {cost:.1%} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,117 @@
+"""Answers a question from its tree the way the serving loop would (`stepwise.session`), with any strategy."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from stepwise.steps import Step, Token
+from stepwise.strategies import Context, Draft, NoVerdict, Strategy, Turn
+from stepwise.train.tree import KEEP, REDO, Question, Tree, Writer
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """A writer whose large model can also score a step; 0..1, and the tokens it had to read for it."""
+
+    async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]: ...
+
+
+class Price(NamedTuple):
+    """What a token costs: written by the small model, written by the large one, read by the large one to verify."""
+
+    small: float
+    large: float
+
+    def of(self, outcome: Outcome) -> float:
+        return self.small * outcome.small_tokens + self.large * (outcome.large_tokens + outcome.read_tokens)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One answer. right; tokens written by each model (rejected drafts included), tokens the large model read to
+    verify; redos; steps; path: who wrote each step."""
+
+    right: bool = False
+    small_tokens: int = 0
+    large_tokens: int = 0
+    read_tokens: int = 0
+    redos: int = 0
+    steps: int = 0
+    path: str = ""
+
+
+async def walk(tree: Tree, strategy: Strategy, writer: Writer | None, *, max_redos: int) -> Outcome:
+    """The answer that `strategy` gives. Steps that nobody has written yet are asked of `writer`."""
+    outcome = Outcome()
+
+    async def verify(step: Step) -> float:
+        judge: object = writer
+        if not isinstance(judge, Verifier):
+            raise NoVerdict("no_verifier", "this writer cannot verify steps")
+        score, read = await judge.verify(tree.question, tree.nodes[outcome.path].prefix, step.text)
+        outcome.read_tokens += read
+        return score
+
+    run = strategy.begin(Context(zlib.crc32(tree.question.id.encode()), verify))
+    settled: Turn | None = None
+    try:
+        while True:
+            path = outcome.path
+            turn = settled
+            drafted = 0
+            if turn is None:
+                state = tree.nodes[path].state if path in tree.nodes else (await tree.drafted(path, writer)).state
+                turn = run.turn(state)
+                if turn in (Turn.SMALL_REST, Turn.LARGE_REST):
+                    settled = turn
+            if turn is Turn.DRAFT:
+                node = await tree.drafted(path, writer)
+                assert node.draft is not None
+                assert node.vector is not None
+                drafted = node.draft.size
+                if not run.glance(Token("", node.top[0] if node.top else None, node.top), node.state):
+                    keep, drafted = False, 1
+                else:
+                    step = node.draft.step()
+                    try:
+                        keep = (await run.judge(Draft(step, node.vector, node.state))).keep
+                    except NoVerdict:
+                        keep = False
+            else:
+                keep = turn is Turn.SMALL_REST
+                node = await tree.drafted(path, writer)  # the features of what follows need the draft in any case
+            if keep:
+                piece = node.draft
+                outcome.small_tokens += piece.size if piece else 0
+            else:
+                piece = (await tree.redone(path, writer)).redo
+                assert piece is not None
+                outcome.small_tokens += drafted
+                outcome.large_tokens += piece.size
+                if turn is Turn.DRAFT:
+                    outcome.redos += 1
+                    if outcome.redos > max_redos:
+                        settled = Turn.LARGE_REST
+            assert piece is not None
+            outcome.steps += 1
+            outcome.path += KEEP if keep else REDO
+            if piece.last:
+                outcome.right = bool(piece.right)
+                return outcome
+    finally:
+        run.close()
+
+
+async def follow(tree: Tree, choices: str, writer: Writer | None) -> str:
+    """Writes the nodes along `choices` (K and R; the small model goes on after them) and returns the whole path."""
+    path = ""
+    while True:
+        letter = choices[len(path)] if len(path) < len(choices) else KEEP
+        node = await tree.drafted(path, writer)
+        piece = node.draft if letter == KEEP else (await tree.redone(path, writer)).redo
+        assert piece is not None
+        path += letter
+        if piece.last:
+            return path
