@@ -1,0 +1,58 @@
+"""What is collected in this process is what the endpoints would have written."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from examples.tinylm import problems
+from examples.tinylm.server import serve
+from examples.tinylm.writer import open_writer
+from stepwise.steps import Limits
+from stepwise.upstream import Endpoint
+
+pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
+
+from stepwise.train.endpoints import EndpointWriter
+from stepwise.train.tree import Question, Tree
+from stepwise.train.walk import follow
+
+
+def ask(seed: int) -> Question:
+    made = problems.make(seed, 1 + seed % 4)
+    return Question(str(seed), made.question, str(made.answer))
+
+
+async def test_batches_in_process_and_endpoints_grow_the_same_trees() -> None:
+    limits = Limits()
+    questions = [ask(seed) for seed in range(6)]
+    here, there = ([Tree(q, limits, 4096, 30) for q in questions] for _ in range(2))
+    async with serve() as running, open_writer(limits) as batches:
+        small, large = Endpoint(running.url, "tinylm-small"), Endpoint(running.url, "tinylm-large")
+        async with EndpointWriter(small, large, limits, max_tokens=400) as endpoints:
+            for trees, writer in ((here, batches), (there, endpoints)):
+                for tree in trees:
+                    await tree.unstepped(writer)
+                await asyncio.gather(
+                    *(follow(tree, path, writer) for tree in trees for path in ("", "R", "KR", "RRRRRRRR"))
+                )
+    for a, b in zip(here, there, strict=True):
+        assert a.nodes.keys() == b.nodes.keys()
+        assert a.plain is not None
+        assert b.plain is not None
+        assert a.plain.text == b.plain.text
+        for path, node in a.nodes.items():
+            other = b.nodes[path]
+            assert (node.draft, node.redo, node.prefix) == (other.draft, other.redo, other.prefix)
+            assert node.vector is not None
+            assert node.vector == pytest.approx(other.vector, abs=2e-3)
+
+
+async def test_the_large_model_prefers_right_steps() -> None:
+    async with open_writer(Limits()) as writer:
+        question = Question("0", "Work out 12 + 30 * 4.", "132")
+        good, read = await writer.verify(question, "", "First, 30 * 4 = 120, which leaves 12 + 120.\n\n")
+        bad, _ = await writer.verify(question, "", "First, 30 * 4 = 110, which leaves 12 + 110.\n\n")
+    assert read > 10
+    assert good > bad + 0.1
