@@ -222,6 +222,9 @@ class Router:
                 self.admin = json.loads(line)["admin"]
                 break
         else:
+            self._process.stderr.close()
+            self._process.wait(10)
+            self._process = None
             raise RuntimeError("the router did not start:\n" + "".join(lines))
         # Whatever it logs later must not fill the pipe.
         threading.Thread(target=_discard, args=(self._process.stderr,), daemon=True).start()
@@ -269,6 +272,9 @@ class Counting:
 
     def record(self, trace: Any, request: Request) -> None:
         self.decisions.append(trace.decision.fallback or trace.decision.name)
+
+    def timed(self) -> bool:
+        return False
 
     def failed(self, reason: str) -> None:
         self.failures.append(reason)
