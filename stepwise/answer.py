@@ -82,6 +82,11 @@ def ineligible(body: JSON, headers: Mapping[str, str], path: str = "/v1/chat/com
         return "stop"
     if messages[-1].get("role") == "assistant":
         return "continuation"
+    counts = [body.get(key) for key in ("max_tokens", "max_completion_tokens", "top_logprobs")]
+    if any(count is not None and (not isinstance(count, int) or count < 0) for count in counts) or not isinstance(
+        body.get("stream_options") or {}, dict
+    ):
+        return "malformed"
     if body.get("modalities") not in (None, ["text"]) or body.get("audio"):
         return "modalities"
     return None

@@ -168,6 +168,7 @@ class Session:
         self._fresh = True  # the draft's first token has not been looked at
         self._ended: Piece | None = None  # the open stream's last piece
         self._stopped = False  # the open stream was asked to stop at a blank line
+        self._again = False  # the next stream goes on with the step under way
         self._draft_tokens = 0  # of the draft that the large model replaces
         self._why = "large" if self._turn is Turn.LARGE else "rest"  # action of the next steps that are not drafts
         self._score: float | None = None
@@ -242,6 +243,9 @@ class Session:
             if self._exhausted():
                 self._drop()
                 self.finish = "length"
+            elif self._overspent():
+                self._drop()
+                self._turn, self._why, self.settled = Turn.SMALL_REST, "rest", "money"
             elif self._stream is None:
                 await self._open()
             elif (piece := await self._pull()) is None:
@@ -253,21 +257,22 @@ class Session:
         except UpstreamError as error:
             self._fail(error)
 
-    async def _open(self, *, again: bool = False) -> None:
-        """Asks the turn's model to go on from the answer so far. `again`: within the step it was writing."""
+    async def _open(self) -> None:
+        """Asks the turn's model to go on from the answer so far."""
         setup = self._setup
         self._model = model = setup.small if self._turn in (Turn.DRAFT, Turn.SMALL_REST) else setup.large
         capability = model.capability
         prefix = "".join(self._parts)
-        self._stopped = self._turn is Turn.LARGE and capability.stop_reason and not again
+        self._stopped = self._turn is Turn.LARGE and capability.stop_reason and not self._again
         self._prefix_length = len(prefix)
         self._used = 0
         self._ended = None
         self._joint = Joint(prefix)
-        if not again:
+        if not self._again:
             self._splitter = Splitter(setup.limits, prefix)
             self._shown = 0
             self._fresh = True
+        self._again = False
         path, body = build(
             capability.mode,
             self._request,
@@ -299,12 +304,13 @@ class Session:
         """The small model goes on with its draft."""
         for place, token in enumerate(tokens):
             for step in self._splitter.feed(token):
-                if not await self._decide(step):
+                if self._turn is Turn.SMALL_REST:
+                    self._accept(step, "rest", None)
+                elif not await self._decide(step) or self._stream is None:
                     return
                 self._fresh = True
-            if self._turn is not Turn.DRAFT:
-                if self._stream is not None:
-                    self._flow(tokens[place + 1 :])
+            if self._turn is Turn.SMALL_REST:
+                self._flow(tokens[place + 1 :])
                 return
             if self._fresh and not self._glance():
                 self._reject("redo", None, sum(token.size for token in self._splitter.unfinished))
@@ -351,12 +357,10 @@ class Session:
         if self._stopped and ended.stop_reason == _BLANK:
             if self._used or self._splitter.unfinished:
                 self._flow([Token(_BLANK, size=0)])
-            if (
-                self._turn is Turn.LARGE and self._stream is not None
-            ):  # this blank line ends no step: go on without a stop
+            if self._turn is Turn.LARGE and self._stream is not None:
                 self._say(self._show())
                 self._drop()
-                await self._open(again=True)
+                self._again = True  # this blank line ends no step: go on without a stop
             return
         last = self._splitter.finish()
         if last is not None and self._turn is Turn.DRAFT:
@@ -448,6 +452,7 @@ class Session:
             cut = self._splitter.unfinished[: self._shown]
             self._record(sum(token.size for token in cut), "cut")
         self._drop()
+        self._again = False
         self._dead[model.name] = error
         small = model is setup.large
         other = setup.small if small else setup.large
@@ -478,6 +483,17 @@ class Session:
         )
         return spent >= self._setup.budget.tokens or (
             self._limit is not None and self._stream is None and self._written >= self._limit
+        )
+
+    def _overspent(self) -> bool:
+        """Has the large model, writing the rest, used up the money, while the small one could go on?"""
+        setup = self._setup
+        return (
+            self._turn is Turn.LARGE_REST
+            and setup.budget.money is not None
+            and self._spent() >= setup.budget.money
+            and setup.small.capability.mode is not None
+            and setup.small.name not in self._dead
         )
 
     # --- the other requests ------------------------------------------------------------------------------------------
@@ -524,10 +540,14 @@ class Session:
         tally = self._tallies[self._setup.large.name]
         tally.requests += 1
         answer = await self._setup.large.upstream.ask(path, body, self._headers, self._deadline)
-        usage = answer.get("usage") or {}
-        tally.prompt += int(usage.get("prompt_tokens") or 0)
-        tally.completion += int(usage.get("completion_tokens") or 1)
-        tally.discarded += int(usage.get("completion_tokens") or 1)
+        try:
+            usage = answer.get("usage") or {}
+            prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 1)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UpstreamError("garbage", f"{self._setup.large.name} sent a malformed usage: {error}") from error
+        tally.prompt += prompt
+        tally.completion += completion
+        tally.discarded += completion
         return answer
 
     # --- books -------------------------------------------------------------------------------------------------------

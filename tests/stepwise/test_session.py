@@ -226,6 +226,29 @@ async def test_when_a_budget_is_spent_the_small_model_goes_on_alone(budget: Budg
     assert events[-1]["usage"]["pointsman"]["settled"] == reason
 
 
+async def test_a_large_model_that_writes_the_rest_stops_when_the_money_is_spent() -> None:
+    long = [f"step {i} " + "word " * 50 for i in range(40)]
+    large = FakeModel("huge", writer(long), chunk=10)
+    # Two dollars a million tokens: a thousand tokens are a fifth of a cent, and the small model's are counted too.
+    async with pair(long, large, Fixed.always_large(), budget=Budget(money=0.002)) as both:
+        _, events = await both.ask()
+        assert both.stepwise.metrics.settled["money"] == 1
+    models = {step["model"] for step in events[-1]["usage"]["pointsman"]["steps"]}
+    assert models == {"large", "small"}
+    assert text_of(events) == "\n\n".join(long)
+
+
+async def test_a_limit_that_falls_between_two_streams_ends_the_answer() -> None:
+    # The large model's first stream ends at a blank line inside a block; nothing is left for the second.
+    async with pair(
+        FakeModel("tiny", lambda prefix, n: "✗ no"),
+        FakeModel("huge", lambda prefix, n: "```\n\nb = 2\n```"[len(prefix) :]),
+    ) as both:
+        _, whole = await both.ask(stream=False, max_tokens=1)
+        assert whole["choices"][0]["finish_reason"] == "length"
+        assert all(request["max_tokens"] > 0 for request in (*both.small.requests, *both.large.requests))
+
+
 async def test_the_token_budget_ends_the_answer() -> None:
     async with pair(["word " * 30] * 50, LARGE, budget=Budget(tokens=100)) as both:
         _, events = await both.ask()
