@@ -19,7 +19,7 @@ MODEL = Path(__file__).parent / "models" / "language.ftz"
 """Our own model (signals/train/language.py; its card is beside it), read by the fastText library."""
 
 _PARTS = 3
-_PART = 64
+_PART = 48
 """A long text is judged by this many parts of this many characters, taken from all over it."""
 
 _SCRIPTS = {
@@ -59,6 +59,14 @@ MODELLED = frozenset((
 # fmt: on
 LANGUAGES = MODELLED | _SCRIPTS.keys()
 
+COMMON = (
+    *("en", "zh", "es", "fr", "de", "ja", "ru", "pt", "it", "ko"),
+    *("ar", "hi", "tr", "vi", "pl", "nl", "id", "th", "sv", "uk"),
+)
+_PRIOR = dict.fromkeys(COMMON, 2.0) | {"en": 4.0}
+_SHORT = 30
+"""Letters under which it counts how often a language is written at all."""
+
 _SCRIPT = re.compile("|".join(f"(?P<{language}>[{letters}])" for language, letters in _SCRIPTS.items()))
 _TELLING = re.compile(f"[{''.join(_SCRIPTS.values())}]")
 _DENSE = ("zh", "ja", "ko")
@@ -76,7 +84,7 @@ class LanguageParams(Params):
     )
     not_in: list[str] | None = Field(None, min_length=1, description="The language is none of these.")
     at_least: float = Field(
-        0.3, ge=0, le=1, description="The least probability that counts; below it neither `is` nor `not_in` matches."
+        0.4, ge=0, le=1, description="The least probability that counts; below it neither `is` nor `not_in` matches."
     )
     in_: Scope = Field(
         "user",
@@ -166,13 +174,16 @@ class Identifier:
         line = clean(text)
         if not any(map(str.isalpha, line)):
             return None
-        found = self._model.predict(line + "\n", 3, 0.0, "strict")
-        if not found:
-            return None
         # The model gives each language a probability of its own; among the likeliest they are shared out.
-        total = sum(probability for probability, _ in found)
-        probability, label = found[0]
-        return Guess(label.removeprefix("__label__"), min(probability / total, 1.0) if total else 0.0)
+        shares: dict[str, float] = {}
+        for probability, label in self._model.predict(line + "\n", 5, 0.0, "strict"):
+            language = label.removeprefix("__label__")
+            shares[language] = probability * (_PRIOR.get(language, 1.0) if len(line) < _SHORT else 1.0)
+        total = sum(shares.values())
+        if not total:
+            return None
+        language = max(shares, key=shares.__getitem__)
+        return Guess(language, shares[language] / total)
 
 
 def sample(text: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.reading import Reading, of, unknown
 from signals.request import Request
+from signals.session import session_key
 from signals.signal import Params, Shared, Signal
 
 
@@ -27,8 +28,8 @@ class SampleParams(Params):
     key: Literal["user", "session", "body"] | HeaderKey = Field(
         "session",
         description="What always falls on the same side: `user` (the request's `safety_identifier`, `user` or "
-        "`metadata.user_id`), `session` (the x-session-id header, else the conversation's first messages), "
-        "`body` (every different body anew), or `{header: NAME}`.",
+        "`metadata.user_id`), `session` (the conversation: the x-session-id header, what the body says, or its first "
+        "messages), `body` (every different body anew), or `{header: NAME}`.",
     )
     salt: str | None = Field(
         None, description="Signals with the same salt choose the same keys; the default is the signal's own name."
@@ -72,16 +73,8 @@ def _user(request: Request) -> bytes | None:
 
 
 def _session(request: Request) -> bytes | None:
-    named = _encoded(request.headers.get("x-session-id"))
-    if named is not None:
-        return named
-    # What every later turn of the same conversation repeats: all up to the first user message.
-    first: list[str] = []
-    for message in request.messages:
-        first.append(message.text)
-        if message.role == "user":
-            break
-    return "\0".join(first).encode(errors="replace") if any(first) else None
+    key = session_key(request)
+    return key.encode(errors="replace") if key != "\0" else None
 
 
 _KEYS: dict[str, Callable[[Request], bytes | None]] = {

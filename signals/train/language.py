@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from signals.language import LANGUAGES, MODEL, MODELLED, Identifier, clean
+from signals.language import COMMON, LANGUAGES, MODEL, MODELLED, Identifier, clean
 from signals.train.data import Data
 
 WHEEL_SHA256 = "f43ce6e7b8b9ec083907c34fc1bf5d5bacee7fb3191afa90efb3b321e5a85953"
@@ -64,10 +64,6 @@ WORDS, WORDS_CLOSE = 60_000, 260_000
 REPEAT = 10
 """Times that each real sentence is given, against the mass of pseudo-text."""
 
-COMMON = [
-    *("en", "zh", "es", "fr", "de", "ja", "ru", "pt", "it", "ko"),
-    *("ar", "hi", "tr", "vi", "pl", "nl", "id", "th", "sv", "uk"),
-]
 SHORT = 0.3
 """Lines of one to three words for each line of four to twenty: greetings are text, too."""
 
@@ -214,6 +210,9 @@ def card(data: Data, out: Path) -> str:
         return f"| {name} | {of} | {hits / of:.3f} | {low:.3f}–{high:.3f} |"
 
     worst = sorted((right[x] / total[x], x) for x in total)[:12]
+    sentences, wheel = data.checksums["language/sentences"], WHEEL_SHA256
+    hardest = ", ".join(f"{x} {share:.2f}" for share, x in worst)
+    frequent = ", ".join(f"{a} taken for {b} ({n})" for (a, b), n in mistaken.most_common(8))
     return f"""# language.ftz
 
 Tells 62 languages by their letter sequences; 22 more are told by their script alone (`signals/language.py`).
@@ -222,10 +221,13 @@ Tells 62 languages by their letter sequences; 22 more are told by their script a
 |---|---|
 | SHA-256 | `{hashlib.sha256(out.read_bytes()).hexdigest()}` |
 | size | {out.stat().st_size:,} bytes |
-| form | fastText supervised, one sigmoid a language; {SETTINGS} quantised with {QUANTISED} |
+| form | fastText supervised, one sigmoid a language: {SETTINGS} |
+| quantised | {QUANTISED} |
 | rebuilt by | `python -m signals.train.language --data FOLDER --lingua WHEEL` |
-| sentences | pemistahl/lingua-py test data, Apache-2.0, the 85 % whose SHA-256 does not hold them out; file {data.checksums["language/sentences"]} |
-| frequencies | lingua-language-detector 1.4.2 from PyPI, Apache-2.0, SHA-256 {WHEEL_SHA256} (learnt from the Leipzig corpora, CC BY 4.0) |
+| sentences | pemistahl/lingua-py test data, Apache-2.0, SHA-256 {sentences}; 85 % of them, chosen by hash |
+| frequencies | lingua-language-detector 1.4.2 from PyPI, Apache-2.0, SHA-256 {wheel} |
+
+The frequencies were learnt from the Leipzig corpora (CC BY 4.0).
 
 Measured on held-out sentences (accuracy, 95 % Wilson interval):
 
@@ -233,14 +235,15 @@ Measured on held-out sentences (accuracy, 95 % Wilson interval):
 |---|---|---|---|
 {line("all 75", list(total))}
 {line("the 20 with the most rows", most)}
-{line("the 20 most asked for: " + " ".join(COMMON), COMMON)}
+{line("the 20 most asked for: " + " ".join(COMMON), list(COMMON))}
 
-Brier score of the probability: {squared / len(rows):.3f}. Weakest: {", ".join(f"{x} {share:.2f}" for share, x in worst)}. Most
-frequent mistakes: {", ".join(f"{a} taken for {b} ({n})" for (a, b), n in mistaken.most_common(8))}.
+Brier score of the probability: {squared / len(rows):.3f}. Weakest: {hardest}.
+Most frequent mistakes: {frequent}.
 
-Limits: Bosnian, Croatian and Serbian, Indonesian and Malay, the Norwegian languages and Danish, Xhosa and Zulu are nearly
-the same in writing; a few words do not tell them apart. Code and names count as whatever they look like. Languages that it
-was not taught get the label of a relative, usually with a low probability.
+Limits: Bosnian, Croatian and Serbian, Indonesian and Malay, the Norwegian languages and Danish, Xhosa and Zulu are
+nearly the same in writing; a few words do not tell them apart. One or two words alone (a greeting) are often taken for
+another language, mostly with a probability below 0.5. Code and names count as whatever they look like. Languages that
+it was not taught get the label of a relative.
 """
 
 
@@ -255,16 +258,16 @@ def interval(hits: int, of: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with language/sentences.jsonl.gz")
-    parser.add_argument(
-        "--lingua", type=Path, required=True, help="the wheel lingua_language_detector-1.4.2-py3-none-any.whl"
-    )
+    parser.add_argument("--lingua", type=Path, help="the wheel of lingua-language-detector 1.4.2")
+    parser.add_argument("--card", action="store_true", help="train nothing, measure the model that is there")
     parser.add_argument("--out", type=Path, default=MODEL)
     given = parser.parse_args()
-    if hashlib.sha256(given.lingua.read_bytes()).hexdigest() != WHEEL_SHA256:
-        parser.error(f"{given.lingua}: not the wheel that this was written for (SHA-256 {WHEEL_SHA256})")
     data = Data(given.data)
-    with zipfile.ZipFile(given.lingua) as wheel:
-        train(data, wheel, given.out)
+    if not given.card:
+        if given.lingua is None or hashlib.sha256(given.lingua.read_bytes()).hexdigest() != WHEEL_SHA256:
+            parser.error(f"--lingua must name the wheel that this was written for (SHA-256 {WHEEL_SHA256})")
+        with zipfile.ZipFile(given.lingua) as wheel:
+            train(data, wheel, given.out)
     text = card(data, given.out)
     given.out.with_suffix(".md").write_text(text)
     print(text)
