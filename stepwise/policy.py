@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from stepwise import features
@@ -269,6 +268,13 @@ class _Network:
     """The onnxruntime session: CPU, or CUDA with buffers of fixed sizes on the device."""
 
     def __init__(self, path: Path, data: bytes, device: Device) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PolicyError(
+                f"{path}: a policy needs onnxruntime: install pointsman[cpu] or pointsman[gpu]"
+            ) from error
+        self._ort = onnxruntime
         available = onnxruntime.get_available_providers()
         if device == "cuda" and "CUDAExecutionProvider" not in available:
             raise PolicyError(
@@ -326,7 +332,7 @@ class _Network:
         if bucket not in self._bindings:
             binding = self._session.io_binding()
             buffers = {
-                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                name: self._ort.OrtValue.ortvalue_from_shape_and_type(
                     (bucket, value.shape[1]), np.float32, self.device, 0
                 )
                 for name, value in feeds.items()

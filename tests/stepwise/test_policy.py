@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -224,6 +225,12 @@ def test_cuda_without_a_usable_gpu_says_why(tmp_path: Path) -> None:
     policy = Policy(path, device="auto")
     policy.close()
     assert policy.device == "cpu"
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(PolicyError, match=r"install pointsman\[cpu\]"):
+        Policy(write(tmp_path / "p.onnx"))
 
 
 @pytest.mark.gpu
