@@ -217,10 +217,15 @@ def _cluster(name: str, where: api.core.Address, literal: bool) -> api.cluster.C
     )
 
 
-def _tls(sni: str, files: Mtls) -> api.core.TransportSocket:
-    context = api.tls.CommonTlsContext(
-        validation_context=api.tls.CertificateValidationContext(trusted_ca=api.core.DataSource(filename=files.ca)),
-    )
+def _tls(host: str, files: Mtls) -> api.core.TransportSocket:
+    """TLS to `host` ('' for a Unix socket), whose certificate must name it, be it a DNS name or an address."""
+    validation = api.tls.CertificateValidationContext(trusted_ca=api.core.DataSource(filename=files.ca))
+    if is_ip(host):  # SNI holds names only, so Envoy does not check an address by itself
+        san = api.tls.SubjectAltNameMatcher(
+            san_type=api.tls.SubjectAltNameMatcherSanType.IP_ADDRESS, matcher=api.matcher.StringMatcher(exact=host)
+        )
+        validation.match_typed_subject_alt_names = [san]
+    context = api.tls.CommonTlsContext(validation_context=validation)
     if files.cert is not None and files.key is not None:
         certificate = api.tls.TlsCertificate(
             certificate_chain=api.core.DataSource(filename=files.cert),
@@ -228,7 +233,9 @@ def _tls(sni: str, files: Mtls) -> api.core.TransportSocket:
         )
         context.tls_certificates = [certificate]
     tls = api.tls.UpstreamTlsContext(
-        sni="" if is_ip(sni) else sni, auto_sni_san_validation=not is_ip(sni) and bool(sni), common_tls_context=context
+        sni="" if is_ip(host) else host,
+        auto_sni_san_validation=bool(host) and not is_ip(host),
+        common_tls_context=context,
     )
     return api.core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
 

