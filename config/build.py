@@ -52,5 +52,8 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
         signals[name] = signal
     if problems:
         raise PolicyError(problems)
-    shared.freeze()
+    try:
+        shared.freeze()
+    except ValueError as error:  # what the signals share cannot be built: the regular expressions together, say
+        raise PolicyError([Problem(policy.file, 1, 1, "P108", "error", str(error))]) from None
     return signals
