@@ -84,6 +84,20 @@ def test_too_large_a_set_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
         made.freeze()
 
 
+def test_a_policy_with_too_large_a_set_is_a_policy_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from config.build import build as engine
+    from config.load import parse
+    from config.problem import PolicyError
+
+    monkeypatch.setattr(patterns, "_MEMORY", 1000)
+    text = "version: 1\nmodels: {a: {name: b/c}}\ndefault: a\ndecisions: []\n"
+    policy = parse(text + "signals: {x: {regex: {any: ['(abc|def){1,100}']}}}\n")
+        "version: 1\nmodels: {a: {name: b/c}}\ndefault: a\nsignals: {x: {regex: {any: ['(abc|def){1,100}']}}}\ndecisions: []\n"
+    )
+    with pytest.raises(PolicyError, match="together are too large"):
+        engine(policy)
+
+
 @pytest.mark.parametrize("pattern", [r"(?=look)", r"(a)\1", "(", "[z-a]"])
 def test_what_re2_refuses_is_explained(pattern: str) -> None:
     assert re.search(r"any\.0: .*is not an RE2 expression: \w+", complaint("regex", any=[pattern]))
