@@ -38,6 +38,7 @@ from extproc.transport import address
 log = logging.getLogger("pointsman.supervisor")
 
 HEARTBEAT_S = 1.0
+LOOK_S = 0.4  # how long the admin port waits for workers before it answers with what it knows
 HUNG_S = 30.0  # a worker that answers nothing for this long is killed
 EARLY_S = 5.0  # a worker that dies younger than this is started again only after a pause
 MAX_PAUSE_S = 10.0
@@ -67,6 +68,7 @@ class Slot:
     failures: int = 0  # early deaths in a row
     channel: Channel | None = None
     pair: socket.socket | None = None
+    refreshing: asyncio.Task[None] | None = None
     state: dict[str, Any] = field(default_factory=dict)
     counts: Snapshot = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class Channel:
         self._writer = writer
         self._turn = asyncio.Lock()
 
-    async def ask(self, question: str, argument: Any = None, within: float = HUNG_S) -> Any:
+    async def ask(self, question: str, argument: Any = None, within: float | None = None) -> Any:
         """The worker's answer. Raises Gone.
 
         A question whose asker has given up or was cancelled still takes its answer off the channel.
@@ -97,7 +99,7 @@ class Channel:
         asked = asyncio.ensure_future(self._ask(question, argument))
         asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(HUNG_S if within is None else within):
                 return await asyncio.shield(asked)
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise Gone(type(error).__name__) from error
@@ -233,6 +235,9 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
             await admin.close()
             await asyncio.gather(*(self._leave(slot) for slot in self._slots))
+            await asyncio.gather(*(slot.refreshing for slot in self._slots if slot.refreshing))
+            for slot in self._slots:
+                slot.refreshing = None
 
     async def _leave(self, slot: Slot) -> None:
         channel, slot.channel = slot.channel, None
@@ -304,6 +309,7 @@ class Supervisor:
             await asyncio.sleep(HEARTBEAT_S if self._ready else 0.02)
 
     async def _refresh(self, slot: Slot) -> None:
+        """Take over a worker's state and counts; kill it when it does not answer in time."""
         channel = slot.channel
         if channel is None:
             return
@@ -314,6 +320,13 @@ class Supervisor:
             if slot.pid == pid and slot.channel is channel and not self._stopping:
                 log.error("worker_hung", extra={"worker": slot.index, "reason": str(gone)})
                 _kill(slot, signal.SIGKILL)
+
+    async def _look(self) -> None:
+        """Refresh all for somebody who asks; what a worker that is slow said last must do."""
+        for slot in self._slots:
+            if slot.refreshing is None or slot.refreshing.done():
+                slot.refreshing = asyncio.create_task(self._refresh(slot))
+        await asyncio.wait([slot.refreshing for slot in self._slots if slot.refreshing], timeout=LOOK_S)
 
     # Reload
 
@@ -376,14 +389,14 @@ class Supervisor:
     # What the admin port shows (extproc.admin.Source)
 
     async def status(self) -> Status:
-        await asyncio.gather(*(self._refresh(slot) for slot in self._slots))
+        await self._look()
         policy = self._loaded.engine.policy
         agree = all(slot.ready and slot.state["policy"] == policy for slot in self._slots)
         ready = any(slot.ready for slot in self._slots) and not self._stopping
         return Status(ready, policy, {"agree": agree, "workers": [slot.state for slot in self._slots]})
 
     async def snapshot(self) -> Snapshot:
-        await asyncio.gather(*(self._refresh(slot) for slot in self._slots))
+        await self._look()
         ours = {
             "pointsman_config_reloads_total": self._metrics.snapshot()["pointsman_config_reloads_total"],
             **about(self._metrics.last_reload_successful),
