@@ -20,6 +20,7 @@ from decisions import explain
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.select import expected_tokens
+from extproc.decisionlog import LINE_KEYS
 from signals.facts import Facts
 
 SUMMARY = "decide recorded requests, or show what another policy would change"
@@ -148,7 +149,7 @@ def _call(line: bytes) -> Call | str | None:
         return f"not JSON: {error}"
     if not isinstance(data, dict):
         return "not an object with `request`"
-    unknown = sorted(data.keys() - {"request", "headers", "path", "attributes"})
+    unknown = sorted(data.keys() - {"request", "headers", "path", "attributes"} - LINE_KEYS)
     if unknown:
         return f"unknown key {unknown[0]!r}: a line has request, headers, path and attributes"
     if "request" not in data:

@@ -97,7 +97,7 @@ class Pii(Signal):
         for bit, pattern, detector in self._detectors:
             if not hits & bit:
                 continue
-            for start, end, value in _values(pattern, detector, data):
+            for start, end, value in findings(pattern, detector, data):
                 # A number that is something else already is no phone number; the phone detector comes last.
                 if detector.kind == "phone" and any(start < other[1] and other[0] < end for other in taken):
                     continue
@@ -126,7 +126,7 @@ class Pii(Signal):
         return False
 
 
-def _values(pattern: Any, detector: Detector, data: bytes) -> Iterator[tuple[int, int, str]]:
+def findings(pattern: Any, detector: Detector, data: bytes) -> Iterator[tuple[int, int, str]]:
     """Start, end and plain value of everything that passes the detector's check."""
     at = 0
     for _ in range(_MANY):
