@@ -120,10 +120,12 @@ class Stream:
 
     async def next(self) -> Piece | None:
         """The next piece, or None when the answer is complete. Raises UpstreamError and DeadlineError."""
+        # The time is for a piece, not for a byte: a server that only sends comments is as good as silent.
+        until = asyncio.get_running_loop().time() + self._wait
         while not self._ready:
             if self._over:
                 return None
-            await self._read()
+            await self._read(until)
         return self._ready.popleft()
 
     def close(self) -> None:
@@ -132,9 +134,10 @@ class Stream:
         self._ready.clear()
         self._response.close()
 
-    async def _read(self) -> None:
+    async def _read(self, until: float) -> None:
+        left = until - asyncio.get_running_loop().time()
         try:
-            data = await within(self._response.content.readany(), self._wait, self._deadline)
+            data = await within(self._response.content.readany(), left, self._deadline)
         except TimeoutError:
             if self.finished:  # everything that matters has come
                 self.close()
@@ -147,7 +150,6 @@ class Stream:
                 raise UpstreamError("cut", f"{self._endpoint.model} ended its stream in the middle of the answer")
             self._over = True
             return
-        self._wait = self._endpoint.idle_timeout
         self._buffer += data
         if b"\n" in data:
             self._parse()
@@ -192,6 +194,7 @@ class Stream:
         piece = Piece(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
         piece.tokens = _tokens(text, choice.get("logprobs"))
         self.received += sum(token.size for token in piece.tokens) + (estimate(reasoning) if reasoning else 0)
+        self._wait = self._endpoint.idle_timeout
         if piece.finish:
             self.finished = True
             self._wait = min(self._wait, 2.0)  # only counts and [DONE] are still to come

@@ -246,6 +246,13 @@ class FakeModel:
                 await closed
                 self.gone += 1
                 return False
+            case "comments":
+                while not closed.done():
+                    sink.write(b"8\r\n: wait\n\n\r\n")
+                    await sink.drain()
+                    await asyncio.wait([closed], timeout=0.05)
+                self.gone += 1
+                return False
             case "garbage":
                 sink.write(b"5\r\n\xff\xfe\x00\n\n\r\n")
             case "badjson":
