@@ -92,8 +92,6 @@ def test_a_policy_with_too_large_a_set_is_a_policy_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(patterns, "_MEMORY", 1000)
     text = "version: 1\nmodels: {a: {name: b/c}}\ndefault: a\ndecisions: []\n"
     policy = parse(text + "signals: {x: {regex: {any: ['(abc|def){1,100}']}}}\n")
-        "version: 1\nmodels: {a: {name: b/c}}\ndefault: a\nsignals: {x: {regex: {any: ['(abc|def){1,100}']}}}\ndecisions: []\n"
-    )
     with pytest.raises(PolicyError, match="together are too large"):
         engine(policy)
 
