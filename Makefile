@@ -58,10 +58,10 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@echo "installing into $(VENV) ($(DEVICE))"
-	@$(PIP) install -e '.[$(DEVICE),up]'
+	@$(PIP) install --no-compile -e '.[$(DEVICE),up]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PIP) install -e '.[$(DEVICE),up,dev]'
+	@$(PIP) install --no-compile -e '.[$(DEVICE),up,dev]'
 	@touch $@

