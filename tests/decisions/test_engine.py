@@ -188,6 +188,14 @@ async def test_best_reads_what_the_confidence_depends_on() -> None:
     assert trace.readings.keys() == {"a", "b"}
 
 
+async def test_best_fetches_what_tells_a_sure_match_from_an_unknown_one() -> None:
+    clauses = [clause("one", AnyOf((A, B)), on_unknown="match"), clause("two", Leaf("c"), SMALL)]
+    made = engine([Fake("a"), Fake("b", Cost.NEURAL), Fake("c")], clauses, best=True)
+    said = {"a": unknown("down"), "b": Reading(True, 0.9), "c": Reading(True, 0.5)}
+    assert (await made.decide(request(said))).decision.name == "one"
+    assert (await made.decide(request(said | {"b": FALSE}))).decision.name == "two"
+
+
 def test_best_with_on_unknown() -> None:
     signals = [Fake("a"), Fake("b")]
     said = {"a": unknown("down"), "b": Reading(True, 0.4)}

@@ -275,3 +275,9 @@ def test_signals_that_bound_one_quantity_imply_each_other() -> None:
     assert codes_of(AnyOf((Not(short), Not(huge)))) == [(0, "L306")]
     # The other bounds may be Unknown together only.
     assert codes_of(long, Not(long), All((huge, short, Leaf("long", label="x")))) == [(2, "L301")]
+
+
+def test_one_score_is_there_for_all_its_bounds_or_for_none() -> None:
+    low, high = Leaf("a", at_least=0.3), Leaf("a", at_least=0.9)
+    split = AnyOf((All((low, high)), All((low, Not(high)))))
+    assert codes([clause("one", split), clause("two", low)]) == [(1, "L303", False)]

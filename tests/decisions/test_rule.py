@@ -88,6 +88,8 @@ def test_a_bound_on_a_score_that_is_not_there_is_unknown() -> None:
         (AnyOf((Leaf("b"), Leaf("c"))), 0.6),
         (All((Leaf("a"), Leaf("c"))), 0.2),
         (AtLeast(3, (Leaf("a"), Leaf("c"), Leaf("c"))), 0.2),
+        (All((Leaf("a"), Leaf("c"), Leaf("d"))), 0.1),
+        (AnyOf((Leaf("d"), Leaf("c"))), 0.2),
         (Leaf("count"), 1.0),
         (Not(Leaf("none")), 1.0),
         (ALWAYS, 1.0),
@@ -98,6 +100,7 @@ def test_confidence_comes_from_the_children_that_decided(rule: Rule, expected: f
         "a": Reading(True, 0.9),
         "b": Reading(True, 0.6),
         "c": Reading(False, 0.2),
+        "d": Reading(False, 0.1),
         "count": Reading(True, 42.0),
         "none": Reading(False),
     }
@@ -153,3 +156,11 @@ def test_a_combined_signal_waits_for_what_it_combines() -> None:
     facts = Facts(request({"now": TRUE}))
     assert test.run(facts) is PENDING
     assert test.waiting(facts, True) == {"slow"}
+
+
+@pytest.mark.parametrize("rule", [All((Leaf("a"), Leaf("b"))), AnyOf((Leaf("a"), Leaf("b")))])
+def test_an_unknown_part_does_not_hide_a_pending_one(rule: Rule) -> None:
+    signals = {"a": Fake("a", Cost.NEURAL), "b": Fake("b", Cost.REMOTE)}
+    facts = Facts(request())
+    facts.readings["b"] = unknown("down")
+    assert compiled(rule, signals).run(facts) is PENDING
