@@ -42,6 +42,19 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--models-through", metavar="URL", help="Envoy's internal listener, through which stepwise answers call models"
     )
+    parser.add_argument("--candidate", type=Path, metavar="FILE", help="a second policy, followed in the shadow")
+    parser.add_argument(
+        "--canary", type=_percent, default=0.0, metavar="PERCENT", help="share of the sessions that it decides"
+    )
+    parser.add_argument("--decision-log", metavar="FILE", help="a JSON line a decision, to a file or - for stdout")
+    parser.add_argument(
+        "--decision-log-sample", type=_share, default=1.0, metavar="SHARE", help="share of the decisions logged, 0 to 1"
+    )
+    parser.add_argument("--decision-log-content", action="store_true", help="log the requests too, masked")
+    parser.add_argument(
+        "--decision-log-header", action="append", default=[], metavar="NAME", help="a further header to keep"
+    )
+    parser.add_argument("--traces", action="store_true", help="OpenTelemetry spans, as the OTEL_* variables say")
     parser.add_argument(
         "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
     )
@@ -50,6 +63,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from extproc import log
+    from extproc.decisionlog import LogOptions
     from extproc.server import Options, Tls
 
     log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
@@ -59,6 +73,13 @@ def run(args: argparse.Namespace) -> int:
             print("pointsman serve: TLS needs both --tls-cert and --tls-key", file=sys.stderr)
             return 2
         tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
+    if args.canary and args.candidate is None:
+        print("pointsman serve: --canary needs a --candidate to send its share to", file=sys.stderr)
+        return 2
+    decision_log = None
+    if args.decision_log is not None:
+        content, headers = args.decision_log_content, tuple(args.decision_log_header)
+        decision_log = LogOptions(args.decision_log, args.decision_log_sample, content, headers)
     options = Options(
         policy=args.policy,
         listen=args.listen,
@@ -71,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
         poll=args.poll,
         gate=_gate,
         models_through=args.models_through,
+        candidate=args.candidate,
+        canary=args.canary,
+        decision_log=decision_log,
+        traces=args.traces,
     )
     try:
         if options.workers == 1:
@@ -87,6 +112,17 @@ def _gate(engine: Engine, cases: Path) -> None:
     from cli.test import gate  # only policies that have cases pay for it
 
     gate(engine, cases)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError("a share from 0 to 1")
+    return share
+
+
+def _percent(text: str) -> float:
+    return _share(str(float(text) / 100))
 
 
 def _workers(text: str) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.build import build
 from config.load import parse
+from config.problem import PolicyError
 from decisions.engine import Engine
+
+log = logging.getLogger("pointsman.config")
 
 Gate = Callable[[Engine, Path], None]
 """Runs a cases file against an engine; raises `Rejected` when a case fails."""
@@ -23,10 +27,25 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A policy in force: the file as it was read and the engine built from exactly those bytes."""
+    """A policy in force: the file as it was read and the engine built from exactly those bytes.
+
+    `candidate` is a second policy beside it, when there is one.
+    """
 
     source: bytes
     engine: Engine
+    candidate: Loaded | None = None
+
+    @property
+    def sources(self) -> tuple[bytes, bytes | None]:
+        """The files as they were read: the policy, the candidate."""
+        return self.source, None if self.candidate is None else self.candidate.source
+
+    def close(self) -> None:
+        """Let go of what the engines hold."""
+        self.engine.close()
+        if self.candidate is not None:
+            self.candidate.close()
 
 
 def cases_file(policy: Path) -> Path:
@@ -34,29 +53,48 @@ def cases_file(policy: Path) -> Path:
     return policy.with_suffix(".cases.yaml")
 
 
-def load(path: Path, gate: Gate | None = None) -> Loaded:
+def load(path: Path, gate: Gate | None = None, candidate: Path | None = None) -> Loaded:
     """Read, check and build the policy at `path`, and run its cases if it has any and there is a `gate`.
 
-    Raises PolicyError, Rejected, or OSError when the file cannot be read; nothing of a failed load stays behind.
+    A `candidate` that is bad is left out and the log says why: it must not keep the policy from being loaded. Raises
+    PolicyError, Rejected, or OSError when the file cannot be read; nothing of a failed load stays behind.
     """
-    loaded = from_source(path.read_bytes(), path)
+    loaded = _gated(path, gate)
+    if candidate is None:
+        return loaded
+    try:
+        return replace(loaded, candidate=_gated(candidate, gate))
+    except (PolicyError, Rejected, OSError) as error:
+        log.error("candidate_rejected", extra={"reasons": str(error).splitlines()})
+        return loaded
+
+
+def _gated(path: Path, gate: Gate | None) -> Loaded:
+    loaded = _built(path.read_bytes(), path)
     cases = cases_file(path)
     if gate is not None and cases.exists():
         try:
             gate(loaded.engine, cases)
         except BaseException:
-            loaded.engine.close()
+            loaded.close()
             raise
     return loaded
 
 
-def from_source(source: bytes, path: Path) -> Loaded:
-    """Build the policy in `source`, which was read from `path`. Raises PolicyError."""
+def _built(source: bytes, path: Path) -> Loaded:
     return Loaded(source, build(parse(source, str(path))))
 
 
+def from_sources(sources: tuple[bytes, bytes | None], path: Path, candidate: Path | None) -> Loaded:
+    """Build what was read from `path` and `candidate` and found good. Raises PolicyError."""
+    loaded = _built(sources[0], path)
+    if sources[1] is None or candidate is None:
+        return loaded
+    return replace(loaded, candidate=_built(sources[1], candidate))
+
+
 class Watcher:
-    """Calls a reload when the content of the policy, or of its cases, is no longer what it was.
+    """Calls a reload when the content of a policy, or of its cases, is no longer what it was.
 
     The files are polled: inotify does not see a ConfigMap's symlink being swapped above the file. A poll compares what
     `stat` says of the resolved file; only when that differs is the content read and hashed. A file that is away for a
@@ -64,8 +102,9 @@ class Watcher:
     is not tried again until the file changes once more.
     """
 
-    def __init__(self, path: Path, interval: float = 1.0) -> None:
-        self._files = (path, cases_file(path))
+    def __init__(self, path: Path, interval: float = 1.0, candidate: Path | None = None) -> None:
+        policies = (path,) if candidate is None else (path, candidate)
+        self._files = tuple(file for policy in policies for file in (policy, cases_file(policy)))
         self._interval = interval
         self._stamp = self._stamps()
         self._digest = self._digests()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import stepwise.answer
@@ -23,24 +23,27 @@ DIFFICULTY = "difficulty"  # a signal of this name is the policy network's prior
 
 
 class Answers:
-    """The stepwise decisions of one engine, ready to answer.
+    """The stepwise decisions of the engines in force, ready to answer.
 
     `through` is the address of Envoy's internal listener (`http://host:port`), where the route header picks the
-    model; without it each model's own `url` is called. `folder` is the policy file's. `metrics` outlive the engine.
+    model; without it each model's own `url` is called. `folder` is the policy file's. `metrics` outlive the engines.
     """
 
-    def __init__(self, engine: Engine, folder: Path, through: str | None, metrics: Metrics | None = None) -> None:
-        self._ready: dict[StepwiseSpec, Stepwise] = {}
-        for clause in engine.clauses:
-            block = clause.stepwise
-            if block is None or block in self._ready:
-                continue
-            ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
-            self._ready[block] = block.build(ends, folder, metrics)
+    def __init__(
+        self, engines: Sequence[Engine], folder: Path, through: str | None, metrics: Metrics | None = None
+    ) -> None:
+        self._ready: dict[tuple[str, StepwiseSpec], Stepwise] = {}
+        for engine in engines:
+            for clause in engine.clauses:
+                block = clause.stepwise
+                if block is None or (engine.policy, block) in self._ready:
+                    continue
+                ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
+                self._ready[engine.policy, block] = block.build(ends, folder, metrics)
 
     async def start(self) -> None:
         """Probe the upstreams. What cannot work is logged; such decisions take the large model alone."""
-        for block, ready in self._ready.items():
+        for (_, block), ready in self._ready.items():
             try:
                 await ready.start()
             except StepwiseError as error:
@@ -54,7 +57,7 @@ class Answers:
         reading = trace.readings.get(DIFFICULTY)
         prior = reading.score if reading is not None and reading.score is not None else 0.5
         given = await stepwise.answer.answer(
-            self._ready[trace.decision.stepwise], request.fields, request.headers, difficulty=prior
+            self._ready[trace.policy, trace.decision.stepwise], request.fields, request.headers, difficulty=prior
         )
         return Answer(given.status, given.headers, _pieces(given))
 

@@ -70,6 +70,8 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_connections", "gauge", "Live connections on the ext_proc port."),
         Family("pointsman_policy_info", "gauge", "1 for each worker that runs this policy.", ("hash",)),
         Family("pointsman_config_reloads_total", "counter", "Policy reloads tried.", ("result",)),
+        Family("pointsman_candidate_total", "counter", "Decisions compared with the candidate's.", ("outcome",)),
+        Family("pointsman_decision_log_dropped_total", "counter", "Lines of the decision log that were dropped."),
         Family("pointsman_config_last_reload_successful", "gauge", "1 when the last reload was accepted, else 0."),
         Family("pointsman_workers", "gauge", "Live workers."),
         Family("pointsman_worker_restarts_total", "counter", "Workers that died and were started again."),
@@ -114,6 +116,7 @@ class Metrics:
         self.fallbacks = Counts()
         self.failures = Counts()
         self.reloads = Counts()
+        self.candidates = Counts()
         self.duration = Histogram(SECONDS)
         self.body = Histogram(BYTES)
         self.signals: dict[str, Histogram] = {}
@@ -143,6 +146,10 @@ class Metrics:
         self.reloads.add((result,))
         self.last_reload_successful = result == "accepted"
 
+    def compared(self, outcome: str) -> None:
+        """Count a comparison of the candidate with the policy in force: `agree`, `differ`, `skipped`, `error`."""
+        self.candidates.add((outcome,))
+
     def _timed(self, timings: Mapping[str, float]) -> None:
         for name, microseconds in timings.items():
             histogram = self.signals.get(name)
@@ -170,6 +177,7 @@ class Metrics:
             "pointsman_failures_total": counters(self.failures),
             "pointsman_body_bytes": histograms([((), self.body)]),
             "pointsman_config_reloads_total": counters(self.reloads),
+            "pointsman_candidate_total": counters(self.candidates),
         }
 
 

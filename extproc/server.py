@@ -24,9 +24,12 @@ from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc import metrics
 from extproc.admin import Admin, Status
+from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
 from extproc.metrics import Metrics, Snapshot, gauge
+from extproc.rollout import Rollout
+from extproc.tracing import Tracing
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from signals.request import Request
 
@@ -57,7 +60,8 @@ class Options:
 
     `drain_wait` is how long a worker that says NOT_SERVING still takes new streams (longer than Envoy's health
     interval), `grace` how long it then waits for streams that are open. `models_through` is
-    the address of Envoy's internal listener, for the calls of stepwise answers.
+    the address of Envoy's internal listener, for the calls of stepwise answers. `candidate` is a second policy that
+    follows in the shadow and decides the share `canary` (0 to 1) of the sessions.
     """
 
     policy: Path
@@ -71,20 +75,35 @@ class Options:
     poll: float = 1.0
     gate: Gate | None = None
     models_through: str | None = None
+    candidate: Path | None = None
+    canary: float = 0.0
+    decision_log: LogOptions | None = None
+    traces: bool = False
 
 
 class InForce:
     """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
 
-    __slots__ = ("__weakref__", "answerer", "engine", "failed", "record", "source", "timed")
+    __slots__ = ("__weakref__", "_rollout", "_worker", "answerer", "engine", "failed", "source", "timed")
 
-    def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None) -> None:
+    def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None, rollout: Rollout | None) -> None:
         self.engine = loaded.engine
         self.source = loaded.source
         self.answerer: Answerer | None = answers
-        self.record = worker.record
         self.timed = worker.timed
         self.failed = worker.metrics.failed
+        self._worker = worker
+        self._rollout = rollout
+
+    def choose(self, request: Request) -> Engine:
+        """The engine that decides `request`: the policy's, or the candidate's for its share."""
+        return self.engine if self._rollout is None else self._rollout.choose(request)
+
+    def record(self, trace: Trace, request: Request) -> None:
+        """One request was decided."""
+        self._worker.record(trace, request)
+        if self._rollout is not None:
+            self._rollout.follow(trace, request)
 
 
 class Worker:
@@ -100,6 +119,8 @@ class Worker:
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._closing: set[asyncio.Task[None]] = set()
+        self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
+        self._tracing = Tracing() if options.traces else None
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
         self._server = _transport(options, handlers)
 
@@ -112,6 +133,10 @@ class Worker:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
         self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
+        if self._log is not None:
+            self._log.record(trace, request)
+        if self._tracing is not None:
+            self._tracing.record(trace, request, {})
 
     def timed(self) -> bool:
         """Whether to time the signals of the next request."""
@@ -157,15 +182,19 @@ class Worker:
 
     async def _install(self, loaded: Loaded) -> None:
         """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
-        engine = loaded.engine
-        weakref.finalize(engine, engine.shared.close).atexit = False
+        engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
+        for engine in engines:
+            weakref.finalize(engine, engine.shared.close).atexit = False
         answers: Answers | None = None
-        if engine.stepwise:
+        if any(engine.stepwise for engine in engines):
             from extproc.answers import Answers as Made
 
-            answers = Made(engine, self._options.policy.parent, self._options.models_through, self._stepwise)
+            answers = Made(engines, self._options.policy.parent, self._options.models_through, self._stepwise)
             await answers.start()
-        self._in_force = InForce(self, loaded, answers)
+        rollout = None
+        if loaded.candidate is not None:
+            rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
+        self._in_force = InForce(self, loaded, answers, rollout)
         if answers is not None:
             weakref.finalize(self._in_force, self._close, answers).atexit = False
 
@@ -182,6 +211,10 @@ class Worker:
         await asyncio.sleep(wait)
         self._health.end()
         await self._server.drain(grace)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     # What the admin port shows (extproc.admin.Source)
 
@@ -203,6 +236,7 @@ class Worker:
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_policy_info": gauge(1, self.engine.policy),
+            "pointsman_decision_log_dropped_total": gauge(0 if self._log is None else self._log.dropped),
         }
 
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
@@ -266,8 +300,10 @@ def runner() -> asyncio.Runner:
 def run(options: Options) -> int:
     """Serve in this process until SIGTERM or SIGINT; the exit status. Raises what loading and binding raise."""
     began = time.monotonic()
-    watcher = Watcher(options.policy, options.poll)  # before the load: a change in between must not go unseen
-    serving = _run(options, load(options.policy, options.gate), watcher, began)
+    watcher = Watcher(
+        options.policy, options.poll, options.candidate
+    )  # before the load: a change in between must not go unseen
+    serving = _run(options, load(options.policy, options.gate, options.candidate), watcher, began)
     with runner() as loop:
         return loop.run(serving)
 
@@ -277,7 +313,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
     del loaded  # it would keep the first policy alive for ever
 
     async def reload() -> None:
-        await worker.reload(lambda: load(options.policy, options.gate))
+        await worker.reload(lambda: load(options.policy, options.gate, options.candidate))
 
     await worker.start(options.listen)
     admin = Admin(worker)

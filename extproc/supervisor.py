@@ -24,11 +24,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from config.problem import PolicyError
-from config.watch import Loaded, Rejected, Watcher, from_source, load
+from config.watch import Loaded, Rejected, Watcher, from_sources, load
 from extproc import metrics
 from extproc.admin import Admin, Status
 from extproc.metrics import Metrics, Snapshot, gauge
@@ -145,8 +144,8 @@ class Supervisor:
         self._stopping = False
         self._ready = False
         self._began = time.monotonic()
-        self._watcher = Watcher(options.policy, options.poll)
-        self._loaded = load(options.policy, options.gate)
+        self._watcher = Watcher(options.policy, options.poll, options.candidate)
+        self._loaded = load(options.policy, options.gate, options.candidate)
         self._admin_socket = None if options.admin is None else address.bind(options.admin)
         self._slots = [Slot(index, listen) for index, listen in enumerate(_sockets(options))]
 
@@ -338,7 +337,7 @@ class Supervisor:
     async def _load_and_tell(self) -> None:
         kept = self._loaded.engine.policy
         try:
-            loaded = await asyncio.to_thread(load, self._options.policy, self._options.gate)
+            loaded = await asyncio.to_thread(load, self._options.policy, self._options.gate, self._options.candidate)
         except (PolicyError, Rejected, OSError) as error:
             reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
             log.error("policy_rejected", extra={"kept": kept, "reasons": reasons})
@@ -347,7 +346,7 @@ class Supervisor:
             log.exception("policy_rejected", extra={"kept": kept})
             self._metrics.reloaded("rejected")
         else:
-            self._loaded.engine.close()
+            self._loaded.close()
             self._loaded = loaded
             told = await asyncio.gather(*(self._tell(slot) for slot in self._slots))
             self._metrics.reloaded("accepted")
@@ -358,7 +357,7 @@ class Supervisor:
         if slot.channel is None:
             return False
         try:
-            taken: bool = await slot.channel.ask("reload", self._loaded.source)
+            taken: bool = await slot.channel.ask("reload", self._loaded.sources)
         except Gone as gone:
             log.warning("worker_not_told", extra={"worker": slot.index, "reason": str(gone)})
             return False
@@ -465,7 +464,7 @@ async def _serve(loaded: Loaded, options: Options, listen: str | socket.socket, 
     worker = Worker(loaded, options)
     await worker.start(listen)
     reader, writer = await asyncio.open_unix_connection(sock=control)
-    answering = asyncio.create_task(_answer(worker, options.policy, reader, writer))
+    answering = asyncio.create_task(_answer(worker, options, reader, writer))
     asked = asyncio.create_task(stop.asked())
     await asyncio.wait([answering, asked], return_when=asyncio.FIRST_COMPLETED)
     by = asked.result() if asked.done() else signal.SIGTERM
@@ -474,12 +473,12 @@ async def _serve(loaded: Loaded, options: Options, listen: str | socket.socket, 
     return 0
 
 
-async def _answer(worker: Worker, policy: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer the parent until it goes away."""
     questions: dict[str, Callable[[Any], Any]] = {
         "state": lambda _: (_state(worker), worker.counts()),
         "decisions": worker.recent,
-        "reload": lambda source: worker.reload(lambda: from_source(source, policy)),
+        "reload": lambda sources: worker.reload(lambda: from_sources(sources, options.policy, options.candidate)),
     }
     try:
         while True:

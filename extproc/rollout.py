@@ -1,0 +1,100 @@
+"""A candidate policy beside the one in force: in its shadow, and, if asked, for a stable share of the traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from decisions.decision import Decision, Trace
+from decisions.engine import Engine, Evaluation, UnknownModel
+from decisions.select import fraction
+from signals.request import Request
+from signals.session import session_key
+
+log = logging.getLogger("pointsman.rollout")
+
+AT_ONCE = 64  # shadow evaluations that wait for slow signals; more are skipped and counted
+LOGGED_A_SECOND = 10
+
+
+class Rollout:
+    """One candidate engine. `share` (0 to 1) of the sessions are decided by it; the rest it follows as a shadow.
+
+    A shadow decision costs what a decision costs and changes nothing. `count` is told `agree`, `differ`, `skipped` or
+    `error` for each.
+    """
+
+    def __init__(self, live: Engine, candidate: Engine, share: float, count: Callable[[str], None]) -> None:
+        self.candidate = candidate
+        self._live = live
+        self._share = share
+        self._count = count
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._second = 0
+        self._logged = 0
+
+    def choose(self, request: Request) -> Engine:
+        """The engine that decides `request`: the same one for all of a session."""
+        if self._share > 0.0 and fraction("canary", session_key(request)) < self._share:
+            return self.candidate
+        return self._live
+
+    def follow(self, trace: Trace, request: Request) -> None:
+        """See what the candidate would have decided."""
+        if trace.policy == self.candidate.policy:
+            return
+        try:
+            settled = self.candidate.settle(request, time.monotonic() + self.candidate.settings.deadline)
+        except UnknownModel:
+            self._compare(trace, None)
+            return
+        except Exception:  # a shadow must never disturb the light
+            log.exception("candidate_failed")
+            self._count("error")
+            return
+        if isinstance(settled, Trace):
+            self._compare(trace, settled.decision)
+        elif len(self._tasks) >= AT_ONCE:
+            self._count("skipped")
+        else:
+            task = asyncio.get_running_loop().create_task(self._finish(trace, settled))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, trace: Trace, evaluation: Evaluation) -> None:
+        try:
+            finished = await evaluation.finish()
+        except Exception:  # as in `follow`
+            log.exception("candidate_failed")
+            self._count("error")
+            return
+        self._compare(trace, finished.decision)
+
+    def _compare(self, trace: Trace, other: Decision | None) -> None:
+        live = _outcome(trace.decision)
+        candidate = ("refuse-unknown-model", None) if other is None else _outcome(other)
+        if live == candidate:
+            self._count("agree")
+            return
+        self._count("differ")
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._logged = second, 0
+        self._logged += 1
+        if self._logged <= LOGGED_A_SECOND:
+            log.info(
+                "candidate_differs",
+                extra={
+                    "decision": live[0],
+                    "model": live[1],
+                    "candidate_decision": candidate[0],
+                    "candidate_model": candidate[1],
+                },
+            )
+
+
+def _outcome(decision: Decision) -> tuple[str | None, str | None]:
+    """What counts as a difference: another decision, or another model."""
+    return decision.name, decision.model.key if decision.model is not None else None
