@@ -698,7 +698,7 @@ class _Connection(asyncio.Protocol):
         stream = self.streams.get(number)
         if stream is not None:
             stream.reset(code)
-        else:
+        elif number not in self.resets:
             self._reset(number, code)
 
     def _reset(self, number: int, code: int) -> None:
