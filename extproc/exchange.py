@@ -72,6 +72,10 @@ class Context(Protocol):
         """Whether to time every signal of this request (a sample; it costs the hot path something)."""
         ...
 
+    def choose(self, request: Request) -> Engine:
+        """The engine that decides `request`: that of the policy in force, or a candidate's for its share."""
+        ...
+
     def record(self, trace: Trace, request: Request) -> None:
         """A request was decided (its trace tells of fallbacks)."""
         ...
@@ -303,12 +307,12 @@ class Exchange:
     def _decide(self, api: Api | None, body: bytes) -> None:
         self._phase = Phase.DECIDING
         first = self._first
-        engine = self._engine
         assert first is not None
         assert api is not None
         try:
             request = openai.parse(api, first.headers, first.attributes(), body)
             self._request = request
+            engine = self._engine = self._context.choose(request)
             deadline = time.monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
             if isinstance(settled, Trace):

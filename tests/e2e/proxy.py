@@ -273,7 +273,7 @@ class Counting:
     def record(self, trace: Any, request: Request) -> None:
         self.decisions.append(trace.decision.fallback or trace.decision.name)
 
-    def choose(self, request):
+    def choose(self, request: Request) -> Engine:
         return self.engine
 
     def timed(self) -> bool:

@@ -83,7 +83,7 @@ class Service:
     def record(self, trace: Trace, request: Request) -> None:
         self.traces.append(trace)
 
-    def choose(self, request):
+    def choose(self, request: Request) -> Engine:
         return self.engine
 
     def timed(self) -> bool:

@@ -604,11 +604,14 @@ def test_bytes_that_are_no_message_end_the_stream(service: Service) -> None:
     assert service.failures == ["protocol"] * 2
 
 
-def test_a_policy_that_is_swapped_in_does_not_reach_a_stream_that_began(service: Service) -> None:
+def test_the_service_chooses_the_engine_that_decides(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate policy's engine, say; everything that follows is in its name."""
+    candidate = engine(clause("new", None, "route"))
+    candidate.policy = "sha256:candidate"
+    monkeypatch.setattr(service, "choose", lambda request: candidate)
     envoy = Envoy(service)
-    envoy.headers()
-    service.engine = engine(clause("new", None, "route"))
-    assert metadata(envoy.body(chat("a traceback"))[-1])["decision"] == "code"
+    answer = envoy.request(chat("a traceback"))[-1]
+    assert (metadata(answer)["decision"], metadata(answer)["policy"]) == ("new", "sha256:candidate")
 
 
 # Observing
