@@ -164,12 +164,6 @@ def margin(token: Token) -> float:
     return max(0.0, 2.0 * math.exp(token.logprob) - 1.0)
 
 
-def mean_logprob(step: Step) -> float:
-    """Mean log probability of the tokens that have one; 0 when none has."""
-    known = [max(token.logprob, _FLOOR) for token in step.tokens if token.logprob is not None]
-    return sum(known) / len(known) if known else 0.0
-
-
 def draft(step: Step, state: State) -> tuple[NDArray[np.float32], State]:
     """The vector [WIDTH] float32 for a step that the small model has just drafted, and the state that saw it."""
     known = [token for token in step.tokens if token.logprob is not None]

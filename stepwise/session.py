@@ -31,6 +31,7 @@ _BLANK = "\n\n"
 _LOOP_DRAFTS = 2  # a draft that repeats earlier steps this often in a row is rejected
 _STEP_TOKENS = 128  # what a step of the large model is taken to cost before it is asked for
 _LOOP_STEPS = 4  # an answer that repeats earlier steps this often in a row is ended
+_MARKS = list("0123456789")
 _VERIFY = (
     "Here is a partial solution of my question:\n\n{done}\n\nIts next step is:\n\n{step}\n\n"
     "How likely is it that this step is correct? Reply with one digit from 0 (surely wrong) to 9 (surely correct)."
@@ -508,9 +509,9 @@ class Session:
             choice = answer["choices"][0]
             tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or ()
             marks = {str(top["token"]).strip(): math.exp(top["logprob"]) for top in tops}
-            marks = {mark: p for mark, p in marks.items() if mark in set("0123456789")}
-            if sum(marks.values()) < 0.5:  # it would rather have said something else
-                marks = {str(int(choice["message"]["content"])): 1.0}
+            marks = {mark: p for mark, p in marks.items() if mark in _MARKS}
+            if sum(marks.values()) < 0.5:  # no log probabilities, or it would rather have said something else
+                marks = {_MARKS[_MARKS.index(choice["message"]["content"].strip())]: 1.0}
         except UpstreamError as error:
             self._setup.metrics.upstream_errors[self._setup.large.name, error.kind] += 1
             raise NoVerdict("verify_failed", str(error)) from error

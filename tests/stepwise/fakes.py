@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwise.answer import answer
@@ -71,6 +71,8 @@ class FakeModel:
     faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the (not probing) request
     delay: float = 0.0
     chunk: int = 1  # tokens in one event
+    finish: str = "stop"
+    thoughts: str = ""  # sent before the answer, in a field of their own
     requests: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, str]] = field(default_factory=list)
     probes: int = 0
@@ -170,7 +172,7 @@ class FakeModel:
             prefix = ""  # silently ignored
         text = PROBE_TEXT[len(prefix) :] if probing else self.write(prefix, len(self.requests) - 1)
         tokens = words(text)
-        finish, reason = "stop", None
+        finish, reason = self.finish, None
         limit = body.get("max_tokens")
         if limit is not None and len(tokens) > limit:
             tokens, finish = tokens[:limit], "length"
@@ -193,6 +195,8 @@ class FakeModel:
         closed = asyncio.create_task(reader.read(1))
         self._tasks.add(closed)
         try:
+            if self.thoughts and not prefix and not probing:
+                await self._event(sink, {"choices": [{"index": 0, "delta": {"reasoning_content": self.thoughts}}]})
             for at in range(0, len(tokens) + 1, self.chunk):
                 if fault and at >= fault.after and not await self._go_wrong(sink, fault, closed):
                     return False
@@ -389,19 +393,23 @@ async def pair(
     limits: Limits | None = None,
     budget: Budget | None = None,
     start: bool = True,
-    endpoint: dict[str, Any] | None = None,
+    hasty: str = "",
     **more: Any,
 ) -> AsyncIterator[Pair]:
-    """A pair ready to answer. At the end nothing may be left over: no task, no connection, no run."""
+    """A pair ready to answer. At the end nothing may be left over: no task, no connection, no run.
+
+    `hasty`: names of the models that are given up after 0.3 seconds of silence (a healthy one may be slow here).
+    """
     before = asyncio.all_tasks()
     small = small if isinstance(small, FakeModel) else FakeModel("tiny", writer(small))
     large = large if isinstance(large, FakeModel) else FakeModel("huge", writer(large))
     strategy = strategy or Marked()
     await small.start()
     await large.start()
-    times = {"connect_timeout": 2.0, "first_timeout": 5.0, "idle_timeout": 5.0, **(endpoint or {})}
-    ends = [small.endpoint(**times), large.endpoint(**times)]
-    models = [Model(name, Upstream(end), unknown(end)) for name, end in zip(("small", "large"), ends, strict=True)]
+    models = []
+    for name, model in (("small", small), ("large", large)):
+        end = model.endpoint(connect_timeout=10.0, first_timeout=10.0, idle_timeout=10.0)
+        models.append(Model(name, Upstream(end), unknown(end)))
     stepwise = Stepwise(
         Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )
@@ -409,6 +417,9 @@ async def pair(
     try:
         if start:
             await stepwise.start()
+        for known in models:
+            if known.name in hasty:
+                known.upstream.endpoint = replace(known.upstream.endpoint, first_timeout=0.3, idle_timeout=0.3)
         yield both
     finally:
         await stepwise.close()

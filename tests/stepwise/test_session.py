@@ -312,6 +312,59 @@ async def test_the_large_model_s_prefix_is_warmed_when_a_score_is_low() -> None:
     assert text_of(events) == "\n\n".join(LARGE)
 
 
+async def test_a_warm_up_that_fails_harms_nobody() -> None:
+    large = FakeModel("huge", writer(LARGE), faults={-2: Fault("status")})
+    async with pair(FakeModel("tiny", writer(LARGE), delay=0.005), large, warm_below=0.95) as both:
+        _, events = await both.ask()
+        assert both.stepwise.metrics.upstream_errors["large", "warm"] >= 1
+    assert text_of(events) == "\n\n".join(LARGE)
+
+
+async def test_thoughts_in_a_field_of_their_own_pass_unjudged() -> None:
+    small = FakeModel("tiny", writer(SMALL), thoughts="Let me think.")
+    async with pair(small, LARGE) as both:
+        _, events = await both.ask()
+        _, whole = await both.ask(stream=False)
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "reasoning_content": "Let me think."}
+    assert text_of(events) == MIXED
+    assert whole["choices"][0]["message"]["reasoning_content"] == "Let me think."
+
+
+async def test_another_finish_reason_is_the_client_s_too() -> None:
+    async with pair(FakeModel("tiny", writer(SMALL[:2]), finish="content_filter"), LARGE) as both:
+        _, events = await both.ask()
+    assert events[-2]["choices"][0]["finish_reason"] == "content_filter"
+
+
+async def test_white_space_at_the_end_is_no_step() -> None:
+    async with pair(FakeModel("tiny", lambda prefix, n: "one is one\n\n\n"), LARGE) as both:
+        _, events = await both.ask()
+    assert text_of(events) == "one is one\n\n\n"
+    assert len(events[-1]["usage"]["pointsman"]["steps"]) == 1
+
+
+async def test_an_empty_answer_is_an_answer() -> None:
+    async with pair(FakeModel("tiny", lambda prefix, n: ""), LARGE) as both:
+        _, whole = await both.ask(stream=False)
+    assert whole["choices"][0]["message"]["content"] == ""
+    assert whole["usage"]["pointsman"]["steps"] == []
+
+
+async def test_a_verifier_without_log_probabilities_gives_its_mark_in_words() -> None:
+    def mark(prefix: str, n: int) -> str:
+        last = large.requests[-1]["messages"][-1]["content"]
+        return (" 2" if "✗" in last.split("next step is")[1] else " 8") if "digit" in last else writer(LARGE)(prefix, n)
+
+    large = FakeModel("huge", mark, top=-1)
+    async with pair(SMALL, large, Verify(0.5)) as both:
+        _, events = await both.ask()
+        assert text_of(events) == MIXED
+    large.faults = {}
+    async with pair(SMALL, FakeModel("huge", writer(LARGE), faults={0: Fault("status")}), Verify(0.5)) as both:
+        await both.ask()
+        assert both.stepwise.metrics.safe_side["verify_failed"] == 1
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 KINDS = [
@@ -328,14 +381,13 @@ KINDS = [
     "status",
     "html",
 ]
-QUICK = {"first_timeout": 0.3, "idle_timeout": 0.3}
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 14])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_when_the_small_model_fails_the_large_one_goes_on_from_the_same_prefix(kind: str, after: int) -> None:
     small = FakeModel("tiny", writer(LARGE), faults={0: Fault(kind, after)})
-    async with pair(small, LARGE, endpoint=QUICK) as both:
+    async with pair(small, LARGE, hasty="small") as both:
         status, events = await both.ask()
         usage = events[-1]["usage"]
         assert both.stepwise.metrics.upstream_errors.total() == 1
@@ -348,7 +400,7 @@ async def test_when_the_small_model_fails_the_large_one_goes_on_from_the_same_pr
 @pytest.mark.parametrize("kind", KINDS)
 async def test_when_the_large_model_fails_the_small_one_goes_on(kind: str, after: int) -> None:
     large = FakeModel("huge", writer(LARGE), faults={-2: Fault(kind, after)})
-    async with pair(SMALL, large, endpoint=QUICK) as both:
+    async with pair(SMALL, large, hasty="large") as both:
         status, events = await both.ask()
     assert status == 200
     assert text_of(events).startswith(SMALL[0] + "\n\n")
@@ -358,7 +410,7 @@ async def test_when_the_large_model_fails_the_small_one_goes_on(kind: str, after
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_when_both_are_down_from_the_start_the_client_gets_an_http_error(kind: str) -> None:
-    async with pair(LARGE, LARGE, endpoint=QUICK) as both:
+    async with pair(LARGE, LARGE, hasty="small large") as both:
         if kind in ("status", "silent", "html"):
             both.small.faults = both.large.faults = {-2: Fault(kind)}
         else:  # whatever breaks the stream breaks it before the first step
@@ -388,7 +440,7 @@ async def test_when_both_die_in_the_middle_the_stream_ends_with_an_error_event()
 
 
 async def test_nobody_listens_on_the_port() -> None:
-    async with pair(LARGE, LARGE, endpoint=QUICK) as both:
+    async with pair(LARGE, LARGE, hasty="small large") as both:
         await both.small.stop()
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(LARGE)
@@ -406,7 +458,7 @@ async def test_a_slow_model_is_only_slow() -> None:
 
 async def test_a_server_that_never_says_done_is_not_waited_for_for_long() -> None:
     small = FakeModel("tiny", writer(LARGE), faults={0: Fault("nodone", 0)})
-    async with pair(small, LARGE, endpoint=QUICK) as both, asyncio.timeout(10):
+    async with pair(small, LARGE, hasty="small") as both, asyncio.timeout(10):
         _, events = await both.ask()
     assert text_of(events) == "\n\n".join(LARGE)
 
