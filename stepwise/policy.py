@@ -147,7 +147,7 @@ class Policy:
 
     async def keep(self, vector: Vector, hidden: Vector | None = None) -> tuple[float, Vector | None]:
         """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
-        if self._closed:
+        if self._closed or not (self.inline or self._thread.is_alive()):  # a thread does not survive a fork
             raise PolicyFailed("closed", "the policy was closed")
         if self.hidden_width and hidden is None:
             hidden = np.zeros(self.hidden_width, np.float32)
@@ -250,8 +250,10 @@ def _deliver(answers: list[tuple[_Item, tuple[float, Vector | None] | PolicyFail
     for answer in answers:
         by_loop.setdefault(answer[0].loop, []).append(answer)
     for loop, group in by_loop.items():
-        if not loop.is_closed():
+        try:
             loop.call_soon_threadsafe(_resolve, group)
+        except RuntimeError:  # the loop was closed: nobody waits there any more
+            continue
 
 
 def _resolve(group: list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]) -> None:

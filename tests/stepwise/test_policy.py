@@ -126,6 +126,21 @@ async def test_a_cheap_network_has_no_thread_and_a_dear_one_has(
     assert threading.active_count() == threads
 
 
+def test_a_loop_that_was_closed_does_not_stop_the_thread(tmp_path: Path) -> None:
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=False, wait=0.05)
+    policy.answers = 2
+
+    async def leave() -> None:
+        task = asyncio.create_task(policy.keep(vector(0)))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(leave())
+    keep, _ = asyncio.run(policy.keep(vector(0)))
+    policy.close()
+    assert keep == pytest.approx(0.5)
+
+
 def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
     policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2), device="cpu")
     network = policy._network
