@@ -122,10 +122,10 @@ class ServerAgainstOracle(RuleBasedStateMachine):
 
     def known(self, error: h2.exceptions.ProtocolError, ours: set[int]) -> bool:
         """Where both are right."""
-        if self.several_faults and ours:
-            return ours <= {frames.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR, frames.STREAM_CLOSED}
         if "Error decoding header block" in str(error):
             return ours == {frames.COMPRESSION_ERROR}  # RFC 9113 section 4.3; h2 says PROTOCOL_ERROR
+        if self.several_faults and ours:
+            return ours <= {frames.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR, frames.STREAM_CLOSED}
         if isinstance(error, h2.exceptions.TooManyStreamsError):
             return ours == {frames.REFUSED_STREAM}  # RFC 9113 section 5.1.2 names both
         if isinstance(error, h2.exceptions.StreamClosedError | h2.exceptions.StreamIDTooLowError):
