@@ -136,9 +136,7 @@ class Policy:
         self._limit = 4 * BUCKETS[-1]
         self._waiting = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=f"policy {path.name}", daemon=True)
-        if not self.inline:
-            self._thread.start()
+        self._thread: threading.Thread | None = None  # started by the first step: workers are forked before that
 
     @property
     def hidden_width(self) -> int:
@@ -147,7 +145,7 @@ class Policy:
 
     async def keep(self, vector: Vector, hidden: Vector | None = None) -> tuple[float, Vector | None]:
         """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
-        if self._closed or not (self.inline or self._thread.is_alive()):  # a thread does not survive a fork
+        if self._closed:
             raise PolicyFailed("closed", "the policy was closed")
         if self.hidden_width and hidden is None:
             hidden = np.zeros(self.hidden_width, np.float32)
@@ -159,7 +157,7 @@ class Policy:
     def close(self) -> None:
         """Ends the thread. Steps still waiting fail."""
         self._closed = True
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
 
@@ -175,6 +173,9 @@ class Policy:
     async def _queued(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
         if self._waiting >= self._limit:
             raise PolicyFailed("overloaded", f"{self._waiting} steps already wait for the policy")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=f"policy {self.path.name}", daemon=True)
+            self._thread.start()
         loop = asyncio.get_running_loop()
         result: asyncio.Future[tuple[float, Vector | None]] = loop.create_future()
         self._waiting += 1
