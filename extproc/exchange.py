@@ -572,10 +572,7 @@ def _texts(decision: Decision, policy: str) -> bytes:
 
 
 def _metadata(trace: Trace) -> bytes:
-    tokens = trace.estimated_input_tokens
-    numbers = {} if tokens is None else {"estimated_input_tokens": float(tokens)}
-    scores = {name: reading.score for name, reading in trace.readings.items() if reading.score is not None}
-    return wire.metadata(_texts(trace.decision, trace.policy), numbers, scores)
+    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.readings)
 
 
 def _plain(trace: Trace, reason: str) -> None:

@@ -19,6 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from decisions.decision import Trace
 from proto import ext_proc_pb2, trace_pb2
+from signals.reading import Reading
 from signals.request import Request
 
 Pairs = tuple[tuple[str, str], ...]
@@ -372,19 +373,22 @@ def texts(pairs: Pairs) -> bytes:
 
 
 _NAMESPACE = _field(0x0A, b"pointsman")
+_SIGNALS = _field(0x0A, b"signals")
 
 
-def metadata(fixed: bytes, numbers: Mapping[str, float], scores: Mapping[str, float]) -> bytes:
-    """To be added to any answer: dynamic metadata in the namespace `pointsman`, `scores` in its struct `signals`.
+def metadata(fixed: bytes, tokens: int | None, readings: Mapping[str, Reading]) -> bytes:
+    """To be added to any answer: dynamic metadata in the namespace `pointsman`.
 
-    `fixed` comes from `texts`. The names of numbers and scores must come from the policy: they are remembered.
+    `fixed` comes from `texts`. `tokens` becomes `estimated_input_tokens`, the scores of `readings` a struct `signals`.
     """
-    fields = [fixed]
-    fields += [_number(name) + _DOUBLE(value) for name, value in numbers.items()]
+    struct = fixed
+    if tokens is not None:
+        struct += _number("estimated_input_tokens") + _DOUBLE(tokens)
+    scores = [_number(name) + _DOUBLE(one.score) for name, one in readings.items() if one.score is not None]
     if scores:
-        inner = b"".join([_number(name) + _DOUBLE(value) for name, value in scores.items()])
-        fields.append(_member("signals", _field(0x2A, inner)))
-    struct = b"".join(fields)
+        inner = b"".join(scores)
+        value = b"%b%b%b" % (_SIGNALS, _opening(b"\x12\x2a", len(inner)), inner)
+        struct += _opening(b"\x0a", len(value)) + value
     value = _NAMESPACE + _opening(b"\x12\x2a", len(struct))
     return b"".join((_opening(b"\x42\x0a", len(value) + len(struct)), value, struct))
 

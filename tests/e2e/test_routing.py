@@ -299,7 +299,7 @@ async def test_streaming_answers_are_not_held_back(world: World, client: aiohttp
         async with client.post(world.envoy.url(mode) + PATH, data=body, headers=headers) as response:
             async for _ in response.content.iter_any():
                 times.append(loop.time())
-        assert len(times) >= 4
+        assert len(times) >= 3
         assert times[-1] - times[0] > 0.25
 
 

@@ -30,7 +30,7 @@ async def test_an_answer_is_streamed_after_the_request_body(world: World, client
             times.append(loop.time())
             body += piece
     assert body == b"".join(b"data: %d\n\n" % number for number in range(5))
-    assert len(times) >= 5
+    assert len(times) >= 3
     assert times[-1] - times[0] > 0.3  # events arrive as they are made
     [line] = await asyncio.to_thread(world.envoy.accesses, "streamed-answer")
     assert line["details"] == "ext_proc_local_response"
