@@ -141,7 +141,7 @@ class Session:
         """`request`: the client's eligible chat completion. `headers`: for the upstreams. `deadline`: loop time."""
         self.finish: str | None = None  # the finish_reason, once the answer is complete
         self.records: list[Record] = []
-        self.redos = 0
+        self.redos = 0  # drafts that the large model wrote anew, one by one; a hand-over is none
         self.settled: str | None = None  # why judging ended
         self._setup = setup
         self._request = request
@@ -423,7 +423,7 @@ class Session:
             self._turn, self._why, self.settled = Turn.LARGE_REST, "handover", "redos"
         else:
             self._turn, self._why = Turn.LARGE, action
-        self.redos += 1
+            self.redos += 1
 
     def _complete(self, step: Step) -> None:
         """A step that nobody judged is in the answer."""

@@ -49,6 +49,10 @@ async def test_the_small_model_is_asked_once_and_once_more_for_each_redo() -> No
     async with pair(LARGE, LARGE) as both:
         await both.ask()
         assert (len(both.small.requests), len(both.large.requests)) == (1, 0)
+    # When the last step is the rejected one, the large model ends the answer: nobody has to go on.
+    async with pair([*LARGE[:4], "✗ Answer: 9"], LARGE) as both:
+        await both.ask()
+        assert (len(both.small.requests), len(both.large.requests)) == (1, 1)
 
 
 async def test_a_whole_answer_is_the_same_as_a_streamed_one() -> None:
@@ -131,6 +135,7 @@ async def test_after_the_last_redo_the_large_model_writes_the_rest() -> None:
         assert text_of(events) == "\n\n".join(LARGE)
         assert (len(both.small.requests), len(both.large.requests)) == (3, 3)
     assert [action for _, action in steps_of(events[-1]["usage"])] == ["redo", "redo"] + ["handover"] * 3
+    assert events[-1]["usage"]["pointsman"]["redos"] == 2
 
 
 async def test_text_goes_out_step_by_step_while_the_model_still_writes() -> None:
