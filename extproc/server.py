@@ -376,12 +376,21 @@ class Stop:
         task.add_done_callback(self._tasks.discard)
 
 
+def preload(options: Options) -> None:
+    """Import what workers will need, so that they share it; grpc must not be imported before a fork."""
+    if _transport_name(options) == "http2":
+        import extproc.transport.http2  # noqa: F401
+
+
+def _transport_name(options: Options) -> str:
+    if options.transport == "auto":
+        return "http2" if options.tls is None else "grpcio"
+    return options.transport
+
+
 def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
     """The transport for `options`; each is imported only where it serves."""
-    name = options.transport
-    if name == "auto":
-        name = "http2" if options.tls is None else "grpcio"
-    if name == "http2":
+    if _transport_name(options) == "http2":
         if options.tls is not None:
             raise ValueError("the http2 transport has no TLS: use --transport grpcio, or drop the --tls options")
         from extproc.transport.http2 import Http2Server

@@ -31,7 +31,7 @@ from config.watch import Loaded, Rejected, Watcher, from_sources, load
 from extproc import metrics
 from extproc.admin import Admin, Status
 from extproc.metrics import Metrics, Snapshot, gauge
-from extproc.server import Options, Stop, Worker, about, runner, settle_memory
+from extproc.server import Options, Stop, Worker, about, preload, runner, settle_memory
 from extproc.transport import address
 
 log = logging.getLogger("pointsman.supervisor")
@@ -150,6 +150,7 @@ class Supervisor:
         self._slots = [Slot(index, listen) for index, listen in enumerate(_sockets(options))]
 
     def run(self) -> int:
+        preload(self._options)
         settle_memory()
         # Signals that come while no loop runs wait for the next one.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -316,6 +317,7 @@ class Supervisor:
         try:
             slot.state, slot.counts = await channel.ask("state")
         except Gone as gone:
+            self._reap()  # a worker that has died is no news here
             if slot.pid == pid and slot.channel is channel and not self._stopping:
                 log.error("worker_hung", extra={"worker": slot.index, "reason": str(gone)})
                 _kill(slot, signal.SIGKILL)

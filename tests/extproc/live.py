@@ -105,7 +105,9 @@ async def router(policy: Path, folder: Path, *flags: str, listen: str | None = N
         await running.until()
         yield running
     finally:
-        if process.returncode is None:
+        try:
+            await running.stop(signal.SIGINT)
+        except TimeoutError:
             process.kill()
             await process.wait()
 
