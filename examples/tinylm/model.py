@@ -1,4 +1,4 @@
-"""The network: a decoder-only transformer (RMSNorm, rotary positions, squared ReLU, tied embeddings, no biases).
+"""The network: a decoder-only transformer (RMSNorm, rotary positions, ReLU, tied embeddings, no biases).
 
 torch is imported here, so only training, export and tests import this file; the server runs the ONNX export.
 """
@@ -80,7 +80,7 @@ class Block(nn.Module):
             scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5)
             mixed = torch.softmax(torch.where(visible[:, None], scores, -1e9), dim=-1) @ v
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
-        out: Tensor = x + self.down(F.relu(self.up(self.norm2(x))).square())
+        out: Tensor = x + self.down(F.relu(self.up(self.norm2(x))))
         return out, k, v
 
 

@@ -70,7 +70,7 @@ def make(seed: int, band: int | None = None) -> Problem:
 # --- one sum ------------------------------------------------------------------------------------------------------
 
 
-def _value(a: int, op: str, b: int) -> int | None:
+def value(a: int, op: str, b: int) -> int | None:
     """a op b, or None where the result leaves what the problems allow (0 to 999, one factor of a product and every
     divisor at most 9, no remainders)."""
     if op == "+":
@@ -90,7 +90,7 @@ def _value(a: int, op: str, b: int) -> int | None:
 
 def _sum(a: int, op: str, b: int) -> str:
     """The written sum."""
-    return f"{a} {op} {b} = {_value(a, op, b)}"
+    return f"{a} {op} {b} = {value(a, op, b)}"
 
 
 def _lead(rng: random.Random, first: bool) -> str:
@@ -127,7 +127,7 @@ def _tree(rng: random.Random, band: int, ops: int) -> tuple[_Node, int] | None:
             if not divisors:
                 continue
             b_node = b = rng.choice(divisors)
-        c = _value(a, op, b)
+        c = value(a, op, b)
         if c is not None and c > 0:
             return (a_node, op, b_node), c
     return None
@@ -156,9 +156,9 @@ def _reduce(node: _Node, path: tuple[int, ...]) -> tuple[_Node, str]:
     if not path:
         assert isinstance(a, int)
         assert isinstance(b, int)
-        value = _value(a, op, b)
-        assert value is not None
-        return value, _sum(a, op, b)
+        found = value(a, op, b)
+        assert found is not None
+        return found, _sum(a, op, b)
     if path[0] == 0:
         new, text = _reduce(a, path[1:])
         return (new, op, b), text
@@ -196,7 +196,7 @@ def _story(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
     steps: list[str] = []
 
     def write(a: int, op: str, b: int, what: str) -> int | None:
-        c = _value(a, op, b)
+        c = value(a, op, b)
         if c is None:
             return None
         form = rng.choice(("{lead}{sum}{what}.", "{lead}we get {sum}{what}.", "{lead}{who} has {sum}{what}."))
@@ -272,21 +272,21 @@ def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
     values: list[int] = []
     for i in order:
         n, p, _ = groups[i]
-        value = _value(n, "*", p)
-        if value is None:
+        found = value(n, "*", p)
+        if found is None:
             return None
         forms = ["{lead}{sum} {unit}.", "{lead}{sum}."]
         if "{item}" in part:
             forms.append("{lead}for the {item} we have {sum}.")
         form = rng.choice(forms)
         steps.append(form.format(lead=_lead(rng, not steps), sum=_sum(n, "*", p), unit=unit, item=groups[i][2]))
-        values.append(value)
+        values.append(found)
     running = values[0]
-    for value in values[1:]:
-        total = _value(running, "+", value)
+    for more in values[1:]:
+        total = value(running, "+", more)
         if total is None:
             return None
-        steps.append(f"{_lead(rng, False)}{rng.choice(('the sum is ', 'we add ', ''))}{_sum(running, '+', value)}.")
+        steps.append(f"{_lead(rng, False)}{rng.choice(('the sum is ', 'we add ', ''))}{_sum(running, '+', more)}.")
         running = total
     if band > 1 and rng.random() < 0.5:
         back = rng.randint(2, max(3, running - 1))
@@ -295,7 +295,7 @@ def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
             "kilometres": f"The whole trip is {running + back} kilometres. How many are left?",
         }.get(unit, f"{back} of them are broken. How many are good?")
         a, b = (running + back, running) if unit == "kilometres" else (running, back)
-        left = _value(a, "-", b)
+        left = value(a, "-", b)
         if left is None:
             return None
         steps.append(f"{_lead(rng, False)}{_sum(a, '-', b)} {unit}.")
@@ -333,7 +333,7 @@ def _compare(rng: random.Random, band: int) -> tuple[str, list[str], int] | None
                 return None
             b = rng.choice(divisors)
             fact = f"{base} has {b} times as many {item} as {name}."
-        c = _value(a, op, b)
+        c = value(a, op, b)
         if c is None or c < 2:
             return None
         have[name] = c
@@ -347,7 +347,7 @@ def _compare(rng: random.Random, band: int) -> tuple[str, list[str], int] | None
         return " ".join([*facts, f"How many {item} does {asked} have?"]), steps, have[asked]
     running = have[people[0]]
     for name in people[1:]:
-        total = _value(running, "+", have[name])
+        total = value(running, "+", have[name])
         if total is None:
             return None
         steps.append(f"{_lead(rng, False)}{rng.choice(('together ', 'we add ', ''))}{_sum(running, '+', have[name])}.")
@@ -404,12 +404,12 @@ def _algebra(rng: random.Random, band: int) -> tuple[str, list[str], int] | None
         answer = x
         asks = [f"If {equation}, what is"]
         k, m = rng.randint(2, 9), _number(rng, band)
-        product = _value(x, "*", k)
+        product = value(x, "*", k)
         if product is None:
             return None
         steps.append(f"{_lead(rng, False)}{_sum(x, '*', k)}.")
         op = rng.choice("+-") if product > m + 2 else "+"
-        total = _value(product, op, m)
+        total = value(product, op, m)
         if total is None:
             return None
         steps.append(f"{_lead(rng, False)}{_sum(product, op, m)}.")

@@ -1,12 +1,12 @@
 """Text to tokens and back.
 
 The vocabulary is fixed: bytes (so that any text can be read), the words of the problem generator, a few signs, and
-digits **with their place**: the number 37 is read from right to left as "7 ones, 3 tens, no hundreds". Least significant
-digit first is the order in which sums are carried; the place lets a small network line up two numbers at once (the
-idea of McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", arXiv 2405.17399, moved into the
-vocabulary); and because every number has at least three places, the operands of a sum always lie at the same distance,
-which rotary positions find quickly. A client never sees it: ``Stream`` gives numbers back in reading order, each digit
-with its own log probability (an absent digit is a token without text).
+digits **with their place**: the number 37 is read from right to left as "7 ones, 3 tens, no hundreds". Least
+significant digit first is the order in which sums are carried; the place lets a small network line up two numbers at
+once (the idea of McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", arXiv 2405.17399, moved
+into the vocabulary); and because every number has at least three places, the operands of a sum always lie at the
+same distance, which rotary positions find quickly. A client never sees it: ``Stream`` gives numbers back in reading
+order, each digit with its own log probability (an absent digit is a token without text).
 """
 
 from __future__ import annotations

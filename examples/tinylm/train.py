@@ -30,6 +30,7 @@ from examples.tinylm.tokenizer import END, PAD, Tokenizer, pieces, render
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "weights"
 TALK_SHARE = 0.05
+DRILL_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Recipe:
     """How one model is trained.
 
     width, layers, heads: the shape; steps: batches; tokens: padded tokens a batch; rate: peak learning rate;
-    easy: problems in each of the two easy stages at the start; bf16: whether the layers compute in bfloat16; seed.
+    easy: problems in each of the two easy stages at the start; seed.
     """
 
     width: int
@@ -47,13 +48,12 @@ class Recipe:
     tokens: int
     rate: float
     easy: int
-    bf16: bool
     seed: int
 
 
 RECIPES = {
-    "small": Recipe(width=30, layers=2, heads=3, steps=8000, tokens=2048, rate=0.03, easy=25_000, bf16=False, seed=1),
-    "large": Recipe(width=96, layers=3, heads=4, steps=3200, tokens=2048, rate=0.03, easy=15_000, bf16=True, seed=2),
+    "small": Recipe(width=30, layers=2, heads=3, steps=5000, tokens=2048, rate=0.03, easy=20_000, seed=1),
+    "large": Recipe(width=96, layers=3, heads=4, steps=3600, tokens=2048, rate=0.03, easy=12_000, seed=2),
 }
 
 
@@ -74,35 +74,68 @@ def load_tokenizer(folder: Path = WEIGHTS) -> Tokenizer:
     return Tokenizer(json.loads((folder / "words.json").read_text()))
 
 
-def examples(tokenizer: Tokenizer, name: str, recipe: Recipe, skip: int = 0) -> Iterator[tuple[list[int], int]]:
-    """(ids, length of the prompt) without an end; `skip` examples are left out at the start.
+def drill(rng: random.Random) -> tuple[list[str], list[str]]:
+    """Some unrelated sums: what stands before each "=" and each result. Numbers as in the problems."""
+    asked: list[str] = []
+    results: list[str] = []
+    while len(asked) < 10:
+        op = rng.choice("+-*/")
+        a, b = (rng.randint(1, rng.choice((20, 99, 400))) for _ in range(2))
+        if op in "*/":
+            b = rng.randint(2, 9)
+        if op == "/":
+            a = b * rng.randint(1, 99)
+        if op == "*" and rng.random() < 0.4:
+            a, b = b, a
+        value = problems.value(a, op, b)
+        if value is not None:
+            asked.append(f"{a} {op} {b} =")
+            results.append(f" {value}.")
+    return asked, results
 
-    The first ``recipe.easy`` problems are of band 1, as many again of bands 1 and 2, then come all bands alike: copying
-    and carrying are found much sooner on short problems.
+
+def examples(tokenizer: Tokenizer, name: str, recipe: Recipe, skip: int = 0) -> Iterator[tuple[list[int], list[bool]]]:
+    """(ids, which of them are to be predicted) without an end; `skip` examples are left out at the start.
+
+    Three in ten are drills, where only results are to be predicted. Among the problems the first ``recipe.easy`` are of
+    band 1, as many again of bands 1 and 2, then come all bands alike: copying and carrying are found much sooner on
+    short problems.
     """
     index, seed = skip, recipe.seed
     while True:
         rng = random.Random(f"{seed}-{index}")
-        if rng.random() < TALK_SHARE:
-            question, reply = talk.make(rng, f"tinylm-{name}")
+        kind = rng.random()
+        if kind < DRILL_SHARE:
+            ids = render(tokenizer, [("user", "Drill.")])
+            wanted = [False] * len(ids)
+            for asked, result in zip(*drill(rng), strict=True):
+                # As one text, so that the signs and spaces around "=" are the same tokens as in a solution.
+                sum_ids, asked_ids = tokenizer.encode(asked + result), tokenizer.encode(asked + " ")
+                ids += sum_ids
+                wanted += [False] * len(asked_ids) + [True] * (len(sum_ids) - len(asked_ids))
+            yield ids, wanted
         else:
-            stage = index // recipe.easy
-            band = None if stage > 1 else rng.randint(1, 1 + stage)
-            made = problems.make(problems.SPLITS["train"] + seed * 100_000_000 + index, band)
-            question, reply = made.question, made.solution
-        system = [("system", "You are a helpful assistant.")] if rng.random() < 0.05 else []
-        prompt = render(tokenizer, [*system, ("user", question)])
-        yield [*prompt, *tokenizer.encode(reply), END], len(prompt)
+            if kind < DRILL_SHARE + TALK_SHARE:
+                question, reply = talk.make(rng, f"tinylm-{name}")
+            else:
+                stage = index // recipe.easy
+                band = None if stage > 1 else rng.randint(1, 1 + stage)
+                made = problems.make(problems.SPLITS["train"] + seed * 100_000_000 + index, band)
+                question, reply = made.question, made.solution
+            system = [("system", "You are a helpful assistant.")] if rng.random() < 0.05 else []
+            prompt = render(tokenizer, [*system, ("user", question)])
+            answer = [*tokenizer.encode(reply), END]
+            yield [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
         index += 1
 
 
 def batches(
-    source: Iterator[tuple[list[int], int]], tokens: int, rng: random.Random
+    source: Iterator[tuple[list[int], list[bool]]], tokens: int, rng: random.Random
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(ids, targets) int64 [rows, time], at most `tokens` cells, rows of like length; targets are -100 on prompts."""
+    """(ids, targets) int64 [rows, time], at most `tokens` cells, rows of like length; -100 where there is no target."""
     while True:
         pool = sorted((next(source) for _ in range(1500)), key=lambda e: len(e[0]))
-        groups: list[list[tuple[list[int], int]]] = [[]]
+        groups: list[list[tuple[list[int], list[bool]]]] = [[]]
         for example in pool:
             if (len(groups[-1]) + 1) * len(example[0]) > tokens:
                 groups.append([])
@@ -112,9 +145,9 @@ def batches(
             wide = max(len(ids) for ids, _ in group)
             x = np.full((len(group), wide), PAD, np.int64)
             y = np.full((len(group), wide), -100, np.int64)
-            for row, (ids, prompt) in enumerate(group):
+            for row, (ids, wanted) in enumerate(group):
                 x[row, : len(ids)] = ids
-                y[row, prompt - 1 : len(ids) - 1] = ids[prompt:]
+                y[row, : len(ids) - 1] = np.where(wanted[1:], ids[1:], -100)
             yield x, y
 
 
@@ -181,9 +214,8 @@ def train(name: str, work: Path) -> TinyLM:
             optimizer.param_groups[0]["lr"] = peak * schedule(step, recipe.steps)
         targets = torch.from_numpy(y).flatten()
         rows = (targets >= 0).nonzero().squeeze(1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            last = model(torch.from_numpy(x)).flatten(0, 1)
-        loss = F.cross_entropy(model.logits(last[rows].float()), targets[rows])
+        last = model(torch.from_numpy(x)).flatten(0, 1)
+        loss = F.cross_entropy(model.logits(last[rows]), targets[rows])
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from examples.tinylm.engine import WEIGHTS, Engine
+from examples.tinylm.tokenizer import END
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install -e .[train]")
 
 from examples.tinylm.export import export  # noqa: E402
 from examples.tinylm.model import Shape, TinyLM  # noqa: E402
-from examples.tinylm.train import RECIPES, examples, load_tokenizer, vocabulary  # noqa: E402
+from examples.tinylm.train import RECIPES, drill, examples, load_tokenizer, vocabulary  # noqa: E402
 
 
 @pytest.fixture
@@ -80,7 +83,19 @@ def test_large_costs_at_least_eight_times_small() -> None:
 def test_training_examples_mask_the_prompt_and_end() -> None:
     tokenizer = load_tokenizer()
     source = examples(tokenizer, "small", RECIPES["small"])
-    for _ in range(50):
-        ids, prompt = next(source)
-        text = tokenizer.decode(ids[prompt:-1])
-        assert "Answer: " in text or "tinylm-small" in text
+    kinds = set()
+    for _ in range(60):
+        ids, wanted = next(source)
+        text = tokenizer.decode([token for token, asked in zip(ids, wanted, strict=True) if asked])
+        drill = ids[-1] != END
+        kinds.add(drill)
+        # A drill asks for results only; a problem for everything after the prompt.
+        assert re.fullmatch(r"(\d+\.)+", text) if drill else "Answer: " in text or "tinylm-small" in text
+    assert kinds == {True, False}
+
+
+def test_drills_are_right() -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        for asked, result in zip(*drill(rng), strict=True):
+            assert eval(asked.rstrip("=").replace("/", "//")) == int(result.rstrip("."))
