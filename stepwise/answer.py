@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,14 +29,22 @@ _SCHEMA_KEYS = (
 )
 
 
-class Body(AsyncIterator[bytes]):
-    """The bytes of an answer. Whoever stops before the end must call `aclose`, or the models go on writing."""
+class Body(AsyncGenerator[bytes, None]):
+    """The bytes of an answer. Whoever stops before the end must call `aclose`, or the models go on writing.
 
-    async def __anext__(self) -> bytes:
-        raise StopAsyncIteration
+    No generator function, because one that was never begun frees nothing when it is closed.
+    """
+
+    async def asend(self, value: None) -> bytes:
+        return await self.__anext__()
+
+    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> bytes:
+        await self.aclose()
+        raise kind if value is None else value
 
     async def aclose(self) -> None:
         """Frees everything, at any moment, any number of times."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -547,6 +547,15 @@ async def test_an_answer_that_is_never_read_is_freed() -> None:
         assert both.small.sent < 10
 
 
+async def test_throwing_into_an_answer_frees_it_too() -> None:
+    async with pair(FakeModel("tiny", writer(SMALL), delay=0.01), LARGE) as both:
+        reply = await answer(both.stepwise, {"messages": [{"role": "user", "content": "?"}], "stream": True}, {})
+        assert await reply.body.asend(None)
+        with pytest.raises(KeyError, match="mine"):
+            await reply.body.athrow(KeyError("mine"))
+        await both.quiet()
+
+
 async def test_closing_between_two_pieces_stops_the_model() -> None:
     for pieces in range(1, 5):
         async with pair(
