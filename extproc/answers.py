@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import stepwise.answer
@@ -52,14 +52,21 @@ class Answers:
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
         """The answer; None when `request` cannot be answered step by step (extproc.exchange.Answerer)."""
         path = request.headers.get(":path", "/v1/chat/completions")
-        if stepwise.answer.ineligible(request.fields, request.headers, path) is not None:
+        ready = self._ready[trace.policy, trace.decision.stepwise]
+        if reason := stepwise.answer.ineligible(request.fields, request.headers, path):
+            ready.metrics.ineligible[reason] += 1
             return None
         reading = trace.readings.get(DIFFICULTY)
         prior = reading.score if reading is not None and reading.score is not None else 0.5
         given = await stepwise.answer.answer(
-            self._ready[trace.policy, trace.decision.stepwise], request.fields, request.headers, difficulty=prior
+            ready,
+            request.fields,
+            request.headers,
+            deadline=stepwise.answer.deadline(request.headers),
+            difficulty=prior,
         )
-        return Answer(given.status, given.headers, _pieces(given))
+        # Not wrapped in a generator: one that was never begun would free nothing when it is closed.
+        return Answer(given.status, given.headers, given.body)
 
     async def close(self) -> None:
         """Close every connection. Answers still under way fail."""
@@ -82,9 +89,3 @@ def endpoint(model: Model, through: str | None) -> Endpoint:
         price_input=model.input_price,
         price_output=model.output_price,
     )
-
-
-async def _pieces(answer: stepwise.answer.Answer) -> AsyncGenerator[bytes, None]:
-    async with answer:
-        async for piece in answer.body:
-            yield piece

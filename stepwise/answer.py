@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -149,6 +150,12 @@ async def answer(
     stepwise.metrics.answers["complete"] += 1
     head |= {"x-pointsman-redos": str(session.redos), "x-pointsman-steps": str(len(session.records))}
     return Answer(200, {**head, "content-type": "application/json"}, _Whole(frame.whole(texts, session)))
+
+
+def deadline(headers: Mapping[str, str]) -> float | None:
+    """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
+    text = headers.get("x-envoy-expected-rq-timeout-ms", "")
+    return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
 
 
 class _Whole(Body):

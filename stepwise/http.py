@@ -6,13 +6,12 @@ its requests to the models carry the hop header, with which this server refuses 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
-from stepwise.answer import Answer, answer, ineligible
+from stepwise.answer import Answer, answer, deadline, ineligible
 from stepwise.spec import Stepwise
 from stepwise.upstream import HOP
 
@@ -91,12 +90,6 @@ async def _send(request: web.Request, reply: Answer) -> web.StreamResponse:
     except ConnectionResetError:
         pass  # the client has gone; leaving the answer frees everything
     return response
-
-
-def deadline(headers: Mapping[str, str]) -> float | None:
-    """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
-    text = headers.get("x-envoy-expected-rq-timeout-ms", "")
-    return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
 
 
 def _refuse(status: int, message: str) -> web.Response:
