@@ -38,9 +38,9 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(where)
-        except OSError:
+        except OSError as error:
             sock.close()
-            raise
+            raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
         return sock
     host, port = where
     flags = socket.AI_PASSIVE
@@ -51,9 +51,9 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         if share:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(sockaddr)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
     return sock
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from config.watch import Loaded, load
 from decisions.engine import Clause, Engine
 from decisions.model import Model
 from decisions.rule import Leaf
+from examples.echo.server import Echo
 from extproc.server import Options, Tls, Worker, _transport
 from proto import ext_proc_pb2 as pb
 from signals.facts import Facts
@@ -226,3 +228,46 @@ def _headers() -> bytes:
 def _body() -> bytes:
     body = json.dumps(chat()).encode()
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True)).SerializeToString()
+
+
+async def test_a_stepwise_policy_brings_its_answers_and_takes_them_along(tmp_path):
+    """Each policy has answers of its own, closed when the last exchange that began with it has ended."""
+    echo = await asyncio.start_server(Echo(NAMES["small"]).serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{echo.sockets[0].getsockname()[1]}"
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        f"version: 1\nmodels: {{small: {{name: {NAMES['small']}, url: '{url}'}}, large: {{name: l, url: '{url}'}}}}\n"
+        "default: small\ndecisions: [{name: steps, stepwise: {small: small, large: large, strategy: always-large}}]\n"
+    )
+    worker = Worker(load(file), Options(policy=file, listen="127.0.0.1:0"))
+    await worker.start("127.0.0.1:0")
+    first = worker._in_force
+    assert first.answerer is not None
+    closed: list[str] = []
+
+    really_close = first.answerer.close
+
+    async def close() -> None:
+        closed.append("first")
+        await really_close()
+
+    first.answerer.close = close
+    assert await worker.reload(lambda: load(file))
+    assert worker._in_force.answerer is not first.answerer
+    await asyncio.sleep(0)
+    assert closed == []
+    del first
+    await asyncio.sleep(0)
+    assert closed == ["first"]
+    await worker.drain(0, 0)
+    echo.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("flag", ["--listen", "--admin"])
+async def test_a_taken_address_is_named(folder, tmp_path, workers, flag):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(AssertionError, match=f"cannot listen on {address}: Address already in use"):
+            async with router(folder / "policy.yaml", tmp_path, "--workers", workers, flag, address):
+                pass
