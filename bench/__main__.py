@@ -1,0 +1,376 @@
+"""`make bench`: the router behind a real Envoy and alone, against C++ gRPC and against our own grpcio transport.
+
+Everything is started once and measured in turn, several rounds interleaved, so that what the machine does besides falls
+on all alike; shown are medians with the smallest and largest round. Envoy runs on core 0, the server on core 1.
+Ratios within one run are what counts. Tables go to the terminal, JSON and a plot to bench/out.
+
+    python -m bench                 # everything, some ten minutes
+    python -m bench --seconds 2 --rounds 2 --only "1 KB"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import direct, policies
+from bench.direct import connect
+from bench.envoy import Envoy, Route, drive, free_port, pinned
+from bench.messages import chat_completion, turns
+
+HERE = Path(__file__).parent
+OUT = HERE / "out"
+KB = 1024
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    name: str
+    server: str | None
+    body: int = KB
+    mode: str = "BUFFERED"
+
+    @property
+    def label(self) -> str:
+        mode = "duplex" if self.mode == "FULL_DUPLEX_STREAMED" else "buffered"
+        return f"{self.name} · {self.body // KB} KB · {mode}" if self.server else f"{self.name} · {self.body // KB} KB"
+
+
+CASES = [
+    Case("Envoy alone", None),
+    Case("C++ gRPC, no-op", "cpp no-op"),
+    Case("C++ gRPC, JSON + regex", "cpp"),
+    Case("C++ gRPC, JSON + regex", "cpp", 32 * KB),
+    Case("C++ gRPC, JSON + regex", "cpp", 256 * KB),
+    Case("transport alone, http2", "echo http2"),
+    Case("transport alone, grpcio", "echo grpcio"),
+    Case("router, no-op", "no-op"),
+    Case("router, example policy", "example"),
+    Case("router, 20 x 10", "20 x 10"),
+    Case("router, 20 x 10", "20 x 10", 32 * KB),
+    Case("router, 20 x 10", "20 x 10", 256 * KB),
+    Case("router, 20 x 10", "20 x 10", mode="FULL_DUPLEX_STREAMED"),
+    Case("router, 20 x 10", "20 x 10", 256 * KB, "FULL_DUPLEX_STREAMED"),
+    Case("router, 20 x 10, TCP", "20 x 10, TCP"),
+    Case("router, 20 x 10, grpcio", "20 x 10, grpcio"),
+    Case("router, 100 x 50", "100 x 50"),
+    Case("router, 1000 keywords x 200", "1000 keywords x 200"),
+]
+
+
+class Server:
+    """A server process, pinned to a core."""
+
+    def __init__(self, command: list[str], target: str, core: int | None, log: Path) -> None:
+        self.target = target
+        begin = time.monotonic()
+        with log.open("w") as file:
+            self.process = psutil.Popen(pinned(command, core), stdout=file, stderr=subprocess.STDOUT)
+        while True:
+            try:
+                connect(target).close()
+                break
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() - begin > 60:
+                    self.close()
+                    raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text()}") from None
+                time.sleep(0.01)
+        self.ready = time.monotonic() - begin
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """CPU seconds of the process and its children so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes())
+
+    def rss(self) -> float:
+        """Resident megabytes of the largest process: the worker."""
+        return max(float(process.memory_info().rss) for process in self._processes()) / 2**20
+
+    def close(self) -> None:
+        for process in self._processes():
+            if process.is_running():
+                process.terminate()
+        try:
+            self.process.wait(20)
+        except psutil.TimeoutExpired:
+            self.process.kill()
+
+
+def build_baseline() -> Path | None:
+    """The C++ server, built when its packages are there; otherwise None and a line that says what is missing."""
+    build = HERE / "cpp" / "build"
+    try:
+        subprocess.run(["cmake", "-S", str(HERE / "cpp"), "-B", str(build)], check=True, capture_output=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True, capture_output=True)
+    except FileNotFoundError:
+        print("no C++ baseline: cmake is not installed")
+        return None
+    except subprocess.CalledProcessError as error:
+        missing = "apt-get install cmake g++ libgrpc++-dev protobuf-compiler libre2-dev nlohmann-json3-dev"
+        print(f"no C++ baseline: it does not build; {missing}\n{error.stderr.decode()[-500:]}")
+        return None
+    return build / "baseline"
+
+
+def serve(policy: Path, target: str, transport: str = "http2", workers: int = 1) -> list[str]:
+    """The command that serves a policy."""
+    command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", target, "--workers", str(workers)]
+    return [*command, "--transport", transport, "--drain-wait", "0", "--grace", "1", "--log-level", "warning"]
+
+
+def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]:
+    """How each wanted server is started, and where it listens."""
+    files = policies.write(folder)
+    echo = [sys.executable, "-m", "bench.echo"]
+    found: dict[str, tuple[list[str], str]] = {}
+
+    def socket_of(name: str) -> str:
+        return f"unix:{folder}/{name.replace(' ', '').replace(',', '')}.sock"
+
+    baseline = build_baseline() if wanted & {"cpp", "cpp no-op"} else None
+    if baseline is not None:
+        found["cpp"] = ([str(baseline), socket_of("cpp")], socket_of("cpp"))
+        found["cpp no-op"] = ([str(baseline), socket_of("cppnoop"), "--noop"], socket_of("cppnoop"))
+    for transport in ("http2", "grpcio"):
+        name = f"echo {transport}"
+        found[name] = ([*echo, socket_of(name), "--transport", transport], socket_of(name))
+    for name, file in files.items():
+        found[name] = (serve(file, socket_of(name)), socket_of(name))
+    tcp = f"127.0.0.1:{free_port()}"
+    found["20 x 10, TCP"] = (serve(files["20 x 10"], tcp), tcp)
+    grpcio = socket_of("20x10grpcio")
+    found["20 x 10, grpcio"] = (serve(files["20 x 10"], grpcio, "grpcio"), grpcio)
+    return {name: how for name, how in found.items() if name in wanted}
+
+
+@contextmanager
+def started(folder: Path, cases: Sequence[Case]) -> Iterator[dict[str, Server]]:
+    """Every server that the cases need."""
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+        wanted = {case.server for case in cases if case.server is not None}
+        for number, (name, (command, target)) in enumerate(commands(folder, wanted).items()):
+            servers[name] = Server(command, target, 1, folder / f"server{number}.log")
+            stack.callback(servers[name].close)
+        yield servers
+
+
+def through_envoy(cases: Sequence[Case], seconds: float, rounds: int, connections: int) -> dict[str, list[Row]]:
+    """Measure the cases; a list of rounds for each label."""
+    results: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases) as servers:
+        folder = Path(name)
+        measured = [case for case in cases if case.server is None or case.server in servers]
+        routes = {
+            case: Route(case.label, servers[case.server].target if case.server else None, case.mode)
+            for case in measured
+        }
+        envoy = Envoy(folder, list(routes.values()), 0)
+        try:
+            for case in measured:  # the first requests fill caches on both sides
+                until_answered(envoy.ports[routes[case]])
+                load(envoy, routes[case], case, None, 1, connections, folder)
+            for number in range(rounds):
+                for case in measured:
+                    server = servers[case.server] if case.server else None
+                    row = load(envoy, routes[case], case, server, seconds, connections, folder)
+                    results.setdefault(case.label, []).append(row)
+                    print(f"round {number + 1}: {case.label}: {row['requests_per_second']:.0f}/s", file=sys.stderr)
+        finally:
+            envoy.close()
+    return results
+
+
+def until_answered(port: int) -> None:
+    """Wait for Envoy's listener."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            connect(f"127.0.0.1:{port}").close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def load(
+    envoy: Envoy, route: Route, case: Case, server: Server | None, seconds: float, connections: int, folder: Path
+) -> Row:
+    """One round of one case."""
+    body = folder / f"body{case.body}"
+    if not body.exists():
+        body.write_bytes(chat_completion(case.body))
+    before = server.cpu() if server else 0.0
+    row = drive(envoy.ports[route], body, seconds, connections)
+    row["requests_per_second"] = row["requests"] / row["seconds"]
+    if server:
+        row["cpu_us"] = 1e6 * (server.cpu() - before) / max(1.0, row["requests"])
+        row["rss_mb"] = server.rss()
+    if row["failed"]:
+        raise RuntimeError(f"{case.label}: {row['failed']:.0f} of {row['requests']:.0f} requests failed")
+    return row
+
+
+def workers(seconds: float, rounds: int) -> dict[str, list[Row]]:
+    """One and two workers on all cores, driven directly: the costly policy, so that the client costs little beside."""
+    results: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench") as name, ExitStack() as stack:
+        folder = Path(name)
+        policy = policies.write(folder)["100 x 50"]
+        servers = {}
+        for count in (1, 2):
+            target = f"127.0.0.1:{free_port()}"
+            command = serve(policy, target, workers=count)
+            servers[count] = Server(command, target, None, folder / f"workers{count}.log")
+            stack.callback(servers[count].close)
+        for _ in range(rounds):
+            for count, server in servers.items():
+                before = server.cpu()
+                found = direct.run(server.target, turns(32 * KB), seconds, connections=16, streams=4)
+                row = found.summary()
+                row["cpu_us"] = 1e6 * (server.cpu() - before) / max(1, found.requests)
+                row["rss_mb"] = server.rss()
+                if found.failed:
+                    raise RuntimeError(f"{found.failed} of {found.requests} streams failed")
+                results.setdefault(f"direct, 100 x 50, 32 KB, workers: {count}", []).append(row)
+    return results
+
+
+def start_up(rounds: int) -> dict[str, list[Row]]:
+    """From the command to an open port with the example policy, and what an idle worker then holds."""
+    rows = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bench") as name:
+            folder = Path(name)
+            target = f"unix:{folder}/p.sock"
+            server = Server(serve(policies.write(folder)["example"], target), target, None, folder / "log")
+            rows.append({"ready_s": server.ready, "rss_mb": server.rss()})
+            server.close()
+    return {"start, example policy": rows}
+
+
+COLUMNS = ("requests_per_second", "p50_ms", "p99_ms", "p999_ms", "cpu_us", "rss_mb", "ready_s")
+
+
+def table(results: dict[str, list[Row]]) -> str:
+    """Medians and, in brackets, the smallest and largest round."""
+    lines = ["".join([f"{'':58}", *(f"{column:>26}" for column in COLUMNS)])]
+    for label, rows in results.items():
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in rows if column in row]
+            digits = 0 if column == "requests_per_second" else 2
+            cell = f"{statistics.median(values):,.{digits}f}" if values else ""
+            spread = f" ({min(values):,.{digits}f}-{max(values):,.{digits}f})" if len(values) > 1 else ""
+            cells.append(f"{cell + spread:>26}")
+        lines.append(f"{label:58}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def median(results: dict[str, list[Row]], label: str, column: str) -> float | None:
+    """One cell, or None where it was not measured."""
+    values = [row[column] for row in results.get(label, []) if column in row]
+    return statistics.median(values) if values else None
+
+
+def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
+    """The comparisons that the project promises, as far as this run has both sides."""
+    router, cpp = "router, 20 x 10 · 1 KB · buffered", "C++ gRPC, JSON + regex · 1 KB · buffered"
+    grpcio, many = "router, 20 x 10, grpcio · 1 KB · buffered", "router, 1000 keywords x 200 · 1 KB · buffered"
+    one, two = ("direct, 100 x 50, 32 KB, workers: 1", "direct, 100 x 50, 32 KB, workers: 2")
+    asked = {
+        "CPU a request, 20 x 10 / C++ (at most 1.0)": (router, cpp, "cpu_us"),
+        "requests/s, 20 x 10 / C++ (at least 0.95)": (router, cpp, "requests_per_second"),
+        "p99, 20 x 10 / C++ (at most 1.2)": (router, cpp, "p99_ms"),
+        "requests/s, http2 / grpcio (at least 5)": (router, grpcio, "requests_per_second"),
+        "CPU, 1000 keywords x 200 / 20 x 10 (at most 2)": (many, router, "cpu_us"),
+        "CPU, 256 KB / 32 KB (at most 8)": (
+            "router, 20 x 10 · 256 KB · buffered",
+            "router, 20 x 10 · 32 KB · buffered",
+            "cpu_us",
+        ),
+        "requests/s, two workers / one (at least 1.7)": (two, one, "requests_per_second"),
+    }
+    found = {}
+    for name, (upper, lower, column) in asked.items():
+        above, below = median(results, upper, column), median(results, lower, column)
+        if above is not None and below:
+            found[name] = above / below
+    return found
+
+
+def plot(results: dict[str, list[Row]], path: Path) -> None:
+    """Requests a second and CPU a request, side by side."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        print("no plot: matplotlib is not installed")
+        return
+    labels = [label for label in results if median(results, label, "cpu_us") is not None]
+    figure, axes = pyplot.subplots(1, 2, figsize=(14, 0.4 * len(labels) + 1.5), sharey=True)
+    for axis, column, title in zip(
+        axes, ("requests_per_second", "cpu_us"), ("requests/s", "CPU µs a request"), strict=True
+    ):
+        middles = [median(results, label, column) or 0.0 for label in labels]
+        rows = [[row[column] for row in results[label]] for label in labels]
+        low = [middle - min(values) for middle, values in zip(middles, rows, strict=True)]
+        high = [max(values) - middle for middle, values in zip(middles, rows, strict=True)]
+        axis.barh(labels, middles, xerr=[low, high], color=["#888" if "C++" in label else "#27c" for label in labels])
+        axis.set_title(title)
+        axis.invert_yaxis()
+    axes[1].set_xscale("log")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--no-direct", action="store_true", help="leave out what does not go through Envoy")
+    chosen = parser.parse_args(arguments)
+    if shutil.which("taskset") is None or (psutil.cpu_count() or 1) < 2:
+        print("the benchmark needs two cores and taskset", file=sys.stderr)
+        return 2
+    cases = [case for case in CASES if chosen.only in case.label]
+    results = through_envoy(cases, chosen.seconds, chosen.rounds, chosen.connections)
+    if not chosen.no_direct:
+        results |= workers(chosen.seconds, chosen.rounds)
+        results |= start_up(chosen.rounds)
+    compared = ratios(results)
+    OUT.mkdir(exist_ok=True)
+    machine = {"cpu": platform.processor(), "cores": psutil.cpu_count(), "python": platform.python_version()}
+    document: dict[str, Any] = {"machine": machine, "load": psutil.getloadavg(), "rounds": results, "ratios": compared}
+    (OUT / "bench.json").write_text(json.dumps(document, indent=1))
+    plot(results, OUT / "bench.png")
+    print(table(results))
+    for name, ratio in compared.items():
+        print(f"{ratio:8.2f}  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
