@@ -118,7 +118,15 @@ class FakeModel:
         head = await reader.readuntil(b"\r\n\r\n")
         line, *fields = head.decode().split("\r\n")
         headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields if field)}
-        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        if headers.get("transfer-encoding") == "chunked":  # what Envoy makes of a body that went through the processor
+            data = b""
+            while size := int(await reader.readline(), 16):
+                data += await reader.readexactly(size)
+                await reader.readline()
+            await reader.readline()
+        else:
+            data = await reader.readexactly(int(headers["content-length"]))
+        body = json.loads(data)
         path = line.split()[1]
         probing = body.get("messages", [{}])[0].get("content") == QUESTION or QUESTION in str(body.get("prompt"))
         if probing:

@@ -1,0 +1,153 @@
+"""Stepwise answers from inside the ext_proc exchange: a real Envoy, the router's own process, the OpenAI SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+
+from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.stepwise.fakes import FakeModel, Fault, writer
+from tests.stepwise.onnxes import write
+
+pytestmark = pytest.mark.e2e
+
+POLICY = """\
+version: 1
+models:
+  small: {name: tiny, price: {input: 0.05, output: 0.20}, url: "SMALL"}
+  large: {name: huge, price: {input: 0.90, output: 0.90}, url: "LARGE"}
+default: small
+signals:
+  math: {keyword: {any: [compute]}}
+decisions:
+  - name: steps
+    when: math
+    stepwise: {small: small, large: large, policy: math}
+"""
+SMALL = ["one and one is two so far", "two ✗ and two is five", "three is fine as it is"]
+LARGE = ["ONE and one is two so far", "TWO and two is four", "THREE is fine as it is"]
+MIXED = f"{SMALL[0]}\n\n{LARGE[1]}\n\n{SMALL[2]}"
+
+
+@dataclass
+class Parts:
+    """Everything that runs."""
+
+    envoy: Envoy
+    router: Router
+    small: FakeModel
+    large: FakeModel
+
+    def sdk(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.envoy.url()}/v1", api_key="k", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    folder: Path = tmp_path_factory.mktemp("stepwise")
+    loop = Loop()
+    small, large = FakeModel("tiny", writer(SMALL), delay=0.003), FakeModel("huge", writer(LARGE))
+    loop.run(small.start())
+    loop.run(large.start())
+    # Keeps a step unless one of its words was improbable: the fake's ✗ has a log probability of -0.5.
+    write(folder / "math.onnx", weights={"min_logprob": 20.0}, bias=4.0)
+    policy = folder / "policy.yaml"
+    policy.write_text(POLICY.replace("SMALL", small.url).replace("LARGE", large.url))
+    socket = f"unix:{folder}/pointsman"
+    router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
+    try:
+        router.start()
+        envoy.start()
+        yield Parts(envoy, router, small, large)
+    finally:
+        envoy.stop()
+        router.stop()
+        loop.run(small.stop())
+        loop.run(large.stop())
+        loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _fresh(parts: Parts) -> None:
+    for model in (parts.small, parts.large):
+        model.faults.clear()
+        model.requests.clear()
+
+
+QUESTION = [{"role": "user", "content": "compute it"}]
+
+
+async def test_an_answer_is_streamed_step_by_step_and_says_who_wrote_what(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(
+            model="auto", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in raw.parse()]
+    assert raw.headers["x-pointsman-decision"] == "steps"
+    assert raw.headers["x-pointsman-stepwise"] == "policy"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == MIXED
+    ours = chunks[-1].usage.model_extra["pointsman"]
+    assert [(step["model"], step["action"]) for step in ours["steps"]] == [
+        ("small", "keep"), ("large", "redo"), ("small", "keep"),
+    ]  # fmt: skip
+    assert (len(parts.small.requests), len(parts.large.requests)) == (2, 1)
+
+
+async def test_a_whole_answer_is_one_json_object(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        whole = await sdk.chat.completions.create(model="auto", messages=QUESTION)
+    assert whole.choices[0].message.content == MIXED
+    assert whole.usage.model_extra["pointsman"]["redos"] == 1
+
+
+async def test_many_answers_at_once(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        answers = await asyncio.gather(
+            *(sdk.chat.completions.create(model="auto", messages=QUESTION) for _ in range(24))
+        )
+    assert {answer.choices[0].message.content for answer in answers} == {MIXED}
+
+
+async def test_what_is_not_eligible_takes_the_large_model_s_route(parts: Parts) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    async with parts.sdk() as sdk:
+        await sdk.chat.completions.create(model="auto", messages=QUESTION, tools=[tool])
+    assert (len(parts.small.requests), len(parts.large.requests)) == (0, 1)
+    assert "pointsman_stepwise_ineligible_total" in await asyncio.to_thread(parts.router.metrics)
+
+
+async def test_a_small_model_that_dies_is_replaced(parts: Parts) -> None:
+    parts.small.faults[0] = Fault("kill", 9)
+    async with parts.sdk() as sdk:
+        whole = await sdk.chat.completions.create(model="auto", messages=QUESTION)
+    assert whole.choices[0].message.content == "\n\n".join([SMALL[0], *LARGE[1:]])
+
+
+async def test_when_both_die_the_client_gets_a_proper_error(parts: Parts) -> None:
+    parts.small.faults[-2] = parts.large.faults[-2] = Fault("status", status=500)
+    async with parts.sdk() as sdk:
+        with pytest.raises(openai.InternalServerError, match="Neither model could answer"):
+            await sdk.chat.completions.create(model="auto", messages=QUESTION)
+    parts.small.faults[-2] = Fault("kill", 9)
+    async with parts.sdk() as sdk:
+        stream = await sdk.chat.completions.create(model="auto", messages=QUESTION, stream=True)
+        with pytest.raises(openai.APIError, match="Neither model could answer"):
+            [chunk async for chunk in stream]
+
+
+async def test_a_client_that_leaves_stops_the_models(parts: Parts) -> None:
+    parts.small.faults[0] = Fault("hang", 9)
+    async with aiohttp.ClientSession() as http:
+        reply = await http.post(
+            f"{parts.envoy.url()}/v1/chat/completions", json={"model": "auto", "messages": QUESTION, "stream": True}
+        )
+        assert SMALL[0].encode() in await reply.content.readany()
+        assert parts.small.connections
+        reply.close()
+        await until(lambda: not parts.small.connections)
