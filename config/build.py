@@ -5,16 +5,34 @@ from __future__ import annotations
 from config.clauses import clauses, models
 from config.load import Policy
 from config.problem import PolicyError, Problem
+from config.resources import Resources
 from decisions.engine import Engine, Settings
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
 
 
-def build(policy: Policy) -> Engine:
-    """The engine of `policy`. Raises `PolicyError` when something that it needs cannot be had (a model file, say)."""
+def build(policy: Policy, resources: Resources | None = None) -> Engine:
+    """The engine of `policy`, which shares `resources` with others.
+
+    Raises `PolicyError` when something that it needs cannot be had (a model file, a secret).
+    """
     spec = policy.spec
     settings = spec.settings
-    shared = Shared({"folder": policy.folder, "device": settings.device, "max_input_tokens": settings.max_input_tokens})
+    resources = resources or Resources()
+    try:
+        store = resources.store(settings.store, policy.folder)
+    except ValueError as error:
+        line, column = policy.places["settings.store"]
+        raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
+    shared = Shared(
+        {
+            "folder": policy.folder,
+            "device": settings.device,
+            "max_input_tokens": settings.max_input_tokens,
+            "store": store,
+            "loads": resources.loads,
+        }
+    )
     try:
         signals = _signals(policy, shared)
     except PolicyError:
@@ -26,7 +44,7 @@ def build(policy: Policy) -> Engine:
         models=known,
         default=spec.default,
         signals=signals,
-        clauses=clauses(spec, policy.rules, known, policy.stepwise),
+        clauses=clauses(spec, policy.rules, known, policy.stepwise, store),
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",

@@ -11,7 +11,8 @@ from decisions.decision import Changes
 from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import Rule
-from decisions.select import Cheapest, Selector, Weighted
+from decisions.select import Cheapest, Pinned, Selector, Weighted
+from signals.store import Memory, Store
 
 if TYPE_CHECKING:
     from stepwise.spec import StepwiseSpec
@@ -28,13 +29,20 @@ def models(spec: PolicySpec) -> dict[str, Model]:
 
 
 def clauses(
-    spec: PolicySpec, rules: Mapping[str, Rule], known: Mapping[str, Model], blocks: Mapping[str, StepwiseSpec]
+    spec: PolicySpec,
+    rules: Mapping[str, Rule],
+    known: Mapping[str, Model],
+    blocks: Mapping[str, StepwiseSpec],
+    store: Store | None = None,
 ) -> list[Clause]:
-    """The policy's decisions in the engine's terms, in list order, over the models `known`."""
-    return [_clause(entry, rules[entry.name], known, blocks.get(entry.name)) for entry in spec.decisions]
+    """The policy's decisions in the engine's terms, in list order, over the models `known`; `store` keeps pins."""
+    kept = store or Memory()
+    return [_clause(entry, rules[entry.name], known, blocks.get(entry.name), kept) for entry in spec.decisions]
 
 
-def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None) -> Clause:
+def _clause(
+    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None, store: Store
+) -> Clause:
     clause = Clause(
         entry.name,
         rule,
@@ -48,14 +56,14 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: 
         return replace(clause, action="respond", status=entry.respond.status, message=entry.respond.message)
     if block is not None:
         return replace(clause, action="stepwise", target=known[block.large], stepwise=block)
-    return replace(clause, target=_target(entry.route, known))
+    return replace(clause, target=_target(entry.route, known, store))
 
 
-def _target(route: str | PickSpec | None, known: Mapping[str, Model]) -> Model | Selector:
+def _target(route: str | PickSpec | None, known: Mapping[str, Model], store: Store) -> Model | Selector:
     if isinstance(route, PickSpec):
         choice = [known[key] for key in route.pick]
         if route.by == "cheapest":
-            return Cheapest(choice)
+            return Pinned(Cheapest(choice), store) if route.sticky else Cheapest(choice)
         return Weighted(choice, route.weights, route.sticky == "session")
     assert route is not None, "the schema allows exactly one action"
     return known[route]

@@ -107,6 +107,7 @@ class _Checker:
             return None
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         places = {name: document.keys[("signals", name)] for name in signals}
+        places["settings.store"] = document.keys.get(("settings", "store"), (1, 1))
         policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
         targets = models(spec)
         best = spec.strategy == "best"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -84,8 +86,8 @@ class PickSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.by != "weighted" and (self.weights or self.sticky):
-            raise PydanticCustomError("P104", "weights and sticky go with `by: weighted` only")
+        if self.by != "weighted" and self.weights:
+            raise PydanticCustomError("P104", "weights go with `by: weighted` only")
         stray = [key for key in self.weights if key not in self.pick]
         if stray:
             raise PydanticCustomError("P104", "weights name a model that is not in pick: {stray}", {"stray": stray[0]})
@@ -133,6 +135,39 @@ class DecisionSpec(Spec):
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
 
 
+class Secret(Spec):
+    """A secret, by where it is found: never written into the policy."""
+
+    env: str | None = Field(None, min_length=1, description="An environment variable that holds it.")
+    file: str | None = Field(None, min_length=1, description="A file that holds it, without its last newline.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise PydanticCustomError("P106", "a secret is {{env: NAME}} or {{file: PATH}}")
+        return self
+
+    def reveal(self, folder: Path) -> str:
+        """The secret itself; a relative path is meant from `folder`. Raises ValueError when it is not there."""
+        if self.env is not None:
+            if self.env not in os.environ:
+                raise ValueError(f"the environment variable {self.env} is not set")
+            return os.environ[self.env]
+        assert self.file is not None
+        try:
+            return (folder / self.file).read_text().removesuffix("\n")
+        except OSError as error:
+            raise ValueError(f"the secret cannot be read: {error}") from None
+
+
+class StoreSpec(Spec):
+    """Shared state in Redis or Valkey, for more than one replica."""
+
+    url: str = Field(pattern=r"^rediss?://[^@\s]+$", description="`redis://host:port/db`; `rediss://` for TLS.")
+    password: Secret | None = Field(None, description="The server's password, as {env: NAME} or {file: PATH}.")
+    timeout: Duration = Field(0.02, gt=0, le=5, description="The store is away when it takes longer.")
+
+
 class SettingsSpec(Spec):
     """Run-time settings."""
 
@@ -141,6 +176,7 @@ class SettingsSpec(Spec):
     response_headers: bool = Field(True, description="Tell the client the decision and the model in headers.")
     fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
+    store: StoreSpec | None = Field(None, description="Where budgets and pins are kept; left out, in each process.")
     max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
 
 

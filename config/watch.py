@@ -13,6 +13,7 @@ from pathlib import Path
 from config.build import build
 from config.load import parse
 from config.problem import PolicyError
+from config.resources import Resources
 from decisions.engine import Engine
 
 log = logging.getLogger("pointsman.config")
@@ -29,11 +30,12 @@ class Rejected(Exception):
 class Loaded:
     """A policy in force: the file as it was read and the engine built from exactly those bytes.
 
-    `candidate` is a second policy beside it, when there is one.
+    `candidate` is a second policy beside it, when there is one; `resources` are for those that come after it.
     """
 
     source: bytes
     engine: Engine
+    resources: Resources
     candidate: Loaded | None = None
 
     @property
@@ -53,24 +55,27 @@ def cases_file(policy: Path) -> Path:
     return policy.with_suffix(".cases.yaml")
 
 
-def load(path: Path, gate: Gate | None = None, candidate: Path | None = None) -> Loaded:
+def load(
+    path: Path, gate: Gate | None = None, candidate: Path | None = None, resources: Resources | None = None
+) -> Loaded:
     """Read, check and build the policy at `path`, and run its cases if it has any and there is a `gate`.
 
     A `candidate` that is bad is left out and the log says why: it must not keep the policy from being loaded. Raises
     PolicyError, Rejected, or OSError when the file cannot be read; nothing of a failed load stays behind.
     """
-    loaded = _gated(path, gate)
+    resources = resources or Resources()
+    loaded = _gated(path, gate, resources)
     if candidate is None:
         return loaded
     try:
-        return replace(loaded, candidate=_gated(candidate, gate))
+        return replace(loaded, candidate=_gated(candidate, gate, resources))
     except (PolicyError, Rejected, OSError) as error:
         log.error("candidate_rejected", extra={"reasons": str(error).splitlines()})
         return loaded
 
 
-def _gated(path: Path, gate: Gate | None) -> Loaded:
-    loaded = _built(path.read_bytes(), path)
+def _gated(path: Path, gate: Gate | None, resources: Resources) -> Loaded:
+    loaded = _built(path.read_bytes(), path, resources)
     cases = cases_file(path)
     if gate is not None and cases.exists():
         try:
@@ -81,16 +86,18 @@ def _gated(path: Path, gate: Gate | None) -> Loaded:
     return loaded
 
 
-def _built(source: bytes, path: Path) -> Loaded:
-    return Loaded(source, build(parse(source, str(path))))
+def _built(source: bytes, path: Path, resources: Resources) -> Loaded:
+    return Loaded(source, build(parse(source, str(path)), resources), resources)
 
 
-def from_sources(sources: tuple[bytes, bytes | None], path: Path, candidate: Path | None) -> Loaded:
+def from_sources(
+    sources: tuple[bytes, bytes | None], path: Path, candidate: Path | None, resources: Resources
+) -> Loaded:
     """Build what was read from `path` and `candidate` and found good. Raises PolicyError."""
-    loaded = _built(sources[0], path)
+    loaded = _built(sources[0], path, resources)
     if sources[1] is None or candidate is None:
         return loaded
-    return replace(loaded, candidate=_built(sources[1], candidate))
+    return replace(loaded, candidate=_built(sources[1], candidate, resources))
 
 
 class Watcher:

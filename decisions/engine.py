@@ -17,7 +17,7 @@ from decisions.rule import PENDING, Rule, Test, compiled, confidence, leaves, ta
 from decisions.select import Selector
 from signals.estimate import estimate
 from signals.facts import Facts
-from signals.gather import fetch
+from signals.gather import Needy, fetch, ready
 from signals.reading import Reading
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
@@ -72,7 +72,7 @@ class Clause:
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
-    __slots__ = ("_goals", "clause", "decisions", "name", "run", "test")
+    __slots__ = ("_goals", "clause", "decisions", "name", "run", "slow", "test")
 
     def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal], best: bool) -> None:
         self.clause = clause
@@ -87,6 +87,7 @@ class _Compiled:
         if isinstance(clause.target, Model):
             targets = [clause.target]
         self.decisions = {target: self._decision(target) for target in targets}
+        self.slow = clause.target.slow if isinstance(clause.target, Selector) else ()
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
@@ -95,6 +96,10 @@ class _Compiled:
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
         return {name for goal in self._goals for name in self.test.waiting(facts, goal)}
+
+    def awaits(self, facts: Facts) -> bool:
+        """Whether the choice of the model waits for something slow."""
+        return bool(self.slow) and not ready(self, facts)
 
     def decide(self, facts: Facts) -> Decision:
         target = self.clause.target
@@ -105,7 +110,8 @@ class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
-    most confident match instead of the first.
+    most confident match instead of the first. `metered` says that something in the policy wants to know what answers
+    cost (see `charge`), so that Envoy must show them to us.
     """
 
     def __init__(
@@ -132,6 +138,7 @@ class Engine:
         self.best = best
         self.settings = settings or Settings()
         self.shared = shared or Shared()
+        self.metered = self.shared.metered
         # With `best` guards go first, since nothing is compared with them.
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
         self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)
@@ -183,6 +190,10 @@ class Engine:
         """The trace of a request that could not be evaluated at all."""
         return Trace(self.fallback(reason), self.policy, {}, [], 0.0)
 
+    def charge(self, request: Request, money: float) -> None:
+        """Count what the answer to `request` has cost."""
+        self.shared.charge(request, money)
+
     def close(self) -> None:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
         self.shared.close()
@@ -205,7 +216,7 @@ class Engine:
 class Evaluation:
     """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first."""
 
-    __slots__ = ("_clauses", "_everything", "_otherwise", "_results", "_started", "engine", "facts")
+    __slots__ = ("_chosen", "_clauses", "_everything", "_otherwise", "_results", "_started", "engine", "facts")
 
     def __init__(self, engine: Engine, request: Request, deadline: float, detail: bool, everything: bool) -> None:
         self._started = time.perf_counter_ns()
@@ -214,6 +225,7 @@ class Evaluation:
         self._clauses, self._otherwise = engine._entry(request)
         self._everything = everything
         self._results: dict[str, bool | None] = {}
+        self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
 
     def advance(self) -> Trace | None:
         """Go as far as possible without waiting; the trace when the outcome is settled."""
@@ -239,8 +251,10 @@ class Evaluation:
             await fetch(self._needed(), self.facts)
         return trace
 
-    def _needed(self) -> list[Signal]:
+    def _needed(self) -> Sequence[Needy]:
         """The waiting signals of the cheapest class. Never empty while `advance` gives None."""
+        if self._chosen is not None:
+            return [self._chosen]
         signals = self.engine.signals
         names: set[str] = set()
         if self._everything:
@@ -270,7 +284,7 @@ class Evaluation:
             if value is False:
                 continue
             if value or clause.clause.on_unknown == "match":
-                return clause.decide(facts)
+                return self._decided(clause)
             if clause.clause.on_unknown == "fail":
                 return self.engine.fallback("on_unknown")
         return self._otherwise
@@ -296,7 +310,7 @@ class Evaluation:
                 if clause.clause.on_unknown == "skip":
                     continue
             if clause.clause.guard:
-                return clause.decide(facts)
+                return self._decided(clause)
             sure = 0.0
             if value:
                 # The confidence depends on every leaf, so here laziness has to read them all.
@@ -306,7 +320,13 @@ class Evaluation:
                 sure = confidence(clause.clause.when, facts.readings)
             if sure > highest:
                 chosen, highest = clause, sure
-        return self._otherwise if chosen is None else chosen.decide(facts)
+        return self._otherwise if chosen is None else self._decided(chosen)
+
+    def _decided(self, clause: _Compiled) -> Decision | None:
+        if clause.awaits(self.facts):
+            self._chosen = clause
+            return None
+        return clause.decide(self.facts)
 
 
 def _tokens(facts: Facts) -> int | None:

@@ -10,9 +10,14 @@ from typing import Any, ClassVar
 
 from decisions.model import Model
 from signals.estimate import estimate
-from signals.facts import Facts
+from signals.facts import Facts, SlowInput
+from signals.reading import Unavailable
 from signals.request import Request
 from signals.session import session_key
+from signals.store import Store
+
+PIN_S = 86_400.0
+"""How long a session stays pinned after its last request."""
 
 
 def request_key(request: Request) -> str:
@@ -30,6 +35,8 @@ class Selector(ABC):
     """Chooses one of its `models` for a request. `name` is what `by:` calls it."""
 
     name: ClassVar[str]
+    slow: tuple[SlowInput[Any], ...] = ()
+    """What has to be fetched before `choose`."""
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
@@ -62,8 +69,7 @@ class Cheapest(Selector):
     """The lowest estimated price of the call among the models whose context holds it.
 
     Output length is the request's own cap, or as long as the input where there is none. When none of the contexts
-    holds the request the largest one takes it: a refusal is the upstream's to give. A session that is sticky keeps
-    its model only as far as its price order stays, so `sticky` is refused with this selector.
+    holds the request the largest one takes it: a refusal is the upstream's to give.
     """
 
     name = "cheapest"
@@ -75,6 +81,35 @@ class Cheapest(Selector):
         if not fitting:
             return max(self.models, key=lambda model: model.context or 0)
         return min(fitting, key=lambda model: model.cost(tokens, output))
+
+
+class Pinned(Selector):
+    """Keeps a session on the model that `chooser` chose for its first request, by a pin in the state store.
+
+    A pinned model that is no longer among the choices loses the session. While the store is away, `chooser` decides.
+    """
+
+    name = "pinned"
+
+    def __init__(self, chooser: Selector, store: Store) -> None:
+        super().__init__(chooser.models)
+        self._chooser = chooser
+        self._store = store
+        self._by_key = {model.key: model for model in self.models}
+        self.slow = (self,)
+
+    async def fetch(self, facts: Facts) -> str:
+        """The key of the session's model (the slow input of this selector). Raises `Unavailable`."""
+        session = hashlib.blake2b(session_key(facts.request).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        choices = ",".join(sorted(self._by_key))
+        return await self._store.pin(f"pin:{choices}:{session}", self._chooser.choose(facts).key, PIN_S)
+
+    def choose(self, facts: Facts) -> Model:
+        try:
+            pinned = self._by_key.get(facts.got(self))
+        except Unavailable:
+            pinned = None
+        return pinned or self._chooser.choose(facts)
 
 
 def expected_tokens(facts: Facts) -> tuple[int, int]:

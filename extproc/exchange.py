@@ -23,7 +23,9 @@ from typing import Protocol
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation, UnknownModel
+from decisions.model import Model
 from extproc import openai, wire
+from extproc.meter import Meter, Tail
 from extproc.openai import Refusal
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs, Terms
@@ -33,6 +35,7 @@ log = logging.getLogger("pointsman.exchange")
 
 ROUTE = "x-pointsman-route"
 _WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
+MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
 telling us to stop, so it is we who must not send without end."""
@@ -68,6 +71,11 @@ class Context(Protocol):
     @property
     def answerer(self) -> Answerer | None: ...
 
+    @property
+    def meter(self) -> Meter | None:
+        """Who wants to know what answers take and cost."""
+        ...
+
     def timed(self) -> bool:
         """Whether to time every signal of this request (a sample; it costs the hot path something)."""
         ...
@@ -96,6 +104,7 @@ class Phase(Enum):
     LATE = auto()  # the headers went on with the default model; a buffered body may still come
     DECIDING = auto()
     ROUTED = auto()
+    ANSWERED = auto()  # the model's answer has begun to come
     OVER = auto()  # answered by us, or by Envoy itself: the request side takes no more replies
 
 
@@ -170,6 +179,10 @@ class Exchange:
             task.cancel()
         if self._phase is Phase.LATE:
             self._context.failed("body_mode")
+        elif self._phase is Phase.ROUTED:
+            model, meter = self._model(), self._context.meter
+            if model is not None and meter is not None:
+                meter.given_up(model)
         self._phase = Phase.OVER
         self._first = self._request = self._trace = None
         self._body = bytearray()
@@ -242,7 +255,7 @@ class Exchange:
             self._phase = phase = Phase.PASSING
         if phase is Phase.COLLECTING or phase is Phase.LATE:
             self._gather(message)
-        elif phase is Phase.PASSING or phase is Phase.ROUTED:
+        elif phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED):
             self._echo(message, self._terms.request_body)
 
     def _gather(self, message: Message) -> None:
@@ -253,7 +266,7 @@ class Exchange:
             # A stream of chunks after all. The first are past us already, so there is nothing to decide.
             self._context.failed("body_mode")
             self._pass()
-        elif len(self._body) + len(message.body) > self._engine.settings.max_body:
+        elif len(self._body) + len(message.body) > self._engine.settings.max_body or len(self._owed) > MAX_OWED:
             self._refuse_size()
         elif mode == Mode.BUFFERED_PARTIAL and not message.end:
             self._refuse(Refusal(413, "The request body is larger than the proxy's buffer.", "too_large"))
@@ -285,14 +298,47 @@ class Exchange:
             self._phase = Phase.OVER
         if message.kind == Kind.RESPONSE_HEADERS:
             trace = self._trace
-            shown = self._phase is Phase.ROUTED and trace is not None and self._engine.settings.response_headers
-            self._stream.send(wire.reply(Kind.RESPONSE_HEADERS, response_headers(trace) if shown and trace else ()))
+            shown: Pairs = ()
+            if self._phase is Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
+                shown = response_headers(trace)
+            # An upstream's copies of our headers are no more to be believed than a client's; our own reply has ours.
+            own = message.headers.own() if self._phase is Phase.ROUTED else []
+            self._answered(message)
+            self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
             if self._terms.response_body == Mode.NONE and self._phase is not Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
+            self._meter_body(message)
             self._echo(message, self._terms.response_body)
         else:
             self._stream.send(wire.trailers(message.kind))
+
+    def _answered(self, message: Message) -> None:
+        """The headers of an answer: the model's, if the request was sent to one."""
+        if self._phase is not Phase.ROUTED:
+            return
+        self._phase = Phase.ANSWERED
+        model, meter, request = self._model(), self._context.meter, self._request
+        if model is not None and meter is not None and request is not None:
+            meter.first_byte(model, request, _number(message.headers.get(":status", "")))
+            if self._engine.metered and self._terms.response_body != Mode.NONE:
+                self._body = Tail()
+
+    def _meter_body(self, message: Message) -> None:
+        """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
+        tail = self._body
+        if not isinstance(tail, Tail):
+            return
+        tail.take(message.body)
+        if message.end:
+            model, meter = self._model(), self._context.meter
+            if model is not None and meter is not None and self._trace is not None and self._request is not None:
+                meter.spent(self._engine, self._trace, self._request, model, tail)
+            self._body = bytearray()
+
+    def _model(self) -> Model | None:
+        """The model that the request went to."""
+        return None if self._trace is None else self._trace.decision.model
 
     def _echo(self, message: Message, mode: int) -> None:
         """Let a piece of body go on as it is."""
@@ -381,6 +427,9 @@ class Exchange:
         owed, self._owed = self._owed, []
         ended = self._phase is Phase.DECIDING  # otherwise the rest of the body is still to come, and is passed on
         self._phase = Phase.ROUTED
+        model, meter = self._model(), self._context.meter
+        if model is not None and meter is not None:
+            meter.started(model)
         send = self._stream.send
         for index, kind in enumerate(owed):
             if kind == Kind.REQUEST_HEADERS:
@@ -508,7 +557,7 @@ class Exchange:
     def _recover(self, error: Exception) -> None:
         """Something of ours broke: the default model takes the request, unless it is on its way already."""
         _log(error)
-        if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.OVER):
+        if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED, Phase.OVER):
             self._context.failed("error")
             return
         trace = self._engine.failed("error")

@@ -27,6 +27,7 @@ from extproc.admin import Admin, Status
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
+from extproc.meter import Meter
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
@@ -47,11 +48,15 @@ Transport = Literal["auto", "http2", "grpcio"]
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files of the ext_proc port; with `client_ca`, clients must show a certificate (mTLS)."""
+    """PEM files of the ext_proc port; with `client_ca`, clients must show a certificate (mTLS).
+
+    With `client_sans`, it must carry one of these names (DNS names, URIs), or the client gets PERMISSION_DENIED.
+    """
 
     certificate: str
     key: str
     client_ca: str | None = None
+    client_sans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Options:
 class InForce:
     """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
 
-    __slots__ = ("__weakref__", "_rollout", "_worker", "answerer", "engine", "failed", "source", "timed")
+    __slots__ = ("__weakref__", "_rollout", "_worker", "answerer", "engine", "failed", "meter", "source", "timed")
 
     def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None, rollout: Rollout | None) -> None:
         self.engine = loaded.engine
@@ -92,6 +97,7 @@ class InForce:
         self.answerer: Answerer | None = answers
         self.timed = worker.timed
         self.failed = worker.metrics.failed
+        self.meter = worker.meter
         self._worker = worker
         self._rollout = rollout
 
@@ -111,6 +117,8 @@ class Worker:
 
     def __init__(self, loaded: Loaded, options: Options) -> None:
         self.metrics = Metrics()
+        self.resources = loaded.resources
+        self.meter = Meter(loaded.resources.loads)
         self._options = options
         self._health = Health()
         self._traces: deque[tuple[float, str | None, Trace]] = deque(maxlen=KEPT_DECISIONS)
@@ -195,10 +203,14 @@ class Worker:
         if loaded.candidate is not None:
             rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
         self._in_force = InForce(self, loaded, answers, rollout)
+        self._answers = answers
         if answers is not None:
             weakref.finalize(self._in_force, self._close, answers).atexit = False
 
     def _close(self, answers: Answers) -> None:
+        """Nobody holds the policy of these answers any more."""
+        if self._draining:  # `drain` closes the last ones; there may be no loop by now
+            return
         task = asyncio.ensure_future(answers.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -211,10 +223,13 @@ class Worker:
         await asyncio.sleep(wait)
         self._health.end()
         await self._server.drain(grace)
+        if self._answers is not None:
+            await self._answers.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
+        await self.resources.close()
 
     # What the admin port shows (extproc.admin.Source)
 
@@ -236,7 +251,8 @@ class Worker:
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_policy_info": gauge(1, self.engine.policy),
-            "pointsman_decision_log_dropped_total": gauge(0 if self._log is None else self._log.dropped),
+            **{f"pointsman_store_{name}": gauge(count) for name, count in self.resources.counts().items()},
+            "pointsman_decision_log_dropped": gauge(0 if self._log is None else self._log.dropped),
         }
 
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
@@ -313,7 +329,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
     del loaded  # it would keep the first policy alive for ever
 
     async def reload() -> None:
-        await worker.reload(lambda: load(options.policy, options.gate, options.candidate))
+        await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
     await worker.start(options.listen)
     admin = Admin(worker)
@@ -399,7 +415,7 @@ def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
     from extproc.transport.grpcio import GrpcioServer, TlsFiles
 
     tls = options.tls
-    files = None if tls is None else TlsFiles(tls.certificate, tls.key, tls.client_ca)
+    files = None if tls is None else TlsFiles(tls.certificate, tls.key, tls.client_ca, tls.client_sans)
     return GrpcioServer(handlers, Limits(), files)
 
 

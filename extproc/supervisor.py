@@ -480,7 +480,9 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
     questions: dict[str, Callable[[Any], Any]] = {
         "state": lambda _: (_state(worker), worker.counts()),
         "decisions": worker.recent,
-        "reload": lambda sources: worker.reload(lambda: from_sources(sources, options.policy, options.candidate)),
+        "reload": lambda sources: worker.reload(
+            lambda: from_sources(sources, options.policy, options.candidate, worker.resources)
+        ),
     }
     try:
         while True:

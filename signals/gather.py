@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from signals.facts import Facts, SlowInput
 from signals.reading import Reading, Unavailable, unknown
@@ -33,12 +33,19 @@ def read(signal: Signal, facts: Facts) -> Reading:
     return reading
 
 
-def ready(signal: Signal, facts: Facts) -> bool:
-    """Whether `read` has all the slow inputs that it needs."""
+class Needy(Protocol):
+    """Whoever needs slow inputs: a signal, or a selector of models."""
+
+    name: Any
+    slow: tuple[SlowInput[Any], ...]
+
+
+def ready(signal: Needy, facts: Facts) -> bool:
+    """Whether all the slow inputs that `signal` needs are there (or known to have failed)."""
     return all(facts.has(source) for source in signal.slow)
 
 
-async def fetch(signals: Iterable[Signal], facts: Facts) -> None:
+async def fetch(signals: Iterable[Needy], facts: Facts) -> None:
     """Fetch the slow inputs of `signals` concurrently, until the deadline of `facts`; afterwards all are `ready`."""
     wanted: dict[SlowInput[Any], list[str]] = {}
     for signal in signals:

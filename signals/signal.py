@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from signals.facts import Facts, SlowInput
 from signals.reading import Reading
+from signals.request import Request
 
 
 class Cost(IntEnum):
@@ -98,6 +99,18 @@ class Shared:
             freeze = getattr(made, "freeze", None)
             if freeze is not None:
                 freeze()
+
+    @property
+    def metered(self) -> bool:
+        """Whether some shared object counts money (has a `charge` method)."""
+        return any(hasattr(made, "charge") for made in self._made.values())
+
+    def charge(self, request: Request, money: float) -> None:
+        """Tell those shared objects what `request` has cost."""
+        for made in self._made.values():
+            charge = getattr(made, "charge", None)
+            if charge is not None:
+                charge(request, money)
 
     def close(self) -> None:
         """Release threads and sessions held by shared objects (those with a `close` method)."""

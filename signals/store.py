@@ -45,7 +45,7 @@ class Store(Protocol):
         ...
 
     def counts(self) -> dict[str, float]:
-        """`up` (1 or 0), `failures`, `pending` and `dropped` amounts, for metrics."""
+        """`down` (1 or 0), `failures`, `pending` and `dropped` amounts, for metrics."""
         ...
 
 
@@ -71,7 +71,7 @@ class Memory:
         """Nothing to let go of."""
 
     def counts(self) -> dict[str, float]:
-        return {"up": 1.0, "failures": 0.0, "pending": 0.0, "dropped": 0.0}
+        return {"down": 0.0, "failures": 0.0, "pending": 0.0, "dropped": 0.0}
 
     def _get(self, key: str) -> Any:
         expiry, value = self._kept.get(key, (0.0, None))
@@ -141,9 +141,8 @@ class Valkey:
         await self._client.aclose()
 
     def counts(self) -> dict[str, float]:
-        up = float(time.monotonic() >= self._rest_until)
         return {
-            "up": up,
+            "down": float(time.monotonic() < self._rest_until),
             "failures": float(self._failures),
             "pending": float(len(self._pending)),
             "dropped": float(self._dropped),

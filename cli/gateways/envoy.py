@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from cli.gateways import api
-from cli.gateways.place import Mtls, Place, RenderError, Upstream, endpoint, is_ip, upstreams
+from cli.gateways.place import Mtls, Place, RenderError, Secrets, Upstream, endpoint, is_ip, upstreams
 from decisions.engine import Engine
 
 EXT_PROC = "envoy.filters.http.ext_proc"  # the filter's name, which is also the key of its timings in filter state
@@ -48,9 +48,10 @@ def ext_proc(engine: Engine, cluster: str = ROUTER) -> api.ext_proc.ExternalProc
     body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
-        response_header_mode=send if engine.settings.response_headers else skip,
+        response_header_mode=send if engine.settings.response_headers or engine.metered else skip,
         request_body_mode=body.FULL_DUPLEX_STREAMED if engine.stepwise else body.BUFFERED,
-        response_body_mode=body.NONE,
+        # Only a policy with budgets looks at answers: for the usage at their end.
+        response_body_mode=body.STREAMED if engine.metered else body.NONE,
         # Envoy refuses a configuration with FULL_DUPLEX_STREAMED that does not send the trailers.
         request_trailer_mode=send if engine.stepwise else skip,
         response_trailer_mode=skip,
@@ -165,8 +166,12 @@ def _route(name: str, server: Upstream, headers: list[api.route.HeaderMatcher]) 
 
 
 def _router_cluster(place: Place) -> api.cluster.Cluster:
-    where = endpoint(place.router, "--router")
-    cluster = _cluster(ROUTER, _address(place.router, "--router"), isinstance(where, str) or is_ip(where[0]))
+    written = place.router.split(",")
+    hosts = ["" if isinstance(where := endpoint(text, "--router"), str) else where[0] for text in written]
+    literal = all(not host or is_ip(host) for host in hosts)
+    if not literal and "" in hosts:
+        raise RenderError("--router: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket")
+    cluster = _cluster(ROUTER, [_address(text, "--router") for text in written], literal)
     http2 = api.http.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=api.core.Http2ProtocolOptions())
     cluster.typed_extension_protocol_options = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(
@@ -184,23 +189,27 @@ def _router_cluster(place: Place) -> api.cluster.Cluster:
         )
     ]
     if place.mtls is not None:
-        sni = where[0] if isinstance(where, tuple) else ""
-        cluster.transport_socket = _tls(sni, place.mtls)
+        if not literal and len(set(hosts)) > 1:
+            raise RenderError("--router: with TLS, give one name that stands for all routers, or their addresses")
+        cluster.transport_socket = _tls([host for host in dict.fromkeys(hosts) if host], place.mtls)
     return cluster
 
 
 def _model_cluster(server: Upstream) -> api.cluster.Cluster:
     host = f"[{server.host}]" if ":" in server.host else server.host
-    cluster = _cluster(f"model-{server.key}", _address(f"{host}:{server.port}", f"model {server.key}"), server.literal)
+    where = _address(f"{host}:{server.port}", f"model {server.key}")
+    cluster = _cluster(f"model-{server.key}", [where], server.literal)
     if server.tls:
-        cluster.transport_socket = _tls(server.host, Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
+        cluster.transport_socket = _tls([server.host], Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
     return cluster
 
 
-def _cluster(name: str, where: api.core.Address, literal: bool) -> api.cluster.Cluster:
+def _cluster(name: str, addresses: list[api.core.Address], literal: bool) -> api.cluster.Cluster:
     endpoints = [
         api.endpoint.LocalityLbEndpoints(
-            lb_endpoints=[api.endpoint.LbEndpoint(endpoint=api.endpoint.Endpoint(address=where))]
+            lb_endpoints=[
+                api.endpoint.LbEndpoint(endpoint=api.endpoint.Endpoint(address=address)) for address in addresses
+            ]
         )
     ]
     many = 65_536  # Envoy's own 1,024 would turn a busy hour into 503s
@@ -217,27 +226,40 @@ def _cluster(name: str, where: api.core.Address, literal: bool) -> api.cluster.C
     )
 
 
-def _tls(host: str, files: Mtls) -> api.core.TransportSocket:
-    """TLS to `host` ('' for a Unix socket), whose certificate must name it, be it a DNS name or an address."""
-    validation = api.tls.CertificateValidationContext(trusted_ca=api.core.DataSource(filename=files.ca))
-    if is_ip(host):  # SNI holds names only, so Envoy does not check an address by itself
-        san = api.tls.SubjectAltNameMatcher(
+def _tls(hosts: list[str], files: Mtls | Secrets) -> api.core.TransportSocket:
+    """TLS to one DNS name, or to one or more addresses; the certificate must carry it. Empty for a Unix socket."""
+    name = next((host for host in hosts if not is_ip(host)), "")
+    # SNI holds names only, so Envoy does not check an address by itself.
+    sans = [
+        api.tls.SubjectAltNameMatcher(
             san_type=api.tls.SubjectAltNameMatcherSanType.IP_ADDRESS, matcher=api.matcher.StringMatcher(exact=host)
         )
-        validation.match_typed_subject_alt_names = [san]
-    context = api.tls.CommonTlsContext(validation_context=validation)
-    if files.cert is not None and files.key is not None:
-        certificate = api.tls.TlsCertificate(
-            certificate_chain=api.core.DataSource(filename=files.cert),
-            private_key=api.core.DataSource(filename=files.key),
+        for host in hosts
+        if is_ip(host)
+    ]
+    validation = api.tls.CertificateValidationContext(match_typed_subject_alt_names=sans)
+    context = api.tls.CommonTlsContext()
+    if isinstance(files, Secrets):
+        context.combined_validation_context = api.tls.CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=validation, validation_context_sds_secret_config=_secret("router-ca", files)
         )
-        context.tls_certificates = [certificate]
-    tls = api.tls.UpstreamTlsContext(
-        sni="" if is_ip(host) else host,
-        auto_sni_san_validation=bool(host) and not is_ip(host),
-        common_tls_context=context,
-    )
+        context.tls_certificate_sds_secret_configs = [_secret("router-cert", files)]
+    else:
+        validation.trusted_ca = api.core.DataSource(filename=files.ca)
+        context.validation_context = validation
+        if files.cert is not None and files.key is not None:
+            certificate = api.tls.TlsCertificate(
+                certificate_chain=api.core.DataSource(filename=files.cert),
+                private_key=api.core.DataSource(filename=files.key),
+            )
+            context.tls_certificates = [certificate]
+    tls = api.tls.UpstreamTlsContext(sni=name, auto_sni_san_validation=bool(name), common_tls_context=context)
     return api.core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
+
+
+def _secret(name: str, secrets: Secrets) -> api.tls.SdsSecretConfig:
+    source = api.core.ConfigSource(path_config_source=api.core.PathConfigSource(path=secrets.path))
+    return api.tls.SdsSecretConfig(name=name, sds_config=source)
 
 
 def _address(where: str, what: str) -> api.core.Address:

@@ -116,7 +116,9 @@ def _extension_policy(engine: Engine, cluster: Cluster, routes: list[dict[str, s
         "allowModeOverride": True,
         "request": {"body": "FullDuplexStreamed" if engine.stepwise else "Buffered"},
     }
-    if engine.settings.response_headers:
+    if engine.metered:
+        mode["response"] = {"body": "Streamed"}  # budgets read the usage at the end of an answer
+    elif engine.settings.response_headers:
         mode["response"] = {}  # present and empty: the headers, without the body
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],

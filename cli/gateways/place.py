@@ -25,15 +25,23 @@ class Mtls:
 
 
 @dataclass(frozen=True, slots=True)
+class Secrets:
+    """A file of Envoy secrets (SDS), `router-ca` and `router-cert`: only named there are certificates read again."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """`listen` and `router` are `host:port`; `router` may be `unix:PATH` too. `upstreams` are URLs by model key and win
-    over the policy's own. `admin` is Envoy's admin address (None: no admin port)."""
+    """`listen` and `router` are `host:port`; `router` may be `unix:PATH` too, or several addresses with commas between.
+    `upstreams` are URLs by model key and win over the policy's own. `admin` is Envoy's admin address (None: no admin
+    port)."""
 
     listen: str = "0.0.0.0:10000"
     router: str = "127.0.0.1:50051"
     admin: str | None = "127.0.0.1:9901"
     upstreams: Mapping[str, str] = field(default_factory=dict)
-    mtls: Mtls | None = None
+    mtls: Mtls | Secrets | None = None
 
 
 @dataclass(frozen=True, slots=True)

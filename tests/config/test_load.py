@@ -107,7 +107,7 @@ def test_settings_take_units():
         ("decisions:\n- {name: a, when: beta, route: {pick: [small], weights: {large: 1}}}\n", ("P104", 10, 32)),
         ("decisions:\n- {name: a, when: beta, route: {pick: [small], weights: {small: 0}}}\n", ("P104", 10, 32)),
         (
-            "decisions:\n- {name: a, when: beta, route: {pick: [small], by: cheapest, sticky: session}}\n",
+            "decisions:\n- {name: a, when: beta, route: {pick: [small], by: cheapest, weights: {small: 2}}}\n",
             ("P104", 10, 32),
         ),
         ("decisions:\n- {name: a, when: beta, route: small, set: {headers: {'a b': x}}}\n", ("P104", 10, 44)),

@@ -126,7 +126,7 @@ class Upstream:
             "sha256": hashlib.sha256(raw).hexdigest(),
             "length": len(raw),
         }
-        headers = {"x-pointsman-model": "spoofed by the upstream"}
+        headers = {"x-pointsman-model": "spoofed", "x-pointsman-decision": "spoofed"}
         if request.method != "POST" or request.content_type != "application/json":
             return web.json_response(echo, headers=headers)
         body = orjson.loads(raw)
@@ -272,6 +272,10 @@ class Counting:
 
     def record(self, trace: Any, request: Request) -> None:
         self.decisions.append(trace.decision.fallback or trace.decision.name)
+
+    @property
+    def meter(self) -> None:
+        return None
 
     def choose(self, request: Request) -> Engine:
         return self.engine

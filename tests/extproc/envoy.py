@@ -83,6 +83,10 @@ class Service:
     def record(self, trace: Trace, request: Request) -> None:
         self.traces.append(trace)
 
+    @property
+    def meter(self) -> None:
+        return None
+
     def choose(self, request: Request) -> Engine:
         return self.engine
 

@@ -218,6 +218,26 @@ def test_a_body_over_the_limit_is_413(service: Service) -> None:
     assert service.failures == ["too_large"] * 3
 
 
+def test_a_body_in_too_many_chunks_is_413(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.exchange.MAX_OWED", 3)
+    envoy = Envoy(service, STREAMED, send_body_without_waiting_for_header_response=True)
+    envoy.headers()
+    answers = [answer for _ in range(5) for answer in envoy.body(b"x", False)]
+    assert len(answers) == 1
+    expect_refusal(answers[0], 413, "too_large")
+
+
+def test_an_upstream_s_copies_of_our_headers_are_removed(service: Service) -> None:
+    envoy = Envoy(service)
+    envoy.request(chat())
+    fields = {":status": "200", "x-pointsman-model": "fake", "x-pointsman-decision": "fake"}
+    listed = [core.HeaderValue(key=k, raw_value=v.encode()) for k, v in fields.items()]
+    [answer] = envoy.say(response_headers=ext_proc.HttpHeaders(headers=core.HeaderMap(headers=listed)))
+    mutation = answer.response_headers.response.header_mutation
+    assert mutation.remove_headers == ["x-pointsman-decision"]
+    assert set_headers(mutation)["x-pointsman-model"] == "small"
+
+
 def test_a_content_length_that_is_no_number_is_ignored(service: Service) -> None:
     for text in ("x", "²", "9" * 30):
         [answer] = Envoy(service).headers(content_length=text)

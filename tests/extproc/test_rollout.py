@@ -128,7 +128,7 @@ def test_a_bad_candidate_does_not_keep_the_policy_from_loading(tmp_path, caplog)
     candidate.write_text(CANDIDATE)
     loaded = load(live, None, candidate)
     assert loaded.candidate is not None
-    copied = from_sources(loaded.sources, live, candidate)
+    copied = from_sources(loaded.sources, live, candidate, loaded.resources)
     assert copied.candidate is not None
     assert copied.candidate.engine.policy == loaded.candidate.engine.policy
     loaded.close()

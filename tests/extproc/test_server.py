@@ -97,10 +97,9 @@ async def test_a_drain_under_load_loses_no_request(folder, tmp_path):
     async with proxied(folder, tmp_path, "--drain-wait", "0.3") as (running, base):
         async with router(folder / "policy.yaml", tmp_path / "a") as successor, Load(base) as load_:
             await load_.more(100)
-            running.process.send_signal(signal.SIGTERM)
-            await load_.more(100)
-            # the successor takes the path over, as a new pod takes over the Service
+            # The successor takes the path over, as a new pod is in the Service before the old one is told to go.
             (tmp_path / "a" / "router.sock").rename(tmp_path / "router.sock")
+            running.process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(running.process.wait(), START_S) == 0
             await load_.more(200)
             assert (await successor.metrics())["pointsman_decision_duration_seconds_count{}"] > 0

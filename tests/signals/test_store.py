@@ -83,7 +83,7 @@ async def test_memory_keeps_the_first_pin_and_is_bounded():
         store.add(f"k{number}", 1.0, 10.0)
     assert await store.pin("s", "large", 10.0) == "large"
     assert await store.number("k4") == 1.0
-    assert store.counts()["up"] == 1.0
+    assert store.counts()["down"] == 0.0
     await store.close()
 
 
@@ -131,7 +131,7 @@ async def test_an_outage_is_unavailable_at_once_and_loses_no_amount(server):
     with pytest.raises(Unavailable):
         await store.number("spent")
     assert time.monotonic() - started < 0.1, "while the store rests, nobody waits for it"
-    assert store.counts()["up"] == 0.0
+    assert store.counts()["down"] == 1.0
     assert store.counts()["pending"] == 1.0
     server.start()  # empty: nothing is saved to disk
 
@@ -143,7 +143,7 @@ async def test_an_outage_is_unavailable_at_once_and_loses_no_amount(server):
 
     assert await eventually(flushed, 10.0)
     assert store.counts() == {
-        "up": 1.0,
+        "down": 0.0,
         "failures": pytest.approx(store.counts()["failures"]),
         "pending": 0.0,
         "dropped": 0.0,

@@ -1,0 +1,41 @@
+"""What outlives a policy in one process: the models' gauges, and the state store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config.schema import StoreSpec
+from signals.load import Loads
+from signals.store import Memory, Store, Valkey
+
+
+class Resources:
+    """Made once a process; engines of one policy after another are built with it."""
+
+    def __init__(self) -> None:
+        self.loads = Loads()
+        self._memory = Memory()
+        self._stores: dict[tuple[StoreSpec, str | None], Valkey] = {}
+
+    def store(self, spec: StoreSpec | None, folder: Path) -> Store:
+        """The store that a policy in `folder` asks for, the same one as before if nothing about it has changed.
+
+        Raises ValueError when its secret or the `redis` package is missing.
+        """
+        if spec is None:
+            return self._memory
+        password = None if spec.password is None else spec.password.reveal(folder)
+        key = (spec, password)
+        if key not in self._stores:
+            self._stores[key] = Valkey(spec.url, password, spec.timeout)
+        return self._stores[key]
+
+    def counts(self) -> dict[str, float]:
+        """The stores' counts (see `signals.store.Store.counts`), added up."""
+        each = [store.counts() for store in self._stores.values()]
+        return {name: sum(counts[name] for counts in each) for name in self._memory.counts()}
+
+    async def close(self) -> None:
+        """Write what is pending and let go of connections."""
+        for store in self._stores.values():
+            await store.close()

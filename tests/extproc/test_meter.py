@@ -1,0 +1,110 @@
+"""What an answer cost, whatever its shape; and the models' gauges."""
+
+import json
+
+import pytest
+
+from config.build import build
+from config.load import parse
+from config.resources import Resources
+from decisions.decision import Trace
+from extproc.meter import KEPT, Meter, Tail, usage
+from extproc.openai import parse as parse_request
+
+OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
+ANTHROPIC = [
+    {"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}},
+    {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 15}},
+]
+
+
+def events(*objects):
+    return b"".join(b"data: " + json.dumps(o).encode() + b"\n\n" for o in objects) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (json.dumps(OPENAI).encode(), (11, 7)),
+        (events({"choices": [], "usage": None}, {"choices": [], "usage": OPENAI["usage"]}), (11, 7)),
+        (events(*ANTHROPIC), (25, 15)),
+        (json.dumps({"usage": {"input_tokens": 3, "output_tokens": 4}}).encode(), (3, 4)),
+        (json.dumps({"usage": {"prompt_tokens": 3}}).encode(), (3, None)),
+        (b'{"text": "the word \\"usage\\" in an answer"}', (None, None)),
+        (b'{"usage": {"prompt_tokens": true, "completion_tokens": -1}}', (None, None)),
+        (b'{"usage": {"prompt_tok', (None, None)),
+        (b'"usage"', (None, None)),
+        (b"\xff\xfe", (None, None)),
+        (b"", (None, None)),
+    ],
+)
+def test_usage_is_found_at_the_end_of_an_answer(body, expected):
+    assert usage(body) == expected
+
+
+def test_only_the_end_is_kept_however_long_the_answer():
+    tail = Tail()
+    for _ in range(100):
+        tail.take(b"data: " + b"x" * 10_000)
+    tail.take(json.dumps(OPENAI).encode())
+    assert len(tail) <= 2 * KEPT
+    assert tail.events == 100
+    assert usage(bytes(tail)) == (11, 7)
+
+
+POLICY = """\
+version: 1
+models: {small: {price: {input: 1000000, output: 2000000}}}
+default: small
+signals: {broke: {budget: {header: x-tenant, limit: 100}}}
+decisions:
+  - {name: broke, when: broke, respond: {status: 402, message: "The budget is spent."}}
+"""
+
+
+async def left(engine, request):
+    trace = await engine.decide(request)
+    assert isinstance(trace, Trace)
+    return trace, trace.readings["broke"].score
+
+
+async def test_an_answer_is_charged_and_an_empty_budget_refuses():
+    resources = Resources()
+    engine = build(parse(POLICY), resources)
+    assert engine.metered
+    meter = Meter(resources.loads)
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = parse_request("chat", {"x-tenant": "acme"}, {}, body)
+    trace, before = await left(engine, request)
+    assert before == 1.0
+    model = trace.decision.model
+    tail = Tail()
+    tail.take(json.dumps(OPENAI).encode())
+    meter.spent(engine, trace, request, model, tail)
+    assert (await left(engine, request))[1] == pytest.approx(1 - (11 + 14) / 100)
+    stream = Tail()
+    for _ in range(100):
+        stream.take(b"data: {}\n\n")  # no usage: an event counts as a token
+    meter.spent(engine, trace, request, model, stream)
+    after, score = await left(engine, request)
+    assert score == 0.0
+    assert (after.decision.action, after.decision.status) == ("respond", 402)
+    again = build(parse(POLICY + "# reloaded\n"), resources)
+    assert (await left(again, request))[1] == 0.0, "what was spent outlives a reload"
+
+
+async def test_gauges_follow_a_request():
+    resources = Resources()
+    meter = Meter(resources.loads)
+    engine = build(parse("version: 1\nmodels: {small: {}}\ndefault: small\n"), resources)
+    assert not engine.metered
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request, model = parse_request("chat", {}, {}, body), engine.default
+    meter.started(model)
+    meter.started(model)
+    gauge = resources.loads.of("small")
+    assert gauge.waiting == 2
+    meter.first_byte(model, request, 503)
+    meter.given_up(model)
+    assert gauge.waiting == 0
+    assert gauge.error_rate == 1.0
