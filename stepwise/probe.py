@@ -2,14 +2,16 @@
 
 The same short answer is asked for twice: once whole, once from its middle. A server that honours the prefix writes the
 rest; one that ignores it writes the beginning again. That works with any model, also one that knows only arithmetic.
+The middle is a place between two tokens: after half a token a model goes on otherwise than it did.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -23,6 +25,7 @@ QUESTION = "Compute 12 + 35 - 8. Write one short sentence for each step."
 _REQUEST: JSON = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
 _TOKENS = 32  # length of a probe's answer
 _AGREE = 12  # characters that must agree
+_CUTS = 3  # places that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,10 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
     """
     top_logprobs, stream, text, tokens = await _whole(upstream, headers, deadline)
-    cut = text.find(" ", len(text) // 2)
+    cuts = _middles(tokens)
     modes: dict[str, str] = {}
     for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else Mode:
-        modes[mode.value] = await _continue(upstream, mode, text, cut, headers, deadline)
+        modes[mode.value] = await _continue(upstream, mode, text, cuts, headers, deadline)
         if modes[mode.value] == "honoured":
             break
     given = max((len(token.top) for token in tokens), default=0)
@@ -77,7 +80,7 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
         top_logprobs=min(given, top_logprobs) if any(token.logprob is not None for token in tokens) else -1,
         usage=stream.counts is not None,
         running_usage=stream.counted_early,
-        stop_reason=await _stop_reason(upstream, text, cut, headers, deadline),
+        stop_reason=await _stop_reason(upstream, text, cuts, headers, deadline),
     )
 
 
@@ -97,34 +100,51 @@ async def _whole(
     raise AssertionError("unreachable")
 
 
+def _middles(tokens: Sequence[Token]) -> list[int]:
+    """Places between two tokens, the one nearest to the middle first.
+
+    None after white space, which chat templates trim; with a few characters on either side.
+    """
+    places, at = [], 0
+    length = sum(len(token.text) for token in tokens)
+    for before, after in pairwise(tokens):
+        at += len(before.text)
+        if _AGREE // 2 <= at <= length - _AGREE // 2 and before.text[-1:].strip() and after.text:
+            places.append(at)
+    return sorted(places, key=lambda place: abs(place - length // 2))[:_CUTS]
+
+
 async def _continue(
-    upstream: Upstream, mode: Mode, text: str, cut: int, headers: Mapping[str, str], deadline: float | None
+    upstream: Upstream, mode: Mode, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
 ) -> str:
-    """What came of asking for `text` from `cut` on."""
-    if cut < 0:
-        return "unsure"
-    asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
-    try:
-        _, _, tokens = await _read(upstream, asked, headers, deadline)
-    except UpstreamError as error:
-        if error.kind == "connect":
-            raise
-        return f"refused: {error}"
-    written = "".join(token.text for token in tokens).lstrip()
-    rest = text[cut:].strip()[:_AGREE]
-    restarted = written.startswith(text.lstrip()[:_AGREE])
-    if rest and written.startswith(rest) and not restarted:
-        return "honoured"
-    return "restarted" if restarted and not text.lstrip().startswith(rest) else "unsure"
+    """What came of asking for `text` from one of `cuts` on."""
+    beginning = text.lstrip()[:_AGREE]
+    for cut in cuts:
+        asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
+        try:
+            _, _, tokens = await _read(upstream, asked, headers, deadline)
+        except UpstreamError as error:
+            if error.kind == "connect":
+                raise
+            return f"refused: {error}"
+        written = "".join(token.text for token in tokens).lstrip()
+        rest = text[cut:].strip()[:_AGREE]
+        if beginning.startswith(rest):
+            continue  # the same words in both places tell nothing
+        if written.startswith(rest):
+            return "honoured"
+        if written.startswith(beginning):
+            return "restarted"
+    return "unsure"
 
 
 async def _stop_reason(
-    upstream: Upstream, text: str, cut: int, headers: Mapping[str, str], deadline: float | None
+    upstream: Upstream, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
 ) -> bool:
     """Does the upstream say which stop string ended its text?"""
-    if cut < 0:
+    if not cuts:
         return False
-    stop = text[cut : cut + 4]
+    stop = text[cuts[0] : cuts[0] + 4]
     asked = build(None, _REQUEST, "", max_tokens=_TOKENS, stop=(stop,))
     try:
         _, last, tokens = await _read(upstream, asked, headers, deadline)
