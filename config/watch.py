@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from config.build import build
@@ -35,7 +35,7 @@ class Loaded:
 
     source: bytes
     engine: Engine
-    resources: Resources
+    resources: Resources = field(default_factory=Resources)
     candidate: Loaded | None = None
 
     @property
