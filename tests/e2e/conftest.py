@@ -102,6 +102,7 @@ def listen(envoy: Envoy) -> None:
     envoy.listen("buffered_32k", buffer=32_768)
     envoy.listen("duplex_32k", processing_mode=DUPLEX, buffer=32_768)
     envoy.listen("per_route", per_route=True)
+    envoy.listen("no_namespace", metadata_options={})
     envoy.listen("silent_response", processing_mode={"response_header_mode": "SKIP"})
     for name in ("hanging", "spurious", "absent", "killable"):
         for mode, changes in (("buffered", {}), ("duplex", DUPLEX)):
