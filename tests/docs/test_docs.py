@@ -24,8 +24,10 @@ from config.schema import (
     PolicySpec,
     PriceSpec,
     RespondSpec,
+    Secret,
     SetSpec,
     SettingsSpec,
+    StoreSpec,
 )
 from decisions.cases import Case, Expect, Stub
 from extproc.metrics import FAMILIES
@@ -75,6 +77,8 @@ def keys(model: type[BaseModel]) -> list[str]:
         ("Stepwise budget", BudgetSpec),
         ("Changes", SetSpec),
         ("Settings", SettingsSpec),
+        ("State store", StoreSpec),
+        ("Secrets", Secret),
         ("Test cases", Case),
         ("Stubs", Stub),
         ("Expectations", Expect),
