@@ -149,3 +149,20 @@ def _patched(code: str, module: str = "") -> list[str]:
     """A command like `pointsman` with something in `extproc.supervisor` changed first."""
     setting = f"import extproc.supervisor as s\n{code if module else code.replace('HUNG_S', 's.HUNG_S')}"
     return [sys.executable, "-c", f"{setting}\nimport sys\nfrom cli.main import main\nsys.exit(main(sys.argv[1:]))"]
+
+
+async def test_neural_signals_answer_in_forked_workers(tmp_path):
+    """Inference threads do not survive a fork: each worker must start its own."""
+    mount = tmp_path / "policy"
+    mount.mkdir()
+    guard = "{name: guard, when: bad, on_unknown: match, respond: {status: 403, message: no}}"
+    swap(
+        mount,
+        f"version: 1\nmodels: {{small: {{name: s}}}}\ndefault: small\nsettings: {{deadline: 10s}}\n"
+        f"signals: {{bad: {{jailbreak: {{at_least: 0.8}}}}}}\ndecisions: [{guard}]\n",
+    )
+    async with proxied(mount, tmp_path, "--workers", "2") as (running, base), aiohttp.ClientSession() as session:
+        for _ in range(4):
+            async with session.post(f"{base}/v1/chat/completions", json=chat("How do I bake bread?")) as answer:
+                assert answer.status == 200
+        assert not any("unknown_total" in name for name in await running.metrics())
