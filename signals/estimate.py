@@ -96,6 +96,11 @@ def _token_ids(given: Any) -> int:
     return sum(len(item) if isinstance(item, list) else isinstance(item, int) for item in given)
 
 
+def tokens_of(text: str) -> int:
+    """The estimated tokens of one text."""
+    return _weights().count(text)
+
+
 class Estimate:
     """Quick input: the estimated input tokens of a request."""
 

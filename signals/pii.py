@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from signals.detectors import DETECTORS, Detector, Kind
 from signals.facts import Facts
+from signals.neural.embeddings import Entities, mounted
 from signals.patterns import Found, PatternSet, compiled
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
@@ -23,16 +24,31 @@ _NANP = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?: ?(?:x|ext\.?)
 _PHONE = r"(?:\+|\b0|\(|\b)\d[\d ()./\-]{4,20}\d(?: ?(?:x|ext\.?) ?\d{1,6})?\b"
 
 
+Named = Literal["name", "place"]
+_NAMED: dict[str, Named] = {
+    "PER": "name", "PERSON": "name", "NAME": "name", "LOC": "place", "LOCATION": "place", "GPE": "place", "ADDRESS": "place"
+}  # fmt: skip
+"""What the labels of token classifiers mean (CoNLL, OntoNotes and their like, without B- and I-)."""
+
+
 class PiiParams(Params):
     """What to look for and where."""
 
-    types: list[Kind] = Field(
+    types: list[Kind | Named] = Field(
         ["email", "card", "iban", "ssn", "ip", "crypto", "secret"],
         min_length=1,
         description="What counts: `email`, `phone`, `iban`, `card`, `ssn` (US), `nin` (the national numbers of Brazil, "
         "China, France, Germany, India, Italy, Poland, Spain and the United Kingdom), `passport` (machine-readable "
-        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, private keys).",
+        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, private keys); `name` and `place` need "
+        "a `model`.",
     )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of a token classifier (ONNX, Hugging Face layout) that finds names and places, relative to "
+        "the policy.",
+    )
+    certainty: float = Field(0.5, ge=0, le=1, description="The least probability of a name or place that counts.")
     allow: list[str] = Field(
         [], description="Values that do not count, and e-mail domains (their subdomains too) whose addresses do not."
     )
@@ -61,6 +77,13 @@ class PiiParams(Params):
                 )
         return regions
 
+    @model_validator(mode="after")
+    def _model(self) -> Self:
+        named = [kind for kind in self.types if kind in ("name", "place")]
+        if bool(named) != (self.model is not None):
+            raise ValueError("types name and place need a model" if named else "a model needs the types name or place")
+        return self
+
 
 class Pii(Signal):
     """Reads whether personal data is there. The label is the type found first; evidence counts each type."""
@@ -85,10 +108,18 @@ class Pii(Signal):
         self._scope: Scope = params.in_
         self._allowed = frozenset(map(_comparable, params.allow))
         self._at_least = params.at_least
+        self._named = frozenset(kind for kind in params.types if kind in ("name", "place"))
+        self._certainty = params.certainty
+        self._entities: Entities | None = None
+        if params.model is not None:
+            self._entities = shared.use(Entities, mounted(shared, params.model, "token"), params.in_)
+            self.slow = (self._entities,)
+            self.cost = Cost.NEURAL
 
     def read(self, facts: Facts) -> Reading:
+        named = list(self._names(facts)) if self._entities is not None else []
         hits = facts.get(self._found) & self._any
-        if not hits:
+        if not hits and not named:
             return FALSE
         data = facts.request.text(self._scope).encode(errors="replace")
         first: tuple[int, str] | None = None
@@ -107,9 +138,23 @@ class Pii(Signal):
                 values.setdefault(detector.kind, set()).add(value)
                 if first is None or start < first[0]:
                     first = start, detector.kind
+        for start, named_kind, value in named:
+            if _comparable(value) not in self._allowed:
+                values.setdefault(named_kind, set()).add(value)
+                if first is None or start < first[0]:
+                    first = start, named_kind
         if first is None or sum(map(len, values.values())) < self._at_least:
             return FALSE
         return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
+
+    def _names(self, facts: Facts) -> Iterator[tuple[int, Named, str]]:
+        """Start (in bytes), kind and value of the names and places that count."""
+        assert self._entities is not None
+        text = facts.request.text(self._scope)
+        for entity in facts.got(self._entities):
+            kind = _NAMED.get(entity.label.upper())
+            if kind in self._named and kind is not None and entity.score >= self._certainty:
+                yield len(text[: entity.start].encode(errors="replace")), kind, text[entity.start : entity.end]
 
     def _allows(self, kind: Kind, value: str) -> bool:
         if not self._allowed:

@@ -7,6 +7,7 @@ that does not put spaces between words (Han, kana, Thai, ...). `fooBar` is two w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,7 @@ SINGLE: Final = 3
 """Classes of code points. From LETTER on, each class is one alphabet: a change of alphabet ends a word."""
 LETTER: Final = 4
 
-# (first, last, class): alphabets that matter for the token estimate; every other letter is LETTER (Latin).
+# (first, last, class): alphabets that end a word; every other letter is LETTER (Latin).
 _ALPHABETS: Final = (
     (0x0370, 0x03FF, 5),  # Greek
     (0x0400, 0x052F, 6),  # Cyrillic
@@ -52,9 +53,17 @@ ACCENTED: Final = 14
 _LIMIT: Final = 0x10000
 
 
-_MARKS: Final = ((0x0300, 0x036F), (0x0483, 0x0489), (0x0591, 0x05C7), (0x0610, 0x061A), (0x064B, 0x065F), (0x0900, 0x0DFF))
+_MARKS: Final = (
+    (0x0300, 0x036F),
+    (0x0483, 0x0489),
+    (0x0591, 0x05C7),
+    (0x0610, 0x061A),
+    (0x064B, 0x065F),
+    (0x0900, 0x0DFF),
+)
 
 
+@cache
 def _classes() -> tuple[U8, NDArray[np.uint16], NDArray[np.bool_]]:
     """Tables over the basic plane: class, lower case and "is upper case"; what lies beyond counts as SINGLE."""
     points = np.arange(_LIMIT, dtype=np.uint32)
@@ -80,7 +89,6 @@ def _classes() -> tuple[U8, NDArray[np.uint16], NDArray[np.bool_]]:
     return table, folded, np.append((lower != points) & alpha & ~surrogate, False)
 
 
-_CLASS, _LOWER, _UPPER = _classes()
 _SPAN: Final = 64  # a longer word repeats the powers: only its hash is concerned, not its length
 _POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i + 1, 1 << 64) for i in range(_SPAN)], np.uint64)
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -102,8 +110,8 @@ class Words:
 
     hashes: uint64, one a word, without regard to case. starts, lengths: int32, in code points.
     classes: uint8, the word's class. gaps: bool, white space stands before the word. codes: uint16 of the whole text,
-    lower-cased (code points beyond the basic plane are 0). upper: how many code points were upper case, wide: how many
-    runs of white space are longer than one, lines: how many line feeds there are.
+    lower-cased (code points beyond the basic plane are 0). upper: how many code points were upper case, lines: how
+    many line feeds there are.
     """
 
     hashes: U64
@@ -113,7 +121,6 @@ class Words:
     gaps: NDArray[np.bool_]
     codes: NDArray[np.uint16]
     upper: int
-    wide: int
     lines: int
 
     def __len__(self) -> int:
@@ -129,7 +136,6 @@ _EMPTY: Final = Words(
     np.empty(0, np.uint16),
     0,
     0,
-    0,
 )
 
 
@@ -138,12 +144,13 @@ def words(text: str) -> Words:
     raw = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     if not raw.size:
         return _EMPTY
+    class_of, lower_of, upper_of = _classes()
     codes = np.minimum(raw, _LIMIT)
-    classes = _CLASS[codes]
-    upper = _UPPER[codes]
+    classes = class_of[codes]
+    upper = upper_of[codes]
     # The class without the accents: `né` stays one word.
     base = np.where(classes == ACCENTED, LETTER, classes)
-    lower = _LOWER[codes]
+    lower = lower_of[codes]
     begins = np.empty(raw.size, np.bool_)
     begins[0] = True
     before, here = base[:-1], base[1:]
@@ -166,7 +173,9 @@ def words(text: str) -> Words:
     gaps[0] = False
     gaps[1:] = ~keep[:-1]
     if classes.max() == ACCENTED:
-        kinds = np.maximum(kinds, np.where(np.maximum.reduceat(classes, cuts) == ACCENTED, ACCENTED, 0)).astype(np.uint8)
+        kinds = np.maximum(kinds, np.where(np.maximum.reduceat(classes, cuts) == ACCENTED, ACCENTED, 0)).astype(
+            np.uint8
+        )
     return Words(
         hashes[keep],
         cuts[keep],
@@ -175,7 +184,6 @@ def words(text: str) -> Words:
         gaps[keep],
         lower,
         int(np.count_nonzero(upper)),
-        int(np.count_nonzero(lengths[~keep] > 1)),
         text.count("\n"),
     )
 
@@ -184,12 +192,13 @@ def ends(found: Words, size: int, tail: bool) -> U64:
     """A hash of the first (`tail` False) or last `size` letters of every word (the whole word when it is shorter)."""
     size_of = np.minimum(found.lengths, size)
     first = found.starts + (found.lengths - size_of if tail else 0)
-    value = np.full(len(found), 0xA5A5 if tail else 0x5A5A, np.uint64)
-    last = len(found.codes) - 1
-    for step in range(size):
-        code = found.codes[np.minimum(first + step, last)].astype(np.uint64)
-        value += np.where(step < size_of, code, np.uint64(0)) * _POWERS[step]
-    return mix(value)
+    steps = np.arange(size, dtype=np.int32)[:, None]
+    if not len(found):
+        return np.empty(0, np.uint64)
+    codes = found.codes[np.minimum(first + steps, len(found.codes) - 1)].astype(np.uint64)
+    codes *= _POWERS[:size, None]
+    codes *= steps < size_of
+    return mix(codes.sum(0) + np.uint64(0xA5A5 if tail else 0x5A5A))
 
 
 def pairs(found: Words, distance: int = 1) -> U64:

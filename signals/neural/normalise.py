@@ -11,6 +11,7 @@ import binascii
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -31,9 +32,9 @@ _LOOKALIKES: Final = str.maketrans(
     "асԁеһіјӏорԛѕтхуԝкмнвгпАВСЕНІЈКМОРЅТХУГΑΒΕΖΗΙΚΜΝΟΡΤΥΧαεικνορτυχω",
     "acdehijlopqstxywkmhbrnABCEHIJKMOPSTXYRABEZHIKMNOPTYXaeiknoptuxw",
 )
-_APART: Final = re.compile(r"(?<!\w)[^\W_](?:([ .\-_*·])[^\W_])(?:\1[^\W_]){3,}(?!\w)")
+_APART: Final = re.compile(r"(?<!\w)[^\W_](?:([ .\-_*·])[^\W_])(?:\1[^\W_]){4,}(?!\w)")
 _CHUNK: Final = re.compile(r"(?<![^\s])\S(?: \S)+(?![^\s])")
-_LEET: Final = re.compile(r"[A-Za-z0-9@$|]*[A-Za-z][A-Za-z0-9@$|]*")
+_LEET: Final = re2.compile(r"[A-Za-z0-9@$|]*(?:[A-Za-z][0-9@$|]|[0-9@$|][A-Za-z])[A-Za-z0-9@$|]*")
 _ORDINAL: Final = re.compile(r"[0-9]+[A-Za-z]{1,2}")
 _LEET_NUMBER: Final = re.compile(r"(?<![\w.,])[0-9]{1,4}(?![\w.,])")
 _LETTERS: Final = str.maketrans("43105789@$|", "aeiostbgasl")
@@ -41,9 +42,16 @@ _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/_-]{40,}\r?\n)*[A-Za-z0-9+/_-]{24,}
 _DECODED: Final = 1 << 18
 _LONGEST: Final = 16
 # The linear-time searches that every text goes through; the rest runs only where one of them finds something.
-_SEES_APART: Final = re2.compile(r"(?:[^\W_][ .\-_*]){4}[^\W_]\b")
+_SEES_APART: Final = re2.compile(r"(?:\pL[ .\-_*·]){5}\pL\b")
 _SEES_LEET: Final = re2.compile(r"[A-Za-z][0-9@$|]+[A-Za-z]|[0-9@$|][A-Za-z]{2}")
 _SEES_BASE64: Final = re2.compile(r"[A-Za-z0-9+/_-]{24}")
+
+
+_SEES_STRANGE: Final = re2.compile(
+    "[\u00ad\u0300-\u052f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2100-\u214f\u2460-\u24ff"
+    "\ufe00-\ufe0f\ufeff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f130-\U0001f189\U000e0000-\U000e007f]"
+)
+_SEES_OVERLAY: Final = re2.compile("[A-Za-z][\u0300-\u036f]")
 
 
 def normalise(text: str, lexicon: Lexicon) -> str:
@@ -62,13 +70,17 @@ def normalise(text: str, lexicon: Lexicon) -> str:
 
 def _letters(text: str) -> str:
     """Every character in its plain form: the invisible gone, tag characters readable, look-alikes Latin."""
+    if not _SEES_STRANGE.search(text):
+        return text
     text = _INVISIBLE.sub("", text)
-    text = _TAGS.sub(lambda found: chr(ord(found[0]) - 0xE0000) if ord(found[0]) > 0xE001F else "", text)
+    if _TAGS.search(text):
+        text = _TAGS.sub(lambda found: chr(ord(found[0]) - 0xE0000) if ord(found[0]) > 0xE001F else "", text)
     if _STYLED.search(text):
         text = unicodedata.normalize("NFKC", text)
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    text = _OVERLAYS.sub("", text)
+    if _SEES_OVERLAY.search(text):
+        text = _OVERLAYS.sub("", text)
     if not _FOREIGN.search(text) or not _LATIN.search(text):
         return text
     latin = len(_LATIN.findall(text))
@@ -104,9 +116,12 @@ def _known(words: Sequence[str], lexicon: Lexicon) -> NDArray[np.bool_]:
     found = lexer.words(" ".join(words))
     sizes = np.array([len(word) for word in words], np.int64)
     starts = np.cumsum(sizes + 1) - sizes - 1
-    at = np.minimum(np.searchsorted(found.starts, starts), max(0, len(found) - 1))
+    if not len(found):
+        return np.zeros(len(words), np.bool_)
+    at = np.minimum(np.searchsorted(found.starts, starts), len(found) - 1)
     whole = (found.starts[at] == starts) & (found.lengths[at] == sizes)
-    return whole & (lexicon.tokens[lexicon.find(found.hashes)][at] > 0)
+    known: NDArray[np.bool_] = whole & (lexicon.words(found.hashes)[at] > 0)
+    return known
 
 
 def _close_up(text: str, lexicon: Lexicon) -> str:
@@ -137,21 +152,25 @@ def _split(run: str, lexicon: Lexicon) -> str:
     while cuts[-1]:
         cuts.append(back[cuts[-1]])
     cuts.reverse()
-    return " ".join(run[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    return " ".join(run[a:b] for a, b in pairwise(cuts))
 
 
 def _unleet(text: str, lexicon: Lexicon) -> str:
     """Digits and signs for letters become letters, where two words or more turn into known ones that way."""
-    mixed = [word for word in dict.fromkeys(_LEET.findall(text)) if not word.isalpha()][:4000]
-    plain = [word.translate(_LETTERS) for word in mixed] + [word.replace("1", "l").translate(_LETTERS) for word in mixed]
+    mixed = list(dict.fromkeys(_LEET.findall(text)))[:4000]
+    plain = [word.translate(_LETTERS) for word in mixed] + [
+        word.replace("1", "l").translate(_LETTERS) for word in mixed
+    ]
     if not mixed:
         return text
     known = _known(plain, lexicon).reshape(2, -1)
     words = {word: plain[at if known[0, at] or not known[1, at] else at + len(mixed)] for at, word in enumerate(mixed)}
-    sure = {word for at, word in enumerate(mixed) if known[:, at].any() and len(word) > 2 and not _ORDINAL.fullmatch(word)}
+    sure = {
+        word for at, word in enumerate(mixed) if known[:, at].any() and len(word) > 2 and not _ORDINAL.fullmatch(word)
+    }
     if len(sure) < 2:
         return text
     if len(sure) < max(4, 0.12 * min(len(text.split()), 200)):  # a word here and there
-        return _LEET.sub(lambda found: words[found[0]] if found[0] in sure else found[0], text)
+        return str(_LEET.sub(lambda found: words[found[0]] if found[0] in sure else found[0], text))
     text = _LEET.sub(lambda found: words.get(found[0], found[0]), text)
     return _LEET_NUMBER.sub(lambda found: found[0].translate(_LETTERS), text)

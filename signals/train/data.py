@@ -62,7 +62,9 @@ class Data:
             try:
                 raw = path.read_bytes()
             except OSError as error:
-                raise SystemExit(f"{path}: {error.strerror}; --data must name the folder described in docs/models.md") from None
+                raise SystemExit(
+                    f"{path}: {error.strerror}; --data must name the folder described in docs/models.md"
+                ) from None
             self.checksums[name] = hashlib.sha256(raw).hexdigest()
             rows = tuple(json.loads(line) for line in gzip.decompress(raw).splitlines())
             key = next(key for key in ("prompt", "question", "text", "context") if key in rows[0])

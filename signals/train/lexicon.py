@@ -1,14 +1,20 @@
-"""Chooses what the lexicon holds, lays out its hash table and calibrates the token estimate against o200k."""
+"""Chooses what the lexicon holds and lays out its hash table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from signals.neural import lexer, tokenizer
+from signals.neural.features import PREFIX
 from signals.neural.lexer import U64
+from signals.neural.tokenizer import Lexicon
+
+_WORD_SEEN, _PAIR_SEEN, _END_SEEN = 2, 6, 6
 
 
 def table(hashes: U64, bits: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
@@ -32,21 +38,46 @@ def table(hashes: U64, bits: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]
     return (owner + 1).astype(np.int32), marks
 
 
-def calibrate(lexicon: tokenizer.Lexicon, texts: Sequence[str], counts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Non-negative weights for the token estimate: least squares of the relative error, by projected gradient, drawn
-    towards one token a feature where the texts say little."""
-    rows = np.zeros((len(texts), tokenizer.ESTIMATE))
-    for index, text in enumerate(texts):
-        found = lexer.words(text)
-        rows[index] = tokenizer.estimate(found, lexicon.tokens[lexicon.find(found.hashes)])
-    scale = 1 / np.maximum(counts, 4)
-    design, target = rows * scale[:, None], counts * scale
-    prior = np.full(tokenizer.ESTIMATE, 0.5)
-    prior[2 * lexer.CLASSES : 2 * lexer.CLASSES + 2] = 1.0
-    gram = design.T @ design + 0.05 * np.eye(tokenizer.ESTIMATE)
-    wanted = design.T @ target + 0.05 * prior
-    weights = prior.copy()
-    for _ in range(300):  # coordinate descent, each weight kept at zero or above
-        for at in range(len(weights)):
-            weights[at] = max(0.0, weights[at] + (wanted[at] - gram[at] @ weights) / gram[at, at])
-    return weights.astype(np.float32)
+def _seen(hashes: Iterable[U64]) -> dict[int, int]:
+    """In how many texts each hash occurs."""
+    found: list[U64] = [np.unique(part) for part in hashes]
+    values, counts = np.unique(np.concatenate(found), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
+    """The lexicon of `texts` (training part only) and of the words in `vocabulary` (the teacher's): words seen in two
+    texts, pairs, beginnings and ends in six."""
+    cut = [lexer.words(text) for text in tqdm(texts, desc="lexicon", mininterval=5)]
+    words = _seen(found.hashes for found in cut)
+    for word in vocabulary:
+        found = lexer.words(word)
+        if len(found) == 1:
+            value = int(found.hashes[0])
+            words[value] = max(words.get(value, 0), _WORD_SEEN)
+    pairs = _seen(lexer.pairs(found)[:-1] for found in cut if len(found))
+    firsts = _seen(lexer.ends(found, PREFIX, False) for found in cut)
+    lasts = _seen(lexer.ends(found, PREFIX, True) for found in cut)
+    order = sorted(value for value, seen in words.items() if seen >= _WORD_SEEN)
+    embedded = len(order) + 1
+    counts = [words[value] for value in order]
+    taken = set(order)
+    for group, least in ((pairs, _PAIR_SEEN), (firsts, _END_SEEN), (lasts, _END_SEEN)):
+        for value in sorted(value for value, seen in group.items() if seen >= least and value not in taken):
+            taken.add(value)
+            order.append(value)
+            counts.append(group[value])
+    weight = np.log(len(texts) / np.array([len(texts), *counts], np.float32)).astype(np.float16)
+    bits = int(np.ceil(np.log2(len(order) / 0.48)))
+    slots, prints = table(np.array(order, np.uint64), bits)
+    return Lexicon(slots, prints, weight.astype(np.float32), embedded)
+
+
+def save(lexicon: Lexicon, path: Path) -> None:
+    np.savez_compressed(
+        path,
+        slots=lexicon.slots,
+        prints=lexicon.prints,
+        weight=lexicon.weight.astype(np.float16),
+        embedded=np.int64(lexicon.embedded),
+    )

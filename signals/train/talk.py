@@ -1,6 +1,8 @@
 """Sentences for the heads that public data has no labels for: feedback, modality and fact_check. Written for this
 purpose; nothing here was taken from the test sets in tests/data, which were written before."""
 
+# ruff: noqa: E501  sentences are data: many stand on a line
+
 from __future__ import annotations
 
 import random
@@ -74,6 +76,11 @@ _SATISFIED: Final = lines(
     I couldn't have done it without you. | You saved my evening. | You saved me a lot of time with that {thing}. | Perfection.
     The {thing} was delicious. | The tips worked, I feel much better. | We followed the {thing} and had a great time.
     Merci beaucoup, c'est parfait. | Danke, das hat geholfen. | Muchas gracias, perfecto. | Grazie mille, funziona.
+    The {dish} came out {good}. | The {dish} turned out {good}, {person} wanted more. | It came out {good}. | The {thing} turned out {good}. | {person} can't stop talking about the {thing}.
+    All green. | Tests pass. | Deploy went through. | The build is green again. | Compiles without warnings now. | Everything passes. | It boots again. | The page loads fast now. | No more errors.
+    Good point about the {part}. | Good call on the {part}. | Nice find. | Good spot, I had missed the {part}. | Smart idea. | That's a keeper. | Pure genius. | solid | this is {good} | that's {good} | so {good} | {good}!
+    I'd recommend you to {person}. | Would use this {thing} again. | Full marks. | A plus. | 5/5 | Case closed. | closing this, it's solved | marking this as done, thanks | that sorted it | that was it! | bingo
+    We won the game thanks to your {thing}. | I got a raise after using your {thing}. | {person} finally gets it. | {person} got an A with that {thing}. | I slept well for the first time, thanks to your {thing}.
     Good, now it compiles. | Finally it builds, thank you. | It compiled on the first try, well done. | The fix works, merging it.
     This is gorgeous, well written. | Your {part} was right on the mark. | That's a clever {thing}. | neat trick, thanks
     I'm so grateful, {person} finally agreed. | Fab. | Terrific, sending it off now. | Keep it up! | That is very kind, thanks.
@@ -115,6 +122,11 @@ _DISSATISFIED: Final = lines(
     I can't use this. | I can't use this {thing}, it's too {bad}. | What am I supposed to do with this {thing}? It's useless.
     The {thing} tasted horrible. | The {thing} was a disaster. | The instructions were wrong and I lost my data. | my phone is broken now
     That contradicts what you said before. | You contradict yourself. | Earlier you said {number}, now {number}. Which is wrong?
+    I asked about {topic} and you {talk} {topic}. | I asked for {other} and you gave me {other}. | I said {topic}, you wrote about {topic}. | Why are you telling me about {topic}? I asked about {topic}. | I wanted it in {language}, not {language}. | It has to be {language}, not {language}!
+    How many times do I have to say it? | I have told you twice that the {part} stays. | For the second time, the name is {other}. | This is the fourth time I ask for {other}. | I keep telling you, {other}. | Once more: {other}, as I said before.
+    Your {thing} {spoils} the {part}. | The {thing} {spoils} the {part}. | Your {thing} {spoils} the whole {part}. | This {thing} {spoils} what I meant. | The {thing} is outdated. | Your {thing} is out of date, they changed that last year. | This {thing} uses a method that was removed long ago.
+    It reads like {bad2}. | This {thing} sounds like {bad2}. | Sorry, but this {thing} looks like {bad2}. | This feels like {bad2}. | Did you invent this? | You're making things up. | Is any of this real? I can't find it anywhere. | There is no such {thing}.
+    I did exactly what you said and now {outcome}. | I did what you told me and {outcome}. | After your {thing} {outcome}. | Thanks to your {thing} {outcome}. | Since I ran your {thing}, {outcome}. | Followed every step, {outcome}.
     Falsch. | Das stimmt nicht. | Das funktioniert nicht. | No es correcto. | Ce n'est pas ce que je voulais. | Non funziona.
     No no no, I need {other}. | I specifically asked for {other}. | Again, I want {other}. | For the last time: {other}. | nope
     nope, wrong | Nope, still {problem}. | nah that's off | meh | this sucks | rubbish | what is this garbage | terrible {thing}
@@ -156,6 +168,12 @@ _CLARIFY: Final = lines(
     Sorry, English is not my first language, can you say it differently? | Can you use easier words? | too technical, simpler please
     I understood the {part} but not the {part}. | I follow until the {part}, then you lost me. | you lost me at the {part}
     In what order? | With which tool? | How often? | On which page? | In which order should I do that? | the first or the second?
+    Does that apply to {group}, too? | Does that also go for {group}? | Does this hold for {group}? | Is that true for {group} as well? | And what about {group}, same rule? | Would that include {group}?
+    Are you saying {claim2}? | Are you saying that {claim2}? | So you're saying {claim2}? | Do you mean that {claim2}? | You mean {claim2}? | Does that mean {claim2}? | Are you suggesting that {claim2}? | If I get you right, {claim2}?
+    How did you get from the {part} to the {part}? | How do you get from {number} to {number}? | Could you show how {number} becomes {number}? | Can you spell out the {part}? | Please spell that out. | I don't see how {number} follows.
+    Which {thing} does your {thing} use? | Which version does your {thing} need? | What does your {thing} assume about the {part}? | What input does your {thing} expect? | Which library is that in your {thing}? | Which unit is {number} in?
+    What is the reason for the {part}? | Why is step {number} there? | Is step {number} needed? It looks redundant to me. | Why do I need {term} for that? | What's the reason behind the {part}? | What would happen without the {part}?
+    Would you mind explaining the {part} again? | Would you mind repeating that? | Mind rephrasing the {part}? | Could you word that differently? | Sorry, I didn't get that. What should I click? | I didn't hear that right, which button? | Sorry, what was the name of the option?
     Was meinst du damit? | Kannst du das genauer erklären? | ¿Qué quieres decir? | Je ne comprends pas, peux-tu expliquer ? | Cosa intendi?
     Could you unpack the {part}? | What did you mean with the {part}? | what was the {part} again | remind me what {term} was?
     """
@@ -169,13 +187,29 @@ _FEEDBACK_RULES: Final = {
         only the code | five ideas | the opposite | a summary, not an essay | the left column | a loop | two sentences
         """
     ),
-    "bad": lines("long | short | formal | vague | complicated | slow | generic | wordy | broken | childish | technical | wrong"),
+    "bad": lines(
+        "long | short | formal | vague | complicated | slow | generic | wordy | broken | childish | technical | wrong"
+    ),
+    "dish": lines("cake | soup | bread | curry | stew | pizza | roast | salad | lasagna | pie | sauce | omelette"),
+    "good": lines("great | perfect | excellent | amazing | wonderful | fantastic | awesome | brilliant | superb | lovely | fire | top | beautiful | really good"),
+    "talk": lines("talk about | tell me about | gave me | wrote about | answered about | explained | went on about | keep talking about"),
+    "spoils": lines("misses | ignores | changes | distorts | leaves out | misrepresents | contradicts | skips | mixes up | ruins | twists | forgets"),
+    "bad2": lines("a machine wrote it | marketing fluff | a robot | a school essay | spam | copy and paste | a lawyer wrote it | nonsense | an advert | filler text"),
+    "outcome": lines("my laptop won't start | everything is gone | the site is down | it's worse | my screen is frozen | I can't log in any more | the data is lost | the server is dead | it smells burnt | nothing works"),
+    "group": lines("freelancers | children | part-timers | older phones | the free plan | students | weekends | non-citizens | both accounts | small companies | the mobile app | vegetarians | tenants | used cars"),
+    "claim2": lines("I have to pay twice | the contract is invalid | it won't work offline | I should restart first | the first one is better | we need a new licence | the fee is gone | I can skip the {part} | it's not covered | nothing is saved"),
+    "topic": ["taxes", "cars", "gardening", "Python", "my job", "the weather", "history", "shoes", "wine", "birds", "Mars", "loans"],
+    "language": ["French", "English", "German", "Italian", "Dutch", "Korean", "Polish", "Latin"],
     "number": lines("42 | 3.5 | 17 | 0.8 | 1998 | 256 | 12 | 7 | 100 | 64 | 2 | 9.81 | 1500 | 0.05 | 30% | 12%"),
 }
 _OPENERS: Final = {
     "satisfied": lines("Ok, | Oh, | Yes! | Ah, | Hey, | Cool. | Right, | Wow, | Great. | Yep. | Hi again, | Nice!"),
-    "dissatisfied": lines("Hmm, | No. | No, | Sorry, but | Ugh. | Hey, | Well, | Um, | Wait, | Look, | Honestly, | But | again:"),
-    "clarification": lines("Hmm, | Sorry, | Wait, | Ok but | Um, | Hold on, | Thanks, but | Hm ok. | Right, but | Just one thing: | so"),
+    "dissatisfied": lines(
+        "Hmm, | No. | No, | Sorry, but | Ugh. | Hey, | Well, | Um, | Wait, | Look, | Honestly, | But | again:"
+    ),
+    "clarification": lines(
+        "Hmm, | Sorry, | Wait, | Ok but | Um, | Hold on, | Thanks, but | Hm ok. | Right, but | Just one thing: | so"
+    ),
 }
 
 _ORDINARY: Final = lines(
@@ -211,8 +245,12 @@ _TOPICS: Final = {
         robotics | nutrition | sleep | skiing | ancient Egypt | microservices | urban planning | dogs | interior design | wine
         """
     ),
-    "place": lines("Lisbon | Kyoto | Oslo | Buenos Aires | Cairo | Prague | Vancouver | Hanoi | Rome | Marrakesh | Dublin | Seoul"),
-    "language": lines("French | Spanish | German | Japanese | Arabic | Hindi | Italian | Korean | Dutch | Turkish | Chinese"),
+    "place": lines(
+        "Lisbon | Kyoto | Oslo | Buenos Aires | Cairo | Prague | Vancouver | Hanoi | Rome | Marrakesh | Dublin | Seoul"
+    ),
+    "language": lines(
+        "French | Spanish | German | Japanese | Arabic | Hindi | Italian | Korean | Dutch | Turkish | Chinese"
+    ),
     "code": lines("Python | Rust | JavaScript | Go | C++ | Java | SQL | bash | Haskell | TypeScript | R | Kotlin"),
 }
 
@@ -251,8 +289,12 @@ _PICTURE_RULES: Final = {
         steampunk | magical | minimalist | haunted | floating | crystal | wooden | rusty | bright | mysterious | tropical
         """
     ),
-    "animal": lines("cat | dog | fox | owl | whale | panda | horse | elephant | rabbit | tiger | raven | turtle | koala | bear | wolf"),
-    "garment": lines("hat | scarf | tuxedo | space suit | crown | raincoat | pair of sunglasses | kimono | backpack | bow tie"),
+    "animal": lines(
+        "cat | dog | fox | owl | whale | panda | horse | elephant | rabbit | tiger | raven | turtle | koala | bear | wolf"
+    ),
+    "garment": lines(
+        "hat | scarf | tuxedo | space suit | crown | raincoat | pair of sunglasses | kimono | backpack | bow tie"
+    ),
     "place2": lines(
         """
         beach | forest | city street | castle | mountain lake | desert | library | train station | market | space station | jungle
@@ -260,8 +302,12 @@ _PICTURE_RULES: Final = {
         """
     ),
     "moment": lines("sunset | dawn | night | golden hour | noon | midnight | blue hour | twilight | winter | autumn"),
-    "job": lines("fisherman | astronaut | wizard | samurai | chef | queen | detective | pirate | farmer | ballerina | knight | doctor"),
-    "vehicle": lines("bicycle | steam train | sailing ship | sports car | hot air balloon | motorbike | submarine | tractor | spaceship"),
+    "job": lines(
+        "fisherman | astronaut | wizard | samurai | chef | queen | detective | pirate | farmer | ballerina | knight | doctor"
+    ),
+    "vehicle": lines(
+        "bicycle | steam train | sailing ship | sports car | hot air balloon | motorbike | submarine | tractor | spaceship"
+    ),
     "sport": lines("chess | football | poker | tennis | cards | the piano | basketball"),
     "food": lines("ramen | strawberries | sushi | pizza | pancakes | fruit | chocolate cake | tacos | bread | noodles"),
     "style": lines(
@@ -278,8 +324,17 @@ _PICTURE_RULES: Final = {
         watercolor | poster | wallpaper | icon | digital painting | sticker | book cover | logo | banner | avatar | mural
         """
     ),
-    "make": lines("generate | create | draw | make | paint | design | produce | render | sketch | illustrate | make me | draw me"),
-    "please": lines("please | can you | could you | I want you to | I'd like you to | hey, | I need you to | would you"),
+    "make": lines(
+        "generate | create | draw | make | paint | design | produce | render | sketch | illustrate | make me | draw me"
+    ),
+    "please": lines(
+        "please | can you | could you | I want you to | I'd like you to | hey, | I need you to | would you"
+    ),
+    "picture2": lines("header image | hero image | seamless pattern | sticker design | icon | drawing | sketch | painting | illustration | photo | image | picture | coloring page | cover | poster | thumbnail | background image | wallpaper | logo | banner | mural | concept art | silhouette | collage"),
+    "thing2": lines("a tree house | a lighthouse | an old clock | two penguins | a smiling pear | a teapot | a violin | a kitten | a snail | a cactus | a hot dog | a rocket | a treehouse village | flying whales | a giraffe | a zebra | a mountain hut | a bunch of tulips | an umbrella | a pocket watch | a little ghost | a farmhouse | a bonsai | a windmill | a jellyfish | a typewriter | a piano | oranges and leaves | a garden gnome | a coral reef"),
+    "place3": lines("blog | website | shop | newsletter | kids' room | wall | phone | podcast | channel | presentation | club | living room | store | band page"),
+    "scene": lines("a fish swims through a city | cats rule the world | the moon is made of cheese | books grow on trees | a train flies over the sea | two robots share an ice cream | it rains flowers | a child paints the sky | elephants walk on clouds | a city hangs upside down | snow covers a desert | a shark sits in an office"),
+    "title": lines("The Girl with a Pearl Earring | The Picture of Dorian Gray | A Portrait of the Artist as a Young Man | The Da Vinci Code | Sunflowers by Van Gogh | The Night Watch | The Image of the City | Photograph by Ed Sheeran"),
     "business": lines(
         """
         bakery | law firm | gym | bookshop | podcast | coffee brand | dental clinic | startup | school | band | florist | brewery
@@ -307,6 +362,10 @@ _IMAGE: Final = lines(
     birthday card image with {subject} | a picture for my {business} website: {subject} | header image with {subject} for my blog
     visualize {subject} | {please} visualize {subject} as a {picture} | what would {subject} look like? show me a picture
     app icon showing {subject} | album cover with {subject} | product photo of a {food}, studio light | interior design render of a {adjective} kitchen
+    I need a {picture2} for my {place3} | I need a {picture2} about {topic} | I want a {picture2} where {scene} | I want an image in which {scene} | an image where {scene} | picture where {scene} | {picture2} where {scene}, {style}
+    {picture2}: {thing2} | {picture2}: {thing2}, {style} | {picture2} of {thing2} | a {picture2} with {thing2} | give me a {picture2} of {thing2} that I can print | give me a drawing of {thing2} to color in | {make} a {picture2} of {thing2} for my {place3}
+    {make} {thing2} | {make} {thing2} {style} | {make} {thing2} for me | {make} {thing2} with {thing2} | {please} {make} a picture of {thing2} with {thing2} and {thing2} | Can you {make} a picture of my dream car? Red, with two doors, in front of {thing2}.
+    {thing2}, {style} | {thing2} and {thing2}, {style} | {thing2}, white background, thick outline | {thing2}, soft shadows, studio light | show me what a mix of {thing2} and {thing2} would look like | show me how {thing2} would look in {language} colors
     ein Bild von einem Hund am Strand malen | dibuja un gato con sombrero | dessine un château au coucher du soleil | disegna un drago rosso
     {make} four variations of {subject} | {make} a comic panel with {subject} | {make} a mascot for a {business}: {subject} | {make} pixel art of {subject}
     {make} a 3d model render of {subject} | {make} a stained glass {animal} | film still of a {job} in a {place2} | fashion photo, {job} in a {place2}
@@ -333,10 +392,18 @@ _BOTH: Final = lines(
     product description and product photo for a {adjective} {food} | menu for a {business} with a picture of every dish | {make} an ad for my {business}: slogan plus image
     write a screenplay scene in a {place2} and {make} a storyboard image | outline a novel about {topic} and {make} the cover | write a fable about a {animal} and {make} a woodcut of it
     give me a motivational quote and a background image | greeting card: write the verse and {make} the picture | newsletter about {topic} with a header picture
+    write the text of {occasion} and put a generated picture next to it | write {occasion} wishes with a picture beside them | {text} for {occasion}, together with a generated image | a handout on {topic} with explanations and drawings | prepare a one page sheet on {topic} that has text and pictures
+    script for a short ad and draw the storyboard | write the scenes of a short film and sketch each frame | write a scene by scene outline and {make} a frame for each | both a {text} and a {picture2} about {topic} | I want text and pictures on {topic} | {text} about {thing2}, and {make} {thing2} as well
     describe three ideas for {topic} and generate an image of each | a page about {subject}: two sentences and a {picture} | {text} about {topic}, and {make} an illustration as well
     """
 )
-_TEXT_RULES: Final = {"text": lines("story | poem | article | blog post | paragraph | short story | essay | song | report | description | haiku | limerick | fable")}
+_TEXT_RULES: Final = {
+    "occasion": lines("a birthday | a wedding | an anniversary | Christmas | a retirement party | Mother's Day | a baptism | New Year"),
+    
+    "text": lines(
+        "story | poem | article | blog post | paragraph | short story | essay | song | report | description | haiku | limerick | fable"
+    )
+}
 _WORDS: Final = lines(
     """
     {make2} a {thing} about {topic} | {make2} a {thing} for {person} | {make2} a {text} about {subject} | {make2} a {text} about {topic}
@@ -358,11 +425,15 @@ _WORDS: Final = lines(
     remove duplicates from a list in {code} | change the background color with css | edit my {thing} | add a {thing} about {topic} | replace all tabs with spaces in {code}
     what is {topic}? | tell me about {topic} | {topic} explained | how does an image sensor work? | how do diffusion models create images? | what is photosynthesis
     visualize the data with matplotlib code | give me {code} code that makes a bar chart | explain the picture of the atom by Bohr | what is the big picture of {topic}?
+    summarize {title} | what happens in {title}? | who wrote {title}? | analyse {title} | write an essay on {title} | explain the meaning of {title} | give me quotes from {title} | write a {text} about {thing2} | describe {thing2} in two sentences
+    write a product description for {thing2} | write an ad for {thing2} | how do I build {thing2}? | how do I clean {thing2}? | how much does {thing2} cost? | where can I buy {thing2}? | explain how picture generators work | explain how image models generate pictures
     what is a portrait lens? | tips for portrait photography | name five paintings by Monet | where is the {picture} exhibited? | when was the {picture} painted?
     """
 )
 _STYLES2: Final = {
-    "style2": lines("impressionism | cubism | anime | pixel art | stained glass | art deco | street art | baroque painting | pop art"),
+    "style2": lines(
+        "impressionism | cubism | anime | pixel art | stained glass | art deco | street art | baroque painting | pop art"
+    ),
     "make2": lines("write | create | draft | generate | make | produce | compose | prepare | design | develop"),
 }
 
@@ -411,16 +482,34 @@ _CLAIM_RULES: Final = {
         green tea | salt | turmeric | fluoride | ibuprofen | magnesium | MSG | gluten | aluminium | uranium | nitrogen | omega-3
         """
     ),
-    "illness": lines("cancer | diabetes | flu | migraine | asthma | dementia | acne | obesity | autism | arthritis | malaria | high blood pressure | tuberculosis"),
-    "creature": lines("bats | octopuses | elephants | bees | crocodiles | penguins | spiders | dolphins | cats | snakes | whales | ants | ostriches | bulls"),
-    "body": lines("heart | liver | brain | skin | lungs | kidneys | stomach | eye | pancreas | blood | spine | thyroid"),
-    "company": lines("Toyota | Google | Nestle | Samsung | IKEA | Boeing | Netflix | Microsoft | Lego | Volkswagen | Amazon | Sony | Pfizer"),
-    "measure": lines("population | area | GDP | life expectancy | literacy rate | currency | national language | highest mountain | average income | birth rate"),
-    "planet": lines("Mars | Venus | Jupiter | Neptune | Mercury | the sun | Uranus | Titan | the Milky Way | Halley's comet"),
-    "work": lines("Hamlet | The Godfather | Moby-Dick | The Starry Night | Don Quixote | Star Wars | The Odyssey | Titanic | 1984 | Guernica | Bohemian Rhapsody"),
-    "law": lines("the GDPR | the First Amendment | the Kyoto Protocol | the Clean Air Act | the Geneva Conventions | HIPAA | the Civil Rights Act | the Bill of Rights"),
+    "illness": lines(
+        "cancer | diabetes | flu | migraine | asthma | dementia | acne | obesity | autism | arthritis | malaria | high blood pressure | tuberculosis"
+    ),
+    "creature": lines(
+        "bats | octopuses | elephants | bees | crocodiles | penguins | spiders | dolphins | cats | snakes | whales | ants | ostriches | bulls"
+    ),
+    "body": lines(
+        "heart | liver | brain | skin | lungs | kidneys | stomach | eye | pancreas | blood | spine | thyroid"
+    ),
+    "company": lines(
+        "Toyota | Google | Nestle | Samsung | IKEA | Boeing | Netflix | Microsoft | Lego | Volkswagen | Amazon | Sony | Pfizer"
+    ),
+    "measure": lines(
+        "population | area | GDP | life expectancy | literacy rate | currency | national language | highest mountain | average income | birth rate"
+    ),
+    "planet": lines(
+        "Mars | Venus | Jupiter | Neptune | Mercury | the sun | Uranus | Titan | the Milky Way | Halley's comet"
+    ),
+    "work": lines(
+        "Hamlet | The Godfather | Moby-Dick | The Starry Night | Don Quixote | Star Wars | The Odyssey | Titanic | 1984 | Guernica | Bohemian Rhapsody"
+    ),
+    "law": lines(
+        "the GDPR | the First Amendment | the Kyoto Protocol | the Clean Air Act | the Geneva Conventions | HIPAA | the Civil Rights Act | the Bill of Rights"
+    ),
     "year": lines("1492 | 1776 | 1815 | 1914 | 1945 | 1969 | 1989 | 2001 | 2010 | 2016 | 2020 | 2023"),
-    "ask": lines("do you know | tell me | I'd like to know | can you tell me | please tell me | quick question: | I wonder | could you check"),
+    "ask": lines(
+        "do you know | tell me | I'd like to know | can you tell me | please tell me | quick question: | I wonder | could you check"
+    ),
 }
 _FACTS: Final = lines(
     """
@@ -454,7 +543,9 @@ _FACTS: Final = lines(
     """
 )
 _FACT_EXTRA: Final = {
-    "invention": lines("the telescope | the steam engine | paper | the light bulb | dynamite | the microscope | radio | the transistor | the zipper | gunpowder | the internet | the compass"),
+    "invention": lines(
+        "the telescope | the steam engine | paper | the light bulb | dynamite | the microscope | radio | the transistor | the zipper | gunpowder | the internet | the compass"
+    ),
     "claim": lines(
         """
         {stuff} causes {illness} | {creature} only live for a year | {human} was born in {country} | {country} has no army | {company} was founded in {year}
@@ -497,9 +588,15 @@ _NO_FACTS: Final = lines(
     """
 )
 _NO_FACT_RULES: Final = {
-    "matter": lines("a delayed order | my vacation | the new schedule | a refund | our meeting | a missing invoice | my sick leave | the broken lift"),
-    "person2": lines("sister | brother | friend | neighbour | girlfriend | boyfriend | dad | grandma | coach | roommate | boss | cousin"),
-    "event2": lines("wedding | job interview | funeral | picnic | graduation | barbecue | baby shower | conference | date"),
+    "matter": lines(
+        "a delayed order | my vacation | the new schedule | a refund | our meeting | a missing invoice | my sick leave | the broken lift"
+    ),
+    "person2": lines(
+        "sister | brother | friend | neighbour | girlfriend | boyfriend | dad | grandma | coach | roommate | boss | cousin"
+    ),
+    "event2": lines(
+        "wedding | job interview | funeral | picnic | graduation | barbecue | baby shower | conference | date"
+    ),
     "music": lines("jazz | rock | classical music | hip hop | country | techno | the blues | podcasts"),
     "name": lines("Anna | Tom | Maria | Ahmed | Lucy | Sven | Priya | Carlos | Mei | Olga | Jack | Fatima"),
 }

@@ -1,0 +1,81 @@
+"""`classifier`: any text classifier in a folder of Hugging Face layout (ONNX)."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.neural.embeddings import mounted
+from signals.neural.folder import Mounted
+from signals.neural.kinds import IN
+from signals.reading import Reading
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+
+class ClassifierParams(Params):
+    """A model, the class that matters, and how a long text is cut."""
+
+    path: str = Field(
+        min_length=1,
+        description="The folder with `model.onnx` (or `onnx/model.onnx`), `tokenizer.json` and `config.json`, "
+        "relative to the policy.",
+    )
+    label: str = Field(min_length=1, description="The class that matches, as `id2label` of config.json names it.")
+    at_least: float = Field(0.5, ge=0, le=1, description="The least probability that matches.")
+    window: int = Field(510, ge=8, description="Tokens of a window; never more than the model takes.")
+    stride: int = Field(255, ge=1, description="Tokens between the starts of two windows.")
+    aggregate: Literal["max", "mean"] = Field(
+        "max", description="A label's greatest or mean probability over the windows."
+    )
+    in_: Scope = IN
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, None
+
+
+class _Probabilities:
+    """Slow input: the labels' probabilities for the text of a scope, and the number of windows."""
+
+    def __init__(self, model: Mounted, scope: Scope, window: int, stride: int, mean: bool) -> None:
+        self._model, self._scope, self._how = model, scope, (window, stride, mean)
+
+    async def fetch(self, facts: Facts) -> tuple[NDArray[np.float32], int]:
+        return await self._model.probabilities(facts.request.text(self._scope), facts.deadline, *self._how)
+
+
+class Classifier(Signal):
+    """Reads the probability of one class. The label is the likeliest class; without text nothing matches."""
+
+    kind = "classifier"
+    Parameters = ClassifierParams
+    scored = True
+    labelled = True
+    cost = Cost.NEURAL
+
+    def __init__(self, name: str, params: ClassifierParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        model = mounted(shared, params.path, "sequence")
+        self._labels = model.model.labels
+        if params.label not in self._labels:
+            close = get_close_matches(params.label, self._labels, 1)
+            hint = f" (did you mean {close[0]}?)" if close else f"; it has {', '.join(self._labels[:20])}"
+            raise ValueError(f"label: the model in {params.path} has no class {params.label}{hint}")
+        self._index, self._least, self._scope = self._labels.index(params.label), params.at_least, params.in_
+        self._chances = shared.use(
+            _Probabilities, model, params.in_, params.window, params.stride, params.aggregate == "mean"
+        )
+        self.slow = (self._chances,)
+
+    def read(self, facts: Facts) -> Reading:
+        chances, windows = facts.got(self._chances)
+        if not facts.request.text(self._scope):
+            return Reading(False, 0.0)
+        score = float(chances[self._index])
+        label = self._labels[int(chances.argmax())]
+        return Reading(score >= self._least, score, label, evidence=(f"windows={windows}",))

@@ -1,0 +1,51 @@
+"""`contrast`: nearer to one set of examples than to another (complexity, preferences, anything that examples show)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.neural.embeddings import ENCODER, EXAMPLE_LIMIT, Embedding, closeness, source
+from signals.neural.kinds import IN
+from signals.reading import Reading
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+
+class ContrastParams(Params):
+    """Two sets of examples and how much nearer the text must be to the first."""
+
+    toward: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should match.")
+    away: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should not.")
+    margin: float = Field(0.0, ge=-1, le=1, description="By how much the similarity to `toward` must be the greater.")
+    aggregate: Literal["max", "mean"] = Field(
+        "mean", description="Closeness to the nearest example, or to all on average."
+    )
+    encoder: str | None = ENCODER
+    in_: Scope = IN
+
+
+class Contrast(Signal):
+    """Reads the similarity to `toward` less that to `away`, from -1 to 1. Without text nothing matches."""
+
+    kind = "contrast"
+    Parameters = ContrastParams
+    scored = True
+    cost = Cost.NEURAL
+
+    def __init__(self, name: str, params: ContrastParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._margin, self._scope, self._mean = params.margin, params.in_, params.aggregate == "mean"
+        model = source(shared, params.encoder)
+        self._toward, self._away = model.embed(params.toward), model.embed(params.away)
+        self._embedding = shared.use(Embedding, model, params.in_)
+        self.slow = (self._embedding,)
+
+    def read(self, facts: Facts) -> Reading:
+        vector = facts.got(self._embedding)
+        if not facts.request.text(self._scope):
+            return Reading(False, 0.0)
+        score = closeness(vector, self._toward, self._mean) - closeness(vector, self._away, self._mean)
+        return Reading(score >= self._margin, score)

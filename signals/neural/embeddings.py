@@ -1,0 +1,87 @@
+"""What models that an operator mounts give to the signals, and embeddings from wherever they come."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.neural.folder import Entity, Mounted
+from signals.neural.kinds import shipped
+from signals.neural.shipped import DEFAULT_CAP, Shipped
+from signals.request import Scope
+from signals.signal import Shared
+
+F32 = NDArray[np.float32]
+
+ENCODER: Any = Field(
+    None,
+    min_length=1,
+    description="Folder of a sentence encoder (ONNX, Hugging Face layout) to use instead of the shipped embedding, "
+    "relative to the policy.",
+)
+EXAMPLE_LIMIT = 500
+
+
+def mounted(shared: Shared, path: str, task: str) -> Mounted:
+    """The model in a folder, relative to the policy's. ModelError when it cannot be used."""
+    settings = shared.settings
+    where = Path(settings.get("folder") or ".") / path
+    cap = int(settings.get("max_input_tokens", DEFAULT_CAP))
+    return shared.use(Mounted, where, task, settings.get("device", "auto"), int(settings.get("threads", 1)), cap)
+
+
+def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:
+    """Where an engine's embeddings come from."""
+    return shipped(shared) if encoder is None else mounted(shared, encoder, "encoder")
+
+
+async def embedding(model: Shipped | Mounted, text: str, deadline: float) -> F32:
+    """The embedding of one text, length 1."""
+    if isinstance(model, Shipped):
+        return (await model.verdict(text, deadline)).embedding
+    return await model.embedding(text, deadline)
+
+
+class Embedding:
+    """Slow input: the embedding of the text of one scope, float32 [d] of length 1."""
+
+    def __init__(self, model: Shipped | Mounted, scope: Scope) -> None:
+        self._model, self._scope = model, scope
+
+    async def fetch(self, facts: Facts) -> F32:
+        return await embedding(self._model, facts.request.text(self._scope), facts.deadline)
+
+
+class Entities:
+    """Slow input: what a mounted token classifier found in the text of one scope."""
+
+    def __init__(self, model: Mounted, scope: Scope) -> None:
+        self._model, self._scope = model, scope
+
+    async def fetch(self, facts: Facts) -> list[Entity]:
+        return await self._model.entities(facts.request.text(self._scope), facts.deadline)
+
+
+class Turns:
+    """Slow input: the embeddings of the last user messages, newest first, at most `count` of them."""
+
+    def __init__(self, model: Shipped | Mounted, count: int) -> None:
+        self._model, self._count = model, count
+
+    async def fetch(self, facts: Facts) -> list[F32]:
+        texts = [m.text for m in reversed(facts.request.messages) if m.role == "user" and m.text.strip()][: self._count]
+        if len(texts) < 2:
+            return []
+        return list(await asyncio.gather(*(embedding(self._model, text, facts.deadline) for text in texts)))
+
+
+def closeness(vector: F32, examples: F32, mean: bool) -> float:
+    """Cosine of `vector` to the nearest of `examples` [n, d], or its mean over them; 0 at the least."""
+    cosines = examples @ vector
+    return max(0.0, float(cosines.mean() if mean else cosines.max()))

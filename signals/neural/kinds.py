@@ -1,0 +1,95 @@
+"""What the kinds that read one head of the shipped classifier have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from signals.bounds import Bounds
+from signals.facts import Facts
+from signals.neural.heads import Verdict
+from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
+from signals.reading import Reading
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+IN: Any = Field(
+    "user",
+    alias="in",
+    description="The text to judge: user (the last user message), conversation, system, tools or all.",
+)
+
+
+def shipped(shared: Shared) -> Shipped:
+    """The shipped model of an engine."""
+    return shared.use(Shipped, int(shared.settings.get("max_input_tokens", DEFAULT_CAP)))
+
+
+class ProbabilityParams(Bounds):
+    """Bounds of the probability."""
+
+    at_least: float | None = Field(None, ge=0, le=1, description="The least probability that matches.")
+    at_most: float | None = Field(None, ge=0, le=1, description="The greatest probability that matches.")
+    in_: Scope = IN
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, self.at_most
+
+
+class Probability(Signal):
+    """Reads one probability of the verdict. Without text it is 0."""
+
+    scored = True
+    cost = Cost.NEURAL
+
+    def __init__(self, name: str, params: ProbabilityParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._bounds, self._scope = params, params.in_
+        self._verdict = shared.use(Verdicts, shipped(shared), params.in_)
+        self.slow = (self._verdict,)
+
+    def probability(self, verdict: Verdict) -> float:
+        raise NotImplementedError
+
+    def read(self, facts: Facts) -> Reading:
+        verdict = facts.got(self._verdict)
+        score = self.probability(verdict) if facts.request.text(self._scope) else 0.0
+        return Reading(self._bounds.hold(score), score, evidence=(f"windows={verdict.windows}",))
+
+
+class ChoiceParams(Params):
+    """Classes, and how probable they must be together. Subclasses say which classes there are."""
+
+    in_: Scope = IN
+    at_least: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="The least probability of the classes together; left out, the likeliest class must be one of them.",
+    )
+
+
+class Choice(Signal):
+    """Reads the probability of some of a head's classes; the label is the likeliest. Without text nothing matches."""
+
+    scored = True
+    labelled = True
+    cost = Cost.NEURAL
+    head: ClassVar[str]
+
+    def __init__(self, name: str, params: Any, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._wanted, self._least, self._scope = frozenset(params.is_), params.at_least, params.in_
+        self._verdict = shared.use(Verdicts, shipped(shared), params.in_)
+        self.slow = (self._verdict,)
+
+    def read(self, facts: Facts) -> Reading:
+        verdict = facts.got(self._verdict)
+        if not facts.request.text(self._scope):
+            return Reading(False, 0.0)
+        chances: dict[str, float] = getattr(verdict, self.head)
+        score = min(1.0, sum(chances[label] for label in self._wanted))
+        label = max(chances, key=chances.__getitem__)
+        matched = label in self._wanted if self._least is None else score >= self._least
+        return Reading(matched, score, label, evidence=(f"windows={verdict.windows}",))

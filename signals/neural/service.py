@@ -1,0 +1,267 @@
+"""One model's queue and the thread that runs it: micro-batches, deadlines, a bound, and a watch on hung runs.
+
+Whatever goes wrong in a model reaches the caller as `Unavailable` with one of the REASONS, never as another exception
+and never as a wait without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from signals.reading import Unavailable
+
+log = logging.getLogger("pointsman.neural")
+
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+
+REASONS: Final = ("overloaded", "deadline", "timeout", "error", "closed")
+BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
+_RESTARTS: Final = 3
+
+
+class Sample(NamedTuple):
+    """One value: a counter's number, or a histogram's bucket counts (one more than its bounds) and its sum."""
+
+    name: str
+    labels: dict[str, str]
+    value: float | tuple[list[int], float]
+
+
+class Histogram:
+    """Counts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one model's service counts."""
+
+    batch: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    queued: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    ran: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def samples(self, model: str) -> Iterator[Sample]:
+        """Everything as it stands; `model` and the reasons are the only labels."""
+        labels = {"model": model}
+        for name, histogram in (
+            ("batch_size", self.batch),
+            ("queue_seconds", self.queued),
+            ("run_seconds", self.ran),
+        ):
+            yield Sample(f"pointsman_inference_{name}", labels, (list(histogram.counts), histogram.total))
+        for reason, count in list(self.refused.items()):
+            yield Sample("pointsman_inference_refused_total", {**labels, "reason": reason}, count)
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[I, O]):
+    item: I
+    size: int
+    deadline: float
+    asked: float
+    answer: asyncio.Future[O]
+    loop: asyncio.AbstractEventLoop
+
+
+SERVICES: weakref.WeakSet[Service[object, object]]
+
+
+class Service(Generic[I, O]):
+    """Runs one model off the event loop.
+
+    `run` gets a list of items and gives as many answers; it is only ever called from the service's own thread. `size`
+    tells an item's length: items share a batch when their lengths round up to the same power of two, so that little of
+    a padded batch is padding. `queue` bounds what waits, `batch` what runs together, `hang` is how many seconds a run
+    may take before it counts as hung: a fresh thread then takes over, at most three times; after that every answer is
+    Unavailable("timeout") until a run comes back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[I]], Sequence[O]],
+        size: Callable[[I], int] | None = None,
+        *,
+        queue: int = 512,
+        batch: int = 32,
+        hang: float = 5.0,
+    ) -> None:
+        self.name, self.meter = name, Meter()
+        self._run, self._size = run, size
+        self._limit, self._batch, self._hang = queue, batch, hang
+        self._waiting: deque[_Job[I, O]] = deque()
+        self._wake = threading.Condition()
+        self._generation = self._restarts = 0
+        self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
+        self._closed = False
+        self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
+        SERVICES.add(self)  # type: ignore[arg-type]
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(
+            target=self._work, args=(self._generation,), name=f"model-{self.name}", daemon=True
+        )
+        self._thread.start()
+
+    async def ask(self, item: I, deadline: float = float("inf")) -> O:
+        """The model's answer for `item`; `deadline` is a time.monotonic() instant. Raises Unavailable."""
+        now = time.monotonic()
+        if self._closed:
+            raise self._refuse("closed")
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+        self._watch(now)
+        if self._stuck(now):
+            raise self._refuse("timeout")
+        loop = asyncio.get_running_loop()
+        job = _Job(item, self._size(item) if self._size else 0, deadline, now, loop.create_future(), loop)
+        with self._wake:
+            if len(self._waiting) >= self._limit:
+                full = True
+            else:
+                full = False
+                self._waiting.append(job)
+                self._wake.notify()
+        if full:
+            raise self._refuse("overloaded")
+        patience = min(deadline - now, 2 * self._hang)
+        try:
+            async with asyncio.timeout(patience):
+                answer: O = await job.answer
+                return answer
+        except TimeoutError:
+            raise self._refuse("deadline" if deadline - now <= 2 * self._hang else "timeout") from None
+
+    def _refuse(self, reason: str) -> Unavailable:
+        self.meter.refused[reason] += 1
+        return Unavailable(reason)
+
+    def _stuck(self, now: float) -> bool:
+        return bool(self._busy) and now - self._busy > self._hang
+
+    def _watch(self, now: float) -> None:
+        """Give a hung run's place to a fresh thread; the old one ends when its run comes back."""
+        if not self._stuck(now) or self._restarts >= _RESTARTS:
+            return
+        with self._wake:
+            if not self._stuck(now):
+                return
+            self._restarts += 1
+            self._generation += 1
+            self._busy = 0.0
+        log.error("model %s: a run has hung for %.1f s; thread %d takes over", self.name, self._hang, self._generation)
+        self._start()
+
+    def _work(self, generation: int) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closed and generation == self._generation:
+                    self._wake.wait()
+                if self._closed or generation != self._generation:
+                    return
+                jobs = self._take()
+                started = time.monotonic()
+                self._busy = started
+            live = [job for job in jobs if job.deadline > started and not job.answer.done()]
+            try:
+                if live:
+                    self._answer(live, started)
+            finally:
+                with self._wake:
+                    if generation == self._generation:
+                        self._busy = 0.0
+                        self._restarts = 0
+                    elif self._restarts >= _RESTARTS and self._stuck(time.monotonic()):
+                        # Every thread hung and this one has come back: the model lives again.
+                        self._restarts = 0
+
+    def _take(self) -> list[_Job[I, O]]:
+        """The oldest job and those of its padding bucket that wait behind it."""
+        first = self._waiting.popleft()
+        jobs, bucket = [first], first.size.bit_length()
+        others: list[_Job[I, O]] = []
+        while self._waiting and len(jobs) < self._batch:
+            job = self._waiting.popleft()
+            (jobs if job.size.bit_length() == bucket else others).append(job)
+        self._waiting.extendleft(reversed(others))
+        return jobs
+
+    def _answer(self, jobs: list[_Job[I, O]], started: float) -> None:
+        meter = self.meter
+        meter.batch.add(len(jobs))
+        for job in jobs:
+            meter.queued.add(started - job.asked)
+        answers: Sequence[O | Unavailable]
+        try:
+            answers = self._run([job.item for job in jobs])
+            if len(answers) != len(jobs):
+                raise RuntimeError(f"{len(answers)} answers for {len(jobs)} items")
+        except Unavailable as error:
+            answers = [error] * len(jobs)
+        except Exception as error:  # noqa: BLE001  whatever a model raises is the end of this batch, not of the router
+            # The text of the exception could quote the prompt, so only its type is logged.
+            log.error("model %s failed: %s", self.name, type(error).__name__)
+            answers = [Unavailable("error")] * len(jobs)
+        meter.ran.add(time.monotonic() - started)
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[O], O | Unavailable]]] = {}
+        for job, answer in zip(jobs, answers, strict=True):
+            loops.setdefault(job.loop, []).append((job.answer, answer))
+        for loop, pairs in loops.items():
+            if not loop.is_closed():
+                try:
+                    loop.call_soon_threadsafe(_deliver, pairs)
+                except RuntimeError:  # the loop closed in between: nobody waits any more
+                    log.debug("model %s: the loop has gone", self.name)
+
+    def close(self) -> None:
+        """End the thread; what still waits is Unavailable("closed")."""
+        with self._wake:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._wake.notify_all()
+        for job in waiting:
+            if not job.loop.is_closed():
+                job.loop.call_soon_threadsafe(_deliver, [(job.answer, Unavailable("closed"))])
+
+
+def _deliver(pairs: Sequence[tuple[asyncio.Future[O], O | Unavailable]]) -> None:
+    for future, answer in pairs:
+        if future.done():
+            continue
+        if isinstance(answer, Unavailable):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+SERVICES = weakref.WeakSet()
+"""Every live service of this process, for whoever exports metrics."""
+
+
+def samples() -> Iterator[Sample]:
+    """The metrics of every live service."""
+    for service in list(SERVICES):
+        yield from service.meter.samples(service.name)

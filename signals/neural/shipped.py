@@ -1,0 +1,70 @@
+"""The shipped model as the signals use it: slow inputs that give a verdict on a text, or the embeddings of some."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from signals.estimate import tokens_of
+from signals.facts import Facts
+from signals.neural.heads import MODEL, Heads, Verdict
+from signals.neural.service import Service
+from signals.neural.tokenizer import LEXICON
+from signals.reading import Unavailable
+from signals.request import Scope
+
+DEFAULT_CAP: Final = 32768
+
+_loaded: weakref.WeakValueDictionary[tuple[object, ...], Heads] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def heads() -> Heads:
+    """The shipped model; engines that live at the same time (a hot reload) share one copy. ModelError."""
+    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (MODEL, LEXICON) if path.exists())
+    with _loading:
+        found = _loaded.get(key)
+        if found is None:
+            found = Heads()
+            _loaded[key] = found
+        return found
+
+
+class Shipped:
+    """The shipped model behind its service, one an engine. `cap`: texts of more estimated tokens are Unknown."""
+
+    def __init__(self, cap: int = DEFAULT_CAP) -> None:
+        self.cap = cap
+        self.model = heads()
+        self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len)
+
+    def check(self, text: str) -> str:
+        """`text`, or Unavailable("too_long"): a text is read whole or not at all."""
+        # No token is longer than its text: most texts need no count.
+        if len(text) > self.cap and tokens_of(text) > self.cap:
+            raise Unavailable("too_long")
+        return text
+
+    async def verdict(self, text: str, deadline: float) -> Verdict:
+        return await self.service.ask(self.check(text), deadline)
+
+    def embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""
+        return np.stack([verdict.embedding for verdict in self.model.verdicts(texts)])
+
+    def close(self) -> None:
+        self.service.close()
+
+
+class Verdicts:
+    """Slow input: the heads' verdict on the text of one scope; all heads of a scope share it."""
+
+    def __init__(self, shipped: Shipped, scope: Scope) -> None:
+        self._shipped, self._scope = shipped, scope
+
+    async def fetch(self, facts: Facts) -> Verdict:
+        return await self._shipped.verdict(facts.request.text(self._scope), facts.deadline)

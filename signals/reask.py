@@ -1,0 +1,41 @@
+"""`reask`: the user repeats an earlier question."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.neural.embeddings import ENCODER, Turns, source
+from signals.reading import Reading
+from signals.signal import Cost, Params, Shared, Signal
+
+
+class ReaskParams(Params):
+    """How alike two of the user's messages must be."""
+
+    at_least: float = Field(0.8, ge=0, le=1, description="The least cosine similarity that matches.")
+    turns: int = Field(1, ge=1, le=20, description="How many of the user's earlier messages are compared.")
+    encoder: str | None = ENCODER
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, None
+
+
+class Reask(Signal):
+    """Reads the greatest similarity of the last user message to the earlier ones; 0 when it is the first."""
+
+    kind = "reask"
+    Parameters = ReaskParams
+    scored = True
+    cost = Cost.NEURAL
+
+    def __init__(self, name: str, params: ReaskParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._least = params.at_least
+        self._turns = shared.use(Turns, source(shared, params.encoder), params.turns + 1)
+        self.slow = (self._turns,)
+
+    def read(self, facts: Facts) -> Reading:
+        vectors = facts.got(self._turns)
+        score = max(0.0, max((float(vectors[0] @ earlier) for earlier in vectors[1:]), default=0.0))
+        return Reading(score >= self._least, score, evidence=(f"turns={max(0, len(vectors) - 1)}",))

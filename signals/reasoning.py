@@ -1,0 +1,16 @@
+"""`reasoning`: whether the answer needs several steps of reasoning."""
+
+from __future__ import annotations
+
+from signals.neural.heads import Verdict
+from signals.neural.kinds import Probability, ProbabilityParams
+
+
+class Reasoning(Probability):
+    """Reads the probability that the answer takes several steps: sums, physics, logic; not a look-up or an order."""
+
+    kind = "reasoning"
+    Parameters = ProbabilityParams
+
+    def probability(self, verdict: Verdict) -> float:
+        return verdict.reasoning

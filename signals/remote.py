@@ -1,0 +1,86 @@
+"""`remote`: a classifier behind a KServe v2 endpoint (KServe, Triton), over HTTP or gRPC."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StringConstraints
+
+from signals.estimate import tokens_of
+from signals.facts import Facts
+from signals.neural.kinds import IN
+from signals.neural.kserve import Endpoint
+from signals.neural.service import Service
+from signals.neural.shipped import DEFAULT_CAP
+from signals.reading import Reading, Unavailable
+from signals.request import Scope
+from signals.signal import Cost, Params, Shared, Signal
+
+
+class RemoteParams(Params):
+    """Where the model is, what its tensors are called, and which score matters."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|grpcs?)://[^\s/]+(/\S*)?$")] = Field(
+        description="http://host:port, https://…, grpc://host:port or grpcs://…"
+    )
+    model: str = Field(min_length=1, description="The model's name on the server.")
+    version: str | None = Field(None, min_length=1, description="Its version; left out, the server chooses.")
+    timeout: float = Field(0.2, gt=0, le=60, description="Seconds for one call; the request's deadline may be nearer.")
+    input: str = Field("text", min_length=1, description="The input tensor: BYTES [n, 1], one text a row.")
+    output: str = Field("scores", min_length=1, description="The output tensor: FP32 [n, classes] or [n].")
+    labels: list[str] | None = Field(None, min_length=1, description="Names of the classes, in order.")
+    label: str | None = Field(None, min_length=1, description="The class that matters; left out, the first.")
+    at_least: float = Field(0.5, description="The least score that matches.")
+    in_: Scope = IN
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, None
+
+
+class _Answer:
+    """Slow input: the scores float32 [classes] that the endpoint gives the text of a scope."""
+
+    def __init__(self, service: Service[str, NDArray[np.float32]], scope: Scope, timeout: float, cap: int) -> None:
+        self._service, self._scope, self._timeout, self._cap = service, scope, timeout, cap
+
+    async def fetch(self, facts: Facts) -> NDArray[np.float32]:
+        text = facts.request.text(self._scope)
+        if len(text) > self._cap and tokens_of(text) > self._cap:
+            raise Unavailable("too_long")
+        return await self._service.ask(text, min(facts.deadline, time.monotonic() + self._timeout))
+
+
+class Remote(Signal):
+    """Reads one score of a model on another server. The label is the class with the greatest score."""
+
+    kind = "remote"
+    Parameters = RemoteParams
+    scored = True
+    labelled = True
+    cost = Cost.REMOTE
+
+    def __init__(self, name: str, params: RemoteParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        labels = params.labels or []
+        if params.label is not None and params.label not in labels:
+            raise ValueError(f"label: {params.label} is not one of labels ({', '.join(labels) or 'none given'})")
+        self._labels, self._least, self._scope = labels, params.at_least, params.in_
+        self._index = labels.index(params.label) if params.label else 0
+        endpoint = shared.use(
+            Endpoint, params.url, params.model, params.version, params.input, params.output, params.timeout
+        )
+        cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
+        self._answer = shared.use(_Answer, endpoint.service, params.in_, params.timeout, cap)
+        self.slow = (self._answer,)
+
+    def read(self, facts: Facts) -> Reading:
+        scores = facts.got(self._answer)
+        if not facts.request.text(self._scope):
+            return Reading(False, 0.0)
+        if self._index >= len(scores) or (self._labels and len(self._labels) != len(scores)):
+            raise Unavailable("bad_answer")
+        score, best = float(scores[self._index]), int(scores.argmax())
+        return Reading(score >= self._least, score, self._labels[best] if self._labels else None)

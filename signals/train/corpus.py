@@ -1,0 +1,207 @@
+"""The labelled texts of the classifier's heads: public data where it has labels, written sentences where it has not."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from signals.train import attacks, talk
+from signals.train.data import Data, question_of
+
+FEEDBACK: Final = ("none", "satisfied", "dissatisfied", "clarification")
+MODALITY: Final = ("text", "image", "both")
+_AUXILIARY: Final = {"chat": "other", "code": "computer science", "word problems": "math"}
+"""Classes of the domain head beside the subjects of MMLU, for traffic that is not an exam question."""
+
+_SUMS: Final = frozenset(("math", "physics"))
+_NOT_LOOKUPS: Final = frozenset(
+    [
+        "econometrics",
+        "high_school_chemistry",
+        "college_chemistry",
+        "electrical_engineering",
+        "formal_logic",
+        "professional_accounting",
+        "machine_learning",
+        "college_computer_science",
+        "high_school_computer_science",
+        "logical_fallacies",
+        "moral_scenarios",
+        "computer_security",
+    ]
+)
+_FACTUAL_INTENTS: Final = frozenset(
+    [
+        "definition",
+        "fun_fact",
+        "distance",
+        "nutrition_info",
+        "calories",
+        "exchange_rate",
+        "international_visa",
+        "timezone",
+        "weather",
+        "vaccines",
+        "ingredient_substitution",
+        "measurement_conversion",
+        "meaning_of_life",
+        "next_holiday",
+        "how_busy",
+        "restaurant_reviews",
+        "mpg",
+        "oos",
+        "time",
+        "date",
+        "cook_time",
+        "food_last",
+        "gas_type",
+        "ingredients_list",
+        "plug_type",
+        "tire_pressure",
+        "international_fees",
+        "travel_suggestion",
+        "what_song",
+        "calculator",
+        "spelling",
+        "translate",
+    ]
+)
+_PICTURES: Final = re.compile(r"(?i)image|photo|picture|draw|illustrat|render|paint|visual|camera|logo|style")
+_CODE: Final = re.compile(r"^\s*(def |from \w+ import|import |class )|[Ww]rite a (python )?function")
+_SMALL: Final = (
+    "mistral-7b-instruct-v0.3",
+    "codegemma-7b",
+    "llama-3.1-8b-instruct",
+    "gemma-2-9b-it",
+    "qwen2.5-7b-instruct",
+)
+_LARGE: Final = ("llama-3.3-nemotron-super-49b-v1", "llama-3.1-nemotron-51b-instruct")
+
+
+@dataclass(slots=True)
+class Item:
+    """One text with the labels it has: head to (class or probability, weight)."""
+
+    text: str
+    labels: dict[str, tuple[float, float]] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Corpus:
+    items: list[Item]
+    subjects: list[str]
+    domains: list[str]
+    domain_of: list[int]
+
+
+def subjects_of(data: Data) -> tuple[list[str], list[str], list[int]]:
+    """The classes of the domain head, the 14 domains, and the domain that each class belongs to."""
+    rows = data.sources["domain/mmlu"].rows
+    parents = dict(sorted({(row["subject"], row["domain"]) for row in rows})) | _AUXILIARY
+    domains = sorted(set(parents.values()))
+    return list(parents), domains, [domains.index(parent) for parent in parents.values()]
+
+
+def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
+    """All items of one part, the same for the same seed."""
+    chance = random.Random(seed + held_out)
+    subjects, domains, domain_of = subjects_of(data)
+    items: list[Item] = []
+
+    def add(source: str, text: str, **labels: tuple[float, float]) -> None:
+        items.append(Item(text, labels, source))
+
+    def part(name: str) -> list[dict[str, Any]]:
+        return data.part(name, held_out)
+
+    chat, code, words = (float(subjects.index(name)) for name in _AUXILIARY)
+    for row in part("domain/mmlu"):
+        sums = row["domain"] in _SUMS
+        hard = float(row["strong_correct"] and not row["weak_correct"])
+        labels: dict[str, tuple[float, float]] = {
+            "domain": (subjects.index(row["subject"]), 1.0),
+            "jailbreak": (0, 0.2),
+            "feedback": (0, 0.02),
+            "modality": (0, 0.02),
+        }
+        if sums or row["subject"] not in _NOT_LOOKUPS:
+            labels["reasoning"] = (float(sums), 1.0 if sums else 0.6)
+            labels["fact_check"] = (float(not sums), 0.15)
+        question = question_of(row["prompt"])
+        add("mmlu", row["prompt"], difficulty=(hard, 1.0), **labels)
+        add("mmlu bare", question, difficulty=(hard, 0.5), **labels)
+    for row in part("difficulty/gsm8k"):
+        hard = float(row["strong_correct"] and not row["weak_correct"])
+        add("gsm8k graded", row["prompt"], difficulty=(hard, 4.0), reasoning=(1, 0.5), domain=(words, 0.2))
+    for index, row in enumerate(part("reasoning/gsm8k_train")):
+        if index % 2 or held_out:
+            add(
+                "gsm8k", row["question"], reasoning=(1, 0.6), domain=(words, 0.1), jailbreak=(0, 0.2), fact_check=(0, 0.2),
+                feedback=(0, 0.03), modality=(0, 0.03),
+            )  # fmt: skip
+    for row in part("selection/llmrouter_scores"):
+        small = sum(row["scores"][name] for name in _SMALL) / len(_SMALL)
+        large = sum(row["scores"][name] for name in _LARGE) / len(_LARGE)
+        labels = {
+            "difficulty": (max(0.0, min(1.0, large * (1 - small))), 0.3),
+            "jailbreak": (0, 0.2),
+            "feedback": (0, 0.03),
+        }
+        if _CODE.search(row["question"]):
+            labels |= {"domain": (code, 0.5), "fact_check": (0, 0.5), "modality": (0, 0.3)}
+        add("llmrouter", row["question"], **labels)
+    for name in ("intent/clinc150", "intent/banking77"):
+        for row in part(name):
+            if not held_out and name.endswith("150") and chance.random() < 0.4:
+                continue
+            intent = row["intent"]
+            labels = {"jailbreak": (0, 0.3), "modality": (0, 0.03), "reasoning": (0, 0.6), "domain": (chat, 0.1)}
+            if intent == "thank_you":
+                labels["feedback"] = (1, 0.5)
+            elif intent == "repeat":
+                labels["feedback"] = (3, 0.5)
+            elif intent not in ("yes", "no", "maybe", "cancel", "goodbye"):
+                labels["feedback"] = (0, 0.04)
+            if intent not in _FACTUAL_INTENTS and not name.endswith("77"):
+                labels["fact_check"] = (0, 0.2)
+            if intent in ("calculator", "measurement_conversion", "oos"):
+                del labels["reasoning"]
+            add("intents", row["text"], **labels)
+    for row in part("jailbreak/inthewild"):
+        for _ in range(1 if held_out else 2):
+            add("jailbreaks", row["text"], jailbreak=(1, 2.5), feedback=(0, 0.2))
+    for row in part("jailbreak/benign_role_prompts"):
+        labels = {"jailbreak": (0, 2.5), "feedback": (0, 0.2)}
+        if not _PICTURES.search(row["text"]):
+            labels |= {"modality": (0, 0.3), "fact_check": (0, 0.5)}
+        for _ in range(1 if held_out else 2):
+            add("role prompts", row["text"], **labels)
+    for row in part("injection/bipia_contexts"):
+        add("contexts", row["context"], jailbreak=(0, 0.5), feedback=(0, 0.3), modality=(0, 0.3))
+    if held_out:
+        return Corpus(items, subjects, domains, domain_of)
+    for text in dict.fromkeys(attacks.direct(chance, 3500)):
+        disguise = chance.choice(attacks.OBFUSCATIONS) if chance.random() < 0.1 else ""
+        add("written attacks", attacks.obfuscate(text, disguise, chance) if disguise else text, jailbreak=(1, 0.7))
+    for text in dict.fromkeys(attacks.harmless(chance, 3500)):
+        add("written harmless", text, jailbreak=(0, 0.7), feedback=(0, 0.05))
+    for _ in range(600):
+        add("written documents", attacks.document(chance), jailbreak=(0, 0.4), feedback=(0, 0.1), modality=(0, 0.1))
+    for text, label in dict.fromkeys(talk.feedback(chance, 3000)):
+        plain = {} if label == "none" else {"fact_check": (0.0, 0.3)}
+        add(
+            "written feedback",
+            text,
+            feedback=(FEEDBACK.index(label), 1.0),
+            jailbreak=(0, 0.2),
+            domain=(chat, 0.02),
+            **plain,
+        )
+    for text, label in dict.fromkeys(talk.modality(chance, 4000)):
+        add("written modality", text, modality=(MODALITY.index(label), 1.0), feedback=(0, 0.03), jailbreak=(0, 0.2))
+    for text, label in dict.fromkeys(talk.fact_check(chance, 6000)):
+        add("written fact_check", text, fact_check=(label == "needed", 1.0), feedback=(0, 0.03), jailbreak=(0, 0.2))
+    return Corpus(items, subjects, domains, domain_of)

@@ -1,0 +1,262 @@
+"""Calibrates the exported model on one half of the held-out texts and measures it: every figure of the model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from signals.neural.heads import Heads, Verdict
+from signals.train import attacks, segments
+from signals.train.corpus import Corpus
+from signals.train.data import Data
+
+F64 = NDArray[np.float64]
+_ROUNDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number with its 95 % bootstrap interval and how many texts it rests on."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    texts: int
+
+
+HAND_WRITTEN = ("feedback", "modality", "fact_check")
+
+
+def tested(tests: Path) -> set[str]:
+    """The texts of the hand-written test sets, which must not be learned from even where a rule happens to make one."""
+    lines = (line for name in HAND_WRITTEN for line in (tests / f"{name}.jsonl").read_text().splitlines())
+    return {json.loads(line)["text"].casefold() for line in lines}
+
+
+def second_half(text: str) -> bool:
+    """Held-out texts that calibration did not see."""
+    return bool(hashlib.sha256(text.encode()).digest()[5] & 1)
+
+
+def logit(probability: F64) -> F64:
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return np.log(clipped / (1 - clipped))
+
+
+def platt(scores: F64, truth: F64, weights: F64 | None = None) -> tuple[float, float]:
+    """Slope and shift of the logistic regression of `truth` on `scores` (Platt 1999), by Newton's method."""
+    share = np.ones_like(scores) if weights is None else weights
+    design = np.stack((scores, np.ones_like(scores)), 1)
+    found = np.array([1.0, 0.0])
+    for _ in range(50):
+        guess = 1 / (1 + np.exp(-design @ found))
+        slack = share * guess * (1 - guess)
+        step = design.T @ (share * (truth - guess)) - 1e-2 * (found - [1.0, 0.0])
+        found = found + np.linalg.solve(design.T @ (design * slack[:, None]) + 1e-2 * np.eye(2), step)
+    return float(found[0]), float(found[1])
+
+
+def _balanced(truth: F64) -> F64:
+    return np.where(truth > 0.5, 0.5 / max(truth.mean(), 1e-9), 0.5 / max(1 - truth.mean(), 1e-9))
+
+
+def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
+    return [
+        verdict
+        for at in tqdm(range(0, len(texts), 32), desc=what, mininterval=5)
+        for verdict in model.verdicts(texts[at : at + 32])
+    ]
+
+
+def calibrate(model: Heads, unseen: Corpus, data: Data) -> dict[str, tuple[float, float]]:
+    """Slope and shift by head, from the first half of the held-out texts. The heads without held-out labels keep theirs."""
+    items = [item for item in unseen.items if not second_half(item.text)]
+    verdicts = run(model, [item.text for item in items], "calibrate")
+    found: dict[str, tuple[float, float]] = {}
+    reads: dict[str, Callable[[Verdict], float]] = {
+        "difficulty": lambda verdict: verdict.difficulty,
+        "reasoning": lambda verdict: verdict.reasoning,
+        "jailbreak": lambda verdict: verdict.direct,
+    }
+    for head, read in reads.items():
+        chosen = [
+            (read(verdict), item.labels[head][0])
+            for verdict, item in zip(verdicts, items, strict=True)
+            if head in item.labels and not (head == "difficulty" and item.source == "llmrouter")
+        ]
+        scores, truth = np.array(chosen, np.float64).T
+        found[head] = platt(logit(scores), truth, _balanced(truth) if head == "jailbreak" else None)
+    documents, planted = segments.evaluation(data, 1)
+    texts = [text for text in [*documents, *planted] if not second_half(text)]
+    truth = np.array([text not in set(documents) for text in texts], np.float64)
+    scores = np.array([verdict.planted for verdict in run(model, texts, "calibrate planted")])
+    found["planted"] = platt(logit(scores), truth, _balanced(truth))
+    # One temperature for the domain: the one with which the label is likeliest.
+    pairs = [
+        (v.domain, unseen.domain_of[int(i.labels["domain"][0])])
+        for v, i in zip(verdicts, items, strict=True)
+        if i.source.startswith("mmlu")
+    ]
+    table = np.log(np.clip([[row[name] for name in unseen.domains] for row, _ in pairs], 1e-9, 1))
+    truth_of = np.array([label for _, label in pairs])
+
+    def surprise(slope: float) -> float:
+        scaled = table * slope
+        scaled -= np.log(np.exp(scaled - scaled.max(1, keepdims=True)).sum(1, keepdims=True)) + scaled.max(
+            1, keepdims=True
+        )
+        return float(-scaled[np.arange(len(truth_of)), truth_of].mean())
+
+    found["domain"] = (float(min(np.arange(0.4, 2.01, 0.05), key=surprise)), 0.0)
+    return found
+
+
+def ece(confidence: F64, right: F64, bins: int = 10) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy over equal bins."""
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    return float(
+        sum(
+            abs(confidence[places == place].mean() - right[places == place].mean()) * (places == place).mean()
+            for place in np.unique(places)
+        )
+    )
+
+
+def found_at(positive: F64, negative: F64, alarms: float) -> float:
+    """Share of `positive` above the threshold that lets at most `alarms` of `negative` through."""
+    threshold = np.sort(negative)[::-1][int(alarms * len(negative))]
+    return float(np.mean(positive > threshold))
+
+
+def auc(positive: F64, negative: F64) -> float:
+    """Area under the ROC curve."""
+    both = np.concatenate((positive, negative))
+    ranks = np.empty(len(both))
+    ranks[both.argsort()] = np.arange(1, len(both) + 1)
+    return float(
+        (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / len(positive) / len(negative)
+    )
+
+
+def apgr(score: F64, weak: F64, strong: F64) -> float:
+    """Average performance gap recovered (Ong et al. 2024, RouteLLM): 1 for always the strong model's accuracy, 0.5 for
+    a random choice, averaged over all shares of strong calls."""
+    order = np.argsort(-score, kind="stable")
+    gained = np.concatenate(([0], np.cumsum((strong - weak)[order]))) / len(order)
+    return float(np.mean(gained / (strong.mean() - weak.mean())))
+
+
+def _bootstrap(name: str, value: Callable[..., float], *groups: Sequence[F64]) -> Figure:
+    """`value` of the groups' columns; each group of arrays is resampled together."""
+    chance = np.random.default_rng(5)
+    draws = []
+    for _ in range(_ROUNDS):
+        columns = []
+        for group in groups:
+            pick = chance.integers(0, len(group[0]), len(group[0]))
+            columns += [column[pick] for column in group]
+        draws.append(value(*columns))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Figure(
+        name, value(*(c for group in groups for c in group)), float(low), float(high), sum(len(g[0]) for g in groups)
+    )
+
+
+def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figure]:
+    """All figures of the card, through the shipped runtime."""
+    verdicts = run(model, [item.text for item in unseen.items], "measure")
+    of = lambda source: [v for v, item in zip(verdicts, unseen.items, strict=True) if item.source == source]  # noqa: E731
+    items = lambda source: [item for item in unseen.items if item.source == source]  # noqa: E731
+    array = lambda values: np.array(list(values), np.float64)  # noqa: E731
+    made: list[Figure] = []
+    for source, name in (("mmlu", "MMLU with choices"), ("mmlu bare", "MMLU without choices")):
+        truth = [unseen.domains[unseen.domain_of[int(item.labels["domain"][0])]] for item in items(source)]
+        best = [max(v.domain.items(), key=lambda pair: pair[1]) for v in of(source)]
+        right = array(label == wanted for (label, _), wanted in zip(best, truth, strict=True))
+        made.append(_bootstrap(f"domain accuracy, {name}", lambda x: float(x.mean()), (right,)))
+        fresh = np.array([second_half(item.text) for item in items(source)])
+        made.append(_bootstrap(f"domain ECE, {name}", ece, (array(p for _, p in best)[fresh], right[fresh])))
+    for source, file, name in (
+        ("mmlu", "domain/mmlu", "MMLU"), ("mmlu bare", "domain/mmlu", "MMLU without choices"), ("gsm8k graded", "difficulty/gsm8k", "GSM8K"),
+    ):  # fmt: skip
+        rows = data.part(file, held_out=True)
+        weak, strong = array(row["weak_correct"] for row in rows), array(row["strong_correct"] for row in rows)
+        hard = array(v.difficulty for v in of(source))
+        made.append(_bootstrap(f"difficulty APGR, {name}", apgr, (hard, weak, strong)))
+        length = array(len(row["prompt"]) for row in rows)
+        made.append(_bootstrap(f"APGR of the prompt's length alone, {name}", apgr, (length, weak, strong)))
+        fresh = np.array([second_half(item.text) for item in items(source)])
+        label = ((strong > weak) * 1.0)[fresh]
+        made.append(_bootstrap(f"difficulty ECE, {name}", lambda p, y: ece(p, y), (hard[fresh], label)))
+    labelled = [
+        (v.reasoning, i.labels["reasoning"][0])
+        for v, i in zip(verdicts, unseen.items, strict=True)
+        if "reasoning" in i.labels
+    ]
+    sums, lookups = array(p for p, y in labelled if y), array(p for p, y in labelled if not y)
+    made.append(
+        _bootstrap("reasoning AUC, GSM8K and MMLU maths/physics against intents and look-ups", auc, (sums,), (lookups,))
+    )
+    attack, role = array(v.direct for v in of("jailbreaks")), array(v.direct for v in of("role prompts"))
+    ordinary = array(v.direct for source in ("intents", "mmlu", "gsm8k") for v in of(source))
+    made.append(
+        _bootstrap(
+            "jailbreaks found at 1 % false alarms on role-play prompts",
+            lambda a, b: found_at(a, b, 0.01),
+            (attack,),
+            (role,),
+        )
+    )
+    made.append(_bootstrap("jailbreak AUC against role-play prompts", auc, (attack,), (role,)))
+    made.append(
+        _bootstrap(
+            "jailbreaks found at 1 % false alarms on ordinary traffic",
+            lambda a, b: found_at(a, b, 0.01),
+            (attack,),
+            (ordinary,),
+        )
+    )
+    chance = random.Random(3)
+    for kind in attacks.OBFUSCATIONS:
+        disguised = [attacks.obfuscate(item.text, kind, chance) for item in items("jailbreaks")]
+        scores = array(v.direct for v in run(model, disguised, kind))
+        made.append(
+            _bootstrap(
+                f"the same against role-play prompts, attacks disguised by {kind}",
+                lambda a, b: found_at(a, b, 0.01),
+                (scores,),
+                (role,),
+            )
+        )
+    documents, planted = segments.evaluation(data, 1)
+    clean, dirty = (array(v.planted for v in run(model, texts, "planted")) for texts in (documents, planted))
+    made.append(
+        _bootstrap(
+            "BIPIA attacks in documents found at 2 % false alarms",
+            lambda a, b: found_at(a, b, 0.02),
+            (dirty,),
+            (clean,),
+        )
+    )
+    for head in HAND_WRITTEN:
+        rows = [json.loads(line) for line in (tests / f"{head}.jsonl").read_text().splitlines()]
+        answers = run(model, [row["text"] for row in rows], head)
+        if head == "fact_check":
+            given = [
+                ("needed", v.fact_check) if v.fact_check >= 0.5 else ("not_needed", 1 - v.fact_check) for v in answers
+            ]
+        else:
+            given = [max(getattr(v, head).items(), key=lambda pair: pair[1]) for v in answers]
+        right = array(label == row["label"] for (label, _), row in zip(given, rows, strict=True))
+        made.append(_bootstrap(f"{head} accuracy, hand-written test set", lambda x: float(x.mean()), (right,)))
+        made.append(_bootstrap(f"{head} ECE, hand-written test set", ece, (array(p for _, p in given), right)))
+    return made
