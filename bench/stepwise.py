@@ -135,7 +135,8 @@ async def closed_loop(policy: Policy, kind: str, concurrent: int, seconds: float
 
     async def one(vector: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         hidden = None
-        while time.perf_counter() < end:
+        started = 0.0
+        while started < end:
             started = time.perf_counter()
             await asyncio.sleep(0)  # all steps are there at once: waiting for the others' turns counts
             _, hidden = await policy.keep(vector, hidden)
@@ -365,8 +366,8 @@ def table(result: dict[str, Any]) -> str:
             f"{ms['step_p50_s']} (median). A judgement: {ms['judgement_p50_s']} (median), {ms['judgement_p99_s']} at",
             f"p99, {shares[0]:.2%} of the step; in processor time {ms['judgement_cpu_p99_s']} at p99, {shares[1]:.2%}.",
             "",
-            f"One answer at a time (10th percentiles). The small model alone: first text after {ms['small_first_text_s']},",
-            f"its first step complete {ms['small_one_step_s']} later. Stepwise: first text after",
+            "One answer at a time (10th percentiles). The small model alone: first text after",
+            f"{ms['small_first_text_s']}, its first step complete {ms['small_one_step_s']} later. Stepwise: first text after",
             f"{ms['stepwise_first_text_s']}, which is {ratio:.2f} × the small model alone, plus one step.",
         ]
     return "\n".join(lines)
