@@ -426,11 +426,13 @@ class _Connection(asyncio.Protocol):
 
     def _half_close(self, stream: _Stream) -> None:
         stream.half = True
+        if stream.state:
+            return
         if stream.partial is not None:
             stream.cut(13, "the stream ended inside a message")
         elif stream.head.length is not None and stream.head.length != stream.received - stream.padding:
             stream.reset(frames.PROTOCOL_ERROR)  # malformed (RFC 9113 section 8.1.1)
-        elif not stream.state:
+        else:
             try:
                 stream.receiver.half_closed()
             except Exception:
@@ -509,6 +511,8 @@ class _Connection(asyncio.Protocol):
                 stream.cut(13, "internal error")
         if stream.partial is None:  # the stream was cut
             return
+        if stream.state:  # the rest is of no use to a stream that is finished
+            start = len(partial)
         if start:
             del partial[:start]
             server.partial_bytes -= start
