@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from decisions.decision import Action, Changes, Decision, Trace
@@ -187,8 +187,14 @@ class Engine:
         return decision
 
     def failed(self, reason: str) -> Trace:
-        """The trace of a request that could not be evaluated at all."""
-        return Trace(self.fallback(reason), self.policy, {}, [], 0.0)
+        """The trace of a request that could not be evaluated at all.
+
+        The first guard that refuses what it cannot rule out (`on_unknown: match`) refuses it; without one the default
+        model takes it.
+        """
+        closed = next((c for c in self._all if c.clause.guard and c.clause.on_unknown == "match"), None)
+        decision = self.fallback(reason) if closed is None else replace(closed.decisions[None], fallback=reason)
+        return Trace(decision, self.policy, {}, [], 0.0)
 
     def charge(self, request: Request, money: float) -> None:
         """Count what the answer to `request` has cost."""

@@ -394,8 +394,7 @@ class Exchange:
         assert request is not None
         decision = trace.decision
         if decision.action == "respond":
-            refusal = Refusal(decision.status or 403, decision.message or "Refused by policy.", "policy_refusal")
-            self._refuse(refusal, trace)
+            self._refuse(_refusal(decision), trace)
             self._context.record(trace, request)
             return
         if decision.action == "stepwise":
@@ -555,14 +554,17 @@ class Exchange:
     # Failing
 
     def _recover(self, error: Exception) -> None:
-        """Something of ours broke: the default model takes the request, unless it is on its way already."""
+        """Something of ours broke: the request fails closed or takes the default model, unless it is on its way."""
         _log(error)
         if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED, Phase.OVER):
             self._context.failed("error")
             return
         trace = self._engine.failed("error")
-        self._trace = trace
-        self._pay(request_headers(trace.decision), None, _metadata(trace))
+        if trace.decision.action == "respond":
+            self._refuse(_refusal(trace.decision), trace)
+        else:
+            self._trace = trace
+            self._pay(request_headers(trace.decision), None, _metadata(trace))
         if self._request is None:
             self._context.failed("error")
         else:
@@ -622,6 +624,10 @@ def _texts(decision: Decision, policy: str) -> bytes:
 
 def _metadata(trace: Trace) -> bytes:
     return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.readings)
+
+
+def _refusal(decision: Decision) -> Refusal:
+    return Refusal(decision.status or 403, decision.message or "Refused by policy.", "policy_refusal")
 
 
 def _plain(trace: Trace, reason: str) -> None:

@@ -10,8 +10,9 @@ import orjson
 import pytest
 
 from decisions.decision import Changes, Trace
-from decisions.engine import Engine
+from decisions.engine import Clause, Engine
 from decisions.model import Model
+from decisions.rule import AnyOf
 from extproc import wire
 from extproc.exchange import Answer
 from signals.facts import Facts
@@ -690,6 +691,19 @@ async def test_whatever_breaks_the_default_model_takes_the_request(
     assert service.decision.fallback == "error"
     assert "ZeroDivisionError" in caplog.text
     assert "a prompt" not in caplog.text
+
+
+@pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
+@pytest.mark.parametrize("kind", [Broken, BrokenLater])
+async def test_whatever_breaks_a_guard_that_fails_closed_refuses(mode: Any, kind: type[Engine], breaks: None) -> None:
+    guard = Clause("guard", AnyOf(()), "respond", None, "match", status=451, message="No.")
+    models = {"small": Model("small", "s")}
+    service = Service(kind(policy="sha256:0", models=models, default="small", signals={}, clauses=(guard,)))
+    envoy = Envoy(service, mode)
+    envoy.request(chat())
+    await envoy.settled()
+    expect_refusal(envoy.sent[-1], 451)
+    assert (service.decision.name, service.decision.fallback) == ("guard", "error")
 
 
 def test_breaking_before_the_body_is_read_takes_the_default_model(
