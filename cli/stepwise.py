@@ -63,6 +63,7 @@ def add(subparsers: Any) -> None:
     export = command("export", "write the policy file")
     export.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
     export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--card", type=Path, help="also write a page about the policy, with the report")
 
     text = "show what a policy file says of itself"
     inspect = commands.add_parser("inspect", help=text, description=text)
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"pointsman stepwise: {error}; training needs `pip install -e .[train]`", file=sys.stderr)
         return 1
-    except (ValueError, LookupError, UpstreamError) as error:  # a PolicyError is a ValueError
+    except (ValueError, UpstreamError) as error:  # a PolicyError is a ValueError, and so is Missing
         print(f"pointsman stepwise {args.stepwise_command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -106,7 +107,7 @@ async def _run(args: argparse.Namespace) -> None:
         work.do_train(project, names, Goal(args.alpha, args.multiplier), seed=args.seed, updates=args.updates)
         return
     if command == "export":
-        work.do_export(project, args.algorithm, args.out)
+        work.do_export(project, args.algorithm, args.out, args.card)
         return
     async with open_writer(project.settings, args.writer, (args.small_url, args.large_url), args.temperature) as writer:
         if command == "collect":

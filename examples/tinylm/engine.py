@@ -95,6 +95,7 @@ class Engine:
         self.tokens_run = 0  # tokens put through the network, kept prefixes not counted
         self._kept: OrderedDict[tuple[int, ...], NDArray[np.float32]] = OrderedDict()
         self._waiting: deque[Job] = deque()
+        self._jobs: list[Job] = []  # under way
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
@@ -130,7 +131,17 @@ class Engine:
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        jobs: list[Job] = []
+        try:
+            self._turns()
+        finally:  # whatever ended the thread: nobody waits for ever, and nobody queues any more
+            with self._wake:
+                self._closing = True
+                left = [*self._jobs, *self._waiting]
+            for job in left:
+                job.emit(Done("error", job.cached))
+
+    def _turns(self) -> None:
+        jobs = self._jobs
         past, valid = self.empty[:, :, :0], np.zeros((0, 0), np.bool_)
         while True:
             with self._wake:
@@ -141,17 +152,20 @@ class Engine:
                 room = _MAX_BATCH - len(jobs)
                 new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
             for job in new:
-                if not job.cancelled:
-                    logits, cache = self._read(job)
-                    if self._pick(job, logits, cache):
-                        jobs.append(job)
-                        past, valid = _join(past, valid, cache)
+                if job.cancelled:
+                    continue
+                jobs.append(job)
+                logits, cache = self._read(job)
+                if self._pick(job, logits, cache):
+                    past, valid = _join(past, valid, cache)
+                else:
+                    jobs.pop()
             going = [i for i, job in enumerate(jobs) if not job.cancelled]
             if len(going) < len(jobs):
                 for i, job in enumerate(jobs):
                     if job.cancelled:  # its client may come back with another end to the same beginning
                         self._keep(job, past[:, :, i : i + 1, :, -int(valid[i].sum()) :])
-                jobs = [jobs[i] for i in going]
+                jobs[:] = [jobs[i] for i in going]
                 past, valid = _trim(past[:, :, going], valid[going])
             if not jobs:
                 continue
@@ -164,10 +178,8 @@ class Engine:
                 if self._pick(job, logits[i, 0], past[:, :, i : i + 1, :, -int(valid[i].sum()) :]):
                     going.append(i)
             if len(going) < len(jobs):
-                jobs = [jobs[i] for i in going]
+                jobs[:] = [jobs[i] for i in going]
                 past, valid = _trim(past[:, :, going], valid[going])
-        for job in [*jobs, *self._waiting]:
-            job.emit(Done("error", job.cached))
 
     def _read(self, job: Job) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Puts the prompt through the network, as far as no kept prefix covers it; (logits [vocab], cache)."""

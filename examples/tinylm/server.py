@@ -292,7 +292,7 @@ class _Answer:
             if settled:
                 yield settled
         if self._reason == "error":
-            raise ApiError(503, f"{self._call.engine.name} is shutting down", code="shutting_down")
+            raise ApiError(503, f"{self._call.engine.name} has stopped", code="stopped")
 
     async def whole(self) -> web.Response:
         pieces = [piece async for settled in self._pieces() for piece in settled]

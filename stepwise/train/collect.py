@@ -52,14 +52,14 @@ async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
     done = {whole}
     for count in range(1, plan.redos + 1):
         # A redo changes how many steps follow: longer choices start from the paths that the shorter ones found.
-        for path in [p for p in done if p.count(REDO) == count - 1]:
-            first = path.rfind(REDO) + 1
-            for at in range(first, len(path)):
-                done.add(await follow(tree, path[:at] + REDO, writer))
+        paths = [p for p in sorted(done) if p.count(REDO) == count - 1]
+        choices = [path[:at] + REDO for path in paths for at in range(path.rfind(REDO) + 1, len(path))]
+        done |= set(await asyncio.gather(*(follow(tree, choice, writer) for choice in choices)))
     rng = random.Random(f"{plan.seed}-{tree.question.id}")
     for i in range(plan.mixtures):
         share = (0.3, 0.5, 0.7)[i % 3]
-        await follow(tree, "".join(rng.choices((KEEP, REDO), (1 - share, share), k=tree.max_steps)), writer)
+        path = "".join(rng.choices((KEEP, REDO), (1 - share, share), k=tree.max_steps))
+        await follow(tree, path, writer)
 
 
 async def collect(store: Store, trees: Sequence[Tree], writer: Writer, plan: Plan, *, at_once: int, each: int) -> None:

@@ -111,7 +111,7 @@ async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | N
     plain = float(_plain(trees).mean())
     title = f"{project.settings.small} and {project.settings.large}"
     text = evaluate.report(found, small, large, plain, title)
-    text += f"\n{_hardness(trees)}\n{await _promises(project, names, trees, writer)}"
+    text += f"\n{_hardness(trees)}\n{await _promises(project, names[-1:], trees, writer)}"
     (project.folder / "report.md").write_text(text)
     evaluate.plot(points, tokens, large, project.folder / "curves.png")
     project.write(
@@ -129,8 +129,8 @@ async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | N
     print(text)
 
 
-def do_export(project: Project, name: str, out: Path) -> None:
-    """The finished policy file: the network, its kappa table and where it comes from."""
+def do_export(project: Project, name: str, out: Path, card: Path | None = None) -> None:
+    """The finished policy file: the network, its kappa table and where it comes from; with `card` a page about it."""
     calibration = project.read(f"{name}.calibration.json", f"calibrate --algorithm {name}")
     net = Net()
     try:
@@ -142,6 +142,8 @@ def do_export(project: Project, name: str, out: Path) -> None:
     difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
     Policy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
+    if card is not None:
+        card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")
 
 
 def do_inspect(path: Path) -> None:
@@ -154,6 +156,30 @@ def do_inspect(path: Path) -> None:
     print(f"calibrated on {card.calibration_size} questions")
     for row in card.rows:
         print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
+
+
+def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int) -> str:
+    """What there is to know about a policy file, as Markdown; the report is that of the last `evaluate`."""
+    s, report = project.settings, project.folder / "report.md"
+    if not report.exists():
+        raise ValueError(f"{report}: missing; run `pointsman stepwise evaluate` before you ask for a card")
+    _, trees = project.trees("policy")
+    lines = [
+        f"# {out.name}: a stepwise policy for {s.small} and {s.large}",
+        "",
+        f"Trained with `{name}` on {len(trees)} questions, calibrated on {size} others, evaluated on a third set, at",
+        f"commit `{commit()[:12]}`. Cost counts a token of the small model as {s.price_small:g} and one of the large",
+        f"model as {s.price_large:g}. Steps have {s.min_tokens} to {s.max_tokens} tokens.",
+        "",
+        "| target | kappa | holds with probability |",
+        "|---|---|---|",
+        *(f"| {row.kind} at most {row.target:g} | {row.kappa:.4f} | {1 - row.delta:g} |" for row in rows),
+        "",
+        "## Evaluation",
+        "",
+        report.read_text(encoding="utf-8"),
+    ]
+    return "\n".join(lines)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

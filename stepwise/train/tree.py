@@ -189,7 +189,7 @@ class Tree:
         return Piece(step.text, step.size, last, good)
 
 
-class Missing(LookupError):
+class Missing(ValueError):
     """A step is needed that nobody has written yet."""
 
 

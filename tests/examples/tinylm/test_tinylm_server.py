@@ -101,11 +101,11 @@ async def test_streamed_and_whole_answers_are_the_same(client: openai.AsyncOpenA
 
 
 async def test_numbers_are_read_from_left_to_right(client: openai.AsyncOpenAI) -> None:
-    prompt = "<|user|>Work out 900 + 87.<|end|><|assistant|>First, 900 + 87 ="
+    prompt = "<|user|>Work out 900 + 87.<|end|><|assistant|>First, 900 + 87 = "
     answer = await client.completions.create(
         model="tinylm-large", prompt=prompt, temperature=0, max_tokens=5, logprobs=1
     )
-    assert answer.choices[0].text.startswith(" 987")
+    assert answer.choices[0].text.startswith("987")
     assert answer.choices[0].logprobs is not None
     assert "".join(answer.choices[0].logprobs.tokens or []) == answer.choices[0].text
 
@@ -208,6 +208,29 @@ async def test_a_client_that_leaves_ends_the_generation(running: Running, stream
         settled = engine.tokens_run
         await asyncio.sleep(0.2)
     assert engine.tokens_run == settled
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_breaks_ends_every_answer_with_an_error(
+    running: Running, client: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(running.server.engines["tinylm-small"], "run", broken)
+
+    async def ask() -> None:
+        answer = await client.chat.completions.create(model="tinylm-small", messages=SUM, stream=stream)
+        if stream:
+            async for _chunk in answer:
+                pass
+
+    for _ in range(2):  # the one that broke it, and the next, which finds it broken
+        with pytest.raises(openai.APIError, match=r"has stopped|answers waiting"):
+            await ask()
+    whole = await client.chat.completions.create(model="tinylm-large", messages=SUM, max_tokens=3)
+    assert whole.choices[0].message.content
 
 
 @pytest.mark.parametrize(

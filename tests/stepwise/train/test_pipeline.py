@@ -49,7 +49,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert command("train", "--work", work, "--updates", 100) == 0
     assert command("calibrate", "--work", work, "--writer", __name__, "--loss", 0.05, 0.1) == 0
     assert command("evaluate", "--work", work, "--writer", __name__) == 0
-    assert command("export", "--work", work, "--out", work / "pair.onnx") == 0
+    assert command("export", "--work", work, "--out", work / "pair.onnx", "--card", work / "pair.md") == 0
     assert command("inspect", work / "pair.onnx") == 0
     return work
 
@@ -91,6 +91,9 @@ def test_the_report_has_a_line_for_every_strategy_and_a_plot(work: Path) -> None
         "oracle",
     ):
         assert f"| {name} |" in text
+    card = (work / "pair.md").read_text()
+    assert text in card
+    assert "accuracy_loss at most 0.1" in card
     assert (work / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
