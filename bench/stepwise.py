@@ -274,7 +274,7 @@ async def answers(policy: Policy, concurrent: int, rounds: int) -> dict[str, flo
     step = percentile(timed.steps, 0.5)
     # Other processes only ever add time: the least disturbed tenth tells most.
     alone = percentile([first for (first, _), _ in pairs], 0.1)
-    one_step = percentile([end - first for (first, end), _ in pairs], 0.1)
+    one_step = percentile([end for (_, end), _ in pairs], 0.1) - alone
     first_text = percentile([first for _, first in pairs], 0.1)
     return {
         "concurrent_answers": concurrent,
@@ -367,8 +367,8 @@ def table(result: dict[str, Any]) -> str:
             f"p99, {shares[0]:.2%} of the step; in processor time {ms['judgement_cpu_p99_s']} at p99, {shares[1]:.2%}.",
             "",
             "One answer at a time (10th percentiles). The small model alone: first text after",
-            f"{ms['small_first_text_s']}, its first step complete {ms['small_one_step_s']} later. Stepwise: first text after",
-            f"{ms['stepwise_first_text_s']}, which is {ratio:.2f} × the small model alone, plus one step.",
+            f"{ms['small_first_text_s']}, its first step complete {ms['small_one_step_s']} later. Stepwise: first",
+            f"text after {ms['stepwise_first_text_s']}, which is {ratio:.2f} × the small model alone, plus one step.",
         ]
     return "\n".join(lines)
 
