@@ -493,7 +493,9 @@ class Exchange:
         else:
             headers = (*openai.JSON_HEADERS, *response_headers(trace))
             extra = _metadata(trace)
-        body = openai.error(self._api(), refusal)
+        # A trace without a request is that of something broken: what the path says may be what broke.
+        api = self._request.api if self._request is not None else None if trace is not None else self._api()
+        body = openai.error(api, refusal)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
 
     def _over(self, answer: bytes) -> None:

@@ -707,8 +707,10 @@ async def test_whatever_breaks_a_guard_that_fails_closed_refuses(mode: Any, kind
 
 
 def test_breaking_before_the_body_is_read_takes_the_default_model(
-    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: None
+    monkeypatch: pytest.MonkeyPatch, breaks: None
 ) -> None:
+    service = broken(Engine)
+
     def fail(path: str) -> None:
         raise ZeroDivisionError
 
@@ -725,6 +727,19 @@ def test_breaking_before_the_body_is_read_takes_the_default_model(
         envoy.body(b"", True)
         assert envoy.upstream_body() == chat()
     assert service.failures == ["error", "error"]
+
+
+def test_breaking_before_the_body_is_read_fails_closed_with_a_guard(
+    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: None
+) -> None:
+    def fail(path: str) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("extproc.openai.endpoint", fail)
+        [answer] = Envoy(service).headers()
+        expect_refusal(answer, 403)
+    assert service.failures == ["error"]
 
 
 def test_breaking_after_the_answer_changes_nothing(service: Service, breaks: None) -> None:
