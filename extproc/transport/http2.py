@@ -133,6 +133,7 @@ class _Stream:
         if self.state:
             return
         self.state = _FINISHED
+        self.forget()
         connection = self.connection
         if self.pending is not None:
             self.end = frames.trailers(status, message)
@@ -164,6 +165,7 @@ class _Stream:
         if self.code is None:
             self.state = _FINISHED
             self.code = code
+            self.forget()
             self.connection.ended.append(self)
             self.connection.wake()
 
@@ -180,6 +182,13 @@ class _Stream:
             self.discard()
             self.finish(status, message)
 
+    def forget(self) -> None:
+        """Drop what has arrived of a message."""
+        if self.partial is not None:
+            self.connection.server.partial_bytes -= len(self.partial)
+            self.partial = None
+            self.connection.partials.pop(self.number, None)
+
     def discard(self) -> None:
         """Forget what waits in either direction."""
         connection = self.connection
@@ -190,10 +199,7 @@ class _Stream:
             connection.waiting.pop(self.number, None)
             connection.ready.pop(self.number, None)
             self.woken()
-        if self.partial is not None:
-            connection.server.partial_bytes -= len(self.partial)
-            self.partial = None
-            connection.partials.pop(self.number, None)
+        self.forget()
 
     def woken(self) -> None:
         if self.waiter is not None:
@@ -509,10 +515,8 @@ class _Connection(asyncio.Protocol):
             except Exception:
                 log.exception(_CRASH)
                 stream.cut(13, "internal error")
-        if stream.partial is None:  # the stream was cut
+        if stream.partial is None:  # the stream was finished or cut
             return
-        if stream.state:  # the rest is of no use to a stream that is finished
-            start = len(partial)
         if start:
             del partial[:start]
             server.partial_bytes -= start
