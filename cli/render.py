@@ -6,7 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cli.gateways.place import Mtls, Secrets
 
 SUMMARY = "write a gateway's configuration for a policy"
 
@@ -22,7 +25,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--listen", metavar="ADDR", help="where Envoy takes requests (default: port 10000; 80 in Kubernetes)"
     )
-    parser.add_argument("--router", default="127.0.0.1:50051", metavar="ADDR", help="where `pointsman serve` listens")
+    parser.add_argument(
+        "--router",
+        default="127.0.0.1:50051",
+        metavar="ADDR[,ADDR…]",
+        help="where `pointsman serve` listens, each replica of it",
+    )
     parser.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDR", help="Envoy's admin port, or `none`")
     parser.add_argument(
         "--upstream",
@@ -34,13 +42,18 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--router-ca", metavar="FILE", help="TLS to the router: who signed its certificate")
     parser.add_argument("--router-cert", metavar="FILE", help="mTLS to the router: Envoy's certificate")
     parser.add_argument("--router-key", metavar="FILE", help="mTLS to the router: its key")
+    parser.add_argument(
+        "--router-sds",
+        metavar="DIR",
+        help="mTLS to the router: Envoy's secrets, router-ca.yaml and router-cert.yaml, so that it follows renewals",
+    )
     parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
 
 
 def run(args: argparse.Namespace) -> int:
     from cli.gateways import envoy, envoy_gateway, istio
     from cli.gateways.kubernetes import Cluster
-    from cli.gateways.place import Mtls, Place, RenderError
+    from cli.gateways.place import Place, RenderError
     from config.watch import load
 
     try:
@@ -49,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             router=args.router,
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
-            mtls=Mtls(args.router_ca, args.router_cert, args.router_key) if args.router_ca else None,
+            mtls=_mtls(args),
         )
         cluster = Cluster(args.namespace, args.service)
         engine = load(args.policy).engine
@@ -76,6 +89,16 @@ def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
         return
     print(f"# For {args.policy.name}; written by: pointsman render {args.policy.name} --for {args.target}")
     print(yaml.safe_dump_all(rendered, sort_keys=False, width=120), end="")
+
+
+def _mtls(args: argparse.Namespace) -> Mtls | Secrets | None:
+    from cli.gateways.place import Mtls, RenderError, Secrets
+
+    if args.router_sds and (args.router_ca or args.router_cert or args.router_key):
+        raise RenderError("--router-sds names the certificates itself: leave --router-ca, -cert and -key out")
+    if args.router_sds:
+        return Secrets(args.router_sds)
+    return Mtls(args.router_ca, args.router_cert, args.router_key) if args.router_ca else None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -29,6 +29,13 @@ def add(subparsers: Any) -> None:
         "--tls-client-ca", metavar="FILE", help="ask clients for a certificate of this authority (mTLS)"
     )
     parser.add_argument(
+        "--tls-client-san",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let in only clients whose certificate carries this DNS name or URI (repeatable)",
+    )
+    parser.add_argument(
         "--drain-wait",
         type=_seconds,
         default=3.0,
@@ -68,11 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
     log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
     tls = None
+    if args.tls_client_san and not args.tls_client_ca:
+        print("pointsman serve: --tls-client-san needs --tls-client-ca: who signs those certificates", file=sys.stderr)
+        return 2
     if args.tls_cert or args.tls_key or args.tls_client_ca:
         if not (args.tls_cert and args.tls_key):
             print("pointsman serve: TLS needs both --tls-cert and --tls-key", file=sys.stderr)
             return 2
-        tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
+        tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca, tuple(args.tls_client_san))
     if args.canary and args.candidate is None:
         print("pointsman serve: --canary needs a --candidate to send its share to", file=sys.stderr)
         return 2

@@ -34,6 +34,8 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
         clusters=[_router_cluster(place), *(_model_cluster(server) for server in servers)],
     )
     bootstrap = api.bootstrap.Bootstrap(static_resources=static)
+    if isinstance(place.mtls, Secrets):  # Envoy reads no secrets file without a name of its own
+        bootstrap.node = api.core.Node(id=ROUTER, cluster=ROUTER)
     if place.admin is not None:
         bootstrap.admin = api.bootstrap.Admin(address=_address(place.admin, "Envoy's admin address"))
     return _dict(bootstrap)
@@ -258,7 +260,7 @@ def _tls(hosts: list[str], files: Mtls | Secrets) -> api.core.TransportSocket:
 
 
 def _secret(name: str, secrets: Secrets) -> api.tls.SdsSecretConfig:
-    source = api.core.ConfigSource(path_config_source=api.core.PathConfigSource(path=secrets.path))
+    source = api.core.ConfigSource(path_config_source=api.core.PathConfigSource(path=f"{secrets.folder}/{name}.yaml"))
     return api.tls.SdsSecretConfig(name=name, sds_config=source)
 
 

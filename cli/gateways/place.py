@@ -26,9 +26,12 @@ class Mtls:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """A file of Envoy secrets (SDS), `router-ca` and `router-cert`: only named there are certificates read again."""
+    """A folder with Envoy's secrets (SDS) in `router-ca.yaml` and `router-cert.yaml`.
 
-    path: str
+    Only certificates that are named there are read again when they are renewed.
+    """
+
+    folder: str
 
 
 @dataclass(frozen=True, slots=True)

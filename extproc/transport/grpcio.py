@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -29,48 +31,93 @@ _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.St
 class TlsFiles:
     """PEM files of the server's identity, read again for new connections once a file changes (cert-manager, SPIFFE).
 
-    With `client_ca` a client must show a certificate that one of its authorities signed (mTLS).
+    With `client_ca` a client must show a certificate that one of its authorities signed (mTLS); with `client_sans` that
+    certificate must carry one of these names too: DNS names, or URIs such as SPIFFE IDs, each compared as a whole.
     """
 
     certificate: str
     key: str
     client_ca: str | None = None
+    client_sans: tuple[str, ...] = ()
 
     def paths(self) -> tuple[str, ...]:
         return (self.certificate, self.key) if self.client_ca is None else (self.certificate, self.key, self.client_ca)
 
+    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What `stat` says of the files, symlinks followed; it differs once one of them has changed."""
+        return tuple(map(_stamp, self.paths()))
+
     def load(self) -> grpc.ServerCertificateConfiguration:
-        """The certificate configuration in the files now. Raises OSError."""
-        texts = []
-        for path in self.paths():
-            with open(path, "rb") as file:
-                texts.append(file.read())
+        """The certificate configuration in the files now.
+
+        Raises ValueError, with the files' names, when one cannot be read or the key is not the certificate's.
+        """
+        try:
+            # grpc-core's own errors do not say which file is wrong.
+            check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            check.load_cert_chain(self.certificate, self.key, password=lambda: b"")
+            if self.client_ca is not None:
+                check.load_verify_locations(self.client_ca)
+            texts = [Path(path).read_bytes() for path in self.paths()]
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"TLS files {', '.join(self.paths())}: {error}") from error
         certificate, key, *authority = texts
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
 
 
-def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    def stamp() -> tuple[tuple[int, int], ...]:
-        return tuple((found.st_mtime_ns, found.st_ino) for found in map(os.stat, files.paths()))
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
-    seen = stamp()
+
+def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    seen = files.stamp()  # before the load, so that no change is missed
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:  # on a grpc thread, once for each new connection
         nonlocal seen
-        try:
-            now = stamp()
-            if now == seen:
-                return None
-            loaded = files.load()
-        except OSError:
-            log.exception("TLS files cannot be read again; the certificate loaded before stays in use")
+        now = files.stamp()
+        if now == seen:
             return None
         seen = now
+        try:
+            loaded = files.load()
+        except ValueError as error:  # half of a rotation, perhaps: the next change of a file is another chance
+            log.error("tls_files_rejected", extra={"reason": str(error), "kept": "the certificate loaded before"})
+            return None
+        log.info("tls_files_loaded")
         return loaded
 
     dynamic: Any = grpc.dynamic_ssl_server_credentials  # its stub forgets that the fetcher may return None
     credentials: grpc.ServerCredentials = dynamic(files.load(), fetch, bool(files.client_ca))
     return credentials
+
+
+class _Guests:
+    """Which peers may come in, by the subject alternative names of their certificates.
+
+    DNS knows no case. A name with a colon is a URI, and only a URI has one, so that neither passes for the other.
+    """
+
+    def __init__(self, sans: Iterable[str]) -> None:
+        self._sans = frozenset(name if ":" in name else name.lower() for name in sans)
+        self._refused: tuple[str, ...] | None = None
+
+    def admits(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> bool:
+        if not self._sans:
+            return True
+        shown = context.auth_context()
+        hosts = (name.decode("latin-1").lower() for name in shown.get("peer_dns", ()))
+        uris = (name.decode("latin-1") for name in shown.get("peer_uri", ()))
+        names = (*(name for name in hosts if ":" not in name), *(name for name in uris if ":" in name))
+        if not self._sans.isdisjoint(names):
+            return True
+        if names != self._refused:  # not a line for each of its health checks
+            self._refused = names
+            log.warning("client_refused", extra={"names": names, "peer": context.peer()})
+        return False
 
 
 class _Stream:
@@ -206,6 +253,7 @@ class GrpcioServer:
         self._handlers = {path: self._rpc(handler) for path, handler in handlers.items()}
         self._limits = limits or Limits()
         self._tls = tls
+        self._guests = _Guests(() if tls is None else tls.client_sans)
         self._server: grpc.aio.Server | None = None
         self._address: str | None = None
         self._peers: dict[str, int] = {}
@@ -214,7 +262,7 @@ class GrpcioServer:
     async def start(self, listen: str | socket.socket) -> None:
         """As `Server.start`. grpc-core binds by itself: of a TCP socket given here it takes the address (SO_REUSEPORT).
 
-        Raises ValueError for an inherited Unix socket.
+        Raises ValueError for an inherited Unix socket and for TLS files that do not work.
         """
         lent: socket.socket | None = None
         if isinstance(listen, str):
@@ -260,6 +308,9 @@ class GrpcioServer:
 
     def _rpc(self, handler: Handler) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def behaviour(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            if not self._guests.admits(context):
+                context.set_code(grpc.StatusCode.PERMISSION_DENIED)
+                return
             peer = context.peer()
             self._streams += 1
             self._peers[peer] = self._peers.get(peer, 0) + 1

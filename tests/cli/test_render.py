@@ -176,3 +176,40 @@ def _certificates(folder: Path) -> None:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout key.pem -out cert.pem"
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=60)
     (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
+
+
+@pytest.mark.e2e
+def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    command = ["render", str(policy), "--for", "envoy", "--router", "10.0.0.1:50051,unix:/run/b.sock,[fd00::1]:50051"]
+    assert main([*command, "--router-sds", "/sds"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    (cluster,) = [each for each in config["static_resources"]["clusters"] if each["name"] == "pointsman"]
+    endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert [next(iter(each["endpoint"]["address"])) for each in endpoints] == [
+        "socket_address",
+        "pipe",
+        "socket_address",
+    ]
+    context = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+    names = context["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+    assert [each["matcher"]["exact"] for each in names] == ["10.0.0.1", "fd00::1"]
+    assert context["tls_certificate_sds_secret_configs"][0]["sds_config"]["path_config_source"]["path"] == (
+        "/sds/router-cert.yaml"
+    )
+    assert main([*command, "--router-sds", "/sds", "--router-ca", "ca.pem"]) == 1
+    assert "--router-ca" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (Place(router="a.svc:1,unix:/run/b.sock"), "beside a Unix socket"),
+        (Place(router="a.svc:1,b.svc:1", mtls=Mtls("ca.pem")), "one name"),
+        (Place(router="10.0.0.1:1,10.0.0.2"), "--router"),
+    ],
+)
+def test_routers_that_cannot_share_a_cluster(place, says):
+    with pytest.raises(RenderError, match=says):
+        render(engine(), place)

