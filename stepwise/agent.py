@@ -21,10 +21,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stepwise.metrics import Metrics
 from stepwise.policy import Policy, PolicyError, PolicyFailed, Vector
 from stepwise.spec import StepwiseSpec
 from stepwise.steps import CHARS_PER_TOKEN, estimate
-from stepwise.upstream import JSON, Endpoint
+from stepwise.upstream import JSON, Endpoint, Upstream
 
 VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -46,6 +47,8 @@ NAMES: tuple[str, ...] = (
 
 _RULE_KAPPA = 0.5
 _LONG_ANSWER = 4096  # tokens
+_TURNS = 64  # of a session whose writers are remembered
+_SESSIONS = 65536
 _MIN_TOKENS = 16  # less than this is no answer
 _ERROR_WORDS = ("error", "exception", "traceback", "failed", "failure", "not found", "denied", "timed out", "invalid")
 
@@ -66,7 +69,7 @@ class Spend(Protocol):
 class LocalSpend:
     """Spend in this process. The `limit` most recently used sessions are remembered."""
 
-    def __init__(self, limit: int = 65536) -> None:
+    def __init__(self, limit: int = _SESSIONS) -> None:
         self._limit = limit
         self._totals: OrderedDict[str, float] = OrderedDict()
 
@@ -112,12 +115,20 @@ class Agent:
     """A `per: request` decision. Build it at start, `close` it at the end."""
 
     def __init__(
-        self, spec: StepwiseSpec, endpoints: Mapping[str, Endpoint], folder: Path, spend: Spend | None = None
+        self,
+        spec: StepwiseSpec,
+        endpoints: Mapping[str, Endpoint],
+        folder: Path,
+        spend: Spend | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`endpoints`: by model name, `folder`: that of the YAML file. Raises PolicyError."""
         self._spec = spec
         self._small, self._large = endpoints[spec.small], endpoints[spec.large]
+        self.metrics = metrics or Metrics()
+        self.upstreams = {spec.small: Upstream(self._small), spec.large: Upstream(self._large)}
         self._spend = spend or LocalSpend()
+        self._writers: OrderedDict[str, list[str]] = OrderedDict()
         self._policy: Policy | None = None
         self._kappa = _RULE_KAPPA
         if spec.chosen == "policy":
@@ -134,40 +145,60 @@ class Agent:
                 self._policy.close()
                 raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Closes every connection and the policy."""
         if self._policy is not None:
             self._policy.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
 
     async def choose(
         self,
         body: JSON,
         session: str | None = None,
         *,
-        writers: Sequence[str | None] = (),
+        writers: Sequence[str | None] | None = None,
         difficulty: float = 0.5,
     ) -> Choice:
         """Decides about one chat completion.
 
-        `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first. `session`:
-        whose budget it is; without one there is no budget to keep to.
+        `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first; None: those
+        that were chosen here for this session. `session`: whose budget it is; without one there is none to keep to.
         """
         limit = self._spec.budget.session if session is not None else None
         spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
         left = 1.0 if limit is None else max(0.0, 1.0 - spent / limit)
         highest = self._spec.efforts[-1] if self._spec.choose == "effort" else self._spec.large
-        vector = conversation(body, writers, highest, 1.0 - left, difficulty)
+        known = self._writers.get(session or "", ()) if writers is None else writers
+        vector = conversation(body, known, highest, 1.0 - left, difficulty)
         keep, reason = await self._keep(vector)
         # In the second half of its budget a session has to be surer and surer to get the dear choice.
         level = self._level(keep, self._kappa * min(1.0, 2.0 * left))
-        if session is None or limit is None:
+        if session is None:
             return self._choice(level, body, None, 0.0, keep, reason)
-        return await self._afford(session, limit, body, level, (keep, reason))
+        if limit is None:
+            choice = self._choice(level, body, None, 0.0, keep, reason)
+        else:
+            choice = await self._afford(session, limit, body, level, (keep, reason))
+        self._remember(session, choice)
+        return choice
 
     async def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
         """Enters what an answer really cost."""
         if choice.model is not None and choice.reserved:
             actual = self._endpoint(choice.model).cost(prompt_tokens, completion_tokens)
             await self._spend.settle(session, choice.reserved, actual)
+
+    def _remember(self, session: str, choice: Choice) -> None:
+        """Who was chosen, for the session's next request. The last turns of the last sessions are kept."""
+        if choice.model is None:
+            return
+        writers = self._writers.setdefault(session, [])
+        writers.append(choice.effort or choice.model)
+        del writers[:-_TURNS]
+        self._writers.move_to_end(session)
+        while len(self._writers) > _SESSIONS:
+            self._writers.popitem(last=False)
 
     async def _keep(self, vector: Vector) -> tuple[float, str]:
         if self._policy is None:

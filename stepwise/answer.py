@@ -115,7 +115,7 @@ async def answer(
     client's, in lower case. `deadline` is on the running loop's clock; when it passes, the answer ends with an error.
     `difficulty`: 0..1, 0.5 when unknown. Cancel at any moment: everything is freed.
     """
-    sent = {name: headers[name] for name in _FORWARDED if name in headers}
+    sent = forwarded(headers)
     setup = await stepwise.ready(sent, deadline)
     head = {
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",
@@ -137,11 +137,11 @@ async def answer(
     except Failed as error:
         stepwise.metrics.answers["failed"] += 1
         session.close()
-        return _error(error.status, error.body or _problem(str(error), "upstream_error"), head)
+        return whole(error.status, error.body or problem(str(error), "upstream_error"), head)
     except DeadlineError as error:
         stepwise.metrics.answers["deadline"] += 1
         session.close()
-        return _error(504, _problem(str(error), "timeout"), head)
+        return whole(504, problem(str(error), "timeout"), head)
     except BaseException:
         stepwise.metrics.answers["cancelled"] += 1
         session.close()
@@ -156,6 +156,11 @@ def deadline(headers: Mapping[str, str]) -> float | None:
     """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
     text = headers.get("x-envoy-expected-rq-timeout-ms", "")
     return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
+
+
+def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
+    """The client's headers that its requests to the models carry."""
+    return {name: headers[name] for name in _FORWARDED if name in headers}
 
 
 class _Whole(Body):
@@ -189,9 +194,9 @@ class _Events(Body):
         try:
             text = await self._session.next()
         except Failed as error:
-            return self._end("failed", _event(orjson.loads(_problem(str(error), "upstream_error"))))
+            return self._end("failed", _event(orjson.loads(problem(str(error), "upstream_error"))))
         except DeadlineError as error:
-            return self._end("deadline", _event(orjson.loads(_problem(str(error), "timeout"))))
+            return self._end("deadline", _event(orjson.loads(problem(str(error), "timeout"))))
         except BaseException:
             await self.aclose()
             raise
@@ -263,10 +268,11 @@ def _event(data: JSON) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def _problem(message: str, code: str) -> bytes:
+def problem(message: str, code: str) -> bytes:
     """An error in the shape of OpenAI's API."""
     return orjson.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": code}})
 
 
-def _error(status: int, body: bytes, head: Mapping[str, str]) -> Answer:
+def whole(status: int, body: bytes, head: Mapping[str, str]) -> Answer:
+    """An answer of one JSON text."""
     return Answer(status, {**head, "content-type": "application/json"}, _Whole(body))

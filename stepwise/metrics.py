@@ -27,6 +27,7 @@ class Metrics:
     ineligible: Counter[str] = field(default_factory=Counter)  # reason
     upstream_errors: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, kind
     safe_side: Counter[str] = field(default_factory=Counter)  # why a strategy could not judge
+    choices: Counter[tuple[str, str]] = field(default_factory=Counter)  # per request: model or effort, reason
     settled: Counter[str] = field(default_factory=Counter)  # why judging ended before the answer did
 
     def samples(self) -> Iterator[Sample]:
@@ -37,6 +38,8 @@ class Metrics:
             yield Sample("pointsman_stepwise_tokens_total", {"model": model, "fate": fate}, value)
         for (model, kind), value in self.upstream_errors.items():
             yield Sample("pointsman_stepwise_upstream_errors_total", {"model": model, "kind": kind}, value)
+        for (chosen, reason), value in self.choices.items():
+            yield Sample("pointsman_stepwise_choices_total", {"chosen": chosen, "reason": reason}, value)
         for name, label, counter in (
             ("requests", "model", self.requests),
             ("answers", "outcome", self.answers),

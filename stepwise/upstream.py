@@ -202,6 +202,31 @@ class Stream:
             self._ready.append(piece)
 
 
+class Relay:
+    """One open request whose answer is passed on as it comes. Read it with `next` until None; `close` it."""
+
+    def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, deadline: float | None) -> None:
+        self.status = response.status
+        self.content_type = response.headers.get("content-type", "application/json")
+        self._response = response
+        self._endpoint = endpoint
+        self._deadline = deadline
+
+    async def next(self) -> bytes | None:
+        """The next bytes, or None at the end. Raises UpstreamError and DeadlineError."""
+        try:
+            data = await within(self._response.content.readany(), self._endpoint.first_timeout, self._deadline)
+        except TimeoutError:
+            raise UpstreamError("timeout", f"{self._endpoint.model} sent nothing in time") from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError("cut", f"{self._endpoint.model} broke off: {error}") from error
+        return data or None
+
+    def close(self) -> None:
+        """Closes the connection. Never waits."""
+        self._response.close()
+
+
 class Upstream:
     """One model's server. Opens connections as they are needed; `close` it at the end."""
 
@@ -223,6 +248,12 @@ class Upstream:
             response.close()
             raise
         return Stream(response, self.endpoint, deadline)
+
+    async def relay(
+        self, path: str, body: JSON, headers: Mapping[str, str] | None = None, deadline: float | None = None
+    ) -> Relay:
+        """Sends a request whose answer, whatever it is, is to be passed on. Raises UpstreamError and DeadlineError."""
+        return Relay(await self._post(path, body, headers, deadline), self.endpoint, deadline)
 
     async def ask(
         self, path: str, body: JSON, headers: Mapping[str, str] | None = None, deadline: float | None = None

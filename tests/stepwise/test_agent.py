@@ -88,7 +88,7 @@ async def test_a_trained_policy_decides_by_the_same_interface(tmp_path: Path) ->
     write(tmp_path / "loop.onnx", names=NAMES, weights={"tool_errors": -2.0}, bias=3.0, meta=meta)
     chooser = an_agent(tmp_path, policy="loop")
     first, second = await chooser.choose(SMOOTH), await chooser.choose(STUCK)
-    chooser.close()
+    await chooser.close()
     assert (first.model, first.reason, second.model) == ("small", "policy", "large")
     write(tmp_path / "steps.onnx")
     with pytest.raises(PolicyError, match="other features"):
@@ -100,7 +100,7 @@ async def test_a_policy_that_fails_leaves_the_large_model(tmp_path: Path) -> Non
     write(tmp_path / "loop.onnx", names=NAMES, bias=float("nan"), meta=meta)
     chooser = an_agent(tmp_path, policy="loop")
     choice = await chooser.choose(SMOOTH)
-    chooser.close()
+    await chooser.close()
     assert (choice.model, choice.reason) == ("large", "policy_not_a_probability")
 
 

@@ -1,0 +1,160 @@
+"""`per: request`: one request of an agent's loop, sent on to the model (or with the effort) that was chosen for it.
+
+The answer passes as it comes. It passes through here, and not on a plain route, because its usage settles the session's
+budget.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from stepwise.agent import Agent, Choice
+from stepwise.answer import Answer, Body, forwarded, problem, whole
+from stepwise.continuation import CHAT_PATH
+from stepwise.upstream import HOP, JSON, DeadlineError, Relay, UpstreamError
+
+SESSION = "x-session-id"
+"""Request header that names the session whose budget it is."""
+
+_KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+
+
+async def relay(
+    agent: Agent, body: JSON, headers: Mapping[str, str], *, deadline: float | None = None, difficulty: float = 0.5
+) -> Answer | None:
+    """Answers a chat completion through the model chosen for it; None for what is none, or has come from here before.
+
+    `headers` are the client's, in lower case; `deadline` is on the running loop's clock; `difficulty`: 0..1.
+    """
+    messages = body.get("messages")
+    if HOP in headers or not isinstance(messages, list) or not messages:
+        agent.metrics.ineligible["hop" if HOP in headers else "not_chat"] += 1
+        return None
+    session = headers.get(SESSION)
+    choice = await agent.choose(body, session, difficulty=difficulty)
+    agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
+    if choice.model is None:
+        return whole(429, problem("The budget of this session is used up.", "budget_exhausted"), {})
+    asked = dict(body)
+    if choice.effort is not None:
+        asked["reasoning_effort"] = choice.effort
+    if choice.max_tokens is not None:
+        asked["max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"] = choice.max_tokens
+    options = body.get("stream_options") or {}
+    if body.get("stream"):
+        asked["stream_options"] = {**options, "include_usage": True}
+    head = {"x-pointsman-model": choice.model}
+    if choice.effort is not None:
+        head["x-pointsman-effort"] = choice.effort
+    agent.metrics.requests[choice.model] += 1
+    try:
+        stream = await agent.upstreams[choice.model].relay(CHAT_PATH, asked, forwarded(headers), deadline)
+    except (UpstreamError, DeadlineError) as error:
+        kind = error.kind if isinstance(error, UpstreamError) else "deadline"
+        agent.metrics.upstream_errors[choice.model, kind] += 1
+        if session is not None:
+            await agent.settle(session, choice, 0, 0)
+        late = kind in ("deadline", "timeout")
+        return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
+    given = _Relayed(stream, agent, choice, session, bool(body.get("stream")) and not options.get("include_usage"))
+    return Answer(stream.status, {**head, "content-type": stream.content_type}, given)
+
+
+class _Relayed(Body):
+    """The model's bytes. At their end the budget is settled; without an end, or a usage, what was reserved is spent."""
+
+    def __init__(self, stream: Relay, agent: Agent, choice: Choice, session: str | None, quiet: bool) -> None:
+        """`quiet`: the client asked for no usage, so the event that we asked for is taken out again."""
+        self._stream = stream
+        self._agent = agent
+        self._choice = choice
+        self._session = session
+        self._quiet = quiet
+        self._events = stream.content_type.lower().startswith("text/event-stream")
+        self._buffer = b""
+        self._usage: tuple[int, int] | None = None
+        self._over = False
+
+    async def __anext__(self) -> bytes:
+        while not self._over:
+            try:
+                data = await self._stream.next()
+            except (UpstreamError, DeadlineError) as error:
+                kind = error.kind if isinstance(error, UpstreamError) else "deadline"
+                self._agent.metrics.upstream_errors[self._choice.model or "-", kind] += 1
+                self._end("failed")
+                if not self._events:
+                    raise
+                return b"data: " + problem(f"The model broke off: {kind}.", "upstream_error") + b"\n\ndata: [DONE]\n\n"
+            except BaseException:
+                await self.aclose()
+                raise
+            if data is None:
+                self._end("complete")
+                await self._settle()
+                if self._events and self._buffer:
+                    return self._buffer
+                break
+            if passed := self._pass(data):
+                return passed
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        if not self._over:
+            self._end("cancelled")
+
+    def _end(self, outcome: str) -> None:
+        self._over = True
+        self._agent.metrics.answers[outcome] += 1
+        self._stream.close()
+
+    def _pass(self, data: bytes) -> bytes:
+        """What of the bytes so far can go out."""
+        self._buffer += data
+        if not self._events:
+            self._buffer = self._buffer[: _KEPT + 1]
+            return data
+        passed, start = b"", 0
+        for end in _EVENT_END.finditer(self._buffer):
+            event = self._buffer[start : end.end()]
+            start = end.end()
+            passed += b"" if self._counts(event) and self._quiet else event
+        self._buffer = self._buffer[start:]
+        if len(self._buffer) > _KEPT:  # no event is that long: whatever it is, it is not ours to hold back
+            passed, self._buffer = passed + self._buffer, b""
+        return passed
+
+    def _counts(self, event: bytes) -> bool:
+        """Takes the usage from an event; True when the event holds nothing else."""
+        if b'"usage"' not in event or not event.startswith(b"data:"):
+            return False
+        found = _object(event[5:])
+        self._take(found)
+        return isinstance(found.get("usage"), dict) and not found.get("choices")
+
+    def _take(self, found: JSON) -> None:
+        usage: Any = found.get("usage")
+        if isinstance(usage, dict):
+            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            if isinstance(prompt, int) and isinstance(completion, int):
+                self._usage = prompt, completion
+
+    async def _settle(self) -> None:
+        if not self._events and len(self._buffer) <= _KEPT:
+            self._take(_object(self._buffer))
+        refused = self._stream.status >= 400  # the model wrote nothing
+        if self._session is not None and (self._usage is not None or refused):
+            await self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
+
+
+def _object(data: bytes) -> JSON:
+    try:
+        found = orjson.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
