@@ -39,6 +39,12 @@ def add(subparsers: Any) -> None:
         metavar="MODEL=URL",
         help="a model's server, instead of the policy's `url:` (repeatable)",
     )
+    parser.add_argument(
+        "--internal",
+        default="127.0.0.1:10001",
+        metavar="ADDR",
+        help="Envoy's listener for the router's calls of stepwise models (serve --models-through), or `none`",
+    )
     parser.add_argument("--router-ca", metavar="FILE", help="TLS to the router: who signed its certificate")
     parser.add_argument("--router-cert", metavar="FILE", help="mTLS to the router: Envoy's certificate")
     parser.add_argument("--router-key", metavar="FILE", help="mTLS to the router: its key")
@@ -57,15 +63,16 @@ def run(args: argparse.Namespace) -> int:
     from config.watch import load
 
     try:
+        engine = load(args.policy).engine
         place = Place(
             listen=args.listen or ("0.0.0.0:10000" if args.target == "envoy" else "0.0.0.0:80"),
             router=args.router,
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
+            internal=None if args.internal == "none" else args.internal if engine.stepwise else None,
         )
         cluster = Cluster(args.namespace, args.service)
-        engine = load(args.policy).engine
         if args.target == "envoy":
             rendered = [envoy.render(engine, place)]
         elif args.target == "envoy-gateway":

