@@ -73,7 +73,7 @@ def example_policy() -> Path:
         import examples
     except ImportError:
         raise UpError("the example policy and models are in a checkout only; run `make up` there") from None
-    return Path(str(examples.__file__)).parent / "policy.yaml"
+    return Path(str(examples.__file__)).parent / "tinylm.yaml"
 
 
 class UpError(Exception):
@@ -326,6 +326,8 @@ def _fate(decision: Any, stream: bool) -> str:
     why = f"decision {decision.name}" if decision.name else "no decision matches: the default"
     if decision.action == "respond":
         return f"refused with {decision.status} ({why})"
+    if decision.action == "stepwise":
+        return f"answered step by step by the models {decision.stepwise.small} and {decision.stepwise.large} ({why})"
     return f"answered{', streamed,' if stream else ''} by the model {decision.model.key}, {decision.model.name} ({why})"
 
 

@@ -532,7 +532,8 @@ class Exchange:
         self._rest()
 
     async def _send_answer(self, answer: Answer, trace: Trace) -> None:
-        headers = (*answer.headers.items(), *response_headers(trace))
+        ours = (pair for pair in response_headers(trace) if pair[0] not in answer.headers)
+        headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
         async with aclosing(answer.body) as body:
             self._over(wire.stream_headers(answer.status, headers) + _metadata(trace))

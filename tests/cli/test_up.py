@@ -94,22 +94,29 @@ def _gone(pids: list[int]) -> bool:
 def test_the_three_lines_do_what_they_say_and_interrupt_leaves_nothing(tmp_path):
     with up(tmp_path) as running:
         (code, said_code), (hello, said_hello), (refused, said_refused) = running.curls()
-        assert said_code == "answered, streamed, by the model large, Qwen/Qwen3-72B (decision code)"
+        assert said_code == "answered, streamed, by the model large, tinylm-large (decision code)"
         status, body = _curl(code)
         events = [line.removeprefix("data: ") for line in body.splitlines() if line]
         assert status == 200
         assert events[-1] == "[DONE]"
-        assert {json.loads(event)["model"] for event in events[:-1]} == {"Qwen/Qwen3-72B"}
+        assert {json.loads(event)["model"] for event in events[:-1]} == {"tinylm-large"}
         assert len(events) > 5
-        assert said_hello == "answered by the model small, Qwen/Qwen3-8B (no decision matches: the default)"
+        assert said_hello == "answered by the model small, tinylm-small (no decision matches: the default)"
         status, body = _curl(hello)
-        assert (status, json.loads(body)["model"]) == (200, "Qwen/Qwen3-8B")
+        assert (status, json.loads(body)["model"]) == (200, "tinylm-small")
         assert said_refused == "refused with 403 (decision refuse-override)"
         status, body = _curl(refused)
         assert (status, json.loads(body)["error"]["message"]) == (403, "This request was refused by policy.")
 
+        sum_ = {**json.loads(hello[-1]), "messages": [{"role": "user", "content": "Work out 12 + 30 * 4."}]}
+        status, body = _curl([*hello[:-1], json.dumps(sum_)])
+        assert status == 200
+        steps = json.loads(body)["usage"]["pointsman"]["steps"]
+        assert {step["model"] for step in steps} <= {"small", "large"}
+        assert len(steps) >= 2
+
         processes = running.descendants()
-        assert len(processes) == 4  # two models, the router, Envoy
+        assert len(processes) == 3  # both models in one server, the router, Envoy
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(START_S) == 0
         assert _gone(processes)
