@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import uvloop
 
 from bench.direct import PROCESS
+from extproc.transport import heap
 from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Server, Stream
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--transport", choices=("http2", "grpcio"), default="http2")
     parser.add_argument("--asyncio", action="store_true", help="the standard event loop instead of uvloop")
     chosen = parser.parse_args(arguments)
+    heap.keep()
     (asyncio.run if chosen.asyncio else uvloop.run)(serve(chosen.listen, chosen.transport))
     return 0
 

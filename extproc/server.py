@@ -31,6 +31,7 @@ from extproc.meter import Meter
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
+from extproc.transport import heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from signals.request import Request
 
@@ -302,6 +303,7 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    heap.keep()
 
 
 def runner() -> asyncio.Runner:

@@ -327,30 +327,40 @@ class _Connection(asyncio.Protocol):
         self.heard = True
         if self.closing:
             return
-        if self.rest is not None:
-            self.rest += data
-            if len(self.rest) < self.need:
-                return
-            data = bytes(self.rest)
-            self.rest = None
         self.busy = True
         try:
-            used = self._read(data, 0 if self.read_preface else self._preface(data))
+            used = self._complete(data) if self.rest is not None else 0
+            if self.rest is None:
+                used = self._read(data, used)
+                if used < len(data):
+                    self.rest = bytearray(memoryview(data)[used:])
+                    self.rest_since = self.loop.time()
         except _Fault as fault:
             self.fault = fault
-        else:
-            if used < len(data):
-                self.rest = bytearray(data[used:] if used else data)
-                self.rest_since = self.loop.time()
         self._flush()
 
     # --- reading ---
 
-    def _preface(self, data: bytes) -> int:
-        if not data.startswith(frames.PREFACE):
-            raise _Fault(frames.PROTOCOL_ERROR, "not HTTP/2: the connection preface is missing")
-        self.read_preface = True
-        return len(frames.PREFACE)
+    def _complete(self, data: bytes) -> int:
+        """Finish the frame that `rest` began, and no more, so that little is copied; returns how much was used."""
+        rest = self.rest
+        assert rest is not None
+        used = 0
+        while True:
+            missing = self.need - len(rest)
+            rest += memoryview(data)[used : used + missing]
+            used = min(len(data), used + missing)
+            if len(rest) < self.need:
+                return used
+            if not self.read_preface:
+                if rest != frames.PREFACE:
+                    raise _Fault(frames.PROTOCOL_ERROR, "not HTTP/2: the connection preface is missing")
+                self.read_preface = True
+                break
+            if self._read(bytes(rest), 0):  # nothing is used of a mere frame head: `need` then is the whole frame
+                break
+        self.rest = None
+        return used
 
     def _read(self, data: bytes, position: int) -> int:
         """Handle the whole frames of `data`; returns where the rest begins. `need` then says how long it must grow."""
@@ -375,29 +385,27 @@ class _Connection(asyncio.Protocol):
             position = stop
             if kind == frames.DATA:
                 stream = streams.get(number)
-                if (
-                    stream is None
-                    or flags & frames.PADDED
-                    or stream.half
-                    or stream.partial is not None
-                    or size < 5
-                    or self.block is not None
-                ):
+                if stream is None or flags & frames.PADDED or stream.half or self.block is not None:
                     self._data(number, flags, data[start:stop])
                     continue
                 self.unacked += size
                 stream.received += size
                 if stream.received > stream.renew_at:
                     self._renew(stream)
-                flag, length = read_prefix(data, start)
-                if flag or length != size - 5 or length > longest:
-                    self._message_part(stream, data[start:stop])
-                elif not stream.state:
-                    try:
-                        stream.receiver.message(data[start + 5 : stop])
-                    except Exception:
-                        log.exception(_CRASH)
-                        stream.cut(13, "internal error")
+                if size >= 5 and stream.partial is None:
+                    flag, length = read_prefix(data, start)
+                    if flag or length != size - 5 or length > longest:
+                        self._message_part(stream, memoryview(data)[start:stop])
+                    elif not stream.state:
+                        try:
+                            stream.receiver.message(data[start + 5 : stop])
+                        except Exception:
+                            log.exception(_CRASH)
+                            stream.cut(13, "internal error")
+                elif size:
+                    self._message_part(stream, memoryview(data)[start:stop])
+                elif not flags & frames.END_STREAM:
+                    self._controlled()
                 if flags & frames.END_STREAM:
                     self._half_close(stream)
             elif kind == frames.HEADERS and flags & 0x2C == frames.END_HEADERS and self.block is None:
@@ -486,7 +494,7 @@ class _Connection(asyncio.Protocol):
             else:
                 self._reset(number, frames.STREAM_CLOSED)
 
-    def _message_part(self, stream: _Stream, payload: bytes) -> None:
+    def _message_part(self, stream: _Stream, payload: bytes | memoryview) -> None:
         """Part of a message, several messages, or something that is no message."""
         if stream.state:
             return
