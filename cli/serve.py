@@ -69,6 +69,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from config.watch import Rejected
     from extproc import log
     from extproc.decisionlog import LogOptions
     from extproc.server import Options, Tls
@@ -113,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             from extproc.supervisor import run as serve
         return serve(options)
+    except Rejected as error:
+        print(error, file=sys.stderr)
+        return 1
     except ValueError as error:
         print(f"pointsman serve: {error}", file=sys.stderr)
         return 2

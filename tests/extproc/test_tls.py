@@ -321,5 +321,6 @@ def test_files_that_cannot_work_are_named_at_the_start(policy, certs, flags, say
     from cli.main import main
 
     monkeypatch.chdir(certs)
+    monkeypatch.setattr("extproc.log.setup", lambda *_: None)
     assert main(["serve", str(policy), "--workers", "1", "--listen", "127.0.0.1:0", *flags]) == 2
     assert re.search(says, capsys.readouterr().err)
