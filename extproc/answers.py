@@ -13,7 +13,9 @@ from decisions.engine import Engine
 from decisions.model import Model
 from extproc.exchange import ROUTE, Answer
 from signals.request import Request
+from stepwise.agent import Agent
 from stepwise.metrics import Metrics
+from stepwise.relay import relay
 from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
 from stepwise.upstream import Endpoint
 
@@ -32,18 +34,24 @@ class Answers:
     def __init__(
         self, engines: Sequence[Engine], folder: Path, through: str | None, metrics: Metrics | None = None
     ) -> None:
-        self._ready: dict[tuple[str, StepwiseSpec], Stepwise] = {}
+        self._ready: dict[tuple[str, StepwiseSpec], Stepwise | Agent] = {}
         for engine in engines:
             for clause in engine.clauses:
                 block = clause.stepwise
                 if block is None or (engine.policy, block) in self._ready:
                     continue
                 ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
-                self._ready[engine.policy, block] = block.build(ends, folder, metrics)
+                self._ready[engine.policy, block] = (
+                    Agent(block, ends, folder, metrics=metrics)
+                    if block.per == "request"
+                    else block.build(ends, folder, metrics)
+                )
 
     async def start(self) -> None:
         """Probe the upstreams. What cannot work is logged; such decisions take the large model alone."""
         for (_, block), ready in self._ready.items():
+            if isinstance(ready, Agent):
+                continue
             try:
                 await ready.start()
             except StepwiseError as error:
@@ -51,19 +59,19 @@ class Answers:
 
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
         """The answer; None when `request` cannot be answered step by step (extproc.exchange.Answerer)."""
-        path = request.headers.get(":path", "/v1/chat/completions")
         ready = self._ready[trace.policy, trace.decision.stepwise]
+        reading = trace.readings.get(DIFFICULTY)
+        prior = reading.score if reading is not None and reading.score is not None else 0.5
+        deadline = stepwise.answer.deadline(request.headers)
+        if isinstance(ready, Agent):
+            sent = await relay(ready, request.fields, request.headers, deadline=deadline, difficulty=prior)
+            return None if sent is None else Answer(sent.status, sent.headers, sent.body)
+        path = request.headers.get(":path", "/v1/chat/completions")
         if reason := stepwise.answer.ineligible(request.fields, request.headers, path):
             ready.metrics.ineligible[reason] += 1
             return None
-        reading = trace.readings.get(DIFFICULTY)
-        prior = reading.score if reading is not None and reading.score is not None else 0.5
         given = await stepwise.answer.answer(
-            ready,
-            request.fields,
-            request.headers,
-            deadline=stepwise.answer.deadline(request.headers),
-            difficulty=prior,
+            ready, request.fields, request.headers, deadline=deadline, difficulty=prior
         )
         # Not wrapped in a generator: one that was never begun would free nothing when it is closed.
         return Answer(given.status, given.headers, given.body)

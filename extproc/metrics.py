@@ -64,6 +64,7 @@ FAMILIES: dict[str, Family] = {
                 ("ineligible", "Requests that could not be answered step by step.", ("reason",)),
                 ("safe_side", "Answers on the safe side because a strategy could not judge.", ("reason",)),
                 ("settled", "Answers whose judging ended before they did.", ("reason",)),
+                ("choices", "Requests of agents' loops.", ("chosen", "reason")),
             )
         ),
         Family("pointsman_streams_inflight", "gauge", "Live ext_proc streams."),

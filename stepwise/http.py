@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
+from stepwise.agent import Agent
 from stepwise.answer import Answer, answer, deadline, ineligible
+from stepwise.relay import relay
 from stepwise.spec import Stepwise
 from stepwise.upstream import HOP
 
@@ -21,11 +23,12 @@ DECISION = "x-pointsman-decision"
 _MAX_BODY = 16 << 20
 
 
-def application(find: Callable[[str], Stepwise | None], max_body: int = _MAX_BODY) -> web.Application:
+def application(find: Callable[[str], Stepwise | Agent | None], max_body: int = _MAX_BODY) -> web.Application:
     """An application with `POST /v1/chat/completions` and `GET /healthz`.
 
-    `find`: the ready stepwise decision of that name (an empty one when the header is missing), or None. It is asked for
-    every request, so a new policy holds from the next request on. `max_body`: bytes; more is refused with 413.
+    `find`: the ready stepwise decision (an `Agent` for `per: request`) of that name (an empty one when the header is
+    missing), or None. It is asked for every request, so a new policy holds from the next request on. `max_body`: bytes;
+    more is refused with 413.
     """
     app = web.Application(client_max_size=max_body)
     app.router.add_post("/v1/chat/completions", _completions(find))
@@ -56,13 +59,16 @@ async def _health(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
-def _completions(find: Callable[[str], Stepwise | None]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _completions(
+    find: Callable[[str], Stepwise | Agent | None],
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if HOP in headers:
             return _refuse(508, "This request has come from here before: the model's route leads back to pointsman.")
         name = headers.get(DECISION, "")
         stepwise = find(name)
+        limit = deadline(headers)
         if stepwise is None:
             return _refuse(404, f"There is no stepwise decision {name or '(header ' + DECISION + ' is missing)'}.")
         try:
@@ -71,10 +77,16 @@ def _completions(find: Callable[[str], Stepwise | None]) -> Callable[[web.Reques
             return _refuse(400, "The request body is not JSON.")
         if not isinstance(body, dict):
             return _refuse(400, "The request body is not a JSON object.")
+        if isinstance(stepwise, Agent):
+            sent = await relay(stepwise, body, headers, deadline=limit)
+            if sent is None:
+                return _refuse(400, "This is no chat completion.")
+            async with sent:
+                return await _send(request, sent)
         if reason := ineligible(body, headers, request.path):
             stepwise.metrics.ineligible[reason] += 1
             return _refuse(400, f"This request cannot be answered stepwise ({reason}).")
-        async with await answer(stepwise, body, headers, deadline=deadline(headers)) as reply:
+        async with await answer(stepwise, body, headers, deadline=limit) as reply:
             return await _send(request, reply)
 
     return handle

@@ -25,10 +25,14 @@ models:
 default: small
 signals:
   math: {keyword: {any: [compute]}}
+  agentic: {keyword: {any: [repair]}}
 decisions:
   - name: steps
     when: math
     stepwise: {small: small, large: large, policy: math}
+  - name: loop
+    when: agentic
+    stepwise: {small: small, large: large, per: request, budget: {session: 0.01}}
 """
 SMALL = ["one and one is two so far", "two ✗ and two is five", "three is fine as it is"]
 LARGE = ["ONE and one is two so far", "TWO and two is four", "THREE is fine as it is"]
@@ -112,6 +116,23 @@ async def test_many_answers_at_once(parts: Parts) -> None:
             *(sdk.chat.completions.create(model="auto", messages=QUESTION) for _ in range(24))
         )
     assert {answer.choices[0].message.content for answer in answers} == {MIXED}
+
+
+async def test_an_agent_s_requests_get_the_model_that_they_need(parts: Parts) -> None:
+    tool = {"type": "function", "function": {"name": "run", "parameters": {}}}
+    call = {"id": "1", "type": "function", "function": {"name": "run", "arguments": "{}"}}
+    failed = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Error: exit status 2"},
+    ]
+    ask = [{"role": "user", "content": "repair the build"}]
+    async with parts.sdk() as sdk:
+        create = sdk.chat.completions.with_raw_response.create
+        fine = await create(model="auto", messages=ask, tools=[tool], extra_headers={"x-session-id": "a"})
+        stuck = await create(model="auto", messages=ask + failed * 3, tools=[tool], extra_headers={"x-session-id": "a"})
+    assert [reply.headers["x-pointsman-model"] for reply in (fine, stuck)] == ["small", "large"]
+    assert fine.parse().choices[0].message.content == "\n\n".join(SMALL)
+    assert parts.large.requests[0]["tools"] == [tool]
 
 
 async def test_what_is_not_eligible_takes_the_large_model_s_route(parts: Parts) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from stepwise.agent import Agent, LocalSpend
+from stepwise.http import application, serve
 from stepwise.relay import relay
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.fakes import FakeModel, Fault, text_of, writer
@@ -152,6 +154,20 @@ async def test_a_client_that_goes_stops_the_model() -> None:
         with pytest.raises(StopAsyncIteration):
             await anext(reply.body)
         assert agent.agent.metrics.answers == {"cancelled": 1}
+
+
+async def test_it_is_served_over_http_too() -> None:
+    async with loop() as agent:
+        runner = await serve(application({"agents": agent.agent}.get), "127.0.0.1:0")
+        url = "http://{}:{}/v1/chat/completions".format(*runner.addresses[0][:2])
+        headers = {"x-pointsman-decision": "agents", "x-session-id": "s"}
+        async with aiohttp.ClientSession() as http:
+            async with http.post(url, json=STUCK, headers=headers) as reply:
+                assert (reply.status, reply.headers["x-pointsman-model"]) == (200, "large")
+                assert (await reply.json())["choices"][0]["message"]["content"] == TEXT
+            async with http.post(url, json={"prompt": "x"}, headers=headers) as reply:
+                assert reply.status == 400
+        await runner.cleanup()
 
 
 async def test_a_second_pass_and_other_requests_are_left_alone() -> None:
