@@ -209,3 +209,44 @@ def test_the_json_schema_is_valid_and_agrees_with_the_loader():
         place[path[-1]] = value
         assert list(validator.iter_errors(bad)), path
         assert check(json.dumps(bad))[0] is None, path
+
+
+STORE = "version: 1\nmodels: {a: {}}\ndefault: a\nsettings: {store: {url: 'redis://h:1/0', password: %s}}\n"
+
+
+def test_a_secret_is_named_not_written(tmp_path, monkeypatch):
+    from config.resources import Resources
+
+    monkeypatch.setenv("STORE_PASSWORD", "from the environment")
+    (tmp_path / "password").write_text("from a file\n")
+    for written, revealed in [("{env: STORE_PASSWORD}", "from the environment"), ("{file: password}", "from a file")]:
+        spec = parse(STORE % written).spec.settings.store
+        assert spec.password.reveal(tmp_path) == revealed
+        assert revealed not in repr(spec)
+    resources = Resources()
+    assert resources.store(spec, tmp_path) is resources.store(spec, tmp_path)
+    assert resources.store(None, tmp_path) is not resources.store(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("hunter2", ("P103", 4, 52)),
+        ("{}", ("P106", 4, 52)),
+        ("{env: A, file: b}", ("P106", 4, 52)),
+        ("{vault: x}", ("P101", 4, 53)),
+    ],
+)
+def test_a_secret_that_is_written_out_is_an_error(written, expected):
+    assert expected in found(STORE % written)
+
+
+@pytest.mark.parametrize("written", ["{env: NO_SUCH_VARIABLE}", "{file: /no/such/file}"])
+def test_a_secret_that_is_not_there_is_one_clear_error(written):
+    with pytest.raises(PolicyError, match=r"P108 store: .*(not set|cannot be read)"):
+        build(parse(STORE % written))
+
+
+def test_a_password_in_the_stores_address_is_refused():
+    text = "version: 1\nmodels: {a: {}}\ndefault: a\nsettings: {store: {url: 'redis://u:p@h:1/0'}}\n"
+    assert ("P104", 4, 25) in found(text)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 
 import pytest
 
+from decisions.engine import Clause, Engine
 from decisions.model import Model
-from decisions.select import Cheapest, Weighted, expected_tokens, fraction, request_key, session_key
+from decisions.rule import ALWAYS
+from decisions.select import Cheapest, Pinned, Weighted, expected_tokens, fraction, request_key, session_key
 from signals.facts import Facts
+from signals.gather import fetch
+from signals.reading import Unavailable
 from signals.request import Message, Request
+from signals.store import Memory, Store
 
 SMALL = Model("small", "s", 1.0, 1.0, 1000)
 LARGE = Model("large", "l", 2.0, 2.0, 10_000)
@@ -107,3 +114,54 @@ def test_output_is_priced_by_its_cap_or_like_the_input() -> None:
     assert tokens == output > 50
     assert expected_tokens(facts("word " * 100, max_tokens=7)) == (tokens, 7)
     assert SMALL.cost(1_000_000, 2_000_000) == pytest.approx(3.0)
+
+
+class Away(Memory):
+    async def pin(self, key: str, value: str, ttl: float) -> str:
+        raise Unavailable("store_down")
+
+
+def pinned(store: Store, text: str = "hi", session: str = "s1") -> tuple[Pinned, Facts]:
+    small = Model("small", "small", input_price=1.0, context=100)
+    large = Model("large", "large", input_price=9.0, context=100_000)
+    return Pinned(Cheapest([small, large]), store), facts(text, headers={"x-session-id": session})
+
+
+async def chosen(selector: Pinned, facts: Facts) -> str:
+    await fetch([selector], facts)
+    return selector.choose(facts).key
+
+
+LONG = "word " * 200
+
+
+async def test_a_pinned_session_stays_where_it_began_though_the_price_says_otherwise() -> None:
+    store = Memory()
+    assert await chosen(*pinned(store, LONG)) == "large"
+    assert await chosen(*pinned(store)) == "large"
+    assert await chosen(*pinned(store, session="s2")) == "small"
+
+
+async def test_without_a_store_the_choice_is_made_anew() -> None:
+    assert await chosen(*pinned(Away(), LONG)) == "large"
+    assert await chosen(*pinned(Away())) == "small"
+
+
+async def test_an_engine_waits_for_the_pin_and_no_longer_than_its_deadline() -> None:
+    class Slow(Memory):
+        async def pin(self, key: str, value: str, ttl: float) -> str:
+            await asyncio.sleep(60)
+            return value
+
+    kept = Memory()
+    await chosen(*pinned(kept, LONG))
+    stores: list[tuple[Store, str]] = [(kept, "large"), (Slow(), "small")]
+    for store, expected in stores:
+        selector, call = pinned(store)
+        models = {model.key: model for model in selector.models}
+        clause = Clause("chat", ALWAYS, "route", selector)
+        for best in (False, True):
+            engine = Engine(policy="p", models=models, default="small", signals={}, clauses=[clause], best=best)
+            trace = await engine.decide(call.request, time.monotonic() + 0.05)
+            assert trace.decision.model is not None
+            assert trace.decision.model.key == expected
