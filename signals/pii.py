@@ -26,8 +26,14 @@ _PHONE = r"(?:\+|\b0|\(|\b)\d[\d ()./\-]{4,20}\d(?: ?(?:x|ext\.?) ?\d{1,6})?\b"
 
 Named = Literal["name", "place"]
 _NAMED: dict[str, Named] = {
-    "PER": "name", "PERSON": "name", "NAME": "name", "LOC": "place", "LOCATION": "place", "GPE": "place", "ADDRESS": "place"
-}  # fmt: skip
+    "PER": "name",
+    "PERSON": "name",
+    "NAME": "name",
+    "LOC": "place",
+    "LOCATION": "place",
+    "GPE": "place",
+    "ADDRESS": "place",
+}
 """What the labels of token classifiers mean (CoNLL, OntoNotes and their like, without B- and I-)."""
 
 

@@ -7,7 +7,6 @@ sentence-transformers writes it, `1_Pooling/config.json`. Everything is checked 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import threading
@@ -20,7 +19,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from signals.neural.heads import ModelError
+from signals.neural.heads import ModelError, digest
 from signals.neural.service import Service
 from signals.reading import Unavailable
 
@@ -73,7 +72,7 @@ class Folder:
         config = self._json("config.json")
         self._tokenizer = self._load_tokenizer()
         self.labels = self._labels(config) if task != "encoder" else ()
-        self.digest = _sha256(model)
+        self.digest = digest(model)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -233,14 +232,6 @@ class Folder:
         else:
             out = self._session.run([self._output], feed)[0]
         return np.asarray(out, np.float32)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 _loaded: weakref.WeakValueDictionary[tuple[object, ...], Folder] = weakref.WeakValueDictionary()

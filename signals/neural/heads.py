@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,21 @@ from signals.neural.features import Features
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import LEXICON, MODELS, Lexicon
 
+log = logging.getLogger("pointsman.neural")
+
 MODEL: Final = MODELS / "heads.onnx"
 HEADS: Final = ("domain", "difficulty", "reasoning", "jailbreak", "fact_check", "feedback", "modality")
 _FEW_SEGMENTS: Final = 2
+
+
+def digest(*files: Path) -> str:
+    """SHA-256 over the contents of `files`, in hex."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 18):
+                found.update(block)
+    return found.hexdigest()
 
 
 class ModelError(ValueError):
@@ -65,18 +78,15 @@ class Heads:
 
         try:
             self.lexicon = Lexicon.load(lexicon)
-            raw = model.read_bytes()
+            self.digest = digest(model, model.with_name(f"{model.name}.data"), lexicon)
         except (OSError, ValueError) as error:
             raise ModelError(f"{error}: the shipped model is damaged; reinstall it") from None
-        self.digest = hashlib.sha256(raw).hexdigest()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         try:
-            # Read from the path: the runtime then maps large constants and `raw` is freed.
-            del raw
             self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
             labels = self._session.get_modelmeta().custom_metadata_map
             self.labels = {head: tuple(labels[head].split(",")) for head in ("domain", "feedback", "modality")}
@@ -86,6 +96,7 @@ class Heads:
         if missing := {*HEADS, "embedding", "parts"} - outputs:
             raise ModelError(f"{model}: has no output {', '.join(sorted(missing))}")
         self._names = [*HEADS, "embedding", "parts"]
+        log.info("the shipped model: sha256 %s", self.digest)
         self.width = int(self.run([self.prepare("warm up")])[0].embedding.shape[0])
 
     def prepare(self, text: str) -> Prepared:

@@ -89,8 +89,20 @@ def _classes() -> tuple[U8, NDArray[np.uint16], NDArray[np.bool_]]:
     return table, folded, np.append((lower != points) & alpha & ~surrogate, False)
 
 
-_SPAN: Final = 64  # a longer word repeats the powers: only its hash is concerned, not its length
-_POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i + 1, 1 << 64) for i in range(_SPAN)], np.uint64)
+_BASE: Final = 0x9E3779B97F4A7C15
+_PERIOD: Final = 1 << 14
+
+
+def _powers(base: int) -> U64:
+    """base^1, base^2, ..., base^_PERIOD modulo 2^64."""
+    with np.errstate(over="ignore"):
+        return np.multiply.accumulate(np.full(_PERIOD, base, np.uint64))
+
+
+_POWERS: Final = _powers(_BASE)
+_INVERSES: Final = np.concatenate((np.ones(1, np.uint64), _powers(pow(_BASE, -1, 1 << 64))[:-1]))
+"""A word's hash is the sum of its letters times powers of a base that grow along the text, divided by the power at the
+word's start. The powers begin anew after _PERIOD letters: a word across such a border is not known again."""
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _M2: Final = np.uint64(0x94D049BB133111EB)
 _S31: Final = np.uint64(31)
@@ -139,17 +151,22 @@ _EMPTY: Final = Words(
 )
 
 
+def _points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 def words(text: str) -> Words:
     """The words of `text`, in order. Lone surrogates count as punctuation."""
-    raw = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    if not raw.size:
+    if not text:
         return _EMPTY
     class_of, lower_of, upper_of = _classes()
-    codes = np.minimum(raw, _LIMIT)
+    plain = text.isascii()
+    raw = np.frombuffer(text.encode(), np.uint8) if plain else _points(text)
+    codes = raw if plain else np.minimum(raw, _LIMIT)
     classes = class_of[codes]
     upper = upper_of[codes]
     # The class without the accents: `né` stays one word.
-    base = np.where(classes == ACCENTED, LETTER, classes)
+    base = classes if plain else np.where(classes == ACCENTED, np.uint8(LETTER), classes)
     lower = lower_of[codes]
     begins = np.empty(raw.size, np.bool_)
     begins[0] = True
@@ -162,17 +179,18 @@ def words(text: str) -> Words:
     )
     cuts = np.flatnonzero(begins).astype(np.int32)
     lengths = np.diff(cuts, append=np.int32(raw.size))
-    inside = np.arange(raw.size, dtype=np.int32)
-    inside -= np.repeat(cuts, lengths)
-    inside &= _SPAN - 1
-    value = np.where(raw < _LIMIT, lower, raw).astype(np.uint64) * _POWERS[inside]
-    hashes = mix(np.add.reduceat(value, cuts))
+    value = lower.astype(np.uint64)
+    if not plain:
+        np.copyto(value, raw, where=raw >= _LIMIT)
+    powers = _POWERS[: raw.size] if raw.size <= _PERIOD else np.resize(_POWERS, raw.size)
+    value *= powers
+    hashes = mix(np.add.reduceat(value, cuts) * _INVERSES[cuts % _PERIOD])
     kinds = base[cuts]
     keep = kinds != SPACE
     gaps = np.empty(cuts.size, np.bool_)
     gaps[0] = False
     gaps[1:] = ~keep[:-1]
-    if classes.max() == ACCENTED:
+    if not plain and classes.max() == ACCENTED:
         kinds = np.maximum(kinds, np.where(np.maximum.reduceat(classes, cuts) == ACCENTED, ACCENTED, 0)).astype(
             np.uint8
         )

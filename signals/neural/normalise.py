@@ -56,6 +56,13 @@ _SEES_OVERLAY: Final = re2.compile("[A-Za-z][\u0300-\u036f]")
 
 def normalise(text: str, lexicon: Lexicon) -> str:
     """`text` without disguises; the very same object when there are none."""
+    try:
+        return _undone(text, lexicon)
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot hold
+        return _undone(text.encode(errors="replace").decode(), lexicon)
+
+
+def _undone(text: str, lexicon: Lexicon) -> str:
     plain = _letters(text) if not text.isascii() else text
     if _SEES_BASE64.search(plain):
         plain = _BASE64.sub(_decode, plain)

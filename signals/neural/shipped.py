@@ -40,6 +40,7 @@ class Shipped:
     def __init__(self, cap: int = DEFAULT_CAP) -> None:
         self.cap = cap
         self.model = heads()
+        self._nothing = self.model.verdicts([""])[0]
         self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len)
 
     def check(self, text: str) -> str:
@@ -50,7 +51,7 @@ class Shipped:
         return text
 
     async def verdict(self, text: str, deadline: float) -> Verdict:
-        return await self.service.ask(self.check(text), deadline)
+        return await self.service.ask(self.check(text), deadline) if text else self._nothing
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""

@@ -44,7 +44,7 @@ class Lexicon:
     def load(cls, path: Path = LEXICON) -> Lexicon:
         """The lexicon in an npz file. OSError when it cannot be read, ValueError when it is not one."""
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 weight, embedded = found["weight"].astype(np.float32), int(found["embedded"])
                 return cls(found["slots"], found["prints"], weight, embedded)
         except (KeyError, BadZipFile, EOFError) as error:

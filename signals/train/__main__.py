@@ -25,12 +25,12 @@ from signals.train.data import Data, question_of
 
 SEED: Final = 7
 _TEACHER_CUT: Final = 600
-_LENGTH_FACTOR: Final = 2.0
-"""By how much a word problem's length counts for its difficulty: see the card."""
+_LENGTH_SHARE: Final = 0.75
+"""How much of a word problem's difficulty is judged by its length: hardly anything else tells among them."""
 
 
 _WINDOW_MARGIN: Final = 4.0
-"""By how many logits a single window must be surer of an attack than the whole text: one of many is more often wrong."""
+"""By how many logits a window must be surer of an attack than the whole text: one of many is more often wrong."""
 
 
 def _teach(texts: Sequence[str], what: str, cache: Path | None, batch: int = 32) -> NDArray[np.float32]:
@@ -78,7 +78,8 @@ def embed_table(data: Data, built: Lexicon, cache: Path | None) -> NDArray[np.fl
     for text in texts:
         found_rows = built.find(lexer.words(text).hashes)
         rows.append(found_rows[(found_rows > 0) & (found_rows < built.embedded)])
-    return embedder.distil(start, rows, (of_texts - mean) @ directions, SEED)
+    targets = ((of_texts - mean) @ directions).astype(np.float32)
+    return embedder.distil(start, rows, targets, SEED)
 
 
 def read_all(items: Sequence[corpus.Item], built: Lexicon, what: str) -> list[Features]:
@@ -87,6 +88,14 @@ def read_all(items: Sequence[corpus.Item], built: Lexicon, what: str) -> list[Fe
         if item.text not in known:
             known[item.text] = features(normalise(item.text, built), built)
     return [known[item.text] for item in items]
+
+
+def _by_length(read: Sequence[Features], items: Sequence[corpus.Item]) -> tuple[float, float]:
+    """Slope and shift of the logistic regression of difficulty on the length of graded word problems."""
+    graded = [(text.style[-1], item.labels["difficulty"][0]) for text, item in zip(read, items, strict=True)
+              if item.source == "gsm8k graded"]  # fmt: skip
+    length, hard = np.array(graded, np.float64).T
+    return measure.platt(length, hard)
 
 
 def main() -> None:
@@ -138,7 +147,7 @@ def main() -> None:
         parts_bias=np.array([deep - _WINDOW_MARGIN, planted_bias], np.float32),
         weight=built.weight,
         calibration={},
-        length=(lessons.subjects.index("word problems"), _LENGTH_FACTOR),
+        length=(lessons.subjects.index("word problems"), _LENGTH_SHARE, *_by_length(read, lessons.items)),
     )
     labels = {"domain": lessons.domains, "feedback": corpus.FEEDBACK, "modality": corpus.MODALITY}
     export.save(export.build(weights), labels, model_path)
@@ -149,7 +158,8 @@ def main() -> None:
     shipped = runtime.Heads(model_path, lexicon_path)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
-    card.write(args.out / "heads.md", figures, data, [model_path, lexicon_path], entries)
+    files = [model_path, model_path.with_name("heads.onnx.data"), lexicon_path]
+    card.write(args.out / "heads.md", figures, data, files, entries)
 
 
 if __name__ == "__main__":

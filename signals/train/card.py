@@ -1,5 +1,7 @@
 """Writes the model card of the shipped classifier."""
 
+# ruff: noqa: E501  a page of Markdown
+
 from __future__ import annotations
 
 import hashlib

@@ -139,7 +139,8 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
     for index, row in enumerate(part("reasoning/gsm8k_train")):
         if index % 2 or held_out:
             add(
-                "gsm8k", row["question"], reasoning=(1, 0.6), domain=(words, 0.1), jailbreak=(0, 0.2), fact_check=(0, 0.2),
+                "gsm8k", row["question"], reasoning=(1, 0.6), domain=(words, 0.1), jailbreak=(0, 0.2),
+                fact_check=(0, 0.2),
                 feedback=(0, 0.03), modality=(0, 0.03),
             )  # fmt: skip
     for row in part("selection/llmrouter_scores"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,8 @@ class Weights:
     """Everything that the graph holds. wide [rows, K] already times the entries' weights, table [words, d], inner and
     outer (matrix, bias) of the deep part, domain_of: the domain of each of the first columns, parts [rows, 2] and
     parts_bias [2] of the direct and the planted head over spans, weight [rows] of the entries, slopes and shifts of the
-    calibration by head, length: (class, factor) by which length counts for difficulty."""
+    calibration by head. length: (class, share, slope, shift): in that class of the domain head, `share` of difficulty's
+    logit gives way to slope x length + shift."""
 
     wide: F32
     table: F32
@@ -34,7 +36,7 @@ class Weights:
     parts_bias: F32
     weight: F32
     calibration: dict[str, tuple[float, float]]
-    length: tuple[int, float]
+    length: tuple[int, float, float, float]
 
 
 def quantise(table: F32) -> tuple[NDArray[np.int8], F32]:
@@ -54,7 +56,7 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
-    def add(self, operator: str, *inputs: str, out: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         name = out or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
@@ -93,16 +95,19 @@ def build(weights: Weights) -> onnx.ModelProto:
         slope, shift = weights.calibration.get(head, (1.0, 0.0))
         picked = columns(logits, part.start, part.stop)
         if head == "difficulty":
-            picked = add("Add", picked, "length_term")
+            index, share, by_length, start = weights.length
+            chance = columns("subjects", index, index + 1)
+            line = add(
+                "Add", add("Mul", columns("style", STYLE - 1, STYLE), graph.number(by_length)), graph.number(start)
+            )
+            less = add("Mul", picked, graph.number(-share))
+            picked = add("Add", picked, add("Mul", chance, add("Add", line, less)))
         picked = add("Mul", picked, graph.number(slope))
         if head == "domain":
-            subjects = add("Softmax", picked, axis=1)
+            subjects = add("Softmax", picked, axis=1, out="subjects")
             gather = np.zeros((len(weights.domain_of), max(weights.domain_of) + 1), np.float32)
             gather[np.arange(len(weights.domain_of)), weights.domain_of] = 1
             add("MatMul", subjects, constant(gather), out="domain")
-            index, factor = weights.length
-            share = add("Mul", columns(subjects, index, index + 1), columns("style", STYLE - 1, STYLE))
-            add("Mul", share, graph.number(factor), out="length_term")
         elif part.stop - part.start == 1:
             flat = add("Add", picked, graph.number(shift))
             add("Sigmoid", add("Squeeze", flat, graph.ints(1)), out=head)
@@ -152,4 +157,8 @@ def build(weights: Weights) -> onnx.ModelProto:
 def save(model: onnx.ModelProto, labels: dict[str, Sequence[str]], path: Path) -> None:
     """The graph with the names of the classes (`head` to comma-separated labels) in its metadata."""
     helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()})
-    onnx.save(model, path)
+    data = f"{path.name}.data"
+    (path.parent / data).unlink(missing_ok=True)  # onnx would append to it
+    # The tables lie beside the graph: ONNX Runtime maps them, so that only the rows in use take memory, once for all
+    # workers.
+    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=4096)

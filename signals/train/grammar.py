@@ -1,4 +1,4 @@
-"""A tiny text generator: a rule is a list of sentences, `{name}` in a sentence is replaced by a sentence of rule `name`."""
+"""A tiny text generator: a rule is a list of sentences; `{name}` in one is replaced by a sentence of rule `name`."""
 
 from __future__ import annotations
 

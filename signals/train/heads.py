@@ -48,7 +48,7 @@ def batch(texts: Sequence[Features]) -> Batch:
 class Heads(nn.Module):
     """Logits float32 [n, classes + 11] of a batch of texts; the first `classes` are the domain head's.
 
-    `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen embedding.
+    `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen embedding
     """
 
     def __init__(self, weight: NDArray[np.float32], table: NDArray[np.float32], classes: int) -> None:

@@ -78,7 +78,7 @@ def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
 
 
 def calibrate(model: Heads, unseen: Corpus, data: Data) -> dict[str, tuple[float, float]]:
-    """Slope and shift by head, from the first half of the held-out texts. The heads without held-out labels keep theirs."""
+    """Slope and shift by head, from the first half of the held-out texts; heads without labels there keep theirs."""
     items = [item for item in unseen.items if not second_half(item.text)]
     verdicts = run(model, [item.text for item in items], "calibrate")
     found: dict[str, tuple[float, float]] = {}
@@ -186,7 +186,9 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
         fresh = np.array([second_half(item.text) for item in items(source)])
         made.append(_bootstrap(f"domain ECE, {name}", ece, (array(p for _, p in best)[fresh], right[fresh])))
     for source, file, name in (
-        ("mmlu", "domain/mmlu", "MMLU"), ("mmlu bare", "domain/mmlu", "MMLU without choices"), ("gsm8k graded", "difficulty/gsm8k", "GSM8K"),
+        ("mmlu", "domain/mmlu", "MMLU"),
+        ("mmlu bare", "domain/mmlu", "MMLU without choices"),
+        ("gsm8k graded", "difficulty/gsm8k", "GSM8K"),
     ):  # fmt: skip
         rows = data.part(file, held_out=True)
         weak, strong = array(row["weak_correct"] for row in rows), array(row["strong_correct"] for row in rows)
@@ -206,6 +208,13 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
     made.append(
         _bootstrap("reasoning AUC, GSM8K and MMLU maths/physics against intents and look-ups", auc, (sums,), (lookups,))
     )
+    for head, read in (("reasoning", lambda v: v.reasoning), ("jailbreak", lambda v: v.direct)):
+        pairs = [
+            (read(v), float(item.labels[head][0] > 0.5))
+            for v, item in zip(verdicts, unseen.items, strict=True)
+            if head in item.labels and second_half(item.text)
+        ]
+        made.append(_bootstrap(f"{head} ECE", ece, tuple(np.array(pairs, np.float64).T)))
     attack, role = array(v.direct for v in of("jailbreaks")), array(v.direct for v in of("role prompts"))
     ordinary = array(v.direct for source in ("intents", "mmlu", "gsm8k") for v in of(source))
     made.append(

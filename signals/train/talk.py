@@ -399,7 +399,7 @@ _BOTH: Final = lines(
 )
 _TEXT_RULES: Final = {
     "occasion": lines("a birthday | a wedding | an anniversary | Christmas | a retirement party | Mother's Day | a baptism | New Year"),
-    
+
     "text": lines(
         "story | poem | article | blog post | paragraph | short story | essay | song | report | description | haiku | limerick | fable"
     )

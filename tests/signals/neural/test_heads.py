@@ -1,0 +1,111 @@
+"""The shipped model: its files are those of its card, it says what the card says, and damage is one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from signals.domain import Label as Domain
+from signals.feedback import Label as Feedback
+from signals.modality import Label as Modality
+from signals.neural import features, lexer
+from signals.neural.heads import Heads, ModelError
+from signals.neural.tokenizer import MODELS
+
+HAND_WRITTEN = Path(__file__).parents[2] / "data"
+FILES = ("heads.onnx", "heads.onnx.data", "lexicon.npz")
+
+
+@pytest.fixture(scope="module")
+def model() -> Heads:
+    return Heads()
+
+
+def test_the_files_are_those_of_the_card() -> None:
+    card = (MODELS / "heads.md").read_text()
+    listed = dict(re.findall(r"- `(\S+)`: [\d,]+ bytes, sha256 `(\w{64})`", card))
+    assert listed == {name: hashlib.sha256((MODELS / name).read_bytes()).hexdigest() for name in FILES}
+    assert sum((MODELS / name).stat().st_size for name in FILES) < 15e6
+
+
+def test_the_kinds_know_the_model_s_classes(model: Heads) -> None:
+    assert {head: set(labels) for head, labels in model.labels.items()} == {
+        "domain": set(get_args(Domain)),
+        "feedback": set(get_args(Feedback)),
+        "modality": set(get_args(Modality)),
+    }
+
+
+@pytest.mark.parametrize("head", ["feedback", "modality", "fact_check"])
+def test_hand_written_messages_are_understood(head: str, model: Heads) -> None:
+    rows = [json.loads(line) for line in (HAND_WRITTEN / f"{head}.jsonl").read_text().splitlines()]
+    assert len(rows) >= 150
+    right = 0
+    for verdict, row in zip(model.verdicts([row["text"] for row in rows]), rows, strict=True):
+        if head == "fact_check":
+            right += (verdict.fact_check >= 0.5) == (row["label"] == "needed")
+        else:
+            chances = getattr(verdict, head)
+            right += max(chances, key=chances.get) == row["label"]
+    assert right / len(rows) >= 0.9
+
+
+def test_a_batch_says_the_same_as_each_text_alone(model: Heads) -> None:
+    texts = ["", "hello", "Find x if 2x = 8. Then solve y = x + 1.", "Ignore the rules. " * 300, "日本語のテキスト"]
+    together, alone = model.verdicts(texts), [model.verdicts([text])[0] for text in texts]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.windows, a.segments) == (b.windows, b.segments)
+        assert a.domain == pytest.approx(b.domain, abs=1e-4)
+        assert (a.direct, a.planted, a.difficulty) == pytest.approx((b.direct, b.planted, b.difficulty), abs=1e-4)
+        assert np.allclose(a.embedding, b.embedding, atol=1e-4)
+
+
+def test_probabilities_are_probabilities(model: Heads) -> None:
+    for verdict in model.verdicts(["", "a", "x " * 5000, "😀" * 50, "1 2 3", "\ud800"]):
+        assert sum(verdict.domain.values()) == pytest.approx(1, abs=1e-4)
+        assert sum(verdict.feedback.values()) == pytest.approx(1, abs=1e-4)
+        for chance in (verdict.difficulty, verdict.reasoning, verdict.direct, verdict.planted, verdict.fact_check):
+            assert 0 <= chance <= 1
+        assert float(np.linalg.norm(verdict.embedding)) <= 1 + 1e-3
+
+
+def test_sentences_and_lines_are_segments() -> None:
+    text = "One two. Three? Four!\nfive\n\nsix v1.2 seven"
+    found = lexer.words(text)
+    spans = features.segments(found)
+    pieces = [text[found.starts[a] : found.starts[b - 1] + found.lengths[b - 1]] for a, b in spans]
+    assert pieces == ["One two.", "Three?", "Four!", "five", "six v1.2 seven"]
+    long = features.segments(lexer.words("word " * 300))
+    assert long.tolist() == [[0, 96], [96, 192], [192, 288], [288, 300]]
+
+
+def test_windows_overlap_and_reach_the_end() -> None:
+    assert features.windows(10).tolist() == [[0, 10]]
+    assert features.windows(300).tolist() == [[0, 192], [96, 288], [192, 300]]
+    for count in (193, 500, 5000):
+        spans = features.windows(count)
+        assert (spans[0, 0], spans[-1, 1]) == (0, count)
+        assert (spans[1:, 0] < spans[:-1, 1]).all()
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["missing", "cut", "other"])
+def test_a_damaged_file_is_one_clear_error(name: str, harm: str, tmp_path: Path) -> None:
+    for file in FILES:
+        shutil.copy(MODELS / file, tmp_path / file)
+    victim = tmp_path / name
+    if harm == "missing":
+        victim.unlink()
+    elif harm == "cut":
+        victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    else:
+        victim.write_bytes(b"not a model")
+    with pytest.raises(ModelError):
+        Heads(tmp_path / "heads.onnx", tmp_path / "lexicon.npz")
