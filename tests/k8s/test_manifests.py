@@ -1,7 +1,9 @@
 """Every manifest we ship is what an API server would take, and says the same wherever it is said twice."""
 
+import argparse
 import copy
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cli import serve
 from tests.k8s import crd
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +145,41 @@ def test_the_grace_period_is_longer_than_the_drain(manifests):
     assert pod["terminationGracePeriodSeconds"] > int(args["drain-wait"]) + int(args["grace"])
 
 
+@needs_kubectl
+def test_mutual_tls_is_asked_for_on_one_side_as_it_is_offered_on_the_other(manifests):
+    """`serve` takes the router's flags, their files lie in the mounted Secret, and Envoy expects the name in it."""
+    found = {key: resource.get("spec") for key, resource in by_name(manifests["mtls"]).items()}
+    pod = found[("Deployment", "pointsman")]["template"]["spec"]
+    args = parser().parse_args(pod["containers"][0]["args"])
+    (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    (mounted,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "tls"]
+    assert [args.tls_cert, args.tls_key, args.tls_client_ca] == [
+        f"{mounted}/{f}" for f in ("tls.crt", "tls.key", "ca.crt")
+    ]
+    backend = found[("Backend", "pointsman-router")]
+    assert backend["endpoints"][0]["fqdn"]["hostname"] == backend["tls"]["sni"]
+    (processor,) = found[("EnvoyExtensionPolicy", "pointsman")]["extProc"]
+    assert [ref["name"] for ref in processor["backendRefs"]] == ["pointsman-router"]
+    guide = (ROOT / "docs" / "operate.md").read_text()
+    blocks = [yaml.safe_load_all(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
+    certificates = {
+        each["spec"]["secretName"]: each["spec"]["dnsNames"]
+        for block in blocks
+        for each in block
+        if each.get("kind") == "Certificate"
+    }
+    assert certificates == {
+        secret: [backend["tls"]["sni"]],
+        backend["tls"]["clientCertificateRef"]["name"]: args.tls_client_san,
+    }
+
+
+def parser():
+    made = argparse.ArgumentParser()
+    serve.add(made.add_subparsers())
+    return made
+
+
 def helm(values=None):
     helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
     with helm_python.Chart.load(str(K8S / "chart")) as chart:
@@ -264,8 +302,6 @@ def test_a_broken_expression_is_found(rules):
 
 
 def test_every_metric_that_rules_and_dashboard_use_exists():
-    import re
-
     from extproc.metrics import FAMILIES
 
     known = set(FAMILIES)
