@@ -33,6 +33,7 @@ from bench.signals import TEXT
 from signals.estimate import tokens_of
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
+from signals.neural.service import samples
 from signals.reading import Unavailable
 from signals.request import Message, Request
 
@@ -43,12 +44,14 @@ _FOREVER = float("inf")
 _RSS = """
 import gc, os, psutil, numpy
 import signals.registry
-before = psutil.Process().memory_info().rss
+process = psutil.Process()
+before = process.memory_full_info()
 from signals.neural.heads import Heads
 model = Heads()
 model.verdicts([{text!r}] * 3)
 gc.collect()
-print((psutil.Process().memory_info().rss - before) / 1e6)
+after = process.memory_full_info()
+print((after.rss - before.rss) / 1e6, (after.uss - before.uss) / 1e6)
 """
 _POLICY = """
 version: 1
@@ -135,10 +138,12 @@ def cost(folder: Path | None) -> list[dict[str, Any]]:
     return found
 
 
-def memory() -> float:
-    """Megabytes that the shipped model adds to a process which has the signals and numpy."""
+def memory() -> dict[str, float]:
+    """Megabytes that the shipped model adds to a process which has the signals and numpy: resident, and its own (what
+    is left when the mapped tables and libraries, which workers share, are taken away)."""
     out = subprocess.run([sys.executable, "-c", _RSS.format(text=TEXT)], capture_output=True, text=True, check=True)
-    return float(out.stdout)
+    resident, own = map(float, out.stdout.split())
+    return {"resident": resident, "own": own}
 
 
 def lazy() -> list[dict[str, Any]]:
@@ -150,8 +155,16 @@ def lazy() -> list[dict[str, Any]]:
     request = Request("chat", b"", {}, "auto", (Message("user", text),))
     found = []
 
+    def runs() -> int:
+        return sum(
+            sum(sample.value[0])
+            for sample in samples()
+            if sample.name == "pointsman_inference_run_seconds" and isinstance(sample.value, tuple)
+        )
+
     async def run(word: str, count: int) -> dict[str, Any]:
         engine = build(parse(_POLICY.format(word=word)))
+        before = runs()
         try:
             await engine.decide(request)
             started = time.process_time()
@@ -159,10 +172,7 @@ def lazy() -> list[dict[str, Any]]:
                 request._texts.clear()
                 await engine.decide(request)
             spent = (time.process_time() - started) / count * 1e6
-            from signals.neural.service import SERVICES
-
-            runs = sum(sum(service.meter.batch.counts) for service in list(SERVICES) if service.name == "shipped")
-            return {"CPU µs a request": spent, "model runs": runs, "requests": count + 1}
+            return {"CPU µs a request": spent, "model runs": runs() - before, "requests": count + 1}
         finally:
             engine.close()
 
@@ -237,7 +247,7 @@ def main() -> None:
         result: dict[str, Any] = {"cost": cost(folder)}
         show("CPU a request", result["cost"])
         result["memory, MB"] = memory()
-        print(f"\nmemory on top: {result['memory, MB']:.1f} MB")
+        show("memory on top, MB", [result["memory, MB"]])
         result["lazy"] = lazy()
         show("an instant signal first", result["lazy"])
         result["throughput"] = []

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import signals.neural.service
 import stepwise.metrics
 from decisions.decision import Trace
+from signals.neural.service import BATCH_BOUNDS
+from signals.neural.service import SECONDS as INFERENCE_SECONDS
 
 MAX_SERIES = 2_000
 
@@ -66,6 +69,12 @@ FAMILIES: dict[str, Family] = {
                 ("settled", "Answers whose judging ended before they did.", ("reason",)),
                 ("choices", "Requests of agents' loops.", ("chosen", "reason")),
             )
+        ),
+        Family("pointsman_inference_batch_size", "histogram", "Texts run together.", ("model",), BATCH_BOUNDS),
+        Family("pointsman_inference_queue_seconds", "histogram", "Wait for a model.", ("model",), INFERENCE_SECONDS),
+        Family("pointsman_inference_run_seconds", "histogram", "Time of a model's run.", ("model",), INFERENCE_SECONDS),
+        Family(
+            "pointsman_inference_refused_total", "counter", "Texts that a model did not answer.", ("model", "reason")
         ),
         Family("pointsman_streams_inflight", "gauge", "Live ext_proc streams."),
         Family("pointsman_connections", "gauge", "Live connections on the ext_proc port."),
@@ -191,8 +200,10 @@ def gauge(value: float, *labels: str) -> list[Sample]:
     return [(labels, value)]
 
 
-def labelled(samples: Iterable[stepwise.metrics.Sample]) -> dict[str, list[Sample]]:
-    """The counters of the stepwise room as samples of our families."""
+def labelled(
+    samples: Iterable[stepwise.metrics.Sample | signals.neural.service.Sample],
+) -> dict[str, list[Sample]]:
+    """What the stepwise room and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}
     for name, labels, value in samples:
         key = tuple(labels[label] for label in FAMILIES[name].labels)

@@ -33,6 +33,7 @@ from extproc.rollout import Rollout
 from extproc.tracing import Tracing
 from extproc.transport import heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
+from signals.neural import service as inference
 from signals.request import Request
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ class Worker:
         return {
             **self.metrics.snapshot(),
             **metrics.labelled(self._stepwise.samples()),
+            **metrics.labelled(inference.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_policy_info": gauge(1, self.engine.policy),

@@ -75,7 +75,7 @@ class Classifier(Signal):
     def read(self, facts: Facts) -> Reading:
         chances, windows = facts.got(self._chances)
         if not facts.request.text(self._scope):
-            return Reading(False, 0.0)
+            return Reading(self._least <= 0, 0.0)
         score = float(chances[self._index])
         label = self._labels[int(chances.argmax())]
         return Reading(score >= self._least, score, label, evidence=(f"windows={windows}",))

@@ -79,7 +79,7 @@ class Remote(Signal):
     def read(self, facts: Facts) -> Reading:
         scores = facts.got(self._answer)
         if not facts.request.text(self._scope):
-            return Reading(False, 0.0)
+            return Reading(self._least <= 0, 0.0)
         if self._index >= len(scores) or (self._labels and len(self._labels) != len(scores)):
             raise Unavailable("bad_answer")
         score, best = float(scores[self._index]), int(scores.argmax())

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 import time
-import weakref
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +74,23 @@ class Meter:
             yield Sample("pointsman_inference_refused_total", {**labels, "reason": reason}, count)
 
 
+_MOST: Final = 200
+_meters: dict[str, Meter] = {}
+
+
+def _meter(name: str) -> Meter:
+    """The meter of a model's name: it outlives the services of that name, so that a reload resets no counter."""
+    if name not in _meters and len(_meters) >= _MOST:
+        name = "other"
+    return _meters.setdefault(name, Meter())
+
+
+def samples() -> Iterator[Sample]:
+    """The metrics of every model that this process has served."""
+    for name, meter in list(_meters.items()):
+        yield from meter.samples(name)
+
+
 @dataclass(slots=True, eq=False)
 class _Job(Generic[I, O]):
     item: I
@@ -83,9 +99,6 @@ class _Job(Generic[I, O]):
     asked: float
     answer: asyncio.Future[O]
     loop: asyncio.AbstractEventLoop
-
-
-SERVICES: weakref.WeakSet[Service[object, object]]
 
 
 class Service(Generic[I, O]):
@@ -108,7 +121,7 @@ class Service(Generic[I, O]):
         batch: int = 32,
         hang: float = 5.0,
     ) -> None:
-        self.name, self.meter = name, Meter()
+        self.name, self.meter = name, _meter(name)
         self._run, self._size = run, size
         self._limit, self._batch, self._hang = queue, batch, hang
         self._waiting: deque[_Job[I, O]] = deque()
@@ -117,7 +130,6 @@ class Service(Generic[I, O]):
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
         self._closed = False
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
-        SERVICES.add(self)  # type: ignore[arg-type]
 
     def _start(self) -> None:
         self._thread = threading.Thread(
@@ -255,13 +267,3 @@ def _deliver(pairs: Sequence[tuple[asyncio.Future[O], O | Unavailable]]) -> None
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-
-SERVICES = weakref.WeakSet()
-"""Every live service of this process, for whoever exports metrics."""
-
-
-def samples() -> Iterator[Sample]:
-    """The metrics of every live service."""
-    for service in list(SERVICES):
-        yield from service.meter.samples(service.name)
