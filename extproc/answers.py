@@ -13,7 +13,7 @@ from decisions.engine import Engine
 from decisions.model import Model
 from extproc.exchange import ROUTE, Answer
 from signals.request import Request
-from stepwise.agent import Agent
+from stepwise.agent import Agent, Spend
 from stepwise.metrics import Metrics
 from stepwise.relay import relay
 from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
@@ -42,7 +42,7 @@ class Answers:
                     continue
                 ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
                 self._ready[engine.policy, block] = (
-                    Agent(block, ends, folder, metrics=metrics)
+                    Agent(block, ends, folder, Spend(engine.shared.settings.get("store")), metrics)
                     if block.per == "request"
                     else block.build(ends, folder, metrics)
                 )

@@ -1,7 +1,8 @@
 """State that replicas share: money spent, and which model a session is on. In this process, or in Redis/Valkey.
 
-Two small operations are all there is: add to a number, and keep the first text written under a key. Every call has a
-deadline of its own and fails as `Unavailable` with `store_down`; nothing here holds a request up.
+Three small operations are all there is: add to a number, add to it only within a limit, and keep the first text written
+under a key. Every call has a deadline of its own and fails as `Unavailable` with `store_down`; nothing here holds a
+request up.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class Store(Protocol):
         """Add to the number under `key`, soon. Never blocks, never raises; an amount outlives an outage."""
         ...
 
+    async def take(self, key: str, amount: float, limit: float, ttl: float) -> bool:
+        """Add to the number under `key` if it stays within `limit`, at once. Raises `Unavailable`."""
+        ...
+
     async def pin(self, key: str, value: str, ttl: float) -> str:
         """The text under `key`, which becomes `value` when there is none; `ttl` begins anew. Raises `Unavailable`."""
         ...
@@ -61,6 +66,13 @@ class Memory:
 
     def add(self, key: str, amount: float, ttl: float) -> None:
         self._put(key, (self._get(key) or 0.0) + amount, ttl)
+
+    async def take(self, key: str, amount: float, limit: float, ttl: float) -> bool:
+        total = (self._get(key) or 0.0) + amount
+        if total > limit:
+            return False
+        self._put(key, total, ttl)
+        return True
 
     async def pin(self, key: str, value: str, ttl: float) -> str:
         kept: str = self._get(key) or value
@@ -109,6 +121,7 @@ class Valkey:
         self._timeout = timeout
         self._pending: dict[str, tuple[float, float]] = {}  # key → (amount, ttl)
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()  # `close` may come while the writer waits for an answer: nothing counts twice
         self._rest_until = 0.0
         self._failures = 0
         self._dropped = 0
@@ -124,6 +137,15 @@ class Valkey:
         self._pending[key] = (amount + (before[0] if before else 0.0), ttl)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def take(self, key: str, amount: float, limit: float, ttl: float) -> bool:
+        # Added first and taken back: two replicas at once may both be refused, but never both be let in.
+        total = float(await self._asked(self._client.incrbyfloat(PREFIX + key, amount)))
+        if total > limit:
+            await self._asked(self._client.incrbyfloat(PREFIX + key, -amount))
+            return False
+        await self._asked(self._client.pexpire(PREFIX + key, int(ttl * 1000)))
+        return True
 
     async def pin(self, key: str, value: str, ttl: float) -> str:
         milliseconds = int(ttl * 1000)
@@ -171,6 +193,10 @@ class Valkey:
             await self._flush()
 
     async def _flush(self) -> None:
+        async with self._writing:
+            await self._write_batch()
+
+    async def _write_batch(self) -> None:
         batch = dict(list(self._pending.items())[:1000])
         pipe = self._client.pipeline(transaction=True)
         for key, (amount, ttl) in batch.items():
@@ -184,7 +210,7 @@ class Valkey:
             return
         for key, (amount, ttl) in batch.items():
             left = self._pending[key][0] - amount
-            if left > 0.0:
+            if abs(left) > 1e-12:
                 self._pending[key] = (left, ttl)
             else:
                 del self._pending[key]

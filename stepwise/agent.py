@@ -11,16 +11,19 @@ holds whatever the models do.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from signals.reading import Unavailable
+from signals.store import Memory, Store
 from stepwise.metrics import Metrics
 from stepwise.policy import Policy, PolicyError, PolicyFailed, Vector
 from stepwise.spec import StepwiseSpec
@@ -53,54 +56,43 @@ _MIN_TOKENS = 16  # less than this is no answer
 _ERROR_WORDS = ("error", "exception", "traceback", "failed", "failure", "not found", "denied", "timed out", "invalid")
 
 
-class Spend(Protocol):
-    """What sessions have cost. Shared by all replicas when there are several."""
+class Spend:
+    """What sessions have cost, in the store that the replicas share (by default: this process alone).
+
+    Every method raises `Unavailable` when the store does not answer.
+    """
+
+    def __init__(self, store: Store | None = None, ttl: float = 86_400.0) -> None:
+        """`ttl`: seconds after its last request that a session is forgotten."""
+        self._store = store or Memory()
+        self._ttl = ttl
 
     async def spent(self, session: str) -> float:
         """Money spent and reserved so far."""
+        return await self._store.number(_key(session))
 
     async def reserve(self, session: str, amount: float, limit: float) -> bool:
         """Adds `amount` if the total stays within `limit`; both at once, or neither."""
+        return await self._store.take(_key(session), amount, limit, self._ttl)
 
-    async def settle(self, session: str, reserved: float, actual: float) -> None:
-        """Replaces a reservation with what it came to."""
+    def settle(self, session: str, reserved: float, actual: float) -> None:
+        """Replaces a reservation with what it came to, soon."""
+        self._store.add(_key(session), actual - reserved, self._ttl)
 
 
-class LocalSpend:
-    """Spend in this process. The `limit` most recently used sessions are remembered."""
-
-    def __init__(self, limit: int = _SESSIONS) -> None:
-        self._limit = limit
-        self._totals: OrderedDict[str, float] = OrderedDict()
-
-    async def spent(self, session: str) -> float:
-        return self._totals.get(session, 0.0)
-
-    async def reserve(self, session: str, amount: float, limit: float) -> bool:
-        total = self._totals.get(session, 0.0) + amount
-        if total > limit + 1e-12:
-            return False
-        self._add(session, amount)
-        return True
-
-    async def settle(self, session: str, reserved: float, actual: float) -> None:
-        self._add(session, actual - reserved)
-
-    def _add(self, session: str, amount: float) -> None:
-        self._totals[session] = max(0.0, self._totals.get(session, 0.0) + amount)
-        self._totals.move_to_end(session)
-        while len(self._totals) > self._limit:
-            self._totals.popitem(last=False)
+def _key(session: str) -> str:
+    """Clients choose their sessions' names: of any length, and not to be found in a store."""
+    return f"stepwise:spent:{hashlib.sha256(session.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How one request of an agent's loop is sent on.
 
-    `model`: name in the configuration, None when the session's budget is used up (refuse the request). `effort`: value
-    of `reasoning_effort`, for `choose: effort`. `max_tokens`: put this in the body, or the reservation may not hold;
-    None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(the cheapest choice is
-    enough).
+    `model`: name in the configuration, None when the session's budget is used up or unknown (refuse the request).
+    `effort`: value of `reasoning_effort`, for `choose: effort`. `max_tokens`: put this in the body, or the reservation
+    may not hold; None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(the cheapest
+    choice is enough).
     """
 
     model: str | None
@@ -127,7 +119,7 @@ class Agent:
         self._small, self._large = endpoints[spec.small], endpoints[spec.large]
         self.metrics = metrics or Metrics()
         self.upstreams = {spec.small: Upstream(self._small), spec.large: Upstream(self._large)}
-        self._spend = spend or LocalSpend()
+        self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
         self._policy: Policy | None = None
         self._kappa = _RULE_KAPPA
@@ -166,7 +158,10 @@ class Agent:
         that were chosen here for this session. `session`: whose budget it is; without one there is none to keep to.
         """
         limit = self._spec.budget.session if session is not None else None
-        spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
+        try:
+            spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
+        except Unavailable:
+            return Choice(None, None, None, 0.0, 0.0, "budget_unknown")
         left = 1.0 if limit is None else max(0.0, 1.0 - spent / limit)
         highest = self._spec.efforts[-1] if self._spec.choose == "effort" else self._spec.large
         known = self._writers.get(session or "", ()) if writers is None else writers
@@ -179,15 +174,18 @@ class Agent:
         if limit is None:
             choice = self._choice(level, body, None, 0.0, keep, reason)
         else:
-            choice = await self._afford(session, limit, body, level, (keep, reason))
+            try:
+                choice = await self._afford(session, limit, body, level, (keep, reason))
+            except Unavailable:
+                return Choice(None, None, None, 0.0, keep, "budget_unknown")
         self._remember(session, choice)
         return choice
 
-    async def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
         """Enters what an answer really cost."""
         if choice.model is not None and choice.reserved:
             actual = self._endpoint(choice.model).cost(prompt_tokens, completion_tokens)
-            await self._spend.settle(session, choice.reserved, actual)
+            self._spend.settle(session, choice.reserved, actual)
 
     def _remember(self, session: str, choice: Choice) -> None:
         """Who was chosen, for the session's next request. The last turns of the last sessions are kept."""

@@ -38,6 +38,8 @@ async def relay(
     session = headers.get(SESSION)
     choice = await agent.choose(body, session, difficulty=difficulty)
     agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
+    if choice.reason == "budget_unknown":
+        return whole(503, problem("What this session has spent is not known right now.", "budget_unknown"), {})
     if choice.model is None:
         return whole(429, problem("The budget of this session is used up.", "budget_exhausted"), {})
     asked = dict(body)
@@ -58,7 +60,7 @@ async def relay(
         kind = error.kind if isinstance(error, UpstreamError) else "deadline"
         agent.metrics.upstream_errors[choice.model, kind] += 1
         if session is not None:
-            await agent.settle(session, choice, 0, 0)
+            agent.settle(session, choice, 0, 0)
         late = kind in ("deadline", "timeout")
         return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
     given = _Relayed(stream, agent, choice, session, bool(body.get("stream")) and not options.get("include_usage"))
@@ -96,7 +98,7 @@ class _Relayed(Body):
                 raise
             if data is None:
                 self._end("complete")
-                await self._settle()
+                self._settle()
                 if self._events and self._buffer:
                     return self._buffer
                 break
@@ -144,12 +146,12 @@ class _Relayed(Body):
             if isinstance(prompt, int) and isinstance(completion, int):
                 self._usage = prompt, completion
 
-    async def _settle(self) -> None:
+    def _settle(self) -> None:
         if not self._events and len(self._buffer) <= _KEPT:
             self._take(_object(self._buffer))
         refused = self._stream.status >= 400  # the model wrote nothing
         if self._session is not None and (self._usage is not None or refused):
-            await self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
+            self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
 
 
 def _object(data: bytes) -> JSON:

@@ -75,6 +75,24 @@ async def test_memory_adds_and_forgets(monkeypatch):
     assert await store.number("a") == 0.0
 
 
+async def test_memory_takes_only_within_the_limit():
+    store = Memory()
+    assert await store.take("a", 0.6, 1.0, 10.0)
+    assert not await store.take("a", 0.6, 1.0, 10.0)
+    assert await store.take("a", 0.4, 1.0, 10.0)
+    assert await store.number("a") == 1.0
+
+
+@needs_server
+async def test_replicas_together_never_take_more_than_the_limit(server):
+    one, two = Valkey(server.url, timeout=2.0), Valkey(server.url, timeout=2.0)
+    taken = await asyncio.gather(*(store.take("a", 0.1, 1.0, 60.0) for _ in range(20) for store in (one, two)))
+    assert 1 <= sum(taken) <= 10
+    assert await one.number("a") == pytest.approx(0.1 * sum(taken))
+    await one.close()
+    await two.close()
+
+
 async def test_memory_keeps_the_first_pin_and_is_bounded():
     store = Memory(limit=3)
     assert await store.pin("s", "small", 10.0) == "small"

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signals.reading import Unavailable
+from signals.store import Memory
 from stepwise import agent
-from stepwise.agent import NAMES, Agent, Choice, LocalSpend, conversation, rule
+from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
 from stepwise.policy import PolicyError
 from stepwise.spec import StepwiseSpec
 from stepwise.upstream import Endpoint
@@ -45,7 +47,7 @@ STUCK = body(*[call("run", cmd="make"), result("Error: no such file")] * 3)
 SMOOTH = body(call("ls"), result("a.py b.py"), call("cat", file="a.py"), result("print(1)"))
 
 
-def an_agent(folder: Path = Path(), spend: LocalSpend | None = None, **more: Any) -> Agent:
+def an_agent(folder: Path = Path(), spend: Spend | None = None, **more: Any) -> Agent:
     spec = StepwiseSpec.model_validate({"small": "small", "large": "large", "per": "request", **more})
     return Agent(spec, ENDS, folder, spend)
 
@@ -105,7 +107,7 @@ async def test_a_policy_that_fails_leaves_the_large_model(tmp_path: Path) -> Non
 
 
 async def test_near_the_end_of_its_budget_a_session_gets_the_small_model_and_then_nothing() -> None:
-    spend = LocalSpend()
+    spend = Spend()
     chooser = an_agent(spend=spend, budget={"session": 0.02})
     dear = await chooser.choose(STUCK, "s")
     assert (dear.model, dear.reason) == ("large", "rule")
@@ -120,11 +122,11 @@ async def test_near_the_end_of_its_budget_a_session_gets_the_small_model_and_the
 
 
 async def test_what_was_reserved_and_not_used_is_given_back() -> None:
-    spend = LocalSpend()
+    spend = Spend()
     chooser = an_agent(spend=spend, budget={"session": 1.0})
     choice = await chooser.choose(SMOOTH, "s")
     assert await spend.spent("s") == pytest.approx(choice.reserved) != 0
-    await chooser.settle("s", choice, 100, 10)
+    chooser.settle("s", choice, 100, 10)
     assert await spend.spent("s") == pytest.approx(120e-6)
 
 
@@ -155,7 +157,7 @@ async def test_whatever_the_models_do_a_session_never_costs_more_than_its_budget
             assert done.model is not None
             short = int(most * used)
             cost -= ENDS[done.model].cost(prompt, most) - ENDS[done.model].cost(prompt, short)
-            await chooser.settle("s", done, prompt, short)
+            chooser.settle("s", done, prompt, short)
         assert cost <= limit + 1e-9
 
 
@@ -165,9 +167,20 @@ async def test_two_requests_at_once_cannot_both_take_the_last_of_the_budget() ->
     assert sum(choice.reserved for choice in choices) <= 0.002
 
 
-async def test_only_the_last_sessions_are_remembered() -> None:
-    spend = LocalSpend(limit=3)
-    for i in range(10):
-        assert await spend.reserve(f"s{i}", 1.0, 1.0)
-    assert len(spend._totals) == 3
-    assert not await spend.reserve("s9", 0.5, 1.0)
+async def test_when_nobody_knows_what_was_spent_nothing_is_let_through() -> None:
+    class Down(Memory):
+        async def number(self, key: str) -> float:
+            raise Unavailable("store_down")
+
+    chooser = an_agent(spend=Spend(Down()), budget={"session": 1.0})
+    choice = await chooser.choose(SMOOTH, "s")
+    assert (choice.model, choice.reason) == (None, "budget_unknown")
+    assert (await chooser.choose(SMOOTH)).model == "small"
+
+
+async def test_sessions_share_a_store_under_names_that_tell_nothing() -> None:
+    store = Memory()
+    one, two = Spend(store), Spend(store)
+    assert await one.reserve("my secret session " * 100, 1.0, 1.5)
+    assert not await two.reserve("my secret session " * 100, 1.0, 1.5)
+    assert all(len(key) < 100 and "secret" not in key for key in store._kept)

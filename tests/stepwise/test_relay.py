@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stepwise.agent import Agent, LocalSpend
+from stepwise.agent import Agent, Spend
 from stepwise.http import application, serve
 from stepwise.relay import relay
 from stepwise.spec import StepwiseSpec
@@ -29,7 +29,7 @@ class Loop:
     small: FakeModel
     large: FakeModel
     agent: Agent
-    spend: LocalSpend
+    spend: Spend
 
     async def ask(self, body: dict[str, Any], headers: dict[str, str] = S) -> tuple[int, dict[str, str], bytes]:
         reply = await relay(self.agent, body, headers)
@@ -44,7 +44,7 @@ async def loop(**block: Any) -> AsyncIterator[Loop]:
     await small.start()
     await large.start()
     spec = StepwiseSpec.model_validate({"small": "small", "large": "large", "per": "request", **block})
-    spend = LocalSpend()
+    spend = Spend()
     agent = Agent(spec, {"small": small.endpoint(), "large": large.endpoint()}, Path(), spend)
     try:
         yield Loop(small, large, agent, spend)
