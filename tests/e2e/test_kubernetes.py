@@ -9,7 +9,7 @@ import pytest
 
 from cli.main import main
 from config.watch import load
-from tests.extproc.live import Load, digest, echoes, envoy, eventually, mount, policy, proxied, router
+from tests.extproc.live import Load, Router, digest, echoes, envoy, eventually, mount, policy, proxied, router
 
 pytestmark = pytest.mark.e2e
 
@@ -54,32 +54,37 @@ async def test_a_config_map_is_swapped_a_hundred_times_under_load(tmp_path):
 
 
 async def test_a_rolling_restart_of_both_replicas_fails_no_request(tmp_path):
-    """SIGTERM, drain, a new process at the same address, then the same for the other; Envoy is told nothing."""
+    """SIGTERM, drain, a new process at the same address, then the same for the other; Envoy is told nothing.
+
+    One replica has our own transport, the other grpc's, which serves TLS.
+    """
     path = tmp_path / "policy.yaml"
     path.write_text(policy())
     engine = load(path).engine
     flags = ("--drain-wait", "3", "--grace", "5")  # the first is the default, for Envoy's health checks as rendered
+    listen = ["127.0.0.1:0"] * 2
     async with AsyncExitStack() as stack:
-        replicas, listen = [], ["127.0.0.1:0"] * 2
-        for number in range(2):
-            folder = tmp_path / str(number)
+
+        async def start(number: int, name: str) -> Router:
+            folder = tmp_path / name
             folder.mkdir()
-            replicas.append(stack.enter_async_context(router(path, folder, *flags, listen=listen[number])))
-        running = [await each for each in replicas]
-        listen = [each.address for each in running]
+            transport = ("http2", "grpcio")[number]
+            starting = router(path, folder, *flags, "--transport", transport, listen=listen[number])
+            return await stack.enter_async_context(starting)
+
+        replicas = [await start(0, "a"), await start(1, "b")]
+        listen[:] = [each.address for each in replicas]
         upstreams = await stack.enter_async_context(echoes(engine))
         base = await stack.enter_async_context(envoy(engine, ",".join(listen), upstreams, tmp_path))
         load_ = await stack.enter_async_context(Load(base, 4))
         await load_.more(100)
-        for number in range(2):
-            assert await decided(running[number]) > 0
-            assert await running[number].stop() == 0
+        for number, name in enumerate(("a-again", "b-again")):
+            assert await decided(replicas[number]) > 0
+            assert await replicas[number].stop() == 0
             await load_.more(100)
-            folder = tmp_path / f"{number}-again"
-            folder.mkdir()
-            successor = await stack.enter_async_context(router(path, folder, *flags, listen=listen[number]))
+            successor = await start(number, name)
 
-            async def taken_up(successor=successor) -> bool:
+            async def taken_up(successor: Router = successor) -> bool:
                 return await decided(successor) > 0
 
             await eventually(taken_up)  # as a roll-out waits before it goes on
@@ -87,7 +92,7 @@ async def test_a_rolling_restart_of_both_replicas_fails_no_request(tmp_path):
         assert load_.failures == []
 
 
-async def decided(running) -> float:
+async def decided(running: Router) -> float:
     """How many requests a router has decided."""
     return (await running.metrics()).get("pointsman_decision_duration_seconds_count{}", 0)
 
