@@ -14,17 +14,19 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """vocab: tokens; width: model width; layers; heads (width / heads is the rotary dimension, an even number)."""
+    """vocab: tokens; width: model width; layers; heads (width / heads is the rotary dimension, an even number); mlp:
+    width of a block's hidden layer, in model widths."""
 
     vocab: int
     width: int
     layers: int
     heads: int
+    mlp: int = 4
 
     def flops_per_token(self, context: int) -> int:
         """Multiply-adds counted twice, for one generated token that looks back on `context` positions: projections,
         attention and the output layer (the embedding look-up is free)."""
-        block = 12 * self.width**2 + 2 * self.width * context
+        block = (4 + 2 * self.mlp) * self.width**2 + 2 * self.width * context
         return 2 * (self.layers * block + self.width * self.vocab)
 
     def as_dict(self) -> dict[str, int]:
@@ -63,8 +65,8 @@ class Block(nn.Module):
         self.norm1, self.norm2 = Norm(shape.width), Norm(shape.width)
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
-        self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
-        self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+        self.up = nn.Linear(shape.width, shape.mlp * shape.width, bias=False)
+        self.down = nn.Linear(shape.mlp * shape.width, shape.width, bias=False)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None, visible: Tensor | None

@@ -37,23 +37,27 @@ DRILL_SHARE = 0.3
 class Recipe:
     """How one model is trained.
 
-    width, layers, heads: the shape; steps: batches; tokens: padded tokens a batch; rate: peak learning rate;
+    width, layers, heads, mlp: the shape; steps: batches; tokens: padded tokens a batch; rate: peak learning rate;
     easy: problems in each of the two easy stages at the start; seed.
     """
 
     width: int
     layers: int
     heads: int
+    mlp: int
     steps: int
     tokens: int
     rate: float
     easy: int
     seed: int
 
+    def shape(self, tokenizer: Tokenizer) -> Shape:
+        return Shape(tokenizer.size, self.width, self.layers, self.heads, self.mlp)
+
 
 RECIPES = {
-    "small": Recipe(width=30, layers=2, heads=3, steps=5000, tokens=2048, rate=0.03, easy=20_000, seed=1),
-    "large": Recipe(width=96, layers=3, heads=4, steps=3600, tokens=2048, rate=0.03, easy=12_000, seed=2),
+    "small": Recipe(width=28, layers=3, heads=2, mlp=2, steps=12000, tokens=2048, rate=0.03, easy=12_000, seed=1),
+    "large": Recipe(width=96, layers=3, heads=4, mlp=4, steps=5600, tokens=2048, rate=0.03, easy=12_000, seed=2),
 }
 
 
@@ -191,7 +195,7 @@ def train(name: str, work: Path) -> TinyLM:
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    model = TinyLM(Shape(tokenizer.size, recipe.width, recipe.layers, recipe.heads))
+    model = TinyLM(recipe.shape(tokenizer))
     matrices = [p for b in model.blocks for p in b.parameters() if p.dim() == 2]
     rest = [p for p in model.parameters() if p.dim() < 2 or p is model.embed.weight]
     peaks = [recipe.rate, 0.2 * recipe.rate]
