@@ -335,7 +335,7 @@ async def run(seconds: float, with_answers: bool) -> dict[str, Any]:
                 policy.close()
         if with_answers:
             policy = Policy(Path(folder) / "mlp.onnx", device="cpu")
-            result["answers"] = await answers(policy, 64, 80)
+            result["answers"] = await answers(policy, 64, 300)
             policy.close()
     return {**result, "network": [asdict(row) for row in rows], "missing": missing}
 
