@@ -231,6 +231,25 @@ def load(
     return row
 
 
+def transports(seconds: float, rounds: int) -> dict[str, list[Row]]:
+    """The two transports and C++ gRPC, all without work of their own, driven directly."""
+    results: dict[str, list[Row]] = {}
+    names = {"echo http2": "http2", "echo grpcio": "grpcio", "cpp no-op": "C++ gRPC"}
+    cases = [Case(name, server) for server, name in names.items()]
+    with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases) as servers:
+        for number in range(rounds + 1):  # the first one warms up
+            for size in (KB, 32 * KB, 256 * KB):
+                for server in servers:
+                    before = servers[server].cpu()
+                    found = direct.run(servers[server].target, turns(size), seconds, 2, 16 if size < 64 * KB else 4)
+                    row = found.summary()
+                    row["cpu_us"] = 1e6 * (servers[server].cpu() - before) / max(1, found.requests)
+                    row["rss_mb"] = servers[server].rss()
+                    if number:
+                        results.setdefault(f"direct, no work, {names[server]}, {size // KB} KB", []).append(row)
+    return results
+
+
 def workers(seconds: float, rounds: int) -> dict[str, list[Row]]:
     """One and two workers on all cores, driven directly: the costly policy, so that the client costs little beside."""
     results: dict[str, list[Row]] = {}
@@ -309,6 +328,16 @@ def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
             "router, 20 x 10 · 32 KB · buffered",
             "cpu_us",
         ),
+        "CPU, transport http2 / C++ gRPC, no work": (
+            "direct, no work, http2, 1 KB",
+            "direct, no work, C++ gRPC, 1 KB",
+            "cpu_us",
+        ),
+        "requests/s, transport http2 / grpcio, no work (at least 5)": (
+            "direct, no work, http2, 1 KB",
+            "direct, no work, grpcio, 1 KB",
+            "requests_per_second",
+        ),
         "requests/s, two workers / one (at least 1.7)": (two, one, "requests_per_second"),
     }
     found = {}
@@ -358,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [case for case in CASES if chosen.only in case.label]
     results = through_envoy(cases, chosen.seconds, chosen.rounds, chosen.connections)
     if not chosen.no_direct:
+        results |= transports(chosen.seconds, chosen.rounds)
         results |= workers(chosen.seconds, chosen.rounds)
         results |= start_up(chosen.rounds)
     compared = ratios(results)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import json
 import shutil
@@ -120,6 +121,8 @@ def cost(folder: Path | None) -> list[dict[str, Any]]:
     """CPU of the default set and of one MiniLM embedding, rounds interleaved, medians."""
     shipped = Heads()
     encoder = Folder(folder, "encoder", "cpu") if folder else None
+    gc.collect()
+    gc.freeze()  # as the router does once it is ready: torch's objects are no part of the cost
     found = []
     for name, text in (("1 KB", (TEXT * 4)[:1024]), ("8,000 tokens", text_of(8000))):
         ours: list[float] = []
