@@ -46,6 +46,17 @@ class Answers:
                     if block.per == "request"
                     else block.build(ends, folder, metrics)
                 )
+        # The service over HTTP answers for the policy in force, which comes first.
+        self._named = {
+            clause.name: self._ready[engine.policy, clause.stepwise]
+            for engine in engines[:1]
+            for clause in engine.clauses
+            if clause.stepwise is not None
+        }
+
+    def find(self, name: str) -> Stepwise | Agent | None:
+        """The decision of that name in the policy in force, for `stepwise.http.application`."""
+        return self._named.get(name)
 
     async def start(self) -> None:
         """Probe the upstreams. What cannot work is logged; such decisions take the large model alone."""

@@ -36,8 +36,11 @@ def application(find: Callable[[str], Stepwise | Agent | None], max_body: int = 
     return app
 
 
-async def serve(app: web.Application, address: str) -> web.AppRunner:
-    """Listens on `host:port` or `unix:PATH`; `cleanup` of what it gives ends it. Raises OSError and ValueError."""
+async def serve(app: web.Application, address: str, *, shared: bool = False) -> web.AppRunner:
+    """Listens on `host:port` or `unix:PATH`; `cleanup` of what it gives ends it. Raises OSError and ValueError.
+
+    `shared`: several workers listen on the same port (SO_REUSEPORT).
+    """
     # A handler is cancelled when its client goes: that is what stops the models.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
@@ -48,7 +51,7 @@ async def serve(app: web.Application, address: str) -> web.AppRunner:
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit():
                 raise ValueError(f"{address} is no address: give host:port or unix:PATH")
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            await web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=shared or None).start()
     except BaseException:
         await runner.cleanup()
         raise

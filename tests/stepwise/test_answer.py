@@ -240,5 +240,12 @@ async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:
         async with aiohttp.ClientSession(connector=connector) as http, http.get("http://x/healthz") as reply:
             assert await reply.text() == "ok\n"
         await runner.cleanup()
+        one = await serve(application({"math": both.stepwise}.get), "127.0.0.1:0", shared=True)
+        port = one.addresses[0][1]
+        two = await serve(application({"math": both.stepwise}.get), f"127.0.0.1:{port}", shared=True)
+        with pytest.raises(OSError, match="in use"):
+            await serve(application({}.get), f"127.0.0.1:{port}")
+        await one.cleanup()
+        await two.cleanup()
         with pytest.raises(ValueError, match="is no address"):
             await serve(application({}.get), "8080")
