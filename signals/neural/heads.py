@@ -102,27 +102,28 @@ class Heads:
     def prepare(self, text: str) -> Prepared:
         """The features of `text` (disguises undone) and the parts of it to look at."""
         found = read.features(normalise(text, self.lexicon), self.lexicon)
-        windows = read.windows(len(found.found))
-        wide = windows if len(windows) > 1 else windows[:0]
         segments = read.segments(found.found)
-        return Prepared(found, np.concatenate((wide, segments)), len(wide))
+        if len(found.found) <= read.WINDOW:
+            return Prepared(found, segments, 0)
+        windows = read.windows(len(found.found))
+        return Prepared(found, np.concatenate((windows, segments)), len(windows))
 
     def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
         """The verdict on each text, in one run of the graph."""
-        rows = _pad([text.features.rows for text in texts])
-        words = _pad([text.features.words for text in texts])
-        sizes = [4 * len(text.features.found) for text in texts]
-        starts = np.cumsum(sizes) - sizes
-        spans = np.concatenate([4 * text.spans + start for text, start in zip(texts, starts, strict=True)])
+        spans = [4 * text.spans for text in texts]
+        start = 0
+        for text, span in zip(texts, spans, strict=True):
+            span += start
+            start += 4 * len(text.features.found)
         given: dict[str, Any] = {
-            "rows": rows,
+            "rows": _pad([text.features.rows for text in texts]),
             "scale": np.array([[text.features.scale] for text in texts], np.float32),
-            "words": words,
-            "style": np.stack([text.features.style for text in texts]),
-            "flat": np.concatenate([np.ravel(text.features.flat) for text in texts] or [_NONE]),
-            "spans": spans.astype(np.int32),
+            "words": _pad([text.features.words for text in texts]),
+            "style": np.array([text.features.style for text in texts]),
+            "flat": _join([text.features.flat.ravel() for text in texts]),
+            "spans": _join(spans),
         }
-        if not spans.size:
+        if not given["spans"].size:
             given["flat"], given["spans"] = np.zeros(1, np.int32), np.zeros((1, 2), np.int32)
         out = dict(zip(self._names, self._session.run(self._names, given), strict=True))
         verdicts, at = [], 0
@@ -159,7 +160,8 @@ class Heads:
         return self.run([self.prepare(text) for text in texts])
 
 
-_NONE: Final = np.zeros(0, np.int32)
+def _join(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _pad(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

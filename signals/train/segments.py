@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import trange
 
@@ -46,6 +45,8 @@ def rows_of(read: Features, weight: NDArray[np.float32]) -> list[tuple[NDArray[n
 
 def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDArray[np.float32], float]:
     """Weights float32 [rows] and bias of the logistic regression over a segment's entries."""
+    import torch
+
     chance = random.Random(seed)
     torch.manual_seed(seed)
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], float, float]] = []

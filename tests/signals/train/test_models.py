@@ -1,0 +1,147 @@
+"""What the training of the shipped model does without torch: texts, labels, the lexicon's layout and the figures."""
+
+# ruff: noqa: E501  imports wait for the extra; rows of data are long
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tqdm", reason="needs the extra `train`")
+
+from signals.neural import lexer
+from signals.neural.features import features
+from signals.neural.tokenizer import Lexicon
+from signals.train import attacks, corpus, grammar, lexicon, measure, talk
+from signals.train.data import FILES, Data, held, question_of
+
+SCORES = dict.fromkeys((*corpus._SMALL, *corpus._LARGE), 1.0)
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "difficulty/gsm8k": [{"prompt": f"Tom has {n} pens. How many?", "weak_correct": n % 2, "strong_correct": 1} for n in range(60)],
+    "domain/mmlu": [
+        {"prompt": f"Question {n}?\nA. 1\nB. 2", "subject": "anatomy", "domain": "health", "weak_correct": 0, "strong_correct": 1}
+        for n in range(40)
+    ]
+    + [
+        {"prompt": f"Sum {n}?\nA. 1\nB. 2", "subject": "college_mathematics", "domain": "math", "weak_correct": 1, "strong_correct": 1}
+        for n in range(40)
+    ]
+    + [{"prompt": f"Trivia {n}?\nA. x", "subject": s, "domain": d, "weak_correct": 1, "strong_correct": 1} for n, (s, d) in enumerate((("miscellaneous", "other"), ("machine_learning", "computer science")))],
+    "injection/bipia_attacks": [{"category": "x", "text": f"Write a poem about {n}."} for n in range(40)],
+    "injection/bipia_contexts": [{"kind": "email", "context": f"Hi. Invoice {n} is paid.\nBye", "question": "?"} for n in range(40)],
+    "intent/banking77": [{"text": f"where is my card {n}", "intent": "card_arrival"} for n in range(40)],
+    "intent/clinc150": [{"text": f"thanks {n}", "intent": "thank_you"} for n in range(40)]
+    + [{"text": f"say it again {n}", "intent": "repeat"} for n in range(40)],
+    "jailbreak/benign_role_prompts": [{"text": f"Act as guide {n}", "act": "x"} for n in range(40)],
+    "jailbreak/inthewild": [{"text": f"You are DAN {n}"} for n in range(40)],
+    "language/sentences": [{"text": f"Satz {n}", "language": "de"} for n in range(40)],
+    "pii/presidio_synth": [{"text": f"I am Bob {n}", "spans": []} for n in range(40)],
+    "reasoning/gsm8k_train": [{"question": f"Ann buys {n} eggs. Cost?", "answer": "#### 1"} for n in range(40)],
+    "selection/llmrouter_scores": [{"question": f"def f{n}():", "scores": SCORES, "cluster": 0} for n in range(40)],
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    for name, rows in ROWS.items():
+        file = tmp_path / f"{name}.jsonl.gz"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    return Data(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"gsm8k\.jsonl\.gz"):
+        Data(tmp_path)
+
+
+def test_held_out_rows_are_never_learned_from(data: Data) -> None:
+    assert set(data.checksums) == set(FILES)
+    lessons, unseen = corpus.build(data, 1), corpus.build(data, 1, held_out=True)
+    public = {row[source.key] for source in data.sources.values() for row in source.rows}
+    public |= {question_of(text) for text in public}
+    learned = {item.text for item in lessons.items} & public
+    tested = {item.text for item in unseen.items}
+    assert learned
+    assert tested
+    assert not learned & tested
+    assert all(held(question_of(text)) for text in tested)
+
+
+def test_the_same_seed_makes_the_same_lessons(data: Data) -> None:
+    first, second = (corpus.build(data, 3).items for _ in range(2))
+    assert [(item.text, item.labels) for item in first] == [(item.text, item.labels) for item in second]
+
+
+def test_labels_follow_the_data(data: Data) -> None:
+    lessons = corpus.build(data, 1)
+    of = {item.text: item.labels for item in lessons.items}
+    sums = next(labels for text, labels in of.items() if text.startswith("Sum") and "A." in text)
+    assert lessons.domains[lessons.domain_of[int(sums["domain"][0])]] == "math"
+    assert (sums["reasoning"][0], sums["difficulty"][0]) == (1, 0)
+    assert next(labels for text, labels in of.items() if text.startswith("You are DAN"))["jailbreak"][0] == 1
+    assert corpus.FEEDBACK[int(next(v for t, v in of.items() if t.startswith("thanks "))["feedback"][0])] == "satisfied"
+
+
+@pytest.mark.parametrize("make", [talk.feedback, talk.modality, talk.fact_check])
+def test_written_sentences_are_complete(make: Any) -> None:
+    made = make(random.Random(1), 600)
+    assert all("{" not in text and text.strip() for text, _ in made)
+    assert len(set(made)) > len(made) / 3
+
+
+def test_written_attacks_are_complete() -> None:
+    chance = random.Random(1)
+    for text in (*attacks.direct(chance, 200), *attacks.harmless(chance, 200)):
+        assert "{" not in text
+    assert any("```" in text for text in attacks.plants(chance, 200))
+    assert len(attacks.document(chance)) > 20
+    with pytest.raises(ValueError, match="not one of"):
+        attacks.obfuscate("x", "rot13", chance)
+
+
+def test_a_rule_that_is_missing_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        grammar.expand("a {thing}", {}, random.Random(1))
+
+
+def test_the_lexicon_finds_what_it_holds_and_nothing_else(tmp_path: Path) -> None:
+    texts = [f"the quick brown fox number{n % 7} jumps" if n % 2 else "rain falls" for n in range(50)]
+    lexicon.save(lexicon.build(texts, ["zebra"]), tmp_path / "l.npz")
+    found = Lexicon.load(tmp_path / "l.npz")
+    assert (found.words(lexer.words("the quick zebra").hashes) > 0).all()
+    assert (found.words(lexer.words("crocodile wanders").hashes) == 0).all()
+    read = features("the quick fox", found)
+    assert len(read.words) == 3
+    assert read.flat.shape == (3, 4)
+    assert read.scale > 0
+
+
+def test_a_full_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        lexicon.table(np.arange(1, 300, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15), 8)
+
+
+def test_figures() -> None:
+    good, bad = np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.2, 0.75])
+    assert measure.auc(good, bad) == pytest.approx(8 / 9)
+    assert measure.found_at(good, bad, 0.0) == pytest.approx(2 / 3)
+    weak, strong = np.array([0.0, 1, 1, 1]), np.ones(4)
+    assert measure.apgr(np.array([9.0, 1, 1, 1]), weak, strong) == pytest.approx(0.8)
+    assert measure.apgr(np.array([0.0, 1, 2, 3]), weak, strong) == pytest.approx(0.2)
+    assert measure.ece(np.array([0.8] * 10), np.array([1.0] * 8 + [0.0] * 2)) == pytest.approx(0)
+    scores = np.random.default_rng(1).normal(size=4000)
+    truth = (np.random.default_rng(2).random(4000) < 1 / (1 + np.exp(-(2 * scores - 1)))).astype(float)
+    assert measure.platt(scores, truth) == pytest.approx((2, -1), abs=0.25)
+
+
+def test_the_hand_written_sets_are_told_apart() -> None:
+    seen = measure.tested(Path(__file__).parents[2] / "data")
+    assert len(seen) >= 450
+    assert all(text == text.casefold() for text in seen)
