@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from config.watch import Rejected
     from extproc import log
     from extproc.decisionlog import LogOptions
-    from extproc.server import Options, Tls
+    from extproc.server import Options
+    from extproc.transport.tls import TlsFiles
 
     log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
     tls = None
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         if not (args.tls_cert and args.tls_key):
             print("pointsman serve: TLS needs both --tls-cert and --tls-key", file=sys.stderr)
             return 2
-        tls = Tls(args.tls_cert, args.tls_key, args.tls_client_ca, tuple(args.tls_client_san))
+        tls = TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca, tuple(args.tls_client_san))
     if args.canary and args.candidate is None:
         print("pointsman serve: --canary needs a --candidate to send its share to", file=sys.stderr)
         return 2
@@ -91,24 +92,26 @@ def run(args: argparse.Namespace) -> int:
     if args.decision_log is not None:
         content, headers = args.decision_log_content, tuple(args.decision_log_header)
         decision_log = LogOptions(args.decision_log, args.decision_log_sample, content, headers)
-    options = Options(
-        policy=args.policy,
-        listen=args.listen,
-        admin=args.admin,
-        transport=args.transport,
-        tls=tls,
-        workers=args.workers or len(os.sched_getaffinity(0)),
-        drain_wait=args.drain_wait,
-        grace=args.grace,
-        poll=args.poll,
-        gate=_gate,
-        models_through=args.models_through,
-        candidate=args.candidate,
-        canary=args.canary,
-        decision_log=decision_log,
-        traces=args.traces,
-    )
     try:
+        options = Options(
+            policy=args.policy,
+            listen=args.listen,
+            admin=args.admin,
+            transport=args.transport,
+            tls=tls,
+            workers=args.workers or len(os.sched_getaffinity(0)),
+            drain_wait=args.drain_wait,
+            grace=args.grace,
+            poll=args.poll,
+            gate=_gate,
+            models_through=args.models_through,
+            candidate=args.candidate,
+            canary=args.canary,
+            decision_log=decision_log,
+            traces=args.traces,
+        )
+        if tls is not None:
+            tls.read()  # here, where an error ends it all: a worker's would have it started again
         if options.workers == 1:
             from extproc.server import run as serve
         else:

@@ -33,6 +33,7 @@ from extproc.rollout import Rollout
 from extproc.tracing import Tracing
 from extproc.transport import heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
+from extproc.transport.tls import TlsFiles
 from signals.neural import service as inference
 from signals.request import Request
 
@@ -49,19 +50,6 @@ Transport = Literal["auto", "http2", "grpcio"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files of the ext_proc port; with `client_ca`, clients must show a certificate (mTLS).
-
-    With `client_sans`, it must carry one of these names (DNS names, URIs), or the client gets PERMISSION_DENIED.
-    """
-
-    certificate: str
-    key: str
-    client_ca: str | None = None
-    client_sans: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Options:
     """What `pointsman serve` was told. Addresses are `host:port` or `unix:PATH`; times are seconds.
 
@@ -69,13 +57,15 @@ class Options:
     interval), `grace` how long it then waits for streams that are open. `models_through` is
     the address of Envoy's internal listener, for the calls of stepwise answers. `candidate` is a second policy that
     follows in the shadow and decides the share `canary` (0 to 1) of the sessions.
+
+    Raises ValueError for TLS on a transport that has none.
     """
 
     policy: Path
     listen: str
     admin: str | None = None
     transport: Transport = "auto"
-    tls: Tls | None = None
+    tls: TlsFiles | None = None
     workers: int = 1
     drain_wait: float = 3.0
     grace: float = 30.0
@@ -86,6 +76,10 @@ class Options:
     canary: float = 0.0
     decision_log: LogOptions | None = None
     traces: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tls is not None and self.transport == "http2":
+            raise ValueError("the http2 transport has no TLS: use --transport grpcio, or drop the --tls options")
 
 
 class InForce:
@@ -411,16 +405,12 @@ def _transport_name(options: Options) -> str:
 def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
     """The transport for `options`; each is imported only where it serves."""
     if _transport_name(options) == "http2":
-        if options.tls is not None:
-            raise ValueError("the http2 transport has no TLS: use --transport grpcio, or drop the --tls options")
         from extproc.transport.http2 import Http2Server
 
         return Http2Server(handlers, Limits())
-    from extproc.transport.grpcio import GrpcioServer, TlsFiles
+    from extproc.transport.grpcio import GrpcioServer
 
-    tls = options.tls
-    files = None if tls is None else TlsFiles(tls.certificate, tls.key, tls.client_ca, tls.client_sans)
-    return GrpcioServer(handlers, Limits(), files)
+    return GrpcioServer(handlers, Limits(), options.tls)
 
 
-__all__ = ["Options", "Tls", "Worker", "metrics", "run"]
+__all__ = ["Options", "Worker", "metrics", "run"]

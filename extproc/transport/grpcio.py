@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,58 +15,13 @@ import grpc.aio
 
 from extproc.transport import address
 from extproc.transport.seam import Handler, Limits, Receiver
+from extproc.transport.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 
 _CRASH = "an exception in a gRPC handler ends its stream with INTERNAL"
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of the server's identity, read again for new connections once a file changes (cert-manager, SPIFFE).
-
-    With `client_ca` a client must show a certificate that one of its authorities signed (mTLS); with `client_sans` that
-    certificate must carry one of these names too: DNS names, or URIs such as SPIFFE IDs, each compared as a whole.
-    """
-
-    certificate: str
-    key: str
-    client_ca: str | None = None
-    client_sans: tuple[str, ...] = ()
-
-    def paths(self) -> tuple[str, ...]:
-        return (self.certificate, self.key) if self.client_ca is None else (self.certificate, self.key, self.client_ca)
-
-    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What `stat` says of the files, symlinks followed; it differs once one of them has changed."""
-        return tuple(map(_stamp, self.paths()))
-
-    def load(self) -> grpc.ServerCertificateConfiguration:
-        """The certificate configuration in the files now.
-
-        Raises ValueError, with the files' names, when one cannot be read or the key is not the certificate's.
-        """
-        try:
-            # grpc-core's own errors do not say which file is wrong.
-            check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            check.load_cert_chain(self.certificate, self.key, password=lambda: b"")
-            if self.client_ca is not None:
-                check.load_verify_locations(self.client_ca)
-            texts = [Path(path).read_bytes() for path in self.paths()]
-        except OSError as error:  # ssl.SSLError is one
-            raise ValueError(f"TLS files {', '.join(self.paths())}: {error}") from error
-        certificate, key, *authority = texts
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
@@ -83,7 +34,7 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
             return None
         seen = now
         try:
-            loaded = files.load()
+            loaded = _configuration(files)
         except ValueError as error:  # half of a rotation, perhaps: the next change of a file is another chance
             log.error("tls_files_rejected", extra={"reason": str(error), "kept": "the certificate loaded before"})
             return None
@@ -91,8 +42,13 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return loaded
 
     dynamic: Any = grpc.dynamic_ssl_server_credentials  # its stub forgets that the fetcher may return None
-    credentials: grpc.ServerCredentials = dynamic(files.load(), fetch, bool(files.client_ca))
+    credentials: grpc.ServerCredentials = dynamic(_configuration(files), fetch, bool(files.client_ca))
     return credentials
+
+
+def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    certificate, key, *authority = files.read()
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
 
 
 class _Guests:

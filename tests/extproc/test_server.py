@@ -18,7 +18,8 @@ from decisions.engine import Clause, Engine
 from decisions.model import Model
 from decisions.rule import Leaf
 from examples.echo.server import Echo
-from extproc.server import Options, Tls, Worker, _transport
+from extproc.server import Options, Worker, _transport
+from extproc.transport.tls import TlsFiles
 from proto import ext_proc_pb2 as pb
 from signals.facts import Facts
 from signals.reading import Reading
@@ -203,7 +204,7 @@ async def test_an_old_engine_is_closed_when_its_last_holder_is_gone(folder):
 def test_tls_is_served_by_grpcio():
     from extproc.transport.grpcio import GrpcioServer
 
-    options = Options(policy=Path("p"), listen="127.0.0.1:0", tls=Tls("cert.pem", "key.pem", "ca.pem"))
+    options = Options(policy=Path("p"), listen="127.0.0.1:0", tls=TlsFiles("cert.pem", "key.pem", "ca.pem"))
     assert isinstance(_transport(options, {}), GrpcioServer)
 
 

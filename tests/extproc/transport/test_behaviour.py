@@ -15,9 +15,10 @@ import grpc.aio
 import pytest
 
 from extproc.transport import frames
-from extproc.transport.grpcio import GrpcioServer, TlsFiles
+from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Handler, Limits, Stream
+from extproc.transport.tls import TlsFiles
 from tests.extproc.transport.conftest import METHOD, Connect, Recorder, Start, echo, head, silent, until
 
 CALL = METHOD
