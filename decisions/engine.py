@@ -282,13 +282,14 @@ class Evaluation:
         results = self._results
         for clause in self._clauses:
             value = clause.run(facts)
+            if value is False:
+                results[clause.name] = False
+                continue
             if value is PENDING:
                 if clause.waiting(facts):
                     return None
                 value = None
             results[clause.name] = value
-            if value is False:
-                continue
             if value or clause.clause.on_unknown == "match":
                 return self._decided(clause)
             if clause.clause.on_unknown == "fail":

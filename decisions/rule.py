@@ -232,23 +232,23 @@ def unread(name: str, signals: Mapping[str, Signal], facts: Facts) -> set[str]:
 class _Leaf(Test):
     def __init__(self, leaf: Leaf, signals: Mapping[str, Signal]) -> None:
         self._leaf = leaf
-        self._name = leaf.signal
-        self._signal = signals[leaf.signal]
+        self.name = leaf.signal
+        self.signal = signals[leaf.signal]
         self._signals = signals
-        self._simple = leaf.plain and not self._signal.slow and not self._signal.inputs
+        self.simple = leaf.plain and not self.signal.slow and not self.signal.inputs
 
     def run(self, facts: Facts) -> Result:
-        reading = facts.readings.get(self._name)
-        if self._simple:
-            return (read(self._signal, facts) if reading is None else reading).matched
+        reading = facts.readings.get(self.name)
+        if self.simple:
+            return (read(self.signal, facts) if reading is None else reading).matched
         if reading is None:
-            reading = take(self._signal, self._signals, facts)
+            reading = take(self.signal, self._signals, facts)
             if reading is None:
                 return PENDING
         return self._leaf.judge(reading)
 
     def waiting(self, facts: Facts, goal: bool) -> set[str]:
-        return unread(self._name, self._signals, facts)
+        return unread(self.name, self._signals, facts)
 
 
 class _Not(Test):
@@ -297,8 +297,24 @@ class _All(_Several):
 
 
 class _Any(_Several):
+    def __init__(self, children: tuple[Test, ...], count: int) -> None:
+        super().__init__(children, count)
+        simple = all(isinstance(child, _Leaf) and child.simple for child in children)
+        # Most rules are a few plain signals: those are read here, without a call for each that was read before.
+        self._plain = tuple((c.name, c.signal) for c in children if isinstance(c, _Leaf)) if simple else ()
+
     def run(self, facts: Facts) -> Result:
         result: Result = False
+        if self._plain:
+            readings = facts.readings
+            for name, signal in self._plain:
+                reading = readings.get(name)
+                matched = (read(signal, facts) if reading is None else reading).matched
+                if matched is True:
+                    return True
+                if matched is None:
+                    result = None
+            return result
         for run in self._runs:
             value = run(facts)
             if value is True:

@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from decisions.decision import Trace
 from proto import ext_proc_pb2, trace_pb2
-from signals.reading import Reading
+from signals.reading import FALSE, Reading
 from signals.request import Request
 
 Pairs = tuple[tuple[str, str], ...]
@@ -213,10 +213,11 @@ def _plain(value: Struct | Value) -> Any:
 
 
 _SMALL = [bytes((number,)) for number in range(128)]
+_SMALL += [bytes((number & 127 | 128, number >> 7)) for number in range(128, 4096)]
 
 
 def _varint(number: int) -> bytes:
-    if number < 128:
+    if number < 4096:
         return _SMALL[number]
     out = bytearray()
     while number > 127:
@@ -379,12 +380,17 @@ _SIGNALS = _field(0x0A, b"signals")
 def metadata(fixed: bytes, tokens: int | None, readings: Mapping[str, Reading]) -> bytes:
     """To be added to any answer: dynamic metadata in the namespace `pointsman`.
 
-    `fixed` comes from `texts`. `tokens` becomes `estimated_input_tokens`, the scores of `readings` a struct `signals`.
+    `fixed` comes from `texts`. `tokens` becomes `estimated_input_tokens`, the scores of `readings` a struct `signals`;
+    a signal that is simply false is left out.
     """
     struct = fixed
     if tokens is not None:
         struct += _number("estimated_input_tokens") + _DOUBLE(tokens)
-    scores = [_number(name) + _DOUBLE(one.score) for name, one in readings.items() if one.score is not None]
+    scores = [
+        _number(name) + _DOUBLE(one.score)
+        for name, one in readings.items()
+        if one is not FALSE and one.score is not None
+    ]
     if scores:
         inner = b"".join(scores)
         value = b"%b%b%b" % (_SIGNALS, _opening(b"\x12\x2a", len(inner)), inner)

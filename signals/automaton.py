@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ahocorasick_rs import BytesAhoCorasick
 
 from signals.facts import Facts
+from signals.reading import Reading
 from signals.request import Scope
 
 _CHUNK = 8 * 1024
@@ -225,6 +226,11 @@ class Hits:
     def __init__(self, automaton: Automaton, scope: Scope) -> None:
         self._automaton = automaton
         self._scope = scope
+        self.silent: dict[str, Reading] = {}
+        """The readings of the signals that are false when nothing at all was found."""
 
     def compute(self, facts: Facts) -> int:
-        return self._automaton.scan(facts.request.text(self._scope))
+        hits = self._automaton.scan(facts.request.text(self._scope))
+        if not hits:
+            facts.silent(self.silent)
+        return hits

@@ -57,6 +57,18 @@ class Facts:
             raise
         return value
 
+    def silent(self, readings: dict[str, Reading]) -> None:
+        """Take many readings at once: those of signals that one shared input has found to be false.
+
+        A policy of hundreds of keyword signals is read in one step so, when its automaton finds nothing. Not when
+        readings are timed: `explain` shows each signal only if it was asked for. Readings that are there stay.
+        """
+        if self.timings is not None:
+            return
+        before = dict(self.readings)
+        self.readings.update(readings)
+        self.readings.update(before)
+
     def put(self, source: SlowInput[T], value: T | Unavailable) -> None:
         """Remember what `source.fetch` gave, or why it gave nothing."""
         self._memo[source] = value

@@ -111,6 +111,8 @@ class KeywordSignal(Signal):
         self._likeness: Callable[[Facts], dict[int, float]] | None = None
         self._bm25 = params.bm25.at_least if params.bm25 is not None else None
         if params.fuzzy is None and params.ngram is None and params.bm25 is None:
+            if self._any_mask or self._all_mask:
+                self._hits.silent[name] = FALSE
             return
         self.cost = Cost.FAST
         self._words = shared.use(Words, params.in_)

@@ -8,7 +8,7 @@ import re2
 from pydantic import AfterValidator, Field
 
 from signals.facts import Facts
-from signals.reading import Unavailable
+from signals.reading import Reading, Unavailable
 from signals.request import Scope
 
 _MEMORY = 64 << 20
@@ -93,6 +93,11 @@ class Found:
     def __init__(self, patterns: PatternSet, scope: Scope) -> None:
         self._patterns = patterns
         self._scope = scope
+        self.silent: dict[str, Reading] = {}
+        """The readings of the signals that are false when nothing at all was found."""
 
     def compute(self, facts: Facts) -> int:
-        return self._patterns.scan(facts.request.text(self._scope))
+        hits = self._patterns.scan(facts.request.text(self._scope))
+        if not hits:
+            facts.silent(self.silent)
+        return hits

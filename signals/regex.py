@@ -36,6 +36,7 @@ class Regex(Signal):
         self._any = 0
         for bit in self._bits:
             self._any |= bit
+        self._found.silent[name] = FALSE
 
     def read(self, facts: Facts) -> Reading:
         hits = facts.get(self._found) & self._any
