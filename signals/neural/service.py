@@ -143,6 +143,8 @@ class Service(Generic[I, O]):
         if self._closed:
             raise self._refuse("closed")
         if self._thread is None or not self._thread.is_alive():
+            # In a forked worker the lock may be held, and the wake-up awaited, by a thread that is not there.
+            self._waiting, self._wake = deque(), threading.Condition()
             self._start()
         self._watch(now)
         if self._stuck(now):

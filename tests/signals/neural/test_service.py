@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +173,20 @@ async def test_a_cancelled_request_is_not_run(make: Make) -> None:
     assert await first == 2
     assert await service.ask(3) == 6
     assert gate.batches == [[1], [3]]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_worker_has_a_thread_of_its_own(make: Make) -> None:
+    service = make(double)
+    assert asyncio.run(service.ask(1)) == 2
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = int(asyncio.run(service.ask(4, time.monotonic() + 20)) != 8)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 async def test_metrics_name_the_model(make: Make) -> None:
