@@ -266,12 +266,9 @@ def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
         groups.append((n, p, name))
     texts = [part.format(n=n, p=p, item=item) for n, p, item in groups]
     question = f"{opening.format(who=who)} " + ", ".join(texts[:-1]) + f" and {texts[-1]}."
-    order = list(range(len(groups)))
-    rng.shuffle(order)
     steps: list[str] = []
     values: list[int] = []
-    for i in order:
-        n, p, _ = groups[i]
+    for n, p, name in groups:
         found = value(n, "*", p)
         if found is None:
             return None
@@ -279,7 +276,7 @@ def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
         if "{item}" in part:
             forms.append("{lead}for the {item} we have {sum}.")
         form = rng.choice(forms)
-        steps.append(form.format(lead=_lead(rng, not steps), sum=_sum(n, "*", p), unit=unit, item=groups[i][2]))
+        steps.append(form.format(lead=_lead(rng, not steps), sum=_sum(n, "*", p), unit=unit, item=name))
         values.append(found)
     running = values[0]
     for more in values[1:]:

@@ -208,6 +208,8 @@ class Server:
                 raise ApiError(503, str(error), code="overloaded") from error
             answer = _Answer(call, job, events, f"{'chatcmpl' if chat else 'cmpl'}-tiny{next(self._ids)}")
             return await (answer.stream(request) if call.stream else answer.whole())
+        except ConnectionResetError:  # the client left between two chunks: nobody is there to tell
+            return web.Response(status=499)
         finally:
             job.cancel()
             self.running -= 1

@@ -56,8 +56,8 @@ class Recipe:
 
 
 RECIPES = {
-    "small": Recipe(width=28, layers=3, heads=2, mlp=2, steps=12000, tokens=2048, rate=0.03, easy=12_000, seed=1),
-    "large": Recipe(width=96, layers=3, heads=4, mlp=4, steps=5600, tokens=2048, rate=0.03, easy=12_000, seed=2),
+    "small": Recipe(width=28, layers=3, heads=2, mlp=2, steps=16000, tokens=2048, rate=0.03, easy=12_000, seed=1),
+    "large": Recipe(width=96, layers=3, heads=4, mlp=4, steps=10000, tokens=2048, rate=0.03, easy=12_000, seed=2),
 }
 
 

@@ -91,7 +91,7 @@ class _Model:
             logits, past = self.engine.run(ids, positions, past, valid)
             logprobs = _log_softmax(logits[:, -1])
             chosen = logprobs.argmax(axis=1)
-            best = -np.sort(np.partition(-logprobs, self._top, axis=1)[:, : self._top], axis=1)[:, ::-1]
+            best = -np.sort(np.partition(-logprobs, self._top, axis=1)[:, : self._top], axis=1)
             going = []
             for row, i in enumerate(alive):
                 token = int(chosen[row])

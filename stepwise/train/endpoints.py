@@ -58,7 +58,9 @@ class EndpointWriter:
 
     async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
         assert self._models is not None
-        return await self._write(self._models[1], question, prefix, stop=not rest, top=-1)
+        # Only with log probabilities is it known how many tokens a step has; its length decides where it may end.
+        top = 0 if self._models[1].capability.logprobs else -1
+        return await self._write(self._models[1], question, prefix, stop=not rest, top=top)
 
     async def _write(self, model: Model, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
         """One answer, or with `stop` its first step; connection errors are tried again."""
