@@ -8,12 +8,12 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from examples.tinylm.writer import open_writer
 from stepwise.steps import Limits
 from stepwise.upstream import Endpoint
 
 pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
 
+from examples.tinylm.writer import open_writer
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.tree import Question, Tree
 from stepwise.train.walk import follow
