@@ -84,8 +84,8 @@ class Context(Protocol):
         """The engine that decides `request`: that of the policy in force, or a candidate's for its share."""
         ...
 
-    def record(self, trace: Trace, request: Request) -> None:
-        """A request was decided (its trace tells of fallbacks)."""
+    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
+        """A request that came on `stream` was decided (its trace tells of fallbacks)."""
         ...
 
     def failed(self, reason: str) -> None:
@@ -395,7 +395,7 @@ class Exchange:
         decision = trace.decision
         if decision.action == "respond":
             self._refuse(_refusal(decision), trace)
-            self._context.record(trace, request)
+            self._context.record(trace, request, self._stream)
             return
         if decision.action == "stepwise":
             if self._context.answerer is not None and self._can_stream():
@@ -403,7 +403,7 @@ class Exchange:
                 return
             _plain(trace, "no_answerer" if self._context.answerer is None else "body_mode")
         self._route(trace, request)
-        self._context.record(trace, request)
+        self._context.record(trace, request, self._stream)
 
     def _can_stream(self) -> bool:
         return self._terms.request_body == Mode.FULL_DUPLEX_STREAMED and not self._terms.observing
@@ -519,9 +519,9 @@ class Exchange:
             if answer is None:
                 _plain(trace, reason)
                 self._route(trace, request)
-                self._context.record(trace, request)
+                self._context.record(trace, request, self._stream)
             else:
-                self._context.record(trace, request)
+                self._context.record(trace, request, self._stream)
                 await self._send_answer(answer, trace)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -571,7 +571,7 @@ class Exchange:
         if self._request is None:
             self._context.failed("error")
         else:
-            self._context.record(trace, self._request)
+            self._context.record(trace, self._request, self._stream)
 
     # Small things
 

@@ -101,9 +101,9 @@ class InForce:
         """The engine that decides `request`: the policy's, or the candidate's for its share."""
         return self.engine if self._rollout is None else self._rollout.choose(request)
 
-    def record(self, trace: Trace, request: Request) -> None:
+    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         """One request was decided."""
-        self._worker.record(trace, request)
+        self._worker.record(trace, request, stream)
         if self._rollout is not None:
             self._rollout.follow(trace, request)
 
@@ -133,14 +133,14 @@ class Worker:
         """The engine of the policy in force."""
         return self._in_force.engine
 
-    def record(self, trace: Trace, request: Request) -> None:
+    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
         self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
         if self._log is not None:
             self._log.record(trace, request)
         if self._tracing is not None:
-            self._tracing.record(trace, request, {})
+            self._tracing.record(trace, request, stream.metadata)
 
     def timed(self) -> bool:
         """Whether to time the signals of the next request."""

@@ -270,7 +270,7 @@ class Counting:
         self.failures: list[str] = []
         self.live = 0
 
-    def record(self, trace: Any, request: Request) -> None:
+    def record(self, trace: Any, request: Request, stream: Stream) -> None:
         self.decisions.append(trace.decision.fallback or trace.decision.name)
 
     @property

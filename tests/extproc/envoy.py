@@ -17,6 +17,7 @@ from decisions.engine import Clause, Engine, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.exchange import Answerer, Exchange
+from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
@@ -80,7 +81,7 @@ class Service:
     traces: list[Trace] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def record(self, trace: Trace, request: Request) -> None:
+    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         self.traces.append(trace)
 
     @property

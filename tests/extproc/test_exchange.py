@@ -15,6 +15,7 @@ from decisions.model import Model
 from decisions.rule import AnyOf
 from extproc import wire
 from extproc.exchange import Answer
+from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
@@ -743,7 +744,7 @@ def test_breaking_before_the_body_is_read_fails_closed_with_a_guard(
 
 
 def test_breaking_after_the_answer_changes_nothing(service: Service, breaks: None) -> None:
-    def fail(trace: Trace, request: Request) -> None:
+    def fail(trace: Trace, request: Request, stream: Stream) -> None:
         raise ZeroDivisionError
 
     service.record = fail  # type: ignore[method-assign]
