@@ -319,3 +319,16 @@ def test_every_alert_has_a_paragraph_in_the_operators_guide():
     for rule in resource["spec"]["groups"][0]["rules"]:
         assert f"### {rule['alert'].lower()}\n" in guide
         assert rule["annotations"]["runbook_url"] == f"docs/operate.md#{rule['alert'].lower()}"
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("cpu", "cpu"), ("cuda", "cuda")])
+def test_the_lock_pins_every_dependency_of_the_image(lock, extra):
+    import re
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras[extra], *extras["redis"], *extras["otel"]]
+    pinned = {line.partition("==")[0] for line in (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines()}
+    names = {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in wanted}
+    assert names <= {name.lower() for name in pinned}
