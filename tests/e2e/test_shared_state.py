@@ -136,6 +136,11 @@ async def test_no_request_fails_while_the_store_is_away_and_nothing_spent_is_los
     async with AsyncExitStack() as stack:
         replicas = await _replicas(stack, server, tmp_path)
         await replicas.many(50)
+
+        async def counted() -> bool:
+            return abs(await _total(server) - replicas.spent) <= 0.01 * replicas.spent
+
+        await eventually(counted)
         server.kill()  # keeps nothing: what was spent so far is gone with it
         replicas.spent = 0
         await replicas.many(200)
@@ -147,9 +152,6 @@ async def test_no_request_fails_while_the_store_is_away_and_nothing_spent_is_los
         server.start()
         await replicas.many(100)
         assert replicas.failures == []
-
-        async def counted() -> bool:
-            return abs(await _total(server) - replicas.spent) <= 0.01 * replicas.spent
 
         await eventually(counted)
         samples = [await each.metrics() for each in replicas.routers]
