@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -30,9 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         status: int = modules[args.command].run(args)
+        sys.stdout.flush()
     except PolicyError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has enough, as in `pointsman schema | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return 0
     except OSError as error:
         print(f"pointsman {args.command}: {error}", file=sys.stderr)
         return 2

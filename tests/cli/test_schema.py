@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +44,9 @@ def test_it_takes_policies(schema: jsonschema.Draft202012Validator, text: str) -
 )
 def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, new: str) -> None:
     assert not schema.is_valid(parse(POLICY.replace(old, new), "p").data)
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m cli.main schema | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
