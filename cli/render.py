@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
-            internal=None if args.internal == "none" else args.internal if engine.stepwise else None,
+            internal=args.internal if engine.stepwise and args.internal != "none" else None,
         )
         cluster = Cluster(args.namespace, args.service)
         if args.target == "envoy":

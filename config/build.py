@@ -22,7 +22,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     try:
         store = resources.store(settings.store, policy.folder)
     except ValueError as error:
-        line, column = policy.places["settings.store"]
+        line, column = policy.places["settings", "store"]
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
     shared = Shared(
         {
@@ -60,7 +60,7 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
         try:
             signal = BY_NAME[kind](name, params, shared)
         except (OSError, ValueError) as error:
-            line, column = policy.places[name]
+            line, column = policy.places["signals", name]
             message = f"signal {name!r} ({kind}): {error}"
             problems.append(Problem(policy.file, line, column, "P108", "error", message))
             continue

@@ -31,7 +31,8 @@ M = TypeVar("M", bound=BaseModel)
 class Policy:
     """A policy without errors.
 
-    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where each stands.
+    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals and
+    the state store stand in the file.
     `stepwise` holds the stepwise blocks by the name of their decision.
     """
 
@@ -40,7 +41,7 @@ class Policy:
     spec: PolicySpec
     signals: Mapping[str, tuple[str, Params]]
     rules: Mapping[str, Rule]
-    places: Mapping[str, tuple[int, int]]
+    places: Mapping[Path, tuple[int, int]]
     stepwise: Mapping[str, StepwiseSpec]
 
     @property
@@ -106,8 +107,8 @@ class _Checker:
         if spec is None or any(problem.severity == "error" for problem in document.problems):
             return None
         signals = {name: known for name in order if (known := parameters[name]) is not None}
-        places = {name: document.keys[("signals", name)] for name in signals}
-        places["settings.store"] = document.keys.get(("settings", "store"), (1, 1))
+        wanted: list[Path] = [("settings", "store"), *(("signals", name) for name in signals)]
+        places = {path: document.keys[path] for path in wanted if path in document.keys}
         policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
         targets = models(spec)
         best = spec.strategy == "best"

@@ -74,9 +74,14 @@ class DecisionLog:
     def close(self) -> None:
         """Write what is waiting, for two seconds at most."""
         thread, self._thread = self._thread, None
-        if thread is not None:
+        if thread is None:
+            return
+        try:
             self._lines.put(None, timeout=2.0)
-            thread.join(2.0)
+        except queue.Full:  # the disk takes nothing: what waits is lost, and stopping must not fail over it
+            log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
+            return
+        thread.join(2.0)
 
     def line(self, when: float, trace: Trace, request: Request) -> dict[str, Any]:
         """One decision as the object that is written."""
