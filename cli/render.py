@@ -45,6 +45,11 @@ def add(subparsers: Any) -> None:
         metavar="ADDR",
         help="Envoy's listener for the router's calls of stepwise models (serve --models-through), or `none`",
     )
+    parser.add_argument(
+        "--stepwise",
+        metavar="ADDR[,ADDR…]",
+        help="where `serve --stepwise-listen` answers over HTTP: for an Envoy before 1.40 (default: in the exchange)",
+    )
     parser.add_argument("--router-ca", metavar="FILE", help="TLS to the router: who signed its certificate")
     parser.add_argument("--router-cert", metavar="FILE", help="mTLS to the router: Envoy's certificate")
     parser.add_argument("--router-key", metavar="FILE", help="mTLS to the router: its key")
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
             internal=args.internal if engine.stepwise and args.internal != "none" else None,
+            steps=args.stepwise if engine.stepwise else None,
         )
         cluster = Cluster(args.namespace, args.service)
         if args.target == "envoy":

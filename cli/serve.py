@@ -49,6 +49,11 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--models-through", metavar="URL", help="Envoy's internal listener, through which stepwise answers call models"
     )
+    parser.add_argument(
+        "--stepwise-listen",
+        metavar="ADDR",
+        help="stepwise answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
+    )
     parser.add_argument("--candidate", type=Path, metavar="FILE", help="a second policy, followed in the shadow")
     parser.add_argument(
         "--canary", type=_percent, default=0.0, metavar="PERCENT", help="share of the sessions that it decides"
@@ -105,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
             poll=args.poll,
             gate=_gate,
             models_through=args.models_through,
+            stepwise_listen=args.stepwise_listen,
             candidate=args.candidate,
             canary=args.canary,
             decision_log=decision_log,

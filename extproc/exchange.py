@@ -59,6 +59,10 @@ class Answerer(Protocol):
         """The answer, before its first byte; None when the request cannot be answered step by step."""
         ...
 
+    def elsewhere(self, trace: Trace, request: Request) -> Pairs:
+        """The request headers with which a service behind Envoy answers it instead; none when no service does."""
+        ...
+
 
 class Context(Protocol):
     """What an exchange needs from the service that it runs in."""
@@ -303,6 +307,9 @@ class Exchange:
                 shown = response_headers(trace)
             # An upstream's copies of our headers are no more to be believed than a client's; our own reply has ours.
             own = message.headers.own() if self._phase is Phase.ROUTED else []
+            if self._phase is Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
+                # It comes from our own service, which knows better who wrote it.
+                shown, own = tuple(pair for pair in shown if pair[0] not in own), []
             self._answered(message)
             self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
             if self._terms.response_body == Mode.NONE and self._phase is not Phase.PASSING and self._task is None:
@@ -323,6 +330,10 @@ class Exchange:
             meter.first_byte(model, request, _number(message.headers.get(":status", "")))
             if self._engine.metered and self._terms.response_body != Mode.NONE:
                 self._body = Tail()
+        if self._trace is not None and self._trace.decision.action == "stepwise":
+            chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
+            if chosen is not None:  # for an agent's request: its price counts
+                self._trace.decision = replace(self._trace.decision, model=chosen)
 
     def _meter_body(self, message: Message) -> None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
@@ -401,6 +412,10 @@ class Exchange:
             if self._context.answerer is not None and self._can_stream():
                 self._task = asyncio.get_running_loop().create_task(self._answer(self._context.answerer, trace))
                 return
+            if self._context.answerer is not None and (sent := self._context.answerer.elsewhere(trace, request)):
+                self._route(trace, request, sent)
+                self._context.record(trace, request, self._stream)
+                return
             _plain(trace, "no_answerer" if self._context.answerer is None else "body_mode")
         self._route(trace, request)
         self._context.record(trace, request, self._stream)
@@ -408,8 +423,8 @@ class Exchange:
     def _can_stream(self) -> bool:
         return self._terms.request_body == Mode.FULL_DUPLEX_STREAMED and not self._terms.observing
 
-    def _route(self, trace: Trace, request: Request) -> None:
-        """Send the request to the decision's model, its body changed only where it must be."""
+    def _route(self, trace: Trace, request: Request, more: Pairs = ()) -> None:
+        """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
         decision = trace.decision
         model, changes = decision.model, decision.changes
         body = None
@@ -419,7 +434,7 @@ class Exchange:
             elif request.model != model.name:
                 body = openai.with_model(request, model.name)
         self._trace = trace
-        self._pay(request_headers(decision), body, _metadata(trace))
+        self._pay(request_headers(decision) + more, body, _metadata(trace))
 
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:
         """Answer everything that is owed: `headers` and `extra` with the first answer, `body` (None: as it came)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -11,7 +12,7 @@ import socket
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,20 +32,25 @@ from extproc.meter import Meter
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
-from extproc.transport import heap
+from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from extproc.transport.tls import TlsFiles
 from signals.neural import service as inference
 from signals.request import Request
 
 if TYPE_CHECKING:
+    from aiohttp.web import AppRunner
+
     from extproc.answers import Answers
+    from stepwise.agent import Agent
+    from stepwise.spec import Stepwise
 
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
+PATIENCE_S = 2.0  # how long a request over HTTP waits for its decision's policy, which reaches workers one by one
 
 Transport = Literal["auto", "http2", "grpcio"]
 
@@ -55,7 +61,8 @@ class Options:
 
     `drain_wait` is how long a worker that says NOT_SERVING still takes new streams (longer than Envoy's health
     interval), `grace` how long it then waits for streams that are open. `models_through` is
-    the address of Envoy's internal listener, for the calls of stepwise answers. `candidate` is a second policy that
+    the address of Envoy's internal listener, for the calls of stepwise answers; `stepwise_listen` is where they are
+    given over HTTP to proxies that cannot take them from us. `candidate` is a second policy that
     follows in the shadow and decides the share `canary` (0 to 1) of the sessions.
 
     Raises ValueError for TLS on a transport that has none.
@@ -72,6 +79,7 @@ class Options:
     poll: float = 1.0
     gate: Gate | None = None
     models_through: str | None = None
+    stepwise_listen: str | None = None
     candidate: Path | None = None
     canary: float = 0.0
     decision_log: LogOptions | None = None
@@ -85,11 +93,23 @@ class Options:
 class InForce:
     """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
 
-    __slots__ = ("__weakref__", "_rollout", "_worker", "answerer", "engine", "failed", "meter", "source", "timed")
+    __slots__ = (
+        "__weakref__",
+        "_rollout",
+        "_worker",
+        "answerer",
+        "answers",
+        "engine",
+        "failed",
+        "meter",
+        "source",
+        "timed",
+    )
 
     def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None, rollout: Rollout | None) -> None:
         self.engine = loaded.engine
         self.source = loaded.source
+        self.answers = answers
         self.answerer: Answerer | None = answers
         self.timed = worker.timed
         self.failed = worker.metrics.failed
@@ -123,6 +143,10 @@ class Worker:
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._closing: set[asyncio.Task[None]] = set()
+        self._held: weakref.WeakSet[InForce] = weakref.WeakSet()  # every policy that somebody still works with
+        self._news = asyncio.Event()  # set when another policy comes into force
+        self._http: AppRunner | None = None
+        self.stepwise_address: str | None = None
         self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
         self._tracing = Tracing() if options.traces else None
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
@@ -152,14 +176,24 @@ class Worker:
 
     # Life
 
-    async def start(self, listen: str | socket.socket) -> None:
-        """Bind and serve. Raises ValueError or OSError when the address is wrong or taken.
+    async def start(self, listen: str | socket.socket, steps: str | socket.socket | None = None) -> None:
+        """Bind and serve: ext_proc, and at `steps` stepwise answers over HTTP.
+
+        Raises ValueError or OSError when an address is wrong or taken.
 
         Raises ValueError too when a stepwise decision of the policy cannot be served.
         """
         assert self._loaded is not None
         await self._install(self._loaded)
         self._loaded = None
+        if steps is not None:
+            from stepwise import http
+
+            bound = address.bind(steps) if isinstance(steps, str) else steps
+            self.stepwise_address = address.name(bound)
+            limit = 2 * self.engine.settings.max_body  # ours comes first, in the exchange; a reload may raise it
+            app = http.application(self._borrow, lambda: not self._draining, limit)
+            self._http = await http.serve(app, bound, self._options.grace)
         await self._server.start(listen)
         self._health.set_all(True)
 
@@ -193,15 +227,41 @@ class Worker:
         if any(engine.stepwise for engine in engines):
             from extproc.answers import Answers as Made
 
-            answers = Made(engines, self._options.policy.parent, self._options.models_through, self._stepwise)
+            options = self._options
+            served = options.stepwise_listen is not None
+            answers = Made(engines, options.policy.parent, options.models_through, self._stepwise, served=served)
             await answers.start()
         rollout = None
         if loaded.candidate is not None:
             rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
         self._in_force = InForce(self, loaded, answers, rollout)
         self._answers = answers
+        self._held.add(self._in_force)
+        self._news.set()
+        self._news = asyncio.Event()
         if answers is not None:
             weakref.finalize(self._in_force, self._close, answers).atexit = False
+
+    @contextlib.asynccontextmanager
+    async def _borrow(self, decision: str, policy: str) -> AsyncIterator[Stepwise | Agent | None]:
+        """A stepwise decision for a request over HTTP; its policy is held until the answer has been sent."""
+        held = self._holder(decision, policy)
+        if held is None and policy:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    while held is None:
+                        await self._news.wait()
+                        held = self._holder(decision, policy)
+        if held is None:  # whoever has decided it is gone, or never was
+            held, policy = self._in_force, ""
+        yield None if held.answers is None else held.answers.find(decision, policy)
+
+    def _holder(self, decision: str, policy: str) -> InForce | None:
+        known: list[InForce] = [self._in_force, *(self._held if policy else ())]
+        for held in known:
+            if held.answers is not None and held.answers.find(decision, policy) is not None:
+                return held
+        return None
 
     def _close(self, answers: Answers) -> None:
         """Nobody holds the policy of these answers any more."""
@@ -218,7 +278,12 @@ class Worker:
         log.info("draining", extra={"streams": self._server.streams, "wait": wait, "grace": grace})
         await asyncio.sleep(wait)
         self._health.end()
+        end = asyncio.get_running_loop().time() + grace
         await self._server.drain(grace)
+        if self._http is not None:
+            left = max(0.1, end - asyncio.get_running_loop().time())
+            with contextlib.suppress(TimeoutError):  # what is left then ends with this process
+                await asyncio.wait_for(self._http.cleanup(), left)
         if self._answers is not None:
             await self._answers.close()
         if self._log is not None:
@@ -329,7 +394,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
     async def reload() -> None:
         await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
-    await worker.start(options.listen)
+    await worker.start(options.listen, options.stepwise_listen)
     admin = Admin(worker)
     if options.admin is not None:
         await admin.start(options.admin)
@@ -340,6 +405,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
             "policy": worker.engine.policy,
             "listen": worker.address,
             "admin": admin.address if options.admin is not None else None,
+            "stepwise": worker.stepwise_address,
             "seconds": round(time.monotonic() - began, 3),
         },
     )

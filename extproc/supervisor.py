@@ -62,6 +62,7 @@ class Slot:
 
     index: int
     listen: str | socket.socket
+    steps: socket.socket | None = None  # for stepwise answers over HTTP
     pid: int | None = None
     born: float = 0.0
     failures: int = 0  # early deaths in a row
@@ -147,7 +148,11 @@ class Supervisor:
         self._watcher = Watcher(options.policy, options.poll, options.candidate)
         self._loaded = load(options.policy, options.gate, options.candidate)
         self._admin_socket = None if options.admin is None else address.bind(options.admin)
-        self._slots = [Slot(index, listen) for index, listen in enumerate(_sockets(options))]
+        listens = _sockets(options)
+        steps: list[socket.socket | None] = [None] * options.workers
+        if options.stepwise_listen is not None:
+            steps = [*_shared(options.stepwise_listen, options.workers)]
+        self._slots = [Slot(index, *each) for index, each in enumerate(zip(listens, steps, strict=True))]
 
     def run(self) -> int:
         preload(self._options)
@@ -174,7 +179,7 @@ class Supervisor:
                 ours.close()
                 self._close_inherited(slot)
                 _die_with(parent)
-                status = _work(self._loaded, self._options, slot.listen, theirs)
+                status = _work(self._loaded, self._options, slot, theirs)
             except Exception:
                 log.exception("worker_failed")
             finally:
@@ -190,8 +195,9 @@ class Supervisor:
         for slot in self._slots:
             if slot.pair is not None:
                 slot.pair.close()
-            if slot is not mine and slot.listen is not mine.listen and isinstance(slot.listen, socket.socket):
-                slot.listen.close()
+            for their, our in ((slot.listen, mine.listen), (slot.steps, mine.steps)):
+                if slot is not mine and their is not our and isinstance(their, socket.socket):
+                    their.close()
 
     async def _watch(self) -> int | None:
         """One turn of the event loop's life: until a worker has to be forked (None) or all is over (exit status)."""
@@ -269,6 +275,7 @@ class Supervisor:
                     "policy": self._loaded.engine.policy,
                     "listen": self._slots[0].state["address"],
                     "admin": None if self._admin_socket is None else address.name(self._admin_socket),
+                    "stepwise": None if self._slots[0].steps is None else address.name(self._slots[0].steps),
                     "workers": len(self._slots),
                     "seconds": round(time.monotonic() - self._began, 3),
                 },
@@ -432,10 +439,15 @@ def _sockets(options: Options) -> list[str | socket.socket]:
         if first.family == socket.AF_UNIX:
             raise ValueError("the grpcio transport cannot share a Unix socket between workers: use --workers 1 or TCP")
         return [first] * options.workers
-    first = address.bind(options.listen, share=True)
+    return [*_shared(options.listen, options.workers)]
+
+
+def _shared(listen: str, workers: int) -> list[socket.socket]:
+    """A socket for each worker, bound to the same port; a Unix socket is one for all."""
+    first = address.bind(listen, share=True)
     if first.family == socket.AF_UNIX:
-        return [first] * options.workers
-    return [first, *(address.bind(address.name(first), share=True) for _ in range(options.workers - 1))]
+        return [first] * workers
+    return [first, *(address.bind(address.name(first), share=True) for _ in range(workers - 1))]
 
 
 def _die_with(parent: int) -> None:
@@ -450,12 +462,12 @@ def _die_with(parent: int) -> None:
 # The worker's side
 
 
-def _work(loaded: Loaded, options: Options, listen: str | socket.socket, control: socket.socket) -> int:
+def _work(loaded: Loaded, options: Options, slot: Slot, control: socket.socket) -> int:
     with runner() as loop:
-        return loop.run(_serve(loaded, options, listen, control))
+        return loop.run(_serve(loaded, options, slot, control))
 
 
-async def _serve(loaded: Loaded, options: Options, listen: str | socket.socket, control: socket.socket) -> int:
+async def _serve(loaded: Loaded, options: Options, slot: Slot, control: socket.socket) -> int:
     async def nothing() -> None:
         """SIGHUP is the parent's affair."""
 
@@ -464,7 +476,7 @@ async def _serve(loaded: Loaded, options: Options, listen: str | socket.socket, 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     worker = Worker(loaded, options)
-    await worker.start(listen)
+    await worker.start(slot.listen, slot.steps)
     reader, writer = await asyncio.open_unix_connection(sock=control)
     answering = asyncio.create_task(_answer(worker, options, reader, writer))
     asked = asyncio.create_task(stop.asked())

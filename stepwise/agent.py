@@ -183,9 +183,12 @@ class Agent:
 
     def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
         """Enters what an answer really cost."""
-        if choice.model is not None and choice.reserved:
-            actual = self._endpoint(choice.model).cost(prompt_tokens, completion_tokens)
-            self._spend.settle(session, choice.reserved, actual)
+        if choice.reserved:
+            self._spend.settle(session, choice.reserved, self.cost(choice, prompt_tokens, completion_tokens))
+
+    def cost(self, choice: Choice, prompt_tokens: int, completion_tokens: int) -> float:
+        """Money for so many tokens of the model that was chosen."""
+        return self._endpoint(choice.model).cost(prompt_tokens, completion_tokens) if choice.model is not None else 0.0
 
     def _remember(self, session: str, choice: Choice) -> None:
         """Who was chosen, for the session's next request. The last turns of the last sessions are kept."""
@@ -278,7 +281,7 @@ def conversation(
             len(calls) - len(set(calls)),
             sum(known) / len(known) if known else 0.0,
             since,
-            _prompt_tokens(body),
+            prompt_tokens(body),
             estimate(_text(results[-1])) if results else 0,
             spent_share,
             difficulty,
@@ -321,7 +324,8 @@ def _prompt_bytes(body: JSON) -> int:
     return sum(len(json.dumps(part, ensure_ascii=False).encode("utf-8", "surrogatepass")) for part in shown if part)
 
 
-def _prompt_tokens(body: JSON) -> int:
+def prompt_tokens(body: JSON) -> int:
+    """What the prompt of a request comes to, estimated."""
     return _prompt_bytes(body) // CHARS_PER_TOKEN
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -108,12 +108,16 @@ async def answer(
     *,
     deadline: float | None = None,
     difficulty: float = 0.5,
+    charge: Callable[[float], None] | None = None,
+    note: bool = False,
 ) -> Answer:
     """Answers an eligible request (see `ineligible`) with two models.
 
     A streaming answer comes back as soon as one model has begun; a whole one when it is complete. `headers` are the
     client's, in lower case. `deadline` is on the running loop's clock; when it passes, the answer ends with an error.
-    `difficulty`: 0..1, 0.5 when unknown. Cancel at any moment: everything is freed.
+    `difficulty`: 0..1, 0.5 when unknown. `charge` is told once what the answer has cost, whatever came of it. `note`: a
+    stream whose client asked for no usage tells it in a comment, for the proxy that it passes. Cancel at any moment:
+    everything is freed.
     """
     sent = forwarded(headers)
     setup = await stepwise.ready(sent, deadline)
@@ -121,7 +125,7 @@ async def answer(
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",
         "x-pointsman-stepwise": setup.strategy.name,
     }
-    session = Session(setup, body, sent, deadline=deadline, difficulty=difficulty)
+    session = Session(setup, body, sent, deadline=deadline, difficulty=difficulty, charge=charge)
     frame = _Frame(body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
     try:
         await session.open()
@@ -129,7 +133,7 @@ async def answer(
             return Answer(
                 200,
                 {**head, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"},
-                _Events(session, frame, stepwise),
+                _Events(session, frame, stepwise, note),
             )
         texts = []
         while (text := await session.next()) is not None:
@@ -182,8 +186,9 @@ class _Whole(Body):
 class _Events(Body):
     """Server-sent events, one for each piece of text that the session gives."""
 
-    def __init__(self, session: Session, frame: _Frame, stepwise: Stepwise) -> None:
+    def __init__(self, session: Session, frame: _Frame, stepwise: Stepwise, note: bool) -> None:
         self._session = session
+        self._note = note
         self._frame = frame
         self._answers = stepwise.metrics.answers
         self._over = False
@@ -213,7 +218,8 @@ class _Events(Body):
         self._over = True
         self._answers[outcome] += 1
         self._session.close()
-        return last + b"data: [DONE]\n\n"
+        note = self._frame.note(self._session) if self._note else b""
+        return last + note + b"data: [DONE]\n\n"
 
 
 class _Frame:
@@ -242,6 +248,10 @@ class _Frame:
         choice = {"index": 0, "delta": self._role, "logprobs": None, "finish_reason": session.finish}
         end = _event({**head, "choices": [choice]})
         return end + (_event({**head, "choices": [], "usage": session.usage()}) if self._usage else b"")
+
+    def note(self, session: Session) -> bytes:
+        """The usage in a comment, which no client sees; empty where the client gets it anyway."""
+        return b"" if self._usage else b": " + orjson.dumps({"usage": session.usage()}) + b"\n\n"
 
     def whole(self, texts: list[Text], session: Session) -> bytes:
         message: JSON = {"role": "assistant", "content": "".join(text.content for text in texts)}

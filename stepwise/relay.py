@@ -7,14 +7,15 @@ budget.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
-from stepwise.agent import Agent, Choice
+from stepwise.agent import Agent, Choice, prompt_tokens
 from stepwise.answer import Answer, Body, forwarded, problem, whole
 from stepwise.continuation import CHAT_PATH
+from stepwise.steps import CHARS_PER_TOKEN
 from stepwise.upstream import HOP, JSON, DeadlineError, Relay, UpstreamError
 
 SESSION = "x-session-id"
@@ -24,16 +25,31 @@ _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
+def unfit(body: JSON, headers: Mapping[str, str]) -> str | None:
+    """Why a request cannot be relayed, in one fixed word for counting; None when it can."""
+    messages = body.get("messages")
+    if HOP in headers:
+        return "hop"
+    return None if isinstance(messages, list) and messages else "not_chat"
+
+
 async def relay(
-    agent: Agent, body: JSON, headers: Mapping[str, str], *, deadline: float | None = None, difficulty: float = 0.5
+    agent: Agent,
+    body: JSON,
+    headers: Mapping[str, str],
+    *,
+    deadline: float | None = None,
+    difficulty: float = 0.5,
+    charge: Callable[[float], None] | None = None,
+    note: bool = False,
 ) -> Answer | None:
     """Answers a chat completion through the model chosen for it; None for what is none, or has come from here before.
 
-    `headers` are the client's, in lower case; `deadline` is on the running loop's clock; `difficulty`: 0..1.
+    `headers` are the client's, in lower case; `deadline` is on the running loop's clock; `difficulty`: 0..1. `charge`
+    is told once what the answer has cost. `note`: see `stepwise.answer.answer`.
     """
-    messages = body.get("messages")
-    if HOP in headers or not isinstance(messages, list) or not messages:
-        agent.metrics.ineligible["hop" if HOP in headers else "not_chat"] += 1
+    if reason := unfit(body, headers):
+        agent.metrics.ineligible[reason] += 1
         return None
     session = headers.get(SESSION)
     choice = await agent.choose(body, session, difficulty=difficulty)
@@ -63,20 +79,39 @@ async def relay(
             agent.settle(session, choice, 0, 0)
         late = kind in ("deadline", "timeout")
         return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
-    given = _Relayed(stream, agent, choice, session, bool(body.get("stream")) and not options.get("include_usage"))
+    quiet = bool(body.get("stream")) and not options.get("include_usage")
+    prompt = prompt_tokens(body)
+    given = _Relayed(stream, agent, choice, session, prompt, quiet=quiet, note=note, charge=charge)
     return Answer(stream.status, {**head, "content-type": stream.content_type}, given)
 
 
 class _Relayed(Body):
     """The model's bytes. At their end the budget is settled; without an end, or a usage, what was reserved is spent."""
 
-    def __init__(self, stream: Relay, agent: Agent, choice: Choice, session: str | None, quiet: bool) -> None:
-        """`quiet`: the client asked for no usage, so the event that we asked for is taken out again."""
+    def __init__(
+        self,
+        stream: Relay,
+        agent: Agent,
+        choice: Choice,
+        session: str | None,
+        prompt: int,
+        *,
+        quiet: bool,
+        note: bool,
+        charge: Callable[[float], None] | None,
+    ) -> None:
+        """`prompt`: its tokens, estimated, should the model not count them. `quiet`: the client asked for no usage, so
+        the event that we asked for is taken out again, or with `note` becomes a comment."""
         self._stream = stream
         self._agent = agent
         self._choice = choice
         self._session = session
+        self._prompt = prompt
         self._quiet = quiet
+        self._note = note
+        self._charge = charge
+        self._size = 0  # bytes of the answer so far
+        self._said = 0  # its events
         self._events = stream.content_type.lower().startswith("text/event-stream")
         self._buffer = b""
         self._usage: tuple[int, int] | None = None
@@ -98,7 +133,6 @@ class _Relayed(Body):
                 raise
             if data is None:
                 self._end("complete")
-                self._settle()
                 if self._events and self._buffer:
                     return self._buffer
                 break
@@ -114,10 +148,20 @@ class _Relayed(Body):
         self._over = True
         self._agent.metrics.answers[outcome] += 1
         self._stream.close()
+        refused = self._stream.status >= 400  # the model wrote nothing
+        if outcome == "complete" and not self._events and len(self._buffer) <= _KEPT:
+            self._take(_object(self._buffer))
+        if outcome == "complete" and self._session is not None and (self._usage is not None or refused):
+            self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
+        if self._charge is not None and not refused:
+            # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
+            guess = self._prompt, self._said if self._events else self._size // CHARS_PER_TOKEN
+            self._charge(self._agent.cost(self._choice, *(self._usage or guess)))
 
     def _pass(self, data: bytes) -> bytes:
         """What of the bytes so far can go out."""
         self._buffer += data
+        self._size += len(data)
         if not self._events:
             self._buffer = self._buffer[: _KEPT + 1]
             return data
@@ -125,7 +169,10 @@ class _Relayed(Body):
         for end in _EVENT_END.finditer(self._buffer):
             event = self._buffer[start : end.end()]
             start = end.end()
-            passed += b"" if self._counts(event) and self._quiet else event
+            self._said += 1
+            if self._counts(event) and self._quiet:
+                event = b": " + event[5:].lstrip() if self._note else b""
+            passed += event
         self._buffer = self._buffer[start:]
         if len(self._buffer) > _KEPT:  # no event is that long: whatever it is, it is not ours to hold back
             passed, self._buffer = passed + self._buffer, b""
@@ -145,13 +192,6 @@ class _Relayed(Body):
             prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
             if isinstance(prompt, int) and isinstance(completion, int):
                 self._usage = prompt, completion
-
-    def _settle(self) -> None:
-        if not self._events and len(self._buffer) <= _KEPT:
-            self._take(_object(self._buffer))
-        refused = self._stream.status >= 400  # the model wrote nothing
-        if self._session is not None and (self._usage is not None or refused):
-            self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
 
 
 def _object(data: bytes) -> JSON:

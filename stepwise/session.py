@@ -14,7 +14,7 @@ import asyncio
 import math
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,6 +55,8 @@ class Model:
     upstream: Upstream
     capability: Capability
     suspect: bool = False  # it did not do what its capability says: probe it again
+    asked: float | None = None  # when it was last probed, by the monotonic clock
+    probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Budget(NamedTuple):
@@ -137,8 +139,12 @@ class Session:
         *,
         deadline: float | None = None,
         difficulty: float = 0.5,
+        charge: Callable[[float], None] | None = None,
     ) -> None:
-        """`request`: the client's eligible chat completion. `headers`: for the upstreams. `deadline`: loop time."""
+        """`request`: the client's eligible chat completion. `headers`: for the upstreams. `deadline`: loop time.
+
+        `charge` is told once, when the answer is over, what it has cost: money, for all tokens of both models.
+        """
         self.finish: str | None = None  # the finish_reason, once the answer is complete
         self.records: list[Record] = []
         self.redos = 0  # drafts that the large model wrote anew, one by one; a hand-over is none
@@ -176,6 +182,7 @@ class Session:
         self._repeats = 0  # accepted steps in a row that repeated an earlier one
         self._warming: asyncio.Task[None] | None = None
         self._closed = False
+        self._charge = charge
 
     async def open(self) -> None:
         """Has a model begin its answer. Raises Failed and DeadlineError."""
@@ -207,6 +214,8 @@ class Session:
             metrics.tokens[record.model, "kept"] += record.tokens
         if self.settled:
             metrics.settled[self.settled] += 1
+        if self._charge is not None:
+            self._charge(self._spent())
 
     def usage(self) -> JSON:
         """Tokens of both models, rejected ones included, in OpenAI's shape, with ours under `pointsman`."""

@@ -188,11 +188,19 @@ class StepwiseSpec(_Block):
         looked = " and ".join(str(place) for place in places)
         raise PolicyError(f"policy {self.policy}: no such file; looked for {looked}")
 
-    def build(self, endpoints: Mapping[str, Endpoint], folder: Path, metrics: Metrics | None = None) -> Stepwise:
-        """A ready object for `per: answer`. `endpoints`: by model name, `folder`: that of the YAML file.
+    def build(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        folder: Path,
+        metrics: Metrics | None = None,
+        servers: list[Model] | None = None,
+    ) -> Stepwise:
+        """A ready object for `per: answer`. `endpoints`: by model name, `folder`: that of the YAML file. `servers` are
+        shared with other decisions, so that each is probed once; those that are missing are added.
 
         Raises PolicyError and StepwiseError.
         """
+        servers = [] if servers is None else servers
         small, large = endpoints[self.small], endpoints[self.large]
         limits = Limits()
         token_budget = 4096
@@ -221,8 +229,8 @@ class StepwiseSpec(_Block):
         budget = self.budget
         return Stepwise(
             Setup(
-                small=Model(self.small, Upstream(small), unknown(small)),
-                large=Model(self.large, Upstream(large), unknown(large)),
+                small=_server(servers, self.small, small),
+                large=_server(servers, self.large, large),
                 strategy=strategy,
                 limits=limits,
                 budget=Budget(budget.steps, budget.seconds, budget.money, budget.tokens),
@@ -273,7 +281,6 @@ class Stepwise:
         self._fallback = replace(setup, strategy=Fixed.always_large())
         self._capabilities = capabilities
         self._probing: asyncio.Task[None] | None = None
-        self._asked: dict[str, float] = {}  # when an upstream was last probed, by the monotonic clock
 
     @property
     def metrics(self) -> Metrics:
@@ -285,6 +292,7 @@ class Stepwise:
         Raises StepwiseError when what they can do is known and the strategy cannot work with it.
         """
         await self._prepare(headers or {}, _PROBE)
+        self.problem = self._unworkable()
         if self.problem:
             raise StepwiseError(self.problem)
 
@@ -295,6 +303,7 @@ class Stepwise:
         """
         left = _PATIENCE if deadline is None else deadline - asyncio.get_running_loop().time()
         await self._prepare(headers, max(0.0, min(left, _PATIENCE)))
+        self.problem = self._unworkable()  # another decision may have probed the same model anew
         if self.problem:
             self.metrics.safe_side["unworkable"] += 1
             return self._fallback
@@ -332,30 +341,29 @@ class Stepwise:
             task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
 
     def _due(self, model: Model) -> bool:
-        last = self._asked.get(model.name)
-        if last is None:
+        if model.asked is None:
             return True
-        return (not model.capability.checked or model.suspect) and time.monotonic() - last > _RETRY
+        return (not model.capability.checked or model.suspect) and time.monotonic() - model.asked > _RETRY
 
     async def _probe_all(self, models: list[Model], headers: Mapping[str, str]) -> None:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
-        self.problem = self._unworkable()
         self._remember()
 
     async def _probe(self, model: Model, headers: Mapping[str, str]) -> None:
-        limit = asyncio.get_running_loop().time() + _PROBE
-        try:
-            found = await probe.probe(model.upstream, headers, limit)
-        except (UpstreamError, DeadlineError) as error:
-            kind = error.kind if isinstance(error, UpstreamError) else "timeout"
-            self.metrics.upstream_errors[model.name, f"probe_{kind}"] += 1
-            if not model.capability.checked and self._capabilities is not None:
-                known = probe.load(self._capabilities).get(model.name)
-                if known is not None and known.model == model.upstream.endpoint.model:
-                    model.capability = known
-        else:
-            model.capability, model.suspect = found, False
-        self._asked[model.name] = time.monotonic()
+        async with model.probing:  # another decision with the same model may be at it already
+            if self._due(model):
+                limit = asyncio.get_running_loop().time() + _PROBE
+                try:
+                    model.capability = await probe.probe(model.upstream, headers, limit)
+                    model.suspect = False
+                except (UpstreamError, DeadlineError) as error:
+                    kind = error.kind if isinstance(error, UpstreamError) else "timeout"
+                    self.metrics.upstream_errors[model.name, f"probe_{kind}"] += 1
+                model.asked = time.monotonic()
+        if not model.capability.checked and self._capabilities is not None:
+            known = probe.load(self._capabilities).get(model.name)
+            if known is not None and known.model == model.upstream.endpoint.model:
+                model.capability = known
 
     def _remember(self) -> None:
         if self._capabilities is not None and (records := self.records()):
@@ -384,6 +392,15 @@ class Stepwise:
                 "or SGLang, or give it a chat template for /v1/completions"
             )
         return None
+
+
+def _server(servers: list[Model], name: str, endpoint: Endpoint) -> Model:
+    """The one of `servers` that this is; a new one is added."""
+    for server in servers:
+        if server.name == name and server.upstream.endpoint == endpoint:
+            return server
+    servers.append(Model(name, Upstream(endpoint), unknown(endpoint)))
+    return servers[-1]
 
 
 def unknown(endpoint: Endpoint) -> Capability:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cli.gateways.envoy import METADATA, OUR_HEADERS, ROUTE_HEADER
+from cli.gateways.envoy import DECISION_HEADER, METADATA, OUR_HEADERS, ROUTE_HEADER
 from config.problem import Problem, Severity
 from decisions.engine import Engine
 
@@ -86,6 +86,8 @@ class _Check:
         self._attached: set[tuple[str, str]] = set()
         self._http_routes: list[_Object] = []
         self._strips: dict[str, bool] = {}
+        self._modes: list[tuple[_Object, str]] = []
+        self._steps = False  # a route leads to the router's stepwise answers over HTTP
         self._looks: dict[str, Callable[[_Object], None]] = {
             "HTTPRoute": self._http_route,
             "AIGatewayRoute": self._ai_route,
@@ -114,7 +116,16 @@ class _Check:
             if not on_gateway and self._attached and ("HTTPRoute", name) not in self._attached:
                 text = f"HTTPRoute {name!r} has no EnvoyExtensionPolicy: requests that match it first never reach us"
                 self._say(found, "D405", text)
+        self._conclude_modes()
         self._conclude_buffers()
+
+    def _conclude_modes(self) -> None:
+        if not self._engine.stepwise or self._steps:
+            return
+        for found, mode in self._modes:
+            if mode != "duplex":
+                text = "stepwise decisions answer with a stream: the request body mode must be full duplex"
+                self._say(found, "D404", f"{text} (or render with --stepwise, for an Envoy before 1.40)")
 
     def _conclude_routes(self, family: str) -> None:
         routes = self._routes.get(family, [])
@@ -138,7 +149,7 @@ class _Check:
             )
 
     def _conclude_buffers(self) -> None:
-        if self._engine.stepwise:
+        if self._engine.stepwise and not self._steps:
             return  # nothing is buffered in full-duplex mode
         wanted = self._engine.settings.max_body
         gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]
@@ -167,9 +178,13 @@ class _Check:
         default = False
         for rule in found.spec.get("rules", ()):
             for match in rule.get("matches") or [{}]:
-                named = [h for h in match.get("headers", ()) if str(h.get("name", "")).lower() == ROUTE_HEADER]
+                headers = {str(h.get("name", "")).lower(): h for h in match.get("headers", ())}
+                if DECISION_HEADER in headers:
+                    self._steps = True
+                    continue
+                named = [headers[ROUTE_HEADER]] if ROUTE_HEADER in headers else []
                 models |= {str(header.get("value")) for header in named}
-                default = default or not match.get("headers")
+                default = default or not headers
         self._route("gateway", found, models, default)
 
     def _ai_route(self, found: _Object) -> None:
@@ -216,6 +231,7 @@ class _Check:
         for rule in found.spec.get("http", ()):
             for match in rule.get("match") or [{}]:
                 headers = match.get("headers") or {}
+                self._steps = self._steps or DECISION_HEADER in headers
                 if ROUTE_HEADER in headers:
                     models.add(str(headers[ROUTE_HEADER].get("exact")))
                 default = default or not headers
@@ -261,6 +277,7 @@ class _Check:
             for host in (manager.get("route_config") or {}).get("virtual_hosts", ()):
                 for route in host.get("routes", ()):
                     headers = (route.get("match") or {}).get("headers", ())
+                    self._steps = self._steps or any(h.get("name") == DECISION_HEADER for h in headers)
                     named = [h for h in headers if h.get("name") == ROUTE_HEADER]
                     models |= {str((h.get("string_match") or {}).get("exact")) for h in named}
                     default = default or not headers
@@ -287,11 +304,8 @@ class _Check:
         self._timeout(found, processor.get("message_timeout", "200ms"))
 
     def _mode(self, found: _Object, mode: str) -> None:
-        if self._engine.stepwise and mode != "duplex":
-            self._say(
-                found, "D404", "stepwise decisions answer with a stream: the request body mode must be full duplex"
-            )
-        elif mode not in ("duplex", "buffered"):
+        self._modes.append((found, mode))
+        if mode not in ("duplex", "buffered") and not self._engine.stepwise:
             self._say(
                 found, "D404", f"the request body mode is {mode}: rules on the body need it buffered or full duplex"
             )

@@ -6,6 +6,7 @@ them, never a response body. Field names are those of Envoy 1.40's API.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,10 @@ SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ROUTER = "pointsman"
 ROUTE_HEADER = "x-pointsman-route"
 # Not x-pointsman-hop: it must get through, or a router that calls its models through this listener would go in circles.
-OUR_HEADERS = (ROUTE_HEADER, "x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy")
+DECISION_HEADER = "x-pointsman-decision"  # on a request: its answer comes from the router, over HTTP
+HOP_HEADER = "x-pointsman-hop"
+OUR_HEADERS = (ROUTE_HEADER, DECISION_HEADER, "x-pointsman-model", "x-pointsman-policy")
+STEPS = "pointsman-stepwise"
 METADATA = "pointsman"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
 STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
@@ -35,7 +39,11 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
             _ingress(engine, place, servers),
             *([_internal(engine, place.internal, servers)] if place.internal is not None else []),
         ],
-        clusters=[_router_cluster(place), *(_model_cluster(server) for server in servers)],
+        clusters=[
+            _router_cluster(place),
+            *([_steps_cluster(place.steps)] if place.steps is not None else []),
+            *(_model_cluster(server) for server in servers),
+        ],
     )
     bootstrap = api.bootstrap.Bootstrap(static_resources=static)
     if isinstance(place.mtls, Secrets):  # Envoy reads no secrets file without a name of its own
@@ -45,21 +53,21 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
     return _dict(bootstrap)
 
 
-def ext_proc(engine: Engine, cluster: str = ROUTER) -> api.ext_proc.ExternalProcessor:
+def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_proc.ExternalProcessor:
     """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away.
 
-    `cluster` is what Envoy calls the router's cluster.
+    `cluster` is what Envoy calls the router's cluster. `duplex`: stepwise decisions are answered within the exchange.
     """
     send, skip = api.ext_proc.ProcessingModeHeaderSendMode.SEND, api.ext_proc.ProcessingModeHeaderSendMode.SKIP
     body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
         response_header_mode=send if engine.settings.response_headers or engine.metered else skip,
-        request_body_mode=body.FULL_DUPLEX_STREAMED if engine.stepwise else body.BUFFERED,
+        request_body_mode=body.FULL_DUPLEX_STREAMED if duplex else body.BUFFERED,
         # Only a policy with budgets looks at answers: for the usage at their end.
         response_body_mode=body.STREAMED if engine.metered else body.NONE,
         # Envoy refuses a configuration with FULL_DUPLEX_STREAMED that does not send the trailers.
-        request_trailer_mode=send if engine.stepwise else skip,
+        request_trailer_mode=send if duplex else skip,
         response_trailer_mode=skip,
     )
     return api.ext_proc.ExternalProcessor(
@@ -110,17 +118,25 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
     guard = api.early_headers.HeaderMutation(
         mutations=[api.mutation_rules.HeaderMutation(remove=name) for name in OUR_HEADERS]
     )
-    manager = _manager(engine, servers, "ingress")
+    manager = _manager(engine, servers, "ingress", [_steps_route()] if place.steps is not None else [])
+    duplex = within(engine, place)
     manager.use_remote_address = True
     manager.early_header_mutation_extensions = [
         api.core.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
     ]
     manager.upgrade_configs = [api.hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")]
-    manager.http_filters.insert(0, api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine))))
+    manager.http_filters.insert(
+        0, api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine, duplex=duplex)))
+    )
     listener = _listener("ingress", place.listen, "--listen", manager)
-    if not engine.stepwise:  # BUFFERED: Envoy answers 413 itself to a body over this
+    if not duplex:  # BUFFERED: Envoy answers 413 itself to a body over this
         listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
     return listener
+
+
+def within(engine: Engine, place: Place) -> bool:
+    """Whether stepwise decisions are answered within the ext_proc exchange, which needs the full-duplex body mode."""
+    return bool(engine.stepwise) and place.steps is None
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:
@@ -128,7 +144,10 @@ def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listen
     return _listener("internal", where, "--internal", _manager(engine, servers, "internal"))
 
 
-def _manager(engine: Engine, servers: list[Upstream], name: str) -> api.hcm.HttpConnectionManager:
+def _manager(
+    engine: Engine, servers: list[Upstream], name: str, first: Sequence[api.route.Route] = ()
+) -> api.hcm.HttpConnectionManager:
+    """`first` are routes that come before those to the models."""
     fields = api.protobuf.Struct.from_dict(access_log())
     log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
     return api.hcm.HttpConnectionManager(
@@ -137,7 +156,7 @@ def _manager(engine: Engine, servers: list[Upstream], name: str) -> api.hcm.Http
         merge_slashes=True,
         stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
         access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
-        route_config=_routes(engine, servers),
+        route_config=_routes(engine, servers, first),
         http_filters=[api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router()))],
     )
 
@@ -149,15 +168,18 @@ def _listener(name: str, where: str, option: str, manager: api.hcm.HttpConnectio
     return api.listener.Listener(name=name, address=_address(where, option), filter_chains=[chain])
 
 
-def _routes(engine: Engine, servers: list[Upstream]) -> api.route.RouteConfiguration:
+def _routes(engine: Engine, servers: list[Upstream], first: Sequence[api.route.Route]) -> api.route.RouteConfiguration:
     by_key = {server.key: server for server in servers}
     routes = [
-        _route(
-            f"model-{server.key}",
-            server,
-            [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))],
-        )
-        for server in servers
+        *first,
+        *(
+            _route(
+                f"model-{server.key}",
+                server,
+                [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))],
+            )
+            for server in servers
+        ),
     ]
     routes.append(_route("default", by_key[engine.default.key], []))
     return api.route.RouteConfiguration(
@@ -176,29 +198,60 @@ def _route(name: str, server: Upstream, headers: list[api.route.HeaderMatcher]) 
     return api.route.Route(name=name, match=api.route.RouteMatch(prefix="/", headers=headers), route=action)
 
 
+def _steps_route() -> api.route.Route:
+    """Requests whose stepwise decision the router answers over HTTP; its own, with the hop header, never match."""
+    headers = [
+        api.route.HeaderMatcher(name=DECISION_HEADER, present_match=True),
+        api.route.HeaderMatcher(name=HOP_HEADER, present_match=False),
+    ]
+    action = api.route.RouteAction(
+        cluster=STEPS,
+        timeout=timedelta(0),
+        retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
+    )
+    return api.route.Route(name="stepwise", match=api.route.RouteMatch(prefix="/", headers=headers), route=action)
+
+
+def _steps_cluster(where: str) -> api.cluster.Cluster:
+    hosts, addresses = _hosts(where, "--stepwise")
+    cluster = _cluster(STEPS, addresses, all(not host or is_ip(host) for host in hosts))
+    cluster.health_checks = [
+        _health_check(http_health_check=api.core.HealthCheckHttpHealthCheck(path="/healthz", host=ROUTER))
+    ]
+    return cluster
+
+
+def _hosts(where: str, option: str) -> tuple[list[str], list[api.core.Address]]:
+    """Several addresses with commas between: their hosts (empty for Unix sockets), and the addresses."""
+    written = where.split(",")
+    hosts = ["" if isinstance(found := endpoint(text, option), str) else found[0] for text in written]
+    if "" in hosts and not all(not host or is_ip(host) for host in hosts):
+        raise RenderError(f"{option}: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket")
+    return hosts, [_address(text, option) for text in written]
+
+
+def _health_check(**kind: Any) -> api.core.HealthCheck:
+    return api.core.HealthCheck(
+        timeout=timedelta(seconds=1),
+        interval=timedelta(seconds=1),
+        no_traffic_interval=timedelta(seconds=1),
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        **kind,
+    )
+
+
 def _router_cluster(place: Place) -> api.cluster.Cluster:
-    written = place.router.split(",")
-    hosts = ["" if isinstance(where := endpoint(text, "--router"), str) else where[0] for text in written]
+    hosts, addresses = _hosts(place.router, "--router")
     literal = all(not host or is_ip(host) for host in hosts)
-    if not literal and "" in hosts:
-        raise RenderError("--router: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket")
-    cluster = _cluster(ROUTER, [_address(text, "--router") for text in written], literal)
+    cluster = _cluster(ROUTER, addresses, literal)
     http2 = api.http.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=api.core.Http2ProtocolOptions())
     cluster.typed_extension_protocol_options = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(
             api.http.HttpProtocolOptions(explicit_http_config=http2)
         )
     }
-    cluster.health_checks = [
-        api.core.HealthCheck(
-            timeout=timedelta(seconds=1),
-            interval=timedelta(seconds=1),
-            no_traffic_interval=timedelta(seconds=1),
-            unhealthy_threshold=2,
-            healthy_threshold=1,
-            grpc_health_check=api.core.HealthCheckGrpcHealthCheck(service_name=SERVICE),
-        )
-    ]
+    cluster.health_checks = [_health_check(grpc_health_check=api.core.HealthCheckGrpcHealthCheck(service_name=SERVICE))]
     if place.mtls is not None:
         if not literal and len(set(hosts)) > 1:
             raise RenderError("--router: with TLS, give one name that stands for all routers, or their addresses")
@@ -294,4 +347,4 @@ def _dict(message: api.Message) -> dict[str, Any]:
     return fields
 
 
-__all__ = ["RenderError", "access_log", "ext_proc", "packed", "render"]
+__all__ = ["RenderError", "access_log", "ext_proc", "packed", "render", "within"]

@@ -9,8 +9,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cli.gateways.envoy import BODY_SLACK, JWT, MESSAGE_SLACK_S, METADATA, OUR_HEADERS, ROUTE_HEADER, access_log
-from cli.gateways.kubernetes import Cluster, fqdn, named, object_name
+from cli.gateways.envoy import (
+    BODY_SLACK,
+    DECISION_HEADER,
+    JWT,
+    MESSAGE_SLACK_S,
+    METADATA,
+    OUR_HEADERS,
+    ROUTE_HEADER,
+    access_log,
+    within,
+)
+from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
 from cli.gateways.place import Place, RenderError, Upstream, is_ip, upstreams
 from decisions.engine import Engine
 
@@ -24,6 +34,9 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
     """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
     servers = upstreams(engine, place)
     routes = _routes(engine, servers, cluster)
+    if place.steps is not None:
+        routes.append(_steps_route(place.steps, cluster))
+    duplex = within(engine, place)
     references = [
         {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": route["metadata"]["name"]}
         for route in routes
@@ -33,8 +46,8 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
         _gateway(place, cluster),
         *(_backend(server, cluster) for server in servers),
         *routes,
-        _extension_policy(engine, cluster, references),
-        _client_policy(engine, cluster),
+        _extension_policy(engine, duplex, cluster, references),
+        _client_policy(engine, duplex, cluster),
         _traffic_policy(cluster, references),
     ]
 
@@ -97,6 +110,17 @@ def _routes(engine: Engine, servers: list[Upstream], cluster: Cluster) -> list[d
     return routes
 
 
+def _steps_route(where: str, cluster: Cluster) -> dict[str, Any]:
+    """Requests whose stepwise decision the router answers over HTTP. They carry the route header of a model too, so two
+    matches are what makes this rule win (Gateway API: the largest number of header matches)."""
+    headers = [{"type": "RegularExpression", "name": name, "value": ".+"} for name in (DECISION_HEADER, ROUTE_HEADER)]
+    match = {"path": {"type": "PathPrefix", "value": "/"}, "headers": headers}
+    rule = {"matches": [match], "backendRefs": [{"name": cluster.service, "port": port(where)}]}
+    return named(
+        "HTTPRoute", GATEWAY, f"{NAME}-stepwise", cluster.namespace, {"parentRefs": [{"name": NAME}], "rules": [rule]}
+    )
+
+
 def _rule(server: Upstream, headers: list[dict[str, str]]) -> dict[str, Any]:
     match: dict[str, Any] = {"path": {"type": "PathPrefix", "value": "/"}}
     if headers:
@@ -111,10 +135,10 @@ def _rule(server: Upstream, headers: list[dict[str, str]]) -> dict[str, Any]:
     return rule | {"backendRefs": [reference]}
 
 
-def _extension_policy(engine: Engine, cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
+def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
     mode: dict[str, Any] = {
         "allowModeOverride": True,
-        "request": {"body": "FullDuplexStreamed" if engine.stepwise else "Buffered"},
+        "request": {"body": "FullDuplexStreamed" if duplex else "Buffered"},
     }
     if engine.metered:
         mode["response"] = {"body": "Streamed"}  # budgets read the usage at the end of an answer
@@ -126,18 +150,18 @@ def _extension_policy(engine: Engine, cluster: Cluster, routes: list[dict[str, s
         "processingMode": mode,
         "metadata": {"accessibleNamespaces": [JWT], "writableNamespaces": [METADATA]},
     }
-    if not engine.stepwise:  # Envoy Gateway refuses failOpen with FullDuplexStreamed
+    if not duplex:  # Envoy Gateway refuses failOpen with FullDuplexStreamed
         processor["failOpen"] = engine.settings.fail_open
     spec = {"targetRefs": routes, "extProc": [processor]}
     return named("EnvoyExtensionPolicy", EG, NAME, cluster.namespace, spec)
 
 
-def _client_policy(engine: Engine, cluster: Cluster) -> dict[str, Any]:
+def _client_policy(engine: Engine, duplex: bool, cluster: Cluster) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}],
         "headers": {"earlyRequestHeaders": {"remove": list(OUR_HEADERS)}},
     }
-    if not engine.stepwise:  # the default is 32 KiB, and a longer prompt would get 413 from Envoy
+    if not duplex:  # the default is 32 KiB, and a longer prompt would get 413 from Envoy
         limit = math.ceil((engine.settings.max_body + BODY_SLACK) / 1024)
         spec["connection"] = {"bufferLimit": f"{limit}Ki"}
     return named("ClientTrafficPolicy", EG, NAME, cluster.namespace, spec)

@@ -9,15 +9,18 @@ from typing import Any
 
 from cli.gateways.envoy import (
     BODY_SLACK,
+    DECISION_HEADER,
     EXT_PROC,
+    HOP_HEADER,
     OUR_HEADERS,
     ROUTE_HEADER,
     STREAM_IDLE_S,
     access_log,
     ext_proc,
     packed,
+    within,
 )
-from cli.gateways.kubernetes import Cluster, fqdn, named, object_name
+from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
 from cli.gateways.place import Place, RenderError, Upstream, upstreams
 from decisions.engine import Engine
 
@@ -40,10 +43,10 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
             )
     return [
         _gateway(place, cluster),
-        _routes(engine, servers, cluster),
+        _routes(engine, servers, place, cluster),
         _way_to_router(cluster),
         *(_way_to_model(server, cluster) for server in servers if server.tls),
-        _filter(engine, cluster),
+        _filter(engine, place, cluster),
     ]
 
 
@@ -53,9 +56,13 @@ def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
     return named("Gateway", NETWORKING, NAME, cluster.namespace, spec)
 
 
-def _routes(engine: Engine, servers: list[Upstream], cluster: Cluster) -> dict[str, Any]:
+def _routes(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> dict[str, Any]:
     by_key = {server.key: server for server in servers}
-    rules = [_rule(f"model-{server.key}", server, {ROUTE_HEADER: {"exact": server.key}}) for server in servers]
+    steps = [] if place.steps is None else [_steps_rule(place.steps, cluster)]
+    rules = [
+        *steps,
+        *(_rule(f"model-{server.key}", server, {ROUTE_HEADER: {"exact": server.key}}) for server in servers),
+    ]
     rules.append(_rule("default", by_key[engine.default.key], {}))
     spec = {"hosts": ["*"], "gateways": [NAME], "http": rules}
     return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
@@ -76,6 +83,14 @@ def _rule(name: str, server: Upstream, headers: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _steps_rule(where: str, cluster: Cluster) -> dict[str, Any]:
+    """Requests whose stepwise decision the router answers over HTTP; its own, with the hop header, never match."""
+    match = {"uri": {"prefix": "/"}, "headers": {DECISION_HEADER: {}}, "withoutHeaders": {HOP_HEADER: {}}}
+    destination = {"host": cluster.host, "port": {"number": port(where)}}
+    retries = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
+    return {"name": "stepwise", "match": [match], "route": [{"destination": destination}], "retries": retries}
+
+
 def _way_to_router(cluster: Cluster) -> dict[str, Any]:
     # No `tls`: Istio then uses mutual TLS of its own when the router has a sidecar, and plaintext when it has none.
     policy = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE", "http2MaxRequests": 65536}}}
@@ -88,9 +103,9 @@ def _way_to_model(server: Upstream, cluster: Cluster) -> dict[str, Any]:
     return named("DestinationRule", NETWORKING, object_name(server.key), cluster.namespace, spec)
 
 
-def _filter(engine: Engine, cluster: Cluster) -> dict[str, Any]:
+def _filter(engine: Engine, place: Place, cluster: Cluster) -> dict[str, Any]:
     """The filter itself, and what its connection manager and listener must do for it."""
-    processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}"))
+    processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}", duplex=within(engine, place)))
     manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}
     mutations = [{"remove": name} for name in OUR_HEADERS]
     early = {
@@ -123,7 +138,7 @@ def _filter(engine: Engine, cluster: Cluster) -> dict[str, Any]:
         ),
         _patch("NETWORK_FILTER", manager, {"operation": "MERGE", "value": {"typed_config": connection}}),
     ]
-    if not engine.stepwise:
+    if not within(engine, place):
         limit = {"per_connection_buffer_limit_bytes": engine.settings.max_body + BODY_SLACK}
         patches.append(_patch("LISTENER", {}, {"operation": "MERGE", "value": limit}))
     spec = {"workloadSelector": {"labels": SELECTOR}, "configPatches": patches}

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cli.gateways.place import Upstream
+from cli.gateways.place import RenderError, Upstream, endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,14 @@ def object_name(key: str) -> str:
     """A model key as part of an object's name (RFC 1123); one that has to be changed gets a hash to stay unique."""
     plain = re.sub(r"[^a-z0-9-]+", "-", key.lower()).strip("-")[:40]
     return f"model-{plain}" if plain == key else f"model-{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def port(where: str) -> int:
+    """The port of `host:port` (`--stepwise`), which the router's Service has too. Raises RenderError."""
+    found = endpoint(where, "--stepwise")
+    if isinstance(found, str):
+        raise RenderError("--stepwise: a Service has no Unix socket: give host:port")
+    return found[1]
 
 
 def fqdn(server: Upstream) -> str:

@@ -39,7 +39,8 @@ class Place:
     """`listen` and `router` are `host:port`; `router` may be `unix:PATH` too, or several addresses with commas between.
     `upstreams` are URLs by model key and win over the policy's own. `admin` is Envoy's admin address (None: no admin
     port). `internal` is where the router's own calls of the models come in, for stepwise decisions (None: they go to
-    the models' own addresses)."""
+    the models' own addresses). `steps` is where the router answers stepwise decisions over HTTP, written as `router`,
+    for an Envoy before 1.40 (None: within the exchange)."""
 
     listen: str = "0.0.0.0:10000"
     router: str = "127.0.0.1:50051"
@@ -47,6 +48,7 @@ class Place:
     upstreams: Mapping[str, str] = field(default_factory=dict)
     mtls: Mtls | Secrets | None = None
     internal: str | None = None
+    steps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import yaml
 from cli.gateways import envoy, envoy_gateway, istio
 from cli.gateways.deployed import check
 from cli.gateways.kubernetes import Cluster
-from cli.gateways.place import Place
+from cli.gateways.place import Place, RenderError
 from cli.main import main
 from config.build import build
 from config.load import parse
@@ -74,6 +74,36 @@ def test_stepwise_decisions_need_full_duplex(engine, tmp_path, target):
     objects = SETS[target](engine)
     step = "  - {name: math, stepwise: {small: small, large: large}}\n"
     assert ("D404", "error") in found(build(parse(POLICY + step)), tmp_path, objects)
+
+
+STEPWISE = POLICY.replace(
+    "route: large}", "stepwise: {small: small, large: large}}\nsettings: {max_body: 8MiB, response_headers: false}"
+)
+BESIDE = Place(steps="0.0.0.0:50052")
+BESIDE_SETS = {
+    "envoy": lambda engine: [envoy.render(engine, BESIDE)],
+    "envoy-gateway": lambda engine: envoy_gateway.render(engine, BESIDE, Cluster()),
+    "istio": lambda engine: istio.render(engine, BESIDE, Cluster()),
+}
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_route_to_the_stepwise_service_takes_the_place_of_full_duplex(tmp_path, target):
+    stepwise = build(parse(STEPWISE))
+    objects = BESIDE_SETS[target](stepwise)
+    assert found(stepwise, tmp_path, objects) == []
+    text = yaml.safe_dump_all(objects)
+    assert "50052" in text
+    assert "duplex" not in text.lower()
+    # Without the route nobody would answer the decision; with it the buffer counts.
+    assert ("D404", "error") in found(stepwise, tmp_path, yaml.safe_load_all(text.replace("-decision", "-other")))
+    bigger = build(parse(STEPWISE.replace("8MiB", "80MiB")))
+    assert ("D403", "error") in found(bigger, tmp_path, yaml.safe_load_all(text))
+
+
+def test_a_service_has_no_unix_socket():
+    with pytest.raises(RenderError, match="--stepwise"):
+        istio.render(build(parse(STEPWISE)), Place(steps="unix:/run/s"), Cluster())
 
 
 @pytest.mark.parametrize("target", SETS)

@@ -58,10 +58,11 @@ def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
     [
         (engine(), Place()),
         (engine(stepwise=True), Place(router="unix:/run/pointsman.sock", admin=None)),
+        (engine(stepwise=True), Place(steps="unix:/run/steps.sock", internal="127.0.0.1:10001")),
         (engine(response_headers=False, fail_open=True), Place(listen="[::]:10000", router="pointsman:50051")),
         (engine(), Place(router="pointsman.svc:50051", mtls=Mtls("ca.pem", "cert.pem", "key.pem"))),
     ],
-    ids=["default", "stepwise", "open", "mtls"],
+    ids=["default", "stepwise", "stepwise-http", "open", "mtls"],
 )
 def test_envoy_accepts_it(tmp_path, made, place):
     config = render(made, place)
@@ -96,6 +97,29 @@ def test_stepwise_decisions_need_the_streamed_mode_and_its_trailers():
     mode = ext_proc(render(engine(stepwise=True), Place()))["processing_mode"]
     assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
     assert mode["request_trailer_mode"] == "SEND"
+
+
+def test_an_older_envoy_gets_a_route_to_the_stepwise_service():
+    config = render(engine(stepwise=True), Place(steps="10.0.0.1:50052,10.0.0.2:50052", internal="127.0.0.1:10001"))
+    mode = ext_proc(config)["processing_mode"]
+    assert (mode["request_body_mode"], mode["request_trailer_mode"]) == ("BUFFERED", "SKIP")
+    ingress, internal = config["static_resources"]["listeners"]
+    assert ingress["per_connection_buffer_limit_bytes"] > engine().settings.max_body
+    routes = [
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
+        for listener in (ingress, internal)
+    ]
+    first = routes[0][0]
+    assert first["route"]["cluster"] == "pointsman-stepwise"
+    # No second pass: a request of the router's own never matches, and the internal listener has no such route at all.
+    assert first["match"]["headers"] == [
+        {"name": "x-pointsman-decision", "present_match": True},
+        {"name": "x-pointsman-hop", "present_match": False},
+    ]
+    assert "pointsman-stepwise" not in json.dumps(routes[1])
+    (cluster,) = [each for each in config["static_resources"]["clusters"] if each["name"] == "pointsman-stepwise"]
+    assert len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]) == 2
+    assert cluster["health_checks"][0]["http_health_check"]["path"] == "/healthz"
 
 
 def test_settings_reach_envoy():
@@ -136,6 +160,8 @@ def test_every_model_has_a_route_and_the_default_comes_last():
         (Place(upstreams={"smal": "http://x"}), "no such model in the policy: smal"),
         (Place(listen="10000"), "--listen"),
         (Place(router="pointsman"), "--router"),
+        (Place(steps="50052"), "--stepwise"),
+        (Place(steps="a.svc:1,unix:/run/b.sock"), "--stepwise: .*beside a Unix socket"),
     ],
 )
 def test_what_is_wrong_is_said(place, says):

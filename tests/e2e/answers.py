@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from decisions.decision import Trace
 from extproc.exchange import Answer
+from extproc.wire import Pairs
 from signals.request import Request
 
 
@@ -22,6 +23,9 @@ class Words:
         if words[0] == "plain":
             return None
         return Answer(200, {"content-type": "text/event-stream"}, self._body(words))
+
+    def elsewhere(self, trace: Trace, request: Request) -> Pairs:
+        return ()
 
     async def _body(self, words: list[str]) -> AsyncGenerator[bytes, None]:
         self.open += 1

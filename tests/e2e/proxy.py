@@ -204,8 +204,9 @@ def _anthropic_events(body: JSON) -> list[bytes]:
 class Router:
     """`pointsman serve` in a process of its own."""
 
-    def __init__(self, policy: Path, listen: str) -> None:
+    def __init__(self, policy: Path, listen: str, *flags: str) -> None:
         self.listen = listen
+        self._flags = flags
         self.admin = ""
         self._policy = policy
         self._process: subprocess.Popen[str] | None = None
@@ -213,7 +214,7 @@ class Router:
     def start(self) -> None:
         command = [sys.executable, "-m", "cli.main", "serve", str(self._policy), "--listen", self.listen]
         options = ["--admin", "127.0.0.1:0", "--workers", "1", "--log-format", "json", "--poll", "0.1"]
-        self._process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([*command, *options, *self._flags], stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         lines = []
         for line in self._process.stderr:
@@ -370,9 +371,9 @@ def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) 
 class Envoy:
     """A real Envoy with the rendered listener and its variants, every port chosen by the kernel."""
 
-    def __init__(self, folder: Path, policy: Path, clusters: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, policy: Path, clusters: Mapping[str, str], steps: str | None = None) -> None:
         self._folder = folder
-        place = Place(listen="127.0.0.1:0", router=clusters["pointsman"], admin="127.0.0.1:0")
+        place = Place(listen="127.0.0.1:0", router=clusters["pointsman"], admin="127.0.0.1:0", steps=steps)
         self.config = render(load(policy).engine, place)
         static = self.config["static_resources"]
         self._ingress = static["listeners"][0]

@@ -1,8 +1,10 @@
-"""Stepwise answers from inside the ext_proc exchange: a real Envoy, the router's own process, the OpenAI SDK."""
+"""Stepwise answers, from inside the ext_proc exchange and over HTTP: a real Envoy, the router's own process, the OpenAI
+SDK."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.e2e.proxy import Envoy, Loop, Router, fetch, until
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.onnxes import write
 
@@ -26,7 +28,11 @@ default: small
 signals:
   math: {keyword: {any: [compute]}}
   agentic: {keyword: {any: [repair]}}
+  broke: {budget: {header: x-tenant, limit: 0.001}}
 decisions:
+  - name: refuse
+    when: broke
+    respond: {status: 402, message: "The budget is spent."}
   - name: steps
     when: math
     stepwise: {small: small, large: large, policy: math}
@@ -47,13 +53,14 @@ class Parts:
     router: Router
     small: FakeModel
     large: FakeModel
+    way: str  # "exchange" or "http"
 
     def sdk(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.envoy.url()}/v1", api_key="k", max_retries=0)
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+@pytest.fixture(scope="module", params=["exchange", "http"])
+def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Parts]:
     folder: Path = tmp_path_factory.mktemp("stepwise")
     loop = Loop()
     small, large = FakeModel("tiny", writer(SMALL), delay=0.003), FakeModel("huge", writer(LARGE))
@@ -63,12 +70,16 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     write(folder / "math.onnx", weights={"min_logprob": 20.0}, bias=4.0)
     policy = folder / "policy.yaml"
     policy.write_text(POLICY.replace("SMALL", small.url).replace("LARGE", large.url))
-    socket = f"unix:{folder}/pointsman"
-    router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
+    socket, steps = f"unix:{folder}/pointsman", f"unix:{folder}/steps"
+    if request.param == "http":
+        router = Router(policy, socket, "--stepwise-listen", steps)
+        envoy = Envoy(folder, policy, {"pointsman": socket}, steps)
+    else:
+        router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
     try:
         router.start()
         envoy.start()
-        yield Parts(envoy, router, small, large)
+        yield Parts(envoy, router, small, large, request.param)
     finally:
         envoy.stop()
         router.stop()
@@ -95,6 +106,7 @@ async def test_an_answer_is_streamed_step_by_step_and_says_who_wrote_what(parts:
         chunks = [chunk async for chunk in raw.parse()]
     assert raw.headers["x-pointsman-decision"] == "steps"
     assert raw.headers["x-pointsman-stepwise"] == "policy"
+    assert raw.headers["x-pointsman-model"] == "small+large"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == MIXED
     ours = chunks[-1].usage.model_extra["pointsman"]
     assert [(step["model"], step["action"]) for step in ours["steps"]] == [
@@ -172,3 +184,58 @@ async def test_a_client_that_leaves_stops_the_models(parts: Parts) -> None:
         assert parts.small.connections
         reply.close()
         await until(lambda: not parts.small.connections)
+
+
+async def spent(parts: Parts) -> float:
+    """What the tenant of the last request had spent before it."""
+    shown = json.loads(await asyncio.to_thread(fetch, f"http://{parts.router.admin}/debug/decisions?limit=1"))
+    return (1 - shown["decisions"][0]["signals"]["broke"]["score"]) * 0.001
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_budget_pays_for_both_models_and_for_what_was_discarded(parts: Parts, stream: bool) -> None:
+    tenant = f"{parts.way}-{stream}"
+    headers = {"x-tenant": tenant}
+    async with parts.sdk() as sdk:
+        if stream:  # without a usage that the client could see
+            async for chunk in await sdk.chat.completions.create(
+                model="auto", messages=QUESTION, stream=True, extra_headers=headers
+            ):
+                assert chunk.usage is None
+        whole = await sdk.chat.completions.create(model="auto", messages=QUESTION, extra_headers=headers)
+    usage = whole.usage.model_extra["pointsman"]
+    assert usage["models"]["small"]["discarded_tokens"] > 0
+    async with parts.sdk() as sdk:
+        await sdk.chat.completions.create(model="auto", messages=QUESTION, extra_headers=headers)
+    assert await spent(parts) == pytest.approx((2 if stream else 1) * usage["cost"], rel=0.02)
+
+
+async def test_an_agent_s_request_is_charged_at_the_price_of_the_model_that_it_got(parts: Parts) -> None:
+    headers = {"x-tenant": f"agent-{parts.way}"}
+    ask = [{"role": "user", "content": "repair the build"}]
+    async with parts.sdk() as sdk:
+        for _ in range(2):
+            whole = await sdk.chat.completions.create(model="auto", messages=ask, extra_headers=headers)
+    usage = whole.usage
+    cost = (0.05 * usage.prompt_tokens + 0.20 * usage.completion_tokens) / 1e6
+    assert await spent(parts) == pytest.approx(cost, rel=0.02)
+
+
+async def test_what_has_come_from_here_before_is_not_answered_step_by_step_again(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        once = await sdk.chat.completions.with_raw_response.create(
+            model="auto", messages=QUESTION, extra_headers={"x-pointsman-hop": "1"}
+        )
+    assert "x-pointsman-stepwise" not in once.headers
+    assert (len(parts.small.requests), len(parts.large.requests)) == (0, 1)
+
+
+async def test_a_client_s_own_decision_header_leads_nowhere(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        reply = await sdk.chat.completions.with_raw_response.create(
+            model="auto",
+            messages=[{"role": "user", "content": "hello"}],
+            extra_headers={"x-pointsman-decision": "steps", "x-pointsman-policy": "sha256:0"},
+        )
+    assert "x-pointsman-stepwise" not in reply.headers
+    assert (len(parts.small.requests), len(parts.large.requests)) == (1, 0)

@@ -760,9 +760,10 @@ def test_breaking_after_the_answer_changes_nothing(service: Service, breaks: Non
 class Steps:
     """An Answerer for tests; `pieces` may hold an exception to raise there."""
 
-    def __init__(self, *pieces: bytes | Exception, eligible: bool = True) -> None:
+    def __init__(self, *pieces: bytes | Exception, eligible: bool = True, beside: wire.Pairs = ()) -> None:
         self.pieces = pieces
         self.eligible = eligible
+        self.beside = beside
         self.closed = False
 
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
@@ -770,6 +771,9 @@ class Steps:
         if not self.eligible:
             return None
         return Answer(200, {"content-type": "text/event-stream"}, self.body())
+
+    def elsewhere(self, trace: Trace, request: Request) -> wire.Pairs:
+        return self.beside
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         try:
@@ -830,6 +834,24 @@ async def test_what_cannot_be_answered_step_by_step_takes_the_large_model(
     )
     assert service.decision.fallback == reason
     assert service.decision.action == "route"
+
+
+async def test_where_envoy_cannot_stream_the_service_behind_it_answers() -> None:
+    service = Service(STEPWISE, Steps(beside=(("x-pointsman-decision", "math"),)))
+    envoy = Envoy(service, BUFFERED)
+    envoy.request(chat(), x_pointsman_decision="mine")
+    await envoy.settled()
+    expect_continue(envoy.sent[0], "request_headers", ["x-pointsman-decision"])
+    expect_route(envoy.sent[1], "large", x_pointsman_decision="math")
+    assert metadata(envoy.sent[1])["action"] == service.decision.action == "stepwise"
+    assert service.decision.fallback is None
+    told = {":status": "200", "x-pointsman-model": "small", "x-pointsman-stepwise": "policy"}
+    listed = [core.HeaderValue(key=key, raw_value=value.encode()) for key, value in told.items()]
+    [answer] = envoy.say(response_headers=ext_proc.HttpHeaders(headers=core.HeaderMap(headers=listed)))
+    mutation = answer.response_headers.response.header_mutation
+    assert set_headers(mutation) == {"x-pointsman-decision": "math", "x-pointsman-policy": STEPWISE.policy}
+    assert mutation.remove_headers == []  # they are our own service's words
+    assert service.decision.model.key == "small"
 
 
 async def test_an_answerer_that_fails_at_once_leaves_the_large_model(breaks: None) -> None:

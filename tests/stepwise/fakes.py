@@ -6,11 +6,13 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from extproc.transport import address
 from stepwise.answer import answer
+from stepwise.http import application, serve
 from stepwise.probe import QUESTION
 from stepwise.session import Budget, Model, Setup
 from stepwise.spec import Stepwise, unknown
@@ -386,6 +388,21 @@ class Pair:
         *events, done = data.decode().strip().split("\n\n")
         assert done == "data: [DONE]"
         return reply.status, [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+@asynccontextmanager
+async def served(decisions: dict[str, Any], listen: str = "127.0.0.1:0", **more: Any) -> AsyncIterator[str]:
+    """Decisions by name, over HTTP; the URL."""
+
+    def borrow(name: str, policy: str) -> AbstractAsyncContextManager[Any]:
+        return nullcontext(decisions.get(name))
+
+    bound = address.bind(listen)
+    runner = await serve(application(borrow, lambda: True, **more), bound)
+    try:
+        yield f"http://{address.name(bound)}"
+    finally:
+        await runner.cleanup()
 
 
 def text_of(events: list[dict[str, Any]]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import openai
 import pytest
 
 from stepwise.answer import answer, ineligible
-from stepwise.http import application, serve
-from tests.stepwise.fakes import FakeModel, Fault, Pair, pair, text_of, writer
+from tests.stepwise.fakes import FakeModel, Fault, Pair, pair, served, text_of, writer
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine"]
@@ -136,17 +134,6 @@ async def test_counters_have_the_names_of_the_documentation() -> None:
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def served(both: Pair) -> AsyncIterator[str]:
-    app = application({"math": both.stepwise}.get, max_body=100_000)
-    runner = await serve(app, "127.0.0.1:0")
-    try:
-        host, port = runner.addresses[0][:2]
-        yield f"http://{host}:{port}"
-    finally:
-        await runner.cleanup()
-
-
 def client(url: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
         base_url=f"{url}/v1", api_key="k", max_retries=0, default_headers={"x-pointsman-decision": "math"}
@@ -154,7 +141,7 @@ def client(url: str) -> openai.AsyncOpenAI:
 
 
 async def test_the_openai_sdk_reads_a_stream_and_a_whole_answer() -> None:
-    async with pair(SMALL, LARGE) as both, served(both) as url, client(url) as sdk:
+    async with pair(SMALL, LARGE) as both, served({"math": both.stepwise}) as url, client(url) as sdk:
         stream = await sdk.chat.completions.create(
             model="auto",
             messages=[{"role": "user", "content": "?"}],
@@ -174,7 +161,7 @@ async def test_the_openai_sdk_reads_a_stream_and_a_whole_answer() -> None:
 async def test_the_openai_sdk_sees_proper_errors() -> None:
     small = FakeModel("tiny", writer(LARGE), faults={1: Fault("kill", 8)})
     large = FakeModel("huge", writer(LARGE), faults={-2: Fault("kill", 2)})
-    async with pair(small, large) as both, served(both) as url, client(url) as sdk:
+    async with pair(small, large) as both, served({"math": both.stepwise}) as url, client(url) as sdk:
         small.faults[0] = Fault("status", status=500)
         large.faults[0] = Fault("status", status=503)
         with pytest.raises(openai.InternalServerError, match="Neither model could answer"):
@@ -187,7 +174,11 @@ async def test_the_openai_sdk_sees_proper_errors() -> None:
 
 
 async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
-    async with pair(SMALL, LARGE) as both, served(both) as url, aiohttp.ClientSession() as http:
+    async with (
+        pair(SMALL, LARGE) as both,
+        served({"math": both.stepwise}, max_body=100_000) as url,
+        aiohttp.ClientSession() as http,
+    ):
 
         async def post(data: bytes, **headers: str) -> tuple[int, str]:
             sent = {"x-pointsman-decision": "math"} | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -213,7 +204,7 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
 
 async def test_a_client_that_hangs_up_stops_the_models() -> None:
     small = FakeModel("tiny", writer(["word " * 400]), delay=0.005)
-    async with pair(small, LARGE) as both, served(both) as url:
+    async with pair(small, LARGE) as both, served({"math": both.stepwise}) as url:
         async with aiohttp.ClientSession() as http:
             headers = {"x-pointsman-decision": "math"}
             reply = await http.post(f"{url}/v1/chat/completions", json={**ASK, "stream": True}, headers=headers)
@@ -227,25 +218,64 @@ async def test_a_client_that_hangs_up_stops_the_models() -> None:
 
 async def test_envoy_s_timeout_is_the_answer_s_deadline() -> None:
     small = FakeModel("tiny", writer(LARGE), faults={-2: Fault("hang", 8)})
-    async with pair(small, LARGE) as both, served(both) as url, aiohttp.ClientSession() as http:
+    async with pair(small, LARGE) as both, served({"math": both.stepwise}) as url, aiohttp.ClientSession() as http:
         headers = {"x-pointsman-decision": "math", "x-envoy-expected-rq-timeout-ms": "300"}
         async with http.post(f"{url}/v1/chat/completions", json=ASK, headers=headers) as reply:
             assert reply.status == 504
 
 
 async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:
-    async with pair(SMALL, LARGE) as both:
-        runner = await serve(application({"math": both.stepwise}.get), f"unix:{tmp_path}/s")
+    async with pair(SMALL, LARGE) as both, served({"math": both.stepwise}, f"unix:{tmp_path}/s"):
         connector = aiohttp.UnixConnector(f"{tmp_path}/s")
-        async with aiohttp.ClientSession(connector=connector) as http, http.get("http://x/healthz") as reply:
-            assert await reply.text() == "ok\n"
-        await runner.cleanup()
-        one = await serve(application({"math": both.stepwise}.get), "127.0.0.1:0", shared=True)
-        port = one.addresses[0][1]
-        two = await serve(application({"math": both.stepwise}.get), f"127.0.0.1:{port}", shared=True)
-        with pytest.raises(OSError, match="in use"):
-            await serve(application({}.get), f"127.0.0.1:{port}")
-        await one.cleanup()
-        await two.cleanup()
-        with pytest.raises(ValueError, match="is no address"):
-            await serve(application({}.get), "8080")
+        async with aiohttp.ClientSession(connector=connector) as http:
+            async with http.get("http://x/healthz") as reply:
+                assert await reply.text() == "ok\n"
+            headers = {"x-pointsman-decision": "math", "x-pointsman-difficulty": "high"}
+            async with http.post("http://x/v1/chat/completions", json=ASK, headers=headers) as reply:
+                assert (await reply.json())["choices"][0]["message"]["content"] == MIXED
+
+
+async def test_a_proxy_reads_the_usage_that_the_client_did_not_ask_for() -> None:
+    async with pair(SMALL, LARGE) as both, served({"math": both.stepwise}) as url:
+        async with aiohttp.ClientSession(headers={"x-pointsman-decision": "math"}) as http:
+            async with http.post(f"{url}/v1/chat/completions", json={**ASK, "stream": True}) as reply:
+                events = (await reply.text()).strip().split("\n\n")
+            asked = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+            async with http.post(f"{url}/v1/chat/completions", json=asked) as reply:
+                shown = await reply.text()
+        async with client(url) as sdk:
+            stream = await sdk.chat.completions.create(model="auto", messages=ASK["messages"], stream=True)
+            chunks = [chunk async for chunk in stream]
+    assert events[-1] == "data: [DONE]"
+    assert json.loads(events[-2].removeprefix(": "))["usage"]["pointsman"]["cost"] > 0
+    assert "\n: " not in shown
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == MIXED
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fate", ["complete", "failed", "cancelled"])
+async def test_whoever_pays_is_told_the_cost_once_whatever_came_of_the_answer(stream: bool, fate: str) -> None:
+    costs: list[float] = []
+    small, large = FakeModel("tiny", writer(SMALL)), FakeModel("huge", writer(LARGE))
+    async with pair(small, large) as both:
+        if fate == "failed":
+            large.faults[0] = Fault("kill", 1)
+            small.faults[1] = Fault("kill", 1)
+        if fate == "cancelled":
+            large.faults[0] = Fault("hang", 1)
+        asked = asyncio.ensure_future(_read(both, {**ASK, "stream": stream}, costs.append))
+        if fate == "cancelled":
+            while not (large.requests and large.sent):  # noqa: ASYNC110 - the server has no event to wait for
+                await asyncio.sleep(0.005)
+            asked.cancel()
+        await asyncio.wait([asked])
+        assert both.stepwise.metrics.answers[fate] == 1
+        written = sum(both.stepwise.metrics.tokens.values())
+    (cost,) = costs
+    assert cost > 2 * written / 1e6 > 0  # two a million written tokens, the discarded too, and the prompts
+
+
+async def _read(both: Pair, body: dict[str, Any], charge: Callable[[float], None]) -> bytes:
+    async with await answer(both.stepwise, body, {}, charge=charge) as reply:
+        return b"".join([part async for part in reply.body])

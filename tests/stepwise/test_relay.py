@@ -14,10 +14,9 @@ import aiohttp
 import pytest
 
 from stepwise.agent import Agent, Spend
-from stepwise.http import application, serve
 from stepwise.relay import relay
 from stepwise.spec import StepwiseSpec
-from tests.stepwise.fakes import FakeModel, Fault, text_of, writer
+from tests.stepwise.fakes import FakeModel, Fault, served, text_of, writer
 from tests.stepwise.test_agent import SMOOTH, STUCK
 
 TEXT = "Done: the build is green again."
@@ -158,16 +157,34 @@ async def test_a_client_that_goes_stops_the_model() -> None:
 
 async def test_it_is_served_over_http_too() -> None:
     async with loop() as agent:
-        runner = await serve(application({"agents": agent.agent}.get), "127.0.0.1:0")
-        url = "http://{}:{}/v1/chat/completions".format(*runner.addresses[0][:2])
         headers = {"x-pointsman-decision": "agents", "x-session-id": "s"}
-        async with aiohttp.ClientSession() as http:
-            async with http.post(url, json=STUCK, headers=headers) as reply:
+        async with served({"agents": agent.agent}) as base, aiohttp.ClientSession(headers=headers) as http:
+            url = f"{base}/v1/chat/completions"
+            async with http.post(url, json=STUCK) as reply:
                 assert (reply.status, reply.headers["x-pointsman-model"]) == (200, "large")
                 assert (await reply.json())["choices"][0]["message"]["content"] == TEXT
-            async with http.post(url, json={"prompt": "x"}, headers=headers) as reply:
+            async with http.post(url, json={"prompt": "x"}) as reply:
                 assert reply.status == 400
-        await runner.cleanup()
+            async with http.post(url, json={**STUCK, "stream": True}) as reply:
+                comments = [line for line in (await reply.text()).splitlines() if line.startswith(": ")]
+        assert json.loads(comments[0].removeprefix(": "))["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("usage", [True, False])
+async def test_whoever_pays_is_told_what_it_cost(stream: bool, usage: bool) -> None:
+    costs: list[float] = []
+    async with loop() as agent:
+        agent.small.usage = usage
+        reply = await relay(agent.agent, {**SMOOTH, "stream": stream}, S, charge=costs.append)
+        assert reply is not None
+        data = b"".join([part async for part in reply.body])
+        await reply.aclose()
+    (cost,) = costs
+    written = len(TEXT.split())
+    least = 2 * written / 1e6
+    assert least < cost < 200 * least
+    assert b'"usage"' not in data or not stream
 
 
 async def test_a_second_pass_and_other_requests_are_left_alone() -> None:
