@@ -7,6 +7,7 @@ from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
 from decisions.engine import Engine, Settings
+from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
 
@@ -29,6 +30,8 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             "folder": policy.folder,
             "device": settings.device,
             "max_input_tokens": settings.max_input_tokens,
+            "threads": settings.inference.threads,
+            "limits": Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
             "store": store,
             "loads": resources.loads,
         }

@@ -168,6 +168,17 @@ class StoreSpec(Spec):
     timeout: Duration = Field(0.02, gt=0, le=5, description="The store is away when it takes longer.")
 
 
+class InferenceSpec(Spec):
+    """How the models of neural signals are run."""
+
+    threads: int = Field(1, ge=1, le=256, description="Threads of one run of a mounted model.")
+    queue: int = Field(512, ge=1, le=65536, description="Texts that may wait for one model; more are Unknown.")
+    batch: int = Field(32, ge=1, le=1024, description="Texts that a model runs together, at most.")
+    hang: Duration | None = Field(
+        None, gt=0, le=600, description="A run that takes longer has hung; left out, 5s, of a mounted model 30s."
+    )
+
+
 class SettingsSpec(Spec):
     """Run-time settings."""
 
@@ -176,6 +187,7 @@ class SettingsSpec(Spec):
     response_headers: bool = Field(True, description="Tell the client the decision and the model in headers.")
     fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
+    inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
     store: StoreSpec | None = Field(None, description="Where budgets and pins are kept; left out, in each process.")
     max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
 

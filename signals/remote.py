@@ -13,7 +13,7 @@ from signals.estimate import tokens_of
 from signals.facts import Facts
 from signals.neural.kinds import IN
 from signals.neural.kserve import Endpoint
-from signals.neural.service import Service
+from signals.neural.service import DEFAULT_LIMITS, Service
 from signals.neural.shipped import DEFAULT_CAP
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
@@ -70,7 +70,14 @@ class Remote(Signal):
         self._labels, self._least, self._scope = labels, params.at_least, params.in_
         self._index = labels.index(params.label) if params.label else 0
         endpoint = shared.use(
-            Endpoint, params.url, params.model, params.version, params.input, params.output, params.timeout
+            Endpoint,
+            params.url,
+            params.model,
+            params.version,
+            params.input,
+            params.output,
+            params.timeout,
+            shared.settings.get("limits", DEFAULT_LIMITS),
         )
         cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
         self._answer = shared.use(_Answer, endpoint.service, params.in_, params.timeout, cap)

@@ -13,6 +13,7 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.neural.folder import Entity, Mounted
 from signals.neural.kinds import shipped
+from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped
 from signals.request import Scope
 from signals.signal import Shared
@@ -33,7 +34,8 @@ def mounted(shared: Shared, path: str, task: str) -> Mounted:
     settings = shared.settings
     where = Path(settings.get("folder") or ".") / path
     cap = int(settings.get("max_input_tokens", DEFAULT_CAP))
-    return shared.use(Mounted, where, task, settings.get("device", "auto"), int(settings.get("threads", 1)), cap)
+    device, threads = settings.get("device", "auto"), int(settings.get("threads", 1))
+    return shared.use(Mounted, where, task, device, threads, cap, settings.get("limits", DEFAULT_LIMITS))
 
 
 def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signals.neural.heads import ModelError, digest
-from signals.neural.service import Service
+from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.reading import Unavailable
 
 log = logging.getLogger("pointsman.neural")
@@ -256,10 +256,12 @@ def load(path: Path, task: Task, device: Device, threads: int) -> Folder:
 class Mounted:
     """A mounted model behind its service. `cap` bounds a text's tokens; what is longer is Unavailable("too_long")."""
 
-    def __init__(self, path: Path, task: Task, device: Device, threads: int, cap: int) -> None:
+    def __init__(
+        self, path: Path, task: Task, device: Device, threads: int, cap: int, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.model = load(path, task, device, threads)
         self.cap = cap
-        self.service: Service[list[int], F32] = Service(path.name, self.model.run, len, queue=1024, hang=30)
+        self.service: Service[list[int], F32] = Service(path.name, self.model.run, len, limits=limits, hang=30)
 
     async def look(
         self, text: str, deadline: float, window: int = _LONGEST, stride: int = _LONGEST // 2

@@ -9,6 +9,7 @@ from pydantic import Field
 from signals.bounds import Bounds
 from signals.facts import Facts
 from signals.neural.heads import Verdict
+from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
 from signals.reading import Reading
 from signals.request import Scope
@@ -23,7 +24,8 @@ IN: Any = Field(
 
 def shipped(shared: Shared) -> Shipped:
     """The shipped model of an engine."""
-    return shared.use(Shipped, int(shared.settings.get("max_input_tokens", DEFAULT_CAP)))
+    cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
+    return shared.use(Shipped, cap, shared.settings.get("limits", DEFAULT_LIMITS))
 
 
 class ProbabilityParams(Bounds):

@@ -19,7 +19,7 @@ import orjson
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
 
-from signals.neural.service import Service
+from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.reading import Unavailable
 
 F32 = NDArray[np.float32]
@@ -78,7 +78,16 @@ def messages() -> dict[str, Any]:
 class Endpoint:
     """One model on one server, behind a queue. Unavailable("remote_…") says what went wrong with a call."""
 
-    def __init__(self, url: str, model: str, version: str | None, source: str, output: str, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: str | None,
+        source: str,
+        output: str,
+        timeout: float,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._parts = urlsplit(url)
         self._model, self._version, self._input, self._output = model, version, source, output
         self._timeout = timeout
@@ -86,7 +95,8 @@ class Endpoint:
         self._channel: Any = None
         grpc = self._parts.scheme.startswith("grpc")
         self.service: Service[str, F32] = Service(
-            f"remote-{model}", self._over_grpc if grpc else self._over_http, hang=timeout + 2
+            # Its own timeout ends a call: no run is as long as a model's may be.
+            f"remote-{model}", self._over_grpc if grpc else self._over_http, limits=limits._replace(hang=timeout + 2)
         )
 
     def close(self) -> None:

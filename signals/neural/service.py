@@ -101,14 +101,25 @@ class _Job(Generic[I, O]):
     loop: asyncio.AbstractEventLoop
 
 
+class Limits(NamedTuple):
+    """`queue` bounds what waits for a model, `batch` what runs together; `hang` is how many seconds a run may take
+    before it counts as hung (None: the model's own default)."""
+
+    queue: int = 512
+    batch: int = 32
+    hang: float | None = None
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
 class Service(Generic[I, O]):
     """Runs one model off the event loop.
 
     `run` gets a list of items and gives as many answers; it is only ever called from the service's own thread. `size`
     tells an item's length: items share a batch when their lengths round up to the same power of two, so that little of
-    a padded batch is padding. `queue` bounds what waits, `batch` what runs together, `hang` is how many seconds a run
-    may take before it counts as hung: a fresh thread then takes over, at most three times; after that every answer is
-    Unavailable("timeout") until a run comes back.
+    a padded batch is padding. When a run has hung (`limits`, `hang` where those do not say), a fresh thread takes over,
+    at most three times; after that every answer is Unavailable("timeout") until a run comes back.
     """
 
     def __init__(
@@ -117,13 +128,12 @@ class Service(Generic[I, O]):
         run: Callable[[list[I]], Sequence[O]],
         size: Callable[[I], int] | None = None,
         *,
-        queue: int = 512,
-        batch: int = 32,
+        limits: Limits = DEFAULT_LIMITS,
         hang: float = 5.0,
     ) -> None:
         self.name, self.meter = name, _meter(name)
         self._run, self._size = run, size
-        self._limit, self._batch, self._hang = queue, batch, hang
+        self._limit, self._batch, self._hang = limits.queue, limits.batch, limits.hang or hang
         self._waiting: deque[_Job[I, O]] = deque()
         self._wake = threading.Condition()
         self._generation = self._restarts = 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from signals.estimate import tokens_of
 from signals.facts import Facts
 from signals.neural.heads import MODEL, Heads, Verdict
-from signals.neural.service import Service
+from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.neural.tokenizer import LEXICON
 from signals.reading import Unavailable
 from signals.request import Scope
@@ -37,11 +37,11 @@ def heads() -> Heads:
 class Shipped:
     """The shipped model behind its service, one an engine. `cap`: texts of more estimated tokens are Unknown."""
 
-    def __init__(self, cap: int = DEFAULT_CAP) -> None:
+    def __init__(self, cap: int = DEFAULT_CAP, limits: Limits = DEFAULT_LIMITS) -> None:
         self.cap = cap
         self.model = heads()
         self._nothing = self.model.verdicts([""])[0]
-        self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len)
+        self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len, limits=limits)
 
     def check(self, text: str) -> str:
         """`text`, or Unavailable("too_long"): a text is read whole or not at all."""

@@ -78,6 +78,14 @@ def test_settings_take_units():
     assert engine.settings.response_headers is False
 
 
+def test_settings_bound_the_models():
+    text = HEAD + "settings: {inference: {threads: 3, queue: 7, batch: 2, hang: 1500ms}}\n"
+    given = build(parse(text)).shared.settings
+    assert given["threads"] == 3
+    assert given["limits"] == (7, 2, 1.5)
+    assert found(HEAD + "settings: {inference: {queue: 0}}\n") == [("P104", 9, 31)]
+
+
 @pytest.mark.parametrize(
     ("addition", "expected"),
     [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from signals.neural.service import Service, samples
+from signals.neural.service import Limits, Service, samples
 from signals.reading import Unavailable
 
 Make = Callable[..., Service[int, int]]
@@ -63,7 +63,7 @@ async def test_everyone_gets_their_own_answer(make: Make) -> None:
 
 async def test_what_waits_runs_together_by_bucket_of_length(make: Make) -> None:
     gate = Gate()
-    service = make(gate.run, size=lambda item: item, batch=3)
+    service = make(gate.run, size=lambda item: item, limits=Limits(batch=3))
     first = asyncio.create_task(service.ask(1))
     await gate.occupied()
     rest = [asyncio.create_task(service.ask(item)) for item in (5, 100, 6, 7, 4)]
@@ -75,7 +75,7 @@ async def test_what_waits_runs_together_by_bucket_of_length(make: Make) -> None:
 
 async def test_a_full_queue_refuses(make: Make) -> None:
     gate = Gate()
-    service = make(gate.run, queue=2)
+    service = make(gate.run, limits=Limits(queue=2))
     first = asyncio.create_task(service.ask(1))
     await gate.occupied()
     waiting = [asyncio.create_task(service.ask(item)) for item in (2, 3)]
@@ -104,7 +104,7 @@ async def test_a_failing_model_fails_its_batch_only(make: Make) -> None:
             raise RuntimeError("no")
         return double(items)
 
-    service = make(moody, batch=1)
+    service = make(moody, limits=Limits(batch=1))
     assert await refused(service, 13) == "error"
     assert await service.ask(2) == 4
 
