@@ -50,7 +50,9 @@ log = logging.getLogger("pointsman.server")
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
-PATIENCE_S = 2.0  # how long a request over HTTP waits for its decision's policy, which reaches workers one by one
+PATIENCE_S = (
+    2.0  # how long a request over HTTP and its decision's policy wait for each other: it reaches workers one by one
+)
 
 Transport = Literal["auto", "http2", "grpcio"]
 
@@ -234,8 +236,9 @@ class Worker:
         rollout = None
         if loaded.candidate is not None:
             rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
+        if self._http is not None:  # requests that the old one has decided may still be on their way to us
+            asyncio.get_running_loop().call_later(PATIENCE_S, lambda _: None, self._in_force)
         self._in_force = InForce(self, loaded, answers, rollout)
-        self._answers = answers
         self._held.add(self._in_force)
         self._news.set()
         self._news = asyncio.Event()
@@ -284,8 +287,8 @@ class Worker:
             left = max(0.1, end - asyncio.get_running_loop().time())
             with contextlib.suppress(TimeoutError):  # what is left then ends with this process
                 await asyncio.wait_for(self._http.cleanup(), left)
-        if self._answers is not None:
-            await self._answers.close()
+        every = [held.answers for held in self._held if held.answers is not None]
+        await asyncio.gather(*(answers.close() for answers in every))
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracing is not None:

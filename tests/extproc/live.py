@@ -141,9 +141,10 @@ async def envoy(
     folder: Path,
     mtls: Mtls | Secrets | None = None,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
+    steps: str | None = None,
 ) -> AsyncIterator[str]:
     """Envoy with the configuration that `render` writes, `change`d in place; its base URL."""
-    place = Place("127.0.0.1:0", router, "127.0.0.1:0", upstreams, mtls)
+    place = Place("127.0.0.1:0", router, "127.0.0.1:0", upstreams, mtls, steps=steps)
     rendered = render(engine, place)
     change(rendered)
     config = folder / "envoy.yaml"
