@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log1p, sqrt
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,6 @@ from signals.neural import lexer
 from signals.neural.lexer import Words
 from signals.neural.tokenizer import Lexicon
 
-PREFIX: Final = 4
 STYLE: Final = 7
 WINDOW: Final = 192
 STRIDE: Final = 96
@@ -21,23 +21,23 @@ SEGMENT: Final = 96
 """A segment (sentence or line) longer than this many words is cut."""
 _STOPS: Final = np.zeros(1 << 16, np.bool_)
 _STOPS[[ord(c) for c in ".?!。？！"]] = True
-_MANY: Final = 2000
 _FEED: Final = 10
+_MANY: Final = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """One text as the model reads it.
 
-    rows: int32, the distinct known entries of the text. scale: 1 / the Euclidean length of their weights. words: int32,
-    rows of its words in order (those with an embedding). style: float32 [STYLE]. flat: int32 [n, 4], for each word the
-    rows of itself, the pair it begins, its beginning and its end; 0 where unknown. found: the words themselves.
+    rows: int64, the distinct known entries of the text. scale: 1 / the Euclidean length of their weights. words: int32,
+    rows of its words in order, 0 for those without an embedding. style: STYLE figures. flat: int32 [4, n], for each
+    word the rows of itself, the pair it begins, its beginning and its end; 0 where unknown. found: the words.
     """
 
-    rows: NDArray[np.int32]
+    rows: NDArray[np.int64]
     scale: float
     words: NDArray[np.int32]
-    style: NDArray[np.float32]
+    style: tuple[float, ...]
     flat: NDArray[np.int32]
     found: Words
 
@@ -45,45 +45,39 @@ class Features:
 def features(text: str, lexicon: Lexicon) -> Features:
     """The features of a text (already normalised)."""
     found = lexer.words(text)
-    count = len(found)
-    hashes = np.concatenate(
-        (found.hashes, lexer.pairs(found), lexer.ends(found, PREFIX, False), lexer.ends(found, PREFIX, True))
-    )
-    flat = lexicon.find(hashes)
-    words = flat[:count]
-    words = words[(words > 0) & (words < lexicon.embedded)]
+    flat = lexicon.find(lexer.hashes(found))
+    words = flat[0] * (flat[0] < lexicon.embedded)
     rows = _distinct(flat, lexicon.rows)
-    weights = lexicon.weight[rows]
-    length = float(np.sqrt(weights @ weights))
-    return Features(rows, 1 / length if length else 0.0, words, style(found), flat.reshape(4, count).T, found)
+    weights = lexicon.weight.take(rows)
+    length = sqrt(weights @ weights)
+    return Features(rows, 1 / length if length else 0.0, words, style(found), flat, found)
 
 
-def _distinct(flat: NDArray[np.int32], rows: int) -> NDArray[np.int32]:
+def _distinct(flat: NDArray[np.int32], rows: int) -> NDArray[np.int64]:
     """The distinct rows in `flat` but 0, in order."""
     if flat.size > _MANY:  # marking is quicker than sorting
         marks = np.zeros(rows, np.bool_)
         marks[flat] = True
         marks[0] = False
-        return np.flatnonzero(marks).astype(np.int32)
-    found = np.unique(flat)
-    return found[1:] if found.size and not found[0] else found
+        return np.flatnonzero(marks)
+    found = np.sort(flat, None)
+    fresh = np.empty(found.size, np.bool_)
+    np.greater(found[1:], found[:-1], out=fresh[1:])
+    fresh[:1] = found[:1] > 0
+    return found[fresh].astype(np.int64)
 
 
-def style(found: Words) -> NDArray[np.float32]:
+def style(found: Words) -> tuple[float, ...]:
     """Figures of about unit size: words, capitals, digits, punctuation, line feeds, length of the words, characters."""
     count = max(1, len(found))
-    characters = max(1, len(found.codes))
-    return np.array(
-        [
-            np.log1p(count) / 8,
-            min(1.0, 4 * found.upper / characters),
-            np.count_nonzero(found.classes == lexer.DIGIT) / count,
-            np.count_nonzero(found.classes == lexer.PUNCT) / count,
-            min(1.0, 8 * found.lines / count),
-            min(1.0, float(found.lengths.sum()) / count / 10),
-            np.log1p(len(found.codes)) - 5.5,
-        ],
-        np.float32,
+    return (
+        log1p(count) / 8,
+        min(1.0, 4 * found.upper / max(1, found.size)),
+        found.digits / count,
+        len(found.signs) / count,
+        min(1.0, 8 * found.lines / count),
+        min(1.0, int(found.lengths.sum()) / count / 10),
+        log1p(found.size) - 5.5,
     )
 
 
@@ -100,17 +94,27 @@ def segments(found: Words) -> NDArray[np.int32]:
     count = len(found)
     if not count:
         return np.zeros((0, 2), np.int32)
-    stop = _STOPS[found.codes[found.starts]] & (found.classes == lexer.PUNCT)
+    signs = found.signs[: np.searchsorted(found.signs, count - 1)]  # after the last word nothing begins
+    places = found.starts.take(signs)
+    ends = _STOPS.take(found.codes.take(places)) & (found.starts.take(signs + 1) > places + found.lengths.take(signs))
     begins = np.zeros(count, np.bool_)
     begins[0] = True
-    begins[1:] = stop[:-1] & found.gaps[1:]
-    feeds = np.flatnonzero(found.codes == _FEED)
-    after = np.searchsorted(found.starts, feeds)
-    begins[after[after < count]] = True
-    firsts = np.flatnonzero(begins).astype(np.int32)
-    sizes = np.diff(firsts, append=np.int32(count))
+    begins[signs[ends] + 1] = True
+    if found.lines:
+        after = np.searchsorted(found.starts, np.flatnonzero(found.codes == _FEED))
+        begins[after[after < count]] = True
+    spans = _between(np.flatnonzero(begins), count)
+    sizes = spans[:, 1] - spans[:, 0]
     if sizes.max() > SEGMENT:
         pieces = -(-sizes // SEGMENT)
-        extra = np.arange(int(pieces.sum()), dtype=np.int32) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        firsts = (np.repeat(firsts, pieces) + extra * SEGMENT).astype(np.int32)
-    return np.stack((firsts, np.append(firsts[1:], np.int32(count))), 1).astype(np.int32)
+        extra = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        spans = _between(np.repeat(spans[:, 0], pieces) + extra * SEGMENT, count)
+    return spans
+
+
+def _between(firsts: NDArray[np.int64], count: int) -> NDArray[np.int32]:
+    spans = np.empty((len(firsts), 2), np.int32)
+    spans[:, 0] = firsts
+    spans[:-1, 1] = firsts[1:]
+    spans[-1, 1] = count
+    return spans

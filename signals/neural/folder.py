@@ -191,8 +191,16 @@ class Folder:
         return [(at, [*self._prefix, *ids[at : at + window], *self._suffix]) for at in starts]
 
     def run(self, texts: list[list[int]]) -> list[F32]:
-        """For each list of ids: probabilities float32 [labels] or [tokens, labels], or an embedding of length 1."""
-        out = self._raw(texts)
+        """For each list of ids: probabilities float32 [labels] or [tokens, labels], or an embedding of length 1.
+
+        ModelError when they are not numbers: no test of a guard would hold for those.
+        """
+        answers = self._answers(self._raw(texts), texts)
+        if not all(np.isfinite(answer).all() for answer in answers):
+            raise ModelError(f"{self.path}: the model's answer is not a number")
+        return answers
+
+    def _answers(self, out: F32, texts: list[list[int]]) -> list[F32]:
         sizes = [len(ids) for ids in texts]
         if self.task == "encoder":
             if out.ndim == 3:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 
 from signals.neural import features as read
 from signals.neural.features import Features
+from signals.neural.memory import trim
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import LEXICON, MODELS, Lexicon
 
 log = logging.getLogger("pointsman.neural")
 
 MODEL: Final = MODELS / "heads.onnx"
-HEADS: Final = ("domain", "difficulty", "reasoning", "jailbreak", "fact_check", "feedback", "modality")
-_FEW_SEGMENTS: Final = 2
+_OUTPUTS: Final = ("chances", "domain", "feedback", "modality", "embedding", "parts")
+"""What the graph gives: `chances` [b, 4] are those of difficulty, reasoning, jailbreak and fact_check."""
 
 
 def digest(*files: Path) -> str:
@@ -78,7 +80,7 @@ class Heads:
 
         try:
             self.lexicon = Lexicon.load(lexicon)
-            self.digest = digest(model, model.with_name(f"{model.name}.data"), lexicon)
+            self.digest = digest(model, lexicon)
         except (OSError, ValueError) as error:
             raise ModelError(f"{error}: the shipped model is damaged; reinstall it") from None
         options = ort.SessionOptions()
@@ -93,11 +95,11 @@ class Heads:
         except Exception as error:  # noqa: BLE001  onnxruntime raises its own unrelated classes
             raise ModelError(f"{model}: cannot be loaded: {str(error)[:300]}") from None
         outputs = {output.name for output in self._session.get_outputs()}
-        if missing := {*HEADS, "embedding", "parts"} - outputs:
+        if missing := {*_OUTPUTS} - outputs:
             raise ModelError(f"{model}: has no output {', '.join(sorted(missing))}")
-        self._names = [*HEADS, "embedding", "parts"]
         log.info("the shipped model: sha256 %s", self.digest)
         self.width = int(self.run([self.prepare("warm up")])[0].embedding.shape[0])
+        trim()
 
     def prepare(self, text: str) -> Prepared:
         """The features of `text` (disguises undone) and the parts of it to look at."""
@@ -110,66 +112,63 @@ class Heads:
 
     def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
         """The verdict on each text, in one run of the graph."""
-        spans = [4 * text.spans for text in texts]
-        start = 0
-        for text, span in zip(texts, spans, strict=True):
-            span += start
-            start += 4 * len(text.features.found)
+        found = [text.features for text in texts]
+        spans, start = [], 0
+        for text in texts:
+            spans.append(text.spans + start if start else text.spans)
+            start += len(text.features.words)
         given: dict[str, Any] = {
-            "rows": _pad([text.features.rows for text in texts]),
-            "scale": np.array([[text.features.scale] for text in texts], np.float32),
-            "words": _pad([text.features.words for text in texts]),
-            "style": np.array([text.features.style for text in texts]),
-            "flat": _join([text.features.flat.ravel() for text in texts]),
-            "spans": _join(spans),
+            "rows": _pad([one.rows for one in found]),
+            "scale": np.array([[one.scale] for one in found], np.float32),
+            "words": _pad([one.words for one in found]),
+            "style": np.array([one.style for one in found], np.float32),
+            "flat": _join([one.flat for one in found], 1),
+            "spans": _join(spans, 0),
         }
-        if not given["spans"].size:
-            given["flat"], given["spans"] = np.zeros(1, np.int32), np.zeros((1, 2), np.int32)
-        out = dict(zip(self._names, self._session.run(self._names, given), strict=True))
-        verdicts, at = [], 0
-        for index, text in enumerate(texts):
-            parts = out["parts"][at : at + len(text.spans)]
-            at += len(text.spans)
-            verdicts.append(self._verdict(text, index, out, parts))
-        return verdicts
-
-    def _verdict(self, text: Prepared, index: int, out: dict[str, Any], parts: NDArray[np.float32]) -> Verdict:
-        def named(head: str) -> dict[str, float]:
-            return dict(zip(self.labels[head], out[head][index].tolist(), strict=True))
-
-        direct = float(out["jailbreak"][index])
-        if text.windows:
-            direct = max(direct, float(parts[: text.windows, 0].max()))
-        segments = parts[text.windows :, 1]
-        return Verdict(
-            domain=named("domain"),
-            difficulty=float(out["difficulty"][index]),
-            reasoning=float(out["reasoning"][index]),
-            direct=direct,
-            planted=float(segments.max()) if segments.size else 0.0,
-            fact_check=float(out["fact_check"][index]),
-            feedback=named("feedback"),
-            modality=named("modality"),
-            windows=max(1, text.windows),
-            segments=len(segments),
-            embedding=out["embedding"][index],
+        chances, domain, feedback, modality, embeddings, parts = self._session.run(_OUTPUTS, given)
+        rows = zip(
+            texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings, strict=True
         )
+        verdicts, at = [], 0
+        for text, (difficulty, reasoning, direct, fact_check), fields, mood, form, embedding in rows:
+            first, at = at + text.windows, at + len(text.spans)
+            if text.windows:
+                direct = float(parts[first - text.windows : first, 0].max(initial=direct))
+            planted = float(parts[first:at, 1].max()) if at > first else 0.0
+            if not isfinite(sum(fields, sum(mood, sum(form, difficulty + reasoning + direct + fact_check + planted)))):
+                raise ModelError("the shipped model's answer is not a number")  # and would pass every test of a guard
+            verdicts.append(
+                Verdict(
+                    domain=dict(zip(self.labels["domain"], fields, strict=True)),
+                    difficulty=difficulty,
+                    reasoning=reasoning,
+                    direct=direct,
+                    planted=planted,
+                    fact_check=fact_check,
+                    feedback=dict(zip(self.labels["feedback"], mood, strict=True)),
+                    modality=dict(zip(self.labels["modality"], form, strict=True)),
+                    windows=max(1, text.windows),
+                    segments=at - first,
+                    embedding=embedding,
+                )
+            )
+        return verdicts
 
     def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
         """The verdicts on `texts`, prepared and run here and now."""
         return self.run([self.prepare(text) for text in texts])
 
 
-def _join(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _join(parts: Sequence[NDArray[np.int32]], axis: int) -> NDArray[np.int32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
-def _pad(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """int32 [n, longest], at least one wide, the shorter ones filled up with 0 (a row of zeros)."""
-    longest = max(1, max(len(row) for row in ids))
+def _pad(ids: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """[n, longest], at least one wide, the shorter ones filled up with 0 (a row of zeros)."""
+    longest = max(1, *map(len, ids))
     if len(ids) == 1 and len(ids[0]) == longest:
         return ids[0][None]
-    padded = np.zeros((len(ids), longest), np.int32)
+    padded = np.zeros((len(ids), longest), ids[0].dtype)
     for index, row in enumerate(ids):
         padded[index, : len(row)] = row
     return padded

@@ -96,7 +96,9 @@ class Endpoint:
         grpc = self._parts.scheme.startswith("grpc")
         self.service: Service[str, F32] = Service(
             # Its own timeout ends a call: no run is as long as a model's may be.
-            f"remote-{model}", self._over_grpc if grpc else self._over_http, limits=limits._replace(hang=timeout + 2)
+            f"remote-{model}",
+            self._over_grpc if grpc else self._over_http,
+            limits=limits._replace(hang=timeout + 2),
         )
 
     def close(self) -> None:

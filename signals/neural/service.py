@@ -138,6 +138,7 @@ class Service(Generic[I, O]):
         self._wake = threading.Condition()
         self._generation = self._restarts = 0
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
+        self._logged = float("-inf")  # when a failure was last logged
         self._closed = False
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
 
@@ -244,10 +245,13 @@ class Service(Generic[I, O]):
                 raise RuntimeError(f"{len(answers)} answers for {len(jobs)} items")
         except Unavailable as error:
             answers = [error] * len(jobs)
-        except Exception as error:  # noqa: BLE001  whatever a model raises is the end of this batch, not of the router
-            # The text of the exception could quote the prompt, so only its type is logged.
-            log.error("model %s failed: %s", self.name, type(error).__name__)
+        except BaseException as error:  # noqa: BLE001  whatever a model raises ends this batch, not the thread
+            # The text of the exception could quote the prompt, so only its type is logged, and that once a second.
+            if started > self._logged + 1:
+                self._logged = started
+                log.error("model %s failed: %s", self.name, type(error).__name__)
             answers = [Unavailable("error")] * len(jobs)
+        meter.refused.update(answer.reason for answer in answers if isinstance(answer, Unavailable))
         meter.ran.add(time.monotonic() - started)
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[O], O | Unavailable]]] = {}
         for job, answer in zip(jobs, answers, strict=True):

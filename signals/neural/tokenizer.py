@@ -20,24 +20,31 @@ MODELS: Final = Path(__file__).resolve().parent.parent / "models"
 LEXICON: Final = MODELS / "lexicon.npz"
 
 
-class Lexicon:
-    """A hash table from 64-bit hashes to rows. Two places a hash can be, 16 further bits against mistaken identity.
+_ROW_BITS: Final = 17
+_ROW: Final = np.uint32((1 << _ROW_BITS) - 1)
+EMPTY: Final = _ROW
+"""A free place: its row is none that a lexicon has."""
+_TOP: Final = np.uint64(32)
+_SECOND: Final = np.uint64(21)
 
-    `slots` int32 [2^k]: the row; `prints` uint16 [2^k]: the hash's top bits; `weight` float32 [rows]: the inverse
+
+class Lexicon:
+    """A hash table from 64-bit hashes to rows. Two places a hash can be, 15 further bits against mistaken identity.
+
+    `slots` uint32 [2^k]: the row in the low 17 bits, the hash's top bits above; `weight` float32 [rows]: the inverse
     document frequency of an entry. The rows below `embedded` are whole words: they have an embedding.
     """
 
-    def __init__(
-        self, slots: NDArray[np.int32], prints: NDArray[np.uint16], weight: NDArray[np.float32], embedded: int
-    ) -> None:
+    def __init__(self, slots: NDArray[np.uint32], weight: NDArray[np.float32], embedded: int) -> None:
+        rows = slots & _ROW
         if (
-            slots.shape != prints.shape
+            slots.dtype != np.uint32
             or slots.size & (slots.size - 1)
-            or not 0 < embedded <= len(weight)
-            or slots.max(initial=0) >= len(weight)
+            or not 0 < embedded <= len(weight) < EMPTY
+            or rows[rows < EMPTY].max(initial=0) >= len(weight)
         ):
             raise ValueError("lexicon: its arrays do not belong together")
-        self.slots, self.prints, self.weight, self.embedded = slots, prints, weight, embedded
+        self.slots, self.weight, self.embedded = slots, weight, embedded
         self._mask = np.uint64(slots.size - 1)
 
     @classmethod
@@ -45,8 +52,7 @@ class Lexicon:
         """The lexicon in an npz file. OSError when it cannot be read, ValueError when it is not one."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                weight, embedded = found["weight"].astype(np.float32), int(found["embedded"])
-                return cls(found["slots"], found["prints"], weight, embedded)
+                return cls(found["slots"], found["weight"].astype(np.float32), int(found["embedded"]))
         except (KeyError, BadZipFile, EOFError) as error:
             raise ValueError(f"{path}: not a lexicon: {error}") from None
 
@@ -57,9 +63,14 @@ class Lexicon:
     def find(self, hashes: U64) -> NDArray[np.int32]:
         """The row of each hash, 0 for unknown ones."""
         first, second, mark = places(hashes, self._mask)
-        found = np.where(self.prints[first] == mark, self.slots[first], 0)
-        rows: NDArray[np.int32] = np.where(found, found, np.where(self.prints[second] == mark, self.slots[second], 0))
-        return rows
+        rows = self.slots.take(first)
+        rows ^= mark
+        other = self.slots.take(second)
+        other ^= mark
+        # Where the top bits agree they are gone, and the lesser number is the row.
+        np.minimum(rows, other, out=rows)
+        rows[rows >= EMPTY] = 0
+        return rows.view(np.int32)
 
     def words(self, hashes: U64) -> NDArray[np.int32]:
         """The rows of hashes that are known words, 0 for the others."""
@@ -68,8 +79,10 @@ class Lexicon:
         return known
 
 
-def places(hashes: U64, mask: np.uint64) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
-    """The two slots where a hash may lie and its fingerprint."""
-    first = (hashes & mask).astype(np.int64)
-    second = ((hashes >> np.uint64(21)) & mask).astype(np.int64)
-    return first, second, (hashes >> np.uint64(48)).astype(np.uint16)
+def places(hashes: U64, mask: np.uint64) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
+    """The two slots where a hash may lie and its top 15 bits, in the place where a slot has them."""
+    second = hashes >> _SECOND
+    second &= mask
+    mark = (hashes >> _TOP).astype(np.uint32)
+    mark &= ~_ROW
+    return (hashes & mask).view(np.int64), second.view(np.int64), mark

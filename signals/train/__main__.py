@@ -158,8 +158,7 @@ def main() -> None:
     shipped = runtime.Heads(model_path, lexicon_path)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
-    files = [model_path, model_path.with_name("heads.onnx.data"), lexicon_path]
-    card.write(args.out / "heads.md", figures, data, files, entries)
+    card.write(args.out / "heads.md", figures, data, [model_path, lexicon_path], entries)
 
 
 if __name__ == "__main__":

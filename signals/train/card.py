@@ -56,8 +56,11 @@ looked at and the rules widened, so those two figures are a little kind.
 
 - English, mostly. In other languages `jailbreak` knows stock phrases only, the other heads little; pair them with
   `language`.
-- `difficulty` is about Mixtral-8x7B against GPT-4 (1106) on exam questions; the longer a grade-school word problem, the
-  harder it is taken to be. Test it on your own models' traffic before you trust its threshold.
+- `difficulty` is about Mixtral-8x7B against GPT-4 (1106) on exam questions; test it on your own models' traffic before you
+  trust its threshold. On grade-school word problems it is little more than their length. Nothing tried was measurably
+  better at that: in cross-validation on the 569 graded problems to learn from, the length alone recovers an APGR of 0.65,
+  and so, or worse (0.56 to 0.66), do the counts of numbers, sentences, quantity words and clauses, the number of solution steps
+  foretold from GSM8K's worked answers, and the failures of five other models on 422 problems.
 - `jailbreak` finds what looks like known attacks. It is a first line, not a proof: a new kind of attack passes. The public
   attacks contain mislabelled harmless role play, and so do its errors.
 - `fact_check` judges the question's form, not whether anything is true.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -68,82 +68,99 @@ class _Graph:
         return self.constant(np.array(value, np.float32))
 
 
+CHANCES: Final = ("difficulty", "reasoning", "jailbreak", "fact_check")
+"""The heads of one logit, in the order in which the graph gives their probabilities."""
+
+
 def build(weights: Weights) -> onnx.ModelProto:
-    """The graph. Inputs: rows int32 [b, n] and words int32 [b, m] (padded with 0), scale float32 [b, 1], style float32
-    [b, 7], flat int32 [p], spans int32 [s, 2] into flat. Outputs: probabilities float32 by head, embedding float32
-    [b, d] of length 1, parts float32 [s, 2] (direct, planted)."""
+    """The graph. Inputs: rows int64 [b, n] and words int32 [b, m] (padded with 0), scale float32 [b, 1], style float32
+    [b, 7], flat int32 [4, p], spans int32 [s, 2] of first and one past the last of the p. Outputs, float32: chances
+    [b, 4] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
+    (direct, planted). Calibration is folded into the weights."""
     graph = _Graph()
     add, constant = graph.add, graph.constant
+    slope, shift = np.ones(weights.wide.shape[1], np.float32), np.zeros(weights.wide.shape[1], np.float32)
+    for head, part in weights.slices.items():
+        slope[part], shift[part] = weights.calibration.get(head, (1.0, 0.0))
 
-    def bag(table: F32, ids: str) -> str:
+    def bag(table: F32, ids: str, factor: F32) -> str:
+        """The sum of the table's rows, float32 [b, columns] times `factor`: ones times rows, all of small integers."""
         values, step = quantise(table)
-        picked = add("Cast", add("Gather", constant(values), ids, axis=0), to=TensorProto.FLOAT)
-        return add("Mul", add("ReduceSum", picked, graph.ints(1), keepdims=0), constant(step))
+        ones = add(
+            "ConstantOfShape",
+            add("Shape", ids, start=1),
+            value=helper.make_tensor("", TensorProto.UINT8, [1], [1]),
+        )
+        total = add("MatMulInteger", ones, add("Gather", constant(values), ids, axis=0))
+        return add("Mul", add("Cast", total, to=TensorProto.FLOAT), constant(step * factor))
 
-    wide = add("Mul", bag(weights.wide, "rows"), "scale")
-    sums = bag(weights.table, "words")
+    wide = add("Mul", bag(weights.wide, "rows", slope), "scale")
+    sums = bag(weights.table, "words", np.ones(weights.table.shape[1], np.float32))
     length = add("Add", add("ReduceL2", sums, axes=[1], keepdims=1), graph.number(1e-6))
     add("Div", sums, length, out="embedding")
     seen = add("Concat", "embedding", "style", axis=1)
     hidden = add("Relu", add("Gemm", seen, constant(weights.inner[0].T), constant(weights.inner[1])))
-    logits = add("Add", wide, add("Gemm", hidden, constant(weights.outer[0].T), constant(weights.outer[1])))
+    outer, bias = weights.outer[0].T * slope, weights.outer[1] * slope + shift
+    logits = add("Add", wide, add("Gemm", hidden, constant(outer), constant(bias.astype(np.float32))))
 
-    def columns(source: str, first: int, last: int) -> str:
-        return add("Slice", source, graph.ints(first), graph.ints(last), graph.ints(1))
+    sizes = [part.stop - part.start for part in weights.slices.values()]
+    names = [f"logits_{head}" for head in weights.slices]
+    graph.nodes.append(helper.make_node("Split", [logits, graph.ints(*sizes)], names, axis=1))
+    subjects = add("Softmax", "logits_domain", axis=1)
+    gather = np.zeros((len(weights.domain_of), max(weights.domain_of) + 1), np.float32)
+    gather[np.arange(len(weights.domain_of)), weights.domain_of] = 1
+    add("MatMul", subjects, constant(gather), out="domain")
+    # difficulty = logit + chance of the class * (slope * line + share * shift - share * logit): see Weights.length
+    index, share, by_length, start = weights.length
+    steep, moved = weights.calibration.get("difficulty", (1.0, 0.0))
+    chance = add("Slice", subjects, graph.ints(index), graph.ints(index + 1), graph.ints(1))
+    characters = add("Slice", "style", graph.ints(STYLE - 1), graph.ints(STYLE), graph.ints(1))
+    line = add(
+        "Add", add("Mul", characters, graph.number(by_length * steep)), graph.number(start * steep + share * moved)
+    )
+    other = add("Mul", chance, add("Sub", line, add("Mul", "logits_difficulty", graph.number(share))))
+    difficulty = add("Add", "logits_difficulty", other)
+    add("Sigmoid", add("Concat", difficulty, *(f"logits_{head}" for head in CHANCES[1:]), axis=1), out="chances")
+    for head in ("feedback", "modality"):
+        add("Softmax", f"logits_{head}", axis=1, out=head)
 
-    for head, part in weights.slices.items():
-        slope, shift = weights.calibration.get(head, (1.0, 0.0))
-        picked = columns(logits, part.start, part.stop)
-        if head == "difficulty":
-            index, share, by_length, start = weights.length
-            chance = columns("subjects", index, index + 1)
-            line = add(
-                "Add", add("Mul", columns("style", STYLE - 1, STYLE), graph.number(by_length)), graph.number(start)
-            )
-            less = add("Mul", picked, graph.number(-share))
-            picked = add("Add", picked, add("Mul", chance, add("Add", line, less)))
-        picked = add("Mul", picked, graph.number(slope))
-        if head == "domain":
-            subjects = add("Softmax", picked, axis=1, out="subjects")
-            gather = np.zeros((len(weights.domain_of), max(weights.domain_of) + 1), np.float32)
-            gather[np.arange(len(weights.domain_of)), weights.domain_of] = 1
-            add("MatMul", subjects, constant(gather), out="domain")
-        elif part.stop - part.start == 1:
-            flat = add("Add", picked, graph.number(shift))
-            add("Sigmoid", add("Squeeze", flat, graph.ints(1)), out=head)
-        else:
-            add("Softmax", picked, axis=1, out=head)
-    together = np.concatenate((weights.parts, (weights.weight**2)[:, None]), 1).astype(np.float16)
+    # Sums over spans of words: differences of running sums. The third column is the square of a span's length.
+    slopes, shifts = np.array(
+        [weights.calibration.get(name, (1.0, 0.0)) for name in ("jailbreak", "planted")], np.float32
+    ).T
+    together = np.concatenate((weights.parts * slopes, (weights.weight**2)[:, None]), 1).astype(np.float16)
     together[0] = 0
     picked = add("Cast", add("Gather", constant(together), "flat", axis=0), to=TensorProto.FLOAT)
-    running = add("CumSum", picked, constant(np.array(0, np.int64)))
+    running = add("CumSum", add("ReduceSum", picked, graph.ints(0), keepdims=0), constant(np.array(0, np.int64)))
     running = add("Concat", constant(np.zeros((1, 3), np.float32)), running, axis=0)
-    ends = [add("Gather", "spans", constant(np.array(i, np.int64)), axis=1) for i in (0, 1)]
-    inside = add("Sub", add("Gather", running, ends[1], axis=0), add("Gather", running, ends[0], axis=0))
-    size = add("Sqrt", add("Max", columns(inside, 2, 3), graph.number(1.0)))
-    scores = add("Add", add("Div", columns(inside, 0, 2), size), constant(weights.parts_bias))
-    slopes = np.array([weights.calibration.get(name, (1.0, 0.0)) for name in ("jailbreak", "planted")], np.float32)
-    scores = add("Add", add("Mul", scores, constant(slopes[:, 0])), constant(slopes[:, 1]))
+    graph.nodes.append(helper.make_node("Split", [add("Gather", running, "spans", axis=0)], ["first", "last"], axis=1))
+    inside = add("Squeeze", add("Sub", "last", "first"), graph.ints(1))
+    graph.nodes.append(helper.make_node("Split", [inside, graph.ints(2, 1)], ["hits", "squares"], axis=1))
+    size = add("Sqrt", add("Max", "squares", graph.number(1.0)))
+    scores = add("Add", add("Div", "hits", size), constant((weights.parts_bias * slopes + shifts).astype(np.float32)))
     add("Sigmoid", scores, out="parts")
 
     def value(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
     inputs = [
-        value("rows", TensorProto.INT32, "b", "n"),
+        value("rows", TensorProto.INT64, "b", "n"),
         value("scale", TensorProto.FLOAT, "b", 1),
         value("words", TensorProto.INT32, "b", "m"),
         value("style", TensorProto.FLOAT, "b", STYLE),
-        value("flat", TensorProto.INT32, "p"),
+        value("flat", TensorProto.INT32, 4, "p"),
         value("spans", TensorProto.INT32, "s", 2),
     ]
-    outputs = [value("domain", TensorProto.FLOAT, "b", max(weights.domain_of) + 1)]
-    for head, part in weights.slices.items():
-        if head != "domain":
-            size_of = part.stop - part.start
-            outputs.append(value(head, TensorProto.FLOAT, "b", *((size_of,) if size_of > 1 else ())))
-    outputs.append(value("embedding", TensorProto.FLOAT, "b", weights.table.shape[1]))
-    outputs.append(value("parts", TensorProto.FLOAT, "s", 2))
+    outputs = [
+        value("chances", TensorProto.FLOAT, "b", len(CHANCES)),
+        value("domain", TensorProto.FLOAT, "b", max(weights.domain_of) + 1),
+        *(
+            value(head, TensorProto.FLOAT, "b", weights.slices[head].stop - weights.slices[head].start)
+            for head in ("feedback", "modality")
+        ),
+        value("embedding", TensorProto.FLOAT, "b", weights.table.shape[1]),
+        value("parts", TensorProto.FLOAT, "s", 2),
+    ]
     model = helper.make_model(
         helper.make_graph(graph.nodes, "pointsman", inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -157,8 +174,4 @@ def build(weights: Weights) -> onnx.ModelProto:
 def save(model: onnx.ModelProto, labels: dict[str, Sequence[str]], path: Path) -> None:
     """The graph with the names of the classes (`head` to comma-separated labels) in its metadata."""
     helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()})
-    data = f"{path.name}.data"
-    (path.parent / data).unlink(missing_ok=True)  # onnx would append to it
-    # The tables lie beside the graph: ONNX Runtime maps them, so that only the rows in use take memory, once for all
-    # workers.
-    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=4096)
+    onnx.save(model, path)

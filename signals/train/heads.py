@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,14 +35,14 @@ class Batch:
 
 
 def batch(texts: Sequence[Features]) -> Batch:
-    def join(parts: list[NDArray[np.int32]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def join(parts: Sequence[NDArray[np.integer[Any]]]) -> tuple[torch.Tensor, torch.Tensor]:
         sizes = np.array([len(part) for part in parts])
         return torch.from_numpy(np.concatenate(parts).astype(np.int64)), torch.from_numpy(np.cumsum(sizes) - sizes)
 
     flat, offsets = join([text.rows for text in texts])
     words, word_offsets = join([text.words for text in texts])
     scale = torch.tensor([text.scale for text in texts], dtype=torch.float32)
-    style = torch.from_numpy(np.stack([text.style for text in texts]))
+    style = torch.tensor([text.style for text in texts], dtype=torch.float32)
     return Batch(flat, offsets, scale, words, word_offsets, style)
 
 

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from signals.neural import lexer, tokenizer
-from signals.neural.features import PREFIX
 from signals.neural.lexer import U64
 from signals.neural.tokenizer import Lexicon
 
-_WORD_SEEN, _PAIR_SEEN, _END_SEEN = 2, 6, 6
+_WORD_SEEN, _PAIR_SEEN, _END_SEEN = 3, 7, 6
 
 
-def table(hashes: U64, bits: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-    """The hash table (slots, prints) of 2^bits places that holds `hashes`, row i + 1 for hash i: cuckoo hashing (Pagh
-    and Rodler 2004). ValueError when they do not fit."""
+def table(hashes: U64, bits: int) -> NDArray[np.uint32]:
+    """The hash table of 2^bits places that holds `hashes`, row i + 1 for hash i: cuckoo hashing (Pagh and Rodler 2004).
+    ValueError when they do not fit."""
     mask = np.uint64((1 << bits) - 1)
-    first, second, prints = tokenizer.places(hashes, mask)
+    first, second, marks = tokenizer.places(hashes, mask)
     owner = np.full(1 << bits, -1, np.int64)
     for index in range(len(hashes)):
         here, place = index, int(first[index])
@@ -32,10 +31,7 @@ def table(hashes: U64, bits: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]
             place = int(second[here]) if place == first[here] else int(first[here])
         else:
             raise ValueError(f"{len(hashes)} entries do not fit {1 << bits} places")
-    used = owner >= 0
-    marks = np.zeros(1 << bits, np.uint16)
-    marks[used] = prints[owner[used]]
-    return (owner + 1).astype(np.int32), marks
+    return np.where(owner < 0, tokenizer.EMPTY, marks[owner] | (owner + 1).astype(np.uint32)).astype(np.uint32)
 
 
 def _seen(hashes: Iterable[U64]) -> dict[int, int]:
@@ -46,8 +42,8 @@ def _seen(hashes: Iterable[U64]) -> dict[int, int]:
 
 
 def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
-    """The lexicon of `texts` (training part only) and of the words in `vocabulary` (the teacher's): words seen in two
-    texts, pairs, beginnings and ends in six."""
+    """The lexicon of `texts` (training part only) and of the words in `vocabulary` (the teacher's): words seen in three
+    texts, pairs in seven, beginnings and ends in six."""
     cut = [lexer.words(text) for text in tqdm(texts, desc="lexicon", mininterval=5)]
     words = _seen(found.hashes for found in cut)
     for word in vocabulary:
@@ -55,9 +51,9 @@ def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
         if len(found) == 1:
             value = int(found.hashes[0])
             words[value] = max(words.get(value, 0), _WORD_SEEN)
-    pairs = _seen(lexer.pairs(found)[:-1] for found in cut if len(found))
-    firsts = _seen(lexer.ends(found, PREFIX, False) for found in cut)
-    lasts = _seen(lexer.ends(found, PREFIX, True) for found in cut)
+    pairs = _seen(lexer.hashes(found)[1, :-1] for found in cut)
+    firsts = _seen(lexer.hashes(found)[2] for found in cut)
+    lasts = _seen(lexer.hashes(found)[3] for found in cut)
     order = sorted(value for value, seen in words.items() if seen >= _WORD_SEEN)
     embedded = len(order) + 1
     counts = [words[value] for value in order]
@@ -69,15 +65,13 @@ def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
             counts.append(group[value])
     weight = np.log(len(texts) / np.array([len(texts), *counts], np.float32)).astype(np.float16)
     bits = int(np.ceil(np.log2(len(order) / 0.48)))
-    slots, prints = table(np.array(order, np.uint64), bits)
-    return Lexicon(slots, prints, weight.astype(np.float32), embedded)
+    return Lexicon(table(np.array(order, np.uint64), bits), weight.astype(np.float32), embedded)
 
 
 def save(lexicon: Lexicon, path: Path) -> None:
     np.savez_compressed(
         path,
         slots=lexicon.slots,
-        prints=lexicon.prints,
         weight=lexicon.weight.astype(np.float16),
         embedded=np.int64(lexicon.embedded),
     )

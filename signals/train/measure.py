@@ -196,6 +196,13 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
         made.append(_bootstrap(f"difficulty APGR, {name}", apgr, (hard, weak, strong)))
         length = array(len(row["prompt"]) for row in rows)
         made.append(_bootstrap(f"APGR of the prompt's length alone, {name}", apgr, (length, weak, strong)))
+        made.append(
+            _bootstrap(
+                f"difficulty APGR less that of the prompt's length, {name}",
+                lambda h, n, w, s: apgr(h, w, s) - apgr(n, w, s),
+                (hard, length, weak, strong),
+            )
+        )
         fresh = np.array([second_half(item.text) for item in items(source)])
         label = ((strong > weak) * 1.0)[fresh]
         made.append(_bootstrap(f"difficulty ECE, {name}", lambda p, y: ece(p, y), (hard[fresh], label)))

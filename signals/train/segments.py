@@ -15,7 +15,8 @@ from signals.neural.tokenizer import Lexicon
 from signals.train import attacks
 from signals.train.data import Data
 
-Rows = list[NDArray[np.int32]]
+_FRAGMENT = 0.3
+"""What a fragment of a word or two weighs in training: with nothing, every lone "the" is an attack."""
 
 
 def plant(document: str, attack: str, chance: random.Random) -> str:
@@ -31,16 +32,20 @@ def plant(document: str, attack: str, chance: random.Random) -> str:
     return glue.join([*pieces[:at], attack, *pieces[at:]])
 
 
+def entries(
+    read: Features, weight: NDArray[np.float32], first: int, last: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Rows and scaled weights of the words `first` to `last` (excluded) of a text."""
+    flat = read.flat[:, first:last].ravel()
+    flat = flat[flat > 0]
+    weights = weight[flat]
+    length = float(np.sqrt(weights @ weights))
+    return flat, weights / length if length else weights
+
+
 def rows_of(read: Features, weight: NDArray[np.float32]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
     """Rows and scaled weights of every segment of a text."""
-    found = []
-    for first, last in segments(read.found):
-        flat = read.flat[first:last].ravel()
-        flat = flat[flat > 0]
-        weights = weight[flat]
-        length = float(np.sqrt(weights @ weights))
-        found.append((flat, weights / length if length else weights))
-    return found
+    return [entries(read, weight, first, last) for first, last in segments(read.found).tolist()]
 
 
 def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDArray[np.float32], float]:
@@ -57,6 +62,11 @@ def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDA
         # Of an attack with code only the instruction counts: the code may be as harmless as it looks.
         for rows, weights in pieces[:1] if label else pieces:
             parts.append((rows, weights, label, share))
+            # A word or two are no instruction, wherever they come from: lines of tables and code are that short.
+            at = chance.randrange(len(read.found))
+            parts.append(
+                (*entries(read, lexicon.weight, at, at + chance.randint(1, 2)), 0, _FRAGMENT * min(share, 1.0))
+            )
 
     for row in data.part("injection/bipia_contexts"):
         add(row["context"], 0, 1.0)

@@ -20,7 +20,7 @@ from signals.neural.heads import Heads, ModelError
 from signals.neural.tokenizer import MODELS
 
 HAND_WRITTEN = Path(__file__).parents[2] / "data"
-FILES = ("heads.onnx", "heads.onnx.data", "lexicon.npz")
+FILES = ("heads.onnx", "lexicon.npz")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_words_digits_signs_and_scripts_are_told_apart() -> None:
 
 def test_a_text_without_words_has_none() -> None:
     assert cut("") == cut(" \n\t") == []
-    assert len(lexer.pairs(lexer.words(""))) == len(lexer.ends(lexer.words(""), 4, True)) == 0
+    assert lexer.hashes(lexer.words("")).shape == lexer.hashes(lexer.words("  ")).shape == (4, 0)
 
 
 def test_case_and_surroundings_do_not_change_a_hash() -> None:
@@ -34,13 +34,22 @@ def test_case_and_surroundings_do_not_change_a_hash() -> None:
 
 
 def test_pairs_depend_on_order() -> None:
-    assert lexer.pairs(lexer.words("dog bites man"))[0] != lexer.pairs(lexer.words("bites dog man"))[0]
+    assert lexer.hashes(lexer.words("dog bites man"))[1, 0] != lexer.hashes(lexer.words("bites dog man"))[1, 0]
+    assert lexer.hashes(lexer.words("a dog bites"))[1, 1] == lexer.hashes(lexer.words("dog   BITES man"))[1, 0]
 
 
 def test_ends_see_only_the_letters_at_the_end() -> None:
-    words = lexer.words("walking talking walk")
-    assert lexer.ends(words, 4, False)[0] == lexer.ends(words, 4, False)[2] != lexer.ends(words, 4, False)[1]
-    assert lexer.ends(words, 4, True)[0] == lexer.ends(words, 4, True)[1]
+    whole, _, first, last = lexer.hashes(lexer.words("walking talking walk wal über ÜBERALL ¿où?"))
+    assert first[0] == first[2] != first[1]
+    assert last[0] == last[1] != last[2]
+    assert first[3] != first[2]
+    assert first[4] == first[5]
+    assert len(set(whole.tolist()) & set(first.tolist())) == len(set(first.tolist()) & set(last.tolist())) == 0
+
+
+def test_a_long_text_has_the_same_hashes() -> None:
+    filler, words = "x" * 20000, "Grüße aus Köln"
+    assert (lexer.hashes(lexer.words(f"{filler} {words}"))[:, -3:] == lexer.hashes(lexer.words(words))).all()
 
 
 @given(st.text())

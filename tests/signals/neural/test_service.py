@@ -109,6 +109,21 @@ async def test_a_failing_model_fails_its_batch_only(make: Make) -> None:
     assert await service.ask(2) == 4
 
 
+@pytest.mark.parametrize("end", [SystemExit, MemoryError, Unavailable("error")])
+async def test_nothing_that_a_model_raises_ends_its_thread(make: Make, end: BaseException) -> None:
+    def broken(items: list[int]) -> list[int]:
+        if 13 in items:
+            raise end
+        return double(items)
+
+    service = make(broken)
+    before, counted = service.meter.refused["error"], threading.active_count()
+    assert [await refused(service, 13), await refused(service, 13)] == ["error", "error"]
+    assert await service.ask(2) == 4
+    assert service.meter.refused["error"] == before + 2
+    assert threading.active_count() == counted + 1
+
+
 async def test_a_model_that_loses_answers_is_an_error(make: Make) -> None:
     assert await refused(make(lambda items: [])) == "error"
 

@@ -119,7 +119,7 @@ def test_the_lexicon_finds_what_it_holds_and_nothing_else(tmp_path: Path) -> Non
     assert (found.words(lexer.words("crocodile wanders").hashes) == 0).all()
     read = features("the quick fox", found)
     assert len(read.words) == 3
-    assert read.flat.shape == (3, 4)
+    assert read.flat.shape == (4, 3)
     assert read.scale > 0
 
 
