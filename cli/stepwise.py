@@ -59,6 +59,9 @@ def add(subparsers: Any) -> None:
         "--algorithm", choices=("supervised", "ppo", "vtrace"), nargs="*", help="default: all trained"
     )
     evaluate.add_argument("--max-redos", type=int, default=8)
+    evaluate.add_argument(
+        "--latency", type=int, default=20, metavar="N", help="take the time of N answers from the addresses (0: none)"
+    )
 
     export = command("export", "write the policy file")
     export.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 async def _run(args: argparse.Namespace) -> None:
     from stepwise.train import run as work
     from stepwise.train.collect import Plan
+    from stepwise.train.endpoints import EndpointWriter
     from stepwise.train.problem import Goal
     from stepwise.train.project import Project, Settings, open_writer
 
@@ -109,7 +113,8 @@ async def _run(args: argparse.Namespace) -> None:
     if command == "export":
         work.do_export(project, args.algorithm, args.out, args.card)
         return
-    async with open_writer(project.settings, args.writer, (args.small_url, args.large_url), args.temperature) as writer:
+    urls = args.small_url, args.large_url
+    async with open_writer(project.settings, args.writer, urls, args.temperature) as writer:
         if command == "collect":
             if writer is None:
                 raise ValueError("needs the models: --small-url and --large-url, or --writer")
@@ -118,4 +123,7 @@ async def _run(args: argparse.Namespace) -> None:
             await work.do_calibrate(project, args.algorithm, writer, args.delta, (args.loss, args.cost))
         else:
             trained = [name for name in work.ALGORITHMS if (args.work / f"{name}.onnx").exists()]
-            await work.do_evaluate(project, args.algorithm or trained, writer, args.max_redos)
+            async with open_writer(project.settings, None, urls if args.latency else (None, None), 0.0) as served:
+                assert served is None or isinstance(served, EndpointWriter)
+                chosen = args.algorithm or trained
+                await work.do_evaluate(project, chosen, writer, args.max_redos, served, args.latency)

@@ -145,6 +145,7 @@ class Worker:
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._closing: set[asyncio.Task[None]] = set()
+        self._in_force: InForce  # from the first `_install` on
         self._held: weakref.WeakSet[InForce] = weakref.WeakSet()  # every policy that somebody still works with
         self._news = asyncio.Event()  # set when another policy comes into force
         self._http: AppRunner | None = None

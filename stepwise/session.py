@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stepwise import features
+from stepwise import features, verify
 from stepwise.continuation import CHAT_PATH, Joint, build
 from stepwise.features import TOP, State
 from stepwise.metrics import Metrics
@@ -31,11 +31,6 @@ _BLANK = "\n\n"
 _LOOP_DRAFTS = 2  # a draft that repeats earlier steps this often in a row is rejected
 _STEP_TOKENS = 128  # what a step of the large model is taken to cost before it is asked for
 _LOOP_STEPS = 4  # an answer that repeats earlier steps this often in a row is ended
-_MARKS = list("0123456789")
-_VERIFY = (
-    "Here is a partial solution of my question:\n\n{done}\n\nIts next step is:\n\n{step}\n\n"
-    "How likely is it that this step is correct? Reply with one digit from 0 (surely wrong) to 9 (surely correct)."
-)
 
 
 class Failed(Exception):
@@ -510,23 +505,13 @@ class Session:
 
     async def _verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoVerdict."""
-        question = _VERIFY.format(done="".join(self._parts).strip() or "(nothing yet)", step=step.text.strip())
-        messages = [*self._request["messages"], {"role": "user", "content": question}]
-        body = {"messages": messages, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
+        body = verify.request(self._request["messages"], "".join(self._parts), step.text)
         try:
             answer = await self._ask_large(CHAT_PATH, body)
-            choice = answer["choices"][0]
-            tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or ()
-            marks = {str(top["token"]).strip(): math.exp(top["logprob"]) for top in tops}
-            marks = {mark: p for mark, p in marks.items() if mark in _MARKS}
-            if sum(marks.values()) < 0.5:  # no log probabilities, or it would rather have said something else
-                marks = {_MARKS[_MARKS.index(choice["message"]["content"].strip())]: 1.0}
         except UpstreamError as error:
             self._setup.metrics.upstream_errors[self._setup.large.name, error.kind] += 1
             raise NoVerdict("verify_failed", str(error)) from error
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise NoVerdict("verify_garbage", f"the large model gave no mark: {error!r}") from error
-        return sum(int(mark) * p for mark, p in marks.items()) / sum(marks.values()) / 9
+        return verify.mark(answer)
 
     def _warm(self) -> None:
         """Has the large model read the prefix, in the background, because it may soon be needed."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Self
 
-from stepwise.continuation import Joint, build
+from stepwise import verify
+from stepwise.continuation import CHAT_PATH, Joint, build
 from stepwise.features import TOP
 from stepwise.probe import probe
 from stepwise.session import Model
-from stepwise.steps import Limits, Splitter, Token
+from stepwise.steps import Limits, Splitter, Token, estimate
+from stepwise.strategies import NoVerdict
 from stepwise.train.tree import Question, Written
-from stepwise.upstream import Endpoint, Upstream, UpstreamError
+from stepwise.upstream import JSON, Endpoint, Upstream, UpstreamError
 
 _TRIES = 3
 
@@ -31,6 +33,7 @@ class EndpointWriter:
         self._temperature = temperature
         self._max_tokens = max_tokens
         self._models: tuple[Model, Model] | None = None
+        self._marks: dict[tuple[str, str, str], JSON] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -53,14 +56,35 @@ class EndpointWriter:
             await upstream.close()
 
     async def small(self, question: Question, prefix: str) -> Written:
-        assert self._models is not None
-        return await self._write(self._models[0], question, prefix, stop=False, top=TOP)
+        return await self._write(self.models[0], question, prefix, stop=False, top=TOP)
 
     async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
-        assert self._models is not None
         # Only with log probabilities is it known how many tokens a step has; its length decides where it may end.
-        top = 0 if self._models[1].capability.logprobs else -1
-        return await self._write(self._models[1], question, prefix, stop=not rest, top=top)
+        top = 0 if self.models[1].capability.logprobs else -1
+        return await self._write(self.models[1], question, prefix, stop=not rest, top=top)
+
+    async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
+        """The large model's mark of `step`, asked for as in serving, and the tokens that it read for that.
+
+        Raises NoVerdict when it gives none. Thresholds are tried one after the other, so marks are kept.
+        """
+        body = verify.request([{"role": "user", "content": question.text}], prefix, step)
+        key = question.id, prefix, step
+        if key not in self._marks:
+            try:
+                self._marks[key] = await self.models[1].upstream.ask(CHAT_PATH, body)
+            except UpstreamError as error:
+                raise NoVerdict("verify_failed", str(error)) from error
+        answer = self._marks[key]
+        usage = answer.get("usage")
+        read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return verify.mark(answer), read if isinstance(read, int) else estimate(str(body["messages"]))
+
+    @property
+    def models(self) -> tuple[Model, Model]:
+        """The small and the large model, probed."""
+        assert self._models is not None
+        return self._models
 
     async def _write(self, model: Model, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
         """One answer, or with `stop` its first step; connection errors are tried again."""

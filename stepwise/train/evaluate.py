@@ -28,6 +28,7 @@ from stepwise.strategies import (
     Verify,
 )
 from stepwise.train.export import run as run_policy
+from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, Tree, Writer
 from stepwise.train.walk import Outcome, Price, follow, walk
 
@@ -279,23 +280,57 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     return values[0], float(low), float(high)
 
 
-def report(found: Sequence[Figures], small: Point, large: Point, plain: float, title: str) -> str:
-    """A Markdown table, best area first."""
+def chosen(points: Sequence[Point], low: float, high: float) -> int:
+    """Which of a strategy's points closes 95 % of the gap from `low` to `high` with the fewest large tokens.
+
+    The one with the best accuracy when none does.
+    """
+    enough = [i for i, p in enumerate(points) if p.right.mean() >= low + 0.95 * (high - low)]
+    if enough:
+        return min(enough, key=lambda i: float(points[i].large.mean()))
+    return max(range(len(points)), key=lambda i: float(points[i].right.mean()))
+
+
+def report(
+    found: Sequence[Figures],
+    small: Point,
+    large: Point,
+    plain: float,
+    title: str,
+    waits: Mapping[str, Latency] | None = None,
+) -> str:
+    """A Markdown table, best area first. waits: by strategy, where they were measured."""
 
     def cell(value: tuple[float, float, float], percent: bool) -> str:
         scale = 100 if percent else 1
         return f"{value[0] * scale:.1f} ({value[1] * scale:.1f}–{value[2] * scale:.1f})"
 
+    waits = waits or {}
+    empty = Latency()
     lines = [
         f"{title}: {len(small.right)} questions; small alone {small.right.mean():.1%}, large alone {plain:.1%}, "
         f"large step by step {large.right.mean():.1%}; the small one costs {small.cost.mean():.1%} of the large one.",
         "",
-        "| strategy | mean accuracy over all costs, % | large tokens for 50 % of the gap, % | for 80 % | for 95 % |",
-        "|---|---|---|---|---|",
+        "| strategy | mean accuracy over all costs, % | large tokens for 50 % of the gap, % | for 80 % | for 95 % "
+        "| first text, ms | whole answer, ms |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda f: -f.area[0]):
         cells = " | ".join(cell(row.tokens[g], True) for g in (50, 80, 95))
-        lines.append(f"| {row.name} | {cell(row.area, True)} | {cells} |")
+        times = " | ".join(waits.get(row.name, empty).cells())
+        lines.append(f"| {row.name} | {cell(row.area, True)} | {cells} | {times} |")
+    for name in ("always-small", "always-large"):
+        if name in waits:
+            lines.append(f"| {name} | – | – | – | – | {' | '.join(waits[name].cells())} |")
+    count = max((len(wait.whole) for wait in waits.values()), default=0)
+    lines += [
+        "",
+        f"Times: median (95th percentile) of {count} questions answered by the serving loop, one at a time, each "
+        "strategy with the parameter that closes 95 % of the gap with the fewest large tokens (else its most accurate "
+        "one). A dash: it could not judge these models' steps."
+        if waits
+        else "Times were not measured: that needs the models' addresses (`--small-url`, `--large-url`).",
+    ]
     return "\n".join(lines) + "\n"
 
 

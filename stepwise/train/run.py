@@ -15,8 +15,10 @@ from stepwise.policy import Policy, Row
 from stepwise.strategies import Fixed, Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
 from stepwise.train.collect import Plan, collect
+from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.export import About, commit, export
 from stepwise.train.forest import Forest, plant
+from stepwise.train.latency import Latency, measure
 from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
@@ -85,8 +87,18 @@ async def do_calibrate(
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
 
 
-async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | None, max_redos: int) -> None:
-    """The report: `report.md`, `curves.png`, `figures.json` in the project's folder."""
+async def do_evaluate(
+    project: Project,
+    names: Sequence[str],
+    writer: Writer | None,
+    max_redos: int,
+    served: EndpointWriter | None = None,
+    sample: int = 0,
+) -> None:
+    """The report: `report.md`, `curves.png`, `figures.json` in the project's folder.
+
+    served: the models behind addresses; `sample` questions are answered there, to take the time.
+    """
     store, trees = project.trees("test")
     price = project.settings.price
     for tree in trees:
@@ -110,7 +122,14 @@ async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | N
     found = evaluate.figures(points, small, large, tokens, samples=1000, seed=0)
     plain = float(_plain(trees).mean())
     title = f"{project.settings.small} and {project.settings.large}"
-    text = evaluate.report(found, small, large, plain, title)
+    waits: dict[str, Latency] = {}
+    if served is not None and sample:
+        low, high = float(small.right.mean()), float(large.right.mean())
+        timed = {name: sweep[evaluate.chosen(points[name], low, high)][1] for name, sweep in sweeps.items()}
+        timed |= {"always-small": Fixed.always_small(), "always-large": Fixed.always_large()}
+        questions = [tree.question for tree in trees[:sample]]
+        waits = await measure(served.models, project.settings, timed, questions, max_redos=max_redos)
+    text = evaluate.report(found, small, large, plain, title, waits)
     text += f"\n{_hardness(trees)}\n{await _promises(project, names[-1:], trees, writer)}"
     (project.folder / "report.md").write_text(text)
     evaluate.plot(points, tokens, large, project.folder / "curves.png")
@@ -119,6 +138,7 @@ async def do_evaluate(project: Project, names: Sequence[str], writer: Writer | N
         {
             "questions": len(trees), "plain": plain,
             "small": float(small.right.mean()), "large": float(large.right.mean()),
+            "seconds": {name: {"first": wait.first, "whole": wait.whole} for name, wait in waits.items()},
             "strategies": {f.name: {"area": f.area, "tokens": dict(f.tokens)} for f in found},
             "curves": {
                 n: [[p.parameter, float(p.right.mean()), float(p.large.mean()), float(p.cost.mean())] for p in ps]

@@ -1,0 +1,88 @@
+"""How long a client waits: the serving loop itself (`stepwise.answer`) is driven with a sample of the questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+from tqdm import tqdm
+
+from stepwise.answer import answer
+from stepwise.session import Budget, Model, Setup
+from stepwise.spec import Stepwise
+from stepwise.strategies import Strategy
+from stepwise.train.project import Settings
+from stepwise.train.tree import Question
+
+
+@dataclass(slots=True)
+class Latency:
+    """Seconds, one number a question. first: until the first text; whole: until the end. `unjudged`: drafts that the
+    strategy could not judge, so that these times say nothing about it."""
+
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    unjudged: int = 0
+
+    def cells(self) -> tuple[str, str]:
+        """First text and whole answer in milliseconds: median (95th percentile)."""
+        if self.unjudged or not self.whole:
+            return "–", "–"
+        low, high = (np.quantile(values, [0.5, 0.95]) * 1000 for values in (self.first, self.whole))
+        return f"{low[0]:.0f} ({low[1]:.0f})", f"{high[0]:.0f} ({high[1]:.0f})"
+
+
+async def measure(
+    models: tuple[Model, Model],
+    settings: Settings,
+    strategies: Mapping[str, Strategy],
+    questions: Sequence[Question],
+    *,
+    max_redos: int,
+) -> dict[str, Latency]:
+    """Answers every question with every strategy, one answer at a time, at temperature 0.
+
+    The strategies take turns at each question, so that what else the machine does meanwhile meets all of them alike.
+    Raises ValueError when an answer fails.
+    """
+    budget = Budget(steps=settings.max_steps, seconds=600.0)
+    ready = {
+        name: Stepwise(Setup(*models, strategy, settings.limits, budget, max_redos, settings.token_budget))
+        for name, strategy in strategies.items()
+    }
+    for stepwise in ready.values():
+        await stepwise.start()  # the first one probes, for all
+    found = {name: Latency() for name in ready}
+    for question in tqdm(questions, desc="latency"):
+        for name, stepwise in ready.items():
+            await _time(stepwise, question, found[name])
+    for name, stepwise in ready.items():
+        found[name].unjudged = sum(stepwise.metrics.safe_side.values())
+    return found
+
+
+async def _time(stepwise: Stepwise, question: Question, into: Latency) -> None:
+    body = {"messages": [{"role": "user", "content": question.text}], "stream": True, "temperature": 0.0}
+    clock = asyncio.get_running_loop().time
+    began, first = clock(), None
+    async with await answer(stepwise, body, {}) as reply:
+        data = b""
+        async for part in reply.body:
+            data += part
+            if first is None and b'"content":"' in part:
+                first = clock() - began
+    if reply.status != 200 or b'data: {"error"' in data:
+        raise ValueError(f"question {question.id} was not answered: {_said(data)}")
+    into.first.append(clock() - began if first is None else first)
+    into.whole.append(clock() - began)
+
+
+def _said(data: bytes) -> str:
+    last = data.strip().removesuffix(b"data: [DONE]").strip().split(b"\n\n")[-1].removeprefix(b"data: ")
+    try:
+        return str(orjson.loads(last)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return repr(data[-200:])
