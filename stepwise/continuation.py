@@ -104,12 +104,16 @@ def _text(content: object) -> str:
     return ""
 
 
+_SHORTEST = 16  # characters; less could well come twice in a row
+
+
 class Joint:
     """The place where a continuation meets its prefix.
 
     Some servers repeat the prefix before they go on: that is cut off. Some ignore it and start over, mostly with the
     same first words: that is found when the text follows the prefix's beginning for `least` characters and then leaves
-    it. Text is held back only while it could still be either. Chat templates often trim the prefix's last blank line,
+    it. A shorter prefix than that is only cut off where it is repeated whole: a server that starts over after one short
+    step says the same again, so nothing is lost. Text is held back only while it could still be either. Chat templates often trim the prefix's last blank line,
     and the model writes it again: line feeds that the prefix already ends with are dropped.
     """
 
@@ -118,7 +122,7 @@ class Joint:
         self._least = least
         self._held: list[Token] = []
         self._text = ""
-        self._open = len(prefix) >= least
+        self._open = len(prefix) >= min(least, _SHORTEST)
         self._trim = prefix.endswith("\n\n")
 
     def feed(self, token: Token) -> list[Token]:
@@ -135,13 +139,13 @@ class Joint:
         self._open = False
         if self._text.startswith(self._prefix):
             self._held = [token._replace(text=self._text[len(self._prefix) :])]
-        elif self._text.startswith(self._prefix[: self._least]):
+        elif len(self._prefix) >= self._least and self._text.startswith(self._prefix[: self._least]):
             raise _restarted()
         return self._release()
 
     def finish(self) -> list[Token]:
         """The continuation has ended: what is still held. Raises UpstreamError (restart)."""
-        if self._open and len(self._text) >= self._least:
+        if self._open and (len(self._text) >= self._least or self._text.strip() == self._prefix.strip()):
             raise _restarted()
         return self._release()
 

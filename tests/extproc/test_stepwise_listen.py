@@ -159,6 +159,27 @@ async def test_a_client_that_leaves_stops_the_models_through_envoy(folder: Path,
         assert (await running.metrics())["pointsman_stepwise_answers_total{outcome=cancelled}"] == 1
 
 
+async def test_a_client_that_reads_slowly_slows_the_model_through_envoy(folder: Path, tmp_path: Path) -> None:
+    async with models() as pair, behind_envoy(pair, folder, tmp_path) as (running, base):
+        pair[0].write = writer([f"step {number} " + f"{'w' * 2000} " * 40 for number in range(400)])
+        block = "strategy: always-small, budget: {tokens: 1000000}}}\nsettings: {max_body: 64KiB}\n"
+        swap(folder, policy(pair).replace("strategy: first-n}}\n", block))
+        await running.reloaded(1)
+        async with aiohttp.ClientSession(read_bufsize=4096) as http:
+            reply = await http.post(f"{base}/v1/chat/completions", json={**chat(), "stream": True})
+            assert reply.status == 200
+            halted = -1
+            while halted != pair[0].sent:  # until every buffer on the way is full
+                halted = pair[0].sent
+                await asyncio.sleep(0.5)
+            assert 0 < halted < 0.8 * 400 * 40
+            async for _ in reply.content.iter_chunked(65536):
+                if pair[0].sent > halted:
+                    break
+            assert pair[0].sent > halted
+            reply.close()
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_taken_address_is_named(folder: Path, tmp_path: Path, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -111,6 +111,17 @@ def test_a_restart_is_found_out() -> None:
         joined(LONG, LONG.strip())  # stopped at the first blank line
 
 
+def test_a_short_prefix_that_is_repeated_is_cut_off() -> None:
+    prefix = "first we add them up\n\n"
+    assert joined(prefix, prefix, "then we stop") == "then we stop"
+    assert joined(prefix, "first we add ", "them up\n", "\nthen") == "then"
+    # What only begins alike is no restart: too little is known to tell.
+    assert joined(prefix, "first we add three") == "first we add three"
+    assert joined(prefix, "first we add ") == "first we add "
+    with pytest.raises(UpstreamError, match="anew"):
+        joined(prefix, prefix.strip())  # it has said nothing new
+
+
 def test_the_same_first_words_are_no_restart() -> None:
     assert joined(LONG, "We first add", " the plums") == "We first add the plums"
     assert joined("So.\n\n", "So.\n\n", "So") == "So.\n\nSo"
