@@ -142,8 +142,8 @@ def cost(folder: Path | None) -> list[dict[str, Any]]:
 
 
 def memory() -> dict[str, float]:
-    """Megabytes that the shipped model adds to a process which has the signals and numpy: resident, and its own (what
-    is left when the mapped tables and libraries, which workers share, are taken away)."""
+    """Megabytes that the shipped model adds to a process which has the signals and numpy, after requests have been
+    judged: resident, and its own (what is left when the libraries, which processes share, are taken away)."""
     out = subprocess.run([sys.executable, "-c", _RSS.format(text=TEXT)], capture_output=True, text=True, check=True)
     resident, own = map(float, out.stdout.split())
     return {"resident": resident, "own": own}

@@ -11,12 +11,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from signals.domain import Label as Domain
 from signals.feedback import Label as Feedback
 from signals.modality import Label as Modality
 from signals.neural import features, lexer
 from signals.neural.heads import Heads, ModelError
+from signals.neural.memory import trim
 from signals.neural.tokenizer import MODELS
 
 HAND_WRITTEN = Path(__file__).parents[2] / "data"
@@ -74,6 +76,43 @@ def test_probabilities_are_probabilities(model: Heads) -> None:
         for chance in (verdict.difficulty, verdict.reasoning, verdict.direct, verdict.planted, verdict.fact_check):
             assert 0 <= chance <= 1
         assert float(np.linalg.norm(verdict.embedding)) <= 1 + 1e-3
+
+
+def code_in_memory() -> int:
+    """Kilobytes of ONNX Runtime's code that are resident in this process."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if not fields[0].endswith(":"):
+            counts = fields[1] == "r-xp" and "onnxruntime" in line
+        elif fields[0] == "Rss:" and counts:
+            found += int(fields[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_code_that_only_loading_needed_leaves_memory(model: Heads) -> None:
+    before = model.verdicts(["What is the capital of Peru?"])[0]
+    assert code_in_memory() > 1000
+    trim()
+    assert code_in_memory() < 1000
+    assert model.verdicts(["What is the capital of Peru?"])[0].domain == before.domain
+
+
+def test_an_answer_that_is_no_number_is_an_error(model: Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Corrupt:
+        def __init__(self, bad: str) -> None:
+            self.bad = bad
+
+        def run(self, names: list[str], given: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
+            outs = zip(names, healthy.run(names, given), strict=True)
+            return [out * np.float32("nan" if name == self.bad else 1) for name, out in outs]
+
+    healthy = model._session
+    for bad in ("chances", "domain", "feedback", "modality", "parts"):
+        monkeypatch.setattr(model, "_session", Corrupt(bad))
+        with pytest.raises(ModelError, match="not a number"):
+            model.verdicts(["What is the capital of Peru? And of Chile?"])
 
 
 def test_sentences_and_lines_are_segments() -> None:
