@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.extproc.live import START_S, chat, eventually, proxied, swap
+from tests.signals.neural import models
 
 POLICY = """\
 version: 1
@@ -116,3 +117,33 @@ async def test_a_model_that_breaks_under_load(tmp_path: Path, monkeypatch: pytes
             await eventually(told)
             mode.write_text("works")
             await clients.only(200)
+
+
+@pytest.mark.parametrize("harm", ["overwritten", "cut", "removed"])
+async def test_a_file_that_is_damaged_under_load(tmp_path: Path, harm: str) -> None:
+    """The model in memory goes on, and a policy that would need the file again is refused."""
+    mount, model = tmp_path / "policy", models.mood(tmp_path / "mood")
+    mount.mkdir()
+    text = (
+        POLICY.replace("jailbreak: {at_least: 0.8}", f"classifier: {{path: '{model}', label: bad, at_least: 0.9}}")
+        + "# before the damage\n"
+    )
+    swap(mount, text)
+    file = model / "onnx" / "model.onnx"
+    async with proxied(mount, tmp_path) as (running, base), Clients(base) as clients:
+        await clients.only(200)
+        if harm == "overwritten":
+            file.write_bytes(b"no model at all" * 1000)
+        elif harm == "cut":
+            file.write_bytes(file.read_bytes()[:100])
+        else:
+            file.unlink()
+        swap(mount, text.replace("before", "after"))
+        await running.reloaded(1)
+        await clients.only(200)
+        assert (await running.metrics())["pointsman_config_last_reload_successful{}"] == 0
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{base}/v1/chat/completions", json=chat("bad bad")) as answer,
+        ):
+            assert answer.status == 403
