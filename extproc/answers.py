@@ -131,10 +131,10 @@ async def _start(block: StepwiseSpec, ready: Stepwise) -> None:
 
 def _unfit(ready: Stepwise | Agent, request: Request) -> str | None:
     """Why this request takes the decision's plain route, in one word for counting."""
-    if isinstance(ready, Agent):
-        return unfit(request.fields, request.headers)
-    path = request.headers.get(":path", "/v1/chat/completions")
-    return stepwise.answer.ineligible(request.fields, request.headers, path)
+    if request.api != "chat":
+        return "not_chat"
+    judge = unfit if isinstance(ready, Agent) else stepwise.answer.ineligible
+    return judge(request.fields, request.headers)
 
 
 def _prior(trace: Trace) -> float | None:

@@ -66,8 +66,8 @@ class Answer:
         await self.aclose()
 
 
-def ineligible(body: JSON, headers: Mapping[str, str], path: str = "/v1/chat/completions") -> str | None:
-    """Why a request cannot be answered stepwise, in one fixed word for counting; None when it can.
+def ineligible(body: JSON, headers: Mapping[str, str]) -> str | None:
+    """Why a chat completion cannot be answered stepwise, in one fixed word for counting; None when it can.
 
     `headers`: names in lower case.
     """
@@ -75,7 +75,7 @@ def ineligible(body: JSON, headers: Mapping[str, str], path: str = "/v1/chat/com
     response_format = body.get("response_format")
     if HOP in headers:
         return "hop"
-    if not path.split("?")[0].endswith("/chat/completions") or not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list) or not messages:
         return "not_chat"
     if not all(isinstance(message, dict) for message in messages):
         return "not_chat"

@@ -113,8 +113,9 @@ class Joint:
     Some servers repeat the prefix before they go on: that is cut off. Some ignore it and start over, mostly with the
     same first words: that is found when the text follows the prefix's beginning for `least` characters and then leaves
     it. A shorter prefix than that is only cut off where it is repeated whole: a server that starts over after one short
-    step says the same again, so nothing is lost. Text is held back only while it could still be either. Chat templates often trim the prefix's last blank line,
-    and the model writes it again: line feeds that the prefix already ends with are dropped.
+    step says the same again, so nothing is lost. Text is held back only while it could still be either. Chat templates
+    often trim the prefix's last blank line, and the model writes it again: line feeds that the prefix already ends with
+    are dropped.
     """
 
     def __init__(self, prefix: str, least: int = 48) -> None:

@@ -7,6 +7,7 @@ pass is impossible.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -32,16 +33,18 @@ Borrow = Callable[[str, str], AbstractAsyncContextManager["Stepwise | Agent | No
 """`borrow(decision, policy)`: that decision (an `Agent` for `per: request`), open for as long as it is borrowed."""
 
 _MAX_BODY = 16 << 20
+_MAX_HEADER = 64 << 10  # bytes of one; Envoy takes 60 KiB of all together
+_PATH = re.compile(r".*/chat/+completions/*")
 
 
 def application(borrow: Borrow, healthy: Callable[[], bool], max_body: int = _MAX_BODY) -> web.Application:
-    """An application with `POST /v1/chat/completions` and `GET /healthz` (503 once not `healthy`).
+    """An application with `POST …/chat/completions` and `GET /healthz` (503 once not `healthy`).
 
     `borrow` is asked for every request, so a new policy holds from the next request on. `max_body`: bytes; more is
     refused with 413.
     """
     app = web.Application(client_max_size=max_body)
-    app.router.add_post("/v1/chat/completions", _completions(borrow))
+    app.router.add_post("/{path:.*}", _completions(borrow))
     app.router.add_get("/healthz", _health(healthy))
     return app
 
@@ -49,7 +52,9 @@ def application(borrow: Borrow, healthy: Callable[[], bool], max_body: int = _MA
 async def serve(app: web.Application, listen: socket.socket, grace: float = 60.0) -> web.AppRunner:
     """Listens on a bound socket; `cleanup` of what it gives ends it, after `grace` seconds for open answers at most."""
     # A handler is cancelled when its client goes: that is what stops the models.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=grace)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=grace, max_field_size=_MAX_HEADER
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, listen, backlog=1024).start()
@@ -71,6 +76,8 @@ def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.Stream
         headers = {name.lower(): value for name, value in request.headers.items()}
         if HOP in headers:
             return _refuse(508, "This request has come from here before: the model's route leads back to pointsman.")
+        if not _PATH.fullmatch(request.path):
+            return _refuse(404, "Only chat completions are answered here.")
         limit = deadline(headers)
         name = headers.get(DECISION, "")
         try:
@@ -91,7 +98,7 @@ def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.Stream
                     return _refuse(400, "This is no chat completion.")
                 async with sent:
                     return await _send(request, sent)
-            if reason := ineligible(body, headers, request.path):
+            if reason := ineligible(body, headers):
                 stepwise.metrics.ineligible[reason] += 1
                 return _refuse(400, f"This request cannot be answered stepwise ({reason}).")
             async with await answer(stepwise, body, headers, deadline=limit, difficulty=prior, note=True) as reply:

@@ -107,6 +107,17 @@ async def test_what_cannot_be_answered_so_is_sent_nowhere_and_counted(
         assert found.metrics.ineligible == {reason: 2}
 
 
+async def test_other_apis_take_the_plain_route(tmp_path: Path) -> None:
+    async with world(tmp_path, served=True) as each:
+        for text in ("hello", "repair it"):
+            body = {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": text}]}
+            request = parse("messages", {":path": "/v1/messages"}, {}, json.dumps(body).encode())
+            trace = await each.engine.decide(request)
+            assert trace.decision.action == "stepwise"
+            assert await each.answers.answer(trace, request) is None
+            assert each.answers.elsewhere(trace, request) == ()
+
+
 async def test_without_the_service_nothing_is_sent_there(tmp_path: Path) -> None:
     async with world(tmp_path, served=False) as each:
         assert each.answers.elsewhere(*await each.decide("hello")) == ()

@@ -49,9 +49,8 @@ def test_only_plain_chat_completions_are_eligible(changes: dict[str, Any], reaso
     assert ineligible({**ASK, **changes}, {}) == reason
 
 
-def test_other_paths_and_second_passes_are_not_eligible() -> None:
-    assert ineligible({"prompt": "x"}, {}, "/v1/completions") == "not_chat"
-    assert ineligible(ASK, {}, "/v1/chat/completions?api-version=1") is None
+def test_second_passes_are_not_eligible() -> None:
+    assert ineligible({"prompt": "x"}, {}) == "not_chat"
     assert ineligible(ASK, {"x-pointsman-hop": "1"}) == "hop"
 
 
@@ -196,6 +195,8 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
             "This request cannot be answered stepwise (n).",
         )
         assert (await post(b" " * 200_000))[0] == 413
+        async with http.post(f"{url}/v1/messages", data=good, headers={"x-pointsman-decision": "math"}) as reply:
+            assert reply.status == 404
         async with http.get(f"{url}/healthz") as reply:
             assert reply.status == 200
         assert both.stepwise.metrics.ineligible["n"] == 1
@@ -233,6 +234,14 @@ async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:
             headers = {"x-pointsman-decision": "math", "x-pointsman-difficulty": "high"}
             async with http.post("http://x/v1/chat/completions", json=ASK, headers=headers) as reply:
                 assert (await reply.json())["choices"][0]["message"]["content"] == MIXED
+
+
+async def test_prefixes_of_the_path_and_long_headers_are_as_welcome_as_to_envoy() -> None:
+    async with pair(SMALL, LARGE) as both, served({"math": both.stepwise}) as url, aiohttp.ClientSession() as http:
+        headers = {"x-pointsman-decision": "math", "cookie": "c" * 50_000}
+        target = f"{url}/openai//v1/chat/completions/?api-version=1"
+        async with http.post(target, json=ASK, headers=headers) as reply:
+            assert (await reply.json())["choices"][0]["message"]["content"] == MIXED
 
 
 async def test_a_proxy_reads_the_usage_that_the_client_did_not_ask_for() -> None:
