@@ -77,10 +77,10 @@ class Answers:
             *(_start(block, ready) for (_, block), ready in self._ready.items() if isinstance(ready, Stepwise))
         )
 
-    def elsewhere(self, trace: Trace, request: Request) -> Pairs:
-        """The headers with which the service over HTTP answers; none without it (extproc.exchange.Answerer)."""
+    def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
+        """The headers with which the service over HTTP answers; None without it (extproc.exchange.Answerer)."""
         if not self._served:
-            return ()
+            return None
         ready = self._ready[trace.policy, trace.decision.stepwise]
         if reason := _unfit(ready, request):
             ready.metrics.ineligible[reason] += 1

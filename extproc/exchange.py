@@ -59,8 +59,11 @@ class Answerer(Protocol):
         """The answer, before its first byte; None when the request cannot be answered step by step."""
         ...
 
-    def elsewhere(self, trace: Trace, request: Request) -> Pairs:
-        """The request headers with which a service behind Envoy answers it instead; none when no service does."""
+    def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
+        """The request headers with which a service behind Envoy answers it instead; none when it cannot, either.
+
+        None: there is no such service.
+        """
         ...
 
 
@@ -409,14 +412,16 @@ class Exchange:
             self._context.record(trace, request, self._stream)
             return
         if decision.action == "stepwise":
-            if self._context.answerer is not None and self._can_stream():
-                self._task = asyncio.get_running_loop().create_task(self._answer(self._context.answerer, trace))
+            answerer = self._context.answerer
+            if answerer is not None and self._can_stream():
+                self._task = asyncio.get_running_loop().create_task(self._answer(answerer, trace))
                 return
-            if self._context.answerer is not None and (sent := self._context.answerer.elsewhere(trace, request)):
+            sent = None if answerer is None else answerer.elsewhere(trace, request)
+            if sent:
                 self._route(trace, request, sent)
                 self._context.record(trace, request, self._stream)
                 return
-            _plain(trace, "no_answerer" if self._context.answerer is None else "body_mode")
+            _plain(trace, "no_answerer" if answerer is None else "body_mode" if sent is None else "ineligible")
         self._route(trace, request)
         self._context.record(trace, request, self._stream)
 

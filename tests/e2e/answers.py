@@ -24,8 +24,8 @@ class Words:
             return None
         return Answer(200, {"content-type": "text/event-stream"}, self._body(words))
 
-    def elsewhere(self, trace: Trace, request: Request) -> Pairs:
-        return ()
+    def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
+        return None
 
     async def _body(self, words: list[str]) -> AsyncGenerator[bytes, None]:
         self.open += 1

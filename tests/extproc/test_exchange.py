@@ -760,7 +760,7 @@ def test_breaking_after_the_answer_changes_nothing(service: Service, breaks: Non
 class Steps:
     """An Answerer for tests; `pieces` may hold an exception to raise there."""
 
-    def __init__(self, *pieces: bytes | Exception, eligible: bool = True, beside: wire.Pairs = ()) -> None:
+    def __init__(self, *pieces: bytes | Exception, eligible: bool = True, beside: wire.Pairs | None = None) -> None:
         self.pieces = pieces
         self.eligible = eligible
         self.beside = beside
@@ -772,7 +772,7 @@ class Steps:
             return None
         return Answer(200, {"content-type": "text/event-stream"}, self.body())
 
-    def elsewhere(self, trace: Trace, request: Request) -> wire.Pairs:
+    def elsewhere(self, trace: Trace, request: Request) -> wire.Pairs | None:
         return self.beside
 
     async def body(self) -> AsyncGenerator[bytes, None]:
@@ -819,6 +819,7 @@ async def test_a_stepwise_answer_is_streamed_to_the_client() -> None:
     [
         (None, DUPLEX, "no_answerer"),
         (Steps(b"x"), BUFFERED, "body_mode"),
+        (Steps(beside=()), BUFFERED, "ineligible"),
         (Steps(eligible=False), DUPLEX, "ineligible"),
     ],
 )
