@@ -4,13 +4,17 @@
 # your own build. k8s/image-root.sh makes the same /opt/pointsman without a container engine.
 ARG PYTHON=python:3.12-slim
 
-FROM ${PYTHON} AS build-cpu
+# With a compiler the hot path is compiled (docs/adr/0011-compiled.md).
+FROM ${PYTHON} AS compiler
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+
+FROM compiler AS build-cpu
 ENV EXTRA=cpu
 WORKDIR /src
 COPY . .
 RUN k8s/image-root.sh /out
 
-FROM ${PYTHON} AS build-gpu
+FROM compiler AS build-gpu
 ENV EXTRA=cuda
 WORKDIR /src
 COPY . .

@@ -10,7 +10,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test lint bench proto lock image-root clean
+.PHONY: help venv dev up test lint native bench proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,6 +31,13 @@ lint: dev ## ruff, mypy --strict, the import contract, the generated code
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 
+native: venv ## compile the hot path with mypyc into build/native (needs a C compiler): the same source, less CPU
+	rm -rf build/native build/native-src && mkdir -p build/native-src
+	cp -R pyproject.toml README.md LICENSE cli config decisions extproc proto signals stepwise build/native-src
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps -w build/native-src build/native-src
+	$(PIP) install --no-deps --target build/native build/native-src/pointsman-*.whl
+	@echo "to use it here: PYTHONPATH=build/native $(BIN)/python -P -m cli.main serve …"
+
 bench: dev ## run the benchmarks; tables, JSON and plots go to bench/out
 	$(BIN)/python -m bench
 
@@ -42,7 +49,7 @@ lock: dev ## pin what the images install, with hashes, in requirements/
 	for extra in cpu cuda; do $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 		--extra $$extra --extra redis --extra otel --no-annotate --custom-compile-command "make lock" \
 		--quiet --output-file requirements/$$extra.txt; done
-	echo 'hatchling' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+	echo 'hatchling hatch-mypyc mypy[mypyc]' | tr ' ' '\n' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --quiet --output-file requirements/build.txt
 
 image-root: ## the image's files in build/image-root, without a container engine

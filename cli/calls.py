@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation, UnknownModel
+from decisions.engine import Engine, Evaluation
+from decisions.model import UnknownModel
 from extproc import openai
-from extproc.openai import Refusal
+from extproc.refusal import Refusal
 from signals.reading import Reading
 from signals.request import Request
 

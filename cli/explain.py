@@ -55,7 +55,7 @@ def _header(text: str) -> tuple[str, str]:
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from decisions import explain
     from extproc.exchange import request_headers, response_headers
-    from extproc.openai import Refusal
+    from extproc.refusal import Refusal
 
     decision = trace.decision
     yield f"decision  {decision.name or 'none'}"

@@ -21,7 +21,7 @@ from decisions.cases import Case, Coverage, Suite, mismatches, stub
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.exchange import request_headers
-from extproc.openai import Refusal
+from extproc.refusal import Refusal
 
 SUMMARY = "run a policy's test cases"
 

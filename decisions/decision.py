@@ -55,9 +55,10 @@ class Decision:
 class Trace:
     """Which rule saw which reading, in which order, at what cost. Explain, metrics, logs and tests are views of it.
 
-    `readings` are the signals that were read, in order; `results` the rules evaluated, in order, with True, False or
-    None (Unknown, or left open because it could no longer make a difference). `timings` are microseconds a signal,
-    present when detail was asked for. `estimated_input_tokens` is for token rate limits and logs.
+    `readings` are the signals that were read, in order, `telling` those that are not simply false; `results` the
+    rules evaluated, in order, with True, False or None (Unknown, or left open because it could no longer make a
+    difference). `timings` are microseconds a signal, present when detail was asked for. `estimated_input_tokens` is
+    for token rate limits and logs.
     """
 
     decision: Decision
@@ -67,3 +68,4 @@ class Trace:
     microseconds: float
     timings: Mapping[str, float] | None = None
     estimated_input_tokens: int | None = None
+    telling: Mapping[str, Reading] = field(default_factory=dict)

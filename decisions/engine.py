@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from decisions.decision import Action, Changes, Decision, Trace
-from decisions.model import Model
-from decisions.rule import PENDING, Rule, Test, compiled, confidence, leaves, take, unread
+from decisions.model import Model, UnknownModel
+from decisions.rule import PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Selector
 from signals.estimate import estimate
 from signals.facts import Facts
-from signals.gather import Needy, fetch, ready
+from signals.gather import Needy, fetch, read, ready
 from signals.reading import Reading
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
@@ -25,14 +25,6 @@ from signals.signal import Cost, Shared, Signal
 log = logging.getLogger("pointsman.decisions")
 
 OnUnknown = Literal["skip", "match", "fail"]
-
-
-class UnknownModel(Exception):
-    """The request names a model that the policy does not know (`unknown_models: refuse`)."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self.model = model
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class Clause:
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
-    __slots__ = ("_goals", "clause", "decisions", "name", "run", "slow", "test")
+    __slots__ = ("_goals", "clause", "decisions", "name", "plain", "run", "slow", "test")
 
     def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal], best: bool) -> None:
         self.clause = clause
@@ -83,6 +75,7 @@ class _Compiled:
         self.name = clause.name
         self.test: Test = compiled(clause.when, signals)
         self.run = self.test.run
+        self.plain = self.test.plain
         targets: list[Model | None] = [None] if clause.target is None else list(models.values())
         if isinstance(clause.target, Model):
             targets = [clause.target]
@@ -176,7 +169,7 @@ class Engine:
     def stubbed(self, request: Request, readings: Mapping[str, Reading]) -> Evaluation:
         """An evaluation in which `readings` stand for what their signals would say (policy tests, what-if)."""
         evaluation = Evaluation(self, request, float("inf"), False, False)
-        evaluation.facts.readings.update(readings)
+        evaluation.facts.stub(readings)
         return evaluation
 
     def fallback(self, reason: str | None) -> Decision:
@@ -246,7 +239,8 @@ class Evaluation:
         tokens = _tokens(facts)
         spent = (time.perf_counter_ns() - self._started) / 1000
         results = list(self._results.items())
-        return Trace(decision, self.engine.policy, facts.readings, results, spent, facts.timings, tokens)
+        policy = self.engine.policy
+        return Trace(decision, policy, facts.readings, results, spent, facts.timings, tokens, facts.telling)
 
     async def finish(self) -> Trace:
         """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
@@ -279,9 +273,22 @@ class Evaluation:
 
     def _first(self) -> Decision | None:
         facts = self.facts
+        known = facts.readings.get
         results = self._results
         for clause in self._clauses:
-            value = clause.run(facts)
+            plain = clause.plain
+            value: Result
+            if plain is None:
+                value = clause.run(facts)
+            else:  # `any` of signals that can be read at once, which is most clauses: evaluated here, without a call
+                value = False
+                for name, signal in plain:
+                    reading = known(name)
+                    matched = (read(signal, facts) if reading is None else reading).matched
+                    if matched is not False:
+                        value = matched
+                        if matched:
+                            break
             if value is False:
                 results[clause.name] = False
                 continue

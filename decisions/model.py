@@ -29,3 +29,11 @@ class Model:
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """The price of one call, in the policy's money."""
         return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6
+
+
+class UnknownModel(Exception):
+    """The request names a model that the policy does not know (`unknown_models: refuse`)."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model

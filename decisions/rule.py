@@ -176,7 +176,12 @@ def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:
 
 
 class Test(ABC):
-    """A rule made ready to run: cheapest children first, readings taken as they are needed."""
+    """A rule made ready to run: cheapest children first, readings taken as they are needed.
+
+    `plain` lists the signals, by name, of a rule that is true when any of them is and that can all be read at once.
+    """
+
+    plain: tuple[tuple[str, Signal], ...] | None = None
 
     @abstractmethod
     def run(self, facts: Facts) -> Result:
@@ -236,6 +241,8 @@ class _Leaf(Test):
         self.signal = signals[leaf.signal]
         self._signals = signals
         self.simple = leaf.plain and not self.signal.slow and not self.signal.inputs
+        if self.simple:
+            self.plain = ((self.name, self.signal),)
 
     def run(self, facts: Facts) -> Result:
         reading = facts.readings.get(self.name)
@@ -299,22 +306,11 @@ class _All(_Several):
 class _Any(_Several):
     def __init__(self, children: tuple[Test, ...], count: int) -> None:
         super().__init__(children, count)
-        simple = all(isinstance(child, _Leaf) and child.simple for child in children)
-        # Most rules are a few plain signals: those are read here, without a call for each that was read before.
-        self._plain = tuple((c.name, c.signal) for c in children if isinstance(c, _Leaf)) if simple else ()
+        if all(child.plain is not None for child in children):
+            self.plain = tuple(pair for child in children for pair in child.plain or ())
 
     def run(self, facts: Facts) -> Result:
         result: Result = False
-        if self._plain:
-            readings = facts.readings
-            for name, signal in self._plain:
-                reading = readings.get(name)
-                matched = (read(signal, facts) if reading is None else reading).matched
-                if matched is True:
-                    return True
-                if matched is None:
-                    result = None
-            return result
         for run in self._runs:
             value = run(facts)
             if value is True:

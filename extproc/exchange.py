@@ -17,16 +17,15 @@ import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
 
 from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation, UnknownModel
-from decisions.model import Model
+from decisions.engine import Engine, Evaluation
+from decisions.model import Model, UnknownModel
 from extproc import openai, wire
 from extproc.meter import Meter, Tail
-from extproc.openai import Refusal
+from extproc.refusal import Refusal
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs, Terms
 from signals.request import Api, Request
@@ -104,15 +103,15 @@ class Context(Protocol):
         ...
 
 
-class Phase(Enum):
-    START = auto()
-    PASSING = auto()  # none of our business: everything goes on as it is
-    COLLECTING = auto()  # the body is on its way
-    LATE = auto()  # the headers went on with the default model; a buffered body may still come
-    DECIDING = auto()
-    ROUTED = auto()
-    ANSWERED = auto()  # the model's answer has begun to come
-    OVER = auto()  # answered by us, or by Envoy itself: the request side takes no more replies
+class Phase:
+    START: Final = 0
+    PASSING: Final = 1  # none of our business: everything goes on as it is
+    COLLECTING: Final = 2  # the body is on its way
+    LATE: Final = 3  # the headers went on with the default model; a buffered body may still come
+    DECIDING: Final = 4
+    ROUTED: Final = 5
+    ANSWERED: Final = 6  # the model's answer has begun to come
+    OVER: Final = 7  # answered by us, or by Envoy itself: the request side takes no more replies
 
 
 class _Mute:
@@ -149,11 +148,11 @@ class Exchange:
         self._context = context
         self._engine = context.engine
         self._stream = stream
-        self._phase = Phase.START
+        self._phase: int = Phase.START
         self._terms = Terms(Mode.NONE, Mode.NONE, False, False)
         self._first: Message | None = None  # the request headers
         self._body = bytearray()
-        self._owed: list[Kind] = []
+        self._owed: list[int] = []
         self._request: Request | None = None
         self._trace: Trace | None = None
         self._task: asyncio.Task[None] | None = None
@@ -184,9 +183,9 @@ class Exchange:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        if self._phase is Phase.LATE:
+        if self._phase == Phase.LATE:
             self._context.failed("body_mode")
-        elif self._phase is Phase.ROUTED:
+        elif self._phase == Phase.ROUTED:
             model, meter = self._model(), self._context.meter
             if model is not None and meter is not None:
                 meter.given_up(model)
@@ -235,7 +234,7 @@ class Exchange:
 
     def _open(self, message: Message) -> None:
         """What the first message of a stream announces."""
-        if self._phase is not Phase.START or self._first is not None:
+        if self._phase != Phase.START or self._first is not None:
             raise RuntimeError("a second message of request headers")
         self._terms = message.terms()
         if self._terms.observing:
@@ -256,11 +255,11 @@ class Exchange:
 
     def _request_body(self, message: Message) -> None:
         phase = self._phase
-        if phase is Phase.START:  # the filter is set to skip request headers: there is no path to go by
+        if phase == Phase.START:  # the filter is set to skip request headers: there is no path to go by
             self._open(message)
             self._context.failed("body_mode")
             self._phase = phase = Phase.PASSING
-        if phase is Phase.COLLECTING or phase is Phase.LATE:
+        if phase == Phase.COLLECTING or phase == Phase.LATE:
             self._gather(message)
         elif phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED):
             self._echo(message, self._terms.request_body)
@@ -269,7 +268,7 @@ class Exchange:
         mode = self._terms.request_body
         if mode != Mode.FULL_DUPLEX_STREAMED and not self._terms.observing:
             self._owed.append(Kind.REQUEST_BODY)
-        if self._phase is Phase.LATE and not message.end:
+        if self._phase == Phase.LATE and not message.end:
             # A stream of chunks after all. The first are past us already, so there is nothing to decide.
             self._context.failed("body_mode")
             self._pass()
@@ -283,19 +282,19 @@ class Exchange:
             self._decide(self._api(), bytes(self._body) + message.body if self._body else message.body)
 
     def _request_trailers(self, message: Message) -> None:
-        if self._phase is Phase.START:
+        if self._phase == Phase.START:
             self._open(message)
             self._phase = Phase.PASSING
-        if self._phase is Phase.OVER:
+        if self._phase == Phase.OVER:
             return
         self._owed.append(Kind.REQUEST_TRAILERS)
-        if self._phase is Phase.COLLECTING:
+        if self._phase == Phase.COLLECTING:
             self._decide(self._api(), bytes(self._body))
-        elif self._phase is not Phase.DECIDING:
+        elif self._phase != Phase.DECIDING:
             self._stream.send(wire.trailers(self._owed.pop()))
 
     def _response(self, message: Message) -> None:
-        if self._phase is Phase.START:
+        if self._phase == Phase.START:
             self._open(message)
         if self._phase in (Phase.START, Phase.COLLECTING, Phase.DECIDING):
             # Envoy answered before we did (413 at its buffer limit, a timeout): a reply now would be spurious.
@@ -306,16 +305,16 @@ class Exchange:
         if message.kind == Kind.RESPONSE_HEADERS:
             trace = self._trace
             shown: Pairs = ()
-            if self._phase is Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
+            if self._phase == Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
                 shown = response_headers(trace)
             # An upstream's copies of our headers are no more to be believed than a client's; our own reply has ours.
-            own = message.headers.own() if self._phase is Phase.ROUTED else []
-            if self._phase is Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
+            own = message.headers.own() if self._phase == Phase.ROUTED else []
+            if self._phase == Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
                 # It comes from our own service, which knows better who wrote it.
                 shown, own = tuple(pair for pair in shown if pair[0] not in own), []
             self._answered(message)
             self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
-            if self._terms.response_body == Mode.NONE and self._phase is not Phase.PASSING and self._task is None:
+            if self._terms.response_body == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
             self._meter_body(message)
@@ -325,7 +324,7 @@ class Exchange:
 
     def _answered(self, message: Message) -> None:
         """The headers of an answer: the model's, if the request was sent to one."""
-        if self._phase is not Phase.ROUTED:
+        if self._phase != Phase.ROUTED:
             return
         self._phase = Phase.ANSWERED
         model, meter, request = self._model(), self._context.meter, self._request
@@ -444,7 +443,7 @@ class Exchange:
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:
         """Answer everything that is owed: `headers` and `extra` with the first answer, `body` (None: as it came)."""
         owed, self._owed = self._owed, []
-        ended = self._phase is Phase.DECIDING  # otherwise the rest of the body is still to come, and is passed on
+        ended = self._phase == Phase.DECIDING  # otherwise the rest of the body is still to come, and is passed on
         self._phase = Phase.ROUTED
         model, meter = self._model(), self._context.meter
         if model is not None and meter is not None:
@@ -453,13 +452,13 @@ class Exchange:
         for index, kind in enumerate(owed):
             if kind == Kind.REQUEST_HEADERS:
                 own = [name for name in self._own() if name not in dict(headers)]
-                send(wire.reply(kind, headers, own, bool(headers)) + extra)
+                send(wire.reply(kind, headers, own, bool(headers), None, extra))
                 if self._terms.request_body == Mode.FULL_DUPLEX_STREAMED:
                     self._give_back(body, ended and Kind.REQUEST_TRAILERS not in owed)
             elif kind == Kind.REQUEST_TRAILERS:
                 send(wire.trailers(kind))
             elif index == 0:
-                send(wire.reply(kind, headers, (), bool(headers), body) + extra)
+                send(wire.reply(kind, headers, (), bool(headers), body, extra))
             elif body is None:
                 send(wire.reply(kind))
             else:  # chunks of a held STREAMED body: the first makes way for the new body, the others for nothing
@@ -646,7 +645,7 @@ def _texts(decision: Decision, policy: str) -> bytes:
 
 
 def _metadata(trace: Trace) -> bytes:
-    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.readings)
+    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.telling)
 
 
 def _refusal(decision: Decision) -> Refusal:

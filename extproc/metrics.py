@@ -145,7 +145,7 @@ class Metrics:
         self.body.observe(body_bytes)
         if decision.fallback is not None:
             self.fallbacks.add((decision.fallback,))
-        for name, reading in trace.readings.items():
+        for name, reading in trace.telling.items():
             if reading.matched is None:
                 self.unknown.add((name, reading.error or "unknown"))
         if trace.timings:

@@ -21,23 +21,10 @@ import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model
+from extproc.refusal import Refusal
 from signals.request import Api, Message, Request
 
 JSON_HEADERS = (("content-type", "application/json"),)
-
-
-class Refusal(Exception):
-    """An answer to the client instead of a route. `text` is safe to show; `status` is an HTTP status.
-
-    `code` and `param` are the fields of OpenAI's error object; `code` also labels a metric, so it is from a closed set.
-    """
-
-    def __init__(self, status: int, text: str, code: str, *, param: str | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.code = code
-        self.param = param
 
 
 class Endpoint(NamedTuple):

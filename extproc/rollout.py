@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation, UnknownModel
+from decisions.engine import Engine, Evaluation
+from decisions.model import UnknownModel
 from decisions.select import fraction
 from signals.request import Request
 from signals.session import session_key

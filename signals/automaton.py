@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -154,10 +154,13 @@ class Automaton:
     def scan(self, text: str) -> int:
         """The numbers of the keywords in `text`, as the bits of an integer."""
         data = self._folded(text)
+        matches = self._matches(data)
+        if not matches:
+            return 0
         written: bytes | None = None
         found = settled = 0
         done: set[int] = set()
-        for index, start, end in self._matches(data):
+        for index, start, end in matches:
             if index in done:
                 continue
             open_ = False
@@ -180,13 +183,15 @@ class Automaton:
                     break
         return found
 
-    def _matches(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+    def _matches(self, data: bytes) -> Iterable[tuple[int, int, int]]:
         search = self._search
         if search is None:
-            return
+            return ()
         if len(data) <= _CHUNK:
-            yield from search.find_matches_as_indexes(data, overlapping=True)
-            return
+            return search.find_matches_as_indexes(data, overlapping=True)
+        return self._chunked(search, data)
+
+    def _chunked(self, search: BytesAhoCorasick, data: bytes) -> Iterator[tuple[int, int, int]]:
         for base in range(0, len(data), _CHUNK):
             # Matches that begin in the next chunk are left to it.
             window = data[base : base + _CHUNK + self._longest - 1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, TypeVar
 
-from signals.reading import Reading, Unavailable
+from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Request
+
+_NONE: Final[Mapping[str, Reading]] = {}
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -15,6 +18,8 @@ class QuickInput(Protocol[T_co]):
     """A derived input that several signals share and that is computed in place (automaton hits, token count)."""
 
     def compute(self, facts: Facts) -> T_co: ...
+
+    def __hash__(self) -> int: ...
 
 
 class SlowInput(Protocol[T_co]):
@@ -30,23 +35,26 @@ class Facts:
     """One request's memo.
 
     `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having. `readings` holds the
-    readings so far by signal name, in the order they were taken. `timings` holds microseconds a signal, when asked.
+    readings so far by signal name, in the order they were taken; `telling` those of them that are not simply `FALSE`,
+    which is what metadata and metrics look at. `timings` holds microseconds a signal, when asked.
     """
 
-    __slots__ = ("_memo", "deadline", "readings", "request", "timings")
+    __slots__ = ("_memo", "_stubs", "deadline", "readings", "request", "telling", "timings")
 
     def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
         self.deadline = deadline
         self.readings: dict[str, Reading] = {}
+        self.telling: dict[str, Reading] = {}
+        self._stubs: Mapping[str, Reading] = _NONE
         self.timings: dict[str, float] | None = {} if timed else None
         self._memo: dict[Any, Any] = {}
 
     def get(self, source: QuickInput[T]) -> T:
         """The value of a quick input, computed at the first call. A failure is remembered and raised again."""
         memo = self._memo
-        if source in memo:
-            value = memo[source]
+        value = memo.get(source, memo)
+        if value is not memo:
             if value.__class__ is Unavailable:
                 raise value
             return value  # type: ignore[no-any-return]
@@ -57,17 +65,26 @@ class Facts:
             raise
         return value
 
-    def silent(self, readings: dict[str, Reading]) -> None:
-        """Take many readings at once: those of signals that one shared input has found to be false.
+    def stub(self, readings: Mapping[str, Reading]) -> None:
+        """Let `readings` stand for what their signals would say."""
+        self._stubs = readings
+        self.readings.update(readings)
+        self.telling.update({name: reading for name, reading in readings.items() if reading is not FALSE})
+
+    def silent(self, readings: Mapping[str, Reading], telling: bool = False) -> None:
+        """Take many readings at once, of signals that have not been read: one shared input has settled them all.
 
         A policy of hundreds of keyword signals is read in one step so, when its automaton finds nothing. Not when
-        readings are timed: `explain` shows each signal only if it was asked for. Readings that are there stay.
+        readings are timed: `explain` shows each signal only if it was asked for. `telling` says that they are not
+        simply `FALSE`.
         """
         if self.timings is not None:
             return
-        before = dict(self.readings)
+        if self._stubs:
+            readings = {name: reading for name, reading in readings.items() if name not in self._stubs}
         self.readings.update(readings)
-        self.readings.update(before)
+        if telling:
+            self.telling.update(readings)
 
     def put(self, source: SlowInput[T], value: T | Unavailable) -> None:
         """Remember what `source.fetch` gave, or why it gave nothing."""

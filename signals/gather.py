@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from signals.facts import Facts, SlowInput
-from signals.reading import Reading, Unavailable, unknown
+from signals.reading import FALSE, Reading, Unavailable, unknown
 from signals.signal import Signal
 
 log = logging.getLogger("pointsman.signals")
@@ -21,13 +21,15 @@ def read(signal: Signal, facts: Facts) -> Reading:
     started = time.perf_counter_ns() if timings is not None else 0
     try:
         reading = signal.read(facts)
-    except Unavailable as error:
-        reading = unknown(error.reason)
+    except Unavailable as unavailable:
+        reading = unknown(unavailable.reason)
     except Exception as error:  # noqa: BLE001 - a detector's bug must not take the request down; it is logged and counted
         # The exception's text could quote the prompt, so only its type is logged.
         log.error("signal %s failed: %s", signal.name, type(error).__name__)
         reading = unknown("error")
     facts.readings[signal.name] = reading
+    if reading is not FALSE:
+        facts.telling[signal.name] = reading
     if timings is not None:
         timings[signal.name] = timings.get(signal.name, 0.0) + (time.perf_counter_ns() - started) / 1000
     return reading

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One signal's verdict on one request.
 
     `matched` is True, False or None; None is *Unknown*: the detector could not say, and `error` names why in a few

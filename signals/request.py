@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
@@ -16,8 +16,7 @@ tool results; everything."""
 _SYSTEM = ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts."""
 
     role: str
@@ -55,12 +54,16 @@ class Request:
         return text
 
     def _join(self, scope: Scope) -> str:
+        messages = self.messages
         if scope == "user":
-            return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+            for message in reversed(messages):
+                if message.role == "user":
+                    return message.text
+            return ""
+        if scope == "all":
+            return "\n".join([m.text for m in messages])
         if scope == "conversation":
-            return "\n".join(m.text for m in self.messages if m.role not in _SYSTEM)
+            return "\n".join([m.text for m in messages if m.role not in _SYSTEM])
         if scope == "system":
-            return "\n".join(m.text for m in self.messages if m.role in _SYSTEM)
-        if scope == "tools":
-            return "\n".join(m.text for m in self.messages if m.role == "tool")
-        return "\n".join(m.text for m in self.messages)
+            return "\n".join([m.text for m in messages if m.role in _SYSTEM])
+        return "\n".join([m.text for m in messages if m.role == "tool"])

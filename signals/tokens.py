@@ -36,15 +36,37 @@ class Tokens(Signal):
 
     def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
-        self._bounds = params
-        self._count: QuickInput[int] = estimate
+        count: QuickInput[int] = estimate
         if params.encoding is not None:
-            self._count = shared.use(Exact, params.encoding)
+            count = shared.use(Exact, params.encoding)
             self.cost = Cost.FAST
+        self._size = shared.use(Size, count)
+        self._bounds = params
+        self._size.add(name, params.at_least)
 
     def read(self, facts: Facts) -> Reading:
-        count = facts.get(self._count)
+        count = facts.get(self._size)
         return Reading(self._bounds.hold(count), float(count))
+
+
+class Size:
+    """Quick input: a count of tokens, which settles all the signals that compare with it when it is below them all."""
+
+    def __init__(self, count: QuickInput[int]) -> None:
+        self._count = count
+        self._names: list[str] = []
+        self._least = float("inf")
+
+    def add(self, name: str, at_least: float | None) -> None:
+        """A signal that is false below `at_least` (None: one that is not)."""
+        self._names.append(name)
+        self._least = min(self._least, at_least or 0.0)
+
+    def compute(self, facts: Facts) -> int:
+        count = facts.get(self._count)
+        if count < self._least:
+            facts.silent(dict.fromkeys(self._names, Reading(False, float(count))), telling=True)
+        return count
 
 
 class Exact:

@@ -191,14 +191,41 @@ _FEEDBACK_RULES: Final = {
         "long | short | formal | vague | complicated | slow | generic | wordy | broken | childish | technical | wrong"
     ),
     "dish": lines("cake | soup | bread | curry | stew | pizza | roast | salad | lasagna | pie | sauce | omelette"),
-    "good": lines("great | perfect | excellent | amazing | wonderful | fantastic | awesome | brilliant | superb | lovely | fire | top | beautiful | really good"),
-    "talk": lines("talk about | tell me about | gave me | wrote about | answered about | explained | went on about | keep talking about"),
-    "spoils": lines("misses | ignores | changes | distorts | leaves out | misrepresents | contradicts | skips | mixes up | ruins | twists | forgets"),
-    "bad2": lines("a machine wrote it | marketing fluff | a robot | a school essay | spam | copy and paste | a lawyer wrote it | nonsense | an advert | filler text"),
-    "outcome": lines("my laptop won't start | everything is gone | the site is down | it's worse | my screen is frozen | I can't log in any more | the data is lost | the server is dead | it smells burnt | nothing works"),
-    "group": lines("freelancers | children | part-timers | older phones | the free plan | students | weekends | non-citizens | both accounts | small companies | the mobile app | vegetarians | tenants | used cars"),
-    "claim2": lines("I have to pay twice | the contract is invalid | it won't work offline | I should restart first | the first one is better | we need a new licence | the fee is gone | I can skip the {part} | it's not covered | nothing is saved"),
-    "topic": ["taxes", "cars", "gardening", "Python", "my job", "the weather", "history", "shoes", "wine", "birds", "Mars", "loans"],
+    "good": lines(
+        "great | perfect | excellent | amazing | wonderful | fantastic | awesome | brilliant | superb | lovely | fire | top | beautiful | really good"
+    ),
+    "talk": lines(
+        "talk about | tell me about | gave me | wrote about | answered about | explained | went on about | keep talking about"
+    ),
+    "spoils": lines(
+        "misses | ignores | changes | distorts | leaves out | misrepresents | contradicts | skips | mixes up | ruins | twists | forgets"
+    ),
+    "bad2": lines(
+        "a machine wrote it | marketing fluff | a robot | a school essay | spam | copy and paste | a lawyer wrote it | nonsense | an advert | filler text"
+    ),
+    "outcome": lines(
+        "my laptop won't start | everything is gone | the site is down | it's worse | my screen is frozen | I can't log in any more | the data is lost | the server is dead | it smells burnt | nothing works"
+    ),
+    "group": lines(
+        "freelancers | children | part-timers | older phones | the free plan | students | weekends | non-citizens | both accounts | small companies | the mobile app | vegetarians | tenants | used cars"
+    ),
+    "claim2": lines(
+        "I have to pay twice | the contract is invalid | it won't work offline | I should restart first | the first one is better | we need a new licence | the fee is gone | I can skip the {part} | it's not covered | nothing is saved"
+    ),
+    "topic": [
+        "taxes",
+        "cars",
+        "gardening",
+        "Python",
+        "my job",
+        "the weather",
+        "history",
+        "shoes",
+        "wine",
+        "birds",
+        "Mars",
+        "loans",
+    ],
     "language": ["French", "English", "German", "Italian", "Dutch", "Korean", "Polish", "Latin"],
     "number": lines("42 | 3.5 | 17 | 0.8 | 1998 | 256 | 12 | 7 | 100 | 64 | 2 | 9.81 | 1500 | 0.05 | 30% | 12%"),
 }
@@ -330,11 +357,21 @@ _PICTURE_RULES: Final = {
     "please": lines(
         "please | can you | could you | I want you to | I'd like you to | hey, | I need you to | would you"
     ),
-    "picture2": lines("header image | hero image | seamless pattern | sticker design | icon | drawing | sketch | painting | illustration | photo | image | picture | coloring page | cover | poster | thumbnail | background image | wallpaper | logo | banner | mural | concept art | silhouette | collage"),
-    "thing2": lines("a tree house | a lighthouse | an old clock | two penguins | a smiling pear | a teapot | a violin | a kitten | a snail | a cactus | a hot dog | a rocket | a treehouse village | flying whales | a giraffe | a zebra | a mountain hut | a bunch of tulips | an umbrella | a pocket watch | a little ghost | a farmhouse | a bonsai | a windmill | a jellyfish | a typewriter | a piano | oranges and leaves | a garden gnome | a coral reef"),
-    "place3": lines("blog | website | shop | newsletter | kids' room | wall | phone | podcast | channel | presentation | club | living room | store | band page"),
-    "scene": lines("a fish swims through a city | cats rule the world | the moon is made of cheese | books grow on trees | a train flies over the sea | two robots share an ice cream | it rains flowers | a child paints the sky | elephants walk on clouds | a city hangs upside down | snow covers a desert | a shark sits in an office"),
-    "title": lines("The Girl with a Pearl Earring | The Picture of Dorian Gray | A Portrait of the Artist as a Young Man | The Da Vinci Code | Sunflowers by Van Gogh | The Night Watch | The Image of the City | Photograph by Ed Sheeran"),
+    "picture2": lines(
+        "header image | hero image | seamless pattern | sticker design | icon | drawing | sketch | painting | illustration | photo | image | picture | coloring page | cover | poster | thumbnail | background image | wallpaper | logo | banner | mural | concept art | silhouette | collage"
+    ),
+    "thing2": lines(
+        "a tree house | a lighthouse | an old clock | two penguins | a smiling pear | a teapot | a violin | a kitten | a snail | a cactus | a hot dog | a rocket | a treehouse village | flying whales | a giraffe | a zebra | a mountain hut | a bunch of tulips | an umbrella | a pocket watch | a little ghost | a farmhouse | a bonsai | a windmill | a jellyfish | a typewriter | a piano | oranges and leaves | a garden gnome | a coral reef"
+    ),
+    "place3": lines(
+        "blog | website | shop | newsletter | kids' room | wall | phone | podcast | channel | presentation | club | living room | store | band page"
+    ),
+    "scene": lines(
+        "a fish swims through a city | cats rule the world | the moon is made of cheese | books grow on trees | a train flies over the sea | two robots share an ice cream | it rains flowers | a child paints the sky | elephants walk on clouds | a city hangs upside down | snow covers a desert | a shark sits in an office"
+    ),
+    "title": lines(
+        "The Girl with a Pearl Earring | The Picture of Dorian Gray | A Portrait of the Artist as a Young Man | The Da Vinci Code | Sunflowers by Van Gogh | The Night Watch | The Image of the City | Photograph by Ed Sheeran"
+    ),
     "business": lines(
         """
         bakery | law firm | gym | bookshop | podcast | coffee brand | dental clinic | startup | school | band | florist | brewery
@@ -398,11 +435,12 @@ _BOTH: Final = lines(
     """
 )
 _TEXT_RULES: Final = {
-    "occasion": lines("a birthday | a wedding | an anniversary | Christmas | a retirement party | Mother's Day | a baptism | New Year"),
-
+    "occasion": lines(
+        "a birthday | a wedding | an anniversary | Christmas | a retirement party | Mother's Day | a baptism | New Year"
+    ),
     "text": lines(
         "story | poem | article | blog post | paragraph | short story | essay | song | report | description | haiku | limerick | fable"
-    )
+    ),
 }
 _WORDS: Final = lines(
     """

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from decisions.decision import Changes, Trace
-from decisions.engine import Evaluation, UnknownModel
+from decisions.engine import Evaluation
+from decisions.model import UnknownModel
 from decisions.rule import ALWAYS, All, AnyOf, Leaf, Not
 from decisions.select import Weighted
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown

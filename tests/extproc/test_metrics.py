@@ -48,7 +48,7 @@ def test_a_decision_counts_under_its_name_model_and_action():
 
 def test_unknown_readings_and_fallbacks_are_counted_with_their_reason():
     counts = Metrics()
-    counts.record(_trace(readings={"guard": Reading(None, error="overloaded"), "b": TRUE}), 1)
+    counts.record(_trace(telling={"guard": Reading(None, error="overloaded"), "b": TRUE}), 1)
     counts.record(_trace(decision=Decision(None, "default", SMALL, fallback="deadline")), 1)
     counts.failed("invalid_json")
     samples = _parsed(counts.snapshot())

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc import openai
-from extproc.openai import Endpoint, Refusal
+from extproc.openai import Endpoint
+from extproc.refusal import Refusal
 from signals.request import Message, Request
 
 # Paths

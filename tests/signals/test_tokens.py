@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import builtins
+import json
 from collections import defaultdict
 from typing import Any
 
 import pytest
 
-from signals import estimate as estimates
-from signals.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, ByteWeights
+from signals.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, WEIGHTS, ByteWeights
+from signals.facts import Facts
+from signals.gather import read
 from signals.request import Message
 from signals.signal import Cost, Shared
 from tests.signals.help import BY_NAME, build, complaint, data, matched, reading, request
@@ -75,11 +77,33 @@ def test_token_ids_are_counted_as_they_are() -> None:
         assert count(request(api=api, messages=messages, fields={key: "text"})) == base
 
 
-def test_long_texts_are_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 50
-    whole = ByteWeights().count(text)
-    monkeypatch.setattr(estimates, "_CHUNK", 100)
-    assert ByteWeights().count(text) == whole
+@pytest.mark.parametrize("size", [10, 512, 513, 5_000, 8_192, 8_193, 100_000])
+def test_the_estimate_is_the_sum_of_the_weights_whatever_the_size(size: int) -> None:
+    text = ("Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 2_000)[:size]
+    weights = json.loads(WEIGHTS.read_bytes())
+    exact = sum(weights[byte] for byte in text.encode())
+    assert ByteWeights().count(text) == pytest.approx(exact, rel=0.01, abs=1)
+
+
+def test_a_request_below_all_bounds_settles_every_signal_at_once() -> None:
+    shared = Shared()
+    found = [build("tokens", shared, name, at_least=least) for name, least in (("a", 100), ("b", 200))]
+    facts = Facts(request("short"))
+    reading = read(found[0], facts)
+    assert reading.matched is False
+    assert facts.readings == facts.telling == {"a": reading, "b": reading}
+    long = Facts(request("word " * 150))
+    assert read(found[0], long).matched is True
+    assert "b" not in long.readings
+
+
+def test_a_signal_bounded_above_only_is_never_settled_unread() -> None:
+    shared = Shared()
+    low = build("tokens", shared, "low", at_least=100)
+    build("tokens", shared, "high", at_most=50)
+    facts = Facts(request("short"))
+    read(low, facts)
+    assert "high" not in facts.readings
 
 
 def test_no_text_is_absurd() -> None:

@@ -1,0 +1,17 @@
+"""An answer to the client instead of a route."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """An answer to the client instead of a route. `text` is safe to show; `status` is an HTTP status.
+
+    `code` and `param` are the fields of OpenAI's error object; `code` also labels a metric, so it is from a closed set.
+    """
+
+    def __init__(self, status: int, text: str, code: str, *, param: str | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.code = code
+        self.param = param
