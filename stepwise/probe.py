@@ -16,9 +16,11 @@ from pathlib import Path
 
 import orjson
 
-from stepwise.continuation import build
+from stepwise import verify
+from stepwise.continuation import CHAT_PATH, build
 from stepwise.features import TOP
 from stepwise.steps import Token
+from stepwise.strategies import NoVerdict
 from stepwise.upstream import JSON, Mode, Piece, Stream, Upstream, UpstreamError
 
 QUESTION = "Compute 12 + 35 - 8. Write one short sentence for each step."
@@ -82,6 +84,16 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
         running_usage=stream.counted_early,
         stop_reason=await _stop_reason(upstream, text, cuts, headers, deadline),
     )
+
+
+async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> bool:
+    """Can `upstream` give a step its mark (`stepwise.verify`)? Raises UpstreamError and DeadlineError."""
+    asked = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.")
+    try:
+        verify.mark(await upstream.ask(CHAT_PATH, asked, headers, deadline))
+    except NoVerdict:
+        return False
+    return True
 
 
 async def _whole(

@@ -278,6 +278,7 @@ class Stepwise:
     def __init__(self, setup: Setup, capabilities: Path | None = None) -> None:
         self.problem: str | None = None  # why the strategy cannot work with these upstreams, once that is known
         self._setup = setup
+        self._marks: bool | None = None  # can the large model mark steps, where the strategy wants it to
         self._fallback = replace(setup, strategy=Fixed.always_large())
         self._capabilities = capabilities
         self._probing: asyncio.Task[None] | None = None
@@ -347,6 +348,13 @@ class Stepwise:
 
     async def _probe_all(self, models: list[Model], headers: Mapping[str, str]) -> None:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
+        large = self._setup.large
+        if isinstance(self._setup.strategy, Verify) and self._marks is None and large.capability.checked:
+            limit = asyncio.get_running_loop().time() + _PROBE
+            try:
+                self._marks = await probe.marks(large.upstream, headers, limit)
+            except (UpstreamError, DeadlineError):
+                self.metrics.upstream_errors[large.name, "probe_marks"] += 1
         self._remember()
 
     async def _probe(self, model: Model, headers: Mapping[str, str]) -> None:
@@ -384,6 +392,11 @@ class Stepwise:
             return (
                 f"strategy {name} needs {max(strategy.needs_top, 1)} of them, but {small.name} gives {gives}: "
                 "switch them on at the server, or use strategy: verify"
+            )
+        if self._marks is False:
+            return (
+                f"strategy verify needs marks, but {large.name}, asked to rate a step with one digit, gave none: use a "
+                "strategy that looks at the small model's probabilities, such as cold-start"
             )
         if large.capability.checked and large.capability.mode is None:
             tried = "; ".join(f"{mode}: {outcome}" for mode, outcome in large.capability.modes.items())

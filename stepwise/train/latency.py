@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from stepwise.answer import answer
 from stepwise.session import Budget, Model, Setup
-from stepwise.spec import Stepwise
+from stepwise.spec import Stepwise, StepwiseError
 from stepwise.strategies import Strategy
 from stepwise.train.project import Settings
 from stepwise.train.tree import Question
@@ -53,9 +53,12 @@ async def measure(
         name: Stepwise(Setup(*models, strategy, settings.limits, budget, max_redos, settings.token_budget))
         for name, strategy in strategies.items()
     }
-    for stepwise in ready.values():
-        await stepwise.start()  # the first one probes, for all
     found = {name: Latency() for name in ready}
+    for name in strategies:
+        try:
+            await ready[name].start()  # the first one probes, for all
+        except StepwiseError:  # it cannot work with these models
+            del ready[name]
     for question in tqdm(questions, desc="latency"):
         for name, stepwise in ready.items():
             await _time(stepwise, question, found[name])

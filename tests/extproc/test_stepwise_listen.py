@@ -93,13 +93,13 @@ async def test_reloads_under_load_lose_no_answer_whichever_worker_gives_it(folde
         async with asyncio.TaskGroup() as group:
             for number in range(6):
                 group.create_task(client(number % 2 == 0))
-            for turn in range(6):
+            for turn in range(4):
                 swap(folder, policy(pair, f"steps-{turn}"))
                 await running.reloaded(turn + 1)
                 await asyncio.sleep(0.2)
             stop.set()
         samples = await running.metrics()
-    assert {"steps-1", "steps-2", "steps-3", "steps-4"} <= set(answers)
+    assert {"steps", "steps-0", "steps-1", "steps-2"} <= set(answers)
     # An answer is counted where it was given, and the decision where it was made.
     assert samples["pointsman_stepwise_answers_total{outcome=complete}"] == len(answers)
 

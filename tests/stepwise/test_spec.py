@@ -200,6 +200,27 @@ async def test_a_large_model_that_cannot_be_continued_is_refused_with_what_was_t
         await ended(both)
 
 
+async def test_a_verifier_that_cannot_mark_is_refused_with_the_reason(tmp_path: Path) -> None:
+    small, large = FakeModel("tiny", writer(["x"])), FakeModel("huge", writer(["x"]), mark="Well, ")
+    await small.start()
+    await large.start()
+    ends = {"small": small.endpoint(), "large": large.endpoint()}
+    for strategy in ("verify", "random"):
+        stepwise = spec(strategy=strategy).build(ends, tmp_path)
+        if strategy == "verify":
+            with pytest.raises(StepwiseError, match="large, asked to rate a step with one digit, gave none"):
+                await stepwise.start()
+        else:  # nobody else wants marks
+            await stepwise.start()
+        await stepwise.close()
+    large.mark = "9"
+    stepwise = spec(strategy="verify").build(ends, tmp_path)
+    await stepwise.start()
+    await stepwise.close()
+    await small.stop()
+    await large.stop()
+
+
 async def test_what_was_learnt_about_an_upstream_is_remembered_for_a_start_without_it(tmp_path: Path) -> None:
     small, large = FakeModel("tiny", writer(SMALL)), FakeModel("huge", writer(LARGE))
     block: dict[str, Any] = {"strategy": "random", "capabilities": "capabilities.json"}
