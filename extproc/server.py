@@ -224,8 +224,6 @@ class Worker:
     async def _install(self, loaded: Loaded) -> None:
         """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
         engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
-        for engine in engines:
-            weakref.finalize(engine, engine.shared.close).atexit = False
         answers: Answers | None = None
         if any(engine.stepwise for engine in engines):
             from extproc.answers import Answers as Made
@@ -233,7 +231,12 @@ class Worker:
             options = self._options
             served = options.stepwise_listen is not None
             answers = Made(engines, options.policy.parent, options.models_through, self._stepwise, served=served)
-            await answers.start()
+            try:
+                await answers.start()
+            except BaseException:
+                for engine in engines:
+                    engine.close()
+                raise
         rollout = None
         if loaded.candidate is not None:
             rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
@@ -243,6 +246,8 @@ class Worker:
         self._held.add(self._in_force)
         self._news.set()
         self._news = asyncio.Event()
+        for engine in engines:
+            weakref.finalize(self._in_force, engine.shared.close).atexit = False
         if answers is not None:
             weakref.finalize(self._in_force, self._close, answers).atexit = False
 

@@ -193,7 +193,7 @@ async def test_an_old_engine_is_closed_when_its_last_holder_is_gone(folder):
     worker = Worker(first, Options(policy=folder / "policy.yaml", listen="127.0.0.1:0"))
     del first
     await worker.start("127.0.0.1:0")
-    stream_keeps = worker.engine
+    stream_keeps = worker._in_force
     assert await worker.reload(lambda: second)
     assert closed == []
     del stream_keeps
