@@ -38,7 +38,7 @@ native: venv ## compile the hot path with mypyc into build/native (needs a C com
 	$(PIP) install --no-deps --target build/native build/native-src/pointsman-*.whl
 	@echo "to use it here: PYTHONPATH=build/native $(BIN)/python -P -m cli.main serve …"
 
-bench: dev ## run the benchmarks; tables, JSON and plots go to bench/out
+bench: dev native ## run the benchmarks; tables, JSON and plots go to bench/out
 	$(BIN)/python -m bench
 
 proto: dev ## regenerate the protobuf code

@@ -2,7 +2,8 @@
 
 Everything is started once and measured in turn, several rounds interleaved, so that what the machine does besides falls
 on all alike; shown are medians with the smallest and largest round. Envoy runs on core 0, the server on core 1.
-Ratios within one run are what counts. Tables go to the terminal, JSON and a plot to bench/out.
+Ratios within one run are what counts. Tables go to the terminal, JSON and a plot to bench/out. The router runs compiled where `make native`
+has been run (`make bench` does that), and once plain beside it.
 
     python -m bench                 # everything, some ten minutes
     python -m bench --seconds 2 --rounds 2 --only "1 KB"
@@ -34,6 +35,7 @@ from bench.messages import chat_completion, turns
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
+NATIVE = HERE.parent / "build" / "native"
 KB = 1024
 Row = dict[str, float]
 
@@ -70,6 +72,7 @@ CASES = [
     Case("router, 20 x 10", "20 x 10", 256 * KB, "FULL_DUPLEX_STREAMED"),
     Case("router, 20 x 10, TCP", "20 x 10, TCP"),
     Case("router, 20 x 10, grpcio", "20 x 10, grpcio"),
+    Case("router, 20 x 10, not compiled", "20 x 10, not compiled"),
     Case("router, 100 x 50", "100 x 50"),
     Case("router, 1000 keywords x 200", "1000 keywords x 200"),
 ]
@@ -131,9 +134,12 @@ def build_baseline() -> Path | None:
     return build / "baseline"
 
 
-def serve(policy: Path, target: str, transport: str = "http2", workers: int = 1) -> list[str]:
+def serve(
+    policy: Path, target: str, transport: str = "http2", workers: int = 1, compiled: bool = NATIVE.is_dir()
+) -> list[str]:
     """The command that serves a policy."""
-    command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", target, "--workers", str(workers)]
+    python = ["env", f"PYTHONPATH={NATIVE}", sys.executable, "-P"] if compiled else [sys.executable]
+    command = [*python, "-m", "cli.main", "serve", str(policy), "--listen", target, "--workers", str(workers)]
     return [*command, "--transport", transport, "--drain-wait", "0", "--grace", "1", "--log-level", "warning"]
 
 
@@ -159,6 +165,11 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
     found["20 x 10, TCP"] = (serve(files["20 x 10"], tcp), tcp)
     grpcio = socket_of("20x10grpcio")
     found["20 x 10, grpcio"] = (serve(files["20 x 10"], grpcio, "grpcio"), grpcio)
+    plain = socket_of("20x10plain")
+    if NATIVE.is_dir():
+        found["20 x 10, not compiled"] = (serve(files["20 x 10"], plain, compiled=False), plain)
+    else:
+        print("the router is not compiled: make native")
     return {name: how for name, how in found.items() if name in wanted}
 
 

@@ -1,0 +1,54 @@
+"""The compiled hot path (`make native`) passes the tests of the plain one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = (
+    "tests/decisions",
+    "tests/extproc/test_exchange.py",
+    "tests/extproc/test_openai.py",
+    "tests/extproc/test_rollout.py",
+    "tests/extproc/test_server.py",
+    "tests/extproc/test_wire.py",
+    "tests/signals/test_keyword.py",
+    "tests/signals/test_tokens.py",
+)
+# A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.
+PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -> None:
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler")
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("cli", "config", "decisions", "extproc", "proto", "signals", "stepwise"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
+    environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0"}
+    subprocess.run([*pip, str(site), str(source)], check=True, env=environment)
+    assert not list(ROOT.glob("decisions/*.so"))
+
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    python = [sys.executable, "-P"]
+    where = "import extproc.exchange, signals.facts; print(extproc.exchange.__file__, signals.facts.__file__)"
+    found = subprocess.run([*python, "-c", where], env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.count(str(site)) == found.count(".so") == 2
+    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"]
+    only = ["-k", " and ".join(f"not {word}" for word in PLAIN_ONLY)]
+    ran = subprocess.run(
+        [*python, *pytest_, *TESTS, *only], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout[-5000:]
