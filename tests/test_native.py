@@ -18,6 +18,7 @@ TESTS = (
     "tests/extproc/test_rollout.py",
     "tests/extproc/test_server.py",
     "tests/extproc/test_wire.py",
+    "tests/extproc/transport",
     "tests/signals/test_keyword.py",
     "tests/signals/test_tokens.py",
 )

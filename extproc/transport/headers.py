@@ -15,6 +15,7 @@ from types import MappingProxyType
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
 from extproc.transport import frames
+from extproc.transport.faults import CompressionError, Malformed, TooLarge
 from extproc.transport.seam import Handler
 
 _BLOCKS = 1_024  # remembered, each of at most _BLOCK_BYTES; the memory is emptied when full
@@ -29,18 +30,6 @@ _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 Field = tuple[bytes, bytes]
-
-
-class CompressionError(Exception):
-    """A block that does not decode: the connection ends with COMPRESSION_ERROR."""
-
-
-class TooLarge(Exception):
-    """A header list beyond `Limits.max_header_bytes`."""
-
-
-class Malformed(Exception):
-    """A request that RFC 9113 section 8.1.1 calls malformed: its stream ends with PROTOCOL_ERROR."""
 
 
 class Head:

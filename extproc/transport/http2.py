@@ -20,6 +20,7 @@ from typing import cast
 from hpack import Decoder
 
 from extproc.transport import address, frames, headers
+from extproc.transport.faults import CompressionError, Fault, Malformed, TooLarge
 from extproc.transport.seam import Handler, Limits, Receiver
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,6 @@ _LINGER = 2.0  # seconds that a closed connection is still read, so that its GOA
 _CRASH = "an exception in a gRPC handler ends its stream with INTERNAL"
 _DRAIN_PING = b"draining"
 _ALIVE_PING = b"alive?\0\0"
-
-
-class _Fault(Exception):
-    """A connection error (RFC 9113 section 5.4.1)."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-        self.why = why
 
 
 class _Stream:
@@ -124,7 +116,7 @@ class _Stream:
         self.buffered += len(message) + 5
         connection.buffered += len(message) + 5
         if connection.buffered > limits.max_connection_buffer_bytes:
-            connection.fault = _Fault(frames.ENHANCE_YOUR_CALM, "too much waits for this peer")
+            connection.fault = Fault(frames.ENHANCE_YOUR_CALM, "too much waits for this peer")
         if self.window > 0:
             connection.ready[self.number] = self
         connection.wake()
@@ -266,7 +258,7 @@ class _Connection(asyncio.Protocol):
         self.control = 0
         self.resets: dict[int, None] = {}
         # sending
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
         self.ended: list[_Stream] = []
         self.busy = False  # a flush will come
         self.paused = False
@@ -278,7 +270,7 @@ class _Connection(asyncio.Protocol):
         self.ready: dict[int, _Stream] = {}  # those of them whose own window is open
         self.buffered = 0
         # time
-        self.fault: _Fault | None = None
+        self.fault: Fault | None = None
         self.closing = 0.0  # when we said the last GOAWAY
         self.draining = False
         self.drained_at = 0.0
@@ -335,7 +327,7 @@ class _Connection(asyncio.Protocol):
                 if used < len(data):
                     self.rest = bytearray(memoryview(data)[used:])
                     self.rest_since = self.loop.time()
-        except _Fault as fault:
+        except Fault as fault:
             self.fault = fault
         self._flush()
 
@@ -354,7 +346,7 @@ class _Connection(asyncio.Protocol):
                 return used
             if not self.read_preface:
                 if rest != frames.PREFACE:
-                    raise _Fault(frames.PROTOCOL_ERROR, "not HTTP/2: the connection preface is missing")
+                    raise Fault(frames.PROTOCOL_ERROR, "not HTTP/2: the connection preface is missing")
                 self.read_preface = True
                 break
             if self._read(bytes(rest), 0):  # nothing is used of a mere frame head: `need` then is the whole frame
@@ -378,7 +370,7 @@ class _Connection(asyncio.Protocol):
             stop = start + size
             if stop > end or size > largest:
                 if size > largest:
-                    raise _Fault(frames.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
+                    raise Fault(frames.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
                 self.need = 9 + size
                 return position
             kind = word & 0xFF
@@ -456,17 +448,17 @@ class _Connection(asyncio.Protocol):
     def _data(self, number: int, flags: int, payload: bytes) -> None:
         """A DATA frame that is not one whole message on an open stream."""
         if self.block is not None:
-            raise _Fault(frames.PROTOCOL_ERROR, "a frame inside a header block")
+            raise Fault(frames.PROTOCOL_ERROR, "a frame inside a header block")
         number &= frames.MAX_ID
         if number > self.last_id or not number & 1:
             if number > self.accept_to:
                 return
-            raise _Fault(frames.PROTOCOL_ERROR, "DATA on an idle stream")
+            raise Fault(frames.PROTOCOL_ERROR, "DATA on an idle stream")
         size = len(payload)
         self.unacked += size
         if flags & frames.PADDED:
             if not size or payload[0] >= size:
-                raise _Fault(frames.PROTOCOL_ERROR, "more padding than frame")
+                raise Fault(frames.PROTOCOL_ERROR, "more padding than frame")
             payload = payload[1 : size - payload[0]]
         if not payload and not flags & frames.END_STREAM:
             self._controlled()
@@ -554,9 +546,9 @@ class _Connection(asyncio.Protocol):
 
     def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self.block is not None and (kind != frames.CONTINUATION or number != self.block_of[0]):
-            raise _Fault(frames.PROTOCOL_ERROR, "a frame inside a header block")
+            raise Fault(frames.PROTOCOL_ERROR, "a frame inside a header block")
         if not self.read_settings and (kind != frames.SETTINGS or flags & frames.ACK):
-            raise _Fault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            raise Fault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         number &= frames.MAX_ID
         if kind == frames.HEADERS:
             self._headers(flags, number, payload)
@@ -572,16 +564,16 @@ class _Connection(asyncio.Protocol):
             self._ping(flags, number, payload)
         elif kind == frames.GOAWAY:
             if number or len(payload) < 8:
-                raise _Fault(frames.PROTOCOL_ERROR if number else frames.FRAME_SIZE_ERROR, "a malformed GOAWAY")
+                raise Fault(frames.PROTOCOL_ERROR if number else frames.FRAME_SIZE_ERROR, "a malformed GOAWAY")
             self.draining = True  # the peer opens no more streams; close when the last is done
             self.wake()
         elif kind == frames.PUSH_PROMISE:
-            raise _Fault(frames.PROTOCOL_ERROR, "a client cannot push")
+            raise Fault(frames.PROTOCOL_ERROR, "a client cannot push")
         else:  # PRIORITY is deprecated, unknown kinds must be ignored
             self._controlled()
             if kind == frames.PRIORITY:
                 if not number:
-                    raise _Fault(frames.PROTOCOL_ERROR, "PRIORITY on stream 0")
+                    raise Fault(frames.PROTOCOL_ERROR, "PRIORITY on stream 0")
                 if len(payload) != 5:
                     self._stream_error(number, frames.FRAME_SIZE_ERROR)
 
@@ -589,7 +581,7 @@ class _Connection(asyncio.Protocol):
         """Count a frame that carries no request."""
         self.control += 1
         if self.control > self.limits.max_control_frames:
-            raise _Fault(frames.ENHANCE_YOUR_CALM, "too many frames that carry no request")
+            raise Fault(frames.ENHANCE_YOUR_CALM, "too many frames that carry no request")
 
     # --- header blocks ---
 
@@ -597,11 +589,11 @@ class _Connection(asyncio.Protocol):
         """A HEADERS frame with padding, priority fields, or without END_HEADERS."""
         if flags & frames.PADDED:
             if not payload or payload[0] >= len(payload):
-                raise _Fault(frames.PROTOCOL_ERROR, "more padding than frame")
+                raise Fault(frames.PROTOCOL_ERROR, "more padding than frame")
             payload = payload[1 : len(payload) - payload[0]]
         if flags & frames.PRIORITIZED:
             if len(payload) < 5:
-                raise _Fault(frames.FRAME_SIZE_ERROR, "HEADERS too short for its priority fields")
+                raise Fault(frames.FRAME_SIZE_ERROR, "HEADERS too short for its priority fields")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
             self._block(number, flags, payload)
@@ -614,20 +606,20 @@ class _Connection(asyncio.Protocol):
     def _continuation(self, flags: int, payload: bytes) -> None:
         block = self.block
         if block is None:
-            raise _Fault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+            raise Fault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._controlled()
         block += payload
         if len(block) > self.limits.max_header_bytes:
-            raise _Fault(frames.ENHANCE_YOUR_CALM, "a header block too large")
+            raise Fault(frames.ENHANCE_YOUR_CALM, "a header block too large")
         if flags & frames.END_HEADERS:
             self.block = None
             self._block(self.block_of[0], self.block_of[1], bytes(block))
 
     def _check_number(self, number: int) -> None:
         if not self.read_settings:
-            raise _Fault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            raise Fault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if not number & 1:
-            raise _Fault(frames.PROTOCOL_ERROR, "a client's streams have odd numbers")
+            raise Fault(frames.PROTOCOL_ERROR, "a client's streams have odd numbers")
 
     def _block(self, number: int, flags: int, block: bytes) -> None:
         """A whole header block: a request that the fast path leaves, or trailers."""
@@ -635,16 +627,16 @@ class _Connection(asyncio.Protocol):
         self._check_number(number)
         new = number > self.last_id
         if not new and number not in self.streams and number not in self.resets:
-            raise _Fault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
+            raise Fault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
         try:
             head = self._head(block) if new else None
             if head is None:
                 self._trailers(block)
-        except headers.CompressionError as error:
-            raise _Fault(frames.COMPRESSION_ERROR, str(error)) from None
-        except headers.TooLarge:
-            raise _Fault(frames.ENHANCE_YOUR_CALM, "a header list too large") from None
-        except headers.Malformed:
+        except CompressionError as error:
+            raise Fault(frames.COMPRESSION_ERROR, str(error)) from None
+        except TooLarge:
+            raise Fault(frames.ENHANCE_YOUR_CALM, "a header list too large") from None
+        except Malformed:
             if new and number <= self.accept_to:
                 self.last_id = number
             self._stream_error(number, frames.PROTOCOL_ERROR)
@@ -726,9 +718,9 @@ class _Connection(asyncio.Protocol):
 
     def _rst_stream(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Fault(frames.FRAME_SIZE_ERROR, "a malformed RST_STREAM")
+            raise Fault(frames.FRAME_SIZE_ERROR, "a malformed RST_STREAM")
         if self._idle(number):
-            raise _Fault(frames.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            raise Fault(frames.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         stream = self.streams.get(number)
         if stream is None:
             self._controlled()
@@ -744,17 +736,17 @@ class _Connection(asyncio.Protocol):
 
     def _window_update(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Fault(frames.FRAME_SIZE_ERROR, "a malformed WINDOW_UPDATE")
+            raise Fault(frames.FRAME_SIZE_ERROR, "a malformed WINDOW_UPDATE")
         self._controlled()
         increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
         if not number:
             self.window += increment
             if not increment or self.window > frames.MAX_WINDOW:
                 code = frames.FLOW_CONTROL_ERROR if increment else frames.PROTOCOL_ERROR
-                raise _Fault(code, "a window update of nothing or too much")
+                raise Fault(code, "a window update of nothing or too much")
         else:
             if self._idle(number) and number <= self.accept_to:
-                raise _Fault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+                raise Fault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             stream = self.streams.get(number)
             if stream is None:
                 return
@@ -769,9 +761,9 @@ class _Connection(asyncio.Protocol):
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number:
-            raise _Fault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
+            raise Fault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
         if len(payload) % 6 or (flags & frames.ACK and payload):
-            raise _Fault(frames.FRAME_SIZE_ERROR, "a malformed SETTINGS")
+            raise Fault(frames.FRAME_SIZE_ERROR, "a malformed SETTINGS")
         self._controlled()
         if flags & frames.ACK:
             self.acknowledged = True
@@ -783,9 +775,9 @@ class _Connection(asyncio.Protocol):
         window = values.get(frames.INITIAL_WINDOW_SIZE, self.stream_window)
         size = values.get(frames.MAX_FRAME_SIZE, self.frame_size)
         if values.get(frames.ENABLE_PUSH, 0) > 1 or not 16_384 <= size <= 16_777_215:
-            raise _Fault(frames.PROTOCOL_ERROR, "a setting out of range")
+            raise Fault(frames.PROTOCOL_ERROR, "a setting out of range")
         if window > frames.MAX_WINDOW:
-            raise _Fault(frames.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
+            raise Fault(frames.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE out of range")
         self.frame_size = size
         self.out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
         if window != self.stream_window:
@@ -796,7 +788,7 @@ class _Connection(asyncio.Protocol):
         for stream in self.streams.values():
             stream.window += change
             if stream.window > frames.MAX_WINDOW:
-                raise _Fault(frames.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE opens a window too far")
+                raise Fault(frames.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE opens a window too far")
             if stream.pending is not None and stream.window > 0:
                 self.ready[stream.number] = stream
         if self.ready:
@@ -804,7 +796,7 @@ class _Connection(asyncio.Protocol):
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
-            raise _Fault(frames.PROTOCOL_ERROR if number else frames.FRAME_SIZE_ERROR, "a malformed PING")
+            raise Fault(frames.PROTOCOL_ERROR if number else frames.FRAME_SIZE_ERROR, "a malformed PING")
         self._controlled()
         if not flags & frames.ACK:
             self.out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
@@ -852,7 +844,7 @@ class _Connection(asyncio.Protocol):
 
     def _renew_connection(self) -> None:
         if self.unacked > self.limits.connection_window_bytes:
-            self.fault = _Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection's window")
+            self.fault = Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection's window")
         else:
             self.out.append(frames.window_update(0, self.unacked))
             self.unacked = 0
@@ -894,7 +886,7 @@ class _Connection(asyncio.Protocol):
             else:
                 pending[0] = part[left:]
                 part = part[:left]
-            self.out.append(cast(bytes, part))  # join takes any buffer
+            self.out.append(part)
             left -= len(part)
         stream.window -= size
         self.window -= size
