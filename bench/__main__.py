@@ -2,8 +2,8 @@
 
 Everything is started once and measured in turn, several rounds interleaved, so that what the machine does besides falls
 on all alike; shown are medians with the smallest and largest round. Envoy runs on core 0, the server on core 1.
-Ratios within one run are what counts. Tables go to the terminal, JSON and a plot to bench/out. The router runs compiled where `make native`
-has been run (`make bench` does that), and once plain beside it.
+Ratios within one run are what counts. Tables go to the terminal, JSON and a plot to bench/out. The router runs
+compiled where `make native` has been run (`make bench` does that), and once plain beside it.
 
     python -m bench                 # everything, some ten minutes
     python -m bench --seconds 2 --rounds 2 --only "1 KB"
@@ -73,6 +73,7 @@ CASES = [
     Case("router, 20 x 10, TCP", "20 x 10, TCP"),
     Case("router, 20 x 10, grpcio", "20 x 10, grpcio"),
     Case("router, 20 x 10, not compiled", "20 x 10, not compiled"),
+    Case("router, 20 x 10, collector untuned", "20 x 10, collector untuned"),
     Case("router, 100 x 50", "100 x 50"),
     Case("router, 1000 keywords x 200", "1000 keywords x 200"),
 ]
@@ -143,6 +144,13 @@ def serve(
     return [*command, "--transport", transport, "--drain-wait", "0", "--grace", "1", "--log-level", "warning"]
 
 
+def _untuned(command: list[str]) -> list[str]:
+    """The same server with Python's garbage collector as it comes."""
+    code = "import gc, sys; gc.freeze = gc.set_threshold = lambda *_: None; from cli.main import main; sys.exit(main())"
+    at = command.index("-m")
+    return [*command[:at], "-c", code, *command[at + 2 :]]
+
+
 def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]:
     """How each wanted server is started, and where it listens."""
     files = policies.write(folder)
@@ -165,6 +173,8 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
     found["20 x 10, TCP"] = (serve(files["20 x 10"], tcp), tcp)
     grpcio = socket_of("20x10grpcio")
     found["20 x 10, grpcio"] = (serve(files["20 x 10"], grpcio, "grpcio"), grpcio)
+    untuned = socket_of("20x10untuned")
+    found["20 x 10, collector untuned"] = (_untuned(serve(files["20 x 10"], untuned)), untuned)
     plain = socket_of("20x10plain")
     if NATIVE.is_dir():
         found["20 x 10, not compiled"] = (serve(files["20 x 10"], plain, compiled=False), plain)
@@ -333,6 +343,8 @@ def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
         "requests/s, 20 x 10 / C++ (at least 0.95)": (router, cpp, "requests_per_second"),
         "p99, 20 x 10 / C++ (at most 1.2)": (router, cpp, "p99_ms"),
         "requests/s, http2 / grpcio (at least 5)": (router, grpcio, "requests_per_second"),
+        "CPU, not compiled / compiled": ("router, 20 x 10, not compiled · 1 KB · buffered", router, "cpu_us"),
+        "p99.9, collector untuned / tuned": ("router, 20 x 10, collector untuned · 1 KB · buffered", router, "p999_ms"),
         "CPU, 1000 keywords x 200 / 20 x 10 (at most 2)": (many, router, "cpu_us"),
         "CPU, 256 KB / 32 KB (at most 8)": (
             "router, 20 x 10 · 256 KB · buffered",
