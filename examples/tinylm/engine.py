@@ -18,14 +18,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from examples.tinylm.tokenizer import ASSISTANT, END, PAD, SYSTEM, USER, Tokenizer
+from examples.tinylm.tokenizer import ASSISTANT, END, PAD, RECENT, SYSTEM, USER, Tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONTEXT = 2048  # tokens of prompt and answer together
 MAX_TOP = 20
 _MAX_BATCH = 32
 _MAX_WAITING = 512
-_CACHED_TOKENS = 16384  # of all kept prefixes together: 64 MiB for the large model
+_CACHED_TOKENS = 16384  # of all kept prefixes together: 48 MiB for the large model
 NEVER = [PAD, SYSTEM, USER, ASSISTANT]  # control tokens that an answer cannot hold
 
 
@@ -122,7 +122,7 @@ class Engine:
         self, ids: NDArray[np.int64], positions: NDArray[np.int64], past: NDArray[np.float32], valid: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The network once; shapes as in ``TinyLM.step``."""
-        self.tokens_run += ids.size
+        self.tokens_run += positions.size
         logits, cache = self._session.run(
             ["logits", "present"], {"ids": ids, "positions": positions, "past": past, "valid": valid}
         )
@@ -170,7 +170,7 @@ class Engine:
             if not jobs:
                 continue
             valid = np.concatenate([valid, np.ones((len(jobs), 1), np.bool_)], axis=1)
-            ids = np.array([[job.written[-1]] for job in jobs], np.int64)
+            ids = np.array([_last(job) for job in jobs], np.int64)
             positions = np.array([[len(job.prompt) + len(job.written) - 1] for job in jobs], np.int64)
             logits, past = self.run(ids, positions, past, valid)
             going = []
@@ -195,7 +195,7 @@ class Engine:
             self._kept.move_to_end(best)
             past = self._kept[best][:, :, :, :, :length]
         job.cached = length
-        ids_left = np.array([prompt[length:]], np.int64)
+        ids_left = np.array([([PAD] * RECENT + prompt)[length:]], np.int64)
         positions = np.arange(length, len(prompt), dtype=np.int64)[None]
         logits, cache = self.run(ids_left, positions, past, np.ones((1, len(prompt)), np.bool_))
         self._keep(job, cache)
@@ -228,6 +228,12 @@ class Engine:
             self._keep(job, cache)
             job.emit(Done("stop" if token == END else "length", job.cached))
         return not over
+
+
+def _last(job: Job) -> list[int]:
+    """The token to be read next, after the ``RECENT`` before it."""
+    ids = [*job.prompt[-RECENT:], *job.written[-RECENT - 1 :]][-RECENT - 1 :]
+    return [PAD] * (RECENT + 1 - len(ids)) + ids
 
 
 def _draw(job: Job, logprobs: NDArray[np.float64]) -> int:

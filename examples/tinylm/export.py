@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.tinylm.model import TinyLM
+from examples.tinylm.tokenizer import RECENT
 
 
 class _Step(nn.Module):
@@ -25,14 +26,15 @@ def export(model: TinyLM, path: Path) -> None:
     shape = model.shape
     past = torch.zeros(shape.layers, 2, 2, shape.heads, 3, model.dim)
     valid = torch.ones(2, 5, dtype=torch.bool)
-    ids = torch.ones(2, 2, dtype=torch.int64)
+    positions = torch.ones(2, 2, dtype=torch.int64)
+    ids = torch.ones(2, RECENT + 2, dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecation notes; the parity test is what counts
         torch.onnx.export(
-            _Step(model.eval()), (ids, ids.clone(), past, valid), str(path), dynamo=False, opset_version=18,
+            _Step(model.eval()), (ids, positions, past, valid), str(path), dynamo=False, opset_version=18,
             input_names=["ids", "positions", "past", "valid"], output_names=["logits", "present"],
             dynamic_axes={
-                "ids": {0: "batch", 1: "time"}, "positions": {0: "batch", 1: "time"},
+                "ids": {0: "batch", 1: "recent_and_time"}, "positions": {0: "batch", 1: "time"},
                 "past": {2: "batch", 4: "before"}, "valid": {0: "batch", 1: "all"},
                 "logits": {0: "batch", 1: "time"}, "present": {2: "batch", 4: "all"},
             },

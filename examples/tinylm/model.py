@@ -1,5 +1,9 @@
 """The network: a decoder-only transformer (RMSNorm, rotary positions, ReLU, tied embeddings, no biases).
 
+Every position also sees the embeddings of the three tokens before it, through a short convolution, one weight a channel
+(as in Fu et al., "Hungry Hungry Hippos", arXiv 2212.14052): a network this small then finds the number to copy by what
+stands before it in one layer instead of two.
+
 torch is imported here, so only training, export and tests import this file; the server runs the ONNX export.
 """
 
@@ -10,6 +14,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from examples.tinylm.tokenizer import PAD, RECENT
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Shape:
         """Multiply-adds counted twice, for one generated token that looks back on `context` positions: projections,
         attention and the output layer (the embedding look-up is free)."""
         block = (4 + 2 * self.mlp) * self.width**2 + 2 * self.width * context
-        return 2 * (self.layers * block + self.width * self.vocab)
+        return 2 * (self.layers * block + self.width * (self.vocab + RECENT + 1))
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -94,18 +100,29 @@ class TinyLM(nn.Module):
         self.shape = shape
         self.dim = shape.width // shape.heads
         self.embed = nn.Embedding(shape.vocab, shape.width)
+        self.mix = nn.Parameter(torch.zeros(RECENT + 1, shape.width))
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.width)
         for name, weight in self.named_parameters():
-            if weight.dim() == 2:
+            if weight.dim() == 2 and name != "mix":
                 scale = (2 * shape.layers) ** -0.5 if name.endswith(("out.weight", "down.weight")) else 1.0
                 nn.init.normal_(weight, std=scale * (0.02 if "embed" in name else shape.width**-0.5))
+        nn.init.constant_(self.mix, 0.3)
+        nn.init.ones_(self.mix[0])
+
+    def _look(self, ids: Tensor) -> Tensor:
+        """ids [batch, RECENT + time] to the mixed embeddings [batch, time, width]."""
+        x, time = self.embed(ids), ids.shape[1] - RECENT
+        out: Tensor = x[:, RECENT:] * self.mix[0]
+        for back in range(1, RECENT + 1):
+            out = out + x[:, RECENT - back : RECENT - back + time] * self.mix[back]
+        return out
 
     def forward(self, ids: Tensor) -> Tensor:
         """The last layer [batch, time, width] for ids [batch, time]; padding goes to the right. ``logits`` of it are
         the predictions (kept apart so that training pays for the vocabulary only where there is a target)."""
         turn = angles(torch.arange(ids.shape[1])[None], self.dim)
-        x = self.embed(ids)
+        x = self._look(F.pad(ids, (RECENT, 0), value=PAD))
         for block in self.blocks:
             x, _, _ = block(x, turn, None, None)
         out: Tensor = self.norm(x)
@@ -119,15 +136,16 @@ class TinyLM(nn.Module):
     def step(self, ids: Tensor, positions: Tensor, past: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Generation with a cache.
 
-        ids, positions: int64 [batch, time]; past: float32 [layers, 2, batch, heads, before, dim], rows padded on the
+        ids: int64 [batch, RECENT + time], the new tokens after the last ones before them (PAD where there are none);
+        positions: int64 [batch, time]; past: float32 [layers, 2, batch, heads, before, dim], rows padded on the
         left; valid: bool [batch, before + time], False on padding. Returns logits [batch, time, vocab] and the new
         cache [layers, 2, batch, heads, before + time, dim].
         """
-        before, time = past.shape[4], ids.shape[1]
+        before, time = past.shape[4], positions.shape[1]
         order = torch.arange(before + time)
         visible = valid[:, None, :] & (order[None, None, :] <= order[before:][None, :, None])
         turn = angles(positions, self.dim)
-        x = self.embed(ids)
+        x = self._look(ids)
         caches = []
         for i, block in enumerate(self.blocks):
             x, k, v = block(x, turn, (past[i, 0], past[i, 1]), visible)

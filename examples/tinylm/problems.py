@@ -177,7 +177,7 @@ def _expression(rng: random.Random, band: int) -> tuple[str, list[str], int] | N
     question = rng.choice(asks).format(text)
     steps: list[str] = []
     while not isinstance(node, int):
-        node, done = _reduce(node, rng.choice(_ready(node)))
+        node, done = _reduce(node, _ready(node)[0])
         step = _lead(rng, not steps) + done
         if not isinstance(node, int):
             step += rng.choice((", which leaves ", ", so we have ", "; what is left is ")) + _write(node)
@@ -335,10 +335,9 @@ def _compare(rng: random.Random, band: int) -> tuple[str, list[str], int] | None
             return None
         have[name] = c
         facts.append(fact)
-        forms = ("{lead}{name} has {sum}.", "{lead}{name} has {sum} {item}.", "{lead}for {name} it is {sum}.")
-        steps.append(rng.choice(forms).format(lead=_lead(rng, not steps), name=name, sum=_sum(a, op, b), item=item))
-    if band > 2 and rng.random() < 0.5:  # told in another order than they are worked out
-        rng.shuffle(facts)
+        forms = ("{who} has {sum}.", "{who} has {sum} {item}.", "for {who} it is {sum}.")
+        who = f"{name}, by {base},"  # named before its number: finding both at once takes more layers than they have
+        steps.append(_lead(rng, not steps) + rng.choice(forms).format(who=who, sum=_sum(a, op, b), item=item))
     if rng.random() < 0.5:
         asked = people[-1]
         return " ".join([*facts, f"How many {item} does {asked} have?"]), steps, have[asked]

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 SPECIAL = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, SYSTEM, USER, ASSISTANT, END = range(5)
+RECENT = 3  # tokens before each position that the networks see beside it (``model.py``)
 PLACES = 8  # longest run of digits read as one number; a longer one is read as bytes
 _PIECE = re.compile(r"\n\n| [-+*/=] |\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s")
 _SPECIAL = re.compile("|".join(re.escape(s) for s in SPECIAL[1:]))

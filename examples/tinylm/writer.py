@@ -16,7 +16,7 @@ import numpy as np
 
 from examples.tinylm.engine import CONTEXT, NEVER, WEIGHTS, Engine, Sampled
 from examples.tinylm.server import Piece, Text
-from examples.tinylm.tokenizer import END, PAD, render
+from examples.tinylm.tokenizer import END, PAD, RECENT, render
 from stepwise.features import TOP
 from stepwise.steps import Limits, Splitter, Token
 from stepwise.train.tree import Question, Written
@@ -107,7 +107,7 @@ class _Model:
                 if not (ended[i] or full or (steps and asks[i].stop)):
                     going.append(row)
             alive, at, past = alive[going], at[going] + 1, past[:, :, going]
-            ids, positions = chosen[going][:, None], at[:, None]
+            ids, positions = np.concatenate([ids[going, -RECENT:], chosen[going, None]], axis=1), at[:, None]
             valid = np.concatenate([valid[going], np.ones((len(going), 1), np.bool_)], axis=1)
         return [Written(tuple(tokens), end) for tokens, end in zip(out, ended, strict=True)]
 
@@ -163,9 +163,9 @@ async def open_writer(limits: Limits) -> AsyncIterator[Writer]:
 
 
 def _pad(rows: list[list[int]]) -> tuple[Any, Any, Any]:
-    """ids, positions (int64) and valid (bool), all [rows, longest], padded on the left."""
+    """ids int64 [rows, RECENT + longest], positions int64 and valid bool [rows, longest], padded on the left."""
     wide = max(map(len, rows))
-    ids = np.array([[PAD] * (wide - len(row)) + row for row in rows], np.int64)
+    ids = np.array([[PAD] * (RECENT + wide - len(row)) + row for row in rows], np.int64)
     valid = np.array([[False] * (wide - len(row)) + [True] * len(row) for row in rows])
     return ids, np.maximum(valid.cumsum(axis=1) - 1, 0), valid
 

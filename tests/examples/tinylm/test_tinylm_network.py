@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.tinylm.engine import WEIGHTS, Engine
-from examples.tinylm.tokenizer import END
+from examples.tinylm.tokenizer import END, PAD, RECENT
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install -e .[train]")
 
@@ -33,7 +33,7 @@ def test_the_export_computes_what_the_network_computes(pair: tuple[TinyLM, Engin
     model, engine = pair
     shape = model.shape
     for rows, before, time in ((1, 0, 9), (3, 5, 2), (4, 9, 1)):
-        ids = torch.randint(0, shape.vocab, (rows, time))
+        ids = torch.randint(0, shape.vocab, (rows, RECENT + time))
         past = torch.randn(shape.layers, 2, rows, shape.heads, before, model.dim)
         valid = torch.ones(rows, before + time, dtype=torch.bool)
         valid[0, : before // 2] = False
@@ -52,19 +52,23 @@ def test_reading_at_once_and_token_by_token_agree(pair: tuple[TinyLM, Engine]) -
     with torch.no_grad():
         whole = model.logits(model(ids))[0].numpy()
     past = np.zeros((model.shape.layers, 2, 1, model.shape.heads, 0, model.dim), np.float32)
+    padded = np.pad(ids.numpy(), ((0, 0), (RECENT, 0)), constant_values=PAD)
     for i in range(30):
-        logits, past = engine.run(ids[:, i : i + 1].numpy(), np.array([[i]]), past, np.ones((1, i + 1), np.bool_))
+        logits, past = engine.run(padded[:, i : i + 1 + RECENT], np.array([[i]]), past, np.ones((1, i + 1), np.bool_))
         np.testing.assert_allclose(logits[0, 0], whole[i], atol=1e-5)
     engine.close()
 
 
 def test_padding_on_the_left_changes_nothing(pair: tuple[TinyLM, Engine]) -> None:
     model, engine = pair
-    ids = np.array([[5, 6, 7]])
+    ids = np.array([[PAD] * RECENT + [5, 6, 7]])
     empty = np.zeros((model.shape.layers, 2, 1, model.shape.heads, 0, model.dim), np.float32)
     plain, _ = engine.run(ids, np.array([[0, 1, 2]]), empty, np.ones((1, 3), np.bool_))
     padded, _ = engine.run(
-        np.array([[0, 0, 5, 6, 7]]), np.array([[0, 0, 0, 1, 2]]), empty, np.array([[False, False, True, True, True]])
+        np.array([[PAD] * (RECENT + 2) + [5, 6, 7]]),
+        np.array([[0, 0, 0, 1, 2]]),
+        empty,
+        np.array([[False, False, True, True, True]]),
     )
     np.testing.assert_allclose(plain[0], padded[0, 2:], atol=1e-5)
     engine.close()
