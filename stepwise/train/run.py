@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -189,7 +190,8 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int
         "",
         f"Trained with `{name}` on {len(trees)} questions, calibrated on {size} others, evaluated on a third set, at",
         f"commit `{commit()[:12]}`. Cost counts a token of the small model as {s.price_small:g} and one of the large",
-        f"model as {s.price_large:g}. Steps have {s.min_tokens} to {s.max_tokens} tokens.",
+        f"model as {s.price_large:g}. Steps have {s.min_tokens} to {s.max_tokens} tokens. SHA-256 of the file:",
+        f"`{hashlib.sha256(out.read_bytes()).hexdigest()}`.",
         "",
         "| target | kappa | holds with probability |",
         "|---|---|---|",
