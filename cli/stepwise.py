@@ -87,7 +87,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(path: Path) -> None:
+    """What a policy file says of itself. Needs nothing that training needs."""
+    from stepwise.policy import Policy
+
+    policy = Policy(path, device="cpu")
+    card = policy.card
+    policy.close()
+    print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
+    print(f"pair: {card.small} and {card.large}; steps of {card.steps.min_tokens} to {card.steps.max_tokens} tokens")
+    print(f"calibrated on {card.calibration_size} questions")
+    for row in card.rows:
+        print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
+
+
 async def _run(args: argparse.Namespace) -> None:
+    if args.stepwise_command == "inspect":
+        _inspect(args.file)
+        return
     from stepwise.train import run as work
     from stepwise.train.collect import Plan
     from stepwise.train.endpoints import EndpointWriter
@@ -95,9 +112,6 @@ async def _run(args: argparse.Namespace) -> None:
     from stepwise.train.project import Project, Settings, open_writer
 
     command = args.stepwise_command
-    if command == "inspect":
-        work.do_inspect(args.file)
-        return
     if command == "collect":
         settings = Settings(
             args.small, args.large, args.price_small, args.price_large, args.min_tokens, args.max_tokens

@@ -167,18 +167,6 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
         card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")
 
 
-def do_inspect(path: Path) -> None:
-    """What a policy file says of itself."""
-    policy = Policy(path, device="cpu")
-    card = policy.card
-    policy.close()
-    print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
-    print(f"pair: {card.small} and {card.large}; steps of {card.steps.min_tokens} to {card.steps.max_tokens} tokens")
-    print(f"calibrated on {card.calibration_size} questions")
-    for row in card.rows:
-        print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
-
-
 def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int) -> str:
     """What there is to know about a policy file, as Markdown; the report is that of the last `evaluate`."""
     s, report = project.settings, project.folder / "report.md"
