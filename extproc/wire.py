@@ -163,15 +163,20 @@ class Message:
 
     def terms(self) -> Terms:
         """What was announced; all zero unless this is the stream's first message."""
-        return (_announced if len(self._around) <= _SHORT else _announced.__wrapped__)(self._around)[0]
+        return _beside(self._around)[0]
 
     def attributes(self) -> Mapping[str, Any]:
         """What Envoy itself knows: filter metadata by namespace, and the attributes it was told to send."""
-        return (_announced if len(self._around) <= _SHORT else _announced.__wrapped__)(self._around)[1]
+        return _beside(self._around)[1]
 
 
 _SHORT = 64
 """Bytes beside headers or body up to which they are remembered: without attributes they are always the same few."""
+
+
+def _beside(around: bytes) -> tuple[Terms, Mapping[str, Any]]:
+    """Terms and attributes; remembered unless there are attributes, which differ from request to request."""
+    return _announced(around) if len(around) <= _SHORT else _announced.__wrapped__(around)
 
 
 @lru_cache(maxsize=64)
