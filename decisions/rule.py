@@ -237,25 +237,24 @@ def unread(name: str, signals: Mapping[str, Signal], facts: Facts) -> set[str]:
 class _Leaf(Test):
     def __init__(self, leaf: Leaf, signals: Mapping[str, Signal]) -> None:
         self._leaf = leaf
-        self.name = leaf.signal
-        self.signal = signals[leaf.signal]
+        self._name = leaf.signal
+        self._signal = signals[leaf.signal]
         self._signals = signals
-        self.simple = leaf.plain and not self.signal.slow and not self.signal.inputs
-        if self.simple:
-            self.plain = ((self.name, self.signal),)
+        if leaf.plain and not self._signal.slow and not self._signal.inputs:
+            self.plain = ((self._name, self._signal),)
 
     def run(self, facts: Facts) -> Result:
-        reading = facts.readings.get(self.name)
-        if self.simple:
-            return (read(self.signal, facts) if reading is None else reading).matched
+        reading = facts.readings.get(self._name)
+        if self.plain is not None:
+            return (read(self._signal, facts) if reading is None else reading).matched
         if reading is None:
-            reading = take(self.signal, self._signals, facts)
+            reading = take(self._signal, self._signals, facts)
             if reading is None:
                 return PENDING
         return self._leaf.judge(reading)
 
     def waiting(self, facts: Facts, goal: bool) -> set[str]:
-        return unread(self.name, self._signals, facts)
+        return unread(self._name, self._signals, facts)
 
 
 class _Not(Test):

@@ -50,9 +50,8 @@ log = logging.getLogger("pointsman.server")
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
-PATIENCE_S = (
-    2.0  # how long a request over HTTP and its decision's policy wait for each other: it reaches workers one by one
-)
+PATIENCE_S = 2.0
+"""How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
 Transport = Literal["auto", "http2", "grpcio"]
 
