@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.schema import StoreSpec
-from signals.load import Loads
+from signals.gauges import Loads
 from signals.store import Memory, Store, Valkey
 
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from extproc import metrics
+from extproc.metrics import Snapshot
 from extproc.transport import address
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Source(Protocol):
     """What the admin port shows: one worker, or a supervisor that asks all of its workers."""
 
     async def status(self) -> Status: ...
-    async def snapshot(self) -> metrics.Snapshot: ...
+    async def snapshot(self) -> Snapshot: ...
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
         """The newest traces first."""
         ...
@@ -144,7 +144,9 @@ class Admin:
         return _json({"ready": status.ready, "policy": status.policy, **status.details}, code)
 
     async def _metrics(self, query: dict[str, list[str]]) -> Reply:
-        text = metrics.expose(await self._source.snapshot())
+        from extproc.exposition import expose  # only a scrape needs it: start-up does not wait for it
+
+        text = expose(await self._source.snapshot())
         return Reply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
 
     async def _policy(self, query: dict[str, list[str]]) -> Reply:

@@ -126,6 +126,9 @@ class _Mute:
         pass
 
 
+_UNKNOWN = Terms(Mode.NONE, Mode.NONE, False, False)
+
+
 class Exchange:
     """The Receiver of one gRPC stream. Everything it holds is released in `closed`."""
 
@@ -139,8 +142,8 @@ class Exchange:
         "_phase",
         "_request",
         "_stream",
+        "_tail",
         "_task",
-        "_terms",
         "_trace",
     )
 
@@ -149,14 +152,14 @@ class Exchange:
         self._engine = context.engine
         self._stream = stream
         self._phase: int = Phase.START
-        self._terms = Terms(Mode.NONE, Mode.NONE, False, False)
-        self._first: Message | None = None  # the request headers
+        self._first: Message | None = None  # the request headers, unless the filter is set to skip them
         self._body = bytearray()
         self._owed: list[int] = []
         self._request: Request | None = None
         self._trace: Trace | None = None
         self._task: asyncio.Task[None] | None = None
         self._half_closed = False
+        self._tail: Tail | None = None  # of an answer that Envoy shows us
 
     # The transport's side
 
@@ -190,7 +193,7 @@ class Exchange:
             if model is not None and meter is not None:
                 meter.given_up(model)
         self._phase = Phase.OVER
-        self._first = self._request = self._trace = None
+        self._first = self._request = self._trace = self._tail = None
         self._body = bytearray()
         self._owed = []
 
@@ -209,7 +212,6 @@ class Exchange:
 
     def _request_headers(self, message: Message) -> None:
         self._open(message)
-        self._first = message
         self._owed.append(Kind.REQUEST_HEADERS)
         headers = message.headers
         target = openai.endpoint(headers.get(":path", ""))
@@ -228,7 +230,7 @@ class Exchange:
         elif _number(headers.get("content-length", "")) > self._engine.settings.max_body:
             self._refuse_size()
         elif message.end:
-            self._decide(target.api, b"")
+            self._decide(b"")
         else:
             self._collect()
 
@@ -236,7 +238,7 @@ class Exchange:
         """What the first message of a stream announces."""
         if self._phase != Phase.START or self._first is not None:
             raise RuntimeError("a second message of request headers")
-        self._terms = message.terms()
+        self._first = message
         if self._terms.observing:
             self._stream = _Mute(self._stream)
 
@@ -279,7 +281,7 @@ class Exchange:
         elif self._held() and not message.end:
             self._body += message.body
         else:
-            self._decide(self._api(), bytes(self._body) + message.body if self._body else message.body)
+            self._decide(bytes(self._body) + message.body if self._body else message.body)
 
     def _request_trailers(self, message: Message) -> None:
         if self._phase == Phase.START:
@@ -289,7 +291,7 @@ class Exchange:
             return
         self._owed.append(Kind.REQUEST_TRAILERS)
         if self._phase == Phase.COLLECTING:
-            self._decide(self._api(), bytes(self._body))
+            self._decide(bytes(self._body))
         elif self._phase != Phase.DECIDING:
             self._stream.send(wire.trailers(self._owed.pop()))
 
@@ -331,7 +333,7 @@ class Exchange:
         if model is not None and meter is not None and request is not None:
             meter.first_byte(model, request, _number(message.headers.get(":status", "")))
             if self._engine.metered and self._terms.response_body != Mode.NONE:
-                self._body = Tail()
+                self._tail = Tail()
         if self._trace is not None and self._trace.decision.action == "stepwise":
             chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
@@ -339,15 +341,15 @@ class Exchange:
 
     def _meter_body(self, message: Message) -> None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
-        tail = self._body
-        if not isinstance(tail, Tail):
+        tail = self._tail
+        if tail is None:
             return
         tail.take(message.body)
         if message.end:
             model, meter = self._model(), self._context.meter
             if model is not None and meter is not None and self._trace is not None and self._request is not None:
                 meter.spent(self._engine, self._trace, self._request, model, tail)
-            self._body = bytearray()
+            self._tail = None
 
     def _model(self) -> Model | None:
         """The model that the request went to."""
@@ -363,9 +365,9 @@ class Exchange:
 
     # Deciding
 
-    def _decide(self, api: Api | None, body: bytes) -> None:
+    def _decide(self, body: bytes) -> None:
         self._phase = Phase.DECIDING
-        first = self._first
+        first, api = self._first, self._api()
         assert first is not None
         assert api is not None
         try:
@@ -594,15 +596,19 @@ class Exchange:
 
     # Small things
 
-    def _held(self) -> bool:
-        """Whether the body comes without an answer to the headers."""
-        terms = self._terms
-        return terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
+    @property
+    def _terms(self) -> Terms:
+        return _UNKNOWN if self._first is None else self._first.terms()
 
     def _api(self) -> Api | None:
         first = self._first
         target = openai.endpoint(first.headers.get(":path", "")) if first is not None else None
         return None if target is None else target.api
+
+    def _held(self) -> bool:
+        """Whether the body comes without an answer to the headers."""
+        terms = self._terms
+        return terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
 
     def _own(self) -> list[str]:
         return self._first.headers.own() if self._first is not None else []

@@ -10,7 +10,7 @@ from typing import Any, Final
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
-from signals.load import Loads
+from signals.gauges import Loads
 from signals.request import Request
 
 KEPT: Final = 64 * 1024
@@ -19,11 +19,13 @@ KEPT: Final = 64 * 1024
 _DECODER = JSONDecoder()
 
 
-class Tail(bytearray):
-    """The end of an answer's body, and what is needed to guess its tokens when it does not say them."""
+class Tail:
+    """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them."""
+
+    __slots__ = ("events", "kept", "size")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.kept = bytearray()
         self.size = 0
         self.events = 0
 
@@ -31,9 +33,9 @@ class Tail(bytearray):
         """The next piece of the body."""
         self.size += len(piece)
         self.events += piece.count(b"data:")
-        self += piece
-        if len(self) > 2 * KEPT:
-            del self[:-KEPT]
+        self.kept += piece
+        if len(self.kept) > 2 * KEPT:
+            del self.kept[:-KEPT]
 
 
 class Meter:
@@ -56,10 +58,11 @@ class Meter:
 
     def spent(self, engine: Engine, trace: Trace, request: Request, model: Model, tail: Tail) -> None:
         """The whole answer has come: charge what it cost."""
-        if trace.decision.action == "stepwise" and (said := cost(bytes(tail))) is not None:
+        end = bytes(tail.kept)
+        if trace.decision.action == "stepwise" and (said := cost(end)) is not None:
             engine.charge(request, said)  # two models with a price each
             return
-        used = usage(bytes(tail))
+        used = usage(end)
         # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
         guessed = (trace.estimated_input_tokens or 0, tail.events or tail.size // 4)
         tokens = [given if given is not None else guess for given, guess in zip(used, guessed, strict=True)]

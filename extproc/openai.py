@@ -331,7 +331,7 @@ def _spans(request: Request) -> list[tuple[int, int]]:
     """
     body = request.body
     at = body.find(_KEY)
-    if at >= 0 and body.find(_KEY, at + len(_KEY)) < 0 and b"\\u006" not in body:
+    if at >= 0 and body.find(_KEY, at + len(_KEY)) < 0 and (b"\\" not in body or b"\\u006" not in body):
         value = _VALUE.match(body, at + len(_KEY))
         if value is not None:
             return [value.span(1)]

@@ -68,31 +68,80 @@ class Terms(NamedTuple):
 
 
 class Headers(Mapping[str, str]):
-    """The headers of one message, looked up in their serialized form: most are never read, so none is decoded early.
+    """The headers of one message. Where each value lies is found once; most are never read, so none is decoded early.
 
-    Names are lower-case; the values of a repeated name are joined with `,`. A lookup finds the name's own field
-    (tag, length, name) in the bytes. That cannot match inside a value: the tag is a line feed, which no header value
-    may hold (RFC 9110, section 5.5), and Envoy's codecs refuse it.
+    Names are lower-case; the values of a repeated name are joined with `,`.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_again", "_at", "_raw", "plain")
 
     def __init__(self, raw: bytes) -> None:
+        """`raw` is a serialized HeaderMap, its fields in order. Raises ValueError or IndexError when it is not one.
+
+        `plain` says that all is as Envoy writes it: values in `raw_value`, which may hold any bytes, and ASCII names.
+        """
         self._raw = raw
+        # Where the fields after a name begin, and the same for names that have been there already.
+        found: dict[bytes, int] = {}
+        self._at = found
+        self._again: list[tuple[bytes, int]] = []
+        self.plain = True
+        at = 0
+        end = len(raw)
+        while at < end:
+            # A short name with a short value, as nearly all are: each length is then one byte.
+            here = at + 4 + (raw[at + 3] if at + 4 <= end else end)
+            stop = at + 2 + raw[at + 1]
+            name = raw[at + 4 : here]
+            usual = here + 1 < stop <= end and raw[here] == 0x1A and here + 2 + raw[here + 1] == stop
+            if usual and name not in found and raw[at] == 0x0A and raw[at + 2] == 0x0A:
+                found[name] = here
+                at = stop
+            else:
+                at = self._walk(at)
+        if at != end:
+            raise ValueError("a map of headers that breaks off")
+        if not b"".join(found).isascii():
+            self.plain = False
+
+    def _walk(self, at: int) -> int:
+        """Finds the name and the value of the header at `at`, in whatever form; returns where it ends."""
+        raw = self._raw
+        known = raw[at] == 0x0A
+        size, at = _length_at(raw, at + 1)
+        stop = at + size
+        name = b""
+        if at < stop and raw[at] == 0x0A:
+            size, start = _length_at(raw, at + 1)
+            at = start + size
+            name = raw[start:at]
+        if name in self._at:
+            self._again.append((name, at))
+        else:
+            self._at[name] = at
+        values = 0
+        while at < stop:
+            tag = raw[at]
+            size, at = _length_at(raw, at + 1)
+            at += size
+            values += 1
+            if tag != 0x1A or values > 1:
+                self.plain = False
+                known = known and (tag == 0x12 or tag == 0x1A)
+        if at != stop or not known:
+            raise ValueError("not a map of headers")
+        return stop
 
     def get(self, name: str, default: Any = None) -> Any:
-        raw = self._raw
-        needle = _needle(name)
-        at = raw.find(needle)
+        key = name.encode()
+        at = self._at.get(key, -1)
         if at < 0:
             return default
-        at += len(needle)
-        again = raw.find(needle, at)
-        value = _value(raw, at)
-        while again >= 0:
-            at = again + len(needle)
-            again = raw.find(needle, at)
-            value = f"{value},{_value(raw, at)}"
+        value = _value(self._raw, at)
+        if self._again:
+            for other, at in self._again:
+                if other == key:
+                    value = f"{value},{_value(self._raw, at)}"
         return value
 
     def __getitem__(self, name: str) -> str:
@@ -102,14 +151,13 @@ class Headers(Mapping[str, str]):
         return value
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _needle(name) in self._raw
+        return isinstance(name, str) and name.encode() in self._at
 
     def __iter__(self) -> Iterator[str]:
-        header_map = ext_proc_pb2.HeaderMap.FromString(self._raw)
-        return iter(dict.fromkeys(header.key for header in header_map.headers))
+        return iter([name.decode() for name in self._at])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._at)
 
     def own(self) -> list[str]:
         """The names that only we may set but that came with the message."""
@@ -119,15 +167,9 @@ class Headers(Mapping[str, str]):
         return f"Headers({list(self)})"  # names only: values may be secret
 
 
-@lru_cache(maxsize=1024)
-def _needle(name: str) -> bytes:
-    key = name.encode()
-    return b"\n" + _varint(len(key)) + key
-
-
 def _value(raw: bytes, at: int) -> str:
-    """The text of the header field whose key ends at `at`: `value` (field 2) or `raw_value` (field 3)."""
-    if at == len(raw) or (raw[at] != 0x1A and raw[at] != 0x12):
+    """The text of the field at `at`: `value` (field 2) or `raw_value` (field 3); '' where another header begins."""
+    if at == len(raw) or raw[at] == 0x0A:
         return ""
     size = raw[at + 1]
     at += 2
@@ -152,7 +194,7 @@ def _length_at(raw: bytes, at: int) -> tuple[int, int]:
 class Message:
     """One decoded message. `headers` is empty but for headers and trailers; `end` says that no more follows."""
 
-    __slots__ = ("_around", "body", "end", "headers", "kind")
+    __slots__ = ("_around", "_beside", "body", "end", "headers", "kind")
 
     def __init__(self, kind: int, headers: Headers, body: bytes, end: bool, around: bytes) -> None:
         self.kind = kind
@@ -160,23 +202,27 @@ class Message:
         self.body = body
         self.end = end
         self._around = around  # a ProcessingRequest with what stands beside headers or body
+        self._beside: tuple[Terms, Mapping[str, Any]] | None = None  # the same, once it was asked for
 
     def terms(self) -> Terms:
         """What was announced; all zero unless this is the stream's first message."""
-        return _beside(self._around)[0]
+        return self._read()[0]
 
     def attributes(self) -> Mapping[str, Any]:
         """What Envoy itself knows: filter metadata by namespace, and the attributes it was told to send."""
-        return _beside(self._around)[1]
+        return self._read()[1]
+
+    def _read(self) -> tuple[Terms, Mapping[str, Any]]:
+        beside = self._beside
+        if beside is None:
+            around = self._around
+            # Attributes differ from request to request: there is no use in remembering those.
+            beside = self._beside = (_announced if len(around) <= _SHORT else _announced.__wrapped__)(around)
+        return beside
 
 
 _SHORT = 64
 """Bytes beside headers or body up to which they are remembered: without attributes they are always the same few."""
-
-
-def _beside(around: bytes) -> tuple[Terms, Mapping[str, Any]]:
-    """Terms and attributes; remembered unless there are attributes, which differ from request to request."""
-    return _announced(around) if len(around) <= _SHORT else _announced.__wrapped__(around)
 
 
 @lru_cache(maxsize=64)
@@ -207,7 +253,7 @@ def decode(data: bytes) -> Message | None:
     """The message in `data`; None for a kind that is not known here. Raises ValueError when the bytes are broken."""
     try:
         usual = _usual(data)
-    except (IndexError, DecodeError):
+    except (IndexError, ValueError, DecodeError):
         usual = None
     return _any(data) if usual is None else usual
 
@@ -239,8 +285,8 @@ def _usual(data: bytes) -> Message | None:
         return Message(kind, _NO_HEADERS, inner, rest != b"", around) if rest in _BODY_ENDS else None
     if kind > Kind.RESPONSE_HEADERS or rest not in _HEADER_ENDS:
         return None
-    ext_proc_pb2.HeaderMap.FromString(inner)  # to be sure that it can be read
-    return Message(kind, Headers(inner), b"", rest != b"", around)
+    headers = Headers(inner)
+    return Message(kind, headers, b"", rest != b"", around) if headers.plain else None
 
 
 _BODY_ENDS = (b"", b"\x10\x01")
@@ -257,6 +303,7 @@ def _any(data: bytes) -> Message | None:
         return None
     kind = _KINDS[which]
     part = getattr(raw, which)
+    part.DiscardUnknownFields()
     headers, body, end = _NO_HEADERS, b"", True
     if kind == Kind.REQUEST_BODY or kind == Kind.RESPONSE_BODY:
         body, end = part.body, part.end_of_stream

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from signals.facts import Facts
 from signals.patterns import Pattern, compiled
+from signals.presence import Presence
 from signals.reading import FALSE, TRUE, Reading, of
 from signals.signal import Params, Shared, Signal
 
@@ -41,8 +42,12 @@ class Header(Signal):
         self._exists = params.exists
         self._values = frozenset([params.equals] if params.equals is not None else params.in_ or ())
         self._pattern = compiled(params.matches) if params.matches is not None else None
+        self._presence = shared.use(Presence)
+        if self._exists is not False:
+            self._presence.add(self._header, name)
 
     def read(self, facts: Facts) -> Reading:
+        facts.get(self._presence)
         value = facts.request.headers.get(self._header)
         if self._exists is not None:
             return of((value is not None) == self._exists)

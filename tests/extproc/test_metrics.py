@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from decisions.decision import Decision, Trace
 from decisions.model import Model
 from extproc import metrics
-from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, expose, gauge, merge
+from extproc.exposition import expose
+from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, gauge, merge
 from signals.reading import FALSE, TRUE, Reading
 
 SMALL = Model("small", "Qwen/Qwen3-8B")

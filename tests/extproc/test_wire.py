@@ -79,6 +79,49 @@ def test_bytes_that_are_no_utf_8_do_not_fail() -> None:
     assert message.headers["x"] == "caf\ufffd"
 
 
+def entry(*fields: bytes) -> bytes:
+    """A HeaderMap with one header of these fields."""
+    size = len(b"".join(fields))
+    return b"\x0a" + bytes([size] if size < 128 else [size & 127 | 128, size >> 7]) + b"".join(fields)
+
+
+NAME_A, VALUE_1, VALUE_2, RAW_3 = b"\x0a\x01a", b"\x12\x011", b"\x12\x012", b"\x1a\x013"
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        (entry(), {"": ""}),
+        (entry(NAME_A), {"a": ""}),
+        (entry(RAW_3), {"": "3"}),
+        (entry(NAME_A, VALUE_1, RAW_3), {"a": "1"}),
+        (entry(RAW_3, NAME_A), {"a": "3"}),
+        (entry(NAME_A, VALUE_1, VALUE_2), {"a": "2"}),
+        (entry(NAME_A, RAW_3, b"\x1a\x014"), {"a": "4"}),
+        (entry(b"\x0a\x01z", NAME_A, RAW_3), {"a": "3"}),
+        (entry(NAME_A, RAW_3, b"\x22\x01?"), {"a": "3"}),  # a field that nobody knows yet
+        (entry(NAME_A, b"\x1a\xc8\x01" + b"x" * 200), {"a": "x" * 200}),
+        (entry(NAME_A, RAW_3) + entry(NAME_A, VALUE_1), {"a": "3,1"}),
+    ],
+)
+def test_headers_in_shapes_that_envoy_does_not_write(raw: bytes, wanted: dict[str, str]) -> None:
+    inner = b"\x0a" + bytes([len(raw)] if len(raw) < 128 else [len(raw) & 127 | 128, len(raw) >> 7]) + raw
+    size = bytes([len(inner)] if len(inner) < 128 else [len(inner) & 127 | 128, len(inner) >> 7])
+    message = wire.decode(b"\x12" + size + inner)
+    assert message is not None
+    assert dict(message.headers) == wanted
+
+
+def test_headers_that_break_off_or_are_no_text_are_refused() -> None:
+    whole = request_headers([("a", "b"), ("content-type", "application/json")])
+    for end in range(3, len(whole)):
+        with pytest.raises(ValueError, match="ProcessingRequest"):
+            wire.decode(whole[:end])
+    broken = entry(b"\x0a\x01\xff", RAW_3)
+    with pytest.raises(ValueError, match="ProcessingRequest"):
+        wire.decode(b"\x12" + bytes([len(broken) + 2]) + b"\x0a" + bytes([len(broken)]) + broken)
+
+
 def test_showing_headers_shows_no_values() -> None:
     message = wire.decode(request_headers([("authorization", "Bearer secret")]))
     assert message is not None

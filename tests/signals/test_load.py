@@ -3,7 +3,7 @@
 import pytest
 
 from signals.facts import Facts
-from signals.load import HALF_LIFE_S, Loads
+from signals.gauges import HALF_LIFE_S, Loads
 from signals.reading import Reading
 from signals.registry import BY_NAME
 from signals.request import Request
@@ -15,7 +15,7 @@ FACTS = Facts(Request("chat", b"", {}, None, ()))
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("signals.load.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("signals.gauges.time.monotonic", lambda: now[0])
     return now
 
 
