@@ -24,7 +24,7 @@ FROM ${PYTHON} AS base
 LABEL org.opencontainers.image.title="pointsman" org.opencontainers.image.licenses="Apache-2.0"
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/pointsman/bin:$PATH
 USER 65532:65532
-EXPOSE 50051 8080
+EXPOSE 50051 50052 8080
 ENTRYPOINT ["/opt/pointsman/bin/python", "-m", "cli.main"]
 CMD ["serve", "/etc/pointsman/policy.yaml", "--listen=0.0.0.0:50051", "--admin=0.0.0.0:8080", "--workers=1"]
 

@@ -32,10 +32,9 @@ lint: dev ## ruff, mypy --strict, the import contract, the generated code
 	$(BIN)/python proto/generate.py --check
 
 native: venv ## compile the hot path with mypyc into build/native (needs a C compiler): the same source, less CPU
-	rm -rf build/native build/native-src && mkdir -p build/native-src
-	cp -R pyproject.toml README.md LICENSE cli config decisions extproc proto signals stepwise build/native-src
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps -w build/native-src build/native-src
-	$(PIP) install --no-deps --target build/native build/native-src/pointsman-*.whl
+	rm -rf build/native build/wheel
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 PYTHON=$(BIN)/python ./wheel.sh build/wheel
+	$(PIP) install --no-deps --target build/native build/wheel/pointsman-*.whl
 	@echo "to use it here: PYTHONPATH=build/native $(BIN)/python -P -m cli.main serve …"
 
 bench: dev native ## run the benchmarks; tables, JSON and plots go to bench/out

@@ -14,11 +14,9 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 "${PYTHON:-python3}" -m venv "$build/venv"
 "$build/venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes --no-deps -r requirements/build.txt
-# From a copy: the compiler leaves its modules beside the sources. Without a C compiler the wheel is plain Python.
-mkdir "$build/src"
-cp -R pyproject.toml README.md LICENSE cli config decisions extproc proto signals stepwise "$build/src"
+# Without a C compiler the wheel is plain Python.
 if command -v "${CC:-cc}" >/dev/null; then export HATCH_BUILD_HOOK_ENABLE_MYPYC=1; fi
-"$build/venv/bin/python" -m pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation -w "$build" "$build/src"
+PYTHON="$build/venv/bin/python" ./wheel.sh "$build" --no-build-isolation
 pip install --no-deps "$build"/pointsman-*.whl
 # An image needs no installer, and whatever runs in it must not be able to change it.
 pip uninstall --yes pip

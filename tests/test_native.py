@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,15 +32,12 @@ PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")
 def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -> None:
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
-    source, site = tmp_path / "source", tmp_path / "site"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("cli", "config", "decisions", "extproc", "proto", "signals", "stepwise"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    site = tmp_path / "site"
+    environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0", "PYTHON": sys.executable}
+    subprocess.run([ROOT / "wheel.sh", tmp_path], check=True, env=environment)
+    (wheel,) = tmp_path.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
-    environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0"}
-    subprocess.run([*pip, str(site), str(source)], check=True, env=environment)
+    subprocess.run([*pip, site, wheel], check=True)
     assert not list(ROOT.glob("decisions/*.so"))
 
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -52,4 +50,5 @@ def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -
     ran = subprocess.run(
         [*python, *pytest_, *TESTS, *only], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 0, ran.stdout[-5000:]
+    failed = re.findall(r"^(?:FAILED|ERROR) .*$", ran.stdout, re.MULTILINE)
+    assert ran.returncode == 0, "\n".join([*failed, f"exit {ran.returncode}", ran.stdout[-5000:], ran.stderr[-2000:]])

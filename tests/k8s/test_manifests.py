@@ -204,6 +204,7 @@ def by_name(resources):
                 "resources": {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
             },
         ),
+        ("overlays/stepwise", {"stepwise": {"enabled": True}}),
     ],
 )
 def test_kustomize_and_helm_give_the_same_workload(folder, values):

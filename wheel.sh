@@ -1,0 +1,13 @@
+#!/bin/sh
+# Builds the product's wheel into DEST:  wheel.sh DEST [options of `pip wheel`]        PYTHON=python3
+# From a copy: with HATCH_BUILD_HOOK_ENABLE_MYPYC=1 the compiler leaves its modules beside the sources.
+set -eu
+dest=${1:?where to? wheel.sh DEST}
+shift
+mkdir -p "$dest"
+dest=$(cd "$dest" && pwd)
+source=$(mktemp -d)
+trap 'rm -rf "$source"' EXIT
+cd "$(dirname "$0")"
+cp -R pyproject.toml README.md LICENSE cli config decisions extproc proto signals stepwise "$source"
+"${PYTHON:-python3}" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$dest" "$@" "$source"
