@@ -665,6 +665,8 @@ def _plain(trace: Trace, reason: str) -> None:
 
 def _json(content_type: str) -> bool:
     """Whether a body of this type is JSON; one of no type is taken for JSON, since upstreams do so too."""
+    if content_type == "application/json":
+        return True
     kind = content_type.partition(";")[0].strip().lower()
     return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
 
