@@ -192,6 +192,11 @@ class Exchange:
             model, meter = self._model(), self._context.meter
             if model is not None and meter is not None:
                 meter.given_up(model)
+        if self._tail is not None:  # the answer broke off, or its client left: what was seen of it has its price
+            try:
+                self._charge(self._tail)
+            except Exception as error:  # noqa: BLE001 - the transport has other streams to close
+                _log(error)
         self._phase = Phase.OVER
         self._first = self._request = self._trace = self._tail = None
         self._body = bytearray()
@@ -346,10 +351,13 @@ class Exchange:
             return
         tail.take(message.body)
         if message.end:
-            model, meter = self._model(), self._context.meter
-            if model is not None and meter is not None and self._trace is not None and self._request is not None:
-                meter.spent(self._engine, self._trace, self._request, model, tail)
-            self._tail = None
+            self._charge(tail)
+
+    def _charge(self, tail: Tail) -> None:
+        self._tail = None
+        model, meter = self._model(), self._context.meter
+        if model is not None and meter is not None and self._trace is not None and self._request is not None:
+            meter.spent(self._engine, self._trace, self._request, model, tail)
 
     def _model(self) -> Model | None:
         """The model that the request went to."""

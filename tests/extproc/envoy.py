@@ -17,6 +17,7 @@ from decisions.engine import Clause, Engine, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.exchange import Answerer, Exchange
+from extproc.meter import Meter
 from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
@@ -80,13 +81,10 @@ class Service:
     answerer: Answerer | None = None
     traces: list[Trace] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    meter: Meter | None = None
 
     def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         self.traces.append(trace)
-
-    @property
-    def meter(self) -> None:
-        return None
 
     def choose(self, request: Request) -> Engine:
         return self.engine

@@ -10,6 +10,7 @@ from config.resources import Resources
 from decisions.decision import Trace
 from extproc.meter import KEPT, Meter, Tail, usage
 from extproc.openai import parse as parse_request
+from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
 ANTHROPIC = [
@@ -91,6 +92,26 @@ async def test_an_answer_is_charged_and_an_empty_budget_refuses():
     assert (after.decision.action, after.decision.status) == ("respond", 402)
     again = build(parse(POLICY + "# reloaded\n"), resources)
     assert (await left(again, request))[1] == 0.0, "what was spent outlives a reload"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_an_answer_whose_client_leaves_costs_what_was_seen_of_it(whole):
+    resources = Resources()
+    engine = build(parse(POLICY), resources)
+    envoy = Envoy(Service(engine, meter=Meter(resources.loads)), response_body_mode=STREAMED)
+    envoy.request(chat(), x_tenant="acme")
+    await envoy.settled()
+    envoy.response()
+    for _ in range(10):
+        envoy.say(response_body=ext_proc.HttpBody(body=b"data: {}\n\n", end_of_stream=False))
+    if whole:
+        last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
+        envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
+    envoy.exchange.closed()
+    request = parse_request("chat", {"x-tenant": "acme"}, {}, chat())
+    trace, left_over = await left(engine, request)
+    seen = 4 if whole else trace.estimated_input_tokens
+    assert left_over == pytest.approx(1 - (seen + 20) / 100)
 
 
 async def test_gauges_follow_a_request():
