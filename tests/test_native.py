@@ -15,12 +15,17 @@ ROOT = Path(__file__).parents[1]
 TESTS = (
     "tests/decisions",
     "tests/extproc/test_exchange.py",
+    "tests/extproc/test_meter.py",
+    "tests/extproc/test_metrics.py",
     "tests/extproc/test_openai.py",
     "tests/extproc/test_rollout.py",
     "tests/extproc/test_server.py",
     "tests/extproc/test_wire.py",
     "tests/extproc/transport",
+    "tests/signals/test_header.py",
     "tests/signals/test_keyword.py",
+    "tests/signals/test_load.py",
+    "tests/signals/test_regex.py",
     "tests/signals/test_tokens.py",
 )
 # A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.
