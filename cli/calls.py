@@ -70,4 +70,4 @@ def lowered(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _trace(engine: Engine, decision: Decision) -> Trace:
-    return Trace(decision, engine.policy, {}, [], 0.0)
+    return Trace(decision, engine.policy, {}, {}, 0.0)

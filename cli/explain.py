@@ -70,7 +70,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         return
     yield ""
     yield explain.tree(engine, trace, named=not engine.asks(request))
-    evaluated = dict(trace.results)
+    evaluated = trace.results
     asked = {name for c in engine.clauses if c.name in evaluated for name in explain.leaves_of(c)}
     others = [name for name in trace.readings if name not in asked]
     if others:

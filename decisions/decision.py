@@ -64,7 +64,7 @@ class Trace:
     decision: Decision
     policy: str
     readings: Mapping[str, Reading]
-    results: list[tuple[str, bool | None]]
+    results: Mapping[str, bool | None]
     microseconds: float
     timings: Mapping[str, float] | None = None
     estimated_input_tokens: int | None = None

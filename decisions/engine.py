@@ -187,7 +187,7 @@ class Engine:
         """
         closed = next((c for c in self._all if c.clause.guard and c.clause.on_unknown == "match"), None)
         decision = self.fallback(reason) if closed is None else replace(closed.decisions[None], fallback=reason)
-        return Trace(decision, self.policy, {}, [], 0.0)
+        return Trace(decision, self.policy, {}, {}, 0.0)
 
     def charge(self, request: Request, money: float) -> None:
         """Count what the answer to `request` has cost."""
@@ -238,9 +238,8 @@ class Evaluation:
         facts = self.facts
         tokens = _tokens(facts)
         spent = (time.perf_counter_ns() - self._started) / 1000
-        results = list(self._results.items())
         policy = self.engine.policy
-        return Trace(decision, policy, facts.readings, results, spent, facts.timings, tokens, facts.telling)
+        return Trace(decision, policy, facts.readings, self._results, spent, facts.timings, tokens, facts.telling)
 
     async def finish(self) -> Trace:
         """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.

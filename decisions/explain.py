@@ -44,7 +44,7 @@ def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
         **summary(trace.decision),
         "status": trace.decision.status,
         "signals": signals(engine, trace),
-        "rules": [{"decision": name, "result": result} for name, result in trace.results],
+        "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
         "policy": trace.policy,
         "us": round(trace.microseconds, 3),
     }
@@ -75,7 +75,7 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
 
     `named`: the request names a model, so only guards and decisions with `override` were asked.
     """
-    results = dict(trace.results)
+    results = trace.results
     lines: list[str] = []
     for clause in engine.clauses:
         does = f"  → {_does(clause)}"

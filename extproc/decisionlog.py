@@ -95,7 +95,7 @@ class DecisionLog:
             "model": decision.model.key if decision.model is not None else None,
             "fallback": decision.fallback,
             "us": round(trace.microseconds, 1),
-            "rules": [{"decision": name, "result": result} for name, result in trace.results],
+            "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
             "signals": {
                 name: {"matched": r.matched, "score": r.score, "label": r.label, "error": r.error}
                 for name, r in trace.readings.items()

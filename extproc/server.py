@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Snapshot, gauge
+from extproc.recorder import Recorder
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
 from extproc.transport import address, heap
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
-KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
 PATIENCE_S = 2.0
 """How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
@@ -97,12 +95,12 @@ class InForce:
     __slots__ = (
         "__weakref__",
         "_rollout",
-        "_worker",
         "answerer",
         "answers",
         "engine",
         "failed",
         "meter",
+        "record",
         "source",
         "timed",
     )
@@ -112,21 +110,24 @@ class InForce:
         self.source = loaded.source
         self.answers = answers
         self.answerer: Answerer | None = answers
-        self.timed = worker.timed
+        recorder = worker.recorder
+        self.timed = recorder.timed
+        self.record = recorder.record if rollout is None else _both(recorder, rollout)
         self.failed = worker.metrics.failed
         self.meter = worker.meter
-        self._worker = worker
         self._rollout = rollout
 
     def choose(self, request: Request) -> Engine:
         """The engine that decides `request`: the policy's, or the candidate's for its share."""
         return self.engine if self._rollout is None else self._rollout.choose(request)
 
-    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
-        """One request was decided."""
-        self._worker.record(trace, request, stream)
-        if self._rollout is not None:
-            self._rollout.follow(trace, request)
+
+def _both(recorder: Recorder, rollout: Rollout) -> Callable[[Trace, Request, Stream], None]:
+    def record(trace: Trace, request: Request, stream: Stream) -> None:
+        recorder.record(trace, request, stream)
+        rollout.follow(trace, request)
+
+    return record
 
 
 class Worker:
@@ -138,9 +139,7 @@ class Worker:
         self.meter = Meter(loaded.resources.loads)
         self._options = options
         self._health = Health()
-        self._traces: deque[tuple[float, str | None, Trace]] = deque(maxlen=KEPT_DECISIONS)
         self._stepwise = stepwise.metrics.Metrics()
-        self._requests = 0
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._closing: set[asyncio.Task[None]] = set()
@@ -151,6 +150,7 @@ class Worker:
         self.stepwise_address: str | None = None
         self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
         self._tracing = Tracing() if options.traces else None
+        self.recorder = Recorder(self.metrics, self._log, self._tracing)
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
         self._server = _transport(options, handlers)
 
@@ -158,20 +158,6 @@ class Worker:
     def engine(self) -> Engine:
         """The engine of the policy in force."""
         return self._in_force.engine
-
-    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
-        """One request was decided."""
-        self.metrics.record(trace, len(request.body))
-        self._traces.append((time.time(), request.headers.get("x-request-id"), trace))
-        if self._log is not None:
-            self._log.record(trace, request)
-        if self._tracing is not None:
-            self._tracing.record(trace, request, stream.metadata)
-
-    def timed(self) -> bool:
-        """Whether to time the signals of the next request."""
-        self._requests += 1
-        return self._requests % TIMED_EVERY == 1
 
     def _exchange(self, stream: Stream) -> Exchange:
         return Exchange(self._in_force, stream)
@@ -330,7 +316,7 @@ class Worker:
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The last `limit` decisions, newest first."""
-        newest = list(self._traces)[::-1][:limit]
+        newest = list(self.recorder.traces)[::-1][:limit]
         return [{"time": at, "request_id": id, **describe(trace)} for at, id, trace in newest]
 
     def policy_text(self) -> bytes:
@@ -350,7 +336,7 @@ def describe(trace: Trace) -> dict[str, Any]:
             name: {"matched": r.matched, "score": r.score, "label": r.label, "error": r.error, "evidence": r.evidence}
             for name, r in trace.readings.items()
         },
-        "rules": [{"decision": name, "result": result} for name, result in trace.results],
+        "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
         "policy": trace.policy,
         "us": trace.microseconds,
     }

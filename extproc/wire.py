@@ -553,7 +553,7 @@ def audit(trace: Trace, request: Request) -> bytes:
             status=decision.status or 0,
             fallback=decision.fallback or "",
         ),
-        rules=[trace_pb2.Rule(decision=name, result=truth[result]) for name, result in trace.results],
+        rules=[trace_pb2.Rule(decision=name, result=truth[result]) for name, result in trace.results.items()],
         microseconds=trace.microseconds,
     )
     for name, reading in trace.readings.items():

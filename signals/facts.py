@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Request
-
-_NONE: Final[Mapping[str, Reading]] = {}
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -39,16 +37,16 @@ class Facts:
     which is what metadata and metrics look at. `timings` holds microseconds a signal, when asked.
     """
 
-    __slots__ = ("_memo", "_stubs", "deadline", "readings", "request", "telling", "timings")
+    __slots__ = ("_memo", "_strict", "deadline", "readings", "request", "telling", "timings")
 
     def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
         self.deadline = deadline
         self.readings: dict[str, Reading] = {}
         self.telling: dict[str, Reading] = {}
-        self._stubs: Mapping[str, Reading] = _NONE
         self.timings: dict[str, float] | None = {} if timed else None
         self._memo: dict[Any, Any] = {}
+        self._strict = timed
 
     def get(self, source: QuickInput[T]) -> T:
         """The value of a quick input, computed at the first call. A failure is remembered and raised again."""
@@ -66,8 +64,8 @@ class Facts:
         return value
 
     def stub(self, readings: Mapping[str, Reading]) -> None:
-        """Let `readings` stand for what their signals would say."""
-        self._stubs = readings
+        """Let `readings` stand for what their signals would say. From now on no other is taken unasked."""
+        self._strict = True
         self.readings.update(readings)
         self.telling.update({name: reading for name, reading in readings.items() if reading is not FALSE})
 
@@ -75,13 +73,11 @@ class Facts:
         """Take many readings at once, of signals that have not been read: one shared input has settled them all.
 
         A policy of hundreds of keyword signals is read in one step so, when its automaton finds nothing. Not when
-        readings are timed: `explain` shows each signal only if it was asked for. `telling` says that they are not
-        simply `FALSE`.
+        readings are timed or stubbed: `explain` and policy tests show each signal only if it was asked for. `telling`
+        says that they are not simply `FALSE`.
         """
-        if self.timings is not None:
+        if self._strict:
             return
-        if self._stubs:
-            readings = {name: reading for name, reading in readings.items() if name not in self._stubs}
         self.readings.update(readings)
         if telling:
             self.telling.update(readings)

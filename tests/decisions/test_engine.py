@@ -32,7 +32,7 @@ def test_the_first_match_wins() -> None:
     assert settled(made, request({"a": FALSE, "b": TRUE})).decision.name == "two"
     trace = settled(made, request({"a": FALSE, "b": FALSE}))
     assert trace.decision.name == "three"
-    assert trace.results == [("one", False), ("two", False), ("three", True)]
+    assert trace.results == {"one": False, "two": False, "three": True}
 
 
 def test_nothing_matched_takes_the_default() -> None:
@@ -120,7 +120,7 @@ async def test_an_unknown_that_cannot_be_saved_saves_the_fetch() -> None:
         asked = request({"a": unknown("down"), "b": TRUE})
         trace = await made.decide(asked)
         assert len(asked.fields.get("fetched", ())) == fetched
-        assert trace.results == [("one", None)]
+        assert trace.results == {"one": None}
 
 
 async def test_after_the_deadline_guards_refuse_and_routes_fall_through() -> None:
@@ -130,7 +130,7 @@ async def test_after_the_deadline_guards_refuse_and_routes_fall_through() -> Non
     trace = await made.decide(request({"a": never, "b": never}), time.monotonic() + 0.02)
     assert trace.decision.name == "guard"
     assert {reading.error for reading in trace.readings.values()} == {"deadline"}
-    assert trace.results == [("route", None), ("guard", None)]
+    assert list(trace.results.items()) == [("route", None), ("guard", None)]
 
 
 async def test_a_failing_slow_input_is_unknown_with_its_reason() -> None:

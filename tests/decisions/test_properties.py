@@ -190,7 +190,7 @@ def test_lazy_evaluation_decides_as_eager_evaluation_does(
     assert shown(trace) == reference(made.clauses, readings, made.best, named)
     for name, reading in trace.readings.items():
         assert reading == readings[name]
-    for name, result in trace.results:
+    for name, result in trace.results.items():
         c = next(c for c in made.clauses if c.name == name)
         eager = (False, None, True)[value(c.when, readings)]
         # None may also stand for a rule left open, when what it would end as makes no difference.

@@ -20,7 +20,7 @@ def _trace(**changes: object) -> Trace:
         "decision": Decision("code", "route", SMALL),
         "policy": "sha256:0",
         "readings": {"a": TRUE, "b": FALSE},
-        "results": [("code", True)],
+        "results": {"code": True},
         "microseconds": 30.0,
     }
     return Trace(**(fields | changes))  # type: ignore[arg-type]

@@ -303,7 +303,7 @@ def test_dynamic_metadata_is_added_to_any_reply(
 def test_the_audit_record_holds_the_trace_and_no_prompt() -> None:
     decision = engine(clause("hard", None, "route")).fallback("deadline")
     readings = {"a": Reading(True, 0.75, "math", None, ("2 windows",)), "b": Reading(None, error="deadline")}
-    trace = Trace(decision, "sha256:x", readings, [("guard", None), ("hard", False)], 12.5)
+    trace = Trace(decision, "sha256:x", readings, {"guard": None, "hard": False}, 12.5)
     request = Request("chat", b'{"secret": 1}', {"secret": 1}, "auto", (), received=5.0)
     record = wire.audit(trace, request)
     assert b"secret" not in record
