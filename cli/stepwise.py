@@ -43,7 +43,7 @@ def add(subparsers: Any) -> None:
     train.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace", "all"), default="all")
     train.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
     train.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
-    train.add_argument("--updates", type=int, default=400, help="of V-trace; PPO does a quarter as many rounds")
+    train.add_argument("--updates", type=int, default=800, help="of V-trace; PPO does a quarter as many rounds")
     train.add_argument("--seed", type=int, default=0)
 
     calibrate = command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True)

@@ -17,7 +17,7 @@ KINDS = ("expression", "story", "total", "compare", "algebra")
 # Disjoint ranges of seeds. Training takes seeds from TRAIN_START upwards without an end.
 SPLITS = {"dev": 0, "policy": 1_000_000, "calibration": 2_000_000, "test": 3_000_000, "train": 1_000_000_000}
 
-_NAMES = ("Mia", "Tom", "Ana", "Ben", "Lena", "Omar", "Ruth", "Ivan", "Sara", "Paul", "Nina", "Karl")
+NAMES = ("Mia", "Tom", "Ana", "Ben", "Lena", "Omar", "Ruth", "Ivan", "Sara", "Paul", "Nina", "Karl")
 _ITEMS = ("stamps", "marbles", "coins", "shells", "cards", "beads", "pens", "apples", "stones", "books")
 _ANSWER = re.compile(r"^Answer: *(-?\d+)\s*$", re.MULTILINE)
 
@@ -189,8 +189,8 @@ def _expression(rng: random.Random, band: int) -> tuple[str, list[str], int] | N
 
 
 def _story(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
-    who, item = rng.choice(_NAMES), rng.choice(_ITEMS)
-    other = rng.choice([n for n in _NAMES if n != who])
+    who, item = rng.choice(NAMES), rng.choice(_ITEMS)
+    other = rng.choice([n for n in NAMES if n != who])
     amount = _number(rng, band) + 8
     lines = [rng.choice((f"{who} has {amount} {item}.", f"{who} starts with {amount} {item}."))]
     steps: list[str] = []
@@ -258,7 +258,7 @@ _TOTALS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
-    who = rng.choice(_NAMES)
+    who = rng.choice(NAMES)
     opening, part, ask, unit = rng.choice(_TOTALS)
     groups = []
     for name in rng.sample(_ITEMS, {1: 2, 2: 2, 3: 3, 4: 4}[band] - (band > 2 and rng.random() < 0.3)):
@@ -305,10 +305,10 @@ def _total(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
 
 def _compare(rng: random.Random, band: int) -> tuple[str, list[str], int] | None:
     item = rng.choice(_ITEMS)
-    people = rng.sample(_NAMES, {1: 2, 2: 3, 3: 4, 4: 5}[band])
+    people = rng.sample(NAMES, {1: 2, 2: 3, 3: 4, 4: 5}[band])
     have = {people[0]: _number(rng, band) + 5}
     facts = [f"{people[0]} has {have[people[0]]} {item}."]
-    steps: list[str] = []
+    steps = [f"{_lead(rng, True)}{people[0]} = {have[people[0]]}."]
     for i, name in enumerate(people[1:], 1):
         base = rng.choice(people[max(0, i - 2) : i])
         a = have[base]
@@ -335,9 +335,11 @@ def _compare(rng: random.Random, band: int) -> tuple[str, list[str], int] | None
             return None
         have[name] = c
         facts.append(fact)
-        forms = ("{who} has {sum}.", "{who} has {sum} {item}.", "for {who} it is {sum}.")
-        who = f"{name}, by {base},"  # named before its number: finding both at once takes more layers than they have
-        steps.append(_lead(rng, not steps) + rng.choice(forms).format(who=who, sum=_sum(a, op, b), item=item))
+        # Whose number counts, and how, is said before the number, and every number stands right behind its name: so a
+        # network this small finds each with one look back. To find several things at once takes more layers.
+        forms = ("it is {sum}", "we get {sum}", "{name} has {sum}")
+        done = rng.choice(forms).format(sum=_sum(a, op, b), name=name)
+        steps.append(f"{_lead(rng, False)}{name} is {base} {op} {b}, with {base} = {a} {done}, so {name} = {c}.")
     if rng.random() < 0.5:
         asked = people[-1]
         return " ".join([*facts, f"How many {item} does {asked} have?"]), steps, have[asked]

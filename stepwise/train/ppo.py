@@ -30,7 +30,7 @@ class Settings:
     clip: float = 0.2
     lam: float = 0.95
     entropy: float = 0.02
-    rate: float = 1e-3
+    rate: float = 3e-4
     seed: int = 0
 
 

@@ -30,13 +30,13 @@ class Settings:
     region: KL in nats that an update may reach; entropy: weight of the bonus that keeps P(keep) graded; rate;
     seed."""
 
-    updates: int = 400
+    updates: int = 800
     runs: int = 1024
     lag: int = 4
     explore: float = 0.1
     region: float = 0.01
     entropy: float = 0.02
-    rate: float = 1e-3
+    rate: float = 3e-4
     seed: int = 0
 
 
