@@ -197,6 +197,7 @@ class Exchange:
                 self._charge(self._tail)
             except Exception as error:  # noqa: BLE001 - the transport has other streams to close
                 _log(error)
+                self._context.failed("error")
         self._phase = Phase.OVER
         self._first = self._request = self._trace = self._tail = None
         self._body = bytearray()

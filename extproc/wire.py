@@ -487,18 +487,11 @@ def stream_body(chunk: bytes, end: bool) -> bytes:
 _DOUBLE = Packed("<d").pack
 
 
-_NUMBERS: dict[str, bytes] = {}
-
-
+@lru_cache(maxsize=4096)
 def _number(name: str) -> bytes:
-    """A Struct's field up to the eight bytes of its number. Names come from policies; they are few, and remembered."""
-    found = _NUMBERS.get(name)
-    if found is None:
-        if len(_NUMBERS) >= 4096:
-            _NUMBERS.clear()
-        key = _field(0x0A, name.encode())
-        found = _NUMBERS[name] = b"\x0a" + _varint(len(key) + 11) + key + b"\x12\x09\x11"
-    return found
+    """A Struct's field up to the eight bytes of its number."""
+    key = _field(0x0A, name.encode())
+    return b"\x0a" + _varint(len(key) + 11) + key + b"\x12\x09\x11"
 
 
 def _member(name: str, value: bytes) -> bytes:

@@ -222,7 +222,14 @@ def test_the_chart_passes_strict_validation(version):
 
 
 @pytest.mark.parametrize(
-    "values", [{"replica": 3}, {"replicas": 0}, {"policy": ""}, {"image": {"tag": "x", "name": "y"}}]
+    "values",
+    [
+        {"replica": 3},
+        {"replicas": 0},
+        {"policy": ""},
+        {"image": {"tag": "x", "name": "y"}},
+        {"stepwise": {"modelPorts": []}},
+    ],
 )
 def test_the_chart_refuses_values_that_it_does_not_know(values):
     helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
