@@ -126,9 +126,9 @@ async def answer(
         "x-pointsman-stepwise": setup.strategy.name,
     }
     session = Session(setup, body, sent, deadline=deadline, difficulty=difficulty, charge=charge)
-    frame = _Frame(body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
     try:
         await session.open()
+        frame = _Frame(body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
         if body.get("stream"):
             return Answer(
                 200,

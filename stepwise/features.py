@@ -155,27 +155,28 @@ def entropy(top: Sequence[float]) -> float:
     return -weighted - tail * math.log(tail)
 
 
-def margin(token: Token) -> float:
-    """Probability of the most probable token minus that of the second; from the token's own when no list was given."""
-    if len(token.top) >= 2:
-        return math.exp(token.top[0]) - math.exp(token.top[1])
-    if token.logprob is None:
-        return 1.0
-    return max(0.0, 2.0 * math.exp(token.logprob) - 1.0)
+def certainty(logprob: float | None, top: Sequence[float]) -> tuple[float, float]:
+    """A token's entropy in nats (0 without a list), and its margin: the best token's probability minus the second's.
+
+    Without a list the margin comes from the written token's own log probability, and is 1 when that is unknown too.
+    """
+    if len(top) >= 2:
+        return entropy(top), math.exp(top[0]) - math.exp(top[1])
+    return entropy(top), 1.0 if logprob is None else max(0.0, 2.0 * math.exp(logprob) - 1.0)
 
 
 def draft(step: Step, state: State) -> tuple[NDArray[np.float32], State]:
     """The vector [WIDTH] float32 for a step that the small model has just drafted, and the state that saw it."""
     known = [token for token in step.tokens if token.logprob is not None]
-    pairs = [(token, margin(token)) for token in known]
+    certainties = [token.certainty or certainty(token.logprob, token.top) for token in known]
+    pairs = [(token, margin) for token, (_, margin) in zip(known, certainties, strict=True)]
     stats = _stats(pairs)
     after = state.drafted(stats[0])
     numbers = [pair for pair in pairs if _NUMBER.search(pair[0].text)]
-    entropies = [entropy(token.top) for token in known if token.top]
+    entropies = [value for token, (value, _) in zip(known, certainties, strict=True) if token.top]
     vector = np.array(
         (
-            entropy(known[0].top) if known else 0.0,
-            pairs[0][1] if pairs else 1.0,
+            *(certainties[0] if known else (0.0, 1.0)),
             sum(entropies) / len(entropies) if entropies else 0.0,
             max(entropies, default=0.0),
             *stats,

@@ -163,12 +163,12 @@ class Policy:
 
     def _now(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
         try:
-            keep, after = self._network.run(vector[None], None if hidden is None else hidden[None])
+            answer = self._network.run_one(vector, hidden)
         except Exception as error:
             raise PolicyFailed("inference", f"{self.path.name}: {error}") from error
         self.batches += 1
         self.items += 1
-        return float(keep[0]), None if after is None else after[0]
+        return answer
 
     async def _queued(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
         if self._waiting >= self._limit:
@@ -226,11 +226,11 @@ class Policy:
 
     def _cost(self, width: int) -> float:
         """Seconds that one step takes: the least of a few, which a busy machine does not disturb."""
-        vectors, hidden = np.zeros((1, width), np.float32), np.zeros((1, self.hidden_width), np.float32)
+        vector, hidden = np.zeros(width, np.float32), np.zeros(self.hidden_width, np.float32)
         least = math.inf
         for _ in range(8):
             started = time.perf_counter()
-            self._network.run(vectors, hidden)
+            self._network.run_one(vector, hidden if self.hidden_width else None)
             least = min(least, time.perf_counter() - started)
         return least
 
@@ -319,6 +319,13 @@ class _Network:
         self.hidden_width: int = inputs["hidden"].shape[-1] if recurrent else 0
         self._names = ("keep", "hidden_out") if recurrent else ("keep",)
         self._bindings: dict[int, tuple[Any, dict[str, Any]]] = {}
+        widths = {"features": inputs["features"].shape[1:], "keep": [], "hidden": [self.hidden_width]}
+        widths["hidden_out"] = widths["hidden"]
+        self._buffers = {name: np.empty((1, *widths[name]), np.float32) for name in (*inputs, *outputs)}
+        self._one = self._session.io_binding()
+        for name, buffer in self._buffers.items():
+            bind = self._one.bind_ortvalue_input if name in inputs else self._one.bind_ortvalue_output
+            bind(name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
 
     def run(self, vectors: Vector, hidden: Vector | None) -> tuple[Vector, Vector | None]:
         """[n, d] (and [n, h]) to P(keep) [n] (and [n, h])."""
@@ -327,6 +334,18 @@ class _Network:
             feeds["hidden"] = hidden
         results = self._session.run(self._names, feeds) if self.device == "cpu" else self.run_bound(feeds)
         return results[0], results[1] if self.hidden_width else None
+
+    def run_one(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
+        """One step, [d] (and [h]), on the CPU, for one caller at a time: the buffers are bound once and for all.
+
+        `run` makes and checks its inputs and outputs anew each time, which for a small network is most of the time.
+        """
+        buffers = self._buffers
+        buffers["features"][0] = vector
+        if hidden is not None:
+            buffers["hidden"][0] = hidden
+        self._session.run_with_iobinding(self._one)
+        return float(buffers["keep"][0]), buffers["hidden_out"][0].copy() if hidden is not None else None
 
     def run_bound(self, feeds: Mapping[str, Vector]) -> list[Vector]:
         """The same through I/O binding: the batch is padded to a bucket whose device buffers are kept."""

@@ -26,6 +26,7 @@ class Token(NamedTuple):
     `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
     `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
     it does not, 0 for text that we inserted ourselves). `raw`: the upstream's own record of the token, if any.
+    `certainty`: `features.certainty` of the two above, where it was worked out as the token came.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Token(NamedTuple):
     top: tuple[float, ...] = ()
     size: int = 1
     raw: object = None
+    certainty: tuple[float, float] | None = None
 
 
 class End(StrEnum):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 import orjson
 
+from stepwise.features import certainty
 from stepwise.steps import Token, estimate
 
 JSON = dict[str, Any]
@@ -364,13 +365,13 @@ def _tokens(text: str, logprobs: JSON | None) -> list[Token]:
     if logprobs and logprobs.get("content"):
         for entry in logprobs["content"]:
             tops = (_number(other["logprob"]) for other in entry.get("top_logprobs") or ())
-            tokens.append(Token(entry["token"], _number(entry["logprob"]), _descending(tops), raw=entry))
+            tokens.append(_token(entry["token"], entry["logprob"], tops, entry))
     elif logprobs and logprobs.get("tokens"):
         names = logprobs["tokens"]
         values = logprobs.get("token_logprobs") or [None] * len(names)
         tops_of = logprobs.get("top_logprobs") or [None] * len(names)
         for name, value, top in zip(names, values, tops_of, strict=True):
-            tokens.append(Token(name, _number(value), _descending(map(_number, (top or {}).values()))))
+            tokens.append(_token(name, value, map(_number, (top or {}).values())))
     if not tokens:
         return [Token(text, size=estimate(text))] if text else []
     if "".join(token.text for token in tokens) != text:
@@ -379,8 +380,11 @@ def _tokens(text: str, logprobs: JSON | None) -> list[Token]:
     return tokens
 
 
-def _descending(values: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(sorted((value for value in values if value is not None), reverse=True))
+def _token(text: str, logprob: object, tops: Iterable[float | None], raw: object = None) -> Token:
+    """One token, with what can be worked out of it alone: the model is still writing the next one."""
+    own = _number(logprob)
+    top = tuple(sorted((value for value in tops if value is not None), reverse=True))
+    return Token(text, own, top, raw=raw, certainty=certainty(own, top))
 
 
 def _number(value: object) -> float | None:
