@@ -42,6 +42,14 @@ def test_entropy_counts_what_the_list_leaves_over_as_one_more_outcome() -> None:
     assert entropy([0.0, -9999.0]) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_certainty_worked_out_before_changes_nothing_and_is_not_worked_out_again() -> None:
+    tokens = [token(" so", 0.9, 0.05), token(" 12", 0.4, 0.3), Token("x", math.log(0.7)), token("\n\n", 1.0)]
+    known = [one._replace(certainty=features.certainty(one.logprob, one.top)) for one in tokens]
+    assert draft(step(*known), State())[0].tolist() == draft(step(*tokens), State())[0].tolist()
+    other = draft(step(known[0]._replace(certainty=(0.25, 0.125)), *known[1:]), State())[0]
+    assert (named(other)["first_entropy"], named(other)["first_margin"]) == (0.25, 0.125)
+
+
 @given(st.lists(st.floats(-60, 0), min_size=1, max_size=8))
 def test_entropy_is_finite_and_never_negative(values: list[float]) -> None:
     assert 0.0 <= entropy(sorted(values, reverse=True)) <= math.log(features.TOP + 1) + 1e-9
