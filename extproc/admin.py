@@ -64,6 +64,7 @@ class Admin:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._server: asyncio.Server | None = None
+        self._made = False  # its socket
         self._tasks: set[asyncio.Task[None]] = set()
         self._routes: dict[str, Callable[[dict[str, list[str]]], Awaitable[Reply]]] = {
             "/livez": self._livez,
@@ -75,6 +76,7 @@ class Admin:
 
     async def start(self, listen: str | socket.socket) -> None:
         """Serve on `host:port`, `unix:PATH` or a bound socket. Raises ValueError or OSError like a transport."""
+        self._made = isinstance(listen, str)
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self.address = address.name(sock)
         if sock.family == socket.AF_UNIX:
@@ -86,6 +88,8 @@ class Admin:
         """Stop accepting, give requests that have begun `grace` seconds, cut the rest."""
         if self._server is not None:
             self._server.close()
+            if self._made:
+                address.unbind(self.address)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for task in list(self._tasks):

@@ -148,6 +148,7 @@ class Worker:
         self._news = asyncio.Event()  # set when another policy comes into force
         self._http: AppRunner | None = None
         self.stepwise_address: str | None = None
+        self._made = False  # its socket
         self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
         self._tracing = Tracing() if options.traces else None
         self.recorder = Recorder(self.metrics, self._log, self._tracing)
@@ -177,6 +178,7 @@ class Worker:
         if steps is not None:
             from stepwise import http
 
+            self._made = isinstance(steps, str)
             bound = address.bind(steps) if isinstance(steps, str) else steps
             self.stepwise_address = address.name(bound)
             limit = 2 * self.engine.settings.max_body  # ours comes first, in the exchange; a reload may raise it
@@ -278,6 +280,8 @@ class Worker:
             left = max(0.1, end - asyncio.get_running_loop().time())
             with contextlib.suppress(TimeoutError):  # what is left then ends with this process
                 await asyncio.wait_for(self._http.cleanup(), left)
+            if self._made and self.stepwise_address is not None:
+                address.unbind(self.stepwise_address)
         every = [held.answers for held in self._held if held.answers is not None]
         await asyncio.gather(*(answers.close() for answers in every))
         if self._log is not None:

@@ -165,7 +165,11 @@ class Supervisor:
                     self._fork(slot)
             status = asyncio.run(self._watch())
             if status is not None:
-                return status
+                break
+        for listen in (self._options.listen, self._options.stepwise_listen, self._options.admin):
+            if listen is not None:
+                address.unbind(listen)
+        return status
 
     def _fork(self, slot: Slot) -> None:
         ours, theirs = socket.socketpair()

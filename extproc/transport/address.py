@@ -6,6 +6,8 @@ import os
 import socket
 import stat
 
+_bound: dict[str, int] = {}  # Unix sockets of this process: path → inode
+
 
 def parse(listen: str) -> str | tuple[str, int]:
     """The path of `unix:PATH`, or host and port of `host:port` (`[::1]:50051` for IPv6, an empty host for all).
@@ -38,6 +40,7 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(where)
+            _bound[where] = os.stat(where).st_ino
         except OSError as error:
             sock.close()
             raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
@@ -55,6 +58,14 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
     return sock
+
+
+def unbind(listen: str) -> None:
+    """Remove the file of a Unix socket that `bind` made here, unless a successor has put its own in that place."""
+    where = parse(listen)
+    inode = _bound.pop(where, 0) if isinstance(where, str) else 0
+    if inode and os.path.exists(str(where)) and os.stat(str(where)).st_ino == inode:
+        os.unlink(str(where))
 
 
 def name(sock: socket.socket) -> str:

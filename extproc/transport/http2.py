@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
 from collections import deque
@@ -1027,20 +1026,17 @@ class Http2Server:
         self._tls = tls
         self._server: asyncio.AbstractServer | None = None
         self._address: str | None = None
-        self._path = ""  # of a Unix socket that we made
-        self._inode = 0
+        self._made = False  # the socket
         self._sweeper: asyncio.TimerHandle | None = None
         self._swept = 0.0
 
     async def start(self, listen: str | socket.socket) -> None:
         self.loop = asyncio.get_running_loop()
-        made = isinstance(listen, str)
+        self._made = isinstance(listen, str)
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self._address = address.name(sock)
         if sock.family == socket.AF_UNIX:
             self._server = await self.loop.create_unix_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
-            self._path = self._address.removeprefix("unix:") if made else ""
-            self._inode = os.stat(self._path).st_ino if made else 0
         else:
             self._server = await self.loop.create_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
         self._swept = self.loop.time()
@@ -1088,9 +1084,8 @@ class Http2Server:
         if self._server is not None:
             self._server.close()
             self._server = None
-            # A successor may have put its own socket there already.
-            if self._path and os.path.exists(self._path) and os.stat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
+            if self._made and self._address is not None:
+                address.unbind(self._address)
 
     async def _emptied(self, seconds: float) -> bool:
         self.empty.clear()

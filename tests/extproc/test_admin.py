@@ -76,6 +76,7 @@ async def test_it_listens_on_a_unix_socket(tmp_path):
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://admin/livez") as answer:
         assert answer.status == 200
     await server.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_head_that_is_too_long_is_cut_off(admin):

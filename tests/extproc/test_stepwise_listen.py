@@ -189,10 +189,15 @@ async def test_a_taken_address_is_named(folder: Path, tmp_path: Path, workers: s
                 pass
 
 
-async def test_workers_share_a_unix_socket(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_workers_share_a_unix_socket_and_leave_none_behind(folder: Path, tmp_path: Path, workers: str) -> None:
     async with models() as pair:
         swap(folder, policy(pair))
-        flags = ("--stepwise-listen", f"unix:{tmp_path}/steps", "--workers", "2")
+
+        def sockets() -> list[str]:
+            return sorted(path.name for path in tmp_path.iterdir() if path.is_socket())
+
+        flags = ("--stepwise-listen", f"unix:{tmp_path}/steps", "--workers", workers)
         async with (
             router(folder / "policy.yaml", tmp_path, *flags),
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{tmp_path}/steps", force_close=True)) as http,
@@ -201,6 +206,8 @@ async def test_workers_share_a_unix_socket(folder: Path, tmp_path: Path) -> None
             for _ in range(8):
                 async with http.post("http://x/v1/chat/completions", json=chat(), headers=headers) as reply:
                     assert (await reply.json())["choices"][0]["message"]["content"] == WHOLE
+            assert sockets() == ["admin.sock", "router.sock", "steps"]
+    assert sockets() == []
 
 
 # --- in this process -------------------------------------------------------------------------------------------------
