@@ -80,7 +80,8 @@ class Admin:
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self.address = address.name(sock)
         if sock.family == socket.AF_UNIX:
-            self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
+            keep = address.keep_file(asyncio.get_running_loop())
+            self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES, **keep)
         else:
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
+import sys
+from typing import Any
 
 _bound: dict[str, int] = {}  # Unix sockets of this process: path → inode
 
@@ -58,6 +61,15 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
     return sock
+
+
+def keep_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Options for `create_unix_server`, so that a server which closes leaves the file to `unbind`.
+
+    asyncio's loop removes it since Python 3.13, also from under other processes that share the socket. uvloop does not.
+    """
+    own = isinstance(loop, asyncio.SelectorEventLoop)
+    return {"cleanup_socket": False} if own and sys.version_info >= (3, 13) else {}
 
 
 def unbind(listen: str) -> None:

@@ -1036,7 +1036,10 @@ class Http2Server:
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self._address = address.name(sock)
         if sock.family == socket.AF_UNIX:
-            self._server = await self.loop.create_unix_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
+            keep = address.keep_file(self.loop)
+            self._server = await self.loop.create_unix_server(
+                self._connection, sock=sock, ssl=self._tls, backlog=1024, **keep
+            )
         else:
             self._server = await self.loop.create_server(self._connection, sock=sock, ssl=self._tls, backlog=1024)
         self._swept = self.loop.time()

@@ -393,7 +393,8 @@ def make_certificate(folder: Path, name: str, issuer: str | None = None) -> None
     base = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
     more = ["-CA", str(folder / f"{issuer}.pem"), "-CAkey", str(folder / f"{issuer}.key")] if issuer else []
-    usage = [] if issuer else ["-addext", "basicConstraints=critical,CA:true"]
+    usage = ["-addext", f"basicConstraints=critical,CA:{'FALSE' if issuer else 'TRUE'}"]
+    usage += [] if issuer else ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13's ssl insists
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
     done = subprocess.run([*base, *files, *more, *usage, *subject], capture_output=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
