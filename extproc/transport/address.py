@@ -75,9 +75,10 @@ def keep_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
 def unbind(listen: str) -> None:
     """Remove the file of a Unix socket that `bind` made here, unless a successor has put its own in that place."""
     where = parse(listen)
-    inode = _bound.pop(where, 0) if isinstance(where, str) else 0
-    if inode and os.path.exists(str(where)) and os.stat(str(where)).st_ino == inode:
-        os.unlink(str(where))
+    if isinstance(where, str) and where in _bound:
+        inode = _bound.pop(where)
+        if os.path.exists(where) and os.stat(where).st_ino == inode:
+            os.unlink(where)
 
 
 def name(sock: socket.socket) -> str:
