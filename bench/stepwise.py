@@ -288,6 +288,7 @@ async def answers(policy: Policy, concurrent: int, questions: int, rounds: int) 
         "judgement_p99_share_of_step": percentile(timed.judgements, 0.99) / step,
         "judgement_cpu_p99_s": percentile(timed.cpu, 0.99),
         "judgement_cpu_p99_share_of_step": percentile(timed.cpu, 0.99) / step,
+        "rounds": rounds,
         "small_first_text_s": alone,
         "small_first_step_s": with_step,
         "stepwise_first_text_s": first_text,
@@ -371,9 +372,10 @@ def table(result: dict[str, Any]) -> str:
             f"{ms['step_p50_s']} (median). A judgement: {ms['judgement_p50_s']} (median), {ms['judgement_p99_s']} at",
             f"p99, {shares[0]:.2%} of the step; in processor time {ms['judgement_cpu_p99_s']} at p99, {shares[1]:.2%}.",
             "",
-            "One answer at a time (the best of ten each, median of the questions). The small model alone: first text",
-            f"after {ms['small_first_text_s']}, its first step complete after {ms['small_first_step_s']}. Stepwise:",
-            f"first text after {ms['stepwise_first_text_s']}, which adds {ms['added_s']}: {ratios[0]:.2f} × the small",
+            f"One answer at a time (the best of {found['rounds']:.0f} each, median of the questions). The small model",
+            f"alone: first text after {ms['small_first_text_s']}, its first step complete after",
+            f"{ms['small_first_step_s']}. Stepwise: first text after {ms['stepwise_first_text_s']}, which adds",
+            f"{ms['added_s']}: {ratios[0]:.2f} × the small",
             f"model alone with one step, and {ratios[1]:.2f} × its first text when the step is taken off.",
         ]
     return "\n".join(lines)

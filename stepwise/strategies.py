@@ -157,7 +157,7 @@ class _GlimpseRun(_Judge):
         self._threshold = threshold
 
     def glance(self, token: Token, state: State) -> bool:
-        return (token.certainty or features.certainty(token.logprob, token.top))[0] <= self._threshold
+        return features.entropy(token.top) <= self._threshold
 
 
 class Quantile:
