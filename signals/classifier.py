@@ -12,13 +12,12 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.neural.embeddings import mounted
 from signals.neural.folder import Mounted
-from signals.neural.kinds import IN
 from signals.reading import Reading
 from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Shared, Signal, TextParams
 
 
-class ClassifierParams(Params):
+class ClassifierParams(TextParams):
     """A model, the class that matters, and how a long text is cut."""
 
     path: str = Field(
@@ -33,7 +32,6 @@ class ClassifierParams(Params):
     aggregate: Literal["max", "mean"] = Field(
         "max", description="A label's greatest or mean probability over the windows."
     )
-    in_: Scope = IN
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None

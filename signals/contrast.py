@@ -8,13 +8,11 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, EXAMPLE_LIMIT, Embedding, closeness, source
-from signals.neural.kinds import IN
 from signals.reading import Reading
-from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Shared, Signal, TextParams
 
 
-class ContrastParams(Params):
+class ContrastParams(TextParams):
     """Two sets of examples and how much nearer the text must be to the first."""
 
     toward: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should match.")
@@ -24,7 +22,6 @@ class ContrastParams(Params):
         "mean", description="Closeness to the nearest example, or to all on average."
     )
     encoder: str | None = ENCODER
-    in_: Scope = IN
 
 
 class Contrast(Signal):

@@ -76,7 +76,7 @@ class Facts:
         readings are timed or stubbed: `explain` and policy tests show each signal only if it was asked for. `telling`
         says that they are not simply `FALSE`.
         """
-        if self._strict:
+        if self._strict or self.request.sealed:  # what cannot be read may make each of them Unknown
             return
         self.readings.update(readings)
         if telling:

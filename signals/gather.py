@@ -27,12 +27,21 @@ def read(signal: Signal, facts: Facts) -> Reading:
         # The exception's text could quote the prompt, so only its type is logged.
         log.error("signal %s failed: %s", signal.name, type(error).__name__)
         reading = unknown("error")
+    if facts.request.sealed and reading.matched is not None and _unreadable(signal, facts, reading):
+        reading = unknown("unreadable")
     facts.readings[signal.name] = reading
     if reading is not FALSE:
         facts.telling[signal.name] = reading
     if timings is not None:
         timings[signal.name] = timings.get(signal.name, 0.0) + (time.perf_counter_ns() - started) / 1000
     return reading
+
+
+def _unreadable(signal: Signal, facts: Facts, reading: Reading) -> bool:
+    """Whether the reading does not hold for the whole text, since some of it cannot be read."""
+    if reading.matched and signal.finds:
+        return False
+    return any(facts.request.unreadable(scope) for scope in signal.reads)
 
 
 class Needy(Protocol):

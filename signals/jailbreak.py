@@ -27,11 +27,15 @@ class JailbreakParams(Params):
         ["user", "tools"],
         alias="in",
         min_length=1,
-        description="The texts to judge: user (last user message), conversation, system, tools (tool results), all.",
+        description="The texts to judge: user (last user message), latest (all since the assistant's last answer), "
+        "conversation, system, tools (tool results), all.",
     )
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
+
+    def scopes(self) -> tuple[Scope, ...]:
+        return tuple(self.in_)
 
 
 class Jailbreak(Signal):
@@ -41,6 +45,7 @@ class Jailbreak(Signal):
     Parameters = JailbreakParams
     scored = True
     labelled = True
+    finds = True
     cost = Cost.NEURAL
 
     def __init__(self, name: str, params: JailbreakParams, shared: Shared) -> None:

@@ -14,7 +14,7 @@ from signals.automaton import Automaton, Hits, Keyword, fold
 from signals.facts import Facts
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Params, Shared, Signal, TextParams
 
 _TOO_LONG = 256 * 1024
 """Characters up to which words are compared one by one."""
@@ -44,17 +44,12 @@ class Similarity(Params):
     at_least: float = Field(gt=0, le=1, description="The least likeness that counts as found, up to 1.")
 
 
-class KeywordParams(Params):
+class KeywordParams(TextParams):
     """What to look for, where, and how closely it must agree."""
 
     any: list[str] = Field([], description="At least one of these is in the text.")
     all: list[str] = Field([], description="Every one of these is in the text.")
     none: list[str] = Field([], description="None of these is in the text.")
-    in_: Scope = Field(
-        "user",
-        alias="in",
-        description="The text to search: user (the last user message), conversation, system, tools or all.",
-    )
     whole_words: bool = Field(
         True, description="Find whole words only; scripts that do not space their words have no such bounds."
     )
@@ -102,6 +97,7 @@ class KeywordSignal(Signal):
         automaton = shared.use(Automaton)
         self._hits = shared.use(Hits, automaton, params.in_)
         whole, exact = params.whole_words, params.case_sensitive
+        self.finds = not params.none
 
         def bits(keywords: list[str]) -> list[int]:
             return [1 << automaton.add(Keyword(keyword, whole, exact)) for keyword in keywords]

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Params, Shared, Signal
+from signals.signal import Shared, Signal, TextParams
 
 MODEL = Path(__file__).parent / "models" / "language.ftz"
 """Our own model (signals/train/language.py; its card is beside it), read by the fastText library."""
@@ -73,7 +73,7 @@ _DENSE = ("zh", "ja", "ko")
 _NOT_LETTERS = re.compile(r"[\s\d_!-/:-@\[-`{-~«»“”„’‘…–—।。，、！？：；（）]+")
 
 
-class LanguageParams(Params):
+class LanguageParams(TextParams):
     """Which languages match."""
 
     is_: list[str] | None = Field(
@@ -85,11 +85,6 @@ class LanguageParams(Params):
     not_in: list[str] | None = Field(None, min_length=1, description="The language is none of these.")
     at_least: float = Field(
         0.4, ge=0, le=1, description="The least probability that counts; below it neither `is` nor `not_in` matches."
-    )
-    in_: Scope = Field(
-        "user",
-        alias="in",
-        description="The text to judge: user (the last user message), conversation, system, tools or all.",
     )
 
     @field_validator("is_", "not_in")

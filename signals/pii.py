@@ -14,7 +14,7 @@ from signals.neural.embeddings import Entities, mounted
 from signals.patterns import Found, PatternSet, compiled
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Shared, Signal, TextParams
 
 _MANY = 2000
 """Candidates of one detector that are looked at; a text with more is Unknown, never half read."""
@@ -37,7 +37,7 @@ _NAMED: dict[str, Named] = {
 """What the labels of token classifiers mean (CoNLL, OntoNotes and their like, without B- and I-)."""
 
 
-class PiiParams(Params):
+class PiiParams(TextParams):
     """What to look for and where."""
 
     types: list[Kind | Named] = Field(
@@ -63,11 +63,6 @@ class PiiParams(Params):
         ["US"],
         min_length=1,
         description="Countries (ISO 3166) whose phone numbers may lack the country code; only `phone` uses them.",
-    )
-    in_: Scope = Field(
-        "user",
-        alias="in",
-        description="The text to search: user (the last user message), conversation, system, tools or all.",
     )
 
     @field_validator("regions")
@@ -97,6 +92,7 @@ class Pii(Signal):
     kind = "pii"
     Parameters = PiiParams
     labelled = True
+    finds = True
 
     def __init__(self, name: str, params: PiiParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

@@ -7,19 +7,13 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.patterns import Found, Pattern, PatternSet
 from signals.reading import FALSE, Reading
-from signals.request import Scope
-from signals.signal import Params, Shared, Signal
+from signals.signal import Shared, Signal, TextParams
 
 
-class RegexParams(Params):
+class RegexParams(TextParams):
     """Patterns and the text to search."""
 
     any: list[Pattern] = Field(min_length=1, description="RE2 expressions; one found anywhere in the text is enough.")
-    in_: Scope = Field(
-        "user",
-        alias="in",
-        description="The text to search: user (the last user message), conversation, system, tools or all.",
-    )
 
 
 class Regex(Signal):
@@ -27,6 +21,7 @@ class Regex(Signal):
 
     kind = "regex"
     Parameters = RegexParams
+    finds = True
 
     def __init__(self, name: str, params: RegexParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

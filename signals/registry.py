@@ -30,6 +30,7 @@ from signals.similar import Similar
 from signals.structure import Structure
 from signals.time import Time
 from signals.tokens import Tokens
+from signals.unreadable import Unreadable
 
 KINDS: tuple[type[Signal], ...] = (
     Budget,
@@ -59,6 +60,7 @@ KINDS: tuple[type[Signal], ...] = (
     Structure,
     Time,
     Tokens,
+    Unreadable,
 )
 
 BY_NAME: dict[str, type[Signal]] = {kind.kind: kind for kind in KINDS}

@@ -11,16 +11,15 @@ from pydantic import Field, StringConstraints
 
 from signals.estimate import tokens_of
 from signals.facts import Facts
-from signals.neural.kinds import IN
 from signals.neural.kserve import Endpoint
 from signals.neural.service import DEFAULT_LIMITS, Service
 from signals.neural.shipped import DEFAULT_CAP
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Shared, Signal, TextParams
 
 
-class RemoteParams(Params):
+class RemoteParams(TextParams):
     """Where the model is, what its tensors are called, and which score matters."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|grpcs?)://[^\s/]+(/\S*)?$")] = Field(
@@ -34,7 +33,6 @@ class RemoteParams(Params):
     labels: list[str] | None = Field(None, min_length=1, description="Names of the classes, in order.")
     label: str | None = Field(None, min_length=1, description="The class that matters; left out, the first.")
     at_least: float = Field(0.5, description="The least score that matches.")
-    in_: Scope = IN
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None

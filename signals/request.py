@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
 
-Scope = Literal["user", "conversation", "system", "tools", "all"]
-"""Which text a signal reads: the last user message; every message but system ones; system and developer messages;
-tool results; everything."""
+Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
+"""Which text a signal reads.
+
+user: the last user message; latest: everything since the last answer of the assistant (user texts, tool results,
+documents); conversation: every message but system ones; system: system and developer messages; tools: tool results;
+all: every string of the body that a model may be shown.
+"""
+
+Opaque = Literal["token_ids", "embeddings", "reference", "document", "encrypted", "image", "audio", "video"]
+"""What of a call has no text that can be read here.
+
+token_ids and embeddings: a prompt as numbers; reference: text that the upstream has or fetches (an earlier response, a
+file's id, a URL); document: a file of another format than text; encrypted: text that only its provider can open.
+"""
+
+TEXTUAL: frozenset[str] = frozenset(("token_ids", "embeddings", "reference", "document", "encrypted"))
+"""Those that stand for text: where one is, no signal can say that it has read the whole text."""
 
 _SYSTEM = ("system", "developer")
+_ANSWERED = ("assistant", "model")
 
 
 class Message(NamedTuple):
@@ -27,13 +42,32 @@ class Message(NamedTuple):
     tool_calls: int = 0
 
 
+class Extra(NamedTuple):
+    """What a message (or the call) holds beside the plain text of its `Message`.
+
+    `at` is the message's place in `Request.messages`, -1 for what lies before the first. `role` says who speaks: that
+    of a message, `document`, or `history` for earlier turns that the upstream keeps. `text` is everything else of it
+    that a model may be shown (arguments of calls, thoughts, names, titles), `glued` its text parts joined with nothing,
+    as some chat templates join them. `opaque` names what of it cannot be read.
+    """
+
+    at: int
+    role: str
+    text: str = ""
+    glued: str = ""
+    opaque: tuple[Opaque, ...] = ()
+
+
 @dataclass(slots=True)
 class Request:
     """One call, parsed once.
 
-    `body` stays the bytes that came; `fields` is the decoded JSON object. `headers` are lower-case and hold the
-    pseudo-headers (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the
-    like): trusted, since only Envoy's own filters write it. `received` is seconds since the epoch.
+    `body` stays the bytes that came, `fields` is the decoded JSON object, `strings` every string of it that a model may
+    be shown (None: what the messages hold is all there is). `headers` are lower-case and hold the pseudo-headers
+    (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the like): trusted,
+    since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
+    to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
+    cannot be read here (an `Extra` says which).
     """
 
     api: Api
@@ -44,26 +78,92 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     received: float = 0.0
+    extras: tuple[Extra, ...] = ()
+    strings: Sequence[str] | None = None
+    operation: str = ""
+    sealed: bool = False
     _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def text(self, scope: Scope = "user") -> str:
-        """The text of `scope`, its messages joined with newlines; '' where there is none. Computed once a scope."""
+        """The text of `scope`, its parts joined with newlines; '' where there is none. Computed once per scope."""
         text = self._texts.get(scope)
         if text is None:
             text = self._texts[scope] = self._join(scope)
         return text
 
+    def glued(self, scope: Scope = "user") -> str:
+        """The texts of those messages of `scope` that came in several parts, the parts joined with nothing.
+
+        A word that is split over two parts is whole only here; '' where no message has several.
+        """
+        if not self.extras:
+            return ""
+        within = self._within(scope)
+        return "\n".join([extra.glued for extra in self.extras if extra.glued and within(extra.at, extra.role)])
+
+    def opaque(self, scope: Scope = "all") -> tuple[Opaque, ...]:
+        """What of `scope` has no text that can be read here, in order, each once."""
+        if not self.extras:
+            return ()
+        within = self._within(scope)
+        found: dict[Opaque, None] = {}
+        for extra in self.extras:
+            if extra.opaque and within(extra.at, extra.role):
+                found.update(dict.fromkeys(extra.opaque))
+        return tuple(found)
+
+    def unreadable(self, scope: Scope) -> bool:
+        """Whether some of the text of `scope` cannot be read here."""
+        return self.sealed and not TEXTUAL.isdisjoint(self.opaque(scope))
+
     def _join(self, scope: Scope) -> str:
         messages = self.messages
         if scope == "user":
-            for message in reversed(messages):
-                if message.role == "user":
-                    return message.text
-            return ""
+            at = self._last_user()
+            return messages[at].text if at >= 0 else ""
+        if scope == "all" and self.strings is not None:
+            return "\n".join(self.strings)
+        within = self._within(scope)
+        if not self.extras:
+            return "\n".join([m.text for at, m in enumerate(messages) if within(at, m.role)])
+        texts = [(at, m.text) for at, m in enumerate(messages) if within(at, m.role)]
+        texts += [(extra.at, extra.text) for extra in self.extras if extra.text and within(extra.at, extra.role)]
+        texts.sort(key=_place)  # stable: a message's own text comes before the rest of it
+        return "\n".join([text for _, text in texts])
+
+    def _within(self, scope: Scope) -> Callable[[int, str], bool]:
+        """Whether what stands at a message's place and has its role belongs to `scope`."""
         if scope == "all":
-            return "\n".join([m.text for m in messages])
+            return lambda at, role: True
         if scope == "conversation":
-            return "\n".join([m.text for m in messages if m.role not in _SYSTEM])
+            return lambda at, role: role not in _SYSTEM
         if scope == "system":
-            return "\n".join([m.text for m in messages if m.role in _SYSTEM])
-        return "\n".join([m.text for m in messages if m.role == "tool"])
+            return lambda at, role: role in _SYSTEM
+        if scope == "tools":
+            return lambda at, role: role == "tool"
+        if scope == "user":
+            user = self._last_user()
+            return lambda at, role: at == user and role == "user"
+        begin = self._latest()
+        return lambda at, role: at >= begin and role not in _SYSTEM and role != "history"
+
+    def _last_user(self) -> int:
+        """The place of the last user message; -2 where there is none (-1 is before the first message)."""
+        for at in range(len(self.messages) - 1, -1, -1):
+            if self.messages[at].role == "user":
+                return at
+        return -2
+
+    def _latest(self) -> int:
+        """The place after the assistant's last answer; one that ends the call is no answer but the client's words."""
+        messages = self.messages
+        at = len(messages) - 1
+        while at >= 0 and messages[at].role in _ANSWERED:
+            at -= 1
+        while at >= 0 and messages[at].role not in _ANSWERED:
+            at -= 1
+        return at + 1 if at >= 0 else -1
+
+
+def _place(item: tuple[int, str]) -> int:
+    return item[0]

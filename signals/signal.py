@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from signals.facts import Facts, SlowInput
 from signals.reading import Reading
-from signals.request import Request
+from signals.request import Request, Scope
 
 
 class Cost(IntEnum):
@@ -44,6 +44,30 @@ class Params(BaseModel):
         """
         return None
 
+    def scopes(self) -> tuple[Scope, ...]:
+        """The texts of the request that the signal reads; none for one that reads something else."""
+        return ()
+
+
+def within(default: Scope) -> Any:
+    """The field `in:` of a kind that reads the text of one scope."""
+    return Field(
+        default,
+        alias="in",
+        description="The text to read: user (the last user message), latest (everything since the assistant's last "
+        "answer: user text, tool results, documents), conversation (all but system messages), system, tools (tool "
+        "results) or all (every string that the model may be shown).",
+    )
+
+
+class TextParams(Params):
+    """Parameters of a kind that reads the text of one scope."""
+
+    in_: Scope = within("user")
+
+    def scopes(self) -> tuple[Scope, ...]:
+        return (self.in_,)
+
 
 class Signal(ABC):
     """A named, configured detector. A kind is a subclass; the registry lists them all.
@@ -52,7 +76,11 @@ class Signal(ABC):
     first (once a request, shared by all signals that name them) and `read` then finds them with `facts.got`.
     `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
     in `facts.readings`). `scored` says that readings carry a score that a rule may test, `labelled` that they
-    carry a label. `cost` and `slow` may be set by an instance in its `__init__`.
+    carry a label. `cost`, `slow` and `finds` may be set by an instance in its `__init__`.
+
+    `reads` are the scopes whose text the signal reads. Where some of that text cannot be read (token ids, references
+    to what the upstream keeps, documents that are not text) the reading is Unknown (`unreadable`), unless the signal
+    `finds`: then a match in a part of the text is one in the whole, and only "not found" is Unknown.
     """
 
     kind: ClassVar[str]
@@ -62,10 +90,12 @@ class Signal(ABC):
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
+    finds: bool = False
 
     def __init__(self, name: str, params: Any, shared: Shared) -> None:
         self.name = name
         self.params: Params = params
+        self.reads: tuple[Scope, ...] = params.scopes()
 
     @abstractmethod
     def read(self, facts: Facts) -> Reading:

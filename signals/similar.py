@@ -8,13 +8,11 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, EXAMPLE_LIMIT, Embedding, closeness, source
-from signals.neural.kinds import IN
 from signals.reading import Reading
-from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Shared, Signal, TextParams
 
 
-class SimilarParams(Params):
+class SimilarParams(TextParams):
     """Examples and how close the text must come to them."""
 
     to: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Example sentences.")
@@ -23,7 +21,6 @@ class SimilarParams(Params):
         "max", description="Closeness to the nearest example, or to all on average."
     )
     encoder: str | None = ENCODER
-    in_: Scope = IN
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None

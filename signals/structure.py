@@ -16,7 +16,7 @@ from signals.facts import Facts
 from signals.patterns import Pattern, compiled
 from signals.reading import Reading, of, unknown
 from signals.request import Scope
-from signals.signal import Params, Shared, Signal
+from signals.signal import Params, Shared, Signal, TextParams
 
 _MANY = 4000
 """Occurrences after which counting stops, so that no text keeps the event loop busy."""
@@ -65,7 +65,7 @@ class Custom(Params):
 Feature = Named | Custom
 
 
-class StructureParams(Params):
+class StructureParams(TextParams):
     """Exactly one of count, density, exists, sequence."""
 
     count: Feature | None = Field(
@@ -82,11 +82,6 @@ class StructureParams(Params):
     )
     at_least: float | None = Field(None, ge=0, description="The least count or density that matches.")
     at_most: float | None = Field(None, ge=0, description="The greatest count or density that matches.")
-    in_: Scope = Field(
-        "user",
-        alias="in",
-        description="The text to look at: user (the last user message), conversation, system, tools or all.",
-    )
 
     @model_validator(mode="after")
     def _one_test(self) -> Self:

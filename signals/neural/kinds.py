@@ -12,14 +12,7 @@ from signals.neural.heads import Verdict
 from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
 from signals.reading import Reading
-from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal
-
-IN: Any = Field(
-    "user",
-    alias="in",
-    description="The text to judge: user (the last user message), conversation, system, tools or all.",
-)
+from signals.signal import Cost, Shared, Signal, TextParams
 
 
 def shipped(shared: Shared) -> Shipped:
@@ -28,12 +21,11 @@ def shipped(shared: Shared) -> Shipped:
     return shared.use(Shipped, cap, shared.settings.get("limits", DEFAULT_LIMITS))
 
 
-class ProbabilityParams(Bounds):
+class ProbabilityParams(Bounds, TextParams):
     """Bounds of the probability."""
 
     at_least: float | None = Field(None, ge=0, le=1, description="The least probability that matches.")
     at_most: float | None = Field(None, ge=0, le=1, description="The greatest probability that matches.")
-    in_: Scope = IN
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, self.at_most
@@ -60,10 +52,9 @@ class Probability(Signal):
         return Reading(self._bounds.hold(score), score, evidence=(f"windows={verdict.windows}",))
 
 
-class ChoiceParams(Params):
+class ChoiceParams(TextParams):
     """Classes, and how probable they must be together. Subclasses say which classes there are."""
 
-    in_: Scope = IN
     at_least: float | None = Field(
         None,
         ge=0,
