@@ -9,7 +9,8 @@ from typing import Any
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import UnknownModel
-from extproc import openai
+from extproc import openai, paths
+from extproc.body import parse
 from extproc.refusal import Refusal
 from signals.reading import Reading
 from signals.request import Request
@@ -28,13 +29,13 @@ class Call:
 
     def request(self, engine: Engine) -> Request | None:
         """The parsed call; None when its path is none that is decided about. Raises `Refusal`."""
-        endpoint = openai.endpoint(self.path)
-        if endpoint is None or endpoint.api is None:
+        target = paths.read(self.path)
+        if target is None or target.api is None:
             return None
         if len(self.body) > engine.settings.max_body:
             raise Refusal(413, f"The request body is larger than {engine.settings.max_body} bytes.", "too_large")
         headers = {":path": self.path, ":method": "POST", **self.headers}
-        return openai.parse(endpoint.api, headers, self.attributes, self.body)
+        return parse(target, headers, self.attributes, self.body, engine.settings.max_values)
 
     def begin(
         self,

@@ -315,10 +315,11 @@ def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
 
 
 def _decide(engine: Any, request: dict[str, Any]) -> Any:
-    from extproc import openai
+    from extproc.body import parse
+    from extproc.paths import Target
 
     headers = {":path": "/v1/chat/completions", ":method": "POST"}
-    parsed = openai.parse("chat", headers, {}, json.dumps(request).encode())
+    parsed = parse(Target("chat"), headers, {}, json.dumps(request).encode())
     return asyncio.run(engine.decide(parsed)).decision
 
 

@@ -6,7 +6,7 @@ from config.clauses import clauses, models
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
-from decisions.engine import Engine, Settings
+from decisions.engine import Engine, Opening, Settings
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
@@ -51,7 +51,17 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",
-        settings=Settings(settings.deadline, settings.max_body, settings.response_headers, settings.fail_open),
+        settings=Settings(
+            settings.deadline,
+            settings.max_body,
+            settings.response_headers,
+            settings.fail_open,
+            settings.unread == "pass",
+            settings.max_values,
+            settings.max_open_bodies,
+            settings.body_timeout,
+            tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
+        ),
         shared=shared,
     )
 

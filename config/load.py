@@ -345,6 +345,10 @@ class _Checker:
         models = self._data.get("models")
         known = models if isinstance(models, dict) else {}
         mentions: list[tuple[Path, Any]] = [(("default",), self._data.get("default"))]
+        paths = self._data.get("paths")
+        for index, entry in enumerate(paths if isinstance(paths, list) else []):
+            if isinstance(entry, dict):
+                mentions.append((("paths", index, "to"), entry.get("to")))
         entries = self._data.get("decisions")
         for index, entry in enumerate(entries if isinstance(entries, list) else []):
             if not isinstance(entry, dict):

@@ -185,11 +185,37 @@ class SettingsSpec(Spec):
     deadline: Duration = Field(0.05, gt=0, le=60, description="Time for one decision; what is late is Unknown.")
     max_body: Size = Field(10 * 2**20, gt=0, description="Larger request bodies are refused with 413.")
     response_headers: bool = Field(True, description="Tell the client the decision and the model in headers.")
+    unread: Literal["refuse", "pass"] = Field(
+        "refuse",
+        description="What to do with a request whose path is that of no call that is understood: refuse it, or pass it "
+        "on to the default model, unread.",
+    )
+    max_values: int = Field(200_000, gt=0, description="JSON values in one request body; more are refused with 413.")
+    max_open_bodies: Size = Field(
+        256 * 2**20, gt=0, description="Request bodies that a worker holds at a time; beyond that: 503."
+    )
+    body_timeout: Duration = Field(30.0, gt=0, le=3600, description="A body that takes longer to come: 408.")
     fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
     inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
     store: StoreSpec | None = Field(None, description="Where budgets and pins are kept; left out, in each process.")
     max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
+
+
+class PathSpec(Spec):
+    """A path that is let on unread: no text signal and no guard that reads text has seen what it carries."""
+
+    match: str = Field(
+        pattern=r"^/[A-Za-z0-9!$&'()+,=:@._~/-]*\*?$",
+        description="A path, or its beginning with `*` at the end. Paths that are understood are read all the same.",
+    )
+    to: str | None = Field(None, description="The model that takes it; left out, the default.")
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        if "//" in self.match or "/." in self.match:
+            raise PydanticCustomError("P104", "match: a path without empty or dot segments is needed")
+        return self
 
 
 class PolicySpec(Spec):
@@ -205,6 +231,7 @@ class PolicySpec(Spec):
     strategy: Literal["first", "best"] = Field("first", description="First match, or the most confident match.")
     signals: dict[str, Any] = Field({}, description="What is looked at; each has exactly one kind.")
     decisions: list[DecisionSpec] = Field([], description="The priority list.")
+    paths: list[PathSpec] = Field([], description="Further paths that go to a model or the default, unread.")
     settings: SettingsSpec = Field(SettingsSpec(), description="Run-time settings.")
 
 

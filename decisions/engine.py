@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from decisions.decision import Action, Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
@@ -27,14 +27,31 @@ log = logging.getLogger("pointsman.decisions")
 OnUnknown = Literal["skip", "match", "fail"]
 
 
+class Opening(NamedTuple):
+    """A path that goes unread: `match` is exact, or a beginning where it ends in `*`; `to` is a model's key."""
+
+    match: str
+    to: str
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Run-time settings of a policy. `deadline` is seconds, `max_body` bytes."""
+    """Run-time settings of a policy.
+
+    `deadline` and `body_timeout` are seconds, `max_body` bytes of one body, `max_open_bodies` bytes of all bodies that
+    a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests on that are no call that
+    is understood; `openings` are paths that are let on in any case.
+    """
 
     deadline: float = 0.05
     max_body: int = 10 * 2**20
     response_headers: bool = True
     fail_open: bool = False
+    pass_unread: bool = False
+    max_values: int = 200_000
+    max_open_bodies: int = 256 * 2**20
+    body_timeout: float = 30.0
+    openings: tuple[Opening, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +173,14 @@ class Engine:
         `deadline` is a `time.monotonic()` instant. `detail` times every signal; `everything` reads every signal, also
         those that cannot change the outcome. Raises `UnknownModel`.
         """
-        evaluation = Evaluation(self, request, deadline, detail, everything)
+        evaluation = self.begin(request, deadline, detail=detail, everything=everything)
         return evaluation.advance() or evaluation
+
+    def begin(
+        self, request: Request, deadline: float = float("inf"), *, detail: bool = False, everything: bool = False
+    ) -> Evaluation:
+        """The evaluation of `request`, with nothing read yet; parameters and errors as for `settle`."""
+        return Evaluation(self, request, deadline, detail, everything)
 
     async def decide(
         self, request: Request, deadline: float = float("inf"), *, detail: bool = False, everything: bool = False
@@ -225,6 +248,19 @@ class Evaluation:
         self._everything = everything
         self._results: dict[str, bool | None] = {}
         self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
+
+    def warm(self) -> None:
+        """Take every reading that looks at the request's text and waits for nothing. Safe in a thread of its own.
+
+        For long texts: what is read here is not read again, so that `advance` has little left to do.
+        """
+        facts = self.facts
+        for signal in self.engine.signals.values():
+            for scope in signal.reads:
+                facts.request.text(scope)
+            if signal.reads and not signal.slow and signal.name not in facts.readings:
+                read(signal, facts)
+        _tokens(facts)
 
     def advance(self) -> Trace | None:
         """Go as far as possible without waiting; the trace when the outcome is settled."""

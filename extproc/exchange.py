@@ -14,21 +14,24 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Final, Protocol
+from functools import lru_cache, partial
+from typing import Any, Final, Protocol, TypeVar
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
-from extproc import openai, wire
+from extproc import encoding, openai, paths, wire
+from extproc.bodies import Bodies
+from extproc.body import parse
 from extproc.meter import Meter, Tail
+from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.transport.seam import Stream
-from extproc.wire import Kind, Message, Mode, Pairs, Terms
-from signals.request import Api, Request
+from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
+from signals.request import Request
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -38,6 +41,10 @@ MAX_OWED = 65_536  # chunks of one held body that each want an answer of their o
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
 telling us to stop, so it is we who must not send without end."""
+APART = 512 * 1024
+"""Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
+SMALL = 64 * 1024
+"""Bytes of a body up to which it may stay in memory while the answer comes."""
 INTERNAL = 13
 INVALID_ARGUMENT = 3
 
@@ -66,6 +73,9 @@ class Answerer(Protocol):
         ...
 
 
+T = TypeVar("T")
+
+
 class Context(Protocol):
     """What an exchange needs from the service that it runs in."""
 
@@ -80,6 +90,19 @@ class Context(Protocol):
     @property
     def meter(self) -> Meter | None:
         """Who wants to know what answers take and cost."""
+        ...
+
+    @property
+    def bodies(self) -> Bodies:
+        """What the exchanges of this worker hold."""
+        ...
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done in a thread."""
+        ...
+
+    def unread(self, reason: str, method: str, path: str) -> None:
+        """A request is no call that is understood; it goes on unread, or `reason` is the code of its refusal."""
         ...
 
     def timed(self) -> bool:
@@ -97,8 +120,7 @@ class Context(Protocol):
     def failed(self, reason: str) -> None:
         """A request got no trace: it was refused before it could be decided, or something broke.
 
-        `reason` is from a closed set: the `code` of a refusal in `extproc.openai`, `too_large`,
-        `unsupported_encoding`, or `body_mode`, `protocol`, `error`, `answer_broken`.
+        `reason` is from a closed set: the `code` of a refusal, or `body_mode`, `protocol`, `error`, `answer_broken`.
         """
         ...
 
@@ -186,6 +208,7 @@ class Exchange:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
+        self._context.bodies.release(self)
         if self._phase == Phase.LATE:
             self._context.failed("body_mode")
         elif self._phase == Phase.ROUTED:
@@ -220,25 +243,50 @@ class Exchange:
         self._open(message)
         self._owed.append(Kind.REQUEST_HEADERS)
         headers = message.headers
-        target = openai.endpoint(headers.get(":path", ""))
-        if target is None:
-            self._pass()
-        elif target.api is None:
-            if headers.get(":method") == "GET":
-                self._list(target.model)
+        path, method = headers.get(":path", ""), headers.get(":method", "")
+        target = paths.read(path)
+        try:
+            if target is None:
+                self._unknown(path, method)
+            elif target.api is None:
+                self._bodiless(target, method, message.end)
             else:
-                self._pass()
-        elif headers.get(":method") != "POST" or not _json(headers.get("content-type", "")):
-            self._pass()  # upgrades too: they come as GET or CONNECT
-        elif headers.get("content-encoding", "identity") != "identity":
-            text = "The request body must not be compressed: it could not be read."
-            self._refuse(Refusal(415, text, "unsupported_encoding"))
-        elif _number(headers.get("content-length", "")) > self._engine.settings.max_body:
-            self._refuse_size()
-        elif message.end:
-            self._decide(b"")
+                _callable(headers, method)
+                if _number(headers.get("content-length", "")) > self._engine.settings.max_body:
+                    self._refuse_size()
+                elif message.end:
+                    self._decide(b"")
+                else:
+                    self._collect()
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _unknown(self, path: str, method: str) -> None:
+        """A path that is no API's: it is opened by the policy, or refused, or passed on unread."""
+        settings = self._engine.settings
+        opened = paths.opening(path, settings.openings)
+        if opened is not None:
+            self._pass(((ROUTE, opened.to),))
+        elif settings.pass_unread:
+            self._context.unread("passed_unread", method, path)
+            self._pass()
         else:
-            self._collect()
+            self._context.unread("unknown_path", method, path)
+            text = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
+            raise Refusal(404, text, "unknown_path")
+
+    def _bodiless(self, target: Target, method: str, end: bool) -> None:
+        """The model list, which we answer, and stored responses, which the upstream has."""
+        if target.operation == "models":
+            if method not in ("GET", "HEAD"):
+                raise _method("GET, HEAD")
+            self._list(target.model)
+        elif method not in ("GET", "HEAD", "DELETE", "POST"):
+            raise _method("GET, DELETE, POST")
+        elif not end:
+            raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
+        else:
+            self._pass(_plain_path(target))
 
     def _open(self, message: Message) -> None:
         """What the first message of a stream announces."""
@@ -282,6 +330,8 @@ class Exchange:
             self._pass()
         elif len(self._body) + len(message.body) > self._engine.settings.max_body or len(self._owed) > MAX_OWED:
             self._refuse_size()
+        elif self._held() and not message.end and not self._hold(len(message.body)):
+            self._refuse_memory()
         elif mode == Mode.BUFFERED_PARTIAL and not message.end:
             self._refuse(Refusal(413, "The request body is larger than the proxy's buffer.", "too_large"))
         elif self._held() and not message.end:
@@ -376,23 +426,69 @@ class Exchange:
 
     def _decide(self, body: bytes) -> None:
         self._phase = Phase.DECIDING
-        first, api = self._first, self._api()
-        assert first is not None
-        assert api is not None
+        self._context.bodies.arrived(self)
         try:
-            request = openai.parse(api, first.headers, first.attributes(), body)
-            self._request = request
+            if len(body) > APART or self._coding() is not None:
+                self._begin(self._decide_apart(body), len(body))
+                return
+            request = self._request = self._read(body)
             engine = self._engine = self._context.choose(request)
             deadline = time.monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
             if isinstance(settled, Trace):
                 self._act(settled)
             else:
-                self._task = asyncio.get_running_loop().create_task(self._finish(settled))
+                self._begin(self._finish(settled), len(body))
         except UnknownModel as error:
             self._refuse(openai.unknown_model(error.model))
         except Refusal as refusal:
             self._refuse(refusal)
+
+    def _begin(self, work: Coroutine[Any, Any, None], size: int) -> None:
+        """Go on in a task; a body of `size` bytes is held as long."""
+        if not self._hold(max(0, size - len(self._body))):
+            work.close()
+            self._refuse_memory()
+            return
+        self._task = asyncio.get_running_loop().create_task(work)
+
+    def _read(self, body: bytes) -> Request:
+        """The call in `body`. Raises `Refusal` when it is none."""
+        first, target = self._first, self._target()
+        assert first is not None
+        assert target is not None
+        settings = self._engine.settings
+        coding = self._coding()
+        if coding is not None:
+            body = encoding.decoded(coding, body, settings.max_body)
+        try:
+            return parse(target, first.headers, first.attributes(), body, settings.max_values)
+        except Refusal as refusal:
+            content_type = first.headers.get("content-type", "")
+            if refusal.code not in ("invalid_json", "empty_body") or encoding.says_json(content_type):
+                raise
+            text = "The request body must be a JSON object; no other content type is read here."
+            raise Refusal(415, text, "unsupported_content_type") from None
+
+    async def _decide_apart(self, body: bytes) -> None:
+        """Decide what takes long to read: the parser and the signals of its text run in a thread."""
+        try:
+            try:
+                request = self._request = await self._context.apart(partial(self._read, body))
+                engine = self._engine = self._context.choose(request)
+                deadline = time.monotonic() + engine.settings.deadline
+                evaluation = engine.begin(request, deadline, detail=self._context.timed())
+                await self._context.apart(evaluation.warm)
+            except UnknownModel as error:
+                self._refuse(openai.unknown_model(error.model))
+            except Refusal as refusal:
+                self._refuse(refusal)
+            else:
+                await self._finish(evaluation)
+                return
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
 
     async def _finish(self, evaluation: Evaluation) -> None:
         try:
@@ -440,16 +536,38 @@ class Exchange:
 
     def _route(self, trace: Trace, request: Request, more: Pairs = ()) -> None:
         """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
-        decision = trace.decision
-        model, changes = decision.model, decision.changes
-        body = None
-        if model is not None:
-            if changes is not None and changes.body:
-                body = openai.changed(request, model, changes)
-            elif request.model != model.name:
-                body = openai.with_model(request, model.name)
+        target = self._target()
+        if target is not None and target.path is not None:
+            more = (*more, (":path", target.path))
         self._trace = trace
-        self._pay(request_headers(decision) + more, body, _metadata(trace))
+        if len(request.body) > APART:
+            self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, request, more))
+        else:
+            self._send_on(trace, rewritten(request, trace.decision), more)
+
+    async def _route_apart(self, trace: Trace, request: Request, more: Pairs) -> None:
+        """`_route` for a body that takes long to write again."""
+        try:
+            try:
+                self._send_on(trace, await self._context.apart(partial(rewritten, request, trace.decision)), more)
+            except Refusal as refusal:
+                self._refuse(refusal)
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    def _send_on(self, trace: Trace, body: bytes | None, more: Pairs) -> None:
+        """Pay what is owed with the decision of `trace`; `body` None: as it came."""
+        request = self._request
+        assert request is not None
+        if body is None and self._coding() is not None:
+            body = request.body
+        self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
+        if len(request.body) <= SMALL:
+            self._context.bodies.release(self)
+        elif not self._engine.metered:  # nobody needs it while the answer comes
+            self._request = replace(request, body=b"", fields={}, messages=(), extras=(), strings=None, _texts={})
+            self._context.bodies.release(self)
 
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:
         """Answer everything that is owed: `headers` and `extra` with the first answer, `body` (None: as it came)."""
@@ -460,16 +578,17 @@ class Exchange:
         if model is not None and meter is not None:
             meter.started(model)
         send = self._stream.send
+        coded = [] if body is None or self._coding() is None else ["content-encoding"]
         for index, kind in enumerate(owed):
             if kind == Kind.REQUEST_HEADERS:
-                own = [name for name in self._own() if name not in dict(headers)]
+                own = [name for name in self._own() if name not in dict(headers)] + coded
                 send(wire.reply(kind, headers, own, bool(headers), None, extra))
                 if self._terms.request_body == Mode.FULL_DUPLEX_STREAMED:
                     self._give_back(body, ended and Kind.REQUEST_TRAILERS not in owed)
             elif kind == Kind.REQUEST_TRAILERS:
                 send(wire.trailers(kind))
             elif index == 0:
-                send(wire.reply(kind, headers, (), bool(headers), body, extra))
+                send(wire.reply(kind, headers, coded, bool(headers), body, extra))
             elif body is None:
                 send(wire.reply(kind))
             else:  # chunks of a held STREAMED body: the first makes way for the new body, the others for nothing
@@ -484,11 +603,16 @@ class Exchange:
             for chunk in wire.chunks(Kind.REQUEST_BODY, body, end):
                 self._stream.send(chunk)
 
-    def _pass(self) -> None:
-        """Let the whole request go on as it is, but for headers that only we may set."""
+    def _pass(self, headers: Pairs = ()) -> None:
+        """Let the whole request go on as it is, but for headers that only we may set, and with `headers`."""
         self._phase = Phase.PASSING
+        self._context.bodies.release(self)
         for kind in self._owed:
-            self._stream.send(wire.reply(kind, (), self._own() if kind == Kind.REQUEST_HEADERS else ()))
+            if kind == Kind.REQUEST_HEADERS:
+                own = [name for name in self._own() if name not in dict(headers)]
+                self._stream.send(wire.reply(kind, headers, own, bool(headers)))
+            else:
+                self._stream.send(wire.reply(kind))
         self._owed = []
         if self._terms.request_body in _WHOLE or (self._first is not None and self._first.end):
             # Ending the stream tells Envoy to go on without us, so it buffers nothing more on our behalf. Only before
@@ -515,6 +639,16 @@ class Exchange:
         limit = self._engine.settings.max_body
         self._refuse(Refusal(413, f"The request body is larger than {limit} bytes.", "too_large"))
 
+    def _refuse_memory(self) -> None:
+        text = "This gateway holds too many request bodies at the moment; try again."
+        self._refuse(Refusal(503, text, "too_many_bodies", headers=(("retry-after", "1"),)))
+
+    def late(self) -> None:
+        """The body has not come in time (extproc.bodies.Holder)."""
+        if self._phase == Phase.COLLECTING:
+            seconds = self._engine.settings.body_timeout
+            self._refuse(Refusal(408, f"The request body did not come within {seconds:g} seconds.", "body_timeout"))
+
     def _refuse(self, refusal: Refusal, trace: Trace | None = None) -> None:
         headers: Pairs = (*openai.JSON_HEADERS, ("x-pointsman-policy", self._engine.policy))
         extra = b""
@@ -523,15 +657,22 @@ class Exchange:
         else:
             headers = (*openai.JSON_HEADERS, *response_headers(trace))
             extra = _metadata(trace)
-        # A trace without a request is that of something broken: what the path says may be what broke.
-        api = self._request.api if self._request is not None else None if trace is not None else self._api()
+        api = None if self._request is None else self._request.api
+        if self._request is None and trace is None:
+            # Otherwise it is the trace of something broken: what the path says may be what broke.
+            target = self._target()
+            api = None if target is None else target.api
+            if api is None and self._first is not None and "anthropic-version" in self._first.headers:
+                api = "messages"
         body = openai.error(api, refusal)
+        headers = (*headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
 
     def _over(self, answer: bytes) -> None:
         self._phase = Phase.OVER
         self._owed = []
         self._body = bytearray()
+        self._context.bodies.release(self)
         self._stream.send(answer)
 
     async def _answer(self, answerer: Answerer, trace: Trace) -> None:
@@ -609,10 +750,18 @@ class Exchange:
     def _terms(self) -> Terms:
         return _UNKNOWN if self._first is None else self._first.terms()
 
-    def _api(self) -> Api | None:
-        first = self._first
-        target = openai.endpoint(first.headers.get(":path", "")) if first is not None else None
-        return None if target is None else target.api
+    def _target(self) -> Target | None:
+        return None if self._first is None else paths.read(self._first.headers.get(":path", ""))
+
+    def _coding(self) -> str | None:
+        """The encoding of the request body. Raises `Refusal` (415) for one that is not understood."""
+        given = "" if self._first is None else self._first.headers.get("content-encoding", "")
+        return encoding.coding(given) if given else None
+
+    def _hold(self, size: int) -> bool:
+        """Count `size` more bytes of this request's body; False where the worker holds too many."""
+        settings = self._engine.settings
+        return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
 
     def _held(self) -> bool:
         """Whether the body comes without an answer to the headers."""
@@ -672,12 +821,37 @@ def _plain(trace: Trace, reason: str) -> None:
     trace.decision = replace(trace.decision, action="route", stepwise=None, fallback=reason)
 
 
-def _json(content_type: str) -> bool:
-    """Whether a body of this type is JSON; one of no type is taken for JSON, since upstreams do so too."""
-    if content_type == "application/json":
-        return True
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind in ("application/json", "") or (kind.startswith("application/") and kind.endswith("+json"))
+def rewritten(request: Request, decision: Decision) -> bytes | None:
+    """The body that the decision's model gets; None: as it came. Raises `Refusal` where it cannot be written again."""
+    model, changes = decision.model, decision.changes
+    if model is not None and changes is not None and changes.body:
+        return openai.changed(request, model, changes)
+    # An Azure path names the model, which the plain form of the path does not.
+    name = request.model if model is None else model.name
+    return openai.with_model(request, name) if name is not None and request.fields.get("model") != name else None
+
+
+def _callable(headers: Headers, method: str) -> None:
+    """Raises `Refusal` where headers say that the body of a call cannot be read."""
+    if method != "POST":
+        if "upgrade" in headers or method == "CONNECT":
+            text = "WebSockets are not served here; send the call with POST."
+            raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))
+        raise _method("POST")
+    if (given := headers.get("content-encoding", "")) != "":
+        encoding.coding(given)
+    content_type = headers.get("content-type", "")
+    if content_type != "application/json" and not encoding.in_utf8(content_type):
+        raise Refusal(415, "The request body must be JSON in UTF-8.", "unsupported_charset")
+
+
+def _method(allowed: str) -> Refusal:
+    text = f"This path takes {allowed} only."
+    return Refusal(405, text, "method_not_allowed", headers=(("allow", allowed),))
+
+
+def _plain_path(target: Target) -> Pairs:
+    return () if target.path is None else ((":path", target.path),)
 
 
 def _number(text: str) -> int:

@@ -78,6 +78,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("pointsman_streams_inflight", "gauge", "Live ext_proc streams."),
         Family("pointsman_connections", "gauge", "Live connections on the ext_proc port."),
+        Family("pointsman_open_body_bytes", "gauge", "Bytes of the request bodies that are held now."),
         Family("pointsman_policy_info", "gauge", "1 for each worker that runs this policy.", ("hash",)),
         Family("pointsman_config_reloads_total", "counter", "Policy reloads tried.", ("result",)),
         Family("pointsman_candidate_total", "counter", "Decisions compared with the candidate's.", ("outcome",)),

@@ -12,10 +12,11 @@ import socket
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import stepwise.metrics
 from config.problem import PolicyError
@@ -24,6 +25,7 @@ from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc import metrics
 from extproc.admin import Admin, Status
+from extproc.bodies import Bodies
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
@@ -35,6 +37,7 @@ from extproc.tracing import Tracing
 from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from extproc.transport.tls import TlsFiles
+from extproc.unread import UnreadLog
 from signals.neural import service as inference
 from signals.request import Request
 
@@ -48,10 +51,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+LONG_TEXTS = 2
+"""Threads that read long requests; more would only take turns."""
 PATIENCE_S = 2.0
 """How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
 Transport = Literal["auto", "http2", "grpcio"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +103,15 @@ class InForce:
         "_rollout",
         "answerer",
         "answers",
+        "apart",
+        "bodies",
         "engine",
         "failed",
         "meter",
         "record",
         "source",
         "timed",
+        "unread",
     )
 
     def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None, rollout: Rollout | None) -> None:
@@ -115,6 +124,9 @@ class InForce:
         self.record = recorder.record if rollout is None else _both(recorder, rollout)
         self.failed = worker.metrics.failed
         self.meter = worker.meter
+        self.bodies = worker.bodies
+        self.apart = worker.apart
+        self.unread = worker.unread.tell
         self._rollout = rollout
 
     def choose(self, request: Request) -> Engine:
@@ -138,6 +150,9 @@ class Worker:
         self.resources = loaded.resources
         self.meter = Meter(loaded.resources.loads)
         self._options = options
+        self.bodies = Bodies()
+        self.unread = UnreadLog()
+        self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()
         self._stepwise = stepwise.metrics.Metrics()
         self._draining = False
@@ -162,6 +177,10 @@ class Worker:
 
     def _exchange(self, stream: Stream) -> Exchange:
         return Exchange(self._in_force, stream)
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done in one of the threads for requests that take long to read."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     # Life
 
@@ -284,6 +303,7 @@ class Worker:
                 address.unbind(self.stepwise_address)
         every = [held.answers for held in self._held if held.answers is not None]
         await asyncio.gather(*(answers.close() for answers in every))
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracing is not None:
@@ -310,6 +330,7 @@ class Worker:
             **metrics.labelled(inference.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
+            "pointsman_open_body_bytes": gauge(self.bodies.total),
             "pointsman_policy_info": gauge(1, self.engine.policy),
             **{f"pointsman_store_{name}": gauge(count) for name, count in self.resources.counts().items()},
             "pointsman_decision_log_dropped": gauge(0 if self._log is None else self._log.dropped),

@@ -91,11 +91,12 @@ class Signal(ABC):
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
     finds: bool = False
+    reads: tuple[Scope, ...] = ()
 
     def __init__(self, name: str, params: Any, shared: Shared) -> None:
         self.name = name
         self.params: Params = params
-        self.reads: tuple[Scope, ...] = params.scopes()
+        self.reads = params.scopes()
 
     @abstractmethod
     def read(self, facts: Facts) -> Reading:

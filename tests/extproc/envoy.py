@@ -16,6 +16,7 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS, Leaf, Rule
+from extproc.bodies import Bodies
 from extproc.exchange import Answerer, Exchange
 from extproc.meter import Meter
 from extproc.transport.seam import Stream
@@ -82,6 +83,8 @@ class Service:
     traces: list[Trace] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     meter: Meter | None = None
+    bodies: Bodies = field(default_factory=lambda: Bodies(lambda seconds, call: None))
+    unheard: list[tuple[str, str, str]] = field(default_factory=list)
 
     def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         self.traces.append(trace)
@@ -91,6 +94,12 @@ class Service:
 
     def timed(self) -> bool:
         return False
+
+    async def apart(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(work)
+
+    def unread(self, reason: str, method: str, path: str) -> None:
+        self.unheard.append((reason, method, path))
 
     def failed(self, reason: str) -> None:
         self.failures.append(reason)

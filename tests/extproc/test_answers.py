@@ -13,7 +13,8 @@ import pytest
 from config.watch import load
 from decisions.decision import Trace
 from extproc.answers import Answers
-from extproc.openai import parse
+from extproc.body import parse
+from extproc.paths import Target
 from signals.request import Request
 from tests.stepwise.fakes import FakeModel, writer
 
@@ -44,7 +45,7 @@ class World:
 
     async def decide(self, text: str, headers: dict[str, str] | None = None, **more: Any) -> tuple[Trace, Request]:
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": text}], **more}).encode()
-        request = parse("chat", {":path": "/v1/chat/completions", "x-tenant": "a", **(headers or {})}, {}, body)
+        request = parse(Target("chat"), {":path": "/v1/chat/completions", "x-tenant": "a", **(headers or {})}, {}, body)
         return await self.engine.decide(request), request
 
     async def spent(self) -> float:
@@ -111,7 +112,7 @@ async def test_other_apis_take_the_plain_route(tmp_path: Path) -> None:
     async with world(tmp_path, served=True) as each:
         for text in ("hello", "repair it"):
             body = {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": text}]}
-            request = parse("messages", {":path": "/v1/messages"}, {}, json.dumps(body).encode())
+            request = parse(Target("messages"), {":path": "/v1/messages"}, {}, json.dumps(body).encode())
             trace = await each.engine.decide(request)
             assert trace.decision.action == "stepwise"
             assert await each.answers.answer(trace, request) is None

@@ -8,8 +8,9 @@ import pytest
 from cli.main import main
 from config.build import build
 from config.load import parse
+from extproc.body import parse as parse_request
 from extproc.decisionlog import DecisionLog, LogOptions
-from extproc.openai import parse as parse_request
+from extproc.paths import Target
 
 POLICY = """\
 version: 1
@@ -26,7 +27,7 @@ HEADERS = {":path": "/v1/chat/completions", "x-request-id": "r1", "authorization
 @pytest.fixture
 def decided():
     engine = build(parse(POLICY))
-    request = parse_request("chat", HEADERS, {}, json.dumps(BODY).encode())
+    request = parse_request(Target("chat"), HEADERS, {}, json.dumps(BODY).encode())
     return engine.settle(request), request
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+import brotli
 import orjson
 import pytest
+import zstandard
 
 from decisions.decision import Changes, Trace
-from decisions.engine import Clause, Engine
+from decisions.engine import Clause, Engine, Opening
 from decisions.model import Model
 from decisions.rule import AnyOf
 from extproc import wire
+from extproc.bodies import Bodies
 from extproc.exchange import Answer
 from extproc.transport.seam import Stream
 from signals.facts import Facts
@@ -46,6 +51,13 @@ from tests.proto.oracle import core, ext_proc
 GUARD = clause("guard", "evil", "respond", on_unknown="match", status=403, message="No.")
 CODE = clause("code", "traceback", "route", changes=Changes(headers={"x-tier": "premium"}))
 POLICY = engine(GUARD, CODE, signals=[word("evil"), word("traceback")])
+
+
+def routed(message: Any) -> dict[str, str]:
+    """The request headers that an answer sets."""
+    part = message.request_headers or message.request_body
+    return set_headers(part.response.header_mutation)
+
 
 HOLDING: list[dict[str, Any]] = [
     {"mode": DUPLEX},
@@ -199,6 +211,7 @@ def test_the_client_s_copies_of_our_headers_are_removed(service: Service) -> Non
         answer = envoy.request(chat(), **{"x-pointsman-route": "large", "x-pointsman-decision": "x"})[0]
         common = expect_route(answer, "small", "request_headers")
         assert common.header_mutation.remove_headers == ["x-pointsman-decision"]
+    service.engine = engine(pass_unread=True)
     envoy = Envoy(service)
     [answer] = envoy.headers("/static", **{"x-pointsman-route": "large"})
     expect_continue(answer, "request_headers", ["x-pointsman-route"])
@@ -247,8 +260,9 @@ def test_a_content_length_that_is_no_number_is_ignored(service: Service) -> None
 
 
 def test_a_compressed_body_is_415(service: Service) -> None:
-    [answer] = Envoy(service).headers(content_encoding="gzip")
-    expect_refusal(answer, 415, "unsupported_encoding")
+    for coding in ("compress", "gzip, br", "gzip,gzip", "x"):
+        [answer] = Envoy(service).headers(content_encoding=coding)
+        expect_refusal(answer, 415, "unsupported_encoding")
 
 
 def test_a_partly_buffered_body_is_413(service: Service) -> None:
@@ -256,6 +270,135 @@ def test_a_partly_buffered_body_is_413(service: Service) -> None:
     envoy.headers()
     expect_refusal(envoy.body(chat()[:20], False)[-1], 413, "too_large")
     expect_route(Envoy(service, PARTIAL).request(chat())[-1], "small")
+
+
+@pytest.mark.parametrize("terms", [{"mode": BUFFERED}, *[{"mode": DUPLEX}]])
+@pytest.mark.parametrize("coding", ["gzip", " GZIP ", "identity, gzip", "deflate", "br", "zstd"])
+async def test_an_encoded_body_is_read_and_goes_on_plain(service: Service, terms: dict[str, Any], coding: str) -> None:
+    body = chat("a traceback")
+    pack = {"deflate": zlib.compress, "br": brotli.compress, "zstd": zstandard.compress}.get(coding, gzip.compress)
+    envoy = Envoy(service, **terms)
+    envoy.request(pack(body), content_encoding=coding)
+    await envoy.settled()
+    wanted = chat("a traceback", model="Qwen/Qwen3-72B")
+    if terms["mode"] == DUPLEX:
+        common = expect_route(envoy.sent[0], "large", "request_headers", x_tier="premium")
+        assert envoy.upstream_body() == wanted
+    else:
+        common = expect_route(envoy.sent[-1], "large", x_tier="premium")
+        assert common.body_mutation.body == wanted
+    assert "content-encoding" in common.header_mutation.remove_headers
+    # One whose model need not change goes on plain all the same, and a guard has read it.
+    envoy = Envoy(service, **terms)
+    plain = chat("a traceback", model="small")
+    envoy.request(pack(plain), content_encoding=coding)
+    await envoy.settled()
+    if terms["mode"] == DUPLEX:
+        assert envoy.upstream_body() == chat("a traceback", model="Qwen/Qwen3-8B")
+    envoy = Envoy(service, **terms)
+    envoy.request(pack(chat("evil")), content_encoding=coding)
+    await envoy.settled()
+    expect_refusal(envoy.sent[-1], 403, "policy_refusal")
+
+
+@pytest.mark.parametrize(
+    ("packed", "status", "code"),
+    [
+        (gzip.compress(b" " * 1_000_001), 413, "too_large"),
+        (gzip.compress(chat())[:-3], 400, "invalid_encoding"),
+        (chat(), 400, "invalid_encoding"),
+        (b"", 400, "invalid_encoding"),
+        (gzip.compress(b"{"), 400, "invalid_json"),
+    ],
+)
+async def test_a_body_that_cannot_be_decoded_is_refused(packed: bytes, status: int, code: str) -> None:
+    service = Service(engine(max_body=1_000_000))
+    envoy = Envoy(service)
+    envoy.request(packed, content_encoding="gzip")
+    await envoy.settled()
+    expect_refusal(envoy.sent[-1], status, code)
+
+
+async def test_a_long_body_is_read_in_a_thread_and_decided_alike(service: Service) -> None:
+    filler = "é" * 300_000
+    for text, wanted in ((f"{filler} a traceback", "large"), (filler, "small")):
+        for mode in (BUFFERED, DUPLEX):
+            envoy = Envoy(service, mode)
+            envoy.request(chat(text))
+            await envoy.settled()
+            first = envoy.sent[0] if mode == DUPLEX else envoy.sent[-1]
+            assert routed(first)["x-pointsman-route"] == wanted
+            if mode == DUPLEX:
+                assert envoy.upstream_body() == chat(text, model=service.engine.models[wanted].name)
+    envoy = Envoy(service)
+    envoy.request(chat(f"{filler} evil"))
+    await envoy.settled()
+    expect_refusal(envoy.sent[-1], 403, "policy_refusal")
+    envoy = Envoy(service)
+    envoy.request(chat(filler, model="nobody"))
+    await envoy.settled()
+    expect_refusal(envoy.sent[-1], 404, "model_not_found")
+    assert service.bodies.total == 0
+
+
+def test_all_open_bodies_together_are_bounded() -> None:
+    service = Service(engine(max_open_bodies=1000, max_body=800))
+    open_ = []
+    for _ in range(3):
+        envoy = Envoy(service, DUPLEX)
+        envoy.headers()
+        envoy.body(b"x" * 400, False)
+        open_.append(envoy)
+    expect_refusal(open_[2].sent[-1], 503, "too_many_bodies")
+    assert set_headers(open_[2].sent[-1].immediate_response.headers)["retry-after"] == "1"
+    assert service.bodies.total == 800
+    assert open_[2].body(b"x" * 400, False) == []
+    open_[0].exchange.closed()
+    assert service.bodies.total == 400
+    expect_route(Envoy(service, DUPLEX).request(chat())[0], "small", "request_headers")
+    open_[1].exchange.closed()
+    assert service.bodies.total == 0
+
+
+async def test_a_body_that_does_not_come_in_time_is_408() -> None:
+    service = Service(engine(body_timeout=0.01), bodies=Bodies())
+    waiting, done = Envoy(service, DUPLEX), Envoy(service, DUPLEX)
+    waiting.headers()
+    waiting.body(b"{", False)
+    done.request(chat())
+    await asyncio.sleep(0.5)
+    assert service.bodies.total == 0
+    expect_refusal(waiting.sent[-1], 408, "body_timeout")
+    assert service.failures == ["body_timeout"]
+
+
+def test_a_path_that_is_spelled_otherwise_is_read_and_put_plainly(service: Service) -> None:
+    for mode in (BUFFERED, DUPLEX):
+        for path in (
+            "/v1/chat/completions%0a",
+            "/V1/Chat/Completions",
+            "/chat/completions",
+            "/v1/x/..%5cchat/completions/",
+        ):
+            envoy = Envoy(service, mode)
+            envoy.request(chat("a traceback"), path)
+            answer = envoy.sent[0] if mode == DUPLEX else envoy.sent[-1]
+            assert routed(answer)[":path"] == "/v1/chat/completions"
+            envoy = Envoy(service, mode)
+            envoy.request(chat("evil"), path)
+            expect_refusal(envoy.sent[-1], 403, "policy_refusal")
+
+
+def test_an_azure_deployment_is_the_model(service: Service) -> None:
+    body = orjson.dumps({"messages": [{"role": "user", "content": "hi"}]})
+    envoy = Envoy(service, DUPLEX)
+    envoy.request(body, "/openai/deployments/large/chat/completions?api-version=2024-10-21")
+    assert routed(envoy.sent[0])["x-pointsman-route"] == "large"
+    assert routed(envoy.sent[0])[":path"] == "/v1/chat/completions"
+    assert orjson.loads(envoy.upstream_body())["model"] == "Qwen/Qwen3-72B"
+    envoy = Envoy(service)
+    envoy.request(body, "/openai/deployments/nobody/chat/completions")
+    expect_refusal(envoy.sent[-1], 404, "model_not_found")
 
 
 # Bodies that come while the headers are held
@@ -352,22 +495,73 @@ def test_chunks_after_the_headers_are_gone_go_on(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "headers"),
+    ("path", "headers", "status", "code"),
     [
-        ("/", {}),
-        ("/v1/files", {}),
-        ("/v1/chat/completions/123", {}),
-        ("/v1/chat/completions", {"method": "GET"}),
-        ("/v1/chat/completions", {"method": "HEAD"}),
-        ("/v1/models", {"method": "HEAD"}),
-        ("/v1/models/x", {"method": "DELETE"}),
-        ("/v1/chat/completions", {"method": "GET", "upgrade": "websocket", "connection": "upgrade"}),
-        ("/v1/chat/completions", {"method": "CONNECT", ":protocol": "websocket"}),
-        ("/v1/completions", {"content_type": "multipart/form-data; boundary=x"}),
-        ("/v1/completions", {"content_type": "application/octet-stream"}),
+        ("/", {}, 404, "unknown_path"),
+        ("/v1/files", {}, 404, "unknown_path"),
+        ("/v1/chat/completions/123", {}, 404, "unknown_path"),
+        ("/generate", {}, 404, "unknown_path"),
+        ("/v1/messages/batches", {}, 404, "unknown_path"),
+        ("*", {"method": "OPTIONS"}, 404, "unknown_path"),
+        ("/v1/chat/completions", {"method": "GET"}, 405, "method_not_allowed"),
+        ("/v1/chat/completions", {"method": "HEAD"}, 405, "method_not_allowed"),
+        ("/v1/chat/completions", {"method": "PUT"}, 405, "method_not_allowed"),
+        ("/v1/models/x", {"method": "DELETE"}, 405, "method_not_allowed"),
+        ("/v1/responses/r", {"method": "PATCH"}, 405, "method_not_allowed"),
+        ("/v1/responses/r", {"method": "GET", "end": False}, 400, "unexpected_body"),
+        ("/v1/responses", {"method": "GET", "upgrade": "websocket"}, 426, "websocket_refused"),
+        ("/v1/chat/completions", {"method": "CONNECT", ":protocol": "websocket"}, 426, "websocket_refused"),
+        ("/v1/completions", {"content_type": "application/json; charset=utf-16"}, 415, "unsupported_charset"),
+        ("/v1/completions", {"content_type": 'text/plain;charset = "UTF-7"'}, 415, "unsupported_charset"),
     ],
 )
-def test_other_requests_go_on_without_waiting_for_a_body(service: Service, path: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("mode", [BUFFERED, DUPLEX, NONE])
+def test_what_is_no_call_is_refused_at_its_headers(
+    service: Service, mode: Any, path: str, headers: dict[str, Any], status: int, code: str
+) -> None:
+    for pass_unread in (False, True):
+        service.engine = engine(pass_unread=pass_unread)
+        if pass_unread and code == "unknown_path":
+            continue
+        service.failures.clear()
+        [answer] = Envoy(service, mode).headers(path, **{"end": True, **headers})
+        expect_refusal(answer, status, code)
+        assert service.failures == [code]
+        assert service.traces == []
+    if code == "unknown_path":
+        assert service.unheard == [(code, headers.get("method", "POST"), path)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "code"),
+    [
+        ("multipart/form-data; boundary=x", b"--x\r\n", 415, "unsupported_content_type"),
+        ("application/x-www-form-urlencoded", b"prompt=evil", 415, "unsupported_content_type"),
+        ("application/json,application/json", b"{", 400, "invalid_json"),
+        ("text/plain", b"", 415, "unsupported_content_type"),
+    ],
+)
+def test_a_body_of_another_type_that_is_no_json_is_415(
+    service: Service, kind: str, body: bytes, status: int, code: str
+) -> None:
+    envoy = Envoy(service)
+    envoy.headers(content_type=kind)
+    expect_refusal(envoy.body(body)[-1], status, code)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json,application/json", "x", "text/json"]
+)
+def test_json_of_any_type_is_read(service: Service, kind: str) -> None:
+    envoy = Envoy(service)
+    envoy.headers(content_type=kind)
+    expect_refusal(envoy.body(chat("evil"))[-1], 403, "policy_refusal")
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/files", "/v1/chat/completions/123"])
+@pytest.mark.parametrize("headers", [{}, {"method": "GET", "upgrade": "websocket", "connection": "upgrade"}])
+def test_passed_requests_go_on_without_waiting_for_a_body(service: Service, path: str, headers: dict[str, str]) -> None:
+    service.engine = engine(pass_unread=True)
     for mode in (BUFFERED, NONE, PARTIAL):
         envoy = Envoy(service, mode)
         [answer] = envoy.headers(path, **headers)
@@ -389,9 +583,37 @@ def test_other_requests_go_on_without_waiting_for_a_body(service: Service, path:
     assert envoy.finished == (0, "")
     assert service.failures == []
     assert service.traces == []
+    assert {reason for reason, _, _ in service.unheard} == {"passed_unread"}
+
+
+def test_an_opened_path_goes_to_its_model_unread(service: Service) -> None:
+    openings = (Opening("/v1/audio/*", "large"), Opening("/v1/rerank", "small"))
+    service.engine = engine(openings=openings)
+    for path, model in (("/v1/audio/speech?x=1", "large"), ("/v1/rerank", "small")):
+        envoy = Envoy(service, DUPLEX)
+        answer = envoy.headers(path, **{"x-pointsman-route": "other"})[0]
+        assert routed(answer) == {"x-pointsman-route": model}
+        assert answer.request_headers.response.clear_route_cache
+        envoy.body(b"evil", True)
+        assert envoy.upstream_body() == b"evil"
+    for path in (
+        "/v1/audio",
+        "/v1/rerank/x",
+        "/v1/audio/../rerank",
+        "/v1/audio/%2e%2e/x",
+        "/v1//audio/x",
+        "/v1/audio/a;b",
+    ):
+        expect_refusal(Envoy(service).headers(path)[0], 404, "unknown_path")
+    # What is understood is read, whatever is open.
+    service.engine = engine(GUARD, signals=[word("evil")], openings=(Opening("/*", "large"),))
+    envoy = Envoy(service)
+    envoy.headers("/v1/audio/../chat/completions")
+    expect_refusal(envoy.body(chat("evil"))[-1], 403, "policy_refusal")
 
 
 def test_passing_on_answers_each_message_when_bodies_do_not_wait(service: Service) -> None:
+    service.engine = engine(pass_unread=True)
     envoy = Envoy(service, STREAMED, send_body_without_waiting_for_header_response=True)
     expect_continue(envoy.headers("/upload")[-1], "request_headers")
     for end in (False, True):
@@ -554,11 +776,11 @@ async def test_the_deadline_is_ours_in_every_mode(mode: Any) -> None:
 
 
 async def test_a_guard_past_its_deadline_refuses() -> None:
-    policy, _ = slow_policy(None, "respond", on_unknown="match", status=451, message="Later.")
+    policy, _ = slow_policy(None, "respond", on_unknown="match", status=403, message="Later.")
     envoy = Envoy(Service(policy))
     envoy.request(chat())
     await asyncio.wait_for(envoy.settled(), 5)
-    expect_refusal(envoy.sent[-1], 451, "policy_refusal")
+    expect_refusal(envoy.sent[-1], 403, "policy_refusal")
 
 
 async def test_a_stream_that_is_closed_leaves_nothing_running() -> None:
@@ -697,13 +919,13 @@ async def test_whatever_breaks_the_default_model_takes_the_request(
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
 @pytest.mark.parametrize("kind", [Broken, BrokenLater])
 async def test_whatever_breaks_a_guard_that_fails_closed_refuses(mode: Any, kind: type[Engine], breaks: None) -> None:
-    guard = Clause("guard", AnyOf(()), "respond", None, "match", status=451, message="No.")
+    guard = Clause("guard", AnyOf(()), "respond", None, "match", status=403, message="No.")
     models = {"small": Model("small", "s")}
     service = Service(kind(policy="sha256:0", models=models, default="small", signals={}, clauses=(guard,)))
     envoy = Envoy(service, mode)
     envoy.request(chat())
     await envoy.settled()
-    expect_refusal(envoy.sent[-1], 451)
+    expect_refusal(envoy.sent[-1], 403)
     assert (service.decision.name, service.decision.fallback) == ("guard", "error")
 
 
@@ -716,7 +938,7 @@ def test_breaking_before_the_body_is_read_takes_the_default_model(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("extproc.openai.endpoint", fail)
+        patch.setattr("extproc.paths.read", fail)
         envoy = Envoy(service)
         [answer] = envoy.headers()
         expect_route(answer, "small", "request_headers")
@@ -737,7 +959,7 @@ def test_breaking_before_the_body_is_read_fails_closed_with_a_guard(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("extproc.openai.endpoint", fail)
+        patch.setattr("extproc.paths.read", fail)
         [answer] = Envoy(service).headers()
         expect_refusal(answer, 403)
     assert service.failures == ["error"]

@@ -8,8 +8,9 @@ from config.build import build
 from config.load import parse
 from config.resources import Resources
 from decisions.decision import Trace
+from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, usage
-from extproc.openai import parse as parse_request
+from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
@@ -75,7 +76,7 @@ async def test_an_answer_is_charged_and_an_empty_budget_refuses():
     assert engine.metered
     meter = Meter(resources.loads)
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    request = parse_request("chat", {"x-tenant": "acme"}, {}, body)
+    request = parse_request(Target("chat"), {"x-tenant": "acme"}, {}, body)
     trace, before = await left(engine, request)
     assert before == 1.0
     model = trace.decision.model
@@ -108,7 +109,7 @@ async def test_an_answer_whose_client_leaves_costs_what_was_seen_of_it(whole):
         last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
         envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
     envoy.exchange.closed()
-    request = parse_request("chat", {"x-tenant": "acme"}, {}, chat())
+    request = parse_request(Target("chat"), {"x-tenant": "acme"}, {}, chat())
     trace, left_over = await left(engine, request)
     seen = 4 if whole else trace.estimated_input_tokens
     assert left_over == pytest.approx(1 - (seen + 20) / 100)
@@ -120,7 +121,7 @@ async def test_gauges_follow_a_request():
     engine = build(parse("version: 1\nmodels: {small: {}}\ndefault: small\n"), resources)
     assert not engine.metered
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    request, model = parse_request("chat", {}, {}, body), engine.default
+    request, model = parse_request(Target("chat"), {}, {}, body), engine.default
     meter.started(model)
     meter.started(model)
     gauge = resources.loads.of("small")

@@ -8,7 +8,8 @@ import pytest
 from config.build import build
 from config.load import parse
 from config.watch import Watcher, from_sources, load
-from extproc.openai import parse as parse_request
+from extproc.body import parse as parse_request
+from extproc.paths import Target
 from extproc.rollout import AT_ONCE, Rollout
 from signals.facts import Facts
 from signals.reading import TRUE
@@ -27,7 +28,7 @@ CANDIDATE = LIVE.replace("in: [gold]", "in: [gold, silver]")
 
 def request(model="auto", **headers):
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
-    return parse_request("chat", headers, {}, json.dumps(body).encode())
+    return parse_request(Target("chat"), headers, {}, json.dumps(body).encode())
 
 
 class Rolled:

@@ -188,7 +188,8 @@ async def _call(address: str, certs: Path, client: str, method: str) -> bytes:
 
 
 HEADERS = pb.ProcessingRequest()
-HEADERS.request_headers.end_of_stream = True
+HEADERS.request_headers.headers.headers.add(key=":path", raw_value=b"/v1/chat/completions")
+HEADERS.request_headers.headers.headers.add(key=":method", raw_value=b"POST")
 
 
 async def _talk(address: str, certs: Path, client: str) -> tuple[bytes, str | None]:

@@ -6,7 +6,8 @@ import pytest
 
 from config.build import build
 from config.load import parse
-from extproc.openai import parse as parse_request
+from extproc.body import parse as parse_request
+from extproc.paths import Target
 from extproc.tracing import Tracing
 
 pytest.importorskip("opentelemetry.sdk", reason="the otel extra is not installed")
@@ -36,7 +37,7 @@ def spans():
     def record(headers, metadata, fallback=None):
         engine = build(parse(POLICY))
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "secret words"}]}).encode()
-        request = parse_request("chat", headers, {}, body)
+        request = parse_request(Target("chat"), headers, {}, body)
         trace = engine.settle(request) if fallback is None else engine.failed(fallback)
         tracing.record(trace, request, metadata)
         return exporter.get_finished_spans()[-1]

@@ -1,0 +1,535 @@
+"""The bytes of a call become a `Request`: its messages, and every string that a model may be shown.
+
+Only what is needed to read signals and to route is looked at; everything else is for the upstream to judge. What has no
+text that could be read here (token ids, references to what the upstream keeps, documents of other formats, images) is
+named in the request's extras, so that no signal claims to have read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from extproc.jsonbody import collect, kind, load, too_deep, unambiguous
+from extproc.paths import Target
+from extproc.refusal import Refusal
+from signals.request import TEXTUAL, Api, Extra, Message, Opaque, Request
+
+log = logging.getLogger("pointsman.body")
+
+_HIDDEN: Final = frozenset(
+    (
+        "model", "user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "include", "cache_salt",
+        "encoding_format", "previous_response_id", "conversation", "truncation",
+    )
+)  # fmt: skip
+"""Top-level fields that steer the call and are no part of what the model is shown."""
+_TOP: Final = _HIDDEN | frozenset(
+    (
+        "messages", "prompt", "input", "instructions", "system", "tools", "functions", "documents", "suffix", "stream",
+        "response_format", "text", "reasoning", "reasoning_effort", "max_tokens", "max_completion_tokens", "n",
+        "max_output_tokens", "temperature", "top_p", "top_k", "stop", "tool_choice", "thinking", "prompt_embeds",
+        "chat_template", "stream_options", "store", "seed", "parallel_tool_calls", "requests",
+    )
+)  # fmt: skip
+_IN_TURN: Final = frozenset(
+    ("role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "id", "status", "refusal", "output")
+)
+
+
+def parse(
+    target: Target,
+    headers: Mapping[str, str],
+    attributes: Mapping[str, Any],
+    body: bytes,
+    most: int = 200_000,
+) -> Request:
+    """The call in `body`, of which `target` is the path. Raises `Refusal` (400, 413) when it is not what the API takes.
+
+    `most` is how many JSON values it may hold. Whatever goes wrong here is a refusal: what this cannot read, no guard
+    has read.
+    """
+    try:
+        fields = load(body, most)
+        return _request(target, headers, attributes, body, fields)
+    except Refusal:
+        raise
+    except RecursionError:
+        raise too_deep() from None
+    except Exception as error:  # noqa: BLE001 - a defect here must not let a request past its guards
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        log.error("%s at %s", type(error).__name__, f"{last[0].filename}:{last[0].lineno}" if last else "?")
+        raise Refusal(400, "The request body could not be read.", "unreadable_body") from None
+
+
+def _request(
+    target: Target, headers: Mapping[str, str], attributes: Mapping[str, Any], body: bytes, fields: dict[str, Any]
+) -> Request:
+    api = target.api
+    assert api is not None
+    _spelled(fields, _TOP, "")
+    model = fields.get("model")
+    if model is not None and (type(model) is not str or not model):
+        raise Refusal(400, f"'model' must be a non-empty string, not {kind(model)}.", "invalid_type", param="model")
+    if target.model is not None:  # an Azure deployment, which there says what `model` says elsewhere
+        model = target.model
+    call = _Call()
+    _READERS[api](call, fields)
+    strings: list[str] = []
+    count = len(fields)
+    for key, value in fields.items():
+        if type(value) is str and key != "prompt" and key in _HIDDEN:
+            count += 1
+        else:
+            if key not in _TOP:
+                strings.append(key)
+            count += collect(value, [] if key in _HIDDEN else strings)
+    unambiguous(body, count)
+    strings += call.decoded
+    return Request(
+        api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
+        tuple(call.extras), strings, target.operation, call.sealed,
+    )  # fmt: skip
+
+
+def _spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
+    """Raises `Refusal` (400) for a key that some readers take for one of `known` and some do not: `Messages`."""
+    if fields.keys() <= known:
+        return
+    for key in fields:
+        if key not in known and key.casefold() in known:
+            where = f"{param}.{key}" if param else key
+            text = f"'{where}' is not spelled as the API spells it: '{key.casefold()}'."
+            raise Refusal(400, text, "misspelled_key", param=where[:128])
+
+
+def _wrong(param: str, wanted: str, value: Any) -> Refusal:
+    if value is None:
+        return Refusal(400, f"'{param}' is missing; {wanted} is needed.", "missing_required_parameter", param=param)
+    return Refusal(400, f"'{param}' must be {wanted}, not {kind(value)}.", "invalid_type", param=param)
+
+
+class _Call:
+    """The messages and extras of a call as they are read; `decoded` are texts that came in base64."""
+
+    __slots__ = ("decoded", "extras", "messages", "sealed")
+
+    def __init__(self) -> None:
+        self.decoded: list[str] = []
+        self.messages: list[Message] = []
+        self.extras: list[Extra] = []
+        self.sealed = False
+
+    def extra(self, at: int, role: str, text: str = "", glued: str = "", opaque: tuple[Opaque, ...] = ()) -> None:
+        if text or glued or opaque:
+            self.extras.append(Extra(at, role, text, glued, opaque))
+            if opaque and not self.sealed:
+                self.sealed = not TEXTUAL.isdisjoint(opaque)
+
+    def add(self, message: Message, parts: _Parts, rest: list[str]) -> None:
+        """A message, what its parts hold beside their text, and other strings of it."""
+        self.messages.append(message)
+        self.decoded += parts.decoded
+        glued = "".join(parts.texts) if len(parts.texts) > 1 else ""
+        self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
+
+
+class _Parts:
+    """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
+
+    __slots__ = ("audio", "calls", "decoded", "depth", "files", "images", "opaque", "rest", "results", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.rest: list[str] = []
+        self.results: list[Message] = []
+        self.decoded: list[str] = []
+        self.opaque: dict[Opaque, None] = {}
+        self.images = self.audio = self.files = self.calls = 0
+        self.depth = 0
+
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def everything(self) -> list[str]:
+        """All the text there is, that of results too."""
+        return [*self.texts, *(result.text for result in self.results), *self.rest]
+
+    def message(self, role: str, text: str, calls: int = 0) -> Message:
+        return Message(role, text, self.images, self.audio, self.files, self.calls + calls)
+
+    def count_results(self) -> None:
+        """Count what the results hold as this message's own."""
+        for result in self.results:
+            self.images += result.images
+            self.audio += result.audio
+            self.files += result.files
+
+    def count(self, inner: _Parts) -> None:
+        """Take over what is counted of other parts, that of the results inside them too."""
+        inner.count_results()
+        self.images += inner.images
+        self.audio += inner.audio
+        self.files += inner.files
+        self.opaque.update(inner.opaque)
+        self.decoded += inner.decoded
+
+
+_ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function", "model"))
+_TEXTS: Final = frozenset(("text", "input_text", "output_text", "summary_text", "reasoning_text"))
+_NEEDED: Final = frozenset(("text", "input_text"))
+_IMAGES: Final = frozenset(("image_url", "image", "input_image", "computer_screenshot", "output_image"))
+_AUDIO: Final = frozenset(("input_audio", "audio", "audio_url"))
+_VIDEO: Final = frozenset(("video", "video_url", "input_video"))
+_FILES: Final = frozenset(("file", "input_file", "document", "container_upload")) | _VIDEO
+_PLAIN_PART: Final = frozenset(("type", "text"))
+_PLAIN_TURN: Final = frozenset(("role", "content"))
+
+
+_DEPTH: Final = 16
+"""Results inside results that are taken apart; what lies deeper is read as text, and said to be unreadable besides."""
+
+
+def _parts(content: Any, param: str, depth: int = 0) -> _Parts:
+    """A message's content taken apart: null, a string, or a list of typed parts. Raises `Refusal` (400)."""
+    parts = _Parts()
+    parts.depth = depth
+    if content is None:
+        return parts
+    if type(content) is str:
+        parts.texts.append(content)
+        return parts
+    if type(content) is not list:
+        raise _wrong(param, "a string or an array of parts", content)
+    for index, part in enumerate(content):
+        if type(part) is str:  # tolerated by several upstreams
+            parts.texts.append(part)
+        elif type(part) is dict:
+            _part(parts, part, f"{param}[{index}]")
+        else:
+            raise _wrong(f"{param}[{index}]", "an object", part)
+    return parts
+
+
+def _part(parts: _Parts, part: dict[str, Any], param: str) -> None:
+    given = part.get("type")
+    if given is None and type(part.get("text")) is str:
+        given = "text"
+    if type(given) is not str:
+        raise _wrong(f"{param}.type", "a string", given)
+    text = part.get("text")
+    if given == "text" and type(text) is str and part.keys() == _PLAIN_PART:
+        parts.texts.append(text)
+        return
+    _spelled(part, _IN_TURN, param)
+    what = given.lower()
+    if what in _IMAGES:
+        parts.images += 1
+        parts.opaque["image"] = None
+    elif what in _AUDIO:
+        parts.audio += 1
+        parts.opaque["audio"] = None
+    elif what in _FILES:
+        parts.files += 1
+        if what in _VIDEO:
+            parts.opaque["video"] = None
+        else:
+            _document(parts, part, param)
+    elif what in ("tool_use", "server_tool_use"):
+        parts.calls += 1
+    elif what.endswith("_result"):  # of a tool, a search, code that ran
+        _result(parts, part, param)
+        return
+    elif what in _NEEDED and text is None:
+        raise _wrong(f"{param}.text", "a string", None)
+    elif what == "refusal" and text is None:
+        text = part.get("refusal")
+    if text is not None and type(text) is not str:
+        if what in _NEEDED or type(text) is not dict:
+            raise _wrong(f"{param}.text", "a string", text)
+        text = None
+    if text is not None:
+        parts.texts.append(text)
+        part = {key: value for key, value in part.items() if value is not text}
+    collect(part, parts.rest)
+
+
+def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
+    """What a tool, a search or code gave: structured parts, or any object, all of it text of the tool."""
+    content = part.get("content")
+    if type(content) is dict:
+        content = [content]
+    texts: list[str] = []
+    collect({key: value for key, value in part.items() if key != "content"}, texts)
+    if parts.depth >= _DEPTH:
+        collect(content, texts)
+        parts.results.append(Message("tool", "\n".join(texts)))
+        parts.opaque["document"] = None
+    elif content is None or type(content) is str or (type(content) is list and _typed(content)):
+        inner = _parts(content, f"{param}.content", parts.depth + 1)
+        texts = [*inner.everything(), *texts]
+        if len(inner.texts) > 1:
+            texts.append("".join(inner.texts))
+        counted = _Parts()
+        counted.count(inner)
+        parts.results.append(counted.message("tool", "\n".join(texts)))
+        parts.opaque.update(counted.opaque)
+        parts.decoded += counted.decoded
+    elif type(content) is list:
+        collect(content, texts)
+        parts.results.append(Message("tool", "\n".join(texts)))
+    else:
+        raise _wrong(f"{param}.content", "a string or an array of parts", content)
+
+
+def _typed(parts: list[Any]) -> bool:
+    """Whether these are parts of a message, as opposed to results of a shape of their own."""
+    return all(type(part) is str or (type(part) is dict and type(part.get("type")) is str) for part in parts)
+
+
+def _document(parts: _Parts, part: dict[str, Any], param: str) -> None:
+    """The text of a document where it has one; else what it is instead."""
+    inner = part.get("file")
+    source = part.get("source", inner if type(inner) is dict else part)
+    if type(source) is not dict:
+        return
+    form = source.get("type")
+    data = source.get("data", source.get("file_data"))
+    if form == "content" or type(source.get("content")) is list:
+        if parts.depth >= _DEPTH:
+            parts.opaque["document"] = None
+            return  # its text is collected as that of any part
+        below = _parts(source.get("content"), f"{param}.source.content", parts.depth + 1)
+        parts.texts.append("\n".join(below.everything()))
+        parts.count(below)
+    elif form == "text" and type(data) is str:
+        parts.texts.append(data)
+    elif type(data) is str and data:
+        text = _decoded(data, source.get("media_type"))
+        if text is None:
+            parts.opaque["document"] = None
+        else:
+            parts.texts.append(text)
+            parts.decoded.append(text)
+    if any(source.get(key) is not None for key in ("url", "file_id", "file_url")):
+        parts.opaque["reference"] = None
+
+
+def _decoded(data: str, media: Any) -> str | None:
+    """The text in base64 or in a `data:` URL that says that it is text; None for everything else."""
+    if data.startswith("data:"):
+        media, _, data = data[5:].partition(",")
+        if media.startswith("text/") and not media.endswith(";base64"):
+            return unquote(data)
+    if type(media) is not str or not media.lower().startswith("text/"):
+        return None
+    try:
+        return base64.b64decode(data, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _turn(call: _Call, turn: Any, param: str) -> None:
+    """One message. Tool results inside it become messages of their own, before it."""
+    if type(turn) is not dict:
+        raise _wrong(param, "an object", turn)
+    role = turn.get("role")
+    if type(role) is not str:
+        raise _wrong(f"{param}.role", "a string", role)
+    content = turn.get("content")
+    if type(content) is str and turn.keys() == _PLAIN_TURN and role in _ROLES:
+        call.messages.append(Message("tool" if role == "function" else role, content))
+        return
+    _spelled(turn, _IN_TURN, param)
+    if role == "function":
+        role = "tool"
+    parts = _parts(content, f"{param}.content")
+    rest: list[str] = []
+    collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
+    if role not in _ROLES:
+        rest.append(role)
+    calls = turn.get("tool_calls")
+    count = len(calls) if type(calls) is list else 0
+    if role == "tool":
+        text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
+        parts.count_results()
+    else:
+        text = parts.text()
+        call.messages.extend(parts.results)
+        if parts.results and type(content) is list and len(parts.results) == len(content):
+            call.decoded += parts.decoded
+            call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
+            return
+    call.add(parts.message(role, text, count), parts, rest)
+
+
+def _turns(call: _Call, turns: Any, param: str) -> None:
+    if type(turns) is not list or not turns:
+        raise _wrong(param, "a non-empty array of messages", turns)
+    for index, turn in enumerate(turns):
+        _turn(call, turn, f"{param}[{index}]")
+
+
+# The five APIs
+
+
+def _chat(call: _Call, fields: dict[str, Any]) -> None:
+    _turns(call, fields.get("messages"), "messages")
+    documents = fields.get("documents")
+    if documents:
+        texts: list[str] = []
+        collect(documents, texts)
+        call.extra(len(call.messages) - 1, "document", "\n".join(texts))
+
+
+def _completions(call: _Call, fields: dict[str, Any]) -> None:
+    given = fields.get("prompt")
+    embeds = fields.get("prompt_embeds")
+    if given is None and embeds is not None:
+        given = ""
+    _prompt(call, given, "prompt")
+    if embeds is not None:
+        call.extra(0, "user", "", "", ("embeddings",))
+    suffix = fields.get("suffix")
+    if type(suffix) is str:
+        call.extra(0, "user", suffix)
+
+
+def _embeddings(call: _Call, fields: dict[str, Any]) -> None:
+    if fields.get("input") is None and fields.get("messages") is not None:
+        _turns(call, fields["messages"], "messages")
+    else:
+        _prompt(call, fields.get("input"), "input")
+
+
+def _prompt(call: _Call, value: Any, param: str) -> None:
+    """A prompt: a string, strings, parts, token ids, or lists of these."""
+    if type(value) is str:
+        call.messages.append(Message("user", value))
+        return
+    if type(value) is not list or not value:
+        raise _wrong(param, "a string or a non-empty array", value)
+    numbers = False
+    parts = _Parts()
+    for index, item in enumerate(value):
+        if type(item) is str:
+            parts.texts.append(item)
+        elif type(item) is int:
+            numbers = True
+        elif type(item) is list:
+            inner: list[str] = []
+            collect(item, inner)
+            parts.texts += inner
+            numbers = numbers or any(type(one) is int for one in item)
+        elif type(item) is dict:
+            if type(item.get("content")) is list:
+                below = _parts(item["content"], f"{param}[{index}].content")
+                parts.texts += below.everything()
+                parts.count(below)
+            elif type(item.get("type")) is str:
+                _part(parts, item, f"{param}[{index}]")
+            else:
+                collect(item, parts.rest)
+        else:
+            raise _wrong(f"{param}[{index}]", "a string or token ids", item)
+    if numbers:
+        parts.opaque["token_ids"] = None
+    parts.rest += [result.text for result in parts.results]
+    call.add(parts.message("user", parts.text()), parts, [])
+
+
+def _responses(call: _Call, fields: dict[str, Any]) -> None:
+    kept = fields.get("previous_response_id") is not None or fields.get("conversation") is not None
+    if kept:
+        call.extra(-1, "history", "", "", ("reference",))
+    instructions = fields.get("instructions")
+    if type(instructions) is str:
+        call.messages.append(Message("system", instructions))
+    elif instructions is not None:
+        _items(call, instructions, "instructions")
+    given = fields.get("input")
+    prompt = fields.get("prompt")
+    if type(given) is str:
+        call.messages.append(Message("user", given))
+    elif given is not None or not (prompt or kept):
+        _items(call, given, "input")
+    if type(prompt) is dict:  # a template that the upstream keeps, and what is put into it
+        call.extra(-1, "system", "", "", ("reference",))
+        texts: list[str] = []
+        collect(prompt.get("variables"), texts)
+        call.extra(max(len(call.messages) - 1, 0), "user", "\n".join(texts))
+    elif type(prompt) is str:
+        call.extra(max(len(call.messages) - 1, 0), "user", prompt)
+
+
+def _items(call: _Call, items: Any, param: str) -> None:
+    if type(items) is not list or not items:
+        raise _wrong(param, "a string or a non-empty array of items", items)
+    for index, item in enumerate(items):
+        if type(item) is not dict:
+            raise _wrong(f"{param}[{index}]", "an object", item)
+        _item(call, item, f"{param}[{index}]")
+
+
+def _item(call: _Call, item: dict[str, Any], param: str) -> None:
+    """One item of the Responses API: a message, a call, what a call gave, a thought, or something newer."""
+    given = item.get("type")
+    what = given.lower() if type(given) is str else ""
+    if what == "message" or (not what and ("role" in item or (given is None and "id" not in item))):
+        _turn(call, item, param)
+        return
+    _spelled(item, _IN_TURN, param)
+    rest: list[str] = []
+    if what.endswith("_output"):
+        output = item.get("output")
+        output = [output] if type(output) is dict else output
+        if output is None or type(output) is str or (type(output) is list and _typed(output)):
+            parts = _parts(output, f"{param}.output")
+        else:
+            parts = _Parts()
+            collect(output, parts.texts)
+        collect({key: value for key, value in item.items() if key != "output"}, rest)
+        text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
+        parts.count_results()
+        call.add(parts.message("tool", text), parts, rest)
+    elif what.endswith("_call"):
+        call.messages.append(Message("assistant", "", tool_calls=1))
+        given_back = {key: item[key] for key in ("output", "outputs", "results", "result", "error") if key in item}
+        collect({key: value for key, value in item.items() if key not in given_back}, rest)
+        call.extra(len(call.messages) - 1, "assistant", "\n".join(rest))
+        results: list[str] = []
+        collect(given_back, results)
+        call.extra(len(call.messages), "tool", "\n".join(results))
+    else:
+        collect(item, rest)
+        opaque: tuple[Opaque, ...] = ()
+        if what == "item_reference" or (not what and item.keys() <= {"id", "type"}):
+            opaque = ("reference",)
+        elif what != "reasoning" and item.get("encrypted_content"):
+            opaque = ("encrypted",)
+        role = "assistant" if what == "reasoning" else "history" if opaque else "tool"
+        call.extra(len(call.messages), role, "\n".join(rest), "", opaque)
+
+
+def _anthropic(call: _Call, fields: dict[str, Any]) -> None:
+    system = fields.get("system")
+    if system is not None:
+        parts = _parts(system, "system")
+        parts.rest += [result.text for result in parts.results]
+        call.add(parts.message("system", parts.text()), parts, [])
+    _turns(call, fields.get("messages"), "messages")
+
+
+_READERS: dict[Api, Callable[[_Call, dict[str, Any]], None]] = {
+    "chat": _chat,
+    "completions": _completions,
+    "embeddings": _embeddings,
+    "responses": _responses,
+    "messages": _anthropic,
+}

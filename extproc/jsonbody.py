@@ -1,0 +1,177 @@
+"""Strict JSON: a body means one thing to every reader, and its size in values is bounded before it is read.
+
+orjson accepts RFC 8259 and nothing else. What is added here: a key that stands twice in one object is refused, since
+some readers take the first and some the last; and the number of values is bounded, since a reader builds an object for
+each, however few bytes they take. Also the text of a body: every string of it that a model may be shown.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import orjson
+
+from extproc.refusal import Refusal
+
+
+def load(body: bytes, most: int) -> dict[str, Any]:
+    """The object in `body`, of at most `most` values. Raises `Refusal` (400, 413) for anything else."""
+    if len(body) > 2 * most and _values(body, most) > most:
+        raise Refusal(413, f"The request body holds more than {most} JSON values.", "too_many_values")
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _malformed(body, error) from None
+    if type(fields) is not dict:
+        raise Refusal(400, f"The request body must be a JSON object, not {kind(fields)}.", "invalid_type")
+    return fields
+
+
+def _values(body: bytes, most: int) -> int:
+    """How many JSON values `body` holds, about; exact only where that could be more than `most`."""
+    rough = body.count(b",") + body.count(b"[") + body.count(b"{")
+    if rough <= most:
+        return rough
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 4 * most:  # so many strings alone
+        return most + 1
+    outside = b"".join(plain.split(b'"')[::2])
+    return outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+
+
+def _malformed(body: bytes, error: orjson.JSONDecodeError) -> Refusal:
+    if not body.strip():
+        return Refusal(400, "The request body is empty; a JSON object is needed.", "empty_body")
+    where = f"line {error.lineno}, column {error.colno}"
+    if "depth limit" in error.msg:
+        return too_deep()
+    return Refusal(400, f"The request body is not valid JSON ({error.msg.split(':')[0]}, {where}).", "invalid_json")
+
+
+def too_deep() -> Refusal:
+    return Refusal(400, "The request body is nested too deeply.", "nested_too_deeply")
+
+
+def kind(value: Any) -> str:
+    """What `value` is, in words for a client."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string" if value else "an empty string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+# Keys that stand twice
+
+
+def unambiguous(body: bytes, strings: int) -> None:
+    """Raises `Refusal` (400) when an object of `body` holds a key twice.
+
+    `strings` is how many strings and keys the parsed body has.
+
+    Every string and key of a body stands between two quotes, and a key that is repeated is lost by parsing. So the
+    quotes of the bytes, less those that are escaped, tell whether one was; only then is the body read again to find it.
+    """
+    quotes = body.count(b'"')
+    if b"\\" in body:
+        quotes -= (body.replace(b"\\\\", b"") if b"\\\\" in body else body).count(b'\\"')
+    if quotes == 2 * strings:
+        return
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except RecursionError:
+        raise too_deep() from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    keys: set[str] = set()
+    for key, _ in pairs:
+        if key in keys:
+            shown = key if len(key) <= 64 else f"{key[:64]}…"
+            raise Refusal(400, f"The request body holds the key {shown!r} twice in one object.", "duplicate_key")
+        keys.add(key)
+
+
+# Text
+
+_CLOSED: Final = frozenset(
+    ("type", "role", "status", "detail", "format", "media_type", "effort", "verbosity", "object")
+)
+"""Keys whose value is a word of the API where it is one of these:"""
+_WORDS: Final[str] = """
+    system developer user assistant tool function model message text input_text output_text summary_text reasoning_text
+    refusal image image_url input_image audio input_audio audio_url file input_file document video video_url tool_use
+    tool_result server_tool_use web_search_tool_result thinking redacted_thinking function_call function_call_output
+    computer_call computer_call_output computer_screenshot reasoning item_reference custom custom_tool_call
+    custom_tool_call_output local_shell_call local_shell_call_output shell_call shell_call_output mcp mcp_call
+    mcp_list_tools mcp_approval_request mcp_approval_response file_search_call web_search_call code_interpreter_call
+    image_generation_call apply_patch_call apply_patch_call_output ephemeral base64 url content json_schema json_object
+    object string number integer boolean array null auto low medium high minimal xhigh max none required any completed
+    in_progress incomplete failed enabled disabled adaptive web_search file_search code_interpreter computer_use_preview
+    image/png image/jpeg image/gif image/webp application/pdf text/plain search_result container_upload exec
+    output_image
+"""
+_SAID: Final = frozenset(_WORDS.split())
+_NAMES: Final[str] = """
+    type role content text name id input output arguments tool_calls tool_call_id tool_use_id call_id function index
+    parameters properties required items description enum title strict additionalProperties $schema default format
+    anyOf oneOf allOf minimum maximum pattern status summary annotations logprobs source data media_type url detail
+    image_url input_audio file file_id file_data filename file_url cache_control ttl is_error thinking signature
+    encrypted_content reasoning_content reasoning refusal audio namespace tools messages system instructions prompt
+    action command query queries results stdout stderr return_code exit_code outcome citations context input_schema
+"""
+_KEYS: Final = frozenset(_NAMES.split())
+"""Keys that are the API's (or JSON Schema's) own words. Any other key is somebody's text, and may be shown."""
+_BLOBS: Final = frozenset(("data", "file_data", "encrypted_content", "signature", "thought_signature", "b64_json"))
+"""Keys whose value may be encoded bytes."""
+_BLOB: Final = 512
+"""Characters from which on a value may be encoded bytes instead of text: of those keys, or a `data:` URL."""
+
+
+def collect(root: Any, found: list[str]) -> int:
+    """Add every string below `root` that a model may be shown to `found`; how many strings and keys there are at all.
+
+    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes (images, signatures). The strings of
+    an object come in order, before those of the objects inside it.
+    """
+    count = 0
+    stack: list[Any] = [root]
+    while stack:
+        value = stack.pop()
+        if type(value) is str:
+            count += 1
+            found.append(value)
+        elif type(value) is dict:
+            count += len(value)
+            below = []
+            for key, item in value.items():
+                if key not in _KEYS:
+                    found.append(key)
+                if type(item) is str:
+                    count += 1
+                    if key in _CLOSED and item in _SAID:
+                        continue
+                    if len(item) > _BLOB and (key in _BLOBS or item.startswith("data:")) and encoded(item):
+                        continue
+                    found.append(item)
+                elif type(item) is dict or type(item) is list:
+                    below.append(item)
+                elif type(item) is int and item > 99_999_999:  # a card or account number written as one
+                    found.append(str(item))
+            below.reverse()
+            stack += below
+        elif type(value) is list:
+            if value and type(value[0]) is int and type(value[-1]) is int:  # token ids, mostly
+                value = [item for item in value if type(item) is not int]
+            stack += reversed(value)
+    return count
+
+
+def encoded(value: str) -> bool:
+    """Whether `value` is bytes in base64 rather than text: ASCII without any space."""
+    return value.isascii() and " " not in value and "\n" not in value

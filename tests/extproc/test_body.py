@@ -1,0 +1,318 @@
+"""Every string of a body that a model may be shown is read, and what cannot be read is said to be so."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.body import parse
+from extproc.jsonbody import load
+from extproc.paths import read
+from extproc.refusal import Refusal
+from signals.facts import Facts
+from signals.gather import read as take
+from signals.keyword import KeywordParams, KeywordSignal
+from signals.request import Request
+from signals.signal import Shared
+
+MARK = "classified-codeword"
+USER = {"role": "user", "content": "hi"}
+
+
+def request(path: str, fields: Any, most: int = 200_000) -> Request:
+    target = read(path)
+    assert target is not None
+    return parse(target, {}, {}, fields if isinstance(fields, bytes) else orjson.dumps(fields), most)
+
+
+def chat(**message: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi", **message}]}
+
+
+def part(**part: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/messages", {"messages": [{"role": "user", "content": [part]}], "max_tokens": 9}
+
+
+def item(**item: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/responses", {"input": [item, USER]}
+
+
+def top(path: str = "/v1/chat/completions", **fields: Any) -> tuple[str, dict[str, Any]]:
+    return path, {"messages": [USER], **fields}
+
+
+def result(content: Any, **more: Any) -> tuple[str, dict[str, Any]]:
+    return part(type="tool_result", tool_use_id="t", content=content, **more)
+
+
+PLACES: list[tuple[str, dict[str, Any]]] = [
+    chat(name=MARK),
+    chat(role="assistant", reasoning_content=MARK),
+    chat(role="assistant", reasoning=MARK),
+    chat(role="assistant", content=None, refusal=MARK),
+    chat(role="assistant", content=None, tool_calls=[{"function": {"name": "f", "arguments": MARK}}]),
+    chat(role="assistant", content=None, tool_calls=[{"function": {"name": MARK, "arguments": "{}"}}]),
+    chat(role="assistant", content=None, function_call={"name": "f", "arguments": MARK}),
+    chat(role=MARK),
+    chat(role="tool", content=[{"type": "text", "text": MARK}]),
+    chat(role="tool", tool_call_id=MARK),
+    chat(content=[{"type": "text", "text": "hi", "thinking": MARK}]),
+    chat(content=[{"type": "image_url", "image_url": {"url": "https://x/y.png"}, "text": MARK}]),
+    chat(content=[{"type": "image_url", "image_url": {"url": MARK}}]),
+    chat(content=[{"type": "Text", "text": MARK}]),
+    chat(content=[{"type": None, "text": MARK}]),
+    chat(content=[{"text": MARK}]),
+    chat(content=[{"type": "something_new", "anything": {"deep": [MARK]}}]),
+    chat(content=[{"type": "tool_result", "content": [{"type": "text", "text": MARK}]}]),
+    chat(content=[{"type": "file", "file": {"filename": MARK}}]),
+    chat(content=[MARK]),
+    top(tools=[{"type": "function", "function": {"name": "f", "description": MARK}}]),
+    top(tools=[{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"enum": [MARK]}}}}}]),
+    top(tools=[{"type": "function", "function": {"name": "f", "parameters": {"properties": {MARK: {}}}}}]),
+    top(functions=[{"name": "f", "description": MARK}]),
+    top(documents=[{"title": MARK}]),
+    top(documents=[{"text": MARK}]),
+    top(chat_template=MARK),
+    top(chat_template_kwargs={"a": MARK}),
+    top(response_format={"type": "json_schema", "json_schema": {"schema": {"description": MARK}}}),
+    top(something_new={MARK: 1}),
+    top(prediction={"type": "content", "content": MARK}),
+    top("/v1/messages", system=[{"type": "text", "text": MARK}]),
+    top("/v1/messages/count_tokens", system=MARK),
+    top("/v1/messages", tools=[{"name": "f", "description": MARK, "input_schema": {}}]),
+    part(type="thinking", thinking=MARK, signature="x"),
+    part(type="redacted_thinking", data=MARK),
+    part(type="tool_use", id="t", name="f", input={"q": MARK}),
+    part(type="tool_use", id="t", name="f", input={MARK: 1}),
+    part(type="server_tool_use", id="t", name="web_search", input={"query": MARK}),
+    part(type="document", title=MARK, source={"type": "base64", "media_type": "application/pdf", "data": "AA=="}),
+    part(type="document", context=MARK, source={"type": "url", "url": "https://x"}),
+    part(type="document", source={"type": "text", "media_type": "text/plain", "data": MARK}),
+    part(type="document", source={"type": "content", "content": [{"type": "text", "text": MARK}]}),
+    part(type="search_result", title=MARK, source="s", content=[{"type": "text", "text": "x"}]),
+    result(MARK),
+    result([{"type": "text", "text": MARK}]),
+    result([{"type": "search_result", "title": "t", "content": [{"type": "text", "text": MARK}]}]),
+    result([{"type": "tool_result", "content": {"type": "text", "text": MARK}}]),
+    result([{"a": {"b": MARK}}]),
+    result({"type": "text", "text": MARK}),
+    part(type="bash_code_execution_tool_result", content={"type": "bash_code_execution_result", "stdout": MARK}),
+    part(type="web_search_tool_result", content=[{"type": "web_search_result", "title": MARK, "url": "u"}]),
+    part(type="mcp_tool_result", content=[{"type": "text", "text": MARK}]),
+    ("/v1/completions", {"prompt": [MARK]}),
+    ("/v1/completions", {"prompt": [["a", MARK]]}),
+    ("/v1/completions", {"prompt": "x", "suffix": MARK}),
+    ("/v1/embeddings", {"input": [{"type": "text", "text": MARK}]}),
+    ("/v1/embeddings", {"messages": [{"role": "user", "content": MARK}]}),
+    ("/v1/embeddings", {"input": [{"content": [{"type": "text", "text": MARK}]}]}),
+    ("/v1/responses", {"input": "hi", "instructions": MARK}),
+    ("/v1/responses", {"prompt": {"id": "p", "variables": {"q": MARK}}}),
+    ("/v1/responses", {"prompt": {"id": "p", "variables": {"q": {"type": "input_text", "text": MARK}}}}),
+    ("/v1/responses/compact", {"input": MARK}),
+    ("/v1/responses/input_tokens", {"input": MARK}),
+    ("/v1/responses", {"input": "x", "tools": [{"type": "function", "name": "f", "description": MARK}]}),
+    ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {"title": MARK}}}}),
+    item(type="mcp_call", name="f", server_label="s", arguments="{}", output=MARK),
+    item(type="mcp_call", name="f", server_label="s", arguments=MARK, output=""),
+    item(type="mcp_list_tools", server_label="s", tools=[{"name": "f", "description": MARK}]),
+    item(type="file_search_call", queries=["q"], results=[{"text": MARK}]),
+    item(type="custom_tool_call", call_id="c", name="p", input=MARK),
+    item(type="custom_tool_call_output", call_id="c", output=MARK),
+    item(type="function_call", name="f", arguments=MARK),
+    item(type="function_call_output", call_id="c", output=[{"type": "input_text", "text": MARK}]),
+    item(type="function_call_output", call_id="c", output={"any": [MARK]}),
+    item(type="local_shell_call", action={"type": "exec", "command": ["ls", MARK]}),
+    item(type="shell_call_output", call_id="c", output=[{"stdout": MARK, "outcome": {"type": "exit", "exit_code": 0}}]),
+    item(type="code_interpreter_call", code=MARK),
+    item(type="code_interpreter_call", code="x", outputs=[{"type": "logs", "logs": MARK}]),
+    item(type="computer_call", action={"type": "type", "text": MARK}),
+    item(type="reasoning", summary=[{"type": "summary_text", "text": MARK}]),
+    item(type="reasoning", content=[{"type": "reasoning_text", "text": MARK}]),
+    item(type="something_new", anything=MARK),
+    item(type=None, role="user", content=MARK),
+    item(type="Message", role="user", content=MARK),
+    item(type=7, role="user", content=MARK),
+    item(role="user", content=[{"type": "input_text", "text": MARK}]),
+    item(type="message", role="assistant", content=[{"type": "output_text", "text": MARK}]),
+]  # fmt: skip
+
+
+def matched(request: Request, **params: Any) -> bool | None:
+    shared = Shared()
+    signal = KeywordSignal("k", KeywordParams.model_validate({"any": [MARK], **params}), shared)
+    shared.freeze()
+    return take(signal, Facts(request)).matched
+
+
+@pytest.mark.parametrize(("path", "fields"), PLACES, ids=[str(index) for index in range(len(PLACES))])
+def test_all_is_every_string_that_a_model_may_be_shown(path: str, fields: dict[str, Any]) -> None:
+    made = request(path, fields)
+    assert matched(made, **{"in": "all"}) is True
+    hidden = orjson.loads(orjson.dumps(fields).replace(MARK.encode(), b"x"))
+    assert matched(request(path, hidden), **{"in": "all"}) is not True
+
+
+def test_text_in_base64_is_read() -> None:
+    data = base64.b64encode(MARK.encode()).decode()
+    source = {"type": "base64", "media_type": "text/plain", "data": data}
+    file = {"file_data": f"data:text/plain;base64,{data}"}
+    for path, fields in (part(type="document", source=source), chat(content=[{"type": "file", "file": file}])):
+        made = request(path, fields)
+        assert made.text() == MARK
+        assert matched(made, **{"in": "all"}) is True
+        assert not made.sealed
+
+
+KEYS = st.text("abcdef_", min_size=1, max_size=9)
+STRINGS = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 10**12) | st.text("abc x", max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=15,
+)
+
+
+@given(STRINGS, st.sampled_from(["/v1/chat/completions", "/v1/messages"]))
+def test_no_place_is_forgotten(value: Any, path: str) -> None:
+    """Wherever a string stands in a message, a part, a tool or a new field, it is in `all`."""
+
+    def strings(value: Any) -> list[str]:
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, dict):
+            return [text for key, item in value.items() for text in (key, *strings(item))]
+        return [text for item in value for text in strings(item)] if isinstance(value, list) else []
+
+    fields = {
+        "messages": [USER, {"role": "assistant", "content": [{"type": "new", "x": value}], "y": value}],
+        "z": value,
+    }
+    text = request(path, fields).text("all").split("\n")
+    known = {"text", "id", "name", "data", "url", "file"}
+    assert [one for one in strings(value) if one not in text and one not in known and "\n" not in one] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "opaque", "scopes"),
+    [
+        ("/v1/completions", {"prompt": [1, 2]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/completions", {"prompt": [[1], [2]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/completions", {"prompt": ["a", [1]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/embeddings", {"input": [3]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/completions", {"prompt_embeds": "x"}, ("embeddings",), {"user", "latest", "conversation", "all"}),
+        ("/v1/responses", {"input": "a", "previous_response_id": "r"}, ("reference",), {"conversation", "all"}),
+        ("/v1/responses", {"conversation": "c"}, ("reference",), {"conversation", "all"}),
+        ("/v1/responses", {"input": "a", "prompt": {"id": "p"}}, ("reference",), {"system", "all"}),
+        (*item(type="item_reference", id="i"), ("reference",), {"conversation", "all"}),
+        (*item(id="i"), ("reference",), {"conversation", "all"}),
+        (*item(type="compaction", encrypted_content="x"), ("encrypted",), {"conversation", "all"}),
+        (*item(type="reasoning", encrypted_content="x", summary=[]), (), set()),
+        (*part(type="document", source={"type": "base64", "media_type": "application/pdf", "data": "AA=="}),
+         ("document",), {"user", "latest", "conversation", "all"}),
+        (*part(type="document", source={"type": "file", "file_id": "f"}), ("reference",),
+         {"user", "latest", "conversation", "all"}),
+        (*part(type="document", source={"type": "url", "url": "u"}), ("reference",),
+         {"user", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "file", "file": {"file_id": "f"}}]), ("reference",),
+         {"user", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "file", "file": {"file_data": "data:application/pdf;base64,AA=="}}]), ("document",),
+         {"user", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "input_file", "file_url": "u"}]), ("reference",),
+         {"user", "latest", "conversation", "all"}),
+        (*result([{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}]),
+         ("document",), {"tools", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "image_url", "image_url": {"url": "u"}}]), ("image",), set()),
+        (*chat(content=[{"type": "input_audio", "input_audio": {}}, {"type": "video_url", "video_url": {}}]),
+         ("audio", "video"), set()),
+        (*chat(), (), set()),
+    ],
+)  # fmt: skip
+def test_what_has_no_text_is_said_to_be_unreadable(
+    path: str, fields: dict[str, Any], opaque: tuple[str, ...], scopes: set[str]
+) -> None:
+    made = request(path, fields)
+    assert made.opaque("all") == opaque
+    for scope in ("user", "latest", "conversation", "system", "tools", "all"):
+        wanted = None if scope in scopes else False
+        assert matched(made, **{"in": scope}) is wanted, scope
+
+
+def test_a_match_in_what_can_be_read_stands() -> None:
+    made = request("/v1/responses", {"input": MARK, "previous_response_id": "r"})
+    assert matched(made, **{"in": "all"}) is True
+    other = request("/v1/responses", {"input": "x", "previous_response_id": "r"})
+    assert matched(other, any=["x"], none=[MARK], **{"in": "all"}) is None
+
+
+def test_latest_is_everything_since_the_assistant_s_last_answer() -> None:
+    turns = [
+        {"role": "system", "content": "sys"},
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "answer"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "file", "file": {"filename": "two"}}]},
+        {"role": "tool", "content": "three"},
+    ]
+    assert request("/v1/chat/completions", {"messages": turns}).text("latest").split("\n") == ["one", "two", "three"]
+    prefill = [*turns, {"role": "assistant", "content": "Sure:"}]
+    text = request("/v1/chat/completions", {"messages": prefill}).text("latest")
+    assert text.split("\n") == ["one", "two", "three", "Sure:"]
+    assert request("/v1/chat/completions", {"messages": turns[:2]}).text("latest") == "first"
+    only = [{"role": "assistant", "content": "x"}]
+    assert request("/v1/chat/completions", {"messages": only}).text("latest") == "x"
+
+
+def test_parts_are_also_joined_with_nothing() -> None:
+    content = [{"type": "text", "text": "class"}, {"type": "text", "text": "ified"}]
+    made = request("/v1/chat/completions", {"messages": [{"role": "user", "content": content}]})
+    assert made.text() == "class\nified"
+    for scope in ("user", "latest", "conversation", "all"):
+        assert made.glued(scope) == "classified"
+    assert made.glued("system") == made.glued("tools") == ""
+
+
+def test_encoded_bytes_are_no_text() -> None:
+    image = "data:image/png;base64," + "iVBORw0KGgo" * 100
+    made = request(*chat(content=[{"type": "image_url", "image_url": {"url": image}}]))
+    assert "iVBOR" not in made.text("all")
+    assert "iVBOR" not in made.text("conversation")
+    spaced = "data: " + "not an image " * 100
+    assert "not an image" in request(*chat(content=[{"type": "image_url", "image_url": {"url": spaced}}])).text("all")
+
+
+def test_who_asks_is_no_text() -> None:
+    made = request(*top(user="jane@example.org", metadata={"a": MARK}, model="m", safety_identifier=MARK))
+    assert made.text("all") == "hi"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [' + b"1," * 300 + b"1]}",
+        b'{"messages": [' + b'{"a":[]},' * 200 + b"1]}",
+        b'{"messages": [' + b'"\\"",' * 300 + b"1]}",
+        b'{"a": [' + b'"",' * 2000 + b"1]}",
+    ],
+)
+def test_too_many_values_are_413(body: bytes) -> None:
+    with pytest.raises(Refusal) as caught:
+        load(body, 200)
+    assert (caught.value.status, caught.value.code) == (413, "too_many_values")
+
+
+def test_commas_in_text_are_no_values() -> None:
+    fields = {"messages": ['a, b [c] {d} \\" \\' * 1000]}
+    assert load(orjson.dumps(fields), 200) == fields
+
+
+def test_a_defect_in_reading_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError(MARK)
+
+    monkeypatch.setattr("extproc.body.collect", fail)
+    with pytest.raises(Refusal) as caught:
+        request("/v1/chat/completions", {"messages": [USER]})
+    assert (caught.value.status, caught.value.code) == (400, "unreadable_body")
