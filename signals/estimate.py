@@ -61,37 +61,18 @@ class ByteWeights:
 def whole(request: Request, count: Callable[[str], int]) -> int:
     """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images and audio."""
     fields = request.fields
-    text = request.text("all")
+    text = request.spoken()
     offered = fields.get("tools") or fields.get("functions")
     if offered:
         text += orjson.dumps(offered).decode()
-    parts = calls = 0
+    parts = 0
     for message in request.messages:
         parts += PER_MESSAGE
         if message.images or message.audio:
             parts += PER_IMAGE * message.images + PER_AUDIO * message.audio
-        calls += message.tool_calls
-    if calls:
-        text += _calls(fields)
     if request.api == "completions" or request.api == "embeddings":
         parts += _token_ids(fields.get("prompt" if request.api == "completions" else "input"))
     return count(text) + parts + PER_REQUEST
-
-
-def _calls(fields: dict[str, Any]) -> str:
-    """The tool calls that the conversation repeats, as the JSON they came in."""
-    found: list[Any] = []
-    turns = fields.get("input" if "input" in fields else "messages")
-    for turn in turns if isinstance(turns, list) else ():
-        if not isinstance(turn, dict):
-            continue
-        if isinstance(turn.get("arguments"), str):  # responses
-            found.append((turn.get("name"), turn["arguments"]))
-        found.append(turn.get("tool_calls"))  # chat completions
-        content = turn.get("content")
-        if isinstance(content, list):  # messages
-            found.extend(part.get("input") for part in content if isinstance(part, dict))
-    return orjson.dumps([call for call in found if call]).decode()
 
 
 def _token_ids(given: Any) -> int:

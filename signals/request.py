@@ -91,6 +91,12 @@ class Request:
             text = self._texts[scope] = self._join(scope)
         return text
 
+    def spoken(self) -> str:
+        """What the messages hold, their text and the rest of them; not what the call offers beside them (tools)."""
+        texts = [message.text for message in self.messages]
+        texts += [extra.text for extra in self.extras if extra.text]
+        return "\n".join(texts)
+
     def glued(self, scope: Scope = "user") -> str:
         """The texts of those messages of `scope` that came in several parts, the parts joined with nothing.
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from extproc import paths
+from extproc.body import parse
 from signals.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, WEIGHTS, ByteWeights
 from signals.facts import Facts
 from signals.gather import read
@@ -55,17 +57,27 @@ def test_everything_in_the_request_counts() -> None:
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "celsius"}'}
 
 
+WORDS = "word " * 200
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("path", "fields"),
     [
-        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": CALL}]}]},
-        {"messages": ["odd", {"content": [{"type": "tool_use", "input": {"city": "Paris", "unit": "celsius"}}, "x"]}]},
-        {"input": [{"type": "function_call", **CALL}]},
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": CALL}]}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "", "reasoning_content": WORDS}]}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": CALL}]}]}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [{"type": "thinking", "thinking": WORDS}]}]}),
+        ("/v1/responses", {"input": [{"type": "function_call", **CALL}]}),
+        ("/v1/responses", {"input": [{"type": "custom_tool_call", "name": "p", "input": WORDS}]}),
+        ("/v1/responses", {"input": [{"type": "mcp_call", "name": "p", "arguments": "{}", "output": WORDS}]}),
     ],
 )
-def test_tool_calls_of_every_api_count(fields: dict[str, Any]) -> None:
-    messages = (Message("assistant", "", tool_calls=1),)
-    assert count(request(messages=messages, fields=fields)) > count(request(messages=messages)) + 8
+def test_everything_that_a_message_holds_counts(path: str, fields: dict[str, Any]) -> None:
+    target = paths.read(path)
+    assert target is not None
+    request = parse(target, {}, {}, json.dumps(fields).encode())
+    least = 200 if WORDS in json.dumps(fields) else 10
+    assert count(request) > least
 
 
 def test_token_ids_are_counted_as_they_are() -> None:
