@@ -17,7 +17,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-train lint native bench proto lock image-root clean
+.PHONY: help venv dev up test test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,8 +48,11 @@ native: venv ## compile the hot path with mypyc into build/native (needs a C com
 	$(PIP) install --no-deps --target build/native build/wheel/pointsman-*.whl
 	@echo "to use it here: PYTHONPATH=build/native $(BIN)/python -P -m cli.main serve …"
 
-bench: dev native ## run the benchmarks; tables, JSON and plots go to bench/out
+bench: bench-needs dev native ## run the benchmarks; tables, JSON and plots go to bench/out
 	$(BIN)/python -m bench
+
+bench-needs: $(BIN)/python
+	@$(BIN)/python -m bench.needs
 
 proto: dev ## regenerate the protobuf code
 	$(BIN)/python proto/generate.py
