@@ -53,7 +53,16 @@ def _clause(
         override=entry.override,
     )
     if entry.respond is not None:
-        return replace(clause, action="respond", status=entry.respond.status, message=entry.respond.message)
+        given = entry.respond
+        headers = tuple((name.lower(), value) for name, value in given.headers.items())
+        return replace(
+            clause,
+            action="respond",
+            status=given.status,
+            message=given.message,
+            headers=headers,
+            observe=entry.observe,
+        )
     if block is not None:
         return replace(clause, action="stepwise", target=known[block.large], stepwise=block)
     return replace(clause, target=_target(entry.route, known, store))

@@ -217,6 +217,9 @@ class _Checker:
             elif actions == ["respond"] and "set" in entry:
                 message = "set has no effect on a decision that responds"
                 self._document.report((*path, "set"), "P104", message, at_key=True)
+            if entry.get("observe") and actions != ["respond"]:
+                message = "observe goes with respond only"
+                self._document.report((*path, "observe"), "P104", message, at_key=True)
             rule = self._rule(entry["when"], (*path, "when")) if "when" in entry else ALWAYS
             name = self._document.typed.get((*path, "name"), entry.get("name"))
             if not isinstance(name, str):

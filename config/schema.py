@@ -69,11 +69,30 @@ class ModelSpec(Spec):
     )
 
 
+def _check_headers(headers: dict[str, str], kept: tuple[str, ...]) -> None:
+    """Raises P104 for what is no header, and for one that is ours or among `kept`."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
+            raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
+        if name.lower().startswith("x-pointsman-") or name.lower() in kept:
+            raise PydanticCustomError("P104", "headers: {name!r} is not the policy's to set", {"name": name})
+
+
 class RespondSpec(Spec):
     """An answer of our own instead of a route."""
 
-    status: int = Field(403, ge=400, le=599, description="HTTP status of the refusal.")
+    status: int = Field(
+        403, ge=200, le=599, description="HTTP status of the refusal (400 to 599), or 200 for an answer in words."
+    )
     message: str = Field("This request was refused by policy.", description="What the client is told.")
+    headers: dict[str, str] = Field({}, description="Headers of the answer, such as `retry-after`.")
+
+    @model_validator(mode="after")
+    def _answer(self) -> Self:
+        if self.status != 200 and self.status < 400:
+            raise PydanticCustomError("P104", "status: 200 or 400 to 599 is needed")
+        _check_headers(self.headers, ("content-type", "content-length", "transfer-encoding", "connection"))
+        return self
 
 
 class PickSpec(Spec):
@@ -114,11 +133,7 @@ class SetSpec(Spec):
 
     @model_validator(mode="after")
     def _headers(self) -> Self:
-        for name, value in self.headers.items():
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
-                raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
-            if name.lower().startswith("x-pointsman-") or name.lower() in ("host", "content-length"):
-                raise PydanticCustomError("P104", "headers: {name!r} is not the policy's to set", {"name": name})
+        _check_headers(self.headers, ("host", "content-length"))
         return self
 
 
@@ -132,6 +147,9 @@ class DecisionSpec(Spec):
     respond: RespondSpec | None = Field(None, description="Refuse; applies to every request.")
     stepwise: Any = Field(None, description="Answer step by step with two models.")
     set: SetSpec | None = Field(None, description="Changes to the request.")
+    observe: bool = Field(
+        False, description="Count what a guard (`respond`) would have done, and let the request go on."
+    )
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
 
 

@@ -38,7 +38,8 @@ class Decision:
     `name` is None when no decision of the policy matched, or the request kept the model that it named. `model` is
     None for `respond`, and for a request that is passed on untouched (`unknown_models: pass`). For `stepwise` it is
     the large model: the plain route of requests that cannot be answered step by step. `fallback` says why the default
-    model was taken although something failed (a closed set: it labels a metric); None in the normal case.
+    model was taken although something failed (a closed set: it labels a metric); None in the normal case. `headers` go
+    with the answer of a `respond`.
     """
 
     name: str | None
@@ -49,6 +50,7 @@ class Decision:
     changes: Changes | None = None
     stepwise: Any = None
     fallback: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class Trace:
     `readings` are the signals that were read, in order, `telling` those that are not simply false; `results` the
     rules evaluated, in order, with True, False or None (Unknown, or left open because it could no longer make a
     difference). `timings` are microseconds a signal, present when detail was asked for. `estimated_input_tokens` is
-    for token rate limits and logs.
+    for token rate limits and logs. `observed` are the guards that would have acted and only watch (`observe: true`).
     """
 
     decision: Decision
@@ -69,3 +71,4 @@ class Trace:
     timings: Mapping[str, float] | None = None
     estimated_input_tokens: int | None = None
     telling: Mapping[str, Reading] = field(default_factory=dict)
+    observed: tuple[str, ...] = ()

@@ -59,7 +59,8 @@ class Clause:
     """One entry of the policy's `decisions:` list, in the terms of the engine.
 
     `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
-    real model too; `respond` always does.
+    real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
+    and told, and the request goes on.
     """
 
     name: str
@@ -72,6 +73,8 @@ class Clause:
     changes: Changes | None = None
     stepwise: Any = None
     override: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    observe: bool = False
 
     @property
     def guard(self) -> bool:
@@ -81,7 +84,7 @@ class Clause:
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
-    __slots__ = ("_goals", "clause", "decisions", "name", "plain", "run", "slow", "test")
+    __slots__ = ("_goals", "clause", "decisions", "name", "observe", "plain", "run", "slow", "test")
 
     def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal], best: bool) -> None:
         self.clause = clause
@@ -90,6 +93,7 @@ class _Compiled:
         compared = best and not clause.guard and clause.on_unknown == "match"
         self._goals = (True, False) if compared else goals[clause.on_unknown]
         self.name = clause.name
+        self.observe = clause.observe
         self.test: Test = compiled(clause.when, signals)
         self.run = self.test.run
         self.plain = self.test.plain
@@ -101,7 +105,7 @@ class _Compiled:
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
-        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.stepwise)
+        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.stepwise, headers=c.headers)
 
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
@@ -208,7 +212,8 @@ class Engine:
         The first guard that refuses what it cannot rule out (`on_unknown: match`) refuses it; without one the default
         model takes it.
         """
-        closed = next((c for c in self._all if c.clause.guard and c.clause.on_unknown == "match"), None)
+        closing = (c for c in self._all if c.clause.guard and c.clause.on_unknown == "match" and not c.observe)
+        closed = next(closing, None)
         decision = self.fallback(reason) if closed is None else replace(closed.decisions[None], fallback=reason)
         return Trace(decision, self.policy, {}, {}, 0.0)
 
@@ -245,7 +250,17 @@ class Evaluation:
     can change nothing) and for the strategy `first`: `best` also reads every signal of the routes that match.
     """
 
-    __slots__ = ("_chosen", "_clauses", "_everything", "_otherwise", "_results", "_started", "engine", "facts")
+    __slots__ = (
+        "_chosen",
+        "_clauses",
+        "_everything",
+        "_observed",
+        "_otherwise",
+        "_results",
+        "_started",
+        "engine",
+        "facts",
+    )
 
     def __init__(self, engine: Engine, request: Request, deadline: float, detail: bool, everything: bool) -> None:
         self._started = time.perf_counter_ns()
@@ -253,6 +268,7 @@ class Evaluation:
         self.facts = Facts(request, deadline, detail)
         self._clauses, self._otherwise = engine._entry(request)
         self._everything = everything
+        self._observed: tuple[str, ...] = ()
         self._results: dict[str, bool | None] = {}
         self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
 
@@ -282,7 +298,9 @@ class Evaluation:
         tokens = _tokens(facts)
         spent = (time.perf_counter_ns() - self._started) / 1000
         policy = self.engine.policy
-        return Trace(decision, policy, facts.readings, self._results, spent, facts.timings, tokens, facts.telling)
+        return Trace(
+            decision, policy, facts.readings, self._results, spent, facts.timings, tokens, facts.telling, self._observed
+        )
 
     async def finish(self) -> Trace:
         """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
@@ -339,6 +357,9 @@ class Evaluation:
                     return None
                 value = None
             results[clause.name] = value
+            if clause.observe:
+                self._observe(clause, value)
+                continue
             if value or clause.clause.on_unknown == "match":
                 return self._decided(clause)
             if clause.clause.on_unknown == "fail":
@@ -360,6 +381,9 @@ class Evaluation:
             self._results[clause.name] = value
             if value is False:
                 continue
+            if clause.observe:
+                self._observe(clause, value)
+                continue
             if value is None:
                 if clause.clause.on_unknown == "fail":
                     return self.engine.fallback("on_unknown")
@@ -377,6 +401,11 @@ class Evaluation:
             if sure > highest:
                 chosen, highest = clause, sure
         return self._otherwise if chosen is None else self._decided(chosen)
+
+    def _observe(self, clause: _Compiled, value: bool | None) -> None:
+        """Note a guard that would have acted."""
+        if (value or clause.clause.on_unknown == "match") and clause.name not in self._observed:
+            self._observed = (*self._observed, clause.name)
 
     def _decided(self, clause: _Compiled) -> Decision | None:
         if clause.awaits(self.facts):

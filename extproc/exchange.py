@@ -29,6 +29,7 @@ from extproc.body import parse
 from extproc.meter import Meter, Tail
 from extproc.paths import Target
 from extproc.refusal import Refusal
+from extproc.static_answer import static_answer
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
@@ -650,13 +651,21 @@ class Exchange:
             self._refuse(Refusal(408, f"The request body did not come within {seconds:g} seconds.", "body_timeout"))
 
     def _refuse(self, refusal: Refusal, trace: Trace | None = None) -> None:
-        headers: Pairs = (*openai.JSON_HEADERS, ("x-pointsman-policy", self._engine.policy))
+        headers: Pairs = (("x-pointsman-policy", self._engine.policy),)
         extra = b""
         if trace is None:
             self._context.failed(refusal.code)
         else:
-            headers = (*openai.JSON_HEADERS, *response_headers(trace))
+            headers = response_headers(trace)
             extra = _metadata(trace)
+            if refusal.status == 200 and self._request is not None:
+                given = static_answer(self._request, refusal.text)
+                if given is not None:
+                    headers = (("content-type", given.content_type), *headers, *refusal.headers)
+                    self._over(wire.immediate(200, headers, given.body, "pointsman_answer") + extra)
+                    return
+            if refusal.status == 200:  # the call has no answer in words
+                refusal = Refusal(403, refusal.text, refusal.code, headers=refusal.headers)
         api = None if self._request is None else self._request.api
         if self._request is None and trace is None:
             # Otherwise it is the trace of something broken: what the path says may be what broke.
@@ -665,7 +674,7 @@ class Exchange:
             if api is None and self._first is not None and "anthropic-version" in self._first.headers:
                 api = "messages"
         body = openai.error(api, refusal)
-        headers = (*headers, *refusal.headers)
+        headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
 
     def _over(self, answer: bytes) -> None:
@@ -813,7 +822,8 @@ def _metadata(trace: Trace) -> bytes:
 
 
 def _refusal(decision: Decision) -> Refusal:
-    return Refusal(decision.status or 403, decision.message or "Refused by policy.", "policy_refusal")
+    text = decision.message or "Refused by policy."
+    return Refusal(decision.status or 403, text, "policy_refusal", headers=decision.headers)
 
 
 def _plain(trace: Trace, reason: str) -> None:

@@ -54,6 +54,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("pointsman_signal_unknown_total", "counter", "Readings that were Unknown.", ("signal", "reason")),
         Family("pointsman_fallback_total", "counter", "Default model taken because something failed.", ("reason",)),
+        Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
         *(
@@ -129,6 +130,7 @@ class Metrics:
         self.decisions = Counts()
         self.unknown = Counts()
         self.fallbacks = Counts()
+        self.observed = Counts()
         self.failures = Counts()
         self.reloads = Counts()
         self.candidates = Counts()
@@ -146,6 +148,8 @@ class Metrics:
         self.body.observe(body_bytes)
         if decision.fallback is not None:
             self.fallbacks.add((decision.fallback,))
+        for guard in trace.observed:
+            self.observed.add((guard,))
         for name, reading in trace.telling.items():
             if reading.matched is None:
                 self.unknown.add((name, reading.error or "unknown"))
@@ -189,6 +193,7 @@ class Metrics:
             "pointsman_signal_duration_seconds": histograms(((name,), each) for name, each in self.signals.items()),
             "pointsman_signal_unknown_total": counters(self.unknown),
             "pointsman_fallback_total": counters(self.fallbacks),
+            "pointsman_observed_total": counters(self.observed),
             "pointsman_failures_total": counters(self.failures),
             "pointsman_body_bytes": histograms([((), self.body)]),
             "pointsman_config_reloads_total": counters(self.reloads),
