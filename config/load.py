@@ -19,6 +19,7 @@ from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
 from decisions.lint import lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from signals import patterns
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.signal import Params
@@ -80,10 +81,13 @@ def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, l
         if not document.problems:
             document.report((), "P103", "a policy is a mapping with `version`, `models`, `default`, …")
     else:
+        budget = patterns.left.set([patterns.INSTRUCTIONS])
         try:
             policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest())
         except PolicyError as error:  # too many problems
             return None, error.problems
+        finally:
+            patterns.left.reset(budget)
     return policy, sorted(document.problems)
 
 

@@ -22,7 +22,6 @@ from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves,
 from decisions.select import Selector
 from signals.signal import Params
 
-
 _STEPS: Final = 50_000_000
 """Propagations of the solver and, weighed by the time they take, our own steps in one check: two seconds or so."""
 _CONFLICTS: Final = 10_000

@@ -18,14 +18,16 @@ def read(path: Path, most: int) -> bytes:
 
     OSError when it cannot be read, is a device, a pipe, a socket or a folder, or is larger.
     """
-    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        _check(path, os.fstat(descriptor), most)
+    with open(path, "rb", opener=_open) as file:
+        _check(path, os.fstat(file.fileno()), most)
         data = file.read(most + 1)
     if len(data) > most:  # it has grown, or its size is not known beforehand (/proc)
         raise OSError(_too_large(path, most))
     return data
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # or opening a pipe that nobody writes to would wait for ever
 
 
 def check(path: Path, most: int) -> None:

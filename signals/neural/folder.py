@@ -352,9 +352,7 @@ class Mounted:
                 task.cancel()
         return offsets, [(at, answer) for (at, _), answer in zip(parts, answers, strict=True)]
 
-    async def probabilities(
-        self, text: str, deadline: float, how: Windows, client: str = ""
-    ) -> tuple[F32, int]:
+    async def probabilities(self, text: str, deadline: float, how: Windows, client: str = "") -> tuple[F32, int]:
         """Each label's greatest (or mean) probability over the windows, and how many windows there were."""
         _, answers = await self.look(text, deadline, client, how)
         table = np.stack([answer for _, answer in answers])
@@ -370,7 +368,10 @@ class Mounted:
         """Embeddings of short texts here and now, float32 [n, d]: for examples, while an engine is built."""
         model = self.model
         return np.stack(
-            [model.run([model.windows(model.encode(text)[0], _LONGEST, _LONGEST)[0][1]])[0] for text in texts]
+            [
+                model.run([model.windows(model.encode(text[: 64 * _LONGEST])[0], _LONGEST, _LONGEST)[0][1]])[0]
+                for text in texts
+            ]
         )
 
     async def entities(self, text: str, deadline: float, client: str = "") -> list[Entity]:

@@ -58,7 +58,8 @@ class Shipped:
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""
-        return np.stack([verdict.embedding for verdict in self.model.verdicts(texts)])
+        # One by one: a batch is as long as its longest text, and nothing bounds that.
+        return np.stack([self.model.verdicts([text])[0].embedding for text in texts])
 
     def close(self) -> None:
         self.service.close()
