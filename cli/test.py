@@ -22,6 +22,7 @@ from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.exchange import request_headers
 from extproc.refusal import Refusal
+from signals.files import POLICY, read
 
 SUMMARY = "run a policy's test cases"
 
@@ -112,7 +113,7 @@ def _read(paths: Sequence[Path], engine: Engine) -> list[tuple[str, Case]]:
 
 def _document(path: Path) -> Document:
     try:
-        return parse(path.read_text("utf-8-sig"), str(path))
+        return parse(read(path, POLICY).decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:
         document = Document(str(path))
         document.report((), "Y001", "not valid YAML: the file is not UTF-8")

@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from cli.gateways.deployed import check as check_deployed
     from config.build import build
     from config.load import check
+    from signals.files import POLICY, read
 
-    policy, problems = check(args.policy.read_bytes(), str(args.policy))
+    policy, problems = check(read(args.policy, POLICY), str(args.policy))
     if policy is not None:
         try:
             engine = build(policy)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import yaml
 
-from config.problem import Problem
+from config.problem import PolicyError, Problem
 
 Path = tuple[str | int, ...]
 
@@ -26,6 +27,7 @@ _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 MAX_DEPTH = 40
 MAX_NODES = 200_000
+MAX_ERRORS = 100
 
 
 @dataclass(slots=True)
@@ -41,14 +43,24 @@ class Document:
     values: dict[Path, tuple[int, int]] = field(default_factory=dict)
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     typed: dict[Path, str] = field(default_factory=dict)
+    _errors: int = field(default=0, repr=False)
 
     def report(self, path: Path, code: str, message: str, *, at_key: bool = False, warning: bool = False) -> None:
-        """Add a problem at `path`, or at its nearest ancestor that stands in the file."""
+        """Add a problem at `path`, or at its nearest ancestor that stands in the file. PolicyError: see `add`."""
         places = self.keys if at_key else self.values
         while path and path not in places and path not in self.values:
             path = path[:-1]
         line, column = places.get(path) or self.values.get(path, (1, 1))
-        self.problems.append(Problem(self.file, line, column, code, "warning" if warning else "error", message))
+        self.add(Problem(self.file, line, column, code, "warning" if warning else "error", message))
+
+    def add(self, problem: Problem) -> None:
+        """Add a problem. Raises PolicyError, with all there are, when there are more errors than anybody reads."""
+        self.problems.append(problem)
+        self._errors += problem.severity == "error"
+        if self._errors >= MAX_ERRORS:
+            message = f"over {MAX_ERRORS - 1} errors: what else is wrong is not looked for"
+            last = Problem(self.file, problem.line, problem.column, "Y004", "error", message)
+            raise PolicyError(sorted([*self.problems, last]))
 
 
 def parse(text: str, file: str) -> Document:
@@ -57,7 +69,8 @@ def parse(text: str, file: str) -> Document:
     # The C loader is quicker and reports the same positions; some builds of PyYAML come without it.
     loader_class: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        events = list(yaml.parse(text, Loader=loader_class))
+        # Not many more than may be: three million of them are a gigabyte.
+        events = list(islice(yaml.parse(text, Loader=loader_class), MAX_NODES + 3))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -72,7 +85,10 @@ def parse(text: str, file: str) -> Document:
         line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
         document.problems.append(Problem(file, line, column, "Y001", "error", message))
         return document
-    _Builder(document, events).build()
+    try:
+        _Builder(document, events).build()
+    except PolicyError as error:
+        document.data, document.problems = None, error.problems
     return document
 
 
@@ -101,7 +117,7 @@ class _Builder:
 
     def _problem(self, mark: Any, code: str, message: str) -> None:
         problem = Problem(self._document.file, mark.line + 1, mark.column + 1, code, "error", message)
-        self._document.problems.append(problem)
+        self._document.add(problem)
 
     def _value(self, path: Path, depth: int) -> Any:
         event = self._events[self._next]
@@ -157,8 +173,9 @@ class _Builder:
     def _discard(self, path: Path, depth: int) -> None:
         """Read a value without letting its positions replace those of the first one."""
         document = self._document
-        self._document = Document(document.file, problems=document.problems)
+        self._document = Document(document.file, problems=document.problems, _errors=document._errors)
         self._value(path, depth + 1)
+        document._errors = self._document._errors
         self._document = document
 
     def _skip(self, event: Any) -> None:
@@ -181,7 +198,7 @@ class _Builder:
         if _INT.fullmatch(text):
             return int(text) if len(text) <= 4000 else text
         if _BASED.fullmatch(text):
-            return int(text, 0)
+            return int(text, 0) if len(text) <= 3000 else text  # Python writes no number of over 4,300 digits
         if _FLOAT.fullmatch(text):
             return float(text)
         if _SPECIAL.fullmatch(text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
 from decisions.lint import lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from signals import patterns
+from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.signal import Params
 
@@ -52,7 +55,7 @@ class Policy:
 
 def load(path: str | FilePath) -> Policy:
     """The policy in the file at `path`. Raises `PolicyError` for a bad one, `OSError` for an unreadable one."""
-    return parse(FilePath(path).read_bytes(), str(path))
+    return parse(read(FilePath(path), POLICY), str(path))
 
 
 def parse(source: str | bytes, file: str = "<policy>") -> Policy:
@@ -78,12 +81,21 @@ def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, l
         if not document.problems:
             document.report((), "P103", "a policy is a mapping with `version`, `models`, `default`, …")
     else:
-        policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest())
+        budget = patterns.left.set([patterns.INSTRUCTIONS])
+        try:
+            policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest())
+        except PolicyError as error:  # too many problems
+            return None, error.problems
+        finally:
+            patterns.left.reset(budget)
     return policy, sorted(document.problems)
 
 
 def validated(document: Document, model: type[M]) -> M | None:
-    """The data of `document` as `model`, for files that go with a policy; what is wrong is in its problems."""
+    """The data of `document` as `model`, for files that go with a policy; what is wrong is in its problems.
+
+    Raises PolicyError when that is too much.
+    """
     return _Checker(document)._validated(model, document.data, ())
 
 
@@ -149,7 +161,7 @@ class _Checker:
     def _report(self, model: type[BaseModel], base: Path, place: Path, item: Any) -> None:
         kind: str = item["type"]
         if kind == "extra_forbidden":
-            known = _keys_at(model.model_json_schema(by_alias=True), place[:-1])
+            known = _keys_at(_schema(model), place[:-1])
             message = f"unknown key {place[-1]!r}{did_you_mean(str(place[-1]), known)}"
             self._document.report(base + place, "P101", message, at_key=True)
         elif kind == "missing":
@@ -158,7 +170,7 @@ class _Checker:
             message = str(item["ctx"]["error"])
             self._document.report(base + place, "P104", message)
         elif kind.startswith("P1"):
-            self._document.report(base + place, kind, item["msg"])
+            self._document.report(base + place, kind, item["msg"], at_key=item["loc"][-1] == "[key]")
         else:
             wrong_type = kind.endswith(("_type", "_parsing")) or kind == "is_instance_of"
             message = item["msg"][0].lower() + item["msg"][1:]
@@ -391,6 +403,11 @@ def _replaced(data: Any, values: Mapping[Path, Any], path: Path = ()) -> Any:
     if isinstance(data, list):
         return [_replaced(value, values, (*path, index)) for index, value in enumerate(data)]
     return data
+
+
+@cache
+def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
+    return model.model_json_schema(by_alias=True)
 
 
 def _keys_at(schema: Mapping[str, Any], path: Path) -> list[str]:

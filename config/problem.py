@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Final, Literal
 
 Severity = Literal["error", "warning"]
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NAMES, _LETTERS = 2000, 200
+"""Among how many names, of how many letters at most, one that was perhaps meant is looked for."""
 
 CODES: dict[str, str] = {
     "Y001": "not valid YAML",
     "Y002": "duplicate key",
     "Y003": "YAML feature that a policy must not use",
+    "Y004": "too many problems to show them all",
     "P101": "unknown key",
     "P102": "missing key",
     "P103": "wrong type",
@@ -33,6 +40,7 @@ CODES: dict[str, str] = {
     "L304": "signal that nothing uses",
     "L305": "model that nothing uses",
     "L306": "rule that is always true",
+    "L307": "rules too hard to check in full",
     "D401": "deployed: a model without a route, or a route without a model",
     "D402": "deployed: no default route",
     "D403": "deployed: a buffer smaller than the bodies that the policy takes",
@@ -57,7 +65,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.code} {self.message}"
+        """One line, whatever the names in it are made of."""
+        line = f"{self.file}:{self.line}:{self.column}: {self.code} {self.message}"
+        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], line)
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `pointsman validate -o json` prints."""
@@ -74,5 +84,8 @@ class PolicyError(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the nearest of `known`, or ''."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    if len(name) > _LETTERS:
+        return ""
+    names = [other for other in islice(known, _NAMES) if len(other) <= _LETTERS]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from decisions.decision import Effort
 from decisions.model import Thinking
+from signals.files import SECRET, read
 from signals.registry import BY_NAME
 
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
@@ -44,6 +46,19 @@ Duration = Annotated[float, BeforeValidator(duration), Field(json_schema_extra=_
 Size = Annotated[int, BeforeValidator(size), Field(json_schema_extra=_text_schema(_SIZE, "10MiB"))]
 
 
+def name(value: str) -> str:
+    """`value`, if it can stand in a header, a log line and a metric's label as it is."""
+    if not _NAME.fullmatch(value) or value != value.strip():
+        raise PydanticCustomError(
+            "P104", "not a name: it has 1 to 200 characters, no control characters, and no space at its ends"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(name), Field(json_schema_extra={"minLength": 1, "maxLength": 200})]
+"""A name that goes into headers, logs, metrics and the gateway's configuration."""
+
+
 class Spec(BaseModel):
     """Base of every part of a policy: strict, immutable, unknown keys refused."""
 
@@ -58,13 +73,13 @@ class PriceSpec(Spec):
 class ModelSpec(Spec):
     """One destination."""
 
-    name: str | None = Field(None, min_length=1, description="Served name, sent upstream; the key when left out.")
+    name: Name | None = Field(None, description="Served name, sent upstream; the key when left out.")
     price: PriceSpec = Field(PriceSpec(), description="What a call costs; used by selectors and reports.")
     context: int | None = Field(None, gt=0, description="Context length in tokens.")
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
     url: str | None = Field(
         None,
-        pattern=r"^https?://[^/\s]+(/[^\s]*)?$",
+        pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",
         description="Where the model is served, for `up` and `render`; left out, the gateway's own routes know.",
     )
 
@@ -72,7 +87,7 @@ class ModelSpec(Spec):
 def _check_headers(headers: dict[str, str], kept: tuple[str, ...]) -> None:
     """Raises P104 for what is no header, and for one that is ours or among `kept`."""
     for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
         if name.lower().startswith("x-pointsman-") or name.lower() in kept:
             raise PydanticCustomError("P104", "headers: {name!r} is not the policy's to set", {"name": name})
@@ -173,9 +188,11 @@ class Secret(Spec):
             return os.environ[self.env]
         assert self.file is not None
         try:
-            return (folder / self.file).read_text().removesuffix("\n")
+            return read(folder / self.file, SECRET).decode().removesuffix("\n")
         except OSError as error:
             raise ValueError(f"the secret cannot be read: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"the secret cannot be read: {self.file} is not UTF-8") from None
 
 
 class StoreSpec(Spec):
@@ -240,14 +257,12 @@ class PolicySpec(Spec):
     """The whole file."""
 
     version: Literal[1] = Field(description="The version of the policy language.")
-    models: dict[str, ModelSpec] = Field(min_length=1, description="Where a request can go.")
+    models: dict[Name, ModelSpec] = Field(min_length=1, description="Where a request can go.")
     default: str = Field(description="The model when nothing matched, or routing failed.")
-    auto: list[Annotated[str, Field(min_length=1)]] = Field(
-        ["auto", "pointsman"], description="Model names that ask for routing."
-    )
+    auto: list[Name] = Field(["auto", "pointsman"], description="Model names that ask for routing.")
     unknown_models: Literal["refuse", "pass"] = Field("refuse", description="What to do with model names not listed.")
     strategy: Literal["first", "best"] = Field("first", description="First match, or the most confident match.")
-    signals: dict[str, Any] = Field({}, description="What is looked at; each has exactly one kind.")
+    signals: dict[Name, Any] = Field({}, description="What is looked at; each has exactly one kind.")
     decisions: list[DecisionSpec] = Field([], description="The priority list.")
     paths: list[PathSpec] = Field([], description="Further paths that go to a model or the default, unread.")
     settings: SettingsSpec = Field(SettingsSpec(), description="Run-time settings.")

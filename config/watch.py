@@ -15,6 +15,7 @@ from config.load import parse
 from config.problem import PolicyError
 from config.resources import Resources
 from decisions.engine import Engine
+from signals.files import POLICY, read
 
 log = logging.getLogger("pointsman.config")
 
@@ -75,7 +76,7 @@ def load(
 
 
 def _gated(path: Path, gate: Gate | None, resources: Resources) -> Loaded:
-    loaded = _built(path.read_bytes(), path, resources)
+    loaded = _built(read(path, POLICY), path, resources)
     cases = cases_file(path)
     if gate is not None and cases.exists():
         try:
@@ -156,6 +157,6 @@ def _stamp(path: Path) -> tuple[str, int, int, int, int] | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read(path, POLICY)).hexdigest()
     except OSError:
         return None

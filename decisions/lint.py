@@ -4,20 +4,32 @@ Every rule becomes a circuit in two rails, one literal for *true* and one for *f
 Kleene's logic exactly, so what is reported holds for Unknown readings and every `on_unknown` too. Of a signal's score
 only the order of the tested bounds is known (a score of at least 0.9 is at least 0.7), of its label that it is one.
 Signals that are but bounds on one quantity (`Params.bounds`) are tests of that quantity.
+
+The work is bounded, since rules can be written that no solver settles in a lifetime. Where the bound is met the rest
+counts as possible, so that nothing is reported that is not so, and a warning says that there may be more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves, text
 from decisions.select import Selector
 from signals.signal import Params
+
+_STEPS: Final = 50_000_000
+"""Propagations of the solver and, weighed by the time they take, our own steps in one check: two seconds or so."""
+_CONFLICTS: Final = 10_000
+"""Conflicts of the solver in one check: a second or so."""
+_GATE: Final = 50
+"""Steps for a gate."""
+_WIDE: Final = 32
+"""Inputs of a gate; more are a tree of gates, since a solver looks through a long clause again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,12 @@ def lint(
     """What is wrong with `clauses`. `signals` has the kind and the parameters of every signal of the policy."""
     with _Circuit([clause.when for clause in clauses], signals) as circuit:
         findings = list(_Decisions(clauses, circuit, best).findings())
+        if circuit.cut:
+            message = (
+                "the rules are too many or too entangled to check in full: decisions that can never match, or are "
+                "never reached, may be missing from this list"
+            )
+            findings.append(Finding(("decisions",), "L307", message, True, True))
     return findings + list(_unused_signals(clauses, signals)) + list(_unused_models(clauses, models, default))
 
 
@@ -110,8 +128,8 @@ class _Decisions:
         if asking is not None and pinned:
             takers = self._takers(index, clause, [c for c in self._clauses if c.guard or c.override])
         if asking is None:
-            same = next((c for c in self._clauses[:index] if c.when == clause.when), None)
-            if same is not None and not self._best:
+            same = None if self._best else self._same(index, clause)
+            if same is not None:
                 message = f"decision {clause.name!r} has the same rule as {same.name!r}: it can only take requests "
                 yield Finding(place, "L303", message + "for which that rule is Unknown", warning=True)
         elif takers is None:
@@ -123,8 +141,19 @@ class _Decisions:
         else:
             yield Finding(place, "L302", f"decision {clause.name!r} can never be reached: {self._earlier(takers)}")
 
+    def _same(self, index: int, clause: Clause) -> Clause | None:
+        """The first decision before `clause` that has its very rule."""
+        self._circuit.spend(index)
+        if self._circuit.cut:
+            return None
+        rails = self._circuit.rails(clause.when)
+        return next((other for other in self._clauses[:index] if self._circuit.rails(other.when) == rails), None)
+
     def _takers(self, index: int, clause: Clause, among: Sequence[Clause]) -> list[Clause] | None:
         """A smallest set of the decisions in `among` that together take every request that `clause` matches."""
+        self._circuit.spend(4 * len(self._clauses))
+        if self._circuit.cut:
+            return None
         blocking: dict[int, Clause] = {}
         earlier = {id(c) for c in self._clauses[:index]}
         for other in among:
@@ -212,6 +241,9 @@ class _Circuit:
         self._solver: Any = Minisat22()
         self._last = 0
         self._rails: dict[Rule, tuple[int, int]] = {}
+        # The same by identity, since a large rule's hash takes its time; the decisions keep their rules alive.
+        self._known: dict[int, tuple[int, int]] = {}
+        self._steps, self._conflicts, self._propagations = _STEPS, _CONFLICTS, 0
         self._measured = {name: found for name, entry in signals.items() if (found := _quantity(*entry)) is not None}
         self._signals: dict[str, tuple[int, int, int]] = {}
         self._scores: dict[tuple[str, float, bool], int] = {}
@@ -226,9 +258,27 @@ class _Circuit:
     def __exit__(self, *_: object) -> None:
         self._solver.delete()
 
+    @property
+    def cut(self) -> bool:
+        """Whether the work that one check may take has been done: from now on everything counts as possible."""
+        return self._steps <= 0 or self._conflicts <= 0
+
+    def spend(self, steps: int) -> None:
+        """Count work done outside the solver."""
+        self._steps -= steps
+
     def possible(self, literals: Sequence[int]) -> bool:
-        """Whether some readings make all of `literals` true."""
-        return bool(self._solver.solve(assumptions=literals))
+        """Whether some readings make all of `literals` true, or may, as far as it could be checked."""
+        self.spend(2 * len(literals))
+        if self.cut:
+            return True
+        self._solver.conf_budget(self._conflicts)
+        self._solver.prop_budget(self._steps)
+        found = self._solver.solve_limited(assumptions=literals)
+        done = self._solver.accum_stats()
+        self.spend(done["propagations"] - self._propagations)
+        self._propagations, self._conflicts = done["propagations"], _CONFLICTS - done["conflicts"]
+        return found is not False
 
     def core(self, given: list[int], literals: list[int]) -> list[int] | None:
         """A smallest part of `literals` that cannot be true together with `given`; None when all can be."""
@@ -237,6 +287,9 @@ class _Circuit:
         found = set(self._solver.get_core() or ())
         kept = [literal for literal in literals if literal in found]
         for literal in list(kept):
+            if self.cut:
+                break
+            self.spend(len(kept))
             without = [other for other in kept if other != literal]
             if not self.possible(given + without):
                 kept = without
@@ -253,9 +306,12 @@ class _Circuit:
 
     def rails(self, rule: Rule) -> tuple[int, int]:
         """The literals of *`rule` is true* and *`rule` is false*."""
-        known = self._rails.get(rule)
+        known = self._known.get(id(rule))
         if known is None:
-            known = self._rails[rule] = self._encode(rule)
+            known = self._rails.get(rule)
+            if known is None:
+                known = self._rails[rule] = (self._new(), self._new()) if self.cut else self._encode(rule)
+            self._known[id(rule)] = known
         return known
 
     def _encode(self, rule: Rule) -> tuple[int, int]:
@@ -321,8 +377,10 @@ class _Circuit:
                 self._solver.add_clause([-stronger, weaker])
         for signal, names in labels.items():
             chosen = [self._labels.setdefault((signal, name), self._new()) for name in sorted(names)]
-            for one, other in combinations(chosen, 2):
-                self._solver.add_clause([-one, -other])
+            earlier = chosen[0]
+            for name in chosen[1:]:
+                self._solver.add_clause([-earlier, -name])
+                earlier = self._or([earlier, name])
 
     def _new(self) -> int:
         self._last += 1
@@ -331,6 +389,9 @@ class _Circuit:
     def _and(self, literals: Sequence[int]) -> int:
         if len(literals) == 1:
             return literals[0]
+        if len(literals) > _WIDE:
+            return self._and([self._and(literals[at : at + _WIDE]) for at in range(0, len(literals), _WIDE)])
+        self.spend(_GATE)
         gate = self._new()
         for literal in literals:
             self._solver.add_clause([-gate, literal])
@@ -353,6 +414,8 @@ class _Circuit:
         # reached[n]: n of the literals seen so far are true.
         reached = [self._yes] + [-self._yes] * count
         for literal in literals:
+            if self.cut:
+                return self._new()
             reached = [
                 self._yes,
                 *(self._or([reached[n], self._and([literal, reached[n - 1]])]) for n in range(1, count + 1)),

@@ -22,6 +22,13 @@ from signals.request import Scope
 _CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
 
+MOST = 20_000
+"""Keywords of a policy, at most: what is found is a bit each of one integer."""
+MOST_LETTERS = 1 << 20
+"""Characters of all of them together: the automaton takes some 300 bytes for each."""
+LONGEST = 1000
+"""Characters of one, folded: every chunk is searched by so much more than it has."""
+
 _ASCII_SPACE = b"\t\n\v\f\r"
 _SPACED = bytes(0x20 if byte in _ASCII_SPACE else byte for byte in range(256))
 _SPACED_LOWER = bytes(byte + 32 if 65 <= byte <= 90 else _SPACED[byte] for byte in range(256))
@@ -129,16 +136,25 @@ class Automaton:
     def __init__(self) -> None:
         self._ids: dict[Keyword, int] = {}
         self._listed: list[list[tuple[int, Keyword]]] = []
-        self._longest = 0
+        self._longest = self._size = 0
         self._phrases = False
         self._search: BytesAhoCorasick | None = None
 
     def add(self, keyword: Keyword) -> int:
-        """The keyword's number. ValueError when nothing but white space is in it."""
+        """The keyword's number. ValueError when nothing but white space is in it, or it is one too many."""
         keyword = keyword._replace(text=" ".join(keyword.text.split()))
         if not keyword.text:
             raise ValueError("a keyword is empty")
-        return self._ids.setdefault(keyword, len(self._ids))
+        number = self._ids.get(keyword)
+        if number is None:
+            size = len(fold(keyword.text))
+            if size > LONGEST:
+                raise ValueError(f"a keyword has more than {LONGEST} characters: {keyword.text[:20]!r}…")
+            if len(self._ids) >= MOST or self._size + size > MOST_LETTERS:
+                raise ValueError(f"the policy has over {MOST} keywords, or over {MOST_LETTERS} characters of them")
+            self._size += size
+            number = self._ids[keyword] = len(self._ids)
+        return number
 
     def freeze(self) -> None:
         """Build the automaton of what was added so far."""

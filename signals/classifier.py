@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from signals.facts import Facts
 from signals.neural.embeddings import mounted
-from signals.neural.folder import Mounted
+from signals.neural.fair import client_of
+from signals.neural.folder import Mounted, Windows
 from signals.reading import Reading
 from signals.request import Scope
 from signals.signal import Cost, Shared, Signal, TextParams
@@ -33,6 +34,13 @@ class ClassifierParams(TextParams):
         "max", description="A label's greatest or mean probability over the windows."
     )
 
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        # A long text would have a window for every token otherwise, and each is a run of the model.
+        if self.stride * 8 < self.window:
+            raise ValueError(f"stride: {self.stride} is less than an eighth of the window of {self.window} tokens")
+        return self
+
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
 
@@ -40,11 +48,13 @@ class ClassifierParams(TextParams):
 class _Probabilities:
     """Slow input: the labels' probabilities for the text of a scope, and the number of windows."""
 
-    def __init__(self, model: Mounted, scope: Scope, window: int, stride: int, mean: bool) -> None:
-        self._model, self._scope, self._how = model, scope, (window, stride, mean)
+    def __init__(self, model: Mounted, scope: Scope, how: Windows) -> None:
+        self._model, self._scope, self._how = model, scope, how
 
     async def fetch(self, facts: Facts) -> tuple[NDArray[np.float32], int]:
-        return await self._model.probabilities(facts.request.text(self._scope), facts.deadline, *self._how)
+        request = facts.request
+        text, client = request.text(self._scope), client_of(request)
+        return await self._model.probabilities(text, facts.deadline, self._how, client)
 
 
 class Classifier(Signal):
@@ -65,9 +75,8 @@ class Classifier(Signal):
             hint = f" (did you mean {close[0]}?)" if close else f"; it has {', '.join(self._labels[:20])}"
             raise ValueError(f"label: the model in {params.path} has no class {params.label}{hint}")
         self._index, self._least, self._scope = self._labels.index(params.label), params.at_least, params.in_
-        self._chances = shared.use(
-            _Probabilities, model, params.in_, params.window, params.stride, params.aggregate == "mean"
-        )
+        how = Windows(params.window, params.stride, params.aggregate == "mean")
+        self._chances = shared.use(_Probabilities, model, params.in_, how)
         self.slow = (self._chances,)
 
     def read(self, facts: Facts) -> Reading:

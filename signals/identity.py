@@ -38,7 +38,9 @@ class ClaimSource(Params):
 class IdentityParams(Params):
     """One role, who holds it, and where the caller's identity comes from."""
 
-    role: str = Field(min_length=1, description="The role's name; it becomes the reading's label.")
+    role: str = Field(
+        pattern=r"^[^\x00-\x1f\x7f]{1,200}$", description="The role's name; it becomes the reading's label."
+    )
     users: list[str] = Field([], description="Users who hold the role.")
     groups: list[str] = Field([], description="Groups whose members hold the role.")
     headers: HeaderSource | None = Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextvars import ContextVar
+from typing import Annotated, Any, Final
 
 import re2
 from pydantic import AfterValidator, Field
@@ -13,6 +14,16 @@ from signals.request import Scope
 
 _MEMORY = 64 << 20
 """Bytes that the set's automaton may take; RE2 forgets and rebuilds states beyond that."""
+
+MOST: Final = 20_000
+"""Patterns of a policy, and keywords: what is found is a bit each of one integer."""
+INSTRUCTIONS: Final = 3_000_000
+"""What the patterns of a policy may be together as RE2 compiles them: two seconds' work."""
+_LARGEST: Final = 120_000
+"""Instructions that RE2 has made by the time it finds a pattern too large."""
+
+left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+"""Instructions that the patterns of the policy that is being read may still have, one number; None: unlimited."""
 
 _CANARY = r"\z"
 """Matches every text. RE2's set reports a lack of memory as 'nothing matched'; then this is missing too."""
@@ -38,8 +49,16 @@ def _options() -> Any:
 
 
 def checked(pattern: str) -> str:
-    """`pattern` itself, or ValueError when RE2 does not take it."""
-    compiled(pattern)
+    """`pattern` itself, or ValueError when RE2 does not take it or there is nothing `left`."""
+    budget = left.get()
+    if budget is None:
+        compiled(pattern)
+        return pattern
+    if budget[0] <= 0:
+        raise ValueError("the policy's regular expressions together are too large: this one is not looked at any more")
+    budget[0] -= _LARGEST
+    made = compiled(pattern)
+    budget[0] += _LARGEST - made.programsize
     return pattern
 
 
@@ -56,9 +75,11 @@ class PatternSet:
         self._canary = -1
 
     def add(self, pattern: str) -> int:
-        """The pattern's number. ValueError when RE2 does not take it."""
+        """The pattern's number; it has been `checked`. ValueError when there are too many."""
         if pattern not in self._ids:
-            self._ids[checked(pattern)] = len(self._ids)
+            if len(self._ids) >= MOST:
+                raise ValueError(f"the policy has more than {MOST} regular expressions")
+            self._ids[pattern] = len(self._ids)
         return self._ids[pattern]
 
     def freeze(self) -> None:

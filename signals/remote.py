@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints
 
-from signals.estimate import tokens_of
 from signals.facts import Facts
+from signals.neural.fair import client_of
 from signals.neural.kserve import Endpoint
 from signals.neural.service import DEFAULT_LIMITS, Service
-from signals.neural.shipped import DEFAULT_CAP
+from signals.neural.shipped import DEFAULT_CAP, within
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Shared, Signal, TextParams
@@ -45,10 +45,9 @@ class _Answer:
         self._service, self._scope, self._timeout, self._cap = service, scope, timeout, cap
 
     async def fetch(self, facts: Facts) -> NDArray[np.float32]:
-        text = facts.request.text(self._scope)
-        if len(text) > self._cap and tokens_of(text) > self._cap:
-            raise Unavailable("too_long")
-        return await self._service.ask(text, min(facts.deadline, time.monotonic() + self._timeout))
+        text = within(facts.request.text(self._scope), self._cap)
+        deadline = min(facts.deadline, time.monotonic() + self._timeout)
+        return await self._service.ask(text, deadline, client_of(facts.request))
 
 
 class Remote(Signal):

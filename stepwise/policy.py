@@ -18,13 +18,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from signals import files
 from stepwise import features
 from stepwise.steps import Limits
+
+_LARGEST: Final = 1 << 28
+"""Bytes of a policy file, at most: the shipped one has some hundred thousand."""
 
 Vector = NDArray[np.float32]
 Device = Literal["auto", "cuda", "cpu"]
@@ -124,7 +128,7 @@ class Policy:
         self.queued_seconds = 0.0
         self._wait = wait
         try:
-            data = path.read_bytes()
+            data = files.read(path, _LARGEST)
         except OSError as error:
             raise PolicyError(f"{path}: cannot read the policy file: {error.strerror or error}") from error
         self._network = _Network(path, data, device)

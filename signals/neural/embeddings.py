@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from signals.facts import Facts
+from signals.neural.fair import client_of
 from signals.neural.folder import Entity, Mounted
 from signals.neural.kinds import shipped
 from signals.neural.service import DEFAULT_LIMITS
@@ -43,11 +44,12 @@ def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:
     return shipped(shared) if encoder is None else mounted(shared, encoder, "encoder")
 
 
-async def embedding(model: Shipped | Mounted, text: str, deadline: float) -> F32:
-    """The embedding of one text, length 1."""
+async def embedding(model: Shipped | Mounted, text: str, facts: Facts) -> F32:
+    """The embedding of a text of the request that `facts` are about, length 1."""
+    client = client_of(facts.request)
     if isinstance(model, Shipped):
-        return (await model.verdict(text, deadline)).embedding
-    return await model.embedding(text, deadline)
+        return (await model.verdict(text, facts.deadline, client)).embedding
+    return await model.embedding(text, facts.deadline, client)
 
 
 class Embedding:
@@ -57,7 +59,7 @@ class Embedding:
         self._model, self._scope = model, scope
 
     async def fetch(self, facts: Facts) -> F32:
-        return await embedding(self._model, facts.request.text(self._scope), facts.deadline)
+        return await embedding(self._model, facts.request.text(self._scope), facts)
 
 
 class Entities:
@@ -67,7 +69,8 @@ class Entities:
         self._model, self._scope = model, scope
 
     async def fetch(self, facts: Facts) -> list[Entity]:
-        return await self._model.entities(facts.request.text(self._scope), facts.deadline)
+        request = facts.request
+        return await self._model.entities(request.text(self._scope), facts.deadline, client_of(request))
 
 
 class Turns:
@@ -80,7 +83,7 @@ class Turns:
         texts = [m.text for m in reversed(facts.request.messages) if m.role == "user" and m.text.strip()][: self._count]
         if len(texts) < 2:
             return []
-        return list(await asyncio.gather(*(embedding(self._model, text, facts.deadline) for text in texts)))
+        return list(await asyncio.gather(*(embedding(self._model, text, facts) for text in texts)))
 
 
 def closeness(vector: F32, examples: F32, mean: bool) -> float:

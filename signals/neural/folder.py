@@ -14,11 +14,12 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from signals import files
 from signals.neural.heads import ModelError, digest
 from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.reading import Unavailable
@@ -28,11 +29,22 @@ log = logging.getLogger("pointsman.neural")
 Task = Literal["sequence", "token", "encoder"]
 Device = Literal["auto", "cuda", "cpu"]
 F32 = NDArray[np.float32]
+Cut = tuple[list[int], list[tuple[int, int]]]
+"""A text's token ids, and the characters [start, end) of each."""
 
 _FILES: Final = ("model.onnx", "onnx/model.onnx")
 _INPUTS: Final = frozenset(("input_ids", "attention_mask", "token_type_ids"))
 _LONGEST: Final = 512
 """Window in tokens where config.json does not say how long an input may be."""
+_MOST_TOKENS: Final = 1 << 24
+_MOST_IDS: Final = 1 << 24
+"""What config.json may say of an input's length and of the number of tokens; no model has as many."""
+_SIZES: Final = {**dict.fromkeys(_FILES, 1 << 31), "tokenizer.json": 64 << 20} | dict.fromkeys(
+    ("config.json", "1_Pooling/config.json"), 4 << 20
+)
+"""Bytes of a file, at most. An ONNX file, being one Protobuf message, has less than 2 GiB."""
+_AT_ONCE: Final = 2000
+"""Characters that the event loop itself cuts into tokens, and tokens that it makes entities of: a millisecond."""
 
 
 def providers(device: Device) -> list[str]:
@@ -59,6 +71,18 @@ class Entity:
     score: float
 
 
+class Windows(NamedTuple):
+    """How a long text is cut: tokens of a window and between the starts of two, and whether the answers' mean counts
+    or the greatest."""
+
+    size: int = _LONGEST
+    stride: int = _LONGEST // 2
+    mean: bool = False
+
+
+WINDOWS: Final = Windows()
+
+
 class Folder:
     """One mounted model. `task` is what the caller needs of it; ModelError says what is wrong with the folder."""
 
@@ -69,6 +93,12 @@ class Folder:
         model = next((path / name for name in _FILES if (path / name).is_file()), None)
         if model is None:
             raise ModelError(f"{path}: has neither {_FILES[0]} nor {_FILES[1]}")
+        try:
+            for name, most in _SIZES.items():
+                if (path / name).exists():
+                    files.check(path / name, most)
+        except OSError as error:
+            raise ModelError(str(error)) from None
         config = self._json("config.json")
         self._tokenizer = self._load_tokenizer()
         self.labels = self._labels(config) if task != "encoder" else ()
@@ -98,25 +128,39 @@ class Folder:
         self._multi = config.get("problem_type") == "multi_label_classification"
         self._pooling = self._pool_mode() if task == "encoder" else "mean"
         self._prefix, self._suffix, self._pad = self._special(config)
-        limit = config.get("max_position_embeddings")
+        limit = self._whole(config, "max_position_embeddings", _MOST_TOKENS)
         room = len(self._prefix) + len(self._suffix)
-        self.longest = (limit if isinstance(limit, int) and limit > room + 1 else _LONGEST) - room
         # RoBERTa counts positions from the padding id on.
-        self.longest -= self._pad + 1 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+        room += self._pad + 1 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+        self.longest = (_LONGEST if limit is None else limit) - room
+        if self.longest < 1:
+            raise ModelError(
+                f"{path / 'config.json'}: max_position_embeddings: {limit or _LONGEST} leaves no place for a text "
+                f"beside the {room} positions that are not a text's"
+            )
         self._warm(model)
         log.info("model %s: %s on %s, sha256 %s", path, task, self.device, self.digest)
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         try:
-            found = json.loads(file.read_bytes())
+            found = json.loads(files.read(file, _SIZES[name]))
         except FileNotFoundError:
             raise ModelError(f"{self.path}: has no {name}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{file}: not readable as JSON: {error}") from None
         if not isinstance(found, dict):
             raise ModelError(f"{file}: not a JSON object")
         return found
+
+    def _whole(self, config: dict[str, Any], key: str, most: int) -> int | None:
+        """The whole number from 0 to `most` that config.json has under `key`, None where it has none."""
+        found = config.get(key)
+        if found is None or (type(found) is int and 0 <= found <= most):
+            return found
+        raise ModelError(
+            f"{self.path / 'config.json'}: {key}: {str(found)[:40]} is not a whole number from 0 to {most}"
+        )
 
     def _load_tokenizer(self) -> Any:
         from tokenizers import Tokenizer
@@ -138,7 +182,10 @@ class Folder:
             raise ModelError(
                 f"{self.path / 'config.json'}: id2label must name the classes 0, 1, …; it is {str(found)[:100]}"
             )
-        return tuple(str(found[str(i)]) for i in range(len(found)))
+        labels = tuple(str(found[str(i)]) for i in range(len(found)))
+        if bad := next((label for label in labels if not label.isprintable() or not 0 < len(label) <= 200), None):
+            raise ModelError(f"{self.path / 'config.json'}: id2label: {bad[:40]!a} is not a label's name")
+        return labels
 
     def _pool_mode(self) -> Literal["mean", "cls"]:
         if not (self.path / "1_Pooling" / "config.json").is_file():
@@ -157,8 +204,10 @@ class Folder:
         at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), None)
         if at is None or not bare:
             raise ModelError(f"{self.path}/tokenizer.json: cannot tell its special tokens from a text's")
-        pad = config.get("pad_token_id")
-        return full[:at], full[at + len(bare) :], pad if isinstance(pad, int) else 0
+        # A model has at least the rows that its tokenizer has ids; what pads a batch must be one of them.
+        rows = max(self._whole(config, "vocab_size", _MOST_IDS) or 0, self._tokenizer.get_vocab_size())
+        pad = self._whole(config, "pad_token_id", rows - 1)
+        return full[:at], full[at + len(bare) :], pad or 0
 
     def _warm(self, model: Path) -> None:
         try:
@@ -178,7 +227,7 @@ class Folder:
             )
         self.width = int(out.shape[-1])
 
-    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode(self, text: str) -> Cut:
         """Ids of `text` without special tokens, and the characters [start, end) of each."""
         found = self._tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
@@ -270,32 +319,48 @@ class Mounted:
         self.model = load(path, task, device, threads)
         self.cap = cap
         self.service: Service[list[int], F32] = Service(path.name, self.model.run, len, limits=limits, hang=30)
+        # On a CPU a batch of long windows takes as long as one after the other, and all others wait for it.
+        self.service.work = (4 if self.model.device == "cpu" else 64) * _LONGEST
+        # Long texts are cut into tokens off the event loop, and there, too, clients take turns.
+        self._cutter: Service[str, Cut] = Service(f"{path.name}-tokens", self._cut, len, limits=limits, hang=30)
+        self._cutter.padded = False
+
+    def _cut(self, texts: list[str]) -> list[Cut | Unavailable]:
+        return [self._tokens(text) for text in texts]
+
+    def _tokens(self, text: str) -> Cut | Unavailable:
+        found = self.model.encode(text)
+        return Unavailable("too_long") if len(found[0]) > self.cap else found
 
     async def look(
-        self, text: str, deadline: float, window: int = _LONGEST, stride: int = _LONGEST // 2
+        self, text: str, deadline: float, client: str = "", how: Windows = WINDOWS
     ) -> tuple[list[tuple[int, int]], list[tuple[int, F32]]]:
         """The characters of each token, and for each window the token it starts at and what the model says of it."""
         # A token has seldom more than a few dozen characters; this only spares the tokeniser absurd input.
         if len(text) > 64 * self.cap:
             raise Unavailable("too_long")
-        ids, offsets = self.model.encode(text)
-        if len(ids) > self.cap:
-            raise Unavailable("too_long")
-        parts = self.model.windows(ids, window, stride)
-        answers = await asyncio.gather(*(self.service.ask(part, deadline) for _, part in parts))
+        cut = self._tokens(text) if len(text) <= _AT_ONCE else await self._cutter.ask(text, deadline, client)
+        if isinstance(cut, Unavailable):
+            raise cut
+        ids, offsets = cut
+        parts = self.model.windows(ids, how.size, how.stride)
+        tasks = [asyncio.ensure_future(self.service.ask(part, deadline, client)) for _, part in parts]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # where one has failed, nobody wants the others
+                task.cancel()
         return offsets, [(at, answer) for (at, _), answer in zip(parts, answers, strict=True)]
 
-    async def probabilities(
-        self, text: str, deadline: float, window: int, stride: int, mean: bool = False
-    ) -> tuple[F32, int]:
+    async def probabilities(self, text: str, deadline: float, how: Windows, client: str = "") -> tuple[F32, int]:
         """Each label's greatest (or mean) probability over the windows, and how many windows there were."""
-        _, answers = await self.look(text, deadline, window, stride)
+        _, answers = await self.look(text, deadline, client, how)
         table = np.stack([answer for _, answer in answers])
-        return (table.mean(0) if mean else table.max(0)), len(answers)
+        return (table.mean(0) if how.mean else table.max(0)), len(answers)
 
-    async def embedding(self, text: str, deadline: float) -> F32:
+    async def embedding(self, text: str, deadline: float, client: str = "") -> F32:
         """The text's embedding of length 1; a long text's is the mean of its windows'."""
-        _, answers = await self.look(text, deadline)
+        _, answers = await self.look(text, deadline, client)
         total = np.mean([answer for _, answer in answers], axis=0)
         return np.asarray(total / max(float(np.linalg.norm(total)), 1e-9), np.float32)
 
@@ -303,12 +368,20 @@ class Mounted:
         """Embeddings of short texts here and now, float32 [n, d]: for examples, while an engine is built."""
         model = self.model
         return np.stack(
-            [model.run([model.windows(model.encode(text)[0], _LONGEST, _LONGEST)[0][1]])[0] for text in texts]
+            [
+                model.run([model.windows(model.encode(text[: 64 * _LONGEST])[0], _LONGEST, _LONGEST)[0][1]])[0]
+                for text in texts
+            ]
         )
 
-    async def entities(self, text: str, deadline: float) -> list[Entity]:
+    async def entities(self, text: str, deadline: float, client: str = "") -> list[Entity]:
         """What a token classifier found, in order; where windows overlap, a token counts where it has most context."""
-        offsets, answers = await self.look(text, deadline)
+        offsets, answers = await self.look(text, deadline, client)
+        if len(offsets) <= _AT_ONCE:
+            return self._entities(offsets, answers)
+        return await asyncio.to_thread(self._entities, offsets, answers)
+
+    def _entities(self, offsets: list[tuple[int, int]], answers: list[tuple[int, F32]]) -> list[Entity]:
         if not offsets:
             return []
         best = np.zeros((len(offsets), len(self.model.labels)), np.float32)
@@ -323,23 +396,28 @@ class Mounted:
 
     def close(self) -> None:
         self.service.close()
+        self._cutter.close()
 
 
 def _spans(table: F32, offsets: Sequence[tuple[int, int]], labels: Sequence[str]) -> list[Entity]:
     """Entities from each token's probabilities; neighbours of one type belong together unless a B- begins anew."""
     found: list[Entity] = []
-    scores: list[float] = []
-    for (start, end), row in zip(offsets, table, strict=True):
-        label = labels[int(row.argmax())]
-        kind = label[2:] if label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") else label
-        score = float(row.max())
-        if kind == "O":
-            scores = []
-            continue
-        if scores and found[-1].label == kind and label[:2] != "B-" and start - found[-1].end <= 1:
-            scores.append(score)
-            found[-1] = Entity(found[-1].start, end, kind, sum(scores) / len(scores))
+    total, count, before = 0.0, 0, -2
+    best, probabilities = table.argmax(1), table.max(1).tolist()
+    outside = np.array([_kind(label) == "O" for label in labels])
+    for at in np.flatnonzero(~outside[best]).tolist():
+        start, end = offsets[at]
+        label, score = labels[best[at]], probabilities[at]
+        kind, touches = _kind(label), at == before + 1
+        before = at
+        if touches and found[-1].label == kind and label[:2] != "B-" and start - found[-1].end <= 1:
+            total, count = total + score, count + 1
+            found[-1] = Entity(found[-1].start, end, kind, total / count)
         else:
-            scores = [score]
+            total, count = score, 1
             found.append(Entity(start, end, kind, score))
     return found
+
+
+def _kind(label: str) -> str:
+    return label[2:] if label[:2] in ("B-", "I-", "E-", "S-", "L-", "U-") else label

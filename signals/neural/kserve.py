@@ -25,6 +25,8 @@ from signals.reading import Unavailable
 F32 = NDArray[np.float32]
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+_BATCH: Final = 1 << 18
+"""Characters of the texts of one call together, unless a single one has more."""
 _LARGEST: Final = 16 << 20
 """Bytes of an answer; what is larger is not read."""
 
@@ -98,8 +100,10 @@ class Endpoint:
             # Its own timeout ends a call: no run is as long as a model's may be.
             f"remote-{model}",
             self._over_grpc if grpc else self._over_http,
+            len,
             limits=limits._replace(hang=timeout + 2),
         )
+        self.service.work, self.service.padded = _BATCH, False
 
     def close(self) -> None:
         self.service.close()

@@ -1,4 +1,4 @@
-"""One model's queue and the thread that runs it: micro-batches, deadlines, a bound, and a watch on hung runs.
+"""One model's queue and the thread that runs it: micro-batches, fair turns, deadlines, bounds, a watch on hung runs.
 
 Whatever goes wrong in a model reaches the caller as `Unavailable` with one of the REASONS, never as another exception
 and never as a wait without end.
@@ -11,11 +11,12 @@ import logging
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from signals.neural.fair import FairQueue
 from signals.reading import Unavailable
 
 log = logging.getLogger("pointsman.neural")
@@ -27,6 +28,8 @@ REASONS: Final = ("overloaded", "deadline", "timeout", "error", "closed")
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RESTARTS: Final = 3
+_EACH: Final = 64
+"""Work that a job is whatever its size: a turn is not free."""
 
 
 class Sample(NamedTuple):
@@ -94,11 +97,14 @@ def samples() -> Iterator[Sample]:
 @dataclass(slots=True, eq=False)
 class _Job(Generic[I, O]):
     item: I
-    size: int
+    work: int
+    bucket: int
+    client: str
     deadline: float
     asked: float
     answer: asyncio.Future[O]
     loop: asyncio.AbstractEventLoop
+    number: int = 0
 
 
 class Limits(NamedTuple):
@@ -117,15 +123,22 @@ class Service(Generic[I, O]):
     """Runs one model off the event loop.
 
     `run` gets a list of items and gives as many answers; it is only ever called from the service's own thread. `size`
-    tells an item's length: items share a batch when their lengths round up to the same power of two, so that little of
-    a padded batch is padding. When a run has hung (`limits`, `hang` where those do not say), a fresh thread takes over,
+    tells how much work an item is: its length. Clients take turns by it (`fair`), and where batches are padded items
+    share one when their lengths round up to the same power of two, so that little of it is padding. A full queue costs
+    the client with the most waiting work its newest item. When a run has hung (`limits`, `hang` where those do not say), a fresh thread takes over,
     at most three times; after that every answer is Unavailable("timeout") until a run comes back.
+
+    `work` bounds the sizes of a batch together, so that a run takes little longer than the largest single item does;
+    `padded` says that a batch is as long as its longest item. Both may be set before the first question.
     """
+
+    work: int = 1 << 15
+    padded: bool = True
 
     def __init__(
         self,
         name: str,
-        run: Callable[[list[I]], Sequence[O]],
+        run: Callable[[list[I]], Sequence[O | Unavailable]],
         size: Callable[[I], int] | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
@@ -134,7 +147,7 @@ class Service(Generic[I, O]):
         self.name, self.meter = name, _meter(name)
         self._run, self._size = run, size
         self._limit, self._batch, self._hang = limits.queue, limits.batch, limits.hang or hang
-        self._waiting: deque[_Job[I, O]] = deque()
+        self._waiting: FairQueue[_Job[I, O]] = FairQueue()
         self._wake = threading.Condition()
         self._generation = self._restarts = 0
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
@@ -148,29 +161,33 @@ class Service(Generic[I, O]):
         )
         self._thread.start()
 
-    async def ask(self, item: I, deadline: float = float("inf")) -> O:
-        """The model's answer for `item`; `deadline` is a time.monotonic() instant. Raises Unavailable."""
+    async def ask(self, item: I, deadline: float = float("inf"), client: str = "") -> O:
+        """The model's answer for `item`; `deadline` is a time.monotonic() instant, `client` whose turn it takes.
+
+        Raises Unavailable.
+        """
         now = time.monotonic()
         if self._closed:
             raise self._refuse("closed")
         if self._thread is None or not self._thread.is_alive():
             # In a forked worker the lock may be held, and the wake-up awaited, by a thread that is not there.
-            self._waiting, self._wake = deque(), threading.Condition()
+            self._waiting, self._wake = FairQueue(), threading.Condition()
             self._start()
         self._watch(now)
         if self._stuck(now):
             raise self._refuse("timeout")
         loop = asyncio.get_running_loop()
-        job = _Job(item, self._size(item) if self._size else 0, deadline, now, loop.create_future(), loop)
+        size = self._size(item) if self._size else 0
+        bucket = size.bit_length() if self.padded else 0
+        job = _Job(item, size + _EACH, bucket, client, deadline, now, loop.create_future(), loop)
         with self._wake:
-            if len(self._waiting) >= self._limit:
-                full = True
-            else:
-                full = False
-                self._waiting.append(job)
-                self._wake.notify()
-        if full:
+            self._waiting.add(job)
+            loser = self._waiting.evict() if len(self._waiting) > self._limit else None
+            self._wake.notify()
+        if loser is job:
             raise self._refuse("overloaded")
+        if loser is not None and not loser.loop.is_closed():
+            loser.loop.call_soon_threadsafe(_deliver, [(loser.answer, self._refuse("overloaded"))])
         patience = min(deadline - now, 2 * self._hang)
         try:
             async with asyncio.timeout(patience):
@@ -178,6 +195,10 @@ class Service(Generic[I, O]):
                 return answer
         except TimeoutError:
             raise self._refuse("deadline" if deadline - now <= 2 * self._hang else "timeout") from None
+        finally:
+            if job.answer.cancelled():  # what nobody waits for any more takes no place
+                with self._wake:
+                    self._waiting.remove(job)
 
     def _refuse(self, reason: str) -> Unavailable:
         self.meter.refused[reason] += 1
@@ -206,7 +227,7 @@ class Service(Generic[I, O]):
                     self._wake.wait()
                 if self._closed or generation != self._generation:
                     return
-                jobs = self._take()
+                jobs = self._waiting.take(self._batch, self._batch * _EACH + self.work)
                 started = time.monotonic()
                 self._busy = started
             live = [job for job in jobs if job.deadline > started and not job.answer.done()]
@@ -221,17 +242,6 @@ class Service(Generic[I, O]):
                     elif self._restarts >= _RESTARTS and self._stuck(time.monotonic()):
                         # Every thread hung and this one has come back: the model lives again.
                         self._restarts = 0
-
-    def _take(self) -> list[_Job[I, O]]:
-        """The oldest job and those of its padding bucket that wait behind it."""
-        first = self._waiting.popleft()
-        jobs, bucket = [first], first.size.bit_length()
-        others: list[_Job[I, O]] = []
-        while self._waiting and len(jobs) < self._batch:
-            job = self._waiting.popleft()
-            (jobs if job.size.bit_length() == bucket else others).append(job)
-        self._waiting.extendleft(reversed(others))
-        return jobs
 
     def _answer(self, jobs: list[_Job[I, O]], started: float) -> None:
         meter = self.meter
@@ -268,7 +278,7 @@ class Service(Generic[I, O]):
         with self._wake:
             self._closed = True
             waiting = list(self._waiting)
-            self._waiting.clear()
+            self._waiting = FairQueue()
             self._wake.notify_all()
         for job in waiting:
             if not job.loop.is_closed():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from signals.estimate import tokens_of
 from signals.facts import Facts
+from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
 from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.neural.tokenizer import LEXICON
@@ -34,6 +35,14 @@ def heads() -> Heads:
         return found
 
 
+def within(text: str, cap: int) -> str:
+    """`text`, or Unavailable("too_long") when it has more than `cap` tokens: a text is read whole or not at all."""
+    # No token is longer than its text, and none stands for more than sixteen bytes: most texts need no count.
+    if len(text) > cap and (len(text) > 16 * cap or tokens_of(text) > cap):
+        raise Unavailable("too_long")
+    return text
+
+
 class Shipped:
     """The shipped model behind its service, one an engine. `cap`: texts of more estimated tokens are Unknown."""
 
@@ -43,19 +52,14 @@ class Shipped:
         self._nothing = self.model.verdicts([""])[0]
         self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len, limits=limits)
 
-    def check(self, text: str) -> str:
-        """`text`, or Unavailable("too_long"): a text is read whole or not at all."""
-        # No token is longer than its text: most texts need no count.
-        if len(text) > self.cap and tokens_of(text) > self.cap:
-            raise Unavailable("too_long")
-        return text
-
-    async def verdict(self, text: str, deadline: float) -> Verdict:
-        return await self.service.ask(self.check(text), deadline) if text else self._nothing
+    async def verdict(self, text: str, deadline: float, client: str = "") -> Verdict:
+        """What the heads say of `text`; see `Service.ask` for the rest."""
+        return await self.service.ask(within(text, self.cap), deadline, client) if text else self._nothing
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""
-        return np.stack([verdict.embedding for verdict in self.model.verdicts(texts)])
+        # One by one: a batch is as long as its longest text, and nothing bounds that.
+        return np.stack([self.model.verdicts([text])[0].embedding for text in texts])
 
     def close(self) -> None:
         self.service.close()
@@ -68,4 +72,5 @@ class Verdicts:
         self._shipped, self._scope = shipped, scope
 
     async def fetch(self, facts: Facts) -> Verdict:
-        return await self._shipped.verdict(facts.request.text(self._scope), facts.deadline)
+        request = facts.request
+        return await self._shipped.verdict(request.text(self._scope), facts.deadline, client_of(request))

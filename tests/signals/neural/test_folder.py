@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signals.neural.folder import Folder, Mounted, load
+from signals.neural.folder import Folder, Mounted, Windows, load
 from signals.neural.heads import ModelError
 from signals.reading import Unavailable
 from tests.signals.neural import models
@@ -30,10 +30,10 @@ async def test_a_long_text_is_read_in_overlapping_windows(tmp_path: Path) -> Non
     mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000)
     try:
         text = "likes " * 50 + "bad"
-        chances, windows = await mounted.probabilities(text, time.monotonic() + 30, 8, 4)
+        chances, windows = await mounted.probabilities(text, time.monotonic() + 30, Windows(8, 4))
         assert windows == 12
         assert chances[1] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-5)
-        mean, _ = await mounted.probabilities(text, time.monotonic() + 30, 8, 4, mean=True)
+        mean, _ = await mounted.probabilities(text, time.monotonic() + 30, Windows(8, 4, mean=True))
         assert 0.5 < mean[1] < 0.6
     finally:
         mounted.close()

@@ -70,7 +70,7 @@ async def test_what_waits_runs_together_by_bucket_of_length(make: Make) -> None:
     await asyncio.sleep(0)
     gate.open.set()
     assert await asyncio.gather(first, *rest) == [2, 10, 200, 12, 14, 8]
-    assert gate.batches == [[1], [5, 6, 7], [100], [4]]
+    assert gate.batches == [[1], [5, 6, 7], [4], [100]]
 
 
 async def test_a_full_queue_refuses(make: Make) -> None:
