@@ -152,6 +152,8 @@ def _call(line: bytes) -> Call | str | None:
     unknown = sorted(data.keys() - {"request", "headers", "path", "attributes"} - LINE_KEYS)
     if unknown:
         return f"unknown key {unknown[0]!r}: a line has request, headers, path and attributes"
+    if "request" not in data and "content_error" in data:
+        return f"its request was not logged: {data['content_error']}"
     if "request" not in data:
         return "no `request`"
     given = {key: value for key, value in data.items() if value is not None}

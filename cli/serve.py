@@ -21,6 +21,13 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--admin", metavar="ADDR", help="livez, readyz, metrics, policy, debug/decisions (default: off)"
     )
+    parser.add_argument(
+        "--admin-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which the admin port may be asked, beside addresses and localhost (repeatable)",
+    )
     parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: by TLS")
     parser.add_argument("--tls-cert", metavar="FILE", help="PEM certificate chain of the ext_proc port")
@@ -66,6 +73,13 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--decision-log-header", action="append", default=[], metavar="NAME", help="a further header to keep"
     )
+    parser.add_argument(
+        "--decision-log-buffer",
+        type=_mebibytes,
+        default=64 * 2**20,
+        metavar="MIB",
+        help="memory for lines that wait to be written, in each worker (default: 64)",
+    )
     parser.add_argument("--traces", action="store_true", help="OpenTelemetry spans, as the OTEL_* variables say")
     parser.add_argument(
         "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
@@ -93,11 +107,13 @@ def run(args: argparse.Namespace) -> int:
     if args.canary and args.candidate is None:
         print("pointsman serve: --canary needs a --candidate to send its share to", file=sys.stderr)
         return 2
-    decision_log = None
-    if args.decision_log is not None:
-        content, headers = args.decision_log_content, tuple(args.decision_log_header)
-        decision_log = LogOptions(args.decision_log, args.decision_log_sample, content, headers)
     try:
+        decision_log = None
+        if args.decision_log is not None:
+            content, headers = args.decision_log_content, tuple(args.decision_log_header)
+            decision_log = LogOptions(
+                args.decision_log, args.decision_log_sample, content, headers, args.decision_log_buffer
+            )
         options = Options(
             policy=args.policy,
             listen=args.listen,
@@ -115,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             canary=args.canary,
             decision_log=decision_log,
             traces=args.traces,
+            admin_hosts=tuple(args.admin_host),
         )
         if tls is not None:
             tls.read()  # here, where an error ends it all: a worker's would have it started again
@@ -153,6 +170,13 @@ def _workers(text: str) -> int:
     if not 1 <= number <= 256:
         raise argparse.ArgumentTypeError("between 1 and 256")
     return number
+
+
+def _mebibytes(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 65_536:
+        raise argparse.ArgumentTypeError("between 1 and 65536 MiB")
+    return number * 2**20
 
 
 def _seconds(text: str) -> float:

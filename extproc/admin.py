@@ -3,14 +3,19 @@
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
 GET and HEAD, one request a connection, bounded in size, time and number. It is read-only and meant for the pod's own
 network; nothing here carries prompt text.
+
+A web page elsewhere must not read it through its visitor's browser: a name that the page's owner resolves to our
+address (DNS rebinding) is no name of ours, so a request that names one is refused. An address is no name: kubelet and
+Prometheus use the pod's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -18,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from extproc import shown
 from extproc.metrics import Snapshot
 from extproc.transport import address
 
@@ -61,10 +67,13 @@ class Reply:
 class Admin:
     """The server. `start` binds, `close` ends it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, hosts: Iterable[str] = ()) -> None:
+        """`hosts` are names, beside `localhost`, under which requests may come."""
         self._source = source
+        self._hosts = frozenset(map(_name, (*hosts, "localhost")))
         self._server: asyncio.Server | None = None
         self._made = False  # its socket
+        self._local = False  # a Unix socket, which no web page can reach
         self._tasks: set[asyncio.Task[None]] = set()
         self._routes: dict[str, Callable[[dict[str, list[str]]], Awaitable[Reply]]] = {
             "/livez": self._livez,
@@ -79,7 +88,8 @@ class Admin:
         self._made = isinstance(listen, str)
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self.address = address.name(sock)
-        if sock.family == socket.AF_UNIX:
+        self._local = sock.family == socket.AF_UNIX
+        if self._local:
             keep = address.keep_file(asyncio.get_running_loop())
             self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES, **keep)
         else:
@@ -112,9 +122,10 @@ class Admin:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        method, target, *_ = [*head.split(b"\r\n", 1)[0].decode("latin-1").split(" "), "", ""]
-        reply = await self._reply(method, target)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
+        method, target, *_ = [*first.split(" "), "", ""]
+        reply = self._refused(target, fields) or await self._reply(method, target)
         lines = (
             f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
             f"content-type: {reply.content_type}",
@@ -124,6 +135,37 @@ class Admin:
         )
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if method == "HEAD" else reply.body))
         await writer.drain()
+
+    def _refused(self, target: str, fields: list[str]) -> Reply | None:
+        """The answer to a request that names another host than ours, or comes from a page of another site."""
+        headers: dict[str, list[str]] = {}
+        for line in fields:
+            name, _, value = line.partition(":")
+            headers.setdefault(name.lower(), []).append(value.strip(" \t"))
+        if any(not name or name.strip() != name for name in headers) or len(headers.get("host", ())) > 1:
+            return Reply(HTTPStatus.BAD_REQUEST, b"a broken head\n")  # RFC 9112, sections 3.2 and 5
+        if self._local:
+            return None
+        authorities = headers.get("host", [])
+        if not target.startswith("/"):  # absolute form: it counts instead of Host (RFC 9112, section 3.2.2)
+            authorities = [*authorities, target.partition("://")[2].partition("/")[0]]
+        if not all(map(self._known, authorities)):
+            return Reply(HTTPStatus.MISDIRECTED_REQUEST, b"not a name of this server: --admin-host NAME allows one\n")
+        for origin in headers.get("origin", ()):
+            if origin.partition("://")[2].lower() not in map(str.lower, authorities):
+                return Reply(HTTPStatus.FORBIDDEN, b"pages of other sites may not read this\n")
+        return None
+
+    def _known(self, authority: str) -> bool:
+        """Whether a Host is an address or one of our names; the port does not matter."""
+        host, port = authority, ""
+        if not authority.endswith("]"):
+            host, _, port = authority.rpartition(":") if ":" in authority else (authority, "", "")
+        if port and not (port.isascii() and port.isdigit()):
+            return False
+        if host.startswith("[") and host.endswith("]"):
+            return _is_address(host[1:-1], ipaddress.IPv6Address)
+        return _is_address(host, ipaddress.IPv4Address) or _name(host) in self._hosts
 
     async def _reply(self, method: str, target: str) -> Reply:
         if method not in ("GET", "HEAD"):
@@ -137,7 +179,7 @@ class Admin:
         except ValueError as error:
             return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
         except Exception:  # a broken view must not take probes down with it, and must be seen
-            log.exception("admin_request_failed", extra={"path": target[:200]})
+            log.exception("admin_request_failed", extra={"path": shown.path(target)})
             return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error, see the log\n")
 
     async def _livez(self, query: dict[str, list[str]]) -> Reply:
@@ -160,6 +202,19 @@ class Admin:
     async def _decisions(self, query: dict[str, list[str]]) -> Reply:
         limit = int(query.get("limit", ["100"])[0])
         return _json({"decisions": await self._source.decisions(max(0, limit))})
+
+
+def _is_address(text: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _name(text: str) -> str:
+    """A host's name to compare: in lower case, without the dot of the DNS root."""
+    return text.lower().removesuffix(".")
 
 
 def _json(value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Reply:

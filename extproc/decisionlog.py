@@ -1,13 +1,13 @@
 """The decision log: one JSON line a decided request, sampled, masked, in a form that `pointsman replay` reads back.
 
-Without content a line says what was decided and why. With content (`--decision-log-content`) it also holds the request
-as `replay` wants it, with credentials left out and personal data masked.
+Without content a line says what was decided and why, and nothing of the request is kept for it. With content
+(`--decision-log-content`) it also holds the request as `replay` wants it, with credentials left out and personal data
+masked; content that cannot be masked is left out, and the line says so (`content_error`).
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import sys
 import threading
@@ -19,30 +19,58 @@ from typing import Any, Final
 import orjson
 
 from decisions.decision import Trace
-from signals.masking import masked
+from extproc import shown
+from signals.masking import masked, masked_json
 from signals.request import Request
 
 log = logging.getLogger("pointsman.decisionlog")
 
 CAPACITY = 10_000  # lines waiting to be written; more are dropped and counted
+BUFFER: Final = 64 * 2**20
+"""Bytes that wait to be written, in each worker; more are dropped and counted."""
+OVERHEAD = 256  # bytes that a waiting line takes beside its text and its request's body
+PIECE = 2**20  # bytes given to the disk at once
 PAUSE_S = 0.2
+MASKING_S = 2.0  # for one request's content
 LINE_KEYS: Final = frozenset(
-    ("time", "id", "policy", "decision", "action", "model", "fallback", "us", "rules", "signals")
+    (
+        "time",
+        "id",
+        "policy",
+        "decision",
+        "action",
+        "model",
+        "fallback",
+        "us",
+        "rules",
+        "signals",
+        "content_error",
+    )
 )  # what a line has beside the request
 KEPT_HEADERS: Final = ("content-type", "user-agent", "x-request-id", "traceparent")
+
+Waiting = tuple[bytes, bytes | None]
+"""A line without its end, and the body that is still to be masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
     """`path` is a file, or `-` for standard output; `sample` the share of decisions that is logged, 0 to 1.
 
-    `headers` names further request headers to keep (identity headers that the policy reads, say).
+    `headers` names further request headers to keep (identity headers that the policy reads, say); `buffer` is how many
+    bytes may wait to be written, bodies included. Raises ValueError for a header that carries a credential.
     """
 
     path: str
     sample: float = 1.0
     content: bool = False
     headers: tuple[str, ...] = ()
+    buffer: int = BUFFER
+
+    def __post_init__(self) -> None:
+        for name in self.headers:
+            if shown.credential(name):
+                raise ValueError(f"--decision-log-header {name}: it carries a credential, which is never logged")
 
 
 class DecisionLog:
@@ -53,42 +81,65 @@ class DecisionLog:
 
     def __init__(self, options: LogOptions, chance: Callable[[], float] = random.random) -> None:
         self.dropped = 0
+        self.restarts = 0  # of the writer
+        self.content_errors = 0
         self._options = options
         self._chance = chance
         self._headers = frozenset((*KEPT_HEADERS, *(name.lower() for name in options.headers)))
-        self._lines: queue.Queue[tuple[float, Trace, Request] | None] = queue.Queue(CAPACITY)
+        self._state = threading.Condition()  # guards all below, and `dropped`
+        self._waiting: list[Waiting] = []
+        self._held = 0  # bytes that wait or are being written
+        self._closing = False
         self._thread: threading.Thread | None = None
+        if options.content:
+            masked("the detectors are compiled here, not by a request")
 
     def record(self, trace: Trace, request: Request) -> None:
-        """Log a decision, if the sample takes it. Never blocks."""
+        """Log a decision, if the sample takes it. Never waits for the disk, never raises."""
         if self._chance() >= self._options.sample:
             return
-        if self._thread is None:  # not in __init__: workers are forked after that
-            self._thread = threading.Thread(target=self._write, name="decision-log", daemon=True)
-            self._thread.start()
+        content = self._options.content
         try:
-            self._lines.put_nowait((time.time(), trace, request))
-        except queue.Full:
-            self.dropped += 1
+            line = orjson.dumps(self.line(time.time(), trace, request), default=str)[:-1]
+        except Exception as error:  # noqa: BLE001 - the request goes on whatever becomes of its line
+            log.error("decision_log_failed", extra={"path": self._options.path, "why": type(error).__name__})
+            with self._state:
+                self.dropped += 1
+            return
+        item = (line, request.body if content else None)
+        size = _size(item)
+        with self._state:
+            if self._held + size > self._options.buffer or len(self._waiting) >= CAPACITY:
+                self.dropped += 1
+                return
+            self._held += size
+            self._waiting.append(item)
+            if self._thread is None:  # not in __init__: workers are forked after that
+                self._closing = False
+                self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+                self._thread.start()
+            self._state.notify()
 
     def close(self) -> None:
         """Write what is waiting, for two seconds at most."""
-        thread, self._thread = self._thread, None
+        with self._state:
+            thread, self._thread = self._thread, None
+            self._closing = True
+            self._state.notify()
         if thread is None:
             return
-        try:
-            self._lines.put(None, timeout=2.0)
-        except queue.Full:  # the disk takes nothing: what waits is lost, and stopping must not fail over it
-            log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
-            return
         thread.join(2.0)
+        if thread.is_alive():  # the disk takes nothing: what waits is lost, and stopping must not fail over it
+            log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
 
     def line(self, when: float, trace: Trace, request: Request) -> dict[str, Any]:
-        """One decision as the object that is written."""
+        """One decision as the object that is written, but for the content of its request."""
         decision = trace.decision
+        headers = request.headers
+        id = headers.get("x-request-id")
         line: dict[str, Any] = {
             "time": when,
-            "id": request.headers.get("x-request-id"),
+            "id": None if id is None else shown.word(id),
             "policy": trace.policy,
             "decision": decision.name,
             "action": decision.action,
@@ -102,24 +153,75 @@ class DecisionLog:
             },
         }
         if self._options.content:
-            line["path"] = request.headers.get(":path", "/v1/chat/completions")
-            line["headers"] = {name: request.headers[name] for name in self._headers if name in request.headers}
-            line["request"] = _masked(request.fields)
+            line["path"] = masked(shown.path(headers.get(":path", "/v1/chat/completions")))
+            line["headers"] = {name: shown.word(headers[name], 4_096) for name in self._headers if name in headers}
         return line
 
-    def _write(self) -> None:
-        last = False
-        while not last:
-            batch = [self._lines.get()]
-            time.sleep(PAUSE_S if batch[0] is not None else 0.0)
-            while not self._lines.empty():
-                batch.append(self._lines.get_nowait())
-            last = None in batch
+    def _run(self) -> None:
+        """Write until the log is closed, whatever happens on the way."""
+        while True:
             try:
-                self._append(b"".join(orjson.dumps(self.line(*item)) + b"\n" for item in batch if item is not None))
-            except (OSError, TypeError) as error:
-                self.dropped += len(batch)
+                self._write()
+                return
+            except Exception:
+                self.restarts += 1
+                log.exception("decision_log_restarted", extra={"path": self._options.path})
+                time.sleep(PAUSE_S)
+
+    def _write(self) -> None:
+        while True:
+            with self._state:
+                while not self._waiting and not self._closing:
+                    self._state.wait()
+            if not self._closing:
+                time.sleep(PAUSE_S)
+            with self._state:
+                batch, self._waiting = self._waiting, []
+                if not batch and self._closing:
+                    return
+            try:
+                self._write_batch(batch)
+            finally:
+                with self._state:
+                    self.dropped += len(batch)  # what is left of it: nothing, unless writing broke
+                    self._held -= sum(map(_size, batch))
+
+    def _write_batch(self, batch: list[Waiting]) -> None:
+        """Write the lines and take them from `batch`, so that their memory is free as soon as it can be."""
+        batch.reverse()
+        while batch:
+            taken: list[Waiting] = []
+            pieces: list[bytes] = []
+            size = 0
+            while batch and size < PIECE:
+                taken.append(batch.pop())
+                pieces.append(self._whole(*taken[-1]))
+                size += len(pieces[-1])
+            try:
+                self._append(b"".join(pieces))
+            except BaseException as error:
+                with self._state:
+                    self.dropped += len(taken)
+                if not isinstance(error, OSError):
+                    raise
                 log.error("decision_log_failed", extra={"path": self._options.path, "why": str(error)})
+            finally:
+                with self._state:
+                    self._held -= sum(map(_size, taken))
+
+    def _whole(self, line: bytes, body: bytes | None) -> bytes:
+        """The line to its end, with the masked content or with the reason why it has none."""
+        if body is None:
+            return line + b"}\n"
+        try:
+            content = masked_json(body, time.monotonic() + MASKING_S)
+            if content.lstrip()[:1] != b"{":
+                raise ValueError("not a JSON object")
+        except Exception as error:  # noqa: BLE001 - no request ends the log, and none is written unmasked
+            self.content_errors += 1
+            reason = "took too long to mask" if isinstance(error, TimeoutError) else type(error).__name__
+            return line + b',"content_error":' + orjson.dumps(reason) + b"}\n"
+        return line + b',"request":' + content + b"}\n"
 
     def _append(self, data: bytes) -> None:
         if self._options.path == "-":
@@ -130,12 +232,7 @@ class DecisionLog:
             file.write(data)
 
 
-def _masked(value: Any) -> Any:
-    """`value` with personal data masked in every text."""
-    if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return value
+def _size(item: Waiting) -> int:
+    """Bytes that a waiting line keeps."""
+    line, body = item
+    return OVERHEAD + len(line) + (0 if body is None else len(body))

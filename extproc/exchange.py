@@ -353,6 +353,8 @@ class Exchange:
             self._stream.send(wire.trailers(self._owed.pop()))
 
     def _response(self, message: Message) -> None:
+        # A reply of our own comes by here too, with the headers that we gave it; every other answer is somebody else's.
+        ours = self._phase == Phase.OVER
         if self._phase == Phase.START:
             self._open(message)
         if self._phase in (Phase.START, Phase.COLLECTING, Phase.DECIDING):
@@ -366,8 +368,8 @@ class Exchange:
             shown: Pairs = ()
             if self._phase == Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
                 shown = response_headers(trace)
-            # An upstream's copies of our headers are no more to be believed than a client's; our own reply has ours.
-            own = message.headers.own() if self._phase == Phase.ROUTED else []
+            # An upstream's copies of our headers are no more to be believed than a client's.
+            own = [] if ours else message.headers.own()
             if self._phase == Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
                 # It comes from our own service, which knows better who wrote it.
                 shown, own = tuple(pair for pair in shown if pair[0] not in own), []

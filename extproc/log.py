@@ -1,7 +1,7 @@
 """Structured logs: one JSON object or one console line an event, on stderr. Never prompt text.
 
 Modules log with the standard library: `log.info("policy_loaded", extra={"policy": "sha256:…"})`. The message is the
-event's name and `extra` its fields.
+event's name and `extra` its fields. A text of a field is shown up to 4,096 characters, on one line.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import Any, Literal
 
 import orjson
 
+from extproc import shown
+
+LONGEST = 4_096  # characters of one text
 Format = Literal["json", "console"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: _shown(value) for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _shown(value: Any) -> Any:
+    return shown.word(value, LONGEST) if isinstance(value, str) else value
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _shown(record.getMessage()),
             "pid": record.process,
         }
         line.update(_fields(record))
@@ -45,7 +52,7 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = self.formatTime(record, "%H:%M:%S") + f".{int(record.msecs):03d}"
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        line = f"{clock} {record.levelname.lower():7} {_shown(record.getMessage())}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -84,6 +84,16 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_config_reloads_total", "counter", "Policy reloads tried.", ("result",)),
         Family("pointsman_candidate_total", "counter", "Decisions compared with the candidate's.", ("outcome",)),
         Family("pointsman_decision_log_dropped", "gauge", "Lines of the decision log that were dropped."),
+        Family(
+            "pointsman_decision_log_restarts_total",
+            "counter",
+            "Times that the decision log's writer was started again.",
+        ),
+        Family(
+            "pointsman_decision_log_content_errors_total",
+            "counter",
+            "Lines of the decision log without the content that they should have had.",
+        ),
         Family("pointsman_store_down", "gauge", "Workers for which the state store does not answer."),
         Family("pointsman_store_failures", "gauge", "Calls of the state store that failed."),
         Family("pointsman_store_pending", "gauge", "Amounts that wait to be written to the state store."),

@@ -13,6 +13,7 @@ from extproc.transport.seam import Stream
 from signals.request import Request
 
 TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
+LONGEST_ID = 256  # characters kept of a request's id, which a client may have written
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
 
 
@@ -41,7 +42,8 @@ class Recorder:
     def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
-        self.traces.append((time.time(), request.headers.get("x-request-id"), trace))
+        id = request.headers.get("x-request-id")
+        self.traces.append((time.time(), id if id is None else id[:LONGEST_ID], trace))
         if self._log is not None:
             self._log.record(trace, request)
         if self._spans is not None:

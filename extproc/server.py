@@ -23,7 +23,7 @@ from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions.decision import Trace
 from decisions.engine import Engine
-from extproc import metrics
+from extproc import metrics, shown
 from extproc.admin import Admin, Status
 from extproc.bodies import Bodies
 from extproc.decisionlog import DecisionLog, LogOptions
@@ -68,7 +68,8 @@ class Options:
     interval), `grace` how long it then waits for streams that are open. `models_through` is
     the address of Envoy's internal listener, for the calls of stepwise answers; `stepwise_listen` is where they are
     given over HTTP to proxies that cannot take them from us. `candidate` is a second policy that
-    follows in the shadow and decides the share `canary` (0 to 1) of the sessions.
+    follows in the shadow and decides the share `canary` (0 to 1) of the sessions. `admin_hosts` are names, beside
+    addresses and `localhost`, under which the admin port may be asked.
 
     Raises ValueError for TLS on a transport that has none.
     """
@@ -89,6 +90,13 @@ class Options:
     canary: float = 0.0
     decision_log: LogOptions | None = None
     traces: bool = False
+    admin_hosts: tuple[str, ...] = ()
+
+    @property
+    def admin_names(self) -> tuple[str, ...]:
+        """Under which names the admin port may be asked: those given, and the one that it listens on."""
+        where = "" if self.admin is None else address.parse(self.admin)
+        return self.admin_hosts if isinstance(where, str) or not where[0] else (*self.admin_hosts, where[0])
 
     def __post_init__(self) -> None:
         if self.tls is not None and self.transport == "http2":
@@ -334,6 +342,8 @@ class Worker:
             "pointsman_policy_info": gauge(1, self.engine.policy),
             **{f"pointsman_store_{name}": gauge(count) for name, count in self.resources.counts().items()},
             "pointsman_decision_log_dropped": gauge(0 if self._log is None else self._log.dropped),
+            "pointsman_decision_log_restarts_total": gauge(0 if self._log is None else self._log.restarts),
+            "pointsman_decision_log_content_errors_total": gauge(0 if self._log is None else self._log.content_errors),
         }
 
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
@@ -342,7 +352,10 @@ class Worker:
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The last `limit` decisions, newest first."""
         newest = list(self.recorder.traces)[::-1][:limit]
-        return [{"time": at, "request_id": id, **describe(trace)} for at, id, trace in newest]
+        return [
+            {"time": at, "request_id": None if id is None else shown.word(id), **describe(trace)}
+            for at, id, trace in newest
+        ]
 
     def policy_text(self) -> bytes:
         return self._in_force.source
@@ -414,7 +427,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
         await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
     await worker.start(options.listen, options.stepwise_listen)
-    admin = Admin(worker)
+    admin = Admin(worker, options.admin_names)
     if options.admin is not None:
         await admin.start(options.admin)
     settle_memory()

@@ -211,7 +211,7 @@ class Supervisor:
         stop = Stop(self._reload)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        admin = Admin(self)
+        admin = Admin(self, self._options.admin_names)
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._watcher.run(self._reload)),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from decisions.decision import Trace
+from extproc import shown
 from signals.request import Request
 from signals.session import SESSION_HEADER
 
@@ -70,13 +71,13 @@ class Tracing:
             "pointsman.policy": trace.policy,
         }
         if request.model is not None:
-            attributes["gen_ai.request.model"] = request.model
+            attributes["gen_ai.request.model"] = shown.word(request.model)
         if decision.model is not None:
             attributes["pointsman.model"] = decision.model.key
         if decision.name is not None:
             attributes["pointsman.decision"] = decision.name
         if SESSION_HEADER in headers:
-            attributes["gen_ai.conversation.id"] = headers[SESSION_HEADER]
+            attributes["gen_ai.conversation.id"] = shown.word(headers[SESSION_HEADER])
         if decision.fallback is not None:
             attributes["error.type"] = decision.fallback
             span.set_status(self._error)

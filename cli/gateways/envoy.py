@@ -22,6 +22,11 @@ ROUTE_HEADER = "x-pointsman-route"
 DECISION_HEADER = "x-pointsman-decision"  # on a request: its answer comes from the router, over HTTP
 HOP_HEADER = "x-pointsman-hop"
 OUR_HEADERS = (ROUTE_HEADER, DECISION_HEADER, "x-pointsman-model", "x-pointsman-policy")
+TOLD_HEADERS = tuple(
+    f"x-pointsman-{name}" for name in ("decision", "model", "policy", "route", "stepwise", "steps", "redos", "effort")
+)
+"""What we tell clients with an answer. A model's copies are removed on its route, before ext_proc adds ours: the
+response phase does not reach the router for requests that it let pass, or when the policy wants none."""
 STEPS = "pointsman-stepwise"
 METADATA = "pointsman"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
@@ -94,7 +99,7 @@ def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
     return {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
-        "path": "%REQ(:PATH)%",
+        "path": "%PATH(NQ:PATH):1024%",  # without the query: some APIs take keys there
         "status": "%RESPONSE_CODE%",
         "details": "%RESPONSE_CODE_DETAILS%",
         "flags": "%RESPONSE_FLAGS%",
@@ -102,7 +107,7 @@ def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
         "first_byte_ms": "%RESPONSE_DURATION%",
         "bytes_received": "%BYTES_RECEIVED%",
         "bytes_sent": "%BYTES_SENT%",
-        "request_id": "%REQ(X-REQUEST-ID)%",
+        "request_id": "%REQ(X-REQUEST-ID):256%",
         "upstream": "%UPSTREAM_CLUSTER%",
         "decision": of_ours("decision"),
         "model": of_ours("model"),
@@ -195,7 +200,8 @@ def _route(name: str, server: Upstream, headers: list[api.route.HeaderMatcher]) 
         prefix_rewrite=f"{server.path}/" if server.path else "",
         retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
     )
-    return api.route.Route(name=name, match=api.route.RouteMatch(prefix="/", headers=headers), route=action)
+    match = api.route.RouteMatch(prefix="/", headers=headers)
+    return api.route.Route(name=name, match=match, route=action, response_headers_to_remove=list(TOLD_HEADERS))
 
 
 def _steps_route() -> api.route.Route:

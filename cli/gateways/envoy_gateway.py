@@ -17,6 +17,7 @@ from cli.gateways.envoy import (
     METADATA,
     OUR_HEADERS,
     ROUTE_HEADER,
+    TOLD_HEADERS,
     access_log,
     within,
 )
@@ -128,9 +129,11 @@ def _rule(server: Upstream, headers: list[dict[str, str]]) -> dict[str, Any]:
     rewrite: dict[str, Any] = {} if is_ip(server.host) else {"hostname": server.host}
     if server.path:
         rewrite["path"] = {"type": "ReplacePrefixMatch", "replacePrefixMatch": f"{server.path}/"}
-    rule: dict[str, Any] = {"matches": [match]}
+    # See TOLD_HEADERS: the model's copies go before ext_proc adds ours.
+    filters = [{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": list(TOLD_HEADERS)}}]
     if rewrite:
-        rule["filters"] = [{"type": "URLRewrite", "urlRewrite": rewrite}]
+        filters.insert(0, {"type": "URLRewrite", "urlRewrite": rewrite})
+    rule: dict[str, Any] = {"matches": [match], "filters": filters}
     reference = {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": object_name(server.key)}
     return rule | {"backendRefs": [reference]}
 

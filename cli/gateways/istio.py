@@ -15,6 +15,7 @@ from cli.gateways.envoy import (
     OUR_HEADERS,
     ROUTE_HEADER,
     STREAM_IDLE_S,
+    TOLD_HEADERS,
     access_log,
     ext_proc,
     packed,
@@ -79,6 +80,7 @@ def _rule(name: str, server: Upstream, headers: dict[str, Any]) -> dict[str, Any
         "match": [match],
         "route": [{"destination": {"host": fqdn(server), "port": {"number": server.port}}}],
         "rewrite": rewrite,
+        "headers": {"response": {"remove": list(TOLD_HEADERS)}},  # the model's copies, before ext_proc adds ours
         "retries": {"attempts": 2, "retryOn": "connect-failure,refused-stream"},
     }
 

@@ -116,7 +116,7 @@ def test_an_older_envoy_gets_a_route_to_the_stepwise_service():
         {"name": "x-pointsman-decision", "present_match": True},
         {"name": "x-pointsman-hop", "present_match": False},
     ]
-    assert "pointsman-stepwise" not in json.dumps(routes[1])
+    assert '"pointsman-stepwise"' not in json.dumps(routes[1])
     (cluster,) = [each for each in config["static_resources"]["clusters"] if each["name"] == "pointsman-stepwise"]
     assert len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]) == 2
     assert cluster["health_checks"][0]["http_health_check"]["path"] == "/healthz"
@@ -134,6 +134,26 @@ def test_our_metadata_is_received_and_logged():
     config = render(engine(), Place())
     assert ext_proc(config)["metadata_options"]["receiving_namespaces"] == {"untyped": ["pointsman"]}
     assert "%DYNAMIC_METADATA(pointsman:decision)%" in json.dumps(config)
+
+
+def test_the_access_log_holds_no_query_and_is_bounded():
+    """Some APIs take keys in the query: `?key=`, `?api-key=`, `?sig=`."""
+    config = json.dumps(render(engine(), Place()))
+    assert "REQ(:PATH)" not in config
+    assert "%PATH(NQ:PATH):1024%" in config
+    assert "%REQ(X-REQUEST-ID):256%" in config
+
+
+def test_a_models_copies_of_our_headers_are_removed_on_its_route():
+    config = render(engine(stepwise=True), Place(steps="10.0.0.1:50052", internal="127.0.0.1:10001"))
+    for listener in config["static_resources"]["listeners"]:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+            removed = set(route.get("response_headers_to_remove", ()))
+            if route["name"] == "stepwise":  # our own service knows who has answered
+                assert not removed
+            else:
+                assert {"x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy"} < removed
 
 
 def test_every_model_has_a_route_and_the_default_comes_last():

@@ -9,6 +9,7 @@ import pytest
 
 from extproc.admin import MAX_CONNECTIONS, Admin, Status
 from extproc.metrics import Metrics, Snapshot
+from extproc.server import Options
 
 
 class FakeSource:
@@ -102,3 +103,61 @@ async def test_idle_connections_are_bounded_and_do_not_starve_probes(admin, monk
     assert (await _get(admin, "/livez"))[0] == 200  # the idle ones are gone
     for writer in (*writers, extra):
         writer.close()
+
+
+async def _raw(admin: Admin, head: str) -> int:
+    """The status of a request that is written byte by byte, as no client library would."""
+    host, _, port = admin.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split(b" ")[1])
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:9090", "10.1.2.3", "[::1]:9090", "[fd00::7]", "localhost", "LocalHost.:9090", "router.local:80"],
+)
+async def test_it_is_asked_by_address_or_by_a_name_of_its_own(host):
+    server = Admin(FakeSource(), ["Router.local"])
+    await server.start("127.0.0.1:0")
+    assert await _raw(server, f"GET /metrics HTTP/1.1\nHost: {host}") == 200
+    assert await _raw(server, f"GET http://{host}/metrics HTTP/1.1\nHost: {host}") == 200
+    assert await _raw(server, f"GET /metrics HTTP/1.1\nHost: {host}\nOrigin: http://{host.upper()}") == 200
+    assert await _raw(server, f"GET /metrics HTTP/1.1\nHost: {host}\nOrigin: http://evil.example") == 403
+    assert await _raw(server, f"GET /metrics HTTP/1.1\nHost: {host}\nOrigin: null") == 403
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "[evil.example]"),
+        *("127.0.0.1@evil.example", "evil.example#127.0.0.1", "127.0.0.1, evil.example", "127.1", "0x7f000001"),
+        *("[::1", "::1", "", "localhost:80:80", "127.0.0.1:x"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/policy", "/debug/decisions", "/nothing"])
+async def test_a_name_that_a_page_elsewhere_may_own_is_refused(admin, host, path):
+    assert await _raw(admin, f"GET {path} HTTP/1.1\nHost: {host}") == 421
+    assert await _raw(admin, f"GET http://{host}{path} HTTP/1.1\nHost: 127.0.0.1") == 421
+
+
+async def test_heads_that_two_readers_would_read_in_two_ways_are_refused(admin):
+    assert await _raw(admin, "GET /livez HTTP/1.1\nHost: 127.0.0.1\nHost: evil.example") == 400
+    assert await _raw(admin, "GET /livez HTTP/1.1\nHost : evil.example") == 400
+    assert await _raw(admin, "GET /livez HTTP/1.1\nHost: 127.0.0.1\n folded") == 400
+
+
+async def test_a_probe_may_name_no_host(admin):
+    assert await _raw(admin, "GET /livez HTTP/1.0") == 200
+    assert await _raw(admin, "GET /livez HTTP/1.0\nUser-Agent: probe") == 200
+
+
+def test_the_name_that_it_listens_on_is_its_own(tmp_path):
+    options = Options(tmp_path, "127.0.0.1:0", admin="router.local:9090", admin_hosts=("pointsman-admin",))
+    assert options.admin_names == ("pointsman-admin", "router.local")
+    assert Options(tmp_path, "127.0.0.1:0", admin=f"unix:{tmp_path}/a").admin_names == ()
+    assert Options(tmp_path, "127.0.0.1:0", admin=":9090").admin_names == ()
+    assert Options(tmp_path, "127.0.0.1:0").admin_names == ()

@@ -1,7 +1,10 @@
 """The decision log: what a line says, what it leaves out, and that `replay` reads it back."""
 
+import gc
 import json
 import time
+import weakref
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +14,7 @@ from config.load import parse
 from extproc.body import parse as parse_request
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.paths import Target
+from signals.request import Request
 
 POLICY = """\
 version: 1
@@ -108,3 +112,136 @@ def test_a_slow_disk_drops_lines_instead_of_holding_requests_up(tmp_path, decide
 def test_standard_output(decided, capfdbinary):
     written(LogOptions("-"), decided)
     assert json.loads(capfdbinary.readouterr().out)["decision"] == "gold"
+
+
+def test_a_body_nested_as_deeply_as_it_may_be_is_written_whole(tmp_path, decided):
+    """The JSON reader takes 1,024 levels, its writer 254, and Python's stack about 1,000 calls."""
+    trace, _ = decided
+    body = b'{"model":"auto","messages":[{"role":"user","content":"a"}],"x":' + b"[" * 1_000 + b'"ann@example.org"'
+    deep = parse_request(Target("chat"), HEADERS, {}, body + b"]" * 1_000 + b"}")
+    log = written(LogOptions(str(tmp_path / "log.jsonl"), content=True), (trace, deep), times=2)
+    first, second = (tmp_path / "log.jsonl").read_bytes().splitlines()
+    assert b'"x":' + b"[" * 1_000 + b'"[email]"' + b"]" * 1_000 + b"}" in first
+    assert first.partition(b"policy")[2] == second.partition(b"policy")[2]
+    assert (log.dropped, log.restarts, log.content_errors) == (0, 0, 0)
+
+
+def test_content_that_cannot_be_masked_is_left_out_and_counted(tmp_path, decided, monkeypatch, capsys):
+    trace, request = decided
+    path = tmp_path / "log.jsonl"
+    log = DecisionLog(LogOptions(str(path), content=True), lambda: 0.0)
+    log.record(trace, replace(request, body=b"not JSON"))
+    log.close()
+    monkeypatch.setattr("extproc.decisionlog.MASKING_S", -1.0)
+    log.record(trace, request)
+    log.close()
+    assert [line["content_error"] for line in lines(path)] == ["ValueError", "took too long to mask"]
+    assert "ann" not in path.read_text()
+    assert log.content_errors == 2
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    assert main(["replay", str(tmp_path / "policy.yaml"), str(path)]) == 1
+    assert "line 2: its request was not logged: took too long to mask" in capsys.readouterr().err
+
+
+def test_the_log_is_bounded_in_bytes(tmp_path, decided, monkeypatch):
+    monkeypatch.setattr("extproc.decisionlog.PAUSE_S", 0.5)  # nothing is written before all is recorded
+    trace, request = decided
+    large = replace(request, body=json.dumps(BODY | {"x": "y" * 100_000}).encode())
+    log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl"), content=True, buffer=1_000_000), lambda: 0.0)
+    for _ in range(50):
+        log.record(trace, large)
+    assert log.dropped == 41  # nine bodies and their lines fit
+    log.close()
+    assert len(lines(tmp_path / "log.jsonl")) == 9
+    log.record(trace, large)  # what was written has made room
+    log.close()
+    assert len(lines(tmp_path / "log.jsonl")) == 10
+    assert log.dropped == 41
+
+
+def test_a_line_without_content_keeps_nothing_of_the_request(tmp_path, decided, monkeypatch):
+    monkeypatch.setattr("extproc.decisionlog.PAUSE_S", 0.5)
+
+    class Seen(Request):
+        """Unlike its base, with room for a weak reference."""
+
+    request = Seen("chat", b"y" * 1_000, {}, None, ())
+    kept = weakref.ref(request)
+    log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl")), lambda: 0.0)
+    log.record(decided[0], request)
+    del request
+    gc.collect()
+    assert kept() is None
+    log.close()
+    assert len(lines(tmp_path / "log.jsonl")) == 1
+
+
+def test_a_writer_that_breaks_is_started_again_and_counted(tmp_path, decided, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    log = DecisionLog(LogOptions(str(path)), lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_append", lambda data: 1 / 0)
+        log.record(*decided)
+        deadline = time.monotonic() + 10
+        while not log.restarts and time.monotonic() < deadline:
+            time.sleep(0.01)
+    log.record(*decided)
+    log.close()
+    assert (log.restarts, log.dropped) == (1, 1)
+    assert len(lines(path)) == 1
+    assert log._held == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/v1/chat/completions?api-key=sk-1&sig=abc", "/v1/chat/completions"),
+        ("/v1/chat/completions%3fkey=AIza1", "/v1/chat/completions"),
+        ("/v1/chat/completions%253Faccess_token=x", "/v1/chat/completions"),
+        ("/v1/chat/completions;jsessionid=1#a", "/v1/chat/completions"),
+        ("//ann:pass@host/v1/chat/completions", "//host/v1/chat/completions"),
+        ("http://ann:p@ss@host/v1/chat/completions", "http://host/v1/chat/completions"),
+        ("/u/ann@example.org/v1/chat/completions", "/u/[email]/v1/chat/completions"),
+        ("/a\r\nb", "/a  b"),
+        ("/" + "a" * 100_000, "/" + "a" * 1_023),
+    ],
+)
+def test_a_path_is_logged_without_keys_and_bounded(tmp_path, decided, path, logged):
+    trace, request = decided
+    request = replace(request, headers={**HEADERS, ":path": path})
+    written(LogOptions(str(tmp_path / "log.jsonl"), content=True), (trace, request))
+    (line,) = lines(tmp_path / "log.jsonl")
+    assert line["path"] == logged
+
+
+def test_a_clients_id_is_bounded_and_on_one_line(tmp_path, decided):
+    trace, request = decided
+    request = replace(request, headers={**HEADERS, "x-request-id": "a\n\x1b[0m" + "b" * 100_000})
+    written(LogOptions(str(tmp_path / "log.jsonl")), (trace, request))
+    (line,) = lines(tmp_path / "log.jsonl")
+    assert line["id"] == "a  [0m" + "b" * 249 + "…"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "Authorization",
+            "proxy-authorization",
+            "Cookie",
+            "set-cookie",
+            "x-api-key",
+            "x_api_key",
+            "api-key",
+            "apikey",
+        ),
+        *("x-goog-api-key", "x-auth-token", "x-amz-security-token", "ocp-apim-subscription-key", "x-client-secret"),
+    ],
+)
+def test_headers_that_carry_credentials_are_refused(name):
+    with pytest.raises(ValueError, match="carries a credential"):
+        LogOptions("-", headers=(name,))
+
+
+def test_headers_that_only_sound_like_it_are_kept():
+    LogOptions("-", headers=("x-max-tokens", "idempotency-key", "x-user", "x-authority"))

@@ -253,6 +253,29 @@ def test_an_upstream_s_copies_of_our_headers_are_removed(service: Service) -> No
     assert set_headers(mutation)["x-pointsman-model"] == "small"
 
 
+FAKE = {":status": "200", "x-pointsman-model": "fake", "x-pointsman-zzz": "fake", "server": "fake"}
+
+
+@pytest.mark.parametrize("response_headers", [True, False])
+@pytest.mark.parametrize("phase", ["passing", "late", "routed", "no request phase", "early"])
+def test_an_upstream_s_copies_are_removed_in_every_phase(phase: str, response_headers: bool) -> None:
+    service = Service(engine(response_headers=response_headers, pass_unread=True))
+    envoy = Envoy(service, {"late": NONE, "early": DUPLEX}.get(phase, STREAMED if phase == "passing" else BUFFERED))
+    if phase == "passing":
+        envoy.headers("/v1/files")
+    elif phase in ("late", "early"):
+        envoy.headers()
+    elif phase == "routed":
+        envoy.request(chat())
+    listed = [core.HeaderValue(key=k, raw_value=v.encode()) for k, v in FAKE.items()]
+    [answer] = envoy.say(response_headers=ext_proc.HttpHeaders(headers=core.HeaderMap(headers=listed)))
+    mutation = answer.response_headers.response.header_mutation
+    ours = set_headers(mutation)
+    assert "x-pointsman-zzz" in mutation.remove_headers
+    assert ours.get("x-pointsman-model", "small") == "small"
+    assert {"x-pointsman-model", "x-pointsman-zzz"} == {*mutation.remove_headers, *ours} & set(FAKE)
+
+
 def test_a_content_length_that_is_no_number_is_ignored(service: Service) -> None:
     for text in ("x", "²", "9" * 30):
         [answer] = Envoy(service).headers(content_length=text)

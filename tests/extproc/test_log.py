@@ -39,3 +39,13 @@ def test_console_lines_are_for_people(capsys):
     logging.getLogger("pointsman.x").warning("draining", extra={"streams": 2})
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("warning draining streams=2")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_clients_words_forge_no_line_and_fill_no_disk(form, capsys):
+    log.setup(form, "info")
+    logging.getLogger("pointsman.x").warning("draining", extra={"word": "a\r\nforged \x1b[31m\u2028b" + "x" * 100_000})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) < 5_000
+    assert "\x1b" not in line
+    assert "\\u001b" not in line
