@@ -18,7 +18,7 @@ from config.document import parse as parse_yaml
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
 from decisions.lint import lint
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
 from signals import patterns
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
@@ -46,6 +46,10 @@ class Policy:
     rules: Mapping[str, Rule]
     places: Mapping[Path, tuple[int, int]]
     stepwise: Mapping[str, StepwiseSpec]
+
+    def sure(self, name: str) -> bool:
+        """Whether the signal of this name always says yes or no."""
+        return BY_NAME[self.signals[name][0]].sure
 
     @property
     def folder(self) -> FilePath:
@@ -128,7 +132,21 @@ class _Checker:
             clauses(spec, rules, targets, self._stepwise), signals, targets, default=spec.default, best=best
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
+        self._guards(policy)
         return None if any(problem.severity == "error" for problem in document.problems) else policy
+
+    def _guards(self, policy: Policy) -> None:
+        """Warn of guards that say nothing of what cannot be read: they let it pass."""
+        for index, entry in enumerate(policy.spec.decisions):
+            if entry.respond is None or "on_unknown" in entry.model_fields_set:
+                continue
+            unsure = sorted({name for name in _named(policy, policy.rules[entry.name]) if not policy.sure(name)})
+            if unsure:
+                message = (
+                    f"guard {entry.name!r} has no on_unknown: a request for which {unsure[0]!r} cannot be read passes; "
+                    "write `on_unknown: match` to refuse it (or `skip`, if that is meant)"
+                )
+                self._document.report(("decisions", index, "respond"), "L311", message, warning=True, at_key=True)
 
     def _validated(self, model: type[M], data: Any, base: Path) -> M | None:
         """`data` as `model`; what is wrong is reported. A plain scalar where text is wanted is the text as typed."""
@@ -382,6 +400,16 @@ class _Checker:
                 name = self._document.typed.get(path)
             if isinstance(name, str) and name not in known:
                 self._document.report(path, "R202", f"unknown model {name!r}{did_you_mean(name, known)}")
+
+
+def _named(policy: Policy, rule: Rule) -> set[str]:
+    """The signals that `rule` names, and those that they combine."""
+    found: set[str] = set()
+    names = {leaf.signal for leaf in leaves(rule)}
+    while names:
+        found |= names
+        names = {source for name in names for source in policy.signals[name][1].inputs()} - found
+    return found
 
 
 def _joined(make: Callable[[tuple[Rule, ...]], Rule], rules: tuple[Rule, ...] | None) -> Rule | None:

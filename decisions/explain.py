@@ -47,6 +47,7 @@ def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
         "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
         "policy": trace.policy,
         "us": round(trace.microseconds, 3),
+        **({"observed": list(trace.observed)} if trace.observed else {}),
     }
 
 
@@ -84,6 +85,8 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
             continue
         value = results[clause.name]
         note = "" if value is not None else f"  (on_unknown: {clause.on_unknown})"
+        if clause.observe:
+            note += "  (observed only)"
         lines.append(f"{_word(value):8} {clause.name}{does}{note}")
         if leaves_of(clause):
             lines += _branch(clause.when, trace, "  ", "└─ ", None)

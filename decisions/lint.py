@@ -147,7 +147,8 @@ class _Decisions:
         if self._circuit.cut:
             return None
         rails = self._circuit.rails(clause.when)
-        return next((other for other in self._clauses[:index] if self._circuit.rails(other.when) == rails), None)
+        earlier = (other for other in self._clauses[:index] if not other.observe)
+        return next((other for other in earlier if self._circuit.rails(other.when) == rails), None)
 
     def _takers(self, index: int, clause: Clause, among: Sequence[Clause]) -> list[Clause] | None:
         """A smallest set of the decisions in `among` that together take every request that `clause` matches."""
@@ -157,7 +158,7 @@ class _Decisions:
         blocking: dict[int, Clause] = {}
         earlier = {id(c) for c in self._clauses[:index]}
         for other in among:
-            literal = None if other is clause else self._blocks(other, clause, id(other) in earlier)
+            literal = None if other is clause or other.observe else self._blocks(other, clause, id(other) in earlier)
             if literal is not None:
                 blocking.setdefault(-literal, other)
         core = self._circuit.core([self._fires(clause)], list(blocking))

@@ -44,6 +44,7 @@ LINE_KEYS: Final = frozenset(
         "us",
         "rules",
         "signals",
+        "observed",
         "content_error",
     )
 )  # what a line has beside the request
@@ -152,6 +153,8 @@ class DecisionLog:
                 for name, r in trace.readings.items()
             },
         }
+        if trace.observed:
+            line["observed"] = trace.observed
         if self._options.content:
             line["path"] = masked(shown.path(headers.get(":path", "/v1/chat/completions")))
             line["headers"] = {name: shown.word(headers[name], 4_096) for name in self._headers if name in headers}

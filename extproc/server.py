@@ -377,6 +377,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
         "policy": trace.policy,
         "us": trace.microseconds,
+        **({"observed": trace.observed} if trace.observed else {}),
     }
 
 

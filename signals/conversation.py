@@ -56,6 +56,7 @@ class Conversation(Signal):
 
     kind = "conversation"
     Parameters = ConversationParams
+    sure = True
 
     def __init__(self, name: str, params: ConversationParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

@@ -35,6 +35,7 @@ class Header(Signal):
 
     kind = "header"
     Parameters = HeaderParams
+    sure = True
 
     def __init__(self, name: str, params: HeaderParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

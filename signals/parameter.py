@@ -50,6 +50,7 @@ class Parameter(Signal):
 
     kind = "parameter"
     Parameters = ParameterParams
+    sure = True
     scored = True
 
     def __init__(self, name: str, params: ParameterParams, shared: Shared) -> None:

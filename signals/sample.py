@@ -41,6 +41,7 @@ class Sample(Signal):
 
     kind = "sample"
     Parameters = SampleParams
+    sure = True
 
     def __init__(self, name: str, params: SampleParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

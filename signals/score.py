@@ -46,6 +46,7 @@ class Score(Signal):
 
     kind = "score"
     Parameters = ScoreParams
+    sure = True
     scored = True
     labelled = True
 

@@ -76,7 +76,8 @@ class Signal(ABC):
     first (once a request, shared by all signals that name them) and `read` then finds them with `facts.got`.
     `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
     in `facts.readings`). `scored` says that readings carry a score that a rule may test, `labelled` that they
-    carry a label. `cost`, `slow` and `finds` may be set by an instance in its `__init__`.
+    carry a label, `sure` that they are never Unknown. `cost`, `slow` and `finds` may be set by an instance in its
+    `__init__`.
 
     `reads` are the scopes whose text the signal reads. Where some of that text cannot be read (token ids, references
     to what the upstream keeps, documents that are not text) the reading is Unknown (`unreadable`), unless the signal
@@ -87,6 +88,7 @@ class Signal(ABC):
     Parameters: ClassVar[type[Params]]
     scored: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    sure: ClassVar[bool] = False
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()

@@ -68,6 +68,7 @@ class Time(Signal):
 
     kind = "time"
     Parameters = TimeParams
+    sure = True
 
     def __init__(self, name: str, params: TimeParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

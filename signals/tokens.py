@@ -32,6 +32,7 @@ class Tokens(Signal):
 
     kind = "tokens"
     Parameters = TokensParams
+    sure = True
     scored = True
 
     def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:

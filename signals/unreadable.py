@@ -29,6 +29,7 @@ class Unreadable(Signal):
 
     kind = "unreadable"
     Parameters = UnreadableParams
+    sure = True
     labelled = True
 
     def __init__(self, name: str, params: UnreadableParams, shared: Shared) -> None:

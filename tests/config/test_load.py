@@ -111,7 +111,7 @@ def test_settings_bound_the_models():
         ("decisions:\n- {name: a, when: beta}\n", ("P106", 10, 3)),
         ("decisions:\n- {name: a, when: beta, route: small, respond: {}}\n", ("P106", 10, 3)),
         ("decisions:\n- {name: a, when: beta, respond: {}, set: {max_tokens: 5}}\n", ("P104", 10, 38)),
-        ("decisions:\n- {name: a, when: beta, respond: {status: 200}}\n", ("P104", 10, 43)),
+        ("decisions:\n- {name: a, when: beta, respond: {status: 302}}\n", ("P104", 10, 43)),
         ("decisions:\n- {name: 'a b', when: beta, route: small}\n", ("P104", 10, 10)),
         ("decisions:\n- {name: a, when: beta, route: {pick: [small, lrge]}}\n", ("R202", 10, 47)),
         ("decisions:\n- {name: a, when: beta, route: {pick: [small], weights: {large: 1}}}\n", ("P104", 10, 32)),
@@ -264,3 +264,49 @@ def test_a_secret_that_is_not_there_is_one_clear_error(written):
 def test_a_password_in_the_stores_address_is_refused():
     text = "version: 1\nmodels: {a: {}}\ndefault: a\nsettings: {store: {url: 'redis://u:p@h:1/0'}}\n"
     assert ("P104", 4, 25) in found(text)
+
+
+GUARDED = """\
+version: 1
+models: {m: {name: m}}
+default: m
+signals:
+  word: {keyword: {any: [x]}}
+  tier: {header: {name: tier, exists: true}}
+  both: {score: {sum: {word: 1}, at_least: 1}}
+decisions:
+  - {name: one, when: %s, respond: {%s}%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "respond", "more", "codes"),
+    [
+        ("word", "", "", ["L311"]),
+        ("both", "", "", ["L311"]),
+        ("tier", "", "", []),
+        ("word", "", ", on_unknown: skip", []),
+        ("word", "", ", on_unknown: match", []),
+        ("tier", "status: 200", "", []),
+        ("tier", "status: 302", "", ["P104"]),
+        ("tier", "status: 399", "", ["P104"]),
+        ("tier", "headers: {retry-after: '3'}", "", []),
+        ("tier", "headers: {content-length: '3'}", "", ["P104"]),
+        ("tier", "headers: {x-pointsman-model: '3'}", "", ["P104"]),
+        ("tier", "", ", observe: true", []),
+    ],
+)
+def test_guards(when, respond, more, codes):
+    _, problems = check(GUARDED % (when, respond, more))
+    assert [problem.code for problem in problems if problem.code != "L304"] == codes
+
+
+def test_only_guards_observe():
+    _, problems = check(GUARDED.replace("respond: {%s}%s", "route: m, observe: true") % "tier")
+    assert [problem.code for problem in problems if problem.code != "L304"] == ["P104"]
+
+
+def test_a_guard_that_observes_keeps_no_decision_from_its_requests():
+    text = GUARDED % ("tier", "", ", observe: true") + "  - {name: two, when: tier, route: m}\n"
+    _, problems = check(text)
+    assert [problem.code for problem in problems if problem.code != "L304"] == []

@@ -239,3 +239,21 @@ def test_every_trace_estimates_the_input_tokens(
     assert (trace.decision.name, trace.estimated_input_tokens) == ("all", None)
     assert "ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_guard_that_observes_is_told_and_does_nothing() -> None:
+    clauses = [clause("watch", A, None, observe=True, on_unknown="match"), clause("plain", B)]
+    for best in (False, True):
+        made = engine([Fake("a"), Fake("b")], clauses, best=best)
+        trace = settled(made, request({"a": TRUE, "b": TRUE}))
+        assert (trace.decision.name, trace.observed) == ("plain", ("watch",))
+        trace = settled(made, request({"a": unknown("x"), "b": FALSE}))
+        assert (trace.decision.name, trace.observed) == (None, ("watch",))
+        assert settled(made, request({"a": FALSE, "b": TRUE})).observed == ()
+        assert made.failed("error").decision.action == "default"
+
+
+def test_a_guard_that_observes_and_would_fail_does_not() -> None:
+    made = engine([Fake("a"), Fake("b")], [clause("watch", A, None, observe=True, on_unknown="fail"), clause("b", B)])
+    trace = settled(made, request({"a": unknown("x"), "b": TRUE}))
+    assert (trace.decision.name, trace.observed) == ("b", ())

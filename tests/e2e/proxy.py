@@ -25,6 +25,7 @@ from cli.gateways.envoy import render
 from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
+from extproc.bodies import Bodies
 from extproc.exchange import Answerer, Context, Exchange
 from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
@@ -43,11 +44,26 @@ default: small
 signals:
   code: {keyword: {any: [traceback]}}
   evil: {keyword: {any: [ignore previous instructions]}}
+  private: {keyword: {any: [my diary]}}
+  busy: {keyword: {any: [rush hour]}}
 decisions:
   - name: refuse
     when: evil
     on_unknown: match
     respond: {status: 403, message: "This request was refused by policy."}
+  - name: watch
+    when: code
+    observe: true
+    on_unknown: skip
+    respond: {status: 451}
+  - name: answer
+    when: private
+    on_unknown: match
+    respond: {status: 200, message: "I cannot talk about that. 😶", headers: {x-why: policy}}
+  - name: wait
+    when: busy
+    on_unknown: match
+    respond: {status: 429, message: "Later, please.", headers: {retry-after: "30"}}
   - name: code
     when: code
     route: large
@@ -269,6 +285,7 @@ class Counting:
         self.answerer = answerer
         self.decisions: list[str | None] = []
         self.failures: list[str] = []
+        self.bodies = Bodies()
         self.live = 0
 
     def record(self, trace: Any, request: Request, stream: Stream) -> None:
@@ -283,6 +300,11 @@ class Counting:
 
     def timed(self) -> bool:
         return False
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
+    def unread(self, reason: str, method: str, path: str) -> None: ...
 
     def failed(self, reason: str) -> None:
         self.failures.append(reason)

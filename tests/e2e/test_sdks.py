@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anthropic
 import openai
@@ -109,3 +110,64 @@ async def test_anthropic_models(claude: anthropic.AsyncAnthropic) -> None:
     names = [model.id async for model in claude.models.list()]
     assert names[:4] == ["auto", "pointsman", "small", "large"]
     assert (await claude.models.retrieve("small")).display_name == "small"
+
+
+# Guards that answer in words, set headers, or only watch
+
+PRIVATE = "about my diary"
+WORDS = "I cannot talk about that. 😶"
+
+
+async def test_openai_reads_an_answer_of_our_own(gpt: openai.AsyncOpenAI) -> None:
+    turns: list[Any] = [{"role": "user", "content": PRIVATE}]
+    raw = await gpt.chat.completions.with_raw_response.create(model="auto", messages=turns)
+    assert raw.headers["x-pointsman-decision"] == "answer"
+    assert raw.headers["x-why"] == "policy"
+    choice = raw.parse().choices[0]
+    assert (choice.message.content, choice.finish_reason) == (WORDS, "stop")
+    options: Any = {"include_usage": True}
+    chunks = [
+        chunk
+        async for chunk in await gpt.chat.completions.create(
+            model="auto", messages=turns, stream=True, stream_options=options
+        )
+    ]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == WORDS
+    assert chunks[-1].usage is not None
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    whole = await gpt.completions.create(model="auto", prompt=PRIVATE)
+    assert whole.choices[0].text == WORDS
+    pieces = [piece async for piece in await gpt.completions.create(model="auto", prompt=PRIVATE, stream=True)]
+    assert "".join(piece.choices[0].text for piece in pieces) == WORDS
+    response = await gpt.responses.create(model="auto", input=PRIVATE)
+    assert (response.output_text, response.status) == (WORDS, "completed")
+    async with gpt.responses.stream(model="auto", input=PRIVATE) as stream:
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_response()
+    assert final.output_text == WORDS
+    assert kinds[0] == "response.created"
+    assert kinds[-1] == "response.completed"
+    with pytest.raises(openai.PermissionDeniedError) as refused:  # an embedding has no words
+        await gpt.embeddings.create(model="auto", input=PRIVATE)
+    assert WORDS in refused.value.message
+
+
+async def test_anthropic_reads_an_answer_of_our_own(claude: anthropic.AsyncAnthropic) -> None:
+    turns: list[Any] = [{"role": "user", "content": PRIVATE}]
+    message = await claude.messages.create(model="auto", max_tokens=9, messages=turns)
+    assert (message.content[0].text, message.stop_reason) == (WORDS, "end_turn")  # type: ignore[union-attr]
+    async with claude.messages.stream(model="auto", max_tokens=9, messages=turns) as stream:
+        text = "".join([piece async for piece in stream.text_stream])
+        final = await stream.get_final_message()
+    assert (text, final.stop_reason) == (WORDS, "end_turn")
+
+
+async def test_a_refusal_has_its_headers_and_a_watching_guard_refuses_nothing(
+    gpt: openai.AsyncOpenAI, world: World
+) -> None:
+    with pytest.raises(openai.RateLimitError) as caught:
+        await gpt.chat.completions.create(model="auto", messages=[{"role": "user", "content": "at rush hour"}])
+    assert caught.value.response.headers["retry-after"] == "30"
+    answer = await gpt.chat.completions.create(model="auto", messages=[{"role": "user", "content": "a traceback"}])
+    assert answer.model == "Qwen/Qwen3-72B"
+    assert 'pointsman_observed_total{decision="watch"}' in world.router.metrics()
