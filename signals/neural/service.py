@@ -125,8 +125,9 @@ class Service(Generic[I, O]):
     `run` gets a list of items and gives as many answers; it is only ever called from the service's own thread. `size`
     tells how much work an item is: its length. Clients take turns by it (`fair`), and where batches are padded items
     share one when their lengths round up to the same power of two, so that little of it is padding. A full queue costs
-    the client with the most waiting work its newest item. When a run has hung (`limits`, `hang` where those do not say), a fresh thread takes over,
-    at most three times; after that every answer is Unavailable("timeout") until a run comes back.
+    the client with the most waiting work its newest item. When a run has hung (`limits`, `hang` where those do not
+    say), a fresh thread takes over, at most three times; after that every answer is Unavailable("timeout") until a run
+    comes back.
 
     `work` bounds the sizes of a batch together, so that a run takes little longer than the largest single item does;
     `padded` says that a batch is as long as its longest item. Both may be set before the first question.

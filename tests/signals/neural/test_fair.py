@@ -184,7 +184,7 @@ def test_nothing_is_lost_and_nothing_is_taken_twice(steps: list[tuple[str, int] 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=60))
 def test_of_two_who_always_wait_neither_is_far_behind(works: list[tuple[int, int]]) -> None:
-    """The bound of the paper's theorem 1: the difference is no more than the largest job of the one and of the other."""
+    """The difference is never more than the largest job of the one and of the other together."""
     waiting = queue(*(Work("a", a) for a, _ in works), *(Work("b", b) for _, b in works))
     served = {"a": 0, "b": 0}
     left = {"a": len(works), "b": len(works)}
