@@ -1,9 +1,13 @@
 """Who is next: a queue in which whoever sends large texts does not decide how long others wait.
 
-Between clients it is start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996): every
-client has a tag in virtual time that grows by the work it was served, the least tag is served next, and whoever comes
-new begins at the tag that is being served. Within a client the shortest comes first, and every fourth turn is the
-oldest one's, so that a long text gets its turn, too.
+Between clients it is worst-case fair queueing (Bennett and Zhang, "WF2Q: Worst-case Fair Weighted Fair Queueing",
+INFOCOM 1996): every client has a tag in virtual time that grows by the work it was served; of those whose tag has come,
+next is who would be done first, by its tag and the work that it wants. Virtual time grows by the work that is done over
+the number of clients that wait, and whoever comes new begins at its present. Within a client the shortest comes first,
+and every fourth turn is the oldest one's, so that a long text gets its turn, too.
+
+Start-time fair queueing (least tag first) would be simpler, but when many clients send equally large texts, as in an
+attack, all have the same tag, and a short text waits for one of each.
 """
 
 from __future__ import annotations
@@ -54,11 +58,11 @@ J = TypeVar("J", bound=Job)
 class _Client(Generic[J]):
     """The jobs of one client that wait, by bucket and in the order of their coming."""
 
-    __slots__ = ("key", "queues", "tag", "turns", "work")
+    __slots__ = ("entry", "key", "queues", "tag", "turns", "work")
 
-    def __init__(self, key: str, tag: int) -> None:
-        self.key, self.tag = key, tag
-        self.turns = self.work = 0
+    def __init__(self, key: str) -> None:
+        self.key, self.tag = key, 0.0
+        self.entry = self.turns = self.work = 0
         self.queues: dict[int, OrderedDict[int, J]] = {}
 
     def add(self, job: J) -> None:
@@ -76,8 +80,7 @@ class _Client(Generic[J]):
         return True
 
     def next(self) -> J:
-        self.turns += 1
-        if self.turns % _OLDEST:
+        if (self.turns + 1) % _OLDEST:
             return self.first(min(self.queues))
         return min((self.first(bucket) for bucket in self.queues), key=lambda job: job.number)
 
@@ -88,15 +91,22 @@ class _Client(Generic[J]):
         return max((next(reversed(queue.values())) for queue in self.queues.values()), key=lambda job: job.number)
 
 
+_Entry = tuple[float, int, _Client[J]]
+
+
 class FairQueue(Generic[J]):
-    """The queue. It knows no clock and no thread; whoever shares it holds a lock."""
+    """The queue. It knows no clock and no thread; whoever shares it holds a lock. Each step takes time logarithmic in
+    the number of clients, except `evict`, which looks at all of them."""
 
     def __init__(self) -> None:
         self._clients: dict[str, _Client[J]] = {}
-        # (tag, order of coming, client): every client in `_clients` once, those that wait for nothing included, until
-        # the virtual time has passed their tag.
-        self._line: list[tuple[int, int, _Client[J]]] = []
-        self._now = self._numbers = self._count = 0
+        # An entry counts only while its number is the client's own.
+        # (when it would be done, number, client): those who wait and whose tag has come.
+        self._line: list[_Entry[J]] = []
+        # (tag, number, client): those who wait and whose tag is to come, and those who wait for nothing until it has.
+        self._later: list[_Entry[J]] = []
+        self._now = 0.0
+        self._numbers = self._count = self._active = 0
 
     def __len__(self) -> int:
         return self._count
@@ -110,10 +120,14 @@ class FairQueue(Generic[J]):
         job.number = self._numbers = self._numbers + 1
         client = self._clients.get(job.client)
         if client is None:
-            client = self._clients[job.client] = _Client(job.client, self._now)
-            self._push(client)
+            client = self._clients[job.client] = _Client(job.client)
+        if not client.queues:
+            client.tag = max(client.tag, self._now)
+            self._active += 1
         client.add(job)
         self._count += 1
+        if client.next() is job:
+            self._enter(client)
 
     def remove(self, job: J) -> bool:
         """Take `job` out, whoever's turn it is. Whether it still waited."""
@@ -121,6 +135,8 @@ class FairQueue(Generic[J]):
         if client is None or not client.remove(job):
             return False
         self._count -= 1
+        self._active -= not client.queues
+        self._enter(client)
         return True
 
     def evict(self) -> J:
@@ -132,16 +148,13 @@ class FairQueue(Generic[J]):
     def take(self, count: int, work: int) -> list[J]:
         """Take out what runs next: a job, and others of its bucket as far as they fit into `count` and `work`."""
         client = self._pop()
-        while not client.queues:  # served, and nothing came since: the virtual time has reached its tag
-            del self._clients[client.key]
-            client = self._pop()
-        self._now = client.tag
+        assert client is not None, "nothing waits"
         first = client.next()
+        client.turns += 1
         jobs, left = [first], work - first.work
         self._serve(client, first)
         aside: list[_Client[J]] = []
-        while self._line and len(jobs) < count and len(aside) < _LOOK:
-            client = self._pop()
+        while len(jobs) < count and len(aside) < _LOOK and (client := self._pop(not aside)) is not None:
             job = client.first(first.bucket) if first.bucket in client.queues else None
             if job is None or job.work > left:
                 aside.append(client)
@@ -150,17 +163,53 @@ class FairQueue(Generic[J]):
             jobs.append(job)
             self._serve(client, job)
         for client in aside:
-            self._push(client)
+            self._enter(client)
+        if not self._count:  # nobody has anything to make up for
+            self._clients.clear()
+            self._line.clear()
+            self._later.clear()
+            self._now = 0.0
         return jobs
 
     def _serve(self, client: _Client[J], job: J) -> None:
-        self.remove(job)
+        self._now += job.work / self._active
         client.tag += job.work
-        self._push(client)
+        self.remove(job)
 
-    def _push(self, client: _Client[J]) -> None:
+    def _enter(self, client: _Client[J]) -> None:
+        """Put `client` where it belongs; wherever it was before does not count any more."""
         self._numbers += 1
-        heapq.heappush(self._line, (client.tag, self._numbers, client))
+        client.entry = self._numbers
+        if client.queues and client.tag <= self._now:
+            line, key = self._line, client.tag + client.next().work
+        else:
+            line, key = self._later, client.tag
+        heapq.heappush(line, (key, client.entry, client))
+        if len(line) > 2 * len(self._clients) + _LOOK:
+            line[:] = [entry for entry in line if entry[1] == entry[2].entry]
+            heapq.heapify(line)
 
-    def _pop(self) -> _Client[J]:
-        return heapq.heappop(self._line)[2]
+    def _pop(self, idle: bool = True) -> _Client[J] | None:
+        """Who is next of those whose tag has come. Where there is nobody, virtual time goes on to the next tag if that
+        would leave the model `idle`; else None, as when nobody waits.
+        """
+        while True:
+            self._advance()
+            while self._line:
+                _, number, client = heapq.heappop(self._line)
+                if client.entry == number:
+                    return client
+            if not idle or not self._later:
+                return None
+            self._now = max(self._now, self._later[0][0])
+
+    def _advance(self) -> None:
+        """Let those in whose tag has come, and forget those who have nothing to make up for."""
+        while self._later and self._later[0][0] <= self._now:
+            _, number, client = heapq.heappop(self._later)
+            if client.entry != number:
+                continue
+            if client.queues:
+                self._enter(client)
+            else:
+                del self._clients[client.key]

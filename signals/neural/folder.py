@@ -132,10 +132,11 @@ class Folder:
         room = len(self._prefix) + len(self._suffix)
         # RoBERTa counts positions from the padding id on.
         room += self._pad + 1 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
-        self.longest = (_LONGEST if limit is None else limit) - room
+        limit = _LONGEST if limit is None else limit
+        self.longest = limit - room
         if self.longest < 1:
             raise ModelError(
-                f"{path / 'config.json'}: max_position_embeddings: {limit or _LONGEST} leaves no place for a text "
+                f"{path / 'config.json'}: max_position_embeddings: {limit} leaves no place for a text "
                 f"beside the {room} positions that are not a text's"
             )
         self._warm(model)

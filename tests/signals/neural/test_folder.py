@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from signals.neural.folder import Folder, Mounted, Windows, load
 from signals.neural.heads import ModelError
+from signals.neural.service import Limits
 from signals.reading import Unavailable
 from tests.signals.neural import models
 
@@ -50,6 +54,42 @@ async def test_beyond_the_cap_is_unknown_not_cut(tmp_path: Path) -> None:
         mounted.close()
 
 
+async def test_a_long_text_is_cut_into_tokens_off_the_event_loop(tmp_path: Path) -> None:
+    mounted = Mounted(models.names(tmp_path / "m"), "token", "cpu", 1, 2000)
+    seen: list[tuple[str, int]] = []
+    encode = mounted.model._tokenizer.encode
+
+    class Tokenizer:
+        def encode(self, text: str, **given: bool) -> object:
+            seen.append((threading.current_thread().name, len(text)))
+            return encode(text, **given)
+
+    mounted.model._tokenizer = Tokenizer()
+    try:
+        for text in ("ann lee " * 5, "ann lee " * 500):
+            found = await mounted.entities(text, time.monotonic() + 30, "10.0.0.1")
+            assert [entity.label for entity in found] == ["PER"] * text.count("ann")
+        with pytest.raises(Unavailable, match="too_long"):
+            await mounted.look("ann " * 2001, time.monotonic() + 30)
+        assert seen == [("MainThread", 40), ("model-m-tokens", 4000), ("model-m-tokens", 8004)]
+    finally:
+        mounted.close()
+
+
+async def test_a_text_that_lost_a_window_wants_no_other(tmp_path: Path) -> None:
+    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000, Limits(queue=3, batch=1))
+    try:
+        with pytest.raises(Unavailable, match="overloaded"):
+            await mounted.look("likes " * 200, time.monotonic() + 30)
+        await asyncio.sleep(0)
+        assert not mounted.service._waiting
+        _, [(at, answer)] = await mounted.look("good", time.monotonic() + 30)
+        assert at == 0
+        assert answer[0] > 0.9
+    finally:
+        mounted.close()
+
+
 async def test_a_token_classifier_gives_spans_of_the_text(tmp_path: Path) -> None:
     mounted = Mounted(models.names(tmp_path / "m"), "token", "cpu", 1, 1000)
     try:
@@ -79,6 +119,29 @@ def _truncate(where: Path) -> object:
     return file.write_bytes(file.read_bytes()[:-100])
 
 
+_BAD = [1_000_000_000, 10**12, 10**30, -1, 1.5, "7", True, [], float("nan")]
+_NAMES = ["onnx/model.onnx", "tokenizer.json", "config.json", "1_Pooling/config.json"]
+_ODD = {"device": "neither|not a regular file", "pipe": "neither|not a regular file", "huge": "larger than"}
+
+
+def _odd(name: str, kind: str) -> Callable[[Path], object]:
+    """In the place of a file something that never ends, never comes, or is a terabyte of nothing."""
+
+    def change(where: Path) -> None:
+        file = where / name
+        file.parent.mkdir(exist_ok=True)
+        file.unlink(missing_ok=True)
+        if kind == "device":
+            file.symlink_to("/dev/zero")
+        elif kind == "pipe":
+            os.mkfifo(file)
+        else:
+            with file.open("wb") as made:
+                made.truncate(1 << 40)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("harm", "complaint"),
     [
@@ -91,6 +154,16 @@ def _truncate(where: Path) -> object:
         (_config(id2label={"0": "a", "1": "b", "2": "c"}), "3 labels"),
         (_config(id2label={"1": "a", "2": "b"}), "id2label must name the classes"),
         (_config(id2label=None), "id2label must name the classes"),
+        (_config(id2label={"0": "good", "1": "a\r\nb"}), r"id2label: 'a\\r\\nb' is not a label's name"),
+        *((_config(pad_token_id=bad), "pad_token_id: .* is not a whole number from 0 to 10$") for bad in _BAD),
+        *((_config(max_position_embeddings=bad), "max_position_embeddings: .* is not a whole num") for bad in _BAD[1:]),
+        *((_config(vocab_size=bad), "vocab_size: .* is not a whole number") for bad in _BAD[1:]),
+        (_config(max_position_embeddings=0), "max_position_embeddings: 0 leaves no place"),
+        (_config(max_position_embeddings=2), "max_position_embeddings: 2 leaves no place"),
+        (_config(model_type="roberta", pad_token_id=9), "max_position_embeddings: 10 leaves no place .* the 12 posi"),
+        (lambda where: (where / "config.json").write_text("[" * 100_000), "not readable as JSON"),
+        (lambda where: (where / "config.json").write_text('{"pad_token_id": 1' + "0" * 5000 + "}"), "not readable"),
+        *((_odd(name, kind), complaint) for name in _NAMES for kind, complaint in _ODD.items()),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, harm: Callable[[Path], object], complaint: str) -> None:
