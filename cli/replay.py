@@ -164,7 +164,11 @@ def _call(line: bytes) -> Call | str | None:
         return "path: must be a string"
     if not isinstance(attributes, dict):
         return "attributes: must be an object"
-    return Call(orjson.dumps(data["request"]), lowered(headers), path, attributes)
+    try:
+        body = orjson.dumps(data["request"])
+    except orjson.JSONEncodeError:  # 254 levels are the most that it writes
+        return "its request is nested too deeply"
+    return Call(body, lowered(headers), path, attributes)
 
 
 class Decisions:

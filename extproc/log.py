@@ -16,6 +16,7 @@ import orjson
 from extproc import shown
 
 LONGEST = 4_096  # characters of one text
+TRACEBACK = 16_384  # characters of a traceback
 Format = Literal["json", "console"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -26,7 +27,14 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    return shown.word(value, LONGEST) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return shown.word(value, LONGEST)
+    return [_shown(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _traceback(text: str) -> str:
+    """A traceback, the end of it if it is very long: an exception may quote what a client has sent."""
+    return "\n".join(_shown(line) for line in text[-TRACEBACK:].split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +50,7 @@ class JsonFormatter(logging.Formatter):
         }
         line.update(_fields(record))
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = _traceback(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
 
 
@@ -53,7 +61,7 @@ class ConsoleFormatter(logging.Formatter):
         clock = self.formatTime(record, "%H:%M:%S") + f".{int(record.msecs):03d}"
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         line = f"{clock} {record.levelname.lower():7} {_shown(record.getMessage())}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_traceback(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 def setup(format: Format, level: str = "info") -> None:

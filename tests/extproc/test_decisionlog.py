@@ -114,7 +114,7 @@ def test_standard_output(decided, capfdbinary):
     assert json.loads(capfdbinary.readouterr().out)["decision"] == "gold"
 
 
-def test_a_body_nested_as_deeply_as_it_may_be_is_written_whole(tmp_path, decided):
+def test_a_body_nested_as_deeply_as_it_may_be_is_written_whole(tmp_path, decided, capsys):
     """The JSON reader takes 1,024 levels, its writer 254, and Python's stack about 1,000 calls."""
     trace, _ = decided
     body = b'{"model":"auto","messages":[{"role":"user","content":"a"}],"x":' + b"[" * 1_000 + b'"ann@example.org"'
@@ -124,6 +124,9 @@ def test_a_body_nested_as_deeply_as_it_may_be_is_written_whole(tmp_path, decided
     assert b'"x":' + b"[" * 1_000 + b'"[email]"' + b"]" * 1_000 + b"}" in first
     assert first.partition(b"policy")[2] == second.partition(b"policy")[2]
     assert (log.dropped, log.restarts, log.content_errors) == (0, 0, 0)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    assert main(["replay", str(tmp_path / "policy.yaml"), str(tmp_path / "log.jsonl")]) == 1
+    assert "line 2: its request is nested too deeply" in capsys.readouterr().err
 
 
 def test_content_that_cannot_be_masked_is_left_out_and_counted(tmp_path, decided, monkeypatch, capsys):

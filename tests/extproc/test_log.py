@@ -49,3 +49,17 @@ def test_a_clients_words_forge_no_line_and_fill_no_disk(form, capsys):
     assert len(line) < 5_000
     assert "\x1b" not in line
     assert "\\u001b" not in line
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_what_an_exception_or_a_list_quotes_is_bounded_too(form, capsys):
+    log.setup(form, "info")
+    try:
+        raise ValueError("\x1b[2J" + "x" * 1_000_000)
+    except ValueError:
+        logging.getLogger("pointsman.x").exception("failed", extra={"names": ("a\x1bb" + "y" * 100_000, 3)})
+    said = capsys.readouterr().err
+    assert len(said) < 30_000
+    assert "\x1b" not in said
+    assert "\\x1b" not in said
+    assert "\\u001b" not in said
