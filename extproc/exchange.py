@@ -269,6 +269,7 @@ class Exchange:
         if opened is not None:
             self._pass(((ROUTE, opened.to),))
         elif settings.pass_unread:
+            self._context.failed("passed_unread")
             self._context.unread("passed_unread", method, path)
             self._pass()
         else:
