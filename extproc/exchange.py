@@ -26,6 +26,7 @@ from decisions.model import Model, UnknownModel
 from extproc import encoding, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
+from extproc.makers import Makers
 from extproc.meter import Meter, Tail
 from extproc.paths import Target
 from extproc.refusal import Refusal
@@ -33,6 +34,7 @@ from extproc.static_answer import static_answer
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
+from signals.session import SESSION_HEADER
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -96,6 +98,11 @@ class Context(Protocol):
     @property
     def bodies(self) -> Bodies:
         """What the exchanges of this worker hold."""
+        ...
+
+    @property
+    def makers(self) -> Makers:
+        """Which models made the responses of sessions."""
         ...
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -288,7 +295,10 @@ class Exchange:
         elif not end:
             raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
         else:
-            self._pass(_plain_path(target))
+            session = self._first.headers.get(SESSION_HEADER, "") if self._first is not None else ""
+            maker = self._context.makers.of(session)
+            route = ((ROUTE, maker),) if maker in self._engine.models else ()
+            self._pass(route + _plain_path(target))
 
     def _open(self, message: Message) -> None:
         """What the first message of a stream announces."""
@@ -566,6 +576,9 @@ class Exchange:
         assert request is not None
         if body is None and self._coding() is not None:
             body = request.body
+        model = trace.decision.model
+        if request.api == "responses" and model is not None and (session := request.headers.get(SESSION_HEADER)):
+            self._context.makers.note(session, model.key)
         self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)

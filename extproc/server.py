@@ -29,6 +29,7 @@ from extproc.bodies import Bodies
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
+from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.recorder import Recorder
@@ -115,6 +116,7 @@ class InForce:
         "bodies",
         "engine",
         "failed",
+        "makers",
         "meter",
         "record",
         "source",
@@ -133,6 +135,7 @@ class InForce:
         self.failed = worker.metrics.failed
         self.meter = worker.meter
         self.bodies = worker.bodies
+        self.makers = worker.makers
         self.apart = worker.apart
         self.unread = worker.unread.tell
         self._rollout = rollout
@@ -159,6 +162,7 @@ class Worker:
         self.meter = Meter(loaded.resources.loads)
         self._options = options
         self.bodies = Bodies()
+        self.makers = Makers()
         self.unread = UnreadLog()
         self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()

@@ -27,6 +27,7 @@ from config.watch import load
 from decisions.engine import Engine
 from extproc.bodies import Bodies
 from extproc.exchange import Answerer, Context, Exchange
+from extproc.makers import Makers
 from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Limits, Receiver, Stream
@@ -286,6 +287,7 @@ class Counting:
         self.decisions: list[str | None] = []
         self.failures: list[str] = []
         self.bodies = Bodies()
+        self.makers = Makers()
         self.live = 0
 
     def record(self, trace: Any, request: Request, stream: Stream) -> None:

@@ -18,6 +18,7 @@ from decisions.model import Model
 from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.bodies import Bodies
 from extproc.exchange import Answerer, Exchange
+from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.transport.seam import Stream
 from signals.facts import Facts
@@ -84,6 +85,7 @@ class Service:
     failures: list[str] = field(default_factory=list)
     meter: Meter | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(lambda seconds, call: None))
+    makers: Makers = field(default_factory=Makers)
     unheard: list[tuple[str, str, str]] = field(default_factory=list)
 
     def record(self, trace: Trace, request: Request, stream: Stream) -> None:

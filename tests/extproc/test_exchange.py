@@ -20,6 +20,7 @@ from decisions.rule import AnyOf
 from extproc import wire
 from extproc.bodies import Bodies
 from extproc.exchange import Answer
+from extproc.makers import MOST, Makers
 from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
@@ -56,7 +57,7 @@ POLICY = engine(GUARD, CODE, signals=[word("evil"), word("traceback")])
 def routed(message: Any) -> dict[str, str]:
     """The request headers that an answer sets."""
     part = message.request_headers or message.request_body
-    return set_headers(part.response.header_mutation)
+    return set_headers(part.response.header_mutation) if part.response else {}
 
 
 HOLDING: list[dict[str, Any]] = [
@@ -410,6 +411,29 @@ def test_a_path_that_is_spelled_otherwise_is_read_and_put_plainly(service: Servi
             envoy = Envoy(service, mode)
             envoy.request(chat("evil"), path)
             expect_refusal(envoy.sent[-1], 403, "policy_refusal")
+
+
+def test_a_stored_response_is_asked_of_the_model_that_made_it(service: Service) -> None:
+    body = orjson.dumps({"input": "a traceback"})
+    for session, wanted in (("s1", {"x-pointsman-route": "large"}), ("s2", {})):
+        if wanted:
+            Envoy(service).request(body, "/v1/responses", **{"x-session-id": session})
+        for method in ("GET", "DELETE"):
+            envoy = Envoy(service)
+            [answer] = envoy.headers("/v1/responses/resp_1", True, method=method, **{"x-session-id": session})
+            assert routed(answer) == wanted
+            assert envoy.finished == (0, "")
+    [answer] = Envoy(service).headers("/responses/r%2f", True, method="POST")
+    assert routed(answer) == {":path": "/v1/responses/r"}
+
+
+def test_sessions_are_forgotten_in_the_end() -> None:
+    makers = Makers()
+    for number in range(MOST + 2):
+        makers.note(str(number), "m")
+    assert (makers.of("0"), makers.of("1"), makers.of("2")) == (None, None, "m")
+    makers.note("x" * 1000, "m")
+    assert makers.of("x" * 1000) is None
 
 
 def test_an_azure_deployment_is_the_model(service: Service) -> None:
