@@ -31,7 +31,7 @@ BUFFER: Final = 64 * 2**20
 OVERHEAD = 256  # bytes that a waiting line takes beside its text and its request's body
 PIECE = 2**20  # bytes given to the disk at once
 PAUSE_S = 0.2
-MASKING_S = 2.0  # for one request's content
+MASKING_S = 5.0  # for one request's content
 LINE_KEYS: Final = frozenset(
     (
         "time",
@@ -50,8 +50,8 @@ LINE_KEYS: Final = frozenset(
 )  # what a line has beside the request
 KEPT_HEADERS: Final = ("content-type", "user-agent", "x-request-id", "traceparent")
 
-Waiting = tuple[bytes, bytes | None]
-"""A line without its end, and the body that is still to be masked."""
+Waiting = tuple[bytes, str, bytes | None]
+"""A line without its end, and the path and the body that are still to be masked; None for a line without content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class DecisionLog:
         self._held = 0  # bytes that wait or are being written
         self._closing = False
         self._thread: threading.Thread | None = None
-        if options.content:
-            masked("the detectors are compiled here, not by a request")
 
     def record(self, trace: Trace, request: Request) -> None:
         """Log a decision, if the sample takes it. Never waits for the disk, never raises."""
         if self._chance() >= self._options.sample:
             return
-        content = self._options.content
+        path, body = "", None
+        if self._options.content:
+            path, body = shown.path(request.headers.get(":path", "/v1/chat/completions")), request.body
         try:
             line = orjson.dumps(self.line(time.time(), trace, request), default=str)[:-1]
         except Exception as error:  # noqa: BLE001 - the request goes on whatever becomes of its line
@@ -107,7 +107,7 @@ class DecisionLog:
             with self._state:
                 self.dropped += 1
             return
-        item = (line, request.body if content else None)
+        item = (line, path, body)
         size = _size(item)
         with self._state:
             if self._held + size > self._options.buffer or len(self._waiting) >= CAPACITY:
@@ -116,10 +116,18 @@ class DecisionLog:
             self._held += size
             self._waiting.append(item)
             if self._thread is None:  # not in __init__: workers are forked after that
-                self._closing = False
-                self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
-                self._thread.start()
+                self._start()
             self._state.notify()
+
+    def _start(self) -> None:
+        self._closing = False
+        thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads just now: the next line asks for one again
+            log.error("decision_log_failed", extra={"path": self._options.path, "why": str(error)})
+        else:
+            self._thread = thread
 
     def close(self) -> None:
         """Write what is waiting, for two seconds at most."""
@@ -156,7 +164,6 @@ class DecisionLog:
         if trace.observed:
             line["observed"] = trace.observed
         if self._options.content:
-            line["path"] = masked(shown.path(headers.get(":path", "/v1/chat/completions")))
             line["headers"] = {name: shown.word(headers[name], 4_096) for name in self._headers if name in headers}
         return line
 
@@ -212,11 +219,12 @@ class DecisionLog:
                 with self._state:
                     self._held -= sum(map(_size, taken))
 
-    def _whole(self, line: bytes, body: bytes | None) -> bytes:
+    def _whole(self, line: bytes, path: str, body: bytes | None) -> bytes:
         """The line to its end, with the masked content or with the reason why it has none."""
         if body is None:
             return line + b"}\n"
         try:
+            line += b',"path":' + orjson.dumps(masked(path))
             content = masked_json(body, time.monotonic() + MASKING_S)
             if content.lstrip()[:1] != b"{":
                 raise ValueError("not a JSON object")
@@ -237,5 +245,5 @@ class DecisionLog:
 
 def _size(item: Waiting) -> int:
     """Bytes that a waiting line keeps."""
-    line, body = item
-    return OVERHEAD + len(line) + (0 if body is None else len(body))
+    line, path, body = item
+    return OVERHEAD + len(line) + len(path) + (0 if body is None else len(body))

@@ -248,3 +248,13 @@ def test_headers_that_carry_credentials_are_refused(name):
 
 def test_headers_that_only_sound_like_it_are_kept():
     LogOptions("-", headers=("x-max-tokens", "idempotency-key", "x-user", "x-authority"))
+
+
+def test_a_writer_that_cannot_start_now_starts_with_a_later_line(tmp_path, decided, monkeypatch):
+    log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl")), lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", lambda thread: (_ for _ in ()).throw(RuntimeError("no more threads")))
+        log.record(*decided)
+    log.record(*decided)
+    log.close()
+    assert len(lines(tmp_path / "log.jsonl")) == 2
