@@ -69,7 +69,7 @@ async def test_a_long_text_is_cut_into_tokens_off_the_event_loop(tmp_path: Path)
     try:
         for text in ("ann lee " * 5, "ann lee " * 500):
             found = await mounted.entities(text, time.monotonic() + 30, "10.0.0.1")
-            assert [entity.label for entity in found] == ['PER'] * text.count('ann')
+            assert [entity.label for entity in found] == ["PER"] * text.count("ann")
         with pytest.raises(Unavailable, match="too_long"):
             await mounted.look("ann " * 2001, time.monotonic() + 30)
         assert seen == [("MainThread", 40), ("model-m-tokens", 4000), ("model-m-tokens", 8004)]
