@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -356,6 +357,9 @@ class _Checker:
                 value = data[key]
                 if not isinstance(value, (int, float)) or isinstance(value, bool):
                     report((*path, key), "P103", f"{key}: a number is needed")
+                    return None
+                if not abs(value) <= sys.float_info.max:
+                    report((*path, key), "P104", f"{key}: a number is needed that is neither infinite nor .nan")
                     return None
                 bounds[key] = float(value)
         label = data.get("is")

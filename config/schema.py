@@ -62,7 +62,7 @@ Name = Annotated[str, AfterValidator(name), Field(json_schema_extra={"minLength"
 class Spec(BaseModel):
     """Base of every part of a policy: strict, immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class PriceSpec(Spec):

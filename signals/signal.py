@@ -30,7 +30,7 @@ class Cost(IntEnum):
 class Params(BaseModel):
     """Base of every kind's parameters: strict, immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     def inputs(self) -> tuple[str, ...]:
         """The names of other signals that this one combines."""

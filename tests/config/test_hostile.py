@@ -121,6 +121,19 @@ def test_no_name_is_looked_for_among_too_many_or_too_long_ones() -> None:
     assert did_you_mean("smal", (name for name in iter(lambda: "x", None))) == ""  # of a list without an end
 
 
+@pytest.mark.parametrize("bad", [".nan", ".inf", "-.inf", "1" + "0" * 400])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "signals: {t: {tokens: {at_least: %s}}}\n",
+        "signals: {t: {tokens: {at_least: 1}}}\ndecisions: [{name: d, when: {signal: t, at_most: %s}, route: small}]\n",
+        "decisions: [{name: d, route: {pick: [small, large], weights: {small: %s}}}]\n",
+    ],
+)
+def test_a_number_is_one_that_can_be_compared(text: str, bad: str) -> None:
+    assert found(text % bad)
+
+
 # The rules
 
 
