@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from signals.detectors import DETECTORS, Detector
 from signals.patterns import compiled
 from signals.pii import findings
 from signals.reading import Unavailable
+from signals.view import view
 
 
 @cache
-def _detectors() -> list[tuple[Detector, object]]:
-    return [(detector, compiled(detector.pattern.encode())) for detector in DETECTORS]
+def _detectors() -> list[tuple[Any, Detector]]:
+    return [(compiled(detector.pattern.encode()), detector) for detector in DETECTORS]
 
 
 def masked(text: str) -> str:
     """`text` with every finding replaced by its type in brackets, such as `[email]`.
 
-    All checksummed types, addresses and secrets; phone numbers, names and places are not looked for. Text with too
-    many candidates to check is masked whole.
+    All checksummed types, addresses and secrets, disguised ones too; phone numbers, names and places are not looked
+    for. Text with too many candidates to check is masked whole.
     """
-    data = text.encode(errors="replace")
-    spans: list[tuple[int, int, str]] = []
     try:
-        for detector, pattern in _detectors():
-            spans += [(start, end, detector.kind) for start, end, _ in findings(pattern, detector, data)]
+        found = findings(text, view(text), _detectors())
     except Unavailable:
         return "[masked]"
-    if not spans:
-        return text
-    kept: list[bytes] = []
+    kept: list[str] = []
     at = 0
-    for start, end, kind in sorted(spans):
+    for start, end, kind, _ in sorted(found):
         if end <= at:
             continue
-        kept.append(data[at:start] if start >= at else b"")
-        kept.append(b"[%s]" % kind.encode())
+        kept.append(text[at:start])
+        kept.append(f"[{kind}]")
         at = end
-    kept.append(data[at:])
-    return b"".join(kept).decode(errors="replace")
+    return "".join(kept) + text[at:]
