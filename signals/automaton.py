@@ -16,8 +16,9 @@ from typing import NamedTuple
 from ahocorasick_rs import BytesAhoCorasick
 
 from signals.facts import Facts
-from signals.reading import Reading
+from signals.reading import Reading, Unavailable
 from signals.request import Scope
+from signals.view import slices
 
 _CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
@@ -28,6 +29,10 @@ MOST_LETTERS = 1 << 20
 """Characters of all of them together: the automaton takes some 300 bytes for each."""
 LONGEST = 1000
 """Characters of one, folded: every chunk is searched by so much more than it has."""
+_SLICE = 32 * 1024
+"""Bytes changed in one call, so that none holds the interpreter for long."""
+_FOLDED = 4096
+"""Characters folded in one call: one may become eighteen."""
 
 _ASCII_SPACE = b"\t\n\v\f\r"
 _SPACED = bytes(0x20 if byte in _ASCII_SPACE else byte for byte in range(256))
@@ -53,8 +58,9 @@ _UNSPACED = (
 """Code points of scripts that write words without spaces, or with endings that a keyword does not name."""
 
 
-_MARKS = re.compile(r"[^\w\s]{31}")
+_MARKS = re.compile(r"[^\w\s]{31,}")
 """Where there may be that many combining marks in a row, which are neither letters nor space."""
+_SPACES = re.compile(rb"  +")
 
 
 def fold(text: str) -> str:
@@ -62,11 +68,23 @@ def fold(text: str) -> str:
 
     So 'Straße' equals 'STRASSE', full-width 'ＡＩ' equals 'ai', composed letters equal decomposed ones. One liberty:
     'İ' counts as a plain 'i', which is what writers of Turkish expect of ISTANBUL and İSTANBUL alike.
+
+    `Unavailable` (`too_long`) for a long text that would more than double, as no written language does: some characters
+    stand for up to eighteen.
     """
     if text.isascii():
         return text.lower()
-    folded = _nfkc(text).casefold().replace("i\u0307", "i")
-    return _nfkc(folded)
+    if len(text) <= _FOLDED:
+        return _nfkc(_nfkc(text).casefold().replace("i\u0307", "i"))
+    parts = []
+    room = _FOLDED
+    for part in slices(text, _FOLDED):
+        folded = fold(part)
+        room += 2 * len(part) - len(folded)
+        if room < 0:
+            raise Unavailable("too_long")
+        parts.append(folded)
+    return "".join(parts)
 
 
 def _nfkc(text: str) -> str:
@@ -77,9 +95,13 @@ def stream_safe(text: str) -> str:
     """`text` with no more than 30 combining marks in a row (UAX #15, 13): sorting them takes time squared."""
     if _MARKS.search(text) is None:
         return text
+    return _MARKS.sub(_broken, text)
+
+
+def _broken(found: re.Match[str]) -> str:
     safe = []
     run = 0
-    for char in text:
+    for char in found[0]:
         run = run + 1 if unicodedata.combining(char) else 0
         if run > 30:
             safe.append("\u034f")
@@ -136,6 +158,7 @@ class Automaton:
     def __init__(self) -> None:
         self._ids: dict[Keyword, int] = {}
         self._listed: list[list[tuple[int, Keyword]]] = []
+        self._whole: list[bool] = []
         self._longest = self._size = 0
         self._phrases = False
         self._search: BytesAhoCorasick | None = None
@@ -163,6 +186,7 @@ class Automaton:
             string = " ".join(fold(keyword.text).split()).encode(errors="replace")
             strings.setdefault(string, []).append((1 << number, keyword))
         self._listed = list(strings.values())
+        self._whole = [all(keyword.whole for _, keyword in listed) for listed in self._listed]
         self._longest = max(map(len, strings), default=0)
         self._phrases = any(b" " in string for string in strings)
         self._search = BytesAhoCorasick(list(strings)) if strings else None
@@ -178,6 +202,9 @@ class Automaton:
         done: set[int] = set()
         for index, start, end in matches:
             if index in done:
+                continue
+            # A part of another word, as most matches in an attacker's text are: said quickly where both are ASCII.
+            if self._whole[index] and start and _WORD[data[start - 1]] and _WORD[data[start]]:
                 continue
             open_ = False
             for bit, keyword in self._listed[index]:
@@ -216,19 +243,37 @@ class Automaton:
                     yield index, base + start, base + end
 
     def _folded(self, text: str) -> bytes:
-        data = text.encode().translate(_SPACED_LOWER) if text.isascii() else _spaced(fold(text))
-        return self._squeezed(data)
+        if not text.isascii():
+            return self._squeezed(_changed(fold(text).encode(errors="replace"), _SPACED))
+        return self._squeezed(_changed(text.encode(), _SPACED_LOWER))
 
     def _written(self, text: str) -> bytes:
-        return self._squeezed(_spaced(unicodedata.normalize("NFC", stream_safe(text))))
+        composed = "".join([unicodedata.normalize("NFC", stream_safe(part)) for part in slices(text)])
+        return self._squeezed(_changed(composed.encode(errors="replace"), _SPACED))
 
     def _squeezed(self, data: bytes) -> bytes:
         # Runs of spaces matter only to keywords of several words.
-        return b" ".join(data.split()) if self._phrases and b"  " in data else data
+        if not self._phrases or b"  " not in data:
+            return data
+        if len(data) <= _SLICE:
+            return b" ".join(data.split())
+        parts = []
+        spaced = False
+        for at in range(0, len(data), _SLICE):
+            part = _SPACES.sub(b" ", data[at : at + _SLICE])
+            if spaced and part.startswith(b" "):
+                part = part[1:]
+            if part:
+                spaced = part.endswith(b" ")
+                parts.append(part)
+        return b"".join(parts)
 
 
-def _spaced(text: str) -> bytes:
-    return text.encode(errors="replace").translate(_SPACED)
+def _changed(data: bytes, table: bytes) -> bytes:
+    """`data.translate(table)`."""
+    if len(data) <= _SLICE:
+        return data.translate(table)
+    return b"".join([data[at : at + _SLICE].translate(table) for at in range(0, len(data), _SLICE)])
 
 
 def _written_in(data: bytes, keyword: Keyword) -> bool:
@@ -242,16 +287,27 @@ def _written_in(data: bytes, keyword: Keyword) -> bool:
 
 
 class Hits:
-    """Quick input: which keywords of the policy's automaton are in the text of one scope (bits of an integer)."""
+    """Quick input: which keywords of the policy's automaton are in the text of one scope (bits of an integer).
 
-    def __init__(self, automaton: Automaton, scope: Scope) -> None:
+    Searched are the text as it was written and, unless `exact`, every other spelling of it (`Request.spellings`).
+    """
+
+    def __init__(self, automaton: Automaton, scope: Scope, exact: bool = False) -> None:
         self._automaton = automaton
         self._scope = scope
+        self._exact = exact
         self.silent: dict[str, Reading] = {}
         """The readings of the signals that are false when nothing at all was found."""
 
     def compute(self, facts: Facts) -> int:
-        hits = self._automaton.scan(facts.request.text(self._scope))
+        hits = 0
+        if self._exact:
+            hits = self._automaton.scan(facts.request.text(self._scope))
+        else:
+            for text, plain in facts.request.spellings(self._scope):
+                hits |= self._automaton.scan(text)
+                if plain is not text:
+                    hits |= self._automaton.scan(plain)
         if not hits:
             facts.silent(self.silent)
         return hits

@@ -23,6 +23,9 @@ class Detector(NamedTuple):
     `rescan` says that a real one may begin inside a candidate that was none. `hint` is what the policy's one pattern
     set looks for instead of `pattern`: counted repetitions that begin anywhere cost an automaton a state for every
     way that several of them can overlap (measured on random digits: 1 ms a kilobyte, and 10 µs with the hint).
+
+    Where `pattern` has a group, that is the candidate. Patterns and checks see the view of a text (signals/view.py), so
+    that a space may be any space of Unicode's and a hyphen any dash.
     """
 
     kind: Kind
@@ -33,7 +36,7 @@ class Detector(NamedTuple):
 
 
 def _plain(candidate: str) -> str:
-    return re.sub(r"[\s./-]", "", candidate).upper()
+    return re.sub(r"[\s._/-]", "", candidate).upper()
 
 
 def _digits(candidate: str) -> list[int]:
@@ -61,6 +64,9 @@ _BRANDS = re.compile(
     r"|(?:50|5[6-8]|6\d|0604)\d{8,17}"  # Maestro and its kin
 )
 
+_PREFIX = re.compile("[2-6]|81|0604|1800")
+"""How those numbers begin."""
+
 
 def luhn(digits: str) -> bool:
     """ISO/IEC 7812-1, annex B."""
@@ -71,17 +77,43 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
+_GROUPED = ((4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4))
+"""How the digits of a card are set apart."""
+
+
 def _card(candidate: str) -> str | None:
-    groups = re.split(r"[ -]", candidate)
+    parts = re.split(r"([ ._-])", candidate.strip("_"))
+    groups, gaps = parts[::2], parts[1::2]
+    if gaps and gaps[0] in "._":
+        # Figures in a table or a list stand between dots, too, but not in groups of a card's sizes.
+        for sizes in _GROUPED:
+            count = len(sizes)
+            if sizes == tuple(map(len, groups[:count])) and len({*gaps[: count - 1]}) == 1:
+                found = _brand("".join(groups[:count]))
+                if found is not None:
+                    return found
+        return _brand(groups[0])
+    even = next((place for place, gap in enumerate(gaps) if gap in "._"), len(gaps))
+    groups = groups[: even + 1]
+    number = "".join(groups)
+    if _PREFIX.match(number) is None:
+        return None
     # What follows a card number may be digits too (its expiry, say), so the last groups are dropped one by one.
-    while groups:
-        number = "".join(groups)
-        if len(number) < 12:
-            return None
-        if _BRANDS.fullmatch(number) and len(set(number)) > 1 and luhn(number):
-            return number
-        groups.pop()
+    while len(number) >= 12:
+        found = _brand(number)
+        if found is not None:
+            return found
+        number = number[: len(number) - len(groups.pop())]
     return None
+
+
+def _brand(number: str) -> str | None:
+    return number if _BRANDS.fullmatch(number) and len(set(number)) > 1 and luhn(number) else None
+
+
+def _wrapped_card(candidate: str) -> str | None:
+    """A card over several lines or columns. Figures in a table are so, too: it counts only where they are alone."""
+    return _brand(_plain(candidate)) if re.search(r"[\n\r\t]", candidate) else None
 
 
 # Bank accounts -------------------------------------------------------------------------------------------------------
@@ -124,7 +156,7 @@ def _iban(candidate: str) -> str | None:
         return None
     plain = ""
     for place, char in enumerate(candidate):
-        if char not in " -":
+        if char.isalnum():
             plain += char.upper()
         if len(plain) == size:
             following = candidate[place + 1 : place + 2]
@@ -333,32 +365,40 @@ def _edged(pattern: str) -> str:
     return rf"\b(?:{pattern})\b"
 
 
-_LONG_NUMBER = r"\d(?:[ -]?\d){7}"
+_GAP = r"[\s._-]"
+"""What may stand between the digits of a number that has a checksum."""
+_LONG_NUMBER = rf"\d(?:{_GAP}?\d){{7}}"
 
 DETECTORS: tuple[Detector, ...] = (
     Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", str.lower),
-    Detector("card", r"\b\d(?:[ -]?\d){11,22}\b", _card, rescan=True, hint=_LONG_NUMBER),
+    Detector("card", r"(?:\b|_)\d(?:[ ._-]?\d){11,22}(?:\b|_)", _card, rescan=True, hint=_LONG_NUMBER),
+    Detector(
+        "card",
+        rf"(?:\A|[^\s\d])\s*(\d(?:{_GAP}{{0,3}}\d){{11,18}})\s*(?:[^\s\d]|\z)",
+        _wrapped_card,
+        hint=rf"\d(?:{_GAP}*\d){{11}}",
+    ),
     Detector(
         "iban",
-        r"(?i)\b[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){11,30}",
+        rf"(?i)\b[a-z]{{2}}\d{{2}}(?:{_GAP}{{0,2}}[a-z0-9]){{11,30}}",
         _iban,
         rescan=True,
-        hint=r"(?i)\b[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){4}",
+        hint=rf"(?i)\b[a-z]{{2}}\d{{2}}(?:{_GAP}{{0,2}}[a-z0-9]){{4}}",
     ),
     Detector("ssn", r"\b(?:\d{3}-\d{2}-\d{4}|\d{3} \d{2} \d{4})\b", _ssn),
     Detector("nin", r"(?i)\b[a-z]{2} ?\d{2} ?\d{2} ?\d{2} ?[a-d]\b", _nino),
-    Detector("nin", r"\b\d{3}[ -]\d{3}[ -]\d{4}\b", _nhs, hint=_LONG_NUMBER),
+    Detector("nin", rf"\b\d{{3}}{_GAP}\d{{3}}{_GAP}\d{{4}}\b", _nhs, hint=_LONG_NUMBER),
     Detector("nin", r"(?i)\b(?:\d{8}|[xyz]-?\d{7})-?[a-z]\b", _nif),
     Detector("nin", r"(?i)\b[a-z]{6}\d{2}[a-ehlmprst]\d{2}[a-z]\d{3}[a-z]\b", _codice_fiscale),
     Detector(
         "nin",
-        r"\b[1278] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}\b",
+        r"\b[1278] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}\b".replace(" ", _GAP),
         _nir,
         hint=_LONG_NUMBER,
     ),
-    Detector("nin", r"\b[1-9]\d(?: ?\d{3}){3}\b", _steuer_id, hint=_LONG_NUMBER),
+    Detector("nin", rf"\b[1-9]\d(?:{_GAP}?\d{{3}}){{3}}\b", _steuer_id, hint=_LONG_NUMBER),
     Detector("nin", r"\b\d{3}\.\d{3}\.\d{3}-\d{2}\b", _cpf),
-    Detector("nin", r"\b[2-9]\d{3} \d{4} \d{4}\b", _aadhaar, hint=_LONG_NUMBER),
+    Detector("nin", rf"\b[2-9]\d{{3}}{_GAP}\d{{4}}{_GAP}\d{{4}}\b", _aadhaar, hint=_LONG_NUMBER),
     Detector("nin", r"\b\d{11}\b", _pesel, hint=_LONG_NUMBER),
     Detector(
         "nin", r"(?i)\b[1-8]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dx]\b", _resident_id

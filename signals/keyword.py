@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -14,10 +15,15 @@ from signals.automaton import Automaton, Hits, Keyword, fold
 from signals.facts import Facts
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Params, Shared, Signal, TextParams
+from signals.signal import Cost, Params, SearchParams, Shared, Signal
+from signals.view import plain_keyword
 
 _TOO_LONG = 256 * 1024
 """Characters up to which words are compared one by one."""
+_TOO_MANY = 200_000
+"""Pairs of a keyword and a word of about its length that are compared for one reading: some ten milliseconds."""
+_AT_ONCE = 4096
+"""Words compared in one call, so that none holds the interpreter for long."""
 
 _EDGES = ".,;:!?\"'`()[]{}<>«»“”‘’„…–—、。，！？：；（）「」『』·*_~#|/\\"
 _K1, _B, _AVERAGE = 1.2, 0.75, 150
@@ -44,7 +50,7 @@ class Similarity(Params):
     at_least: float = Field(gt=0, le=1, description="The least likeness that counts as found, up to 1.")
 
 
-class KeywordParams(TextParams):
+class KeywordParams(SearchParams):
     """What to look for, where, and how closely it must agree."""
 
     any: list[str] = Field([], description="At least one of these is in the text.")
@@ -95,12 +101,13 @@ class KeywordSignal(Signal):
     def __init__(self, name: str, params: KeywordParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         automaton = shared.use(Automaton)
-        self._hits = shared.use(Hits, automaton, params.in_)
+        self._hits = shared.use(Hits, automaton, params.in_, params.exact)
         whole, exact = params.whole_words, params.case_sensitive
+        plain = _same if params.exact else plain_keyword
         self.finds = not params.none
 
         def bits(keywords: list[str]) -> list[int]:
-            return [1 << automaton.add(Keyword(keyword, whole, exact)) for keyword in keywords]
+            return [1 << automaton.add(Keyword(plain(keyword), whole, exact)) for keyword in keywords]
 
         self._any, self._all, self._none = bits(params.any), bits(params.all), bits(params.none)
         self._any_mask, self._all_mask, self._none_mask = map(_union, (self._any, self._all, self._none))
@@ -111,9 +118,11 @@ class KeywordSignal(Signal):
                 self._hits.silent[name] = FALSE
             return
         self.cost = Cost.FAST
-        self._words = shared.use(Words, params.in_)
+        # A word that two parts of a message repeat would count twice for bm25.
+        self._words = shared.use(Words, params.in_, params.exact, params.bm25 is None)
         every = zip(self._any + self._all + self._none, params.any + params.all + params.none, strict=True)
-        self._folded = {bit: " ".join(_words(fold(keyword))) or fold(keyword) for bit, keyword in every}
+        folded = ((bit, fold(plain(keyword))) for bit, keyword in every)
+        self._folded = {bit: " ".join(_words(keyword)) or keyword for bit, keyword in folded}
         if params.fuzzy is not None:
             edits = params.fuzzy.max_edits
             self._likeness = lambda facts: self._misspelled(facts, edits)
@@ -141,27 +150,35 @@ class KeywordSignal(Signal):
         """The keywords that a few edits find, by bit, with their likeness 0 to 1."""
         words = facts.get(self._words)
         found = {}
+        budget = Budget()
         for bit, keyword in self._folded.items():
-            cutoff = min(edits, len(keyword) // 3)
+            size = len(keyword)
+            cutoff = min(edits, size // 3)
             if not cutoff:
                 continue
-            windows = list(words.windows(keyword.count(" ") + 1))
-            best = process.extractOne(keyword, windows, scorer=OSA.distance, score_cutoff=cutoff)
+            best = None
+            for windows in words.alike(keyword.count(" ") + 1, size - cutoff, size + cutoff):
+                budget.spend(len(windows))
+                near = process.extractOne(keyword, windows, scorer=OSA.distance, score_cutoff=cutoff)
+                if near is not None and (best is None or near[1] < best):
+                    best = near[1]
             if best is not None:
-                found[bit] = 1.0 - best[1] / len(keyword)
+                found[bit] = 1.0 - best / size
         return found
 
     def _alike(self, facts: Facts, least: float) -> dict[int, float]:
         """The keywords with enough letter triples in common with some words of the text, and how many."""
         words = facts.get(self._words)
         found = {}
+        budget = Budget()
         for bit, grams in self._grams.items():
             size = len(grams)
             # A Dice coefficient of d needs sizes within d / (2 - d) of one another; most words fall out here.
             low, high = size * least / (2 - least), size * (2 - least) / least
             best = 0.0
-            for window in words.windows(self._folded[bit].count(" ") + 1):
-                if low <= len(window) + 2 and len(window) <= 3 * high:
+            for windows in words.alike(self._folded[bit].count(" ") + 1, math.ceil(low) - 2, int(3 * high)):
+                budget.spend(8 * len(windows))
+                for window in windows:
                     other = words.trigrams(window)
                     best = max(best, 2 * len(grams & other) / (size + len(other)))
             if best >= least:
@@ -179,17 +196,35 @@ class KeywordSignal(Signal):
         return Reading(score >= least, score)
 
 
-class Words:
-    """Quick input: the folded words of one scope's text."""
+class Budget:
+    """Counts the comparisons of one reading, and ends it when there are too many."""
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self) -> None:
+        self._left = _TOO_MANY
+
+    def spend(self, comparisons: int) -> None:
+        """Unavailable when nothing is left."""
+        self._left -= comparisons
+        if self._left < 0:
+            raise Unavailable("too_long")
+
+
+class Words:
+    """Quick input: the folded words of one scope's text, or of all its spellings."""
+
+    def __init__(self, scope: Scope, exact: bool, spellings: bool) -> None:
+        self._scope, self._exact, self._spellings = scope, exact, spellings
 
     def compute(self, facts: Facts) -> WordList:
-        text = facts.request.text(self._scope)
-        if len(text) > _TOO_LONG:
+        if self._exact:
+            texts = [facts.request.text(self._scope)]
+        else:
+            texts = [plain for _, plain in facts.request.spellings(self._scope)]
+        if not self._spellings:
+            texts = texts[:1]
+        if sum(map(len, texts)) > _TOO_LONG:
             raise Unavailable("too_long")
-        return WordList(_words(fold(text)))
+        return WordList([word for text in texts for word in _words(fold(text))])
 
 
 class WordList:
@@ -199,16 +234,33 @@ class WordList:
         self.length = len(words)
         self._words = words
         self._windows: dict[int, Counter[str]] = {}
+        self._by_length: dict[int, dict[int, list[str]]] = {}
         self._grams: dict[str, frozenset[str]] = {}
 
     def windows(self, size: int) -> Counter[str]:
-        """How often each run of `size` words is there, its words joined with spaces."""
+        """How often each run of `size` words is there, its words joined with spaces. Unavailable where the runs
+        together are too long."""
         found = self._windows.get(size)
         if found is None:
             words = self._words
+            if size > 1 and size * sum(map(len, words)) > 8 * _TOO_LONG:
+                raise Unavailable("too_long")
             runs = words if size == 1 else map(" ".join, zip(*(words[i:] for i in range(size)), strict=False))
             found = self._windows[size] = Counter(runs)
         return found
+
+    def alike(self, size: int, least: int, most: int) -> Iterator[list[str]]:
+        """The different runs of `size` words that have `least` to `most` characters, some thousand at a time."""
+        lengths = self._by_length.get(size)
+        if lengths is None:
+            lengths = self._by_length[size] = {}
+            for window in self.windows(size):
+                lengths.setdefault(len(window), []).append(window)
+        for length in sorted(lengths):
+            if least <= length <= most:
+                windows = lengths[length]
+                for at in range(0, len(windows), _AT_ONCE):
+                    yield windows[at : at + _AT_ONCE]
 
     def trigrams(self, window: str) -> frozenset[str]:
         """The letter triples of `window`."""
@@ -225,6 +277,10 @@ def _words(folded: str) -> list[str]:
 def _trigrams(text: str) -> frozenset[str]:
     padded = f" {text} "
     return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
+
+
+def _same(keyword: str) -> str:
+    return keyword
 
 
 def _union(bits: Iterable[int]) -> int:

@@ -14,6 +14,7 @@ from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Shared, Signal, TextParams
+from signals.view import view
 
 MODEL = Path(__file__).parent / "models" / "language.ftz"
 """Our own model (signals/train/language.py; its card is beside it), read by the fastText library."""
@@ -160,7 +161,7 @@ class Identifier:
 
     def guess(self, text: str) -> Guess | None:
         """The language of `text`, or None when there are no letters in it."""
-        text = sample(text)
+        text = view(sample(text))
         if not text.isascii():
             text = text.encode(errors="replace").decode()  # a lone surrogate would not pass the library
             guess = _by_script(text)

@@ -12,8 +12,9 @@ import re2
 
 from signals.detectors import DETECTORS, Detector
 from signals.patterns import compiled
-from signals.pii import findings
+from signals.pii import Finding, findings
 from signals.reading import Unavailable
+from signals.view import view
 
 WHOLE: Final = b"[masked]"
 """Stands for a text that has too many candidates to check them all."""
@@ -28,8 +29,8 @@ _BACKSLASH = 0x5C
 
 
 @cache
-def _detectors() -> list[tuple[Detector, Any]]:
-    return [(detector, compiled(detector.pattern.encode())) for detector in DETECTORS]
+def _detectors() -> list[tuple[Any, Detector]]:
+    return [(compiled(detector.pattern.encode()), detector) for detector in DETECTORS]
 
 
 @cache
@@ -48,8 +49,8 @@ def _candidates() -> re2.Set:
 def masked(text: str) -> str:
     """`text` with every finding replaced by its type in brackets, such as `[email]`.
 
-    All checksummed types, addresses and secrets; phone numbers, names and places are not looked for. Text with too
-    many candidates to check is masked whole.
+    All checksummed types, addresses and secrets, disguised ones too; phone numbers, names and places are not looked
+    for. Text with too many candidates to check is masked whole.
     """
     data = text.encode(errors="replace")
     done = _masked(data)
@@ -127,28 +128,35 @@ def _masked(data: bytes, until: float = float("inf")) -> bytes:
     """UTF-8 text with its findings replaced; `data` itself where there are none. Raises TimeoutError at `until`."""
     if len(data) < _SHORTEST:
         return data
+    text = data.decode(errors="replace")
+    plain = view(text)
     detectors = _detectors()
-    hits: list[int] = _candidates().Match(data)
-    if len(detectors) not in hits:  # out of memory: every detector by itself
-        hits = list(range(len(detectors)))
-    spans: list[tuple[int, int, str]] = []
+    hits = _hits(data)
+    if plain is not text:
+        hits |= _hits(plain.encode(errors="replace"))
+    found: list[Finding] = []
     try:
-        for number, (detector, pattern) in enumerate(detectors):
-            if number in hits:
-                spans += [(start, end, detector.kind) for start, end, _ in findings(pattern, detector, data)]
-                if time.monotonic() > until:
-                    raise TimeoutError("masking took too long")
+        for number in sorted(hits):
+            found += findings(text, plain, detectors[number : number + 1])
+            if time.monotonic() > until:
+                raise TimeoutError("masking took too long")
     except Unavailable:
         return WHOLE
-    if not spans:
+    if not found:
         return data
-    kept: list[bytes] = []
+    kept: list[str] = []
     at = 0
-    for start, end, kind in sorted(spans):
+    for start, end, kind, _ in sorted(found):
         if end <= at:
             continue
-        kept.append(data[at:start] if start >= at else b"")
-        kept.append(b"[%s]" % kind.encode())
+        kept.append(text[at:start])
+        kept.append(f"[{kind}]")
         at = end
-    kept.append(data[at:])
-    return b"".join(kept)
+    return ("".join(kept) + text[at:]).encode(errors="replace")
+
+
+def _hits(data: bytes) -> set[int]:
+    """The detectors that may find something; all of them where RE2 has run out of memory."""
+    found = set(_candidates().Match(data))
+    every = len(_detectors())
+    return found - {every} if every in found else set(range(every))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, Field
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
+from signals.view import view
 
 _MEMORY = 64 << 20
 """Bytes that the set's automaton may take; RE2 forgets and rebuilds states beyond that."""
@@ -24,6 +26,7 @@ _LARGEST: Final = 120_000
 
 left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 """Instructions that the patterns of the policy that is being read may still have, one number; None: unlimited."""
+_STRANGE = re.compile(r"[^\x00-\x7f]+")
 
 _CANARY = r"\z"
 """Matches every text. RE2's set reports a lack of memory as 'nothing matched'; then this is missing too."""
@@ -64,6 +67,20 @@ def checked(pattern: str) -> str:
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(checked)]
 """A parameter that holds an RE2 expression (https://github.com/google/re2/wiki/Syntax)."""
+
+
+def plain_pattern(pattern: str) -> str:
+    """A pattern as it finds its own words in the view of a text; itself where that is not certain to be the same."""
+    if pattern.isascii() or "[" in pattern:
+        return pattern
+    words = [view(found) for found in _STRANGE.findall(pattern)]
+    if not all(words):  # what follows, a quantifier say, would belong to another character
+        return pattern
+    parts = iter(words)
+    try:
+        return checked(_STRANGE.sub(lambda found: str(re2.escape(next(parts))), pattern))
+    except ValueError:
+        return pattern
 
 
 class PatternSet:
@@ -109,16 +126,27 @@ class PatternSet:
 
 
 class Found:
-    """Quick input: which patterns of the policy's set are in the text of one scope (bits of an integer)."""
+    """Quick input: which patterns of the policy's set are in the text of one scope (bits of an integer).
 
-    def __init__(self, patterns: PatternSet, scope: Scope) -> None:
+    Searched are the text as it was written and, unless `exact`, every other spelling of it (`Request.spellings`).
+    """
+
+    def __init__(self, patterns: PatternSet, scope: Scope, exact: bool = False) -> None:
         self._patterns = patterns
         self._scope = scope
+        self._exact = exact
         self.silent: dict[str, Reading] = {}
         """The readings of the signals that are false when nothing at all was found."""
 
     def compute(self, facts: Facts) -> int:
-        hits = self._patterns.scan(facts.request.text(self._scope))
+        hits = 0
+        if self._exact:
+            hits = self._patterns.scan(facts.request.text(self._scope))
+        else:
+            for text, plain in facts.request.spellings(self._scope):
+                hits |= self._patterns.scan(text)
+                if plain is not text:
+                    hits |= self._patterns.scan(plain)
         if not hits:
             facts.silent(self.silent)
         return hits

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from signals.facts import Facts
-from signals.patterns import Found, Pattern, PatternSet
+from signals.patterns import Found, Pattern, PatternSet, plain_pattern
 from signals.reading import FALSE, Reading
-from signals.signal import Shared, Signal, TextParams
+from signals.signal import SearchParams, Shared, Signal
 
 
-class RegexParams(TextParams):
+class RegexParams(SearchParams):
     """Patterns and the text to search."""
 
     any: list[Pattern] = Field(min_length=1, description="RE2 expressions; one found anywhere in the text is enough.")
@@ -26,8 +26,13 @@ class Regex(Signal):
     def __init__(self, name: str, params: RegexParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         patterns = shared.use(PatternSet)
-        self._found = shared.use(Found, patterns, params.in_)
+        self._found = shared.use(Found, patterns, params.in_, params.exact)
         self._bits = [1 << patterns.add(pattern) for pattern in params.any]
+        if not params.exact:
+            self._bits = [
+                bit | 1 << patterns.add(plain_pattern(pattern))
+                for bit, pattern in zip(self._bits, params.any, strict=True)
+            ]
         self._any = 0
         for bit in self._bits:
             self._any |= bit

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from signals.view import view
+
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
 
@@ -106,6 +108,23 @@ class Request:
             return ""
         within = self._within(scope)
         return "\n".join([extra.glued for extra in self.extras if extra.glued and within(extra.at, extra.role)])
+
+    def spellings(self, scope: Scope = "user") -> tuple[tuple[str, str], ...]:
+        """What a detector searches in `scope`: each text as it was written and its view (the same object where there
+        are no disguises). The first is `text`, the second, where there is one, `glued`. Views are made once a scope.
+        """
+        texts = self._texts
+        text = self.text(scope)
+        plain = texts.get("plain " + scope)
+        if plain is None:
+            plain = texts["plain " + scope] = view(text)
+        if not self.extras:
+            return ((text, plain),)
+        glued = texts.get("glued " + scope)
+        if glued is None:
+            glued = texts["glued " + scope] = self.glued(scope)
+            texts["plain glued " + scope] = view(glued)
+        return ((text, plain), (glued, texts["plain glued " + scope])) if glued else ((text, plain),)
 
     def opaque(self, scope: Scope = "all") -> tuple[Opaque, ...]:
         """What of `scope` has no text that can be read here, in order, each once."""

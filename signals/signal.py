@@ -69,6 +69,16 @@ class TextParams(Params):
         return (self.in_,)
 
 
+class SearchParams(TextParams):
+    """Parameters of a kind that searches the text of one scope."""
+
+    exact: bool = Field(
+        False,
+        description="Search the text only as it was written; left out, it is searched without disguises too "
+        "(invisible, look-alike, full-width and typographic characters, words split over two parts of a message).",
+    )
+
+
 class Signal(ABC):
     """A named, configured detector. A kind is a subclass; the registry lists them all.
 

@@ -13,10 +13,11 @@ from pydantic import Field, field_validator, model_validator
 from signals.automaton import bounded
 from signals.bounds import check, within
 from signals.facts import Facts
-from signals.patterns import Pattern, compiled
-from signals.reading import Reading, of, unknown
+from signals.patterns import Pattern, compiled, plain_pattern
+from signals.reading import Reading, Unavailable, of, unknown
 from signals.request import Scope
-from signals.signal import Params, Shared, Signal, TextParams
+from signals.signal import Params, SearchParams, Shared, Signal
+from signals.view import plain_keyword, slices
 
 _MANY = 4000
 """Occurrences after which counting stops, so that no text keeps the event loop busy."""
@@ -26,14 +27,17 @@ _QUESTION_MARKS = (
 )
 _NAMED = {
     # A fence opens or closes a block (CommonMark 4.5), indented as far as it likes in a list.
-    "code_fences": re.compile(rb"^[ \t]*(?:```|~~~)", re.MULTILINE),
+    "code_fences": re2.compile(rb"(?m)^[ \t]*(?:```|~~~)"),
     # Several question marks in a row are one question.
-    "questions": re.compile(b"(?:" + b"|".join(re.escape(mark.encode()) for mark in _QUESTION_MARKS) + b")+"),
+    "questions": re2.compile(f"[{_QUESTION_MARKS}]+".encode()),
     # Bullets and numbers as in Markdown and in plain mail.
-    "list_items": re.compile(rb"^[ \t]*(?:[-*+]|\xe2\x80[\xa2\xa3\x93]|\(?\d{1,3}[.)])[ \t]+(?=\S)", re.MULTILINE),
+    "list_items": re2.compile("(?m)(^[ \\t]*(?:[-*+•‣–]|\\(?\\d{1,3}[.)])[ \\t]+)[^\\s]".encode()),
 }
 _ASCII = {"questions": re.compile(rb"\?+")}
 """The same for text that is all ASCII, where it is quicker."""
+_ASCII_WORD = re.compile(r"[A-Za-z0-9_]")
+_REJECTED = 10_000
+"""Occurrences of keywords inside other words that are passed over; a text with more is Unknown."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 
@@ -65,7 +69,7 @@ class Custom(Params):
 Feature = Named | Custom
 
 
-class StructureParams(TextParams):
+class StructureParams(SearchParams):
     """Exactly one of count, density, exists, sequence."""
 
     count: Feature | None = Field(
@@ -112,7 +116,10 @@ class Structure(Signal):
         self._per_words = params.density is not None
         single = next((given for given in (params.count, params.density, params.exists) if given is not None), None)
         features = params.sequence if params.sequence is not None else [single]
-        self._finders = [] if self._bytes else [_Finder(feature) for feature in features if feature is not None]
+        self._finders = (
+            [] if self._bytes else [_Finder(feature, params.exact) for feature in features if feature is not None]
+        )
+        self._exact = params.exact or all(isinstance(feature, str) for feature in features)
         # A count is exact up to its bounds at least.
         self._enough = int(max(_MANY, self._least or 0, self._most or 0)) + 1
         self._counts = params.count is not None or params.density is not None
@@ -122,15 +129,17 @@ class Structure(Signal):
         data = text.encode(errors="replace")
         if self._bytes:
             return Reading(within(len(data), self._least, self._most), float(len(data)))
+        plain = text if self._exact else facts.request.spellings(self._scope)[0][1]
+        texts = [data] if plain is text else [data, plain.encode(errors="replace")]
         if not self._counts:
-            return of(self._in_order(data))
+            return of(any(map(self._in_order, texts)))
         finder = self._finders[0]
-        found = sum(1 for _ in islice(finder.spans(data), self._enough))
+        found = max(sum(1 for _ in islice(finder.spans(searched), self._enough)) for searched in texts)
         value = float((found + 1) // 2 if finder.paired else found)
         if self._per_words and found:
             if found == self._enough:
                 return unknown("too_long")
-            value = 100 * value / max(len(_WORD.findall(text)), 1)
+            value = 100 * value / max(sum(len(_WORD.findall(part)) for part in slices(plain)), 1)
         return Reading(within(value, self._least, self._most), value)
 
     def _in_order(self, data: bytes) -> bool:
@@ -146,19 +155,24 @@ class Structure(Signal):
 class _Finder:
     """Finds one feature in UTF-8 text. `paired`: two of it make one thing to count (a fence opens and closes)."""
 
-    def __init__(self, feature: Feature) -> None:
+    def __init__(self, feature: Feature, exact: bool) -> None:
         self.paired = feature == "code_fences"
         self._whole = False
+        self._group = 1 if feature == "list_items" else 0
         self._pattern: Any
         self._ascii: Any
         if isinstance(feature, str):
             self._pattern = _NAMED[feature]
             self._ascii = _ASCII.get(feature, self._pattern)
         elif feature.regex is not None:
-            self._pattern = self._ascii = compiled(feature.regex.encode())
+            pattern = feature.regex
+            if not exact and plain_pattern(pattern) != pattern:
+                pattern = f"(?:{pattern})|(?:{plain_pattern(pattern)})"
+            self._pattern = self._ascii = compiled(pattern.encode())
         else:
+            keywords = [keyword if exact else plain_keyword(keyword) for keyword in feature.keywords or ()]
             # The longest first: of "stack" and "stack trace", the text's own length decides.
-            longest = sorted(feature.keywords or (), key=len, reverse=True)
+            longest = sorted(keywords, key=len, reverse=True)
             self._whole = True
             self._pattern = self._ascii = compiled(
                 ("(?i)" + "|".join(_phrase(keyword) for keyword in longest)).encode()
@@ -167,11 +181,18 @@ class _Finder:
     def spans(self, data: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
         """Start and end, in bytes, of each occurrence from `start` on."""
         pattern = self._ascii if data.isascii() else self._pattern
+        rejected = 0
         for found in pattern.finditer(data, start):
-            span: tuple[int, int] = found.span()
+            span: tuple[int, int] = found.span(self._group)
             if not self._whole or bounded(data, *span):
                 yield span
+            elif (rejected := rejected + 1) > _REJECTED:
+                raise Unavailable("too_long")
 
 
 def _phrase(keyword: str) -> str:
-    return r"\s+".join(re2.escape(word) for word in keyword.split())
+    """The pattern of a keyword. RE2 sees the bounds of ASCII words itself; `bounded` looks at the rest."""
+    pattern = r"\s+".join(re2.escape(word) for word in keyword.split())
+    before = r"\b" if _ASCII_WORD.match(keyword.strip()[0]) else ""
+    after = r"\b" if _ASCII_WORD.match(keyword.strip()[-1]) else ""
+    return before + pattern + after

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -20,21 +19,12 @@ from numpy.typing import NDArray
 
 from signals.neural import lexer
 from signals.neural.tokenizer import Lexicon
+from signals.view import slices, view
 
-_INVISIBLE: Final = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
-_TAGS: Final = re.compile("[\U000e0000-\U000e007f]")
-_OVERLAYS: Final = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
-_STYLED: Final = re.compile("[\u2100-\u214f\u2460-\u24ff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f130-\U0001f189]")
-_MIXED: Final = re.compile("[A-Za-z\u0370-\u052f]+")
-_FOREIGN: Final = re.compile("[\u0370-\u052f]")
-_LATIN: Final = re.compile("[A-Za-z]")
-_LOOKALIKES: Final = str.maketrans(
-    "асԁеһіјӏорԛѕтхуԝкмнвгпАВСЕНІЈКМОРЅТХУГΑΒΕΖΗΙΚΜΝΟΡΤΥΧαεικνορτυχω",
-    "acdehijlopqstxywkmhbrnABCEHIJKMOPSTXYRABEZHIKMNOPTYXaeiknoptuxw",
-)
 _APART: Final = re.compile(r"(?<!\w)[^\W_](?:([ .\-_*·])[^\W_])(?:\1[^\W_]){4,}(?!\w)")
 _CHUNK: Final = re.compile(r"(?<![^\s])\S(?: \S)+(?![^\s])")
-_LEET: Final = re2.compile(r"[A-Za-z0-9@$|]*(?:[A-Za-z][0-9@$|]|[0-9@$|][A-Za-z])[A-Za-z0-9@$|]*")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9@$|]+")
+_LEET: Final = re.compile(r"[A-Za-z][0-9@$|]|[0-9@$|][A-Za-z]")
 _ORDINAL: Final = re.compile(r"[0-9]+[A-Za-z]{1,2}")
 _LEET_NUMBER: Final = re.compile(r"(?<![\w.,])[0-9]{1,4}(?![\w.,])")
 _LETTERS: Final = str.maketrans("43105789@$|", "aeiostbgasl")
@@ -47,13 +37,6 @@ _SEES_LEET: Final = re2.compile(r"[A-Za-z][0-9@$|]+[A-Za-z]|[0-9@$|][A-Za-z]{2}"
 _SEES_BASE64: Final = re2.compile(r"[A-Za-z0-9+/_-]{24}")
 
 
-_SEES_STRANGE: Final = re2.compile(
-    "[\u00ad\u0300-\u052f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2100-\u214f\u2460-\u24ff"
-    "\ufe00-\ufe0f\ufeff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f130-\U0001f189\U000e0000-\U000e007f]"
-)
-_SEES_OVERLAY: Final = re2.compile("[A-Za-z][\u0300-\u036f]")
-
-
 def normalise(text: str, lexicon: Lexicon) -> str:
     """`text` without disguises; the very same object when there are none."""
     try:
@@ -63,46 +46,15 @@ def normalise(text: str, lexicon: Lexicon) -> str:
 
 
 def _undone(text: str, lexicon: Lexicon) -> str:
-    plain = _letters(text) if not text.isascii() else text
+    plain = view(text)
     if _SEES_BASE64.search(plain):
         plain = _BASE64.sub(_decode, plain)
-        if not plain.isascii():
-            plain = _letters(plain)
+        plain = view(plain)
     if _SEES_APART.search(plain):
         plain = _close_up(plain, lexicon)
     if _SEES_LEET.search(plain):
         plain = _unleet(plain, lexicon)
     return plain
-
-
-def _letters(text: str) -> str:
-    """Every character in its plain form: the invisible gone, tag characters readable, look-alikes Latin."""
-    if not _SEES_STRANGE.search(text):
-        return text
-    text = _INVISIBLE.sub("", text)
-    if _TAGS.search(text):
-        text = _TAGS.sub(lambda found: chr(ord(found[0]) - 0xE0000) if ord(found[0]) > 0xE001F else "", text)
-    if _STYLED.search(text):
-        text = unicodedata.normalize("NFKC", text)
-    if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
-    if _SEES_OVERLAY.search(text):
-        text = _OVERLAYS.sub("", text)
-    if not _FOREIGN.search(text) or not _LATIN.search(text):
-        return text
-    latin = len(_LATIN.findall(text))
-    mostly_latin = latin > len(_FOREIGN.findall(text))
-
-    def plain(found: re.Match[str]) -> str:
-        word = found[0]
-        if len(word) == 1 or not _FOREIGN.search(word):
-            return word
-        swapped = word.translate(_LOOKALIKES)
-        if _LATIN.search(word) or (mostly_latin and swapped.isascii()):
-            return swapped
-        return word
-
-    return _MIXED.sub(plain, text)
 
 
 def _decode(found: re.Match[str]) -> str:
@@ -137,9 +89,10 @@ def _close_up(text: str, lexicon: Lexicon) -> str:
     def join(found: re.Match[str]) -> str:
         return _split(found[0].replace(" ", ""), lexicon)
 
-    if len(_CHUNK.findall(text)) > 1 or _CHUNK.fullmatch(text.strip()):
-        text = _CHUNK.sub(join, text)
-    return _APART.sub(lambda found: _split(found[0].replace(found[1], ""), lexicon), text)
+    parts = list(slices(text))  # so that no single call holds the interpreter for long
+    if sum(len(_CHUNK.findall(part)) for part in parts) > 1 or _CHUNK.fullmatch(text.strip()):
+        parts = [_CHUNK.sub(join, part) for part in parts]
+    return "".join([_APART.sub(lambda found: _split(found[0].replace(found[1], ""), lexicon), part) for part in parts])
 
 
 def _split(run: str, lexicon: Lexicon) -> str:
@@ -164,7 +117,8 @@ def _split(run: str, lexicon: Lexicon) -> str:
 
 def _unleet(text: str, lexicon: Lexicon) -> str:
     """Digits and signs for letters become letters, where two words or more turn into known ones that way."""
-    mixed = list(dict.fromkeys(_LEET.findall(text)))[:4000]
+    tokens = dict.fromkeys(token for part in slices(text) for token in _TOKEN.findall(part))
+    mixed = [token for token in tokens if _LEET.search(token)][:4000]
     plain = [word.translate(_LETTERS) for word in mixed] + [
         word.replace("1", "l").translate(_LETTERS) for word in mixed
     ]
@@ -177,7 +131,7 @@ def _unleet(text: str, lexicon: Lexicon) -> str:
     }
     if len(sure) < 2:
         return text
-    if len(sure) < max(4, 0.12 * min(len(text.split()), 200)):  # a word here and there
-        return str(_LEET.sub(lambda found: words[found[0]] if found[0] in sure else found[0], text))
-    text = _LEET.sub(lambda found: words.get(found[0], found[0]), text)
-    return _LEET_NUMBER.sub(lambda found: found[0].translate(_LETTERS), text)
+    few = len(sure) < max(4, 0.12 * min(len(text.split()), 200))  # a word here and there
+    changed = {word: words[word] for word in sure} if few else words
+    text = "".join([_TOKEN.sub(lambda found: changed.get(found[0], found[0]), part) for part in slices(text)])
+    return text if few else _LEET_NUMBER.sub(lambda found: found[0].translate(_LETTERS), text)

@@ -56,7 +56,7 @@ POLICY = engine(GUARD, CODE, signals=[word("evil"), word("traceback")])
 
 def routed(message: Any) -> dict[str, str]:
     """The request headers that an answer sets."""
-    part = message.request_headers or message.request_body
+    part = message.request_body if message.request_headers is None else message.request_headers
     return set_headers(part.response.header_mutation) if part.response else {}
 
 
