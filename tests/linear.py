@@ -1,6 +1,6 @@
 """Whether the time that something takes grows with its input as it should: at four times the size, four times the time.
 
-The times compared are processor time of one thread in one run, the least of several, so that a busy machine does not
+The times compared are processor time in one run, the least of several, so that a busy machine does not
 matter. Twice the expected ratio is allowed; time squared would show as sixteen.
 """
 
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 MEASURABLE = 0.002
 """Seconds from which a time is compared."""
-LARGEST = 1 << 18
+LARGEST = 1 << 16
 """The size at which something that still takes less than that is quick enough."""
 RATIO = 8.0
 
 
 def spent(run: Callable[[T], Any], given: T, rounds: int = 3) -> float:
-    """Seconds of this thread's processor time for one `run`, the least of several."""
+    """Seconds of processor time for one `run`, the least of several."""
     best = float("inf")
     for _ in range(rounds):
-        started = time.thread_time()
+        started = time.process_time()
         run(given)
-        best = min(best, time.thread_time() - started)
+        best = min(best, time.process_time() - started)
     return best
 
 

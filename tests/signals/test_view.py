@@ -91,7 +91,7 @@ def test_control_characters_go_wherever_they_are(size: int, char: str) -> None:
 
 def test_every_character_of_the_class_has_a_form() -> None:
     every = "".join(map(chr, range(sys.maxunicode + 1)))
-    assert {ord(char) for char in re.findall(module._CLASS, every)} == module._FORMS.keys()
+    assert {ord(char) for char in re.findall(module._ONE, every)} == module._FORMS.keys()
     for form in module._FORMS.values():
         assert len(form) <= 5
         assert not any(unicodedata.category(char) in ("Cf", "Cc") and char != "\n" for char in form)
