@@ -7,16 +7,13 @@ named in the request's extras, so that no signal claims to have read it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
-from extproc.jsonbody import collect, kind, load, too_deep, unambiguous
+from extproc.jsonbody import collect, decoded, kind, load, too_deep, unambiguous
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from signals.request import TEXTUAL, Api, Extra, Message, Opaque, Request
@@ -38,9 +35,15 @@ _TOP: Final = _HIDDEN | frozenset(
         "chat_template", "stream_options", "store", "seed", "parallel_tool_calls", "requests",
     )
 )  # fmt: skip
+_TURNS: Final = frozenset(("messages", "input", "system", "instructions"))
+"""Top-level fields whose parts may be images and the like; whatever else is given, a template may show as it stands."""
 _IN_TURN: Final = frozenset(
     ("role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "id", "status", "refusal", "output")
 )
+
+
+_NOWHERE: Final = -3
+"""The place of what belongs to no message in particular."""
 
 
 def parse(
@@ -82,6 +85,7 @@ def _request(
     call = _Call()
     _READERS[api](call, fields)
     strings: list[str] = []
+    joined: list[str] = []
     count = len(fields)
     for key, value in fields.items():
         if type(value) is str and key != "prompt" and key in _HIDDEN:
@@ -89,9 +93,12 @@ def _request(
         else:
             if key not in _TOP:
                 strings.append(key)
-            count += collect(value, [] if key in _HIDDEN else strings)
+            found, glued = ([], []) if key in _HIDDEN else (strings, joined)
+            count += collect(value, found, glued, key in _TURNS)
     unambiguous(body, count)
-    strings += call.decoded
+    if joined:
+        known = {extra.glued for extra in call.extras}
+        call.extra(_NOWHERE, "history", "", "\n".join([text for text in joined if text not in known]))
     return Request(
         api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
         tuple(call.extras), strings, target.operation, call.sealed,
@@ -116,12 +123,11 @@ def _wrong(param: str, wanted: str, value: Any) -> Refusal:
 
 
 class _Call:
-    """The messages and extras of a call as they are read; `decoded` are texts that came in base64."""
+    """The messages and extras of a call as they are read."""
 
-    __slots__ = ("decoded", "extras", "messages", "sealed")
+    __slots__ = ("extras", "messages", "sealed")
 
     def __init__(self) -> None:
-        self.decoded: list[str] = []
         self.messages: list[Message] = []
         self.extras: list[Extra] = []
         self.sealed = False
@@ -135,7 +141,6 @@ class _Call:
     def add(self, message: Message, parts: _Parts, rest: list[str]) -> None:
         """A message, what its parts hold beside their text, and other strings of it."""
         self.messages.append(message)
-        self.decoded += parts.decoded
         glued = "".join(parts.texts) if len(parts.texts) > 1 else ""
         self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
 
@@ -143,13 +148,12 @@ class _Call:
 class _Parts:
     """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
 
-    __slots__ = ("audio", "calls", "decoded", "depth", "files", "images", "opaque", "rest", "results", "texts")
+    __slots__ = ("audio", "calls", "depth", "files", "images", "opaque", "rest", "results", "texts")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.rest: list[str] = []
         self.results: list[Message] = []
-        self.decoded: list[str] = []
         self.opaque: dict[Opaque, None] = {}
         self.images = self.audio = self.files = self.calls = 0
         self.depth = 0
@@ -178,7 +182,6 @@ class _Parts:
         self.audio += inner.audio
         self.files += inner.files
         self.opaque.update(inner.opaque)
-        self.decoded += inner.decoded
 
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function", "model"))
@@ -280,7 +283,6 @@ def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
         counted.count(inner)
         parts.results.append(counted.message("tool", "\n".join(texts)))
         parts.opaque.update(counted.opaque)
-        parts.decoded += counted.decoded
     elif type(content) is list:
         collect(content, texts)
         parts.results.append(Message("tool", "\n".join(texts)))
@@ -311,28 +313,13 @@ def _document(parts: _Parts, part: dict[str, Any], param: str) -> None:
     elif form == "text" and type(data) is str:
         parts.texts.append(data)
     elif type(data) is str and data:
-        text = _decoded(data, source.get("media_type"))
+        text = decoded(data, source.get("media_type"))
         if text is None:
             parts.opaque["document"] = None
         else:
             parts.texts.append(text)
-            parts.decoded.append(text)
     if any(source.get(key) is not None for key in ("url", "file_id", "file_url")):
         parts.opaque["reference"] = None
-
-
-def _decoded(data: str, media: Any) -> str | None:
-    """The text in base64 or in a `data:` URL that says that it is text; None for everything else."""
-    if data.startswith("data:"):
-        media, _, data = data[5:].partition(",")
-        if media.startswith("text/") and not media.endswith(";base64"):
-            return unquote(data)
-    if type(media) is not str or not media.lower().startswith("text/"):
-        return None
-    try:
-        return base64.b64decode(data, validate=True).decode()
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _turn(call: _Call, turn: Any, param: str) -> None:
@@ -363,7 +350,6 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
         text = parts.text()
         call.messages.extend(parts.results)
         if parts.results and type(content) is list and len(parts.results) == len(content):
-            call.decoded += parts.decoded
             call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
             return
     call.add(parts.message(role, text, count), parts, rest)
@@ -426,7 +412,7 @@ def _prompt(call: _Call, value: Any, param: str) -> None:
             inner: list[str] = []
             collect(item, inner)
             parts.texts += inner
-            numbers = numbers or any(type(one) is int for one in item)
+            numbers = numbers or _numbers(item)
         elif type(item) is dict:
             if type(item.get("content")) is list:
                 below = _parts(item["content"], f"{param}[{index}].content")
@@ -442,6 +428,18 @@ def _prompt(call: _Call, value: Any, param: str) -> None:
         parts.opaque["token_ids"] = None
     parts.rest += [result.text for result in parts.results]
     call.add(parts.message("user", parts.text()), parts, [])
+
+
+def _numbers(root: list[Any]) -> bool:
+    """Whether anything in these lists is no text: numbers of any kind are token ids to some reader."""
+    stack = [root]
+    while stack:
+        for item in stack.pop():
+            if type(item) is list:
+                stack.append(item)
+            elif type(item) is not str and type(item) is not dict:
+                return True
+    return False
 
 
 def _responses(call: _Call, fields: dict[str, Any]) -> None:

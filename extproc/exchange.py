@@ -26,6 +26,7 @@ from decisions.model import Model, UnknownModel
 from extproc import encoding, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
+from extproc.jsonbody import values_at_most
 from extproc.makers import Makers
 from extproc.meter import Meter, Tail
 from extproc.paths import Target
@@ -48,6 +49,8 @@ APART = 512 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
 SMALL = 64 * 1024
 """Bytes of a body up to which it may stay in memory while the answer comes."""
+MANY = 8_000
+"""JSON values from which on a body that is not small is read in a thread as well: each costs a microsecond or two."""
 INTERNAL = 13
 INVALID_ARGUMENT = 3
 
@@ -257,6 +260,7 @@ class Exchange:
             if target is None:
                 self._unknown(path, method)
             elif target.api is None:
+                _no_socket(headers, method)
                 self._bodiless(target, method, message.end)
             else:
                 _callable(headers, method)
@@ -442,7 +446,7 @@ class Exchange:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
         try:
-            if len(body) > APART or self._coding() is not None:
+            if _long(body) or self._coding() is not None:
                 self._begin(self._decide_apart(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -553,6 +557,8 @@ class Exchange:
         target = self._target()
         if target is not None and target.path is not None:
             more = (*more, (":path", target.path))
+        if not encoding.plain_json(request.headers.get("content-type", "")):
+            more = (*more, ("content-type", "application/json"))  # what it was read as; a form reads otherwise
         self._trace = trace
         if len(request.body) > APART:
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, request, more))
@@ -857,18 +863,30 @@ def rewritten(request: Request, decision: Decision) -> bytes | None:
     return openai.with_model(request, name) if name is not None and request.fields.get("model") != name else None
 
 
+def _long(body: bytes) -> bool:
+    """Whether `body` takes so long to read that others would notice."""
+    return len(body) > SMALL and (len(body) > APART or values_at_most(body) > MANY)
+
+
 def _callable(headers: Headers, method: str) -> None:
     """Raises `Refusal` where headers say that the body of a call cannot be read."""
+    _no_socket(headers, method)
     if method != "POST":
-        if "upgrade" in headers or method == "CONNECT":
-            text = "WebSockets are not served here; send the call with POST."
-            raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))
         raise _method("POST")
     if (given := headers.get("content-encoding", "")) != "":
         encoding.coding(given)
     content_type = headers.get("content-type", "")
     if content_type != "application/json" and not encoding.in_utf8(content_type):
         raise Refusal(415, "The request body must be JSON in UTF-8.", "unsupported_charset")
+
+
+def _no_socket(headers: Headers, method: str) -> None:
+    """Raises `Refusal` (426) where a WebSocket is asked for: what goes through it nobody would read."""
+    if method == "CONNECT" or (
+        "upgrade" in headers and (method != "POST" or "websocket" in headers["upgrade"].lower())
+    ):
+        text = "WebSockets are not served here; send the call with POST."
+        raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))
 
 
 def _method(allowed: str) -> Refusal:

@@ -202,6 +202,9 @@ def test_no_place_is_forgotten(value: Any, path: str) -> None:
         ("/v1/completions", {"prompt": [1, 2]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
         ("/v1/completions", {"prompt": [[1], [2]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
         ("/v1/completions", {"prompt": ["a", [1]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/completions", {"prompt": [["a", [2.0]]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/completions", {"prompt": [[[1, 2]]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
+        ("/v1/embeddings", {"input": [[1.0], [True]]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
         ("/v1/embeddings", {"input": [3]}, ("token_ids",), {"user", "latest", "conversation", "all"}),
         ("/v1/completions", {"prompt_embeds": "x"}, ("embeddings",), {"user", "latest", "conversation", "all"}),
         ("/v1/responses", {"input": "a", "previous_response_id": "r"}, ("reference",), {"conversation", "all"}),
@@ -281,6 +284,58 @@ def test_encoded_bytes_are_no_text() -> None:
     assert "iVBOR" not in made.text("conversation")
     spaced = "data: " + "not an image " * 100
     assert "not an image" in request(*chat(content=[{"type": "image_url", "image_url": {"url": spaced}}])).text("all")
+
+
+LONG = "A" * 600
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        chat(content=f"data:image/png;base64,{LONG}/{MARK}"),
+        chat(content=f"data:text/plain,{LONG}/{MARK}"),
+        chat(content=[{"type": "text", "text": f"data:,{LONG}/{MARK}"}]),
+        part(type="document", source={"type": "text", "media_type": "text/plain", "data": f"{LONG}/{MARK}"}),
+        part(type="new", data=f"{LONG}/{MARK}"),
+        part(
+            type="tool_use", id="t", name="f", input={"data": f"{LONG}/{MARK}", "type": "base64", "media_type": "x/y"}
+        ),
+        part(type="tool_use", id="t", name="f", input={"a": [{"type": "thinking", "signature": f"{LONG}/{MARK}"}]}),
+        part(type="tool_use", id="t", name="f", input={"url": f"data:image/png;base64,{LONG}/{MARK}"}),
+        top(documents=[{"url": f"data:image/png;base64,{LONG}/{MARK}"}]),
+        top(tools=[{"name": "f", "x": {"url": f"data:image/png;base64,{LONG}/{MARK}"}}]),
+        top(documents=[{"data": base64.b64encode(MARK.encode()).decode(), "media_type": "text/plain"}]),
+        chat(content=[{"type": "image_url", "image_url": {"url": f"data:image/png,{LONG}/{MARK}"}}]),
+        chat(content=[{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{LONG} {MARK}"}}]),
+    ],
+)
+def test_text_that_looks_like_encoded_bytes_is_text(path: str, fields: dict[str, Any]) -> None:
+    assert matched(request(path, fields), **{"in": "all"}) is True
+
+
+HALVES = [{"type": "text", "text": "classified-"}, {"type": "text", "text": "codeword"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        result(HALVES),
+        result([{"type": "search_result", "content": HALVES}]),
+        part(type="document", source={"type": "content", "content": HALVES}),
+        part(type="thinking", thinking=HALVES),
+        chat(content=[{"type": "text", "text": "classified-"}, {"type": "text", "x": 1, "text": "codeword"}]),
+        chat(role="tool", content=["classified-", "codeword"]),
+        chat(annotations=[{"new": HALVES}]),
+        item(type="shell_call_output", output=[{"stdout": HALVES}]),
+        item(type="newer", x=HALVES),
+        top(documents=[{"text": HALVES}]),
+        ("/v1/completions", {"prompt": [[{"text": "classified-"}, {"TEXT": "codeword"}]]}),
+        ("/v1/completions", {"prompt": ["classified-", "codeword"]}),
+    ],
+)
+def test_what_is_split_over_parts_is_whole_somewhere(path: str, fields: dict[str, Any]) -> None:
+    made = request(path, fields)
+    assert MARK in made.text("all") + made.glued("all")
 
 
 def test_who_asks_is_no_text() -> None:

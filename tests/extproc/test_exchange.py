@@ -677,6 +677,35 @@ def test_json_under_all_its_names_is_read(service: Service, kind: str | None) ->
     expect_route(envoy.body(chat())[-1], "small")
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "application/x-www-form-urlencoded", "application/json,application/json", "application/json; q=1"],
+)
+def test_a_body_that_was_read_as_json_is_sent_on_as_json(service: Service, kind: str) -> None:
+    envoy = Envoy(service)
+    envoy.headers(content_type=kind)
+    expect_route(envoy.body(chat())[-1], "small", content_type="application/json")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/resp_1", "/v1/models", "/v1/chat/completions"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_websocket_is_let_on(service: Service, path: str, method: str) -> None:
+    envoy = Envoy(service)
+    answers = envoy.headers(path, end=True, method=method, upgrade="WebSocket")
+    expect_refusal(answers[-1], 426, "websocket_refused")
+
+
+async def test_a_body_of_many_values_is_read_in_a_thread(service: Service) -> None:
+    many = chat("hi", x=[{"a": "b"}] * 9_000)
+    few = chat("x" * len(many))
+    for body, tasks in ((many, 1), (few, 0)):
+        envoy = Envoy(service)
+        envoy.request(body)
+        assert (envoy.exchange._task is not None) == tasks
+        await envoy.settled()
+        expect_route(envoy.sent[-1], "small")
+
+
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
 def test_a_body_without_headers_goes_on(service: Service, mode: Any) -> None:
     envoy = Envoy(service, mode)
