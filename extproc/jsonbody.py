@@ -8,6 +8,8 @@ each, however few bytes they take. Also the text of a body: every string of it t
 from __future__ import annotations
 
 import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final
 
 import orjson
@@ -127,17 +129,20 @@ _NAMES: Final[str] = """
 """
 _KEYS: Final = frozenset(_NAMES.split())
 """Keys that are the API's (or JSON Schema's) own words. Any other key is somebody's text, and may be shown."""
-_BLOBS: Final = frozenset(("data", "file_data", "encrypted_content", "signature", "thought_signature", "b64_json"))
-"""Keys whose value may be encoded bytes."""
 _BLOB: Final = 512
-"""Characters from which on a value may be encoded bytes instead of text: of those keys, or a `data:` URL."""
+"""Characters from which on encoded bytes are left out of the text; shorter ones are read like it."""
+_ACCOUNT: Final = 99_999_999
+"""A number beyond this may be that of a card or an account, and is read as the text that it is."""
+_NOBODY: Final[frozenset[int]] = frozenset()
 
 
-def collect(root: Any, found: list[str]) -> int:
+def collect(root: Any, found: list[str], blobs: set[int] | frozenset[int] = _NOBODY) -> int:
     """Add every string below `root` that a model may be shown to `found`; how many strings and keys there are at all.
 
-    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes (images, signatures). The strings of
-    an object come in order, before those of the objects inside it.
+    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes: the strings whose `id` is in
+    `blobs`, which the caller found where the API has bytes. The strings of an object come in order, before those of the
+    objects inside it. The arguments of a call, which are JSON in a string, are added as they are and without escapes:
+    some servers show a model the one, some the other.
     """
     count = 0
     stack: list[Any] = [root]
@@ -156,22 +161,48 @@ def collect(root: Any, found: list[str]) -> int:
                     count += 1
                     if key in _CLOSED and item in _SAID:
                         continue
-                    if len(item) > _BLOB and (key in _BLOBS or item.startswith("data:")) and encoded(item):
+                    if blobs and id(item) in blobs:
                         continue
                     found.append(item)
+                    if key == "arguments" and "\\" in item and (plain := unescaped(item)):
+                        found.append(plain)
                 elif type(item) is dict or type(item) is list:
                     below.append(item)
-                elif type(item) is int and item > 99_999_999:  # a card or account number written as one
+                elif type(item) is int and (item > _ACCOUNT or item < -_ACCOUNT):
                     found.append(str(item))
             below.reverse()
             stack += below
         elif type(value) is list:
             if value and type(value[0]) is int and type(value[-1]) is int:  # token ids, mostly
-                value = [item for item in value if type(item) is not int]
+                value = [item for item in value if type(item) is not int or item > _ACCOUNT or item < -_ACCOUNT]
             stack += reversed(value)
+        elif type(value) is int and (value > _ACCOUNT or value < -_ACCOUNT):
+            found.append(str(value))
     return count
 
 
+_URL: Final = re.compile(r"data:[A-Za-z0-9.+/=;-]{0,200};base64,")
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+
 def encoded(value: str) -> bool:
-    """Whether `value` is bytes in base64 rather than text: ASCII without any space."""
-    return value.isascii() and " " not in value and "\n" not in value
+    """Whether `value` is many bytes in base64 (RFC 4648, either alphabet), alone or in a `data:` URL (RFC 2397)."""
+    if len(value) <= _BLOB or not value.isascii():
+        return False
+    url = _URL.match(value)
+    left = value[url.end() if url else 0 :].encode().translate(None, _BASE64)
+    return not left or not (url or left.strip(b"-_"))
+
+
+def unescaped(text: str) -> str:
+    """JSON in a string with the escapes of its strings undone; '' where an escape is none that JSON has.
+
+    What stands outside of its strings stays, quotes too.
+    """
+    plain = text.replace("\\\\", "\\u005c").replace('\\"', "\\u0022").replace('"', "\\u0022")
+    try:
+        # As one string of JSON: the quotes above stand escaped in it.
+        read: str = scanstring(plain + '"', 0, False)[0]
+    except ValueError:
+        return ""
+    return read.encode(errors="replace").decode()
