@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from extproc.jsonbody import collect, decoded, kind, load, too_deep, unambiguous
+from extproc.jsonbody import collect, decoded, encoded, kind, load, too_deep, unambiguous
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from signals.request import TEXTUAL, Api, Extra, Message, Opaque, Request
@@ -27,16 +27,20 @@ _HIDDEN: Final = frozenset(
     )
 )  # fmt: skip
 """Top-level fields that steer the call and are no part of what the model is shown."""
-_TOP: Final = _HIDDEN | frozenset(
+_SEALED: Final[dict[str, Opaque]] = {
+    "prompt_embeds": "embeddings", "inputs_embeds": "embeddings", "input_embeds": "embeddings",
+    "prompt_token_ids": "token_ids", "input_ids": "token_ids", "token_ids": "token_ids",
+    "chat_template": "document",  # a program, which can put words together that stand nowhere
+}  # fmt: skip
+"""Top-level fields that hold a prompt which cannot be read."""
+_TOP: Final = _HIDDEN | _SEALED.keys() | frozenset(
     (
         "messages", "prompt", "input", "instructions", "system", "tools", "functions", "documents", "suffix", "stream",
         "response_format", "text", "reasoning", "reasoning_effort", "max_tokens", "max_completion_tokens", "n",
-        "max_output_tokens", "temperature", "top_p", "top_k", "stop", "tool_choice", "thinking", "prompt_embeds",
-        "chat_template", "stream_options", "store", "seed", "parallel_tool_calls", "requests",
+        "max_output_tokens", "temperature", "top_p", "top_k", "stop", "tool_choice", "thinking", "stream_options",
+        "store", "seed", "parallel_tool_calls", "requests",
     )
 )  # fmt: skip
-_TURNS: Final = frozenset(("messages", "input", "system", "instructions"))
-"""Top-level fields whose parts may be images and the like; whatever else is given, a template may show as it stands."""
 _IN_TURN: Final = frozenset(
     ("role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "id", "status", "refusal", "output")
 )
@@ -84,6 +88,9 @@ def _request(
         model = target.model
     call = _Call()
     _READERS[api](call, fields)
+    for name in _SEALED.keys() & fields.keys():
+        if fields[name]:
+            call.extra(0, "user", "", "", (_SEALED[name],))
     strings: list[str] = []
     joined: list[str] = []
     count = len(fields)
@@ -94,7 +101,7 @@ def _request(
             if key not in _TOP:
                 strings.append(key)
             found, glued = ([], []) if key in _HIDDEN else (strings, joined)
-            count += collect(value, found, glued, key in _TURNS)
+            count += collect(value, found, glued, call.blobs)
     unambiguous(body, count)
     if joined:
         known = {extra.glued for extra in call.extras}
@@ -123,11 +130,15 @@ def _wrong(param: str, wanted: str, value: Any) -> Refusal:
 
 
 class _Call:
-    """The messages and extras of a call as they are read."""
+    """The messages and extras of a call as they are read.
 
-    __slots__ = ("extras", "messages", "sealed")
+    `blobs` are the identities of strings that are encoded bytes.
+    """
+
+    __slots__ = ("blobs", "extras", "messages", "sealed")
 
     def __init__(self) -> None:
+        self.blobs: set[int] = set()
         self.messages: list[Message] = []
         self.extras: list[Extra] = []
         self.sealed = False
@@ -141,19 +152,24 @@ class _Call:
     def add(self, message: Message, parts: _Parts, rest: list[str]) -> None:
         """A message, what its parts hold beside their text, and other strings of it."""
         self.messages.append(message)
+        self.take(parts)
         glued = "".join(parts.texts) if len(parts.texts) > 1 else ""
         self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
+
+    def take(self, parts: _Parts) -> None:
+        self.blobs |= parts.blobs
 
 
 class _Parts:
     """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
 
-    __slots__ = ("audio", "calls", "depth", "files", "images", "opaque", "rest", "results", "texts")
+    __slots__ = ("audio", "blobs", "calls", "depth", "files", "images", "opaque", "rest", "results", "texts")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.rest: list[str] = []
         self.results: list[Message] = []
+        self.blobs: set[int] = set()
         self.opaque: dict[Opaque, None] = {}
         self.images = self.audio = self.files = self.calls = 0
         self.depth = 0
@@ -182,6 +198,7 @@ class _Parts:
         self.audio += inner.audio
         self.files += inner.files
         self.opaque.update(inner.opaque)
+        self.blobs |= inner.blobs
 
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function", "model"))
@@ -191,6 +208,12 @@ _IMAGES: Final = frozenset(("image_url", "image", "input_image", "computer_scree
 _AUDIO: Final = frozenset(("input_audio", "audio", "audio_url"))
 _VIDEO: Final = frozenset(("video", "video_url", "input_video"))
 _FILES: Final = frozenset(("file", "input_file", "document", "container_upload")) | _VIDEO
+_THOUGHTS: Final = frozenset(("thinking", "redacted_thinking"))
+_HOLDERS: Final = ("source", "image_url", "input_audio", "audio_url", "video_url", "file")
+_BYTES: Final = (
+    "data", "url", "file_data", "image_url", "image", "audio_url", "video_url", "video", "audio", "signature",
+)  # fmt: skip
+"""Where a part of another kind than text has its bytes, in itself or in one of `_HOLDERS`."""
 _PLAIN_PART: Final = frozenset(("type", "text"))
 _PLAIN_TURN: Final = frozenset(("role", "content"))
 
@@ -235,17 +258,24 @@ def _part(parts: _Parts, part: dict[str, Any], param: str) -> None:
     if what in _IMAGES:
         parts.images += 1
         parts.opaque["image"] = None
+        _bytes(parts, part)
     elif what in _AUDIO:
         parts.audio += 1
         parts.opaque["audio"] = None
+        _bytes(parts, part)
     elif what in _FILES:
         parts.files += 1
+        _bytes(parts, part)
         if what in _VIDEO:
             parts.opaque["video"] = None
         else:
             _document(parts, part, param)
     elif what in ("tool_use", "server_tool_use"):
         parts.calls += 1
+    elif what in _THOUGHTS:
+        _bytes(parts, part)
+    elif what.endswith("_embeds"):
+        parts.opaque["embeddings"] = None
     elif what.endswith("_result"):  # of a tool, a search, code that ran
         _result(parts, part, param)
         return
@@ -260,7 +290,17 @@ def _part(parts: _Parts, part: dict[str, Any], param: str) -> None:
     if text is not None:
         parts.texts.append(text)
         part = {key: value for key, value in part.items() if value is not text}
-    collect(part, parts.rest)
+    collect(part, parts.rest, None, parts.blobs)
+
+
+def _bytes(parts: _Parts, part: dict[str, Any]) -> None:
+    """Note where `part` has encoded bytes. The same string elsewhere is somebody's text, whatever it looks like."""
+    for holder in (part, *(part.get(name) for name in _HOLDERS)):
+        if type(holder) is dict and holder.get("type") != "text":
+            for name in _BYTES:
+                value = holder.get(name)
+                if type(value) is str and encoded(value):
+                    parts.blobs.add(id(value))
 
 
 def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
@@ -283,6 +323,7 @@ def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
         counted.count(inner)
         parts.results.append(counted.message("tool", "\n".join(texts)))
         parts.opaque.update(counted.opaque)
+        parts.blobs |= counted.blobs
     elif type(content) is list:
         collect(content, texts)
         parts.results.append(Message("tool", "\n".join(texts)))
@@ -300,6 +341,7 @@ def _document(parts: _Parts, part: dict[str, Any], param: str) -> None:
     inner = part.get("file")
     source = part.get("source", inner if type(inner) is dict else part)
     if type(source) is not dict:
+        parts.opaque["document"] = None
         return
     form = source.get("type")
     data = source.get("data", source.get("file_data"))
@@ -309,6 +351,8 @@ def _document(parts: _Parts, part: dict[str, Any], param: str) -> None:
             return  # its text is collected as that of any part
         below = _parts(source.get("content"), f"{param}.source.content", parts.depth + 1)
         parts.texts.append("\n".join(below.everything()))
+        if len(below.texts) > 1:
+            parts.texts.append("".join(below.texts))
         parts.count(below)
     elif form == "text" and type(data) is str:
         parts.texts.append(data)
@@ -318,8 +362,14 @@ def _document(parts: _Parts, part: dict[str, Any], param: str) -> None:
             parts.opaque["document"] = None
         else:
             parts.texts.append(text)
-    if any(source.get(key) is not None for key in ("url", "file_id", "file_url")):
+    elif not _refers(source):
+        parts.opaque["document"] = None  # where its text is, nobody says
+    if _refers(source):
         parts.opaque["reference"] = None
+
+
+def _refers(source: dict[str, Any]) -> bool:
+    return any(source.get(key) is not None for key in ("url", "file_id", "file_url"))
 
 
 def _turn(call: _Call, turn: Any, param: str) -> None:
@@ -334,6 +384,9 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
         call.messages.append(Message("tool" if role == "function" else role, content))
         return
     _spelled(turn, _IN_TURN, param)
+    if role not in _ROLES and role.strip().casefold() in _ROLES:
+        text = f"'{param}.role' is not spelled as the API spells it: '{role.strip().casefold()}'."
+        raise Refusal(400, text, "misspelled_role", param=f"{param}.role")
     if role == "function":
         role = "tool"
     parts = _parts(content, f"{param}.content")
@@ -350,6 +403,7 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
         text = parts.text()
         call.messages.extend(parts.results)
         if parts.results and type(content) is list and len(parts.results) == len(content):
+            call.take(parts)
             call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
             return
     call.add(parts.message(role, text, count), parts, rest)
@@ -376,12 +430,9 @@ def _chat(call: _Call, fields: dict[str, Any]) -> None:
 
 def _completions(call: _Call, fields: dict[str, Any]) -> None:
     given = fields.get("prompt")
-    embeds = fields.get("prompt_embeds")
-    if given is None and embeds is not None:
+    if given is None and fields.get("prompt_embeds") is not None:
         given = ""
     _prompt(call, given, "prompt")
-    if embeds is not None:
-        call.extra(0, "user", "", "", ("embeddings",))
     suffix = fields.get("suffix")
     if type(suffix) is str:
         call.extra(0, "user", suffix)
@@ -499,13 +550,19 @@ def _item(call: _Call, item: dict[str, Any], param: str) -> None:
     elif what.endswith("_call"):
         call.messages.append(Message("assistant", "", tool_calls=1))
         given_back = {key: item[key] for key in ("output", "outputs", "results", "result", "error") if key in item}
+        image = item.get("result")
+        if what == "image_generation_call" and type(image) is str and encoded(image):
+            call.blobs.add(id(image))
         collect({key: value for key, value in item.items() if key not in given_back}, rest)
         call.extra(len(call.messages) - 1, "assistant", "\n".join(rest))
         results: list[str] = []
-        collect(given_back, results)
+        collect(given_back, results, None, call.blobs)
         call.extra(len(call.messages), "tool", "\n".join(results))
     else:
-        collect(item, rest)
+        sealed = item.get("encrypted_content")
+        if type(sealed) is str and encoded(sealed):
+            call.blobs.add(id(sealed))
+        collect(item, rest, None, call.blobs)
         opaque: tuple[Opaque, ...] = ()
         if what == "item_reference" or (not what and item.keys() <= {"id", "type"}):
             opaque = ("reference",)

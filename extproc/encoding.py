@@ -14,7 +14,7 @@ from extproc.refusal import Refusal
 
 _CHARSET: Final = re.compile(r"charset\s{0,8}=\s{0,8}\"?([^\s;,\"]{1,40})", re.IGNORECASE)
 _UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
-_PLAIN: Final = re.compile(r'(application/([a-z0-9.-]{1,80}\+)?json( *; *charset="?utf-?8"?)?)?', re.IGNORECASE)
+_PLAIN: Final = re.compile(r"application/json(; ?charset=utf-8)?", re.IGNORECASE)
 _JSON: Final = re.compile(r"application/([a-z0-9.+-]{1,80}\+)?json", re.IGNORECASE)
 
 
@@ -45,8 +45,8 @@ def in_utf8(content_type: str) -> bool:
     return all(name.lower() in _UTF8 for name in _CHARSET.findall(content_type))
 
 
-def plain_json(content_type: str) -> bool:
-    """Whether no reader takes a body of this type for anything but JSON in UTF-8; one of no type is."""
+def plainly_json(content_type: str) -> bool:
+    """Whether no reader takes a body of this type for anything but JSON in UTF-8."""
     return content_type == "application/json" or _PLAIN.fullmatch(content_type) is not None
 
 

@@ -317,6 +317,7 @@ class Exchange:
         mode = self._terms.request_body
         self._phase = Phase.COLLECTING
         if self._held():
+            self._hold(0)  # its time begins
             return
         if mode in _WHOLE and mode != Mode.NONE:
             self._stream.send(wire.reply(self._owed.pop(), (), self._own()))
@@ -347,7 +348,7 @@ class Exchange:
         elif len(self._body) + len(message.body) > self._engine.settings.max_body or len(self._owed) > MAX_OWED:
             self._refuse_size()
         elif self._held() and not message.end and not self._hold(len(message.body)):
-            self._refuse_memory()
+            self._refuse(_full())
         elif mode == Mode.BUFFERED_PARTIAL and not message.end:
             self._refuse(Refusal(413, "The request body is larger than the proxy's buffer.", "too_large"))
         elif self._held() and not message.end:
@@ -466,8 +467,9 @@ class Exchange:
         """Go on in a task; a body of `size` bytes is held as long."""
         if not self._hold(max(0, size - len(self._body))):
             work.close()
-            self._refuse_memory()
+            self._refuse(_full())
             return
+        self._context.bodies.arrived(self)
         self._task = asyncio.get_running_loop().create_task(work)
 
     def _read(self, body: bytes) -> Request:
@@ -493,6 +495,8 @@ class Exchange:
         try:
             try:
                 request = self._request = await self._context.apart(partial(self._read, body))
+                if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
+                    raise _full()
                 engine = self._engine = self._context.choose(request)
                 deadline = time.monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
@@ -557,8 +561,8 @@ class Exchange:
         target = self._target()
         if target is not None and target.path is not None:
             more = (*more, (":path", target.path))
-        if not encoding.plain_json(request.headers.get("content-type", "")):
-            more = (*more, ("content-type", "application/json"))  # what it was read as; a form reads otherwise
+        if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
+            more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         if len(request.body) > APART:
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, request, more))
@@ -661,10 +665,6 @@ class Exchange:
     def _refuse_size(self) -> None:
         limit = self._engine.settings.max_body
         self._refuse(Refusal(413, f"The request body is larger than {limit} bytes.", "too_large"))
-
-    def _refuse_memory(self) -> None:
-        text = "This gateway holds too many request bodies at the moment; try again."
-        self._refuse(Refusal(503, text, "too_many_bodies", headers=(("retry-after", "1"),)))
 
     def late(self) -> None:
         """The body has not come in time (extproc.bodies.Holder)."""
@@ -892,6 +892,11 @@ def _no_socket(headers: Headers, method: str) -> None:
 def _method(allowed: str) -> Refusal:
     text = f"This path takes {allowed} only."
     return Refusal(405, text, "method_not_allowed", headers=(("allow", allowed),))
+
+
+def _full() -> Refusal:
+    text = "This gateway holds too many request bodies at the moment; try again."
+    return Refusal(503, text, "too_many_bodies", headers=(("retry-after", "1"),))
 
 
 def _plain_path(target: Target) -> Pairs:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -133,37 +135,38 @@ _NAMES: Final[str] = """
 """
 _PLAIN: Final = 0
 _OTHER: Final = 1
-_CALLED: Final = 2
-_CLOSED: Final = 3
-_BYTES: Final = 4
-_DATA: Final = 5
+_CLOSED: Final = 2
+_DATA: Final = 3
+_CALLED: Final = 4
 _KEYS: Final = (
     dict.fromkeys(_NAMES.split(), _PLAIN)
-    | dict.fromkeys(("input", "arguments", "parameters", "input_schema", "schema"), _CALLED)
     | dict.fromkeys(
         ("type", "role", "status", "detail", "format", "media_type", "effort", "verbosity", "object"), _CLOSED
     )
-    | dict.fromkeys(("url", "image_url", "signature", "encrypted_content", "result"), _BYTES)
     | dict.fromkeys(("data", "file_data"), _DATA)
+    | {"arguments": _CALLED}
 )
 """Keys that are the API's (or JSON Schema's) own words; any other key is somebody's text, and may be shown.
 
-The value of a closed one is the API's own, too, where it is one of those words. Data may be a text document in base64,
-and like bytes it may be something else encoded. Whatever is below the called ones reaches the model as it stands: it is
-what tools are and what they get.
+The value of a closed one is the API's own, too, where it is one of those words. Data may be a text document in base64.
+What a tool is called with is JSON in a string: some servers show a model that string, some what is read from it.
 """
 _BLOB: Final = 512
-"""Characters from which on a value may be encoded bytes instead of text."""
-_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+"""Characters from which on encoded bytes are left out of the text; shorter ones are read like it."""
+_ACCOUNT: Final = 99_999_999
+"""A number beyond this may be that of a card or an account, and is read as the text that it is."""
+_NOBODY: Final[frozenset[int]] = frozenset()
 
 
-def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs: bool = True) -> int:
+def collect(
+    root: Any, found: list[str], joined: list[str] | None = None, blobs: set[int] | frozenset[int] = _NOBODY
+) -> int:
     """Add every string below `root` that a model may be shown to `found`; how many strings and keys there are at all.
 
-    Left out are the API's own words (`"type": "text"`, its keys) and, with `blobs`, encoded bytes (images, signatures);
-    a text document in base64 is added decoded. The strings of an object come in order, before those of the objects
-    inside it. What several texts of one list are when they are joined with nothing is added to `joined` (None: to
-    `found`).
+    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes: the strings whose `id` is in
+    `blobs`, which the caller found where the API has bytes. A text document in base64 and the arguments of a call are
+    added as they are and decoded. The strings of an object come in order, before those of the objects inside it. What
+    several texts of one list are when they are joined with nothing is added to `joined` (None: to `found`).
     """
     if joined is None:
         joined = found
@@ -186,26 +189,31 @@ def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs:
                     if role >= _CLOSED:
                         if role == _CLOSED and item in _SAID:
                             continue
-                        if role == _DATA and (text := decoded(item, value.get("media_type"))) is not None:
-                            found.append(text)
-                        if blobs and role >= _BYTES and len(item) > _BLOB and _encoded(value, key, item):
-                            continue
+                        plain: str | None = None
+                        if role == _DATA:
+                            plain = decoded(item, value.get("media_type"))
+                        elif role == _CALLED and "\\" in item:
+                            plain = unescaped(item)
+                        if plain:
+                            found.append(plain)
+                    if blobs and id(item) in blobs:
+                        continue
                     found.append(item)
                 elif type(item) is dict or type(item) is list:
-                    if blobs and role == _CALLED:
-                        count += collect(item, found, joined, False)
-                    else:
-                        below.append(item)
-                elif type(item) is int and item > 99_999_999:  # a card or account number written as one
+                    below.append(item)
+                elif type(item) is int and (item > _ACCOUNT or item < -_ACCOUNT):
                     found.append(str(item))
-            below.reverse()
+            if len(below) > 1:
+                below.reverse()
             stack += below
         elif type(value) is list:
             if len(value) > 1:
                 _join(value, joined)
                 if type(value[0]) is int and type(value[-1]) is int:  # token ids, mostly
-                    value = [item for item in value if type(item) is not int]
+                    value = [item for item in value if type(item) is not int or item > _ACCOUNT or item < -_ACCOUNT]
             stack += reversed(value)
+        elif type(value) is int and (value > _ACCOUNT or value < -_ACCOUNT):
+            found.append(str(value))
     return count
 
 
@@ -224,44 +232,50 @@ def _join(parts: list[Any], joined: list[str]) -> None:
         joined.append("".join(texts))
 
 
-def _encoded(part: dict[str, Any], key: str, value: str) -> bool:
-    """Whether `value` is where an API takes bytes in base64 and never shows them as text, and is such."""
-    form = part.get("type")
-    if key == "data":
-        media = part.get("media_type")
-        image = form == "base64" and type(media) is str and not media.lower().startswith("text/")
-        fits = image or form == "redacted_thinking" or part.keys() == {"data", "format"}
-    elif key == "url":
-        fits = value.startswith("data:image/") and part.keys() <= {"url", "detail"}
-    elif key == "image_url":
-        fits = value.startswith("data:image/") and form in ("input_image", "computer_screenshot", "image_url")
-    elif key == "file_data":
-        fits = part.keys() <= {"type", "file_data", "filename"}
-    elif key == "signature":
-        fits = form == "thinking"
-    elif key == "encrypted_content":
-        fits = form in ("reasoning", "compaction", "web_search_result")
-    else:
-        fits = key == "result" and form == "image_generation_call"
-    if not fits:
-        return False
-    if value.startswith("data:"):
-        kind, _, value = value.partition(",")
-        if not kind.endswith(";base64"):
-            return False
-    sealed = key == "signature" or key == "encrypted_content" or form == "redacted_thinking"  # the alphabet of URLs too
-    return value.isascii() and not value.encode().translate(None, _ALPHABET + b"-_" if sealed else _ALPHABET)
+_TEXT: Final = re.compile(r"text/[a-z0-9.+-]{1,80}(;charset=\"?(utf-?8|us-ascii)\"?)?")
 
 
 def decoded(data: str, media: Any) -> str | None:
-    """The text in base64 or in a `data:` URL that says that it is text; None for everything else."""
+    """The text in base64 or in a `data:` URL (RFC 2397) that says that it is text in UTF-8; None for everything else.
+
+    What another reader might take for another text is none: other letters or parameters in what says so, zero bytes.
+    """
+    plain = False
     if data.startswith("data:"):
         media, _, data = data[5:].partition(",")
-        if media.startswith("text/") and not media.endswith(";base64"):
-            return unquote(data)
-    if type(media) is not str or not media.lower().startswith("text/"):
+        plain = not media.endswith(";base64")
+        media = media.removesuffix(";base64")
+    if type(media) is not str or _TEXT.fullmatch(media) is None:
         return None
     try:
-        return base64.b64decode(data, validate=True).decode()
+        text = unquote(data, errors="strict") if plain else base64.b64decode(data, validate=True).decode()
     except (binascii.Error, ValueError):
         return None
+    return None if "\0" in text else text
+
+
+_URL: Final = re.compile(r"data:[A-Za-z0-9.+/=;-]{0,200};base64,")
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+
+def encoded(value: str) -> bool:
+    """Whether `value` is many bytes in base64 (RFC 4648, either alphabet), alone or in a `data:` URL (RFC 2397)."""
+    if len(value) <= _BLOB or not value.isascii():
+        return False
+    url = _URL.match(value)
+    left = value[url.end() if url else 0 :].encode().translate(None, _BASE64)
+    return not left or not (url or left.strip(b"-_"))
+
+
+def unescaped(text: str) -> str:
+    """JSON in a string with the escapes of its strings undone; '' where an escape is none that JSON has.
+
+    What stands outside of its strings stays, quotes too.
+    """
+    plain = text.replace("\\\\", "\\u005c").replace('\\"', "\\u0022").replace('"', "\\u0022")
+    try:
+        # As one string of JSON: the quotes above stand escaped in it.
+        read: str = scanstring(plain + '"', 0, False)[0]
+    except ValueError:
+        return ""
+    return read.encode(errors="replace").decode()

@@ -27,6 +27,10 @@ Pairs = tuple[tuple[str, str], ...]
 OWN = "x-pointsman-"
 """Prefix of the headers that only we may set."""
 _OWN = OWN.encode()
+_ASIDE: Final = (
+    b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
+)  # fmt: skip
+"""Headers that some servers believe more than the request's own path and method, which are what is read here."""
 
 CHUNK = 62_000
 """Bytes of body in one message of a streamed body: Envoy's limit for a chunk is just above 62 kB."""
@@ -160,8 +164,11 @@ class Headers(Mapping[str, str]):
         return len(self._at)
 
     def own(self) -> list[str]:
-        """The names that only we may set but that came with the message."""
-        return [name for name in self if name.startswith(OWN)] if _OWN in self._raw else []
+        """The names that came with the message but that only we may set, or that name another path or method."""
+        names = [name.decode() for name in _ASIDE if name in self._at]
+        if _OWN in self._raw:
+            names += [name for name in self if name.startswith(OWN)]
+        return names
 
     def __repr__(self) -> str:
         return f"Headers({list(self)})"  # names only: values may be secret

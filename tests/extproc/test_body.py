@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.body import parse
-from extproc.jsonbody import load
+from extproc.jsonbody import load, unescaped
 from extproc.paths import read
 from extproc.refusal import Refusal
 from signals.facts import Facts
@@ -22,6 +22,22 @@ from signals.signal import Shared
 
 MARK = "classified-codeword"
 USER = {"role": "user", "content": "hi"}
+ESCAPED = r'{"q": "\u0063lassified\u002dcodeword", "n": "\\\n\""}'
+PACKED = base64.b64encode(MARK.encode()).decode()
+STRANGE = [
+    ("text/plain", base64.b64encode(MARK.encode("utf-16-le")).decode()),
+    ("text/plain;charset=utf-7", PACKED),
+    ("Text/Plain", PACKED),
+    ("text/plain", PACKED + "!"),
+]
+"""Documents that one reader takes for this text and another for that."""
+URLS = [
+    f"data:text/plain;BASE64,{PACKED}",
+    f"data:text/plain;base64;x=y,{PACKED}",
+    "data:text/plain;charset=utf-16,%00c%00l",
+    f"DATA:text/plain;base64,{PACKED}",
+    "data:text/plain,%ff",
+]
 
 
 def request(path: str, fields: Any, most: int = 200_000) -> Request:
@@ -229,6 +245,17 @@ def test_no_place_is_forgotten(value: Any, path: str) -> None:
         (*result([{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}]),
          ("document",), {"tools", "latest", "conversation", "all"}),
         (*chat(content=[{"type": "image_url", "image_url": {"url": "u"}}]), ("image",), set()),
+        *((*part(type="document", source={"type": "base64", "media_type": media, "data": data}),
+          ("document",), {"user", "latest", "conversation", "all"}) for media, data in STRANGE),
+        *((*chat(content=[{"type": "file", "file": {"file_data": data}}]),
+          ("document",), {"user", "latest", "conversation", "all"}) for data in URLS),
+        (*part(type="document", source="f"), ("document",), {"user", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "file", "file": "f"}]), ("document",), {"user", "latest", "conversation", "all"}),
+        (*chat(content=[{"type": "audio_embeds", "audio_embeds": "AA"}]),
+         ("embeddings",), {"user", "latest", "conversation", "all"}),
+        (*top(prompt_token_ids=[1]), ("token_ids",), {"user", "latest", "conversation", "all"}),
+        (*top(input_embeds=[[0.5]]), ("embeddings",), {"user", "latest", "conversation", "all"}),
+        (*top(chat_template="{{'a' ~ 'b'}}"), ("document",), {"user", "latest", "conversation", "all"}),
         (*chat(content=[{"type": "input_audio", "input_audio": {}}, {"type": "video_url", "video_url": {}}]),
          ("audio", "video"), set()),
         (*chat(), (), set()),
@@ -287,6 +314,98 @@ def test_encoded_bytes_are_no_text() -> None:
 
 
 LONG = "A" * 600
+IMAGE = "data:image/png;base64,"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        chat(content=f"data:,{MARK},{LONG}"),
+        chat(content=f"data:image/png;base64,{MARK}/{LONG}"),
+        chat(content=[{"type": "text", "text": f"data:image/png;base64,{MARK}/{LONG}"}]),
+        chat(content=[{"type": "image_url", "image_url": {"url": f"data:text/plain,{MARK}/{LONG}"}}]),
+        chat(content=[{"type": "file", "file": {"filename": f"data:;base64,{MARK}/{LONG}"}}]),
+        top(documents=[{"data": MARK + "/" + LONG}]),
+        top(documents=[{"type": "image", "source": {"type": "base64", "data": LONG + "/" + MARK}}]),
+        part(type="tool_use", id="t", name="f", input={"data": MARK + "/" + LONG}),
+        part(type="tool_use", id="t", name="f", input={"type": "image", "source": {"data": MARK + "/" + LONG}}),
+        result([{"type": "x", "signature": LONG + "/" + MARK}]),
+        item(type="mcp_call", name="f", arguments="{}", output={"b64_json": MARK + "/" + LONG}),
+        item(type="function_call_output", call_id="c", output={"file_data": MARK + "/" + LONG}),
+    ],
+)
+def test_text_is_not_taken_for_encoded_bytes(path: str, fields: dict[str, Any]) -> None:
+    assert matched(request(path, fields), **{"in": "all"}) is True
+    words = orjson.loads(orjson.dumps(fields).replace(MARK.encode(), b"forbidden"))
+    if not path.endswith("completions") or "documents" in fields:
+        assert "forbidden" in request(path, words).text("all")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        chat(content=[{"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}}]),
+        chat(content=[{"type": "file", "file": {"file_data": "data:application/pdf;base64," + LONG}}]),
+        part(type="image", source={"type": "base64", "media_type": "image/png", "data": LONG}),
+        result([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": LONG}}]),
+        result([{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": LONG}}]),
+        part(type="thinking", thinking="", signature=LONG),
+        part(type="redacted_thinking", data=LONG),
+        item(type="reasoning", summary=[], encrypted_content=LONG + "-_"),
+        item(type="image_generation_call", id="i", result=LONG),
+        item(type="computer_call_output", output={"type": "computer_screenshot", "image_url": IMAGE + LONG}),
+        item(role="user", content=[{"type": "input_image", "image_url": IMAGE + LONG}]),
+    ],
+)  # fmt: skip
+def test_bytes_where_the_api_has_bytes_are_no_text(path: str, fields: dict[str, Any]) -> None:
+    made = request(path, fields)
+    for scope in ("all", "conversation", "latest"):
+        assert LONG not in made.text(scope)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        chat(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": ESCAPED}}]),
+        chat(role="assistant", function_call={"name": "f", "arguments": ESCAPED}),
+        item(type="function_call", call_id="c", name="f", arguments=ESCAPED),
+        item(type="mcp_call", name="f", arguments=ESCAPED),
+    ],
+)
+def test_arguments_are_read_as_their_reader_reads_them(path: str, fields: dict[str, Any]) -> None:
+    made = request(path, fields)
+    for scope in ("all", "conversation"):
+        assert matched(made, **{"in": scope}) is True
+        assert "\\u0063lass" in made.text(scope)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (r'{"a": "\u0063\/\\u0063\"d\n"}', '{"a": "c/\\u0063"d\n"}'),
+        (r'{"a": "\ud83d\ude00 \ud83d"}', '{"a": "😀 ?"}'),
+        ('{"a":\n"\x00\\t"}', '{"a":\n"\x00\t"}'),
+        (r"\d", ""),
+        ("\\", ""),
+    ],
+)
+def test_escapes_in_a_string_of_json(given: str, wanted: str) -> None:
+    assert unescaped(given) == wanted
+
+
+@pytest.mark.parametrize("role", ["User", "SYSTEM", " user", "assistant "])
+def test_a_role_that_some_readers_take_for_another_is_refused(role: str) -> None:
+    for path, fields in (chat(role=role), item(role=role, content="hi")):
+        with pytest.raises(Refusal) as caught:
+            request(path, fields)
+        assert (caught.value.status, caught.value.code) == (400, "misspelled_role")
+
+
+def test_numbers_that_are_accounts_are_text_in_lists_too() -> None:
+    card = 4111111111111111
+    for value in ([card], [1, card, 2], [card, "x"], {"n": -card}):
+        assert str(card) in request(*top(documents=[{"x": value}])).text("all")
+    assert request(*top(stop_token_ids=[128001, 128009])).text("all").split("\n") == ["hi", "stop_token_ids"]
 
 
 @pytest.mark.parametrize(

@@ -386,14 +386,33 @@ def test_all_open_bodies_together_are_bounded() -> None:
 
 async def test_a_body_that_does_not_come_in_time_is_408() -> None:
     service = Service(engine(body_timeout=0.01), bodies=Bodies())
-    waiting, done = Envoy(service, DUPLEX), Envoy(service, DUPLEX)
+    waiting, silent, done = Envoy(service, DUPLEX), Envoy(service, DUPLEX), Envoy(service, DUPLEX)
     waiting.headers()
     waiting.body(b"{", False)
+    silent.headers()
     done.request(chat())
     await asyncio.sleep(0.5)
     assert service.bodies.total == 0
     expect_refusal(waiting.sent[-1], 408, "body_timeout")
-    assert service.failures == ["body_timeout"]
+    expect_refusal(silent.sent[-1], 408, "body_timeout")
+    assert service.failures == ["body_timeout", "body_timeout"]
+
+
+async def test_what_an_encoding_makes_of_a_body_is_counted_as_long_as_it_is_held() -> None:
+    body = chat("x" * 100_000)
+    slow = engine(clause("any", "slow", "route"), signals=[Slow("slow", None)], deadline=0.2, max_open_bodies=150_000)
+    service = Service(slow)
+    first, second = Envoy(service), Envoy(service)
+    for envoy in (first, second):
+        envoy.headers(content_encoding="gzip")
+        envoy.body(gzip.compress(body))
+        await asyncio.sleep(0.05)
+    assert service.bodies.total == len(body)
+    await second.settled()
+    expect_refusal(second.sent[-1], 503, "too_many_bodies")
+    await first.settled()
+    expect_route(first.sent[-1], "small")
+    assert service.bodies.total == 0
 
 
 def test_a_path_that_is_spelled_otherwise_is_read_and_put_plainly(service: Service) -> None:
@@ -558,6 +577,7 @@ def test_chunks_after_the_headers_are_gone_go_on(service: Service) -> None:
         ("/v1/responses/r", {"method": "GET", "end": False}, 400, "unexpected_body"),
         ("/v1/responses", {"method": "GET", "upgrade": "websocket"}, 426, "websocket_refused"),
         ("/v1/chat/completions", {"method": "CONNECT", ":protocol": "websocket"}, 426, "websocket_refused"),
+        ("/v1/chat/completions", {"upgrade": "websocket", "end": False}, 426, "websocket_refused"),
         ("/v1/completions", {"content_type": "application/json; charset=utf-16"}, 415, "unsupported_charset"),
         ("/v1/completions", {"content_type": 'text/plain;charset = "UTF-7"'}, 415, "unsupported_charset"),
     ],
@@ -668,10 +688,8 @@ def test_passing_on_answers_each_message_when_bodies_do_not_wait(service: Servic
         expect_continue(answer, "request_body")
 
 
-@pytest.mark.parametrize(
-    "kind", ["application/json; charset=utf-8", "Application/JSON", "application/x+json", None, ""]
-)
-def test_json_under_all_its_names_is_read(service: Service, kind: str | None) -> None:
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_json_that_says_so_keeps_its_type(service: Service, kind: str) -> None:
     envoy = Envoy(service)
     envoy.headers(content_type=kind)
     expect_route(envoy.body(chat())[-1], "small")
@@ -704,6 +722,45 @@ async def test_a_body_of_many_values_is_read_in_a_thread(service: Service) -> No
         assert (envoy.exchange._task is not None) == tasks
         await envoy.settled()
         expect_route(envoy.sent[-1], "small")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x+json",
+        None,
+        "",
+        "application/x-www-form-urlencoded",
+        "application/json,application/json",
+        "application/json; charset          =utf-7",
+        "application/json; charset*=us-ascii''utf-7",
+        'application/json; charset*0="utf-"; charset*1="7"',
+    ],
+)
+def test_what_was_read_as_json_goes_on_as_json(service: Service, kind: str | None) -> None:
+    """Whatever an upstream makes of forms, of two types or of odd parameters."""
+    for mode in (BUFFERED, DUPLEX):
+        envoy = Envoy(service, mode)
+        envoy.headers(content_type=kind)
+        answer = envoy.body(chat())
+        phase = "request_headers" if mode == DUPLEX else "request_body"
+        expect_route(answer[0 if mode == DUPLEX else -1], "small", phase, content_type="application/json")
+
+
+@pytest.mark.parametrize("name", ["x-original-url", "x-rewrite-url", "x-http-method-override", "x-method-override"])
+def test_no_header_names_another_path_or_method(service: Service, name: str) -> None:
+    service.engine = engine(openings=(Opening("/health", "small"),))
+    [answer] = Envoy(service).headers("/health", **{name: "/generate"})
+    assert removed(answer.request_headers.response.header_mutation) == {name}
+    [answer] = Envoy(service).headers("/v1/responses/r", method="GET", end=True, **{name: "PATCH"})
+    assert removed(answer.request_headers.response.header_mutation) == {name}
+    envoy = Envoy(service)
+    [answer] = envoy.headers(**{name: "/generate"})
+    assert removed(answer.request_headers.response.header_mutation) == {name}
+
+
+def removed(mutation: Any) -> set[str]:
+    return set() if mutation is None else set(mutation.remove_headers)
 
 
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
