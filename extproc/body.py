@@ -11,12 +11,13 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from extproc.jsonbody import collect, decoded, encoded, kind, load, too_deep, unambiguous
 from extproc.paths import Target
 from extproc.refusal import Refusal
-from signals.request import TEXTUAL, Api, Extra, Message, Opaque, Request
+from signals.request import TEXTUAL, Api, Everything, Extra, Message, Opaque, Request
 
 log = logging.getLogger("pointsman.body")
 
@@ -44,10 +45,6 @@ _TOP: Final = _HIDDEN | _SEALED.keys() | frozenset(
 _IN_TURN: Final = frozenset(
     ("role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "id", "status", "refusal", "output")
 )
-
-
-_NOWHERE: Final = -3
-"""The place of what belongs to no message in particular."""
 
 
 def parse(
@@ -80,7 +77,8 @@ def _request(
 ) -> Request:
     api = target.api
     assert api is not None
-    _spelled(fields, _TOP, "")
+    if not fields.keys() <= _TOP:
+        _spelled(fields, _TOP, "")
     model = fields.get("model")
     if model is not None and (type(model) is not str or not model):
         raise Refusal(400, f"'model' must be a non-empty string, not {kind(model)}.", "invalid_type", param="model")
@@ -91,25 +89,41 @@ def _request(
     for name in _SEALED.keys() & fields.keys():
         if fields[name]:
             call.extra(0, "user", "", "", (_SEALED[name],))
-    strings: list[str] = []
-    joined: list[str] = []
-    count = len(fields)
-    for key, value in fields.items():
-        if type(value) is str and key != "prompt" and key in _HIDDEN:
-            count += 1
-        else:
-            if key not in _TOP:
-                strings.append(key)
-            found, glued = ([], []) if key in _HIDDEN else (strings, joined)
-            count += collect(value, found, glued, call.blobs)
-    unambiguous(body, count)
-    if joined:
-        known = {extra.glued for extra in call.extras}
-        call.extra(_NOWHERE, "history", "", "\n".join([text for text in joined if text not in known]))
+    unambiguous(body, fields, _strings(fields))
     return Request(
         api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
-        tuple(call.extras), strings, target.operation, call.sealed,
+        tuple(call.extras), partial(_everything, fields, call.blobs), target.operation, call.sealed,
     )  # fmt: skip
+
+
+def _strings(fields: dict[str, Any]) -> int | None:
+    """How many strings and keys the call holds where a look tells, as in a chat of plain messages; else None."""
+    count = len(fields)
+    for key, value in fields.items():
+        if type(value) is str:
+            count += 1
+        elif type(value) is list and key == "messages":
+            for turn in value:
+                if type(turn) is not dict or len(turn) != 2:
+                    return None
+                if type(turn.get("content")) is not str or type(turn.get("role")) is not str:
+                    return None
+                count += 4
+        elif type(value) is list or type(value) is dict:
+            return None
+    return count
+
+
+def _everything(fields: dict[str, Any], blobs: set[int]) -> Everything:
+    """Every string of a call that a model may be shown; `blobs` are those that are encoded bytes, by their identity."""
+    strings: list[str] = []
+    joined: list[str] = []
+    for key, value in fields.items():
+        if key not in _TOP:
+            strings.append(key)
+        if key not in _HIDDEN:
+            collect(value, strings, joined, blobs)
+    return Everything(strings, joined)
 
 
 def _spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
@@ -215,7 +229,6 @@ _BYTES: Final = (
 )  # fmt: skip
 """Where a part of another kind than text has its bytes, in itself or in one of `_HOLDERS`."""
 _PLAIN_PART: Final = frozenset(("type", "text"))
-_PLAIN_TURN: Final = frozenset(("role", "content"))
 
 
 _DEPTH: Final = 16
@@ -380,22 +393,23 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
     if type(role) is not str:
         raise _wrong(f"{param}.role", "a string", role)
     content = turn.get("content")
-    if type(content) is str and turn.keys() == _PLAIN_TURN and role in _ROLES:
-        call.messages.append(Message("tool" if role == "function" else role, content))
-        return
     _spelled(turn, _IN_TURN, param)
     if role not in _ROLES and role.strip().casefold() in _ROLES:
         text = f"'{param}.role' is not spelled as the API spells it: '{role.strip().casefold()}'."
         raise Refusal(400, text, "misspelled_role", param=f"{param}.role")
     if role == "function":
         role = "tool"
-    parts = _parts(content, f"{param}.content")
     rest: list[str] = []
     collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
     if role not in _ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")
     count = len(calls) if type(calls) is list else 0
+    if content is None or type(content) is str:
+        call.messages.append(Message(role, content or "", 0, 0, 0, count))
+        call.extra(len(call.messages) - 1, role, "\n".join(rest))
+        return
+    parts = _parts(content, f"{param}.content")
     if role == "tool":
         text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
         parts.count_results()
@@ -413,6 +427,11 @@ def _turns(call: _Call, turns: Any, param: str) -> None:
     if type(turns) is not list or not turns:
         raise _wrong(param, "a non-empty array of messages", turns)
     for index, turn in enumerate(turns):
+        if type(turn) is dict and len(turn) == 2:
+            role, content = turn.get("role"), turn.get("content")
+            if type(content) is str and type(role) is str and role in _ROLES:
+                call.messages.append(Message("tool" if role == "function" else role, content))
+                continue
         _turn(call, turn, f"{param}[{index}]")
 
 

@@ -593,7 +593,9 @@ class Exchange:
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
         elif not self._engine.metered:  # nobody needs it while the answer comes
-            self._request = replace(request, body=b"", fields={}, messages=(), extras=(), strings=None, _texts={})
+            self._request = replace(
+                request, body=b"", fields={}, messages=(), extras=(), gather=None, _found=None, _texts={}
+            )
             self._context.bodies.release(self)
 
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:

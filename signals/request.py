@@ -60,12 +60,19 @@ class Extra(NamedTuple):
     opaque: tuple[Opaque, ...] = ()
 
 
+class Everything(NamedTuple):
+    """Every string of a body that a model may be shown, and what those of one list are joined with nothing."""
+
+    strings: Sequence[str]
+    joined: Sequence[str]
+
+
 @dataclass(slots=True)
 class Request:
     """One call, parsed once.
 
-    `body` stays the bytes that came, `fields` is the decoded JSON object, `strings` every string of it that a model may
-    be shown (None: what the messages hold is all there is). `headers` are lower-case and hold the pseudo-headers
+    `body` stays the bytes that came, `fields` is the decoded JSON object, `gather` finds every string of it that a
+    model may be shown (None: what the messages hold is all there is). `headers` are lower-case and hold pseudo-headers
     (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the like): trusted,
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
@@ -81,9 +88,10 @@ class Request:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     received: float = 0.0
     extras: tuple[Extra, ...] = ()
-    strings: Sequence[str] | None = None
+    gather: Callable[[], Everything] | None = None
     operation: str = ""
     sealed: bool = False
+    _found: Everything | None = field(default=None, repr=False, compare=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def text(self, scope: Scope = "user") -> str:
@@ -104,10 +112,14 @@ class Request:
 
         A word that is split over two parts is whole only here; '' where no message has several.
         """
-        if not self.extras:
-            return ""
-        within = self._within(scope)
-        return "\n".join([extra.glued for extra in self.extras if extra.glued and within(extra.at, extra.role)])
+        texts: list[str] = []
+        if self.extras:
+            within = self._within(scope)
+            texts = [extra.glued for extra in self.extras if extra.glued and within(extra.at, extra.role)]
+        if scope == "all" and (everything := self._everything()) is not None and everything.joined:
+            known = set(texts)
+            texts += [text for text in everything.joined if text not in known]
+        return "\n".join(texts)
 
     def spellings(self, scope: Scope = "user") -> tuple[tuple[str, str], ...]:
         """What a detector searches in `scope`: each text as it was written and its view (the same object where there
@@ -118,7 +130,7 @@ class Request:
         plain = texts.get("plain " + scope)
         if plain is None:
             plain = texts["plain " + scope] = view(text)
-        if not self.extras:
+        if not self.extras and scope != "all":
             return ((text, plain),)
         glued = texts.get("glued " + scope)
         if glued is None:
@@ -141,13 +153,22 @@ class Request:
         """Whether some of the text of `scope` cannot be read here."""
         return self.sealed and not TEXTUAL.isdisjoint(self.opaque(scope))
 
+    def _everything(self) -> Everything | None:
+        if self._found is None and self.gather is not None:
+            self._found = self.gather()
+        return self._found
+
+    def shed(self) -> Request:
+        """The same call without anything that its body held, for whoever only needs to know who asked when."""
+        return Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+
     def _join(self, scope: Scope) -> str:
         messages = self.messages
         if scope == "user":
             at = self._last_user()
             return messages[at].text if at >= 0 else ""
-        if scope == "all" and self.strings is not None:
-            return "\n".join(self.strings)
+        if scope == "all" and (everything := self._everything()) is not None:
+            return "\n".join(everything.strings)
         within = self._within(scope)
         if not self.extras:
             return "\n".join([m.text for at, m in enumerate(messages) if within(at, m.role)])

@@ -486,7 +486,7 @@ def test_a_defect_in_reading_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError(MARK)
 
-    monkeypatch.setattr("extproc.body.collect", fail)
+    monkeypatch.setattr("extproc.body.unambiguous", fail)
     with pytest.raises(Refusal) as caught:
         request("/v1/chat/completions", {"messages": [USER]})
     assert (caught.value.status, caught.value.code) == (400, "unreadable_body")
