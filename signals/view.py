@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import re2
 
-SLICE: Final = 1 << 15
+SLICE: Final = 1 << 14
 """Characters worked on at a time: a few milliseconds at the most."""
 _CONTROLS: Final = bytes((*range(9), *range(14, 32), 127))
 """ASCII's control characters but for white space (tab to carriage return)."""
