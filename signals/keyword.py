@@ -177,7 +177,7 @@ class KeywordSignal(Signal):
             low, high = size * least / (2 - least), size * (2 - least) / least
             best = 0.0
             for windows in words.alike(self._folded[bit].count(" ") + 1, math.ceil(low) - 2, int(3 * high)):
-                budget.spend(8 * len(windows))
+                budget.spend(2 * len(windows))
                 for window in windows:
                     other = words.trigrams(window)
                     best = max(best, 2 * len(grams & other) / (size + len(other)))

@@ -34,7 +34,8 @@ _NAMED = {
     "list_items": re2.compile("(?m)(^[ \\t]*(?:[-*+•‣–]|\\(?\\d{1,3}[.)])[ \\t]+)[^\\s]".encode()),
 }
 _ASCII = {"questions": re.compile(rb"\?+")}
-"""The same for text that is all ASCII, where it is quicker."""
+"""The same for text that is all ASCII and short, where it is quicker. RE2 lets go of the interpreter meanwhile."""
+_SHORT = 64 * 1024
 _ASCII_WORD = re.compile(r"[A-Za-z0-9_]")
 _REJECTED = 10_000
 """Occurrences of keywords inside other words that are passed over; a text with more is Unknown."""
@@ -180,7 +181,7 @@ class _Finder:
 
     def spans(self, data: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
         """Start and end, in bytes, of each occurrence from `start` on."""
-        pattern = self._ascii if data.isascii() else self._pattern
+        pattern = self._ascii if len(data) <= _SHORT and data.isascii() else self._pattern
         rejected = 0
         for found in pattern.finditer(data, start):
             span: tuple[int, int] = found.span(self._group)

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import re2
 
-SLICE: Final = 1 << 15
+SLICE: Final = 1 << 14
 """Characters worked on at a time: a few milliseconds at the most."""
 _CONTROLS: Final = bytes((*range(9), *range(14, 32), 127))
 """ASCII's control characters but for white space (tab to carriage return)."""
@@ -259,18 +259,15 @@ def _look_alike(found: re.Match[str]) -> str:
 class Origin:
     """Where the characters of `view(text)` are in `text`. Made only where that is asked for: it is a second view."""
 
-    def __init__(self, text: str, size: int = SLICE) -> None:
+    def __init__(self, text: str, at_once: int = SLICE) -> None:
         self._starts: list[int] = []
         """Where each slice begins in the view."""
         self._slices: list[tuple[int, list[tuple[list[int], list[_Edit]]]]] = []
         """Where each begins in the text, and its layers, last one first: where the edits begin, and the edits."""
         at = seen = 0
-        for part in slices(text, size):
+        for part in slices(text, at_once):
             layers: _Layers = []
-            if not part.isascii():
-                size = len(_undone(part, layers))
-            else:
-                size = len(_replaced((_CHARACTERS, _CHARACTER), _characters, part, layers))
+            size = len(_undone(part, layers))
             self._starts.append(seen)
             self._slices.append((at, [(_begins(edits), edits) for edits in reversed(layers)]))
             at, seen = at + len(part), seen + size

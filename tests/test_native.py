@@ -22,6 +22,7 @@ TESTS = (
     "tests/extproc/test_server.py",
     "tests/extproc/test_wire.py",
     "tests/extproc/transport",
+    "tests/signals/test_disguises.py",
     "tests/signals/test_header.py",
     "tests/signals/test_keyword.py",
     "tests/signals/test_load.py",

@@ -29,7 +29,8 @@ _ORDINAL: Final = re.compile(r"[0-9]+[A-Za-z]{1,2}")
 _LEET_NUMBER: Final = re.compile(r"(?<![\w.,])[0-9]{1,4}(?![\w.,])")
 _LETTERS: Final = str.maketrans("43105789@$|", "aeiostbgasl")
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/_-]{40,}\r?\n)*[A-Za-z0-9+/_-]{24,}={0,2}")
-_DECODED: Final = 1 << 18
+_AT_ONCE: Final = 2048
+"""Letters that are cut into words in one go."""
 _LONGEST: Final = 16
 # The linear-time searches that every text goes through; the rest runs only where one of them finds something.
 _SEES_APART: Final = re2.compile(r"(?:\pL[ .\-_*·]){5}\pL\b")
@@ -59,7 +60,7 @@ def _undone(text: str, lexicon: Lexicon) -> str:
 
 def _decode(found: re.Match[str]) -> str:
     """The readable text behind a run of base64, or the run itself."""
-    run = re.sub(r"\s", "", found[0]).rstrip("=")[:_DECODED]
+    run = re.sub(r"\s", "", found[0]).rstrip("=")
     if len(set(run)) < 10 or run.islower() or run.isupper():
         return found[0]
     try:
@@ -67,7 +68,8 @@ def _decode(found: re.Match[str]) -> str:
         text = data.decode()
     except (binascii.Error, ValueError):
         return found[0]
-    return text if sum(c.isprintable() or c.isspace() for c in text) > 0.95 * len(text) else found[0]
+    printable = sum(map(str.isprintable, text)) + sum(map(text.count, "\t\n\r"))
+    return text if printable > 0.95 * len(text) else found[0]
 
 
 def _known(words: Sequence[str], lexicon: Lexicon) -> NDArray[np.bool_]:
@@ -97,7 +99,9 @@ def _close_up(text: str, lexicon: Lexicon) -> str:
 
 def _split(run: str, lexicon: Lexicon) -> str:
     """`run` itself when it is a known or a short word, else the words that it is made of: as few as possible."""
-    if not 12 <= len(run) <= 2048 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
+    if len(run) > _AT_ONCE:
+        return " ".join([_split(run[at : at + _AT_ONCE], lexicon) for at in range(0, len(run), _AT_ONCE)])
+    if len(run) < 12 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
         return run
     pieces = [(at, end) for at in range(len(run)) for end in range(at + 1, min(at + _LONGEST, len(run)) + 1)]
     plausible = _known([run[at:end].lower() for at, end in pieces], lexicon)
@@ -118,7 +122,7 @@ def _split(run: str, lexicon: Lexicon) -> str:
 def _unleet(text: str, lexicon: Lexicon) -> str:
     """Digits and signs for letters become letters, where two words or more turn into known ones that way."""
     tokens = dict.fromkeys(token for part in slices(text) for token in _TOKEN.findall(part))
-    mixed = [token for token in tokens if _LEET.search(token)][:4000]
+    mixed = [token for token in tokens if _LEET.search(token)]
     plain = [word.translate(_LETTERS) for word in mixed] + [
         word.replace("1", "l").translate(_LETTERS) for word in mixed
     ]

@@ -205,8 +205,27 @@ def test_a_styled_text_is_judged_in_its_language() -> None:
     assert reading(build("language", **{"is": ["de"]}), styled).label == "de"
 
 
-def test_a_text_that_would_grow_without_bound_is_unknown() -> None:
-    found: Any = reading(build("keyword", any=["x"]), "\ufdfa" * 50_000)
-    assert (found.matched, found.error) == (None, "too_long")
+NUMBERS = " ".join(f"{number:06x}" for number in range(37_000))
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "text", "error"),
+    [
+        ("keyword", {"any": ["x"]}, "\ufdfa" * 50_000, "too_long"),
+        ("keyword", {"any": ["urgent"] * 9 + ["entire"] * 9, "fuzzy": {}}, NUMBERS, None),
+        ("keyword", {"any": [f"{n:06}" for n in range(9)], "fuzzy": {}}, NUMBERS, "too_long"),
+        ("keyword", {"any": ["a " * 60], "bm25": {"at_least": 1}}, "b " * 100_000, "too_long"),
+        ("structure", {"count": {"keywords": ["é"]}, "at_least": 1}, "été " * 6_000, "too_long"),
+        ("structure", {"count": {"keywords": ["he"]}, "at_least": 1}, "she" * 100_000, None),
+        ("pii", {"types": ["phone"]}, "(0123) 45678901, " * 600, "too_many"),
+    ],
+)  # fmt: skip
+def test_what_is_beyond_a_bound_is_unknown(kind: str, params: dict[str, Any], text: str, error: str | None) -> None:
+    found = reading(build(kind, **params), text)
+    assert (found.error, found.matched is None) == (error, error is not None)
+
+
+def test_what_grows_is_found_within_reason() -> None:
     assert matched("keyword", "صلى \ufdfa " * 100, any=["صلى الله عليه وسلم"])
     assert matched("keyword", "é " * 50_000 + "needle", any=["needle"])
+    assert matched("keyword", "㌀" * 50_000, any=["x"]) is None
