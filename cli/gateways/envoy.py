@@ -199,13 +199,11 @@ def _routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
         *(_route(f"model-{s.key}", s, api.route.RouteMatch(safe_regex=calls, headers=_chosen(s))) for s in servers),
         _route("default", by_key[engine.default.key], api.route.RouteMatch(safe_regex=calls)),
     ]
-    for number, opening in enumerate(engine.settings.openings, 1):
-        expression = allowed.expression(opening)
-        if expression is None:
-            match = api.route.RouteMatch(path=opening.match)
-        else:
-            match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=expression))
-        routes.append(_route(f"path-{number}", by_key[opening.to], match))
+    for number, opened in enumerate(allowed.opened(engine), 1):
+        match = api.route.RouteMatch(path=opened.text)
+        if not opened.exact:
+            match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=opened.text))
+        routes.append(_route(f"path-{number}", by_key[opened.to], match))
     return [*routes, _refusal()]
 
 
