@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.problem import PolicyError, Problem
+
+if TYPE_CHECKING:
+    from config.load import Policy
 
 SUMMARY = "check a policy: its schema, what it refers to, decisions that can never match"
 
@@ -32,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     policy, problems = check(read(args.policy, POLICY), str(args.policy))
     if policy is not None:
+        problems = sorted([*problems, *_understood(policy)])
         try:
             engine = build(policy)
         except PolicyError as error:
@@ -55,6 +59,17 @@ def run(args: argparse.Namespace) -> int:
         counts = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in parts)
         print(f"{args.policy}: ok ({counts})")
     return int(failed)
+
+
+def _understood(policy: Policy) -> Iterator[Problem]:
+    """Warnings of opened paths that the router reads, so that they never go unread."""
+    from cli.gateways.allowed import understood
+
+    for index, path in enumerate(policy.spec.paths):
+        if understood(path.match):
+            line, column = policy.places["paths", index, "match"]
+            message = f"never taken: requests to {path.match!r} are understood, and so read and decided"
+            yield Problem(policy.file, line, column, "L312", "warning", message)
 
 
 def _text(problems: Sequence[Problem]) -> str:

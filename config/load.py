@@ -18,6 +18,7 @@ from config.document import Document, Path
 from config.document import parse as parse_yaml
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
+from decisions.engine import Opening
 from decisions.lint import lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
 from signals import patterns
@@ -35,8 +36,8 @@ M = TypeVar("M", bound=BaseModel)
 class Policy:
     """A policy without errors.
 
-    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals and
-    the state store stand in the file.
+    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, the state
+    store and opened paths stand in the file.
     `stepwise` holds the stepwise blocks by the name of their decision.
     """
 
@@ -125,6 +126,7 @@ class _Checker:
             return None
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         wanted: list[Path] = [("settings", "store"), *(("signals", name) for name in signals)]
+        wanted += [("paths", index, "match") for index in range(len(spec.paths))]
         places = {path: document.keys[path] for path in wanted if path in document.keys}
         policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
         targets = models(spec)
@@ -134,6 +136,7 @@ class _Checker:
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         self._guards(policy)
+        self._opened(policy)
         return None if any(problem.severity == "error" for problem in document.problems) else policy
 
     def _guards(self, policy: Policy) -> None:
@@ -148,6 +151,28 @@ class _Checker:
                     "write `on_unknown: match` to refuse it (or `skip`, if that is meant)"
                 )
                 self._document.report(("decisions", index, "respond"), "L311", message, warning=True, at_key=True)
+
+    def _opened(self, policy: Policy) -> None:
+        """Warn of opened paths that an earlier entry has already, and of guards that will not see what goes there."""
+        spec = policy.spec
+        openings = [Opening(path.match, path.to or spec.default) for path in spec.paths]
+        for index, opening in enumerate(openings):
+            earlier = next((one for one in openings[:index] if one.covers(opening)), None)
+            if earlier is not None:
+                message = f"never taken: the entry {earlier.match!r} before it has all paths of {opening.match!r}"
+                self._document.report(("paths", index, "match"), "L313", message, warning=True)
+        if not openings and spec.settings.unread == "refuse":
+            return
+        for entry in spec.decisions:
+            named = _named(policy, policy.rules[entry.name]) if entry.respond is not None else ()
+            if any(policy.signals[name][1].scopes() for name in named):
+                message = (
+                    f"guard {entry.name!r} reads text, and what goes unread passes it: open only paths that show no "
+                    "model what a client sends, or that are checked elsewhere"
+                )
+                where = ("paths",) if openings else ("settings", "unread")
+                self._document.report(where, "L314", message, warning=True, at_key=True)
+                return
 
     def _validated(self, model: type[M], data: Any, base: Path) -> M | None:
         """`data` as `model`; what is wrong is reported. A plain scalar where text is wanted is the text as typed."""

@@ -42,6 +42,9 @@ CODES: dict[str, str] = {
     "L306": "rule that is always true",
     "L307": "rules too hard to check in full",
     "L311": "guard without on_unknown",
+    "L312": "an opened path that the router reads, so that it never goes unread",
+    "L313": "an opened path that an earlier entry has already",
+    "L314": "paths go unread although guards read text",
     "D401": "deployed: a model without a route, or a route without a model",
     "D402": "deployed: no default route",
     "D403": "deployed: a buffer smaller than the bodies that the policy takes",
@@ -51,6 +54,8 @@ CODES: dict[str, str] = {
     "D407": "deployed: no response headers although the policy wants them",
     "D408": "deployed: a metadata namespace that drops what we write",
     "D409": "deployed: Envoy gives up before the router's own deadline",
+    "D410": "deployed: every path is let on although the policy refuses what is unread",
+    "D411": "deployed: no route for a path that the policy opens",
 }
 
 

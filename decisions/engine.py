@@ -33,6 +33,10 @@ class Opening(NamedTuple):
     match: str
     to: str
 
+    def covers(self, other: Opening) -> bool:
+        """Whether every path that `other` fits fits this one too."""
+        return other.match.startswith(self.match[:-1]) if self.match.endswith("*") else other.match == self.match
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

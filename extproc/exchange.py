@@ -285,8 +285,7 @@ class Exchange:
             self._pass()
         else:
             self._context.unread("unknown_path", method, path)
-            text = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
-            raise Refusal(404, text, "unknown_path")
+            raise Refusal(404, paths.NOT_SERVED, "unknown_path")
 
     def _bodiless(self, target: Target, method: str, end: bool) -> None:
         """The model list, which we answer, and stored responses, which the upstream has."""

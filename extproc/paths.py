@@ -23,6 +23,8 @@ LONGEST: Final = 16_384
 """Characters; a longer path names nothing."""
 ROUNDS: Final = 4
 """How often percent escapes are undone; a path that is still escaped then names nothing."""
+NOT_SERVED: Final = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
+"""What a client is told whose path names nothing; rendered gateways say it too."""
 
 _CONTROLS: Final = dict.fromkeys((*range(32), 127))
 _SAFE: Final = "!$&'()*+,=:@-._~"

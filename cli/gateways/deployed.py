@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from cli.gateways.envoy import DECISION_HEADER, METADATA, OUR_HEADERS, ROUTE_HEADER
+from cli.gateways import allowed
+from cli.gateways.envoy import DECISION_HEADER, EXT_PROC, METADATA, OUR_HEADERS, ROUTE_HEADER
 from config.problem import Problem, Severity
 from decisions.engine import Engine
 
@@ -23,7 +24,7 @@ ENVOY_BUFFER = 1024 * 1024  # per_connection_buffer_limit_bytes when it is left 
 AI_GATEWAY_HEADER = "x-ai-eg-model"
 _QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|k|M|G)?")
 _UNITS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
-_EXT_PROC = "ext_proc.v3.ExternalProcessor"
+_FILTER = "ext_proc.v3.ExternalProcessor"
 _HCM = "http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -82,6 +83,10 @@ class _Check:
         self.filters: list[_Object] = []
         self._engine = engine
         self._routes: dict[str, list[tuple[_Object, set[str], bool]]] = {}  # family → (object, models, has a default)
+        self._let_on: dict[str, list[tuple[_Object, str | None]]] = {}  # family → (object, path; None: any) to a model
+        self._names: list[tuple[_Object, str]] = []  # of Istio's routes
+        self._switched: set[str] = set()  # routes on which a filter is that is off elsewhere
+        self._off = False  # there is such a filter
         self._buffers: list[tuple[_Object, int]] = []
         self._attached: set[tuple[str, str]] = set()
         self._http_routes: list[_Object] = []
@@ -107,6 +112,7 @@ class _Check:
         """What only the whole set can tell."""
         for family in {self._family(found) for found in self.filters}:
             self._conclude_routes(family)
+            self._conclude_paths(family)
             if not self._strips.get(family, False):
                 text = f"a client's own {ROUTE_HEADER} header is not removed before the first route is chosen"
                 self._say(self.filters[0], "D406", f"{text}: it picks the filter set of that route", "warning")
@@ -116,6 +122,10 @@ class _Check:
             if not on_gateway and self._attached and ("HTTPRoute", name) not in self._attached:
                 text = f"HTTPRoute {name!r} has no EnvoyExtensionPolicy: requests that match it first never reach us"
                 self._say(found, "D405", text)
+        for found, name in self._names if self._off else ():
+            if name not in self._switched:
+                text = f"route {name!r} of the VirtualService does not switch the filter on"
+                self._say(found, "D405", f"{text}: requests that match it first never reach us")
         self._conclude_modes()
         self._conclude_buffers()
 
@@ -145,8 +155,23 @@ class _Check:
                 self._say(found, "D401", text, "warning")
         if not any(default for _, _, default in routes):
             self._say(
-                first, "D402", "no route without a header match: requests find no route before we have chosen one"
+                first, "D402", "no route that takes whatever comes: requests find no route before we have chosen one"
             )
+
+    def _conclude_paths(self, family: str) -> None:
+        """What the routes let on that ask for no header: whatever we say, and also when we are away."""
+        routes = self._let_on.get(family, [])
+        if self._engine.settings.pass_unread or not routes:
+            return
+        everything = [found for found, path in routes if path is None]
+        for found in everything:
+            text = "a route for every path leads to a model, so what the policy refuses unread is refused by us alone"
+            self._say(found, "D410", f"{text}; render it again, or set settings.unread: pass")
+        known = {path for _, path in routes}
+        for opened in () if everything else allowed.opened(self._engine):
+            if opened.text not in known:
+                text = f"no route for the path {opened.text!r}, which the policy opens"
+                self._say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
 
     def _conclude_buffers(self) -> None:
         if self._engine.stepwise and not self._steps:
@@ -170,6 +195,10 @@ class _Check:
     def _route(self, family: str, found: _Object, models: set[str], default: bool) -> None:
         self._routes.setdefault(family, []).append((found, models, default))
 
+    def _lets_on(self, family: str, found: _Object, path: str | None) -> None:
+        """A route to a model without a header match; `path` is what it asks of paths, None when that is nothing."""
+        self._let_on.setdefault(family, []).append((found, path))
+
     # Gateway API and Envoy Gateway
 
     def _http_route(self, found: _Object) -> None:
@@ -184,7 +213,11 @@ class _Check:
                     continue
                 named = [headers[ROUTE_HEADER]] if ROUTE_HEADER in headers else []
                 models |= {str(header.get("value")) for header in named}
-                default = default or not headers
+                path = match.get("path") or {}
+                any_path = path.get("type", "PathPrefix") == "PathPrefix" and path.get("value", "/") == "/"
+                default = default or (any_path and not headers)
+                if not headers and rule.get("backendRefs"):
+                    self._lets_on("gateway", found, None if any_path else str(path.get("value")))
         self._route("gateway", found, models, default)
 
     def _ai_route(self, found: _Object) -> None:
@@ -229,19 +262,28 @@ class _Check:
         models: set[str] = set()
         default = False
         for rule in found.spec.get("http", ()):
+            self._names.append((found, str(rule.get("name", ""))))
             for match in rule.get("match") or [{}]:
                 headers = match.get("headers") or {}
                 self._steps = self._steps or DECISION_HEADER in headers
                 if ROUTE_HEADER in headers:
                     models.add(str(headers[ROUTE_HEADER].get("exact")))
-                default = default or not headers
+                uri = match.get("uri") or {}
+                any_path = not uri or uri.get("prefix") == "/"
+                default = default or (any_path and not headers)
+                if not headers and "route" in rule:
+                    self._lets_on("istio", found, None if any_path else str(next(iter(uri.values()))))
         self._route("istio", found, models, default)
 
     def _envoy_filter(self, found: _Object) -> None:
         for patch in found.spec.get("configPatches", ()):
             value = (patch.get("patch") or {}).get("value") or {}
             typed = value.get("typed_config") or {}
-            if str(typed.get("@type", "")).endswith(_EXT_PROC):
+            if patch.get("applyTo") == "HTTP_ROUTE" and EXT_PROC in (value.get("typed_per_filter_config") or {}):
+                where = (patch.get("match") or {}).get("routeConfiguration") or {}
+                self._switched.add(str(((where.get("vhost") or {}).get("route") or {}).get("name")))
+            elif str(typed.get("@type", "")).endswith(_FILTER):
+                self._off = self._off or bool(value.get("disabled"))
                 self._filter(found, typed)
             elif str(typed.get("@type", "")).endswith(_HCM):
                 self._strip("istio", typed)
@@ -264,7 +306,7 @@ class _Check:
             processors = [
                 http["typed_config"]
                 for http in (manager or {}).get("http_filters", ())
-                if str(http.get("typed_config", {}).get("@type", "")).endswith(_EXT_PROC)
+                if str(http.get("typed_config", {}).get("@type", "")).endswith(_FILTER)
             ]
             if manager is None or not processors:
                 continue
@@ -281,6 +323,8 @@ class _Check:
                     named = [h for h in headers if h.get("name") == ROUTE_HEADER]
                     models |= {str((h.get("string_match") or {}).get("exact")) for h in named}
                     default = default or not headers
+                    if not headers and "route" in route:
+                        self._lets_on("envoy", found, _path_of(route.get("match") or {}))
             self._route("envoy", found, models, default)
 
     def _strip(self, family: str, manager: dict[str, Any]) -> None:
@@ -333,6 +377,13 @@ class _Check:
 
     def _say(self, found: _Object, code: str, message: str, severity: Severity = "error") -> None:
         self.problems.append(Problem(found.file, found.line, 1, code, severity, message))
+
+
+def _path_of(match: dict[str, Any]) -> str | None:
+    """What a route of Envoy's asks of paths; None when every path will do."""
+    if match.get("prefix") in ("", "/"):
+        return None
+    return str(match.get("path") or (match.get("safe_regex") or {}).get("regex") or match)
 
 
 def _bytes(quantity: Any) -> int:

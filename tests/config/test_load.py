@@ -301,6 +301,27 @@ def test_guards(when, respond, more, codes):
     assert [problem.code for problem in problems if problem.code != "L304"] == codes
 
 
+OPENED = GUARDED % ("%s", "", ", on_unknown: match") + "%s\n"
+
+
+@pytest.mark.parametrize(
+    ("when", "more", "found"),
+    [
+        ("word", "paths: [{match: /x}]", [("L314", 10, 1)]),
+        ("both", "paths: [{match: /x}]", [("L314", 10, 1)]),  # reads what it combines
+        ("tier", "paths: [{match: /x}]", []),
+        ("word", "settings: {unread: pass}", [("L314", 10, 12)]),
+        ("word", "settings: {unread: refuse}", []),
+        ("tier", "paths: [{match: /x*}, {match: /xy}, {match: /y}, {match: /y}]", [("L313", 10, 31), ("L313", 10, 58)]),
+        ("tier", "paths: [{match: /x/*}, {match: /x*}, {match: /x}]", [("L313", 10, 46)]),
+    ],
+)
+def test_opened_paths(when, more, found):
+    _, problems = check(OPENED % (when, more))
+    assert [(p.code, p.line, p.column) for p in problems if p.code != "L304"] == found
+    assert {p.severity for p in problems} <= {"warning"}
+
+
 def test_only_guards_observe():
     _, problems = check(GUARDED.replace("respond: {%s}%s", "route: m, observe: true") % "tier")
     assert [problem.code for problem in problems if problem.code != "L304"] == ["P104"]

@@ -20,6 +20,7 @@ from config.problem import CODES
 from config.schema import (
     DecisionSpec,
     ModelSpec,
+    PathSpec,
     PickSpec,
     PolicySpec,
     PriceSpec,
@@ -76,6 +77,7 @@ def keys(model: type[BaseModel]) -> list[str]:
         ("Stepwise steps", StepSpec),
         ("Stepwise budget", BudgetSpec),
         ("Changes", SetSpec),
+        ("Paths", PathSpec),
         ("Settings", SettingsSpec),
         ("State store", StoreSpec),
         ("Secrets", Secret),

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from decisions.engine import Engine
+from decisions.engine import Engine, Opening
 from extproc import wire
 from extproc.wire import Kind
 from tests.e2e.answers import Words
@@ -86,7 +86,7 @@ def slow_policy() -> Engine:
     guard = clause("guard", "slow", "respond", on_unknown="match", status=451, message="Not now.")
     fall = clause("fall", "slow", "route")
     # The guard applies to requests that name a model, the rule to the others: one policy shows both.
-    return engine(fall, guard, signals=[signal], deadline=0.05)
+    return engine(fall, guard, signals=[signal], deadline=0.05, openings=(Opening("/x", "small"),))
 
 
 def listen(envoy: Envoy) -> None:

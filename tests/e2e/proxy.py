@@ -69,6 +69,15 @@ decisions:
     when: code
     route: large
     set: {headers: {x-tier: premium}}
+paths:
+  - {match: /health}
+  - {match: /static}
+  - {match: /upload}
+  - {match: /ws}
+  - {match: /v1/audio/*}
+  - {match: /x}
+  - {match: /rerank/*, to: large}
+  - {match: /rerank/never, to: small}
 settings: {max_body: 4MiB}
 """
 
@@ -365,7 +374,8 @@ def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) 
     """A copy of the rendered listener under another name, with `changes` in its ext_proc filter.
 
     The guard that removes a client's copies of our headers before the first choice of a route is taken out, so that
-    ours is seen at work. `changes` may hold `buffer` (bytes) and `per_route` (the filter is on for the last route).
+    ours is seen at work. `changes` may hold `buffer` (bytes) and `per_route` (the filter is on for the routes that do
+    not ask for our header).
     """
     changes = dict(changes)
     listener = copy.deepcopy(ingress)
@@ -385,9 +395,9 @@ def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) 
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
             "overrides": {},
         }
-        manager["route_config"]["virtual_hosts"][0]["routes"][-1]["typed_per_filter_config"] = {
-            http_filter["name"]: enabled
-        }
+        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+            if "headers" not in route["match"]:
+                route["typed_per_filter_config"] = {http_filter["name"]: enabled}
     filter_config.update(changes)
     return listener
 

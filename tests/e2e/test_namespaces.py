@@ -193,7 +193,9 @@ def gateway(engine) -> JSON:
         }
     }
     admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 9901}}}
-    return {"admin": admin, "static_resources": {"listeners": [listener], "clusters": [*clusters, router]}}
+    layer = {"name": "istio", "static_layer": {"re2.max_program_size.error_level": 32768}}  # as in Istio's bootstrap
+    static = {"listeners": [listener], "clusters": [*clusters, router]}
+    return {"admin": admin, "layered_runtime": {"layers": [layer]}, "static_resources": static}
 
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -204,19 +206,32 @@ def routes(objects: dict[str, JSON]) -> list[JSON]:
     """The VirtualService's rules as Envoy's routes."""
     made = []
     for rule in objects["VirtualService"]["spec"]["http"]:
-        ((match,), (target,)) = rule["match"], rule["route"]
-        to = target["destination"]
+        (match,) = rule["match"]
         headers = [
             {"name": name, "string_match": {"exact": value["exact"]}}
             for name, value in match.get("headers", {}).items()
         ]
-        action = {
-            "cluster": f"outbound|{to['port']['number']}||{to['host']}",
-            "timeout": "0s",
-            "host_rewrite_literal": rule["rewrite"]["authority"],
-            "retry_policy": {"num_retries": rule["retries"]["attempts"], "retry_on": rule["retries"]["retryOn"]},
-        }
-        made.append({"match": {"prefix": match["uri"]["prefix"], "headers": headers}, "route": action})
+        ((kind, path),) = match["uri"].items()
+        where = {"safe_regex": {"regex": path}} if kind == "regex" else {{"exact": "path"}.get(kind, kind): path}
+        route: JSON = {"name": rule["name"], "match": {**where, "headers": headers}}
+        if "directResponse" in rule:
+            direct = rule["directResponse"]
+            route["direct_response"] = {
+                "status": direct["status"],
+                "body": {"inline_string": direct["body"]["string"]},
+            }
+            (header,) = rule["headers"]["response"]["set"].items()
+            option = {"header": {"key": header[0], "value": header[1]}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            route["response_headers_to_add"] = [option]
+        else:
+            to = rule["route"][0]["destination"]
+            route["route"] = {
+                "cluster": f"outbound|{to['port']['number']}||{to['host']}",
+                "timeout": "0s",
+                "host_rewrite_literal": rule["rewrite"]["authority"],
+                "retry_policy": {"num_retries": rule["retries"]["attempts"], "retry_on": rule["retries"]["retryOn"]},
+            }
+        made.append(route)
     return made
 
 
@@ -227,6 +242,13 @@ def apply(patch: JSON, listener: JSON) -> None:
     if kind == "LISTENER":
         assert (match, change["operation"]) == ({"context": "GATEWAY"}, "MERGE")
         merge(listener, change["value"])
+        return
+    if kind == "HTTP_ROUTE":
+        assert (match["context"], change["operation"]) == ("GATEWAY", "MERGE")
+        (host,) = network["typed_config"]["route_config"]["virtual_hosts"]
+        name = match["routeConfiguration"]["vhost"]["route"]["name"]
+        (route,) = [each for each in host["routes"] if each["name"] == name]
+        merge(route, change["value"])
         return
     wanted = match["listener"]["filterChain"]["filter"]
     assert wanted["name"] == network["name"]
@@ -287,10 +309,12 @@ json.dump(answers, sys.stdout)
 """
 
 
-def post(net: Net, *requests: tuple[dict[str, str], str]) -> list[tuple[int, JSON, JSON]]:
+def post(
+    net: Net, *requests: tuple[dict[str, str], str], path: str = "/v1/chat/completions"
+) -> list[tuple[int, JSON, JSON]]:
     """Chat completions from the client's namespace: (headers, text) each; status, headers and body of the answers."""
     sent = [[headers, {"model": "auto", "messages": [{"role": "user", "content": text}]}] for headers, text in requests]
-    command = net.inside("client", [sys.executable, "-c", CLIENT, f"http://198.18.1.1:{LISTEN[1]}/v1/chat/completions"])
+    command = net.inside("client", [sys.executable, "-c", CLIENT, f"http://198.18.1.1:{LISTEN[1]}{path}"])
     done = subprocess.run(command, input=json.dumps(sent), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return [(status, headers, body) for status, headers, body in json.loads(done.stdout)]
@@ -315,6 +339,29 @@ def test_it_routes_across_namespaces(tmp_path, net, engine, made):
         assert refused[0] == 403
         assert "Refused by policy." in json.dumps(refused[2])
         assert accessed(tmp_path / "envoy.log", 5) == [None, "code", None, None, "refuse"]
+        ((disguised, _, body),) = post(net, ({}, "Why this traceback?"), path="/V1/Chat/Completions%0a")
+        assert (disguised, body["model"]) == (200, NAMES["large"])
+        ((unknown, headers, body),) = post(net, ({}, "Why this traceback?"), path="/api/chat")
+        assert (unknown, body["error"]["code"]) == (404, "unknown_path")
+        assert "x-pointsman-policy" in headers  # it is the router that says so
+
+
+def test_without_the_router_unknown_paths_are_refused_by_the_gateway(tmp_path, net, engine):
+    """Istio's routes, with a router that never was there and a filter that fails open."""
+    config = json.loads(
+        json.dumps(gateway(engine)).replace(
+            '"allow_mode_override"', '"failure_mode_allow": true, "allow_mode_override"'
+        )
+    )
+    for made in config["static_resources"]["clusters"]:
+        if "50051" in made["name"]:
+            made["load_assignment"]["endpoints"] = []
+    with running(net, config, tmp_path):
+        ((status, headers, body),) = post(net, ({}, "Good morning"), path="/api/chat")
+        assert (status, headers["content-type"], body["error"]["code"]) == (404, "application/json", "unknown_path")
+        ((status, _, body),) = post(net, ({}, "Good morning"), path="/v1/chat/completions")
+        assert status == 404  # the model's own: it knows no model `auto`
+        assert body["error"]["code"] != "unknown_path"
 
 
 def accessed(log: Path, count: int) -> list[str | None]:

@@ -1,0 +1,63 @@
+"""What a rendered gateway lets on: the paths of the calls that the router reads, and those that the policy opens.
+
+The router refuses everything else itself, and turns disguised spellings of its calls into their plain form before the
+gateway picks a route again. The gateway's own list holds whatever the router says, and when it is away: then with
+`fail_open` its calls go on unread, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from decisions.engine import Engine
+from extproc import openai, paths
+from extproc.refusal import Refusal
+
+_SEGMENT: Final = r"[\w!$%&'()*+,=:@.~-]+"  # other characters stand there as escapes
+_REST: Final = r"[\w!$&'()*+,=:@.~/-]*"  # without escapes; empty and dot segments are gone when a gateway reads it
+_BASE: Final = rf"(?:/{_SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|deployments/{_SEGMENT})"
+
+CALLS: Final = (
+    rf"(?:/{_SEGMENT})*/chat/completions|(?:{_BASE})?/(?:completions|embeddings|messages(?:/count_tokens)?|models(?:/.+)?|"
+    rf"responses(?:/{_SEGMENT}(?:/(?:cancel|input_items))?)?)"
+)
+"""RE2 expression for the whole of a path without its query: the plain forms of what `extproc.paths.read` understands,
+and what it replaces by `/v1` (Azure's deployments, no version)."""
+
+STATUS: Final = 404
+BODY: Final = openai.error(None, Refusal(STATUS, paths.NOT_SERVED, "unknown_path")).decode()
+"""What the gateway answers to every other path; it is what the router says of it."""
+CONTENT_TYPE: Final = dict(openai.JSON_HEADERS)["content-type"]
+
+
+class Path(NamedTuple):
+    """A path that the policy opens: `text` is exact, or an RE2 expression for the whole of a path; `to` a model."""
+
+    text: str
+    exact: bool
+    to: str
+
+
+def opened(engine: Engine) -> list[Path]:
+    """The openings of the policy that ever decide something, in its order.
+
+    Those left out are of no use: the paths are the router's own, or an earlier entry has them. So a gateway may ask for
+    exact paths first, then for long expressions, then for short ones.
+    """
+    found = []
+    openings = engine.settings.openings
+    for number, opening in enumerate(openings):
+        if understood(opening.match) or any(earlier.covers(opening) for earlier in openings[:number]):
+            continue
+        start = opening.match.removesuffix("*")
+        exact = start == opening.match
+        found.append(Path(start if exact else re.escape(start) + _REST, exact, opening.to))
+    return found
+
+
+def understood(match: str) -> bool:
+    """Whether the router reads every path that fits `match` of an opening, so that it is never asked."""
+    start = match.removesuffix("*")
+    tried = [start] if start == match else [start + "x", start + "x/x/x/x"]
+    return all(paths.read(path) is not None for path in tried)
