@@ -274,7 +274,9 @@ def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
         collect(content, texts)
         parts.results.append(Message("tool", "\n".join(texts)))
         parts.opaque["document"] = None
-    elif content is None or type(content) is str or (type(content) is list and _typed(content)):
+    elif type(content) is str:
+        parts.results.append(Message("tool", "\n".join((content, *texts))))
+    elif content is None or (type(content) is list and _typed(content)):
         inner = _parts(content, f"{param}.content", parts.depth + 1)
         texts = [*inner.everything(), *texts]
         if len(inner.texts) > 1:
@@ -333,12 +335,13 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
     if type(content) is str and turn.keys() == _PLAIN_TURN and role in _ROLES:
         call.messages.append(Message("tool" if role == "function" else role, content))
         return
-    _spelled(turn, _IN_TURN, param)
+    rest: list[str] = []
+    if turn.keys() != _PLAIN_TURN:
+        _spelled(turn, _IN_TURN, param)
+        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
     if role == "function":
         role = "tool"
     parts = _parts(content, f"{param}.content")
-    rest: list[str] = []
-    collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
     if role not in _ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")

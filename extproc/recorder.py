@@ -42,7 +42,7 @@ class Recorder:
     def record(self, trace: Trace, request: Request, stream: Stream) -> None:
         """One request was decided."""
         self.metrics.record(trace, len(request.body))
-        id = request.headers.get("x-request-id")
+        id: str | None = request.headers.get("x-request-id")
         self.traces.append((time.time(), id if id is None else id[:LONGEST_ID], trace))
         if self._log is not None:
             self._log.record(trace, request)
