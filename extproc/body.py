@@ -335,13 +335,12 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
     if type(content) is str and turn.keys() == _PLAIN_TURN and role in _ROLES:
         call.messages.append(Message("tool" if role == "function" else role, content))
         return
-    rest: list[str] = []
-    if turn.keys() != _PLAIN_TURN:
-        _spelled(turn, _IN_TURN, param)
-        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
+    _spelled(turn, _IN_TURN, param)
     if role == "function":
         role = "tool"
     parts = _parts(content, f"{param}.content")
+    rest: list[str] = []
+    collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
     if role not in _ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")

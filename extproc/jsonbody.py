@@ -181,7 +181,7 @@ def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs:
             found.append(value)
         elif type(value) is dict:
             count += len(value)
-            below: list[Any] = []
+            below = []
             for key, item in value.items():
                 role = _KEYS.get(key, _OTHER)
                 if role == _OTHER:
@@ -203,9 +203,8 @@ def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs:
                         below.append(item)
                 elif type(item) is int and item > 99_999_999:  # a card or account number written as one
                     found.append(str(item))
-            if below:
-                below.reverse()
-                stack += below
+            below.reverse()
+            stack += below
         elif type(value) is list:
             if len(value) > 1:
                 _join(value, joined)
