@@ -124,6 +124,7 @@ _HIDDEN = frozenset(
 )  # fmt: skip
 _TURNS = frozenset(("messages", "input", "system", "instructions"))
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
+_ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[^,]*", re.IGNORECASE)
 
 
@@ -171,8 +172,8 @@ def _is_image(part: dict[str, Any]) -> bool:
 
 
 def _base64(value: str) -> bool:
-    """Base64 to a strict reader: the marked text has a `-`, which only the alphabet of URLs has."""
-    return value.startswith("data:image/") or "-" not in value
+    """Whether a decoder of base64 takes all of `value`, in a `data:` URL or alone (then in the alphabet of URLs too)."""
+    return _ENCODED.fullmatch(value) is not None
 
 
 def _own_text(part: Any) -> str:
@@ -204,7 +205,7 @@ def shows_unread(api: str, fields: Any) -> str | None:
         prompt = fields.get("prompt" if api == "completions" else "input")
         if type(prompt) is list and _numbers(prompt):
             return "token ids"
-        if api == "completions" and fields.get("prompt_embeds") is not None:
+        if api == "completions" and fields.get("prompt_embeds"):
             return "embeddings"
     if api == "responses":
         for key in ("previous_response_id", "conversation"):
