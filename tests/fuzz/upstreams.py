@@ -154,7 +154,10 @@ def shows(fields: Any) -> str | None:
                     return "decoded"
                 elif not text and key == _SEALED.get(str(value.get("type"))) and " " not in item:
                     continue
-                elif not (image and key in ("data", "url", "image_url") and _base64(item)) and MARK in item.lower():
+                elif (
+                    not (image and key in ("data", "url", "image_url", "file_data") and _base64(item))
+                    and MARK in item.lower()
+                ):
                     return "plain"
         elif type(value) is list:
             stack += [(item, text) for item in value]
@@ -165,14 +168,16 @@ def shows(fields: Any) -> str | None:
 
 def _is_image(part: dict[str, Any]) -> bool:
     """Whether `part` is of a form whose data is decoded as an image or sound, and never shown as text."""
-    media, kind = part.get("media_type"), part.get("type")
-    if kind == "base64" and type(media) is str:
-        return media.startswith(("image/", "application/pdf"))
-    return kind in ("input_image", "image_url") or part.keys() <= {"url", "detail"} or part.keys() == {"data", "format"}
+    kind = part.get("type")
+    return (
+        kind in ("input_image", "image_url", "base64")
+        or part.keys() <= {"url", "detail"}
+        or part.keys() == {"data", "format"}
+    )
 
 
 def _base64(value: str) -> bool:
-    """Whether a decoder of base64 takes all of `value`, in a `data:` URL or alone (then in the alphabet of URLs too)."""
+    """Whether a decoder of base64 takes all of `value`, in a `data:` URL or alone, in the alphabet of URLs too."""
     return _ENCODED.fullmatch(value) is not None
 
 
