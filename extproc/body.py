@@ -327,7 +327,9 @@ def _result(parts: _Parts, part: dict[str, Any], param: str) -> None:
         collect(content, texts)
         parts.results.append(Message("tool", "\n".join(texts)))
         parts.opaque["document"] = None
-    elif content is None or type(content) is str or (type(content) is list and _typed(content)):
+    elif type(content) is str:
+        parts.results.append(Message("tool", "\n".join((content, *texts))))
+    elif content is None or (type(content) is list and _typed(content)):
         inner = _parts(content, f"{param}.content", parts.depth + 1)
         texts = [*inner.everything(), *texts]
         if len(inner.texts) > 1:

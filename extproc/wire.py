@@ -88,7 +88,7 @@ class Headers(Mapping[str, str]):
         # Where the fields after a name begin, and the same for names that have been there already.
         found: dict[bytes, int] = {}
         self._at = found
-        self._again: list[tuple[bytes, int]] = []
+        self._again: dict[bytes, list[int]] = {}
         self.plain = True
         at = 0
         end = len(raw)
@@ -120,7 +120,7 @@ class Headers(Mapping[str, str]):
             at = start + size
             name = raw[start:at]
         if name in self._at:
-            self._again.append((name, at))
+            self._again.setdefault(name, []).append(at)
         else:
             self._at[name] = at
         values = 0
@@ -142,10 +142,8 @@ class Headers(Mapping[str, str]):
         if at < 0:
             return default
         value = _value(self._raw, at)
-        if self._again:
-            for other, at in self._again:
-                if other == key:
-                    value = f"{value},{_value(self._raw, at)}"
+        if self._again and (again := self._again.get(key)) is not None:
+            return ",".join((value, *(_value(self._raw, at) for at in again)))
         return value
 
     def __getitem__(self, name: str) -> str:

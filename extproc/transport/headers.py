@@ -74,12 +74,11 @@ class Head:
     @cached_property
     def metadata(self) -> Mapping[str, str]:
         """As `Stream.metadata`; pseudo-headers are left out."""
-        merged: dict[str, str] = {}
-        for raw_name, raw_value in self._fields:
-            if raw_name[0] != 0x3A:
-                name, value = raw_name.decode("ascii"), raw_value.decode("utf-8", "replace")
-                merged[name] = f"{merged[name]},{value}" if name in merged else value
-        return MappingProxyType(merged)
+        merged: dict[str, list[str]] = {}
+        for name, value in self._fields:
+            if name[0] != 0x3A:
+                merged.setdefault(name.decode("ascii"), []).append(value.decode("utf-8", "replace"))
+        return MappingProxyType({name: ",".join(values) for name, values in merged.items()})
 
 
 def check_trailers(fields: Iterable[Field]) -> None:

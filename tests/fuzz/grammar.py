@@ -227,7 +227,7 @@ _ITEM_TYPES = (
     "message", "MESSAGE", "function_call", "function_call_output", "reasoning", "item_reference", "mcp_call",
     "mcp_list_tools", "mcp_approval_request", "custom_tool_call", "custom_tool_call_output", "computer_call_output",
     "local_shell_call_output", "shell_call", "shell_call_output", "file_search_call", "code_interpreter_call",
-    "web_search_call", "image_generation_call", "apply_patch_call_output", "compaction", "newer", None, 3, [],
+    "web_search_call", "image_generation_call", "apply_patch_call_output", "compaction", "newer", None, 3, True,
 )  # fmt: skip
 _ROLES = ("user", "User", "system", "developer", "assistant", "tool", "function", "model", "other", None, 3, "")
 _IDS = (

@@ -124,6 +124,7 @@ _HIDDEN = frozenset(
 )  # fmt: skip
 _TURNS = frozenset(("messages", "input", "system", "instructions"))
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
+_ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[^,]*", re.IGNORECASE)
 
 
@@ -153,7 +154,10 @@ def shows(fields: Any) -> str | None:
                     return "decoded"
                 elif not text and key == _SEALED.get(str(value.get("type"))) and " " not in item:
                     continue
-                elif not (image and key in ("data", "url", "image_url") and _base64(item)) and MARK in item.lower():
+                elif (
+                    not (image and key in ("data", "url", "image_url", "file_data") and _base64(item))
+                    and MARK in item.lower()
+                ):
                     return "plain"
         elif type(value) is list:
             stack += [(item, text) for item in value]
@@ -164,15 +168,17 @@ def shows(fields: Any) -> str | None:
 
 def _is_image(part: dict[str, Any]) -> bool:
     """Whether `part` is of a form whose data is decoded as an image or sound, and never shown as text."""
-    media, kind = part.get("media_type"), part.get("type")
-    if kind == "base64" and type(media) is str:
-        return media.startswith(("image/", "application/pdf"))
-    return kind in ("input_image", "image_url") or part.keys() <= {"url", "detail"} or part.keys() == {"data", "format"}
+    kind = part.get("type")
+    return (
+        kind in ("input_image", "image_url", "base64")
+        or part.keys() <= {"url", "detail"}
+        or part.keys() == {"data", "format"}
+    )
 
 
 def _base64(value: str) -> bool:
-    """Base64 to a strict reader: the marked text has a `-`, which only the alphabet of URLs has."""
-    return value.startswith("data:image/") or "-" not in value
+    """Whether a decoder of base64 takes all of `value`, in a `data:` URL or alone, in the alphabet of URLs too."""
+    return _ENCODED.fullmatch(value) is not None
 
 
 def _own_text(part: Any) -> str:
@@ -204,7 +210,7 @@ def shows_unread(api: str, fields: Any) -> str | None:
         prompt = fields.get("prompt" if api == "completions" else "input")
         if type(prompt) is list and _numbers(prompt):
             return "token ids"
-        if api == "completions" and fields.get("prompt_embeds") is not None:
+        if api == "completions" and fields.get("prompt_embeds"):
             return "embeddings"
     if api == "responses":
         for key in ("previous_response_id", "conversation"):
