@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from decisions.decision import Effort
@@ -102,10 +102,15 @@ class RespondSpec(Spec):
     message: str = Field("This request was refused by policy.", description="What the client is told.")
     headers: dict[str, str] = Field({}, description="Headers of the answer, such as `retry-after`.")
 
+    @field_validator("status")
+    @classmethod
+    def _known(cls, status: int) -> int:
+        if status != 200 and status < 400:
+            raise PydanticCustomError("P104", "status: 200 or 400 to 599 is needed")
+        return status
+
     @model_validator(mode="after")
     def _answer(self) -> Self:
-        if self.status != 200 and self.status < 400:
-            raise PydanticCustomError("P104", "status: 200 or 400 to 599 is needed")
         _check_headers(self.headers, ("content-type", "content-length", "transfer-encoding", "connection"))
         return self
 

@@ -19,7 +19,7 @@ from decisions.model import Model
 from extproc import openai, paths
 from extproc.bodies import Bodies
 from extproc.body import parse
-from extproc.encoding import coding, decoded, in_utf8, plain_json, says_json
+from extproc.encoding import coding, decoded, in_utf8, plainly_json, says_json
 from extproc.jsonbody import _values
 from extproc.refusal import Refusal
 from extproc.transport.headers import Head, new_decoder
@@ -208,7 +208,7 @@ def test_headers_of_a_message(pairs: Callable[[int], list[tuple[str, bytes]]]) -
 
 def test_header_values() -> None:
     for value in ("gzip,", ",", " ", "identity,", "charset", "charset=utf-8;", "charset ", "application/", "a+", '"'):
-        for read in (coding, in_utf8, says_json, plain_json):
+        for read in (coding, in_utf8, says_json, plainly_json):
             assert_linear(lambda size, value=value: value * size, _refused(read))
 
 
