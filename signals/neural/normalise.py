@@ -104,10 +104,11 @@ def _split(run: str, lexicon: Lexicon) -> str:
     if len(run) < 12 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
         return run
     found = lexer.substrings(run, _LONGEST)
-    known: list[list[bool]] = (lexicon.words(found.ravel()) > 0).reshape(found.shape).tolist()
+    known: NDArray[np.bool_] = (lexicon.words(found.ravel()) > 0).reshape(found.shape)
+    rows: list[list[bool]] = list(known.tolist())
     cost = [0.0] + [float("inf")] * len(run)
     back = [0] * (len(run) + 1)
-    for at, words in enumerate(known):
+    for at, words in enumerate(rows):
         so_far = cost[at]
         if run[at] not in "aAiI":
             words[0] = False
