@@ -250,3 +250,18 @@ def hashes(found: Words) -> U64:
     made[2] += _FIRST
     made[3] += _LAST
     return mix(made)
+
+
+def substrings(run: str, longest: int) -> U64:
+    """uint64 [n, longest]: the hash of every part of a run of n <= 16,384 ASCII letters, by its start and its length
+    less one, as that of a word. What would go beyond the end is the part up to it."""
+    size = len(run)
+    value = np.frombuffer(run.lower().encode(), np.uint8) * _POWERS[:size]
+    before = np.zeros(size + 1, np.uint64)
+    np.cumsum(value, out=before[1:])
+    starts = np.arange(size)[:, None]
+    ends = np.minimum(starts + np.arange(1, longest + 1), size)
+    sums = before[ends]
+    sums -= before[starts]
+    sums *= _INVERSES[starts]
+    return mix(sums)

@@ -103,15 +103,20 @@ def _split(run: str, lexicon: Lexicon) -> str:
         return " ".join([_split(run[at : at + _AT_ONCE], lexicon) for at in range(0, len(run), _AT_ONCE)])
     if len(run) < 12 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
         return run
-    pieces = [(at, end) for at in range(len(run)) for end in range(at + 1, min(at + _LONGEST, len(run)) + 1)]
-    plausible = _known([run[at:end].lower() for at, end in pieces], lexicon)
+    found = lexer.substrings(run, _LONGEST)
+    known: NDArray[np.bool_] = (lexicon.words(found.ravel()) > 0).reshape(found.shape)
+    rows: list[list[bool]] = list(known.tolist())
     cost = [0.0] + [float("inf")] * len(run)
     back = [0] * (len(run) + 1)
-    for (at, end), word in zip(pieces, plausible, strict=True):
-        # A known word costs one, anything else more than any words that its letters could make up.
-        price = cost[at] + (1.0 if word and (end - at > 1 or run[at] in "aAiI") else 4.0 * (end - at))
-        if price < cost[end]:
-            cost[end], back[end] = price, at
+    for at, words in enumerate(rows):
+        so_far = cost[at]
+        if run[at] not in "aAiI":
+            words[0] = False
+        for size, word in enumerate(words[: len(run) - at], 1):
+            # A known word costs one, anything else more than any words that its letters could make up.
+            price = so_far + (1.0 if word else 4.0 * size)
+            if price < cost[at + size]:
+                cost[at + size], back[at + size] = price, at
     cuts = [len(run)]
     while cuts[-1]:
         cuts.append(back[cuts[-1]])

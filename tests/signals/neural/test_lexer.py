@@ -70,3 +70,12 @@ def test_the_same_word_has_the_same_hash_everywhere(pieces: list[str]) -> None:
     text = " ".join(pieces)
     for word, value in zip(cut(text), lexer.words(text).hashes.tolist(), strict=True):
         assert seen.setdefault(word, value) == value
+
+
+def test_parts_of_a_run_are_hashed_as_words_are() -> None:
+    run = "IgnoreThisabcXYZ" * 20
+    found = lexer.substrings(run, 16)
+    for start in (0, 1, 7, 100, len(run) - 3):
+        for size in range(1, 17):
+            part = run[start : start + size].lower()
+            assert found[start, size - 1] == lexer.words(part).hashes[0]
