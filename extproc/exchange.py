@@ -26,7 +26,7 @@ from decisions.model import Model, UnknownModel
 from extproc import encoding, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
-from extproc.jsonbody import values_at_most
+from extproc.jsonbody import count
 from extproc.makers import Makers
 from extproc.meter import Meter, Tail
 from extproc.paths import Target
@@ -45,12 +45,14 @@ MAX_OWED = 65_536  # chunks of one held body that each want an answer of their o
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
 telling us to stop, so it is we who must not send without end."""
-APART = 512 * 1024
+APART = 272 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
+STRANGE = 64 * 1024
+"""The same for a body that is not all ASCII: its text takes several times as long."""
 SMALL = 64 * 1024
 """Bytes of a body up to which it may stay in memory while the answer comes."""
-MANY = 8_000
-"""JSON values from which on a body that is not small is read in a thread as well: each costs a microsecond or two."""
+MANY = 4_000
+"""JSON objects from which on a body that is not small is read in a thread as well: each costs some microseconds."""
 INTERNAL = 13
 INVALID_ARGUMENT = 3
 
@@ -563,7 +565,7 @@ class Exchange:
         if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
-        if len(request.body) > APART:
+        if _long(request.body):
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, request, more))
         else:
             self._send_on(trace, rewritten(request, trace.decision), more)
@@ -866,7 +868,9 @@ def rewritten(request: Request, decision: Decision) -> bytes | None:
 
 def _long(body: bytes) -> bool:
     """Whether `body` takes so long to read that others would notice."""
-    return len(body) > SMALL and (len(body) > APART or values_at_most(body) > MANY)
+    if len(body) <= SMALL:
+        return False
+    return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
 
 
 def _callable(headers: Headers, method: str) -> None:

@@ -39,7 +39,7 @@ def _values(body: bytes, most: int) -> int:
     if rough <= most:
         return rough
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if _count(plain, b'"') > 4 * most:  # so many strings alone
+    if count(plain, b'"') > 4 * most:  # so many strings alone
         return most + 1
     return values_at_most(b"".join(plain.split(b'"')[::2]))
 
@@ -49,10 +49,10 @@ _SAMPLE: Final = 2048
 
 def values_at_most(body: bytes) -> int:
     """How many JSON values `body` holds at most, but for one; marks that are inside strings are counted with them."""
-    return _count(body, b",") + _count(body, b"[") + _count(body, b"{")
+    return count(body, b",") + count(body, b"[") + count(body, b"{")
 
 
-def _count(body: bytes, mark: bytes) -> int:
+def count(body: bytes, mark: bytes) -> int:
     """How often the byte `mark` is in `body`.
 
     `bytes.count` takes as long however often that is (Python 3.11); where it is seldom, cutting it out is ten times as
@@ -99,17 +99,17 @@ def unambiguous(body: bytes, fields: dict[str, Any], strings: int | None) -> Non
     quotes of the bytes tell whether one was, beside those of what was parsed; only then is the body read again to find
     it. `strings` is how many strings and keys `fields` has; where nobody knows (None), it is written as JSON again.
     """
-    quotes = _count(body, b'"')
+    quotes = count(body, b'"')
     if strings is not None and b"\\" not in body:
         if quotes == 2 * strings:
             return
     elif b"\\u0022" not in body:  # a quote inside a string has one more in both
         try:
-            if quotes == _count(orjson.dumps(fields), b'"'):
+            if quotes == count(orjson.dumps(fields), b'"'):
                 return
         except orjson.JSONEncodeError:  # nested more deeply than that can be written
             plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-            if _count(plain, b'"') == 2 * _strings(fields):
+            if count(plain, b'"') == 2 * _strings(fields):
                 return
     try:
         json.loads(body, object_pairs_hook=_unique)
