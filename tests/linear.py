@@ -45,7 +45,7 @@ def assert_linear(make: Callable[[int], T], run: Callable[[T], Any], largest: in
             return
         small, large = make(size), make(4 * size)
         run(large)  # what is made once is made now
-        for _ in range(3):  # a first touch of memory, another thread's cache: all that only slows down
+        for _ in range(6):  # a first touch of memory, another thread's cache: all that only slows down
             ratio = spent(run, large, 2) / spent(run, small)
             if ratio <= RATIO:
                 return
