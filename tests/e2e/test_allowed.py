@@ -9,10 +9,14 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from cli.gateways import allowed
+from cli.gateways import allowed, envoy_gateway
+from cli.gateways.kubernetes import Cluster
+from cli.gateways.place import Place
+from config.watch import load
+from decisions.engine import Engine
 from extproc import paths
 from tests.e2e.conftest import World
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post
 from tests.extproc.envoy import chat
 
@@ -186,16 +190,90 @@ decisions: [{name: code, when: code, route: large}]
 """
 
 
-@pytest.fixture(scope="module", params=["refuse", "pass"])
+MORE = {
+    "refuse": "paths: [{match: /rerank*, to: large}, {match: /v1/rerank, to: large}]\n",
+    "pass": "settings: {unread: pass}\n",
+}
+
+
+def through_envoy_gateway(engine: Engine, place: Place, listener: JSON) -> None:
+    """Put into `listener` the routes that Envoy Gateway makes of the rendered objects, with its filter off but there.
+
+    In its order: exact path, expression, prefix; the longer path; more headers (`internal/gatewayapi/sort.go`).
+    """
+    objects = envoy_gateway.render(engine, place, Cluster())
+    kinds: dict[str, list[JSON]] = {}
+    for each in objects:
+        kinds.setdefault(each["kind"], []).append(each)
+    filters = {each["metadata"]["name"]: each["spec"] for each in kinds.get("HTTPRouteFilter", ())}
+    rules = [rule for route in kinds["HTTPRoute"] for rule in route["spec"]["rules"]]
+
+    def rank(rule: JSON) -> tuple[int, int, int]:
+        (match,) = rule["matches"]
+        types = ("PathPrefix", "RegularExpression", "Exact")
+        return types.index(match["path"]["type"]), len(match["path"]["value"]), len(match.get("headers", ()))
+
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    http_filter = manager["http_filters"][0]
+    http_filter["disabled"] = True
+    on = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+        "config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+            "overrides": {},
+        },
+    }
+    routes = [_route_of(rule, filters) for rule in sorted(rules, key=rank, reverse=True)]
+    for route in routes:
+        route["typed_per_filter_config"] = {http_filter["name"]: on}
+    manager["route_config"]["virtual_hosts"][0]["routes"] = routes
+
+
+def _route_of(rule: JSON, filters: dict[str, JSON]) -> JSON:
+    (match,) = rule["matches"]
+    kind, value = match["path"]["type"], match["path"]["value"]
+    where: JSON = {"path": value} if kind == "Exact" else {"prefix": value}
+    if kind == "RegularExpression":
+        where = {"safe_regex": {"regex": value}}
+    where["headers"] = [
+        {"name": one["name"], "string_match": {"exact": one["value"]}} for one in match.get("headers", ())
+    ]
+    route: JSON = {"match": where}
+    if "backendRefs" in rule:
+        route["route"] = {"cluster": rule["backendRefs"][0]["name"], "timeout": "0s"}
+    for each in rule["filters"]:
+        spec = filters[each["extensionRef"]["name"]] if each["type"] == "ExtensionRef" else each
+        if "directResponse" in spec:
+            direct = spec["directResponse"]
+            content_type = {"header": {"key": "content-type", "value": direct["contentType"]}}
+            content_type["append_action"] = "OVERWRITE_IF_EXISTS_OR_ADD"
+            body = {"inline_string": direct["body"]["inline"]}
+            route |= {"direct_response": {"status": direct["statusCode"], "body": body}}
+            route["response_headers_to_add"] = [content_type]
+        path = spec.get("urlRewrite", {}).get("path", {})
+        if path.get("type") == "ReplacePrefixMatch":
+            route["route"]["prefix_rewrite"] = path["replacePrefixMatch"]
+        elif path:
+            replaced = path["replaceRegexMatch"]
+            pattern = {"regex": replaced["pattern"]}
+            route["route"]["regex_rewrite"] = {"pattern": pattern, "substitution": replaced["substitution"]}
+    return route
+
+
+@pytest.fixture(
+    scope="module", params=[(unread, gateway) for unread in MORE for gateway in ("envoy", "envoy-gateway")], ids=str
+)
 def based(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    unread, gateway = request.param
     folder = tmp_path_factory.mktemp("based")
     loop, upstream = Loop(), Upstream("small")
     loop.run(upstream.start())
     policy = folder / "policy.yaml"
-    more = "paths: [{match: /rerank*, to: large}]\n" if request.param == "refuse" else "settings: {unread: pass}\n"
-    policy.write_text(BASE.replace("SMALL", upstream.address) + more)
+    policy.write_text(BASE.replace("SMALL", upstream.address) + MORE[unread])
     socket = f"unix:{folder / 'router'}"
     router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket, "absent": "unix:/nowhere"})
+    if gateway == "envoy-gateway":
+        through_envoy_gateway(load(policy).engine, Place(), envoy.config["static_resources"]["listeners"][0])
     envoy.listen("absent_open", "absent", failure_mode_allow=True)
     try:
         router.start()
@@ -220,9 +298,10 @@ async def test_the_path_of_a_models_url_comes_before_ours(based: Envoy, client: 
 async def test_unread_requests_pass_where_the_policy_says_so(
     request: pytest.FixtureRequest, based: Envoy, client: aiohttp.ClientSession
 ) -> None:
-    passing = request.node.callspec.params["based"] == "pass"
+    passing = request.node.callspec.params["based"][0] == "pass"
     for listener in ("ingress", "absent_open"):
-        for path, start in (("/api/chat", "/base"), ("/rerank/x", "/base" if passing else "/other")):
+        elsewhere = "/base" if passing else "/other"
+        for path, start in (("/api/chat", "/base"), ("/rerank/x", elsewhere), ("/v1/rerank", elsewhere)):
             async with client.put(based.url(listener) + path, data=b"x") as response:
                 answer = await response.json()
                 if passing or start == "/other":

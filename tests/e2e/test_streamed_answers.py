@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 async def test_an_answer_is_streamed_after_the_request_body(world: World, client: aiohttp.ClientSession) -> None:
     loop = asyncio.get_running_loop()
-    url = f"{world.envoy.url('steps_duplex')}{PATH}?streamed-answer"
+    url = f"{world.envoy.url('steps_duplex')}/streamed-answer{PATH}"
     times = []
     body = b""
     async with client.post(url, data=chat("count 5 0.1"), headers=JSON_TYPE) as response:

@@ -66,6 +66,32 @@ def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
         assert crd.problems(resource) == [], (resource["kind"], resource["metadata"]["name"])
 
 
+@needs_crds
+@pytest.mark.parametrize("steps", [None, "0.0.0.0:50052"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "paths: [{match: /rerank*, to: large}, {match: /a.b$c}, {match: /x}]",
+        "settings: {unread: pass}",
+        "settings: {body_timeout: 3600s, deadline: 60s}",
+    ],
+)
+def test_rendered_objects_pass_their_schemas_and_rules(more, steps):
+    """With what the shipped policy does not have: paths before a model's own, opened ones, long times."""
+    from cli.gateways import envoy_gateway, istio
+    from cli.gateways.kubernetes import Cluster
+    from cli.gateways.place import Place
+    from config.build import build
+    from config.load import parse
+
+    models = "{small: {url: 'http://s.models.svc:8000/base'}, large: {url: 'https://l.example.com/v1'}}"
+    engine = build(parse(f"version: 1\nmodels: {models}\ndefault: small\n{more}\n"))
+    for target in (envoy_gateway, istio):
+        for resource in target.render(engine, Place(steps=steps), Cluster()):
+            if resource["kind"] not in ("EnvoyProxy", "HTTPRouteFilter"):
+                assert crd.problems(resource) == [], resource["kind"]
+
+
 MUTATIONS = [
     ("base", "Deployment", ("spec", "template", "spec", "containers", 0, "securtyContext"), {}),
     ("base", "Deployment", ("spec", "replicas"), "two"),
