@@ -125,7 +125,7 @@ def _named(low: list[str], segments: list[str]) -> tuple[Target, list[str], list
         if low[at] == "models":
             return Target(None, "models", "/".join(rest) or None), base, [low[at], *rest]
         if len(rest) == 1 or (len(rest) == 2 and low[-1] in ("cancel", "input_items")):
-            return Target(None, "stored"), base, [low[at], *rest]
+            return Target(None, "stored"), base, [low[at], rest[0], *low[at + 2 :]]
         break
     return None
 

@@ -66,6 +66,7 @@ def test_plain_paths(path: str, wanted: Target) -> None:
         ("/messages/count_tokens?beta=true", "/v1/messages/count_tokens?beta=true"),
         ("/v1/models/Qwen%2FQwen3-8B", "/v1/models/Qwen/Qwen3-8B"),
         ("/models", "/v1/models"),
+        ("/v1/Responses/Resp_1/Input_Items", "/v1/responses/Resp_1/input_items"),
     ],
 )
 def test_other_spellings_are_put_plainly(path: str, wanted: str) -> None:
