@@ -76,8 +76,8 @@ def _read(path: str) -> Target | None:
     if found is None:
         return None
     target, base, tail = found
-    if _deployment(base):  # the API without deployments, which Azure has as well as everybody else
-        base = base[: -3 if len(base) > 2 and base[-3].lower() == "openai" else -2]
+    if (at := _deployments(base)) >= 0:  # the API without deployments, which Azure has as well as everybody else
+        base = base[: at - 1 if at and base[at - 1].lower() == "openai" else at]
         query = "&".join(part for part in query.split("&") if not part.lower().startswith("api-version="))
         base = [*base, "v1"]
     elif not base:
@@ -114,34 +114,42 @@ def _named(low: list[str], segments: list[str]) -> tuple[Target, list[str], list
     """The target, the segments before its name, and those of its name; `low` are the segments in small letters."""
     for size in range(_SEGMENTS, 0, -1):
         call = _CALLS.get(tuple(low[-size:])) if len(low) >= size else None
-        if call is not None and (_base(low[-size - 2 : -size]) or (size == 2 and call[0] == "chat")):
-            base = segments[:-size]
-            deployment = base[-1] if _deployment(base) else None
-            return Target(call[0], call[1], deployment), base, low[-size:]
+        if call is None:
+            continue
+        base = segments[:-size]
+        at = _deployments(base)
+        if at >= 0 or _base(low[-size - 1 : -size]) or (size == 2 and call[0] == "chat"):
+            return Target(call[0], call[1], "/".join(base[at + 1 :]) if at >= 0 else None), base, low[-size:]
     for at in (at for at, segment in enumerate(low) if segment in ("models", "responses")):
-        if not _base(low[max(at - 2, 0) : at]):
+        if not (_base(low[max(at - 1, 0) : at]) or low[max(at - 2, 0) : at][:1] == ["deployments"]):
             continue
         base, rest = segments[:at], segments[at + 1 :]
         if low[at] == "models":
             return Target(None, "models", "/".join(rest) or None), base, [low[at], *rest]
         if len(rest) == 1 or (len(rest) == 2 and low[-1] in ("cancel", "input_items")):
-            return Target(None, "stored"), base, [low[at], *rest]
+            return Target(None, "stored"), base, [low[at], rest[0], *low[at + 2 :]]
         break
     return None
 
 
 def _base(low: Sequence[str]) -> bool:
-    """Whether an API's name may follow these segments: none, a version, `openai`, an Azure deployment."""
-    return not low or low[-1] == "openai" or _versioned(low) or _deployment(low)
+    """Whether an API's name may follow these segments: none, a version, `openai`."""
+    return not low or low[-1] == "openai" or _versioned(low)
 
 
 def _versioned(segments: Sequence[str]) -> bool:
     return _VERSION.fullmatch(segments[-1].lower()) is not None
 
 
-def _deployment(segments: Sequence[str]) -> bool:
-    """Azure OpenAI: `/openai/deployments/NAME/…`."""
-    return len(segments) >= 2 and segments[-2].lower() == "deployments"
+def _deployments(segments: Sequence[str]) -> int:
+    """Where `deployments` stands, of Azure's `/openai/deployments/NAME`; -1 where it does not.
+
+    All that follows is the name: Azure's SDKs write a model's name into the path as it is, with its slashes.
+    """
+    for at in range(len(segments) - 1):
+        if segments[at].lower() == "deployments":
+            return at
+    return -1
 
 
 def opening(path: str, openings: Sequence[Opening]) -> Opening | None:

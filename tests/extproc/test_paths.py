@@ -66,6 +66,7 @@ def test_plain_paths(path: str, wanted: Target) -> None:
         ("/messages/count_tokens?beta=true", "/v1/messages/count_tokens?beta=true"),
         ("/v1/models/Qwen%2FQwen3-8B", "/v1/models/Qwen/Qwen3-8B"),
         ("/models", "/v1/models"),
+        ("/v1/Responses/Resp_1/Input_Items", "/v1/responses/Resp_1/input_items"),
     ],
 )
 def test_other_spellings_are_put_plainly(path: str, wanted: str) -> None:
@@ -75,9 +76,17 @@ def test_other_spellings_are_put_plainly(path: str, wanted: str) -> None:
 
 
 def test_an_azure_path_names_its_model() -> None:
-    assert paths.read("/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21") == Target(
-        "chat", "", "gpt-4o", CHAT
-    )
+    for path in (
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        "/deployments/gpt-4o/chat/completions",
+    ):
+        assert paths.read(path) == Target("chat", "", "gpt-4o", CHAT)
+    for name in ("Qwen/Qwen3-8B", "Qwen%2FQwen3-8B"):
+        assert paths.read(f"/openai/deployments/{name}/chat/completions") == Target("chat", "", "Qwen/Qwen3-8B", CHAT)
+        assert paths.read(f"/a/deployments/{name}/embeddings?api-version=1&x=y") == Target(
+            "embeddings", "", "Qwen/Qwen3-8B", "/a/v1/embeddings?x=y"
+        )
+    assert paths.read("/openai/deployments/chat/completions") == Target("chat", "", None, None)
     assert paths.read("/x/openai/deployments/my%20model/embeddings?api-version=1&a=b") == Target(
         "embeddings", "", "my model", "/x/v1/embeddings?a=b"
     )
