@@ -21,6 +21,8 @@ from signals.request import Api
 
 LONGEST: Final = 16_384
 """Characters; a longer path names nothing."""
+ESCAPES: Final = 3_000
+"""Percent signs before the query; a path with more names nothing, since each costs up to a microsecond."""
 ROUNDS: Final = 4
 """How often percent escapes are undone; a path that is still escaped then names nothing."""
 NOT_SERVED: Final = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
@@ -63,7 +65,9 @@ def read(path: str) -> Target | None:
     """What `path` (with its query) names; None when that is nothing that is understood."""
     if len(path) <= 256:
         return _read(path)
-    return _read.__wrapped__(path) if len(path) <= LONGEST else None
+    if len(path) > LONGEST or path.partition("?")[0].count("%") > ESCAPES:
+        return None
+    return _read.__wrapped__(path)
 
 
 @lru_cache(maxsize=1024)
@@ -93,11 +97,12 @@ def _read(path: str) -> Target | None:
 def plain(path: str) -> list[str] | None:
     """The segments of `path` (without its query) in plain form; None where its escapes do not end."""
     for _ in range(ROUNDS):
-        if "%" not in path:
+        before, path = path, unquote(path) if "%" in path else path
+        if path == before:
             break
-        path = unquote(path)
-    if "%" in path and unquote(path) != path:
-        return None
+    else:
+        if "%" in path and unquote(path) != path:
+            return None
     path = path.translate(_CONTROLS).replace("\\", "/").partition("?")[0].partition("#")[0]
     segments: list[str] = []
     for segment in path.split("/"):

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -400,6 +401,8 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
+    # A thread that reads a long request gives way to the event loop as often as this (5 ms as Python comes).
+    sys.setswitchinterval(0.0005)
     gc.set_threshold(20_000, 50, 100)
     heap.keep()
 

@@ -110,6 +110,7 @@ def test_an_azure_path_names_its_model() -> None:
         *("/v1/responses/a/b", "/v1/responses/a/b/c", "/v1/realtime", "/xv1/completions"),
         "/v1/%2525252525252563hat/completions",
         "/" + "x" * paths.LONGEST + CHAT,
+        "/" + "%" * paths.ESCAPES + "%61" + CHAT,
     ],
 )
 def test_what_is_no_call_is_none(path: str) -> None:

@@ -263,7 +263,7 @@ class Grammar:
         if draw() < 0.35:
             path = self._path(path)
             if draw() < 0.002:
-                path += self._of(_BITS) * 5_000
+                path += self._of(_BITS) * int(draw() * 16_000)
         method = "POST" if draw() < 0.93 else self._of(_METHODS)
         kind = "application/json" if draw() < 0.9 else self._of(_TYPES)
         headers = [(":method", method), (":authority", "api"), (":scheme", "http"), ("content-type", kind)]

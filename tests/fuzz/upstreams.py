@@ -123,6 +123,9 @@ _HIDDEN = frozenset(
     )
 )  # fmt: skip
 _TURNS = frozenset(("messages", "input", "system", "instructions"))
+_CALLED = frozenset(("input", "arguments", "parameters", "input_schema"))
+_MEDIA = frozenset(("image_url", "file", "input_audio", "source"))
+"""Below these, where a message has them, a string of base64 is decoded, and never shown as text."""
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
 _ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[^,]*", re.IGNORECASE)
@@ -133,34 +136,31 @@ def shows(fields: Any) -> str | None:
     if type(fields) is not dict:
         return None
     # What a template or a tool is called with reaches the model as it is, whatever it looks like.
-    stack = [(value, key not in _TURNS) for key, value in fields.items() if key not in _HIDDEN]
+    stack = [(value, key not in _TURNS, False) for key, value in fields.items() if key not in _HIDDEN]
     if any(key not in _HIDDEN and MARK in key.lower() for key in fields):
         return "plain"
     joined = None
     while stack:
-        value, text = stack.pop()
+        value, text, inside = stack.pop()
         if type(value) is str:
             if MARK in value.lower():
                 return "plain"
         elif type(value) is dict:
             media = value.get("media_type")
-            image = not text and _is_image(value)
+            image = not text and (inside or _is_image(value))
             for key, item in value.items():
                 if MARK in key.lower():
                     return "plain"
                 if type(item) is not str:
-                    stack.append((item, text or key in ("input", "arguments", "parameters", "input_schema")))
+                    stack.append((item, text or key in _CALLED, key in _MEDIA))
                 elif key in ("data", "file_data") and MARK in _decoded(item, media):
                     return "decoded"
                 elif not text and key == _SEALED.get(str(value.get("type"))) and " " not in item:
                     continue
-                elif (
-                    not (image and key in ("data", "url", "image_url", "file_data") and _base64(item))
-                    and MARK in item.lower()
-                ):
+                elif MARK in item.lower() and not (image and _base64(item)):
                     return "plain"
         elif type(value) is list:
-            stack += [(item, text) for item in value]
+            stack += [(item, text, False) for item in value]
             if MARK in "".join([_own_text(item) for item in value]).lower():
                 joined = "joined"
     return joined
