@@ -70,7 +70,7 @@ class Kind(NamedTuple):
     neural: bool = False
 
 
-def _head(path: str, mode: pb.ProcessingMode.BodySendMode, end: bool = False, **fields: str) -> bytes:
+def _head(path: str, mode: pb.ProcessingMode.BodySendMode, end: bool, **fields: str) -> bytes:
     message = pb.ProcessingRequest()
     add = message.request_headers.headers.headers.add
     given = {":method": "POST", ":path": path, ":scheme": "http", "content-type": "application/json"} | fields
@@ -82,7 +82,7 @@ def _head(path: str, mode: pb.ProcessingMode.BodySendMode, end: bool = False, **
 
 
 def _whole(body: bytes, **headers: str) -> Sequence[Turn]:
-    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, **headers),)), Turn((messages.body(body),))
+    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, False, **headers),)), Turn((messages.body(body),))
 
 
 def _get(path: str) -> Sequence[Turn]:
