@@ -408,8 +408,8 @@ class _Checker:
                 name = self._document.typed.get(path)
             if isinstance(name, str) and name not in known:
                 self._document.report(path, "R202", f"unknown model {name!r}{did_you_mean(name, known)}")
-        for place, message in clashes(known, self._data.get("auto")):
-            self._document.report(place, "R206", message)
+        for place, message in clashes(known, self._data.get("auto"), self._document.typed):
+            self._document.report(place, "R203", message)
 
 
 def _named(policy: Policy, rule: Rule) -> set[str]:

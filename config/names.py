@@ -8,8 +8,11 @@ from typing import Any
 from config.document import Path
 
 
-def clashes(models: Mapping[str, Any], auto: Any) -> Iterator[tuple[Path, str]]:
-    """The place and the message of every alias that is taken; `models` and `auto` are those of the policy."""
+def clashes(models: Mapping[str, Any], auto: Any, typed: Mapping[Path, str]) -> Iterator[tuple[Path, str]]:
+    """The place and the message of every alias that is taken.
+
+    `models` and `auto` are as the policy has them, `typed` its plain scalars as they were typed.
+    """
     asking = auto if isinstance(auto, list) else ["auto", "pointsman"]
     taken = {name.casefold(): "asks for routing (`auto`)" for name in asking if isinstance(name, str)}
     meant: dict[str, str] = {}
@@ -20,9 +23,11 @@ def clashes(models: Mapping[str, Any], auto: Any) -> Iterator[tuple[Path, str]]:
     for key, entry in models.items():
         aliases = entry.get("aliases") if isinstance(entry, dict) else None
         for index, alias in enumerate(aliases if isinstance(aliases, list) else []):
+            place: Path = ("models", key, "aliases", index)
+            alias = typed.get(place, alias)
             if not isinstance(alias, str):
                 continue
             means = meant.get(alias) or taken.get(alias.casefold())
             if means is not None:
-                yield ("models", key, "aliases", index), f"alias {alias!r} of model {key!r} {means} already"
+                yield place, f"alias {alias!r} of model {key!r} {means} already"
             meant.setdefault(alias, f"is an alias of model {key!r}")
