@@ -44,7 +44,7 @@ class Agent:
     """One conversation of a well-known agent, in its way of saying which it is; `number` makes it a new one."""
 
     def __init__(self, number: int) -> None:
-        self.session = str(uuid.uuid4())
+        self.session = str(uuid.uuid5(uuid.NAMESPACE_URL, f"agent {number}"))
         self.number = number
         self._kind = number % 5
 
