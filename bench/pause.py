@@ -82,7 +82,9 @@ def _head(path: str, mode: pb.ProcessingMode.BodySendMode, end: bool, **fields: 
 
 
 def _whole(body: bytes, **headers: str) -> Sequence[Turn]:
-    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, False, **headers),)), Turn((messages.body(body),))
+    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, False, **headers),)), Turn(
+        (messages.body(body),)
+    )
 
 
 def _get(path: str) -> Sequence[Turn]:
@@ -100,7 +102,7 @@ def _text(content: Any, **more: Any) -> Sequence[Turn]:
 
 def _unfinished() -> Sequence[Turn]:
     """A body of 9 MB whose end never comes."""
-    head = _head("/v1/chat/completions", pb.ProcessingMode.FULL_DUPLEX_STREAMED)
+    head = _head("/v1/chat/completions", pb.ProcessingMode.FULL_DUPLEX_STREAMED, False)
     chunks = [messages.body(b"x" * 62_000, end=False)] * (9 * MB // 62_000)
     return Turn((head, *chunks)), Turn((messages.body(b""),))
 

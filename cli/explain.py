@@ -60,6 +60,8 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     decision = trace.decision
     yield f"decision  {decision.name or 'none'}"
     yield f"outcome   {explain.outcome(decision)}"
+    for reason in explain.reasons(trace):
+        yield f"          {reason}"
     yield f"policy    {trace.policy}"
     yield f"time      {trace.microseconds:.1f} µs"
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from config.clauses import clauses, models
+from config.clauses import clauses, models, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
 from decisions.engine import Engine, Opening, Settings
+from decisions.select import Kept
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
@@ -25,6 +26,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     except ValueError as error:
         line, column = policy.places["settings", "store"]
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
+    told = sessions(spec)
     shared = Shared(
         {
             "folder": policy.folder,
@@ -34,6 +36,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             "limits": Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
             "store": store,
             "loads": resources.loads,
+            "sessions": told,
         }
     )
     try:
@@ -47,7 +50,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         models=known,
         default=spec.default,
         signals=signals,
-        clauses=clauses(spec, policy.rules, known, policy.stepwise, store),
+        clauses=clauses(spec, policy.rules, known, policy.stepwise, Kept(store, told)),
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",
@@ -63,6 +66,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
         ),
         shared=shared,
+        sessions=told,
     )
 
 

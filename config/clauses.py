@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from config.schema import DecisionSpec, PickSpec, PolicySpec
+from config.schema import DecisionSpec, PickSpec, PolicySpec, StickySpec
 from decisions.decision import Changes
 from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import Rule
-from decisions.select import Cheapest, Pinned, Selector, Weighted
-from signals.store import Memory, Store
+from decisions.select import Cheapest, Keep, Kept, Pinned, Selector, Weighted
+from signals.bounds import parse_path
+from signals.session import Sessions
+from signals.store import Memory
 
 if TYPE_CHECKING:
     from stepwise.spec import StepwiseSpec
@@ -22,10 +24,32 @@ def models(spec: PolicySpec) -> dict[str, Model]:
     """The policy's models by key."""
     return {
         key: Model(
-            key, entry.name or key, entry.price.input, entry.price.output, entry.context, entry.thinking, entry.url
+            key,
+            entry.name or key,
+            entry.price.input,
+            entry.price.output,
+            entry.context,
+            entry.thinking,
+            entry.url,
+            tuple(entry.aliases),
+            None if entry.capabilities is None else frozenset(entry.capabilities),
+            entry.quality,
+            entry.max_output,
         )
         for key, entry in spec.models.items()
     }
+
+
+def sessions(spec: PolicySpec) -> Sessions:
+    """How the policy tells sessions."""
+    return Sessions(
+        tuple(
+            ("header", (source.header.lower(),))
+            if source.header is not None
+            else ("field", parse_path(source.field or ""))
+            for source in spec.settings.session
+        )
+    )
 
 
 def clauses(
@@ -33,15 +57,15 @@ def clauses(
     rules: Mapping[str, Rule],
     known: Mapping[str, Model],
     blocks: Mapping[str, StepwiseSpec],
-    store: Store | None = None,
+    kept: Kept | None = None,
 ) -> list[Clause]:
-    """The policy's decisions in the engine's terms, in list order, over the models `known`; `store` keeps pins."""
-    kept = store or Memory()
+    """The policy's decisions in the engine's terms, in list order, over the models `known`; `kept` has the pins."""
+    kept = kept or Kept(Memory())
     return [_clause(entry, rules[entry.name], known, blocks.get(entry.name), kept) for entry in spec.decisions]
 
 
 def _clause(
-    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None, store: Store
+    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None, kept: Kept
 ) -> Clause:
     clause = Clause(
         entry.name,
@@ -63,16 +87,21 @@ def _clause(
             headers=headers,
             observe=entry.observe,
         )
+    if entry.sticky is not None:
+        sticky = entry.sticky if isinstance(entry.sticky, StickySpec) else StickySpec()
+        clause = replace(clause, keep=Keep(kept, entry.name, sticky.until))
     if block is not None:
         return replace(clause, action="stepwise", target=known[block.large], stepwise=block)
-    return replace(clause, target=_target(entry.route, known, store))
+    return replace(clause, target=_target(entry, known, kept))
 
 
-def _target(route: str | PickSpec | None, known: Mapping[str, Model], store: Store) -> Model | Selector:
+def _target(entry: DecisionSpec, known: Mapping[str, Model], kept: Kept) -> Model | Selector:
+    route = entry.route
     if isinstance(route, PickSpec):
         choice = [known[key] for key in route.pick]
-        if route.by == "cheapest":
-            return Pinned(Cheapest(choice), store) if route.sticky else Cheapest(choice)
-        return Weighted(choice, route.weights, route.sticky == "session")
+        sticky = route.sticky is not None or entry.sticky is not None
+        chooser: Selector
+        chooser = Cheapest(choice) if route.by == "cheapest" else Weighted(choice, route.weights, sticky, kept.sessions)
+        return Pinned(chooser, kept.store, entry.name, kept.sessions) if sticky else chooser
     assert route is not None, "the schema allows exactly one action"
     return known[route]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from config.clauses import clauses, models
 from config.document import Document, Path
 from config.document import parse as parse_yaml
+from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
 from decisions.engine import Opening
@@ -273,6 +274,9 @@ class _Checker:
             elif actions == ["respond"] and "set" in entry:
                 message = "set has no effect on a decision that responds"
                 self._document.report((*path, "set"), "P104", message, at_key=True)
+            if entry.get("sticky") is not None and actions == ["respond"]:
+                message = "sticky goes with route and stepwise: a guard looks at every request"
+                self._document.report((*path, "sticky"), "P104", message, at_key=True)
             if entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
                 self._document.report((*path, "observe"), "P104", message, at_key=True)
@@ -429,6 +433,8 @@ class _Checker:
                 name = self._document.typed.get(path)
             if isinstance(name, str) and name not in known:
                 self._document.report(path, "R202", f"unknown model {name!r}{did_you_mean(name, known)}")
+        for place, message in clashes(known, self._data.get("auto"), self._document.typed):
+            self._document.report(place, "R203", message)
 
 
 def _named(policy: Policy, rule: Rule) -> set[str]:

@@ -45,6 +45,7 @@ CODES: dict[str, str] = {
     "L312": "an opened path that the router reads, so that it never goes unread",
     "L313": "an opened path that an earlier entry has already",
     "L314": "paths go unread although guards read text",
+    "L315": "decision whose models lack what its requests need",
     "D401": "deployed: a model without a route, or a route without a model",
     "D402": "deployed: no default route",
     "D403": "deployed: a buffer smaller than the bodies that the policy takes",

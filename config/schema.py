@@ -21,7 +21,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from decisions.decision import Effort
-from decisions.model import Thinking
+from decisions.model import Capability, Thinking
+from signals.bounds import Path as FieldPath
 from signals.files import SECRET, read
 from signals.registry import BY_NAME
 
@@ -65,6 +66,13 @@ def name(value: str) -> str:
     return value
 
 
+def alias(value: str) -> str:
+    """`value`, if it is a name by which clients may call a model, or the beginning of some and a `*`."""
+    if "*" in value[:-1] or value == "*":
+        raise PydanticCustomError("P104", "aliases: `*` stands at the end of a beginning only, as in claude-*")
+    return name(value)
+
+
 Name = Annotated[str, AfterValidator(name), Field(json_schema_extra={"minLength": 1, "maxLength": 200})]
 """A name that goes into headers, logs, metrics and the gateway's configuration."""
 
@@ -86,6 +94,18 @@ class ModelSpec(Spec):
     name: Name | None = Field(None, description="Served name, sent upstream; the key when left out.")
     price: PriceSpec = Field(PriceSpec(), description="What a call costs; used by selectors and reports.")
     context: int | None = Field(None, gt=0, description="Context length in tokens.")
+    max_output: int | None = Field(None, gt=0, description="Tokens that it writes at most; told by GET /v1/models.")
+    aliases: list[Annotated[str, AfterValidator(alias)]] = Field(
+        [], description="Further names by which clients may ask for it; `claude-*` is every name that begins so."
+    )
+    capabilities: list[Capability] | None = Field(
+        None,
+        description="What it can do beside writing text; left out, everything. A request that needs more goes to "
+        "another model of its `pick`.",
+    )
+    quality: float | None = Field(
+        None, ge=0, le=1, description="How good its answers are, by your own estimate; told by GET /v1/models."
+    )
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
     url: str | None = Field(
         None,
@@ -167,6 +187,19 @@ class SetSpec(Spec):
         return self
 
 
+class StickySpec(Spec):
+    """How long a conversation keeps a decision."""
+
+    by: Literal["session"] = Field("session", description="What keeps it.")
+    until: Duration = Field(86_400.0, gt=0, description="How long after its last request; left out, a day.")
+
+
+Sticky = Annotated[
+    Annotated[Literal["session"], Tag("<session>")] | Annotated[StickySpec, Tag("<sticky>")],
+    Discriminator(lambda value: "<sticky>" if isinstance(value, (dict, StickySpec)) else "<session>"),
+]
+
+
 class DecisionSpec(Spec):
     """One entry of the priority list."""
 
@@ -181,6 +214,10 @@ class DecisionSpec(Spec):
         False, description="Count what a guard (`respond`) would have done, and let the request go on."
     )
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
+    sticky: Sticky | None = Field(
+        None,
+        description="Keep a conversation on this decision, and its model: `session`, or {by: session, until: 30m}.",
+    )
 
 
 class Secret(Spec):
@@ -229,6 +266,19 @@ class InferenceSpec(Spec):
     )
 
 
+class SessionSpec(Spec):
+    """Where clients name their session."""
+
+    header: str | None = Field(None, min_length=1, description="A request header.")
+    field: FieldPath | None = Field(None, description="A path in the body, such as `metadata.chat_id`.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.header is None) == (self.field is None):
+            raise PydanticCustomError("P106", "a session is told by {{header: NAME}} or {{field: PATH}}")
+        return self
+
+
 class SettingsSpec(Spec):
     """Run-time settings."""
 
@@ -249,6 +299,9 @@ class SettingsSpec(Spec):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
     inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
     store: StoreSpec | None = Field(None, description="Where budgets and pins are kept; left out, in each process.")
+    session: list[SessionSpec] = Field(
+        [], description="Headers and fields that name the session, after those of the well-known agents."
+    )
     max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
 
 

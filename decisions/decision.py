@@ -61,6 +61,8 @@ class Trace:
     rules evaluated, in order, with True, False or None (Unknown, or left open because it could no longer make a
     difference). `timings` are microseconds a signal, present when detail was asked for. `estimated_input_tokens` is
     for token rate limits and logs. `observed` are the guards that would have acted and only watch (`observe: true`).
+    `kept`: the decision is that of an earlier request of the session (`sticky: session`). `lacking` are the candidates,
+    by key, that cannot do what the request needs, and what they lack; the model that takes it all the same among them.
     """
 
     decision: Decision
@@ -72,3 +74,5 @@ class Trace:
     estimated_input_tokens: int | None = None
     telling: Mapping[str, Reading] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
+    kept: bool = False
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple
 
 from decisions.decision import Action, Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
-from decisions.rule import PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
-from decisions.select import Selector
+from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
+from decisions.select import Keep, Kept, Selector
 from signals.estimate import estimate
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
-from signals.reading import Reading
+from signals.needs import NEEDS
+from signals.reading import Reading, Unavailable
 from signals.request import Request
+from signals.session import USUAL, Sessions
 from signals.signal import Cost, Shared, Signal
 
 log = logging.getLogger("pointsman.decisions")
@@ -64,7 +66,7 @@ class Clause:
 
     `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
-    and told, and the request goes on.
+    and told, and the request goes on. `keep` puts the session on this decision, so that its later requests take it too.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Clause:
     override: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     observe: bool = False
+    keep: Keep | None = None
 
     @property
     def guard(self) -> bool:
@@ -106,6 +109,8 @@ class _Compiled:
             targets = [clause.target]
         self.decisions = {target: self._decision(target) for target in targets}
         self.slow = clause.target.slow if isinstance(clause.target, Selector) else ()
+        if clause.keep is not None:
+            self.slow = (*self.slow, clause.keep)
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
@@ -129,7 +134,7 @@ class Engine:
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that something in the policy wants to know what answers
-    cost (see `charge`), so that Envoy must show them to us.
+    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told.
     """
 
     def __init__(
@@ -145,6 +150,7 @@ class Engine:
         best: bool = False,
         settings: Settings | None = None,
         shared: Shared | None = None,
+        sessions: Sessions = USUAL,
     ) -> None:
         self.policy = policy
         self.models = dict(models)
@@ -161,10 +167,24 @@ class Engine:
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
         self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)
         self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
-        self._auto = frozenset(self.auto)
+        self._auto = frozenset(name.casefold() for name in self.auto)
         self._by_name = {model.name: model for model in self.models.values()} | self.models
+        aliases = [(alias, model) for model in self.models.values() for alias in model.aliases]
+        self._by_name |= {alias: model for alias, model in aliases if not alias.endswith("*")}
+        # The longest beginning that fits is the one meant.
+        self._by_beginning = sorted(
+            ((alias[:-1], model) for alias, model in aliases if alias.endswith("*")), key=lambda pair: -len(pair[0])
+        )
+        self.sessions = sessions
+        self._able = all(model.capabilities is None for model in self.models.values())
+        self.kept: Kept | None = None
+        self._always: dict[str, _Compiled] = {}
+        for clause in self.clauses:
+            if clause.keep is not None:
+                self.kept = clause.keep.kept
+                self._always[clause.name] = _Compiled(replace(clause, when=ALWAYS), self.models, self.signals, best)
         self._fallbacks: dict[str | None, Decision] = {None: Decision(None, "default", self.default)}
-        self._kept: dict[Model | None, Decision] = {
+        self._named: dict[Model | None, Decision] = {
             model: Decision(None, "route", model) for model in (*self.models.values(), None)
         }
 
@@ -231,17 +251,38 @@ class Engine:
 
     def asks(self, request: Request) -> bool:
         """Whether `request` asks for routing, as opposed to naming the model it wants."""
-        return request.model is None or request.model in self._auto
+        named = request.model
+        if named is None or named in self._auto:
+            return True
+        if named in self._by_name:
+            return False
+        # Clients write `Auto` and `AUTO`; Claude Code marks a model that it takes for one of long context with `[1m]`.
+        return named.strip().casefold().removesuffix("[1m]") in self._auto
+
+    def find(self, name: str) -> Model | None:
+        """The model that clients call `name`: by its key, its served name, an alias."""
+        model = self._by_name.get(name)
+        if model is None:
+            model = next((model for beginning, model in self._by_beginning if name.startswith(beginning)), None)
+        return model
 
     def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
         """The clauses that apply to `request` and the decision when none of them matches."""
         named = request.model
         if named is None or self.asks(request):
             return self._all, self.fallback(None)
-        model = self._by_name.get(named)
+        model = self.find(named)
         if model is None and not self.pass_unknown:
             raise UnknownModel(named)
-        return self._pinned, self._kept[model]
+        return self._pinned, self._named[model]
+
+    def _lacking(self, decision: Decision, facts: Facts, candidates: Sequence[Model]) -> dict[str, tuple[str, ...]]:
+        """Those of `candidates`, or the decision's model, that lack what the request needs; and what that is."""
+        if self._able or decision.model is None:
+            return {}
+        needs = facts.get(NEEDS)
+        lacking = {model.key: tuple(sorted(model.lacks(needs))) for model in candidates or (decision.model,)}
+        return {key: lacks for key, lacks in lacking.items() if lacks}
 
 
 class Evaluation:
@@ -255,9 +296,12 @@ class Evaluation:
     """
 
     __slots__ = (
+        "_candidates",
         "_chosen",
         "_clauses",
         "_everything",
+        "_held",
+        "_kept",
         "_observed",
         "_otherwise",
         "_results",
@@ -275,6 +319,10 @@ class Evaluation:
         self._observed: tuple[str, ...] = ()
         self._results: dict[str, bool | None] = {}
         self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
+        self._candidates: Sequence[Model] = ()
+        sticky = any(clause.clause.keep is not None for clause in self._clauses) if engine.kept is not None else False
+        self._kept: Kept | None = engine.kept if sticky else None  # until it is known on which decision the session is
+        self._held = False  # it is on one
 
     def warm(self) -> None:
         """Take every reading that looks at the request's text and waits for nothing. Safe in a thread of its own.
@@ -295,16 +343,44 @@ class Evaluation:
             signals = self.engine.signals
             if any(take(signal, signals, self.facts) is None for signal in signals.values()):
                 return None
-        decision = self._best() if self.engine.best else self._first()
+        facts = self.facts
+        if self._kept is not None:
+            if not facts.has(self._kept):
+                return None
+            self._hold(self._kept)
+        engine = self.engine
+        decision = self._best() if engine.best else self._first()
         if decision is None:
             return None
-        facts = self.facts
         tokens = _tokens(facts)
+        lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
         spent = (time.perf_counter_ns() - self._started) / 1000
-        policy = self.engine.policy
         return Trace(
-            decision, policy, facts.readings, self._results, spent, facts.timings, tokens, facts.telling, self._observed
+            decision,
+            engine.policy,
+            facts.readings,
+            self._results,
+            spent,
+            facts.timings,
+            tokens,
+            facts.telling,
+            self._observed,
+            self._held and decision.action != "respond",
+            lacking,
         )
+
+    def _hold(self, kept: Kept) -> None:
+        """Walk only the guards above the decision on which the session is, and that decision, if there is one."""
+        self._kept = None
+        try:
+            name = self.facts.got(kept)
+        except Unavailable:
+            return
+        always = self.engine._always.get(name)
+        for at, clause in enumerate(self._clauses):
+            if always is not None and clause.name == name:
+                self._clauses = (*(above for above in self._clauses[:at] if above.clause.guard), always)
+                self._held = True
 
     async def finish(self) -> Trace:
         """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
@@ -319,6 +395,8 @@ class Evaluation:
         """The waiting signals of the cheapest class. Never empty while `advance` gives None."""
         if self._chosen is not None:
             return [self._chosen]
+        if self._kept is not None and not self.facts.has(self._kept):
+            return [self._kept]
         signals = self.engine.signals
         names: set[str] = set()
         if self._everything:
@@ -415,6 +493,9 @@ class Evaluation:
         if clause.awaits(self.facts):
             self._chosen = clause
             return None
+        target = clause.clause.target
+        if isinstance(target, Selector):
+            self._candidates = target.models
         return clause.decide(self.facts)
 
 

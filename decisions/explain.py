@@ -48,6 +48,8 @@ def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
         "policy": trace.policy,
         "us": round(trace.microseconds, 3),
         **({"observed": list(trace.observed)} if trace.observed else {}),
+        **({"kept": True} if trace.kept else {}),
+        **({"lacking": {key: list(lacks) for key, lacks in trace.lacking.items()}} if trace.lacking else {}),
     }
 
 
@@ -71,6 +73,19 @@ def outcome(decision: Decision) -> str:
     return f"route {where}"
 
 
+def reasons(trace: Trace) -> Iterator[str]:
+    """Why it is this model where that is not the rule alone: the session's decision, what models lack."""
+    if trace.kept:
+        yield "kept: an earlier request of the session took this decision (sticky)"
+    taken = trace.decision.model
+    for key, lacks in trace.lacking.items():
+        what = ", ".join(lacks)
+        if taken is not None and key == taken.key:
+            yield f"{key} lacks what the request needs ({what}), and so does every other candidate"
+        else:
+            yield f"not {key}: it lacks what the request needs ({what})"
+
+
 def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
     """The decision list as it was walked, each rule with what its leaves read and why others were not.
 
@@ -87,6 +102,9 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
         note = "" if value is not None else f"  (on_unknown: {clause.on_unknown})"
         if clause.observe:
             note += "  (observed only)"
+        if trace.kept and clause.name == trace.decision.name:
+            lines.append(f"kept     {clause.name}{does}")
+            continue
         lines.append(f"{_word(value):8} {clause.name}{does}{note}")
         if leaves_of(clause):
             lines += _branch(clause.when, trace, "  ", "└─ ", None)
@@ -124,6 +142,8 @@ def _does(clause: Clause) -> str:
 def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
     if named and not clause.guard and not clause.override:
         return "not evaluated: the request names its model"
+    if trace.kept:
+        return f"not evaluated: the session keeps {trace.decision.name!r}"
     if trace.decision.name is not None:
         return f"not evaluated: {trace.decision.name!r} decided"
     return "not evaluated: the decision above failed"

@@ -60,7 +60,36 @@ def lint(
                 "never reached, may be missing from this list"
             )
             findings.append(Finding(("decisions",), "L307", message, True, True))
+    findings += _incapable(clauses, signals)
     return findings + list(_unused_signals(clauses, signals)) + list(_unused_models(clauses, models, default))
+
+
+def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
+    """Decisions for requests that none of their models can take, by what the models declare."""
+    for index, clause in enumerate(clauses):
+        target = clause.target
+        if target is None:
+            continue
+        needs = _needs(clause.when, signals)
+        lacking = [model.lacks(needs) for model in (target.models if isinstance(target, Selector) else (target,))]
+        if all(lacking):
+            message = (
+                f"decision {clause.name!r} takes requests that need {', '.join(sorted(needs))}, and none of its models "
+                "declares that in `capabilities`"
+            )
+            yield Finding(("decisions", index), "L315", message, True)
+
+
+def _needs(rule: Rule, signals: Mapping[str, tuple[str, Params]]) -> frozenset[str]:
+    """What every request needs for which `rule` is true."""
+    match rule:
+        case Leaf():
+            return signals[rule.signal][1].needs()
+        case All(of=children):
+            return frozenset().union(*(_needs(child, signals) for child in children))
+        case AnyOf(of=children) if children:
+            return frozenset.intersection(*(_needs(child, signals) for child in children))
+    return frozenset()
 
 
 def _unused_signals(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:

@@ -14,9 +14,17 @@ of /v1/messages; none: the model has no such switch.
 """
 
 
+Capability = Literal["tools", "vision", "audio", "files", "json_schema", "thinking"]
+"""What a model can do beside writing text: call tools, see images, hear, read files, keep to a JSON schema, reason."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One destination. Prices are money per million tokens; `context` is tokens, None when not declared."""
+    """One destination. Prices are money per million tokens; `context` and `max_output` tokens, None when not declared.
+
+    `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
+    1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
+    """
 
     key: str
     name: str
@@ -25,6 +33,14 @@ class Model:
     context: int | None = None
     thinking: Thinking = "reasoning_effort"
     url: str | None = None
+    aliases: tuple[str, ...] = ()
+    capabilities: frozenset[str] | None = None
+    quality: float | None = None
+    max_output: int | None = None
+
+    def lacks(self, needs: frozenset[str]) -> frozenset[str]:
+        """Those of `needs` that the model cannot do."""
+        return frozenset() if self.capabilities is None else needs - self.capabilities
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """The price of one call, in the policy's money."""

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from decisions.model import Model
 from signals.estimate import estimate
 from signals.facts import Facts, SlowInput
+from signals.needs import NEEDS
 from signals.reading import Unavailable
 from signals.request import Request
-from signals.session import session_key
+from signals.session import USUAL, Sessions
 from signals.store import Store
 
 PIN_S = 86_400.0
-"""How long a session stays pinned after its last request."""
+"""How long a session stays pinned after its last request, in seconds."""
 
 
 def request_key(request: Request) -> str:
@@ -32,7 +33,10 @@ def fraction(*parts: str) -> float:
 
 
 class Selector(ABC):
-    """Chooses one of its `models` for a request. `name` is what `by:` calls it."""
+    """Chooses one of its `models` for a request. `name` is what `by:` calls it.
+
+    Models that lack what the request needs (images, tools, …) are no choice, unless all of them do.
+    """
 
     name: ClassVar[str]
     slow: tuple[SlowInput[Any], ...] = ()
@@ -40,29 +44,42 @@ class Selector(ABC):
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
+        self._all_able = all(model.capabilities is None for model in models)
 
-    @abstractmethod
     def choose(self, facts: Facts) -> Model:
         """The model that takes the request; always one of those given."""
+        if self._all_able:
+            return self.among(self.models, facts)
+        needs = facts.get(NEEDS)
+        return self.among(tuple(model for model in self.models if not model.lacks(needs)) or self.models, facts)
+
+    @abstractmethod
+    def among(self, models: Sequence[Model], facts: Facts) -> Model:
+        """One of `models`, which are some of those given, at least one."""
 
 
 class Weighted(Selector):
     """Weighted rendezvous hashing (Schindelhauer and Schomaker, SPAA 2005).
 
     The share of each model is its weight; a key always goes to the same model, and when a model is added or removed
-    only the keys that must move do. `sticky` keys by session instead of by request, so no state is kept anywhere.
+    only the keys that must move do. `sticky` keys by session instead of by request. A model of weight 0 takes a request
+    only where no other can.
     """
 
     name = "weighted"
 
-    def __init__(self, models: Sequence[Model], weights: Mapping[str, float], sticky: bool) -> None:
+    def __init__(
+        self, models: Sequence[Model], weights: Mapping[str, float], sticky: bool, sessions: Sessions = USUAL
+    ) -> None:
         super().__init__(models)
-        self._weights = [(model, weights.get(model.key, 1.0)) for model in models if weights.get(model.key, 1.0) > 0]
-        self._key = session_key if sticky else request_key
+        self._weights = {model: weights.get(model.key, 1.0) for model in models}
+        self._sessions = sessions if sticky else None
 
-    def choose(self, facts: Facts) -> Model:
-        key = self._key(facts.request)
-        return min(self._weights, key=lambda choice: -_log(fraction(key, choice[0].key)) / choice[1])[0]
+    def among(self, models: Sequence[Model], facts: Facts) -> Model:
+        key = facts.get(self._sessions) if self._sessions is not None else request_key(facts.request)
+        weights = self._weights
+        weighed = [model for model in models if weights[model] > 0] or models
+        return min(weighed, key=lambda model: -_log(fraction(key, model.key)) / (weights[model] or 1.0))
 
 
 class Cheapest(Selector):
@@ -74,42 +91,96 @@ class Cheapest(Selector):
 
     name = "cheapest"
 
-    def choose(self, facts: Facts) -> Model:
+    def among(self, models: Sequence[Model], facts: Facts) -> Model:
         tokens, output = expected_tokens(facts)
         room = tokens + (_output_cap(facts.request.fields) or 0)
-        fitting = [model for model in self.models if model.context is None or room <= model.context]
+        fitting = [model for model in models if model.context is None or room <= model.context]
         if not fitting:
-            return max(self.models, key=lambda model: model.context or 0)
+            return max(models, key=lambda model: model.context or 0)
         return min(fitting, key=lambda model: model.cost(tokens, output))
 
 
 class Pinned(Selector):
     """Keeps a session on the model that `chooser` chose for its first request, by a pin in the state store.
 
-    A pinned model that is no longer among the choices loses the session. While the store is away, `chooser` decides.
+    Pins are by `scope`, the name of the decision, so that they outlive a policy whose choice has one model more. A
+    model that is no longer among the choices loses the session; one that lacks what a request needs loses that request.
+    While the store is away, `chooser` decides.
     """
 
     name = "pinned"
 
-    def __init__(self, chooser: Selector, store: Store) -> None:
+    def __init__(self, chooser: Selector, store: Store, scope: str = "", sessions: Sessions = USUAL) -> None:
         super().__init__(chooser.models)
         self._chooser = chooser
         self._store = store
+        self._scope = scope
+        self._sessions = sessions
         self._by_key = {model.key: model for model in self.models}
         self.slow = (self,)
 
     async def fetch(self, facts: Facts) -> str:
         """The key of the session's model (the slow input of this selector). Raises `Unavailable`."""
-        session = hashlib.blake2b(session_key(facts.request).encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        choices = ",".join(sorted(self._by_key))
-        return await self._store.pin(f"pin:{choices}:{session}", self._chooser.choose(facts).key, PIN_S)
+        session = facts.get(self._sessions)
+        if not session:
+            raise Unavailable("no_session")
+        key = f"pin:{self._scope}:{session}"
+        if facts.shadow:
+            return await self._store.text(key) or ""
+        chosen = self._chooser.choose(facts).key
+        pinned = await self._store.pin(key, chosen, PIN_S)
+        if pinned in self._by_key:
+            return pinned
+        await self._store.keep(key, chosen, PIN_S)
+        return chosen
 
-    def choose(self, facts: Facts) -> Model:
+    def among(self, models: Sequence[Model], facts: Facts) -> Model:
         try:
             pinned = self._by_key.get(facts.got(self))
         except Unavailable:
             pinned = None
-        return pinned or self._chooser.choose(facts)
+        return pinned if pinned is not None and pinned in models else self._chooser.among(models, facts)
+
+
+class Kept:
+    """Slow input: the decision on which an earlier request of the session has put it; '' where none has."""
+
+    name = "sticky"
+
+    def __init__(self, store: Store, sessions: Sessions = USUAL) -> None:
+        self.store = store
+        self.sessions = sessions
+        self.slow: tuple[SlowInput[Any], ...] = (self,)
+
+    def key(self, facts: Facts) -> str:
+        """Where the store has it. Raises `Unavailable` where nothing tells the session."""
+        session = facts.get(self.sessions)
+        if not session:
+            raise Unavailable("no_session")
+        return f"decision:{session}"
+
+    async def fetch(self, facts: Facts) -> str:
+        """The decision's name. Raises `Unavailable`."""
+        return await self.store.text(self.key(facts)) or ""
+
+    async def keep(self, decision: str, seconds: float, facts: Facts) -> None:
+        """Put the session on `decision` for so long. Raises `Unavailable`."""
+        await self.store.keep(self.key(facts), decision, seconds)
+
+
+class Keep:
+    """Slow input that puts the session on a decision, by its name, until so many seconds after its last request."""
+
+    def __init__(self, kept: Kept, decision: str, seconds: float) -> None:
+        self.kept = kept
+        self._decision = decision
+        self._seconds = seconds
+
+    async def fetch(self, facts: Facts) -> bool:
+        """Whether it was put there, which a request that another engine decides is not. Raises `Unavailable`."""
+        if not facts.shadow:
+            await self.kept.keep(self._decision, self._seconds, facts)
+        return not facts.shadow
 
 
 def expected_tokens(facts: Facts) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from signals.request import Request
 from stepwise.agent import Agent, Spend
 from stepwise.http import DECISION, DIFFICULTY, POLICY
 from stepwise.metrics import Metrics
-from stepwise.relay import relay, unfit
+from stepwise.relay import SESSION, relay, unfit
 from stepwise.session import Model as Server
 from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
 from stepwise.upstream import Endpoint
@@ -85,7 +85,9 @@ class Answers:
         if reason := _unfit(ready, request):
             ready.metrics.ineligible[reason] += 1
             return ()
-        told = ((DECISION, trace.decision.name or ""), (POLICY, trace.policy))
+        told: Pairs = ((DECISION, trace.decision.name or ""), (POLICY, trace.policy))
+        if isinstance(ready, Agent) and (session := self._engines[trace.policy].sessions.key(request)):
+            told = (*told, (SESSION, session))
         prior = _prior(trace)
         return told if prior is None else (*told, (DIFFICULTY, f"{prior:.2f}"))
 
@@ -101,9 +103,8 @@ class Answers:
         charge = self._charge(trace, request)
         given: stepwise.answer.Answer | None
         if isinstance(ready, Agent):
-            given = await relay(
-                ready, request.fields, request.headers, deadline=deadline, difficulty=prior, charge=charge
-            )
+            headers = {**request.headers, SESSION: self._engines[trace.policy].sessions.key(request)}
+            given = await relay(ready, request.fields, headers, deadline=deadline, difficulty=prior, charge=charge)
             assert given is not None  # it is fit
         else:
             given = await stepwise.answer.answer(

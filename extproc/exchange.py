@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
-from extproc import encoding, openai, paths, wire
+from extproc import encoding, listing, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.jsonbody import count
@@ -35,7 +35,6 @@ from extproc.static_answer import static_answer
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
-from signals.session import SESSION_HEADER
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -300,7 +299,7 @@ class Exchange:
         elif not end:
             raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
         else:
-            session = self._first.headers.get(SESSION_HEADER, "") if self._first is not None else ""
+            session = "" if self._first is None else self._engine.sessions.named(self._first.headers)
             maker = self._context.makers.of(session)
             route = ((ROUTE, maker),) if maker in self._engine.models else ()
             self._pass(route + _plain_path(target))
@@ -588,8 +587,8 @@ class Exchange:
         if body is None and self._coding() is not None:
             body = request.body
         model = trace.decision.model
-        if request.api == "responses" and model is not None and (session := request.headers.get(SESSION_HEADER)):
-            self._context.makers.note(session, model.key)
+        if request.api == "responses" and model is not None:
+            self._context.makers.note(self._engine.sessions.named(request.headers), model.key)
         self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
@@ -655,10 +654,9 @@ class Exchange:
     def _list(self, model: str | None) -> None:
         engine = self._engine
         first = self._first
-        names = dict.fromkeys((*engine.auto, *engine.models, *(m.name for m in engine.models.values())))
         anthropic = first is not None and "anthropic-version" in first.headers
         try:
-            body = openai.models(names, model, anthropic)
+            body = listing.models(engine, model, anthropic)
         except Refusal as refusal:
             self._refuse(refusal)
             return

@@ -7,19 +7,21 @@ from typing import Final
 
 MOST: Final = 10_000
 """Sessions that are remembered; the one unused the longest is forgotten first."""
-LONGEST: Final = 256
-"""Characters of a session's name; a longer one is not remembered."""
 
 
 class Makers:
-    """One per worker. A session that it does not know has the default model."""
+    """One per worker. A session that it does not know, or that has no key (''), has the default model.
+
+    Sessions are keys of `signals.session.Sessions.named`: a stored response is asked for without a body, so headers
+    alone tell the session.
+    """
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, str] = OrderedDict()
 
     def note(self, session: str, model: str) -> None:
         """The model of this key takes the session's call."""
-        if len(session) > LONGEST:
+        if not session:
             return
         self._models[session] = model
         self._models.move_to_end(session)

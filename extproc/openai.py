@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -200,28 +199,6 @@ def error(api: Api | None, refusal: Refusal) -> bytes:
         kind = _ANTHROPIC_TYPES[refusal.status]
     shown = {"message": refusal.text, "type": kind, "param": refusal.param, "code": refusal.code}
     return orjson.dumps({"error": shown})
-
-
-def models(names: Iterable[str], wanted: str | None, anthropic: bool) -> bytes:
-    """The model list, or the one model `wanted` of it, as OpenAI or as Anthropic write it.
-
-    Raises `Refusal` (404) when `wanted` is not among `names`.
-    """
-    if wanted is not None:
-        if wanted not in names:
-            raise unknown_model(wanted)
-        return orjson.dumps(_listing(wanted, anthropic))
-    data = [_listing(name, anthropic) for name in names]
-    if not anthropic:
-        return orjson.dumps({"object": "list", "data": data})
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    return orjson.dumps({"data": data, "has_more": False, **ends})
-
-
-def _listing(name: str, anthropic: bool) -> dict[str, Any]:
-    if anthropic:
-        return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
-    return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
 
 
 def unknown_model(name: str) -> Refusal:

@@ -12,7 +12,6 @@ from decisions.engine import Engine, Evaluation
 from decisions.model import UnknownModel
 from decisions.select import fraction
 from signals.request import Request
-from signals.session import session_key
 
 log = logging.getLogger("pointsman.rollout")
 
@@ -38,7 +37,7 @@ class Rollout:
 
     def choose(self, request: Request) -> Engine:
         """The engine that decides `request`: the same one for all of a session."""
-        if self._share > 0.0 and fraction("canary", session_key(request)) < self._share:
+        if self._share > 0.0 and fraction("canary", self._live.sessions.key(request)) < self._share:
             return self.candidate
         return self._live
 
@@ -47,7 +46,9 @@ class Rollout:
         if trace.policy == self.candidate.policy:
             return
         try:
-            settled = self.candidate.settle(request, time.monotonic() + self.candidate.settings.deadline)
+            evaluation = self.candidate.begin(request, time.monotonic() + self.candidate.settings.deadline)
+            evaluation.facts.shadow = True
+            settled = evaluation.advance() or evaluation
         except UnknownModel:
             self._compare(trace, None)
             return

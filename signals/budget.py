@@ -12,7 +12,7 @@ from signals.bounds import Bounds
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Request
-from signals.session import session_key
+from signals.session import USUAL, Sessions
 from signals.signal import Cost, Params, Shared, Signal
 from signals.store import Memory, Store
 
@@ -39,8 +39,9 @@ class BudgetParams(Params):
 class Ledger:
     """What one kind of payer has spent in the current period: a slow input, since the store may be elsewhere."""
 
-    def __init__(self, store: Store, header: str | None, per: Period) -> None:
+    def __init__(self, store: Store, header: str | None, per: Period, sessions: Sessions = USUAL) -> None:
         self._store = store
+        self._sessions = sessions
         self._header = header
         self._per = per
 
@@ -58,12 +59,14 @@ class Ledger:
             self._store.add(key, money, PERIODS[self._per] * 2)
 
     def _key(self, request: Request) -> str | None:
-        payer = session_key(request) if self._header is None else request.headers.get(self._header)
-        if not payer:
-            return None
-        # Hashed: a tenant's name or a prompt has no business in a shared store.
-        who = hashlib.blake2b(payer.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        return f"budget:{self._header or 'session'}:{self._bucket(request.received)}:{who}"
+        if self._header is None:
+            who = self._sessions.key(request)
+        elif (payer := request.headers.get(self._header)) is not None and payer:
+            # Hashed: a tenant's name has no business in a shared store.
+            who = hashlib.blake2b(payer.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        else:
+            who = ""
+        return f"budget:{self._header or 'session'}:{self._bucket(request.received)}:{who}" if who else None
 
     def _bucket(self, when: float) -> str:
         form = {"hour": "%Y%m%d%H", "day": "%Y%m%d", "month": "%Y%m", "session": "session"}[self._per]
@@ -86,7 +89,8 @@ class Budget(Signal):
         super().__init__(name, params, shared)
         header = None if params.header is None else params.header.lower()
         store = shared.settings.get("store") or shared.use(Memory)
-        self._ledger = shared.use(Ledger, store, header, params.per)
+        sessions = shared.settings.get("sessions") or USUAL
+        self._ledger = shared.use(Ledger, store, header, params.per, sessions)
         self.slow = (self._ledger,)
         self._limit = params.limit
         self._remaining = params.remaining

@@ -50,6 +50,11 @@ class ConversationParams(Params):
             raise ValueError(f"one of {', '.join(type(self).model_fields)} is needed")
         return self
 
+    def needs(self) -> frozenset[str]:
+        capabilities = {"images": "vision", **{name: name for name in ("audio", "files", "tools", "json_schema")}}
+        tests = {capability: getattr(self, field) for field, capability in capabilities.items()}
+        return frozenset(name for name, test in tests.items() if test is not None and (_limits(test)[0] or 0) >= 1)
+
 
 class Conversation(Signal):
     """Reads the shape of the conversation. Evidence gives each count that was tested."""
@@ -90,7 +95,7 @@ def _of_role(request: Request, role: str | None) -> int:
     return sum(role is None or message.role == role for message in request.messages)
 
 
-def _tools(request: Request) -> int:
+def tools(request: Request) -> int:
     return sum(len(offered) for key in ("tools", "functions") if isinstance(offered := request.fields.get(key), list))
 
 
@@ -107,7 +112,7 @@ def _tool_loop(request: Request) -> int:
     return max(calls, 1)
 
 
-def _json_schema(request: Request) -> int:
+def json_schema(request: Request) -> int:
     fields = request.fields
     text = fields.get("text")
     wanted = (
@@ -122,11 +127,11 @@ def _sum(attribute: str) -> Callable[[Request], int]:
 
 _COUNTS: dict[str, Callable[[Request], Any]] = {
     "turns": lambda request: _of_role(request, "user"),
-    "tools": _tools,
+    "tools": tools,
     "tool_loop": _tool_loop,
     "images": _sum("images"),
     "audio": _sum("audio"),
     "files": _sum("files"),
-    "json_schema": _json_schema,
+    "json_schema": json_schema,
     "stream": lambda request: request.fields.get("stream") is True,
 }

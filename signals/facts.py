@@ -34,10 +34,11 @@ class Facts:
 
     `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having. `readings` holds the
     readings so far by signal name, in the order they were taken; `telling` those of them that are not simply `FALSE`,
-    which is what metadata and metrics look at. `timings` holds microseconds a signal, when asked.
+    which is what metadata and metrics look at. `timings` holds microseconds a signal, when asked. `shadow` says that
+    somebody else decides the request: nothing of it is kept.
     """
 
-    __slots__ = ("_memo", "_strict", "deadline", "readings", "request", "telling", "timings")
+    __slots__ = ("_memo", "_strict", "deadline", "readings", "request", "shadow", "telling", "timings")
 
     def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
@@ -47,6 +48,7 @@ class Facts:
         self.timings: dict[str, float] | None = {} if timed else None
         self._memo: dict[Any, Any] = {}
         self._strict = timed
+        self.shadow = False
 
     def get(self, source: QuickInput[T]) -> T:
         """The value of a quick input, computed at the first call. A failure is remembered and raised again."""

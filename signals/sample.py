@@ -11,7 +11,7 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.reading import Reading, of, unknown
 from signals.request import Request
-from signals.session import session_key
+from signals.session import USUAL
 from signals.signal import Params, Shared, Signal
 
 
@@ -28,8 +28,8 @@ class SampleParams(Params):
     key: Literal["user", "session", "body"] | HeaderKey = Field(
         "session",
         description="What always falls on the same side: `user` (the request's `safety_identifier`, `user` or "
-        "`metadata.user_id`), `session` (the conversation: the x-session-id header, what the body says, or its first "
-        "messages), `body` (every different body anew), or `{header: NAME}`.",
+        "`metadata.user_id`), `session` (the conversation: named by a header or a field, else its "
+        "beginning), `body` (every different body anew), or `{header: NAME}`.",
     )
     salt: str | None = Field(
         None, description="Signals with the same salt choose the same keys; the default is the signal's own name."
@@ -51,6 +51,9 @@ class Sample(Signal):
         if isinstance(params.key, HeaderKey):
             header = params.key.header.lower()
             self._key = lambda request: _encoded(request.headers.get(header))
+        elif params.key == "session":
+            sessions = shared.settings.get("sessions") or USUAL
+            self._key = lambda request: _encoded(sessions.key(request))
         else:
             self._key = _KEYS[params.key]
 
@@ -73,13 +76,7 @@ def _user(request: Request) -> bytes | None:
     return _encoded(fields.get("safety_identifier")) or _encoded(fields.get("user")) or _encoded(named)
 
 
-def _session(request: Request) -> bytes | None:
-    key = session_key(request)
-    return key.encode(errors="replace") if key != "\0" else None
-
-
 _KEYS: dict[str, Callable[[Request], bytes | None]] = {
     "user": _user,
-    "session": _session,
     "body": lambda request: request.body or None,
 }

@@ -1,28 +1,190 @@
-"""Which conversation a request belongs to, without keeping any state."""
+"""Which conversation a request belongs to: one definition for stickiness, budgets, stepwise and sampling.
+
+Agents name their sessions themselves, each in its own place (looked up in the programs: Claude Code 2.1, Codex 0.171,
+opencode 1.18). Where nobody names one, the conversation's beginning stands for it, without what agents write anew into
+every call: a nonce, a date, a billing line, a block about the environment. No state is kept.
+"""
 
 from __future__ import annotations
 
+import calendar
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from signals.bounds import look_up
+from signals.facts import Facts
 from signals.request import Request
 
-SESSION_HEADER = "x-session-id"
+SESSION_HEADER: Final = "x-session-id"
+
+HEADERS: Final = (
+    SESSION_HEADER,
+    "x-claude-code-session-id",
+    "session-id",  # Codex
+    "session_id",  # Codex, earlier
+    "conversation_id",  # Codex, earlier still
+    "x-session-affinity",  # opencode
+    "x-opencode-session-id",
+    "x-opencode-session",
+    "x-qwen-code-session-id",
+)
+"""Request headers that name the session, the first of them that is there; then come the fields of the body."""
+
+_USER: Final = re.compile(r"user_.*_session_([0-9A-Za-z-]{8,64})", re.DOTALL)
+"""Claude Code's `metadata.user_id` before 2.1: `user_HASH_account_UUID_session_UUID`; since then it is JSON."""
+
+_WRAPPER: Final = re.compile(
+    r"<(system-reminder|env|environment_context|environment_details|environment_info|user_instructions|user_info"
+    r"|workspace_info|INSTRUCTIONS|permissions instructions)>"
+)
+"""Blocks that agents put beside what the user says."""
+_TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
+
+_READ: Final = 8192  # characters of a system prompt that are looked at
+_SYSTEM: Final = 2048  # characters that are kept of it
+_SAID: Final = 4096  # characters of the user's first words
+_EDGES: Final = "\"'`*_()[]{}<>.,;:!?-–—#“”„«»…"
+_SPACE: Final = re.compile(r"[\s。，、！？；：（）「」]+")
+_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_HEX: Final = re.compile(r"[a-f]{4,}", re.IGNORECASE)
+_LABELS: Final = ("nonce", "id", "uuid", "date", "time", "seed", "hash", "token", "session", "request", "header", "now")
+_DAYS: Final = frozenset(
+    name.lower()
+    for names in (calendar.day_name, calendar.day_abbr, calendar.month_name, calendar.month_abbr, ("am", "pm"))
+    for name in names
+)
 
 
-def session_key(request: Request) -> str:
-    """A key that is the same for every request of one conversation.
+@dataclass(frozen=True, slots=True, eq=False)
+class Sessions:
+    """How a policy tells sessions: as everybody does, and by headers and fields of its own (`settings.session`).
 
-    The `x-session-id` header, else the body's `metadata.session_id`, `prompt_cache_key` or `user`; without any of
-    these the system prompt and the first user message, which stay the same while a conversation grows.
+    `own` are ("header", name in lower case) and ("field", path in the body). A quick input: the key of a request is
+    computed once.
     """
-    named = request.headers.get(SESSION_HEADER)
-    if named:
-        return named
-    fields = request.fields
+
+    own: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
+
+    def key(self, request: Request) -> str:
+        """The same 32 hexadecimal digits for every request of one conversation; '' where nothing tells it.
+
+        They are a hash (BLAKE2b): of any client's name the same length, and it tells nothing.
+        """
+        name = next(self._names(request.headers, request.fields), "") or _beginning(request)
+        return _digest(name) if name else ""
+
+    def named(self, headers: Mapping[str, str]) -> str:
+        """The key of the session that `headers` name, for requests without a body; '' where they name none."""
+        name = next(self._names(headers, {}), "")
+        return _digest(name) if name else ""
+
+    def compute(self, facts: Facts) -> str:
+        return self.key(facts.request)
+
+    def _names(self, headers: Mapping[str, str], fields: Mapping[str, Any]) -> Iterator[str]:
+        """The names of the session that a request gives, the one that counts first."""
+        for header in HEADERS:
+            if value := headers.get(header):
+                yield value
+        if fields:
+            yield from _told(fields)
+        for kind, path in self.own:
+            own = headers.get(str(path[0])) if kind == "header" else look_up(fields, path)
+            if own and type(own) in (str, int):
+                yield str(own)
+        user = fields.get("user")
+        if type(user) is str and user:
+            yield user
+
+
+USUAL: Final = Sessions()
+"""Sessions as everybody names them."""
+session_key: Final = USUAL.key
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _told(fields: Mapping[str, Any]) -> Iterator[str]:
+    """The session in the fields where agents and APIs have it."""
     metadata = fields.get("metadata")
-    if isinstance(metadata, dict) and isinstance(metadata.get("session_id"), str):
-        return str(metadata["session_id"])
-    for field in ("prompt_cache_key", "user"):
-        value = fields.get(field)
-        if isinstance(value, str) and value:
-            return value
-    first = next((message.text for message in request.messages if message.role == "user"), "")
-    return request.text("system") + "\0" + first
+    if type(metadata) is dict:
+        yield from _text(metadata.get("session_id"))
+        yield from _text(_of_user(metadata.get("user_id")))
+    yield from _text(fields.get("session_id"))  # OpenRouter
+    yield from _text(fields.get("prompt_cache_key"))
+    conversation = fields.get("conversation")
+    yield from _text(conversation.get("id") if type(conversation) is dict else conversation)
+    yield from _text(fields.get("previous_response_id"))
+
+
+def _text(value: Any) -> Iterator[str]:
+    if type(value) is str and value:
+        yield value
+
+
+def _of_user(user: Any) -> str | None:
+    """The session in Claude Code's `metadata.user_id`; None where that is but a user's name."""
+    if type(user) is not str or len(user) > 4096:
+        return None
+    if user.startswith("{"):
+        try:
+            inner = orjson.loads(user)
+        except ValueError:
+            return None
+        return inner.get("session_id") if type(inner) is dict else None
+    found = _USER.fullmatch(user)
+    return None if found is None else found[1]
+
+
+def _beginning(request: Request) -> str:
+    """The system prompt before the first turn and the user's first words, which stay while a conversation grows."""
+    system: list[str] = []
+    said = ""
+    for message in request.messages:
+        if message.role in ("system", "developer"):
+            if not said:
+                system.append(message.text)
+        elif message.role == "user" and (said := _said(message.text)):
+            break
+    told = _constant("\n".join(system)[:_READ])[:_SYSTEM]
+    return f"\0{told}\0{said}" if told or said else ""
+
+
+def _said(text: str) -> str:
+    """The beginning of what the user says in `text`, without the blocks that the agent puts beside it."""
+    said = ""
+    at = 0
+    while len(said) < _SAID:
+        opened = _WRAPPER.search(text, at)
+        end = -1 if opened is None else text.find(f"</{opened[1].split()[0]}", opened.end())
+        if opened is None or end < 0:
+            said += text[at:]
+            break
+        said += text[at : opened.start()]
+        at = text.find(">", end) + 1 or len(text)
+    return _TITLE.sub("", said[:_SAID], count=1).strip()
+
+
+def _constant(text: str) -> str:
+    """The words of a system prompt that do not change from call to call.
+
+    Left out are all that hold digits, signs or letters of mixed case (nonces, versions, paths, numbers), hexadecimal
+    words, names of days and months, and what follows a label such as `Request id:`.
+    """
+    words: list[str] = []
+    for line in text.splitlines():
+        for token in _SPACE.split(line):
+            if token.endswith((":", "=")) and token.rstrip(":=").lower().endswith(_LABELS):
+                break
+            word = token.strip(_EDGES)
+            plain = word.islower() or word.istitle() or word.isupper() or not word.isascii()
+            if plain and _WORD.fullmatch(word) and not _HEX.fullmatch(word) and word.lower() not in _DAYS:
+                words.append(word)
+    return " ".join(words)

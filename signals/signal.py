@@ -44,6 +44,10 @@ class Params(BaseModel):
         """
         return None
 
+    def needs(self) -> frozenset[str]:
+        """The capabilities (signals.needs) that every request needs for which the signal matches."""
+        return frozenset()
+
     def scopes(self) -> tuple[Scope, ...]:
         """The texts of the request that the signal reads; none for one that reads something else."""
         return ()

@@ -1,8 +1,8 @@
 """State that replicas share: money spent, and which model a session is on. In this process, or in Redis/Valkey.
 
-Three small operations are all there is: add to a number, add to it only within a limit, and keep the first text written
-under a key. Every call has a deadline of its own and fails as `Unavailable` with `store_down`; nothing here holds a
-request up.
+A few small operations are all there is: add to a number, add to it only within a limit, read a text, keep the first or
+the last one written under a key. Every call has a deadline of its own and fails as `Unavailable` with `store_down`;
+nothing here holds a request up.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class Store(Protocol):
         """The text under `key`, which becomes `value` when there is none; `ttl` begins anew. Raises `Unavailable`."""
         ...
 
+    async def text(self, key: str) -> str | None:
+        """The text under `key`. Raises `Unavailable`."""
+        ...
+
+    async def keep(self, key: str, value: str, ttl: float) -> None:
+        """Let `value` be the text under `key`. Raises `Unavailable`."""
+        ...
+
     async def close(self) -> None:
         """Write what is pending, as far as that works, and let go of connections."""
         ...
@@ -78,6 +86,13 @@ class Memory:
         kept: str = self._get(key) or value
         self._put(key, kept, ttl)
         return kept
+
+    async def text(self, key: str) -> str | None:
+        kept: str | None = self._get(key)
+        return kept
+
+    async def keep(self, key: str, value: str, ttl: float) -> None:
+        self._put(key, value, ttl)
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -154,6 +169,13 @@ class Valkey:
             return value
         await self._asked(self._client.pexpire(PREFIX + key, milliseconds))
         return str(kept)
+
+    async def text(self, key: str) -> str | None:
+        kept = await self._asked(self._client.get(PREFIX + key))
+        return None if kept is None else str(kept)
+
+    async def keep(self, key: str, value: str, ttl: float) -> None:
+        await self._asked(self._client.set(PREFIX + key, value, px=int(ttl * 1000)))
 
     async def close(self) -> None:
         if self._pending and time.monotonic() >= self._rest_until:

@@ -12,14 +12,15 @@ from typing import Any
 
 import orjson
 
+from signals.session import SESSION_HEADER
 from stepwise.agent import Agent, Choice, prompt_tokens
 from stepwise.answer import Answer, Body, forwarded, problem, whole
 from stepwise.continuation import CHAT_PATH
 from stepwise.steps import CHARS_PER_TOKEN
 from stepwise.upstream import HOP, JSON, DeadlineError, Relay, UpstreamError
 
-SESSION = "x-session-id"
-"""Request header that names the session whose budget it is."""
+SESSION = "x-pointsman-session"
+"""Request header with the key of the session whose budget it is (signals.session); the external processor sets it."""
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
@@ -45,13 +46,13 @@ async def relay(
 ) -> Answer | None:
     """Answers a chat completion through the model chosen for it; None for what is none, or has come from here before.
 
-    `headers` are the client's, in lower case; `deadline` is on the running loop's clock; `difficulty`: 0..1. `charge`
-    is told once what the answer has cost. `note`: see `stepwise.answer.answer`.
+    `headers` are the client's, in lower case, and `SESSION`; `deadline` is on the running loop's clock; `difficulty`:
+    0..1. `charge` is told once what the answer has cost. `note`: see `stepwise.answer.answer`.
     """
     if reason := unfit(body, headers):
         agent.metrics.ineligible[reason] += 1
         return None
-    session = headers.get(SESSION)
+    session = headers.get(SESSION) or headers.get(SESSION_HEADER)
     choice = await agent.choose(body, session, difficulty=difficulty)
     agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
     if choice.reason == "budget_unknown":

@@ -11,11 +11,12 @@ import pytest
 from decisions.engine import Clause, Engine
 from decisions.model import Model
 from decisions.rule import ALWAYS
-from decisions.select import Cheapest, Pinned, Weighted, expected_tokens, fraction, request_key, session_key
+from decisions.select import Cheapest, Pinned, Weighted, expected_tokens, fraction, request_key
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
 from signals.request import Message, Request
+from signals.session import session_key
 from signals.store import Memory, Store
 
 SMALL = Model("small", "s", 1.0, 1.0, 1000)
@@ -63,11 +64,15 @@ def test_the_session_key_is_found_where_clients_put_it() -> None:
     def key(headers: dict[str, str] | None = None, **fields: object) -> str:
         return session_key(facts(headers=headers, **fields).request)
 
-    assert key({"x-session-id": "h"}, user="u") == "h"
-    assert key(metadata={"session_id": "m"}, user="u") == "m"
-    assert key(metadata={"other": 1}, prompt_cache_key="p", user="u") == "p"
-    assert key(user="u") == "u"
-    assert key(user="", metadata=3) == "You help.\0hi"
+    def named(name: str) -> str:
+        return key({"x-session-id": name})
+
+    assert key({"x-session-id": "h"}, user="u") == named("h")
+    assert key(metadata={"session_id": "m"}, user="u") == named("m")
+    assert key(metadata={"other": 1}, prompt_cache_key="p", user="u") == named("p")
+    assert key(user="u") == named("u")
+    assert key(user="", metadata=3) == session_key(facts().request)
+    assert len({named("h"), named("m"), named("p"), named("u"), key(), key(user="v")}) == 6
 
 
 def test_a_growing_conversation_keeps_its_key() -> None:

@@ -617,17 +617,3 @@ def test_errors_have_the_shape_of_their_api(status: int, openai_type: str, anthr
         "type": "error",
         "error": {"type": anthropic_type, "message": "Text “é”."},
     }
-
-
-def test_model_lists() -> None:
-    listed = orjson.loads(openai.models(["a", "b"], None, False))
-    assert listed["object"] == "list"
-    assert listed["data"][0] == {"id": "a", "object": "model", "created": 0, "owned_by": "pointsman"}
-    listed = orjson.loads(openai.models(["a", "b"], None, True))
-    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("a", "b", False)
-    assert orjson.loads(openai.models([], None, True))["first_id"] is None
-    assert orjson.loads(openai.models(["a"], "a", True))["type"] == "model"
-    with pytest.raises(Refusal) as caught:
-        openai.models(["a"], "x" * 1000, False)
-    assert caught.value.status == 404
-    assert len(caught.value.text) < 400

@@ -113,7 +113,7 @@ async def test_slow_signals_are_waited_for_in_the_background_and_bounded():
 
 def test_a_candidate_that_breaks_disturbs_nothing(monkeypatch, caplog):
     rolled = Rolled()
-    monkeypatch.setattr(rolled.candidate, "settle", lambda *_: 1 / 0)
+    monkeypatch.setattr(rolled.candidate, "begin", lambda *_: 1 / 0)
     assert rolled.follow(request()) == ["error"]
     assert "candidate_failed" in caplog.text
 
