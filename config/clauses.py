@@ -22,7 +22,14 @@ def models(spec: PolicySpec) -> dict[str, Model]:
     """The policy's models by key."""
     return {
         key: Model(
-            key, entry.name or key, entry.price.input, entry.price.output, entry.context, entry.thinking, entry.url
+            key,
+            entry.name or key,
+            entry.price.input,
+            entry.price.output,
+            entry.context,
+            entry.thinking,
+            entry.url,
+            entry.family,
         )
         for key, entry in spec.models.items()
     }

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from pydantic_core import PydanticCustomError
 
 from decisions.decision import Effort
-from decisions.model import Thinking
+from decisions.model import Family, Thinking
 from signals.files import SECRET, read
 from signals.registry import BY_NAME
 
@@ -77,6 +77,9 @@ class ModelSpec(Spec):
     price: PriceSpec = Field(PriceSpec(), description="What a call costs; used by selectors and reports.")
     context: int | None = Field(None, gt=0, description="Context length in tokens.")
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
+    family: Family | None = Field(
+        None, description="The field that limits output in chat completions; left out, the served name tells."
+    )
     url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",

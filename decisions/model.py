@@ -5,18 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "none"]
+Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "adaptive", "none"]
 """How a model family switches its reasoning on and off.
 
 reasoning_effort: OpenAI's field (gpt-oss and most gateways too); enable_thinking: `chat_template_kwargs` of Qwen3
 behind vLLM or SGLang; thinking: `chat_template_kwargs` of DeepSeek V3.1 and Granite; anthropic: the `thinking` object
-of /v1/messages; none: the model has no such switch.
+of /v1/messages with a budget of tokens; adaptive: the same, where the model itself finds its budget, and
+`output_config.effort` beside it; none: the model has no such switch.
 """
+
+Family = Literal["max_tokens", "max_completion_tokens"]
+"""The field of chat completions that limits the output tokens of a model family."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One destination. Prices are money per million tokens; `context` is tokens, None when not declared."""
+    """One destination. Prices are money per million tokens; `context` is tokens, None when not declared.
+
+    `family` None: the served name tells (`extproc.openai`).
+    """
 
     key: str
     name: str
@@ -25,6 +32,7 @@ class Model:
     context: int | None = None
     thinking: Thinking = "reasoning_effort"
     url: str | None = None
+    family: Family | None = None
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """The price of one call, in the policy's money."""
