@@ -35,6 +35,7 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             None if entry.capabilities is None else frozenset(entry.capabilities),
             entry.quality,
             entry.max_output,
+            entry.family,
         )
         for key, entry in spec.models.items()
     }

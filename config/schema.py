@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from decisions.decision import Effort
-from decisions.model import Capability, Thinking
+from decisions.model import Capability, Family, Thinking
 from signals.bounds import Path as FieldPath
 from signals.files import SECRET, read
 from signals.registry import BY_NAME
@@ -107,6 +107,9 @@ class ModelSpec(Spec):
         None, ge=0, le=1, description="How good its answers are, by your own estimate; told by GET /v1/models."
     )
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
+    family: Family | None = Field(
+        None, description="The field that limits output in chat completions; left out, the served name tells."
+    )
     url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",

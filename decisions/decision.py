@@ -10,7 +10,7 @@ from decisions.model import Model
 from signals.reading import Reading
 
 Action = Literal["route", "respond", "stepwise", "default"]
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

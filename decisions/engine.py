@@ -266,6 +266,10 @@ class Engine:
             model = next((model for beginning, model in self._by_beginning if name.startswith(beginning)), None)
         return model
 
+    def named(self, request: Request) -> Model | None:
+        """The model of the policy that `request` names; None where it names none of them."""
+        return None if request.model is None or self.asks(request) else self._by_name.get(request.model)
+
     def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
         """The clauses that apply to `request` and the decision when none of them matches."""
         named = request.model

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "none"]
+Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "adaptive", "none"]
 """How a model family switches its reasoning on and off.
 
 reasoning_effort: OpenAI's field (gpt-oss and most gateways too); enable_thinking: `chat_template_kwargs` of Qwen3
 behind vLLM or SGLang; thinking: `chat_template_kwargs` of DeepSeek V3.1 and Granite; anthropic: the `thinking` object
-of /v1/messages; none: the model has no such switch.
+of /v1/messages with a budget of tokens; adaptive: the same, where the model itself finds its budget, and
+`output_config.effort` beside it; none: the model has no such switch.
 """
+
+Family = Literal["max_tokens", "max_completion_tokens"]
+"""The field of chat completions that limits the output tokens of a model family."""
 
 
 Capability = Literal["tools", "vision", "audio", "files", "json_schema", "thinking"]
@@ -24,6 +28,7 @@ class Model:
 
     `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
+    `family` None: the served name tells (`extproc.openai`).
     """
 
     key: str
@@ -37,6 +42,7 @@ class Model:
     capabilities: frozenset[str] | None = None
     quality: float | None = None
     max_output: int | None = None
+    family: Family | None = None
 
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:
         """Those of `needs` that the model cannot do."""

@@ -32,6 +32,7 @@ from extproc.meter import Meter, Tail
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.static_answer import static_answer
+from extproc.thinking import messages, turn
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
@@ -564,16 +565,34 @@ class Exchange:
         if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
+        rewrite = partial(rewritten, request, trace.decision, self._foreign(request, trace.decision.model))
         if _long(request.body):
-            self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, request, more))
+            self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
-            self._send_on(trace, rewritten(request, trace.decision), more)
+            self._send_on(trace, rewrite(), more)
 
-    async def _route_apart(self, trace: Trace, request: Request, more: Pairs) -> None:
+    def _foreign(self, request: Request, model: Model | None) -> int:
+        """How many of the call's first messages are another model's, whose thoughts `model` would not take.
+
+        Known is what this worker has seen of a session that a header names. Where it has seen nothing, and the call
+        names one model and goes to another, the turns that are over count as the former's: an answer does without
+        their thoughts. Otherwise nothing is known, and nothing foreign: 0.
+        """
+        given = messages(request.api, request.fields)
+        if model is None or request.operation or not given:
+            return 0
+        session = self._engine.sessions.named(request.headers)
+        foreign = self._context.makers.foreign(session, request, model.key, len(given))
+        if foreign is not None:
+            return foreign
+        named = self._engine.named(request)
+        return turn(given) if named is not None and named is not model else 0
+
+    async def _route_apart(self, trace: Trace, rewrite: Callable[[], bytes | None], more: Pairs) -> None:
         """`_route` for a body that takes long to write again."""
         try:
             try:
-                self._send_on(trace, await self._context.apart(partial(rewritten, request, trace.decision)), more)
+                self._send_on(trace, await self._context.apart(rewrite), more)
             except Refusal as refusal:
                 self._refuse(refusal)
         except Exception as error:  # noqa: BLE001 - as in `message`
@@ -854,11 +873,14 @@ def _plain(trace: Trace, reason: str) -> None:
     trace.decision = replace(trace.decision, action="route", stepwise=None, fallback=reason)
 
 
-def rewritten(request: Request, decision: Decision) -> bytes | None:
-    """The body that the decision's model gets; None: as it came. Raises `Refusal` where it cannot be written again."""
+def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:
+    """The body that the decision's model gets, its first `foreign` messages without their thoughts; None: as it came.
+
+    Raises `Refusal` where it cannot be written again.
+    """
     model, changes = decision.model, decision.changes
-    if model is not None and changes is not None and changes.body:
-        return openai.changed(request, model, changes)
+    if model is not None and (foreign or (changes is not None and changes.body)):
+        return openai.changed(request, model, changes, foreign)
     # An Azure path names the model, which the plain form of the path does not.
     name = request.model if model is None else model.name
     return openai.with_model(request, name) if name is not None and request.fields.get("model") != name else None

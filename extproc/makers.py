@@ -1,9 +1,15 @@
-"""Which model made a session's last response, so that it can be fetched, cancelled or deleted there by its id."""
+"""Which model made a session's last response, so that it can be fetched, cancelled or deleted there by its id.
+
+Also since when a conversation has been with its model: what its answers before hold of thoughts (signed, or encrypted)
+is another model's.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final
+
+from signals.request import Request
 
 MOST: Final = 10_000
 """Sessions that are remembered; the one unused the longest is forgotten first."""
@@ -18,6 +24,7 @@ class Makers:
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, str] = OrderedDict()
+        self._talks: OrderedDict[int, tuple[str, int]] = OrderedDict()
 
     def note(self, session: str, model: str) -> None:
         """The model of this key takes the session's call."""
@@ -31,3 +38,22 @@ class Makers:
     def of(self, session: str) -> str | None:
         """The key of the model that took the session's last call, if that is known."""
         return self._models.get(session)
+
+    def foreign(self, session: str, request: Request, model: str, length: int) -> int | None:
+        """How many of the `length` messages of a call, which the model of this key takes, came before it took part.
+
+        None: the conversation is not known, and from now on it is. A conversation is told by the session that a header
+        names and by the user's first words: an agent has several in one session. One that has grown shorter was gone
+        back in, so that none of its messages is surely the model's.
+        """
+        if not session:
+            return None
+        talk = hash((session, next((message.text for message in request.messages if message.role == "user"), "")))
+        last, since = self._talks.get(talk, (None, 0))
+        if last is not None and last != model:
+            since = length
+        self._talks[talk] = model, since
+        self._talks.move_to_end(talk)
+        if len(self._talks) > MOST:
+            self._talks.popitem(last=False)
+        return None if last is None else min(since, length)

@@ -1,21 +1,20 @@
 """What goes back to the APIs that clients call: OpenAI's and Anthropic's.
 
-The body with its model replaced (bytes otherwise untouched) or with a decision's changes applied, error bodies in the
+The body with its model replaced or with a decision's changes applied (every other byte as it came), error bodies in the
 shape of the API that was called, and the model lists. `extproc.body` reads what comes.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.jsonbody import too_deep
+from extproc.edit import Draft, first, prepended
 from extproc.refusal import Refusal
+from extproc.thinking import fit, forget, think
 from signals.request import Api, Request
 
 JSON_HEADERS = (("content-type", "application/json"),)
@@ -23,10 +22,8 @@ JSON_HEADERS = (("content-type", "application/json"),)
 
 # Rewriting
 
-_KEY = b'"model"'
-_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*"|null)', re.DOTALL)
-_SPACE = re.compile(r"[ \t\r\n]*")
-_SCAN = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
+_COMPLETION_TOKENS = re.compile(r"(?:.*/)?(?:gpt-5|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
+"""Served names of OpenAI's models that reason, which refuse `max_tokens` in chat completions."""
 
 
 def with_model(request: Request, name: str) -> bytes:
@@ -35,146 +32,102 @@ def with_model(request: Request, name: str) -> bytes:
     A body without one gets it as its first key. Raises `Refusal` (400) when the body is nested too deeply to be read
     again.
     """
-    body = request.body
-    new = orjson.dumps(name)
-    if "model" not in request.fields:
-        brace = body.index(b"{") + 1
-        comma = b"," if request.fields else b""
-        return b'%b"model":%b%b%b' % (body[:brace], new, comma, body[brace:])
-    start, end = _span(body)
-    return b"".join((body[:start], new, body[end:]))
+    draft = Draft(request.body, request.fields)
+    draft.set("model", name)
+    return draft.text
 
 
-def _span(body: bytes) -> tuple[int, int]:
-    """Where the value of the top-level `model` key lies in `body`, which has just one.
+def changed(request: Request, model: Model, changes: Changes | None, foreign: int = 0) -> bytes:
+    """The body with the model and a decision's changes in it, every other byte as it came.
 
-    When the body holds `"model"` just once, and no letter of it is written as an escape, that one is the top-level key
-    that the parser saw. Anything else is walked key by key with the standard library's scanner (in C, one call a
-    value).
+    The thoughts in its first `foreign` messages (or items) are another model's, and are left out. Raises `Refusal`
+    (400) when the body is nested too deeply to be read again.
     """
-    at = body.find(_KEY)
-    if at >= 0 and body.find(_KEY, at + len(_KEY)) < 0 and (b"\\" not in body or b"\\u006" not in body):
-        value = _VALUE.match(body, at + len(_KEY))
-        if value is not None:
-            return value.span(1)
-    text = body.decode()
-    try:
-        start, end = _walk(text)
-    except RecursionError:
-        raise too_deep() from None
-    before = len(text[:start].encode())
-    return before, before + len(text[start:end].encode())
-
-
-def _walk(text: str) -> tuple[int, int]:
-    """The span of the value of the top-level `model` key in the JSON object `text`."""
-    at = _skip(text, text.index("{") + 1)
-    while text[at] != "}":
-        key, at = _SCAN(text, at)
-        at = _skip(text, _skip(text, at) + 1)  # past the colon
-        _, end = _SCAN(text, at)
-        if key == "model":
-            return at, end
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    raise ValueError("a body without a model")
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
-"""Tokens of thinking that stand for an effort where the API counts tokens; 1,024 is Anthropic's minimum."""
-
-
-def changed(request: Request, model: Model, changes: Changes) -> bytes:
-    """The body with the model and a decision's changes in it, serialised anew.
-
-    Raises `Refusal` (400) when the body is nested too deeply to be written again (254 levels).
-    """
-    fields = dict(request.fields)
-    fields["model"] = model.name
+    draft = Draft(request.body, request.fields)
+    if draft.fields.get("model") != model.name:
+        draft.set("model", model.name)
+    api = request.api
+    if foreign:
+        forget(draft, api, foreign)
+    if changes is None:
+        return draft.text
     if changes.system is not None:
-        _add_system(request.api, fields, changes.system)
-    if changes.max_tokens is not None and request.api != "embeddings" and not request.operation:
-        _cap(request.api, fields, changes.max_tokens)
-    if request.api != "embeddings":
-        _think(request.api, fields, model, changes)
-    try:
-        return orjson.dumps(fields)
-    except orjson.JSONEncodeError:
-        raise too_deep() from None
+        _add_system(api, draft, changes.system)
+    if changes.max_tokens is not None and api != "embeddings" and not request.operation:
+        before = draft.fields.get("max_tokens")
+        _cap(api, draft, model, changes.max_tokens)
+        if api == "messages":
+            fit(draft, before)
+    if api != "embeddings":
+        think(draft, api, model, changes)
+    return draft.text
 
 
-def _add_system(api: Api, fields: dict[str, Any], system: str) -> None:
+def _add_system(api: Api, draft: Draft, system: str) -> None:
     """Put `system` first. An existing system prompt stays, in the same message: many chat templates take only one."""
+    fields = draft.fields
     if api == "chat":
-        first, *rest = fields["messages"]
-        if first.get("role") in ("system", "developer") and first.get("content"):
-            fields["messages"] = [{**first, "content": _before(system, first["content"])}, *rest]
+        messages = draft.raw("messages")
+        given = fields["messages"][0]
+        if given.get("role") in ("system", "developer") and given.get("content"):
+            start, end = first(messages)
+            one = Draft(messages[start:end], given)
+            one.put("content", _before(system, one.raw("content")), None)
+            draft.put("messages", b"".join((messages[:start], one.text, messages[end:])), fields["messages"])
         else:
-            fields["messages"] = [{"role": "system", "content": system}, first, *rest]
+            new = {"role": "system", "content": system}
+            draft.put("messages", prepended(messages, orjson.dumps(new)), [new, *fields["messages"]])
     elif api == "messages" or api == "responses":
         param = "system" if api == "messages" else "instructions"
         existing = fields.get(param)
         if api == "responses" and isinstance(existing, list):
-            fields[param] = [{"role": "system", "content": system}, *existing]
+            item = orjson.dumps({"role": "system", "content": system})
+            draft.put(param, prepended(draft.raw(param), item), existing)
+        elif existing:
+            draft.put(param, _before(system, draft.raw(param)), existing)
         else:
-            fields[param] = _before(system, existing) if existing else system
+            draft.set(param, system)
 
 
-def _before(system: str, existing: Any) -> Any:
-    if isinstance(existing, str):
-        return f"{system}\n\n{existing}"
-    return [{"type": "text", "text": system}, *existing]
+def _before(system: str, existing: bytes) -> bytes:
+    """The text of a prompt, a string or a list of parts, with `system` before it."""
+    if existing.startswith(b'"'):
+        return orjson.dumps(f"{system}\n\n")[:-1] + existing[1:]
+    return prepended(existing, orjson.dumps({"type": "text", "text": system}))
 
 
-def _cap(api: Api, fields: dict[str, Any], limit: int) -> None:
+def _cap(api: Api, draft: Draft, model: Model, limit: int) -> None:
     """Lower every limit on output tokens that the request has; give it one if it has none."""
-    names = ("max_output_tokens",) if api == "responses" else ("max_completion_tokens", "max_tokens")
+    fields = draft.fields
+    if api == "responses":
+        names = ["max_output_tokens"]
+    elif api == "chat":
+        names = ["max_completion_tokens", "max_tokens"]
+        if _completion_tokens(model):
+            _rename_limit(draft)
+            names = names[:1]
+    else:
+        names = ["max_tokens"]
     present = [name for name in names if fields.get(name) is not None]
     for name in present or names[-1:]:
         value = fields.get(name)
         if not isinstance(value, (int, float)) or value > limit:
-            fields[name] = limit
+            draft.set(name, limit)
 
 
-def _think(api: Api, fields: dict[str, Any], model: Model, changes: Changes) -> None:
-    """Switch reasoning the way the model's family wants it; leave the request alone when nothing is asked."""
-    effort, budget = changes.reasoning_effort, changes.thinking_budget
-    if effort is None and budget is None and changes.thinking is None:
-        return
-    on = changes.thinking if changes.thinking is not None else effort != "none"
-    if model.thinking in ("enable_thinking", "thinking"):
-        given = fields.get("chat_template_kwargs")
-        fields["chat_template_kwargs"] = {**(given if isinstance(given, dict) else {}), model.thinking: on}
-    elif model.thinking == "anthropic" or (model.thinking == "reasoning_effort" and api == "messages"):
-        _anthropic_thinking(fields, on, budget or _BUDGETS.get(effort or "medium", _BUDGETS["medium"]))
-    elif model.thinking == "reasoning_effort":
-        wanted = "none" if not on else effort
-        if wanted is None and changes.thinking is not None:
-            wanted = "medium"
-        if wanted is not None and api == "responses":
-            given = fields.get("reasoning")
-            fields["reasoning"] = {**(given if isinstance(given, dict) else {}), "effort": wanted}
-        elif wanted is not None:
-            fields["reasoning_effort"] = wanted
+def _completion_tokens(model: Model) -> bool:
+    """Whether the model takes `max_completion_tokens` alone: so it is declared, or so its name says."""
+    if model.family is not None:
+        return model.family == "max_completion_tokens"
+    return _COMPLETION_TOKENS.fullmatch(model.name) is not None
 
 
-def _anthropic_thinking(fields: dict[str, Any], on: bool, budget: int) -> None:
-    """The `thinking` object. It must leave room below `max_tokens`, and goes with no temperature or top_k."""
-    limit = fields.get("max_tokens")
-    if on and isinstance(limit, int):
-        budget = min(budget, limit - 1)
-    if not on or budget < _BUDGETS["minimal"]:
-        fields["thinking"] = {"type": "disabled"}
-        return
-    fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    fields.pop("temperature", None)
-    fields.pop("top_k", None)
+def _rename_limit(draft: Draft) -> None:
+    """Make `max_tokens` the `max_completion_tokens` of a request that has no such limit yet."""
+    fields = draft.fields
+    if fields.get("max_tokens") is not None and fields.get("max_completion_tokens") is None:
+        draft.put("max_completion_tokens", draft.raw("max_tokens"), fields["max_tokens"])
+    draft.remove("max_tokens")
 
 
 # Answers of our own

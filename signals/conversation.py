@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from signals.bounds import Bounds, within
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading
-from signals.request import Request
+from signals.request import Request, speaks
 from signals.signal import Params, Shared, Signal
 
 Test = bool | Bounds
@@ -101,11 +101,12 @@ def tools(request: Request) -> int:
 
 def _tool_loop(request: Request) -> int:
     messages = request.messages
-    if not messages or messages[-1].role != "tool":
+    last = next((m.role for m in reversed(messages) if m.role != "user" or speaks(m)), "")
+    if last != "tool":
         return 0
     calls = 0
     for message in reversed(messages):
-        if message.role == "user":
+        if speaks(message):
             break
         calls += message.role == "assistant" and message.tool_calls > 0
     # Results whose calls the client left out are a loop all the same.
@@ -126,7 +127,7 @@ def _sum(attribute: str) -> Callable[[Request], int]:
 
 
 _COUNTS: dict[str, Callable[[Request], Any]] = {
-    "turns": lambda request: _of_role(request, "user"),
+    "turns": lambda request: sum(map(speaks, request.messages)),
     "tools": tools,
     "tool_loop": _tool_loop,
     "images": _sum("images"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from signals.view import view
+from signals.wrappers import said
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
@@ -14,9 +15,10 @@ Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
 """Which text a signal reads.
 
-user: the last user message; latest: everything since the last answer of the assistant (user texts, tool results,
-documents); conversation: every message but system ones; system: system and developer messages; tools: tool results;
-all: every string of the body that a model may be shown.
+user: the last user message, without the blocks that agents put beside what the user says (`signals.wrappers`); latest:
+everything since the last answer of the assistant (user texts, tool results, documents); conversation: every message but
+system ones; system: system and developer messages; tools: tool results; all: every string of the body that a model may
+be shown.
 """
 
 Opaque = Literal["token_ids", "embeddings", "reference", "document", "encrypted", "image", "audio", "video"]
@@ -42,6 +44,12 @@ class Message(NamedTuple):
     audio: int = 0
     files: int = 0
     tool_calls: int = 0
+
+
+def speaks(message: Message) -> bool:
+    """Whether a user says or shows something in a message, as opposed to an agent that reminds of something."""
+    shown = message.images or message.audio or message.files
+    return message.role == "user" and bool(not message.text or shown or said(message.text))
 
 
 class Extra(NamedTuple):
@@ -119,7 +127,8 @@ class Request:
         if scope == "all" and (everything := self._everything()) is not None and everything.joined:
             known = set(texts)
             texts += [text for text in everything.joined if text not in known]
-        return "\n".join(texts)
+        glued = "\n".join(texts)
+        return said(glued) or glued if scope == "user" else glued
 
     def spellings(self, scope: Scope = "user") -> tuple[tuple[str, str], ...]:
         """What a detector searches in `scope`: each text as it was written and its view (the same object where there
@@ -166,7 +175,8 @@ class Request:
         messages = self.messages
         if scope == "user":
             at = self._last_user()
-            return messages[at].text if at >= 0 else ""
+            text = messages[at].text if at >= 0 else ""
+            return said(text) or text
         if scope == "all" and (everything := self._everything()) is not None:
             return "\n".join(everything.strings)
         within = self._within(scope)
@@ -194,11 +204,19 @@ class Request:
         return lambda at, role: at >= begin and role not in _SYSTEM and role != "history"
 
     def _last_user(self) -> int:
-        """The place of the last user message; -2 where there is none (-1 is before the first message)."""
+        """The place of the last user message in which a user says or shows something, else of the last one at all.
+
+        A reminder that an agent puts beside the results of its tools is no new question. -2 where there is no user
+        message (-1 is before the first message).
+        """
+        last = -2
         for at in range(len(self.messages) - 1, -1, -1):
-            if self.messages[at].role == "user":
-                return at
-        return -2
+            message = self.messages[at]
+            if message.role == "user":
+                last = at if last < 0 else last
+                if speaks(message):
+                    return at
+        return last
 
     def _latest(self) -> int:
         """The place after the assistant's last answer; one that ends the call is no answer but the client's words."""

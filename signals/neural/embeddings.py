@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped
 from signals.request import Scope
 from signals.signal import Shared
+from signals.wrappers import said
 
 F32 = NDArray[np.float32]
 
@@ -80,7 +82,8 @@ class Turns:
         self._model, self._count = model, count
 
     async def fetch(self, facts: Facts) -> list[F32]:
-        texts = [m.text for m in reversed(facts.request.messages) if m.role == "user" and m.text.strip()][: self._count]
+        turns = (said(m.text) for m in reversed(facts.request.messages) if m.role == "user")
+        texts = list(islice((text for text in turns if text.strip()), self._count))
         if len(texts) < 2:
             return []
         return list(await asyncio.gather(*(embedding(self._model, text, facts) for text in texts)))

@@ -1,0 +1,57 @@
+"""What coding agents put into a user's message and no user has said.
+
+Each is a block in a tag of the agent's own, before or after what the user says: Claude Code and opencode
+(`system-reminder`), Codex (`environment_context`, `user_instructions`, `permissions instructions`, `turn_aborted`),
+Cline and Roo Code (`environment_details`), Copilot (`environment_info`, `workspace_info`, `reminderInstructions`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_TAGS: Final = (
+    "system-reminder", "environment_context", "user_instructions", "permissions instructions", "turn_aborted",
+    "environment_details", "environment_info", "workspace_info", "reminderInstructions",
+)  # fmt: skip
+_BLOCKS: Final = tuple((f"<{tag}>", f"</{tag}>") for tag in _TAGS)
+
+
+def said(text: str) -> str:
+    """`text` without the agents' blocks at its beginning and at its end; '' where it is nothing else.
+
+    A block in the middle, or one that is not closed, stays: it may be what the user asks about. Linear in the text.
+    """
+    if "</" not in text:
+        return text
+    whole = start, end = _trimmed(text, 0, len(text))
+    while (after := _after_first(text, start, end)) > start:
+        start, end = _trimmed(text, after, end)
+    while (before := _before_last(text, start, end)) < end:
+        start, end = _trimmed(text, start, before)
+    return text if (start, end) == whole else text[start:end]
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _after_first(text: str, start: int, end: int) -> int:
+    """The end of the block that begins at `start`; `start` where none does."""
+    for opening, closing in _BLOCKS:
+        if text.startswith(opening, start, end):
+            at = text.find(closing, start, end)
+            return start if at < 0 else at + len(closing)
+    return start
+
+
+def _before_last(text: str, start: int, end: int) -> int:
+    """The beginning of the block that ends at `end`; `end` where none does."""
+    for opening, closing in _BLOCKS:
+        if text.endswith(closing, start, end):
+            at = text.rfind(opening, start, end)
+            return end if at < 0 else at
+    return end

@@ -1,0 +1,266 @@
+"""Bodies are changed member by member, and every other byte stays as it came."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decisions.decision import Changes
+from decisions.model import Model
+from extproc import openai
+from extproc.edit import Draft, elements, exchanged, first, prepended
+from extproc.refusal import Refusal
+from signals.request import Api, Request
+from tests.linear import assert_linear
+
+SPACES = ("", "", "", " ", "\n", "\t ", "\r\n  ")
+NUMBERS = ("0", "-0", "1.0", "1e5", "1E+05", "0.10000000000000000000001", "123456789012345678901234567890", "-0.0e-0")
+WORDS = ("", "hi", "model", "max_tokens", '"model":', "\\", '\\"', "ü", "😀", "\u2028", "a/b", "\x7f", "{[", "]},")
+KEYS = ("model", "max_tokens", "max_completion_tokens", "reasoning_effort", "seed", "x", "é", "messages", "a b", "")
+
+
+class Writer:
+    """Writes JSON text as no serialiser would: with odd spaces, escapes and numbers. The same for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def space(self) -> str:
+        return self._random.choice(SPACES)
+
+    def string(self, text: str) -> str:
+        """`text` as JSON, some of its letters as escapes."""
+        out = []
+        for letter in text:
+            escaped = self._random.random() < 0.15
+            if letter == "/" and escaped:
+                out.append("\\/")
+            elif escaped and ord(letter) < 0x10000:
+                out.append(f"\\u{ord(letter):04{self._random.choice('xX')}}")
+            else:
+                out.append(json.dumps(letter, ensure_ascii=escaped)[1:-1])
+        return '"' + "".join(out) + '"'
+
+    def value(self, depth: int = 0) -> str:
+        kind = self._random.randrange(4 if depth > 3 else 7)
+        if kind == 0:
+            return self._random.choice(NUMBERS)
+        if kind == 1:
+            return self._random.choice(("true", "false", "null"))
+        if kind < 4:
+            return self.string(self._random.choice(WORDS))
+        if kind < 6:
+            return self.listed([self.value(depth + 1) for _ in range(self._random.randrange(4))])
+        keys = self._random.sample(KEYS, self._random.randrange(4))
+        return self.object([(self.string(key), self.value(depth + 1)) for key in keys])
+
+    def listed(self, values: list[str]) -> str:
+        return "[" + self.space() + ",".join(self.space() + value + self.space() for value in values) + "]"
+
+    def object(self, members: list[tuple[str, str]]) -> str:
+        texts = (f"{self.space()}{key}{self.space()}:{self.space()}{value}{self.space()}" for key, value in members)
+        return "{" + ",".join(texts) + "}"
+
+    def body(self) -> tuple[list[tuple[str, str]], bytes]:
+        """A chat call, as its members and as its bytes."""
+        names = [key for key in KEYS if key != "messages" and self._random.random() < 0.5]
+        self._random.shuffle(names)
+        members = [(name, self.value()) for name in names]
+        for at, (name, _) in enumerate(members):
+            if name == "model":
+                members[at] = (name, self.string("auto"))
+            elif name == "max_tokens":
+                members[at] = (name, self._random.choice(("5", "500000", "1e9", "null", NUMBERS[6])))
+        turns = self.listed([self.object([(self.string("role"), self.string("user")), ('"content"', '"\\u0068i"')])])
+        members.insert(self._random.randrange(len(members) + 1), ("messages", turns))
+        text = self.object([(self.string(name), value) for name, value in members])
+        return members, (self.space() + text + self.space()).encode()
+
+
+def changed(body: bytes, changes: Changes) -> bytes:
+    fields = orjson.loads(body)
+    request = Request("chat", body, fields, fields.get("model"), ())
+    return openai.changed(request, Model("m", "served"), changes)
+
+
+def pieces(body: bytes) -> dict[str, bytes]:
+    """Every top-level member of `body` with the bytes of its value, cut out by an independent reader."""
+    text = body.decode()
+    decoder = json.JSONDecoder(strict=False, parse_int=str)
+    found = {}
+    at = len(text) - len(text[text.index("{") + 1 :].lstrip())
+    while text[at] != "}":
+        key, at = decoder.raw_decode(text, at)
+        at += len(text[at:]) - len(text[at:].lstrip()[1:].lstrip())
+        start = at
+        _, at = decoder.raw_decode(text, at)
+        found[key] = text[start:at].encode()
+        rest = text[at:].lstrip()
+        rest = rest[1:].lstrip() if rest[0] == "," else rest
+        at = len(text) - len(rest)
+    return found
+
+
+def check(seed: int) -> None:
+    writer = Writer(seed)
+    members, body = writer.body()
+    before = pieces(body)
+    assert {name: value.encode() for name, value in members} == before, "the test's own reader"
+    after = pieces(changed(body, Changes(max_tokens=1000, reasoning_effort="high")))
+    wanted = before | {"model": b'"served"', "reasoning_effort": b'"high"'}
+    limits = [name for name in ("max_completion_tokens", "max_tokens") if before.get(name, b"null") != b"null"]
+    for name in limits or ["max_tokens"]:
+        value = orjson.loads(before.get(name, b"null"))
+        if not isinstance(value, (int, float)) or value > 1000:
+            wanted[name] = b"1000"
+    assert after == wanted, seed
+    assert [name for name in after if name in before] == list(before), seed
+
+
+def test_ten_thousand_bodies_keep_every_byte_that_no_decision_changes() -> None:
+    for seed in range(10_000):
+        check(seed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(min_value=10_000))
+def test_any_body_keeps_every_byte_that_no_decision_changes(seed: int) -> None:
+    check(seed)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0), st.lists(st.sampled_from((*KEYS, "new")), max_size=6), st.randoms(use_true_random=False))
+def test_members_are_set_and_removed_in_any_order(seed: int, keys: list[str], chance: random.Random) -> None:
+    _, body = Writer(seed).body()
+    draft = Draft(body, orjson.loads(body))
+    wanted = pieces(body)
+    for key in keys:
+        if chance.random() < 0.5:
+            draft.set(key, "V")
+            wanted[key] = b'"V"'
+        else:
+            draft.remove(key)
+            wanted.pop(key, None)
+        assert pieces(draft.text) == wanted
+        assert orjson.loads(draft.text) == orjson.loads(orjson.dumps(draft.fields))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0), st.dictionaries(st.integers(0, 5), st.sampled_from((None, b'{"new": 1}')), max_size=6))
+def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, bytes | None]) -> None:
+    writer = Writer(seed)
+    values = [writer.value() for _ in range(seed % 6)]
+    text = writer.listed(values).encode()
+    assert [text[start:end] for start, end in elements(text)] == [value.encode() for value in values]
+    if values:
+        start, end = first(text)
+        assert text[start:end] == values[0].encode()
+    after = exchanged(text, {at: new for at, new in changes.items() if at < len(values)})
+    wanted = [
+        value.encode() if at not in changes else changes[at]
+        for at, value in enumerate(values)
+        if at not in changes or changes[at] is not None
+    ]
+    assert [after[start:end] for start, end in elements(after)] == wanted
+    assert [prepended(text, b"0")[start:end] for start, end in elements(prepended(text, b"0"))] == [
+        b"0",
+        *(value.encode() for value in values),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "wanted"),
+    [
+        (b'{"a":1}', "a", b"{}"),
+        (b'{ "a" : 1 }', "a", b"{ }"),
+        (b'{"a":1,"b":2}', "a", b'{"b":2}'),
+        (b'{"a":1 , "b":2}', "b", b'{"a":1 }'),
+        (b'{"a":1,\n "b":[2,{"a":3}],\n "c":3}', "b", b'{"a":1,\n "c":3}'),
+        (b'{"a":"b","b":"a"}', "b", b'{"a":"b"}'),
+        (b'{"a":1}', "z", b'{"a":1}'),
+    ],
+)
+def test_a_member_is_taken_away_with_its_comma(body: bytes, key: str, wanted: bytes) -> None:
+    draft = Draft(body, orjson.loads(body))
+    draft.remove(key)
+    assert draft.text == wanted
+
+
+def test_a_value_that_is_not_there_is_said() -> None:
+    with pytest.raises(ValueError, match="no such member"):
+        Draft(b'{"a": "b"}', {"a": "b"}).raw("b")
+
+
+@pytest.mark.parametrize(
+    ("api", "before", "after"),
+    [
+        (
+            "chat",
+            '{"messages" : [ {"role":"system", "content" : "\\u00fc", "n":1.0},{"role":"user","content":"u"}]}',
+            '{"model":"served","messages" : [ {"role":"system", "content" : "S\\n\\n\\u00fc", "n":1.0},'
+            '{"role":"user","content":"u"}]}',
+        ),
+        (
+            "chat",
+            '{"messages" : [ {"role":"system", "content" : [ {"type":"text", "text":"t"} ]} ]}',
+            '{"model":"served","messages" : [ {"role":"system", "content" : [{"type":"text","text":"S"},'
+            ' {"type":"text", "text":"t"} ]} ]}',
+        ),
+        (
+            "chat",
+            '{"messages" : [ {"role":"user", "content" : "1\\/2", "x": 1e400}]}',
+            '{"model":"served","messages" : [{"role":"system","content":"S"}, '
+            '{"role":"user", "content" : "1\\/2", "x": 1e400}]}',
+        ),
+        (
+            "messages",
+            '{"system" : [ {"type":"text","text":"a", "cache_control" : {}} ], "messages":[]}',
+            '{"model":"served","system" : [{"type":"text","text":"S"}, '
+            '{"type":"text","text":"a", "cache_control" : {}} ], "messages":[]}',
+        ),
+        ("messages", '{"system": "\\u0061", "m": 1}', '{"model":"served","system": "S\\n\\n\\u0061", "m": 1}'),
+        ("messages", '{"system": [], "m": 1}', '{"model":"served","system": "S", "m": 1}'),
+        ("responses", '{"input": "\\u0061"}', '{"instructions":"S","model":"served","input": "\\u0061"}'),
+        (
+            "responses",
+            '{"instructions": [ {"role": "system"} ]}',
+            '{"model":"served","instructions": [{"role":"system","content":"S"}, {"role": "system"} ]}',
+        ),
+        ("responses", '{"instructions": [ ]}', '{"model":"served","instructions": [{"role":"system","content":"S"} ]}'),
+    ],
+)
+def test_a_system_prompt_is_put_into_the_bytes(api: Api, before: str, after: str) -> None:
+    body = before.encode()
+    fields: dict[str, Any] = orjson.loads(body.replace(b"1e400", b"1e40"))
+    request = Request(api, body, fields, None, ())
+    assert openai.changed(request, Model("m", "served"), Changes(system="S")).decode() == after
+
+
+def test_a_body_too_deep_to_find_a_member_in_is_refused() -> None:
+    body = b'{"y": {"model": 1}, "x":' + b"[" * 100_000 + b"]" * 100_000 + b', "model": "a"}'
+    with pytest.raises(Refusal) as caught:
+        Draft(body, {"model": "a", "y": 1, "x": 1}).set("model", "b")
+    assert caught.value.code == "nested_too_deeply"
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [b'"x":"' + b"\\\\" * 8 + b'"', b'"x":[' + b"[]," * 5 + b"1]", b'"x":{"model":{"max_tokens":1}}'],
+)
+def test_changes_take_linear_time(filling: bytes) -> None:
+    def make(size: int) -> Request:
+        members = [b'"%d":{%b}' % (number, filling) for number in range(size // 16)]
+        members.append(b'"messages":[{"role":"user","content":"model"}],"model":"max_tokens"')
+        fields = {str(number): None for number in range(size // 16)}
+        fields |= {"messages": [{"role": "user"}], "model": "max_tokens"}
+        return Request("chat", b"{%b}" % b",".join(members), fields, None, ())
+
+    assert_linear(
+        make, lambda request: openai.changed(request, Model("m", "served"), Changes(max_tokens=1, system="S"))
+    )
