@@ -113,24 +113,26 @@ def _zstd(body: bytes, most: int) -> bytes:
     import zstandard
 
     found = bytearray()
+    view = memoryview(body)
+    at = 0
     for _ in range(_MEMBERS):
-        if not body:
+        if at == len(body):
             return bytes(found)
         # A window is memory that the sender asks for; 8 MiB is what RFC 8878 (3.1.1.1.2) asks a decoder to support.
         decoder = zstandard.ZstdDecompressor(max_window_size=8 * 2**20).decompressobj()
-        at = 0
         try:
             # A block (RFC 8878, 3.1.1.2) gives 128 KiB at most, and takes three bytes at least: this bounds the excess.
             while at < len(body) and not decoder.eof:
-                found += decoder.decompress(body[at : at + 64])
-                at += 64
+                piece = view[at : at + 64]
+                found += decoder.decompress(piece)
+                at += len(piece)
                 if len(found) > most:
                     return bytes(found)
         except zstandard.ZstdError:
             raise _Broken from None
         if not decoder.eof:
             raise _Broken
-        body = decoder.unused_data + body[at:]
+        at -= len(decoder.unused_data)
     raise _Broken
 
 
