@@ -851,10 +851,7 @@ def rewritten(request: Request, decision: Decision) -> bytes | None:
 
 def _long(body: bytes) -> bool:
     """Whether `body` takes so long to read that others would notice."""
-    if len(body) <= SMALL:
-        return False
-    # Beyond ASCII the views of a text cost ten times as much a letter.
-    return len(body) > APART or not body.isascii() or values_at_most(body) > MANY
+    return len(body) > SMALL and (len(body) > APART or values_at_most(body) > MANY)
 
 
 def _callable(headers: Headers, method: str) -> None:

@@ -671,10 +671,10 @@ def test_no_websocket_is_let_on(service: Service, path: str, method: str) -> Non
     expect_refusal(answers[-1], 426, "websocket_refused")
 
 
-async def test_a_body_that_takes_long_for_its_size_is_read_in_a_thread(service: Service) -> None:
+async def test_a_body_of_many_values_is_read_in_a_thread(service: Service) -> None:
     many = chat("hi", x=[{"a": "b"}] * 9_000)
     few = chat("x" * len(many))
-    for body, tasks in ((many, 1), (few, 0), (chat("é" * 40_000), 1), (chat("é" * 20_000), 0)):
+    for body, tasks in ((many, 1), (few, 0)):
         envoy = Envoy(service)
         envoy.request(body)
         assert (envoy.exchange._task is not None) == tasks
