@@ -50,6 +50,7 @@ native: venv ## compile the hot path with mypyc into build/native (needs a C com
 
 bench: bench-needs dev native ## run the benchmarks; tables, JSON and plots go to bench/out
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.pause
 
 bench-needs: $(BIN)/python
 	@$(BIN)/python -m bench.needs

@@ -77,7 +77,11 @@ def connect(target: str) -> socket.socket:
     """A blocking socket to `host:port` or `unix:PATH`. Raises OSError."""
     if target.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(target[5:])
+        try:
+            sock.connect(target[5:])
+        except OSError:
+            sock.close()
+            raise
     else:
         host, _, port = target.rpartition(":")
         sock = socket.create_connection((host, int(port)))

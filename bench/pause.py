@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ decisions:
   - {name: guard, when: {any: [forbidden, ticket, personal]}, on_unknown: match, respond: {status: 403, message: No.}}
   - {name: other, when: {any: [lists, foreign, long]}, route: large}
 """
-_NEURAL = "  attack: {jailbreak: {in: [user]}}"
+NEURAL = "  attack: {jailbreak: {in: [user]}}"
 _GUARD = "  - {name: attack, when: attack, route: large}\n"
 
 
@@ -70,25 +70,28 @@ class Kind(NamedTuple):
     neural: bool = False
 
 
-def _head(path: str, mode: pb.ProcessingMode.BodySendMode, end: bool, **fields: str) -> bytes:
+def policy(neural: bool) -> str:
+    """The policy, with a neural guard or without."""
+    return POLICY.replace("NEURAL", NEURAL if neural else "") + (_GUARD if neural else "")
+
+
+def _head(path: str, mode: pb.ProcessingMode.BodySendMode, fields: Mapping[str, str] = {}, end: bool = False) -> bytes:
     message = pb.ProcessingRequest()
     add = message.request_headers.headers.headers.add
-    given = {":method": "POST", ":path": path, ":scheme": "http", "content-type": "application/json"} | fields
+    given = {":method": "POST", ":path": path, ":scheme": "http", "content-type": "application/json", **fields}
     for name, value in given.items():
-        add(key=name.replace("_", "-"), raw_value=value.encode())
+        add(key=name, raw_value=value.encode())
     message.request_headers.end_of_stream = end
     message.protocol_config.request_body_mode = mode
     return message.SerializeToString()
 
 
-def _whole(body: bytes, **headers: str) -> Sequence[Turn]:
-    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, False, **headers),)), Turn(
-        (messages.body(body),)
-    )
+def _whole(body: bytes, headers: Mapping[str, str] = {}) -> Sequence[Turn]:
+    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, headers),)), Turn((messages.body(body),))
 
 
 def _get(path: str) -> Sequence[Turn]:
-    return (Turn((_head(path, pb.ProcessingMode.BUFFERED, True, **{":method": "GET"}),)),)
+    return (Turn((_head(path, pb.ProcessingMode.BUFFERED, {":method": "GET"}, True),)),)
 
 
 def _chat(content: Any, **more: Any) -> bytes:
@@ -102,7 +105,7 @@ def _text(content: Any, **more: Any) -> Sequence[Turn]:
 
 def _unfinished() -> Sequence[Turn]:
     """A body of 9 MB whose end never comes."""
-    head = _head("/v1/chat/completions", pb.ProcessingMode.FULL_DUPLEX_STREAMED, False)
+    head = _head("/v1/chat/completions", pb.ProcessingMode.FULL_DUPLEX_STREAMED)
     chunks = [messages.body(b"x" * 62_000, end=False)] * (9 * MB // 62_000)
     return Turn((head, *chunks)), Turn((messages.body(b""),))
 
@@ -113,7 +116,7 @@ def _bomb(name: str, body: bytes) -> Sequence[Turn]:
         "br": lambda: bytes(brotli.compress(body, quality=5)),
         "zstd": lambda: zstandard.compress(body),
     }[name]()
-    return _whole(encoded, content_encoding=name)
+    return _whole(encoded, {"content-encoding": name})
 
 
 _REPEATED = b"{" + b'"model":"auto",' * 40_000 + b'"messages":[{"role":"user","content":"\xc3\xa9"}]}'
@@ -198,16 +201,19 @@ def benign(target: str, seconds: float, rate: float) -> Result:
 
 
 def hostile(name: str, target: str, seconds: float) -> None:
-    """Sends one kind for `seconds`."""
+    """Sends one kind for `seconds`; prints when it begins, and how many requests it was."""
     kind = KINDS[name]
+    turns = kind.turns()
+    print("ready", flush=True)
     try:
-        found = direct.run(target, kind.turns(), seconds, kind.connections, kind.streams)
-        print(json.dumps({"requests": found.requests, "bytes": 0}))
-    except (OSError, ValueError) as error:  # the router may close what misbehaves
-        print(json.dumps({"requests": 0, "error": f"{type(error).__name__}: {error}"[:120]}))
+        found = direct.run(target, turns, seconds, kind.connections, kind.streams)
+        print(json.dumps({"requests": found.requests}))
+    except OSError as error:  # the router may close what misbehaves
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:120]}))
 
 
-def _row(found: Result) -> dict[str, float]:
+def row(found: Result) -> dict[str, float]:
+    """Percentiles and the worst latency."""
     ordered = sorted(found.latencies)
     return found.summary() | {"worst_ms": ordered[-1] if ordered else float("inf")}
 
@@ -215,17 +221,26 @@ def _row(found: Result) -> dict[str, float]:
 def _measure(name: str | None, target: str, seconds: float, rate: float) -> dict[str, Any]:
     """One row: the benign client beside the hostile kind `name` (None: alone)."""
     if name is None:
-        return _row(benign(target, seconds, rate))
+        return row(benign(target, seconds, rate))
     command = [sys.executable, "-m", "bench.pause", "--hostile", name, target, "--seconds", str(seconds + 1)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout is not None
             other.stdout.readline()  # it is ready: what it sends is built
-            row: dict[str, Any] = _row(benign(target, seconds, rate))
+            seen: dict[str, Any] = row(benign(target, seconds, rate))
+            said = other.stdout.read().splitlines() if _ends(other, seconds) else []
         finally:
-            other.terminate()
-        said = other.stdout.read().splitlines()
-    return row | ({"hostile": json.loads(said[-1])} if said else {})
+            other.kill()
+    return seen | ({"hostile": json.loads(said[-1])} if said else {})
+
+
+def _ends(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Whether a client ends by itself; one whose streams are never answered does not."""
+    try:
+        process.wait(seconds + 5)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def routers(folder: Path, wanted: Sequence[Kind]) -> Iterator[tuple[bool, str, Any]]:
@@ -233,10 +248,10 @@ def routers(folder: Path, wanted: Sequence[Kind]) -> Iterator[tuple[bool, str, A
     from bench.__main__ import Server, serve
 
     for neural in sorted({kind.neural for kind in wanted}):
-        policy = folder / f"policy{neural:d}.yaml"
-        policy.write_text(POLICY.replace("NEURAL", _NEURAL if neural else "") + (_GUARD if neural else ""))
+        file = folder / f"policy{neural:d}.yaml"
+        file.write_text(policy(neural))
         target = f"unix:{folder}/router{neural:d}.sock"
-        command = [*serve(policy, target), "--decision-log", str(folder / "log"), "--decision-log-content"]
+        command = [*serve(file, target), "--decision-log", str(folder / "log"), "--decision-log-content"]
         yield neural, target, Server(command, target, None, folder / f"router{neural:d}.log")
 
 
@@ -264,10 +279,10 @@ def run(names: Sequence[str], seconds: float, rate: float) -> dict[str, dict[str
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """One line a row; a mark where the promise is not kept."""
     lines = [f"{'benign client beside':36}{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>10}{'worst ms':>10}{'failed':>8}"]
-    for name, row in rows.items():
-        late = "" if row["p999_ms"] <= LIMIT_MS and not row["failed"] else f"  over {LIMIT_MS:.0f} ms"
-        cells = f"{row['p50_ms']:9.2f}{row['p99_ms']:9.2f}{row['p999_ms']:10.2f}{row['worst_ms']:10.2f}"
-        lines.append(f"{name:36}{cells}{row['failed']:8.0f}{late}")
+    for name, one in rows.items():
+        late = "" if one["p999_ms"] <= LIMIT_MS and not one["failed"] else f"  over {LIMIT_MS:.0f} ms"
+        cells = f"{one['p50_ms']:9.2f}{one['p99_ms']:9.2f}{one['p999_ms']:10.2f}{one['worst_ms']:10.2f}"
+        lines.append(f"{name:36}{cells}{one['failed']:8.0f}{late}")
     return "\n".join(lines)
 
 
@@ -277,17 +292,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each kind")
     parser.add_argument("--rate", type=float, default=200.0, help="benign requests a second")
     parser.add_argument("--only", default="", help="kinds whose name contains this")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for pause.json")
     parser.add_argument("--hostile", nargs=2, metavar=("KIND", "TARGET"), help="be the hostile client")
     chosen = parser.parse_args(arguments)
     if chosen.hostile:
         name, target = chosen.hostile
-        KINDS[name].turns()
-        print("ready", flush=True)
         hostile(name, target, chosen.seconds)
         return 0
     rows = run([name for name in KINDS if chosen.only in name], chosen.seconds, chosen.rate)
-    OUT.mkdir(exist_ok=True)
-    (OUT / "pause.json").write_text(json.dumps(rows, indent=1))
+    chosen.out.mkdir(exist_ok=True)
+    (chosen.out / "pause.json").write_text(json.dumps(rows, indent=1))
     print(table(rows))
     return 0
 

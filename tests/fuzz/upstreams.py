@@ -124,8 +124,9 @@ _HIDDEN = frozenset(
 )  # fmt: skip
 _TURNS = frozenset(("messages", "input", "system", "instructions"))
 _CALLED = frozenset(("input", "arguments", "parameters", "input_schema"))
+_FORMS = frozenset(("input_image", "image_url", "base64", "file", "input_file"))
 _MEDIA = frozenset(("image_url", "file", "input_audio", "source"))
-"""Below these, where a message has them, a string of base64 is decoded, and never shown as text."""
+"""In a part of those types, or below these keys of a message, a string of base64 is decoded and never shown as text."""
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
 _ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[^,]*", re.IGNORECASE)
