@@ -42,7 +42,7 @@ CODES: dict[str, str] = {
     "L306": "rule that is always true",
     "L307": "rules too hard to check in full",
     "L311": "guard without on_unknown",
-    "L312": "decision whose models lack what its requests need",
+    "L315": "decision whose models lack what its requests need",
     "D401": "deployed: a model without a route, or a route without a model",
     "D402": "deployed: no default route",
     "D403": "deployed: a buffer smaller than the bodies that the policy takes",

@@ -77,7 +77,7 @@ def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Param
                 f"decision {clause.name!r} takes requests that need {', '.join(sorted(needs))}, and none of its models "
                 "declares that in `capabilities`"
             )
-            yield Finding(("decisions", index), "L312", message, True)
+            yield Finding(("decisions", index), "L315", message, True)
 
 
 def _needs(rule: Rule, signals: Mapping[str, tuple[str, Params]]) -> frozenset[str]:

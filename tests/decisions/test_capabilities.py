@@ -131,7 +131,7 @@ def found(when: str, route: str) -> list[tuple[str, int]]:
         "  few: {conversation: {images: {at_most: 3}}}\n"
     )
     text = f"{MODELS}signals:\n{signals}decisions:\n- {{name: d, when: {when}, route: {route}}}\n"
-    return [(p.code, p.line) for p in check(text, "p.yaml")[1] if p.code == "L312"]
+    return [(p.code, p.line) for p in check(text, "p.yaml")[1] if p.code == "L315"]
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def found(when: str, route: str) -> list[tuple[str, int]]:
     ],
 )
 def test_lint_warns_where_no_model_can_what_the_rule_s_requests_need(when: str, route: str, warned: bool) -> None:
-    assert found(when, route) == ([("L312", 14)] if warned else [])
+    assert found(when, route) == ([("L315", 14)] if warned else [])
