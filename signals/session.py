@@ -51,9 +51,8 @@ _SAID: Final = 4096  # characters of the user's first words
 _EDGES: Final = "\"'`*_()[]{}<>.,;:!?-–—#“”„«»…"
 _SPACE: Final = re.compile(r"[\s。，、！？；：（）「」]+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_ASCII: Final = re.compile(
-    r"(?![a-fA-F]{4,}\Z)(?:[A-Z]?[a-z]+|[A-Z]+)(?:['-](?:[A-Z]?[a-z]+|[A-Z]+))*"  # neither hexadecimal nor of mixed case
-)
+_ASCII: Final = re.compile(r"(?![a-fA-F]{4,}\Z)(?:[A-Z]?[a-z]+|[A-Z]+)(?:['-](?:[A-Z]?[a-z]+|[A-Z]+))*")
+"""A word that is neither hexadecimal nor of mixed case."""
 _LABELS: Final = ("nonce", "id", "uuid", "date", "time", "seed", "hash", "token", "session", "request", "header", "now")
 _DAYS: Final = frozenset(
     name.lower()
@@ -183,7 +182,7 @@ def _constant(text: str) -> str:
     words: list[str] = []
     size = 0
     for line in text.splitlines():
-        for token in _SPACE.split(line):
+        for token in line.split() if line.isascii() else _SPACE.split(line):
             if token.endswith((":", "=")) and token.rstrip(":=").lower().endswith(_LABELS):
                 break
             word = token.strip(_EDGES)
