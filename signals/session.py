@@ -150,10 +150,11 @@ def _beginning(request: Request) -> str:
     said = ""
     for message in request.messages:
         if message.role in ("system", "developer"):
-            if not said:
-                system.append(message.text)
-        elif message.role == "user" and (said := _said(message.text)):
-            break
+            system.append(message.text)
+        elif message.role == "user":
+            said = _said(message.text)
+            if said or message.images or message.audio or message.files:
+                break
     told = _constant("\n".join(system)[:_READ])
     return f"\0{told}\0{said}" if told or said else ""
 
