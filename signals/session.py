@@ -46,7 +46,7 @@ _WRAPPER: Final = re.compile(
 _TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
 
 _READ: Final = 8192  # characters of a system prompt that are looked at
-_SYSTEM: Final = 1024  # characters that are kept of it
+_SYSTEM: Final = 512  # characters that are kept of it
 _SAID: Final = 4096  # characters of the user's first words
 _EDGES: Final = "\"'`*_()[]{}<>.,;:!?-–—#“”„«»…"
 _SPACE: Final = re.compile(r"[\s。，、！？；：（）「」]+")
