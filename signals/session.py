@@ -46,12 +46,13 @@ _WRAPPER: Final = re.compile(
 _TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
 
 _READ: Final = 8192  # characters of a system prompt that are looked at
-_SYSTEM: Final = 2048  # characters that are kept of it
+_SYSTEM: Final = 512  # characters that are kept of it
 _SAID: Final = 4096  # characters of the user's first words
 _EDGES: Final = "\"'`*_()[]{}<>.,;:!?-–—#“”„«»…"
 _SPACE: Final = re.compile(r"[\s。，、！？；：（）「」]+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_HEX: Final = re.compile(r"[a-f]{4,}", re.IGNORECASE)
+_ASCII: Final = re.compile(r"(?![a-fA-F]{4,}\Z)(?:[A-Z]?[a-z]+|[A-Z]+)(?:['-](?:[A-Z]?[a-z]+|[A-Z]+))*")
+"""A word that is neither hexadecimal nor of mixed case."""
 _LABELS: Final = ("nonce", "id", "uuid", "date", "time", "seed", "hash", "token", "session", "request", "header", "now")
 _DAYS: Final = frozenset(
     name.lower()
@@ -149,11 +150,12 @@ def _beginning(request: Request) -> str:
     said = ""
     for message in request.messages:
         if message.role in ("system", "developer"):
-            if not said:
-                system.append(message.text)
-        elif message.role == "user" and (said := _said(message.text)):
-            break
-    told = _constant("\n".join(system)[:_READ])[:_SYSTEM]
+            system.append(message.text)
+        elif message.role == "user":
+            said = _said(message.text)
+            if said or message.images or message.audio or message.files:
+                break
+    told = _constant("\n".join(system)[:_READ])
     return f"\0{told}\0{said}" if told or said else ""
 
 
@@ -173,18 +175,22 @@ def _said(text: str) -> str:
 
 
 def _constant(text: str) -> str:
-    """The words of a system prompt that do not change from call to call.
+    """The first words of a system prompt that do not change from call to call.
 
     Left out are all that hold digits, signs or letters of mixed case (nonces, versions, paths, numbers), hexadecimal
     words, names of days and months, and what follows a label such as `Request id:`.
     """
     words: list[str] = []
+    size = 0
     for line in text.splitlines():
-        for token in _SPACE.split(line):
+        for token in line.split() if line.isascii() else _SPACE.split(line):
             if token.endswith((":", "=")) and token.rstrip(":=").lower().endswith(_LABELS):
                 break
             word = token.strip(_EDGES)
-            plain = word.islower() or word.istitle() or word.isupper() or not word.isascii()
-            if plain and _WORD.fullmatch(word) and not _HEX.fullmatch(word) and word.lower() not in _DAYS:
+            plain = _ASCII if word.isascii() else _WORD
+            if plain.fullmatch(word) and word.lower() not in _DAYS:
                 words.append(word)
+                size += len(word)
+                if size >= _SYSTEM:
+                    return " ".join(words)
     return " ".join(words)

@@ -16,6 +16,7 @@ from extproc.answers import Answers
 from extproc.body import parse
 from extproc.paths import Target
 from signals.request import Request
+from stepwise.agent import Agent, Choice
 from tests.stepwise.fakes import FakeModel, writer
 
 TEXT = ["first we add the two of them up", "that leaves what is left of it"]
@@ -82,7 +83,14 @@ async def test_the_service_over_http_is_told_what_was_decided(tmp_path: Path) ->
             "x-pointsman-difficulty": "0.80",
         }
         trace, request = await each.decide("repair it", tools=[{"type": "function"}])
-        assert dict(each.answers.elsewhere(trace, request))["x-pointsman-decision"] == "loop"
+        told = dict(each.answers.elsewhere(trace, request))
+        assert told["x-pointsman-decision"] == "loop"
+        # Its budget is one for the whole conversation, which nobody has named.
+        assert told["x-pointsman-session"] == each.engine.sessions.key(request) != ""
+        for headers, same in (({"x-session-id": "s"}, False), ({"x-pointsman-session": "spoofed"}, True)):
+            trace, request = await each.decide("repair it", headers)
+            again = dict(each.answers.elsewhere(trace, request))
+            assert (again["x-pointsman-session"] == told["x-pointsman-session"]) is same
         for name in ("proof", "loop", "steps"):
             assert each.answers.find(name) is each.answers.find(name, each.engine.policy) is not None
         assert each.answers.find("refuse") is each.answers.find("steps", "sha256:0") is None
@@ -122,6 +130,28 @@ async def test_other_apis_take_the_plain_route(tmp_path: Path) -> None:
 async def test_without_the_service_nothing_is_sent_there(tmp_path: Path) -> None:
     async with world(tmp_path, served=False) as each:
         assert each.answers.elsewhere(*await each.decide("hello")) is None
+
+
+async def test_an_agent_s_budget_is_its_session_s_however_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    choose = Agent.choose
+
+    async def told(self: Agent, body: Any, session: str | None = None, **more: Any) -> Choice:
+        asked.append(session)
+        return await choose(self, body, session, **more)
+
+    monkeypatch.setattr(Agent, "choose", told)
+    async with world(tmp_path, served=False) as each:
+        for headers, more in (({"x-session-id": "s"}, {}), ({}, {"prompt_cache_key": "s"}), ({}, {}), ({}, {})):
+            given = await each.answers.answer(*await each.decide("repair it", headers, **more))
+            assert given is not None
+            await given.body.aclose()
+    assert asked[0] == asked[1]
+    assert asked[2] == asked[3]
+    assert len({*asked}) == 2
+    assert all(asked)
 
 
 @pytest.mark.parametrize("text", ["hello", "prove it", "repair it"])

@@ -203,6 +203,14 @@ def test_conversations_that_begin_otherwise_differ() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_a_picture_without_a_word_begins_a_conversation_too() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://x"}}
+    turns = [{"role": "system", "content": "You see."}, {"role": "user", "content": [image]}]
+    first = key(call("/v1/chat/completions", {"messages": turns}))
+    turns += [{"role": "assistant", "content": "A cat."}, {"role": "user", "content": "And now?"}]
+    assert key(call("/v1/chat/completions", {"messages": turns})) == first != ""
+
+
 def test_a_key_is_of_one_length_and_tells_nothing() -> None:
     for name in ("s", "x" * 100_000, "line\nbreak", "\ud800"):
         found = USUAL.named({"x-session-id": name})

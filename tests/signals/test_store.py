@@ -131,6 +131,19 @@ async def test_a_pin_is_one_for_all_replicas(server):
     await two.close()
 
 
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=needs_server)])
+async def test_a_text_is_the_last_one_kept_until_its_time_is_over(shared, request):
+    store = Valkey(request.getfixturevalue("server").url, timeout=1.0) if shared else Memory()
+    assert await store.text("decision") is None
+    await store.keep("decision", "code", 60.0)
+    await store.keep("decision", "poems", 0.2)
+    assert await store.text("decision") == "poems"
+    assert await store.pin("decision", "code", 0.2) == "poems"
+    await asyncio.sleep(0.3)
+    assert await store.text("decision") is None
+    await store.close()
+
+
 @needs_server
 async def test_an_outage_is_unavailable_at_once_and_loses_no_amount(server):
     store = Valkey(server.url, timeout=0.2)
