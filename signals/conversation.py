@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import Bounds, within
+from signals.bounds import Bounds, idle, within
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading
 from signals.request import Request
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 Test = bool | Bounds
 """A count's test: true (at least one), false (none), or bounds."""
@@ -49,6 +49,12 @@ class ConversationParams(Params):
         if not self.model_fields_set:
             raise ValueError(f"one of {', '.join(type(self).model_fields)} is needed")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        for name in type(self).model_fields:
+            test = getattr(self, name)
+            if isinstance(test, Bounds):
+                yield from idle(test, 0, None, name)
 
 
 class Conversation(Signal):
