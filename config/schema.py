@@ -240,14 +240,19 @@ class Secret(Spec):
         if self.env is not None:
             if self.env not in os.environ:
                 raise ValueError(f"the environment variable {self.env} is not set")
+            if not os.environ[self.env]:
+                raise ValueError(f"the environment variable {self.env} is empty")
             return os.environ[self.env]
         assert self.file is not None
         try:
-            return read(folder / self.file, SECRET).decode().removesuffix("\n")
+            secret = read(folder / self.file, SECRET).decode().removesuffix("\n")
         except OSError as error:
             raise ValueError(f"the secret cannot be read: {error}") from None
         except UnicodeDecodeError:
             raise ValueError(f"the secret cannot be read: {self.file} is not UTF-8") from None
+        if not secret:
+            raise ValueError(f"the secret is empty: {self.file}")
+        return secret
 
 
 class StoreSpec(Spec):

@@ -99,6 +99,11 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_store_pending", "gauge", "Amounts that wait to be written to the state store."),
         Family("pointsman_store_dropped", "gauge", "Amounts that could not be kept for the state store."),
         Family("pointsman_config_last_reload_successful", "gauge", "1 when the last reload was accepted, else 0."),
+        Family(
+            "pointsman_models_perhaps_without_route",
+            "gauge",
+            "Models that were not in the policy that a worker began with, all workers added up.",
+        ),
         Family("pointsman_workers", "gauge", "Live workers."),
         Family("pointsman_worker_restarts_total", "counter", "Workers that died and were started again."),
         Family("pointsman_build_info", "gauge", "1; the version is in the label.", ("version",)),

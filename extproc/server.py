@@ -170,6 +170,7 @@ class Worker:
         self._stepwise = stepwise.metrics.Metrics()
         self._draining = False
         self._loaded: Loaded | None = loaded
+        self._unrouted: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
         self._in_force: InForce  # from the first `_install` on
         self._held: weakref.WeakSet[InForce] = weakref.WeakSet()  # every policy that somebody still works with
@@ -177,6 +178,7 @@ class Worker:
         self._http: AppRunner | None = None
         self.stepwise_address: str | None = None
         self._made = False  # its socket
+        self._first = _models(loaded)  # what the gateway's routes were most likely written for
         self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
         self._tracing = Tracing() if options.traces else None
         self.recorder = Recorder(self.metrics, self._log, self._tracing)
@@ -236,6 +238,9 @@ class Worker:
         else:
             self.metrics.reloaded("accepted")
             log.info("policy_loaded", extra={"policy": self.engine.policy, "before": before})
+            if self._unrouted:
+                hint = "not in the policy that this router began with: check that the gateway has routes for them"
+                log.warning("models_perhaps_without_route", extra={"models": list(self._unrouted), "hint": hint})
             return True
         self.metrics.reloaded("rejected")
         return False
@@ -262,6 +267,7 @@ class Worker:
         if self._http is not None:  # requests that the old one has decided may still be on their way to us
             asyncio.get_running_loop().call_later(PATIENCE_S, lambda _: None, self._in_force)
         self._in_force = InForce(self, loaded, answers, rollout)
+        self._unrouted = tuple(sorted(_models(loaded) - self._first))
         self._held.add(self._in_force)
         self._news.set()
         self._news = asyncio.Event()
@@ -330,7 +336,8 @@ class Worker:
 
     def state(self) -> dict[str, Any]:
         """This worker in a few plain fields."""
-        return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams}
+        new = {"models_perhaps_without_route": list(self._unrouted)} if self._unrouted else {}
+        return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams, **new}
 
     async def snapshot(self) -> Snapshot:
         return {**self.counts(), **about(self.metrics.last_reload_successful), "pointsman_workers": gauge(1)}
@@ -345,6 +352,7 @@ class Worker:
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),
             "pointsman_policy_info": gauge(1, self.engine.policy),
+            "pointsman_models_perhaps_without_route": gauge(len(self._unrouted)),
             **{f"pointsman_store_{name}": gauge(count) for name, count in self.resources.counts().items()},
             "pointsman_decision_log_dropped": gauge(0 if self._log is None else self._log.dropped),
             "pointsman_decision_log_restarts_total": gauge(0 if self._log is None else self._log.restarts),
@@ -364,6 +372,12 @@ class Worker:
 
     def policy_text(self) -> bytes:
         return self._in_force.source
+
+
+def _models(loaded: Loaded) -> frozenset[str]:
+    """The keys of the models of the policy and its candidate."""
+    engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
+    return frozenset(key for engine in engines for key in engine.models)
 
 
 def describe(trace: Trace) -> dict[str, Any]:

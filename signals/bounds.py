@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from signals.signal import Params
+from signals.signal import Doubt, Params
 
 
 class Bounds(Params):
@@ -38,6 +38,34 @@ def check(at_least: float | None, at_most: float | None) -> None:
 def within(value: float, at_least: float | None, at_most: float | None) -> bool:
     """Whether `value` lies between the bounds that are there, both included."""
     return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+
+
+def idle(params: Any, low: float | None, high: float | None, *path: str | int) -> Iterator[Doubt]:
+    """A doubt about the bounds `at_least` and `at_most` of `params`, at `path`, when all or none of the numbers from
+    `low` to `high` (None: no end) keep them."""
+    least, most = params.at_least, params.at_most
+    span = f"{'' if low is None else f'never below {low:g}'}{' and ' if None not in (low, high) else ''}"
+    span += "" if high is None else f"never above {high:g}"
+    if high is not None and least is not None and least > high:
+        yield Doubt((*path, "at_least"), "L323", f"never holds: the number is {span}; lower the bound")
+    elif low is not None and most is not None and most < low:
+        yield Doubt((*path, "at_most"), "L323", f"never holds: the number is {span}; raise the bound")
+    elif (least is None or (low is not None and least <= low)) and (
+        most is None or (high is not None and most >= high)
+    ):
+        at = "at_least" if least is not None else "at_most"
+        other = "raise" if least is not None else "lower"
+        if least is not None or most is not None:
+            yield Doubt((*path, at), "L322", f"always holds: the number is {span}; {other} the bound, or leave it out")
+
+
+def header_name(name: str, *path: str | int) -> Iterator[Doubt]:
+    """A doubt about `name`, at `path`, when no request has a header of that name (RFC 9110, section 5.1)."""
+    if not re.fullmatch(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        better = name.strip().rstrip(":")
+        yield Doubt(
+            path, "L323", f"no request has a header {name!r}: write the bare name, such as {better or 'x-name'!r}"
+        )
 
 
 MISSING: Final = object()

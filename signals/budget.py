@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field
 
-from signals.bounds import Bounds
+from signals.bounds import Bounds, header_name, idle
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.session import USUAL, Sessions
-from signals.signal import Cost, Params, Shared, Signal
+from signals.signal import Cost, Doubt, Params, Shared, Signal
 from signals.store import Memory, Store
 
 PERIODS = {"hour": 3600.0, "day": 86400.0, "month": 31 * 86400.0, "session": 7 * 86400.0}
@@ -34,6 +35,17 @@ class BudgetParams(Params):
     remaining: Bounds = Field(
         Bounds(at_most=0.0), description="The share of the limit that is left, 1 to 0: `at_least`, `at_most`."
     )
+
+    def named_headers(self) -> tuple[str, ...]:
+        return () if self.header is None else (self.header.lower(),)
+
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
+    def doubts(self) -> Iterator[Doubt]:
+        yield from idle(self.remaining, 0, 1, "remaining")
+        if self.header is not None:
+            yield from header_name(self.header, "header")
 
 
 class Ledger:
@@ -81,6 +93,7 @@ class Budget(Signal):
     """
 
     kind = "budget"
+    spends = True
     Parameters = BudgetParams
     scored = True
     cost = Cost.REMOTE

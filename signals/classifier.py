@@ -44,6 +44,9 @@ class ClassifierParams(TextParams):
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
 
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
 
 class _Probabilities:
     """Slow input: the labels' probabilities for the text of a scope, and the number of windows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, EXAMPLE_LIMIT, Embedding, closeness, source
 from signals.reading import Reading
-from signals.signal import Cost, Shared, Signal, TextParams
+from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 
 class ContrastParams(TextParams):
@@ -22,6 +23,13 @@ class ContrastParams(TextParams):
         "mean", description="Closeness to the nearest example, or to all on average."
     )
     encoder: str | None = ENCODER
+
+    def span(self) -> tuple[float | None, float | None]:
+        return -2, 2
+
+    def doubts(self) -> Iterator[Doubt]:
+        if self.margin == -1:
+            yield Doubt(("margin",), "L322", "next to every text is within it: 0 asks which side is the nearer one")
 
 
 class Contrast(Signal):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import Bounds, within
+from signals.bounds import Bounds, idle, within
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading
 from signals.request import Request, speaks
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 Test = bool | Bounds
 """A count's test: true (at least one), false (none), or bounds."""
@@ -54,6 +54,12 @@ class ConversationParams(Params):
         capabilities = {"images": "vision", **{name: name for name in ("audio", "files", "tools", "json_schema")}}
         tests = {capability: getattr(self, field) for field, capability in capabilities.items()}
         return frozenset(name for name, test in tests.items() if test is not None and (_limits(test)[0] or 0) >= 1)
+
+    def doubts(self) -> Iterator[Doubt]:
+        for name in type(self).model_fields:
+            test = getattr(self, name)
+            if isinstance(test, Bounds):
+                yield from idle(test, 0, None, name)
 
 
 class Conversation(Signal):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from signals.bounds import header_name
 from signals.facts import Facts
-from signals.patterns import Pattern, compiled
+from signals.patterns import Pattern, compiled, doubts
 from signals.presence import Presence
 from signals.reading import FALSE, TRUE, Reading, of
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 
 class HeaderParams(Params):
@@ -28,6 +31,23 @@ class HeaderParams(Params):
         if sum(test is not None for test in tests) != 1:
             raise ValueError("exactly one of equals, in, matches, exists is needed")
         return self
+
+    def named_headers(self) -> tuple[str, ...]:
+        return (self.name.lower(),)
+
+    def doubts(self) -> Iterator[Doubt]:
+        yield from header_name(self.name, "name")
+        if self.matches is not None:
+            yield from doubts(self.matches, "matches")
+        listed = [(("in", index), value) for index, value in enumerate(self.in_ or ())]
+        for path, value in [(("equals",), self.equals), *listed]:
+            if value and value != value.strip():
+                yield Doubt(path, "L323", f"no header has the value {value!r}: the spaces at its ends are never there")
+            elif value == "*" or (value and re.fullmatch(r"[\w.@-]+\*", value)):
+                message = (
+                    f"only the very text {value!r} matches: write `matches:` with an RE2 expression, or `exists: true`"
+                )
+                yield Doubt(path, "L321", message)
 
 
 class Header(Signal):

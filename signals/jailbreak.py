@@ -34,6 +34,9 @@ class JailbreakParams(Params):
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
 
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
     def scopes(self) -> tuple[Scope, ...]:
         return tuple(self.in_)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
 from rapidfuzz import process
@@ -15,7 +16,7 @@ from signals.automaton import Automaton, Hits, Keyword, fold
 from signals.facts import Facts
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Params, SearchParams, Shared, Signal
+from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
 from signals.view import plain_keyword
 
 _TOO_LONG = 256 * 1024
@@ -28,6 +29,15 @@ _AT_ONCE = 4096
 _EDGES = ".,;:!?\"'`()[]{}<>«»“”‘’„…–—、。，！？：；（）「」『』·*_~#|/\\"
 _K1, _B, _AVERAGE = 1.2, 0.75, 150
 """BM25's usual constants, and the words of an average prompt."""
+
+
+_EXPRESSION: Final = re.compile(
+    r"\\b$|\\[wds](?![A-Za-z])|(?<!\*)\.[*+]|^\^\w|\(\?[:i!=<]|\(\w+(\|\w+)+\)|\w\|\w+\|\w|\[[a-z0-9]-[a-z0-9]\]|\w{5}\*$",
+    re.IGNORECASE,
+)
+"""Hardly ever meant but as an expression or a pattern: `\\bword\\b`, `a.*b`, `(one|two)`, `refactor*`."""
+_FEW: Final = 5
+"""How many of them are reported in one list."""
 
 
 class Fuzzy(Params):
@@ -89,6 +99,25 @@ class KeywordParams(SearchParams):
         if modes and (self.case_sensitive or not self.whole_words):
             raise ValueError(f"{modes[0]} compares whole words without regard to case")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        seen = {name: self._folded(getattr(self, name)) for name in ("any", "all", "none")}
+        if set(seen["all"]) & set(seen["none"]) or (self.any and set(seen["any"]) <= set(seen["none"])):
+            yield Doubt(("none",), "L323", "never holds: the same keyword is wanted and forbidden")
+        for name, folded in seen.items():
+            keywords = getattr(self, name)
+            first = {text: at for at, text in reversed(list(enumerate(folded)))}
+            twice = next((at for at, text in enumerate(folded) if first[text] != at), None)
+            if twice is not None:
+                yield Doubt((name, twice), "L330", f"keyword {keywords[twice]!r} stands there twice: remove one")
+            for index in [at for at, text in enumerate(keywords) if _EXPRESSION.search(text)][:_FEW]:
+                message = (
+                    f"keyword {keywords[index]!r} is searched letter by letter: for expressions use the kind `regex`"
+                )
+                yield Doubt((name, index), "L328", message)
+
+    def _folded(self, keywords: list[str]) -> list[str]:
+        return [text.strip() if self.case_sensitive else text.strip().casefold() for text in keywords]
 
 
 class KeywordSignal(Signal):

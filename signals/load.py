@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import Bounds
+from signals.bounds import Bounds, idle
 from signals.facts import Facts
 from signals.gauges import Loads
 from signals.reading import Reading, of, unknown
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 
 class LoadParams(Params):
@@ -26,6 +27,12 @@ class LoadParams(Params):
         if self.waiting is None and self.error_rate is None and self.first_byte is None:
             raise ValueError("one of waiting, error_rate, first_byte is needed")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        for name, high in (("waiting", None), ("error_rate", 1), ("first_byte", None)):
+            test = getattr(self, name)
+            if test is not None:
+                yield from idle(test, 0, high, name)
 
 
 class Load(Signal):

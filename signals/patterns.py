@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any, Final
 
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, Field
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
+from signals.signal import Doubt
 from signals.view import view
 
 _MEMORY = 64 << 20
@@ -63,6 +65,32 @@ def checked(pattern: str) -> str:
     made = compiled(pattern)
     budget[0] += _LARGEST - made.programsize
     return pattern
+
+
+_SAMPLES: Final = ("", "\x02", "Zq9 ~.", "\u4e2d\u00e9\n-")
+"""Texts that have next to nothing in common: a pattern found in all of them is found everywhere."""
+_LONG: Final = 300
+_MANY: Final = 1000
+_DELIMITED = re.compile(r"/(.*)/[gimsuxy]*[gix][gimsuxy]*", re.DOTALL)
+
+
+def doubts(given: str | Sequence[str], *path: str | int) -> Iterator[Doubt]:
+    """Patterns, one or a list at `path`, that are found in every text, or that stand between slashes as in other
+    languages. Of very many, and of long ones, not all are looked at."""
+    listed = not isinstance(given, str)
+    patterns = [given] if isinstance(given, str) else given
+    for index, pattern in enumerate(patterns[:_MANY]):
+        if len(pattern) > _LONG:
+            continue
+        place = (*path, index) if listed else path
+        if _DELIMITED.fullmatch(pattern):
+            message = f"{pattern!r} is found only with its slashes: leave them out, and write flags as (?i) in front"
+            yield Doubt(place, "L328", message)
+        elif all(compiled(pattern).search(text) for text in _SAMPLES):
+            message = (
+                f"{pattern!r} is found in every text, the empty one too: it may match nothing at all; ask for more"
+            )
+            yield Doubt(place, "L322", message)
 
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(checked)]

@@ -20,6 +20,9 @@ class ReaskParams(Params):
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
 
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
 
 class Reask(Signal):
     """Reads the greatest similarity of the last user message to the earlier ones; 0 when it is the first."""

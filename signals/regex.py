@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from signals.facts import Facts
-from signals.patterns import Found, Pattern, PatternSet, plain_pattern
+from signals.patterns import Found, Pattern, PatternSet, doubts, plain_pattern
 from signals.reading import FALSE, Reading
-from signals.signal import SearchParams, Shared, Signal
+from signals.signal import Doubt, SearchParams, Shared, Signal
 
 
 class RegexParams(SearchParams):
     """Patterns and the text to search."""
 
     any: list[Pattern] = Field(min_length=1, description="RE2 expressions; one found anywhere in the text is enough.")
+
+    def doubts(self) -> Iterator[Doubt]:
+        return doubts(self.any, "any")
 
 
 class Regex(Signal):

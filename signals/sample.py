@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import Field
 
+from signals.bounds import header_name
 from signals.facts import Facts
 from signals.reading import Reading, of, unknown
 from signals.request import Request
 from signals.session import USUAL
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 
 class HeaderKey(Params):
@@ -34,6 +35,14 @@ class SampleParams(Params):
     salt: str | None = Field(
         None, description="Signals with the same salt choose the same keys; the default is the signal's own name."
     )
+
+    def doubts(self) -> Iterator[Doubt]:
+        if self.percent == 0:
+            yield Doubt(("percent",), "L323", "nobody is chosen: give a share above 0, or remove the signal")
+        elif self.percent == 100:
+            yield Doubt(("percent",), "L322", "everybody is chosen: give a share below 100, or remove the signal")
+        if isinstance(self.key, HeaderKey):
+            yield from header_name(self.key.header, "key", "header")
 
 
 class Sample(Signal):

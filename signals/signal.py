@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from enum import IntEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,17 @@ class Cost(IntEnum):
     FAST = 1
     NEURAL = 2
     REMOTE = 3
+
+
+class Doubt(NamedTuple):
+    """Parameters that can be used and hardly mean what their author meant.
+
+    `path` is where below the parameters, `code` one of config.problem.CODES, `message` what happens and what to do.
+    """
+
+    path: tuple[str | int, ...]
+    code: str
+    message: str
 
 
 class Params(BaseModel):
@@ -47,6 +58,19 @@ class Params(BaseModel):
     def needs(self) -> frozenset[str]:
         """The capabilities (signals.needs) that every request needs for which the signal matches."""
         return frozenset()
+
+    def span(self) -> tuple[float | None, float | None]:
+        """The least and the greatest score that there can be; None where there is no end. The linter then sees bounds
+        that every score keeps, and such as none does."""
+        return None, None
+
+    def named_headers(self) -> tuple[str, ...]:
+        """The request headers that the signal reads, in small letters."""
+        return ()
+
+    def doubts(self) -> Iterator[Doubt]:
+        """What looks like a mistake although it is allowed."""
+        yield from ()
 
     def scopes(self) -> tuple[Scope, ...]:
         """The texts of the request that the signal reads; none for one that reads something else."""
@@ -93,6 +117,8 @@ class Signal(ABC):
     carry a label, `sure` that they are never Unknown. `cost`, `slow` and `finds` may be set by an instance in its
     `__init__`.
 
+    `spends` says that what a signal reads is the money that requests have cost.
+
     `reads` are the scopes whose text the signal reads. Where some of that text cannot be read (token ids, references
     to what the upstream keeps, documents that are not text) the reading is Unknown (`unreadable`), unless the signal
     `finds`: then a match in a part of the text is one in the whole, and only "not found" is Unknown.
@@ -103,6 +129,7 @@ class Signal(ABC):
     scored: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     sure: ClassVar[bool] = False
+    spends: ClassVar[bool] = False
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, EXAMPLE_LIMIT, Embedding, closeness, source
 from signals.reading import Reading
-from signals.signal import Cost, Shared, Signal, TextParams
+from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 
 class SimilarParams(TextParams):
@@ -24,6 +25,14 @@ class SimilarParams(TextParams):
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, None
+
+    def span(self) -> tuple[float | None, float | None]:
+        return -1, 1
+
+    def doubts(self) -> Iterator[Doubt]:
+        if self.at_least == 0:
+            message = "nearly every text is that close: unrelated ones have 0 to 0.3; 0.6 is where to begin"
+            yield Doubt(("at_least",), "L322", message)
 
 
 class Similar(Signal):

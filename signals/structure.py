@@ -11,12 +11,12 @@ import re2
 from pydantic import Field, field_validator, model_validator
 
 from signals.automaton import bounded
-from signals.bounds import check, within
+from signals.bounds import check, idle, within
 from signals.facts import Facts
-from signals.patterns import Pattern, compiled, plain_pattern
+from signals.patterns import Pattern, compiled, doubts, plain_pattern
 from signals.reading import Reading, Unavailable, of, unknown
 from signals.request import Scope
-from signals.signal import Params, SearchParams, Shared, Signal
+from signals.signal import Doubt, Params, SearchParams, Shared, Signal
 from signals.view import plain_keyword, slices
 
 _MANY = 4000
@@ -100,6 +100,13 @@ class StructureParams(SearchParams):
         if self.count is None and "bytes" in (self.density, self.exists, *(self.sequence or ())):
             raise ValueError("bytes can only be counted")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        yield from idle(self, 0, None)
+        for name in ("count", "density", "exists"):
+            feature = getattr(self, name)
+            if isinstance(feature, Custom) and feature.regex is not None:
+                yield from doubts(feature.regex, name, "regex")
 
 
 class Structure(Signal):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Literal, Self
 from zoneinfo import ZoneInfo
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from signals.facts import Facts
 from signals.reading import Reading, of
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -61,6 +62,22 @@ class TimeParams(Params):
         if self.between is None and self.days is None:
             raise ValueError("one of between, days is needed")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        whole = self.between in (None, ["00:00", "24:00"])
+        if whole and (self.days is None or len(set(self.days)) == len(_DAYS)):
+            yield Doubt(
+                ("between",) if self.days is None else ("days",), "L322", "always holds: every hour of every day"
+            )
+        if self.timezone.startswith("Etc/GMT") and self.timezone[7:8] in ("+", "-"):
+            message = (
+                f"{self.timezone} is UTC{'-' if self.timezone[7] == '+' else '+'}{self.timezone[8:]}: the sign of "
+            )
+            message += "these zones is turned round, and they know no summer time; name a city, such as Europe/Berlin"
+            yield Doubt(("timezone",), "L334", message)
+        elif self.timezone in ("EST", "MST", "HST"):
+            message = f"{self.timezone} may not follow summer time: name a city, such as America/New_York"
+            yield Doubt(("timezone",), "L334", message)
 
 
 class Time(Signal):

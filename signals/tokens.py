@@ -26,6 +26,9 @@ class TokensParams(Bounds):
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, self.at_most
 
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, None
+
 
 class Tokens(Signal):
     """Reads the number of input tokens of the whole request, tools and images included. The score is that number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from signals.neural.heads import Verdict
 from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
 from signals.reading import Reading
-from signals.signal import Cost, Shared, Signal, TextParams
+from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 
 def shipped(shared: Shared) -> Shipped:
@@ -29,6 +30,9 @@ class ProbabilityParams(Bounds, TextParams):
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, self.at_most
+
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
 
 
 class Probability(Signal):
@@ -61,6 +65,14 @@ class ChoiceParams(TextParams):
         le=1,
         description="The least probability of the classes together; left out, the likeliest class must be one of them.",
     )
+
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
+    def doubts(self) -> Iterator[Doubt]:
+        if self.at_least == 0:
+            message = "every text holds it: leave it out, and the likeliest class must be one of those given"
+            yield Doubt(("at_least",), "L322", message)
 
 
 class Choice(Signal):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -139,3 +141,36 @@ def test_the_gate_rejects_a_policy_whose_cases_fail(policy: Path, cases: Callabl
         gate(engine, cases("cases:\n  - {name: x, expect: {model: large}}\n"))
     with pytest.raises(Rejected, match="P102 missing key 'expect'"):
         gate(engine, cases("cases:\n  - {name: x}\n"))
+
+
+FAILING = """\
+cases:
+  - {name: fine, headers: {x-tier: gold}, expect: {decision: premium}}
+  - {name: "<wrong> & \\x0b", headers: {x-tier: gold}, expect: {decision: trial}}
+"""
+
+
+def test_json(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
+    path = cases(FAILING)
+    ran = run("test", policy, path, "-o", "json", "--coverage")
+    told = json.loads(ran.out)
+    assert (ran.status, told["passed"], told["failed"]) == (1, 1, 1)
+    good, bad = told["cases"]
+    assert (good["name"], good["passed"], good["differences"], good["decision"]) == ("fine", True, [], "premium")
+    assert (bad["passed"], bad["place"]) == (False, f"{path}:3:5")
+    assert "trial" in bad["differences"][0]
+    assert told["coverage"][0].startswith("decisions taken: 1 of 3")
+    assert "coverage" not in json.loads(run("test", policy, path, "-o", "json").out)
+
+
+def test_junit(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
+    path = cases(FAILING)
+    ran = run("test", policy, path, "-o", "junit")
+    assert ran.status == 1
+    suite = ElementTree.fromstring(ran.out)
+    assert (suite.tag, suite.get("tests"), suite.get("failures")) == ("testsuite", "2", "1")
+    good, bad = suite
+    assert (good.get("name"), len(good), good.get("line")) == ("fine", 0, "2")
+    assert (bad.get("name"), bad.get("file"), bad.get("line")) == ("<wrong> & \ufffd", str(path), "3")
+    assert "trial" in (bad[0].get("message") or "")
+    assert float(bad.get("time") or 0) > 0

@@ -166,3 +166,48 @@ def test_a_taken_port_is_said(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S, check=False)
     assert done.returncode == 1
     assert "choose another with --envoy-port" in done.stderr
+
+
+def _ask(command: list[str], text: str) -> tuple[int, str]:
+    request = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+    status, body = _curl([*command[:-1], json.dumps(request)])
+    return status, json.loads(body).get("model", body)
+
+
+def _until(output: Up, text: str) -> None:
+    deadline = time.monotonic() + START_S
+    while text not in output.printed:
+        assert output.process.poll() is None, output.printed
+        assert time.monotonic() < deadline, output.printed
+        time.sleep(0.05)
+
+
+def test_a_model_that_is_added_has_its_route_before_it_is_chosen(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nmodels: {one: {}}\ndefault: one\n")
+    with up(tmp_path, str(policy)) as running:
+        command = running.curls()[1][0]
+        processes = running.descendants()
+        assert _ask(command, "hello") == (200, "one")
+
+        rule = "signals: {w: {keyword: {any: [wanted]}}}\ndecisions: [{name: w, when: w, route: two}]\n"
+        policy.write_text("version: 1\nmodels: {one: {}, two: {}}\ndefault: one\n" + rule)
+        answers = set()
+        deadline = time.monotonic() + START_S
+        while (200, "two") not in answers and time.monotonic() < deadline:
+            answers.add(_ask(command, "wanted"))
+        assert answers <= {(200, "one"), (200, "two")}  # never an error, never the wrong server
+        assert (200, "two") in answers
+        assert _ask(command, "hello") == (200, "one")
+        assert set(processes) < set(running.descendants())  # nothing was started anew, one echo came
+
+        policy.write_text("version: 1\nmodels: {one: {}}\ndefault: three\n")
+        _until(running, "the new policy is not used, the one before stays:")
+        assert "R202" in running.printed
+        assert _ask(command, "wanted") == (200, "two")
+
+        policy.write_text("version: 1\nmodels: {three: {}}\ndefault: three\n")
+        deadline = time.monotonic() + START_S
+        while _ask(command, "wanted") != (200, "three") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _ask(command, "wanted") == (200, "three")

@@ -138,3 +138,24 @@ def test_opened_paths_that_the_router_reads_are_a_warning(run: Run, tmp_path: Pa
     assert ran.status == 0
     found = [(each["code"], each["line"], each["column"]) for each in json.loads(ran.out)]
     assert found == [("L312", 4, 10), ("L312", 4, 41)]
+
+
+def test_several_files_and_none_hides_another(run: Run, policy: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(MISTAKEN)
+    ran = run("validate", policy, bad, policy, "-o", "json")
+    assert ran.status == 1
+    assert {p["file"] for p in json.loads(ran.out)} == {str(bad)}
+    ran = run("validate", tmp_path / "none.yaml", bad, policy)
+    assert ran.status == 2
+    assert "none.yaml" in ran.err
+    assert f"{bad}:1:10: P104" in ran.out
+    assert ran.out.endswith(f"{policy}: ok (2 models, 3 signals, 3 decisions)\n")
+
+
+def test_standard_input(run: Run, policy: Path) -> None:
+    ran = run("validate", "-", stdin=policy.read_bytes())
+    assert (ran.status, ran.out.split(" (")[0]) == (0, "<stdin>: ok")
+    ran = run("validate", "-", stdin=b"version: 2\n")
+    assert ran.status == 1
+    assert "<stdin>:1:10: P104" in ran.out

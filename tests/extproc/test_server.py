@@ -271,3 +271,15 @@ async def test_a_taken_address_is_named(folder, tmp_path, workers, flag):
         with pytest.raises(AssertionError, match=f"cannot listen on {address}: Address already in use"):
             async with router(folder / "policy.yaml", tmp_path, "--workers", workers, flag, address):
                 pass
+
+
+async def test_a_reload_that_adds_a_model_says_that_it_may_have_no_route(folder, tmp_path):
+    async with router(folder / "policy.yaml", tmp_path, "--poll", "3600") as running:
+        assert "models_perhaps_without_route" not in (await running.get("/readyz"))[1]
+        text = policy(note="new").replace("models: {", "models: {newcomer: {}, ", 1)
+        swap(folder, text)
+        running.process.send_signal(signal.SIGHUP)
+        await running.reloaded(1)
+        status, shown = await running.get("/readyz")
+        assert (status, shown["models_perhaps_without_route"]) == (200, ["newcomer"])
+        assert (await running.metrics())["pointsman_models_perhaps_without_route{}"] == 1

@@ -1,0 +1,244 @@
+"""What a policy may say and its author hardly means: templates, patterns where names stand, URLs that double, budgets
+that nobody pays. Warnings only, each at its place; what looks odd and may be meant is left alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from config.document import Path
+from decisions.lint import Finding
+from decisions.rule import leaves
+from signals.bounds import idle
+from signals.registry import BY_NAME
+from signals.signal import Doubt
+
+if TYPE_CHECKING:
+    from config.load import Policy
+    from config.schema import DecisionSpec, ModelSpec, PickSpec
+
+_TEMPLATE: Final = re.compile(
+    r"\$\{\{?\s*[A-Za-z_][^{}\n]{0,200}\}|\{\{-?\s*[.$A-Za-z_][^{}\n]{0,200}\}\}|\$\([A-Za-z_]\w{0,100}\)"
+    r"|(?<![\w$])\$[A-Z][A-Z0-9]*_[A-Z0-9_]+|\bos\.environ[/\[]|<%=?\s"
+)
+"""`${X}`, `{{ .x }}`, `$(X)`, `$AN_X`, `os.environ/X`, `<%= x %>`: shells, Helm, Jinja, Kubernetes, LiteLLM, ERB."""
+_SEARCHED: Final = frozenset(
+    {"all", "allow", "any", "away", "count", "density", "exists", "keywords", "matches", "none", "regex"}
+    | {"sequence", "to", "toward"}
+)
+"""Parameters of signals that hold what is looked for in a text: there a template may be what is looked for."""
+_PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$")
+_VERSION: Final = re.compile(r"v\d+[a-z0-9]*")
+_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|messages|responses|models)$")
+_THINKING: Final = ("reasoning_effort", "thinking", "thinking_budget")
+
+
+def mistakes(data: Any, policy: Policy) -> Iterator[Finding]:
+    """Warnings about `policy`, which has no errors; `data` is what its file holds."""
+    for path, doubt in _every(data, policy):
+        yield Finding((*path, *doubt.path), doubt.code, doubt.message, warning=True)
+    yield from _templates(data, ())
+
+
+def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
+    spec = policy.spec
+    for index, name in enumerate(spec.auto):
+        if _PATTERN.search(name):
+            message = (
+                f"only the very name {name!r} asks for routing, `auto` takes no patterns: write every name in full"
+            )
+            yield ("auto", index), Doubt((), "L321", message)
+        elif name in spec.auto[:index]:
+            yield ("auto", index), Doubt((), "L330", f"{name!r} stands there twice: remove one")
+    for key, model in spec.models.items():
+        for doubt in _model(key, model):
+            yield ("models", key), doubt
+    for name, (kind, params) in policy.signals.items():
+        path: Path = ("signals", name, kind)
+        for doubt in params.doubts():
+            yield path, doubt
+        if (bounds := params.bounds()) is not None:
+            for doubt in idle(_Bounds(*bounds), *params.span()):
+                yield path, doubt
+    for index, entry in enumerate(spec.decisions):
+        for doubt in _decision(entry, policy):
+            yield ("decisions", index), doubt
+        for doubt in _tests(data["decisions"][index].get("when"), policy, ("when",)):
+            yield ("decisions", index), doubt
+    yield from _money(policy)
+    store = spec.settings.store
+    if store is not None and store.timeout >= spec.settings.deadline:
+        message = (
+            f"a decision has {spec.settings.deadline:g} s (settings.deadline), so this is never waited for: budgets "
+        )
+        yield (
+            ("settings", "store"),
+            Doubt(("timeout",), "L335", message + "are Unknown when the store is slow; lower it"),
+        )
+
+
+class _Bounds:
+    """Bounds as `signals.bounds.idle` reads them."""
+
+    def __init__(self, at_least: float | None, at_most: float | None) -> None:
+        self.at_least, self.at_most = at_least, at_most
+
+
+def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
+    for path, name in ((("name",), model.name), ((), key if model.name is None else None)):
+        if name is not None and "*" in name:
+            message = f"{name!r} is sent to the server as it stands, no pattern: write the name that the server knows"
+            yield Doubt(path, "L321", message)
+    if model.url is None or _TEMPLATE.search(model.url):
+        return
+    parts = urlsplit(model.url)
+    base = parts.path.rstrip("/").removesuffix("/v1")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        what = "a query" if parts.query else "a fragment" if parts.fragment else "credentials"
+        message = f"{what} cannot stand here, and `render` and `up` refuse it: give scheme, host, port and path"
+        yield Doubt(("url",), "L327", f"{message}; the gateway adds what the server wants beside")
+        return
+    end = _ENDPOINT.search(base)
+    steps = base.split("/")
+    if end is not None:
+        message = f"requests would go to {base}/v1{end[0]}: leave {end[0]} out"
+        yield Doubt(("url",), "L327", f"{message}; the path of a call is added")
+    elif _VERSION.fullmatch(steps[-1]) or (steps[-1] == "openai" and _VERSION.fullmatch(steps[-2])):
+        message = f"requests would go to {base}/v1/chat/completions: `/v1` is added to the path of a url"
+        right = base.removesuffix("/v1") or "no path"
+        if steps[-1] == "v1":
+            yield Doubt(("url",), "L327", f"{message}, so write {right}")
+        else:
+            yield Doubt(
+                ("url",), "L327", f"{message}; point to a base whose calls are under /v1, or to a proxy that has one"
+            )
+
+
+def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:
+    spec = policy.spec
+    if entry.respond is not None:
+        if not entry.respond.message.strip():
+            yield Doubt(("respond", "message"), "L333", "the client is told nothing: say why, or leave it out")
+        if entry.override:
+            yield Doubt(("override",), "L332", "does nothing here: a guard (`respond`) looks at every request anyway")
+        return
+    route = entry.route
+    keys = [route] if isinstance(route, str) else []
+    if route is not None and not isinstance(route, str):
+        keys = route.pick
+        yield from _pick(route, policy)
+    block = policy.stepwise.get(entry.name)
+    if block is not None and block.small == block.large:
+        yield Doubt(("stepwise", "large"), "L331", f"small and large are both {block.large!r}: no step is ever cheaper")
+    changes = entry.set
+    if changes is not None:
+        given = [name for name in _THINKING if getattr(changes, name) is not None]
+        if given and keys and all(spec.models[key].thinking == "none" for key in keys):
+            which = ", ".join(repr(key) for key in keys)
+            message = (
+                f"does nothing: {which} {'has' if len(keys) == 1 else 'have'} `thinking: none`; remove one of them"
+            )
+            yield Doubt(("set", given[0]), "L332", message)
+
+
+def _pick(route: PickSpec, policy: Policy) -> Iterator[Doubt]:
+    models = policy.spec.models
+    for index, key in enumerate(route.pick):
+        if key in route.pick[:index]:
+            yield Doubt(
+                ("route", "pick", index), "L331", f"{key!r} stands there twice; `weights` gives it a larger share"
+            )
+    for key, weight in route.weights.items():
+        if weight == 0:
+            yield Doubt(
+                ("route", "weights", key), "L331", f"{key!r} is never chosen: give a share above 0, or remove it"
+            )
+    rest = [key for key in route.pick if key not in route.weights]
+    if rest and max(route.weights.values(), default=0) >= 50:
+        message = f"{rest[0]!r} is left out and weighs 1; weights are shares, not percent: give every model one"
+        yield Doubt(("route", "weights"), "L331", message)
+    free = [key for key in route.pick if _free(models[key])]
+    if route.by == "cheapest" and free and any(not _stated(models[key]) for key in free):
+        key = next(key for key in free if not _stated(models[key]))
+        message = f"{key!r} has no price and so counts as free: give every model a `price`"
+        yield Doubt(("route", "by"), "L326", f"{message}, or `price: {{input: 0, output: 0}}` when it is free")
+
+
+def _free(model: ModelSpec) -> bool:
+    return not (model.price.input or model.price.output)
+
+
+def _stated(model: ModelSpec) -> bool:
+    """Whether somebody has written down that the model is free."""
+    return bool(model.price.model_fields_set)
+
+
+def _tests(rule: Any, policy: Policy, path: Path) -> Iterator[Doubt]:
+    """Tests of scores, wherever they stand in a rule, that all scores or none pass."""
+    if isinstance(rule, Mapping) and isinstance(rule.get("signal"), str):
+        _, params = policy.signals[rule["signal"]]
+        yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *params.span(), *path)
+    elif isinstance(rule, Mapping):
+        for key, part in rule.items():
+            yield from _tests(part, policy, (*path, key))
+    elif isinstance(rule, list):
+        for index, part in enumerate(rule):
+            yield from _tests(part, policy, (*path, index))
+
+
+def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
+    """Budgets that count nothing, and such as a request escapes that names nobody who pays."""
+    spec = policy.spec
+    budgets = {name: params for name, (kind, params) in policy.signals.items() if BY_NAME[kind].spends}
+    if not budgets:
+        return
+    if all(_free(model) for model in spec.models.values()):
+        for name in budgets:
+            message = "counts nothing and is never spent: no model has a `price`; give prices for a million tokens"
+            yield ("signals", name, policy.signals[name][0]), Doubt(("limit",), "L326", message)
+    else:
+        for key, model in spec.models.items():
+            if not _stated(model):
+                message = f"model {key!r} has no price, so no budget counts it: give `price`, or `price: {{input: 0}}` "
+                yield ("models", key), Doubt((), "L326", message + "when it is free")
+    named = [{leaf.signal for leaf in leaves(policy.rules[entry.name])} for entry in spec.decisions]
+    used = set().union(*named)
+    sure = {name for name in used if BY_NAME[policy.signals[name][0]].sure}
+    watched = {header for name in sure for header in policy.signals[name][1].named_headers()}
+    for name, params in budgets.items():
+        headers = set(params.named_headers()) - watched
+        entries = [entry for entry, names in zip(spec.decisions, named, strict=True) if name in names]
+        escaped = next((entry for entry in entries if "on_unknown" not in entry.model_fields_set), None)
+        if headers and escaped is not None:
+            message = (
+                f"a request without the header {min(headers)!r} escapes: nobody pays, and decision {escaped.name!r} is "
+                "skipped; write `on_unknown: match` there (or `skip`, if that is meant)"
+            )
+            yield ("signals", name, policy.signals[name][0]), Doubt(("header",), "L325", message)
+
+
+def _templates(value: Any, path: Path) -> Iterator[Finding]:
+    """Templates in keys and values: they are never filled in."""
+    if isinstance(value, str):
+        found = _TEMPLATE.search(value)
+        if found is not None:
+            yield Finding(path, "L320", _unfilled(found[0]), warning=True)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            found = _TEMPLATE.search(key) if isinstance(key, str) else None
+            if found is not None:
+                yield Finding((*path, key), "L320", _unfilled(found[0]), warning=True, at_key=True)
+            if not (len(path) >= 3 and path[0] == "signals" and key in _SEARCHED):
+                yield from _templates(part, (*path, key))
+    elif isinstance(value, Sequence):
+        for index, part in enumerate(value):
+            yield from _templates(part, (*path, index))
+
+
+def _unfilled(found: str) -> str:
+    return (
+        f"{found!r} is used as it stands, nothing fills it in: write the value, or fill the file in before that; "
+        "keys of models belong into the gateway"
+    )
