@@ -1,0 +1,340 @@
+"""Calls as real clients make them: read right, decided right, and sent on right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cli.calls import Call
+from config.build import build
+from config.load import load
+from decisions.decision import Trace
+from decisions.engine import Engine
+from extproc.exchange import rewritten
+from tests.extproc.envoy import Envoy, Service
+
+POLICY = """
+version: 1
+models:
+  small: {name: org/small}
+  gpt: {name: gpt-5}
+  claude: {name: claude-x, thinking: anthropic}
+default: small
+signals:
+  secret: {keyword: {any: [zanzibar], in: all}}
+  code: {keyword: {any: [refactor]}}
+  news: {keyword: {any: [calendar], in: latest}}
+  cap: {keyword: {any: [briefly]}}
+  think: {keyword: {any: [ponder]}}
+  images: {conversation: {images: true}}
+  turns: {conversation: {turns: {at_least: 2}}}
+  loop: {conversation: {tool_loop: true}}
+decisions:
+  - {name: guard, when: secret, on_unknown: match, respond: {status: 403}}
+  - {name: cap, when: cap, route: gpt, set: {max_tokens: 1000}}
+  - {name: think, when: think, route: claude, set: {reasoning_effort: high}}
+  - {name: code, when: code, route: gpt}
+"""
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+EMBEDDINGS, COMPLETIONS = "/v1/embeddings", "/v1/completions"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    path = tmp_path_factory.mktemp("clients") / "policy.yaml"
+    path.write_text(POLICY)
+    return build(load(path))
+
+
+def decided(engine: Engine, path: str, body: Mapping[str, Any], everything: bool = True) -> Trace:
+    trace = Call(orjson.dumps(body), path=path).begin(engine, everything=everything)
+    assert isinstance(trace, Trace)
+    return trace
+
+
+def sent(engine: Engine, path: str, body: bytes) -> bytes:
+    """What the model is sent."""
+    call = Call(body, path=path)
+    request, trace = call.request(engine), call.begin(engine)
+    assert request is not None
+    assert isinstance(trace, Trace)
+    new = rewritten(request, trace.decision)
+    return body if new is None else new
+
+
+def matched(trace: Trace, *names: str) -> list[bool | None]:
+    return [trace.readings[name].matched for name in names]
+
+
+# Sent on right
+
+
+def test_an_integer_keeps_its_digits(engine: Engine) -> None:
+    body = (
+        b'{ "seed" : 987654321098765432109876543210,"model":"auto",'
+        b'"messages":[{"role":"user","content":"br\\u0069efly, please"}] }'
+    )
+    assert sent(engine, CHAT, body) == (
+        b'{"max_completion_tokens":1000, "seed" : 987654321098765432109876543210,"model":"gpt-5",'
+        b'"messages":[{"role":"user","content":"br\\u0069efly, please"}] }'
+    )
+
+
+def test_a_model_that_reasons_gets_no_max_tokens(engine: Engine) -> None:
+    asked = {"model": "auto", "messages": [{"role": "user", "content": "briefly"}]}
+    for given in ({}, {"max_tokens": 4000}, {"max_completion_tokens": 4000}):
+        body = orjson.loads(sent(engine, CHAT, orjson.dumps(asked | given)))
+        assert body == asked | {"model": "gpt-5", "max_completion_tokens": 1000}
+
+
+TOOL = {"name": "look", "input_schema": {"type": "object"}}
+ASKED: dict[str, Any] = {"model": "auto", "max_tokens": 32_000, "messages": [{"role": "user", "content": "ponder"}]}
+CALLED = [
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "look", "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a door"}]},
+]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [TOOL], "messages": [*ASKED["messages"], *CALLED]},
+        {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "look"}},
+        {"tools": [TOOL], "tool_choice": {"type": "any"}},
+        {"top_p": 0.5},
+        {"messages": [*ASKED["messages"], {"role": "assistant", "content": "["}]},
+    ],
+)
+def test_thinking_is_asked_for_only_where_anthropic_allows_it(engine: Engine, more: dict[str, Any]) -> None:
+    body = orjson.dumps(ASKED | more)
+    assert sent(engine, MESSAGES, body) == body.replace(b'"auto"', b'"claude-x"')
+    assert orjson.loads(sent(engine, MESSAGES, orjson.dumps(ASKED)))["thinking"]["budget_tokens"] == 24_576
+
+
+def test_adaptive_thinking_is_the_client_s(engine: Engine) -> None:
+    body = ASKED | {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}
+    new = orjson.loads(sent(engine, MESSAGES, orjson.dumps(body)))
+    assert new == body | {"model": "claude-x", "output_config": {"effort": "high"}}
+
+
+# Read right
+
+REMINDER = "<system-reminder>Your calendar of to-dos is empty: briefly ponder it.</system-reminder>"
+
+
+def test_a_tool_loop_with_a_reminder_goes_on_with_its_question(engine: Engine) -> None:
+    asked = {"role": "user", "content": [{"type": "text", "text": "refactor the parser"}]}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "def parse(): ..."}
+    answer = {"role": "user", "content": [result, {"type": "text", "text": REMINDER}]}
+    body = {"model": "auto", "max_tokens": 99, "messages": [asked, CALLED[0], answer]}
+    trace = decided(engine, MESSAGES, body)
+    assert trace.decision.name == "code"
+    assert matched(trace, "code", "news", "cap", "loop", "turns") == [True, True, False, True, False]
+    answer["content"][1]["text"] = "briefly: why?"  # type: ignore[index]
+    trace = decided(engine, MESSAGES, body)
+    assert trace.decision.name == "cap"
+    assert matched(trace, "code", "loop", "turns") == [False, False, True]
+
+
+def test_codex_s_blocks_are_no_question(engine: Engine) -> None:
+    place = "<environment_context>\n  <cwd>/briefly/ponder</cwd>\n</environment_context>"
+    rules = "<user_instructions>\nponder\n</user_instructions>"
+    body = {
+        "model": "auto",
+        "instructions": "You are a coding agent.",
+        "input": [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": rules}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "refactor it"}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": place}]},
+        ],
+    }
+    trace = decided(engine, RESPONSES, body)
+    assert trace.decision.name == "code"
+    assert matched(trace, "cap", "think", "turns") == [False, False, False]
+
+
+def test_claude_code_s_first_turn_is_what_its_user_says(engine: Engine) -> None:
+    words = [REMINDER, "refactor the lexer", REMINDER]
+    body = {
+        "model": "auto",
+        "max_tokens": 100,
+        "system": [{"type": "text", "text": "x-anthropic-billing-header: cch=0a1b2c; briefly"}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": text} for text in words]}],
+        "metadata": {"user_id": '{"device_id":"d","session_id":"00000000-0000-4000-8000-000000000001"}'},
+    }
+    trace = decided(engine, MESSAGES, body)
+    assert (trace.decision.name, matched(trace, "news", "secret")) == ("code", [True, False])
+    assert orjson.loads(sent(engine, MESSAGES, orjson.dumps(body))) == body | {"model": "gpt-5"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "images"),
+    [
+        (
+            EMBEDDINGS,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]},
+            True,
+        ),
+        (
+            EMBEDDINGS,
+            {"input": [{"type": "text", "text": "a fox"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+            True,
+        ),
+        (
+            MESSAGES,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "tool_result",
+                                "tool_use_id": "t",
+                                "content": [
+                                    {
+                                        "type": "image",
+                                        "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+                                    }
+                                ],
+                            }
+                        ],
+                    }
+                ]
+            },
+            True,
+        ),
+        (
+            RESPONSES,
+            {
+                "input": [
+                    {"role": "user", "content": "what is there?"},
+                    {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": [{"type": "input_image", "image_url": PICTURE}],
+                    },
+                ]
+            },
+            True,
+        ),
+        (
+            RESPONSES,
+            {
+                "input": [
+                    {"role": "user", "content": "list them"},
+                    {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls -a"]}},
+                    {
+                        "type": "shell_call_output",
+                        "call_id": "c",
+                        "max_output_length": 4096,
+                        "output": [{"stdout": "b.txt", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}],
+                    },
+                ]
+            },
+            False,
+        ),
+    ],
+)
+def test_newer_shapes_are_read(engine: Engine, path: str, body: dict[str, Any], images: bool) -> None:
+    trace = decided(engine, path, {"model": "auto", "max_tokens": 9} | body)
+    assert (trace.decision.action, trace.decision.fallback) == ("default", None)
+    assert matched(trace, "images", "secret") == [images, False]
+    guarded = copy.deepcopy(body)
+    _last_object(guarded)["note"] = "zanzibar"
+    assert decided(engine, path, {"model": "auto", "max_tokens": 9} | guarded).decision.name == "guard"
+
+
+def _last_object(value: Any) -> Any:
+    """The innermost object at the end of a body."""
+    while True:
+        inner = value[-1] if isinstance(value, list) else next(reversed(value.values()))
+        if not isinstance(inner, (dict, list)):
+            return value
+        value = inner
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt_embeds": "AAECAw==", "max_tokens": 4}),
+        (RESPONSES, {"conversation": "conv_7"}),
+        (RESPONSES, {"conversation": {"id": "conv_7"}}),
+    ],
+)
+def test_what_cannot_be_read_is_accepted_and_kept_from_a_guard_on_everything(
+    engine: Engine, path: str, body: dict[str, Any], tmp_path: Path
+) -> None:
+    trace = decided(engine, path, {"model": "auto"} | body)
+    assert trace.readings["secret"].matched is None
+    assert (trace.decision.name, trace.decision.status) == ("guard", 403)
+    open_policy = tmp_path / "policy.yaml"
+    guard = "  - {name: guard, when: secret, on_unknown: match, respond: {status: 403}}\n"
+    assert guard in POLICY
+    open_policy.write_text(POLICY.replace(guard, ""))
+    model = decided(build(load(open_policy)), path, {"model": "auto"} | body).decision.model
+    assert model is not None
+    assert model.key == "small"
+
+
+def test_an_item_whose_type_is_null_is_read(engine: Engine) -> None:
+    hidden = {"type": None, "role": "user", "content": "zanzibar"}
+    body = {"model": "auto", "input": [hidden, {"role": "user", "content": "hello"}]}
+    assert decided(engine, RESPONSES, body).decision.name == "guard"
+
+
+# Thoughts of another model, over the calls of a session
+
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2lnbmVk"}
+
+
+def step(service: Service, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+    """One call through an exchange; the body that its model gets."""
+    raw = orjson.dumps(body)
+    mutation = Envoy(service).request(raw, MESSAGES, **headers)[-1].request_body.response.body_mutation
+    sent: dict[str, Any] = orjson.loads(raw if mutation is None else mutation.body)
+    return sent
+
+
+def test_a_session_s_new_model_gets_no_thoughts_of_the_old_one(engine: Engine) -> None:
+    service = Service(engine)
+    header = {"x-claude-code-session-id": "s1"}
+    said = {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "Done."}]}
+    messages = [{"role": "user", "content": "refactor it"}]
+    body = {"model": "auto", "max_tokens": 9000, "messages": messages}
+    assert step(service, body, **header)["model"] == "gpt-5"
+    messages += [said, {"role": "user", "content": "refactor that"}]
+    assert step(service, body, **header)["messages"] == messages
+    messages += [said, {"role": "user", "content": "now ponder"}]
+    new = step(service, body, **header)
+    assert new["model"] == "claude-x"
+    assert new["thinking"]["type"] == "enabled"
+    bare = {"role": "assistant", "content": [{"type": "text", "text": "Done."}]}
+    assert [new["messages"][at] for at in (1, 3)] == [bare, bare]
+    messages += [said, {"role": "user", "content": "ponder on"}]
+    new = step(service, body, **header)
+    assert [new["messages"][at] for at in (1, 3, 5)] == [bare, bare, said]
+    unknown = step(service, body, **{"x-claude-code-session-id": "s2"})
+    assert unknown["messages"] == messages
+
+
+def test_an_overridden_model_s_turns_that_are_over_lose_their_thoughts(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY.replace("name: think,", "name: think, override: true,"))
+    service = Service(build(load(path)))
+    over = {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "Done."}]}
+    call = {"role": "assistant", "content": [THOUGHT, *CALLED[0]["content"]]}
+    messages = [{"role": "user", "content": "hi"}, over, {"role": "user", "content": "ponder"}, call, CALLED[1]]
+    body = {"model": "org/small", "max_tokens": 9000, "messages": messages}
+    new = step(service, body)
+    assert new["model"] == "claude-x"
+    assert new["messages"][1] == {"role": "assistant", "content": [{"type": "text", "text": "Done."}]}
+    assert new["messages"][3] == call
+    kept = step(service, body | {"messages": [messages[0], over, {"role": "user", "content": "hello"}]})
+    assert (kept["model"], kept["messages"][1]) == ("org/small", over)
