@@ -33,7 +33,7 @@ decisions:
     route: lagre
   - name: three
     when: {at_least: {count: 3, of: [gold]}}
-    respond: {status: 200}
+    respond: {status: 302}
   - name: two
     route: small
 settings: {deadline: 50}
@@ -50,7 +50,7 @@ MISTAKES = [
     (15, 17, "P107"),  # empty any
     (16, 12, "R202"),  # lagre
     (18, 30, "P104"),  # 3 of 1
-    (19, 23, "P104"),  # status 200
+    (19, 23, "P104"),  # status 302
     (20, 11, "R203"),  # two again
     (22, 22, "P104"),  # a duration without a unit
 ]
