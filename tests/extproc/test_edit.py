@@ -265,3 +265,22 @@ def test_changes_take_linear_time(filling: bytes) -> None:
     assert_linear(
         make, lambda request: openai.changed(request, Model("m", "served"), Changes(max_tokens=1, system="S"))
     )
+
+
+@pytest.mark.parametrize("api", ["messages", "chat", "responses"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_thoughts_are_left_out_in_linear_time(api: Api, inside: bool) -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+    question = {"role": "user", "content": "prove it"}
+    key = "input" if api == "responses" else "messages"
+
+    def make(size: int) -> Request:
+        count = max(1, size // 64)
+        one: list[Any] = [{"role": "assistant", "content": [thought] * (count if inside else 1), "reasoning": "hm"}]
+        if api == "responses":
+            one = [{"type": "reasoning", "encrypted_content": "e"}]
+        fields = {key: [question, *(one if inside else one * count), question]}
+        return Request(api, orjson.dumps(fields), fields, None, ())
+
+    model = Model("m", "served", thinking="anthropic")
+    assert_linear(make, lambda request: openai.changed(request, model, Changes(thinking=False), 1_000_000))

@@ -14,7 +14,6 @@ from extproc.makers import MOST, Makers
 from extproc.thinking import turn
 from signals.request import Message, Request
 from tests.extproc.test_openai import parse
-from tests.linear import assert_linear
 
 CLAUDE = Model("claude", "served", thinking="anthropic")
 ADAPTIVE = Model("claude", "served", thinking="adaptive")
@@ -302,17 +301,3 @@ def test_without_a_session_nothing_is_known_and_little_is_remembered() -> None:
         makers.foreign(talk(str(number)), "a", 1)
     assert makers.foreign(talk("0"), "b", 1) is None
     assert makers.foreign(talk(str(MOST)), "b", 1) == 1
-
-
-@pytest.mark.parametrize("api", ["messages", "chat", "responses"])
-@pytest.mark.parametrize("inside", [False, True])
-def test_thoughts_are_left_out_in_linear_time(api: Any, inside: bool) -> None:
-    def make(size: int) -> Request:
-        count = max(1, size // 64)
-        one: list[Any] = [{"role": "assistant", "content": [THOUGHT] * (count if inside else 1), "reasoning": "hm"}]
-        if api == "responses":
-            one = [{"type": "reasoning", "encrypted_content": "e"}]
-        key = "input" if api == "responses" else "messages"
-        return parse(api, {"max_tokens": 9, key: [QUESTION, *(one if inside else one * count), QUESTION]})
-
-    assert_linear(make, lambda request: openai.changed(request, CLAUDE, Changes(thinking=False), 1_000_000))
