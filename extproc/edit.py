@@ -20,13 +20,22 @@ from extproc.jsonbody import too_deep
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_ESCAPED = re.compile(rb"\\u00[3-7]")
+"""An escape that could stand for a letter of a key."""
 _SCALAR = re.compile(rb"[^,\]}\s]+")
+_PLAIN = re.compile(rb'[ \t\r\n]*("[^"\\]{1,64}")[ \t\r\n]*:[ \t\r\n]*')
+"""A key without escapes, and its colon."""
+_SIMPLE = re.compile(rb'(?:"[^"\\]{0,64}"|[^,"{}\[\]\s]{1,64})[ \t\r\n]*,')
+"""A short value without escapes or anything inside, and its comma."""
 _SCAN = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
 """The standard library's scanner: in C, one call a value. Numbers stay text, since some have too many digits."""
 
 
 class Draft:
-    """The text of a JSON object, and its members as they were parsed (`fields`), changed together."""
+    """The text of a JSON object, and its members as they were parsed (`fields`), changed together.
+
+    Keys of members that are changed are ASCII, as all keys of these APIs are.
+    """
 
     __slots__ = ("fields", "text")
 
@@ -42,8 +51,8 @@ class Draft:
         """As `set`, where the value is there as text already."""
         text = self.text
         if key in self.fields:
-            _, start, end = _member(text, key)
-            self.text = b"".join((text[:start], raw, text[end:]))
+            _, start = _member(text, key)
+            self.text = b"".join((text[:start], raw, text[_value_end(text, start) :]))
         else:
             brace = text.index(b"{") + 1
             comma = b"," if self.fields else b""
@@ -55,7 +64,8 @@ class Draft:
         if key not in self.fields:
             return
         text = self.text
-        at, _, end = _member(text, key)
+        at, start = _member(text, key)
+        end = _value_end(text, start)
         comma = _COMMA.match(text, end)
         if comma is not None:
             self.text = text[:at] + text[comma.end() :]
@@ -66,8 +76,28 @@ class Draft:
 
     def raw(self, key: str) -> bytes:
         """The text of the value of `key`. Raises ValueError when there is none."""
-        _, start, end = _member(self.text, key)
-        return self.text[start:end]
+        _, start = _member(self.text, key)
+        return self.text[start : _value_end(self.text, start)]
+
+    def lead(self, key: str, words: str, element: Any) -> None:
+        """Put something at the beginning of a value: `words` where it is a string, `element` where it is an array.
+
+        `fields` keeps what it has of this value.
+        """
+        text = self.text
+        _, start = _member(text, key)
+        if text[start] == 0x22:  # "
+            raw = orjson.dumps(words)[1:-1]
+        else:
+            empty = text[_skip(text, start + 1)] == 0x5D  # ]
+            raw = orjson.dumps(element) if empty else orjson.dumps(element) + b","
+        self.text = b"".join((text[: start + 1], raw, text[start + 1 :]))
+
+    def first(self, key: str) -> tuple[int, int]:
+        """Where the first element of the array that `key` holds, which has one, begins and ends."""
+        _, start = _member(self.text, key)
+        at = _skip(self.text, start + 1)
+        return at, _value_end(self.text, at)
 
     def inner(self, key: str) -> Draft:
         """A draft of the object that `key` holds; an empty one where it holds none."""
@@ -88,18 +118,6 @@ def elements(text: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def first(text: bytes) -> tuple[int, int]:
-    """Where the first element of the JSON array `text`, which has one, begins and ends."""
-    at = _skip(text, 1)
-    return at, _end(text.decode("latin-1"), at)
-
-
-def prepended(text: bytes, raw: bytes) -> bytes:
-    """The JSON array `text` with `raw` before its other elements."""
-    comma = b"" if text[_skip(text, 1)] == 0x5D else b","
-    return b"".join((text[:1], raw, comma, text[1:]))
-
-
 def exchanged(text: bytes, changes: Mapping[int, bytes | None]) -> bytes:
     """The JSON array `text` with the elements at these places put anew, or taken away with their comma (None)."""
     spans = elements(text)
@@ -117,32 +135,51 @@ def exchanged(text: bytes, changes: Mapping[int, bytes | None]) -> bytes:
     return b"".join(pieces)
 
 
-def _member(text: bytes, key: str) -> tuple[int, int, int]:
-    """Where the member `key` of the object `text` begins, and where its value begins and ends.
+def _member(text: bytes, key: str) -> tuple[int, int]:
+    """Where the member `key` of the object `text` begins, and where its value begins.
 
-    When the text holds the quoted key just once, and no letter as an escape, that one is the member that the parser
-    saw. Anything else is walked member by member.
+    Most often it is among the first, before any that holds much. When the text holds the quoted key just once, and no
+    letter as an escape, that one is the member that the parser saw. Anything else is walked member by member.
     """
     quoted = b'"%b"' % key.encode()
+    found = _early(text, quoted)
+    if found is not None:
+        return found
     at = text.find(quoted)
     after = at + len(quoted)
-    if at >= 0 and text.find(quoted, after) < 0 and (b"\\" not in text or b"\\u00" not in text):
+    if at >= 0 and text.find(quoted, after) < 0 and (b"\\" not in text or _ESCAPED.search(text) is None):
         colon = _COLON.match(text, after)
         if colon is not None:
-            return at, colon.end(), _value_end(text, colon.end())
+            return at, colon.end()
     letters = text.decode("latin-1")  # as in `elements`
     at = _skip(text, text.index(b"{") + 1)
     while text[at] != 0x7D:  # }
         after = _end(letters, at)
         colon = _COLON.match(text, after)
         assert colon is not None, "what was parsed has a colon after each key"
-        end = _end(letters, colon.end())
         name = text[at:after]
         if name == quoted or (b"\\" in name and orjson.loads(name) == key):
-            return at, colon.end(), end
+            return at, colon.end()
+        end = _end(letters, colon.end())
         comma = _COMMA.match(text, end)
         at = _skip(text, end) if comma is None else comma.end()
     raise ValueError("no such member")
+
+
+def _early(text: bytes, quoted: bytes) -> tuple[int, int] | None:
+    """The same for a member before which there are a few others of plain and simple values, else None."""
+    at = text.index(b"{") + 1
+    for _ in range(8):
+        member = _PLAIN.match(text, at)
+        if member is None:
+            return None
+        if member[1] == quoted:
+            return member.start(1), member.end()
+        value = _SIMPLE.match(text, member.end())
+        if value is None:
+            return None
+        at = value.end()
+    return None
 
 
 def _value_end(text: bytes, at: int) -> int:

@@ -12,7 +12,7 @@ import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.edit import Draft, first, prepended
+from extproc.edit import Draft
 from extproc.refusal import Refusal
 from extproc.thinking import fit, forget, think
 from signals.request import Api, Request
@@ -66,34 +66,26 @@ def changed(request: Request, model: Model, changes: Changes | None, foreign: in
 def _add_system(api: Api, draft: Draft, system: str) -> None:
     """Put `system` first. An existing system prompt stays, in the same message: many chat templates take only one."""
     fields = draft.fields
+    before, part, message = f"{system}\n\n", {"type": "text", "text": system}, {"role": "system", "content": system}
     if api == "chat":
-        messages = draft.raw("messages")
         given = fields["messages"][0]
         if given.get("role") in ("system", "developer") and given.get("content"):
-            start, end = first(messages)
-            one = Draft(messages[start:end], given)
-            one.put("content", _before(system, one.raw("content")), None)
-            draft.put("messages", b"".join((messages[:start], one.text, messages[end:])), fields["messages"])
+            start, end = draft.first("messages")
+            one = Draft(draft.text[start:end], given)
+            one.lead("content", before, part)
+            draft.text = b"".join((draft.text[:start], one.text, draft.text[end:]))
         else:
-            new = {"role": "system", "content": system}
-            draft.put("messages", prepended(messages, orjson.dumps(new)), [new, *fields["messages"]])
+            draft.lead("messages", before, message)
+            fields["messages"] = [message, *fields["messages"]]
     elif api == "messages" or api == "responses":
         param = "system" if api == "messages" else "instructions"
         existing = fields.get(param)
         if api == "responses" and isinstance(existing, list):
-            item = orjson.dumps({"role": "system", "content": system})
-            draft.put(param, prepended(draft.raw(param), item), existing)
+            draft.lead(param, before, message)
         elif existing:
-            draft.put(param, _before(system, draft.raw(param)), existing)
+            draft.lead(param, before, part)
         else:
             draft.set(param, system)
-
-
-def _before(system: str, existing: bytes) -> bytes:
-    """The text of a prompt, a string or a list of parts, with `system` before it."""
-    if existing.startswith(b'"'):
-        return orjson.dumps(f"{system}\n\n")[:-1] + existing[1:]
-    return prepended(existing, orjson.dumps({"type": "text", "text": system}))
 
 
 def _cap(api: Api, draft: Draft, model: Model, limit: int) -> None:

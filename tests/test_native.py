@@ -20,6 +20,7 @@ TESTS = (
     "tests/extproc/test_openai.py",
     "tests/extproc/test_rollout.py",
     "tests/extproc/test_server.py",
+    "tests/extproc/test_thinking.py",
     "tests/extproc/test_wire.py",
     "tests/extproc/transport",
     "tests/signals/test_disguises.py",
@@ -28,6 +29,7 @@ TESTS = (
     "tests/signals/test_load.py",
     "tests/signals/test_regex.py",
     "tests/signals/test_tokens.py",
+    "tests/signals/test_wrappers.py",
 )
 # A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.
 PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc import openai
-from extproc.edit import Draft, elements, exchanged, first, prepended
+from extproc.edit import Draft, elements, exchanged
 from extproc.refusal import Refusal
 from signals.request import Api, Request
 from tests.linear import assert_linear
@@ -123,6 +123,7 @@ def check(seed: int) -> None:
     assert [name for name in after if name in before] == list(before), seed
 
 
+@pytest.mark.slow
 def test_ten_thousand_bodies_keep_every_byte_that_no_decision_changes() -> None:
     for seed in range(10_000):
         check(seed)
@@ -158,9 +159,13 @@ def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, byte
     values = [writer.value() for _ in range(seed % 6)]
     text = writer.listed(values).encode()
     assert [text[start:end] for start, end in elements(text)] == [value.encode() for value in values]
+    draft = Draft(b'{"y": [], "x" : %b}' % text, {"y": [], "x": []})
     if values:
-        start, end = first(text)
-        assert text[start:end] == values[0].encode()
+        start, end = draft.first("x")
+        assert draft.text[start:end] == values[0].encode()
+    draft.lead("x", "words", 0)
+    led = draft.raw("x")
+    assert [led[start:end] for start, end in elements(led)] == [b"0", *(value.encode() for value in values)]
     after = exchanged(text, {at: new for at, new in changes.items() if at < len(values)})
     wanted = [
         value.encode() if at not in changes else changes[at]
@@ -168,10 +173,6 @@ def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, byte
         if at not in changes or changes[at] is not None
     ]
     assert [after[start:end] for start, end in elements(after)] == wanted
-    assert [prepended(text, b"0")[start:end] for start, end in elements(prepended(text, b"0"))] == [
-        b"0",
-        *(value.encode() for value in values),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -264,3 +265,22 @@ def test_changes_take_linear_time(filling: bytes) -> None:
     assert_linear(
         make, lambda request: openai.changed(request, Model("m", "served"), Changes(max_tokens=1, system="S"))
     )
+
+
+@pytest.mark.parametrize("api", ["messages", "chat", "responses"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_thoughts_are_left_out_in_linear_time(api: Api, inside: bool) -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+    question = {"role": "user", "content": "prove it"}
+    key = "input" if api == "responses" else "messages"
+
+    def make(size: int) -> Request:
+        count = max(1, size // 64)
+        one: list[Any] = [{"role": "assistant", "content": [thought] * (count if inside else 1), "reasoning": "hm"}]
+        if api == "responses":
+            one = [{"type": "reasoning", "encrypted_content": "e"}]
+        fields = {key: [question, *(one if inside else one * count), question]}
+        return Request(api, orjson.dumps(fields), fields, None, ())
+
+    model = Model("m", "served", thinking="anthropic")
+    assert_linear(make, lambda request: openai.changed(request, model, Changes(thinking=False), 1_000_000))
