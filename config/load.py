@@ -68,14 +68,18 @@ def load(path: str | FilePath) -> Policy:
 
 def parse(source: str | bytes, file: str = "<policy>") -> Policy:
     """The policy in `source`. Raises `PolicyError`, warnings left out."""
-    policy, problems = check(source, file)
+    policy, problems = check(source, file, doubts=False)
     if policy is None:
         raise PolicyError([problem for problem in problems if problem.severity == "error"])
     return policy
 
 
-def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, list[Problem]]:
-    """The policy in `source`, None when it has errors, and every problem, warnings included, in file order."""
+def check(source: str | bytes, file: str = "<policy>", *, doubts: bool = True) -> tuple[Policy | None, list[Problem]]:
+    """The policy in `source`, None when it has errors, and every problem, warnings included, in file order.
+
+    Without `doubts`, what is allowed and hardly meant (config.mistakes) is not looked for: a router that loads a policy
+    would show it to nobody.
+    """
     raw = source.encode() if isinstance(source, str) else source
     try:
         text = raw.decode("utf-8-sig")
@@ -91,7 +95,7 @@ def check(source: str | bytes, file: str = "<policy>") -> tuple[Policy | None, l
     else:
         budget = patterns.left.set([patterns.INSTRUCTIONS])
         try:
-            policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest())
+            policy = _Checker(document).policy("sha256:" + hashlib.sha256(raw).hexdigest(), doubts)
         except PolicyError as error:  # too many problems
             return None, error.problems
         finally:
@@ -117,7 +121,7 @@ class _Checker:
         self._signals: dict[str, Any] = signals if isinstance(signals, dict) else {}
         self._stepwise: dict[str, StepwiseSpec] = {}
 
-    def policy(self, digest: str) -> Policy | None:
+    def policy(self, digest: str, doubts: bool) -> Policy | None:
         spec = self._validated(PolicySpec, self._data, ())
         parameters = {name: self._signal(name, entry) for name, entry in self._signals.items()}
         rules = self._decisions()
@@ -137,7 +141,7 @@ class _Checker:
             clauses(spec, rules, targets, self._stepwise), signals, targets, default=spec.default, best=best
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
-        for finding in mistakes(self._data, policy):
+        for finding in mistakes(self._data, policy) if doubts else ():
             document.report(finding.path, finding.code, finding.message, warning=True, at_key=finding.at_key)
         self._guards(policy)
         self._opened(policy)

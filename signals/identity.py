@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import MISSING, Path, look_up, parse_path
+from signals.bounds import MISSING, Path, header_name, look_up, parse_path
 from signals.facts import Facts
 from signals.reading import Reading, unknown
-from signals.signal import Params, Shared, Signal
+from signals.signal import Doubt, Params, Shared, Signal
 
 
 class HeaderSource(Params):
@@ -59,6 +60,19 @@ class IdentityParams(Params):
         if self.headers is not None and self.claims is not None:
             raise ValueError("headers and claims exclude one another")
         return self
+
+    def doubts(self) -> Iterator[Doubt]:
+        for name, values in (("users", self.users), ("groups", self.groups)):
+            for index, value in enumerate(values):
+                if "*" in value:
+                    message = (
+                        f"only the very name {value!r} holds the role, there are no patterns: list the names in full"
+                    )
+                    yield Doubt((name, index), "L321", message)
+        for name in ("user", "groups"):
+            header = getattr(self.headers, name, None)
+            if header is not None:
+                yield from header_name(header, "headers", name)
 
 
 class Identity(Signal):

@@ -77,6 +77,8 @@ SIGNALS = [
     (r"{keyword: {any: ['order \d+']}}", "L328", r"'order \d+']}}"),
     ("{keyword: {any: ['refactor*']}}", "L328", "'refactor*']}}"),
     ("{regex: {any: ['/foo/i']}}", "L328", "'/foo/i']}}"),
+    ("{identity: {role: r, users: ['*@example.com']}}", "L321", "'*@example.com']}}"),
+    ("{identity: {role: r, groups: [a], headers: {groups: 'x-groups:'}}}", "L323", "'x-groups:'}}}"),
     # the rest
     ("{keyword: {any: [Refund, x, refund]}}", "L330", "refund]}}"),
     ("{time: {days: [mon], timezone: Etc/GMT+5}}", "L334", "Etc/GMT+5}}"),
