@@ -36,6 +36,7 @@ from extproc.thinking import messages, turn
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
+from signals.session import HEADERS
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -81,6 +82,7 @@ class Answerer(Protocol):
         ...
 
 
+NAMING = frozenset(name.encode() for name in HEADERS)
 T = TypeVar("T")
 
 
@@ -300,8 +302,7 @@ class Exchange:
         elif not end:
             raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
         else:
-            session = "" if self._first is None else self._engine.sessions.named(self._first.headers)
-            maker = self._context.makers.of(session)
+            maker = self._context.makers.of(self._session())
             route = ((ROUTE, maker),) if maker in self._engine.models else ()
             self._pass(route + _plain_path(target))
 
@@ -578,15 +579,27 @@ class Exchange:
         names one model and goes to another, the turns that are over count as the former's: an answer does without
         their thoughts. Otherwise nothing is known, and nothing foreign: 0.
         """
-        given = messages(request.api, request.fields)
-        if model is None or request.operation or not given:
+        if model is None or request.operation:
             return 0
-        session = self._engine.sessions.named(request.headers)
-        foreign = self._context.makers.foreign(session, request, model.key, len(given))
-        if foreign is not None:
-            return foreign
+        given = messages(request.api, request.fields)
+        if not given:
+            return 0
+        session = self._session()
+        if session:
+            foreign = self._context.makers.foreign(session, request, model.key, len(given))
+            if foreign is not None:
+                return foreign
+        if len(given) < 2:  # there is no answer yet
+            return 0
         named = self._engine.named(request)
         return turn(given) if named is not None and named is not model else 0
+
+    def _session(self) -> str:
+        """The session that the headers name, as `signals.session` does; '' where they name none."""
+        first, sessions = self._first, self._engine.sessions
+        if first is None or (not sessions.own and first.headers.lacks(NAMING)):
+            return ""
+        return sessions.named(first.headers)
 
     async def _route_apart(self, trace: Trace, rewrite: Callable[[], bytes | None], more: Pairs) -> None:
         """`_route` for a body that takes long to write again."""
@@ -607,14 +620,12 @@ class Exchange:
             body = request.body
         model = trace.decision.model
         if request.api == "responses" and model is not None:
-            self._context.makers.note(self._engine.sessions.named(request.headers), model.key)
+            self._context.makers.note(self._session(), model.key)
         self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
         elif not self._engine.metered:  # nobody needs it while the answer comes
-            self._request = replace(
-                request, body=b"", fields={}, messages=(), extras=(), gather=None, _found=None, _texts={}
-            )
+            self._request = request.shed()
             self._context.bodies.release(self)
 
     def _pay(self, headers: Pairs, body: bytes | None, extra: bytes = b"") -> None:

@@ -27,9 +27,9 @@ Pairs = tuple[tuple[str, str], ...]
 OWN = "x-pointsman-"
 """Prefix of the headers that only we may set."""
 _OWN = OWN.encode()
-_ASIDE: Final = (
+_ASIDE: Final = frozenset((
     b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
-)  # fmt: skip
+))  # fmt: skip
 """Headers that some servers believe more than the request's own path and method, which are what is read here."""
 
 CHUNK = 62_000
@@ -155,6 +155,10 @@ class Headers(Mapping[str, str]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.encode() in self._at
 
+    def lacks(self, names: frozenset[bytes]) -> bool:
+        """Whether none of these headers is there."""
+        return names.isdisjoint(self._at)
+
     def __iter__(self) -> Iterator[str]:
         return iter([name.decode() for name in self._at])
 
@@ -163,7 +167,7 @@ class Headers(Mapping[str, str]):
 
     def own(self) -> list[str]:
         """The names that came with the message but that only we may set, or that name another path or method."""
-        names = [name.decode() for name in _ASIDE if name in self._at]
+        names = [] if _ASIDE.isdisjoint(self._at) else [name.decode() for name in self._at if name in _ASIDE]
         if _OWN in self._raw:
             names += [name for name in self if name.startswith(OWN)]
         return names
