@@ -449,7 +449,7 @@ class Exchange:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
         try:
-            if _long(body) or self._coding() is not None:
+            if (len(body) > SMALL and _long(body)) or self._coding() is not None:
                 self._begin(self._decide_apart(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -567,7 +567,7 @@ class Exchange:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         rewrite = partial(rewritten, request, trace.decision, self._foreign(request, trace.decision.model))
-        if _long(request.body):
+        if len(request.body) > SMALL and _long(request.body):
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
             self._send_on(trace, rewrite(), more)
@@ -898,9 +898,7 @@ def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes |
 
 
 def _long(body: bytes) -> bool:
-    """Whether `body` takes so long to read that others would notice."""
-    if len(body) <= SMALL:
-        return False
+    """Whether `body`, which is not small, takes so long to read that others would notice."""
     return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
 
 

@@ -77,7 +77,7 @@ class Headers(Mapping[str, str]):
     Names are lower-case; the values of a repeated name are joined with `,`.
     """
 
-    __slots__ = ("_again", "_at", "_raw", "plain")
+    __slots__ = ("_again", "_at", "_raw", "_read", "plain")
 
     def __init__(self, raw: bytes) -> None:
         """`raw` is a serialized HeaderMap, its fields in order. Raises ValueError or IndexError when it is not one.
@@ -85,6 +85,7 @@ class Headers(Mapping[str, str]):
         `plain` says that all is as Envoy writes it: values in `raw_value`, which may hold any bytes, and ASCII names.
         """
         self._raw = raw
+        self._read: dict[str, str | None] = {}  # what was asked for
         # Where the fields after a name begin, and the same for names that have been there already.
         found: dict[bytes, int] = {}
         self._at = found
@@ -137,13 +138,20 @@ class Headers(Mapping[str, str]):
         return stop
 
     def get(self, name: str, default: Any = None) -> Any:
-        key = name.encode()
+        read = self._read
+        if name in read:
+            value = read[name]
+        else:
+            value = read[name] = self._found(name.encode())
+        return default if value is None else value
+
+    def _found(self, key: bytes) -> str | None:
         at = self._at.get(key, -1)
         if at < 0:
-            return default
+            return None
         value = _value(self._raw, at)
         if self._again and (again := self._again.get(key)) is not None:
-            return ",".join((value, *(_value(self._raw, at) for at in again)))
+            return ",".join((value, *[_value(self._raw, at) for at in again]))
         return value
 
     def __getitem__(self, name: str) -> str:
