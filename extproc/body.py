@@ -89,26 +89,21 @@ def _request(
     for name in _SEALED.keys() & fields.keys():
         if fields[name]:
             call.extra(0, "user", "", "", (_SEALED[name],))
-    unambiguous(body, fields, _strings(fields))
+    unambiguous(body, fields, _strings(fields, call.plain))
     return Request(
         api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
         tuple(call.extras), partial(_everything, fields, call.blobs), target.operation, call.sealed,
     )  # fmt: skip
 
 
-def _strings(fields: dict[str, Any]) -> int | None:
-    """How many strings and keys the call holds where a look tells, as in a chat of plain messages; else None."""
+def _strings(fields: dict[str, Any], plain: int) -> int | None:
+    """How many strings and keys the call holds where a look tells, as in a chat of `plain` messages; else None."""
     count = len(fields)
     for key, value in fields.items():
         if type(value) is str:
             count += 1
-        elif type(value) is list and key == "messages":
-            for turn in value:
-                if type(turn) is not dict or len(turn) != 2:
-                    return None
-                if type(turn.get("content")) is not str or type(turn.get("role")) is not str:
-                    return None
-                count += 4
+        elif type(value) is list and key == "messages" and len(value) == plain:
+            count += 4 * plain
         elif type(value) is list or type(value) is dict:
             return None
     return count
@@ -146,15 +141,16 @@ def _wrong(param: str, wanted: str, value: Any) -> Refusal:
 class _Call:
     """The messages and extras of a call as they are read.
 
-    `blobs` are the identities of strings that are encoded bytes.
+    `blobs` are the identities of strings that are encoded bytes, `plain` the number of messages of a role and a text.
     """
 
-    __slots__ = ("blobs", "extras", "messages", "sealed")
+    __slots__ = ("blobs", "extras", "messages", "plain", "sealed")
 
     def __init__(self) -> None:
         self.blobs: set[int] = set()
         self.messages: list[Message] = []
         self.extras: list[Extra] = []
+        self.plain = 0
         self.sealed = False
 
     def extra(self, at: int, role: str, text: str = "", glued: str = "", opaque: tuple[Opaque, ...] = ()) -> None:
@@ -433,6 +429,7 @@ def _turns(call: _Call, turns: Any, param: str) -> None:
             role, content = turn.get("role"), turn.get("content")
             if type(content) is str and type(role) is str and role in _ROLES:
                 call.messages.append(Message("tool" if role == "function" else role, content))
+                call.plain += 1
                 continue
         _turn(call, turn, f"{param}[{index}]")
 

@@ -85,7 +85,7 @@ class Headers(Mapping[str, str]):
         `plain` says that all is as Envoy writes it: values in `raw_value`, which may hold any bytes, and ASCII names.
         """
         self._raw = raw
-        self._read: dict[str, str | None] = {}  # what was asked for
+        self._read: dict[str, str] = {}  # what was asked for
         # Where the fields after a name begin, and the same for names that have been there already.
         found: dict[bytes, int] = {}
         self._at = found
@@ -138,20 +138,17 @@ class Headers(Mapping[str, str]):
         return stop
 
     def get(self, name: str, default: Any = None) -> Any:
-        read = self._read
-        if name in read:
-            value = read[name]
-        else:
-            value = read[name] = self._found(name.encode())
-        return default if value is None else value
-
-    def _found(self, key: bytes) -> str | None:
+        value = self._read.get(name)
+        if value is not None:
+            return value
+        key = name.encode()
         at = self._at.get(key, -1)
         if at < 0:
-            return None
+            return default
         value = _value(self._raw, at)
         if self._again and (again := self._again.get(key)) is not None:
-            return ",".join((value, *[_value(self._raw, at) for at in again]))
+            value = ",".join((value, *[_value(self._raw, at) for at in again]))
+        self._read[name] = value
         return value
 
     def __getitem__(self, name: str) -> str:

@@ -48,8 +48,12 @@ class Message(NamedTuple):
 
 def speaks(message: Message) -> bool:
     """Whether a user says or shows something in a message, as opposed to an agent that reminds of something."""
-    shown = message.images or message.audio or message.files
-    return message.role == "user" and bool(not message.text or shown or said(message.text))
+    if message.role != "user":
+        return False
+    first = message.text[:1]  # no block begins with it, mostly
+    if not first or (first != "<" and not first.isspace()):
+        return True
+    return bool(message.images or message.audio or message.files or said(message.text))
 
 
 class Extra(NamedTuple):
