@@ -566,11 +566,12 @@ class Exchange:
         if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
-        rewrite = partial(rewritten, request, trace.decision, self._foreign(request, trace.decision.model))
+        foreign = self._foreign(request, trace.decision.model)
         if len(request.body) > SMALL and _long(request.body):
+            rewrite = partial(rewritten, request, trace.decision, foreign)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
-            self._send_on(trace, rewrite(), more)
+            self._send_on(trace, rewritten(request, trace.decision, foreign), more)
 
     def _foreign(self, request: Request, model: Model | None) -> int:
         """How many of the call's first messages are another model's, whose thoughts `model` would not take.
@@ -581,16 +582,16 @@ class Exchange:
         """
         if model is None or request.operation:
             return 0
+        session = self._session()
+        if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
+            return 0
         given = messages(request.api, request.fields)
         if not given:
             return 0
-        session = self._session()
         if session:
             foreign = self._context.makers.foreign(session, request, model.key, len(given))
             if foreign is not None:
                 return foreign
-        if len(given) < 2:  # there is no answer yet
-            return 0
         named = self._engine.named(request)
         return turn(given) if named is not None and named is not model else 0
 
