@@ -133,7 +133,7 @@ KINDS: dict[str, Kind] = {
     "list items: 3 MB": Kind(lambda: _text("- a\n" * 750_000)),
     "unfinished: 40 x 9 MB": Kind(_unfinished, 8, 5),
     "nested: 240 deep, logged": Kind(lambda: _whole(_DEEP)),
-    "texts: 122 kB over 12 connections": Kind(lambda: _text("word " * 24_400), 12, 4, neural=True),
+    "texts: 122 kB over 12 connections": Kind(lambda: _text("word " * 24_400), 12, 1, neural=True),
     "combining marks: 16,000, neural": Kind(lambda: _text("e" + "\u0301" * 16_000), neural=True),
     "bomb: gzip to 9 MB": Kind(lambda: _bomb("gzip", _chat("x" * 9 * MB))),
     "bomb: gzip to 100 MB": Kind(lambda: _bomb("gzip", b" " * 100 * MB)),

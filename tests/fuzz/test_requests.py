@@ -67,7 +67,7 @@ def test_servers_read_paths_in_their_ways(path: str, apis: set[str]) -> None:
         (b'{"x": {"%s": 1}}' % MARK.encode(), "plain"),
         (b'{"user": "%s"}' % MARK.encode(), None),
         (b'{"x": ["%s", {"text": "%s"}]}' % tuple(half.encode() for half in HALVES), "joined"),
-        (b'{"x": {"media_type": "text/plain", "data": "Y2xhc3NpZmllZC1jb2Rld29yZA=="}}', "decoded"),
+        (b'{"input": [{"media_type": "text/plain", "data": "Y2xhc3NpZmllZC1jb2Rld29yZA=="}]}', "decoded"),
         (b'{"input": [{"type": "base64", "data": "AAAA/%s"}]}' % MARK.encode(), None),
         (b'{"tools": [{"url": "data:image/png;base64,%s"}]}' % MARK.encode(), "plain"),
     ],

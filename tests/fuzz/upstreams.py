@@ -124,12 +124,18 @@ _HIDDEN = frozenset(
 )  # fmt: skip
 _TURNS = frozenset(("messages", "input", "system", "instructions"))
 _CALLED = frozenset(("input", "arguments", "parameters", "input_schema"))
-_FORMS = frozenset(("input_image", "image_url", "base64", "file", "input_file"))
+_FORMS = frozenset(
+    (
+        "input_image", "image_url", "image", "output_image", "computer_screenshot", "base64", "file", "input_file",
+        "document", "audio", "input_audio", "audio_url", "video", "video_url", "input_video", "thinking",
+        "redacted_thinking", "reasoning", "container_upload",
+    )
+)  # fmt: skip
 _MEDIA = frozenset(("image_url", "file", "input_audio", "source"))
 """In a part of those types, or below these keys of a message, a string of base64 is decoded and never shown as text."""
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
 _ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
-_TEXT_DATA = re.compile(r"data:text/[^,]*", re.IGNORECASE)
+_TEXT_DATA = re.compile(r"data:text/[a-z0-9.+-]*(;[^,]*)?", re.IGNORECASE)
 
 
 def shows(fields: Any) -> str | None:
@@ -154,7 +160,7 @@ def shows(fields: Any) -> str | None:
                     return "plain"
                 if type(item) is not str:
                     stack.append((item, text or key in _CALLED, key in _MEDIA))
-                elif key in ("data", "file_data") and MARK in _decoded(item, media):
+                elif not text and key in ("data", "file_data") and MARK in _decoded(item, media):
                     return "decoded"
                 elif not text and key == _SEALED.get(str(value.get("type"))) and " " not in item:
                     continue
@@ -170,11 +176,8 @@ def shows(fields: Any) -> str | None:
 def _is_image(part: dict[str, Any]) -> bool:
     """Whether `part` is of a form whose data is decoded as an image or sound, and never shown as text."""
     kind = part.get("type")
-    return (
-        kind in ("input_image", "image_url", "base64")
-        or part.keys() <= {"url", "detail"}
-        or part.keys() == {"data", "format"}
-    )
+    fitting = type(kind) is str and kind.lower() in _FORMS
+    return fitting or part.keys() <= {"url", "detail"} or part.keys() == {"data", "format"}
 
 
 def _base64(value: str) -> bool:
