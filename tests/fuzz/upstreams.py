@@ -122,7 +122,7 @@ _HIDDEN = frozenset(
         "encoding_format", "previous_response_id", "conversation", "truncation",
     )
 )  # fmt: skip
-_TURNS = frozenset(("messages", "input", "system", "instructions"))
+_TURNS = frozenset(("messages", "input", "system", "instructions", "prompt"))
 _CALLED = frozenset(("input", "arguments", "parameters", "input_schema"))
 _FORMS = frozenset(
     (
