@@ -34,7 +34,7 @@ _SEALED: Final[dict[str, Opaque]] = {
     "chat_template": "document",  # a program, which can put words together that stand nowhere
 }  # fmt: skip
 """Top-level fields that hold a prompt which cannot be read."""
-_TOP: Final = _HIDDEN | _SEALED.keys() | frozenset(
+_TOP: Final = _HIDDEN | frozenset(_SEALED) | frozenset(
     (
         "messages", "prompt", "input", "instructions", "system", "tools", "functions", "documents", "suffix", "stream",
         "response_format", "text", "reasoning", "reasoning_effort", "max_tokens", "max_completion_tokens", "n",
