@@ -34,7 +34,7 @@ _SEALED: Final[dict[str, Opaque]] = {
     "chat_template": "document",  # a program, which can put words together that stand nowhere
 }  # fmt: skip
 """Top-level fields that hold a prompt which cannot be read."""
-_TOP: Final = _HIDDEN | _SEALED.keys() | frozenset(
+_TOP: Final = _HIDDEN | frozenset(_SEALED) | frozenset(
     (
         "messages", "prompt", "input", "instructions", "system", "tools", "functions", "documents", "suffix", "stream",
         "response_format", "text", "reasoning", "reasoning_effort", "max_tokens", "max_completion_tokens", "n",
@@ -224,7 +224,6 @@ _BYTES: Final = (
     "data", "url", "file_data", "image_url", "image", "audio_url", "video_url", "video", "audio", "signature",
 )  # fmt: skip
 """Where a part of another kind than text has its bytes, in itself or in one of `_HOLDERS`."""
-_PLAIN_PART: Final = frozenset(("type", "text"))
 
 
 _DEPTH: Final = 16
@@ -243,10 +242,13 @@ def _parts(content: Any, param: str, depth: int = 0) -> _Parts:
     if type(content) is not list:
         raise _wrong(param, "a string or an array of parts", content)
     for index, part in enumerate(content):
-        if type(part) is str:  # tolerated by several upstreams
+        if type(part) is dict:
+            if len(part) == 2 and part.get("type") == "text" and type(text := part.get("text")) is str:
+                parts.texts.append(text)  # as nearly all are
+            else:
+                _part(parts, part, f"{param}[{index}]")
+        elif type(part) is str:  # tolerated by several upstreams
             parts.texts.append(part)
-        elif type(part) is dict:
-            _part(parts, part, f"{param}[{index}]")
         else:
             raise _wrong(f"{param}[{index}]", "an object", part)
     return parts
@@ -259,9 +261,6 @@ def _part(parts: _Parts, part: dict[str, Any], param: str) -> None:
     if type(given) is not str:
         raise _wrong(f"{param}.type", "a string", given)
     text = part.get("text")
-    if given == "text" and type(text) is str and part.keys() == _PLAIN_PART:
-        parts.texts.append(text)
-        return
     _spelled(part, _IN_TURN, param)
     what = given.lower()
     if what in _IMAGES:
@@ -398,7 +397,8 @@ def _turn(call: _Call, turn: Any, param: str) -> None:
     if role == "function":
         role = "tool"
     rest: list[str] = []
-    collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
+    if len(turn) > 2 or content is None:  # otherwise there is nothing else
+        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
     if role not in _ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")

@@ -56,9 +56,10 @@ def count(body: bytes, mark: bytes) -> int:
     """How often the byte `mark` is in `body`.
 
     `bytes.count` takes as long however often that is (Python 3.11); where it is seldom, cutting it out is ten times as
-    fast, and where it is often several times as slow.
+    fast, and where it is often several times as slow. The middle of a body tells: its ends are full of marks.
     """
-    if len(body) <= _SAMPLE or body.count(mark, 0, _SAMPLE) > _SAMPLE // 100:
+    middle = len(body) // 2
+    if len(body) <= _SAMPLE or body.count(mark, middle, middle + _SAMPLE) > _SAMPLE // 100:
         return body.count(mark)
     return len(body) - len(body.replace(mark, b""))
 

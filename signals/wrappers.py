@@ -21,9 +21,10 @@ def said(text: str) -> str:
 
     A block in the middle, or one that is not closed, stays: it may be what the user asks about. Linear in the text.
     """
-    whole = start, end = _trimmed(text, 0, len(text))
-    if start == end or (text[start] != "<" and text[end - 1] != ">"):
+    bare = text.strip()
+    if not bare or (bare[0] != "<" and bare[-1] != ">"):  # as nearly every text
         return text
+    whole = start, end = _trimmed(text, 0, len(text))
     while (after := _after_first(text, start, end)) > start:
         start, end = _trimmed(text, after, end)
     while (before := _before_last(text, start, end)) < end:
