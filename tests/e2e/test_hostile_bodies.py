@@ -53,7 +53,7 @@ settings: {{max_body: 10MiB, max_open_bodies: {OPEN // MIB}MiB, body_timeout: {T
 """
 MODES = ("buffered", "duplex")
 WORST_S = 4.0
-"""Seconds that a small request may take at worst, on two processors that others use too; the faults of old took more."""
+"""Seconds that a small request may take at worst on two busy processors; the faults of old took more."""
 
 
 @dataclass
@@ -130,7 +130,8 @@ async def others(world: World) -> AsyncIterator[None]:
 _SENDER = """
 import collections, json, selectors, socket, sys
 port, count, said, size = map(int, sys.argv[1:])
-head = b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n"
+head = b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-type: application/json\\r\\n"
+head += b"content-length: %d\\r\\n\\r\\n"
 data = head % said + (b'{"x": "' + b" " * size)[:size]
 ready, left, found = selectors.DefaultSelector(), {}, collections.Counter()
 for _ in range(count):
