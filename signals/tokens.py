@@ -10,7 +10,7 @@ from pydantic import Field
 from signals.bounds import Bounds
 from signals.estimate import estimate, whole
 from signals.facts import Facts, QuickInput
-from signals.reading import Reading
+from signals.reading import Reading, Unavailable
 from signals.signal import Cost, Shared, Signal
 
 
@@ -89,4 +89,7 @@ class Exact:
         self._count: Callable[[str], int] = lambda text: len(encode(text))
 
     def compute(self, facts: Facts) -> int:
-        return whole(facts.request, self._count)
+        try:
+            return whole(facts.request, self._count)
+        except ValueError:  # more tokens than the package counts
+            raise Unavailable("too_long") from None

@@ -240,7 +240,6 @@ def test_the_beginning_takes_time_in_proportion(piece: str) -> None:
 
     small, large = cost(50_000), cost(200_000)
     assert large < 8 * small + 0.002
-    assert large < 0.05
 
 
 def _timed(work: Callable[[], object]) -> float:
