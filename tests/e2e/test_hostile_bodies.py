@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import statistics
 import sys
 import time
@@ -43,7 +44,7 @@ signals:
   forbidden: {{keyword: {{any: [classified-codeword], in: all}}}}
   pattern: {{regex: {{any: ["secret-[0-9]+"], in: all}}}}
   personal: {{pii: {{types: [card, phone, email], in: all}}}}
-  lists: {{structure: {{count: list_items, at_least: 4000}}}}
+  lists: {{structure: {{count: list_items, at_least: 3}}}}
 decisions:
   - name: guard
     when: {{any: [forbidden, pattern, personal, lists]}}
@@ -53,7 +54,7 @@ settings: {{max_body: 10MiB, max_open_bodies: {OPEN // MIB}MiB, body_timeout: {T
 """
 MODES = ("buffered", "duplex")
 WORST_S = 4.0
-"""Seconds that a small request may take at worst on two busy processors; the faults of old took more."""
+"""Seconds that a small request may take at worst, on two processors that others use; the faults of old took more."""
 
 
 @dataclass
@@ -130,8 +131,7 @@ async def others(world: World) -> AsyncIterator[None]:
 _SENDER = """
 import collections, json, selectors, socket, sys
 port, count, said, size = map(int, sys.argv[1:])
-head = b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-type: application/json\\r\\n"
-head += b"content-length: %d\\r\\n\\r\\n"
+head = b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: %d\\r\\n\\r\\n"
 data = head % said + (b'{"x": "' + b" " * size)[:size]
 ready, left, found = selectors.DefaultSelector(), {}, collections.Counter()
 for _ in range(count):
@@ -170,14 +170,18 @@ async def unfinished(count: int, port: int, said: int, size: int) -> Counter[int
     return Counter({int(status): number for status, number in json.loads(found).items()})
 
 
+_HELD = re.compile(r"^pointsman_open_body_bytes ([0-9.e+]+)$", re.M)
+
+
 async def test_unfinished_bodies_are_bounded_together_and_in_time(world: World) -> None:
     """Forty clients that send 9 MB of 9.5 each: some are held, the others get 503, and those that are held get 408."""
     before, counts = world.memory(), counted(world)
-    peak = [before]
+    peak, held = [before], [0.0]
 
     async def watch() -> None:
         while True:
             peak.append(world.memory())
+            held.append(float(_HELD.findall(await asyncio.to_thread(world.router.metrics))[0]))
             await asyncio.sleep(0.02)
 
     async with others(world):
@@ -193,8 +197,9 @@ async def test_unfinished_bodies_are_bounded_together_and_in_time(world: World) 
     grown = counted(world) - counts
     assert set(grown) == {"too_many_bodies", "body_timeout"}
     assert grown["too_many_bodies"] + grown["body_timeout"] == 40
-    # What is held, what is being put together, and what a stream's flow control lets in.
-    assert max(peak) - before < 2 * OPEN + 64 * MIB, (max(peak) - before) / MIB
+    assert 0 < max(held) <= OPEN
+    # The transport has half of a message of each stream besides; all forty bodies would be 343 MiB and more.
+    assert max(peak) - before < 5 * OPEN
     await until(lambda: "pointsman_open_body_bytes 0.0" in world.router.metrics())
     await until(lambda: world.memory() - before < OPEN // 2)
 
@@ -280,15 +285,8 @@ HOSTILE = hostile()
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_nothing_that_is_hard_to_read_stops_the_others(world: World, mode: str) -> None:
-    slow: dict[str, float] = {}
     for case, right in HOSTILE:
         async with others(world):
-            started = time.monotonic()
             answer = await send(port(world, mode), case.raw)
-            slow[case.label] = time.monotonic() - started
         assert answer.status in right, (case.label, answer)
-    print(
-        {label: round(took, 2) for label, took in sorted(slow.items(), key=lambda item: -item[1])[:12]},
-        sum(slow.values()),
-    )
     await until(lambda: "pointsman_open_body_bytes 0.0" in world.router.metrics())
