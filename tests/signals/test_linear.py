@@ -179,7 +179,7 @@ def request(given: str) -> Request:
 
 def test_time_squared_is_noticed() -> None:
     with pytest.raises(AssertionError, match="times as long"):
-        assert_linear("a".__mul__, lambda given: sum(one == other for one in given for other in given))
+        assert_linear("a".__mul__, lambda given: [given.count("b") for _ in range(len(given) // 4)])
 
 
 def test_every_kind_is_driven() -> None:
