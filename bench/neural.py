@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 
 from bench.signals import TEXT
-from signals.estimate import tokens_of
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
 from signals.neural.service import samples
 from signals.reading import Unavailable
 from signals.request import Message, Request
+from signals.text.estimate import tokens_of
 
 ROUNDS = 15
 CONCURRENCY = (1, 8, 32, 128, 512)

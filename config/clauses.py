@@ -13,8 +13,8 @@ from decisions.model import Model
 from decisions.rule import Rule
 from decisions.select import Cheapest, Keep, Kept, Pinned, Selector, Weighted
 from signals.bounds import parse_path
-from signals.session import Sessions
-from signals.store import Memory
+from signals.state.session import Sessions
+from signals.state.store import Memory
 
 if TYPE_CHECKING:
     from stepwise.spec import StepwiseSpec

@@ -23,10 +23,10 @@ from config.schema import PolicySpec
 from decisions.engine import Opening
 from decisions.lint import lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
-from signals import patterns
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.signal import Params
+from signals.text import patterns
 
 if TYPE_CHECKING:
     from stepwise.spec import StepwiseSpec

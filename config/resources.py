@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.schema import StoreSpec
-from signals.gauges import Loads
-from signals.store import Memory, Store, Valkey
+from signals.state.gauges import Loads
+from signals.state.store import Memory, Store, Valkey
 
 
 class Resources:
@@ -31,7 +31,7 @@ class Resources:
         return self._stores[key]
 
     def counts(self) -> dict[str, float]:
-        """The stores' counts (see `signals.store.Store.counts`), added up."""
+        """The stores' counts (see `signals.state.store.Store.counts`), added up."""
         each = [store.counts() for store in self._stores.values()]
         return {name: sum(counts[name] for counts in each) for name in self._memory.counts()}
 

@@ -15,14 +15,14 @@ from decisions.decision import Action, Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Keep, Kept, Selector
-from signals.estimate import estimate
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
 from signals.reading import Reading, Unavailable
 from signals.request import Request
-from signals.session import USUAL, Sessions
 from signals.signal import Cost, Shared, Signal
+from signals.state.session import USUAL, Sessions
+from signals.text.estimate import estimate
 
 log = logging.getLogger("pointsman.decisions")
 

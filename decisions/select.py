@@ -9,13 +9,13 @@ from math import log as _log
 from typing import Any, ClassVar
 
 from decisions.model import Model
-from signals.estimate import estimate
 from signals.facts import Facts, SlowInput
 from signals.needs import NEEDS
 from signals.reading import Unavailable
 from signals.request import Request
-from signals.session import USUAL, Sessions
-from signals.store import Store
+from signals.state.session import USUAL, Sessions
+from signals.state.store import Store
+from signals.text.estimate import estimate
 
 PIN_S = 86_400.0
 """How long a session stays pinned after its last request, in seconds."""

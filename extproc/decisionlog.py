@@ -20,7 +20,7 @@ import orjson
 
 from decisions.decision import Trace
 from extproc import shown
-from signals.masking import masked, masked_json
+from extproc.masking import masked, masked_json
 from signals.request import Request
 
 log = logging.getLogger("pointsman.decisionlog")

@@ -36,7 +36,7 @@ from extproc.thinking import messages, turn
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
-from signals.session import HEADERS
+from signals.state.session import HEADERS
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -596,7 +596,7 @@ class Exchange:
         return turn(given) if named is not None and named is not model else 0
 
     def _session(self) -> str:
-        """The session that the headers name, as `signals.session` does; '' where they name none."""
+        """The session that the headers name, as `signals.state.session` does; '' where they name none."""
         first, sessions = self._first, self._engine.sessions
         if first is None or (not sessions.own and first.headers.lacks(NAMING)):
             return ""

@@ -18,8 +18,8 @@ MOST: Final = 10_000
 class Makers:
     """One per worker. A session that it does not know, or that has no key (''), has the default model.
 
-    Sessions are keys of `signals.session.Sessions.named`: a stored response is asked for without a body, so headers
-    alone tell the session.
+    Sessions are keys of `signals.state.session.Sessions.named`: a stored response is asked for without a body, so
+    headers alone tell the session.
     """
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
-from signals.gauges import Loads
 from signals.request import Request
+from signals.state.gauges import Loads
 
 KEPT: Final = 64 * 1024
 """Bytes of the end of an answer that are kept; an answer's usage stands within the last few hundred."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from decisions.decision import Trace
 from extproc import shown
 from signals.request import Request
-from signals.session import SESSION_HEADER
+from signals.state.session import SESSION_HEADER
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from signals.conversation import json_schema, tools
 from signals.facts import Facts
+from signals.kinds.conversation import json_schema, tools
 
 
 class Needs:

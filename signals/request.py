@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from signals.view import view
-from signals.wrappers import said
+from signals.text.view import view
+from signals.text.wrappers import said
 
 Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 """chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
@@ -15,10 +15,10 @@ Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
 Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
 """Which text a signal reads.
 
-user: the last user message, without the blocks that agents put beside what the user says (`signals.wrappers`); latest:
-everything since the last answer of the assistant (user texts, tool results, documents); conversation: every message but
-system ones; system: system and developer messages; tools: tool results; all: every string of the body that a model may
-be shown.
+user: the last user message, without the blocks that agents put beside what the user says (`signals.text.wrappers`);
+latest: everything since the last answer of the assistant (user texts, tool results, documents); conversation: every
+message but system ones; system: system and developer messages; tools: tool results; all: every string of the body that
+a model may be shown.
 """
 
 Opaque = Literal["token_ids", "embeddings", "reference", "document", "encrypted", "image", "audio", "video"]

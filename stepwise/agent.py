@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from signals.reading import Unavailable
-from signals.store import Memory, Store
+from signals.state.store import Memory, Store
 from stepwise.metrics import Metrics
 from stepwise.policy import Policy, PolicyError, PolicyFailed, Vector
 from stepwise.spec import StepwiseSpec

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from signals.session import SESSION_HEADER
+from signals.state.session import SESSION_HEADER
 from stepwise.agent import Agent, Choice, prompt_tokens
 from stepwise.answer import Answer, Body, forwarded, problem, whole
 from stepwise.continuation import CHAT_PATH
@@ -20,7 +20,7 @@ from stepwise.steps import CHARS_PER_TOKEN
 from stepwise.upstream import HOP, JSON, DeadlineError, Relay, UpstreamError
 
 SESSION = "x-pointsman-session"
-"""Request header with the key of the session whose budget it is (signals.session); the external processor sets it."""
+"""Request header with the key of the session (signals.state.session) whose budget it is; the processor sets it."""
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
 _EVENT_END = re.compile(rb"\r?\n\r?\n")

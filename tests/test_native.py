@@ -23,13 +23,13 @@ TESTS = (
     "tests/extproc/test_thinking.py",
     "tests/extproc/test_wire.py",
     "tests/extproc/transport",
-    "tests/signals/test_disguises.py",
-    "tests/signals/test_header.py",
-    "tests/signals/test_keyword.py",
-    "tests/signals/test_load.py",
-    "tests/signals/test_regex.py",
-    "tests/signals/test_tokens.py",
-    "tests/signals/test_wrappers.py",
+    "tests/signals/text/test_disguises.py",
+    "tests/signals/kinds/test_header.py",
+    "tests/signals/kinds/test_keyword.py",
+    "tests/signals/kinds/test_load.py",
+    "tests/signals/kinds/test_regex.py",
+    "tests/signals/kinds/test_tokens.py",
+    "tests/signals/text/test_wrappers.py",
 )
 # A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.
 PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")

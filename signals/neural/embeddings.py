@@ -19,7 +19,7 @@ from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped
 from signals.request import Scope
 from signals.signal import Shared
-from signals.wrappers import said
+from signals.text.wrappers import said
 
 F32 = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from signals.neural import lexer
 from signals.neural.tokenizer import Lexicon
-from signals.view import slices, view
+from signals.text.view import slices, view
 
 _APART: Final = re.compile(r"(?<!\w)[^\W_](?:([ .\-_*·])[^\W_])(?:\1[^\W_]){4,}(?!\w)")
 _CHUNK: Final = re.compile(r"(?<![^\s])\S(?: \S)+(?![^\s])")

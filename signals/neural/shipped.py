@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from signals.estimate import tokens_of
 from signals.facts import Facts
 from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
@@ -17,6 +16,7 @@ from signals.neural.service import DEFAULT_LIMITS, Limits, Service
 from signals.neural.tokenizer import LEXICON
 from signals.reading import Unavailable
 from signals.request import Scope
+from signals.text.estimate import tokens_of
 
 DEFAULT_CAP: Final = 32768
 

@@ -2,7 +2,7 @@
 
 Every entry has a row number (its row in the model's tables). What the lexicon does not hold has row 0, which is all
 zeros in every table. The token estimate of requests does not come from here: it is a sum over bytes, thirty times
-cheaper (signals/estimate.py).
+cheaper (signals/text/estimate.py).
 """
 
 from __future__ import annotations

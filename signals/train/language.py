@@ -27,7 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from signals.language import COMMON, LANGUAGES, MODEL, MODELLED, Identifier, clean
+from signals.kinds.language import COMMON, LANGUAGES, MODEL, MODELLED, Identifier, clean
 from signals.train.data import Data
 
 WHEEL_SHA256 = "f43ce6e7b8b9ec083907c34fc1bf5d5bacee7fb3191afa90efb3b321e5a85953"
@@ -217,7 +217,7 @@ def card(data: Data, out: Path) -> str:
     frequent = ", ".join(f"{a} taken for {b} ({n})" for (a, b), n in mistaken.most_common(8))
     return f"""# language.ftz
 
-Tells 62 languages by their letter sequences; 22 more are told by their script alone (`signals/language.py`).
+Tells 62 languages by their letter sequences; 22 more are told by their script alone (`signals/kinds/language.py`).
 
 | | |
 |---|---|

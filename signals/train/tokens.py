@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from signals.estimate import WEIGHTS, ByteWeights
+from signals.text.estimate import WEIGHTS, ByteWeights
 from signals.train.data import Data, held
 
 SOURCES = (

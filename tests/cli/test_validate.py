@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from signals.header import Header
+from signals.kinds.header import Header
 from signals.registry import BY_NAME
 from tests.cli.conftest import Ran
 

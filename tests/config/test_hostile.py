@@ -15,7 +15,8 @@ from config.load import check, load, parse
 from config.problem import PolicyError, Problem, did_you_mean
 from config.watch import Watcher
 from config.watch import load as watched
-from signals import automaton, files, patterns
+from signals import files
+from signals.text import automaton, patterns
 
 HEAD = "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\n"
 

@@ -234,7 +234,7 @@ def test_every_trace_estimates_the_input_tokens(
     def broken(facts: object) -> int:
         raise ValueError("the secret prompt")
 
-    monkeypatch.setattr("signals.estimate.Estimate.compute", lambda self, facts: broken(facts))
+    monkeypatch.setattr("signals.text.estimate.Estimate.compute", lambda self, facts: broken(facts))
     trace = settled(made, request())
     assert (trace.decision.name, trace.estimated_input_tokens) == ("all", None)
     assert "ValueError" in caplog.text

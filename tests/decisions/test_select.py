@@ -16,8 +16,8 @@ from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
 from signals.request import Message, Request
-from signals.session import session_key
-from signals.store import Memory, Store
+from signals.state.session import session_key
+from signals.state.store import Memory, Store
 
 SMALL = Model("small", "s", 1.0, 1.0, 1000)
 LARGE = Model("large", "l", 2.0, 2.0, 10_000)

@@ -16,7 +16,7 @@ from decisions.explain import as_object, reasons, tree
 from extproc.rollout import Rollout
 from signals.reading import Unavailable
 from signals.request import Message, Request
-from signals.store import Memory
+from signals.state.store import Memory
 
 POLICY = """\
 version: 1

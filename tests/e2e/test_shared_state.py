@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from config.watch import load
-from signals.store import PREFIX, Valkey
+from signals.state.store import PREFIX, Valkey
 from tests.extproc.live import chat, echoes, envoy, eventually, router
 from tests.signals.test_store import Server, free_port, needs_server
 

@@ -16,7 +16,7 @@ from extproc.paths import read
 from extproc.refusal import Refusal
 from signals.facts import Facts
 from signals.gather import read as take
-from signals.keyword import KeywordParams, KeywordSignal
+from signals.kinds.keyword import KeywordParams, KeywordSignal
 from signals.request import Request
 from signals.signal import Shared
 

@@ -13,7 +13,7 @@ from extproc import openai
 from extproc.makers import MOST, Makers
 from extproc.thinking import turn
 from signals.request import Message, Request
-from signals.session import Sessions
+from signals.state.session import Sessions
 from tests.extproc.test_openai import parse
 
 CLAUDE = Model("claude", "served", thinking="anthropic")

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from extproc.masking import masked
 from signals.facts import Facts
 from signals.gather import fetch, read
-from signals.masking import masked
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import Lexicon
 from signals.reading import Reading
 from signals.registry import BY_NAME
 from signals.request import Extra, Message, Request
 from signals.signal import Cost, Shared
-from signals.view import Origin, view
+from signals.text.view import Origin, view
 from tests.linear import assert_linear
 from tests.signals.help import build
 from tests.signals.neural import models

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signals.reading import Unavailable
-from signals.store import Memory
+from signals.state.store import Memory
 from stepwise import agent
 from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
 from stepwise.policy import PolicyError

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from signals.domain import Label as Domain
-from signals.feedback import Label as Feedback
-from signals.modality import Label as Modality
+from signals.kinds.domain import Label as Domain
+from signals.kinds.feedback import Label as Feedback
+from signals.kinds.modality import Label as Modality
 from signals.neural import features, lexer
 from signals.neural.heads import Heads, ModelError
 from signals.neural.memory import trim

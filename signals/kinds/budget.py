@@ -1,0 +1,113 @@
+"""`budget`: what a tenant, a user or a session has left to spend."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field
+
+from signals.bounds import Bounds, header_name, idle
+from signals.facts import Facts
+from signals.reading import Reading, Unavailable
+from signals.request import Request
+from signals.signal import Cost, Doubt, Params, Shared, Signal
+from signals.state.session import USUAL, Sessions
+from signals.state.store import Memory, Store
+
+PERIODS = {"hour": 3600.0, "day": 86400.0, "month": 31 * 86400.0, "session": 7 * 86400.0}
+
+Period = Literal["hour", "day", "month", "session"]
+
+
+class BudgetParams(Params):
+    """How much, for whom, how often, and when it matches."""
+
+    header: str | None = Field(
+        None,
+        min_length=1,
+        description="The trusted header that names who pays (Envoy must set it); left out, the session pays.",
+    )
+    limit: float = Field(gt=0, description="Money for one period, in the unit of the models' prices.")
+    per: Period = Field("day", description="The period: `hour`, `day` or `month` (UTC), or `session` (no period).")
+    remaining: Bounds = Field(
+        Bounds(at_most=0.0), description="The share of the limit that is left, 1 to 0: `at_least`, `at_most`."
+    )
+
+    def named_headers(self) -> tuple[str, ...]:
+        return () if self.header is None else (self.header.lower(),)
+
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, 1
+
+    def doubts(self) -> Iterator[Doubt]:
+        yield from idle(self.remaining, 0, 1, "remaining")
+        if self.header is not None:
+            yield from header_name(self.header, "header")
+
+
+class Ledger:
+    """What one kind of payer has spent in the current period: a slow input, since the store may be elsewhere."""
+
+    def __init__(self, store: Store, header: str | None, per: Period, sessions: Sessions = USUAL) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._header = header
+        self._per = per
+
+    async def fetch(self, facts: Facts) -> float:
+        """Money spent so far. Raises `Unavailable`: `no_identity` when nobody is named, `store_down`."""
+        key = self._key(facts.request)
+        if key is None:
+            raise Unavailable("no_identity")
+        return await self._store.number(key)
+
+    def charge(self, request: Request, money: float) -> None:
+        """Count what `request` has cost."""
+        key = self._key(request)
+        if key is not None and money > 0:
+            self._store.add(key, money, PERIODS[self._per] * 2)
+
+    def _key(self, request: Request) -> str | None:
+        if self._header is None:
+            who = self._sessions.key(request)
+        elif (payer := request.headers.get(self._header)) is not None and payer:
+            # Hashed: a tenant's name has no business in a shared store.
+            who = hashlib.blake2b(payer.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        else:
+            who = ""
+        return f"budget:{self._header or 'session'}:{self._bucket(request.received)}:{who}" if who else None
+
+    def _bucket(self, when: float) -> str:
+        form = {"hour": "%Y%m%d%H", "day": "%Y%m%d", "month": "%Y%m", "session": "session"}[self._per]
+        return datetime.fromtimestamp(when, UTC).strftime(form)
+
+
+class Budget(Signal):
+    """Reads the share of the limit that is left: score 1 (nothing spent) to 0. Unknown: `no_identity`, `store_down`.
+
+    What a request costs is counted when its answer has ended, so requests under way together may overspend by what
+    they cost together.
+    """
+
+    kind = "budget"
+    spends = True
+    Parameters = BudgetParams
+    scored = True
+    cost = Cost.REMOTE
+
+    def __init__(self, name: str, params: BudgetParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        header = None if params.header is None else params.header.lower()
+        store = shared.settings.get("store") or shared.use(Memory)
+        sessions = shared.settings.get("sessions") or USUAL
+        self._ledger = shared.use(Ledger, store, header, params.per, sessions)
+        self.slow = (self._ledger,)
+        self._limit = params.limit
+        self._remaining = params.remaining
+
+    def read(self, facts: Facts) -> Reading:
+        left = max(0.0, 1.0 - facts.got(self._ledger) / self._limit)
+        return Reading(self._remaining.hold(left), left)

@@ -1,0 +1,95 @@
+"""`tokens`: how long the request is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from signals.bounds import Bounds
+from signals.facts import Facts, QuickInput
+from signals.reading import Reading, Unavailable
+from signals.signal import Cost, Shared, Signal
+from signals.text.estimate import estimate, whole
+
+
+class TokensParams(Bounds):
+    """The bounds of the number of input tokens."""
+
+    at_least: float | None = Field(None, ge=0, description="The least number of tokens that matches.")
+    at_most: float | None = Field(None, ge=0, description="The greatest number of tokens that matches.")
+    encoding: Literal["o200k", "cl100k"] | None = Field(
+        None, description="Count with this encoding instead of estimating; needs the package bpe-openai."
+    )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        return self.at_least, self.at_most
+
+    def span(self) -> tuple[float | None, float | None]:
+        return 0, None
+
+
+class Tokens(Signal):
+    """Reads the number of input tokens of the whole request, tools and images included. The score is that number."""
+
+    kind = "tokens"
+    Parameters = TokensParams
+    sure = True
+    scored = True
+
+    def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        count: QuickInput[int] = estimate
+        if params.encoding is not None:
+            count = shared.use(Exact, params.encoding)
+            self.cost = Cost.FAST
+        self._size = shared.use(Size, count)
+        self._bounds = params
+        self._size.add(name, params.at_least)
+
+    def read(self, facts: Facts) -> Reading:
+        count = facts.get(self._size)
+        return Reading(self._bounds.hold(count), float(count))
+
+
+class Size:
+    """Quick input: a count of tokens, which settles all the signals that compare with it when it is below them all."""
+
+    def __init__(self, count: QuickInput[int]) -> None:
+        self._count = count
+        self._names: list[str] = []
+        self._least = float("inf")
+
+    def add(self, name: str, at_least: float | None) -> None:
+        """A signal that is false below `at_least` (None: one that is not)."""
+        self._names.append(name)
+        self._least = min(self._least, at_least or 0.0)
+
+    def compute(self, facts: Facts) -> int:
+        count = facts.get(self._count)
+        if count < self._least:
+            facts.silent(dict.fromkeys(self._names, Reading(False, float(count))), telling=True)
+        return count
+
+
+class Exact:
+    """Quick input: the tokens of a request, its texts counted with one of OpenAI's encodings."""
+
+    def __init__(self, encoding: str) -> None:
+        """ValueError when the package that knows the encodings is not installed."""
+        try:
+            import bpe_openai
+        except ImportError:
+            raise ValueError(
+                f"encoding: {encoding} needs the package bpe-openai (pip install bpe-openai); "
+                "without `encoding` tokens are estimated"
+            ) from None
+        encode: Callable[[str], list[Any]] = bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary
+        self._count: Callable[[str], int] = lambda text: len(encode(text))
+
+    def compute(self, facts: Facts) -> int:
+        try:
+            return whole(facts.request, self._count)
+        except ValueError:  # more tokens than the package counts
+            raise Unavailable("too_long") from None

@@ -1,0 +1,1 @@
+"""Reading text: one normalised view, many words at once, patterns, detectors, an estimate of tokens."""

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import builtins
+import json
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from extproc import paths
+from extproc.body import parse
+from signals.facts import Facts
+from signals.gather import read
+from signals.request import Message
+from signals.signal import Cost, Shared
+from signals.text.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, WEIGHTS, ByteWeights
+from tests.signals.help import BY_NAME, build, complaint, data, matched, reading, request
+
+
+def count(given: Any) -> int:
+    return int(reading(build("tokens", at_least=0), given).score or 0)
+
+
+def test_the_bounds_hold() -> None:
+    text = "word " * 1000
+    assert matched("tokens", text, at_least=800, at_most=1300) is True
+    assert matched("tokens", text, at_least=3000) is False
+    assert matched("tokens", "hi", at_most=20) is True
+
+
+@pytest.mark.parametrize(
+    ("text", "true", "off"),
+    [  # counted with o200k
+        ("The quick brown fox jumps over the lazy dog. How would you explain recursion to a child?", 19, 0.25),
+        ("Der schnelle braune Fuchs springt über den faulen Hund. Wie erklärst du Rekursion?", 21, 0.25),
+        ("Съешь же ещё этих мягких французских булок, да выпей чаю.", 19, 0.3),
+        ("请用简单的语言解释什么是递归,并举一个例子。", 17, 0.25),
+        ("def add(a: int, b: int) -> int:\n    return a + b\n\n\nprint(add(1, 2))\n", 27, 0.35),
+    ],
+)
+def test_the_estimate_is_near(text: str, true: int, off: float) -> None:
+    assert ByteWeights().count(text) == pytest.approx(true, rel=off)
+
+
+def test_everything_in_the_request_counts() -> None:
+    plain = count("hello there")
+    both = (Message("user", "hello there"), Message("assistant", ""))
+    assert count(request(messages=both)) == plain + PER_MESSAGE
+    pictured = (Message("user", "hello there", images=2, audio=1),)
+    assert count(request(messages=pictured)) == plain + 2 * PER_IMAGE + PER_AUDIO
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    assert count(request("hello there", fields={"tools": tools})) > plain + 15
+    assert count(request("hello there", fields={"functions": tools})) > plain + 15
+    assert count(request()) == PER_REQUEST
+
+
+CALL = {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "celsius"}'}
+
+
+WORDS = "word " * 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": CALL}]}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "", "reasoning_content": WORDS}]}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": CALL}]}]}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [{"type": "thinking", "thinking": WORDS}]}]}),
+        ("/v1/responses", {"input": [{"type": "function_call", **CALL}]}),
+        ("/v1/responses", {"input": [{"type": "custom_tool_call", "name": "p", "input": WORDS}]}),
+        ("/v1/responses", {"input": [{"type": "mcp_call", "name": "p", "arguments": "{}", "output": WORDS}]}),
+    ],
+)
+def test_everything_that_a_message_holds_counts(path: str, fields: dict[str, Any]) -> None:
+    target = paths.read(path)
+    assert target is not None
+    request = parse(target, {}, {}, json.dumps(fields).encode())
+    least = 200 if WORDS in json.dumps(fields) else 10
+    assert count(request) > least
+
+
+def test_token_ids_are_counted_as_they_are() -> None:
+    messages = (Message("user", ""),)
+    base = PER_REQUEST + PER_MESSAGE
+    for api, key in (("completions", "prompt"), ("embeddings", "input")):
+        assert count(request(api=api, messages=messages, fields={key: [1, 2, 3]})) == base + 3
+        assert count(request(api=api, messages=messages, fields={key: [[1, 2], [3]]})) == base + 3
+        assert count(request(api=api, messages=messages, fields={key: "text"})) == base
+
+
+@pytest.mark.parametrize("size", [10, 512, 513, 5_000, 8_192, 8_193, 100_000])
+def test_the_estimate_is_the_sum_of_the_weights_whatever_the_size(size: int) -> None:
+    text = ("Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 2_000)[:size]
+    weights = json.loads(WEIGHTS.read_bytes())
+    exact = sum(weights[byte] for byte in text.encode())
+    assert ByteWeights().count(text) == pytest.approx(exact, rel=0.01, abs=1)
+
+
+def test_a_request_below_all_bounds_settles_every_signal_at_once() -> None:
+    shared = Shared()
+    found = [build("tokens", shared, name, at_least=least) for name, least in (("a", 100), ("b", 200))]
+    facts = Facts(request("short"))
+    reading = read(found[0], facts)
+    assert reading.matched is False
+    assert facts.readings == facts.telling == {"a": reading, "b": reading}
+    long = Facts(request("word " * 150))
+    assert read(found[0], long).matched is True
+    assert "b" not in long.readings
+
+
+def test_a_signal_bounded_above_only_is_never_settled_unread() -> None:
+    shared = Shared()
+    low = build("tokens", shared, "low", at_least=100)
+    build("tokens", shared, "high", at_most=50)
+    facts = Facts(request("short"))
+    read(low, facts)
+    assert "high" not in facts.readings
+
+
+def test_no_text_is_absurd() -> None:
+    weights = ByteWeights()
+    assert weights.count("") == 0
+    for text in ("Y" * 160, "\x00" * 160, "\ud800" * 160, " " * 160):
+        assert 10 <= weights.count(text) <= 500
+
+
+@pytest.mark.parametrize("encoding", ["o200k", "cl100k"])
+def test_an_encoding_counts_exactly(encoding: str) -> None:
+    bpe_openai = pytest.importorskip("bpe_openai", reason="the optional package bpe-openai is not installed")
+    signal = build("tokens", at_least=0, encoding=encoding)
+    text = "Grüße aus 東京 and <|endoftext|>!"
+    exact = len(bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary(text))
+    assert reading(signal, text).score == exact + PER_REQUEST + PER_MESSAGE
+    assert signal.cost == Cost.FAST
+
+
+def test_a_missing_package_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "bpe_openai":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    cls = BY_NAME["tokens"]
+    with pytest.raises(ValueError, match="pip install bpe-openai"):
+        cls("it", cls.Parameters.model_validate({"at_least": 1, "encoding": "o200k"}), Shared())
+
+
+def test_wrong_parameters_are_explained() -> None:
+    assert "one of at_least, at_most" in complaint("tokens")
+    assert "greater than" in complaint("tokens", at_least=2, at_most=1)
+    assert "greater than or equal to 0" in complaint("tokens", at_least=-1)
+    assert "Input should be" in complaint("tokens", at_least=1, encoding="gpt2")
+
+
+def test_the_estimate_on_the_public_data() -> None:
+    """Of the sum of a language's sentences no more than 30 % off, 10 % in the mean."""
+    bpe_openai = pytest.importorskip("bpe_openai", reason="the optional package bpe-openai is not installed")
+    encode = bpe_openai.get_encoding("o200k_base").encode_ordinary
+    weights = ByteWeights()
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for row in data("language/sentences")[::3]:
+        sums[row["language"]][0] += weights.count(row["text"])
+        sums[row["language"]][1] += len(encode(row["text"]))
+    off = {language: abs(guessed / true - 1) for language, (guessed, true) in sums.items()}
+    assert max(off.values()) < 0.3, off
+    assert sum(off.values()) / len(off) < 0.10

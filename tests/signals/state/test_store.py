@@ -1,0 +1,202 @@
+"""Shared state in this process and in a real Redis-compatible server, there, away and back again."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+from signals.reading import Unavailable
+from signals.state.store import Memory, Valkey
+
+SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
+needs_server = pytest.mark.skipif(SERVER is None, reason="neither valkey-server nor redis-server is installed")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    def __init__(self, port, folder):
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._folder = folder
+        self._process = None
+
+    def start(self):
+        command = [SERVER, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise AssertionError("the server did not start")
+
+    def kill(self):
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(free_port(), tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+async def eventually(check, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while True:
+        value = await check()
+        if value or time.monotonic() > deadline:
+            return value
+        await asyncio.sleep(0.02)
+
+
+async def test_memory_adds_and_forgets(monkeypatch):
+    store = Memory()
+    now = [1000.0]
+    monkeypatch.setattr("signals.state.store.time.monotonic", lambda: now[0])
+    store.add("a", 1.5, 10.0)
+    store.add("a", 0.5, 10.0)
+    assert await store.number("a") == 2.0
+    assert await store.number("b") == 0.0
+    now[0] += 11
+    assert await store.number("a") == 0.0
+
+
+async def test_memory_takes_only_within_the_limit():
+    store = Memory()
+    assert await store.take("a", 0.6, 1.0, 10.0)
+    assert not await store.take("a", 0.6, 1.0, 10.0)
+    assert await store.take("a", 0.4, 1.0, 10.0)
+    assert await store.number("a") == 1.0
+
+
+@needs_server
+async def test_replicas_together_never_take_more_than_the_limit(server):
+    one, two = Valkey(server.url, timeout=2.0), Valkey(server.url, timeout=2.0)
+    taken = await asyncio.gather(*(store.take("a", 0.1, 1.0, 60.0) for _ in range(20) for store in (one, two)))
+    assert 1 <= sum(taken) <= 10
+    assert await one.number("a") == pytest.approx(0.1 * sum(taken))
+    await one.close()
+    await two.close()
+
+
+async def test_memory_keeps_the_first_pin_and_is_bounded():
+    store = Memory(limit=3)
+    assert await store.pin("s", "small", 10.0) == "small"
+    assert await store.pin("s", "large", 10.0) == "small"
+    for number in range(5):
+        store.add(f"k{number}", 1.0, 10.0)
+    assert await store.pin("s", "large", 10.0) == "large"
+    assert await store.number("k4") == 1.0
+    assert store.counts()["down"] == 0.0
+    await store.close()
+
+
+@needs_server
+async def test_two_replicas_see_one_sum(server):
+    one, two = Valkey(server.url, timeout=1.0), Valkey(server.url, timeout=1.0)
+    for _ in range(500):
+        one.add("spent", 0.01, 60.0)
+        two.add("spent", 0.02, 60.0)
+        await asyncio.sleep(0)
+
+    async def complete():
+        return abs(await one.number("spent") - 15.0) < 1e-6
+
+    assert await eventually(complete)
+    assert await two.number("spent") == pytest.approx(15.0)
+    await one.close()
+    await two.close()
+
+
+@needs_server
+async def test_a_pin_is_one_for_all_replicas(server):
+    one, two = Valkey(server.url, timeout=1.0), Valkey(server.url, timeout=1.0)
+    assert await one.pin("session", "small", 60.0) == "small"
+    assert await two.pin("session", "large", 60.0) == "small"
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=needs_server)])
+async def test_a_text_is_the_last_one_kept_until_its_time_is_over(shared, request):
+    store = Valkey(request.getfixturevalue("server").url, timeout=1.0) if shared else Memory()
+    assert await store.text("decision") is None
+    await store.keep("decision", "code", 60.0)
+    await store.keep("decision", "poems", 0.2)
+    assert await store.text("decision") == "poems"
+    assert await store.pin("decision", "code", 0.2) == "poems"
+    await asyncio.sleep(0.3)
+    assert await store.text("decision") is None
+    await store.close()
+
+
+@needs_server
+async def test_an_outage_is_unavailable_at_once_and_loses_no_amount(server):
+    store = Valkey(server.url, timeout=0.2)
+    store.add("spent", 1.0, 60.0)
+
+    async def written():
+        return await store.number("spent") == 1.0
+
+    assert await eventually(written)
+    server.kill()
+    with pytest.raises(Unavailable, match="store_down"):
+        await store.number("spent")
+    for _ in range(100):
+        store.add("spent", 0.5, 60.0)
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await store.number("spent")
+    assert time.monotonic() - started < 0.1, "while the store rests, nobody waits for it"
+    assert store.counts()["down"] == 1.0
+    assert store.counts()["pending"] == 1.0
+    server.start()  # empty: nothing is saved to disk
+
+    async def flushed():
+        try:
+            # The server adds before the writer hears of it: another connection can read the sum in between.
+            return await store.number("spent") == 50.0 and not store.counts()["pending"]
+        except Unavailable:
+            return False
+
+    assert await eventually(flushed, 10.0)
+    assert store.counts() == {
+        "down": 0.0,
+        "failures": pytest.approx(store.counts()["failures"]),
+        "pending": 0.0,
+        "dropped": 0.0,
+    }
+    await store.close()
+
+
+@needs_server
+async def test_closing_writes_what_is_pending(server):
+    store, other = Valkey(server.url, timeout=1.0), Valkey(server.url, timeout=1.0)
+    store.add("spent", 2.5, 60.0)
+    await store.close()
+    assert await other.number("spent") == 2.5
+    await other.close()
+
+
+async def test_pending_amounts_are_bounded(monkeypatch):
+    monkeypatch.setattr("signals.state.store.MAX_PENDING", 2)
+    store = Valkey(f"redis://127.0.0.1:{free_port()}/0", timeout=0.05)
+    for number in range(5):
+        store.add(f"k{number}", 1.0, 60.0)
+    assert store.counts()["pending"] == 2.0
+    assert store.counts()["dropped"] == 3.0
+    await store.close()
