@@ -54,8 +54,8 @@ def _header(text: str) -> tuple[str, str]:
 
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from decisions import explain
-    from extproc.exchange import request_headers, response_headers
     from extproc.refusal import Refusal
+    from extproc.told import request_headers, response_headers
 
     decision = trace.decision
     yield f"decision  {decision.name or 'none'}"

@@ -22,8 +22,8 @@ from decisions import explain
 from decisions.cases import Case, Coverage, Suite, mismatches, stub
 from decisions.decision import Trace
 from decisions.engine import Engine
-from extproc.exchange import request_headers
 from extproc.refusal import Refusal
+from extproc.told import request_headers
 from signals.files import POLICY, read
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -11,7 +11,8 @@ import stepwise.answer
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
-from extproc.exchange import ROUTE, Answer
+from extproc.exchange import Answer
+from extproc.told import ROUTE
 from extproc.wire import Pairs
 from signals.request import Request
 from stepwise.agent import Agent, Spend

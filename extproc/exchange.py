@@ -17,7 +17,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from decisions.decision import Decision, Trace
@@ -26,21 +26,22 @@ from decisions.model import Model, UnknownModel
 from extproc import encoding, listing, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
+from extproc.head import NO_HEAD, Head, wrong_method
 from extproc.jsonbody import count
 from extproc.makers import Makers
-from extproc.meter import Meter, Tail
+from extproc.meter import Meter
 from extproc.paths import Target
 from extproc.refusal import Refusal
+from extproc.replying import Reply
 from extproc.static_answer import static_answer
 from extproc.thinking import messages, turn
+from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
-from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
+from extproc.wire import Kind, Message, Mode, Pairs
 from signals.request import Request
-from signals.state.session import HEADERS
 
 log = logging.getLogger("pointsman.exchange")
 
-ROUTE = "x-pointsman-route"
 _WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
@@ -82,7 +83,6 @@ class Answerer(Protocol):
         ...
 
 
-NAMING = frozenset(name.encode() for name in HEADERS)
 T = TypeVar("T")
 
 
@@ -163,9 +163,6 @@ class _Mute:
         pass
 
 
-_UNKNOWN = Terms(Mode.NONE, Mode.NONE, False, False)
-
-
 class Exchange:
     """The Receiver of one gRPC stream. Everything it holds is released in `closed`."""
 
@@ -173,13 +170,13 @@ class Exchange:
         "_body",
         "_context",
         "_engine",
-        "_first",
         "_half_closed",
+        "_head",
         "_owed",
         "_phase",
+        "_reply",
         "_request",
         "_stream",
-        "_tail",
         "_task",
         "_trace",
     )
@@ -189,14 +186,14 @@ class Exchange:
         self._engine = context.engine
         self._stream = stream
         self._phase: int = Phase.START
-        self._first: Message | None = None  # the request headers, unless the filter is set to skip them
+        self._head = NO_HEAD
         self._body = bytearray()
         self._owed: list[int] = []
         self._request: Request | None = None
         self._trace: Trace | None = None
         self._task: asyncio.Task[None] | None = None
         self._half_closed = False
-        self._tail: Tail | None = None  # of an answer that Envoy shows us
+        self._reply: Reply | None = None  # the model's answer, once it comes
 
     # The transport's side
 
@@ -230,14 +227,15 @@ class Exchange:
             model, meter = self._model(), self._context.meter
             if model is not None and meter is not None:
                 meter.given_up(model)
-        if self._tail is not None:  # the answer broke off, or its client left: what was seen of it has its price
+        if self._reply is not None:  # the answer may have broken off, or its client left
             try:
-                self._charge(self._tail)
+                self._reply.close()
             except Exception as error:  # noqa: BLE001 - the transport has other streams to close
                 _log(error)
                 self._context.failed("error")
         self._phase = Phase.OVER
-        self._first = self._request = self._trace = self._tail = None
+        self._request = self._trace = self._reply = None
+        self._head = NO_HEAD
         self._body = bytearray()
         self._owed = []
 
@@ -257,17 +255,18 @@ class Exchange:
     def _request_headers(self, message: Message) -> None:
         self._open(message)
         self._owed.append(Kind.REQUEST_HEADERS)
-        headers = message.headers
-        path, method = headers.get(":path", ""), headers.get(":method", "")
-        target = paths.read(path)
+        headers, head = message.headers, self._head
+        path = headers.get(":path", "")
+        target = head.target = paths.read(path)
         try:
             if target is None:
-                self._unknown(path, method)
+                self._unknown(path, headers.get(":method", ""))
             elif target.api is None:
-                _no_socket(headers, method)
+                method = headers.get(":method", "")
+                head.no_socket(method)
                 self._bodiless(target, method, message.end)
             else:
-                _callable(headers, method)
+                head.call()
                 if _number(headers.get("content-length", "")) > self._engine.settings.max_body:
                     self._refuse_size()
                 elif message.end:
@@ -295,38 +294,39 @@ class Exchange:
         """The model list, which we answer, and stored responses, which the upstream has."""
         if target.operation == "models":
             if method not in ("GET", "HEAD"):
-                raise _method("GET, HEAD")
+                raise wrong_method("GET, HEAD")
             self._list(target.model)
         elif method not in ("GET", "HEAD", "DELETE", "POST"):
-            raise _method("GET, DELETE, POST")
+            raise wrong_method("GET, DELETE, POST")
         elif not end:
             raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
         else:
-            maker = self._context.makers.of(self._session())
+            maker = self._context.makers.of(self._head.session(self._engine.sessions))
             route = ((ROUTE, maker),) if maker in self._engine.models else ()
             self._pass(route + _plain_path(target))
 
     def _open(self, message: Message) -> None:
         """What the first message of a stream announces."""
-        if self._phase != Phase.START or self._first is not None:
+        if self._phase != Phase.START or self._head is not NO_HEAD:
             raise RuntimeError("a second message of request headers")
-        self._first = message
-        if self._terms.observing:
+        self._head = Head(message)
+        if self._head.observing:
             self._stream = _Mute(self._stream)
 
     def _collect(self) -> None:
         """Wait for the body, in the way of its mode."""
-        mode = self._terms.request_body
+        head = self._head
+        mode = head.mode
         self._phase = Phase.COLLECTING
-        if self._held():
+        if head.held:
             self._hold(0)  # its time begins
             return
         if mode in _WHOLE and mode != Mode.NONE:
-            self._stream.send(wire.reply(self._owed.pop(), (), self._own()))
+            self._stream.send(wire.reply(self._owed.pop(), (), head.headers.own()))
             return
         self._phase = Phase.LATE
         route = ((ROUTE, self._engine.default.key),)
-        self._stream.send(wire.reply(self._owed.pop(), route, self._own(), True) + wire.BUFFERING)
+        self._stream.send(wire.reply(self._owed.pop(), route, head.headers.own(), True) + wire.BUFFERING)
 
     def _request_body(self, message: Message) -> None:
         phase = self._phase
@@ -337,11 +337,11 @@ class Exchange:
         if phase == Phase.COLLECTING or phase == Phase.LATE:
             self._gather(message)
         elif phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED):
-            self._echo(message, self._terms.request_body)
+            self._echo(message, self._head.mode)
 
     def _gather(self, message: Message) -> None:
-        mode = self._terms.request_body
-        if mode != Mode.FULL_DUPLEX_STREAMED and not self._terms.observing:
+        mode, held = self._head.mode, self._head.held
+        if mode != Mode.FULL_DUPLEX_STREAMED and not self._head.observing:
             self._owed.append(Kind.REQUEST_BODY)
         if self._phase == Phase.LATE and not message.end:
             # A stream of chunks after all. The first are past us already, so there is nothing to decide.
@@ -349,11 +349,11 @@ class Exchange:
             self._pass()
         elif len(self._body) + len(message.body) > self._engine.settings.max_body or len(self._owed) > MAX_OWED:
             self._refuse_size()
-        elif self._held() and not message.end and not self._hold(len(message.body)):
+        elif held and not message.end and not self._hold(len(message.body)):
             self._refuse(_full())
         elif mode == Mode.BUFFERED_PARTIAL and not message.end:
             self._refuse(Refusal(413, "The request body is larger than the proxy's buffer.", "too_large"))
-        elif self._held() and not message.end:
+        elif held and not message.end:
             self._body += message.body
         else:
             self._decide(bytes(self._body) + message.body if self._body else message.body)
@@ -381,55 +381,24 @@ class Exchange:
                 self._task.cancel()
                 self._task = None
             self._phase = Phase.OVER
+        head, reply = self._head, self._reply
         if message.kind == Kind.RESPONSE_HEADERS:
-            trace = self._trace
-            shown: Pairs = ()
-            if self._phase == Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
-                shown = response_headers(trace)
             # An upstream's copies of our headers are no more to be believed than a client's.
+            shown: Pairs = ()
             own = [] if ours else message.headers.own()
-            if self._phase == Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
-                # It comes from our own service, which knows better who wrote it.
-                shown, own = tuple(pair for pair in shown if pair[0] not in own), []
-            self._answered(message)
-            self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
-            if self._terms.response_body == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
+            if self._phase == Phase.ROUTED and self._trace is not None:
+                self._phase = Phase.ANSWERED
+                reply = self._reply = Reply(self._engine, self._context.meter, self._request, self._trace)
+                shown, own = reply.head(message.headers, own, head.response_mode != Mode.NONE)
+            self._stream.send(wire.reply(message.kind, shown, own))
+            if head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
-            self._meter_body(message)
-            self._echo(message, self._terms.response_body)
+            if reply is not None:
+                reply.take(message)
+            self._echo(message, head.response_mode)
         else:
             self._stream.send(wire.trailers(message.kind))
-
-    def _answered(self, message: Message) -> None:
-        """The headers of an answer: the model's, if the request was sent to one."""
-        if self._phase != Phase.ROUTED:
-            return
-        self._phase = Phase.ANSWERED
-        model, meter, request = self._model(), self._context.meter, self._request
-        if model is not None and meter is not None and request is not None:
-            meter.first_byte(model, request, _number(message.headers.get(":status", "")))
-            if self._engine.metered and self._terms.response_body != Mode.NONE:
-                self._tail = Tail()
-        if self._trace is not None and self._trace.decision.action == "stepwise":
-            chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
-            if chosen is not None:  # for an agent's request: its price counts
-                self._trace.decision = replace(self._trace.decision, model=chosen)
-
-    def _meter_body(self, message: Message) -> None:
-        """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
-        tail = self._tail
-        if tail is None:
-            return
-        tail.take(message.body)
-        if message.end:
-            self._charge(tail)
-
-    def _charge(self, tail: Tail) -> None:
-        self._tail = None
-        model, meter = self._model(), self._context.meter
-        if model is not None and meter is not None and self._trace is not None and self._request is not None:
-            meter.spent(self._engine, self._trace, self._request, model, tail)
 
     def _model(self) -> Model | None:
         """The model that the request went to."""
@@ -449,7 +418,7 @@ class Exchange:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
         try:
-            if (len(body) > SMALL and _long(body)) or self._coding() is not None:
+            if (len(body) > SMALL and _long(body)) or self._head.coding is not None:
                 self._begin(self._decide_apart(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -476,17 +445,16 @@ class Exchange:
 
     def _read(self, body: bytes) -> Request:
         """The call in `body`. Raises `Refusal` when it is none."""
-        first, target = self._first, self._target()
-        assert first is not None
+        head = self._head
+        target, message = head.target, head.message
         assert target is not None
         settings = self._engine.settings
-        coding = self._coding()
-        if coding is not None:
-            body = encoding.decoded(coding, body, settings.max_body)
+        if head.coding is not None:
+            body = head.decoded(body, settings.max_body)
         try:
-            return parse(target, first.headers, first.attributes(), body, settings.max_values)
+            return parse(target, head.headers, message.attributes(), body, settings.max_values)
         except Refusal as refusal:
-            content_type = first.headers.get("content-type", "")
+            content_type = head.headers.get("content-type", "")
             if refusal.code not in ("invalid_json", "empty_body") or encoding.says_json(content_type):
                 raise
             text = "The request body must be a JSON object; no other content type is read here."
@@ -556,14 +524,14 @@ class Exchange:
         self._context.record(trace, request, self._stream)
 
     def _can_stream(self) -> bool:
-        return self._terms.request_body == Mode.FULL_DUPLEX_STREAMED and not self._terms.observing
+        return self._head.mode == Mode.FULL_DUPLEX_STREAMED and not self._head.observing
 
     def _route(self, trace: Trace, request: Request, more: Pairs = ()) -> None:
         """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
-        target = self._target()
-        if target is not None and target.path is not None:
-            more = (*more, (":path", target.path))
-        if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
+        head = self._head
+        if head.target is not None and head.target.path is not None:
+            more = (*more, (":path", head.target.path))
+        if not head.json:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, trace.decision.model)
@@ -582,7 +550,7 @@ class Exchange:
         """
         if model is None or request.operation:
             return 0
-        session = self._session()
+        session = self._head.session(self._engine.sessions)
         if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
             return 0
         given = messages(request.api, request.fields)
@@ -594,13 +562,6 @@ class Exchange:
                 return foreign
         named = self._engine.named(request)
         return turn(given) if named is not None and named is not model else 0
-
-    def _session(self) -> str:
-        """The session that the headers name, as `signals.state.session` does; '' where they name none."""
-        first, sessions = self._first, self._engine.sessions
-        if first is None or (not sessions.own and first.headers.lacks(NAMING)):
-            return ""
-        return sessions.named(first.headers)
 
     async def _route_apart(self, trace: Trace, rewrite: Callable[[], bytes | None], more: Pairs) -> None:
         """`_route` for a body that takes long to write again."""
@@ -617,12 +578,12 @@ class Exchange:
         """Pay what is owed with the decision of `trace`; `body` None: as it came."""
         request = self._request
         assert request is not None
-        if body is None and self._coding() is not None:
+        if body is None and self._head.coding is not None:
             body = request.body
         model = trace.decision.model
         if request.api == "responses" and model is not None:
-            self._context.makers.note(self._session(), model.key)
-        self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
+            self._context.makers.note(self._head.session(self._engine.sessions), model.key)
+        self._pay(request_headers(trace.decision) + more, body, metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
         elif not self._engine.metered:  # nobody needs it while the answer comes
@@ -638,12 +599,13 @@ class Exchange:
         if model is not None and meter is not None:
             meter.started(model)
         send = self._stream.send
-        coded = [] if body is None or self._coding() is None else ["content-encoding"]
+        head = self._head
+        coded = [] if body is None or head.coding is None else ["content-encoding"]
         for index, kind in enumerate(owed):
             if kind == Kind.REQUEST_HEADERS:
-                own = [name for name in self._own() if name not in dict(headers)] + coded
+                own = _without(head.headers.own(), headers) + coded
                 send(wire.reply(kind, headers, own, bool(headers), None, extra))
-                if self._terms.request_body == Mode.FULL_DUPLEX_STREAMED:
+                if head.mode == Mode.FULL_DUPLEX_STREAMED:
                     self._give_back(body, ended and Kind.REQUEST_TRAILERS not in owed)
             elif kind == Kind.REQUEST_TRAILERS:
                 send(wire.trailers(kind))
@@ -669,12 +631,12 @@ class Exchange:
         self._context.bodies.release(self)
         for kind in self._owed:
             if kind == Kind.REQUEST_HEADERS:
-                own = [name for name in self._own() if name not in dict(headers)]
+                own = _without(self._head.headers.own(), headers)
                 self._stream.send(wire.reply(kind, headers, own, bool(headers)))
             else:
                 self._stream.send(wire.reply(kind))
         self._owed = []
-        if self._terms.request_body in _WHOLE or (self._first is not None and self._first.end):
+        if self._head.mode in _WHOLE or self._head.message.end:
             # Ending the stream tells Envoy to go on without us, so it buffers nothing more on our behalf. Only before
             # any streamed body: Envoy 1.40 then sends the last chunk twice. (To override the mode to NONE instead
             # leaves it waiting when the body was over its buffer limit already.)
@@ -684,8 +646,7 @@ class Exchange:
 
     def _list(self, model: str | None) -> None:
         engine = self._engine
-        first = self._first
-        anthropic = first is not None and "anthropic-version" in first.headers
+        anthropic = "anthropic-version" in self._head.headers
         try:
             body = listing.models(engine, model, anthropic)
         except Refusal as refusal:
@@ -711,7 +672,7 @@ class Exchange:
             self._context.failed(refusal.code)
         else:
             headers = response_headers(trace)
-            extra = _metadata(trace)
+            extra = metadata(trace)
             if refusal.status == 200 and self._request is not None:
                 given = static_answer(self._request, refusal.text)
                 if given is not None:
@@ -723,9 +684,9 @@ class Exchange:
         api = None if self._request is None else self._request.api
         if self._request is None and trace is None:
             # Otherwise it is the trace of something broken: what the path says may be what broke.
-            target = self._target()
+            target = self._head.target
             api = None if target is None else target.api
-            if api is None and self._first is not None and "anthropic-version" in self._first.headers:
+            if api is None and "anthropic-version" in self._head.headers:
                 api = "messages"
         body = openai.error(api, refusal)
         headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
@@ -770,7 +731,7 @@ class Exchange:
         headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
         async with aclosing(answer.body) as body:
-            self._over(wire.stream_headers(answer.status, headers) + _metadata(trace))
+            self._over(wire.stream_headers(answer.status, headers) + metadata(trace))
             try:
                 async for piece in body:
                     left -= len(piece)
@@ -801,7 +762,7 @@ class Exchange:
             self._refuse(_refusal(trace.decision), trace)
         else:
             self._trace = trace
-            self._pay(request_headers(trace.decision), None, _metadata(trace))
+            self._pay(request_headers(trace.decision), None, metadata(trace))
         if self._request is None:
             self._context.failed("error")
         else:
@@ -809,70 +770,10 @@ class Exchange:
 
     # Small things
 
-    @property
-    def _terms(self) -> Terms:
-        return _UNKNOWN if self._first is None else self._first.terms()
-
-    def _target(self) -> Target | None:
-        return None if self._first is None else paths.read(self._first.headers.get(":path", ""))
-
-    def _coding(self) -> str | None:
-        """The encoding of the request body. Raises `Refusal` (415) for one that is not understood."""
-        given = "" if self._first is None else self._first.headers.get("content-encoding", "")
-        return encoding.coding(given) if given else None
-
     def _hold(self, size: int) -> bool:
         """Count `size` more bytes of this request's body; False where the worker holds too many."""
         settings = self._engine.settings
         return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
-
-    def _held(self) -> bool:
-        """Whether the body comes without an answer to the headers."""
-        terms = self._terms
-        return terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
-
-    def _own(self) -> list[str]:
-        return self._first.headers.own() if self._first is not None else []
-
-
-@lru_cache(maxsize=1024)
-def request_headers(decision: Decision) -> Pairs:
-    """The request headers that a decision sets."""
-    if decision.model is None:
-        return ()
-    route = (ROUTE, decision.model.key)
-    return (route,) if decision.changes is None else (route, *decision.changes.headers.items())
-
-
-def response_headers(trace: Trace) -> Pairs:
-    """The response headers that tell the client what was decided."""
-    return _told(trace.decision, trace.policy)
-
-
-@lru_cache(maxsize=1024)
-def _told(decision: Decision, policy: str) -> Pairs:
-    told = []
-    if decision.name is not None:
-        told.append(("x-pointsman-decision", decision.name))
-    if decision.model is not None:
-        told.append(("x-pointsman-model", decision.model.key))
-    return (*told, ("x-pointsman-policy", policy))
-
-
-@lru_cache(maxsize=1024)
-def _texts(decision: Decision, policy: str) -> bytes:
-    texts: list[tuple[str, str]] = [("action", decision.action), ("policy", policy)]
-    if decision.name is not None:
-        texts.append(("decision", decision.name))
-    if decision.model is not None:
-        texts.append(("model", decision.model.key))
-    if decision.fallback is not None:
-        texts.append(("fallback", decision.fallback))
-    return wire.texts(tuple(texts))
-
-
-def _metadata(trace: Trace) -> bytes:
-    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.telling)
 
 
 def _refusal(decision: Decision) -> Refusal:
@@ -903,32 +804,6 @@ def _long(body: bytes) -> bool:
     return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
 
 
-def _callable(headers: Headers, method: str) -> None:
-    """Raises `Refusal` where headers say that the body of a call cannot be read."""
-    _no_socket(headers, method)
-    if method != "POST":
-        raise _method("POST")
-    if (given := headers.get("content-encoding", "")) != "":
-        encoding.coding(given)
-    content_type = headers.get("content-type", "")
-    if content_type != "application/json" and not encoding.in_utf8(content_type):
-        raise Refusal(415, "The request body must be JSON in UTF-8.", "unsupported_charset")
-
-
-def _no_socket(headers: Headers, method: str) -> None:
-    """Raises `Refusal` (426) where a WebSocket is asked for: what goes through it nobody would read."""
-    if method == "CONNECT" or (
-        "upgrade" in headers and (method != "POST" or "websocket" in headers["upgrade"].lower())
-    ):
-        text = "WebSockets are not served here; send the call with POST."
-        raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))
-
-
-def _method(allowed: str) -> Refusal:
-    text = f"This path takes {allowed} only."
-    return Refusal(405, text, "method_not_allowed", headers=(("allow", allowed),))
-
-
 def _full() -> Refusal:
     text = "This gateway holds too many request bodies at the moment; try again."
     return Refusal(503, text, "too_many_bodies", headers=(("retry-after", "1"),))
@@ -936,6 +811,11 @@ def _full() -> Refusal:
 
 def _plain_path(target: Target) -> Pairs:
     return () if target.path is None else ((":path", target.path),)
+
+
+def _without(names: list[str], headers: Pairs) -> list[str]:
+    """Those of `names` that `headers` do not set."""
+    return [name for name in names if name not in dict(headers)] if names else names
 
 
 def _number(text: str) -> int:

@@ -27,7 +27,7 @@ Pairs = tuple[tuple[str, str], ...]
 OWN = "x-pointsman-"
 """Prefix of the headers that only we may set."""
 _OWN = OWN.encode()
-_ASIDE: Final = frozenset((
+ASIDE: Final = frozenset((
     b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
 ))  # fmt: skip
 """Headers that some servers believe more than the request's own path and method, which are what is read here."""
@@ -172,7 +172,7 @@ class Headers(Mapping[str, str]):
 
     def own(self) -> list[str]:
         """The names that came with the message but that only we may set, or that name another path or method."""
-        names = [] if _ASIDE.isdisjoint(self._at) else [name.decode() for name in self._at if name in _ASIDE]
+        names = [] if ASIDE.isdisjoint(self._at) else [name.decode() for name in self._at if name in ASIDE]
         if _OWN in self._raw:
             names += [name for name in self if name.startswith(OWN)]
         return names
@@ -258,6 +258,8 @@ def _announced(around: bytes) -> tuple[Terms, Mapping[str, Any]]:
 
 
 _NO_HEADERS = Headers(b"")
+NO_MESSAGE = Message(0, _NO_HEADERS, b"", False, b"")
+"""Stands for a message before there is one."""
 _KINDS = {name.lower(): kind for name, kind in vars(Kind).items() if isinstance(kind, int)}
 _LEADS = {kind << 3 | 2: kind for kind in _KINDS.values()}
 """Kinds by the tag that a message begins with when fields are in order, as Envoy's are."""
