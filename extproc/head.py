@@ -1,0 +1,93 @@
+"""The head of a request, read once: what it calls, how its body comes, and what of it is out of the ordinary."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from extproc import encoding
+from extproc.paths import Target
+from extproc.refusal import Refusal
+from extproc.wire import ASIDE, NO_MESSAGE, Headers, Message, Mode
+from signals.state.session import HEADERS, Sessions
+
+_RARE: Final = ASIDE | {name.encode() for name in HEADERS} | {b"content-encoding", b"upgrade"}
+"""Headers that few requests have: one look tells that a request has none of them."""
+
+
+class Head:
+    """The first message of a stream: the request's headers, unless the filter is set to skip them.
+
+    `held`: the body comes without an answer to the headers. `usual`: no header is there of those that need a closer
+    look. What `read` finds: `target` is what the path names (None: nothing that is understood), `coding` the encoding
+    of the body (None: none), `json` that no reader takes the content type for anything but JSON.
+    """
+
+    __slots__ = (
+        "coding",
+        "headers",
+        "held",
+        "json",
+        "message",
+        "mode",
+        "observing",
+        "response_mode",
+        "target",
+        "usual",
+    )
+
+    def __init__(self, message: Message) -> None:
+        terms = message.terms()
+        self.message = message
+        self.headers: Headers = message.headers
+        self.mode = terms.request_body
+        self.response_mode = terms.response_body
+        self.observing = terms.observing
+        self.held = terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
+        self.usual = message.headers.lacks(_RARE)
+        self.target: Target | None = None
+        self.coding: str | None = None
+        self.json = True
+
+    def call(self) -> None:
+        """Read what a call with a body says of it. Raises `Refusal` (405, 415, 426) where it cannot be read."""
+        headers = self.headers
+        method = headers.get(":method", "")
+        if not self.usual or method != "POST":
+            self.no_socket(method)
+            if method != "POST":
+                raise wrong_method("POST")
+        if not self.usual and (given := headers.get("content-encoding", "")) != "":
+            self.coding = encoding.coding(given)
+        content_type = headers.get("content-type", "")
+        if content_type != "application/json":
+            if not encoding.in_utf8(content_type):
+                raise Refusal(415, "The request body must be JSON in UTF-8.", "unsupported_charset")
+            self.json = encoding.plainly_json(content_type)
+
+    def no_socket(self, method: str) -> None:
+        """Raises `Refusal` (426) where a WebSocket is asked for: what goes through it nobody would read."""
+        headers = self.headers
+        if method == "CONNECT" or (
+            "upgrade" in headers and (method != "POST" or "websocket" in headers["upgrade"].lower())
+        ):
+            text = "WebSockets are not served here; send the call with POST."
+            raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))
+
+    def session(self, sessions: Sessions) -> str:
+        """The session that the headers name, as `signals.state.session` does; '' where they name none."""
+        if self.usual and not sessions.own:
+            return ""
+        return sessions.named(self.headers)
+
+    def decoded(self, body: bytes, most: int) -> bytes:
+        """`body` without its encoding, of at most `most` bytes. Raises `Refusal` (400, 413)."""
+        return body if self.coding is None else encoding.decoded(self.coding, body, most)
+
+
+def wrong_method(allowed: str) -> Refusal:
+    """The refusal of a method that a path does not take."""
+    return Refusal(405, f"This path takes {allowed} only.", "method_not_allowed", headers=(("allow", allowed),))
+
+
+NO_HEAD: Final = Head(NO_MESSAGE)
+"""Stands for the head before the first message."""

@@ -1,0 +1,70 @@
+"""The answer to a request that was sent on to a model, on its way back through Envoy: the Exchange's second half.
+
+What the client is told with it, and what it took and cost. Today nothing of an answer is held back: its pieces go on
+as they come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from decisions.decision import Trace
+from decisions.engine import Engine
+from extproc.meter import Meter, Tail
+from extproc.told import response_headers
+from extproc.wire import Headers, Message, Pairs
+from signals.request import Request
+
+
+class Reply:
+    """One answer. `request` is None where the request could not be read and went to the default model all the same."""
+
+    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace")
+
+    def __init__(self, engine: Engine, meter: Meter | None, request: Request | None, trace: Trace) -> None:
+        self._engine = engine
+        self._meter = meter
+        self._request = request
+        self._trace = trace
+        self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
+
+    def head(self, headers: Headers, own: list[str], watched: bool) -> tuple[Pairs, list[str]]:
+        """The answer's headers came: those to set and those to take off, of which `own` are there.
+
+        `watched`: Envoy shows us the body, too.
+        """
+        engine, trace = self._engine, self._trace
+        model = trace.decision.model
+        if model is not None and self._meter is not None and self._request is not None:
+            self._meter.first_byte(model, self._request, status(headers))
+            if engine.metered and watched:
+                self._tail = Tail()
+        shown = response_headers(trace) if engine.settings.response_headers else ()
+        if trace.decision.action == "stepwise":
+            # It comes from our own service, which knows better who wrote it.
+            chosen = engine.models.get(headers.get("x-pointsman-model", ""))
+            if chosen is not None:  # for an agent's request: its price counts
+                trace.decision = replace(trace.decision, model=chosen)
+            return tuple(pair for pair in shown if pair[0] not in own), []
+        return shown, [name for name in own if name not in dict(shown)] if own else own
+
+    def take(self, message: Message) -> None:
+        """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
+        tail = self._tail
+        if tail is not None:
+            tail.take(message.body)
+            if message.end:
+                self.close()
+
+    def close(self) -> None:
+        """The answer is over, or it broke off: what was seen of it has its price."""
+        tail, self._tail = self._tail, None
+        model = self._trace.decision.model
+        if tail is not None and model is not None and self._meter is not None and self._request is not None:
+            self._meter.spent(self._engine, self._trace, self._request, model, tail)
+
+
+def status(headers: Headers) -> int:
+    """The status of an answer; 0 where its headers say none."""
+    text: str = headers.get(":status", "")
+    return int(text) if len(text) == 3 and text.isascii() and text.isdecimal() else 0

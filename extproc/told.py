@@ -1,0 +1,53 @@
+"""What a decision shows outside: headers on the request, headers on the answer, Envoy's dynamic metadata."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from decisions.decision import Decision, Trace
+from extproc import wire
+from extproc.wire import Pairs
+
+ROUTE = "x-pointsman-route"
+"""The request header by which Envoy chooses the route: the key of a model."""
+
+
+@lru_cache(maxsize=1024)
+def request_headers(decision: Decision) -> Pairs:
+    """The request headers that a decision sets."""
+    if decision.model is None:
+        return ()
+    route = (ROUTE, decision.model.key)
+    return (route,) if decision.changes is None else (route, *decision.changes.headers.items())
+
+
+def response_headers(trace: Trace) -> Pairs:
+    """The response headers that tell the client what was decided."""
+    return _told(trace.decision, trace.policy)
+
+
+@lru_cache(maxsize=1024)
+def _told(decision: Decision, policy: str) -> Pairs:
+    told = []
+    if decision.name is not None:
+        told.append(("x-pointsman-decision", decision.name))
+    if decision.model is not None:
+        told.append(("x-pointsman-model", decision.model.key))
+    return (*told, ("x-pointsman-policy", policy))
+
+
+def metadata(trace: Trace) -> bytes:
+    """What is added to an answer of ours to Envoy: the dynamic metadata of a decision (docs/serve.md)."""
+    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.telling)
+
+
+@lru_cache(maxsize=1024)
+def _texts(decision: Decision, policy: str) -> bytes:
+    texts: list[tuple[str, str]] = [("action", decision.action), ("policy", policy)]
+    if decision.name is not None:
+        texts.append(("decision", decision.name))
+    if decision.model is not None:
+        texts.append(("model", decision.model.key))
+    if decision.fallback is not None:
+        texts.append(("fallback", decision.fallback))
+    return wire.texts(tuple(texts))
