@@ -142,6 +142,11 @@ def _member(text: bytes, key: str) -> tuple[int, int]:
     letter as an escape, that one is the member that the parser saw. Anything else is walked member by member.
     """
     quoted = b'"%b"' % key.encode()
+    at = text.index(b"{") + 1
+    if text.startswith(quoted, at):
+        colon = _COLON.match(text, at + len(quoted))
+        if colon is not None:
+            return at, colon.end()
     found = _early(text, quoted)
     if found is not None:
         return found
@@ -187,7 +192,7 @@ def _value_end(text: bytes, at: int) -> int:
     mark = text[at]
     if mark == 0x22:  # "
         end = text.index(b'"', at + 1) + 1
-        if b"\\" not in text[at:end]:
+        if text.find(b"\\", at, end) < 0:
             return end
     elif mark != 0x7B and mark != 0x5B:  # { [
         scalar = _SCALAR.match(text, at)

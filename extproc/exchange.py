@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -385,7 +385,7 @@ class Exchange:
         if message.kind == Kind.RESPONSE_HEADERS:
             # An upstream's copies of our headers are no more to be believed than a client's.
             shown: Pairs = ()
-            own = [] if ours else message.headers.own()
+            own: Sequence[str] = [] if ours else message.headers.own()
             if self._phase == Phase.ROUTED and self._trace is not None:
                 self._phase = Phase.ANSWERED
                 reply = self._reply = Reply(self._engine, self._context.meter, self._request, self._trace)

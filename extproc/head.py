@@ -7,11 +7,8 @@ from typing import Final
 from extproc import encoding
 from extproc.paths import Target
 from extproc.refusal import Refusal
-from extproc.wire import ASIDE, NO_MESSAGE, Headers, Message, Mode
-from signals.state.session import HEADERS, Sessions
-
-_RARE: Final = ASIDE | {name.encode() for name in HEADERS} | {b"content-encoding", b"upgrade"}
-"""Headers that few requests have: one look tells that a request has none of them."""
+from extproc.wire import NO_MESSAGE, Headers, Message, Mode
+from signals.state.session import Sessions
 
 
 class Head:
@@ -43,7 +40,7 @@ class Head:
         self.response_mode = terms.response_body
         self.observing = terms.observing
         self.held = terms.request_body == Mode.FULL_DUPLEX_STREAMED or terms.no_wait or terms.observing
-        self.usual = message.headers.lacks(_RARE)
+        self.usual = message.headers.usual()
         self.target: Target | None = None
         self.coding: str | None = None
         self.json = True

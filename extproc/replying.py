@@ -6,6 +6,7 @@ as they come.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from decisions.decision import Trace
@@ -28,7 +29,7 @@ class Reply:
         self._trace = trace
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
 
-    def head(self, headers: Headers, own: list[str], watched: bool) -> tuple[Pairs, list[str]]:
+    def head(self, headers: Headers, own: Sequence[str], watched: bool) -> tuple[Pairs, Sequence[str]]:
         """The answer's headers came: those to set and those to take off, of which `own` are there.
 
         `watched`: Envoy shows us the body, too.
@@ -45,7 +46,7 @@ class Reply:
             chosen = engine.models.get(headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
                 trace.decision = replace(trace.decision, model=chosen)
-            return tuple(pair for pair in shown if pair[0] not in own), []
+            return tuple(pair for pair in shown if pair[0] not in own), ()
         return shown, [name for name in own if name not in dict(shown)] if own else own
 
     def take(self, message: Message) -> None:

@@ -20,6 +20,7 @@ from decisions.decision import Trace
 from proto import ext_proc_pb2, trace_pb2
 from signals.reading import Reading
 from signals.request import Request
+from signals.state.session import HEADERS as SESSION_HEADERS
 
 Pairs = tuple[tuple[str, str], ...]
 """Header names (lower-case) and values, or other short texts, in order."""
@@ -27,10 +28,12 @@ Pairs = tuple[tuple[str, str], ...]
 OWN = "x-pointsman-"
 """Prefix of the headers that only we may set."""
 _OWN = OWN.encode()
-ASIDE: Final = frozenset((
+_ASIDE: Final = frozenset((
     b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
 ))  # fmt: skip
 """Headers that some servers believe more than the request's own path and method, which are what is read here."""
+_RARE: Final = _ASIDE | {name.encode() for name in SESSION_HEADERS} | {b"content-encoding", b"upgrade"}
+"""Headers that few requests have and that need a closer look."""
 
 CHUNK = 62_000
 """Bytes of body in one message of a streamed body: Envoy's limit for a chunk is just above 62 kB."""
@@ -77,7 +80,7 @@ class Headers(Mapping[str, str]):
     Names are lower-case; the values of a repeated name are joined with `,`.
     """
 
-    __slots__ = ("_again", "_at", "_raw", "_read", "plain")
+    __slots__ = ("_again", "_at", "_names", "_raw", "_read", "plain")
 
     def __init__(self, raw: bytes) -> None:
         """`raw` is a serialized HeaderMap, its fields in order. Raises ValueError or IndexError when it is not one.
@@ -106,7 +109,8 @@ class Headers(Mapping[str, str]):
                 at = self._walk(at)
         if at != end:
             raise ValueError("a map of headers that breaks off")
-        if not b"".join(found).isascii():
+        self._names = b"\n".join(found)
+        if not self._names.isascii():
             self.plain = False
 
     def _walk(self, at: int) -> int:
@@ -160,9 +164,26 @@ class Headers(Mapping[str, str]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.encode() in self._at
 
-    def lacks(self, names: frozenset[bytes]) -> bool:
-        """Whether none of these headers is there."""
-        return names.isdisjoint(self._at)
+    def usual(self) -> bool:
+        """Whether no header is there of those that few requests have and that need a closer look."""
+        return self._judged()[0]
+
+    def own(self) -> list[str]:
+        """The names that came with the message but that only we may set, or that name another path or method."""
+        return list(self._judged()[1])
+
+    def _judged(self) -> tuple[bool, tuple[str, ...]]:
+        """What the names tell. A gateway's requests have the same few sets of names, so this is remembered."""
+        names = self._names
+        judged = _JUDGED.get(names)
+        if judged is None:
+            own = [name.decode() for name in self._at if name in _ASIDE or name.startswith(_OWN)]
+            judged = _RARE.isdisjoint(self._at), tuple(own)
+            if len(names) <= _LONGEST:
+                if len(_JUDGED) >= _SETS:  # a client may have made them up
+                    _JUDGED.clear()
+                _JUDGED[names] = judged
+        return judged
 
     def __iter__(self) -> Iterator[str]:
         return iter([name.decode() for name in self._at])
@@ -170,15 +191,13 @@ class Headers(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._at)
 
-    def own(self) -> list[str]:
-        """The names that came with the message but that only we may set, or that name another path or method."""
-        names = [] if ASIDE.isdisjoint(self._at) else [name.decode() for name in self._at if name in ASIDE]
-        if _OWN in self._raw:
-            names += [name for name in self if name.startswith(OWN)]
-        return names
-
     def __repr__(self) -> str:
         return f"Headers({list(self)})"  # names only: values may be secret
+
+
+_JUDGED: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
+_SETS: Final = 1024  # sets of header names that are remembered
+_LONGEST: Final = 2048  # bytes of one of them
 
 
 def _value(raw: bytes, at: int) -> str:
