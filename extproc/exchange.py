@@ -24,6 +24,7 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
 from extproc import encoding, listing, openai, paths, wire
+from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.jsonbody import count
@@ -32,7 +33,6 @@ from extproc.meter import Meter, Tail
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.static_answer import static_answer
-from extproc.thinking import messages, turn
 from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
@@ -585,7 +585,8 @@ class Exchange:
         session = self._session()
         if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
             return 0
-        given = messages(request.api, request.fields)
+        shape = BY_NAME[request.api]
+        given = shape.turns(request.fields)
         if not given:
             return 0
         if session:
@@ -593,7 +594,7 @@ class Exchange:
             if foreign is not None:
                 return foreign
         named = self._engine.named(request)
-        return turn(given) if named is not None and named is not model else 0
+        return shape.closed(given) if named is not None and named is not model else 0
 
     def _session(self) -> str:
         """The session that the headers name, as `signals.state.session` does; '' where they name none."""
@@ -620,7 +621,7 @@ class Exchange:
         if body is None and self._coding() is not None:
             body = request.body
         model = trace.decision.model
-        if request.api == "responses" and model is not None:
+        if model is not None and BY_NAME[request.api].stored:
             self._context.makers.note(self._session(), model.key)
         self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
         if len(request.body) <= SMALL:
@@ -685,9 +686,9 @@ class Exchange:
     def _list(self, model: str | None) -> None:
         engine = self._engine
         first = self._first
-        anthropic = first is not None and "anthropic-version" in first.headers
+        shape = spoken({} if first is None else first.headers)
         try:
-            body = listing.models(engine, model, anthropic)
+            body = listing.models(engine, model, shape)
         except Refusal as refusal:
             self._refuse(refusal)
             return
@@ -725,8 +726,8 @@ class Exchange:
             # Otherwise it is the trace of something broken: what the path says may be what broke.
             target = self._target()
             api = None if target is None else target.api
-            if api is None and self._first is not None and "anthropic-version" in self._first.headers:
-                api = "messages"
+            if api is None and self._first is not None:
+                api = spoken(self._first.headers).name
         body = openai.error(api, refusal)
         headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
@@ -895,7 +896,9 @@ def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes |
         return openai.changed(request, model, changes, foreign)
     # An Azure path names the model, which the plain form of the path does not.
     name = request.model if model is None else model.name
-    return openai.with_model(request, name) if name is not None and request.fields.get("model") != name else None
+    if name is None or BY_NAME[request.api].names(request.fields, name):
+        return None
+    return openai.with_model(request, name)
 
 
 def _long(body: bytes) -> bool:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote, unquote
 
 from decisions.engine import Opening
-from signals.request import Api
+from extproc.apis.registry import SHAPES
+from extproc.apis.shape import ApiShape
+from extproc.apis.shape import Target as Target
 
 LONGEST: Final = 16_384
 """Characters; a longer path names nothing."""
@@ -34,31 +36,10 @@ _PLAIN: Final = re.compile(r"/[A-Za-z0-9!$&'()*+,=:@._~/-]*")
 _VERSION: Final = re.compile(r"v[0-9]{1,3}[a-z0-9]{0,8}")
 
 
-class Target(NamedTuple):
-    """What a path names: a call of one of the five APIs, or (`api` None) the model list or a stored response.
-
-    `operation` is '' for a call to be answered, `count_tokens`, `input_tokens` or `compact` for what is asked about
-    one; `models` for the model list, `stored` for a response by its id. `model` is the model that the path names: of
-    the list, or an Azure deployment. `path` is the plain form, with its query, where the path was spelled otherwise.
-    """
-
-    api: Api | None
-    operation: str = ""
-    model: str | None = None
-    path: str | None = None
-
-
-_CALLS: Final[dict[tuple[str, ...], tuple[Api, str]]] = {
-    ("chat", "completions"): ("chat", ""),
-    ("completions",): ("completions", ""),
-    ("embeddings",): ("embeddings", ""),
-    ("responses",): ("responses", ""),
-    ("responses", "compact"): ("responses", "compact"),
-    ("responses", "input_tokens"): ("responses", "input_tokens"),
-    ("messages",): ("messages", ""),
-    ("messages", "count_tokens"): ("messages", "count_tokens"),
+_CALLS: Final[dict[tuple[str, ...], tuple[ApiShape, str]]] = {
+    end: (shape, operation) for shape in SHAPES for end, operation in shape.calls.items()
 }
-_SEGMENTS: Final = 2  # of the longest name above
+_SEGMENTS: Final = max(map(len, _CALLS))
 
 
 def read(path: str) -> Target | None:
@@ -123,8 +104,8 @@ def _named(low: list[str], segments: list[str]) -> tuple[Target, list[str], list
             continue
         base = segments[:-size]
         at = _deployments(base)
-        if at >= 0 or _base(low[-size - 1 : -size]) or (size == 2 and call[0] == "chat"):
-            return Target(call[0], call[1], "/".join(base[at + 1 :]) if at >= 0 else None), base, low[-size:]
+        if at >= 0 or _base(low[-size - 1 : -size]) or call[0].anywhere:
+            return Target(call[0].name, call[1], "/".join(base[at + 1 :]) if at >= 0 else None), base, low[-size:]
     for at in (at for at, segment in enumerate(low) if segment in ("models", "responses")):
         if not (_base(low[max(at - 1, 0) : at]) or low[max(at - 2, 0) : at][:1] == ["deployments"]):
             continue

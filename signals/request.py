@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from signals.text.view import view
 from signals.text.wrappers import said
-
-Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
-"""chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
 
 Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
 """Which text a signal reads.
@@ -79,9 +76,53 @@ class Everything(NamedTuple):
     joined: Sequence[str]
 
 
+class Asking:
+    """Where a call says what it asks for beside its text. Here as OpenAI and Anthropic have it; other APIs override."""
+
+    def offered(self, request: Request) -> Any:
+        """The tools that are offered, as they were parsed."""
+        fields = request.fields
+        return fields.get("tools") or fields.get("functions")
+
+    def tools(self, request: Request) -> int:
+        """How many tools are offered."""
+        fields = request.fields
+        return sum(len(offered) for key in ("tools", "functions") if isinstance(offered := fields.get(key), list))
+
+    def schema(self, request: Request) -> bool:
+        """Whether the answer must fit a JSON schema."""
+        fields = request.fields
+        text = fields.get("text")
+        wanted = (
+            text.get("format") if isinstance(text, dict) else fields.get("response_format", fields.get("output_format"))
+        )
+        return isinstance(wanted, dict) and wanted.get("type") == "json_schema"
+
+    def streams(self, request: Request) -> bool:
+        """Whether the answer is to be streamed."""
+        return request.fields.get("stream") is True
+
+    def most(self, request: Request) -> int | None:
+        """The most tokens that the answer may have, if the call says it."""
+        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+            value = request.fields.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return None
+
+    def token_ids(self, request: Request) -> int:
+        """How many tokens its prompt has that are numbers already."""
+        return 0
+
+
+ASKING: Final = Asking()
+
+
 @dataclass(slots=True)
 class Request:
     """One call, parsed once.
+
+    `api` is the name of the API that it is a call of (`extproc.apis.registry`), `asking` what reads that API's fields.
 
     `body` stays the bytes that came, `fields` is the decoded JSON object, `gather` finds every string of it that a
     model may be shown (None: what the messages hold is all there is). `headers` are lower-case and hold pseudo-headers
@@ -91,7 +132,7 @@ class Request:
     cannot be read here (an `Extra` says which).
     """
 
-    api: Api
+    api: str
     body: bytes
     fields: dict[str, Any]
     model: str | None
@@ -103,6 +144,7 @@ class Request:
     gather: Callable[[], Everything] | None = None
     operation: str = ""
     sealed: bool = False
+    asking: Asking = ASKING
     _found: Everything | None = field(default=None, repr=False, compare=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
