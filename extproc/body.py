@@ -12,7 +12,6 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 from extproc.apis.call import Call, spelled
@@ -63,18 +62,21 @@ def _request(
     assert target.api is not None
     shape = BY_NAME[target.api]
     call = Call()
-    if not fields.keys() <= shape.known:
-        _unknown(call, shape, fields)
+    known = shape.known
+    for name in fields:
+        if name not in known:
+            _unknown(call, shape, fields)
+            break
     model = fields.get("model")
     if model is not None and (type(model) is not str or not model):
         raise Refusal(400, f"'model' must be a non-empty string, not {kind(model)}.", "invalid_type", param="model")
     if target.model is not None:  # the path names the model, and so it goes by the path
         model = target.model
     shape.read(call, fields)
-    unambiguous(body, fields, _strings(fields, call.plain))
+    unambiguous(body, fields, _strings(fields, call))
     return Request(
         target.api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
-        tuple(call.extras), partial(_everything, shape, fields, call.blobs), target.operation, call.sealed, shape,
+        tuple(call.extras), _Gather(shape, fields, call.blobs), target.operation, call.sealed, shape,
     )  # fmt: skip
 
 
@@ -90,27 +92,34 @@ def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
             call.extra(0, "user", "", "", (_SEALED[name],))
 
 
-def _strings(fields: dict[str, Any], plain: int) -> int | None:
-    """How many strings and keys the call holds where a look tells, as in a chat of `plain` messages; else None."""
+def _strings(fields: dict[str, Any], call: Call) -> int | None:
+    """How many strings and keys the call holds where a look tells, as in a chat of plain messages; else None."""
     count = len(fields)
-    for key, value in fields.items():
+    for value in fields.values():
         if type(value) is str:
             count += 1
-        elif type(value) is list and key == "messages" and len(value) == plain:
-            count += 4 * plain
+        elif type(value) is list and value is call.turns and len(value) == call.plain:
+            count += call.strings
         elif type(value) is list or type(value) is dict:
             return None
     return count
 
 
-def _everything(shape: ApiShape, fields: dict[str, Any], blobs: set[int]) -> Everything:
-    """Every string of a call that a model may be shown; `blobs` are those that are encoded bytes, by their identity."""
-    strings: list[str] = []
-    joined: list[str] = []
-    known, hidden = shape.known, shape.hidden
-    for key, value in fields.items():
-        if key not in known and key not in _SEALED:
-            strings.append(key)
-        if key not in hidden:
-            collect(value, strings, joined, blobs)
-    return Everything(strings, joined)
+class _Gather:
+    """Finds every string of a call that a model may be shown, once somebody asks."""
+
+    def __init__(self, shape: ApiShape, fields: dict[str, Any], blobs: set[int] | None) -> None:
+        self._shape = shape
+        self._fields = fields
+        self._blobs = blobs  # strings that are encoded bytes, by their identity
+
+    def __call__(self) -> Everything:
+        strings: list[str] = []
+        joined: list[str] = []
+        known, hidden = self._shape.known, self._shape.hidden
+        for key, value in self._fields.items():
+            if key not in known and key not in _SEALED:
+                strings.append(key)
+            if key not in hidden:
+                collect(value, strings, joined, self._blobs)
+        return Everything(strings, joined)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from signals.text.view import view
@@ -32,15 +33,27 @@ _SYSTEM = ("system", "developer")
 _ANSWERED = ("assistant", "model")
 
 
-class Message(NamedTuple):
+@dataclass(slots=True, init=False)
+class Message:
     """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts."""
 
     role: str
     text: str
-    images: int = 0
-    audio: int = 0
-    files: int = 0
-    tool_calls: int = 0
+    images: int
+    audio: int
+    files: int
+    tool_calls: int
+
+    # Written out, since the one that is made when this is imported is not compiled; so is that of `Request`.
+    def __init__(
+        self, role: str, text: str, images: int = 0, audio: int = 0, files: int = 0, tool_calls: int = 0
+    ) -> None:
+        self.role = role
+        self.text = text
+        self.images = images
+        self.audio = audio
+        self.files = files
+        self.tool_calls = tool_calls
 
 
 def speaks(message: Message) -> bool:
@@ -116,9 +129,10 @@ class Asking:
 
 
 ASKING: Final = Asking()
+NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Request:
     """One call, parsed once.
 
@@ -137,16 +151,48 @@ class Request:
     fields: dict[str, Any]
     model: str | None
     messages: tuple[Message, ...]
-    headers: Mapping[str, str] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    received: float = 0.0
-    extras: tuple[Extra, ...] = ()
-    gather: Callable[[], Everything] | None = None
-    operation: str = ""
-    sealed: bool = False
-    asking: Asking = ASKING
-    _found: Everything | None = field(default=None, repr=False, compare=False)
-    _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    headers: Mapping[str, str]
+    attributes: Mapping[str, Any]
+    received: float
+    extras: tuple[Extra, ...]
+    gather: Callable[[], Everything] | None
+    operation: str
+    sealed: bool
+    asking: Asking
+    _found: Everything | None = field(repr=False, compare=False)
+    _texts: dict[str, str] = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        api: str,
+        body: bytes,
+        fields: dict[str, Any],
+        model: str | None,
+        messages: tuple[Message, ...],
+        headers: Mapping[str, str] = NONE,
+        attributes: Mapping[str, Any] = NONE,
+        received: float = 0.0,
+        extras: tuple[Extra, ...] = (),
+        gather: Callable[[], Everything] | None = None,
+        operation: str = "",
+        sealed: bool = False,
+        asking: Asking = ASKING,
+    ) -> None:
+        self.api = api
+        self.body = body
+        self.fields = fields
+        self.model = model
+        self.messages = messages
+        self.headers = headers
+        self.attributes = attributes
+        self.received = received
+        self.extras = extras
+        self.gather = gather
+        self.operation = operation
+        self.sealed = sealed
+        self.asking = asking
+        self._found = None
+        self._texts = {}
 
     def text(self, scope: Scope = "user") -> str:
         """The text of `scope`, its parts joined with newlines; '' where there is none. Computed once per scope."""

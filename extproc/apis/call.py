@@ -37,16 +37,19 @@ def spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
 class Call:
     """The messages and extras of a call as they are read.
 
-    `blobs` are the identities of strings that are encoded bytes, `plain` the number of messages of a role and a text.
+    `blobs` are the identities of strings that are encoded bytes. `turns` is the list of turns as it was parsed;
+    `plain` of them have a role and a text, or parts of text, and `strings` is how many strings and keys these hold.
     """
 
-    __slots__ = ("blobs", "extras", "messages", "plain", "sealed")
+    __slots__ = ("blobs", "extras", "messages", "plain", "sealed", "strings", "turns")
 
     def __init__(self) -> None:
-        self.blobs: set[int] = set()
+        self.blobs: set[int] | None = None
         self.messages: list[Message] = []
         self.extras: list[Extra] = []
+        self.turns: list[Any] | None = None
         self.plain = 0
+        self.strings = 0
         self.sealed = False
 
     def extra(self, at: int, role: str, text: str = "", glued: str = "", opaque: tuple[Opaque, ...] = ()) -> None:
@@ -63,7 +66,17 @@ class Call:
         self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
 
     def take(self, parts: Parts) -> None:
-        self.blobs |= parts.blobs
+        if parts.blobs:
+            if self.blobs is None:
+                self.blobs = set()
+            self.blobs |= parts.blobs
+
+    def blob(self, value: Any) -> None:
+        """Note that this string is encoded bytes, where it is."""
+        if type(value) is str and encoded(value):
+            if self.blobs is None:
+                self.blobs = set()
+            self.blobs.add(id(value))
 
 
 class Parts:
@@ -321,14 +334,39 @@ def read_turns(call: Call, given: Any, param: str) -> None:
     """The messages of a conversation."""
     if type(given) is not list or not given:
         raise wrong(param, "a non-empty array of messages", given)
+    call.turns = given
+    messages = call.messages
     for index, turn in enumerate(given):
         if type(turn) is dict and len(turn) == 2:
             role, content = turn.get("role"), turn.get("content")
-            if type(content) is str and type(role) is str and role in ROLES:
-                call.messages.append(Message("tool" if role == "function" else role, content))
-                call.plain += 1
-                continue
+            if type(role) is str and role in ROLES:
+                if type(content) is str:
+                    messages.append(Message("tool" if role == "function" else role, content))
+                    call.plain += 1
+                    call.strings += 4
+                    continue
+                if type(content) is list and (texts := _texts(content)):
+                    role = "tool" if role == "function" else role
+                    messages.append(Message(role, "\n".join(texts)))
+                    if len(texts) > 1:
+                        call.extra(len(messages) - 1, role, "", "".join(texts))
+                    call.plain += 1
+                    call.strings += 3 + 4 * len(texts)
+                    continue
         read_turn(call, turn, f"{param}[{index}]")
+
+
+def _texts(parts: list[Any]) -> list[str]:
+    """The texts of parts that hold nothing else; none where one does."""
+    texts: list[str] = []
+    for part in parts:
+        if type(part) is not dict or len(part) != 2 or part.get("type") != "text":
+            return []
+        text = part.get("text")
+        if type(text) is not str:
+            return []
+        texts.append(text)
+    return texts
 
 
 def read_prompt(call: Call, value: Any, param: str) -> None:

@@ -10,7 +10,7 @@ from decisions.model import Model
 from extproc.apis.call import IN_TURN, Call, Parts, read_turn, spelled, take_apart, typed, wrong
 from extproc.apis.shape import ApiShape, Static, event, lower, set_inside, wanted_effort
 from extproc.edit import Draft
-from extproc.jsonbody import collect, encoded
+from extproc.jsonbody import collect
 from signals.request import Message, Opaque
 
 
@@ -121,18 +121,15 @@ def _item(call: Call, item: dict[str, Any], param: str) -> None:
     elif what.endswith("_call"):
         call.messages.append(Message("assistant", "", tool_calls=1))
         given_back = {key: item[key] for key in ("output", "outputs", "results", "result", "error") if key in item}
-        image = item.get("result")
-        if what == "image_generation_call" and type(image) is str and encoded(image):
-            call.blobs.add(id(image))
+        if what == "image_generation_call":
+            call.blob(item.get("result"))
         collect({key: value for key, value in item.items() if key not in given_back}, rest)
         call.extra(len(call.messages) - 1, "assistant", "\n".join(rest))
         results: list[str] = []
         collect(given_back, results, None, call.blobs)
         call.extra(len(call.messages), "tool", "\n".join(results))
     else:
-        sealed = item.get("encrypted_content")
-        if type(sealed) is str and encoded(sealed):
-            call.blobs.add(id(sealed))
+        call.blob(item.get("encrypted_content"))
         collect(item, rest, None, call.blobs)
         opaque: tuple[Opaque, ...] = ()
         if what == "item_reference" or (not what and item.keys() <= {"id", "type"}):
