@@ -76,7 +76,7 @@ def _request(
     unambiguous(body, fields, _strings(fields, call))
     return Request(
         target.api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
-        tuple(call.extras), _Gather(shape, fields, call.blobs), target.operation, call.sealed, shape,
+        tuple(call.extras), _Gather(shape, fields, call.blobs), target.operation, call.sealed, shape, target.framing,
     )  # fmt: skip
 
 
@@ -121,5 +121,5 @@ class _Gather:
             if key not in known and key not in _SEALED:
                 strings.append(key)
             if key not in hidden:
-                collect(value, strings, joined, self._blobs)
+                collect(value, strings, joined, self._blobs, self._shape.keys)
         return Everything(strings, joined)

@@ -560,13 +560,14 @@ class Exchange:
 
     def _route(self, trace: Trace, request: Request, more: Pairs = ()) -> None:
         """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
-        target = self._target()
-        if target is not None and target.path is not None:
-            more = (*more, (":path", target.path))
+        target, model = self._target(), trace.decision.model
+        path = None if target is None else target.sent(None if model is None else model.name)
+        if path is not None:
+            more = (*more, (":path", path))
         if self._first is not None and not encoding.plainly_json(self._first.headers.get("content-type", "")):
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
-        foreign = self._foreign(request, trace.decision.model)
+        foreign = self._foreign(request, model)
         if len(request.body) > SMALL and _long(request.body):
             rewrite = partial(rewritten, request, trace.decision, foreign)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))

@@ -169,13 +169,13 @@ _NAMES: Final[str] = """
     encrypted_content reasoning_content reasoning refusal audio namespace tools messages system instructions prompt
     action command query queries results stdout stderr return_code exit_code outcome citations context input_schema
 """
-_PLAIN: Final = 0
+PLAIN: Final = 0
 _OTHER: Final = 1
 _CLOSED: Final = 2
 _DATA: Final = 3
 _CALLED: Final = 4
-_KEYS: Final = (
-    dict.fromkeys(_NAMES.split(), _PLAIN)
+KEYS: Final = (
+    dict.fromkeys(_NAMES.split(), PLAIN)
     | dict.fromkeys(
         ("type", "role", "status", "detail", "format", "media_type", "effort", "verbosity", "object"), _CLOSED
     )
@@ -193,10 +193,16 @@ _ACCOUNT: Final = 99_999_999
 """A number beyond this may be that of a card or an account, and is read as the text that it is."""
 
 
-def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs: set[int] | None = None) -> None:
+def collect(
+    root: Any,
+    found: list[str],
+    joined: list[str] | None = None,
+    blobs: set[int] | None = None,
+    keys: dict[str, int] = KEYS,
+) -> None:
     """Add every string below `root` that a model may be shown to `found`.
 
-    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes: the strings whose `id` is in
+    Left out are the API's own words (`"type": "text"`, its `keys`) and encoded bytes: the strings whose `id` is in
     `blobs`, which the caller found where the API has bytes. A text document in base64 and the arguments of a call are
     added as they are and decoded. The strings of an object come in order, before those of the objects inside it. What
     several texts of one list are when they are joined with nothing is added to `joined` (None: to `found`).
@@ -211,7 +217,7 @@ def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs:
         elif type(value) is dict:
             below = []
             for key, item in value.items():
-                role = _KEYS.get(key, _OTHER)
+                role = keys.get(key, _OTHER)
                 if role == _OTHER:
                     found.append(key)
                 if type(item) is str:
@@ -220,7 +226,9 @@ def collect(root: Any, found: list[str], joined: list[str] | None = None, blobs:
                             continue
                         plain: str | None = None
                         if role == _DATA:
-                            plain = decoded(item, value.get("media_type"))
+                            plain = decoded(
+                                item, value.get("media_type", value.get("mimeType", value.get("mime_type")))
+                            )
                         elif role == _CALLED and "\\" in item:
                             plain = unescaped(item)
                         if plain:

@@ -28,7 +28,8 @@ def static_answer(request: Request, text: str) -> StaticAnswer | None:
     shape = BY_NAME[request.api]
     if not shape.generates or request.operation:
         return None
-    given = Static(request.model or "auto", text, uuid.uuid4().hex[:24], int(time.time()), request.fields)
+    model, framing = request.model or "auto", request.framing
+    given = Static(model, text, uuid.uuid4().hex[:24], int(time.time()), request.fields, framing)
     if shape.streams(request):
-        return StaticAnswer(EVENTS, b"".join(shape.stream(given)))
+        return StaticAnswer(JSON if framing == "array" else EVENTS, b"".join(shape.stream(given)))
     return StaticAnswer(JSON, orjson.dumps(shape.answer(given)))

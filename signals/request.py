@@ -143,7 +143,7 @@ class Request:
     (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the like): trusted,
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
-    cannot be read here (an `Extra` says which).
+    cannot be read here (an `Extra` says which). `framing`: how the answer is to be streamed where the path says it.
     """
 
     api: str
@@ -159,6 +159,7 @@ class Request:
     operation: str
     sealed: bool
     asking: Asking
+    framing: str
     _found: Everything | None = field(repr=False, compare=False)
     _texts: dict[str, str] = field(repr=False, compare=False)
 
@@ -177,6 +178,7 @@ class Request:
         operation: str = "",
         sealed: bool = False,
         asking: Asking = ASKING,
+        framing: str = "",
     ) -> None:
         self.api = api
         self.body = body
@@ -191,6 +193,7 @@ class Request:
         self.operation = operation
         self.sealed = sealed
         self.asking = asking
+        self.framing = framing
         self._found = None
         self._texts = {}
 

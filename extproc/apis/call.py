@@ -215,9 +215,13 @@ def _bytes(parts: Parts, part: dict[str, Any]) -> None:
     for holder in (part, *(part.get(name) for name in _HOLDERS)):
         if type(holder) is dict and holder.get("type") != "text":
             for name in _BYTES:
-                value = holder.get(name)
-                if type(value) is str and encoded(value):
-                    parts.blobs.add(id(value))
+                encoded_in(holder.get(name), parts.blobs)
+
+
+def encoded_in(value: Any, blobs: set[int]) -> None:
+    """Note it in `blobs` where this is a string of encoded bytes."""
+    if type(value) is str and encoded(value):
+        blobs.add(id(value))
 
 
 def _result(parts: Parts, part: dict[str, Any], param: str) -> None:

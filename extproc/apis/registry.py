@@ -8,6 +8,7 @@ from typing import Final
 from extproc.apis.chat import CHAT
 from extproc.apis.completions import COMPLETIONS
 from extproc.apis.embeddings import EMBEDDINGS
+from extproc.apis.gemini import GEMINI
 from extproc.apis.messages import MESSAGES
 from extproc.apis.responses import RESPONSES
 from extproc.apis.shape import ApiShape
@@ -18,6 +19,7 @@ SHAPES: Final[tuple[ApiShape, ...]] = (
     EMBEDDINGS,
     RESPONSES,
     MESSAGES,
+    GEMINI,
 )
 BY_NAME: Final[dict[str, ApiShape]] = {shape.name: shape for shape in SHAPES}
 

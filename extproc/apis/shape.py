@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import orjson
 
@@ -11,6 +13,7 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import Call
 from extproc.edit import Draft, elements, exchanged
+from extproc.jsonbody import KEYS
 from extproc.refusal import Refusal
 from signals.request import Asking
 
@@ -35,19 +38,55 @@ KNOWN: Final = HIDDEN | frozenset(
 """Top-level fields of the APIs that share their names; the name of any other may be shown to a model."""
 
 
+SEGMENT: Final = r"[\w!$%&'()*+,=:@.~-]+"
+"""RE2 expression for one segment of a plain path; other characters stand there as escapes."""
+_SAFE: Final = "!$&'()*+,=:@-._~"
+_VERSION: Final = re.compile(r"v[0-9]{1,3}[a-z0-9]{0,8}")
+
+
 class Target(NamedTuple):
     """What a path names: a call of an API, or (`api` None) the model list or a stored response.
 
     `api` is the name of a shape. `operation` is '' for a call to be answered, `count_tokens`, `input_tokens` or
     `compact` for what is asked about one; `models` for the model list, `stored` for a response by its id. `model` is
     the model that the path names: of the list, an Azure deployment, or the model of an API whose paths name it. `path`
-    is the plain form, with its query, where the path was spelled otherwise.
+    is the plain form, with its query, where the path was spelled otherwise. `framing` says how the answer is to be
+    streamed where the path says it: `sse` or `array` (of JSON). `around` is what stands before and after the model in a
+    path that keeps it.
     """
 
     api: str | None
     operation: str = ""
     model: str | None = None
     path: str | None = None
+    framing: str = ""
+    around: tuple[str, str] | None = None
+
+    def sent(self, model: str | None) -> str | None:
+        """The path that a call of the model of this name goes on with; None: as it came."""
+        if self.around is None or model is None or model == self.model:
+            return self.path
+        return self.around[0] + quoted(model.split("/")) + self.around[1]
+
+
+class Found(NamedTuple):
+    """A call in a path: the segments before its end, those of its end, those of a model's name, and what follows."""
+
+    target: Target
+    base: list[str]
+    end: list[str]
+    model: list[str]
+    after: str = ""
+
+
+def quoted(segments: Sequence[str]) -> str:
+    """These segments of a path, spelled plainly."""
+    return "/".join([quote(segment, safe=_SAFE) for segment in segments])
+
+
+def versioned(segment: str) -> bool:
+    """Whether a path's segment is the version of an API, as `v1beta`."""
+    return _VERSION.fullmatch(segment.lower()) is not None
 
 
 class Static(NamedTuple):
@@ -58,6 +97,7 @@ class Static(NamedTuple):
     id: str
     created: int
     fields: dict[str, Any]
+    framing: str = ""
 
 
 class ApiShape(Asking):
@@ -74,6 +114,10 @@ class ApiShape(Asking):
         self.telemetry: Final = telemetry
         self.known = KNOWN
         self.hidden = HIDDEN
+        self.keys = KEYS
+        """Keys that are words of the API's own (`extproc.jsonbody.collect`)."""
+        self.route = ""
+        """RE2 expression for the whole of its paths that neither `calls` nor the model list's have."""
         self.anywhere = False
         """Whether the ends of its paths are unlike all others, so that anything may stand before them."""
         self.generates = True
@@ -84,6 +128,12 @@ class ApiShape(Asking):
         """Whether its calls can be answered step by step."""
         self.turns_key = "messages"
         """The field that holds the turns of a conversation."""
+
+    # Paths
+
+    def find(self, segments: Sequence[str], query: str) -> Found | None:
+        """The call in a path of a form of its own; None where there is none."""
+        return None
 
     # Reading
 
