@@ -10,9 +10,10 @@ from decisions.model import Model
 from extproc import paths
 
 NAMES = ["chat", "completions", "embeddings", "responses", "compact", "input_tokens", "messages", "count_tokens"]
-MORE = ["models", "m:generateContent", "M:streamGenerateContent", "publishers", "cancel", "input_items", "v1", "v1beta", "V2", "v1234", "v1.", "openai", "OpenAI", "deployments"]
+MORE = ["models", "cancel", "input_items", "v1", "v1beta", "V2", "v1234", "v1.", "openai", "OpenAI", "deployments"]
+GOOGLE = ["m:generateContent", "M:streamGenerateContent", "m:countTokens", "m:embedContent", "publishers", "models"]
 ODD = ["generate", "a%20b", "caf%C3%A9", "resp_1", "a:b", "%2e%2e", "..", ".", "", "a;b", "%0a", "Chat", "@x", "a b"]
-PATHS = st.lists(st.sampled_from([*NAMES, *MORE, *ODD]), max_size=6).map(lambda words: "/" + "/".join(words))
+PATHS = st.lists(st.sampled_from([*NAMES, *MORE, *GOOGLE, *ODD]), max_size=6).map(lambda words: "/" + "/".join(words))
 
 
 def matches(expression, path):
