@@ -93,7 +93,7 @@ class Cheapest(Selector):
 
     def among(self, models: Sequence[Model], facts: Facts) -> Model:
         tokens, output = expected_tokens(facts)
-        room = tokens + (_output_cap(facts.request.fields) or 0)
+        room = tokens + (facts.request.asking.most(facts.request) or 0)
         fitting = [model for model in models if model.context is None or room <= model.context]
         if not fitting:
             return max(models, key=lambda model: model.context or 0)
@@ -186,13 +186,5 @@ class Keep:
 def expected_tokens(facts: Facts) -> tuple[int, int]:
     """Input and output tokens by which a call is priced: as much output as it allows, or as it has input."""
     tokens = facts.get(estimate)
-    wanted = _output_cap(facts.request.fields)
+    wanted = facts.request.asking.most(facts.request)
     return tokens, tokens if wanted is None else wanted
-
-
-def _output_cap(fields: Mapping[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        value = fields.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None

@@ -11,6 +11,7 @@ import stepwise.answer
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
+from extproc.apis.registry import BY_NAME
 from extproc.exchange import Answer
 from extproc.told import ROUTE
 from extproc.wire import Pairs
@@ -133,7 +134,7 @@ async def _start(block: StepwiseSpec, ready: Stepwise) -> None:
 
 def _unfit(ready: Stepwise | Agent, request: Request) -> str | None:
     """Why this request takes the decision's plain route, in one word for counting."""
-    if request.api != "chat":
+    if not BY_NAME[request.api].stepwise:
         return "not_chat"
     judge = unfit if isinstance(ready, Agent) else stepwise.answer.ineligible
     return judge(request.fields, request.headers)

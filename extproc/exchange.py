@@ -24,6 +24,7 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
 from extproc import encoding, listing, openai, paths, wire
+from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.head import NO_HEAD, Head, wrong_method
@@ -34,7 +35,6 @@ from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.replying import Reply
 from extproc.static_answer import static_answer
-from extproc.thinking import messages, turn
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs
@@ -528,13 +528,14 @@ class Exchange:
 
     def _route(self, trace: Trace, request: Request, more: Pairs = ()) -> None:
         """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
-        head = self._head
-        if head.target is not None and head.target.path is not None:
-            more = (*more, (":path", head.target.path))
+        head, model = self._head, trace.decision.model
+        path = None if head.target is None else head.target.sent(None if model is None else model.name)
+        if path is not None:
+            more = (*more, (":path", path))
         if not head.json:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
-        foreign = self._foreign(request, trace.decision.model)
+        foreign = self._foreign(request, model)
         if len(request.body) > SMALL and _long(request.body):
             rewrite = partial(rewritten, request, trace.decision, foreign)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
@@ -553,7 +554,8 @@ class Exchange:
         session = self._head.session(self._engine.sessions)
         if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
             return 0
-        given = messages(request.api, request.fields)
+        shape = BY_NAME[request.api]
+        given = shape.turns(request.fields)
         if not given:
             return 0
         if session:
@@ -561,7 +563,7 @@ class Exchange:
             if foreign is not None:
                 return foreign
         named = self._engine.named(request)
-        return turn(given) if named is not None and named is not model else 0
+        return shape.closed(given) if named is not None and named is not model else 0
 
     async def _route_apart(self, trace: Trace, rewrite: Callable[[], bytes | None], more: Pairs) -> None:
         """`_route` for a body that takes long to write again."""
@@ -581,7 +583,7 @@ class Exchange:
         if body is None and self._head.coding is not None:
             body = request.body
         model = trace.decision.model
-        if request.api == "responses" and model is not None:
+        if model is not None and BY_NAME[request.api].stored:
             self._context.makers.note(self._head.session(self._engine.sessions), model.key)
         self._pay(request_headers(trace.decision) + more, body, metadata(trace))
         if len(request.body) <= SMALL:
@@ -646,9 +648,9 @@ class Exchange:
 
     def _list(self, model: str | None) -> None:
         engine = self._engine
-        anthropic = "anthropic-version" in self._head.headers
+        shape = spoken(self._head.headers)
         try:
-            body = listing.models(engine, model, anthropic)
+            body = listing.models(engine, model, shape)
         except Refusal as refusal:
             self._refuse(refusal)
             return
@@ -686,8 +688,8 @@ class Exchange:
             # Otherwise it is the trace of something broken: what the path says may be what broke.
             target = self._head.target
             api = None if target is None else target.api
-            if api is None and "anthropic-version" in self._head.headers:
-                api = "messages"
+            if api is None:
+                api = spoken(self._head.headers).name
         body = openai.error(api, refusal)
         headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
@@ -796,7 +798,9 @@ def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes |
         return openai.changed(request, model, changes, foreign)
     # An Azure path names the model, which the plain form of the path does not.
     name = request.model if model is None else model.name
-    return openai.with_model(request, name) if name is not None and request.fields.get("model") != name else None
+    if name is None or BY_NAME[request.api].names(request.fields, name):
+        return None
+    return openai.with_model(request, name)
 
 
 def _long(body: bytes) -> bool:

@@ -45,6 +45,7 @@ def _values(body: bytes, most: int) -> int:
 
 
 _SAMPLE: Final = 2048
+_SMALL: Final = 512
 
 
 def values_at_most(body: bytes) -> int:
@@ -55,11 +56,12 @@ def values_at_most(body: bytes) -> int:
 def count(body: bytes, mark: bytes) -> int:
     """How often the byte `mark` is in `body`.
 
-    `bytes.count` takes as long however often that is (Python 3.11); where it is seldom, cutting it out is ten times as
-    fast, and where it is often several times as slow. The middle of a body tells: its ends are full of marks.
+    `bytes.count` takes as long however often that is (Python 3.11); where it is seldom, cutting it out is up to ten
+    times as fast, and where it is often several times as slow. The middle of a body tells: its ends are full of marks.
     """
-    middle = len(body) // 2
-    if len(body) <= _SAMPLE or body.count(mark, middle, middle + _SAMPLE) > _SAMPLE // 100:
+    size = len(body)
+    middle, span = size // 2, min(size // 16, _SAMPLE)
+    if size <= _SMALL or 100 * body.count(mark, middle, middle + span) > span:
         return body.count(mark)
     return len(body) - len(body.replace(mark, b""))
 
@@ -101,8 +103,7 @@ def unambiguous(body: bytes, fields: dict[str, Any], strings: int | None) -> Non
     it. `strings` is how many strings and keys `fields` has; where nobody knows (None), it is written as JSON again.
     """
     quotes = count(body, b'"')
-    # `find` and not `in`: Python 3.11 tries `in` with a number first, which takes longer than the search.
-    if strings is not None and body.find(b"\\") < 0:
+    if strings is not None and 0x5C not in body:  # a backslash; as a number, since bytes are looked for more slowly
         if quotes == 2 * strings:
             return
     elif body.find(b"\\u0022") < 0:  # a quote inside a string has one more in both
@@ -168,13 +169,13 @@ _NAMES: Final[str] = """
     encrypted_content reasoning_content reasoning refusal audio namespace tools messages system instructions prompt
     action command query queries results stdout stderr return_code exit_code outcome citations context input_schema
 """
-_PLAIN: Final = 0
+PLAIN: Final = 0
 _OTHER: Final = 1
 _CLOSED: Final = 2
 _DATA: Final = 3
 _CALLED: Final = 4
-_KEYS: Final = (
-    dict.fromkeys(_NAMES.split(), _PLAIN)
+KEYS: Final = (
+    dict.fromkeys(_NAMES.split(), PLAIN)
     | dict.fromkeys(
         ("type", "role", "status", "detail", "format", "media_type", "effort", "verbosity", "object"), _CLOSED
     )
@@ -190,15 +191,18 @@ _BLOB: Final = 512
 """Characters from which on encoded bytes are left out of the text; shorter ones are read like it."""
 _ACCOUNT: Final = 99_999_999
 """A number beyond this may be that of a card or an account, and is read as the text that it is."""
-_NOBODY: Final[frozenset[int]] = frozenset()
 
 
 def collect(
-    root: Any, found: list[str], joined: list[str] | None = None, blobs: set[int] | frozenset[int] = _NOBODY
+    root: Any,
+    found: list[str],
+    joined: list[str] | None = None,
+    blobs: set[int] | None = None,
+    keys: dict[str, int] = KEYS,
 ) -> None:
     """Add every string below `root` that a model may be shown to `found`.
 
-    Left out are the API's own words (`"type": "text"`, its keys) and encoded bytes: the strings whose `id` is in
+    Left out are the API's own words (`"type": "text"`, its `keys`) and encoded bytes: the strings whose `id` is in
     `blobs`, which the caller found where the API has bytes. A text document in base64 and the arguments of a call are
     added as they are and decoded. The strings of an object come in order, before those of the objects inside it. What
     several texts of one list are when they are joined with nothing is added to `joined` (None: to `found`).
@@ -213,7 +217,7 @@ def collect(
         elif type(value) is dict:
             below = []
             for key, item in value.items():
-                role = _KEYS.get(key, _OTHER)
+                role = keys.get(key, _OTHER)
                 if role == _OTHER:
                     found.append(key)
                 if type(item) is str:
@@ -222,7 +226,9 @@ def collect(
                             continue
                         plain: str | None = None
                         if role == _DATA:
-                            plain = decoded(item, value.get("media_type"))
+                            plain = decoded(
+                                item, value.get("media_type", value.get("mimeType", value.get("mime_type")))
+                            )
                         elif role == _CALLED and "\\" in item:
                             plain = unescaped(item)
                         if plain:

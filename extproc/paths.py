@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
-from urllib.parse import quote, unquote
+from typing import Final
+from urllib.parse import unquote
 
 from decisions.engine import Opening
-from signals.request import Api
+from extproc.apis.registry import SHAPES
+from extproc.apis.shape import ApiShape, Found, quoted, versioned
+from extproc.apis.shape import Target as Target
 
 LONGEST: Final = 16_384
 """Characters; a longer path names nothing."""
@@ -29,36 +31,14 @@ NOT_SERVED: Final = "This gateway does not serve this path; GET /v1/models lists
 """What a client is told whose path names nothing; rendered gateways say it too."""
 
 _CONTROLS: Final = dict.fromkeys((*range(32), 127))
-_SAFE: Final = "!$&'()*+,=:@-._~"
 _PLAIN: Final = re.compile(r"/[A-Za-z0-9!$&'()*+,=:@._~/-]*")
-_VERSION: Final = re.compile(r"v[0-9]{1,3}[a-z0-9]{0,8}")
 
 
-class Target(NamedTuple):
-    """What a path names: a call of one of the five APIs, or (`api` None) the model list or a stored response.
-
-    `operation` is '' for a call to be answered, `count_tokens`, `input_tokens` or `compact` for what is asked about
-    one; `models` for the model list, `stored` for a response by its id. `model` is the model that the path names: of
-    the list, or an Azure deployment. `path` is the plain form, with its query, where the path was spelled otherwise.
-    """
-
-    api: Api | None
-    operation: str = ""
-    model: str | None = None
-    path: str | None = None
-
-
-_CALLS: Final[dict[tuple[str, ...], tuple[Api, str]]] = {
-    ("chat", "completions"): ("chat", ""),
-    ("completions",): ("completions", ""),
-    ("embeddings",): ("embeddings", ""),
-    ("responses",): ("responses", ""),
-    ("responses", "compact"): ("responses", "compact"),
-    ("responses", "input_tokens"): ("responses", "input_tokens"),
-    ("messages",): ("messages", ""),
-    ("messages", "count_tokens"): ("messages", "count_tokens"),
+_CALLS: Final[dict[tuple[str, ...], tuple[ApiShape, str]]] = {
+    end: (shape, operation) for shape in SHAPES for end, operation in shape.calls.items()
 }
-_SEGMENTS: Final = 2  # of the longest name above
+_SEGMENTS: Final = max(map(len, _CALLS))
+_STORED: Final = frozenset(end[0] for shape in SHAPES if shape.stored for end in shape.calls if len(end) == 1)
 
 
 def read(path: str) -> Target | None:
@@ -76,22 +56,29 @@ def _read(path: str) -> Target | None:
     segments = plain(given)
     if segments is None:
         return None
-    found = _named([segment.lower() for segment in segments], segments)
+    found = _named([segment.lower() for segment in segments], segments, query)
     if found is None:
         return None
-    target, base, tail = found
+    target, base = found.target, found.base
     if (at := _deployments(base)) >= 0:  # the API without deployments, which Azure has as well as everybody else
         base = base[: at - 1 if at and base[at - 1].lower() == "openai" else at]
         query = "&".join(part for part in query.split("&") if not part.lower().startswith("api-version="))
         base = [*base, "v1"]
     elif not base:
         base = ["v1"]
-    elif _versioned(base):
+    elif versioned(base[-1]):
         base = [*base[:-1], base[-1].lower()]
-    canonical = "/" + "/".join(quote(segment, safe=_SAFE) for segment in (*base, *tail))
+    canonical = "/" + quoted((*base, *found.end))
+    if mark and not query:
+        mark = ""
+    if found.model:
+        before, after = canonical + "/", found.after + mark + query
+        canonical = before + quoted(found.model) + found.after
+        if found.after:
+            target = target._replace(around=(before, after))
     if canonical == given:
         return target
-    return target._replace(path=canonical + (mark + query if query else ""))
+    return target._replace(path=canonical + mark + query)
 
 
 def plain(path: str) -> list[str] | None:
@@ -115,35 +102,37 @@ def plain(path: str) -> list[str] | None:
     return segments
 
 
-def _named(low: list[str], segments: list[str]) -> tuple[Target, list[str], list[str]] | None:
-    """The target, the segments before its name, and those of its name; `low` are the segments in small letters."""
+def _named(low: list[str], segments: list[str], query: str) -> Found | None:
+    """The call that the segments end in, or the model list, or a stored response; `low` are they in small letters."""
     for size in range(_SEGMENTS, 0, -1):
         call = _CALLS.get(tuple(low[-size:])) if len(low) >= size else None
         if call is None:
             continue
+        shape, operation = call
         base = segments[:-size]
         at = _deployments(base)
-        if at >= 0 or _base(low[-size - 1 : -size]) or (size == 2 and call[0] == "chat"):
-            return Target(call[0], call[1], "/".join(base[at + 1 :]) if at >= 0 else None), base, low[-size:]
-    for at in (at for at, segment in enumerate(low) if segment in ("models", "responses")):
+        if at >= 0 or _base(low[-size - 1 : -size]) or shape.anywhere:
+            model = "/".join(base[at + 1 :]) if at >= 0 else None
+            return Found(Target(shape.name, operation, model), base, low[-size:], [])
+    for shape in SHAPES:
+        found = shape.find(segments, query) if segments else None
+        if found is not None:
+            return found
+    for at in (at for at, segment in enumerate(low) if segment == "models" or segment in _STORED):
         if not (_base(low[max(at - 1, 0) : at]) or low[max(at - 2, 0) : at][:1] == ["deployments"]):
             continue
-        base, rest = segments[:at], segments[at + 1 :]
+        left = len(segments) - at - 1
         if low[at] == "models":
-            return Target(None, "models", "/".join(rest) or None), base, [low[at], *rest]
-        if len(rest) == 1 or (len(rest) == 2 and low[-1] in ("cancel", "input_items")):
-            return Target(None, "stored"), base, [low[at], rest[0], *low[at + 2 :]]
-        break
+            rest = segments[at + 1 :]
+            return Found(Target(None, "models", "/".join(rest) or None), segments[:at], ["models"], rest)
+        if left == 1 or (left == 2 and low[-1] in ("cancel", "input_items")):
+            return Found(Target(None, "stored"), segments[:at], [low[at], segments[at + 1], *low[at + 2 :]], [])
     return None
 
 
 def _base(low: Sequence[str]) -> bool:
     """Whether an API's name may follow these segments: none, a version, `openai`."""
-    return not low or low[-1] == "openai" or _versioned(low)
-
-
-def _versioned(segments: Sequence[str]) -> bool:
-    return _VERSION.fullmatch(segments[-1].lower()) is not None
+    return not low or low[-1] == "openai" or versioned(low[-1])
 
 
 def _deployments(segments: Sequence[str]) -> int:

@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING
 
 from decisions.decision import Trace
 from extproc import shown
+from extproc.apis.registry import BY_NAME
 from signals.request import Request
 from signals.state.session import SESSION_HEADER
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-
-OPERATIONS = {
-    "chat": "chat",
-    "messages": "chat",
-    "responses": "chat",
-    "completions": "text_completion",
-    "embeddings": "embeddings",
-}
 
 
 class Tracing:
@@ -66,7 +59,7 @@ class Tracing:
         )
         decision = trace.decision
         attributes: dict[str, str | float] = {
-            "gen_ai.operation.name": OPERATIONS[request.api],
+            "gen_ai.operation.name": BY_NAME[request.api].telemetry,
             "pointsman.action": decision.action,
             "pointsman.policy": trace.policy,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from signals.facts import Facts
-from signals.kinds.conversation import json_schema, tools
 
 
 class Needs:
@@ -19,9 +18,9 @@ class Needs:
                 found.add("audio")
             if message.files:
                 found.add("files")
-        if tools(request):
+        if request.asking.tools(request):
             found.add("tools")
-        if json_schema(request):
+        if request.asking.schema(request):
             found.add("json_schema")
         return frozenset(found)
 

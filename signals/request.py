@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 from signals.text.view import view
 from signals.text.wrappers import said
-
-Api = Literal["chat", "completions", "embeddings", "responses", "messages"]
-"""chat: OpenAI /v1/chat/completions; messages: Anthropic /v1/messages; the others by their OpenAI path."""
 
 Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
 """Which text a signal reads.
@@ -35,15 +33,27 @@ _SYSTEM = ("system", "developer")
 _ANSWERED = ("assistant", "model")
 
 
-class Message(NamedTuple):
+@dataclass(slots=True, init=False)
+class Message:
     """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts."""
 
     role: str
     text: str
-    images: int = 0
-    audio: int = 0
-    files: int = 0
-    tool_calls: int = 0
+    images: int
+    audio: int
+    files: int
+    tool_calls: int
+
+    # Written out, since the one that is made when this is imported is not compiled; so is that of `Request`.
+    def __init__(
+        self, role: str, text: str, images: int = 0, audio: int = 0, files: int = 0, tool_calls: int = 0
+    ) -> None:
+        self.role = role
+        self.text = text
+        self.images = images
+        self.audio = audio
+        self.files = files
+        self.tool_calls = tool_calls
 
 
 def speaks(message: Message) -> bool:
@@ -79,32 +89,113 @@ class Everything(NamedTuple):
     joined: Sequence[str]
 
 
-@dataclass(slots=True)
+class Asking:
+    """Where a call says what it asks for beside its text. Here as OpenAI and Anthropic have it; other APIs override."""
+
+    def offered(self, request: Request) -> Any:
+        """The tools that are offered, as they were parsed."""
+        fields = request.fields
+        return fields.get("tools") or fields.get("functions")
+
+    def tools(self, request: Request) -> int:
+        """How many tools are offered."""
+        fields = request.fields
+        return sum(len(offered) for key in ("tools", "functions") if isinstance(offered := fields.get(key), list))
+
+    def schema(self, request: Request) -> bool:
+        """Whether the answer must fit a JSON schema."""
+        fields = request.fields
+        text = fields.get("text")
+        wanted = (
+            text.get("format") if isinstance(text, dict) else fields.get("response_format", fields.get("output_format"))
+        )
+        return isinstance(wanted, dict) and wanted.get("type") == "json_schema"
+
+    def streams(self, request: Request) -> bool:
+        """Whether the answer is to be streamed."""
+        return request.fields.get("stream") is True
+
+    def most(self, request: Request) -> int | None:
+        """The most tokens that the answer may have, if the call says it."""
+        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+            value = request.fields.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return None
+
+    def token_ids(self, request: Request) -> int:
+        """How many tokens its prompt has that are numbers already."""
+        return 0
+
+
+ASKING: Final = Asking()
+NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(slots=True, init=False)
 class Request:
     """One call, parsed once.
+
+    `api` is the name of the API that it is a call of (`extproc.apis.registry`), `asking` what reads that API's fields.
 
     `body` stays the bytes that came, `fields` is the decoded JSON object, `gather` finds every string of it that a
     model may be shown (None: what the messages hold is all there is). `headers` are lower-case and hold pseudo-headers
     (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the like): trusted,
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
-    cannot be read here (an `Extra` says which).
+    cannot be read here (an `Extra` says which). `framing`: how the answer is to be streamed where the path says it.
     """
 
-    api: Api
+    api: str
     body: bytes
     fields: dict[str, Any]
     model: str | None
     messages: tuple[Message, ...]
-    headers: Mapping[str, str] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    received: float = 0.0
-    extras: tuple[Extra, ...] = ()
-    gather: Callable[[], Everything] | None = None
-    operation: str = ""
-    sealed: bool = False
-    _found: Everything | None = field(default=None, repr=False, compare=False)
-    _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    headers: Mapping[str, str]
+    attributes: Mapping[str, Any]
+    received: float
+    extras: tuple[Extra, ...]
+    gather: Callable[[], Everything] | None
+    operation: str
+    sealed: bool
+    asking: Asking
+    framing: str
+    _found: Everything | None = field(repr=False, compare=False)
+    _texts: dict[str, str] = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        api: str,
+        body: bytes,
+        fields: dict[str, Any],
+        model: str | None,
+        messages: tuple[Message, ...],
+        headers: Mapping[str, str] = NONE,
+        attributes: Mapping[str, Any] = NONE,
+        received: float = 0.0,
+        extras: tuple[Extra, ...] = (),
+        gather: Callable[[], Everything] | None = None,
+        operation: str = "",
+        sealed: bool = False,
+        asking: Asking = ASKING,
+        framing: str = "",
+    ) -> None:
+        self.api = api
+        self.body = body
+        self.fields = fields
+        self.model = model
+        self.messages = messages
+        self.headers = headers
+        self.attributes = attributes
+        self.received = received
+        self.extras = extras
+        self.gather = gather
+        self.operation = operation
+        self.sealed = sealed
+        self.asking = asking
+        self.framing = framing
+        self._found = None
+        self._texts = {}
 
     def text(self, scope: Scope = "user") -> str:
         """The text of `scope`, its parts joined with newlines; '' where there is none. Computed once per scope."""

@@ -12,16 +12,30 @@ from typing import Final, NamedTuple
 
 from decisions.engine import Engine
 from extproc import openai, paths
+from extproc.apis.registry import SHAPES
+from extproc.apis.shape import SEGMENT
 from extproc.refusal import Refusal
 
-_SEGMENT: Final = r"[\w!$%&'()*+,=:@.~-]+"  # other characters stand there as escapes
 _REST: Final = r"[\w!$&'()*+,=:@.~/-]*"  # without escapes; empty and dot segments are gone when a gateway reads it
-_BASE: Final = rf"(?:/{_SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|deployments/{_SEGMENT})"
+_BASE: Final = rf"(?:/{SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|deployments/{SEGMENT})"
 
-CALLS: Final = (
-    rf"(?:/{_SEGMENT})*/chat/completions|(?:{_BASE})?/(?:completions|embeddings|messages(?:/count_tokens)?|models(?:/.+)?|"
-    rf"responses(?:/{_SEGMENT}(?:/(?:cancel|input_items))?)?)"
-)
+
+def _calls() -> str:
+    anywhere, based = [], ["models(?:/.+)?"]
+    for shape in SHAPES:
+        ends = ["/".join(end) for end in shape.calls]
+        if shape.stored:
+            ends += [rf"{end}/{SEGMENT}(?:/(?:cancel|input_items))?" for end in ends if "/" not in end]
+        if shape.anywhere:
+            anywhere += [rf"(?:/{SEGMENT})*/{end}" for end in ends]
+        else:
+            based += ends
+        if shape.route:
+            anywhere.append(shape.route)
+    return "|".join((*anywhere, rf"(?:{_BASE})?/(?:{'|'.join(based)})"))
+
+
+CALLS: Final = _calls()
 """RE2 expression for the whole of a path without its query: the plain forms of what `extproc.paths.read` understands,
 and what it replaces by `/v1` (Azure's deployments, no version)."""
 

@@ -101,10 +101,6 @@ def _of_role(request: Request, role: str | None) -> int:
     return sum(role is None or message.role == role for message in request.messages)
 
 
-def tools(request: Request) -> int:
-    return sum(len(offered) for key in ("tools", "functions") if isinstance(offered := request.fields.get(key), list))
-
-
 def _tool_loop(request: Request) -> int:
     messages = request.messages
     last = next((m.role for m in reversed(messages) if m.role != "user" or speaks(m)), "")
@@ -119,26 +115,17 @@ def _tool_loop(request: Request) -> int:
     return max(calls, 1)
 
 
-def json_schema(request: Request) -> int:
-    fields = request.fields
-    text = fields.get("text")
-    wanted = (
-        text.get("format") if isinstance(text, dict) else fields.get("response_format", fields.get("output_format"))
-    )
-    return isinstance(wanted, dict) and wanted.get("type") == "json_schema"
-
-
 def _sum(attribute: str) -> Callable[[Request], int]:
     return lambda request: sum(getattr(message, attribute) for message in request.messages)
 
 
 _COUNTS: dict[str, Callable[[Request], Any]] = {
     "turns": lambda request: sum(map(speaks, request.messages)),
-    "tools": tools,
+    "tools": lambda request: request.asking.tools(request),
     "tool_loop": _tool_loop,
     "images": _sum("images"),
     "audio": _sum("audio"),
     "files": _sum("files"),
-    "json_schema": json_schema,
-    "stream": lambda request: request.fields.get("stream") is True,
+    "json_schema": lambda request: request.asking.schema(request),
+    "stream": lambda request: request.asking.streams(request),
 }

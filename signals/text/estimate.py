@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 from zlib import adler32
 
 import numpy as np
@@ -60,9 +59,8 @@ class ByteWeights:
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
     """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images and audio."""
-    fields = request.fields
     text = request.spoken()
-    offered = fields.get("tools") or fields.get("functions")
+    offered = request.asking.offered(request)
     if offered:
         text += orjson.dumps(offered).decode()
     parts = 0
@@ -70,16 +68,7 @@ def whole(request: Request, count: Callable[[str], int]) -> int:
         parts += PER_MESSAGE
         if message.images or message.audio:
             parts += PER_IMAGE * message.images + PER_AUDIO * message.audio
-    if request.api == "completions" or request.api == "embeddings":
-        parts += _token_ids(fields.get("prompt" if request.api == "completions" else "input"))
-    return count(text) + parts + PER_REQUEST
-
-
-def _token_ids(given: Any) -> int:
-    """How many token ids there are in a prompt of token ids, or in a list of such prompts."""
-    if not isinstance(given, list):
-        return 0
-    return sum(len(item) if isinstance(item, list) else isinstance(item, int) for item in given)
+    return count(text) + parts + request.asking.token_ids(request) + PER_REQUEST
 
 
 def tokens_of(text: str) -> int:

@@ -11,8 +11,9 @@ from extproc import paths
 
 NAMES = ["chat", "completions", "embeddings", "responses", "compact", "input_tokens", "messages", "count_tokens"]
 MORE = ["models", "cancel", "input_items", "v1", "v1beta", "V2", "v1234", "v1.", "openai", "OpenAI", "deployments"]
+GOOGLE = ["m:generateContent", "M:streamGenerateContent", "m:countTokens", "m:embedContent", "publishers", "models"]
 ODD = ["generate", "a%20b", "caf%C3%A9", "resp_1", "a:b", "%2e%2e", "..", ".", "", "a;b", "%0a", "Chat", "@x", "a b"]
-PATHS = st.lists(st.sampled_from([*NAMES, *MORE, *ODD]), max_size=6).map(lambda words: "/" + "/".join(words))
+PATHS = st.lists(st.sampled_from([*NAMES, *MORE, *GOOGLE, *ODD]), max_size=6).map(lambda words: "/" + "/".join(words))
 
 
 def matches(expression, path):
@@ -30,6 +31,8 @@ def test_what_the_router_reads_finds_a_route_when_it_is_spelled_plainly(path):
 
 @given(PATHS)
 @example("/openai/deployments/gpt/chat/completions")
+@example("/responses/v1/models")
+@example("/v1/responses/v1/responses/a")
 def test_what_finds_a_route_is_read_by_the_router(path):
     if "%" not in path and matches(allowed.CALLS, path):  # Envoy undoes the escapes of dots itself
         assert paths.read(path) is not None

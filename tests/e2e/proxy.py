@@ -156,11 +156,24 @@ class Upstream:
         if request.method != "POST" or request.content_type != "application/json":
             return web.json_response(echo, headers=headers)
         body = orjson.loads(raw)
+        model, _, method = request.path.rpartition("/models/")[2].rpartition(":")
+        if model:
+            return await self._google(request, model, method, echo)
         anthropic = request.path.endswith("/messages")
         if body.get("stream"):
             return await self._stream(request, _anthropic_events(body) if anthropic else _openai_events(body))
         answer = _anthropic_message(body) if anthropic else _openai_completion(body)
         return web.json_response({**answer, "echo": echo}, headers=headers)
+
+    async def _google(self, request: web.Request, model: str, method: str, echo: JSON) -> web.StreamResponse:
+        if method == "countTokens":
+            return web.json_response({"totalTokens": 3, "echo": echo})
+        if method == "generateContent":
+            return web.json_response({**_gemini_answer(model, "".join(WORDS)), "echo": echo})
+        answers = [_gemini_answer(model, word) for word in WORDS]
+        if "alt=sse" not in request.query_string:
+            return web.json_response(answers)
+        return await self._stream(request, [b"data: " + orjson.dumps(answer) + b"\r\n\r\n" for answer in answers])
 
     async def _stream(self, request: web.Request, events: list[bytes]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -222,6 +235,13 @@ def _anthropic_events(body: JSON) -> list[bytes]:
         event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 3}),
         event("message_stop"),
     ]
+
+
+def _gemini_answer(model: str, text: str) -> JSON:
+    content = {"parts": [{"text": text}], "role": "model"}
+    usage = {"promptTokenCount": 1, "candidatesTokenCount": 3, "totalTokenCount": 4}
+    candidate = {"content": content, "finishReason": "STOP", "index": 0}
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": model}
 
 
 # Routers

@@ -16,7 +16,7 @@ from decisions.model import Model
 from extproc import openai
 from extproc.edit import Draft, elements, exchanged
 from extproc.refusal import Refusal
-from signals.request import Api, Request
+from signals.request import Request
 from tests.linear import assert_linear
 
 SPACES = ("", "", "", " ", "\n", "\t ", "\r\n  ")
@@ -236,7 +236,7 @@ def test_a_value_that_is_not_there_is_said() -> None:
         ("responses", '{"instructions": [ ]}', '{"model":"served","instructions": [{"role":"system","content":"S"} ]}'),
     ],
 )
-def test_a_system_prompt_is_put_into_the_bytes(api: Api, before: str, after: str) -> None:
+def test_a_system_prompt_is_put_into_the_bytes(api: str, before: str, after: str) -> None:
     body = before.encode()
     fields: dict[str, Any] = orjson.loads(body.replace(b"1e400", b"1e40"))
     request = Request(api, body, fields, None, ())
@@ -269,7 +269,7 @@ def test_changes_take_linear_time(filling: bytes) -> None:
 
 @pytest.mark.parametrize("api", ["messages", "chat", "responses"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_thoughts_are_left_out_in_linear_time(api: Api, inside: bool) -> None:
+def test_thoughts_are_left_out_in_linear_time(api: str, inside: bool) -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
     question = {"role": "user", "content": "prove it"}
     key = "input" if api == "responses" else "messages"

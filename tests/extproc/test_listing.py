@@ -11,6 +11,9 @@ from config.build import build
 from config.load import parse
 from decisions.engine import Engine
 from extproc import listing
+from extproc.apis.chat import CHAT
+from extproc.apis.messages import MESSAGES
+from extproc.apis.shape import ApiShape
 from extproc.refusal import Refusal
 
 POLICY = """\
@@ -28,8 +31,8 @@ def engine() -> Engine:
     return build(parse(POLICY))
 
 
-def listed(engine: Engine, anthropic: bool = False) -> dict[str, Any]:
-    data = orjson.loads(listing.models(engine, None, anthropic))["data"]
+def listed(engine: Engine, shape: ApiShape = CHAT) -> dict[str, Any]:
+    data = orjson.loads(listing.models(engine, None, shape))["data"]
     return {entry["id"]: entry for entry in data}
 
 
@@ -61,9 +64,9 @@ def test_auto_can_what_some_model_can() -> None:
 
 
 def test_anthropic_s_list_says_them_in_its_fields(engine: Engine) -> None:
-    answer = orjson.loads(listing.models(engine, None, True))
+    answer = orjson.loads(listing.models(engine, None, MESSAGES))
     assert (answer["first_id"], answer["last_id"], answer["has_more"]) == ("auto", "org/plain", False)
-    entries = listed(engine, True)
+    entries = listed(engine, MESSAGES)
     assert (entries["small"]["max_input_tokens"], entries["small"]["max_tokens"]) == (32768, 4096)
     assert entries["large"]["capabilities"]["image_input"] == {"supported": True}
     assert entries["small"]["capabilities"]["image_input"] == {"supported": False}
@@ -74,10 +77,10 @@ def test_anthropic_s_list_says_them_in_its_fields(engine: Engine) -> None:
 
 def test_one_model_is_asked_for_by_every_name_that_it_has(engine: Engine) -> None:
     for name in ("small", "org/small", "haiku", "claude-haiku-4-5-20251001"):
-        one = orjson.loads(listing.models(engine, name, False))
+        one = orjson.loads(listing.models(engine, name, CHAT))
         assert (one["id"], one["context_length"]) == (name, 32768)
-    assert orjson.loads(listing.models(engine, "auto", True))["type"] == "model"
+    assert orjson.loads(listing.models(engine, "auto", MESSAGES))["type"] == "model"
     with pytest.raises(Refusal) as caught:
-        listing.models(engine, "x" * 1000, False)
+        listing.models(engine, "x" * 1000, CHAT)
     assert caught.value.status == 404
     assert len(caught.value.text) < 400

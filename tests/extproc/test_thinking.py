@@ -10,8 +10,10 @@ import pytest
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc import openai
+from extproc.apis.chat import CHAT
+from extproc.apis.messages import MESSAGES
+from extproc.apis.responses import RESPONSES
 from extproc.makers import MOST, Makers
-from extproc.thinking import turn
 from signals.request import Message, Request
 from signals.state.session import Sessions
 from tests.extproc.test_openai import parse
@@ -260,10 +262,10 @@ def test_thinking_rests_for_a_turn_whose_beginning_is_another_model_s() -> None:
 
 
 def test_a_turn_begins_with_what_the_user_says() -> None:
-    assert turn(THOUGHTFUL) == 1
-    assert turn(turns("a", "b", "c")) == 3
-    assert turn([{"role": "assistant", "content": "a"}]) == 0
-    assert turn([QUESTION, {"type": "function_call"}, {"type": "function_call_output"}]) == 1
+    assert MESSAGES.closed(THOUGHTFUL) == 1
+    assert MESSAGES.closed(turns("a", "b", "c")) == 3
+    assert CHAT.closed([{"role": "assistant", "content": "a"}]) == 0
+    assert RESPONSES.closed([QUESTION, {"type": "function_call"}, {"type": "function_call_output"}]) == 1
 
 
 # Who made them

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from extproc import paths
+from extproc.apis.completions import COMPLETIONS
+from extproc.apis.embeddings import EMBEDDINGS
 from extproc.body import parse
 from signals.facts import Facts
 from signals.gather import read
@@ -83,10 +85,10 @@ def test_everything_that_a_message_holds_counts(path: str, fields: dict[str, Any
 def test_token_ids_are_counted_as_they_are() -> None:
     messages = (Message("user", ""),)
     base = PER_REQUEST + PER_MESSAGE
-    for api, key in (("completions", "prompt"), ("embeddings", "input")):
-        assert count(request(api=api, messages=messages, fields={key: [1, 2, 3]})) == base + 3
-        assert count(request(api=api, messages=messages, fields={key: [[1, 2], [3]]})) == base + 3
-        assert count(request(api=api, messages=messages, fields={key: "text"})) == base
+    for api, key in ((COMPLETIONS, "prompt"), (EMBEDDINGS, "input")):
+        for given, ids in (([1, 2, 3], 3), ([[1, 2], [3]], 3), ("text", 0)):
+            asked = request(api=api.name, asking=api, messages=messages, fields={key: given})
+            assert count(asked) == base + ids
 
 
 @pytest.mark.parametrize("size", [10, 512, 513, 5_000, 8_192, 8_193, 100_000])

@@ -1,0 +1,428 @@
+"""A call as it is read: its messages, and what they hold that no signal can read. What the APIs' files share.
+
+Messages and their parts are read alike for all APIs but Gemini's, since servers and clients mix them: a part of any of
+them may come in any.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from extproc.jsonbody import collect, decoded, encoded, kind
+from extproc.refusal import Refusal
+from signals.request import TEXTUAL, Extra, Message, Opaque
+
+IN_TURN: Final = frozenset(
+    ("role", "content", "type", "text", "name", "tool_calls", "tool_call_id", "id", "status", "refusal", "output")
+)
+
+
+def wrong(param: str, wanted: str, value: Any) -> Refusal:
+    if value is None:
+        return Refusal(400, f"'{param}' is missing; {wanted} is needed.", "missing_required_parameter", param=param)
+    return Refusal(400, f"'{param}' must be {wanted}, not {kind(value)}.", "invalid_type", param=param)
+
+
+def spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
+    """Raises `Refusal` (400) for a key that some readers take for one of `known` and some do not: `Messages`."""
+    if fields.keys() <= known:
+        return
+    for key in fields:
+        if key not in known and key.casefold() in known:
+            where = f"{param}.{key}" if param else key
+            text = f"'{where}' is not spelled as the API spells it: '{key.casefold()}'."
+            raise Refusal(400, text, "misspelled_key", param=where[:128])
+
+
+class Call:
+    """The messages and extras of a call as they are read.
+
+    `blobs` are the identities of strings that are encoded bytes. `turns` is the list of turns as it was parsed;
+    `plain` of them have a role and a text, or parts of text, and `strings` is how many strings and keys these hold.
+    """
+
+    __slots__ = ("blobs", "extras", "messages", "plain", "sealed", "strings", "turns")
+
+    def __init__(self) -> None:
+        self.blobs: set[int] | None = None
+        self.messages: list[Message] = []
+        self.extras: list[Extra] = []
+        self.turns: list[Any] | None = None
+        self.plain = 0
+        self.strings = 0
+        self.sealed = False
+
+    def extra(self, at: int, role: str, text: str = "", glued: str = "", opaque: tuple[Opaque, ...] = ()) -> None:
+        if text or glued or opaque:
+            self.extras.append(Extra(at, role, text, glued, opaque))
+            if opaque and not self.sealed:
+                self.sealed = not TEXTUAL.isdisjoint(opaque)
+
+    def add(self, message: Message, parts: Parts, rest: list[str]) -> None:
+        """A message, what its parts hold beside their text, and other strings of it."""
+        self.messages.append(message)
+        self.take(parts)
+        glued = "".join(parts.texts) if len(parts.texts) > 1 else ""
+        self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
+
+    def take(self, parts: Parts) -> None:
+        if parts.blobs:
+            if self.blobs is None:
+                self.blobs = set()
+            self.blobs |= parts.blobs
+
+    def blob(self, value: Any) -> None:
+        """Note that this string is encoded bytes, where it is."""
+        if type(value) is str and encoded(value):
+            if self.blobs is None:
+                self.blobs = set()
+            self.blobs.add(id(value))
+
+
+class Parts:
+    """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
+
+    __slots__ = ("audio", "blobs", "calls", "depth", "files", "images", "opaque", "rest", "results", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.rest: list[str] = []
+        self.results: list[Message] = []
+        self.blobs: set[int] = set()
+        self.opaque: dict[Opaque, None] = {}
+        self.images = self.audio = self.files = self.calls = 0
+        self.depth = 0
+
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def everything(self) -> list[str]:
+        """All the text there is, that of results too."""
+        return [*self.texts, *(result.text for result in self.results), *self.rest]
+
+    def message(self, role: str, text: str, calls: int = 0) -> Message:
+        return Message(role, text, self.images, self.audio, self.files, self.calls + calls)
+
+    def count_results(self) -> None:
+        """Count what the results hold as this message's own."""
+        for result in self.results:
+            self.images += result.images
+            self.audio += result.audio
+            self.files += result.files
+
+    def count(self, inner: Parts) -> None:
+        """Take over what is counted of other parts, that of the results inside them too."""
+        inner.count_results()
+        self.images += inner.images
+        self.audio += inner.audio
+        self.files += inner.files
+        self.opaque.update(inner.opaque)
+        self.blobs |= inner.blobs
+
+
+ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function", "model"))
+_TEXTS: Final = frozenset(("text", "input_text", "output_text", "summary_text", "reasoning_text"))
+_NEEDED: Final = frozenset(("text", "input_text"))
+_IMAGES: Final = frozenset(("image_url", "image", "input_image", "computer_screenshot", "output_image"))
+_AUDIO: Final = frozenset(("input_audio", "audio", "audio_url"))
+_VIDEO: Final = frozenset(("video", "video_url", "input_video"))
+_FILES: Final = frozenset(("file", "input_file", "document", "container_upload")) | _VIDEO
+_THOUGHTS: Final = frozenset(("thinking", "redacted_thinking"))
+_HOLDERS: Final = ("source", "image_url", "input_audio", "audio_url", "video_url", "file")
+_BYTES: Final = (
+    "data", "url", "file_data", "image_url", "image", "audio_url", "video_url", "video", "audio", "signature",
+)  # fmt: skip
+"""Where a part of another kind than text has its bytes, in itself or in one of `_HOLDERS`."""
+
+
+_DEPTH: Final = 16
+"""Results inside results that are taken apart; what lies deeper is read as text, and said to be unreadable besides."""
+
+
+def take_apart(content: Any, param: str, depth: int = 0) -> Parts:
+    """A message's content taken apart: null, a string, or a list of typed parts. Raises `Refusal` (400)."""
+    parts = Parts()
+    parts.depth = depth
+    if content is None:
+        return parts
+    if type(content) is str:
+        parts.texts.append(content)
+        return parts
+    if type(content) is not list:
+        raise wrong(param, "a string or an array of parts", content)
+    for index, part in enumerate(content):
+        if type(part) is dict:
+            if len(part) == 2 and part.get("type") == "text" and type(text := part.get("text")) is str:
+                parts.texts.append(text)  # as nearly all are
+            else:
+                _part(parts, part, f"{param}[{index}]")
+        elif type(part) is str:  # tolerated by several upstreams
+            parts.texts.append(part)
+        else:
+            raise wrong(f"{param}[{index}]", "an object", part)
+    return parts
+
+
+def _part(parts: Parts, part: dict[str, Any], param: str) -> None:
+    given = part.get("type")
+    if given is None and type(part.get("text")) is str:
+        given = "text"
+    if type(given) is not str:
+        raise wrong(f"{param}.type", "a string", given)
+    text = part.get("text")
+    spelled(part, IN_TURN, param)
+    what = given.lower()
+    if what in _IMAGES:
+        parts.images += 1
+        parts.opaque["image"] = None
+        _bytes(parts, part)
+    elif what in _AUDIO:
+        parts.audio += 1
+        parts.opaque["audio"] = None
+        _bytes(parts, part)
+    elif what in _FILES:
+        parts.files += 1
+        _bytes(parts, part)
+        if what in _VIDEO:
+            parts.opaque["video"] = None
+        else:
+            _document(parts, part, param)
+    elif what in ("tool_use", "server_tool_use"):
+        parts.calls += 1
+    elif what in _THOUGHTS:
+        _bytes(parts, part)
+    elif what.endswith("_embeds"):
+        parts.opaque["embeddings"] = None
+    elif what.endswith("_result"):  # of a tool, a search, code that ran
+        _result(parts, part, param)
+        return
+    elif what in _NEEDED and text is None:
+        raise wrong(f"{param}.text", "a string", None)
+    elif what == "refusal" and text is None:
+        text = part.get("refusal")
+    if text is not None and type(text) is not str:
+        if what in _NEEDED or type(text) is not dict:
+            raise wrong(f"{param}.text", "a string", text)
+        text = None
+    if text is not None:
+        parts.texts.append(text)
+        part = {key: value for key, value in part.items() if value is not text}
+    collect(part, parts.rest, None, parts.blobs)
+
+
+def _bytes(parts: Parts, part: dict[str, Any]) -> None:
+    """Note where `part` has encoded bytes. The same string elsewhere is somebody's text, whatever it looks like."""
+    for holder in (part, *(part.get(name) for name in _HOLDERS)):
+        if type(holder) is dict and holder.get("type") != "text":
+            for name in _BYTES:
+                encoded_in(holder.get(name), parts.blobs)
+
+
+def encoded_in(value: Any, blobs: set[int]) -> None:
+    """Note it in `blobs` where this is a string of encoded bytes."""
+    if type(value) is str and encoded(value):
+        blobs.add(id(value))
+
+
+def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
+    """What a tool, a search or code gave: structured parts, or any object, all of it text of the tool."""
+    content = part.get("content")
+    if type(content) is dict:
+        content = [content]
+    texts: list[str] = []
+    collect({key: value for key, value in part.items() if key != "content"}, texts)
+    if parts.depth >= _DEPTH:
+        collect(content, texts)
+        parts.results.append(Message("tool", "\n".join(texts)))
+        parts.opaque["document"] = None
+    elif type(content) is str:
+        parts.results.append(Message("tool", "\n".join((content, *texts))))
+    elif content is None or (type(content) is list and typed(content)):
+        inner = take_apart(content, f"{param}.content", parts.depth + 1)
+        texts = [*inner.everything(), *texts]
+        if len(inner.texts) > 1:
+            texts.append("".join(inner.texts))
+        counted = Parts()
+        counted.count(inner)
+        parts.results.append(counted.message("tool", "\n".join(texts)))
+        parts.opaque.update(counted.opaque)
+        parts.blobs |= counted.blobs
+    elif type(content) is list:
+        collect(content, texts)
+        parts.results.append(Message("tool", "\n".join(texts)))
+    else:
+        raise wrong(f"{param}.content", "a string or an array of parts", content)
+
+
+def typed(parts: list[Any]) -> bool:
+    """Whether these are parts of a message, as opposed to results of a shape of their own."""
+    return all(type(part) is str or (type(part) is dict and type(part.get("type")) is str) for part in parts)
+
+
+def _document(parts: Parts, part: dict[str, Any], param: str) -> None:
+    """The text of a document where it has one; else what it is instead."""
+    inner = part.get("file")
+    source = part.get("source", inner if type(inner) is dict else part)
+    if type(source) is not dict:
+        parts.opaque["document"] = None
+        return
+    form = source.get("type")
+    data = source.get("data", source.get("file_data"))
+    if form == "content" or type(source.get("content")) is list:
+        if parts.depth >= _DEPTH:
+            parts.opaque["document"] = None
+            return  # its text is collected as that of any part
+        below = take_apart(source.get("content"), f"{param}.source.content", parts.depth + 1)
+        parts.texts.append("\n".join(below.everything()))
+        if len(below.texts) > 1:
+            parts.texts.append("".join(below.texts))
+        parts.count(below)
+    elif form == "text" and type(data) is str:
+        parts.texts.append(data)
+    elif type(data) is str and data:
+        text = decoded(data, source.get("media_type"))
+        if text is None:
+            parts.opaque["document"] = None
+        else:
+            parts.texts.append(text)
+    elif not _refers(source):
+        parts.opaque["document"] = None  # where its text is, nobody says
+    if _refers(source):
+        parts.opaque["reference"] = None
+
+
+def _refers(source: dict[str, Any]) -> bool:
+    return any(source.get(key) is not None for key in ("url", "file_id", "file_url"))
+
+
+def read_turn(call: Call, turn: Any, param: str) -> None:
+    """One message. Tool results inside it become messages of their own, before it."""
+    if type(turn) is not dict:
+        raise wrong(param, "an object", turn)
+    role = turn.get("role")
+    if type(role) is not str:
+        raise wrong(f"{param}.role", "a string", role)
+    content = turn.get("content")
+    spelled(turn, IN_TURN, param)
+    if role not in ROLES and role.strip().casefold() in ROLES:
+        text = f"'{param}.role' is not spelled as the API spells it: '{role.strip().casefold()}'."
+        raise Refusal(400, text, "misspelled_role", param=f"{param}.role")
+    if role == "function":
+        role = "tool"
+    rest: list[str] = []
+    if len(turn) > 2 or content is None:  # otherwise there is nothing else
+        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
+    if role not in ROLES:
+        rest.append(role)
+    calls = turn.get("tool_calls")
+    count = len(calls) if type(calls) is list else 0
+    if content is None or type(content) is str:
+        call.messages.append(Message(role, content or "", 0, 0, 0, count))
+        call.extra(len(call.messages) - 1, role, "\n".join(rest))
+        return
+    parts = take_apart(content, f"{param}.content")
+    if role == "tool":
+        text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
+        parts.count_results()
+    else:
+        text = parts.text()
+        call.messages.extend(parts.results)
+        if parts.results and type(content) is list and len(parts.results) == len(content):
+            call.take(parts)
+            call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
+            return
+    call.add(parts.message(role, text, count), parts, rest)
+
+
+def read_turns(call: Call, given: Any, param: str) -> None:
+    """The messages of a conversation."""
+    if type(given) is not list or not given:
+        raise wrong(param, "a non-empty array of messages", given)
+    call.turns = given
+    messages = call.messages
+    for index, turn in enumerate(given):
+        if type(turn) is dict and len(turn) == 2:
+            role, content = turn.get("role"), turn.get("content")
+            if type(role) is str and role in ROLES:
+                if type(content) is str:
+                    messages.append(Message("tool" if role == "function" else role, content))
+                    call.plain += 1
+                    call.strings += 4
+                    continue
+                if type(content) is list and (texts := _texts(content)):
+                    role = "tool" if role == "function" else role
+                    messages.append(Message(role, "\n".join(texts)))
+                    if len(texts) > 1:
+                        call.extra(len(messages) - 1, role, "", "".join(texts))
+                    call.plain += 1
+                    call.strings += 3 + 4 * len(texts)
+                    continue
+        read_turn(call, turn, f"{param}[{index}]")
+
+
+def _texts(parts: list[Any]) -> list[str]:
+    """The texts of parts that hold nothing else; none where one does."""
+    texts: list[str] = []
+    for part in parts:
+        if type(part) is not dict or len(part) != 2 or part.get("type") != "text":
+            return []
+        text = part.get("text")
+        if type(text) is not str:
+            return []
+        texts.append(text)
+    return texts
+
+
+def read_prompt(call: Call, value: Any, param: str) -> None:
+    """A prompt: a string, strings, parts, token ids, or lists of these."""
+    if type(value) is str:
+        call.messages.append(Message("user", value))
+        return
+    if type(value) is not list or not value:
+        raise wrong(param, "a string or a non-empty array", value)
+    numbers = False
+    parts = Parts()
+    for index, item in enumerate(value):
+        if type(item) is str:
+            parts.texts.append(item)
+        elif type(item) is int:
+            numbers = True
+        elif type(item) is list:
+            inner: list[str] = []
+            collect(item, inner)
+            parts.texts += inner
+            numbers = numbers or _numbers(item)
+        elif type(item) is dict:
+            if type(item.get("content")) is list:
+                below = take_apart(item["content"], f"{param}[{index}].content")
+                parts.texts += below.everything()
+                parts.count(below)
+            elif type(item.get("type")) is str:
+                _part(parts, item, f"{param}[{index}]")
+            else:
+                collect(item, parts.rest)
+        else:
+            raise wrong(f"{param}[{index}]", "a string or token ids", item)
+    if numbers:
+        parts.opaque["token_ids"] = None
+    parts.rest += [result.text for result in parts.results]
+    call.add(parts.message("user", parts.text()), parts, [])
+
+
+def _numbers(root: list[Any]) -> bool:
+    """Whether anything in these lists is no text: numbers of any kind are token ids to some reader."""
+    stack = [root]
+    while stack:
+        for item in stack.pop():
+            if type(item) is list:
+                stack.append(item)
+            elif type(item) is not str and type(item) is not dict:
+                return True
+    return False
+
+
+def count_ids(given: Any) -> int:
+    """How many token ids there are in a prompt of token ids, or in a list of such prompts."""
+    if not isinstance(given, list):
+        return 0
+    return sum(len(item) if isinstance(item, list) else isinstance(item, int) for item in given)

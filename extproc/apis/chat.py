@@ -1,0 +1,103 @@
+"""OpenAI's chat completions (`POST /v1/chat/completions`), and what vLLM and other servers add to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from decisions.model import Model
+from extproc.apis.call import Call, read_turns
+from extproc.apis.shape import DONE, USAGE, ApiShape, Static, event, lower, wants_usage
+from extproc.edit import Draft
+from extproc.jsonbody import collect
+
+_COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-5|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
+"""Served names of OpenAI's models that reason, which refuse `max_tokens`."""
+_THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details")
+
+
+class Chat(ApiShape):
+    def __init__(self) -> None:
+        super().__init__("chat", {("chat", "completions"): ""}, "chat")
+        self.anywhere = True
+        self.stepwise = True
+
+    def read(self, call: Call, fields: dict[str, Any]) -> None:
+        read_turns(call, fields.get("messages"), "messages")
+        documents = fields.get("documents")
+        if documents:
+            texts: list[str] = []
+            collect(documents, texts)
+            call.extra(len(call.messages) - 1, "document", "\n".join(texts))
+
+    def add_system(self, draft: Draft, system: str) -> None:
+        fields = draft.fields
+        before, part = f"{system}\n\n", {"type": "text", "text": system}
+        message = {"role": "system", "content": system}
+        given = fields["messages"][0]
+        if given.get("role") in ("system", "developer") and given.get("content"):
+            start, end = draft.first("messages")
+            one = Draft(draft.text[start:end], given)
+            one.lead("content", before, part)
+            draft.text = b"".join((draft.text[:start], one.text, draft.text[end:]))
+        else:
+            draft.lead("messages", before, message)
+            fields["messages"] = [message, *fields["messages"]]
+
+    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+        names = ["max_completion_tokens", "max_tokens"]
+        if _completion_tokens(model):
+            _rename_limit(draft)
+            names = names[:1]
+        lower(draft, names, limit)
+
+    def thinks(self, turn: dict[str, Any]) -> bool:
+        return turn.get("role") == "assistant" and any(key in turn for key in _THOUGHTS)
+
+    def strip(self, turn: Draft) -> bool:
+        for key in _THOUGHTS:
+            turn.remove(key)
+        return True
+
+    def answer(self, given: Static) -> dict[str, Any]:
+        message = {"role": "assistant", "content": given.text, "refusal": None}
+        return {**_choice(given, "chat.completion", message=message, finish_reason="stop"), "usage": USAGE}
+
+    def stream(self, given: Static) -> Iterable[bytes]:
+        chunk = "chat.completion.chunk"
+        role = {"role": "assistant", "content": ""}
+        yield event(_choice(given, chunk, delta=role, finish_reason=None))
+        yield event(_choice(given, chunk, delta={"content": given.text}, finish_reason=None))
+        yield event(_choice(given, chunk, delta={}, finish_reason="stop"))
+        if wants_usage(given):
+            yield event({**_choice(given, chunk), "choices": [], "usage": USAGE})
+        yield DONE
+
+
+CHAT: Final = Chat()
+
+
+def _choice(given: Static, kind: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{given.id}",
+        "object": kind,
+        "created": given.created,
+        "model": given.model,
+        "choices": [{"index": 0, "logprobs": None, **more}],
+    }
+
+
+def _completion_tokens(model: Model) -> bool:
+    """Whether the model takes `max_completion_tokens` alone: so it is declared, or so its name says."""
+    if model.family is not None:
+        return model.family == "max_completion_tokens"
+    return _COMPLETION_TOKENS.fullmatch(model.name) is not None
+
+
+def _rename_limit(draft: Draft) -> None:
+    """Make `max_tokens` the `max_completion_tokens` of a request that has no such limit yet."""
+    fields = draft.fields
+    if fields.get("max_tokens") is not None and fields.get("max_completion_tokens") is None:
+        draft.put("max_completion_tokens", draft.raw("max_tokens"), fields["max_tokens"])
+    draft.remove("max_tokens")

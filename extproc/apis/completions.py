@@ -1,0 +1,49 @@
+"""OpenAI's completions (`POST /v1/completions`): a prompt is continued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from extproc.apis.call import Call, count_ids, read_prompt
+from extproc.apis.shape import DONE, USAGE, ApiShape, Static, event, wants_usage
+from signals.request import Request
+
+
+class Completions(ApiShape):
+    def __init__(self) -> None:
+        super().__init__("completions", {("completions",): ""}, "text_completion")
+
+    def read(self, call: Call, fields: dict[str, Any]) -> None:
+        given = fields.get("prompt")
+        if given is None and fields.get("prompt_embeds") is not None:
+            given = ""
+        read_prompt(call, given, "prompt")
+        suffix = fields.get("suffix")
+        if type(suffix) is str:
+            call.extra(0, "user", suffix)
+
+    def token_ids(self, request: Request) -> int:
+        return count_ids(request.fields.get("prompt"))
+
+    def answer(self, given: Static) -> dict[str, Any]:
+        choice = {"index": 0, "text": given.text, "logprobs": None, "finish_reason": "stop"}
+        return {
+            "id": f"cmpl-{given.id}",
+            "object": "text_completion",
+            "created": given.created,
+            "model": given.model,
+            "choices": [choice],
+            "usage": USAGE,
+        }
+
+    def stream(self, given: Static) -> Iterable[bytes]:
+        whole = self.answer(given)
+        del whole["usage"]
+        yield event(whole)
+        if wants_usage(given):
+            yield event({**whole, "choices": [], "usage": USAGE})
+        yield DONE
+
+
+COMPLETIONS: Final = Completions()

@@ -1,0 +1,176 @@
+"""OpenAI's responses (`POST /v1/responses`): a conversation is a list of items, some of which the upstream keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from decisions.decision import Changes
+from decisions.model import Model
+from extproc.apis.call import IN_TURN, Call, Parts, read_turn, spelled, take_apart, typed, wrong
+from extproc.apis.shape import ApiShape, Static, event, lower, set_inside, wanted_effort
+from extproc.edit import Draft
+from extproc.jsonbody import collect
+from signals.request import Message, Opaque
+
+
+class Responses(ApiShape):
+    def __init__(self) -> None:
+        calls = {("responses",): "", ("responses", "compact"): "compact", ("responses", "input_tokens"): "input_tokens"}
+        super().__init__("responses", calls, "chat")
+        self.stored = True
+        self.turns_key = "input"
+
+    def read(self, call: Call, fields: dict[str, Any]) -> None:
+        kept = fields.get("previous_response_id") is not None or fields.get("conversation") is not None
+        if kept:
+            call.extra(-1, "history", "", "", ("reference",))
+        instructions = fields.get("instructions")
+        if type(instructions) is str:
+            call.messages.append(Message("system", instructions))
+        elif instructions is not None:
+            _items(call, instructions, "instructions")
+        given = fields.get("input")
+        prompt = fields.get("prompt")
+        if type(given) is str:
+            call.messages.append(Message("user", given))
+        elif given is not None or not (prompt or kept):
+            _items(call, given, "input")
+        if type(prompt) is dict:  # a template that the upstream keeps, and what is put into it
+            call.extra(-1, "system", "", "", ("reference",))
+            texts: list[str] = []
+            collect(prompt.get("variables"), texts)
+            call.extra(max(len(call.messages) - 1, 0), "user", "\n".join(texts))
+        elif type(prompt) is str:
+            call.extra(max(len(call.messages) - 1, 0), "user", prompt)
+
+    def add_system(self, draft: Draft, system: str) -> None:
+        existing = draft.fields.get("instructions")
+        if isinstance(existing, list):
+            draft.lead("instructions", "", {"role": "system", "content": system})
+        elif existing:
+            draft.lead("instructions", f"{system}\n\n", {"type": "text", "text": system})
+        else:
+            draft.set("instructions", system)
+
+    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+        lower(draft, ["max_output_tokens"], limit)
+
+    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+        effort = wanted_effort(changes, on)
+        if effort is not None:
+            set_inside(draft, "reasoning", "effort", effort)
+
+    def thinks(self, turn: dict[str, Any]) -> bool:
+        return turn.get("type") == "reasoning" and bool(turn.get("encrypted_content"))
+
+    def answer(self, given: Static) -> dict[str, Any]:
+        return _response(given, "completed", [_message(given, "completed", [_part(given.text)])])
+
+    def stream(self, given: Static) -> Iterable[bytes]:
+        place = {"item_id": f"msg_{given.id}", "output_index": 0, "content_index": 0}
+        done = _message(given, "completed", [_part(given.text)])
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": _response(given, "in_progress", [])},
+            {"type": "response.in_progress", "response": _response(given, "in_progress", [])},
+            {"type": "response.output_item.added", "output_index": 0, "item": _message(given, "in_progress", [])},
+            {"type": "response.content_part.added", **place, "part": _part("")},
+            {"type": "response.output_text.delta", **place, "delta": given.text, "logprobs": []},
+            {"type": "response.output_text.done", **place, "text": given.text, "logprobs": []},
+            {"type": "response.content_part.done", **place, "part": _part(given.text)},
+            {"type": "response.output_item.done", "output_index": 0, "item": done},
+            {"type": "response.completed", "response": _response(given, "completed", [done])},
+        ]
+        for number, one in enumerate(events):
+            yield event({**one, "sequence_number": number}, one["type"])
+
+
+RESPONSES: Final = Responses()
+
+
+def _items(call: Call, items: Any, param: str) -> None:
+    if type(items) is not list or not items:
+        raise wrong(param, "a string or a non-empty array of items", items)
+    for index, item in enumerate(items):
+        if type(item) is not dict:
+            raise wrong(f"{param}[{index}]", "an object", item)
+        _item(call, item, f"{param}[{index}]")
+
+
+def _item(call: Call, item: dict[str, Any], param: str) -> None:
+    """One item of the Responses API: a message, a call, what a call gave, a thought, or something newer."""
+    given = item.get("type")
+    what = given.lower() if type(given) is str else ""
+    if what == "message" or (not what and ("role" in item or (given is None and "id" not in item))):
+        read_turn(call, item, param)
+        return
+    spelled(item, IN_TURN, param)
+    rest: list[str] = []
+    if what.endswith("_output"):
+        output = item.get("output")
+        output = [output] if type(output) is dict else output
+        if output is None or type(output) is str or (type(output) is list and typed(output)):
+            parts = take_apart(output, f"{param}.output")
+        else:
+            parts = Parts()
+            collect(output, parts.texts)
+        collect({key: value for key, value in item.items() if key != "output"}, rest)
+        text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
+        parts.count_results()
+        call.add(parts.message("tool", text), parts, rest)
+    elif what.endswith("_call"):
+        call.messages.append(Message("assistant", "", tool_calls=1))
+        given_back = {key: item[key] for key in ("output", "outputs", "results", "result", "error") if key in item}
+        if what == "image_generation_call":
+            call.blob(item.get("result"))
+        collect({key: value for key, value in item.items() if key not in given_back}, rest)
+        call.extra(len(call.messages) - 1, "assistant", "\n".join(rest))
+        results: list[str] = []
+        collect(given_back, results, None, call.blobs)
+        call.extra(len(call.messages), "tool", "\n".join(results))
+    else:
+        call.blob(item.get("encrypted_content"))
+        collect(item, rest, None, call.blobs)
+        opaque: tuple[Opaque, ...] = ()
+        if what == "item_reference" or (not what and item.keys() <= {"id", "type"}):
+            opaque = ("reference",)
+        elif what != "reasoning" and item.get("encrypted_content"):
+            opaque = ("encrypted",)
+        role = "assistant" if what == "reasoning" else "history" if opaque else "tool"
+        call.extra(len(call.messages), role, "\n".join(rest), "", opaque)
+
+
+def _response(given: Static, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+    usage = {
+        "input_tokens": 0,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 0,
+    }
+    return {
+        "id": f"resp_{given.id}",
+        "object": "response",
+        "created_at": given.created,
+        "status": status,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "model": given.model,
+        "output": output,
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": usage if status == "completed" else None,
+    }
+
+
+def _message(given: Static, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"id": f"msg_{given.id}", "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}
