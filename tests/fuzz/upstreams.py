@@ -133,7 +133,7 @@ _HIDDEN_BY_GOOGLE = frozenset(("model", "cachedcontent", "labels", "servicetier"
 _TURNS = frozenset(
     (
         "messages", "input", "system", "instructions", "prompt", "contents", "systemInstruction", "system_instruction",
-        "generateContentRequest", "generate_content_request",
+        "systeminstruction", "generateContentRequest", "generate_content_request", "generatecontentrequest",
     )
 )  # fmt: skip
 _CALLED = frozenset(("input", "arguments", "parameters", "input_schema", "args", "response"))
@@ -144,8 +144,9 @@ _FORMS = frozenset(
         "redacted_thinking", "reasoning", "container_upload",
     )
 )  # fmt: skip
-_MEDIA = frozenset(("image_url", "file", "input_audio", "source", "inlineData", "inline_data"))
+_MEDIA = frozenset(("image_url", "file", "input_audio", "source", "inlineData", "inline_data", "inlinedata"))
 """In a part of those types, or below these keys of a message, a string of base64 is decoded and never shown as text."""
+_MEDIA_TYPES = ("media_type", "mimeType", "mime_type", "mimetype")
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
 _ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[a-z0-9.+-]*(;[^,]*)?", re.IGNORECASE)
@@ -177,7 +178,7 @@ def shows(fields: Any, api: str = "chat") -> str | None:
             if MARK in value.lower():
                 return "plain"
         elif type(value) is dict:
-            media = value.get("media_type", value.get("mimeType", value.get("mime_type")))
+            media = next((value[name] for name in _MEDIA_TYPES if name in value), None)
             image = not text and (inside or _is_image(value))
             for key, item in value.items():
                 if MARK in key.lower():
@@ -199,7 +200,7 @@ def shows(fields: Any, api: str = "chat") -> str | None:
 
 def _seals(key: str, part: dict[str, Any]) -> bool:
     """Whether what stands at `key` of a part is a signature, or a thought that only its model can open."""
-    return key == _SEALED.get(str(part.get("type"))) or key in ("thoughtSignature", "thought_signature")
+    return key == _SEALED.get(str(part.get("type"))) or _plain(key) == "thoughtsignature"
 
 
 def _is_image(part: dict[str, Any]) -> bool:
