@@ -14,10 +14,12 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
+
 from extproc.apis.call import Call, spelled
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import ApiShape, Target
-from extproc.jsonbody import collect, kind, load, too_deep, unambiguous
+from extproc.jsonbody import collect, count, kind, load, too_deep, unambiguous
 from extproc.refusal import Refusal
 from signals.request import Everything, Opaque, Request
 
@@ -73,7 +75,8 @@ def _request(
     if target.model is not None:  # the path names the model, and so it goes by the path
         model = target.model
     shape.read(call, fields)
-    unambiguous(body, fields, _strings(fields, call))
+    # Backslash, as a number: that is looked for ten times as fast as bytes are.
+    unambiguous(body, fields, None if 0x5C in body else _strings(fields, call))
     return Request(
         target.api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
         tuple(call.extras), _Gather(shape, fields, call.blobs), target.operation, call.sealed, shape, target.framing,
@@ -93,16 +96,22 @@ def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
 
 
 def _strings(fields: dict[str, Any], call: Call) -> int | None:
-    """How many strings and keys the call holds where a look tells, as in a chat of plain messages; else None."""
-    count = len(fields)
+    """How many strings and keys a call without escapes holds; None where it is nested too deeply to tell.
+
+    Plain messages tell at a look, and the rest is written as JSON again, where each stands between two quotes.
+    """
+    total = len(fields)
     for value in fields.values():
         if type(value) is str:
-            count += 1
+            total += 1
         elif type(value) is list and value is call.turns and len(value) == call.plain:
-            count += call.strings
+            total += call.strings
         elif type(value) is list or type(value) is dict:
-            return None
-    return count
+            try:
+                total += count(orjson.dumps(value), b'"') // 2
+            except orjson.JSONEncodeError:
+                return None
+    return total
 
 
 class _Gather:

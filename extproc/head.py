@@ -64,8 +64,10 @@ class Head:
     def no_socket(self, method: str) -> None:
         """Raises `Refusal` (426) where a WebSocket is asked for: what goes through it nobody would read."""
         headers = self.headers
-        if method == "CONNECT" or (
-            "upgrade" in headers and (method != "POST" or "websocket" in headers["upgrade"].lower())
+        if (
+            method == "CONNECT"
+            or ("upgrade" in headers and (method != "POST" or "websocket" in headers["upgrade"].lower()))
+            or (method != "POST" and ":protocol" in headers)
         ):
             text = "WebSockets are not served here; send the call with POST."
             raise Refusal(426, text, "websocket_refused", headers=(("upgrade", "HTTP/1.1"),))

@@ -100,10 +100,11 @@ def unambiguous(body: bytes, fields: dict[str, Any], strings: int | None) -> Non
 
     Every string and key of a body stands between two quotes, and a key that is repeated is lost by parsing. So the
     quotes of the bytes tell whether one was, beside those of what was parsed; only then is the body read again to find
-    it. `strings` is how many strings and keys `fields` has; where nobody knows (None), it is written as JSON again.
+    it. `strings` is how many strings and keys `fields` has, none of which has an escape in `body`; where nobody knows
+    (None), `fields` is written as JSON again.
     """
     quotes = count(body, b'"')
-    if strings is not None and 0x5C not in body:  # a backslash; as a number, since bytes are looked for more slowly
+    if strings is not None:
         if quotes == 2 * strings:
             return
     elif body.find(b"\\u0022") < 0:  # a quote inside a string has one more in both

@@ -85,11 +85,12 @@ class Gemini(ApiShape):
         for at in range(len(segments) - 1):
             if segments[at].lower() != "models":
                 continue
-            base = list(segments[:at])
-            if len(base) > 1 and base[-2].lower() == "publishers":
-                base[-2:] = [base[-2].lower(), base[-1].lower()]
-            elif base and not versioned(base[-1]):
+            published = at > 1 and segments[at - 2].lower() == "publishers"
+            if at and not published and not versioned(segments[at - 1]):
                 continue
+            base = list(segments[:at])
+            if published:
+                base[-2:] = [base[-2].lower(), base[-1].lower()]
             names = [*segments[at + 1 : -1], *([name] if name else [])]
             if not names:
                 return None

@@ -58,6 +58,10 @@ def item(**item: Any) -> tuple[str, dict[str, Any]]:
     return "/v1/responses", {"input": [item, USER]}
 
 
+def google(*parts: Any, **more: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1beta/models/auto:generateContent", {"contents": [{"role": "user", "parts": [*parts]}], **more}
+
+
 def top(path: str = "/v1/chat/completions", **fields: Any) -> tuple[str, dict[str, Any]]:
     return path, {"messages": [USER], **fields}
 
@@ -155,6 +159,28 @@ PLACES: list[tuple[str, dict[str, Any]]] = [
     item(type=7, role="user", content=MARK),
     item(role="user", content=[{"type": "input_text", "text": MARK}]),
     item(type="message", role="assistant", content=[{"type": "output_text", "text": MARK}]),
+    google({"text": MARK}),
+    google({"text": MARK, "thought": True}),
+    google({"functionCall": {"name": "f", "args": {"q": MARK}}}),
+    google({"function_call": {"name": "f", "args": {MARK: 1}}}),
+    google({"functionResponse": {"name": "f", "response": {"any": [MARK]}}}),
+    google({"functionResponse": {"name": "f", "response": {}, "parts": [{"text": MARK}]}}),
+    google({"executableCode": {"language": "PYTHON", "code": MARK}}),
+    google({"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": MARK}}),
+    google({"fileData": {"fileUri": MARK}}),
+    google({"inlineData": {"mimeType": "image/png", "data": "AA==", "displayName": MARK}}),
+    google({"inlineData": {"mimeType": "text/plain", "data": PACKED}}),
+    google({"somethingNew": {"deep": {"text": MARK}}}),
+    google({"text": "hi"}, systemInstruction={"parts": [{"text": MARK}]}),
+    google({"text": "hi"}, system_instruction={"parts": {"text": MARK}}),
+    google({"text": "hi"}, tools=[{"functionDeclarations": [{"name": "f", "description": MARK}]}]),
+    google({"text": "hi"}, tools={"function_declarations": {"name": "f", "parameters": {"properties": {MARK: {}}}}}),
+    google({"text": "hi"}, toolConfig={"functionCallingConfig": {"allowedFunctionNames": [MARK]}}),
+    google({"text": "hi"}, generationConfig={"responseSchema": {"description": MARK}}),
+    google({"text": "hi"}, generationConfig={"stopSequences": [MARK]}),
+    google({"text": "hi"}, somethingNew={MARK: 1}),
+    ("/v1beta/models/auto:countTokens", {"generateContentRequest": {"contents": [{"parts": [{"text": MARK}]}]}}),
+    ("/v1/publishers/google/models/auto:streamGenerateContent", {"contents": {"parts": {"text": MARK}}}),
 ]  # fmt: skip
 
 
@@ -169,7 +195,7 @@ def matched(request: Request, **params: Any) -> bool | None:
 def test_all_is_every_string_that_a_model_may_be_shown(path: str, fields: dict[str, Any]) -> None:
     made = request(path, fields)
     assert matched(made, **{"in": "all"}) is True
-    hidden = orjson.loads(orjson.dumps(fields).replace(MARK.encode(), b"x"))
+    hidden = orjson.loads(orjson.dumps(fields).replace(MARK.encode(), b"x").replace(PACKED.encode(), b"eA=="))
     assert matched(request(path, hidden), **{"in": "all"}) is not True
 
 

@@ -72,6 +72,12 @@ def test_the_sense_of_linear() -> None:
         lambda size: "/v1/" + "é" * size,
         lambda size: "/v1/" + "%ff" * size,
         lambda size: "#" * size + "?" * size,
+        lambda size: "/v1/models" + "/x" * size + ":generateContent",
+        lambda size: "/x" + "/models" * size + "/x:generateContent",
+        lambda size: "/x" + "/v1/responses" * size + "/x/x",
+        lambda size: "/publishers/x" * size + "/models/x:generateContent",
+        lambda size: "/v1/models/x" + ":" * size + "generateContent",
+        lambda size: "/v1/models/x:streamGenerateContent?" + "alt&" * size,
     ],
 )
 def test_paths(path: Callable[[int], str]) -> None:
@@ -146,6 +152,7 @@ def test_bodies(body: Callable[[int], bytes]) -> None:
     assert_linear(body, lambda given: _values(given, 0), 2**16)
 
 
+GOOGLE = "/v1beta/models/auto:generateContent"
 OTHERS: list[tuple[str, Callable[[int], Any]]] = [
     ("/v1/completions", lambda size: {"prompt": ["x"] * size}),
     ("/v1/completions", lambda size: {"prompt": [1] * size}),
@@ -159,7 +166,28 @@ OTHERS: list[tuple[str, Callable[[int], Any]]] = [
     ("/v1/responses", lambda size: {"input": "x", "prompt": {"variables": {f"k{at}": "v" for at in range(size)}}}),
     ("/v1/messages", lambda size: {"system": [{"type": "text", "text": "x"}] * size, "messages": [USER]}),
     ("/v1/messages", lambda size: {"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}] * size}),
+    ("/v1/responses", lambda size: {"input": [{"type": "reasoning", "encrypted_content": "A" * 600}] * size}),
+    (GOOGLE, lambda size: {"contents": [{"parts": [{"text": "x"}]}] * size}),
+    (GOOGLE, lambda size: {"contents": {"parts": [{"text": "x"}] * size}}),
+    (
+        GOOGLE,
+        lambda size: {"contents": {"parts": [{"inline_data": {"mime_type": "text/plain", "data": "aA=="}}] * size}},
+    ),
+    (GOOGLE, lambda size: {"contents": {"parts": [{"functionResponse": {"response": {"x": "y"}}}] * size}}),
+    (GOOGLE, lambda size: {"contents": _responding(size)}),
+    (GOOGLE, lambda size: {"contents": {"parts": []}} | {f"k{at}": {"x": "y"} for at in range(size)}),
+    (
+        GOOGLE,
+        lambda size: {"contents": {"role": "model", "parts": [{"text": "x", "thoughtSignature": "A" * 600}] * size}},
+    ),
 ]
+
+
+def _responding(depth: int) -> dict[str, Any]:
+    part: dict[str, Any] = {"text": "x"}
+    for _ in range(min(depth, 300)):
+        part = {"functionResponse": {"parts": [part]}}
+    return {"parts": [part] * (depth // 300 + 1)}
 
 
 @pytest.mark.parametrize(("path", "fields"), OTHERS, ids=range(len(OTHERS)))
@@ -168,6 +196,23 @@ def test_bodies_of_the_other_apis(path: str, fields: Callable[[int], Any]) -> No
     assert target is not None
     read = partial(parse, target, {}, {}, most=10**9)
     assert_linear(lambda size: orjson.dumps(fields(size)), _refused(lambda given: read(body=given).text("all")), 2**15)
+
+
+def test_what_is_changed_in_google_s_calls() -> None:
+    target = paths.read(GOOGLE)
+    assert target is not None
+    parts = [{"text": "t", "thought": True}, {"functionCall": {"name": "f"}, "thought_signature": "s"}, {"text": "x"}]
+    made = Changes(system="be brief", max_tokens=5, reasoning_effort="low")
+
+    def change(given: bytes) -> None:
+        request = parse(target, {}, {}, given, 10**9)
+        openai.changed(request, Model("m", "m"), made, 10**9)
+
+    for contents in (
+        lambda size: [{"role": "model", "parts": parts}] * size,
+        lambda size: [{"role": "model", "parts": parts * size}],
+    ):
+        assert_linear(lambda size, contents=contents: orjson.dumps({"contents": contents(size)}), change, 2**12)
 
 
 # Headers

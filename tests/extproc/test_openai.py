@@ -1,4 +1,4 @@
-"""Reading and rewriting what clients send, in five APIs' shapes."""
+"""Reading and rewriting what clients send, in the shapes of OpenAI's and Anthropic's APIs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to fuzz with: calls of the five APIs and their neighbours, with a marked text put anywhere, then damaged.
+"""Requests to fuzz with: calls of the six APIs and their neighbours, with a marked text put anywhere, then damaged.
 
 What is drawn depends on the seed alone (and on the seed bodies). Paths, methods, headers, bodies and encodings are each
 mutated by themselves, most requests in one or two ways only: a request that is damaged all over is refused at once.
@@ -142,6 +142,37 @@ _SEEDS: list[tuple[str, Any]] = [
             ],
         },
     ),
+    ("/v1beta/models/auto:generateContent", {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}),
+    ("/v1/projects/p/publishers/google/models/auto:generateContent", {"contents": {"parts": {"text": "hi"}}}),
+    (
+        "/v1beta/models/auto:streamGenerateContent?alt=sse",
+        {
+            "system_instruction": {"parts": [{"text": "be brief"}, {"text": "be kind"}]},
+            "contents": [
+                {"parts": [{"text": "hi"}, {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]},
+                {
+                    "role": "model",
+                    "parts": [
+                        {"text": "t", "thought": True, "thoughtSignature": "AA=="},
+                        {"functionCall": {"name": "f", "args": {"q": "v"}}},
+                        {"executableCode": {"language": "PYTHON", "code": "x"}},
+                        {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "parts": [{"functionResponse": {"name": "f", "response": {"a": "b"}}}, {"text": "go"}],
+                },
+                {"role": "user", "parts": [{"inline_data": {"mime_type": "text/plain", "data": "aGk="}}]},
+            ],
+            "tools": [{"functionDeclarations": [{"name": "f", "description": "d", "parameters": {"type": "OBJECT"}}]}],
+            "generationConfig": {"maxOutputTokens": 9, "responseSchema": {"type": "OBJECT"}, "stopSequences": ["x"]},
+        },
+    ),
+    (
+        "/v1beta/models/auto:countTokens",
+        {"generateContentRequest": {"model": "models/auto", "contents": [{"parts": [{"text": "hi"}]}]}},
+    ),
 ]
 
 
@@ -174,7 +205,9 @@ _PATHS = (
     "/v1/messages/batches", "/generate", "/invocations", "/api/chat", "/api/generate", "/completion", "/infill",
     "/tokenize", "/detokenize", "/v1/rerank", "/v1/score", "/pooling", "/classify", "/v1/images/generations",
     "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/batches", "/v1/files", "/inference/v1/generate",
-    "/v1beta/models/m:generateContent", "/model/m/converse", "/v1/threads", "/v1/conversations", "/",
+    "/v1beta/models/auto:generateContent", "/v1/models/auto:streamGenerateContent", "/v1beta/models/auto:countTokens",
+    "/v1/projects/p/publishers/google/models/large:generateContent", "/v1beta/models/m:embedContent",
+    "/v1beta/tunedModels/m:generateContent", "/model/m/converse", "/v1/threads", "/v1/conversations", "/",
 )  # fmt: skip
 _PREFIXES = (
     "", "", "", "/api", "/gateway/v1", "/x", "/openai", "/v1beta/openai", "/openai/deployments/auto", "/v1/models",
@@ -201,7 +234,8 @@ _ENCODINGS = (
 )  # fmt: skip
 _MORE = (
     ("upgrade", "websocket"), ("upgrade", "h2c"), ("x-pointsman-route", "large"), ("x-pointsman-model", "x"),
-    ("expect", "100-continue"), ("anthropic-version", "2023-06-01"), ("content-length", "99999999999"),
+    ("expect", "100-continue"), ("anthropic-version", "2023-06-01"), ("x-goog-api-key", "k"),
+    ("content-length", "99999999999"),
     ("content-length", "12"), ("content-type", "application/json"), ("content-type", "text/plain; charset=utf-16"),
     ("content-encoding", "gzip"), ("content-encoding", "identity"), ("x-http-method-override", "PUT"),
     ("authorization", "Bearer k"), (":protocol", "websocket"), ("x-é", "ü"), ("transfer-encoding", "chunked"),
@@ -215,6 +249,11 @@ _KEYS = (
     "encrypted_content", "signature", "prompt_embeds", "input_ids", "chat_template", "chat_template_kwargs", "format",
     "response_format", "stop", "tool_choice", "guided_json", "variables", "previous_response_id", "conversation",
     "parameters", "properties", "description", "enum", "default", "input_schema", "cache_control", "detail", "object",
+    "contents", "parts", "systemInstruction", "system_instruction", "generationConfig", "generation_config",
+    "inlineData", "inline_data", "mimeType", "mime_type", "fileData", "functionCall", "function_call", "args",
+    "functionResponse", "function_response", "response", "thought", "thoughtSignature", "executableCode", "code",
+    "codeExecutionResult", "toolConfig", "functionDeclarations", "responseSchema", "cachedContent", "cached_content",
+    "generateContentRequest", "generate_content_request", "labels", "instances", "Contents", "INLINEDATA", "toolCall",
     "requests", "params", "verbosity", "effort", "key", "x", "", "é", "Messages", "MODEL", "Content", "tExt", "Input",
     "\u017fystem", "instruction\u017f", "to\u212aens", "citations", "caller", "container", "tool_use_id", "args",
 )  # fmt: skip

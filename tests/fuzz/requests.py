@@ -27,7 +27,7 @@ from proto import ext_proc_pb2 as pb
 from signals.request import Request
 from tests.extproc import envoy
 from tests.fuzz.grammar import Case, Grammar
-from tests.fuzz.upstreams import calls, form, may_show, readings, shows, shows_unread
+from tests.fuzz.upstreams import calls, form, may_show, names, readings, shows, shows_unread
 
 POLICY = """
 version: 1
@@ -239,15 +239,16 @@ class Driver:
             raise Finding(f"a body with {sent.method}")
         if not may_show(body):
             fields = orjson.loads(body)
-            shown = [(fields, None)] if body.lower().count(b'"model"') == 1 else [(f, None) for f in readings(body)]
+            once = body.lower().count(b'"model"') == (request.api != "gemini")  # Google's path says it
+            shown = [(fields, None)] if once else [(f, None) for f in readings(body)]
         else:
-            shown = [(fields, shows(fields)) for fields in readings(body)]
+            shown = [(fields, shows(fields, request.api)) for fields in readings(body)]
             if "form" in sent.headers.get("content-type", "") and form(body):
                 raise Finding("a reader of forms sees the marked text")
         for fields, way in shown:
             way = shows_unread(request.api, fields) or way
-            if model is None or fields.get("model") != model.name:
-                raise Finding(f"a reader takes {fields.get('model')!r} for the model")
+            if model is None or (named := names(path, request.api, fields)) != model.name:
+                raise Finding(f"a reader takes {named!r} for the model")
             if way is not None:
                 raise Finding(f"the marked text is shown: {way}")
 

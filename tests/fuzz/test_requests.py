@@ -52,6 +52,9 @@ async def test_a_hole_is_found(duplex: bool, monkeypatch: pytest.MonkeyPatch) ->
         ("/v1/messages%00x", {"messages"}),
         ("/api/chat", {"other"}),
         ("/v1/models", set()),
+        ("/v1beta/models/a/b:generateContent?key=k", {"gemini"}),
+        ("/v1beta/Models/m%3AcountTokens", {"gemini"}),
+        ("/v1/publishers/google/models/m:streamGenerateContent", {"gemini"}),
     ],
 )
 def test_servers_read_paths_in_their_ways(path: str, apis: set[str]) -> None:

@@ -67,6 +67,10 @@ def _cut(path: str) -> str:
     return unquote(path).partition("\0")[0]
 
 
+_GOOGLE = re.compile(
+    r"(?:.*/v[0-9][a-z0-9]*|.*/publishers/[^/]+|)/models/.+:(?:generateContent|streamGenerateContent|countTokens)",
+    re.IGNORECASE,
+)
 _READERS: tuple[Callable[[str], str], ...] = (_fastapi, _express, _twice, _normal, _cut)
 _PLAIN = {prefix + call: api for call, api in _CALLS.items() for prefix in ("", "/v1", "/openai/v1")}
 
@@ -79,6 +83,9 @@ def calls(path: str) -> set[str]:
     found = set()
     for read in _READERS:
         seen = read(path)
+        if _GOOGLE.fullmatch(seen):
+            found.add("gemini")
+            continue
         for route in _ROUTES:
             if seen.endswith(route):
                 found.add(_CALLS.get(route, "other"))
@@ -122,8 +129,14 @@ _HIDDEN = frozenset(
         "encoding_format", "previous_response_id", "conversation", "truncation",
     )
 )  # fmt: skip
-_TURNS = frozenset(("messages", "input", "system", "instructions", "prompt"))
-_CALLED = frozenset(("input", "arguments", "parameters", "input_schema"))
+_HIDDEN_BY_GOOGLE = frozenset(("model", "cachedcontent", "labels", "servicetier", "store", "safetysettings"))
+_TURNS = frozenset(
+    (
+        "messages", "input", "system", "instructions", "prompt", "contents", "systemInstruction", "system_instruction",
+        "systeminstruction", "generateContentRequest", "generate_content_request", "generatecontentrequest",
+    )
+)  # fmt: skip
+_CALLED = frozenset(("input", "arguments", "parameters", "input_schema", "args", "response"))
 _FORMS = frozenset(
     (
         "input_image", "image_url", "image", "output_image", "computer_screenshot", "base64", "file", "input_file",
@@ -131,20 +144,32 @@ _FORMS = frozenset(
         "redacted_thinking", "reasoning", "container_upload",
     )
 )  # fmt: skip
-_MEDIA = frozenset(("image_url", "file", "input_audio", "source"))
+_MEDIA = frozenset(("image_url", "file", "input_audio", "source", "inlineData", "inline_data", "inlinedata"))
 """In a part of those types, or below these keys of a message, a string of base64 is decoded and never shown as text."""
+_MEDIA_TYPES = ("media_type", "mimeType", "mime_type", "mimetype")
 _SEALED = {"thinking": "signature", "redacted_thinking": "data", "reasoning": "encrypted_content"}
 _ENCODED = re.compile(r"data:[a-z/+-]*;base64,[A-Za-z0-9+/]*=*|[A-Za-z0-9+/_-]*=*")
 _TEXT_DATA = re.compile(r"data:text/[a-z0-9.+-]*(;[^,]*)?", re.IGNORECASE)
 
 
-def shows(fields: Any) -> str | None:
+def _hidden(api: str, key: str) -> bool:
+    if api == "gemini":
+        return _plain(key) in _HIDDEN_BY_GOOGLE
+    return key in _HIDDEN
+
+
+def _plain(key: str) -> str:
+    """The name of a field of Google's, however it is spelled."""
+    return key.lower().replace("_", "")
+
+
+def shows(fields: Any, api: str = "chat") -> str | None:
     """In which way the model would see the marked text in the body `fields`; None where it would not."""
     if type(fields) is not dict:
         return None
     # What a template or a tool is called with reaches the model as it is, whatever it looks like.
-    stack = [(value, key not in _TURNS, False) for key, value in fields.items() if key not in _HIDDEN]
-    if any(key not in _HIDDEN and MARK in key.lower() for key in fields):
+    stack = [(value, key not in _TURNS, False) for key, value in fields.items() if not _hidden(api, key)]
+    if any(not _hidden(api, key) and MARK in key.lower() for key in fields):
         return "plain"
     joined = None
     while stack:
@@ -153,7 +178,7 @@ def shows(fields: Any) -> str | None:
             if MARK in value.lower():
                 return "plain"
         elif type(value) is dict:
-            media = value.get("media_type")
+            media = next((value[name] for name in _MEDIA_TYPES if name in value), None)
             image = not text and (inside or _is_image(value))
             for key, item in value.items():
                 if MARK in key.lower():
@@ -162,7 +187,7 @@ def shows(fields: Any) -> str | None:
                     stack.append((item, text or key in _CALLED, key in _MEDIA))
                 elif not text and key in ("data", "file_data") and MARK in _decoded(item, media):
                     return "decoded"
-                elif not text and key == _SEALED.get(str(value.get("type"))) and " " not in item:
+                elif not text and _seals(key, value) and " " not in item:
                     continue
                 elif MARK in item.lower() and not (image and _base64(item)):
                     return "plain"
@@ -171,6 +196,11 @@ def shows(fields: Any) -> str | None:
             if MARK in "".join([_own_text(item) for item in value]).lower():
                 joined = "joined"
     return joined
+
+
+def _seals(key: str, part: dict[str, Any]) -> bool:
+    """Whether what stands at `key` of a part is a signature, or a thought that only its model can open."""
+    return key == _SEALED.get(str(part.get("type"))) or _plain(key) == "thoughtsignature"
 
 
 def _is_image(part: dict[str, Any]) -> bool:
@@ -216,11 +246,25 @@ def shows_unread(api: str, fields: Any) -> str | None:
             return "token ids"
         if api == "completions" and fields.get("prompt_embeds"):
             return "embeddings"
+    if api == "gemini":
+        inner = [value for key, value in fields.items() if _plain(key) == "generatecontentrequest"]
+        for one in (fields, *inner):
+            if type(one) is dict and any(_plain(key) == "cachedcontent" and one[key] is not None for key in one):
+                return "cachedContent"
     if api == "responses":
         for key in ("previous_response_id", "conversation"):
             if fields.get(key) is not None:
                 return key
     return None
+
+
+def names(path: str, api: str, fields: dict[str, Any]) -> Any:
+    """The model that a reader of the path and the body takes the call for; None where they disagree."""
+    if api != "gemini":
+        return fields.get("model")
+    path = unquote(path.partition("?")[0])
+    model = path[path.index("/models/") + 8 :].rpartition(":")[0]
+    return model if fields.get("model") in (None, model, f"models/{model}") else None
 
 
 def _numbers(prompt: list[Any]) -> bool:
