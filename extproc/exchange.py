@@ -14,9 +14,9 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -37,6 +37,7 @@ from extproc.transport.seam import Stream
 from extproc.wire import Headers, Kind, Message, Mode, Pairs, Terms
 from signals.request import Request
 from signals.state.session import HEADERS
+from upstream.answer import Answer
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -58,20 +59,11 @@ INTERNAL = 13
 INVALID_ARGUMENT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer to the client that is sent as it is made. `body` is closed when the client is gone."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: AsyncGenerator[bytes, None]
-
-
 class Answerer(Protocol):
-    """Answers requests whose decision is `stepwise`."""
+    """Answers requests whose decision has a writer."""
 
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
-        """The answer, before its first byte; None when the request cannot be answered step by step."""
+        """The answer, before its first byte; None when the request has to take the plain route."""
         ...
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
@@ -388,7 +380,7 @@ class Exchange:
                 shown = response_headers(trace)
             # An upstream's copies of our headers are no more to be believed than a client's.
             own = [] if ours else message.headers.own()
-            if self._phase == Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
+            if self._phase == Phase.ROUTED and trace is not None and trace.decision.writer is not None:
                 # It comes from our own service, which knows better who wrote it.
                 shown, own = tuple(pair for pair in shown if pair[0] not in own), []
             self._answered(message)
@@ -411,7 +403,7 @@ class Exchange:
             meter.first_byte(model, request, _number(message.headers.get(":status", "")))
             if self._engine.metered and self._terms.response_body != Mode.NONE:
                 self._tail = Tail()
-        if self._trace is not None and self._trace.decision.action == "stepwise":
+        if self._trace is not None and self._trace.decision.writer is not None:
             chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
                 self._trace.decision = replace(self._trace.decision, model=chosen)
@@ -541,7 +533,7 @@ class Exchange:
             self._refuse(_refusal(decision), trace)
             self._context.record(trace, request, self._stream)
             return
-        if decision.action == "stepwise":
+        if decision.writer is not None:
             answerer = self._context.answerer
             if answerer is not None and self._can_stream():
                 self._task = asyncio.get_running_loop().create_task(self._answer(answerer, trace))
@@ -881,8 +873,8 @@ def _refusal(decision: Decision) -> Refusal:
 
 
 def _plain(trace: Trace, reason: str) -> None:
-    """Turn a stepwise decision into its plain route."""
-    trace.decision = replace(trace.decision, action="route", stepwise=None, fallback=reason)
+    """Turn a decision that has a writer into its plain route."""
+    trace.decision = replace(trace.decision, action="route", writer=None, fallback=reason)
 
 
 def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:

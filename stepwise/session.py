@@ -14,18 +14,23 @@ import asyncio
 import math
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepwise import features, verify
 from stepwise.continuation import CHAT_PATH, Joint, build
-from stepwise.features import TOP, State
+from stepwise.features import State
 from stepwise.metrics import Metrics
 from stepwise.probe import Capability
-from stepwise.steps import Limits, Splitter, Step, Token, estimate
-from stepwise.strategies import Context, Draft, NoVerdict, Run, Strategy, Turn, Verdict
-from stepwise.upstream import JSON, DeadlineError, Piece, Stream, Upstream, UpstreamError
+from stepwise.steps import Limits, Splitter, Step
+from stepwise.strategy import Context, Draft, NoVerdict, Run, Strategy, Turn, Verdict
+from upstream.books import Books, Open
+from upstream.client import DeadlineError, Piece, Stream, Upstream, UpstreamError
+from upstream.endpoint import JSON
+from upstream.tokens import TOP, Token, estimate
+from upstream.usage import Counts, read
+from upstream.writer import Call
 
 _BLANK = "\n\n"
 _LOOP_DRAFTS = 2  # a draft that repeats earlier steps this often in a row is rejected
@@ -111,51 +116,29 @@ class Record:
         return {"index": index, "model": self.model, "action": self.action, "tokens": self.tokens, **score}
 
 
-@dataclass(slots=True)
-class _Tally:
-    """One model's share of the usage."""
-
-    requests: int = 0
-    prompt: int = 0
-    completion: int = 0
-    discarded: int = 0
-    uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
-    base: int | None = None  # prompt tokens of the question alone, once known
-
-
 class Session:
     """One answer under way. `open` it, take what `next` gives until None, and `close` it in any case."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        request: JSON,
-        headers: Mapping[str, str],
-        *,
-        deadline: float | None = None,
-        difficulty: float = 0.5,
-        charge: Callable[[float], None] | None = None,
-    ) -> None:
-        """`request`: the client's eligible chat completion. `headers`: for the upstreams. `deadline`: loop time.
-
-        `charge` is told once, when the answer is over, what it has cost: money, for all tokens of both models.
-        """
+    def __init__(self, setup: Setup, call: Call) -> None:
+        """`call`: an eligible chat completion."""
+        request = call.body
         self.finish: str | None = None  # the finish_reason, once the answer is complete
         self.records: list[Record] = []
         self.redos = 0  # drafts that the large model wrote anew, one by one; a hand-over is none
         self.settled: str | None = None  # why judging ended
         self._setup = setup
         self._request = request
-        self._headers = headers
-        self._deadline = deadline
+        self._headers = call.forwarded
+        self._deadline = call.deadline
         self._started = asyncio.get_running_loop().time()
         self._limit: int | None = request.get("max_completion_tokens") or request.get("max_tokens")
         self._top = max(TOP, request.get("top_logprobs") or 0) if request.get("logprobs") else TOP
-        self._state = State(token_budget=setup.token_budget, difficulty=difficulty)
+        self._state = State(token_budget=setup.token_budget, difficulty=call.difficulty)
         self._key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
         self._run: Run = setup.strategy.begin(Context(self._key, self._verify))
         self._turn = self._run.turn(self._state)
-        self._tallies = {setup.small.name: _Tally(), setup.large.name: _Tally()}
+        ends = {model.name: model.upstream.endpoint for model in (setup.small, setup.large)}
+        self._books = Books(ends, lambda: estimate(str(request["messages"])))
         self._dead: dict[str, UpstreamError] = {}
         self._parts: list[str] = []  # the answer so far: what the client has been or is being given
         self._written = 0  # its tokens
@@ -177,7 +160,7 @@ class Session:
         self._repeats = 0  # accepted steps in a row that repeated an earlier one
         self._warming: asyncio.Task[None] | None = None
         self._closed = False
-        self._charge = charge
+        self._charge = call.charge
 
     async def open(self) -> None:
         """Has a model begin its answer. Raises Failed and DeadlineError."""
@@ -202,43 +185,25 @@ class Session:
             self._warming.cancel()
         self._run.close()
         metrics = self._setup.metrics
-        for name, tally in self._tallies.items():
-            metrics.requests[name] += tally.requests
-            metrics.tokens[name, "discarded"] += tally.discarded
+        for name, account in self._books.accounts.items():
+            metrics.requests[name] += account.requests
+            metrics.tokens[name, "discarded"] += account.discarded
         for record in self.records:
             metrics.tokens[record.model, "kept"] += record.tokens
         if self.settled:
             metrics.settled[self.settled] += 1
         if self._charge is not None:
-            self._charge(self._spent())
+            self._charge(self._books.cost())
 
     def usage(self) -> JSON:
         """Tokens of both models, rejected ones included, in OpenAI's shape, with ours under `pointsman`."""
-        models = {}
-        for model in (self._setup.small, self._setup.large):
-            tally = self._tallies[model.name]
-            models[model.name] = {
-                "requests": tally.requests,
-                "prompt_tokens": self._prompt_tokens(tally),
-                "completion_tokens": tally.completion,
-                "discarded_tokens": tally.discarded,
-            }
-        prompt = sum(model["prompt_tokens"] for model in models.values())
-        completion = sum(model["completion_tokens"] for model in models.values())
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "pointsman": {
-                "strategy": self._setup.strategy.name,
-                "steps": [record.to_json(index) for index, record in enumerate(self.records)],
-                "redos": self.redos,
-                "settled": self.settled,
-                "models": models,
-                "cost": round(self._spent(), 9),
-                "estimated": any(tally.uncounted for tally in self._tallies.values()),
-            },
+        ours = {
+            "strategy": self._setup.strategy.name,
+            "steps": [record.to_json(index) for index, record in enumerate(self.records)],
+            "redos": self.redos,
+            "settled": self.settled,
         }
+        return self._books.usage(ours, self._open_request())
 
     # --- one move ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +253,7 @@ class Session:
             running_usage=capability.running_usage,
             template=model.upstream.endpoint.template,
         )
-        self._tallies[model.name].requests += 1
+        self._books.asked(model.name)
         self._stream = await model.upstream.open(path, body, self._headers, self._deadline)
 
     async def _pull(self) -> Piece | None:
@@ -475,17 +440,14 @@ class Session:
             return "seconds"
         if budget.money is not None:
             large = self._setup.large
-            tally = self._tallies[large.name]
-            prompt = self._base(tally) + sum(map(len, self._parts)) // 4
+            prompt = self._books.prompt_tokens(large.name, sum(map(len, self._parts)))
             if self._spent() + large.upstream.endpoint.cost(prompt, _STEP_TOKENS) > budget.money:
                 return "money"
         return None
 
     def _exhausted(self) -> bool:
         """Is there nothing left to write with?"""
-        spent = sum(tally.completion for tally in self._tallies.values()) + (
-            self._stream.received if self._stream else 0
-        )
+        spent = self._books.written + (self._stream.received if self._stream else 0)
         return spent >= self._setup.budget.tokens or (
             self._limit is not None and self._stream is None and self._written >= self._limit
         )
@@ -532,17 +494,14 @@ class Session:
 
     async def _ask_large(self, path: str, body: JSON) -> JSON:
         """A request whose answer is no part of the text; its tokens count as discarded."""
-        tally = self._tallies[self._setup.large.name]
-        tally.requests += 1
-        answer = await self._setup.large.upstream.ask(path, body, self._headers, self._deadline)
-        try:
-            usage = answer.get("usage") or {}
-            prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 1)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UpstreamError("garbage", f"{self._setup.large.name} sent a malformed usage: {error}") from error
-        tally.prompt += prompt
-        tally.completion += completion
-        tally.discarded += completion
+        large = self._setup.large
+        self._books.asked(large.name)
+        answer = await large.upstream.ask(path, body, self._headers, self._deadline)
+        given = answer.get("usage")
+        if given and not isinstance(given, dict):
+            raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
+        said = read(given)
+        self._books.aside(large.name, Counts(said.prompt or 0, said.completion or 1))
         return answer
 
     # --- books -------------------------------------------------------------------------------------------------------
@@ -570,34 +529,16 @@ class Session:
         if stream is None:
             return
         stream.close()
-        tally = self._tallies[self._model.name]
-        tally.discarded += max(0, stream.received - self._used)
-        if stream.counts is None:
-            tally.completion += stream.received
-            tally.uncounted.append(self._prefix_length)
-        else:
-            tally.completion += stream.counts.completion
-            tally.prompt += stream.counts.prompt
-            tally.base = max(0, stream.counts.prompt - self._prefix_length // 4)
+        self._books.stream(Open(self._model.name, self._prefix_length, stream.received), self._used, stream.counts)
 
-    def _base(self, tally: _Tally) -> int:
-        """Prompt tokens of the question alone: from a request that was counted, else estimated."""
-        return estimate(str(self._request["messages"])) if tally.base is None else tally.base
-
-    def _prompt_tokens(self, tally: _Tally) -> int:
-        return tally.prompt + sum(self._base(tally) + length // 4 for length in tally.uncounted)
+    def _open_request(self) -> Open | None:
+        """What the books are to know of the open stream."""
+        stream = self._stream
+        return None if stream is None else Open(self._model.name, self._prefix_length, stream.received)
 
     def _spent(self) -> float:
         """Money so far, the open stream included."""
-        total = 0.0
-        for model in (self._setup.small, self._setup.large):
-            tally = self._tallies[model.name]
-            prompt, completion = self._prompt_tokens(tally), tally.completion
-            if self._stream is not None and model is self._model:
-                prompt += self._base(tally) + self._prefix_length // 4
-                completion += self._stream.received
-            total += model.upstream.endpoint.cost(prompt, completion)
-        return total
+        return self._books.cost(self._open_request())
 
 
 def _failed(errors: list[UpstreamError]) -> Failed:

@@ -273,7 +273,7 @@ async def test_decisions_probe_their_models_together_and_each_of_them_once(tmp_p
 
 
 async def test_models_that_hang_delay_a_start_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepwise.spec._PROBE", 0.5)
+    monkeypatch.setattr("stepwise.ready._PROBE", 0.5)
     file = tmp_path / "policy.yaml"
     async with models() as pair:
         for model in pair:
