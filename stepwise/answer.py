@@ -75,11 +75,11 @@ class Steps:
     by_session = False
 
     def __init__(self, stepwise: Stepwise) -> None:
-        self._stepwise = stepwise
+        self.stepwise = stepwise
 
     @property
     def metrics(self) -> Metrics:
-        return self._stepwise.metrics
+        return self.stepwise.metrics
 
     def unfit(self, call: Call) -> str | None:
         return "not_chat" if call.api != "chat" else ineligible(call.body, call.headers)
@@ -87,16 +87,16 @@ class Steps:
     async def start(self) -> None:
         """Probes the upstreams. What cannot work is logged; such a decision takes the large model alone."""
         try:
-            await self._stepwise.start()
+            await self.stepwise.start()
         except StepwiseError as error:
-            small, large = self._stepwise.models
+            small, large = self.stepwise.models
             log.error("stepwise_unworkable", extra={"small": small, "large": large, "why": str(error)})
 
     async def answer(self, call: Call) -> Answer:
-        return await answer(await self._stepwise.ready(call.forwarded, call.deadline), call)
+        return await answer(await self.stepwise.ready(call.forwarded, call.deadline), call)
 
     async def close(self) -> None:
-        await self._stepwise.close()
+        await self.stepwise.close()
 
 
 async def answer(setup: Setup, call: Call) -> Answer:

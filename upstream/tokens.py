@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from upstream.endpoint import JSON
 
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
 TOP = 5
@@ -64,7 +66,7 @@ def certainty(logprob: float | None, top: Sequence[float]) -> tuple[float, float
     return entropy(top), 1.0 if logprob is None else max(0.0, 2.0 * math.exp(logprob) - 1.0)
 
 
-def read(text: str, logprobs: dict[str, Any] | None) -> list[Token]:
+def read(text: str, logprobs: JSON | None) -> list[Token]:
     """Tokens whose texts, joined, are `text`, from the log probabilities of either API (chat or completions).
 
     Raises KeyError, TypeError or ValueError when `logprobs` has not the shape of either.

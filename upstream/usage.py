@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 _DECODER = JSONDecoder()
 _PROMPT = ("prompt_tokens", "input_tokens")
@@ -69,7 +69,7 @@ def cost(end: bytes) -> float | None:
     return None
 
 
-def _objects(body: bytes) -> Iterator[dict[str, Any]]:
+def _objects(body: bytes) -> Iterator[dict[str, object]]:
     """The `usage` objects in the end of an answer, the last one first."""
     text = body.decode(errors="replace")
     at = len(text)
@@ -82,7 +82,7 @@ def _objects(body: bytes) -> Iterator[dict[str, Any]]:
             yield value
 
 
-def _first(said: dict[str, Any], names: tuple[str, ...]) -> int | None:
+def _first(said: dict[str, object], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = said.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
