@@ -30,14 +30,18 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from stepwise import features
-from stepwise.answer import answer
+from stepwise.answer import Steps
 from stepwise.features import State
 from stepwise.policy import Device, Policy, PolicyError
+from stepwise.ready import Stepwise, unknown
 from stepwise.session import Model, Setup
-from stepwise.spec import Stepwise, unknown
-from stepwise.steps import End, Splitter, Step, Token
-from stepwise.strategies import Context, Draft, PolicyStrategy, Run, Turn, Verdict
-from stepwise.upstream import Endpoint, Upstream
+from stepwise.steps import End, Splitter, Step
+from stepwise.strategies.policy import PolicyStrategy
+from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
+from upstream.client import Upstream
+from upstream.endpoint import Endpoint
+from upstream.tokens import TOP, Token
+from upstream.writer import Call
 
 CONCURRENT = (1, 8, 64, 512, 4096)
 _HIDDEN = 64
@@ -161,14 +165,14 @@ async def closed_loop(policy: Policy, kind: str, concurrent: int, seconds: float
     )
 
 
-class Timed:
+class Timed(Strategy):
     """A policy strategy that keeps every draft and notes how long each judgement and each step took.
 
     `cpu`: the judgement's own processor time, which other processes on the machine do not disturb.
     """
 
     name = "policy"
-    needs_top = features.TOP
+    needs_top = TOP
 
     def __init__(self, policy: Policy) -> None:
         self._inner = PolicyStrategy(policy, kappa=0.0)
@@ -246,14 +250,14 @@ async def answers(policy: Policy, concurrent: int, questions: int, rounds: int) 
             request = body(i)
             started = time.perf_counter()
             first = 0.0
-            async with await answer(stepwise, request, {}) as reply:
+            async with await Steps(stepwise).answer(Call(request, {})) as reply:
                 async for _ in reply.body:
                     first = first or time.perf_counter() - started
             return first
 
         async def small_once(i: int) -> tuple[float, float]:
             """Times to the small model's first text, and to the end of its first step, without us."""
-            request = body(i) | {"logprobs": True, "top_logprobs": features.TOP}
+            request = body(i) | {"logprobs": True, "top_logprobs": TOP}
             started = time.perf_counter()
             stream = await models[0].upstream.open("/v1/chat/completions", request)
             splitter, first, step = Splitter(), 0.0, 0.0

@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
-            internal=args.internal if engine.stepwise and args.internal != "none" else None,
-            steps=args.stepwise if engine.stepwise else None,
+            internal=args.internal if engine.writes and args.internal != "none" else None,
+            steps=args.stepwise if engine.writes else None,
         )
         cluster = Cluster(args.namespace, args.service)
         if args.target == "envoy":

@@ -74,7 +74,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from stepwise.upstream import UpstreamError
+    from upstream.client import UpstreamError
 
     try:
         asyncio.run(_run(args))

@@ -18,6 +18,7 @@ from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
 from config.watch import Rejected
+from config.writers import ACTIONS
 from decisions import explain
 from decisions.cases import Case, Coverage, Suite, mismatches, stub
 from decisions.decision import Trace
@@ -182,7 +183,11 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
-    decision, model = case.expect.decision, case.expect.model
+    action, decision, model = case.expect.action, case.expect.decision, case.expect.model
+    actions = (*ACTIONS, "default")
+    if action is not None and action not in actions:
+        message = f"action: input should be {', '.join(map(repr, actions[:-1]))} or {actions[-1]!r}"
+        document.report((*expected, "action"), "P104", message)
     if decision is not None and decision not in names:
         document.report(
             (*expected, "decision"), "R206", f"unknown decision {decision!r}{did_you_mean(decision, names)}"

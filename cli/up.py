@@ -411,8 +411,8 @@ def _fate(decision: Any, stream: bool) -> str:
     why = f"decision {decision.name}" if decision.name else "no decision matches: the default"
     if decision.action == "respond":
         return f"refused with {decision.status} ({why})"
-    if decision.action == "stepwise":
-        return f"answered step by step by the models {decision.stepwise.small} and {decision.stepwise.large} ({why})"
+    if decision.writer is not None:
+        return f"{decision.writer.how} ({why})"
     return f"answered{', streamed,' if stream else ''} by the model {decision.model.key}, {decision.model.name} ({why})"
 
 

@@ -50,7 +50,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         models=known,
         default=spec.default,
         signals=signals,
-        clauses=clauses(spec, policy.rules, known, policy.stepwise, Kept(store, told)),
+        clauses=clauses(spec, policy.rules, known, policy.writers, Kept(store, told)),
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",

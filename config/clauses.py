@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from config.schema import DecisionSpec, PickSpec, PolicySpec, StickySpec
 from decisions.decision import Changes
@@ -15,9 +14,7 @@ from decisions.select import Cheapest, Keep, Kept, Pinned, Selector, Weighted
 from signals.bounds import parse_path
 from signals.state.session import Sessions
 from signals.state.store import Memory
-
-if TYPE_CHECKING:
-    from stepwise.spec import StepwiseSpec
+from upstream.writer import WriterSpec
 
 
 def models(spec: PolicySpec) -> dict[str, Model]:
@@ -57,16 +54,19 @@ def clauses(
     spec: PolicySpec,
     rules: Mapping[str, Rule],
     known: Mapping[str, Model],
-    blocks: Mapping[str, StepwiseSpec],
+    writers: Mapping[str, WriterSpec],
     kept: Kept | None = None,
 ) -> list[Clause]:
-    """The policy's decisions in the engine's terms, in list order, over the models `known`; `kept` has the pins."""
+    """The policy's decisions in the engine's terms, in list order, over the models `known`.
+
+    `writers` are those of the decisions that have one, by the decision's name; `kept` has the pins.
+    """
     kept = kept or Kept(Memory())
-    return [_clause(entry, rules[entry.name], known, blocks.get(entry.name), kept) for entry in spec.decisions]
+    return [_clause(entry, rules[entry.name], known, writers.get(entry.name), kept) for entry in spec.decisions]
 
 
 def _clause(
-    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], block: StepwiseSpec | None, kept: Kept
+    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer: WriterSpec | None, kept: Kept
 ) -> Clause:
     clause = Clause(
         entry.name,
@@ -91,8 +91,8 @@ def _clause(
     if entry.sticky is not None:
         sticky = entry.sticky if isinstance(entry.sticky, StickySpec) else StickySpec()
         clause = replace(clause, keep=Keep(kept, entry.name, sticky.until))
-    if block is not None:
-        return replace(clause, action="stepwise", target=known[block.large], stepwise=block)
+    if writer is not None:
+        return replace(clause, action=writer.kind.name, target=known[writer.fallback], writer=writer)
     return replace(clause, target=_target(entry, known, kept))
 
 

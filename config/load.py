@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +20,7 @@ from config.mistakes import mistakes
 from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
+from config.writers import ACTIONS, WRITERS
 from decisions.engine import Opening
 from decisions.lint import lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
@@ -27,9 +28,7 @@ from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.signal import Params
 from signals.text import patterns
-
-if TYPE_CHECKING:
-    from stepwise.spec import StepwiseSpec
+from upstream.writer import WriterKind, WriterSpec
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,7 +39,7 @@ class Policy:
 
     `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, the state
     store and opened paths stand in the file.
-    `stepwise` holds the stepwise blocks by the name of their decision.
+    `writers` holds the blocks of decisions that have a writer, by the name of the decision.
     """
 
     file: str
@@ -49,7 +48,7 @@ class Policy:
     signals: Mapping[str, tuple[str, Params]]
     rules: Mapping[str, Rule]
     places: Mapping[Path, tuple[int, int]]
-    stepwise: Mapping[str, StepwiseSpec]
+    writers: Mapping[str, WriterSpec]
 
     def sure(self, name: str) -> bool:
         """Whether the signal of this name always says yes or no."""
@@ -119,7 +118,7 @@ class _Checker:
         self._data: dict[str, Any] = document.data
         signals = self._data.get("signals")
         self._signals: dict[str, Any] = signals if isinstance(signals, dict) else {}
-        self._stepwise: dict[str, StepwiseSpec] = {}
+        self._writers: dict[str, WriterSpec] = {}
 
     def policy(self, digest: str, doubts: bool) -> Policy | None:
         spec = self._validated(PolicySpec, self._data, ())
@@ -134,11 +133,11 @@ class _Checker:
         wanted: list[Path] = [("settings", "store"), *(("signals", name) for name in signals)]
         wanted += [("paths", index, "match") for index in range(len(spec.paths))]
         places = {path: document.keys[path] for path in wanted if path in document.keys}
-        policy = Policy(document.file, digest, spec, signals, rules, places, self._stepwise)
+        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers)
         targets = models(spec)
         best = spec.strategy == "best"
         for finding in lint(
-            clauses(spec, rules, targets, self._stepwise), signals, targets, default=spec.default, best=best
+            clauses(spec, rules, targets, self._writers), signals, targets, default=spec.default, best=best
         ):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         for finding in mistakes(self._data, policy) if doubts else ():
@@ -275,14 +274,15 @@ class _Checker:
             if not isinstance(entry, dict):
                 continue
             path: Path = ("decisions", index)
-            actions = [key for key in ("route", "respond", "stepwise") if entry.get(key) is not None]
+            actions = [key for key in ACTIONS if entry.get(key) is not None]
             if len(actions) != 1:
-                self._document.report(path, "P106", "a decision has exactly one of route, respond, stepwise")
+                self._document.report(path, "P106", f"a decision has exactly one of {', '.join(ACTIONS)}")
             elif actions == ["respond"] and "set" in entry:
                 message = "set has no effect on a decision that responds"
                 self._document.report((*path, "set"), "P104", message, at_key=True)
             if entry.get("sticky") is not None and actions == ["respond"]:
-                message = "sticky goes with route and stepwise: a guard looks at every request"
+                others = " and ".join(action for action in ACTIONS if action != "respond")
+                message = f"sticky goes with {others}: a guard looks at every request"
                 self._document.report((*path, "sticky"), "P104", message, at_key=True)
             if entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
@@ -294,17 +294,15 @@ class _Checker:
             if name in rules:
                 self._document.report((*path, "name"), "R203", f"duplicate decision name {name!r}")
             rules[name] = rule or ALWAYS
-            if entry.get("stepwise") is not None:
-                self._block(name, entry["stepwise"], (*path, "stepwise"))
+            for kind in WRITERS:
+                if entry.get(kind.name) is not None:
+                    self._writer(kind, name, entry[kind.name], (*path, kind.name))
         return rules
 
-    def _block(self, decision: str, data: Any, path: Path) -> None:
-        # Imported here: a policy without stepwise decisions must not pay for their runtime, 40 MB of memory.
-        from stepwise.spec import StepwiseSpec
-
-        block = self._validated(StepwiseSpec, data, path)
-        if block is not None:
-            self._stepwise[decision] = block
+    def _writer(self, kind: WriterKind, decision: str, data: Any, path: Path) -> None:
+        spec = self._validated(kind.spec(), data, path)
+        if spec is not None:
+            self._writers[decision] = spec
 
     def _rule(self, data: Any, path: Path) -> Rule | None:
         """The rule in `data`; None, with the reason reported, when it is not one."""
@@ -432,9 +430,10 @@ class _Checker:
                 mentions += [((*base, "route", "pick", i), name) for i, name in enumerate(route["pick"])]
             else:
                 mentions.append(((*base, "route"), route))
-            stepwise = entry.get("stepwise")
-            if isinstance(stepwise, dict):
-                mentions += [((*base, "stepwise", key), stepwise.get(key)) for key in ("small", "large")]
+            for kind in WRITERS:
+                block = entry.get(kind.name)
+                if isinstance(block, dict):
+                    mentions += [((*base, kind.name, *place), key) for place, key in kind.spec().mentions(block)]
         for path, name in mentions:
             if isinstance(name, (int, float)):
                 name = self._document.typed.get(path)

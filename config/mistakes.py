@@ -129,9 +129,10 @@ def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:
     if route is not None and not isinstance(route, str):
         keys = route.pick
         yield from _pick(route, policy)
-    block = policy.stepwise.get(entry.name)
-    if block is not None and block.small == block.large:
-        yield Doubt(("stepwise", "large"), "L331", f"small and large are both {block.large!r}: no step is ever cheaper")
+    writer = policy.writers.get(entry.name)
+    if writer is not None:
+        for doubt in writer.doubts():
+            yield Doubt((writer.kind.name, *doubt.path), doubt.code, doubt.message)
     changes = entry.set
     if changes is not None:
         given = [name for name in _THINKING if getattr(changes, name) is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,11 +15,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from config.writers import WRITERS
 from decisions.decision import Effort
 from decisions.model import Capability, Family, Thinking
 from signals.bounds import Path as FieldPath
@@ -203,15 +205,30 @@ Sticky = Annotated[
 ]
 
 
-class DecisionSpec(Spec):
-    """One entry of the priority list."""
+class _Action(Spec):
+    """The beginning of a decision: its rule, and what it does."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Shown to clients and operators.")
     when: Any = Field(None, description="The rule; left out, every request matches.")
     on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What an Unknown rule does.")
     route: Route | None = Field(None, description="A model, or a choice between models.")
     respond: RespondSpec | None = Field(None, description="Refuse; applies to every request.")
-    stepwise: Any = Field(None, description="Answer step by step with two models.")
+
+
+if TYPE_CHECKING:
+    _Writers = _Action
+else:
+    # A writer's block is checked by itself (config.load), with the parameters that are its own.
+    _Writers = create_model(
+        "_Writers",
+        __base__=_Action,
+        **{kind.name: (Any, Field(None, description=kind.about)) for kind in WRITERS},
+    )
+
+
+class DecisionSpec(_Writers):
+    """One entry of the priority list."""
+
     set: SetSpec | None = Field(None, description="Changes to the request.")
     observe: bool = Field(
         False, description="Count what a guard (`respond`) would have done, and let the request go on."
@@ -385,12 +402,12 @@ def json_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
-    from stepwise.spec import StepwiseSpec  # heavy, and the schema is wanted once in a while only
-
-    stepwise = StepwiseSpec.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
-    definitions.update(stepwise.pop("$defs", {}))
-    definitions["StepwiseSpec"] = stepwise
-    definitions["DecisionSpec"]["properties"]["stepwise"] = {"$ref": "#/$defs/StepwiseSpec"}
+    for writer in WRITERS:
+        spec = writer.spec()
+        block = spec.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        definitions.update(block.pop("$defs", {}))
+        definitions[spec.__name__] = block
+        definitions["DecisionSpec"]["properties"][writer.name] = {"$ref": f"#/$defs/{spec.__name__}"}
     schema["properties"]["signals"]["additionalProperties"] = {"oneOf": alternatives}
     definitions["DecisionSpec"]["properties"]["when"] = {"$ref": "#/$defs/Rule"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pointsman policy"}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from decisions.decision import Action, Decision, Trace
+from decisions.decision import Decision, Trace
 from decisions.engine import Engine
 from signals.reading import Reading, of, unknown
 from signals.signal import Signal
@@ -32,7 +32,7 @@ class Expect(_Part):
 
     decision: str | None = Field(None, description="The decision's name; null when no decision may match.")
     model: str | None = Field(None, description="The model by its name in the policy; null for a refusal.")
-    action: Action | None = Field(None, description="route, respond, stepwise or default.")
+    action: str | None = Field(None, description="route, respond, default, or the key of the decision's writer.")
     status: int | None = Field(None, description="HTTP status of the refusal.")
     fallback: str | None = Field(None, description="Why the default was taken although something failed.")
     headers: dict[str, str] = Field({}, description="Request headers for the upstream, those given at least.")

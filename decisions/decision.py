@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from decisions.model import Model
 from signals.reading import Reading
+from upstream.writer import WriterSpec
 
-Action = Literal["route", "respond", "stepwise", "default"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -35,20 +35,20 @@ class Changes:
 class Decision:
     """A named outcome with everything needed to act on it.
 
-    `name` is None when no decision of the policy matched, or the request kept the model that it named. `model` is
-    None for `respond`, and for a request that is passed on untouched (`unknown_models: pass`). For `stepwise` it is
-    the large model: the plain route of requests that cannot be answered step by step. `fallback` says why the default
-    model was taken although something failed (a closed set: it labels a metric); None in the normal case. `headers` go
-    with the answer of a `respond`.
+    `name` is None when no decision of the policy matched, or the request kept the model that it named. `action` is
+    `route`, `respond`, `default`, or the name of the `writer`'s kind. `model` is None for `respond`, and for a request
+    that is passed on untouched (`unknown_models: pass`). `writer` writes the answer instead of `model`, which takes the
+    requests that the writer cannot answer. `fallback` says why the default model was taken although something failed (a
+    closed set: it labels a metric); None in the normal case. `headers` go with the answer of a `respond`.
     """
 
     name: str | None
-    action: Action
+    action: str
     model: Model | None
     status: int | None = None
     message: str | None = None
     changes: Changes | None = None
-    stepwise: Any = None
+    writer: WriterSpec | None = None
     fallback: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
 

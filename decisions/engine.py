@@ -9,9 +9,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from decisions.decision import Action, Changes, Decision, Trace
+from decisions.decision import Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Keep, Kept, Selector
@@ -23,6 +23,7 @@ from signals.request import Request
 from signals.signal import Cost, Shared, Signal
 from signals.state.session import USUAL, Sessions
 from signals.text.estimate import estimate
+from upstream.writer import WriterSpec
 
 log = logging.getLogger("pointsman.decisions")
 
@@ -66,18 +67,19 @@ class Clause:
 
     `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
-    and told, and the request goes on. `keep` puts the session on this decision, so that its later requests take it too.
+    and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
+    that it cannot answer. `keep` puts the session on this decision, so that its later requests take it too.
     """
 
     name: str
     when: Rule
-    action: Action
+    action: str
     target: Model | Selector | None
     on_unknown: OnUnknown = "skip"
     status: int | None = None
     message: str | None = None
     changes: Changes | None = None
-    stepwise: Any = None
+    writer: WriterSpec | None = None
     override: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     observe: bool = False
@@ -114,7 +116,7 @@ class _Compiled:
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
-        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.stepwise, headers=c.headers)
+        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, headers=c.headers)
 
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
@@ -189,9 +191,9 @@ class Engine:
         }
 
     @property
-    def stepwise(self) -> bool:
-        """Whether some decision answers step by step (which needs a body mode that can stream)."""
-        return any(clause.action == "stepwise" for clause in self.clauses)
+    def writes(self) -> bool:
+        """Whether some decision has a writer (which needs a body mode that can stream)."""
+        return any(clause.writer is not None for clause in self.clauses)
 
     def settle(
         self, request: Request, deadline: float = float("inf"), *, detail: bool = False, everything: bool = False

@@ -60,8 +60,8 @@ def outcome(decision: Decision) -> str:
     match decision.action:
         case "respond":
             return f"respond {decision.status}: {decision.message}"
-        case "stepwise":
-            return f"stepwise, or {where} where steps cannot be taken"
+        case action if decision.writer is not None:
+            return f"{action}, or {where} where {decision.writer.kind.otherwise}"
         case "default" if decision.fallback is not None:
             return f"default, {where}, because of a failure: {decision.fallback}"
         case "default":

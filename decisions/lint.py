@@ -110,8 +110,8 @@ def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], defau
             used.add(clause.target.key)
         elif isinstance(clause.target, Selector):
             used |= {model.key for model in clause.target.models}
-        if clause.stepwise is not None:
-            used |= {clause.stepwise.small, clause.stepwise.large}
+        if clause.writer is not None:
+            used |= {*clause.writer.models}
     for key in models:
         if key not in used:
             message = f"model {key!r} is used by no decision: only requests that name it reach it"

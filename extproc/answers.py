@@ -1,40 +1,43 @@
-"""Answers stepwise decisions inside the ext_proc exchange, calling the models back through Envoy."""
+"""The writers of the policies in force: whose decision has one, is answered by it instead of on the plain route.
+
+Within the ext_proc exchange the answer is streamed to Envoy, and the writer calls the models back through Envoy. Where
+Envoy cannot take such a stream, the request is sent to a service over HTTP (extproc.overhttp) that has the same
+writers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-import stepwise.answer
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
-from extproc.apis.registry import BY_NAME
-from extproc.exchange import Answer
 from extproc.told import ROUTE
 from extproc.wire import Pairs
 from signals.request import Request
-from stepwise.agent import Agent, Spend
-from stepwise.http import DECISION, DIFFICULTY, POLICY
-from stepwise.metrics import Metrics
-from stepwise.relay import SESSION, relay, unfit
-from stepwise.session import Model as Server
-from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
-from stepwise.upstream import Endpoint
+from upstream.answer import Answer
+from upstream.endpoint import Endpoint
+from upstream.writer import DIFFICULTY, Call, Means, OneEach, Writer, WriterSpec
 
-log = logging.getLogger("pointsman.stepwise")
-
-PRIOR = "difficulty"  # a signal of this name is the policy network's prior
+DECISION: Final = "x-pointsman-decision"
+"""Request header that names the decision, for the service over HTTP."""
+POLICY: Final = "x-pointsman-policy"
+"""Likewise the hash of the policy whose decision it is; without it, the one in force."""
+PRIOR: Final = "x-pointsman-difficulty"
+"""Likewise the request's difficulty, 0..1, where a signal has read it."""
+SESSION: Final = "x-pointsman-session"
+"""Likewise the key of the request's session (signals.state.session), for a writer that asks for it."""
 
 
 class Answers:
-    """The stepwise decisions of the engines in force, ready to answer.
+    """The writers of the engines in force, ready to answer (extproc.exchange.Answerer).
 
     `through` is the address of Envoy's internal listener (`http://host:port`), where the route header picks the
-    model; without it each model's own `url` is called. `folder` is the policy file's. `metrics` outlive the engines.
-    `served`: there is a service over HTTP too (stepwise.http), which answers where Envoy cannot stream.
+    model; without it each model's own `url` is called. `folder` is the policy file's. `counters` outlive the engines.
+    `served`: there is a service over HTTP too (extproc.overhttp), which answers where Envoy cannot stream.
     """
 
     def __init__(
@@ -42,115 +45,107 @@ class Answers:
         engines: Sequence[Engine],
         folder: Path,
         through: str | None,
-        metrics: Metrics | None = None,
+        counters: OneEach | None = None,
         *,
         served: bool = False,
     ) -> None:
+        """Raises ValueError when a writer cannot be built."""
         self._engines = {engine.policy: engine for engine in engines}
+        self._in_force = engines[0].policy
         self._served = served
-        self._ready: dict[tuple[str, StepwiseSpec], Stepwise | Agent] = {}
-        servers: list[Server] = []
+        self._writers: dict[tuple[str, WriterSpec], Writer] = {}
+        self._named: dict[tuple[str, str], Writer] = {}
+        counters, common = counters or OneEach(), OneEach()
         for engine in engines:
             for clause in engine.clauses:
-                block = clause.stepwise
-                if block is None or (engine.policy, block) in self._ready:
+                spec = clause.writer
+                if spec is None:
                     continue
-                ends = {key: endpoint(engine.models[key], through) for key in (block.small, block.large)}
-                self._ready[engine.policy, block] = (
-                    Agent(block, ends, folder, Spend(engine.shared.settings.get("store")), metrics)
-                    if block.per == "request"
-                    else block.build(ends, folder, metrics, servers)
-                )
-        self._named = {
-            (engine.policy, clause.name): self._ready[engine.policy, clause.stepwise]
-            for engine in engines
-            for clause in engine.clauses
-            if clause.stepwise is not None
-        }
-        self._in_force = engines[0].policy
+                known = engine.policy, spec
+                if known not in self._writers:
+                    ends = {key: endpoint(engine.models[key], through, spec.kind.name) for key in spec.models}
+                    store = engine.shared.settings.get("store")
+                    self._writers[known] = spec.build(Means(ends, folder, store, counters, common))
+                self._named[engine.policy, clause.name] = self._writers[known]
 
-    def find(self, name: str, policy: str = "") -> Stepwise | Agent | None:
-        """The decision of that name in `policy` (its hash), or in the one in force."""
+    def find(self, name: str, policy: str = "") -> Writer | None:
+        """The writer of the decision of that name in `policy` (its hash), or in the one in force."""
         return self._named.get((policy or self._in_force, name))
 
     async def start(self) -> None:
-        """Probe the upstreams, all at once. What cannot work is logged; such decisions take the large model alone."""
-        await asyncio.gather(
-            *(_start(block, ready) for (_, block), ready in self._ready.items() if isinstance(ready, Stepwise))
-        )
+        """Have every writer make itself ready, all at once."""
+        await asyncio.gather(*(writer.start() for writer in self._writers.values()))
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
-        """The headers with which the service over HTTP answers; None without it (extproc.exchange.Answerer)."""
+        """The headers with which the service over HTTP answers; () when it cannot either, None without a service."""
         if not self._served:
             return None
-        ready = self._ready[trace.policy, trace.decision.stepwise]
-        if reason := _unfit(ready, request):
-            ready.metrics.ineligible[reason] += 1
+        writer = self._writer(trace)
+        call = self._call(trace, request, writer)
+        if not _fit(writer, call):
             return ()
         told: Pairs = ((DECISION, trace.decision.name or ""), (POLICY, trace.policy))
-        if isinstance(ready, Agent) and (session := self._engines[trace.policy].sessions.key(request)):
-            told = (*told, (SESSION, session))
-        prior = _prior(trace)
-        return told if prior is None else (*told, (DIFFICULTY, f"{prior:.2f}"))
+        if call.session:
+            told = (*told, (SESSION, call.session))
+        prior = trace.readings.get(DIFFICULTY)
+        return told if prior is None or prior.score is None else (*told, (PRIOR, f"{prior.score:.2f}"))
 
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
-        """The answer; None when `request` cannot be answered step by step (extproc.exchange.Answerer)."""
-        ready = self._ready[trace.policy, trace.decision.stepwise]
-        if reason := _unfit(ready, request):
-            ready.metrics.ineligible[reason] += 1
-            return None
-        prior = _prior(trace)
-        prior = 0.5 if prior is None else prior
-        deadline = stepwise.answer.deadline(request.headers)
-        charge = self._charge(trace, request)
-        given: stepwise.answer.Answer | None
-        if isinstance(ready, Agent):
-            headers = {**request.headers, SESSION: self._engines[trace.policy].sessions.key(request)}
-            given = await relay(ready, request.fields, headers, deadline=deadline, difficulty=prior, charge=charge)
-            assert given is not None  # it is fit
-        else:
-            given = await stepwise.answer.answer(
-                ready, request.fields, request.headers, deadline=deadline, difficulty=prior, charge=charge
-            )
-        # Not wrapped in a generator: one that was never begun would free nothing when it is closed.
-        return Answer(given.status, given.headers, given.body)
+        """The answer; None when `request` has to take the plain route."""
+        writer = self._writer(trace)
+        call = self._call(trace, request, writer)
+        return await writer.answer(call) if _fit(writer, call) else None
 
     async def close(self) -> None:
         """Close every connection. Answers still under way fail."""
-        await asyncio.gather(*(ready.close() for ready in self._ready.values()))
+        await asyncio.gather(*(writer.close() for writer in self._writers.values()))
 
-    def _charge(self, trace: Trace, request: Request) -> Callable[[float], None] | None:
-        """Who is told what the answer has cost, if anybody wants to know."""
+    def _writer(self, trace: Trace) -> Writer:
+        spec = trace.decision.writer
+        assert spec is not None
+        return self._writers[trace.policy, spec]
+
+    def _call(self, trace: Trace, request: Request, writer: Writer) -> Call:
         engine = self._engines[trace.policy]
-        return (lambda money: engine.charge(request, money)) if engine.metered else None
+        return Call(
+            request.fields,
+            request.headers,
+            request.api,
+            deadline(request.headers),
+            trace.readings,
+            engine.sessions.key(request) if writer.by_session else "",
+            _charge(engine, request),
+        )
 
 
-async def _start(block: StepwiseSpec, ready: Stepwise) -> None:
-    try:
-        await ready.start()
-    except StepwiseError as error:
-        log.error("stepwise_unworkable", extra={"small": block.small, "large": block.large, "why": str(error)})
+def _charge(engine: Engine, request: Request) -> Callable[[float], None] | None:
+    """Who is told what the answer has cost, if anybody wants to know."""
+    return (lambda money: engine.charge(request, money)) if engine.metered else None
 
 
-def _unfit(ready: Stepwise | Agent, request: Request) -> str | None:
-    """Why this request takes the decision's plain route, in one word for counting."""
-    if not BY_NAME[request.api].stepwise:
-        return "not_chat"
-    judge = unfit if isinstance(ready, Agent) else stepwise.answer.ineligible
-    return judge(request.fields, request.headers)
+def _fit(writer: Writer, call: Call) -> bool:
+    """Whether the writer can answer; it is counted when it cannot."""
+    reason = writer.unfit(call)
+    if reason is not None:
+        writer.metrics.ineligible[reason] += 1
+    return reason is None
 
 
-def _prior(trace: Trace) -> float | None:
-    reading = trace.readings.get(PRIOR)
-    return None if reading is None else reading.score
+def deadline(headers: Mapping[str, str]) -> float | None:
+    """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
+    text = headers.get("x-envoy-expected-rq-timeout-ms", "")
+    return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
 
 
-def endpoint(model: Model, through: str | None) -> Endpoint:
-    """Where `model` is called. Raises ValueError when nobody says where it is served."""
+def endpoint(model: Model, through: str | None, who: str) -> Endpoint:
+    """Where `model` is called by the decisions of the writer named `who`.
+
+    Raises ValueError when nobody says where it is served.
+    """
     url = through or model.url
     if url is None:
         raise ValueError(
-            f"model {model.key}: stepwise decisions call it, so it needs a `url:` in the policy, or the router "
+            f"model {model.key}: {who} decisions call it, so it needs a `url:` in the policy, or the router "
             "needs the address of Envoy's internal listener (--models-through)"
         )
     headers = {ROUTE: model.key} if through else {}

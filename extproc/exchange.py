@@ -14,9 +14,9 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -39,6 +39,7 @@ from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs
 from signals.request import Request
+from upstream.answer import Answer
 
 log = logging.getLogger("pointsman.exchange")
 
@@ -59,20 +60,11 @@ INTERNAL = 13
 INVALID_ARGUMENT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer to the client that is sent as it is made. `body` is closed when the client is gone."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: AsyncGenerator[bytes, None]
-
-
 class Answerer(Protocol):
-    """Answers requests whose decision is `stepwise`."""
+    """Answers requests whose decision has a writer."""
 
     async def answer(self, trace: Trace, request: Request) -> Answer | None:
-        """The answer, before its first byte; None when the request cannot be answered step by step."""
+        """The answer, before its first byte; None when the request has to take the plain route."""
         ...
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
@@ -509,7 +501,7 @@ class Exchange:
             self._refuse(_refusal(decision), trace)
             self._context.record(trace, request, self._stream)
             return
-        if decision.action == "stepwise":
+        if decision.writer is not None:
             answerer = self._context.answerer
             if answerer is not None and self._can_stream():
                 self._task = asyncio.get_running_loop().create_task(self._answer(answerer, trace))
@@ -784,8 +776,8 @@ def _refusal(decision: Decision) -> Refusal:
 
 
 def _plain(trace: Trace, reason: str) -> None:
-    """Turn a stepwise decision into its plain route."""
-    trace.decision = replace(trace.decision, action="route", stepwise=None, fallback=reason)
+    """Turn a decision that has a writer into its plain route."""
+    trace.decision = replace(trace.decision, action="route", writer=None, fallback=reason)
 
 
 def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:

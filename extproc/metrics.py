@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import signals.neural.service
-import stepwise.metrics
+from config.writers import WRITERS
 from decisions.decision import Trace
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
+from upstream.writer import Sample as WriterSample
 
 MAX_SERIES = 2_000
 
@@ -57,20 +58,7 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
-        *(
-            Family(f"pointsman_stepwise_{name}_total", "counter", help, labels)
-            for name, help, labels in (
-                ("answers", "Stepwise answers.", ("outcome",)),
-                ("steps", "Steps written or thrown away.", ("model", "action")),
-                ("tokens", "Tokens of stepwise answers.", ("model", "fate")),
-                ("requests", "Requests to the models of stepwise answers.", ("model",)),
-                ("upstream_errors", "Upstream failures in stepwise answers.", ("model", "kind")),
-                ("ineligible", "Requests that could not be answered step by step.", ("reason",)),
-                ("safe_side", "Answers on the safe side because a strategy could not judge.", ("reason",)),
-                ("settled", "Answers whose judging ended before they did.", ("reason",)),
-                ("choices", "Requests of agents' loops.", ("chosen", "reason")),
-            )
-        ),
+        *(Family(name, "counter", help, labels) for kind in WRITERS for name, help, labels in kind.families),
         Family("pointsman_inference_batch_size", "histogram", "Texts run together.", ("model",), BATCH_BOUNDS),
         Family("pointsman_inference_queue_seconds", "histogram", "Wait for a model.", ("model",), INFERENCE_SECONDS),
         Family("pointsman_inference_run_seconds", "histogram", "Time of a model's run.", ("model",), INFERENCE_SECONDS),
@@ -222,9 +210,9 @@ def gauge(value: float, *labels: str) -> list[Sample]:
 
 
 def labelled(
-    samples: Iterable[stepwise.metrics.Sample | signals.neural.service.Sample],
+    samples: Iterable[WriterSample | signals.neural.service.Sample],
 ) -> dict[str, list[Sample]]:
-    """What the stepwise room and the models' services count, as samples of our families."""
+    """What the writers and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}
     for name, labels, value in samples:
         key = tuple(labels[label] for label in FAMILIES[name].labels)

@@ -41,7 +41,7 @@ class Reply:
             if engine.metered and watched:
                 self._tail = Tail()
         shown = response_headers(trace) if engine.settings.response_headers else ()
-        if trace.decision.action == "stepwise":
+        if trace.decision.writer is not None:
             # It comes from our own service, which knows better who wrote it.
             chosen = engine.models.get(headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts

@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import stepwise.metrics
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc import metrics, shown
 from extproc.admin import Admin, Status
+from extproc.answers import Answers
 from extproc.bodies import Bodies
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
@@ -42,13 +42,11 @@ from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
 from signals.neural import service as inference
 from signals.request import Request
+from upstream.writer import OneEach, Writer
 
 if TYPE_CHECKING:
     from aiohttp.web import AppRunner
 
-    from extproc.answers import Answers
-    from stepwise.agent import Agent
-    from stepwise.spec import Stepwise
 
 log = logging.getLogger("pointsman.server")
 
@@ -167,7 +165,7 @@ class Worker:
         self.unread = UnreadLog()
         self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()
-        self._stepwise = stepwise.metrics.Metrics()
+        self._counters = OneEach()
         self._draining = False
         self._loaded: Loaded | None = loaded
         self._unrouted: tuple[str, ...] = ()
@@ -200,24 +198,24 @@ class Worker:
     # Life
 
     async def start(self, listen: str | socket.socket, steps: str | socket.socket | None = None) -> None:
-        """Bind and serve: ext_proc, and at `steps` stepwise answers over HTTP.
+        """Bind and serve: ext_proc, and at `steps` writers' answers over HTTP.
 
         Raises ValueError or OSError when an address is wrong or taken.
 
-        Raises ValueError too when a stepwise decision of the policy cannot be served.
+        Raises ValueError too when a writer of the policy cannot be served.
         """
         assert self._loaded is not None
         await self._install(self._loaded)
         self._loaded = None
         if steps is not None:
-            from stepwise import http
+            from extproc import overhttp
 
             self._made = isinstance(steps, str)
             bound = address.bind(steps) if isinstance(steps, str) else steps
             self.stepwise_address = address.name(bound)
             limit = 2 * self.engine.settings.max_body  # ours comes first, in the exchange; a reload may raise it
-            app = http.application(self._borrow, lambda: not self._draining, limit)
-            self._http = await http.serve(app, bound, self._options.grace)
+            app = overhttp.application(self._borrow, lambda: not self._draining, limit)
+            self._http = await overhttp.serve(app, bound, self._options.grace)
         await self._server.start(listen)
         self._health.set_all(True)
 
@@ -249,12 +247,10 @@ class Worker:
         """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
         engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
         answers: Answers | None = None
-        if any(engine.stepwise for engine in engines):
-            from extproc.answers import Answers as Made
-
+        if any(engine.writes for engine in engines):
             options = self._options
             served = options.stepwise_listen is not None
-            answers = Made(engines, options.policy.parent, options.models_through, self._stepwise, served=served)
+            answers = Answers(engines, options.policy.parent, options.models_through, self._counters, served=served)
             try:
                 await answers.start()
             except BaseException:
@@ -277,8 +273,8 @@ class Worker:
             weakref.finalize(self._in_force, self._close, answers).atexit = False
 
     @contextlib.asynccontextmanager
-    async def _borrow(self, decision: str, policy: str) -> AsyncIterator[Stepwise | Agent | None]:
-        """A stepwise decision for a request over HTTP; its policy is held until the answer has been sent."""
+    async def _borrow(self, decision: str, policy: str) -> AsyncIterator[Writer | None]:
+        """The writer of a decision for a request over HTTP; its policy is held until the answer has been sent."""
         held = self._holder(decision, policy)
         if held is None and policy:
             with contextlib.suppress(TimeoutError):
@@ -346,7 +342,7 @@ class Worker:
         """What this worker alone knows; a supervisor adds up those of all workers."""
         return {
             **self.metrics.snapshot(),
-            **metrics.labelled(self._stepwise.samples()),
+            **metrics.labelled(self._counters.samples()),
             **metrics.labelled(inference.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from enum import IntEnum
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -149,6 +149,13 @@ class Signal(ABC):
 T = TypeVar("T")
 
 
+@runtime_checkable
+class Charges(Protocol):
+    """A shared object that wants to know what answers cost: the ledger of budgets."""
+
+    def charge(self, request: Request, money: float) -> None: ...
+
+
 class Shared:
     """What the signals of one engine have in common: automata, pattern sets, models.
 
@@ -176,15 +183,14 @@ class Shared:
 
     @property
     def metered(self) -> bool:
-        """Whether some shared object counts money (has a `charge` method)."""
-        return any(hasattr(made, "charge") for made in self._made.values())
+        """Whether some shared object counts money."""
+        return any(isinstance(made, Charges) for made in self._made.values())
 
     def charge(self, request: Request, money: float) -> None:
         """Tell those shared objects what `request` has cost."""
         for made in self._made.values():
-            charge = getattr(made, "charge", None)
-            if charge is not None:
-                charge(request, money)
+            if isinstance(made, Charges):
+                made.charge(request, money)
 
     def close(self) -> None:
         """Release threads and sessions held by shared objects (those with a `close` method)."""

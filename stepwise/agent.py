@@ -25,10 +25,10 @@ import numpy as np
 from signals.reading import Unavailable
 from signals.state.store import Memory, Store
 from stepwise.metrics import Metrics
-from stepwise.policy import Policy, PolicyError, PolicyFailed, Vector
-from stepwise.spec import StepwiseSpec
-from stepwise.steps import CHARS_PER_TOKEN, estimate
-from stepwise.upstream import JSON, Endpoint, Upstream
+from stepwise.policy import GOAL, Device, Policy, PolicyError, PolicyFailed, Target, Vector
+from upstream.client import Upstream
+from upstream.endpoint import JSON, Endpoint
+from upstream.tokens import CHARS_PER_TOKEN, estimate
 
 VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -103,28 +103,45 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class LoopTerms:
+    """What a `per: request` block says.
+
+    `small`, `large`: the models by key. `efforts`: values of `reasoning_effort` for the large model, the cheapest
+    first; none of them: the choice is between the two models. `budget`: money that a session never exceeds. `policy`:
+    the network's file, None for the plain rule; `device`: where it runs; `goal`: what it keeps to.
+    """
+
+    small: str
+    large: str
+    efforts: tuple[str, ...] = ()
+    budget: float | None = None
+    policy: Path | None = None
+    device: Device = "auto"
+    goal: Target = GOAL
+
+
 class Agent:
     """A `per: request` decision. Build it at start, `close` it at the end."""
 
     def __init__(
         self,
-        spec: StepwiseSpec,
+        terms: LoopTerms,
         endpoints: Mapping[str, Endpoint],
-        folder: Path,
         spend: Spend | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`endpoints`: by model name, `folder`: that of the YAML file. Raises PolicyError."""
-        self._spec = spec
-        self._small, self._large = endpoints[spec.small], endpoints[spec.large]
+        """`endpoints`: by model name. Raises PolicyError."""
+        self._terms = terms
+        self._small, self._large = endpoints[terms.small], endpoints[terms.large]
         self.metrics = metrics or Metrics()
-        self.upstreams = {spec.small: Upstream(self._small), spec.large: Upstream(self._large)}
+        self.upstreams = {terms.small: Upstream(self._small), terms.large: Upstream(self._large)}
         self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
         self._policy: Policy | None = None
         self._kappa = _RULE_KAPPA
-        if spec.chosen == "policy":
-            self._policy = Policy(spec.policy_path(folder), device=spec.device, names=NAMES, version=VERSION)
+        if terms.policy is not None:
+            self._policy = Policy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
             try:
                 card = self._policy.card
                 if (card.small, card.large) != (self._small.model, self._large.model):
@@ -132,7 +149,7 @@ class Agent:
                         f"{self._policy.path}: trained for {card.small} and {card.large}, but this decision has "
                         f"{self._small.model} and {self._large.model}"
                     )
-                self._kappa = card.kappa(spec.goal)
+                self._kappa = card.kappa(terms.goal)
             except PolicyError:
                 self._policy.close()
                 raise
@@ -157,13 +174,13 @@ class Agent:
         `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first; None: those
         that were chosen here for this session. `session`: whose budget it is; without one there is none to keep to.
         """
-        limit = self._spec.budget.session if session is not None else None
+        limit = self._terms.budget if session is not None else None
         try:
             spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
         except Unavailable:
             return Choice(None, None, None, 0.0, 0.0, "budget_unknown")
         left = 1.0 if limit is None else max(0.0, 1.0 - spent / limit)
-        highest = self._spec.efforts[-1] if self._spec.choose == "effort" else self._spec.large
+        highest = self._terms.efforts[-1] if self._terms.efforts else self._terms.large
         known = self._writers.get(session or "", ()) if writers is None else writers
         vector = conversation(body, known, highest, 1.0 - left, difficulty)
         keep, reason = await self._keep(vector)
@@ -212,7 +229,7 @@ class Agent:
 
     def _level(self, keep: float, kappa: float) -> int:
         """0 for the cheapest choice; the further P(keep) is under the threshold, the dearer."""
-        last = len(self._spec.efforts) - 1 if self._spec.choose == "effort" else 1
+        last = len(self._terms.efforts) - 1 if self._terms.efforts else 1
         if keep >= kappa:
             return 0
         return min(last, 1 + math.floor((1.0 - keep / kappa) * last))
@@ -241,16 +258,16 @@ class Agent:
 
     def _choice(self, level: int, body: JSON, tokens: int | None, reserved: float, keep: float, reason: str) -> Choice:
         asked = body.get("max_completion_tokens") or body.get("max_tokens")
-        effort = self._spec.efforts[level] if self._spec.choose == "effort" else None
+        effort = self._terms.efforts[level] if self._terms.efforts else None
         return Choice(self._model(level), effort, None if tokens == asked else tokens, reserved, keep, reason)
 
     def _model(self, level: int) -> str:
-        if self._spec.choose == "effort":
-            return self._spec.large
-        return self._spec.large if level else self._spec.small
+        if self._terms.efforts:
+            return self._terms.large
+        return self._terms.large if level else self._terms.small
 
     def _endpoint(self, model: str) -> Endpoint:
-        return self._small if model == self._spec.small else self._large
+        return self._small if model == self._terms.small else self._large
 
 
 def conversation(

@@ -1,24 +1,27 @@
-"""One chat completion answered stepwise: status, headers and a body to be pulled, for whatever serves it."""
+"""One chat completion answered step by step: its status, headers and body."""
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
-from stepwise.session import Failed, Session, Text
-from stepwise.spec import Stepwise
-from stepwise.upstream import HOP, JSON, DeadlineError
+from stepwise.kind import KIND
+from stepwise.metrics import Metrics
+from stepwise.ready import Stepwise, StepwiseError
+from stepwise.session import Failed, Session, Setup, Text
+from upstream.answer import Answer, Body, Whole, problem, whole
+from upstream.client import DeadlineError
+from upstream.endpoint import HOP, JSON
+from upstream.events import DONE, comment, event
+from upstream.writer import Call
 
-_FORWARDED = (
-    "authorization", "api-key", "x-api-key", "openai-organization", "openai-project", "traceparent", "tracestate",
-    "baggage", "x-request-id", "x-session-id",
-)  # fmt: skip
+log = logging.getLogger("pointsman.stepwise")
+
 _SCHEMA_KEYS = (
     "guided_json",
     "guided_regex",
@@ -28,42 +31,6 @@ _SCHEMA_KEYS = (
     "grammar",
     "regex",
 )
-
-
-class Body(AsyncGenerator[bytes, None]):
-    """The bytes of an answer. Whoever stops before the end must call `aclose`, or the models go on writing.
-
-    No generator function, because one that was never begun frees nothing when it is closed.
-    """
-
-    async def asend(self, value: None) -> bytes:
-        return await self.__anext__()
-
-    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> bytes:
-        await self.aclose()
-        raise kind if value is None else value
-
-    async def aclose(self) -> None:
-        """Frees everything, at any moment, any number of times."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What to send to the client. Use it as `async with answer:`, or call `aclose` in the end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: Body
-
-    async def aclose(self) -> None:
-        await self.body.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
 
 
 def ineligible(body: JSON, headers: Mapping[str, str]) -> str | None:
@@ -101,96 +68,86 @@ def ineligible(body: JSON, headers: Mapping[str, str]) -> str | None:
     return None
 
 
-async def answer(
-    stepwise: Stepwise,
-    body: JSON,
-    headers: Mapping[str, str],
-    *,
-    deadline: float | None = None,
-    difficulty: float = 0.5,
-    charge: Callable[[float], None] | None = None,
-    note: bool = False,
-) -> Answer:
-    """Answers an eligible request (see `ineligible`) with two models.
+class Steps:
+    """The writer of a `stepwise:` block that goes `per: answer`."""
 
-    A streaming answer comes back as soon as one model has begun; a whole one when it is complete. `headers` are the
-    client's, in lower case. `deadline` is on the running loop's clock; when it passes, the answer ends with an error.
-    `difficulty`: 0..1, 0.5 when unknown. `charge` is told once what the answer has cost, whatever came of it. `note`: a
-    stream whose client asked for no usage tells it in a comment, for the proxy that it passes. Cancel at any moment:
-    everything is freed.
+    kind = KIND
+    by_session = False
+
+    def __init__(self, stepwise: Stepwise) -> None:
+        self.stepwise = stepwise
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.stepwise.metrics
+
+    def unfit(self, call: Call) -> str | None:
+        return "not_chat" if call.api != "chat" else ineligible(call.body, call.headers)
+
+    async def start(self) -> None:
+        """Probes the upstreams. What cannot work is logged; such a decision takes the large model alone."""
+        try:
+            await self.stepwise.start()
+        except StepwiseError as error:
+            small, large = self.stepwise.models
+            log.error("stepwise_unworkable", extra={"small": small, "large": large, "why": str(error)})
+
+    async def answer(self, call: Call) -> Answer:
+        return await answer(await self.stepwise.ready(call.forwarded, call.deadline), call)
+
+    async def close(self) -> None:
+        await self.stepwise.close()
+
+
+async def answer(setup: Setup, call: Call) -> Answer:
+    """Answers an eligible call (see `ineligible`) with two models.
+
+    A streaming answer comes back as soon as one model has begun; a whole one when it is complete. When the deadline
+    passes, the answer ends with an error. Cancel at any moment: everything is freed.
     """
-    sent = forwarded(headers)
-    setup = await stepwise.ready(sent, deadline)
     head = {
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",
         "x-pointsman-stepwise": setup.strategy.name,
     }
-    session = Session(setup, body, sent, deadline=deadline, difficulty=difficulty, charge=charge)
+    session = Session(setup, call)
     try:
         await session.open()
-        frame = _Frame(body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
-        if body.get("stream"):
+        frame = _Frame(call.body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
+        if call.body.get("stream"):
             return Answer(
                 200,
                 {**head, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"},
-                _Events(session, frame, stepwise, note),
+                _Events(session, frame, setup.metrics, call.note),
             )
         texts = []
         while (text := await session.next()) is not None:
             texts.append(text)
     except Failed as error:
-        stepwise.metrics.answers["failed"] += 1
+        setup.metrics.answers["failed"] += 1
         session.close()
         return whole(error.status, error.body or problem(str(error), "upstream_error"), head)
     except DeadlineError as error:
-        stepwise.metrics.answers["deadline"] += 1
+        setup.metrics.answers["deadline"] += 1
         session.close()
         return whole(504, problem(str(error), "timeout"), head)
     except BaseException:
-        stepwise.metrics.answers["cancelled"] += 1
+        setup.metrics.answers["cancelled"] += 1
         session.close()
         raise
     session.close()
-    stepwise.metrics.answers["complete"] += 1
+    setup.metrics.answers["complete"] += 1
     head |= {"x-pointsman-redos": str(session.redos), "x-pointsman-steps": str(len(session.records))}
-    return Answer(200, {**head, "content-type": "application/json"}, _Whole(frame.whole(texts, session)))
-
-
-def deadline(headers: Mapping[str, str]) -> float | None:
-    """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
-    text = headers.get("x-envoy-expected-rq-timeout-ms", "")
-    return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
-
-
-def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """The client's headers that its requests to the models carry."""
-    return {name: headers[name] for name in _FORWARDED if name in headers}
-
-
-class _Whole(Body):
-    """A body that is known already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    async def __anext__(self) -> bytes:
-        data, self._data = self._data, b""
-        if not data:
-            raise StopAsyncIteration
-        return data
-
-    async def aclose(self) -> None:
-        self._data = b""
+    return Answer(200, {**head, "content-type": "application/json"}, Whole(frame.whole(texts, session)))
 
 
 class _Events(Body):
     """Server-sent events, one for each piece of text that the session gives."""
 
-    def __init__(self, session: Session, frame: _Frame, stepwise: Stepwise, note: bool) -> None:
+    def __init__(self, session: Session, frame: _Frame, metrics: Metrics, note: bool) -> None:
         self._session = session
         self._note = note
         self._frame = frame
-        self._answers = stepwise.metrics.answers
+        self._answers = metrics.answers
         self._over = False
 
     async def __anext__(self) -> bytes:
@@ -199,9 +156,9 @@ class _Events(Body):
         try:
             text = await self._session.next()
         except Failed as error:
-            return self._end("failed", _event(orjson.loads(problem(str(error), "upstream_error"))))
+            return self._end("failed", event(orjson.loads(problem(str(error), "upstream_error"))))
         except DeadlineError as error:
-            return self._end("deadline", _event(orjson.loads(problem(str(error), "timeout"))))
+            return self._end("deadline", event(orjson.loads(problem(str(error), "timeout"))))
         except BaseException:
             await self.aclose()
             raise
@@ -219,7 +176,7 @@ class _Events(Body):
         self._answers[outcome] += 1
         self._session.close()
         note = self._frame.note(self._session) if self._note else b""
-        return last + note + b"data: [DONE]\n\n"
+        return last + note + DONE
 
 
 class _Frame:
@@ -240,18 +197,18 @@ class _Frame:
             delta = {**self._role, "reasoning_content": text.reasoning}
         self._role = {}
         choice = {"index": 0, "delta": delta, "logprobs": self._entries([text]), "finish_reason": None}
-        return _event({**self._head("chat.completion.chunk", text.model.upstream.endpoint.model), "choices": [choice]})
+        return event({**self._head("chat.completion.chunk", text.model.upstream.endpoint.model), "choices": [choice]})
 
     def tail(self, session: Session) -> bytes:
         """The last events but [DONE]."""
         head = self._head("chat.completion.chunk", self._pair)
         choice = {"index": 0, "delta": self._role, "logprobs": None, "finish_reason": session.finish}
-        end = _event({**head, "choices": [choice]})
-        return end + (_event({**head, "choices": [], "usage": session.usage()}) if self._usage else b"")
+        end = event({**head, "choices": [choice]})
+        return end + (event({**head, "choices": [], "usage": session.usage()}) if self._usage else b"")
 
     def note(self, session: Session) -> bytes:
         """The usage in a comment, which no client sees; empty where the client gets it anyway."""
-        return b"" if self._usage else b": " + orjson.dumps({"usage": session.usage()}) + b"\n\n"
+        return b"" if self._usage else comment({"usage": session.usage()})
 
     def whole(self, texts: list[Text], session: Session) -> bytes:
         message: JSON = {"role": "assistant", "content": "".join(text.content for text in texts)}
@@ -272,17 +229,3 @@ class _Frame:
         return {
             "content": [{**entry, "top_logprobs": (entry.get("top_logprobs") or [])[: self._top]} for entry in entries]
         }
-
-
-def _event(data: JSON) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
-
-
-def problem(message: str, code: str) -> bytes:
-    """An error in the shape of OpenAI's API."""
-    return orjson.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": code}})
-
-
-def whole(status: int, body: bytes, head: Mapping[str, str]) -> Answer:
-    """An answer of one JSON text."""
-    return Answer(status, {**head, "content-type": "application/json"}, _Whole(body))

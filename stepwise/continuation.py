@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from stepwise.steps import Token
-from stepwise.upstream import JSON, Mode, UpstreamError
+from upstream.client import UpstreamError
+from upstream.endpoint import JSON, Mode
+from upstream.tokens import Token
 
 if TYPE_CHECKING:
     import jinja2

@@ -23,15 +23,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwise.steps import Step, Token
+from stepwise.steps import Step
+from upstream.tokens import FLOOR, Token, certainty
 
 VERSION = 1
 """Changes whenever a feature's meaning, unit or place changes. Stored in every policy file."""
 
 _STATS = ("mean_logprob", "min_logprob", "p10_logprob", "mean_margin", "min_margin", "uncertain_share")
-
-TOP = 5
-"""Top log probabilities asked for, and used, for each token: the most that nearly every server gives."""
 
 NAMES: tuple[str, ...] = (
     "first_entropy",  # nats; of the first token: its top probabilities and one bucket for the rest
@@ -63,7 +61,6 @@ WIDTH = len(NAMES)
 
 _EMA = 0.3
 _UNCERTAIN = math.log(0.5)
-_FLOOR = -50.0  # upstreams write -9999 or -inf for a token that could not happen
 _MAX_PERPLEXITY = 1000.0
 _MAX_CORRECTIONS = 8
 _MAX_SEEN = 64
@@ -139,32 +136,6 @@ class State:
         return (self.sum_xy - sum_x * self.sum_y / n) / spread
 
 
-def entropy(top: Sequence[float]) -> float:
-    """Entropy in nats of a token's distribution known by its `TOP` highest log probabilities.
-
-    What the listed tokens leave over is one more outcome; a list that sums to more than one (rounding) is scaled down.
-    """
-    total = weighted = 0.0
-    for value in top[:TOP]:
-        probability = math.exp(value)
-        total += probability
-        weighted += probability * max(value, _FLOOR)
-    if total >= 1.0:
-        return max(0.0, math.log(total) - weighted / total)
-    tail = 1.0 - total
-    return -weighted - tail * math.log(tail)
-
-
-def certainty(logprob: float | None, top: Sequence[float]) -> tuple[float, float]:
-    """A token's entropy in nats (0 without a list), and its margin: the best token's probability minus the second's.
-
-    Without a list the margin comes from the written token's own log probability, and is 1 when that is unknown too.
-    """
-    if len(top) >= 2:
-        return entropy(top), math.exp(top[0]) - math.exp(top[1])
-    return entropy(top), 1.0 if logprob is None else max(0.0, 2.0 * math.exp(logprob) - 1.0)
-
-
 def draft(step: Step, state: State) -> tuple[NDArray[np.float32], State]:
     """The vector [WIDTH] float32 for a step that the small model has just drafted, and the state that saw it."""
     known = [token for token in step.tokens if token.logprob is not None]
@@ -207,7 +178,7 @@ def _stats(pairs: Sequence[tuple[Token, float]]) -> tuple[float, float, float, f
     """`_STATS` of tokens that all have a log probability, each with its margin."""
     if not pairs:
         return 0.0, 0.0, 0.0, 1.0, 1.0, 0.0
-    logprobs = sorted(max(token.logprob, _FLOOR) for token, _ in pairs if token.logprob is not None)
+    logprobs = sorted(max(token.logprob, FLOOR) for token, _ in pairs if token.logprob is not None)
     margins = [value for _, value in pairs]
     n = len(logprobs)
     return (

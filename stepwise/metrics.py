@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class Sample(NamedTuple):
-    """One value of a monotonic counter. Label values come from the configuration and from fixed lists only."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
+from upstream.writer import Sample, WriterMetrics
 
 
 @dataclass(slots=True)
-class Metrics:
+class Metrics(WriterMetrics):
     """Counters of one stepwise decision (or of many: they only ever add up)."""
 
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, action
     tokens: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, kept or discarded
     requests: Counter[str] = field(default_factory=Counter)  # model
     answers: Counter[str] = field(default_factory=Counter)  # outcome
-    ineligible: Counter[str] = field(default_factory=Counter)  # reason
     upstream_errors: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, kind
     safe_side: Counter[str] = field(default_factory=Counter)  # why a strategy could not judge
     choices: Counter[tuple[str, str]] = field(default_factory=Counter)  # per request: model or effort, reason

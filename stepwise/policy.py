@@ -61,6 +61,10 @@ class Target(NamedTuple):
     value: float
 
 
+GOAL = Target("accuracy_loss", 0.01)
+"""What a policy keeps to where nothing is said."""
+
+
 class Row(NamedTuple):
     """One calibrated threshold: with `kappa`, `kind` stays at `target` with probability 1 - `delta`."""
 

@@ -18,10 +18,10 @@ import orjson
 
 from stepwise import verify
 from stepwise.continuation import CHAT_PATH, build
-from stepwise.features import TOP
-from stepwise.steps import Token
-from stepwise.strategies import NoVerdict
-from stepwise.upstream import JSON, Mode, Piece, Stream, Upstream, UpstreamError
+from stepwise.strategy import NoVerdict
+from upstream.client import Piece, Stream, Upstream, UpstreamError
+from upstream.endpoint import JSON, Mode
+from upstream.tokens import TOP, Token
 
 QUESTION = "Compute 12 + 35 - 8. Write one short sentence for each step."
 _REQUEST: JSON = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}

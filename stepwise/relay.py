@@ -6,116 +6,116 @@ budget.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 
 from signals.state.session import SESSION_HEADER
 from stepwise.agent import Agent, Choice, prompt_tokens
-from stepwise.answer import Answer, Body, forwarded, problem, whole
 from stepwise.continuation import CHAT_PATH
-from stepwise.steps import CHARS_PER_TOKEN
-from stepwise.upstream import HOP, JSON, DeadlineError, Relay, UpstreamError
-
-SESSION = "x-pointsman-session"
-"""Request header with the key of the session (signals.state.session) whose budget it is; the processor sets it."""
+from stepwise.kind import KIND
+from stepwise.metrics import Metrics
+from upstream.answer import Answer, Body, problem, whole
+from upstream.client import DeadlineError, Relay, UpstreamError
+from upstream.endpoint import HOP, JSON
+from upstream.events import DONE, Lines, event
+from upstream.tokens import CHARS_PER_TOKEN
+from upstream.usage import Counts, counts
+from upstream.writer import Call
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
-def unfit(body: JSON, headers: Mapping[str, str]) -> str | None:
-    """Why a request cannot be relayed, in one fixed word for counting; None when it can."""
-    messages = body.get("messages")
-    if HOP in headers:
-        return "hop"
-    return None if isinstance(messages, list) and messages else "not_chat"
+class Loop:
+    """The writer of a `stepwise:` block that goes `per: request`: each call through the model chosen for it."""
 
+    kind = KIND
+    by_session = True
 
-async def relay(
-    agent: Agent,
-    body: JSON,
-    headers: Mapping[str, str],
-    *,
-    deadline: float | None = None,
-    difficulty: float = 0.5,
-    charge: Callable[[float], None] | None = None,
-    note: bool = False,
-) -> Answer | None:
-    """Answers a chat completion through the model chosen for it; None for what is none, or has come from here before.
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
-    `headers` are the client's, in lower case, and `SESSION`; `deadline` is on the running loop's clock; `difficulty`:
-    0..1. `charge` is told once what the answer has cost. `note`: see `stepwise.answer.answer`.
-    """
-    if reason := unfit(body, headers):
-        agent.metrics.ineligible[reason] += 1
+    @property
+    def metrics(self) -> Metrics:
+        return self._agent.metrics
+
+    def unfit(self, call: Call) -> str | None:
+        if HOP in call.headers:
+            return "hop"
+        messages = call.body.get("messages")
+        return None if call.api == "chat" and isinstance(messages, list) and messages else "not_chat"
+
+    async def start(self) -> None:
         return None
-    session = headers.get(SESSION) or headers.get(SESSION_HEADER)
-    choice = await agent.choose(body, session, difficulty=difficulty)
-    agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
-    if choice.reason == "budget_unknown":
-        return whole(503, problem("What this session has spent is not known right now.", "budget_unknown"), {})
-    if choice.model is None:
-        return whole(429, problem("The budget of this session is used up.", "budget_exhausted"), {})
+
+    async def answer(self, call: Call) -> Answer:
+        agent, body = self._agent, call.body
+        session = call.session or call.headers.get(SESSION_HEADER)
+        choice = await agent.choose(body, session, difficulty=call.difficulty)
+        agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
+        if choice.reason == "budget_unknown":
+            return whole(503, problem("What this session has spent is not known right now.", "budget_unknown"), {})
+        if choice.model is None:
+            return whole(429, problem("The budget of this session is used up.", "budget_exhausted"), {})
+        head = {"x-pointsman-model": choice.model}
+        if choice.effort is not None:
+            head["x-pointsman-effort"] = choice.effort
+        agent.metrics.requests[choice.model] += 1
+        try:
+            upstream = agent.upstreams[choice.model]
+            stream = await upstream.relay(CHAT_PATH, _asked(body, choice), call.forwarded, call.deadline)
+        except (UpstreamError, DeadlineError) as error:
+            kind = error.kind if isinstance(error, UpstreamError) else "deadline"
+            agent.metrics.upstream_errors[choice.model, kind] += 1
+            if session is not None:
+                agent.settle(session, choice, 0, 0)
+            late = kind in ("deadline", "timeout")
+            return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
+        given = _Relayed(stream, agent, call, _Sent(choice, session))
+        return Answer(stream.status, {**head, "content-type": stream.content_type}, given)
+
+    async def close(self) -> None:
+        await self._agent.close()
+
+
+def _asked(body: JSON, choice: Choice) -> JSON:
+    """What the chosen model is asked: the client's call, and a usage at the end of a stream."""
     asked = dict(body)
     if choice.effort is not None:
         asked["reasoning_effort"] = choice.effort
     if choice.max_tokens is not None:
         asked["max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"] = choice.max_tokens
-    options = body.get("stream_options") or {}
     if body.get("stream"):
-        asked["stream_options"] = {**options, "include_usage": True}
-    head = {"x-pointsman-model": choice.model}
-    if choice.effort is not None:
-        head["x-pointsman-effort"] = choice.effort
-    agent.metrics.requests[choice.model] += 1
-    try:
-        stream = await agent.upstreams[choice.model].relay(CHAT_PATH, asked, forwarded(headers), deadline)
-    except (UpstreamError, DeadlineError) as error:
-        kind = error.kind if isinstance(error, UpstreamError) else "deadline"
-        agent.metrics.upstream_errors[choice.model, kind] += 1
-        if session is not None:
-            agent.settle(session, choice, 0, 0)
-        late = kind in ("deadline", "timeout")
-        return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
-    quiet = bool(body.get("stream")) and not options.get("include_usage")
-    prompt = prompt_tokens(body)
-    given = _Relayed(stream, agent, choice, session, prompt, quiet=quiet, note=note, charge=charge)
-    return Answer(stream.status, {**head, "content-type": stream.content_type}, given)
+        asked["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return asked
+
+
+class _Sent(NamedTuple):
+    """For which model a request was let through, and on whose budget."""
+
+    choice: Choice
+    session: str | None
 
 
 class _Relayed(Body):
     """The model's bytes. At their end the budget is settled; without an end, or a usage, what was reserved is spent."""
 
-    def __init__(
-        self,
-        stream: Relay,
-        agent: Agent,
-        choice: Choice,
-        session: str | None,
-        prompt: int,
-        *,
-        quiet: bool,
-        note: bool,
-        charge: Callable[[float], None] | None,
-    ) -> None:
-        """`prompt`: its tokens, estimated, should the model not count them. `quiet`: the client asked for no usage, so
-        the event that we asked for is taken out again, or with `note` becomes a comment."""
+    def __init__(self, stream: Relay, agent: Agent, call: Call, sent: _Sent) -> None:
         self._stream = stream
         self._agent = agent
-        self._choice = choice
-        self._session = session
-        self._prompt = prompt
-        self._quiet = quiet
-        self._note = note
-        self._charge = charge
+        self._choice, self._session = sent
+        self._prompt = prompt_tokens(call.body)  # estimated, should the model not count them
+        # The client asked for no usage: the event that we asked for is taken out again, or becomes a comment.
+        self._quiet = bool(call.body.get("stream")) and not (call.body.get("stream_options") or {}).get("include_usage")
+        self._note = call.note
+        self._charge = call.charge
         self._size = 0  # bytes of the answer so far
         self._said = 0  # its events
         self._events = stream.content_type.lower().startswith("text/event-stream")
-        self._buffer = b""
-        self._usage: tuple[int, int] | None = None
+        self._lines = Lines()
+        self._event = bytearray()  # the lines of the event under way
+        self._buffer = bytearray()  # the beginning of an answer that is no stream
+        self._usage: Counts | None = None
         self._over = False
 
     async def __anext__(self) -> bytes:
@@ -128,14 +128,14 @@ class _Relayed(Body):
                 self._end("failed")
                 if not self._events:
                     raise
-                return b"data: " + problem(f"The model broke off: {kind}.", "upstream_error") + b"\n\ndata: [DONE]\n\n"
+                return event(orjson.loads(problem(f"The model broke off: {kind}.", "upstream_error"))) + DONE
             except BaseException:
                 await self.aclose()
                 raise
             if data is None:
                 self._end("complete")
-                if self._events and self._buffer:
-                    return self._buffer
+                if self._events and (rest := bytes(self._event) + self._lines.flush()):
+                    return rest
                 break
             if passed := self._pass(data):
                 return passed
@@ -160,42 +160,43 @@ class _Relayed(Body):
             self._charge(self._agent.cost(self._choice, *(self._usage or guess)))
 
     def _pass(self, data: bytes) -> bytes:
-        """What of the bytes so far can go out."""
-        self._buffer += data
+        """What of the bytes so far can go out: whole events."""
         self._size += len(data)
         if not self._events:
-            self._buffer = self._buffer[: _KEPT + 1]
+            if len(self._buffer) <= _KEPT:
+                self._buffer += data
             return data
-        passed, start = b"", 0
-        for end in _EVENT_END.finditer(self._buffer):
-            event = self._buffer[start : end.end()]
-            start = end.end()
-            self._said += 1
-            if self._counts(event) and self._quiet:
-                event = b": " + event[5:].lstrip() if self._note else b""
-            passed += event
-        self._buffer = self._buffer[start:]
-        if len(self._buffer) > _KEPT:  # no event is that long: whatever it is, it is not ours to hold back
-            passed, self._buffer = passed + self._buffer, b""
-        return passed
+        passed = bytearray()
+        for line in self._lines.feed(data):
+            self._event += line
+            if line in (b"\n", b"\r\n"):
+                passed += self._take_event(bytes(self._event))
+                self._event.clear()
+        if len(self._event) + self._lines.waiting > _KEPT:  # no event is that long: it is not ours to hold back
+            passed += self._event + self._lines.flush()
+            self._event.clear()
+        return bytes(passed)
 
-    def _counts(self, event: bytes) -> bool:
+    def _take_event(self, came: bytes) -> bytes:
+        """What of an event goes out."""
+        self._said += 1
+        if self._counts(came) and self._quiet:
+            return b": " + came[5:].lstrip() if self._note else b""
+        return came
+
+    def _counts(self, came: bytes) -> bool:
         """Takes the usage from an event; True when the event holds nothing else."""
-        if b'"usage"' not in event or not event.startswith(b"data:"):
+        if b'"usage"' not in came or not came.startswith(b"data:"):
             return False
-        found = _object(event[5:])
+        found = _object(came[5:])
         self._take(found)
         return isinstance(found.get("usage"), dict) and not found.get("choices")
 
     def _take(self, found: JSON) -> None:
-        usage: Any = found.get("usage")
-        if isinstance(usage, dict):
-            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if isinstance(prompt, int) and isinstance(completion, int):
-                self._usage = prompt, completion
+        self._usage = counts(found.get("usage")) or self._usage
 
 
-def _object(data: bytes) -> JSON:
+def _object(data: bytes | bytearray) -> JSON:
     try:
         found = orjson.loads(data)
     except ValueError:

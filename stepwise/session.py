@@ -14,18 +14,24 @@ import asyncio
 import math
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepwise import features, verify
-from stepwise.continuation import CHAT_PATH, Joint, build
-from stepwise.features import TOP, State
+from stepwise.continuation import CHAT_PATH, build
+from stepwise.features import State
 from stepwise.metrics import Metrics
+from stepwise.passage import Opened, Passage
 from stepwise.probe import Capability
-from stepwise.steps import Limits, Splitter, Step, Token, estimate
-from stepwise.strategies import Context, Draft, NoVerdict, Run, Strategy, Turn, Verdict
-from stepwise.upstream import JSON, DeadlineError, Piece, Stream, Upstream, UpstreamError
+from stepwise.steps import Limits, Step
+from stepwise.strategy import Context, Draft, NoVerdict, Run, Strategy, Turn, Verdict
+from upstream.books import Books, Open
+from upstream.client import DeadlineError, Piece, Upstream, UpstreamError
+from upstream.endpoint import JSON
+from upstream.tokens import TOP, Token, estimate
+from upstream.usage import Counts, read
+from upstream.writer import Call
 
 _BLANK = "\n\n"
 _LOOP_DRAFTS = 2  # a draft that repeats earlier steps this often in a row is rejected
@@ -111,65 +117,34 @@ class Record:
         return {"index": index, "model": self.model, "action": self.action, "tokens": self.tokens, **score}
 
 
-@dataclass(slots=True)
-class _Tally:
-    """One model's share of the usage."""
-
-    requests: int = 0
-    prompt: int = 0
-    completion: int = 0
-    discarded: int = 0
-    uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
-    base: int | None = None  # prompt tokens of the question alone, once known
-
-
 class Session:
     """One answer under way. `open` it, take what `next` gives until None, and `close` it in any case."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        request: JSON,
-        headers: Mapping[str, str],
-        *,
-        deadline: float | None = None,
-        difficulty: float = 0.5,
-        charge: Callable[[float], None] | None = None,
-    ) -> None:
-        """`request`: the client's eligible chat completion. `headers`: for the upstreams. `deadline`: loop time.
-
-        `charge` is told once, when the answer is over, what it has cost: money, for all tokens of both models.
-        """
+    def __init__(self, setup: Setup, call: Call) -> None:
+        """`call`: an eligible chat completion."""
+        request = call.body
         self.finish: str | None = None  # the finish_reason, once the answer is complete
         self.records: list[Record] = []
         self.redos = 0  # drafts that the large model wrote anew, one by one; a hand-over is none
         self.settled: str | None = None  # why judging ended
         self._setup = setup
-        self._request = request
-        self._headers = headers
-        self._deadline = deadline
+        self._call = call
         self._started = asyncio.get_running_loop().time()
         self._limit: int | None = request.get("max_completion_tokens") or request.get("max_tokens")
         self._top = max(TOP, request.get("top_logprobs") or 0) if request.get("logprobs") else TOP
-        self._state = State(token_budget=setup.token_budget, difficulty=difficulty)
-        self._key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
-        self._run: Run = setup.strategy.begin(Context(self._key, self._verify))
+        self._state = State(token_budget=setup.token_budget, difficulty=call.difficulty)
+        key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
+        self._run: Run = setup.strategy.begin(Context(key, self._verify))
         self._turn = self._run.turn(self._state)
-        self._tallies = {setup.small.name: _Tally(), setup.large.name: _Tally()}
+        ends = {model.name: model.upstream.endpoint for model in (setup.small, setup.large)}
+        self._books = Books(ends, lambda: estimate(str(request["messages"])))
         self._dead: dict[str, UpstreamError] = {}
         self._parts: list[str] = []  # the answer so far: what the client has been or is being given
         self._written = 0  # its tokens
         self._out: deque[Text] = deque()
-        self._stream: Stream | None = None
         self._model = setup.small  # the one that writes
-        self._joint = Joint("")
-        self._splitter = Splitter(setup.limits)
-        self._shown = 0  # tokens of the step under way that are in the answer already
-        self._prefix_length = 0  # characters that the open stream was asked to continue
-        self._used = 0  # tokens of the open stream that are in the answer
-        self._fresh = True  # the draft's first token has not been looked at
-        self._ended: Piece | None = None  # the open stream's last piece
-        self._stopped = False  # the open stream was asked to stop at a blank line
+        self._opened: Opened | None = None
+        self._passage = Passage(setup.limits)
         self._again = False  # the next stream goes on with the step under way
         self._draft_tokens = 0  # of the draft that the large model replaces
         self._why = "large" if self._turn is Turn.LARGE else "rest"  # action of the next steps that are not drafts
@@ -177,11 +152,10 @@ class Session:
         self._repeats = 0  # accepted steps in a row that repeated an earlier one
         self._warming: asyncio.Task[None] | None = None
         self._closed = False
-        self._charge = charge
 
     async def open(self) -> None:
         """Has a model begin its answer. Raises Failed and DeadlineError."""
-        while self._stream is None and self.finish is None:
+        while self._opened is None and self.finish is None:
             await self._advance()
 
     async def next(self) -> Text | None:
@@ -202,43 +176,25 @@ class Session:
             self._warming.cancel()
         self._run.close()
         metrics = self._setup.metrics
-        for name, tally in self._tallies.items():
-            metrics.requests[name] += tally.requests
-            metrics.tokens[name, "discarded"] += tally.discarded
+        for name, account in self._books.accounts.items():
+            metrics.requests[name] += account.requests
+            metrics.tokens[name, "discarded"] += account.discarded
         for record in self.records:
             metrics.tokens[record.model, "kept"] += record.tokens
         if self.settled:
             metrics.settled[self.settled] += 1
-        if self._charge is not None:
-            self._charge(self._spent())
+        if self._call.charge is not None:
+            self._call.charge(self._books.cost())
 
     def usage(self) -> JSON:
         """Tokens of both models, rejected ones included, in OpenAI's shape, with ours under `pointsman`."""
-        models = {}
-        for model in (self._setup.small, self._setup.large):
-            tally = self._tallies[model.name]
-            models[model.name] = {
-                "requests": tally.requests,
-                "prompt_tokens": self._prompt_tokens(tally),
-                "completion_tokens": tally.completion,
-                "discarded_tokens": tally.discarded,
-            }
-        prompt = sum(model["prompt_tokens"] for model in models.values())
-        completion = sum(model["completion_tokens"] for model in models.values())
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "pointsman": {
-                "strategy": self._setup.strategy.name,
-                "steps": [record.to_json(index) for index, record in enumerate(self.records)],
-                "redos": self.redos,
-                "settled": self.settled,
-                "models": models,
-                "cost": round(self._spent(), 9),
-                "estimated": any(tally.uncounted for tally in self._tallies.values()),
-            },
+        ours = {
+            "strategy": self._setup.strategy.name,
+            "steps": [record.to_json(index) for index, record in enumerate(self.records)],
+            "redos": self.redos,
+            "settled": self.settled,
         }
+        return self._books.usage(ours, self._told())
 
     # --- one move ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +207,7 @@ class Session:
             elif self._overspent():
                 self._drop()
                 self._turn, self._why, self.settled = Turn.SMALL_REST, "rest", "money"
-            elif self._stream is None:
+            elif self._opened is None:
                 await self._open()
             elif (piece := await self._pull()) is None:
                 await self._conclude()
@@ -268,74 +224,63 @@ class Session:
         self._model = model = setup.small if self._turn in (Turn.DRAFT, Turn.SMALL_REST) else setup.large
         capability = model.capability
         prefix = "".join(self._parts)
-        self._stopped = self._turn is Turn.LARGE and capability.stop_reason and not self._again
-        self._prefix_length = len(prefix)
-        self._used = 0
-        self._ended = None
-        self._joint = Joint(prefix)
+        stopped = self._turn is Turn.LARGE and capability.stop_reason and not self._again
         if not self._again:
-            self._splitter = Splitter(setup.limits, prefix)
-            self._shown = 0
-            self._fresh = True
+            self._passage = Passage(setup.limits, prefix)
         self._again = False
         path, body = build(
             capability.mode,
-            self._request,
+            self._call.body,
             prefix,
             max_tokens=None if self._limit is None else self._limit - self._written,
-            stop=(_BLANK,) if self._stopped else (),
+            stop=(_BLANK,) if stopped else (),
             top_logprobs=self._top if capability.logprobs else -1,
             running_usage=capability.running_usage,
             template=model.upstream.endpoint.template,
         )
-        self._tallies[model.name].requests += 1
-        self._stream = await model.upstream.open(path, body, self._headers, self._deadline)
+        self._books.asked(model.name)
+        stream = await model.upstream.open(path, body, self._call.forwarded, self._call.deadline)
+        self._opened = Opened(model.name, stream, prefix, stopped)
 
     async def _pull(self) -> Piece | None:
-        """The open stream's next piece, its meeting with the prefix settled; None at the end."""
-        assert self._stream is not None
-        piece = await self._stream.next()
-        if piece is None:
-            return None
-        piece.tokens = [used for token in piece.tokens for used in self._joint.feed(token)]
-        if piece.finish:
-            piece.tokens += self._joint.finish()
-            self._ended = piece
-        if piece.reasoning:  # thoughts in a field of their own: no other model could continue them, so they just pass
+        """The open request's next piece; None at the end."""
+        assert self._opened is not None
+        piece = await self._opened.next()
+        if piece is not None and piece.reasoning:
+            # Thoughts in a field of their own: no other model could continue them, so they just pass.
             self._out.append(Text(self._model, reasoning=piece.reasoning))
         return piece
 
     async def _draft(self, tokens: list[Token]) -> None:
         """The small model goes on with its draft."""
         for place, token in enumerate(tokens):
-            for step in self._splitter.feed(token):
+            for step in self._passage.feed(token):
                 if self._turn is Turn.SMALL_REST:
                     self._accept(step, "rest", None)
-                elif not await self._decide(step) or self._stream is None:
+                elif not await self._decide(step) or self._opened is None:
                     return
-                self._fresh = True
+                self._passage.fresh = True
             if self._turn is Turn.SMALL_REST:
                 self._flow(tokens[place + 1 :])
                 return
-            if self._fresh and not self._glance():
-                self._reject("redo", None, sum(token.size for token in self._splitter.unfinished))
+            if self._passage.fresh and not self._glance():
+                self._reject("redo", None, sum(token.size for token in self._passage.unfinished))
                 return
 
     def _glance(self) -> bool:
         """Shows the strategy the draft's first token, once it has come."""
-        first = next((token for token in self._splitter.unfinished if token.logprob is not None), None)
+        first = next((token for token in self._passage.unfinished if token.logprob is not None), None)
         if first is None:
             return True
-        self._fresh = False
+        self._passage.fresh = False
         return self._unjudged() is not None or self._run.glance(first, self._state)
 
     def _flow(self, tokens: Iterable[Token]) -> None:
         """A model goes on with text that nobody will reject: it is said as it comes."""
         said: list[Token] = []
         for token in tokens:
-            for step in self._splitter.feed(token):
-                said += step.tokens[self._shown :]
-                self._shown = max(0, self._shown - len(step.tokens))
+            for step in self._passage.feed(token):
+                said += self._passage.rest(step)
                 if self._turn is Turn.LARGE:  # what came after its step is dropped
                     self._say(said)
                     self._complete(step)
@@ -343,31 +288,27 @@ class Session:
                     return
                 self._complete(step)
         # While a blank line may yet turn out to be the step's end, what follows it is held back.
-        if self._turn is not Turn.LARGE or not self._splitter.waiting:
-            said += self._show()
+        if self._turn is not Turn.LARGE or not self._passage.waiting:
+            said += self._passage.show()
         self._say(said)
         if self._repeats >= _LOOP_STEPS:
             self._drop()
             self.finish = "length"
 
-    def _show(self) -> tuple[Token, ...]:
-        """The tokens of the step under way that were not said yet; now they are."""
-        fresh = self._splitter.unfinished[self._shown :]
-        self._shown += len(fresh)
-        return fresh
-
     async def _conclude(self) -> None:
         """The open stream is complete."""
-        ended = self._ended or Piece(finish="stop")
-        if self._stopped and ended.stop_reason == _BLANK:
-            if self._used or self._splitter.unfinished:
+        request = self._opened
+        assert request is not None
+        ended = request.ended or Piece(finish="stop")
+        if request.stopped and ended.stop_reason == _BLANK:
+            if request.used or self._passage.unfinished:
                 self._flow([Token(_BLANK, size=0)])
-            if self._turn is Turn.LARGE and self._stream is not None:
-                self._say(self._show())
+            if self._turn is Turn.LARGE and self._opened is not None:
+                self._say(self._passage.show())
                 self._drop()
                 self._again = True  # this blank line ends no step: go on without a stop
             return
-        last = self._splitter.finish()
+        last = self._passage.finish()
         if last is not None and self._turn is Turn.DRAFT:
             if last.text.isspace():
                 self._say(last.tokens)
@@ -376,7 +317,7 @@ class Session:
             elif not await self._decide(last):
                 return
         elif last is not None:
-            self._say(last.tokens[self._shown :])
+            self._say(self._passage.rest(last))
             if not last.text.isspace():
                 self._complete(last)
         self._drop()
@@ -453,9 +394,8 @@ class Session:
         setup, model = self._setup, self._model
         setup.metrics.upstream_errors[model.name, error.kind] += 1
         model.suspect = model.suspect or error.kind == "restart"
-        if self._shown:
-            cut = self._splitter.unfinished[: self._shown]
-            self._record(sum(token.size for token in cut), "cut")
+        if (cut := self._passage.cut) is not None:
+            self._record(cut, "cut")
         self._drop()
         self._again = False
         self._dead[model.name] = error
@@ -475,19 +415,17 @@ class Session:
             return "seconds"
         if budget.money is not None:
             large = self._setup.large
-            tally = self._tallies[large.name]
-            prompt = self._base(tally) + sum(map(len, self._parts)) // 4
+            prompt = self._books.prompt_tokens(large.name, sum(map(len, self._parts)))
             if self._spent() + large.upstream.endpoint.cost(prompt, _STEP_TOKENS) > budget.money:
                 return "money"
         return None
 
     def _exhausted(self) -> bool:
         """Is there nothing left to write with?"""
-        spent = sum(tally.completion for tally in self._tallies.values()) + (
-            self._stream.received if self._stream else 0
-        )
+        request = self._opened
+        spent = self._books.written + (0 if request is None else request.stream.received)
         return spent >= self._setup.budget.tokens or (
-            self._limit is not None and self._stream is None and self._written >= self._limit
+            self._limit is not None and request is None and self._written >= self._limit
         )
 
     def _overspent(self) -> bool:
@@ -505,7 +443,7 @@ class Session:
 
     async def _verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoVerdict."""
-        body = verify.request(self._request["messages"], "".join(self._parts), step.text)
+        body = verify.request(self._call.body["messages"], "".join(self._parts), step.text)
         try:
             answer = await self._ask_large(CHAT_PATH, body)
         except UpstreamError as error:
@@ -522,7 +460,7 @@ class Session:
         async def warm() -> None:
             try:
                 template = model.upstream.endpoint.template
-                path, body = build(model.capability.mode, self._request, prefix, max_tokens=1, template=template)
+                path, body = build(model.capability.mode, self._call.body, prefix, max_tokens=1, template=template)
                 del body["stream"], body["stream_options"]
                 await self._ask_large(path, body)
             except (UpstreamError, DeadlineError):
@@ -532,17 +470,14 @@ class Session:
 
     async def _ask_large(self, path: str, body: JSON) -> JSON:
         """A request whose answer is no part of the text; its tokens count as discarded."""
-        tally = self._tallies[self._setup.large.name]
-        tally.requests += 1
-        answer = await self._setup.large.upstream.ask(path, body, self._headers, self._deadline)
-        try:
-            usage = answer.get("usage") or {}
-            prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 1)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UpstreamError("garbage", f"{self._setup.large.name} sent a malformed usage: {error}") from error
-        tally.prompt += prompt
-        tally.completion += completion
-        tally.discarded += completion
+        large = self._setup.large
+        self._books.asked(large.name)
+        answer = await large.upstream.ask(path, body, self._call.forwarded, self._call.deadline)
+        given = answer.get("usage")
+        if given and not isinstance(given, dict):
+            raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
+        said = read(given)
+        self._books.aside(large.name, Counts(said.prompt or 0, said.completion or 1))
         return answer
 
     # --- books -------------------------------------------------------------------------------------------------------
@@ -552,7 +487,8 @@ class Session:
         tokens = list(tokens)
         size = sum(token.size for token in tokens)
         self._written += size
-        self._used += size
+        if self._opened is not None:
+            self._opened.used += size
         if text := "".join(token.text for token in tokens):
             self._parts.append(text)
             self._out.append(Text(self._model, text, entries=tuple(token.raw for token in tokens if token.raw)))
@@ -566,38 +502,18 @@ class Session:
 
     def _drop(self) -> None:
         """Closes the open stream, if there is one, and enters what it cost."""
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return
-        stream.close()
-        tally = self._tallies[self._model.name]
-        tally.discarded += max(0, stream.received - self._used)
-        if stream.counts is None:
-            tally.completion += stream.received
-            tally.uncounted.append(self._prefix_length)
-        else:
-            tally.completion += stream.counts.completion
-            tally.prompt += stream.counts.prompt
-            tally.base = max(0, stream.counts.prompt - self._prefix_length // 4)
+        request, self._opened = self._opened, None
+        if request is not None:
+            request.stream.close()
+            self._books.stream(request.tell(), request.used, request.stream.counts)
 
-    def _base(self, tally: _Tally) -> int:
-        """Prompt tokens of the question alone: from a request that was counted, else estimated."""
-        return estimate(str(self._request["messages"])) if tally.base is None else tally.base
-
-    def _prompt_tokens(self, tally: _Tally) -> int:
-        return tally.prompt + sum(self._base(tally) + length // 4 for length in tally.uncounted)
+    def _told(self) -> Open | None:
+        """What the books are to know of the open request."""
+        return None if self._opened is None else self._opened.tell()
 
     def _spent(self) -> float:
         """Money so far, the open stream included."""
-        total = 0.0
-        for model in (self._setup.small, self._setup.large):
-            tally = self._tallies[model.name]
-            prompt, completion = self._prompt_tokens(tally), tally.completion
-            if self._stream is not None and model is self._model:
-                prompt += self._base(tally) + self._prefix_length // 4
-                completion += self._stream.received
-            total += model.upstream.endpoint.cost(prompt, completion)
-        return total
+        return self._books.cost(self._told())
 
 
 def _failed(errors: list[UpstreamError]) -> Failed:

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from stepwise import probe
-from stepwise.features import TOP
+from signals.signal import Doubt
+from stepwise.agent import Agent, LoopTerms, Spend
+from stepwise.answer import Steps
+from stepwise.kind import KIND
 from stepwise.metrics import Metrics
-from stepwise.policy import Device, Policy, PolicyError, Target
-from stepwise.probe import Capability
-from stepwise.session import Budget, Model, Setup
+from stepwise.policy import GOAL, Device, PolicyError, Target
+from stepwise.ready import Servers, Stepwise, StepwiseError
+from stepwise.registry import BY_NAME, STRATEGIES
+from stepwise.relay import Loop
+from stepwise.session import Budget, Setup
 from stepwise.steps import Limits
-from stepwise.strategies import (
-    ColdStart,
-    Confidence,
-    Fixed,
-    Glimpse,
-    PolicyStrategy,
-    Random,
-    Strategy,
-    Verify,
-)
-from stepwise.upstream import DeadlineError, Endpoint, Upstream, UpstreamError
-
-StrategyName = Literal[
-    "policy", "glimpse", "confidence", "cold-start", "verify", "random", "first-n", "always-small", "always-large"
-]
-Share = Annotated[float, Field(ge=0, le=1)]
+from stepwise.strategies import cold_start, policy
+from stepwise.strategy import Share, Strategy, StrategyKind, Wanted
+from upstream.writer import Means, Writer, WriterKind, WriterSpec
 
 _SHIPPED = Path(__file__).parent / "models"
-_PARAMETERS: Mapping[str, frozenset[str]] = {
-    "policy": frozenset({"policy", "target", "device"}),
-    "glimpse": frozenset({"threshold"}),
-    "confidence": frozenset({"share"}),
-    "cold-start": frozenset({"share", "target"}),
-    "verify": frozenset({"threshold"}),
-    "random": frozenset({"p", "seed"}),
-    "first-n": frozenset({"n"}),
-    "always-small": frozenset(),
-    "always-large": frozenset(),
-}
-_SPECIFIC = frozenset().union(*_PARAMETERS.values())
-_RETRY = 10.0  # seconds between two probes of an upstream that could not be asked
-_PROBE = 20.0  # seconds that a probe may take
-_PATIENCE = 3.0  # seconds that an answer waits for one
-
-
-class StepwiseError(ValueError):
-    """A stepwise block that cannot work. The message says why and what to do."""
+_SPECIFIC = frozenset[str]().union(*(kind.keys for kind in STRATEGIES))
 
 
 class _Block(BaseModel):
@@ -104,8 +74,14 @@ class BudgetSpec(_Block):
     """`per: request` only: a session never costs more than this."""
 
 
-class StepwiseSpec(_Block):
-    """Parameters of a `stepwise` decision."""
+if TYPE_CHECKING:
+    StrategyName = str
+else:
+    StrategyName = Literal[tuple(kind.name for kind in STRATEGIES)]
+
+
+class _Pair(WriterSpec):
+    """The beginning of a block: the two models, and who judges."""
 
     small: str
     """Name of the model that drafts."""
@@ -117,16 +93,31 @@ class StepwiseSpec(_Block):
     """A trained policy: a shipped one's name, a path, or a name of an .onnx file beside the policy file."""
     target: TargetSpec | None = None
     """Left out: `{accuracy_loss: 0.01}` for a policy."""
-    threshold: float | None = None
-    """`glimpse`: entropy in nats (0.5). `verify`: score from 0 to 1 (0.7)."""
-    share: Share | None = None
-    """`confidence`, `cold-start`: share of the steps to be written by the large model (0.2)."""
-    p: Share | None = None
-    """`random`: probability that a draft is rejected (0.2)."""
-    n: Annotated[int, Field(ge=0)] | None = None
-    """`first-n`: steps written by the large model (1)."""
-    seed: int | None = None
-    """`random` (0)."""
+
+
+if TYPE_CHECKING:
+    _Parameters = _Pair
+else:
+    # The strategies bring their own keys; one that several of them share says what it is for each.
+    _ABOUT = {
+        key: {each.about: each.type for kind in STRATEGIES for name, each in kind.parameters.items() if name == key}
+        for key in dict.fromkeys(name for kind in STRATEGIES for name in kind.parameters)
+    }
+    _Parameters = create_model(
+        "_Parameters",
+        __base__=_Pair,
+        **{
+            key: (next(iter(said.values())) | None, Field(None, description=" ".join(said)))
+            for key, said in _ABOUT.items()
+        },
+    )
+
+
+class StepwiseSpec(_Parameters):
+    """Parameters of a `stepwise` decision."""
+
+    kind: ClassVar[WriterKind] = KIND
+
     max_redos: Annotated[int, Field(ge=0)] = 8
     """Steps rewritten one by one before the large model takes over for good."""
     step: StepSpec = StepSpec()
@@ -148,33 +139,60 @@ class StepwiseSpec(_Block):
     def _consistent(self) -> Self:
         if self.small == self.large and self.choose == "model":
             raise ValueError("small and large must be two models")
-        if self.policy is None and self.strategy == "policy":
+        if self.policy is None and self.strategy == policy.KIND.name:
             raise ValueError("strategy: policy needs a policy")
-        strange = (_SPECIFIC & self.model_fields_set) - _PARAMETERS[self.chosen]
+        taken = self._strategy.keys
+        strange = (_SPECIFIC & self.model_fields_set) - taken
         if strange:
-            known = ", ".join(sorted(_PARAMETERS[self.chosen])) or "none"
+            known = ", ".join(sorted(taken)) or "none"
             raise ValueError(f"strategy {self.chosen} does not take {', '.join(sorted(strange))} (its own: {known})")
-        if self.chosen == "cold-start" and self.target is not None and self.target.cost is None:
+        if self.chosen == cold_start.KIND.name and self.target is not None and self.target.cost is None:
             raise ValueError(
                 "target: accuracy_loss needs a trained policy; without one give target: {cost: …} or share"
             )
         if self.per == "answer" and (self.choose == "effort" or self.budget.session is not None):
             raise ValueError("choose: effort and budget.session are for per: request")
-        if self.per == "request" and self.chosen not in ("policy", "cold-start"):
-            raise ValueError("per: request takes strategy policy or cold-start")
+        if self.per == "request" and not self._strategy.loops:
+            able = " or ".join(kind.name for kind in STRATEGIES if kind.loops)
+            raise ValueError(f"per: request takes strategy {able}")
         if self.choose == "effort" and len(self.efforts) < 2:
             raise ValueError("efforts needs at least two values")
         return self
 
     @property
-    def chosen(self) -> StrategyName:
+    def chosen(self) -> str:
         """The strategy, its default applied."""
-        return self.strategy or ("policy" if self.policy is not None else "cold-start")
+        return self.strategy or (policy if self.policy is not None else cold_start).KIND.name
 
     @property
     def goal(self) -> Target:
         """The target, its default applied."""
-        return self.target.resolve() if self.target else Target("accuracy_loss", 0.01)
+        return self.target.resolve() if self.target else GOAL
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.small, self.large
+
+    @property
+    def fallback(self) -> str:
+        return self.large
+
+    @property
+    def how(self) -> str:
+        return f"answered step by step by the models {self.small} and {self.large}"
+
+    @classmethod
+    def mentions(cls, data: Mapping[str, object]) -> Iterator[tuple[tuple[str | int, ...], object]]:
+        for key in ("small", "large"):
+            yield (key,), data.get(key)
+
+    def doubts(self) -> Iterator[Doubt]:
+        if self.small == self.large:
+            yield Doubt(("large",), "L331", f"small and large are both {self.large!r}: no step is ever cheaper")
+
+    @property
+    def _strategy(self) -> StrategyKind:
+        return BY_NAME[self.chosen]
 
     def policy_path(self, folder: Path) -> Path:
         """The file of `policy`; names are looked for in `folder` and among the shipped ones. Raises PolicyError."""
@@ -188,234 +206,71 @@ class StepwiseSpec(_Block):
         looked = " and ".join(str(place) for place in places)
         raise PolicyError(f"policy {self.policy}: no such file; looked for {looked}")
 
-    def build(
-        self,
-        endpoints: Mapping[str, Endpoint],
-        folder: Path,
-        metrics: Metrics | None = None,
-        servers: list[Model] | None = None,
-    ) -> Stepwise:
-        """A ready object for `per: answer`. `endpoints`: by model name, `folder`: that of the YAML file. `servers` are
-        shared with other decisions, so that each is probed once; those that are missing are added.
+    def build(self, means: Means) -> Writer:
+        """The writer. Raises PolicyError and StepwiseError."""
+        if self.per == "request":
+            terms, spend = self.loop(means.folder), Spend(means.store)
+            return Loop(Agent(terms, means.endpoints, spend, means.counters.of(Metrics)))
+        return Steps(self.stepwise(means))
 
-        Raises PolicyError and StepwiseError.
-        """
-        servers = [] if servers is None else servers
-        small, large = endpoints[self.small], endpoints[self.large]
-        limits = Limits()
-        token_budget = 4096
-        strategy: Strategy
-        if self.chosen == "policy":
-            policy = Policy(self.policy_path(folder), device=self.device)
-            try:
-                card = policy.card
-                if (card.small, card.large) != (small.model, large.model):
-                    raise PolicyError(
-                        f"{policy.path}: trained for {card.small} and {card.large}, but this decision has "
-                        f"{small.model} and {large.model}; train one for this pair, or use strategy: cold-start"
-                    )
-                limits, token_budget = card.steps, card.token_budget
-                strategy = PolicyStrategy(policy, card.kappa(self.goal))
-                self._same_steps(limits)
-            except ValueError:
-                policy.close()
-                raise
-        else:
-            strategy = self._handcrafted()
-            limits = Limits(
-                self.step.min_tokens or limits.min_tokens,
-                self.step.max_tokens or limits.max_tokens,
+    def loop(self, folder: Path) -> LoopTerms:
+        """What `per: request` goes by. Raises PolicyError."""
+        return LoopTerms(
+            self.small,
+            self.large,
+            self.efforts if self.choose == "effort" else (),
+            self.budget.session,
+            self.policy_path(folder) if self.chosen == policy.KIND.name else None,
+            self.device,
+            self.goal,
+        )
+
+    def stepwise(self, means: Means) -> Stepwise:
+        """What answers `per: answer`. Raises PolicyError and StepwiseError."""
+        small, large = means.endpoints[self.small], means.endpoints[self.large]
+        kind = self._strategy
+        given = self.model_dump(include=set(kind.parameters), exclude_none=True)
+        strategy = kind.make(
+            Wanted(
+                given,
+                self.target.resolve() if self.target else None,
+                self.policy_path(means.folder) if "policy" in kind.takes else None,
+                self.device,
+                small.model,
+                large.model,
             )
+        )
+        try:
+            limits = self._limits(strategy)
+        except ValueError:
+            strategy.close()
+            raise
+        servers = means.common.of(Servers)
         budget = self.budget
         return Stepwise(
             Setup(
-                small=_server(servers, self.small, small),
-                large=_server(servers, self.large, large),
+                small=servers.of(self.small, small),
+                large=servers.of(self.large, large),
                 strategy=strategy,
                 limits=limits,
                 budget=Budget(budget.steps, budget.seconds, budget.money, budget.tokens),
                 max_redos=self.max_redos,
-                token_budget=token_budget,
+                token_budget=strategy.token_budget,
                 warm_below=self.warm_below,
-                metrics=metrics or Metrics(),
+                metrics=means.counters.of(Metrics),
             ),
-            folder / self.capabilities if self.capabilities else None,
+            means.folder / self.capabilities if self.capabilities else None,
         )
 
-    def _same_steps(self, limits: Limits) -> None:
-        mine = (self.step.min_tokens or limits.min_tokens, self.step.max_tokens or limits.max_tokens)
-        if mine != (limits.min_tokens, limits.max_tokens):
+    def _limits(self, strategy: Strategy) -> Limits:
+        """Where steps end: as the strategy was trained, else as the block says."""
+        trained = strategy.limits or Limits()
+        mine = (self.step.min_tokens or trained.min_tokens, self.step.max_tokens or trained.max_tokens)
+        if strategy.limits is None:
+            return Limits(*mine)
+        if mine != (trained.min_tokens, trained.max_tokens):
             raise StepwiseError(
                 f"step: min_tokens and max_tokens are {mine[0]} and {mine[1]}, but the policy was trained with "
-                f"{limits.min_tokens} and {limits.max_tokens}; leave them out"
+                f"{trained.min_tokens} and {trained.max_tokens}; leave them out"
             )
-
-    def _handcrafted(self) -> Strategy:
-        share = self.share
-        match self.chosen:
-            case "glimpse":
-                return Glimpse() if self.threshold is None else Glimpse(self.threshold)
-            case "confidence":
-                return Confidence() if share is None else Confidence(share)
-            case "verify":
-                return Verify() if self.threshold is None else Verify(self.threshold)
-            case "random":
-                return Random(0.2 if self.p is None else self.p, self.seed or 0)
-            case "first-n":
-                return Fixed.first_n(1 if self.n is None else self.n)
-            case "always-small":
-                return Fixed.always_small()
-            case "always-large":
-                return Fixed.always_large()
-        cost = self.target.cost if self.target else None
-        share = cost if share is None else share
-        return ColdStart() if share is None else ColdStart(share)
-
-
-class Stepwise:
-    """A stepwise decision, ready to answer. `start` it, `close` it at the end."""
-
-    def __init__(self, setup: Setup, capabilities: Path | None = None) -> None:
-        self.problem: str | None = None  # why the strategy cannot work with these upstreams, once that is known
-        self._setup = setup
-        self._marks: bool | None = None  # can the large model mark steps, where the strategy wants it to
-        self._fallback = replace(setup, strategy=Fixed.always_large())
-        self._capabilities = capabilities
-        self._probing: asyncio.Task[None] | None = None
-
-    @property
-    def metrics(self) -> Metrics:
-        return self._setup.metrics
-
-    async def start(self, headers: Mapping[str, str] | None = None) -> None:
-        """Probes both upstreams. One that cannot be reached is tried again when an answer needs it.
-
-        Raises StepwiseError when what they can do is known and the strategy cannot work with it.
-        """
-        await self._prepare(headers or {}, _PROBE)
-        self.problem = self._unworkable()
-        if self.problem:
-            raise StepwiseError(self.problem)
-
-    async def ready(self, headers: Mapping[str, str], deadline: float | None) -> Setup:
-        """What an answer needs: the large model alone while the strategy cannot work or nobody knows whether it can.
-
-        `deadline`: on the running loop's clock.
-        """
-        left = _PATIENCE if deadline is None else deadline - asyncio.get_running_loop().time()
-        await self._prepare(headers, max(0.0, min(left, _PATIENCE)))
-        self.problem = self._unworkable()  # another decision may have probed the same model anew
-        if self.problem:
-            self.metrics.safe_side["unworkable"] += 1
-            return self._fallback
-        if self._setup.large.capability.mode is None and not isinstance(self._setup.strategy, Fixed):
-            self.metrics.safe_side["unprobed"] += 1
-            return self._fallback
-        return self._setup
-
-    async def close(self) -> None:
-        """Closes every connection and the policy. Answers still under way fail."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait([self._probing])
-        if isinstance(self._setup.strategy, PolicyStrategy):
-            self._setup.strategy.policy.close()
-        await self._setup.small.upstream.close()
-        await self._setup.large.upstream.close()
-
-    def records(self) -> dict[str, Capability]:
-        """What is known of the upstreams, by model name."""
-        return {
-            model.name: model.capability for model in (self._setup.small, self._setup.large) if model.capability.checked
-        }
-
-    async def _prepare(self, headers: Mapping[str, str], seconds: float) -> None:
-        """Probes what has to be probed, once for all who ask, and waits for it so long at most."""
-        models = (self._setup.small, self._setup.large)
-        if self._probing is None or self._probing.done():
-            due = [model for model in models if self._due(model)]
-            if not due:
-                return
-            self._probing = asyncio.create_task(self._probe_all(due, dict(headers)))
-        done, _ = await asyncio.wait([self._probing], timeout=seconds)
-        for task in done:
-            task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
-
-    def _due(self, model: Model) -> bool:
-        if model.asked is None:
-            return True
-        return (not model.capability.checked or model.suspect) and time.monotonic() - model.asked > _RETRY
-
-    async def _probe_all(self, models: list[Model], headers: Mapping[str, str]) -> None:
-        await asyncio.gather(*(self._probe(model, headers) for model in models))
-        large = self._setup.large
-        if isinstance(self._setup.strategy, Verify) and self._marks is None and large.capability.checked:
-            limit = asyncio.get_running_loop().time() + _PROBE
-            try:
-                self._marks = await probe.marks(large.upstream, headers, limit)
-            except (UpstreamError, DeadlineError):
-                self.metrics.upstream_errors[large.name, "probe_marks"] += 1
-        self._remember()
-
-    async def _probe(self, model: Model, headers: Mapping[str, str]) -> None:
-        async with model.probing:  # another decision with the same model may be at it already
-            if self._due(model):
-                limit = asyncio.get_running_loop().time() + _PROBE
-                try:
-                    model.capability = await probe.probe(model.upstream, headers, limit)
-                    model.suspect = False
-                except (UpstreamError, DeadlineError) as error:
-                    kind = error.kind if isinstance(error, UpstreamError) else "timeout"
-                    self.metrics.upstream_errors[model.name, f"probe_{kind}"] += 1
-                model.asked = time.monotonic()
-        if not model.capability.checked and self._capabilities is not None:
-            known = probe.load(self._capabilities).get(model.name)
-            if known is not None and known.model == model.upstream.endpoint.model:
-                model.capability = known
-
-    def _remember(self) -> None:
-        if self._capabilities is not None and (records := self.records()):
-            try:
-                probe.save(self._capabilities, {**probe.load(self._capabilities), **records})
-            except OSError:
-                self.metrics.upstream_errors["-", "capabilities_not_saved"] += 1
-
-    def _unworkable(self) -> str | None:
-        """Why the strategy cannot work with what the upstreams can do; None when it can, or nothing is known."""
-        small, large, strategy = self._setup.small, self._setup.large, self._setup.strategy
-        name = strategy.name
-        if name in ("always-small", "always-large"):
-            return None
-        given = small.capability.top_logprobs
-        if small.capability.checked and given < strategy.needs_top:
-            gives = f"only {given} top log probabilities" if given >= 0 else "no log probabilities"
-            return (
-                f"strategy {name} needs {max(strategy.needs_top, 1)} of them, but {small.name} gives {gives}: "
-                "switch them on at the server, or use strategy: verify"
-            )
-        if self._marks is False:
-            return (
-                f"strategy verify needs marks, but {large.name}, asked to rate a step with one digit, gave none: use a "
-                "strategy that looks at the small model's probabilities, such as cold-start"
-            )
-        if large.capability.checked and large.capability.mode is None:
-            tried = "; ".join(f"{mode}: {outcome}" for mode, outcome in large.capability.modes.items())
-            return (
-                f"{large.name} cannot continue a prefix ({tried}), so it cannot write single steps: serve it with vLLM "
-                "or SGLang, or give it a chat template for /v1/completions"
-            )
-        return None
-
-
-def _server(servers: list[Model], name: str, endpoint: Endpoint) -> Model:
-    """The one of `servers` that this is; a new one is added."""
-    for server in servers:
-        if server.name == name and server.upstream.endpoint == endpoint:
-            return server
-    servers.append(Model(name, Upstream(endpoint), unknown(endpoint)))
-    return servers[-1]
-
-
-def unknown(endpoint: Endpoint) -> Capability:
-    """Before the first probe: nothing is known, and only what the operator says is taken for granted."""
-    return Capability(endpoint.model, 0.0, endpoint.mode, {}, TOP, False, False, False)
+        return trained

@@ -14,27 +14,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
-CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
-
-
-class Token(NamedTuple):
-    """One piece of streamed text.
-
-    `logprob`: natural log of the probability of the token written, None when the upstream did not say.
-    `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
-    `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
-    it does not, 0 for text that we inserted ourselves). `raw`: the upstream's own record of the token, if any.
-    `certainty`: `features.certainty` of the two above, where it was worked out as the token came.
-    """
-
-    text: str
-    logprob: float | None = None
-    top: tuple[float, ...] = ()
-    size: int = 1
-    raw: object = None
-    certainty: tuple[float, float] | None = None
+from upstream.tokens import CHARS_PER_TOKEN, Token
 
 
 class End(StrEnum):
@@ -276,11 +257,6 @@ def _lines(text: str) -> list[str]:
     """Lines with their ends; the last one has none and may be empty. Only a line feed ends a line."""
     *whole, last = text.split("\n")
     return [*(line + "\n" for line in whole), last]
-
-
-def estimate(text: str) -> int:
-    """About how many tokens `text` is, when nobody says (at least 1)."""
-    return max(1, round(len(text) / CHARS_PER_TOKEN))
 
 
 def split(pieces: Iterable[Token] | str, limits: Limits | None = None) -> Sequence[Step]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stepwise.features import TOP
-from stepwise.strategies import NoVerdict
-from stepwise.upstream import JSON
+from stepwise.strategy import NoVerdict
+from upstream.endpoint import JSON
+from upstream.tokens import TOP
 
 _DIGITS = list("0123456789")
 _QUESTION = (

@@ -130,7 +130,7 @@ class _Check:
         self._conclude_buffers()
 
     def _conclude_modes(self) -> None:
-        if not self._engine.stepwise or self._steps:
+        if not self._engine.writes or self._steps:
             return
         for found, mode in self._modes:
             if mode != "duplex":
@@ -174,7 +174,7 @@ class _Check:
                 self._say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
 
     def _conclude_buffers(self) -> None:
-        if self._engine.stepwise and not self._steps:
+        if self._engine.writes and not self._steps:
             return  # nothing is buffered in full-duplex mode
         wanted = self._engine.settings.max_body
         gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]
@@ -349,7 +349,7 @@ class _Check:
 
     def _mode(self, found: _Object, mode: str) -> None:
         self._modes.append((found, mode))
-        if mode not in ("duplex", "buffered") and not self._engine.stepwise:
+        if mode not in ("duplex", "buffered") and not self._engine.writes:
             self._say(
                 found, "D404", f"the request body mode is {mode}: rules on the body need it buffered or full duplex"
             )

@@ -11,6 +11,7 @@ from typing import Any
 
 from cli.gateways import allowed, api
 from cli.gateways.place import Mtls, Place, RenderError, Secrets, Upstream, endpoint, is_ip, upstreams
+from config.writers import WRITERS
 from decisions.engine import Engine
 
 EXT_PROC = "envoy.filters.http.ext_proc"  # the filter's name, which is also the key of its timings in filter state
@@ -21,8 +22,9 @@ ROUTE_HEADER = "x-pointsman-route"
 DECISION_HEADER = "x-pointsman-decision"  # on a request: its answer comes from the router, over HTTP
 HOP_HEADER = "x-pointsman-hop"
 OUR_HEADERS = (ROUTE_HEADER, DECISION_HEADER, "x-pointsman-model", "x-pointsman-policy")
-TOLD_HEADERS = tuple(
-    f"x-pointsman-{name}" for name in ("decision", "model", "policy", "route", "stepwise", "steps", "redos", "effort")
+TOLD_HEADERS = (
+    *(f"x-pointsman-{name}" for name in ("decision", "model", "policy", "route")),
+    *(name for kind in WRITERS for name in kind.headers),
 )
 """What we tell clients with an answer. A model's copies are removed on its route, before ext_proc adds ours: the
 response phase does not reach the router for requests that it let pass, or when the policy wants none."""
@@ -152,7 +154,7 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
 
 def within(engine: Engine, place: Place) -> bool:
     """Whether stepwise decisions are answered within the ext_proc exchange, which needs the full-duplex body mode."""
-    return bool(engine.stepwise) and place.steps is None
+    return engine.writes and place.steps is None
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:

@@ -17,9 +17,9 @@ import numpy as np
 from examples.tinylm.engine import CONTEXT, NEVER, WEIGHTS, Engine, Sampled
 from examples.tinylm.server import Piece, Text
 from examples.tinylm.tokenizer import END, PAD, RECENT, render
-from stepwise.features import TOP
-from stepwise.steps import Limits, Splitter, Token
+from stepwise.steps import Limits, Splitter
 from stepwise.train.tree import Question, Written
+from upstream.tokens import TOP, Token
 
 _BATCH = 64
 _LONGEST = 512  # tokens of one text

@@ -21,7 +21,6 @@ class Chat(ApiShape):
     def __init__(self) -> None:
         super().__init__("chat", {("chat", "completions"): ""}, "chat")
         self.anywhere = True
-        self.stepwise = True
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         read_turns(call, fields.get("messages"), "messages")

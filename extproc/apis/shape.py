@@ -124,8 +124,6 @@ class ApiShape(Asking):
         """Whether a model writes the answer: then it can be told how to, and it can be answered in its stead."""
         self.stored = False
         """Whether the upstream keeps answers, which are asked for by their ids later."""
-        self.stepwise = False
-        """Whether its calls can be answered step by step."""
         self.turns_key = "messages"
         """The field that holds the turns of a conversation."""
 

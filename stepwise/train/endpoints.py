@@ -6,13 +6,14 @@ from typing import Self
 
 from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Joint, build
-from stepwise.features import TOP
 from stepwise.probe import probe
 from stepwise.session import Model
-from stepwise.steps import Limits, Splitter, Token, estimate
-from stepwise.strategies import NoVerdict
+from stepwise.steps import Limits, Splitter
+from stepwise.strategy import NoVerdict
 from stepwise.train.tree import Question, Written
-from stepwise.upstream import JSON, Endpoint, Upstream, UpstreamError
+from upstream.client import Upstream, UpstreamError
+from upstream.endpoint import JSON, Endpoint
+from upstream.tokens import TOP, Token, estimate
 
 _TRIES = 3
 

@@ -12,36 +12,29 @@ from numpy.typing import NDArray
 
 from stepwise import features
 from stepwise.features import State
-from stepwise.steps import Token
-from stepwise.strategies import (
-    ColdStart,
-    Confidence,
-    Context,
-    Draft,
-    Fixed,
-    Glimpse,
-    Random,
-    Run,
-    Strategy,
-    Turn,
-    Verdict,
-    Verify,
-)
+from stepwise.strategies.chance import Random
+from stepwise.strategies.cold_start import ColdStart
+from stepwise.strategies.confidence import Confidence
+from stepwise.strategies.fixed import Fixed
+from stepwise.strategies.glimpse import Glimpse
+from stepwise.strategies.verify import Verify
+from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, Tree, Writer
 from stepwise.train.walk import Outcome, Price, follow, walk
+from upstream.tokens import TOP, Token
 
 _SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 
 
-class Scored:
+class Scored(Strategy):
     """Keeps a draft when its score is at least `kappa`; with `once`, the first draft decides for the whole answer.
 
     score: P(keep) for a features vector [WIDTH]; shared by all thresholds, so that each vector is scored once.
     """
 
-    needs_top = features.TOP
+    needs_top = TOP
 
     def __init__(self, name: str, score: Callable[[NDArray[np.float32]], float], kappa: float, *, once: bool) -> None:
         self.name, self.score, self.kappa, self.once = name, score, kappa, once

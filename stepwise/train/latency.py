@@ -10,12 +10,13 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from stepwise.answer import answer
+from stepwise.answer import Steps
+from stepwise.ready import Stepwise, StepwiseError
 from stepwise.session import Budget, Model, Setup
-from stepwise.spec import Stepwise, StepwiseError
-from stepwise.strategies import Strategy
+from stepwise.strategy import Strategy
 from stepwise.train.project import Settings
 from stepwise.train.tree import Question
+from upstream.writer import Call
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ async def _time(stepwise: Stepwise, question: Question, into: Latency) -> None:
     body = {"messages": [{"role": "user", "content": question.text}], "stream": True, "temperature": 0.0}
     clock = asyncio.get_running_loop().time
     began, first = clock(), None
-    async with await answer(stepwise, body, {}) as reply:
+    async with await Steps(stepwise).answer(Call(body, {})) as reply:
         data = b""
         async for part in reply.body:
             data += part

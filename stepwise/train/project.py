@@ -15,7 +15,7 @@ from stepwise.steps import Limits
 from stepwise.train.collect import read_questions
 from stepwise.train.tree import Store, Tree, Writer
 from stepwise.train.walk import Price
-from stepwise.upstream import Endpoint
+from upstream.endpoint import Endpoint
 
 SETS = ("policy", "calibration", "test")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stepwise.policy import Policy, Row
-from stepwise.strategies import Fixed, Strategy
+from stepwise.strategies.fixed import Fixed
+from stepwise.strategy import Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from stepwise import features
 from stepwise.features import State
 from stepwise.policy import Vector
-from stepwise.steps import End, Limits, Splitter, Step, Token
+from stepwise.steps import End, Limits, Splitter, Step
 from stepwise.train.answers import right
+from upstream.tokens import TOP, Token
 
 KEEP, REDO = "K", "R"
 
@@ -47,7 +48,7 @@ class Writer(Protocol):
     """The two models. Both continue `prefix`, the beginning of an answer to `question`; many calls run at once."""
 
     async def small(self, question: Question, prefix: str) -> Written:
-        """The small model's answer to its end, with log probabilities and the `features.TOP` best tokens."""
+        """The small model's answer to its end, with log probabilities and the `TOP` best tokens."""
 
     async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
         """The large model's next step (what follows it may be there and is ignored), or with `rest` its whole
@@ -165,7 +166,7 @@ class Tree:
             node = self._node(path)
             if node.draft is None:
                 node.vector, _ = features.draft(step, node.state)
-                node.top = next((t.top for t in step.tokens if t.logprob is not None), ())[: features.TOP]
+                node.top = next((t.top for t in step.tokens if t.logprob is not None), ())[:TOP]
                 node.draft = self._piece(path, node.prefix, step, written)
             if node.draft.last:
                 return

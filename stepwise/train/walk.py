@@ -6,9 +6,10 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from stepwise.steps import Step, Token
-from stepwise.strategies import Context, Draft, NoVerdict, Strategy, Turn
+from stepwise.steps import Step
+from stepwise.strategy import Context, Draft, NoVerdict, Strategy, Turn
 from stepwise.train.tree import KEEP, REDO, Question, Tree, Writer
+from upstream.tokens import Token
 
 
 @runtime_checkable

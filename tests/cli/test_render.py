@@ -19,6 +19,7 @@ from cli.main import main
 from decisions.engine import Clause, Engine, Opening, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
+from stepwise.spec import StepwiseSpec
 
 SMALL = Model("small", "Qwen/Qwen3-8B", url="http://vllm-small:8000/v1")
 LARGE = Model("large", "Qwen/Qwen3-72B", url="https://api.example.com/openai/v1")
@@ -33,7 +34,11 @@ default: small
 
 
 def engine(stepwise: bool = False, **settings: Any) -> Engine:
-    clauses = [Clause("steps", ALWAYS, "stepwise", LARGE, stepwise=object())] if stepwise else []
+    clauses = (
+        [Clause("steps", ALWAYS, "stepwise", LARGE, writer=StepwiseSpec(small="small", large="large"))]
+        if stepwise
+        else []
+    )
     models = {model.key: model for model in (SMALL, LARGE)}
     return Engine(
         policy="sha256:0", models=models, default="small", signals={}, clauses=clauses, settings=Settings(**settings)

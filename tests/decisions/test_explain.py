@@ -12,9 +12,13 @@ from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not
 from decisions.select import Weighted
 from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.signal import Cost
+from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, request
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
+
+
+STEPS = StepwiseSpec(small="small", large="large")
 
 
 def run(made: Any, asked: Any, **more: Any) -> Trace:
@@ -115,7 +119,10 @@ def test_the_tree_after_a_failure() -> None:
     [
         (Decision("a", "route", LARGE), "route to large (org/large)"),
         (Decision("a", "respond", None, 403, "no"), "respond 403: no"),
-        (Decision("a", "stepwise", LARGE), "stepwise, or to large (org/large) where steps cannot be taken"),
+        (
+            Decision("a", "stepwise", LARGE, writer=STEPS),
+            "stepwise, or to large (org/large) where steps cannot be taken",
+        ),
         (Decision(None, "default", SMALL), "default, to small (org/small): no decision matched"),
         (
             Decision(None, "default", SMALL, fallback="error"),

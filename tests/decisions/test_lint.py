@@ -234,7 +234,7 @@ def test_unused_signals_and_models_are_warnings() -> None:
 
 
 def test_models_of_stepwise_decisions_are_used() -> None:
-    step = Clause("s", A, "stepwise", LARGE, stepwise=StepwiseSpec(small="small", large="large"))
+    step = Clause("s", A, "stepwise", LARGE, writer=StepwiseSpec(small="small", large="large"))
     assert lint([step], signals("a"), MODELS, default="large") == []
 
 

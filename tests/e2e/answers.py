@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from decisions.decision import Trace
-from extproc.exchange import Answer
 from extproc.wire import Pairs
 from signals.request import Request
+from upstream.answer import Answer
 
 
 class Words:

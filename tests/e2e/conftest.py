@@ -13,6 +13,7 @@ import pytest
 from decisions.engine import Engine, Opening
 from extproc import wire
 from extproc.wire import Kind
+from stepwise.spec import StepwiseSpec
 from tests.e2e.answers import Words
 from tests.e2e.proxy import POLICY, Canned, Counted, Counting, Envoy, Loop, Router, Silent, Upstream, processor
 from tests.extproc.envoy import clause, engine
@@ -55,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     killable = Router(policy, sockets["killable"])
     slow = Counting(slow_policy())
     words = Words()
-    steps = Counting(engine(clause("math", None, "stepwise", stepwise=object())), words)
+    steps = Counting(engine(clause("math", None, "stepwise", writer=StepwiseSpec(small="small", large="large"))), words)
     servers = [
         loop.run(processor(sockets["hanging"], Silent)),
         loop.run(processor(sockets["spurious"], lambda stream: Canned(stream, wire.reply(Kind.RESPONSE_BODY)))),

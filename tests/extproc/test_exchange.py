@@ -19,13 +19,13 @@ from decisions.model import Model
 from decisions.rule import AnyOf
 from extproc import wire
 from extproc.bodies import Bodies
-from extproc.exchange import Answer
 from extproc.makers import MOST, Makers
 from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
 from signals.signal import Cost
+from stepwise.spec import StepwiseSpec
 from tests.extproc.envoy import (
     BUFFERED,
     DUPLEX,
@@ -48,6 +48,7 @@ from tests.extproc.envoy import (
 )
 from tests.proto import oracle
 from tests.proto.oracle import core, ext_proc
+from upstream.answer import Answer
 
 GUARD = clause("guard", "evil", "respond", on_unknown="match", status=403, message="No.")
 CODE = clause("code", "traceback", "route", changes=Changes(headers={"x-tier": "premium"}))
@@ -1148,7 +1149,7 @@ class Steps:
             self.closed = True
 
 
-STEPWISE = engine(clause("math", None, "stepwise", stepwise=object()))
+STEPWISE = engine(clause("math", None, "stepwise", writer=StepwiseSpec(small="small", large="large")))
 
 
 def answered(envoy: Envoy) -> bytes:

@@ -9,9 +9,10 @@ from config.load import parse
 from config.resources import Resources
 from decisions.decision import Trace
 from extproc.body import parse as parse_request
-from extproc.meter import KEPT, Meter, Tail, usage
+from extproc.meter import KEPT, Meter, Tail
 from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc
+from upstream.usage import last
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
 ANTHROPIC = [
@@ -41,7 +42,7 @@ def events(*objects):
     ],
 )
 def test_usage_is_found_at_the_end_of_an_answer(body, expected):
-    assert usage(body) == expected
+    assert last(body) == expected
 
 
 def test_only_the_end_is_kept_however_long_the_answer():
@@ -51,7 +52,7 @@ def test_only_the_end_is_kept_however_long_the_answer():
     tail.take(json.dumps(OPENAI).encode())
     assert len(tail.kept) <= 2 * KEPT
     assert tail.events == 100
-    assert usage(bytes(tail.kept)) == (11, 7)
+    assert last(bytes(tail.kept)) == (11, 7)
 
 
 POLICY = """\

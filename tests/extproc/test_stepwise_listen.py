@@ -266,14 +266,14 @@ async def test_decisions_probe_their_models_together_and_each_of_them_once(tmp_p
             answers = Answers([load(file).engine], tmp_path, None)
             await answers.start()
             probes.append(pair[0].probes + pair[1].probes - before)
-            known = [answers.find(name).records() for name in ("steps", "more-3") if answers.find(name)]  # type: ignore[union-attr]
+            known = [answers.find(name).stepwise.records() for name in ("steps", "more-3") if answers.find(name)]  # type: ignore[union-attr]
             assert all(set(one) == {"small", "large"} for one in known)
             await answers.close()
         assert probes[0] == probes[1] > 0
 
 
 async def test_models_that_hang_delay_a_start_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepwise.spec._PROBE", 0.5)
+    monkeypatch.setattr("stepwise.ready._PROBE", 0.5)
     file = tmp_path / "policy.yaml"
     async with models() as pair:
         for model in pair:

@@ -10,15 +10,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from extproc.overhttp import application, serve
 from extproc.transport import address
-from stepwise.answer import answer
-from stepwise.http import application, serve
+from stepwise.answer import Steps
 from stepwise.probe import QUESTION
+from stepwise.ready import Stepwise, unknown
 from stepwise.session import Budget, Model, Setup
-from stepwise.spec import Stepwise, unknown
 from stepwise.steps import Limits
-from stepwise.strategies import Context, Draft, Run, Strategy, Turn, Verdict, _Judge
-from stepwise.upstream import Endpoint, Mode, Upstream
+from stepwise.strategy import Context, Draft, Judge, Run, Strategy, Turn, Verdict
+from upstream.answer import Answer
+from upstream.client import Upstream
+from upstream.endpoint import Endpoint, Mode
+from upstream.writer import Call
 
 PROBE_TEXT = "First add twelve and thirty five, then take away eight, which leaves the number thirty nine."
 
@@ -329,11 +332,10 @@ class FakeModel:
         return True
 
 
-class Marked:
+class Marked(Strategy):
     """Rejects every draft that has a ✗ in it, and remembers the rejected ones."""
 
     name = "marked"
-    needs_top = -1
 
     def __init__(self) -> None:
         self.rejected: list[str] = []
@@ -344,7 +346,7 @@ class Marked:
         return _MarkedRun(self)
 
 
-class _MarkedRun(_Judge):
+class _MarkedRun(Judge):
     def __init__(self, rule: Marked) -> None:
         self._rule = rule
 
@@ -360,6 +362,11 @@ class _MarkedRun(_Judge):
 
     def close(self) -> None:
         self._rule.open -= 1
+
+
+async def answer(stepwise: Stepwise, body: dict[str, Any], headers: dict[str, str], **more: Any) -> Answer:
+    """What a stepwise decision answers, fit or not."""
+    return await Steps(stepwise).answer(Call(body, headers, **more))
 
 
 @dataclass
@@ -397,8 +404,10 @@ class Pair:
 async def served(decisions: dict[str, Any], listen: str = "127.0.0.1:0", **more: Any) -> AsyncIterator[str]:
     """Decisions by name, over HTTP; the URL."""
 
+    writers = {name: Steps(one) if isinstance(one, Stepwise) else one for name, one in decisions.items()}
+
     def borrow(name: str, policy: str) -> AbstractAsyncContextManager[Any]:
-        return nullcontext(decisions.get(name))
+        return nullcontext(writers.get(name))
 
     bound = address.bind(listen)
     runner = await serve(application(borrow, lambda: True, **more), bound)

@@ -17,8 +17,8 @@ from stepwise import agent
 from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
 from stepwise.policy import PolicyError
 from stepwise.spec import StepwiseSpec
-from stepwise.upstream import Endpoint
 from tests.stepwise.onnxes import metadata, write
+from upstream.endpoint import Endpoint
 
 ENDS = {
     "small": Endpoint("http://127.0.0.1:9", "tiny", price_input=1.0, price_output=2.0),
@@ -49,7 +49,7 @@ SMOOTH = body(call("ls"), result("a.py b.py"), call("cat", file="a.py"), result(
 
 def an_agent(folder: Path = Path(), spend: Spend | None = None, **more: Any) -> Agent:
     spec = StepwiseSpec.model_validate({"small": "small", "large": "large", "per": "request", **more})
-    return Agent(spec, ENDS, folder, spend)
+    return Agent(spec.loop(folder), ENDS, spend)
 
 
 def test_the_conversation_becomes_numbers() -> None:

@@ -13,8 +13,8 @@ import aiohttp
 import openai
 import pytest
 
-from stepwise.answer import answer, ineligible
-from tests.stepwise.fakes import FakeModel, Fault, Pair, pair, served, text_of, writer
+from stepwise.answer import ineligible
+from tests.stepwise.fakes import FakeModel, Fault, Pair, answer, pair, served, text_of, writer
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine"]

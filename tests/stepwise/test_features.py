@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwise import features
-from stepwise.features import NAMES, WIDTH, State, draft, entropy
-from stepwise.steps import End, Step, Token
+from stepwise.features import NAMES, WIDTH, State, draft
+from stepwise.steps import End, Step
+from upstream.tokens import TOP, Token, certainty, entropy
 
 
 def token(text: str, p: float, second: float = 0.0) -> Token:
@@ -44,7 +44,7 @@ def test_entropy_counts_what_the_list_leaves_over_as_one_more_outcome() -> None:
 
 def test_a_certainty_worked_out_before_changes_nothing_and_is_not_worked_out_again() -> None:
     tokens = [token(" so", 0.9, 0.05), token(" 12", 0.4, 0.3), Token("x", math.log(0.7)), token("\n\n", 1.0)]
-    known = [one._replace(certainty=features.certainty(one.logprob, one.top)) for one in tokens]
+    known = [one._replace(certainty=certainty(one.logprob, one.top)) for one in tokens]
     assert draft(step(*known), State())[0].tolist() == draft(step(*tokens), State())[0].tolist()
     other = draft(step(known[0]._replace(certainty=(0.25, 0.125)), *known[1:]), State())[0]
     assert (named(other)["first_entropy"], named(other)["first_margin"]) == (0.25, 0.125)
@@ -52,7 +52,7 @@ def test_a_certainty_worked_out_before_changes_nothing_and_is_not_worked_out_aga
 
 @given(st.lists(st.floats(-60, 0), min_size=1, max_size=8))
 def test_entropy_is_finite_and_never_negative(values: list[float]) -> None:
-    assert 0.0 <= entropy(sorted(values, reverse=True)) <= math.log(features.TOP + 1) + 1e-9
+    assert 0.0 <= entropy(sorted(values, reverse=True)) <= math.log(TOP + 1) + 1e-9
 
 
 def test_statistics_are_over_all_tokens_and_again_over_numbers() -> None:
@@ -141,5 +141,5 @@ def test_a_state_is_never_changed_and_survives_pickling() -> None:
 
 def test_only_the_first_top_log_probabilities_count() -> None:
     many = Token("x", math.log(0.5), tuple(math.log(value) for value in (0.5, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05)))
-    few = many._replace(top=many.top[: features.TOP])
+    few = many._replace(top=many.top[:TOP])
     assert np.array_equal(draft(step(many), State())[0], draft(step(few), State())[0])

@@ -14,13 +14,19 @@ import aiohttp
 import pytest
 
 from stepwise.agent import Agent, Spend
-from stepwise.relay import relay
+from stepwise.relay import Loop as Writer
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.fakes import FakeModel, Fault, served, text_of, writer
 from tests.stepwise.test_agent import SMOOTH, STUCK
+from upstream.answer import Answer
+from upstream.writer import Call
 
 TEXT = "Done: the build is green again."
 S = {"x-session-id": "s", "authorization": "Bearer k", "cookie": "c"}
+
+
+async def relay(agent: Agent, body: dict[str, Any], headers: dict[str, str], **more: Any) -> Answer:
+    return await Writer(agent).answer(Call(body, headers, **more))
 
 
 @dataclass
@@ -32,7 +38,6 @@ class Loop:
 
     async def ask(self, body: dict[str, Any], headers: dict[str, str] = S) -> tuple[int, dict[str, str], bytes]:
         reply = await relay(self.agent, body, headers)
-        assert reply is not None
         async with reply:
             return reply.status, dict(reply.headers), b"".join([part async for part in reply.body])
 
@@ -44,7 +49,7 @@ async def loop(**block: Any) -> AsyncIterator[Loop]:
     await large.start()
     spec = StepwiseSpec.model_validate({"small": "small", "large": "large", "per": "request", **block})
     spend = Spend()
-    agent = Agent(spec, {"small": small.endpoint(), "large": large.endpoint()}, Path(), spend)
+    agent = Agent(spec.loop(Path()), {"small": small.endpoint(), "large": large.endpoint()}, spend)
     try:
         yield Loop(small, large, agent, spend)
     finally:
@@ -146,7 +151,6 @@ async def test_a_client_that_goes_stops_the_model() -> None:
     async with loop() as agent:
         agent.small.faults = {0: Fault("hang", 2)}
         reply = await relay(agent.agent, {**SMOOTH, "stream": True}, S)
-        assert reply is not None
         await anext(reply.body)
         await reply.aclose()
         await reply.aclose()
@@ -158,7 +162,7 @@ async def test_a_client_that_goes_stops_the_model() -> None:
 async def test_it_is_served_over_http_too() -> None:
     async with loop() as agent:
         headers = {"x-pointsman-decision": "agents", "x-session-id": "s"}
-        async with served({"agents": agent.agent}) as base, aiohttp.ClientSession(headers=headers) as http:
+        async with served({"agents": Writer(agent.agent)}) as base, aiohttp.ClientSession(headers=headers) as http:
             url = f"{base}/v1/chat/completions"
             async with http.post(url, json=STUCK) as reply:
                 assert (reply.status, reply.headers["x-pointsman-model"]) == (200, "large")
@@ -177,7 +181,6 @@ async def test_whoever_pays_is_told_what_it_cost(stream: bool, usage: bool) -> N
     async with loop() as agent:
         agent.small.usage = usage
         reply = await relay(agent.agent, {**SMOOTH, "stream": stream}, S, charge=costs.append)
-        assert reply is not None
         data = b"".join([part async for part in reply.body])
         await reply.aclose()
     (cost,) = costs
@@ -189,6 +192,5 @@ async def test_whoever_pays_is_told_what_it_cost(stream: bool, usage: bool) -> N
 
 async def test_a_second_pass_and_other_requests_are_left_alone() -> None:
     async with loop() as agent:
-        assert await relay(agent.agent, SMOOTH, {"x-pointsman-hop": "1"}) is None
-        assert await relay(agent.agent, {"prompt": "x"}, {}) is None
-        assert agent.agent.metrics.ineligible == {"hop": 1, "not_chat": 1}
+        assert Writer(agent.agent).unfit(Call(SMOOTH, {"x-pointsman-hop": "1"})) == "hop"
+        assert Writer(agent.agent).unfit(Call({"prompt": "x"}, {})) == "not_chat"

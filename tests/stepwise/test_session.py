@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwise.answer import answer
 from stepwise.session import Budget
 from stepwise.steps import Limits
-from stepwise.strategies import Fixed, Glimpse, Random, Verify
-from stepwise.upstream import Mode
-from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, pair, text_of, writer
+from stepwise.strategies.chance import Random
+from stepwise.strategies.fixed import Fixed
+from stepwise.strategies.glimpse import Glimpse
+from stepwise.strategies.verify import Verify
+from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, answer, pair, text_of, writer
+from upstream.endpoint import Mode
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine", "four ✗ is wrong", "Answer: 9"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine", "FOUR is right", "Answer: 10"]

@@ -11,11 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from stepwise.policy import PolicyError
-from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
-from stepwise.strategies import ColdStart, PolicyStrategy
-from stepwise.upstream import Endpoint, Mode
+from stepwise.ready import Stepwise, StepwiseError
+from stepwise.spec import StepwiseSpec
+from stepwise.strategies.cold_start import ColdStart
+from stepwise.strategies.policy import PolicyStrategy
 from tests.stepwise.fakes import FakeModel, Pair, text_of, writer
 from tests.stepwise.onnxes import metadata, write
+from upstream.endpoint import Endpoint, Mode
+from upstream.writer import Means
 
 ENDS = {"small": Endpoint("http://127.0.0.1:9", "tiny"), "large": Endpoint("http://127.0.0.1:9", "huge")}
 
@@ -25,7 +28,7 @@ def spec(**more: Any) -> StepwiseSpec:
 
 
 async def built(folder: Path, **more: Any) -> Stepwise:
-    stepwise = spec(**more).build(ENDS, folder)
+    stepwise = spec(**more).stepwise(Means(ENDS, folder))
     await stepwise.close()
     return stepwise
 
@@ -125,9 +128,8 @@ async def running(
 ) -> Pair:
     await small.start()
     await large.start()
-    stepwise = spec(**more).build(
-        {"small": small.endpoint(**(end or {})), "large": large.endpoint(**(end or {}))}, folder
-    )
+    ends = {"small": small.endpoint(**(end or {})), "large": large.endpoint(**(end or {}))}
+    stepwise = spec(**more).stepwise(Means(ends, folder))
     return Pair(small, large, stepwise, stepwise._setup.strategy)
 
 
@@ -206,7 +208,7 @@ async def test_a_verifier_that_cannot_mark_is_refused_with_the_reason(tmp_path: 
     await large.start()
     ends = {"small": small.endpoint(), "large": large.endpoint()}
     for strategy in ("verify", "random"):
-        stepwise = spec(strategy=strategy).build(ends, tmp_path)
+        stepwise = spec(strategy=strategy).stepwise(Means(ends, tmp_path))
         if strategy == "verify":
             with pytest.raises(StepwiseError, match="large, asked to rate a step with one digit, gave none"):
                 await stepwise.start()
@@ -214,7 +216,7 @@ async def test_a_verifier_that_cannot_mark_is_refused_with_the_reason(tmp_path: 
             await stepwise.start()
         await stepwise.close()
     large.mark = "9"
-    stepwise = spec(strategy="verify").build(ends, tmp_path)
+    stepwise = spec(strategy="verify").stepwise(Means(ends, tmp_path))
     await stepwise.start()
     await stepwise.close()
     await small.stop()
@@ -228,13 +230,13 @@ async def test_what_was_learnt_about_an_upstream_is_remembered_for_a_start_witho
     await both.stepwise.start()
     learnt = both.stepwise.records()
     await ended(both)
-    again = spec(**block).build({"small": small.endpoint(), "large": large.endpoint()}, tmp_path)
+    again = spec(**block).stepwise(Means({"small": small.endpoint(), "large": large.endpoint()}, tmp_path))
     await again.start()
     assert again.records() == learnt
     assert again.metrics.upstream_errors["small", "probe_connect"] == 1
     await again.close()
     other = Endpoint("http://127.0.0.1:9", "another-model")
-    third = spec(**block).build({"small": other, "large": large.endpoint()}, tmp_path)
+    third = spec(**block).stepwise(Means({"small": other, "large": large.endpoint()}, tmp_path))
     await third.start()
     assert set(third.records()) == {"large"}  # the record was another model's
     await third.close()
@@ -243,7 +245,7 @@ async def test_what_was_learnt_about_an_upstream_is_remembered_for_a_start_witho
 async def test_answers_do_not_wait_long_for_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.stepwise.fakes import Fault
 
-    monkeypatch.setattr("stepwise.spec._PATIENCE", 0.1)
+    monkeypatch.setattr("stepwise.ready._PATIENCE", 0.1)
     large = FakeModel("huge", writer(LARGE), faults={-1: Fault("silent")})
     both = await running(FakeModel("tiny", writer(SMALL)), large, tmp_path, strategy="random")
     try:
@@ -265,7 +267,7 @@ async def test_an_upstream_that_was_down_is_probed_again_later(tmp_path: Path, m
         large.faults.clear()
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(LARGE)  # too soon
-        monkeypatch.setattr("stepwise.spec._RETRY", 0.0)
+        monkeypatch.setattr("stepwise.ready._RETRY", 0.0)
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(SMALL)
         assert both.stepwise.records()["large"].mode is Mode.FINAL_MESSAGE

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwise.steps import End, Limits, Splitter, Token, estimate, split
+from stepwise.steps import End, Limits, Splitter, split
+from upstream.tokens import Token, estimate
 
 ONE = Limits(min_tokens=1)
 

@@ -10,8 +10,14 @@ import pytest
 
 from stepwise import features
 from stepwise.features import State
-from stepwise.steps import End, Step, Token
-from stepwise.strategies import ColdStart, Confidence, Context, Draft, Fixed, Quantile, Random, Strategy, Turn
+from stepwise.quantile import Quantile
+from stepwise.steps import End, Step
+from stepwise.strategies.chance import Random
+from stepwise.strategies.cold_start import ColdStart
+from stepwise.strategies.confidence import Confidence
+from stepwise.strategies.fixed import Fixed
+from stepwise.strategy import Context, Draft, Strategy, Turn
+from upstream.tokens import Token
 
 
 async def never(step: Step) -> float:

@@ -14,10 +14,11 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from stepwise.answer import answer
-from stepwise.spec import Stepwise, StepwiseSpec
-from stepwise.upstream import Endpoint, Mode
-from tests.stepwise.fakes import text_of
+from stepwise.ready import Stepwise
+from stepwise.spec import StepwiseSpec
+from tests.stepwise.fakes import answer, text_of
+from upstream.endpoint import Endpoint, Mode
+from upstream.writer import Means
 
 QUESTIONS = [problems.make(problems.SPLITS["dev"] + i, 1 + i % 4).question for i in range(8)]
 
@@ -36,7 +37,7 @@ async def started(
         "small": Endpoint(url, small, price_input=0.05, price_output=0.2),
         "large": Endpoint(url, large, price_input=0.9, price_output=0.9),
     }
-    stepwise = StepwiseSpec.model_validate({"small": "small", "large": "large", **block}).build(ends, Path())
+    stepwise = StepwiseSpec.model_validate({"small": "small", "large": "large", **block}).stepwise(Means(ends, Path()))
     try:
         await stepwise.start()
         yield stepwise

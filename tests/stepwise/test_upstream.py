@@ -11,11 +11,11 @@ import pytest
 
 from stepwise import probe
 from stepwise.continuation import Joint, build, render
-from stepwise.features import TOP
 from stepwise.probe import Capability
-from stepwise.steps import Token
-from stepwise.upstream import Endpoint, Mode, Upstream, UpstreamError
 from tests.stepwise.fakes import FakeModel, Fault, writer
+from upstream.client import Upstream, UpstreamError
+from upstream.endpoint import Endpoint, Mode
+from upstream.tokens import TOP, Token
 
 REQUEST: dict[str, Any] = {
     "model": "auto", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.3, "n": 1, "stop": None,
@@ -240,8 +240,8 @@ async def test_an_event_without_end_is_garbage() -> None:
 
 
 async def test_one_character_spread_over_two_tokens_stays_whole() -> None:
-    from stepwise.upstream import _tokens
+    from upstream.tokens import read
 
     entries = [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -2.0}]
-    tokens = _tokens("é", {"content": entries})
+    tokens = read("é", {"content": entries})
     assert [(token.text, token.logprob) for token in tokens] == [("é", -1.0), ("", -2.0)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import random
 
-from stepwise.steps import Token
 from stepwise.train.tree import Question, Written
+from upstream.tokens import Token
 
 LEADS = ("First we add", "Then we add", "Next we add", "Now we add")
 

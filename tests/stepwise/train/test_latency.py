@@ -10,7 +10,9 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 import numpy as np
 
 from stepwise.steps import Limits
-from stepwise.strategies import Fixed, NoVerdict, Strategy, Verify
+from stepwise.strategies.fixed import Fixed
+from stepwise.strategies.verify import Verify
+from stepwise.strategy import NoVerdict, Strategy
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.evaluate import Figures, Point, chosen, report
 from stepwise.train.latency import Latency, measure

@@ -9,7 +9,7 @@ import pytest
 from examples.tinylm import problems
 from examples.tinylm.server import serve
 from stepwise.steps import Limits
-from stepwise.upstream import Endpoint
+from upstream.endpoint import Endpoint
 
 pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
 

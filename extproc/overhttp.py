@@ -1,7 +1,7 @@
-"""The stepwise loop over HTTP, for proxies that cannot stream an answer of the external processor's own (before 1.40).
+"""Writers' answers over HTTP, for proxies that cannot stream an answer of the external processor's own (before 1.40).
 
-The decision's route points here; which decision it was comes in headers that the external processor sets. The loop is
-the same one, and its requests to the models carry the hop header, with which this server refuses to answer: a second
+The decision's route points here; which decision it was comes in headers that the external processor sets. The writers
+are the same, and their requests to the models carry the hop header, with which this server refuses to answer: a second
 pass is impossible.
 """
 
@@ -11,26 +11,19 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Final
 
 import orjson
 from aiohttp import web
 
-from stepwise.agent import Agent
-from stepwise.answer import Answer, answer, deadline, ineligible
-from stepwise.relay import relay
-from stepwise.spec import Stepwise
-from stepwise.upstream import HOP
+from extproc.answers import DECISION, POLICY, PRIOR, SESSION, deadline
+from signals.reading import Reading
+from signals.state.session import SESSION_HEADER
+from upstream.answer import Answer
+from upstream.endpoint import HOP
+from upstream.writer import DIFFICULTY, Call, Writer
 
-DECISION: Final = "x-pointsman-decision"
-"""Request header that names the decision."""
-POLICY: Final = "x-pointsman-policy"
-"""Request header with the hash of the policy whose decision it is; without it, the one in force."""
-DIFFICULTY: Final = "x-pointsman-difficulty"
-"""Request header with the request's difficulty, 0..1, where a signal has read it."""
-
-Borrow = Callable[[str, str], AbstractAsyncContextManager["Stepwise | Agent | None"]]
-"""`borrow(decision, policy)`: that decision (an `Agent` for `per: request`), open for as long as it is borrowed."""
+Borrow = Callable[[str, str], AbstractAsyncContextManager[Writer | None]]
+"""`borrow(decision, policy)`: the writer of that decision, open for as long as it is borrowed."""
 
 _MAX_BODY = 16 << 20
 _MAX_HEADER = 64 << 10  # bytes of one; Envoy takes 60 KiB of all together
@@ -88,20 +81,22 @@ def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.Stream
             return _refuse(400, "The request body is not JSON.")
         if not isinstance(body, dict):
             return _refuse(400, "The request body is not a JSON object.")
-        async with borrow(name, headers.get(POLICY, "")) as stepwise:
-            if stepwise is None:
+        async with borrow(name, headers.get(POLICY, "")) as writer:
+            if writer is None:
                 return _refuse(404, f"There is no stepwise decision {name or '(header ' + DECISION + ' is missing)'}.")
-            prior = _share(headers.get(DIFFICULTY, ""))
-            if isinstance(stepwise, Agent):
-                sent = await relay(stepwise, body, headers, deadline=limit, difficulty=prior, note=True)
-                if sent is None:
-                    return _refuse(400, "This is no chat completion.")
-                async with sent:
-                    return await _send(request, sent)
-            if reason := ineligible(body, headers):
-                stepwise.metrics.ineligible[reason] += 1
-                return _refuse(400, f"This request cannot be answered stepwise ({reason}).")
-            async with await answer(stepwise, body, headers, deadline=limit, difficulty=prior, note=True) as reply:
+            score = _share(headers.get(PRIOR, ""))
+            call = Call(
+                body,
+                headers,
+                deadline=limit,
+                readings={} if score is None else {DIFFICULTY: Reading(None, score)},
+                session=headers.get(SESSION) or headers.get(SESSION_HEADER) or "",
+                note=True,
+            )
+            if reason := writer.unfit(call):
+                writer.metrics.ineligible[reason] += 1
+                return _refuse(400, f"This request cannot be answered {writer.kind.name} ({reason}).")
+            async with await writer.answer(call) as reply:
                 return await _send(request, reply)
 
     return handle
@@ -119,13 +114,13 @@ async def _send(request: web.Request, reply: Answer) -> web.StreamResponse:
     return response
 
 
-def _share(text: str) -> float:
-    """A number from 0 to 1; 0.5 for anything else."""
+def _share(text: str) -> float | None:
+    """A number from 0 to 1; None for anything else."""
     try:
         share = float(text)
     except ValueError:
-        return 0.5
-    return share if 0.0 <= share <= 1.0 else 0.5
+        return None
+    return share if 0.0 <= share <= 1.0 else None
 
 
 def _refuse(status: int, message: str) -> web.Response:

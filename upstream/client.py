@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import orjson
 
-from stepwise.features import certainty
-from stepwise.steps import Token, estimate
+from upstream import events, tokens
+from upstream.endpoint import HOP, JSON, Endpoint
+from upstream.tokens import Token, estimate
+from upstream.usage import Counts, counts
 
-JSON = dict[str, Any]
 _T = TypeVar("_T")
-
-HOP = "x-pointsman-hop"
-"""Set on every request to a model: one that carries it is never answered stepwise again."""
 
 _MAX_EVENT = 1 << 20  # bytes of one server-sent event, or of an error's body
 _MAX_CONNECTIONS = 4096
@@ -50,42 +47,6 @@ class DeadlineError(Exception):
     """The answer's own deadline has passed (which is nobody's failure but the caller's limit)."""
 
 
-class Mode(StrEnum):
-    """How an upstream is asked to continue a prefix."""
-
-    FINAL_MESSAGE = "continue_final_message"  # vLLM, SGLang
-    PREFIX = "prefix"  # a trailing assistant message with `prefix: true` (DeepSeek, Mistral)
-    ASSISTANT = "assistant"  # a plain trailing assistant message
-    COMPLETIONS = "completions"  # /v1/completions with a prompt that we render
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is served, and its price.
-
-    `url`: base address up to and without `/v1`, such as `http://127.0.0.1:10001`; with `socket`, a Unix socket's path,
-    the host part is only what the Host header says. `model`: the name in the request body. `price_*`: money for a
-    million tokens. `template`: a Jinja chat template for `/v1/completions`. `mode`: how to
-    continue a prefix, whatever the probe finds.
-    """
-
-    url: str
-    model: str
-    socket: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    price_input: float = 0.0
-    price_output: float = 0.0
-    template: str | None = None
-    mode: Mode | None = None
-    connect_timeout: float = 5.0  # seconds
-    first_timeout: float = 60.0  # seconds until the first byte of an answer
-    idle_timeout: float = 20.0  # seconds without a byte after that
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Money for so many tokens."""
-        return (prompt_tokens * self.price_input + completion_tokens * self.price_output) / 1e6
-
-
 @dataclass(slots=True)
 class Piece:
     """What one event brought: text with its tokens, and why the text ended, if it did."""
@@ -94,13 +55,6 @@ class Piece:
     reasoning: str = ""
     finish: str | None = None
     stop_reason: str | int | None = None
-
-
-class Counts(NamedTuple):
-    """Tokens of one request, as the upstream counted them."""
-
-    prompt: int
-    completion: int
 
 
 class Stream:
@@ -114,7 +68,7 @@ class Stream:
         self._response = response
         self._endpoint = endpoint
         self._deadline = deadline
-        self._buffer = bytearray()
+        self._lines = events.Lines()
         self._ready: deque[Piece] = deque()
         self._wait = endpoint.first_timeout
         self._over = False
@@ -151,21 +105,20 @@ class Stream:
                 raise UpstreamError("cut", f"{self._endpoint.model} ended its stream in the middle of the answer")
             self._over = True
             return
-        self._buffer += data
-        if b"\n" in data:
-            self._parse()
-        if len(self._buffer) > _MAX_EVENT:
+        self._take(self._lines.feed(data))
+        if self._lines.waiting > _MAX_EVENT:
             raise UpstreamError("garbage", f"{self._endpoint.model} sent an event of over {_MAX_EVENT} bytes")
 
-    def _parse(self) -> None:
-        *lines, rest = bytes(self._buffer).split(b"\n")
-        self._buffer = bytearray(rest)
+    def _take(self, lines: list[bytes]) -> None:
         for line in lines:
-            if not line.startswith(b"data:"):
-                if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
-                    raise UpstreamError("garbage", f"{self._endpoint.model} sent something that is no event stream")
+            try:
+                data = events.payload(line)
+            except ValueError:
+                raise UpstreamError(
+                    "garbage", f"{self._endpoint.model} sent something that is no event stream"
+                ) from None
+            if data is None:
                 continue
-            data = line[5:].strip()
             if data == b"[DONE]":
                 if not self.finished:
                     raise UpstreamError("cut", f"{self._endpoint.model} said [DONE] without a finish_reason")
@@ -181,7 +134,9 @@ class Stream:
             message = error.get("message") if isinstance(error, dict) else error
             raise UpstreamError("error", f"{self._endpoint.model} reported: {message}")
         if usage := event.get("usage"):
-            self.counts = Counts(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+            self.counts = counts(usage)
+            if self.counts is None:
+                raise ValueError("a usage without its counts")
             self.counted_early = self.counted_early or not self.finished
         choices = event.get("choices") or ()
         if not choices:
@@ -193,7 +148,7 @@ class Stream:
         if not isinstance(text, str) or not isinstance(reasoning, str):
             raise TypeError("content is no string")
         piece = Piece(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
-        piece.tokens = _tokens(text, choice.get("logprobs"))
+        piece.tokens = tokens.read(text, choice.get("logprobs"))
         self.received += sum(token.size for token in piece.tokens) + (estimate(reasoning) if reasoning else 0)
         self._wait = self._endpoint.idle_timeout
         if piece.finish:
@@ -357,39 +312,3 @@ async def within(work: Awaitable[_T], seconds: float, deadline: float | None) ->
             raise DeadlineError("the answer's deadline has passed") from None
     async with asyncio.timeout_at(now + seconds):
         return await work
-
-
-def _tokens(text: str, logprobs: JSON | None) -> list[Token]:
-    """Tokens whose texts, joined, are `text`, from either API's log probabilities."""
-    tokens: list[Token] = []
-    if logprobs and logprobs.get("content"):
-        for entry in logprobs["content"]:
-            tops = (_number(other["logprob"]) for other in entry.get("top_logprobs") or ())
-            tokens.append(_token(entry["token"], entry["logprob"], tops, entry))
-    elif logprobs and logprobs.get("tokens"):
-        names = logprobs["tokens"]
-        values = logprobs.get("token_logprobs") or [None] * len(names)
-        tops_of = logprobs.get("top_logprobs") or [None] * len(names)
-        for name, value, top in zip(names, values, tops_of, strict=True):
-            tokens.append(_token(name, value, map(_number, (top or {}).values())))
-    if not tokens:
-        return [Token(text, size=estimate(text))] if text else []
-    if "".join(token.text for token in tokens) != text:
-        # Bytes of one character spread over tokens, or special tokens: the text is what counts, the first takes it all.
-        tokens = [token._replace(text=text if i == 0 else "") for i, token in enumerate(tokens)]
-    return tokens
-
-
-def _token(text: str, logprob: object, tops: Iterable[float | None], raw: object = None) -> Token:
-    """One token, with what can be worked out of it alone: the model is still writing the next one."""
-    own = _number(logprob)
-    top = tuple(sorted((value for value in tops if value is not None), reverse=True))
-    return Token(text, own, top, raw=raw, certainty=certainty(own, top))
-
-
-def _number(value: object) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)):
-        raise TypeError("a log probability is no number")
-    return float(value)

@@ -1,0 +1,39 @@
+"""Dice: the line that every other strategy has to beat."""
+
+from __future__ import annotations
+
+import random
+
+from stepwise.strategy import Context, Draft, Judge, Parameter, Run, Share, Strategy, StrategyKind, Verdict
+
+
+class Random(Strategy):
+    """Rejects each draft with probability `p`; the same choices for the same question and `seed`."""
+
+    name = "random"
+
+    def __init__(self, p: float = 0.2, seed: int = 0) -> None:
+        self.p = p
+        self.seed = seed
+
+    def begin(self, context: Context) -> Run:
+        return _RandomRun(self.p, random.Random(f"{self.seed}:{context.key}"))
+
+
+class _RandomRun(Judge):
+    def __init__(self, p: float, rng: random.Random) -> None:
+        self._p = p
+        self._rng = rng
+
+    async def judge(self, draft: Draft) -> Verdict:
+        return Verdict(self._rng.random() >= self._p)
+
+
+KIND = StrategyKind(
+    "random",
+    lambda wanted: Random(wanted.number("p", 0.2), int(wanted.number("seed", 0))),
+    {
+        "p": Parameter(Share, "`random`: probability that a draft is rejected (0.2)."),
+        "seed": Parameter(int, "`random` (0)."),
+    },
+)

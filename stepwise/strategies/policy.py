@@ -1,0 +1,62 @@
+"""A trained network judges every draft."""
+
+from __future__ import annotations
+
+from stepwise.policy import GOAL, Policy, PolicyError, PolicyFailed, Vector
+from stepwise.strategy import Context, Draft, Judge, NoVerdict, Run, Strategy, StrategyKind, Verdict, Wanted
+from upstream.tokens import TOP
+
+
+class PolicyStrategy(Strategy):
+    """A trained network: keep when P(keep) >= kappa (Si, Lee and Bastani, arXiv 2605.06116)."""
+
+    name = "policy"
+    needs_top = TOP
+
+    def __init__(self, policy: Policy, kappa: float) -> None:
+        self.policy = policy
+        self.kappa = kappa
+        self.limits, self.token_budget = policy.card.steps, policy.card.token_budget
+
+    def close(self) -> None:
+        self.policy.close()
+
+    def begin(self, context: Context) -> Run:
+        return _PolicyRun(self.policy, self.kappa)
+
+
+class _PolicyRun(Judge):
+    def __init__(self, policy: Policy, kappa: float) -> None:
+        self._policy = policy
+        self._kappa = kappa
+        self._hidden: Vector | None = None
+        policy.answers += 1
+
+    async def judge(self, draft: Draft) -> Verdict:
+        try:
+            keep, self._hidden = await self._policy.keep(draft.vector, self._hidden)
+        except PolicyFailed as error:
+            raise NoVerdict(error.reason, str(error)) from error
+        return Verdict(keep >= self._kappa, keep)
+
+    def close(self) -> None:
+        self._policy.answers -= 1
+
+
+def _make(wanted: Wanted) -> Strategy:
+    assert wanted.policy is not None
+    policy = Policy(wanted.policy, device=wanted.device)
+    try:
+        card = policy.card
+        if (card.small, card.large) != (wanted.small, wanted.large):
+            raise PolicyError(
+                f"{policy.path}: trained for {card.small} and {card.large}, but this decision has "
+                f"{wanted.small} and {wanted.large}; train one for this pair, or use strategy: cold-start"
+            )
+        return PolicyStrategy(policy, card.kappa(wanted.target or GOAL))
+    except ValueError:
+        policy.close()
+        raise
+
+
+KIND = StrategyKind("policy", _make, takes=frozenset({"policy", "target", "device"}), loops=True)

@@ -1,0 +1,177 @@
+"""Who writes the next step: what every strategy is, and what it is built from.
+
+A `Strategy` belongs to a decision and lives as long as it does; a `Run` belongs to one answer. `Run.turn` says how the
+next step begins; `Run.glance` may reject a draft at its first token, `Run.judge` at its end. Each strategy is one file
+in `strategies/` and one line in `stepwise.registry`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple, Protocol
+
+from pydantic import Field
+
+from stepwise.features import State
+from stepwise.policy import Device, Target, Vector
+from stepwise.steps import Limits, Step
+from upstream.tokens import Token
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Turn(StrEnum):
+    """How the next step is written."""
+
+    DRAFT = "draft"  # by the small model, and judged
+    LARGE = "large"  # by the large model
+    SMALL_REST = "small_rest"  # this and all that follow by the small model, unjudged
+    LARGE_REST = "large_rest"  # likewise by the large model
+
+
+class Draft(NamedTuple):
+    """A step that the small model has just written: what it is, what the policy sees of it, what was before it."""
+
+    step: Step
+    vector: Vector
+    state: State
+
+
+class Verdict(NamedTuple):
+    """`score`: the strategy's own measure, higher for keep; P(keep) for a policy."""
+
+    keep: bool
+    score: float | None = None
+
+
+class NoVerdict(Exception):
+    """The strategy could not judge. The draft is rejected (the large model is the safe side) and `reason` counted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Context(NamedTuple):
+    """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
+
+    `key` is the same for the same question.
+    """
+
+    key: int
+    verify: Callable[[Step], Awaitable[float]]
+
+
+class Run(Protocol):
+    """One answer's strategy."""
+
+    def turn(self, state: State) -> Turn:
+        """Who writes the step after `state`."""
+
+    def glance(self, token: Token, state: State) -> bool:
+        """False rejects a draft at its first token, before the rest is written."""
+
+    async def judge(self, draft: Draft) -> Verdict:
+        """Keep this draft? Raises NoVerdict."""
+
+    def close(self) -> None:
+        """The answer is over, whatever came of it."""
+
+
+class Strategy(ABC):
+    """A rule, with its parameters and whatever it learns from answer to answer (bounded)."""
+
+    name: str
+    needs_top: int = -1
+    """Top log probabilities that the small model's server must give: -1 none at all, 0 the written token's own."""
+    needs_marks: ClassVar[bool] = False
+    """Whether the large model must give marks (`Context.verify`)."""
+    judges: ClassVar[bool] = True
+    """Whether drafts are judged, so that the large model may have to write any step."""
+    alone: bool = False
+    """Whether one of the models writes everything, whatever the other can do."""
+    limits: Limits | None = None
+    """The sizes of steps that it was trained with; None: any will do."""
+    token_budget: int = 4096
+    """`State.token_budget`."""
+
+    @abstractmethod
+    def begin(self, context: Context) -> Run:
+        """The strategy of one answer."""
+
+    def close(self) -> None:
+        """The decision is over, and every run with it."""
+        return None
+
+
+class Judge:
+    """The parts of a run that most strategies do not need."""
+
+    def turn(self, state: State) -> Turn:
+        return Turn.DRAFT
+
+    def glance(self, token: Token, state: State) -> bool:
+        return True
+
+    async def judge(self, draft: Draft) -> Verdict:
+        return Verdict(True)
+
+    def close(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the block of a decision wants of its strategy.
+
+    `values`: the strategy's own parameters, those that are given. `target`: what to keep to, None when nothing is said.
+    `policy`: the network's file, None without one; `device`: where it runs. `small`, `large`: the models' names at
+    their servers.
+    """
+
+    values: Mapping[str, float]
+    target: Target | None
+    policy: Path | None
+    device: Device
+    small: str
+    large: str
+
+    def number(self, name: str, default: float) -> float:
+        return self.values.get(name, default)
+
+
+class Parameter(NamedTuple):
+    """One key of the `stepwise:` block that is a strategy's own: its type, as pydantic takes it, and what it is.
+
+    Strategies may share a key, which then has one type.
+    """
+
+    type: object
+    about: str
+
+
+SHARE = Parameter(Share, "`confidence`, `cold-start`: share of the steps to be written by the large model (0.2).")
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyKind:
+    """One strategy, by its name in the policy.
+
+    `make` builds it, and may raise ValueError. `parameters` are its own keys; `takes` those keys of the block that only
+    some strategies take (`policy`, `target`, `device`). `loops`: it may choose for the requests of an agent's loop too.
+    """
+
+    name: str
+    make: Callable[[Wanted], Strategy]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    takes: frozenset[str] = frozenset()
+    loops: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All keys that not every strategy takes, and this one does."""
+        return self.takes | self.parameters.keys()

@@ -1,0 +1,115 @@
+"""What one answer by several models has taken so far: requests, tokens and money, model by model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from upstream.endpoint import JSON, Endpoint
+from upstream.tokens import CHARS_PER_TOKEN
+from upstream.usage import Counts
+
+
+@dataclass(slots=True)
+class Account:
+    """One model's share."""
+
+    requests: int = 0
+    prompt: int = 0  # tokens, as the upstream counted them
+    completion: int = 0
+    discarded: int = 0  # of `completion`: tokens that are not in the answer
+    uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
+    base: int | None = None  # prompt tokens of the question alone, once known
+
+
+class Open(NamedTuple):
+    """A request under way: characters of the answer that it was asked to continue, and tokens that have come."""
+
+    model: str
+    prefix: int
+    received: int
+
+
+class Books:
+    """The accounts of one answer, by model key. Money is in the unit of the endpoints' prices."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], question: Callable[[], int]) -> None:
+        """`question`: the prompt tokens of the question alone, estimated; asked for where no upstream counts them."""
+        self.accounts = {name: Account() for name in endpoints}
+        self._endpoints = endpoints
+        self._question = question
+
+    @property
+    def written(self) -> int:
+        """Tokens that the models have written, discarded ones included."""
+        return sum(account.completion for account in self.accounts.values())
+
+    def asked(self, model: str) -> None:
+        """A request was sent to `model`."""
+        self.accounts[model].requests += 1
+
+    def stream(self, open: Open, used: int, counts: Counts | None) -> None:
+        """A stream is over, `used` tokens of which are in the answer; `counts` as the upstream says, if it does."""
+        account = self.accounts[open.model]
+        account.discarded += max(0, open.received - used)
+        if counts is None:
+            account.completion += open.received
+            account.uncounted.append(open.prefix)
+        else:
+            account.completion += counts.completion
+            account.prompt += counts.prompt
+            account.base = max(0, counts.prompt - open.prefix // CHARS_PER_TOKEN)
+
+    def aside(self, model: str, counts: Counts) -> None:
+        """A request was answered whose text is no part of the answer."""
+        account = self.accounts[model]
+        account.prompt += counts.prompt
+        account.completion += counts.completion
+        account.discarded += counts.completion
+
+    def prompt_tokens(self, model: str, prefix: int) -> int:
+        """What a request to `model` that continues `prefix` characters comes to, from what was counted so far."""
+        base = self.accounts[model].base
+        return (self._question() if base is None else base) + prefix // CHARS_PER_TOKEN
+
+    def cost(self, open: Open | None = None) -> float:
+        """Money so far, the request under way included."""
+        total = 0.0
+        for name, account in self.accounts.items():
+            prompt, completion = self._prompt(name), account.completion
+            if open is not None and open.model == name:
+                prompt += self.prompt_tokens(name, open.prefix)
+                completion += open.received
+            total += self._endpoints[name].cost(prompt, completion)
+        return total
+
+    def usage(self, ours: JSON, open: Open | None = None) -> JSON:
+        """Tokens of all models, discarded ones included, in OpenAI's shape. Under `pointsman` are `ours` and then each
+        model's share, the cost, and whether something had to be estimated."""
+        models = {
+            name: {
+                "requests": account.requests,
+                "prompt_tokens": self._prompt(name),
+                "completion_tokens": account.completion,
+                "discarded_tokens": account.discarded,
+            }
+            for name, account in self.accounts.items()
+        }
+        prompt = sum(model["prompt_tokens"] for model in models.values())
+        completion = sum(model["completion_tokens"] for model in models.values())
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "pointsman": {
+                **ours,
+                "models": models,
+                "cost": round(self.cost(open), 9),
+                "estimated": any(account.uncounted for account in self.accounts.values()),
+            },
+        }
+
+    def _prompt(self, model: str) -> int:
+        account = self.accounts[model]
+        return account.prompt + sum(self.prompt_tokens(model, length) for length in account.uncounted)

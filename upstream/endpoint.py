@@ -1,0 +1,50 @@
+"""Where a model is served, what it costs, and how it is asked to go on with an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+JSON = dict[str, Any]
+"""An object as it is read from JSON."""
+
+HOP = "x-pointsman-hop"
+"""Set on every request to a model: a request that carries it is never given to a writer again."""
+
+
+class Mode(StrEnum):
+    """How an upstream is asked to continue a prefix."""
+
+    FINAL_MESSAGE = "continue_final_message"  # vLLM, SGLang
+    PREFIX = "prefix"  # a trailing assistant message with `prefix: true` (DeepSeek, Mistral)
+    ASSISTANT = "assistant"  # a plain trailing assistant message
+    COMPLETIONS = "completions"  # /v1/completions with a prompt that we render
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is served, and its price.
+
+    `url`: base address up to and without `/v1`, such as `http://127.0.0.1:10001`; with `socket`, a Unix socket's path,
+    the host part is only what the Host header says. `model`: the name in the request body. `price_*`: money per
+    million tokens. `template`: a Jinja chat template for `/v1/completions`. `mode`: how to
+    continue a prefix, whatever the probe finds.
+    """
+
+    url: str
+    model: str
+    socket: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    price_input: float = 0.0
+    price_output: float = 0.0
+    template: str | None = None
+    mode: Mode | None = None
+    connect_timeout: float = 5.0  # seconds
+    first_timeout: float = 60.0  # seconds until the first byte of an answer
+    idle_timeout: float = 20.0  # seconds without a byte after that
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Money for so many tokens."""
+        return (prompt_tokens * self.price_input + completion_tokens * self.price_output) / 1e6

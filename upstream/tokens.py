@@ -1,0 +1,105 @@
+"""The tokens of a model's text, and how certain the model was of each.
+
+Log probabilities are natural, entropies are in nats, probabilities and margins are in 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from upstream.endpoint import JSON
+
+CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
+TOP = 5
+"""Top log probabilities asked for, and used, for each token: the most that nearly every server gives."""
+FLOOR = -50.0  # upstreams write -9999 or -inf for a token that could not happen
+
+
+class Token(NamedTuple):
+    """One piece of streamed text.
+
+    `logprob`: natural log of the probability of the token written, None when the upstream did not say.
+    `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
+    `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
+    it does not, 0 for text that we inserted ourselves). `raw`: the upstream's own record of the token, if any.
+    `certainty`: what `certainty` makes of the two above, where it was worked out as the token came.
+    """
+
+    text: str
+    logprob: float | None = None
+    top: tuple[float, ...] = ()
+    size: int = 1
+    raw: object = None
+    certainty: tuple[float, float] | None = None
+
+
+def estimate(text: str) -> int:
+    """About how many tokens `text` is, when nobody says (at least 1)."""
+    return max(1, round(len(text) / CHARS_PER_TOKEN))
+
+
+def entropy(top: Sequence[float]) -> float:
+    """Entropy in nats of a token's distribution known by its `TOP` highest log probabilities.
+
+    What the listed tokens leave over is one more outcome; a list that sums to more than one (rounding) is scaled down.
+    """
+    total = weighted = 0.0
+    for value in top[:TOP]:
+        probability = math.exp(value)
+        total += probability
+        weighted += probability * max(value, FLOOR)
+    if total >= 1.0:
+        return max(0.0, math.log(total) - weighted / total)
+    tail = 1.0 - total
+    return -weighted - tail * math.log(tail)
+
+
+def certainty(logprob: float | None, top: Sequence[float]) -> tuple[float, float]:
+    """A token's entropy in nats (0 without a list), and its margin: the best token's probability minus the second's.
+
+    Without a list the margin comes from the written token's own log probability, and is 1 when that is unknown too.
+    """
+    if len(top) >= 2:
+        return entropy(top), math.exp(top[0]) - math.exp(top[1])
+    return entropy(top), 1.0 if logprob is None else max(0.0, 2.0 * math.exp(logprob) - 1.0)
+
+
+def read(text: str, logprobs: JSON | None) -> list[Token]:
+    """Tokens whose texts, joined, are `text`, from the log probabilities of either API (chat or completions).
+
+    Raises KeyError, TypeError or ValueError when `logprobs` has not the shape of either.
+    """
+    tokens: list[Token] = []
+    if logprobs and logprobs.get("content"):
+        for entry in logprobs["content"]:
+            tops = (_number(other["logprob"]) for other in entry.get("top_logprobs") or ())
+            tokens.append(_token(entry["token"], entry["logprob"], tops, entry))
+    elif logprobs and logprobs.get("tokens"):
+        names = logprobs["tokens"]
+        values = logprobs.get("token_logprobs") or [None] * len(names)
+        tops_of = logprobs.get("top_logprobs") or [None] * len(names)
+        for name, value, top in zip(names, values, tops_of, strict=True):
+            tokens.append(_token(name, value, map(_number, (top or {}).values())))
+    if not tokens:
+        return [Token(text, size=estimate(text))] if text else []
+    if "".join(token.text for token in tokens) != text:
+        # Bytes of one character spread over tokens, or special tokens: the text is what counts, the first takes it all.
+        tokens = [token._replace(text=text if i == 0 else "") for i, token in enumerate(tokens)]
+    return tokens
+
+
+def _token(text: str, logprob: object, tops: Iterable[float | None], raw: object = None) -> Token:
+    """One token, with what can be worked out of it alone: the model is still writing the next one."""
+    own = _number(logprob)
+    top = tuple(sorted((value for value in tops if value is not None), reverse=True))
+    return Token(text, own, top, raw=raw, certainty=certainty(own, top))
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        raise TypeError("a log probability is no number")
+    return float(value)

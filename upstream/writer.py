@@ -1,0 +1,214 @@
+"""Who writes an answer instead of the plain route: the protocol, what a writer is asked, and what it is built with.
+
+A decision of the policy names its writer by a key (`stepwise:`), whose value is that writer's own block. Adding a
+writer takes one file, with a `WriterKind`, a `WriterSpec` and a `Writer`, and one line in `config.writers`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from signals.reading import Reading
+from signals.signal import Doubt
+from signals.state.store import Store
+from upstream.answer import Answer
+from upstream.endpoint import JSON, Endpoint
+
+_FORWARDED = (
+    "authorization", "api-key", "x-api-key", "openai-organization", "openai-project", "traceparent", "tracestate",
+    "baggage", "x-request-id", "x-session-id",
+)  # fmt: skip
+
+DIFFICULTY: Final = "difficulty"
+"""A signal of this name tells writers beforehand how hard a call is."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a writer is asked.
+
+    `body` is the client's call of the API `api` (see `extproc.paths`), `headers` are the client's, in lower case.
+    `deadline` is on the running loop's clock, None when there is none. `readings` are what the policy's signals said,
+    by name. `session` is the key of the conversation (signals.state.session), for a writer that is `by_session`; ''
+    when it is not known. `charge` is told once what the answer has cost (money), whatever came of it. `note`: a stream
+    whose client asked for no usage tells it in a comment, for the proxy that it passes.
+    """
+
+    body: JSON
+    headers: Mapping[str, str]
+    api: str = "chat"
+    deadline: float | None = None
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    session: str = ""
+    charge: Callable[[float], None] | None = None
+    note: bool = False
+
+    @property
+    def forwarded(self) -> dict[str, str]:
+        """The client's headers that the writer's requests to the models carry."""
+        return {name: self.headers[name] for name in _FORWARDED if name in self.headers}
+
+    @property
+    def difficulty(self) -> float:
+        """How hard the signal named `DIFFICULTY` finds the call, 0..1; 0.5 where nobody has read it."""
+        reading = self.readings.get(DIFFICULTY)
+        return 0.5 if reading is None or reading.score is None else reading.score
+
+
+class Sample(NamedTuple):
+    """One value of a monotonic counter. Label values come from the configuration and from fixed lists only."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(slots=True)
+class WriterMetrics:
+    """What the writers of one kind count. `ineligible`: requests that took the plain route, by `Writer.unfit`."""
+
+    ineligible: Counter[str] = field(default_factory=Counter)
+
+    def samples(self) -> Iterator[Sample]:
+        """Every counter as it stands, in the terms of the kind's `families`."""
+        yield from ()
+
+
+class Writer(Protocol):
+    """Writes the answers of one decision. `start` it, `close` it at the end."""
+
+    @property
+    def kind(self) -> WriterKind: ...
+
+    @property
+    def by_session(self) -> bool:
+        """Whether an answer depends on the session's earlier ones, so that `Call.session` must be worked out."""
+        ...
+
+    @property
+    def metrics(self) -> WriterMetrics: ...
+
+    def unfit(self, call: Call) -> str | None:
+        """Why this call takes the decision's plain route, in one fixed word for counting; None when it can be
+        answered."""
+        ...
+
+    async def start(self) -> None:
+        """Whatever takes time before the first answer. What cannot work is logged; it stops nobody else."""
+        ...
+
+    async def answer(self, call: Call) -> Answer:
+        """The answer to a call that is fit, before its first byte. Cancel at any moment: everything is freed."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection. Answers still under way fail."""
+        ...
+
+
+class WriterSpec(BaseModel, ABC):
+    """A writer's block in the policy: its parameters, and what the rest of the house must know of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    kind: ClassVar[WriterKind]
+
+    @property
+    @abstractmethod
+    def models(self) -> tuple[str, ...]:
+        """The models, by key, that this writer may call."""
+
+    @property
+    @abstractmethod
+    def fallback(self) -> str:
+        """The model, by key, of the plain route: it takes the calls that are unfit."""
+
+    @property
+    @abstractmethod
+    def how(self) -> str:
+        """What becomes of a call, in one phrase for people: `answered step by step by …`."""
+
+    @classmethod
+    @abstractmethod
+    def mentions(cls, data: Mapping[str, object]) -> Iterator[tuple[tuple[str | int, ...], object]]:
+        """Where below the block, as it was read and before it is checked, a model is named, and what stands there."""
+
+    def doubts(self) -> Iterator[Doubt]:
+        """What is allowed and hardly meant."""
+        yield from ()
+
+    @abstractmethod
+    def build(self, means: Means) -> Writer:
+        """The writer, not yet started. Raises ValueError when it cannot work."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterKind:
+    """One kind of writer, in a few words that cost nothing to load: its `runtime` is loaded by the first policy that
+    uses it.
+
+    `name` is its key in a decision, and the decision's action in every output. `about` describes the key in the
+    policy's schema. `otherwise` completes "or the plain route where …". `runtime` names its `WriterSpec` as
+    `module:class`. `families` are the counters of its metrics: name, help, labels. `headers` are the names of the
+    response headers that it tells clients, beside `x-pointsman-model`.
+    """
+
+    name: str
+    about: str
+    otherwise: str
+    runtime: str
+    families: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    headers: tuple[str, ...] = ()
+
+    def spec(self) -> type[WriterSpec]:
+        """The class of its block, which brings all that it runs on."""
+        found: object = pkgutil.resolve_name(self.runtime)
+        assert isinstance(found, type)
+        assert issubclass(found, WriterSpec)
+        return found
+
+
+class OneEach:
+    """One object of each class, made when it is first asked for: what several writers have in common."""
+
+    def __init__(self) -> None:
+        self._made: dict[type[object], object] = {}
+
+    def of(self, kind: type[T]) -> T:
+        """The object of this class."""
+        made = self._made.get(kind)
+        if made is None:
+            made = self._made[kind] = kind()
+        assert isinstance(made, kind)
+        return made
+
+    def samples(self) -> Iterator[Sample]:
+        """What all of them that count have counted."""
+        for made in self._made.values():
+            if isinstance(made, WriterMetrics):
+                yield from made.samples()
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a writer is built with.
+
+    `endpoints`: by model key, those of the spec's `models`. `folder` is the policy file's. `store` is the replicas'
+    common state (None: this process alone). `counters` outlive the policies; `common` belongs to those that came into
+    force together.
+    """
+
+    endpoints: Mapping[str, Endpoint]
+    folder: Path
+    store: Store | None = None
+    counters: OneEach = field(default_factory=OneEach)
+    common: OneEach = field(default_factory=OneEach)
