@@ -10,7 +10,7 @@ from pathlib import Path
 import stepwise.answer
 from decisions.decision import Trace
 from decisions.engine import Engine
-from decisions.model import Model
+from decisions.model import Model, before
 from extproc.exchange import ROUTE, Answer
 from extproc.wire import Pairs
 from signals.request import Request
@@ -145,6 +145,7 @@ def _prior(trace: Trace) -> float | None:
 
 def endpoint(model: Model, through: str | None) -> Endpoint:
     """Where `model` is called. Raises ValueError when nobody says where it is served."""
+    base = None if through else model.base_path  # the gateway knows it itself
     url = through or model.url
     if url is None:
         raise ValueError(
@@ -153,9 +154,10 @@ def endpoint(model: Model, through: str | None) -> Endpoint:
         )
     headers = {ROUTE: model.key} if through else {}
     return Endpoint(
-        url.rstrip("/").removesuffix("/v1"),
+        before(url, base),
         model.name,
         headers=headers,
         price_input=model.input_price,
         price_output=model.output_price,
+        base_path="/v1" if base is None else base,
     )

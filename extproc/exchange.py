@@ -41,6 +41,8 @@ from signals.session import HEADERS
 log = logging.getLogger("pointsman.exchange")
 
 ROUTE = "x-pointsman-route"
+FALLBACK = "x-pointsman-fallback"
+"""Response header of a rendered gateway: the model that has answered in the place of the one that was chosen."""
 _WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
@@ -382,16 +384,16 @@ class Exchange:
                 self._task = None
             self._phase = Phase.OVER
         if message.kind == Kind.RESPONSE_HEADERS:
-            trace = self._trace
+            trace = self._trace if self._phase == Phase.ROUTED else None
+            self._answered(message)
             shown: Pairs = ()
-            if self._phase == Phase.ROUTED and trace is not None and self._engine.settings.response_headers:
+            if trace is not None and self._engine.settings.response_headers:
                 shown = response_headers(trace)
             # An upstream's copies of our headers are no more to be believed than a client's.
             own = [] if ours else message.headers.own()
-            if self._phase == Phase.ROUTED and trace is not None and trace.decision.action == "stepwise":
+            if trace is not None and trace.decision.action == "stepwise":
                 # It comes from our own service, which knows better who wrote it.
                 shown, own = tuple(pair for pair in shown if pair[0] not in own), []
-            self._answered(message)
             self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
             if self._terms.response_body == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
@@ -415,6 +417,10 @@ class Exchange:
             chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
                 self._trace.decision = replace(self._trace.decision, model=chosen)
+        elif self._trace is not None and model is not None and model.fallback:
+            name = message.headers.get(FALLBACK, "")
+            taken = next((other for other in model.fallback if other.key == name), model)
+            self._trace.decision = replace(self._trace.decision, model=taken)
 
     def _meter_body(self, message: Message) -> None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
