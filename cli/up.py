@@ -56,6 +56,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from cli.gateways.place import RenderError
     from config.watch import Watcher, load
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nstopped", flush=True)
         return 0
-    except UpError as error:
+    except (UpError, RenderError) as error:
         print(f"pointsman up: {error}", file=sys.stderr)
         return 1
     return 0

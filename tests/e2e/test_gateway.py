@@ -11,11 +11,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import anthropic
 import h2.config
 import h2.connection
 import h2.events
+import openai
 import pytest
 import yaml
 
@@ -338,6 +341,31 @@ async def test_no_router_is_503_in_the_apis_shape(
     assert world.seen() == before
 
 
+async def test_the_sdks_read_the_gateways_answers(world: World) -> None:
+    turn: list[Any] = [{"role": "user", "content": "hi"}]
+    long: list[Any] = [{"role": "user", "content": "x" * 200_000}]
+    for listener, model, messages, status in (
+        ("ingress", "gone", turn, 503),
+        ("absent", "plain", turn, 503),
+        ("small_buffer", "plain", long, 413),
+        ("ingress", "locked", turn, 401),
+    ):
+        url = world.envoy.url(listener)
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as gpt:
+            with pytest.raises(openai.APIStatusError) as refused:
+                await gpt.chat.completions.create(model=model, messages=messages)
+            assert refused.value.status_code == status
+            assert isinstance(refused.value.body, dict)
+            assert refused.value.body["message"]
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0) as claude:
+            with pytest.raises(anthropic.APIStatusError) as failed:
+                await claude.messages.create(model=model, max_tokens=9, messages=messages)
+            assert failed.value.status_code == status
+            assert isinstance(failed.value.body, dict)
+            assert failed.value.body["type"] == "error"
+            assert failed.value.body["error"]["message"]
+
+
 async def test_the_routers_answers_stay_as_they_are(world: World, client: aiohttp.ClientSession) -> None:
     status, answer = await ask(world, client, "nobody")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
@@ -396,23 +424,23 @@ def test_too_long_a_body_is_413_in_the_apis_shape(
     world: World, version: str, declared: bool, mode: str, size: int
 ) -> None:
     body = chat("x" * size, model="plain")
-    for path, anthropic in ((PATH, False), ("/v1/messages", True)):
+    for path, claude in ((PATH, False), ("/v1/messages", True)):
         if version == "2":
             status, answer = over_http2(world.envoy.port(mode), path, body, declared)
         else:
             more = [] if declared else ["-H", "transfer-encoding: chunked"]
             status, answer = curl(world.envoy.url(mode) + path, body, *more)
         assert status == 413
-        check(json.loads(answer), anthropic, ("invalid_request_error", "request_too_large"))
+        check(json.loads(answer), claude, ("invalid_request_error", "request_too_large"))
 
 
 async def test_the_gateways_own_413_is_in_the_apis_shape(world: World, client: aiohttp.ClientSession) -> None:
     """A body that the policy would take, and the gateway's buffer does not hold."""
     url = world.envoy.url("small_buffer")
-    for path, anthropic in ((PATH, False), ("/v1/messages", True)):
+    for path, claude in ((PATH, False), ("/v1/messages", True)):
         status, headers, answer = await post(client, url + path, chat("x" * 200_000, model="plain"))
         assert (status, headers["content-type"]) == (413, "application/json")
-        check(answer, anthropic, ("invalid_request_error", "request_too_large"))
+        check(answer, claude, ("invalid_request_error", "request_too_large"))
     assert world.envoy.accesses("request_payload_too_large")
 
 
