@@ -409,17 +409,18 @@ class Exchange:
             return
         self._phase = Phase.ANSWERED
         model, meter, request = self._model(), self._context.meter, self._request
+        name = "" if model is None or not model.fallback else message.headers.get(FALLBACK, "")
+        taken = next((other for other in model.fallback if other.key == name), None) if model and name else None
         if model is not None and meter is not None and request is not None:
-            meter.first_byte(model, request, _number(message.headers.get(":status", "")))
+            # Whoever answers in its place, the model that was sent something has failed.
+            meter.first_byte(model, request, _number(message.headers.get(":status", "")) if taken is None else 503)
             if self._engine.metered and self._terms.response_body != Mode.NONE:
                 self._tail = Tail()
         if self._trace is not None and self._trace.decision.action == "stepwise":
             chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
                 self._trace.decision = replace(self._trace.decision, model=chosen)
-        elif self._trace is not None and model is not None and model.fallback:
-            name = message.headers.get(FALLBACK, "")
-            taken = next((other for other in model.fallback if other.key == name), model)
+        elif self._trace is not None and taken is not None:
             self._trace.decision = replace(self._trace.decision, model=taken)
 
     def _meter_body(self, message: Message) -> None:
