@@ -50,6 +50,16 @@ def add(subparsers: Any) -> None:
         metavar="ADDR[,ADDR…]",
         help="where `serve --stepwise-listen` answers over HTTP: for an Envoy before 1.40 (default: in the exchange)",
     )
+    parser.add_argument(
+        "--secrets", metavar="DIR", help="where Envoy finds the models' credentials, as SECRET/KEY.yaml"
+    )
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN[,ORIGIN…]",
+        help="let web pages of these origins call from a browser (CORS), `*` for all (default: none; repeatable)",
+    )
     parser.add_argument("--router-ca", metavar="FILE", help="TLS to the router: who signed its certificate")
     parser.add_argument("--router-cert", metavar="FILE", help="mTLS to the router: Envoy's certificate")
     parser.add_argument("--router-key", metavar="FILE", help="mTLS to the router: its key")
@@ -62,11 +72,12 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cli.gateways import envoy, envoy_gateway, istio
+    from cli.gateways import browsers, envoy, envoy_gateway, istio
     from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Place, RenderError
     from config.watch import load
 
+    notes: list[str] = []
     try:
         engine = load(args.policy).engine
         place = Place(
@@ -77,17 +88,23 @@ def run(args: argparse.Namespace) -> int:
             mtls=_mtls(args),
             internal=args.internal if engine.writes and args.internal != "none" else None,
             steps=args.stepwise if engine.writes else None,
+            secrets=args.secrets,
+            origins=browsers.origins(args.cors),
         )
         cluster = Cluster(args.namespace, args.service)
         if args.target == "envoy":
             rendered = [envoy.render(engine, place)]
         elif args.target == "envoy-gateway":
             rendered = envoy_gateway.render(engine, place, cluster)
+            notes = envoy_gateway.left_out(engine, place)
         else:
             rendered = istio.render(engine, place, cluster)
+            notes = istio.left_out(engine)
     except RenderError as error:
         print(f"pointsman render: {error}", file=sys.stderr)
         return 1
+    for note in notes:
+        print(f"pointsman render: left out: {note}", file=sys.stderr)
     _write(rendered, args)
     return 0
 

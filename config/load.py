@@ -434,13 +434,34 @@ class _Checker:
                 block = entry.get(kind.name)
                 if isinstance(block, dict):
                     mentions += [((*base, kind.name, *place), key) for place, key in kind.spec().mentions(block)]
+        for key, entry in known.items():
+            given = entry.get("fallback") if isinstance(entry, dict) else None
+            names = given if isinstance(given, list) else []
+            mentions += [(("models", key, "fallback", index), name) for index, name in enumerate(names)]
         for path, name in mentions:
             if isinstance(name, (int, float)):
                 name = self._document.typed.get(path)
             if isinstance(name, str) and name not in known:
                 self._document.report(path, "R202", f"unknown model {name!r}{did_you_mean(name, known)}")
+        fallbacks = [(path, self._document.typed.get(path, name)) for path, name in mentions if "fallback" in path[2:3]]
+        self._circles(fallbacks)
         for place, message in clashes(known, self._data.get("auto"), self._document.typed):
             self._document.report(place, "R203", message)
+
+    def _circles(self, fallbacks: list[tuple[Path, Any]]) -> None:
+        """Fallbacks that lead back to their model: `fallbacks` are the names with their places."""
+        graph: dict[str, dict[str, Path]] = {}
+        for path, name in fallbacks:
+            if isinstance(name, str):
+                graph.setdefault(str(path[1]), {}).setdefault(name, path)
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circle = error.args[1][::-1]
+            message = f"models fall back on each other in a circle: {' → '.join(circle)}"
+            if len(circle) == 2:
+                message = f"model {circle[0]!r} cannot be its own fallback"
+            self._document.report(graph[circle[0]][circle[1]], "R204", message)
 
 
 def _named(policy: Policy, rule: Rule) -> set[str]:

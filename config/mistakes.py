@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from config.document import Path
 from decisions.lint import Finding
+from decisions.model import before
 from decisions.rule import leaves
 from signals.bounds import idle
 from signals.registry import BY_NAME
@@ -91,29 +92,35 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
         if name is not None and "*" in name:
             message = f"{name!r} is sent to the server as it stands, no pattern: write the name that the server knows"
             yield Doubt(path, "L321", message)
+    for index, other in enumerate(model.fallback):
+        if other in model.fallback[:index]:
+            yield Doubt(("fallback", index), "L330", f"{other!r} stands there twice: remove one")
     if model.url is None or _TEMPLATE.search(model.url):
         return
     parts = urlsplit(model.url)
-    base = parts.path.rstrip("/").removesuffix("/v1")
     if parts.query or parts.fragment or "@" in parts.netloc:
         what = "a query" if parts.query else "a fragment" if parts.fragment else "credentials"
         message = f"{what} cannot stand here, and `render` and `up` refuse it: give scheme, host, port and path"
         yield Doubt(("url",), "L327", f"{message}; the gateway adds what the server wants beside")
         return
-    end = _ENDPOINT.search(base)
-    steps = base.split("/")
-    if end is not None:
-        message = f"requests would go to {base}/v1{end[0]}: leave {end[0]} out"
-        yield Doubt(("url",), "L327", f"{message}; the path of a call is added")
-    elif _VERSION.fullmatch(steps[-1]) or (steps[-1] == "openai" and _VERSION.fullmatch(steps[-2])):
-        message = f"requests would go to {base}/v1/chat/completions: `/v1` is added to the path of a url"
-        right = base.removesuffix("/v1") or "no path"
-        if steps[-1] == "v1":
-            yield Doubt(("url",), "L327", f"{message}, so write {right}")
+    base = "/v1" if model.base_path is None else model.base_path.rstrip("/")
+    start = before(parts.path, base)
+    for where, end in (("url", _ENDPOINT.search(start)), ("base_path", _ENDPOINT.search(base))):
+        if end is not None:
+            message = f"requests would go to {start}{base}{end[0]}: leave {end[0]} out; the path of a call is added"
+            yield Doubt((where,), "L327", message)
+            return
+    steps = start.split("/")
+    versioned = _VERSION.fullmatch(steps[-1]) or (steps[-1] == "openai" and _VERSION.fullmatch(steps[-2]))
+    if versioned or (start and base.startswith(f"{start}/")):
+        message = f"requests would go to {start}{base}/chat/completions: "
+        if model.base_path is not None:
+            message += f"`base_path` is added to the path of a url; leave {start} out of one of them"
+        elif steps[-1] == "v1":
+            message += f"`/v1` is added to the path of a url, so write {start.removesuffix('/v1') or 'no path'}"
         else:
-            yield Doubt(
-                ("url",), "L327", f"{message}; point to a base whose calls are under /v1, or to a proxy that has one"
-            )
+            message += f"`/v1` is added to the path of a url; take {start} out of it and write `base_path: {start}`"
+        yield Doubt(("url",), "L327", message)
 
 
 def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:

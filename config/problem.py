@@ -31,7 +31,7 @@ CODES: dict[str, str] = {
     "R201": "unknown signal",
     "R202": "unknown model",
     "R203": "duplicate name",
-    "R204": "signals that depend on each other in a circle",
+    "R204": "signals that depend on each other, or models that fall back on each other, in a circle",
     "R205": "a test of a score or label that the signal does not give",
     "R206": "unknown decision",
     "L301": "decision that can never match",

@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from config.writers import WRITERS
 from decisions.decision import Effort
-from decisions.model import Capability, Family, Thinking
+from decisions.model import FALLBACKS, Capability, Family, Thinking
 from signals.bounds import Path as FieldPath
 from signals.files import SECRET, read
 from signals.registry import BY_NAME
@@ -90,6 +90,37 @@ class PriceSpec(Spec):
     output: float = Field(0.0, ge=0, description="Money per million output tokens.")
 
 
+class CredentialSourceSpec(Spec):
+    """Where the gateway finds a credential. The router never sees it."""
+
+    secret: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="The name of the secret, as in Kubernetes."
+    )
+    key: str = Field(pattern=r"^[A-Za-z0-9._-]{1,253}$", description="The secret's key that holds the credential.")
+
+
+class CredentialSpec(Spec):
+    """What the gateway sends to a model's server so that it is let in."""
+
+    header: str = Field(
+        "authorization",
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
+        description="The header that it goes into; the client's own is overwritten.",
+    )
+    prefix: str | None = Field(
+        None,
+        pattern=r"^([!-~][ -~]{0,100})?$",
+        description="What stands before it in the header; `Bearer ` unless given for `authorization`, else nothing.",
+    )
+    source: CredentialSourceSpec = Field(alias="from", description="Where the gateway finds it.")
+
+    @field_validator("header")
+    @classmethod
+    def _free(cls, header: str) -> str:
+        _check_headers({header: ""}, ("host", "content-length", "content-type"))
+        return header.lower()
+
+
 class ModelSpec(Spec):
     """One destination."""
 
@@ -116,6 +147,21 @@ class ModelSpec(Spec):
         None,
         pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",
         description="Where the model is served, for `up` and `render`; left out, the gateway's own routes know.",
+    )
+    base_path: str | None = Field(
+        None,
+        pattern=r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$",
+        description="What its server has before the name of a call, such as `/api/paas/v4`, in the place of what "
+        "clients have there; `/v1` unless given.",
+    )
+    fallback: list[str] = Field(
+        [],
+        max_length=FALLBACKS,
+        description="Models that take its place, in this order, where it lacks what a request needs or its server "
+        "fails.",
+    )
+    credential: CredentialSpec | None = Field(
+        None, description="What the gateway sends to its server so that it is let in; for `render` only."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from decisions.decision import Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
-from decisions.select import Keep, Kept, Selector
+from decisions.select import Keep, Kept, Selector, able
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
@@ -186,6 +186,8 @@ class Engine:
                 self.kept = clause.keep.kept
                 self._always[clause.name] = _Compiled(replace(clause, when=ALWAYS), self.models, self.signals, best)
         self._fallbacks: dict[str | None, Decision] = {None: Decision(None, "default", self.default)}
+        # Where nothing matched and the default lacks what the request needs.
+        self._instead = {model: Decision(None, "default", model) for model in self.default.fallback}
         self._named: dict[Model | None, Decision] = {
             model: Decision(None, "route", model) for model in (*self.models.values(), None)
         }
@@ -358,6 +360,9 @@ class Evaluation:
         decision = self._best() if engine.best else self._first()
         if decision is None:
             return None
+        if engine._instead and decision is engine._fallbacks[None]:
+            self._candidates = (engine.default, *engine._instead)
+            decision = engine._instead.get(able(engine.default, facts), decision)
         tokens = _tokens(facts)
         lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
         spent = (time.perf_counter_ns() - self._started) / 1000

@@ -71,11 +71,11 @@ def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Param
         if target is None:
             continue
         needs = _needs(clause.when, signals)
-        lacking = [model.lacks(needs) for model in (target.models if isinstance(target, Selector) else (target,))]
-        if all(lacking):
+        models = target.models if isinstance(target, Selector) else (target,)
+        if all(model.lacks(needs) for first in models for model in (first, *first.fallback)):
             message = (
                 f"decision {clause.name!r} takes requests that need {', '.join(sorted(needs))}, and none of its models "
-                "declares that in `capabilities`"
+                "and their fallbacks declares that in `capabilities`"
             )
             yield Finding(("decisions", index), "L315", message, True)
 
@@ -104,7 +104,7 @@ def _unused_signals(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, 
 
 
 def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], default: str) -> Iterator[Finding]:
-    used = {default}
+    used = {default, *(other.key for model in models.values() for other in model.fallback)}
     for clause in clauses:
         if isinstance(clause.target, Model):
             used.add(clause.target.key)

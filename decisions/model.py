@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "adaptive", "none"]
 """How a model family switches its reasoning on and off.
@@ -22,13 +22,28 @@ Capability = Literal["tools", "vision", "audio", "files", "json_schema", "thinki
 """What a model can do beside writing text: call tools, see images, hear, read files, keep to a JSON schema, reason."""
 
 
+FALLBACKS: Final = 8
+"""Models that can take a model's place, one after the other, at most."""
+
+
+class Credential(NamedTuple):
+    """Where a gateway finds what it sends to a model's server: `prefix` and the `key` of `secret`, in `header`."""
+
+    header: str
+    prefix: str
+    secret: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """One destination. Prices are money per million tokens; `context` and `max_output` tokens, None when not declared.
 
     `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
-    `family` None: the served name tells (`extproc.openai`).
+    `family` None: the served name tells (`extproc.openai`). `base_path` is what its server has before the name of a
+    call (`/api/paas/v4`, '' for nothing); None: what the client has there, which is `/v1` nearly always. `fallback` are
+    the models that take its place, one after the other, those of its fallbacks after its own.
     """
 
     key: str
@@ -43,6 +58,9 @@ class Model:
     quality: float | None = None
     max_output: int | None = None
     family: Family | None = None
+    base_path: str | None = None
+    fallback: tuple[Model, ...] = ()
+    credential: Credential | None = None
 
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:
         """Those of `needs` that the model cannot do."""
@@ -51,6 +69,11 @@ class Model:
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """The price of one call, in the policy's money."""
         return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6
+
+
+def before(path: str, base_path: str | None) -> str:
+    """What the path of a model's URL has before its base path: a URL may be written with the latter, or without."""
+    return path.rstrip("/").removesuffix("/v1" if base_path is None else base_path)
 
 
 class UnknownModel(Exception):

@@ -32,10 +32,18 @@ def fraction(*parts: str) -> float:
     return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
 
 
+def able(model: Model, facts: Facts) -> Model:
+    """`model`, or where it lacks what the request needs the first of its fallbacks that has it, if there is one."""
+    if model.capabilities is None or not model.fallback or not model.lacks(needs := facts.get(NEEDS)):
+        return model
+    return next((other for other in model.fallback if not other.lacks(needs)), model)
+
+
 class Selector(ABC):
     """Chooses one of its `models` for a request. `name` is what `by:` calls it.
 
-    Models that lack what the request needs (images, tools, …) are no choice, unless all of them do.
+    Models that lack what the request needs (images, tools, …) are no choice, unless all of them do: then the first of
+    the chosen one's fallbacks that has it takes the request, if there is one.
     """
 
     name: ClassVar[str]
@@ -47,7 +55,12 @@ class Selector(ABC):
         self._all_able = all(model.capabilities is None for model in models)
 
     def choose(self, facts: Facts) -> Model:
-        """The model that takes the request; always one of those given."""
+        """The model that takes the request: one of those given, or one's fallback."""
+        chosen = self.preferred(facts)
+        return chosen if self._all_able else able(chosen, facts)
+
+    def preferred(self, facts: Facts) -> Model:
+        """The model that takes the request, if need be by a fallback; always one of those given."""
         if self._all_able:
             return self.among(self.models, facts)
         needs = facts.get(NEEDS)
@@ -56,6 +69,15 @@ class Selector(ABC):
     @abstractmethod
     def among(self, models: Sequence[Model], facts: Facts) -> Model:
         """One of `models`, which are some of those given, at least one."""
+
+
+class First(Selector):
+    """The first that can: a model, and those that take its place."""
+
+    name = "first"
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Model:
+        return models[0]
 
 
 class Weighted(Selector):
@@ -127,7 +149,7 @@ class Pinned(Selector):
         key = f"pin:{self._scope}:{session}"
         if facts.shadow:
             return await self._store.text(key) or ""
-        chosen = self._chooser.choose(facts).key
+        chosen = self._chooser.preferred(facts).key
         pinned = await self._store.pin(key, chosen, PIN_S)
         if pinned in self._by_key:
             return pinned

@@ -14,7 +14,7 @@ from typing import Final
 
 from decisions.decision import Trace
 from decisions.engine import Engine
-from decisions.model import Model
+from decisions.model import Model, before
 from extproc.told import ROUTE
 from extproc.wire import Pairs
 from signals.request import Request
@@ -142,6 +142,7 @@ def endpoint(model: Model, through: str | None, who: str) -> Endpoint:
 
     Raises ValueError when nobody says where it is served.
     """
+    base = None if through else model.base_path  # the gateway knows it itself
     url = through or model.url
     if url is None:
         raise ValueError(
@@ -150,9 +151,10 @@ def endpoint(model: Model, through: str | None, who: str) -> Endpoint:
         )
     headers = {ROUTE: model.key} if through else {}
     return Endpoint(
-        url.rstrip("/").removesuffix("/v1"),
+        before(url, base),
         model.name,
         headers=headers,
         price_input=model.input_price,
         price_output=model.output_price,
+        base_path="/v1" if base is None else base,
     )

@@ -7,22 +7,25 @@ as they come.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.meter import Meter, Tail
-from extproc.told import response_headers
+from extproc.told import FALLBACK, response_headers
 from extproc.wire import Headers, Message, Pairs
 from signals.request import Request
 
 
 class Reply:
-    """One answer. `request` is None where the request could not be read and went to the default model all the same."""
+    """One answer. `request` is None where the request could not be read and went to the default model all the same.
 
-    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace")
+    `model` is the one that answers: the decision's, or whoever took its place.
+    """
+
+    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace", "model")
 
     def __init__(self, engine: Engine, meter: Meter | None, request: Request | None, trace: Trace) -> None:
+        self.model = trace.decision.model
         self._engine = engine
         self._meter = meter
         self._request = request
@@ -35,17 +38,20 @@ class Reply:
         `watched`: Envoy shows us the body, too.
         """
         engine, trace = self._engine, self._trace
-        model = trace.decision.model
-        if model is not None and self._meter is not None and self._request is not None:
-            self._meter.first_byte(model, self._request, status(headers))
+        chosen = self.model
+        written = trace.decision.writer is not None
+        if written:  # it comes from our own service, which knows better who wrote it: for an agent's request one model
+            self.model = engine.models.get(headers.get("x-pointsman-model", ""), chosen)
+        elif chosen is not None and chosen.fallback and (name := headers.get(FALLBACK, "")):
+            self.model = next((other for other in chosen.fallback if other.key == name), chosen)
+        if chosen is not None and self._meter is not None and self._request is not None:
+            # Whoever answers in its place, the model that was sent the request has failed.
+            failed = not written and self.model is not chosen
+            self._meter.first_byte(chosen, self._request, 503 if failed else status(headers))
             if engine.metered and watched:
                 self._tail = Tail()
-        shown = response_headers(trace) if engine.settings.response_headers else ()
-        if trace.decision.writer is not None:
-            # It comes from our own service, which knows better who wrote it.
-            chosen = engine.models.get(headers.get("x-pointsman-model", ""))
-            if chosen is not None:  # for an agent's request: its price counts
-                trace.decision = replace(trace.decision, model=chosen)
+        shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
+        if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()
         return shown, [name for name in own if name not in dict(shown)] if own else own
 
@@ -60,7 +66,7 @@ class Reply:
     def close(self) -> None:
         """The answer is over, or it broke off: what was seen of it has its price."""
         tail, self._tail = self._tail, None
-        model = self._trace.decision.model
+        model = self.model
         if tail is not None and model is not None and self._meter is not None and self._request is not None:
             self._meter.spent(self._engine, self._trace, self._request, model, tail)
 

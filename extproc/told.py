@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from decisions.decision import Decision, Trace
+from decisions.model import Model
 from extproc import wire
 from extproc.wire import Pairs
 
 ROUTE = "x-pointsman-route"
 """The request header by which Envoy chooses the route: the key of a model."""
+FALLBACK = "x-pointsman-fallback"
+"""Response header of a rendered gateway: the model that has answered in the place of the one that was chosen."""
 
 
 @lru_cache(maxsize=1024)
@@ -21,18 +24,18 @@ def request_headers(decision: Decision) -> Pairs:
     return (route,) if decision.changes is None else (route, *decision.changes.headers.items())
 
 
-def response_headers(trace: Trace) -> Pairs:
-    """The response headers that tell the client what was decided."""
-    return _told(trace.decision, trace.policy)
+def response_headers(trace: Trace, model: Model | None = None) -> Pairs:
+    """The response headers that tell the client what was decided, and which model answered (None: the decision's)."""
+    return _told(trace.decision, trace.policy, model or trace.decision.model)
 
 
 @lru_cache(maxsize=1024)
-def _told(decision: Decision, policy: str) -> Pairs:
+def _told(decision: Decision, policy: str, model: Model | None) -> Pairs:
     told = []
     if decision.name is not None:
         told.append(("x-pointsman-decision", decision.name))
-    if decision.model is not None:
-        told.append(("x-pointsman-model", decision.model.key))
+    if model is not None:
+        told.append(("x-pointsman-model", model.key))
     return (*told, ("x-pointsman-policy", policy))
 
 

@@ -236,7 +236,7 @@ class Upstream:
         self, path: str, body: JSON, headers: Mapping[str, str] | None, deadline: float | None
     ) -> aiohttp.ClientResponse:
         endpoint = self.endpoint
-        url = endpoint.url.rstrip("/") + path
+        url = endpoint.url.rstrip("/") + endpoint.base_path + path.removeprefix("/v1")
         ours = {"content-type": "application/json", "accept-encoding": "identity", HOP: "1"}
         sent = {**(headers or {}), **endpoint.headers, **ours}
         data = orjson.dumps({**body, "model": endpoint.model})

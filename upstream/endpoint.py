@@ -27,10 +27,10 @@ class Mode(StrEnum):
 class Endpoint:
     """Where a model is served, and its price.
 
-    `url`: base address up to and without `/v1`, such as `http://127.0.0.1:10001`; with `socket`, a Unix socket's path,
-    the host part is only what the Host header says. `model`: the name in the request body. `price_*`: money per
-    million tokens. `template`: a Jinja chat template for `/v1/completions`. `mode`: how to
-    continue a prefix, whatever the probe finds.
+    `url`: base address up to and without `base_path`, such as `http://127.0.0.1:10001`; with `socket`, a Unix socket's
+    path, the host part is only what the Host header says. `base_path`: what its server has in the place of the `/v1` in
+    our calls' paths. `model`: the name in the request body. `price_*`: money per million tokens. `template`: a Jinja
+    chat template for `/v1/completions`. `mode`: how to continue a prefix, whatever the probe finds.
     """
 
     url: str
@@ -44,6 +44,7 @@ class Endpoint:
     connect_timeout: float = 5.0  # seconds
     first_timeout: float = 60.0  # seconds until the first byte of an answer
     idle_timeout: float = 20.0  # seconds without a byte after that
+    base_path: str = "/v1"
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Money for so many tokens."""

@@ -1,18 +1,22 @@
 """The one reader of `usage`: how many tokens an answer says that it took, in any API's shape.
 
 OpenAI's chat and completions say `prompt_tokens` and `completion_tokens`; its responses, and Anthropic's messages, say
-`input_tokens` and `output_tokens`. What our own writers put there beside is under `pointsman`.
+`input_tokens` and `output_tokens`; Gemini's `usageMetadata` says `promptTokenCount`, `candidatesTokenCount` and, beside
+these, `thoughtsTokenCount`. What our own writers put there beside is under `pointsman`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 _DECODER = JSONDecoder()
-_PROMPT = ("prompt_tokens", "input_tokens")
-_COMPLETION = ("completion_tokens", "output_tokens")
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
+_COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
+_THOUGHTS = ("thoughtsTokenCount",)
+"""Tokens of Gemini's thoughts, which its answer's own count leaves out."""
+_KEYS: Final = ('"usage"', '"usageMetadata"')
 
 
 class Usage(NamedTuple):
@@ -33,7 +37,9 @@ def read(said: object) -> Usage:
     """What one `usage` object says. Anything but a count that is not negative counts as not said."""
     if not isinstance(said, dict):
         return Usage(None, None)
-    return Usage(_first(said, _PROMPT), _first(said, _COMPLETION))
+    completion = _first(said, _COMPLETION)
+    thoughts = _first(said, _THOUGHTS)
+    return Usage(_first(said, _PROMPT), thoughts if completion is None else completion + (thoughts or 0))
 
 
 def counts(said: object) -> Counts | None:
@@ -72,10 +78,11 @@ def cost(end: bytes) -> float | None:
 def _objects(body: bytes) -> Iterator[dict[str, object]]:
     """The `usage` objects in the end of an answer, the last one first."""
     text = body.decode(errors="replace")
+    key = max(_KEYS, key=text.rfind)
     at = len(text)
-    while (at := text.rfind('"usage"', 0, at)) >= 0:
+    while (at := text.rfind(key, 0, at)) >= 0:
         try:
-            value, _ = _DECODER.raw_decode(text[at + 7 :].lstrip().removeprefix(":").lstrip())
+            value, _ = _DECODER.raw_decode(text[at + len(key) :].lstrip().removeprefix(":").lstrip())
         except (JSONDecodeError, ValueError):
             continue
         if isinstance(value, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from cli.gateways.place import Upstream
 from decisions.engine import Engine
 from extproc import openai, paths
 from extproc.apis.registry import SHAPES
@@ -39,6 +40,12 @@ CALLS: Final = _calls()
 """RE2 expression for the whole of a path without its query: the plain forms of what `extproc.paths.read` understands,
 and what it replaces by `/v1` (Azure's deployments, no version)."""
 
+_CALL: Final = r"^(?:/[^/]+)*?/(chat/completions|completions|embeddings|messages|models|responses)(/|$)"
+"""Of a path that fits `CALLS`: what stands before a call's name, and the name."""
+_POSTED: Final = r"^.*?/(chat/completions|completions|embeddings|messages|responses)((?:/[^/]+){0,2})$"
+"""The same of the path that a server gets, which may have `/models` before: but for the model list."""
+_VERSION: Final = r"/v[0-9]{1,3}[a-z0-9]{0,8}/"
+
 STATUS: Final = 404
 BODY: Final = openai.error(None, Refusal(STATUS, paths.NOT_SERVED, "unknown_path")).decode()
 """What the gateway answers to every other path; it is what the router says of it."""
@@ -51,6 +58,42 @@ class Path(NamedTuple):
     text: str
     exact: bool
     to: str
+
+
+class Rewrite(NamedTuple):
+    """What a gateway puts into a path on its way to a server: an RE2 expression, and what takes the place of its match
+    (`\\1` is the expression's first group)."""
+
+    pattern: str
+    substitution: str
+
+
+def to_call(server: Upstream) -> Rewrite | None:
+    """For paths that fit `CALLS`: the server's own base path comes into the place of the client's."""
+    if server.base is None:
+        return _before(server)
+    return Rewrite(_CALL, rf"{_literal(server.path + server.base)}/\1\2")
+
+
+def to_other(server: Upstream) -> Rewrite:
+    """For calls that another server has got already, under its own base path."""
+    base = "/v1" if server.base is None else server.base
+    return Rewrite(_POSTED, rf"{_literal(server.path + base)}/\1\2")
+
+
+def to_opened(server: Upstream, path: Path) -> Rewrite | None:
+    """For an opened path: a version at its beginning is the client's base path."""
+    if server.base is None or re.match(_VERSION, path.text) is None:
+        return _before(server)
+    return Rewrite(f"^{_VERSION}", f"{_literal(server.path + server.base)}/")
+
+
+def _before(server: Upstream) -> Rewrite | None:
+    return Rewrite("^/", f"{_literal(server.path)}/") if server.path else None
+
+
+def _literal(text: str) -> str:
+    return text.replace("\\", r"\\")
 
 
 def opened(engine: Engine) -> list[Path]:

@@ -15,13 +15,23 @@ with warnings.catch_warnings():  # the generated classes use a form of pydantic'
     from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
     from envoy_data_plane.envoy.config.listener import v3 as listener
     from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
     from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream_log
+    from envoy_data_plane.envoy.extensions.bootstrap.internal_listener import v3 as internal_listener
+    from envoy_data_plane.envoy.extensions.clusters.aggregate import v3 as aggregate
+    from envoy_data_plane.envoy.extensions.filters.http.cors import v3 as cors
+    from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
     from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+    from envoy_data_plane.envoy.extensions.filters.http.lua import v3 as lua
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+    from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_headers
+    from envoy_data_plane.envoy.extensions.http.injected_credentials.generic import v3 as generic_credential
+    from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities import v3 as previous_priorities
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as http
+    from envoy_data_plane.envoy.type import v3 as types
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
 
@@ -29,20 +39,30 @@ __all__ = [
     "Casing",
     "Message",
     "accesslog",
+    "aggregate",
     "bootstrap",
+    "cel",
     "cluster",
     "core",
+    "cors",
+    "credential_injector",
     "early_headers",
     "endpoint",
     "ext_proc",
+    "generic_credential",
     "hcm",
     "http",
+    "internal_listener",
     "listener",
+    "lua",
     "matcher",
     "mutation_rules",
+    "previous_priorities",
     "protobuf",
     "route",
     "router",
     "stream_log",
     "tls",
+    "types",
+    "upstream_codec",
 ]

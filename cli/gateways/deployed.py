@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from cli.gateways import allowed
-from cli.gateways.envoy import DECISION_HEADER, EXT_PROC, METADATA, OUR_HEADERS, ROUTE_HEADER
+from cli.gateways.envoy import DECISION_HEADER, OUR_HEADERS, ROUTE_HEADER
+from cli.gateways.parts import EXT_PROC, METADATA
 from config.problem import Problem, Severity
 from decisions.engine import Engine
 

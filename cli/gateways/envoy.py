@@ -6,15 +6,16 @@ them, never a response body. Field names are those of Envoy 1.40's API.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from cli.gateways import allowed, api
+from cli.gateways import allowed, api, browsers, credentials, failover, parts
+from cli.gateways.parts import BODY_SLACK, EXT_PROC, METADATA, TOLD_HEADERS, as_dict
 from cli.gateways.place import Mtls, Place, RenderError, Secrets, Upstream, endpoint, is_ip, upstreams
-from config.writers import WRITERS
 from decisions.engine import Engine
 
-EXT_PROC = "envoy.filters.http.ext_proc"  # the filter's name, which is also the key of its timings in filter state
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ROUTER = "pointsman"
 ROUTE_HEADER = "x-pointsman-route"
@@ -22,20 +23,11 @@ ROUTE_HEADER = "x-pointsman-route"
 DECISION_HEADER = "x-pointsman-decision"  # on a request: its answer comes from the router, over HTTP
 HOP_HEADER = "x-pointsman-hop"
 OUR_HEADERS = (ROUTE_HEADER, DECISION_HEADER, "x-pointsman-model", "x-pointsman-policy")
-TOLD_HEADERS = (
-    *(f"x-pointsman-{name}" for name in ("decision", "model", "policy", "route")),
-    *(name for kind in WRITERS for name in kind.headers),
-)
-"""What we tell clients with an answer. A model's copies are removed on its route, before ext_proc adds ours: the
-response phase does not reach the router for requests that it let pass, or when the policy wants none."""
 STEPS = "pointsman-stepwise"
-METADATA = "pointsman"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
-STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
 MESSAGE_SLACK_S = 1.0  # the router keeps its own deadline; Envoy's timer is for a router that hangs
 REGEX_SIZE = 100_000  # RE2 instructions; Envoy refuses a path expression of more than 100 unless it is told otherwise
-BODY_SLACK = 65_536  # room above `max_body`, so that the router's own 413 (in the API's shape) comes first
-CONNECT_S = 5
+AWAY = 503  # what a client gets when no router answers; Envoy's own is 500, which clients need not try again
 
 
 def render(engine: Engine, place: Place) -> dict[str, Any]:
@@ -45,11 +37,13 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
         listeners=[
             _ingress(engine, place, servers),
             *([_internal(engine, place.internal, servers)] if place.internal is not None else []),
+            *failover.listeners(engine, servers),
         ],
         clusters=[
             _router_cluster(place),
             *([_steps_cluster(place.steps)] if place.steps is not None else []),
-            *(_model_cluster(server) for server in servers),
+            *(_model_cluster(server, place.secrets) for server in servers),
+            *failover.clusters(servers, place.secrets),
         ],
     )
     limits = api.protobuf.Struct.from_dict({"re2.max_program_size.error_level": REGEX_SIZE})
@@ -57,11 +51,18 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
     bootstrap = api.bootstrap.Bootstrap(
         static_resources=static, layered_runtime=api.bootstrap.LayeredRuntime(layers=[runtime])
     )
-    if isinstance(place.mtls, Secrets):  # Envoy reads no secrets file without a name of its own
+    if isinstance(place.mtls, Secrets) or any(
+        server.credential for server in servers
+    ):  # Envoy reads no secrets file without a name of its own
         bootstrap.node = api.core.Node(id=ROUTER, cluster=ROUTER)
+    # Costs nothing where no model has fallbacks, and a running Envoy can then be given some (`up`).
+    inside = api.internal_listener.InternalListener()
+    bootstrap.bootstrap_extensions = [
+        api.core.TypedExtensionConfig(name="envoy.bootstrap.internal_listener", typed_config=parts.pack(inside))
+    ]
     if place.admin is not None:
-        bootstrap.admin = api.bootstrap.Admin(address=_address(place.admin, "Envoy's admin address"))
-    return _dict(bootstrap)
+        bootstrap.admin = api.bootstrap.Admin(address=parts.address_of(place.admin, "Envoy's admin address"))
+    return as_dict(bootstrap)
 
 
 def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_proc.ExternalProcessor:
@@ -87,6 +88,7 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
         processing_mode=mode,
         allow_mode_override=True,
         failure_mode_allow=engine.settings.fail_open,
+        status_on_error=api.types.HttpStatus(code=api.types.StatusCode(AWAY)),
         message_timeout=timedelta(seconds=engine.settings.deadline + MESSAGE_SLACK_S),
         metadata_options=api.ext_proc.MetadataOptions(
             forwarding_namespaces=api.ext_proc.MetadataOptionsMetadataNamespaces(untyped=[JWT]),
@@ -94,33 +96,6 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
             receiving_namespaces=api.ext_proc.MetadataOptionsMetadataNamespaces(untyped=[METADATA]),
         ),
     )
-
-
-def access_log(ext_proc: str = EXT_PROC) -> dict[str, str]:
-    """Field → Envoy command operator, of the JSON access log; `ext_proc` is what the gateway calls the filter."""
-
-    def of_ours(field: str) -> str:
-        return f"%DYNAMIC_METADATA({METADATA}:{field})%"
-
-    return {
-        "time": "%START_TIME%",
-        "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ:PATH):1024%",  # without the query: some APIs take keys there
-        "status": "%RESPONSE_CODE%",
-        "details": "%RESPONSE_CODE_DETAILS%",
-        "flags": "%RESPONSE_FLAGS%",
-        "duration_ms": "%DURATION%",
-        "first_byte_ms": "%RESPONSE_DURATION%",
-        "bytes_received": "%BYTES_RECEIVED%",
-        "bytes_sent": "%BYTES_SENT%",
-        "request_id": "%REQ(X-REQUEST-ID):256%",
-        "upstream": "%UPSTREAM_CLUSTER%",
-        "decision": of_ours("decision"),
-        "model": of_ours("model"),
-        "policy": of_ours("policy"),
-        "ext_proc_header_us": f"%FILTER_STATE({ext_proc}:FIELD:request_header_latency_us)%",
-        "ext_proc_body_us": f"%FILTER_STATE({ext_proc}:FIELD:request_body_total_latency_us)%",
-    }
 
 
 def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
@@ -131,7 +106,7 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
         mutations=[api.mutation_rules.HeaderMutation(remove=name) for name in OUR_HEADERS]
     )
     steps = [] if place.steps is None else [_steps_route()]
-    manager = _manager("ingress", [*steps, *_routes(engine, servers)])
+    manager = parts.manager("ingress", [*steps, *_routes(engine, servers)])
     duplex = within(engine, place)
     # A client has as long for its headers as for its body, and BUFFERED bodies are waited for by Envoy alone.
     manager.request_headers_timeout = timedelta(seconds=settings.body_timeout)
@@ -140,13 +115,17 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
         manager.request_timeout = timedelta(seconds=whole)
     manager.use_remote_address = True
     manager.early_header_mutation_extensions = [
-        api.core.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=_any(guard))
+        api.core.TypedExtensionConfig(
+            name="envoy.http.early_header_mutation.header_mutation", typed_config=parts.pack(guard)
+        )
     ]
     manager.upgrade_configs = [api.hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")]
     manager.http_filters.insert(
-        0, api.hcm.HttpFilter(name=EXT_PROC, typed_config=_any(ext_proc(engine, duplex=duplex)))
+        0, api.hcm.HttpFilter(name=EXT_PROC, typed_config=parts.pack(ext_proc(engine, duplex=duplex)))
     )
-    listener = _listener("ingress", place.listen, "--listen", manager)
+    if place.origins:  # before the router: a preflight is no call, and refusals are for pages to read, too
+        browsers.allow(manager, place.origins)
+    listener = parts.listener("ingress", place.listen, "--listen", manager)
     if not duplex:  # BUFFERED: Envoy answers 413 itself to a body over this
         listener.per_connection_buffer_limit_bytes = settings.max_body + BODY_SLACK
     return listener
@@ -158,34 +137,12 @@ def within(engine: Engine, place: Place) -> bool:
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:
-    """Where the router's own calls of the models come in: its own paths, and no filter that would call it again."""
-    return _listener("internal", where, "--internal", _manager("internal", _open_routes(engine, servers)))
+    """Where the router's own calls of the models come in: its own paths, and no filter that would call it again.
 
-
-def _manager(name: str, routes: list[api.route.Route]) -> api.hcm.HttpConnectionManager:
-    fields = api.protobuf.Struct.from_dict(access_log())
-    log = api.stream_log.StdoutAccessLog(log_format=api.core.SubstitutionFormatString(json_format=fields))
-    hosts = [api.route.VirtualHost(name="models", domains=["*"], routes=routes)]
-    return api.hcm.HttpConnectionManager(
-        stat_prefix=name,
-        # Dot segments and doubled slashes are gone before anybody reads the path. Escaped slashes are left to the
-        # router: model names have them (`/v1/models/Qwen%2FQwen3-8B`), and what it reads it also writes into the path.
-        # Headers with underscores pass: the router and the models read names as they are sent.
-        normalize_path=True,
-        merge_slashes=True,
-        path_with_escaped_slashes_action=api.hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED,
-        stream_idle_timeout=timedelta(seconds=STREAM_IDLE_S),
-        access_log=[api.accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=_any(log))],
-        route_config=api.route.RouteConfiguration(name="models", virtual_hosts=hosts),
-        http_filters=[api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=_any(api.router.Router()))],
-    )
-
-
-def _listener(name: str, where: str, option: str, manager: api.hcm.HttpConnectionManager) -> api.listener.Listener:
-    chain = api.listener.FilterChain(
-        filters=[api.listener.Filter(name="envoy.http_connection_manager", typed_config=_any(manager))]
-    )
-    return api.listener.Listener(name=name, address=_address(where, option), filter_chains=[chain])
+    The router asks for one model and no other: it has its own way when that fails.
+    """
+    alone = [replace(server, fallback=()) for server in servers]
+    return parts.listener("internal", where, "--internal", parts.manager("internal", _open_routes(engine, alone)))
 
 
 def _routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
@@ -196,26 +153,29 @@ def _routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
     if engine.settings.pass_unread:
         return _open_routes(engine, servers)
     by_key = {server.key: server for server in servers}
-    calls = api.matcher.RegexMatcher(regex=allowed.CALLS)
+    limit = engine.settings.max_body + BODY_SLACK
     routes = [
-        *(_route(f"model-{s.key}", s, api.route.RouteMatch(safe_regex=calls, headers=_chosen(s))) for s in servers),
-        _route("default", by_key[engine.default.key], api.route.RouteMatch(safe_regex=calls)),
+        *(_call_route(f"model-{server.key}", server, limit, _chosen(server)) for server in servers),
+        _call_route("default", by_key[engine.default.key], limit),
     ]
     for number, opened in enumerate(allowed.opened(engine), 1):
         match = api.route.RouteMatch(path=opened.text)
         if not opened.exact:
             match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=opened.text))
-        routes.append(_route(f"path-{number}", by_key[opened.to], match))
+        server = by_key[opened.to]
+        routes.append(_route(f"path-{number}", server, match, allowed.to_opened(server, opened)))
     return [*routes, _refusal()]
 
 
 def _open_routes(engine: Engine, servers: list[Upstream]) -> list[api.route.Route]:
     """A route to each model for whatever the router sends there, and to the default for all the rest."""
     default = next(server for server in servers if server.key == engine.default.key)
-    return [
-        *(_route(f"model-{s.key}", s, api.route.RouteMatch(prefix="/", headers=_chosen(s))) for s in servers),
-        _route("default", default, api.route.RouteMatch(prefix="/")),
-    ]
+    routes = []
+    for name, server, headers in [*((f"model-{s.key}", s, _chosen(s)) for s in servers), ("default", default, [])]:
+        if server.base is not None or server.fallback:
+            routes.append(_call_route(f"{name}-calls", server, engine.settings.max_body + BODY_SLACK, headers))
+        routes.append(_route(name, server, api.route.RouteMatch(prefix="/", headers=headers)))
+    return routes
 
 
 def _chosen(server: Upstream) -> list[api.route.HeaderMatcher]:
@@ -223,19 +183,33 @@ def _chosen(server: Upstream) -> list[api.route.HeaderMatcher]:
     return [api.route.HeaderMatcher(name=ROUTE_HEADER, string_match=api.matcher.StringMatcher(exact=server.key))]
 
 
-def _route(name: str, server: Upstream, match: api.route.RouteMatch) -> api.route.Route:
+def _call_route(
+    name: str, server: Upstream, limit: int, headers: Sequence[api.route.HeaderMatcher] = ()
+) -> api.route.Route:
+    """A route for what the router reads; `limit` bytes of a body are kept for the model's fallbacks."""
+    calls = api.matcher.RegexMatcher(regex=allowed.CALLS)
+    match = api.route.RouteMatch(safe_regex=calls, headers=list(headers))
+    route = _route(name, server, match, allowed.to_call(server))
+    if server.fallback:
+        failover.switch(route, server, limit)
+    return route
+
+
+def _route(
+    name: str, server: Upstream, match: api.route.RouteMatch, rewrite: allowed.Rewrite | None = None
+) -> api.route.Route:
     action = api.route.RouteAction(
         cluster=f"model-{server.key}",
-        timeout=timedelta(0),  # an answer may stream for as long as it has something to say
+        timeout=parts.no_timeout(),
         host_rewrite_literal=server.authority,
         retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
     )
     if server.path and match.prefix:
         action.prefix_rewrite = f"{server.path}/"
-    elif server.path:  # a prefix rewrite would put it in the place of all that was matched
-        start = api.matcher.RegexMatcher(regex="^/")
-        substitution = f"{server.path}/".replace("\\", "\\\\")
-        action.regex_rewrite = api.matcher.RegexMatchAndSubstitute(pattern=start, substitution=substitution)
+    elif rewrite is not None:  # a prefix rewrite would put it in the place of all that was matched
+        action.regex_rewrite = api.matcher.RegexMatchAndSubstitute(
+            pattern=api.matcher.RegexMatcher(regex=rewrite.pattern), substitution=rewrite.substitution
+        )
     return api.route.Route(name=name, match=match, route=action, response_headers_to_remove=list(TOLD_HEADERS))
 
 
@@ -270,7 +244,7 @@ def _steps_route() -> api.route.Route:
 
 def _steps_cluster(where: str) -> api.cluster.Cluster:
     hosts, addresses = _hosts(where, "--stepwise")
-    cluster = _cluster(STEPS, addresses, all(not host or is_ip(host) for host in hosts))
+    cluster = parts.cluster(STEPS, addresses, all(not host or is_ip(host) for host in hosts))
     cluster.health_checks = [
         _health_check(http_health_check=api.core.HealthCheckHttpHealthCheck(path="/healthz", host=ROUTER))
     ]
@@ -283,7 +257,7 @@ def _hosts(where: str, option: str) -> tuple[list[str], list[api.core.Address]]:
     hosts = ["" if isinstance(found := endpoint(text, option), str) else found[0] for text in written]
     if "" in hosts and not all(not host or is_ip(host) for host in hosts):
         raise RenderError(f"{option}: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket")
-    return hosts, [_address(text, option) for text in written]
+    return hosts, [parts.address_of(text, option) for text in written]
 
 
 def _health_check(**kind: Any) -> api.core.HealthCheck:
@@ -300,10 +274,10 @@ def _health_check(**kind: Any) -> api.core.HealthCheck:
 def _router_cluster(place: Place) -> api.cluster.Cluster:
     hosts, addresses = _hosts(place.router, "--router")
     literal = all(not host or is_ip(host) for host in hosts)
-    cluster = _cluster(ROUTER, addresses, literal)
+    cluster = parts.cluster(ROUTER, addresses, literal)
     http2 = api.http.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=api.core.Http2ProtocolOptions())
     cluster.typed_extension_protocol_options = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _any(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": parts.pack(
             api.http.HttpProtocolOptions(explicit_http_config=http2)
         )
     }
@@ -315,35 +289,14 @@ def _router_cluster(place: Place) -> api.cluster.Cluster:
     return cluster
 
 
-def _model_cluster(server: Upstream) -> api.cluster.Cluster:
+def _model_cluster(server: Upstream, secrets: str | None) -> api.cluster.Cluster:
     host = f"[{server.host}]" if ":" in server.host else server.host
-    where = _address(f"{host}:{server.port}", f"model {server.key}")
-    cluster = _cluster(f"model-{server.key}", [where], server.literal)
+    where = parts.address_of(f"{host}:{server.port}", f"model {server.key}")
+    cluster = parts.cluster(f"model-{server.key}", [where], server.literal)
     if server.tls:
         cluster.transport_socket = _tls([server.host], Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
+    credentials.add(cluster, server, secrets)
     return cluster
-
-
-def _cluster(name: str, addresses: list[api.core.Address], literal: bool) -> api.cluster.Cluster:
-    endpoints = [
-        api.endpoint.LocalityLbEndpoints(
-            lb_endpoints=[
-                api.endpoint.LbEndpoint(endpoint=api.endpoint.Endpoint(address=address)) for address in addresses
-            ]
-        )
-    ]
-    many = 65_536  # Envoy's own 1,024 would turn a busy hour into 503s
-    limits = api.cluster.CircuitBreakersThresholds(max_connections=many, max_pending_requests=many, max_requests=many)
-    return api.cluster.Cluster(
-        name=name,
-        type=api.cluster.ClusterDiscoveryType.STATIC if literal else api.cluster.ClusterDiscoveryType.STRICT_DNS,
-        dns_lookup_family=api.cluster.ClusterDnsLookupFamily.AUTO
-        if literal
-        else api.cluster.ClusterDnsLookupFamily.V4_PREFERRED,
-        connect_timeout=timedelta(seconds=CONNECT_S),
-        circuit_breakers=api.cluster.CircuitBreakers(thresholds=[limits]),
-        load_assignment=api.endpoint.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints),
-    )
 
 
 def _tls(hosts: list[str], files: Mtls | Secrets) -> api.core.TransportSocket:
@@ -374,7 +327,7 @@ def _tls(hosts: list[str], files: Mtls | Secrets) -> api.core.TransportSocket:
             )
             context.tls_certificates = [certificate]
     tls = api.tls.UpstreamTlsContext(sni=name, auto_sni_san_validation=bool(name), common_tls_context=context)
-    return api.core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=_any(tls))
+    return api.core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=parts.pack(tls))
 
 
 def _secret(name: str, secrets: Secrets) -> api.tls.SdsSecretConfig:
@@ -382,25 +335,4 @@ def _secret(name: str, secrets: Secrets) -> api.tls.SdsSecretConfig:
     return api.tls.SdsSecretConfig(name=name, sds_config=source)
 
 
-def _address(where: str, what: str) -> api.core.Address:
-    parsed = endpoint(where, what)
-    if isinstance(parsed, str):
-        return api.core.Address(pipe=api.core.Pipe(path=parsed))
-    return api.core.Address(socket_address=api.core.SocketAddress(address=parsed[0] or "0.0.0.0", port_value=parsed[1]))
-
-
-def packed(message: api.Message) -> dict[str, Any]:
-    """`message` as an Any in JSON form, with its `@type`."""
-    return _dict(_any(message))
-
-
-def _any(message: api.Message) -> api.protobuf.Any:
-    return api.protobuf.Any.pack(message)
-
-
-def _dict(message: api.Message) -> dict[str, Any]:
-    fields: dict[str, Any] = message.to_dict(casing=api.Casing.SNAKE)
-    return fields
-
-
-__all__ = ["RenderError", "access_log", "ext_proc", "packed", "render", "within"]
+__all__ = ["RenderError", "ext_proc", "render", "within"]

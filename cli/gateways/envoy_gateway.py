@@ -12,24 +12,17 @@ has one and the same expression, and their headers decide.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-from cli.gateways import allowed
-from cli.gateways.envoy import (
-    BODY_SLACK,
-    DECISION_HEADER,
-    JWT,
-    MESSAGE_SLACK_S,
-    METADATA,
-    OUR_HEADERS,
-    ROUTE_HEADER,
-    TOLD_HEADERS,
-    access_log,
-    within,
-)
+from cli.gateways import allowed, browsers, replies
+from cli.gateways.envoy import AWAY, DECISION_HEADER, JWT, MESSAGE_SLACK_S, OUR_HEADERS, ROUTE_HEADER, within
+from cli.gateways.failover import FULL
 from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
+from cli.gateways.parts import BODY_SLACK, METADATA, TOLD_HEADERS, access_log, as_dict
 from cli.gateways.place import Place, RenderError, Upstream, is_ip, upstreams
 from decisions.engine import Engine
+from decisions.model import Credential
 
 EG = "gateway.envoyproxy.io/v1alpha1"
 GATEWAY = "gateway.networking.k8s.io/v1"
@@ -39,29 +32,126 @@ LONGEST = 1024  # characters of a path in an HTTPRoute
 EVERY = {"type": "PathPrefix", "value": "/"}
 CALLS = {"type": "RegularExpression", "value": allowed.CALLS}
 REFUSED = f"{NAME}-refused"
+FALLBACK = f"{NAME}-fallback"
+SECRET_KEY = "credential"  # the one key that Envoy Gateway reads of a secret (HTTPRouteFilter.credentialInjection)
+CONNECT_RETRY = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
     """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
     servers = upstreams(engine, place)
-    calls = EVERY if engine.settings.pass_unread else CALLS
-    routes = _routes(_rules(engine, servers), cluster)
+    rules = _rules(engine, servers)
+    plain = [rule.object() for rule in rules if not rule.standbys]
+    if not engine.settings.pass_unread:
+        plain.append({"matches": [{"path": dict(EVERY)}], "filters": [_extension(REFUSED)]})
+    routes = _routes(NAME, plain, cluster)
+    failing_over = _routes(FALLBACK, [rule.object() for rule in rules if rule.standbys], cluster)
     if place.steps is not None:
-        routes.append(_steps_route(place.steps, calls, cluster))
+        routes.append(_steps_route(place.steps, EVERY if engine.settings.pass_unread else CALLS, cluster))
     duplex = within(engine, place)
-    references = [
-        {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": route["metadata"]["name"]}
-        for route in routes
-    ]
+    standbys = {server.key: server for rule in rules for server in rule.standbys}
     return [
         _proxy(cluster),
         _gateway(place, cluster),
         *(_backend(server, cluster) for server in servers),
-        *([] if engine.settings.pass_unread else _filters(servers, cluster)),
+        *(_backend(server, cluster, standby=True) for server in standbys.values()),
+        *_filters(rules, engine.settings.pass_unread, cluster),
         *routes,
-        _extension_policy(engine, duplex, cluster, references),
+        *failing_over,
+        _extension_policy(engine, duplex, cluster, _references(routes + failing_over)),
         _client_policy(engine, duplex, cluster),
-        _traffic_policy(cluster, references),
+        _traffic_policy(NAME, CONNECT_RETRY, cluster, _references(routes)),
+        *([_traffic_policy(FALLBACK, _failover(rules), cluster, _references(failing_over))] if failing_over else []),
+        *([_cors_policy(place.origins, cluster)] if place.origins else []),
+        _replies(cluster),
+    ]
+
+
+def left_out(engine: Engine, place: Place) -> list[str]:
+    """What of the policy cannot be said to Envoy Gateway: fallbacks that want another body, path or credential."""
+    texts = []
+    for server in upstreams(engine, place):
+        for other in server.fallback:
+            if other not in _standbys(server):
+                texts.append(
+                    f"model {server.key}: Envoy Gateway does not fail over to {other.key}, since its name or path is "
+                    "another, or one of them has a credential"
+                )
+    return texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule of an HTTPRoute that leads to a server; `call`: it is for what the router reads."""
+
+    server: Upstream
+    path: dict[str, str]
+    chosen: bool
+    rewrite: allowed.Rewrite | None = None
+    call: bool = False
+
+    @property
+    def standbys(self) -> tuple[Upstream, ...]:
+        return _standbys(self.server) if self.call else ()
+
+    def filter(self) -> tuple[str, dict[str, Any]] | None:
+        """The name and the content of its HTTPRouteFilter: what the Gateway API has no filter for."""
+        spec: dict[str, Any] = {}
+        if self.rewrite is not None:
+            replacement = {"pattern": self.rewrite.pattern, "substitution": self.rewrite.substitution}
+            spec["urlRewrite"] = {"path": {"type": "ReplaceRegexMatch", "replaceRegexMatch": replacement}}
+        if self.standbys:
+            spec.setdefault("urlRewrite", {})["hostname"] = {"type": "Backend"}
+        kind = "as-is" if self.rewrite is None else "versioned" if len(self.rewrite.pattern) > 2 else "below"
+        return (object_name(self.server.key) + ("" if self.call else f"-{kind}"), spec) if spec else None
+
+    def object(self) -> dict[str, Any]:
+        server = self.server
+        # See TOLD_HEADERS: the model's copies go before ext_proc adds ours.
+        filters: list[dict[str, Any]] = [
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": list(TOLD_HEADERS)}}
+        ]
+        rewrite: dict[str, Any] = {} if is_ip(server.host) or self.standbys else {"hostname": server.host}
+        if server.path and self.path == EVERY:
+            rewrite["path"] = {"type": "ReplacePrefixMatch", "replacePrefixMatch": f"{server.path}/"}
+        if rewrite:
+            filters.insert(0, {"type": "URLRewrite", "urlRewrite": rewrite})
+        extra = self.filter()
+        if extra is not None:
+            filters.append(_extension(extra[0]))
+        match: dict[str, Any] = {"path": dict(self.path)}  # a copy: YAML would write one that stands twice as an alias
+        if self.chosen:
+            match["headers"] = [{"type": "Exact", "name": ROUTE_HEADER, "value": server.key}]
+        names = [object_name(server.key), *(_standby(other) for other in self.standbys)]
+        backends: list[dict[str, Any]] = [
+            {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": name} for name in names
+        ]
+        if server.credential is not None:
+            # Here and not at the rule: a rule's own is that of the rule which a request matches first.
+            backends[0]["filters"] = [_extension(_key(server))]
+        return {"matches": [match], "filters": filters, "backendRefs": backends}
+
+
+def _standbys(server: Upstream) -> tuple[Upstream, ...]:
+    """Those of the server's fallbacks that take the very request which it gets."""
+    if server.credential is not None:
+        return ()  # Envoy Gateway makes of backends with filters of their own one cluster each, and chooses by weight
+    same = (server.name, server.path, server.base, None)
+    return tuple(one for one in server.fallback if (one.name, one.path, one.base, one.credential) == same)
+
+
+def _key(server: Upstream) -> str:
+    return f"{object_name(server.key)}-key"
+
+
+def _standby(server: Upstream) -> str:
+    return f"{object_name(server.key)}-standby"
+
+
+def _references(routes: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": route["metadata"]["name"]}
+        for route in routes
     ]
 
 
@@ -95,7 +185,7 @@ def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
     return named("Gateway", GATEWAY, NAME, cluster.namespace, spec)
 
 
-def _backend(server: Upstream, cluster: Cluster) -> dict[str, Any]:
+def _backend(server: Upstream, cluster: Cluster, *, standby: bool = False) -> dict[str, Any]:
     if is_ip(server.host):
         endpoint: dict[str, Any] = {"ip": {"address": server.host, "port": server.port}}
     elif "." not in server.host:
@@ -105,35 +195,37 @@ def _backend(server: Upstream, cluster: Cluster) -> dict[str, Any]:
     spec: dict[str, Any] = {"endpoints": [endpoint]}
     if server.tls:
         spec["tls"] = {"wellKnownCACertificates": "System", **({} if is_ip(server.host) else {"sni": server.host})}
-    return named("Backend", EG, object_name(server.key), cluster.namespace, spec)
+    if standby:
+        spec["fallback"] = True
+    return named("Backend", EG, _standby(server) if standby else object_name(server.key), cluster.namespace, spec)
 
 
-def _rules(engine: Engine, servers: list[Upstream]) -> list[dict[str, Any]]:
-    """A rule for each model by the route header, the default, the opened paths, and a refusal of the rest."""
+def _rules(engine: Engine, servers: list[Upstream]) -> list[_Rule]:
+    """A rule for each model by the route header, the default, the opened paths; all but the refusal of the rest."""
     by_key = {server.key: server for server in servers}
-    default = by_key[engine.default.key]
-    if engine.settings.pass_unread:
-        return [*(_rule(server, _chosen(server, EVERY)) for server in servers), _rule(default, {"path": EVERY})]
-    rules = [*(_rule(server, _chosen(server, CALLS)) for server in servers), _rule(default, {"path": CALLS})]
-    for opened in allowed.opened(engine):
+    rules = []
+    for server, chosen in [*((server, True) for server in servers), (by_key[engine.default.key], False)]:
+        if not engine.settings.pass_unread or server.base is not None or _standbys(server):
+            # Expressions count before prefixes.
+            rules.append(_Rule(server, CALLS, chosen, allowed.to_call(server), call=True))
+        if engine.settings.pass_unread:
+            rules.append(_Rule(server, EVERY, chosen))
+    for opened in [] if engine.settings.pass_unread else allowed.opened(engine):
         if len(opened.text) > (LONGEST if opened.exact else len(allowed.CALLS)):  # it would come before our own calls
             raise RenderError(f"paths: an opened path is too long for Envoy Gateway: {opened.text[:80]!r}…")
         path = {"type": "Exact" if opened.exact else "RegularExpression", "value": opened.text}
-        rules.append(_rule(by_key[opened.to], {"path": path}))
-    return [*rules, {"matches": [{"path": dict(EVERY)}], "filters": [_extension(REFUSED)]}]
+        server = by_key[opened.to]
+        rules.append(_Rule(server, path, False, allowed.to_opened(server, opened)))
+    return rules
 
 
-def _chosen(server: Upstream, path: dict[str, str]) -> dict[str, Any]:
-    return {"path": path, "headers": [{"type": "Exact", "name": ROUTE_HEADER, "value": server.key}]}
-
-
-def _routes(rules: list[dict[str, Any]], cluster: Cluster) -> list[dict[str, Any]]:
+def _routes(name: str, rules: list[dict[str, Any]], cluster: Cluster) -> list[dict[str, Any]]:
     """As many HTTPRoutes as the rules need."""
     routes = []
     for start in range(0, len(rules), RULES):
-        name = NAME if start == 0 else f"{NAME}-{start // RULES + 1}"
+        numbered = name if start == 0 else f"{name}-{start // RULES + 1}"
         spec = {"parentRefs": [{"name": NAME}], "rules": rules[start : start + RULES]}
-        routes.append(named("HTTPRoute", GATEWAY, name, cluster.namespace, spec))
+        routes.append(named("HTTPRoute", GATEWAY, numbered, cluster.namespace, spec))
     return routes
 
 
@@ -148,39 +240,32 @@ def _steps_route(where: str, path: dict[str, str], cluster: Cluster) -> dict[str
     )
 
 
-def _rule(server: Upstream, match: dict[str, Any]) -> dict[str, Any]:
-    rewrite: dict[str, Any] = {} if is_ip(server.host) else {"hostname": server.host}
-    if server.path and match["path"] == EVERY:
-        rewrite["path"] = {"type": "ReplacePrefixMatch", "replacePrefixMatch": f"{server.path}/"}
-    # See TOLD_HEADERS: the model's copies go before ext_proc adds ours.
-    filters: list[dict[str, Any]] = [
-        {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": list(TOLD_HEADERS)}}
-    ]
-    if rewrite:
-        filters.insert(0, {"type": "URLRewrite", "urlRewrite": rewrite})
-    if server.path and match["path"] != EVERY:
-        filters.append(_extension(object_name(server.key)))
-    reference = {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": object_name(server.key)}
-    # A copy of the path: YAML would write one that stands twice as an alias.
-    return {"matches": [match | {"path": dict(match["path"])}], "filters": filters, "backendRefs": [reference]}
-
-
 def _extension(name: str) -> dict[str, Any]:
     reference = {"group": "gateway.envoyproxy.io", "kind": "HTTPRouteFilter", "name": name}
     return {"type": "ExtensionRef", "extensionRef": reference}
 
 
-def _filters(servers: list[Upstream], cluster: Cluster) -> list[dict[str, Any]]:
-    """What the Gateway API has no filter for: the refusal, and a path before ours where an expression has matched."""
-    filters = []
-    for server in servers:
-        if server.path:
-            replacement = {"pattern": "^/", "substitution": f"{server.path}/"}
-            spec = {"urlRewrite": {"path": {"type": "ReplaceRegexMatch", "replaceRegexMatch": replacement}}}
-            filters.append(named("HTTPRouteFilter", EG, object_name(server.key), cluster.namespace, spec))
-    body = {"type": "Inline", "inline": allowed.BODY}
-    refusal = {"statusCode": allowed.STATUS, "contentType": allowed.CONTENT_TYPE, "body": body}
-    return [*filters, named("HTTPRouteFilter", EG, REFUSED, cluster.namespace, {"directResponse": refusal})]
+def _filters(rules: list[_Rule], pass_unread: bool, cluster: Cluster) -> list[dict[str, Any]]:
+    """What the rules want that the Gateway API has no filter for, and the refusal."""
+    specs = dict(extra for rule in rules if (extra := rule.filter()) is not None)
+    for server in {rule.server.key: rule.server for rule in rules}.values():
+        if server.credential is not None:
+            specs[_key(server)] = {"credentialInjection": _injection(server.key, server.credential)}
+    if not pass_unread:
+        body = {"type": "Inline", "inline": allowed.BODY}
+        refusal = {"statusCode": allowed.STATUS, "contentType": allowed.CONTENT_TYPE, "body": body}
+        specs[REFUSED] = {"directResponse": refusal}
+    return [named("HTTPRouteFilter", EG, name, cluster.namespace, spec) for name, spec in specs.items()]
+
+
+def _injection(key: str, credential: Credential) -> dict[str, Any]:
+    if credential.key != SECRET_KEY or credential.prefix:
+        raise RenderError(
+            f"model {key}: Envoy Gateway takes a whole header from the key `{SECRET_KEY}` of a secret: write "
+            f"`key: {SECRET_KEY}` and `prefix: ''`, and let the secret say {(credential.prefix + '…')!r}"
+        )
+    reference = {"group": "", "kind": "Secret", "name": credential.secret}
+    return {"header": credential.header, "overwrite": True, "credential": {"valueRef": reference}}
 
 
 def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
@@ -195,6 +280,7 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],
         "messageTimeout": _duration(engine.settings.deadline + MESSAGE_SLACK_S),
+        "statusOnError": AWAY,
         "processingMode": mode,
         "metadata": {"accessibleNamespaces": [JWT], "writableNamespaces": [METADATA]},
     }
@@ -222,13 +308,49 @@ def _client_policy(engine: Engine, duplex: bool, cluster: Cluster) -> dict[str, 
     return named("ClientTrafficPolicy", EG, NAME, cluster.namespace, spec)
 
 
-def _traffic_policy(cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
+def _traffic_policy(name: str, retry: dict[str, Any], cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
     # A stream of tokens may last for as long as it has something to say.
     timeout = {"http": {"requestTimeout": "0s", "streamIdleTimeout": "15m"}}
-    retry = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
-    return named(
-        "BackendTrafficPolicy", EG, NAME, cluster.namespace, {"targetRefs": routes, "timeout": timeout, "retry": retry}
-    )
+    spec = {"targetRefs": routes, "timeout": timeout, "retry": dict(retry)}
+    return named("BackendTrafficPolicy", EG, name, cluster.namespace, spec)
+
+
+def _failover(rules: list[_Rule]) -> dict[str, Any]:
+    """Retries on a server's standbys. Envoy Gateway has one rank of them, in which Envoy takes turns."""
+    return {
+        "numRetries": max(len(rule.standbys) for rule in rules),
+        "numAttemptsPerPriority": 1,
+        "retryOn": {"triggers": ["5xx", "retriable-status-codes"], "httpStatusCodes": [FULL]},
+    }
+
+
+def _cors_policy(origins: tuple[str, ...], cluster: Cluster) -> dict[str, Any]:
+    cors = {
+        "allowOrigins": list(origins),
+        "allowMethods": list(browsers.METHODS),
+        "allowHeaders": list(browsers.SENT),
+        "exposeHeaders": list(browsers.SHOWN),
+        "maxAge": f"{browsers.MAX_AGE_S}s",
+    }
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}
+    return named("SecurityPolicy", EG, NAME, cluster.namespace, {"targetRefs": [target], "cors": cors})
+
+
+def _replies(cluster: Cluster) -> dict[str, Any]:
+    """Envoy's own answers in the API's shape. Nothing but a patch reaches them: `responseOverride` takes the router's
+    and the models' answers as well. It counts where EnvoyGateway.extensionApis.enableEnvoyPatchPolicy is set."""
+    patch = {
+        "type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": f"{cluster.namespace}/{NAME}/http",  # as Envoy Gateway names the listener `http` of the Gateway
+        "operation": {
+            "op": "add",
+            "path": "/default_filter_chain/filters/0/typed_config/local_reply_config",
+            "value": as_dict(replies.config()),
+        },
+    }
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}
+    spec = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [patch]}
+    return named("EnvoyPatchPolicy", EG, NAME, cluster.namespace, spec)
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,8 @@ class Files:
     """The clusters and the listeners of one Envoy, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
+        self.version = 0
+        """Of the listeners, as Envoy tells it once it has read them."""
         self._folder = folder
         self._clusters: dict[str, Any] = {}
 
@@ -42,12 +44,14 @@ class Files:
 
     def listeners(self, rendered: dict[str, Any]) -> None:
         """Put the listeners into force, with their routes; requests under way end on those that they began with."""
-        self._write("listeners", rendered["static_resources"]["listeners"])
+        self.version += 1
+        self._write("listeners", rendered["static_resources"]["listeners"], version_info=str(self.version))
 
-    def _write(self, name: str, resources: list[dict[str, Any]]) -> None:
+    def _write(self, name: str, resources: list[dict[str, Any]], **more: str) -> None:
         path = self._folder / f"{name}.json"
         new = path.with_suffix(".new")
-        new.write_text(json.dumps({"resources": [{"@type": _TYPES[name], **resource} for resource in resources]}))
+        typed = [{"@type": _TYPES[name], **resource} for resource in resources]
+        new.write_text(json.dumps({**more, "resources": typed}))
         os.replace(new, path)
 
     def _source(self, name: str) -> dict[str, Any]:

@@ -7,22 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.gateways import allowed
-from cli.gateways.envoy import (
-    BODY_SLACK,
-    DECISION_HEADER,
-    EXT_PROC,
-    HOP_HEADER,
-    OUR_HEADERS,
-    ROUTE_HEADER,
-    STREAM_IDLE_S,
-    TOLD_HEADERS,
-    access_log,
-    ext_proc,
-    packed,
-    within,
-)
+from cli.gateways import allowed, browsers, replies
+from cli.gateways.envoy import DECISION_HEADER, HOP_HEADER, OUR_HEADERS, ROUTE_HEADER, ext_proc, within
 from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
+from cli.gateways.parts import BODY_SLACK, EXT_PROC, STREAM_IDLE_S, TOLD_HEADERS, access_log, as_dict, packed
 from cli.gateways.place import Place, RenderError, Upstream, upstreams
 from decisions.engine import Engine
 
@@ -32,6 +20,7 @@ ENVOY_FILTER = "networking.istio.io/v1alpha3"
 SELECTOR = {"istio": "ingressgateway"}
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 ROUTER_FILTER = "envoy.filters.http.router"
+CALLS = {"regex": allowed.CALLS}
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
@@ -54,6 +43,20 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
     ]
 
 
+def left_out(engine: Engine) -> list[str]:
+    """What of the policy has no place in Istio's objects."""
+    texts = []
+    for key, model in engine.models.items():
+        if model.fallback:
+            texts.append(f"model {key}: Istio fails over within one service only, so `fallback` is the router's alone")
+        if model.credential is not None:
+            texts.append(
+                f"model {key}: Istio has no object that puts a credential on the way to one service; let the service "
+                "or a proxy before it add it"
+            )
+    return texts
+
+
 def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
     port = {"number": int(place.listen.rpartition(":")[2]), "name": "http", "protocol": "HTTP"}
     spec = {"selector": SELECTOR, "servers": [{"port": port, "hosts": ["*"]}]}
@@ -63,30 +66,47 @@ def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
 def _routes(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> dict[str, Any]:
     by_key = {server.key: server for server in servers}
     default = by_key[engine.default.key]
-    calls = {"prefix": "/"} if engine.settings.pass_unread else {"regex": allowed.CALLS}
     rules = [] if place.steps is None else [_steps_rule(place.steps, cluster)]
-    for server in servers:
-        rules.append(_rule(f"model-{server.key}", server, {"uri": calls, "headers": _chosen(server)}))
-    rules.append(_rule("default", default, {"uri": calls}))
+    for name, server, chosen in [*((f"model-{s.key}", s, _chosen(s)) for s in servers), ("default", default, {})]:
+        if not engine.settings.pass_unread:
+            rules.append(_rule(name, server, {"uri": CALLS, **chosen}, allowed.to_call(server)))
+            continue
+        if server.base is not None:
+            rules.append(_rule(f"{name}-calls", server, {"uri": CALLS, **chosen}, allowed.to_call(server)))
+        rules.append(_rule(name, server, {"uri": {"prefix": "/"}, **chosen}))
     if not engine.settings.pass_unread:
         for number, opened in enumerate(allowed.opened(engine), 1):
             uri = {"exact" if opened.exact else "regex": opened.text}
-            rules.append(_rule(f"path-{number}", by_key[opened.to], {"uri": uri}))
+            server = by_key[opened.to]
+            rules.append(_rule(f"path-{number}", server, {"uri": uri}, allowed.to_opened(server, opened)))
         rules.append(_refusal())
+    if place.origins:
+        for rule in rules:
+            rule["corsPolicy"] = _cors(place.origins)
     spec = {"hosts": ["*"], "gateways": [NAME], "http": rules}
     return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
 
 
 def _chosen(server: Upstream) -> dict[str, Any]:
-    return {ROUTE_HEADER: {"exact": server.key}}
+    return {"headers": {ROUTE_HEADER: {"exact": server.key}}}
 
 
-def _rule(name: str, server: Upstream, match: dict[str, Any]) -> dict[str, Any]:
+def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "allowOrigins": [{"exact": origin} for origin in origins],
+        "allowMethods": list(browsers.METHODS),
+        "allowHeaders": list(browsers.SENT),
+        "exposeHeaders": list(browsers.SHOWN),
+        "maxAge": f"{browsers.MAX_AGE_S}s",
+    }
+
+
+def _rule(name: str, server: Upstream, match: dict[str, Any], put: allowed.Rewrite | None = None) -> dict[str, Any]:
     rewrite: dict[str, Any] = {"authority": server.authority}
     if server.path and "prefix" in match["uri"]:
         rewrite["uri"] = f"{server.path}/"
-    elif server.path:  # `uri` would put it in the place of all that was matched
-        rewrite["uriRegexRewrite"] = {"match": "^/", "rewrite": f"{server.path}/"}
+    elif put is not None:  # `uri` would put it in the place of all that was matched
+        rewrite["uriRegexRewrite"] = {"match": put.pattern, "rewrite": put.substitution}
     # No `timeout`: Istio then has none, as a stream of tokens needs; it refuses to be told 0.
     return {
         "name": f"{NAME}-{name}",
@@ -156,6 +176,7 @@ def _filter(engine: Engine, place: Place, cluster: Cluster, routes: list[str]) -
         "stream_idle_timeout": f"{STREAM_IDLE_S}s",
         "early_header_mutation_extensions": [early],
         "access_log": [log],
+        "local_reply_config": as_dict(replies.config()),
     }
     patches = [
         _patch(

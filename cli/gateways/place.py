@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from decisions.engine import Engine
+from decisions.model import Credential, Model, before
 from extproc.transport import address
 
 
@@ -40,7 +41,10 @@ class Place:
     `upstreams` are URLs by model key and win over the policy's own. `admin` is Envoy's admin address (None: no admin
     port). `internal` is where the router's own calls of the models come in, for stepwise decisions (None: they go to
     the models' own addresses). `steps` is where the router answers stepwise decisions over HTTP, written as `router`,
-    for an Envoy before 1.40 (None: within the exchange)."""
+    for an Envoy before 1.40 (None: within the exchange). `secrets` is the folder in which Envoy finds the models'
+    credentials (SDS); `origins` are those of the web pages that may call from a browser (CORS). `examples` are the
+    models for which `up` has put example servers into `upstreams`: their calls are under `/v1`, and they want no
+    credentials."""
 
     listen: str = "0.0.0.0:10000"
     router: str = "127.0.0.1:50051"
@@ -49,17 +53,29 @@ class Place:
     mtls: Mtls | Secrets | None = None
     internal: str | None = None
     steps: str | None = None
+    secrets: str | None = None
+    origins: tuple[str, ...] = ()
+    examples: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One model's server. `path` is what stands before `/v1` (empty for most)."""
+    """One model's server.
+
+    `path` is what stands before the base path of its API (empty for most), and `base` that, when it is the policy's to
+    say; None: what the client has there stays, which is `/v1` nearly always. `name` is the model's in bodies.
+    `fallback` are the servers that take its place when it fails, one after the other.
+    """
 
     key: str
     host: str
     port: int
     tls: bool
     path: str
+    base: str | None = None
+    name: str = ""
+    credential: Credential | None = None
+    fallback: tuple[Upstream, ...] = ()
 
     @property
     def literal(self) -> bool:
@@ -84,7 +100,13 @@ def upstreams(engine: Engine, place: Place) -> list[Upstream]:
             f"no upstream for {', '.join(missing)}: give the model a `url:` in the policy, "
             f"or --upstream {missing[0]}=URL"
         )
-    return [_upstream(key, url) for key, url in urls.items() if url]
+    servers: dict[str, Upstream] = {}
+    for key, url in urls.items():
+        servers[key] = _upstream(engine.models[key], url or "", key in place.examples)
+    return [
+        replace(server, fallback=tuple(servers[other.key] for other in engine.models[key].fallback))
+        for key, server in servers.items()
+    ]
 
 
 def endpoint(where: str, what: str) -> str | tuple[str, int]:
@@ -103,7 +125,8 @@ def is_ip(host: str) -> bool:
     return True
 
 
-def _upstream(key: str, url: str) -> Upstream:
+def _upstream(model: Model, url: str, example: bool) -> Upstream:
+    key = model.key
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -112,5 +135,7 @@ def _upstream(key: str, url: str) -> Upstream:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
         raise RenderError(f"model {key}: url {url!r}: write http://host:port or https://host, a path is optional")
     tls = parts.scheme == "https"
-    path = parts.path.rstrip("/").removesuffix("/v1")
-    return Upstream(key, parts.hostname, port or (443 if tls else 80), tls, path)
+    base = None if example else model.base_path
+    path = before(parts.path, base)
+    credential = None if example else model.credential
+    return Upstream(key, parts.hostname, port or (443 if tls else 80), tls, path, base, model.name, credential)

@@ -37,6 +37,7 @@ class Messages(ApiShape):
     def __init__(self) -> None:
         calls = {("messages",): "", ("messages", "count_tokens"): "count_tokens"}
         super().__init__("messages", calls, "chat")
+        self.sign = "('anthropic-version' in request.headers || request.url_path.endsWith('/messages'))"
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         system = fields.get("system")

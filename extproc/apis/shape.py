@@ -118,6 +118,8 @@ class ApiShape(Asking):
         """Keys that are words of the API's own (`extproc.jsonbody.collect`)."""
         self.route = ""
         """RE2 expression for the whole of its paths that neither `calls` nor the model list's have."""
+        self.sign = ""
+        """Which requests are of it, as a CEL expression over Envoy's attributes, for answers of the gateway's own."""
         self.anywhere = False
         """Whether the ends of its paths are unlike all others, so that anything may stand before them."""
         self.generates = True

@@ -48,6 +48,24 @@ def test_what_render_writes_is_right(engine, tmp_path, target):
     assert found(engine, tmp_path, SETS[target](engine)) == []
 
 
+@pytest.mark.parametrize("unread", ["refuse", "pass"])
+@pytest.mark.parametrize("target", ["envoy", "envoy-gateway", "istio"])
+def test_base_paths_fallbacks_credentials_and_origins_are_right(tmp_path, target, unread):
+    models = """{
+      small: {name: s, url: 'http://s.models.svc:8000', base_path: /api/v4, fallback: [twin, large]},
+      twin: {name: s, url: 'http://t.models.svc:8000/api/v4', base_path: /api/v4},
+      large: {url: 'https://l.example.com/v1',
+              credential: {header: authorization, prefix: '', from: {secret: large, key: credential}}}}"""
+    text = f"version: 1\nmodels: {models}\ndefault: small\npaths: [{{match: /v1/audio/*, to: small}}]\n"
+    made = build(parse(text + f"settings: {{unread: {unread}}}\n"))
+    place = Place(origins=("*",), secrets="/secrets")
+    if target == "envoy":
+        objects = [envoy.render(made, place)]
+    else:
+        objects = (envoy_gateway if target == "envoy-gateway" else istio).render(made, place, Cluster())
+    assert found(made, tmp_path, objects) == []
+
+
 OPENED = POLICY + "paths: [{match: /rerank*, to: large}, {match: /x}]\n"
 
 

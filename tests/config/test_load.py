@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from config.build import build
+from config.clauses import models
 from config.load import check, load, parse
 from config.problem import CODES, PolicyError
 from config.schema import json_schema
@@ -332,3 +333,67 @@ def test_a_guard_that_observes_keeps_no_decision_from_its_requests():
     text = GUARDED % ("tier", "", ", observe: true") + "  - {name: two, when: tier, route: m}\n"
     _, problems = check(text)
     assert [problem.code for problem in problems if problem.code != "L304"] == []
+
+
+def fallbacks(models: str) -> list[tuple[str, str, str]]:
+    """(code, what stands at the place, message) of every problem with `models`."""
+    text = f"version: 1\nmodels: {models}\ndefault: a\n"
+    lines = text.splitlines()
+    return [(p.code, lines[p.line - 1][p.column - 1 :], p.message) for p in check(text)[1]]
+
+
+def test_fallbacks_are_models_and_lead_to_no_circle():
+    assert fallbacks("{a: {fallback: [b, c]}, b: {fallback: [c]}, c: {}}") == []
+    ((code, at, message),) = fallbacks("{a: {fallback: [b]}, b: {fallback: [x]}}")
+    assert (code, at, message) == ("R202", "x]}}", "unknown model 'x'")
+    ((code, at, message),) = fallbacks("{a: {fallback: [a]}}")
+    assert (code, at, message) == ("R204", "a]}}", "model 'a' cannot be its own fallback")
+    ((code, at, message),) = fallbacks("{a: {fallback: [b]}, b: {}, c: {fallback: [b, 1]}, 1: {fallback: [a, c]}}")
+    assert code == "R204"
+    assert message.startswith("models fall back on each other in a circle: ")
+    assert at in ("1]}, 1: {fallback: [a, c]}}", "c]}}")
+    ((code, at, _),) = fallbacks("{a: {fallback: [b, b, b, b, b, b, b, b, b]}, b: {}}")
+    assert code == "P104"
+
+
+def test_fallbacks_of_fallbacks_come_after_ones_own():
+    entries = "a: {fallback: [b, c]}, b: {fallback: [d, c]}, c: {fallback: [e]}, d: {}, e: {}"
+    spec = parse(f"version: 1\nmodels: {{{entries}}}\ndefault: a\n").spec
+    assert [model.key for model in models(spec)["a"].fallback] == ["b", "c", "d", "e"]
+    assert list(models(spec)) == ["a", "b", "c", "d", "e"]
+    long = ", ".join(f"m{n}: {{fallback: [m{n + 1}]}}" for n in range(3000))
+    chain = models(parse(f"version: 1\nmodels: {{{long}, m3000: {{}}}}\ndefault: m0\n").spec)
+    assert [model.key for model in chain["m0"].fallback] == [f"m{n}" for n in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "code"),
+    [
+        ("credential: {header: authorization, from: {secret: s, key: k}}", None),
+        ("credential: {header: x-api-key, prefix: 'Key ', from: {secret: s.t-u, key: K_1}}", None),
+        ("credential: {from: {secret: s}}", "P102"),
+        ("credential: {from: {secret: ../s, key: k}}", "P104"),
+        ("credential: {from: {secret: s, key: a/b}}", "P104"),
+        ("credential: {header: host, from: {secret: s, key: k}}", "P104"),
+        ("credential: {header: x-pointsman-route, from: {secret: s, key: k}}", "P104"),
+        ("credential: {header: 'a b', from: {secret: s, key: k}}", "P104"),
+        ("credential: {from: {env: KEY}}", "P102"),
+        ("credential: sk-1", "P103"),
+        ("base_path: /", None),
+        ("base_path: /api/paas/v4", None),
+        ("base_path: api/v4", "P104"),
+        ("base_path: /api/", "P104"),
+        ("base_path: /a/../b?c", "P104"),
+    ],
+)
+def test_credentials_and_base_paths(entry, code):
+    found = {code for code, _, _ in fallbacks(f"{{a: {{{entry}}}}}")}
+    assert (code in found) if code else found == set()
+
+
+def test_a_bearer_token_is_what_authorization_holds():
+    source = "from: {secret: s, key: k}"
+    entries = f"a: {{credential: {{{source}}}}}, b: {{credential: {{header: X-Key, {source}}}}}"
+    found = models(parse(f"version: 1\nmodels: {{{entries}}}\ndefault: a\n").spec)
+    assert (found["a"].credential.header, found["a"].credential.prefix) == ("authorization", "Bearer ")
+    assert (found["b"].credential.header, found["b"].credential.prefix) == ("x-key", "")

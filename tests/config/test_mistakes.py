@@ -139,6 +139,48 @@ def test_a_url_whose_calls_would_go_astray(url: str, said: str) -> None:
     assert said in check(text)[1][0].message
 
 
+BASES = {
+    ("https://api.z.ai/api", "/api/paas/v4"): "/api/api/paas/v4/chat/completions",
+    ("https://api.z.ai/api/paas/v4/v1", "/v1"): "/api/paas/v4/v1/chat/completions",
+    ("http://x/v1", "/v4"): "leave /v1 out of one of them",
+    ("http://x", "/v1/chat/completions"): "leave /chat/completions out",
+}
+
+
+@pytest.mark.parametrize(("url", "base"), BASES)
+def test_a_base_path_that_would_double(url: str, base: str) -> None:
+    text = policy(models=f'{{a: {{url: "{url}", base_path: {base}}}, b: {{}}}}')
+    (problem,) = [problem for problem in check(text)[1] if problem.code == "L327"]
+    assert BASES[url, base] in problem.message
+    at = text.splitlines()[problem.line - 1][: problem.column]
+    assert at.endswith("base_path: /" if base.endswith("completions") else 'url: "')
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("https://api.z.ai", "/api/paas/v4"),
+        ("https://api.z.ai/api/paas/v4", "/api/paas/v4"),
+        ("https://models.github.ai/inference", "/"),
+        ("http://x/proxy", "/v1"),
+        ("http://x/proxy/v1", "/v1"),
+        ("https://generativelanguage.googleapis.com", "/v1beta/openai"),
+    ],
+)
+def test_a_base_path_that_is_written_once_or_twice(url: str, base: str) -> None:
+    assert codes(policy(models=f'{{a: {{url: "{url}", base_path: {base}}}, b: {{}}}}')) == []
+
+
+def test_what_is_said_of_a_url_can_be_written() -> None:
+    (problem,) = [p for p in check(policy(models='{a: {url: "https://x/api/paas/v4"}, b: {}}'))[1] if p.code == "L327"]
+    assert "write `base_path: /api/paas/v4`" in problem.message
+
+
+def test_a_fallback_that_stands_there_twice() -> None:
+    text = policy(models="{a: {fallback: [b, c, b]}, b: {}, c: {}}")
+    assert [(code, at[:1]) for code, at in codes(text)] == [("L330", "b")]
+
+
 @pytest.mark.parametrize(
     "url",
     [

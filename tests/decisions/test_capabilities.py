@@ -154,3 +154,73 @@ def found(when: str, route: str) -> list[tuple[str, int]]:
 )
 def test_lint_warns_where_no_model_can_what_the_rule_s_requests_need(when: str, route: str, warned: bool) -> None:
     assert found(when, route) == ([("L315", 14)] if warned else [])
+
+
+CHAIN = """\
+version: 1
+models:
+  small: {capabilities: [], fallback: [seeing, hearing]}
+  seeing: {capabilities: [vision], fallback: [large]}
+  hearing: {capabilities: [audio]}
+  large: {capabilities: [vision, audio, files]}
+  plain: {capabilities: []}
+default: small
+"""
+
+
+def chain(decisions: str = "[]") -> Engine:
+    return build(parse(f"{CHAIN}decisions: {decisions}\n"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "model"),
+    [
+        ((), "small"),
+        (("image",), "seeing"),
+        (("audio",), "hearing"),
+        (("image", "audio"), "large"),
+        (("file",), "large"),
+    ],
+)
+@pytest.mark.parametrize(
+    "decisions",
+    [
+        "[]",  # the default
+        "[{name: d, route: small}]",
+        "[{name: d, route: small, sticky: session}]",
+        "[{name: d, route: {pick: [plain, small], weights: {plain: 0}}}]",
+        "[{name: d, route: {pick: [small, plain], by: cheapest, sticky: session}}]",
+    ],
+)
+async def test_the_first_fallback_that_can_takes_the_request(
+    decisions: str, parts: tuple[str, ...], model: str
+) -> None:
+    made = chain(decisions)
+    trace = await decide(made, *parts)
+    assert key(trace) == model
+    if parts:
+        assert "small" in trace.lacking
+        assert model not in trace.lacking
+        assert next(reason for reason in reasons(trace) if "small" in reason).startswith("not small: it lacks")
+    assert key(await decide(made)) == "small"  # and the session is where it was
+
+
+async def test_where_no_fallback_can_the_model_itself_takes_it() -> None:
+    for decisions in ("[]", "[{name: d, route: small}]"):
+        trace = await decide(chain(decisions), tools=[TOOL])
+        assert key(trace) == "small"
+        assert set(trace.lacking) == {"small", "seeing", "hearing", "large"}
+
+
+async def test_a_request_that_names_its_model_stays_there() -> None:
+    assert key(await decide(chain(), "image", model="small")) == "small"
+
+
+def test_lint_looks_at_fallbacks_too() -> None:
+    def codes(route: str, need: str) -> list[str]:
+        text = f"{CHAIN}signals: {{s: {{conversation: {need}}}}}\ndecisions:\n- {{name: d, when: s, route: {route}}}\n"
+        return [problem.code for problem in check(text, "p.yaml")[1] if problem.code in ("L315", "L305")]
+
+    assert codes("small", "{images: true}") == ["L305"]  # `plain` alone: fallbacks are used
+    assert codes("small", "{tools: {at_least: 1}}") == ["L305", "L315"]
+    assert codes("plain", "{images: true}") == ["L315"]

@@ -18,6 +18,7 @@ from config.document import parse
 from config.load import check
 from config.problem import CODES
 from config.schema import (
+    CredentialSpec,
     DecisionSpec,
     ModelSpec,
     PathSpec,
@@ -68,6 +69,7 @@ def keys(model: type[BaseModel]) -> list[str]:
     [
         ("The file", PolicySpec),
         ("Models", ModelSpec),
+        ("Credentials", CredentialSpec),
         ("Price", PriceSpec),
         ("Decisions", DecisionSpec),
         ("Refusals", RespondSpec),

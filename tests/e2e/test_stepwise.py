@@ -73,7 +73,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     socket, steps = f"unix:{folder}/pointsman", f"unix:{folder}/steps"
     if request.param == "http":
         router = Router(policy, socket, "--stepwise-listen", steps)
-        envoy = Envoy(folder, policy, {"pointsman": socket}, steps)
+        envoy = Envoy(folder, policy, {"pointsman": socket}, steps=steps)
     else:
         router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
     try:

@@ -168,8 +168,10 @@ class Envoy:
     def trailers(self) -> list[ext_proc.ProcessingResponse]:
         return self.say(request_trailers=ext_proc.HttpTrailers(trailers=core.HeaderMap()))
 
-    def response(self, status: int = 200) -> list[ext_proc.ProcessingResponse]:
-        listed = [core.HeaderValue(key=":status", raw_value=b"%d" % status)]
+    def response(self, status: int = 200, **more: str) -> list[ext_proc.ProcessingResponse]:
+        """Response headers; `more` names them, with _ for -."""
+        fields = {":status": str(status)} | {name.replace("_", "-"): value for name, value in more.items()}
+        listed = [core.HeaderValue(key=key, raw_value=value.encode()) for key, value in fields.items()]
         return self.say(response_headers=ext_proc.HttpHeaders(headers=core.HeaderMap(headers=listed)))
 
     def request(self, body: bytes, path: str = "/v1/chat/completions", **headers: Any) -> list[Any]:

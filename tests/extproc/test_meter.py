@@ -11,13 +11,17 @@ from decisions.decision import Trace
 from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail
 from extproc.paths import Target
-from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc
+from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc, set_headers
 from upstream.usage import last
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
 ANTHROPIC = [
     {"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}},
     {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 15}},
+]
+GEMINI = [
+    {"candidates": [], "usageMetadata": {"promptTokenCount": 8, "candidatesTokenCount": 1}},
+    {"usageMetadata": {"promptTokenCount": 8, "candidatesTokenCount": 7, "thoughtsTokenCount": 5}},
 ]
 
 
@@ -33,6 +37,8 @@ def events(*objects):
         (events(*ANTHROPIC), (25, 15)),
         (json.dumps({"usage": {"input_tokens": 3, "output_tokens": 4}}).encode(), (3, 4)),
         (json.dumps({"usage": {"prompt_tokens": 3}}).encode(), (3, None)),
+        (events(*GEMINI), (8, 12)),
+        (json.dumps({"usageMetadata": {"promptTokenCount": 8, "thoughtsTokenCount": 5}}).encode(), (8, 5)),
         (b'{"text": "the word \\"usage\\" in an answer"}', (None, None)),
         (b'{"usage": {"prompt_tokens": true, "completion_tokens": -1}}', (None, None)),
         (b'{"usage": {"prompt_tok', (None, None)),
@@ -131,3 +137,40 @@ async def test_gauges_follow_a_request():
     meter.given_up(model)
     assert gauge.waiting == 0
     assert gauge.error_rate == 1.0
+
+
+FALLBACKS = """\
+version: 1
+models:
+  small: {price: {input: 100, output: 100}, fallback: [large]}
+  large: {price: {input: 10000, output: 10000}}
+  other: {price: {input: 0}}
+default: small
+signals:
+  broke: {budget: {header: x-tenant, limit: 1}}
+decisions:
+  - {name: broke, when: broke, on_unknown: skip, respond: {status: 402}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "model", "failed"), [("large", "large", 1.0), ("other", "small", 0.0), ("", "small", 0.0)]
+)
+async def test_who_has_answered_in_a_models_place_is_told_and_paid(said, model, failed):
+    """`said` is the rendered gateway's word, and counts for a fallback of the model alone."""
+    resources = Resources()
+    engine = build(parse(FALLBACKS), resources)
+    envoy = Envoy(Service(engine, meter=Meter(resources.loads)), response_body_mode=STREAMED)
+    envoy.request(chat(), x_tenant="acme")
+    await envoy.settled()
+    (reply,) = envoy.response(**({"x_pointsman_fallback": said} if said else {}))
+    mutation = reply.response_headers.response.header_mutation
+    assert set_headers(mutation)["x-pointsman-model"] == model
+    assert list(mutation.remove_headers) == (["x-pointsman-fallback"] if said else [])
+    last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
+    envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
+    _, left_over = await left(engine, parse_request(Target("chat"), {"x-tenant": "acme"}, {}, chat()))
+    assert left_over == pytest.approx(1 - 14 * engine.models[model].input_price / 1e6)
+    gauge = resources.loads.of("small")
+    assert (gauge.waiting, gauge.error_rate) == (0, failed)
+    assert resources.loads.of("large").waiting == 0

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 VERSIONS = [f"1.{minor}.0" for minor in range(30, 38)]
+UNCHECKED = {"EnvoyProxy", "HTTPRouteFilter", "SecurityPolicy"}  # their CRDs are not among the schemas at hand
 BUILT_IN = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -61,9 +62,33 @@ def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
     for resource in manifests[overlay]:
         if resource["apiVersion"] in BUILT_IN:
             continue
-        if resource["kind"] in ("EnvoyProxy", "HTTPRouteFilter"):
-            continue  # their CRDs are not among the schemas at hand
+        if resource["kind"] in UNCHECKED:
+            continue
         assert crd.problems(resource) == [], (resource["kind"], resource["metadata"]["name"])
+
+
+@needs_crds
+@pytest.mark.parametrize("unread", ["refuse", "pass"])
+def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(unread):
+    from cli.gateways import envoy_gateway, istio
+    from cli.gateways.kubernetes import Cluster
+    from cli.gateways.place import Place
+    from config.build import build
+    from config.load import parse
+
+    models = """{
+      small: {name: s, url: 'http://s.models.svc:8000', base_path: /api/v4, fallback: [twin, large]},
+      twin: {name: s, url: 'http://t.models.svc:8000/api/v4', base_path: /api/v4},
+      large: {url: 'https://l.example.com/v1',
+              credential: {header: authorization, prefix: '', from: {secret: large, key: credential}}}}"""
+    engine = build(parse(f"version: 1\nmodels: {models}\ndefault: small\nsettings: {{unread: {unread}}}\n"))
+    for target in (envoy_gateway, istio):
+        seen = set()
+        for resource in target.render(engine, Place(origins=("https://a.example.com", "*")), Cluster()):
+            seen.add(resource["kind"])
+            if resource["kind"] not in UNCHECKED:
+                assert crd.problems(resource) == [], resource["kind"]
+        assert {"EnvoyPatchPolicy", "SecurityPolicy"} <= seen or target is istio
 
 
 @needs_crds
@@ -88,7 +113,7 @@ def test_rendered_objects_pass_their_schemas_and_rules(more, steps):
     engine = build(parse(f"version: 1\nmodels: {models}\ndefault: small\n{more}\n"))
     for target in (envoy_gateway, istio):
         for resource in target.render(engine, Place(steps=steps), Cluster()):
-            if resource["kind"] not in ("EnvoyProxy", "HTTPRouteFilter"):
+            if resource["kind"] not in UNCHECKED:
                 assert crd.problems(resource) == [], resource["kind"]
 
 

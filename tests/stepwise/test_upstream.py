@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from decisions.model import Model
+from extproc.answers import endpoint
 from stepwise import probe
-from stepwise.continuation import Joint, build, render
+from stepwise.continuation import CHAT_PATH, Joint, build, render
 from stepwise.probe import Capability
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from upstream.client import Upstream, UpstreamError
@@ -245,3 +248,35 @@ async def test_one_character_spread_over_two_tokens_stays_whole() -> None:
     entries = [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -2.0}]
     tokens = read("é", {"content": entries})
     assert [(token.text, token.logprob) for token in tokens] == [("é", -1.0), ("", -2.0)]
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "path"),
+    [
+        ("/", None, "/v1/chat/completions"),
+        ("/v1", None, "/v1/chat/completions"),
+        ("/proxy/v1/", None, "/proxy/v1/chat/completions"),
+        ("", "/api/paas/v4", "/api/paas/v4/chat/completions"),
+        ("/api/paas/v4", "/api/paas/v4", "/api/paas/v4/chat/completions"),
+        ("/proxy", "", "/proxy/chat/completions"),
+    ],
+)
+async def test_calls_go_below_the_models_base_path(url: str, base: str | None, path: str) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request.path)
+        return web.json_response({})
+
+    server = await asyncio.get_running_loop().create_server(web.Server(answer), "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    upstreams = [
+        Upstream(endpoint(Model("m", "m", url=address + url, base_path=base), None)),
+        # Through the gateway, which puts the base path in itself.
+        Upstream(endpoint(Model("m", "m", url="http://nowhere" + url, base_path=base), address)),
+    ]
+    for upstream in upstreams:
+        await upstream.ask(CHAT_PATH, {})
+        await upstream.close()
+    server.close()
+    assert seen == [path, "/v1/chat/completions"]

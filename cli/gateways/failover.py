@@ -1,0 +1,171 @@
+"""The models that take a failed one's place (`fallback`), for Envoy.
+
+A request to a model with fallbacks goes to an aggregate cluster: the model's own server first, then one listener inside
+this Envoy for each fallback. Envoy tries the next one on a connection error, a 5xx and a 429, as long as nothing of an
+answer was sent on. Such a listener makes a request for its model out of one for the other: it writes the model's name
+into the body (Lua; every other byte stays), its path, its host, and goes on to the model's cluster, which brings its
+credential. The external processor is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from cli.gateways import allowed, api, credentials, parts
+from cli.gateways.place import Upstream
+from decisions.engine import Engine
+from extproc.told import FALLBACK
+
+FULL = 429
+"""The status of a server that takes no more for now."""
+_LUA = """\
+-- The string that begins after `at`: where it ends.
+local function closing(text, at)
+  while true do
+    at = text:find('["\\\\]', at + 1)
+    if at == nil or text:byte(at) == 34 then return at end
+    at = at + 1
+  end
+end
+
+-- Where the value of the top-level "model" begins and ends.
+local function model(text)
+  local depth, at = 0, 0
+  while true do
+    at = text:find('["{}%[%]]', at + 1)
+    if at == nil then return nil end
+    local byte = text:byte(at)
+    if byte == 34 then
+      local close = closing(text, at)
+      if close == nil then return nil end
+      local name = depth == 1 and text:sub(at + 1, close - 1):gsub("\\\\u00(%x%x)", function(hex)
+        return string.char(tonumber(hex, 16))
+      end)
+      local value = name == "model" and text:match('^%s*:%s*()"', close + 1)
+      if value then return value, closing(text, value) end
+      at = close
+    elseif byte == 123 or byte == 91 then
+      depth = depth + 1
+    else
+      depth = depth - 1
+    end
+  end
+end
+
+function envoy_on_request(handle)
+  local body = handle:body()
+  if body == nil then return end
+  local text = body:getBytes(0, body:length())
+  local first, last = model(text)
+  if last == nil then return end
+  local size = body:setBytes(text:sub(1, first - 1) .. NAME .. text:sub(last + 1))
+  if handle:headers():get("content-length") then handle:headers():replace("content-length", tostring(size)) end
+end
+"""
+
+
+def switch(route: api.route.Route, server: Upstream, limit: int) -> None:
+    """Let `route`, which leads to `server`, go on to its fallbacks: calls only, not what is asked of stored responses.
+
+    `limit` bytes of a body are kept for another try; a longer one has none.
+    """
+    assert route.route is not None
+    priority = api.previous_priorities.PreviousPrioritiesConfig(update_frequency=1)
+    route.route.cluster = _aggregate(server)
+    route.route.retry_policy = api.route.RetryPolicy(
+        retry_on="5xx,retriable-status-codes",
+        retriable_status_codes=[FULL],
+        retriable_request_headers=[
+            api.route.HeaderMatcher(name=":method", string_match=api.matcher.StringMatcher(exact="POST"))
+        ],
+        num_retries=len(server.fallback),
+        retry_priority=api.route.RetryPolicyRetryPriority(
+            name="envoy.retry_priorities.previous_priorities", typed_config=parts.pack(priority)
+        ),
+    )
+    route.request_body_buffer_limit = limit
+    route.response_headers_to_remove.remove(FALLBACK)
+
+
+def _aggregate(server: Upstream) -> str:
+    return f"failover-{server.key}"
+
+
+def clusters(servers: list[Upstream], secrets: str | None) -> Iterator[api.cluster.Cluster]:
+    """For each model with fallbacks the aggregate, and a cluster for each of the listeners."""
+    for server in servers:
+        if not server.fallback:
+            continue
+        names = [_name(server, rank) for rank in range(1, len(server.fallback) + 1)]
+        for name in names:
+            inside = api.core.EnvoyInternalAddress(server_listener_name=name)
+            yield parts.cluster(name, [api.core.Address(envoy_internal_address=inside)], True)
+        members = api.aggregate.ClusterConfig(clusters=[f"model-{server.key}", *names])
+        aggregate = api.cluster.Cluster(
+            name=_aggregate(server),
+            lb_policy=api.cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
+            cluster_type=api.cluster.ClusterCustomClusterType(
+                name="envoy.clusters.aggregate", typed_config=parts.pack(members)
+            ),
+            connect_timeout=parts.connect_timeout(),
+            circuit_breakers=parts.breakers(),
+        )
+        credentials.add(aggregate, server, secrets)  # Envoy takes the filters of this cluster, not of its members
+        yield aggregate
+
+
+def listeners(engine: Engine, servers: list[Upstream]) -> Iterator[api.listener.Listener]:
+    """The listeners inside Envoy, one for each fallback of each model."""
+    for server in servers:
+        for rank, other in enumerate(server.fallback, 1):
+            yield _listener(_name(server, rank), server, other, engine.settings.max_body + parts.BODY_SLACK)
+
+
+def _name(server: Upstream, rank: int) -> str:
+    return f"fallback-{rank}-{server.key}"
+
+
+def _listener(name: str, server: Upstream, other: Upstream, limit: int) -> api.listener.Listener:
+    manager = parts.manager(name, [_route(server, other)])
+    if other.name != server.name:
+        code = "local NAME = " + _quoted(json.dumps(other.name)) + "\n" + _LUA
+        lua = api.lua.Lua(default_source_code=api.core.DataSource(inline_string=code))
+        manager.http_filters.insert(0, api.hcm.HttpFilter(name="envoy.filters.http.lua", typed_config=parts.pack(lua)))
+    return api.listener.Listener(
+        name=name,
+        internal_listener=api.listener.ListenerInternalListenerConfig(),
+        filter_chains=[parts.chain(manager)],
+        per_connection_buffer_limit_bytes=limit,
+    )
+
+
+def _route(server: Upstream, other: Upstream) -> api.route.Route:
+    rewrite = allowed.to_other(other)
+    action = api.route.RouteAction(
+        cluster=f"model-{other.key}",
+        timeout=parts.no_timeout(),
+        host_rewrite_literal=other.authority,
+        retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
+        regex_rewrite=api.matcher.RegexMatchAndSubstitute(
+            pattern=api.matcher.RegexMatcher(regex=rewrite.pattern), substitution=rewrite.substitution
+        ),
+    )
+    told = api.core.HeaderValueOption(
+        header=api.core.HeaderValue(key=FALLBACK, value=other.key),
+        append_action=api.core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    return api.route.Route(
+        name=f"model-{other.key}",
+        match=api.route.RouteMatch(prefix="/"),
+        route=action,
+        # What lets the request in at the one server is not the other's business.
+        request_headers_to_remove=[server.credential.header] if server.credential is not None else [],
+        response_headers_to_remove=list(parts.TOLD_HEADERS),
+        response_headers_to_add=[told],
+    )
+
+
+def _quoted(text: str) -> str:
+    """`text` as a Lua string."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

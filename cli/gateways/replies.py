@@ -1,0 +1,70 @@
+"""What a gateway itself answers (413 at its buffer limit, 503 where nobody is there), in the shape of the API called.
+
+Envoy's texts are no JSON, and no client library reads them. The answers of the router go through the same place; they
+are known by their details, and stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from cli.gateways import api
+from extproc import openai
+from extproc.apis.registry import SHAPES
+from extproc.refusal import Refusal
+
+_OURS: Final = "response.code_details.startsWith('pointsman_') || response.code_details == 'direct_response'"
+"""The router's answers, and the routes' own, which have their shape (CEL; Envoy's attributes)."""
+_APIS: Final = (*(shape for shape in SHAPES if shape.sign), SHAPES[0])
+"""The APIs that have a shape of their own, and at last the one that is taken for all others."""
+_TEXTS: Final[tuple[tuple[str, int, str, str], ...]] = (
+    ("response.code == 413", 413, "too_large", "The request body is larger than the gateway takes."),
+    ("response.code == 408", 408, "request_timeout", "The request did not come in time."),
+    ("response.code == 504", 504, "timeout", "No answer came in time."),
+    (
+        "response.code == 503 && response.code_details.startsWith('ext_proc')",
+        503,
+        "router_unavailable",
+        "The router does not answer at the moment; try again.",
+    ),
+    ("response.code == 503", 503, "model_unavailable", "The model's server does not answer at the moment; try again."),
+    *((f"response.code == {status}", status, "gateway_error", "") for status in (401, 403, 404, 429)),
+    ("response.code >= 500", 500, "gateway_error", ""),
+    ("response.code >= 400", 400, "gateway_error", ""),
+)
+"""Which answer (CEL), the status that its type in the body is that of, its code, its text."""
+_SAID: Final = "The gateway refused the request (CODE, DETAILS)."
+
+
+def config() -> api.hcm.LocalReplyConfig:
+    """`local_reply_config` of Envoy's HttpConnectionManager; the first mapper that fits counts."""
+    mappers = [api.hcm.ResponseMapper(filter=_filter(_OURS))]
+    for condition, status, code, text in _TEXTS:
+        for api_shape in _APIS:
+            body = orjson.loads(openai.error(api_shape.name, Refusal(status, text or _SAID, code)))
+            shape = api.core.SubstitutionFormatString(
+                json_format=api.protobuf.Struct.from_dict(_operators(body)), content_type="application/json"
+            )
+            fits = f"{condition} && {api_shape.sign}" if api_shape.sign else condition
+            mappers.append(api.hcm.ResponseMapper(filter=_filter(fits), body_format_override=shape))
+    return api.hcm.LocalReplyConfig(mappers=mappers)
+
+
+def _filter(expression: str) -> api.accesslog.AccessLogFilter:
+    extension = api.accesslog.ExtensionFilter(
+        name="envoy.access_loggers.extension_filters.cel",
+        typed_config=api.protobuf.Any.pack(api.cel.ExpressionFilter(expression=expression)),
+    )
+    return api.accesslog.AccessLogFilter(extension_filter=extension)
+
+
+def _operators(value: Any) -> Any:
+    """`value` with Envoy's command operators in the place of our words, in a form that JSON escapes."""
+    if isinstance(value, dict):
+        return {key: _operators(part) for key, part in value.items()}
+    if isinstance(value, str):
+        text = value.replace("%", "%%")
+        return text.replace("CODE", "%RESPONSE_CODE%").replace("DETAILS", "%RESPONSE_CODE_DETAILS%")
+    return value
