@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from decisions.model import Model
 from signals.reading import Reading
@@ -53,8 +53,10 @@ class Decision:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(slots=True)
-class Trace:
+_NONE: Final[Mapping[str, Any]] = {}
+
+
+class Trace(NamedTuple):
     """Which rule saw which reading, in which order, at what cost. Explain, metrics, logs and tests are views of it.
 
     `readings` are the signals that were read, in order, `telling` those that are not simply false; `results` the
@@ -72,7 +74,7 @@ class Trace:
     microseconds: float
     timings: Mapping[str, float] | None = None
     estimated_input_tokens: int | None = None
-    telling: Mapping[str, Reading] = field(default_factory=dict)
+    telling: Mapping[str, Reading] = _NONE
     observed: tuple[str, ...] = ()
     kept: bool = False
-    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lacking: Mapping[str, tuple[str, ...]] = _NONE

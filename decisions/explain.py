@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
+from decisions.outcome import trace_object
 from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
 from decisions.select import Selector
 from signals.reading import Reading
+
+_UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", "error", "evidence"))
 
 
 def signals(engine: Engine, trace: Trace) -> dict[str, dict[str, Any]]:
     """The `signals` object: what every signal of the policy said, those included that were not asked."""
     timings = trace.timings or {}
+    read = trace_object(trace)["signals"]
     found: dict[str, dict[str, Any]] = {}
     for name in engine.signals:
-        reading = trace.readings.get(name)
-        found[name] = {
-            "matched": reading.matched if reading else None,
-            "score": reading.score if reading else None,
-            "label": reading.label if reading else None,
-            "evaluated": reading is not None,
-            "us": round(timings.get(name, 0.0), 3),
-            "error": reading.error if reading else None,
-        }
+        said = dict(read.get(name, _UNREAD))
+        error = said.pop("error")
+        said.pop("evidence")
+        found[name] = {**said, "evaluated": name in read, "us": round(timings.get(name, 0.0), 3), "error": error}
     return found
 
 
@@ -40,17 +39,10 @@ def summary(decision: Decision) -> dict[str, Any]:
 
 def as_object(engine: Engine, trace: Trace) -> dict[str, Any]:
     """The object of `explain -o json`."""
-    return {
-        **summary(trace.decision),
-        "status": trace.decision.status,
-        "signals": signals(engine, trace),
-        "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
-        "policy": trace.policy,
-        "us": round(trace.microseconds, 3),
-        **({"observed": list(trace.observed)} if trace.observed else {}),
-        **({"kept": True} if trace.kept else {}),
-        **({"lacking": {key: list(lacks) for key, lacks in trace.lacking.items()}} if trace.lacking else {}),
-    }
+    found = {**trace_object(trace), "signals": signals(engine, trace)}
+    if found["fallback"] is None:
+        del found["fallback"]
+    return found
 
 
 def outcome(decision: Decision) -> str:

@@ -18,10 +18,9 @@ from typing import Any, Final
 
 import orjson
 
-from decisions.decision import Trace
+from decisions.outcome import Outcome, as_object
 from extproc import shown
 from extproc.masking import masked, masked_json
-from signals.request import Request
 
 log = logging.getLogger("pointsman.decisionlog")
 
@@ -45,6 +44,11 @@ LINE_KEYS: Final = frozenset(
         "rules",
         "signals",
         "observed",
+        "status",
+        "kept",
+        "lacking",
+        "chosen",
+        "answer",
         "content_error",
     )
 )  # what a line has beside the request
@@ -93,15 +97,21 @@ class DecisionLog:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def record(self, trace: Trace, request: Request) -> None:
+    @property
+    def content(self) -> bool:
+        """Whether lines hold the requests' bodies."""
+        return self._options.content
+
+    def record(self, outcome: Outcome) -> None:
         """Log a decision, if the sample takes it. Never waits for the disk, never raises."""
         if self._chance() >= self._options.sample:
             return
+        request = outcome.request
         path, body = "", None
         if self._options.content:
             path, body = shown.path(request.headers.get(":path", "/v1/chat/completions")), request.body
         try:
-            line = orjson.dumps(self.line(time.time(), trace, request), default=str)[:-1]
+            line = orjson.dumps(self.line(time.time(), outcome), default=str)[:-1]
         except Exception as error:  # noqa: BLE001 - the request goes on whatever becomes of its line
             log.error("decision_log_failed", extra={"path": self._options.path, "why": type(error).__name__})
             with self._state:
@@ -141,28 +151,14 @@ class DecisionLog:
         if thread.is_alive():  # the disk takes nothing: what waits is lost, and stopping must not fail over it
             log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
 
-    def line(self, when: float, trace: Trace, request: Request) -> dict[str, Any]:
+    def line(self, when: float, outcome: Outcome) -> dict[str, Any]:
         """One decision as the object that is written, but for the content of its request."""
-        decision = trace.decision
-        headers = request.headers
+        headers = outcome.request.headers
         id = headers.get("x-request-id")
-        line: dict[str, Any] = {
-            "time": when,
-            "id": None if id is None else shown.word(id),
-            "policy": trace.policy,
-            "decision": decision.name,
-            "action": decision.action,
-            "model": decision.model.key if decision.model is not None else None,
-            "fallback": decision.fallback,
-            "us": round(trace.microseconds, 1),
-            "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
-            "signals": {
-                name: {"matched": r.matched, "score": r.score, "label": r.label, "error": r.error}
-                for name, r in trace.readings.items()
-            },
-        }
-        if trace.observed:
-            line["observed"] = trace.observed
+        line = {"time": when, "id": None if id is None else shown.word(id), **as_object(outcome)}
+        line["us"] = round(line["us"], 1)
+        for signal in line["signals"].values():
+            del signal["evidence"]
         if self._options.content:
             line["headers"] = {name: shown.word(headers[name], 4_096) for name in self._headers if name in headers}
         return line

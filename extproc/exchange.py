@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
+from decisions.outcome import Outcome
 from extproc import encoding, listing, openai, paths, wire
 from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
@@ -120,8 +121,18 @@ class Context(Protocol):
         """The engine that decides `request`: that of the policy in force, or a candidate's for its share."""
         ...
 
-    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
-        """A request that came on `stream` was decided (its trace tells of fallbacks)."""
+    @property
+    def follow(self) -> Callable[[Trace, Request], None] | None:
+        """Who wants to decide each decided request as well, while its body is there: a candidate policy."""
+        ...
+
+    @property
+    def keeps(self) -> bool:
+        """Whether `record` wants requests with their bodies."""
+        ...
+
+    def record(self, outcome: Outcome) -> None:
+        """A request that was decided is over."""
         ...
 
     def failed(self, reason: str) -> None:
@@ -130,6 +141,9 @@ class Context(Protocol):
         `reason` is from a closed set: the `code` of a refusal, or `body_mode`, `protocol`, `error`, `answer_broken`.
         """
         ...
+
+
+_UNSEEN: Final[tuple[None, None, None]] = (None, None, None)  # tokens and money of an answer that nobody looked at
 
 
 class Phase:
@@ -219,17 +233,36 @@ class Exchange:
             model, meter = self._model(), self._context.meter
             if model is not None and meter is not None:
                 meter.given_up(model)
-        if self._reply is not None:  # the answer may have broken off, or its client left
-            try:
-                self._reply.close()
-            except Exception as error:  # noqa: BLE001 - the transport has other streams to close
-                _log(error)
-                self._context.failed("error")
+        try:
+            self._tell()
+        except Exception as error:  # noqa: BLE001 - the transport has other streams to close
+            _log(error)
+            self._context.failed("error")
         self._phase = Phase.OVER
         self._request = self._trace = self._reply = None
         self._head = NO_HEAD
         self._body = bytearray()
         self._owed = []
+
+    def _tell(self) -> None:
+        """What became of the request, for everybody who counts, and for the budgets."""
+        trace, request, reply = self._trace, self._request, self._reply
+        if trace is None or request is None:
+            return
+        seconds = time.time() - request.received
+        if reply is None:
+            model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
+        else:
+            model, status, took = reply.model, reply.status, reply.spent()
+            first_byte = reply.first_byte - request.received
+        prompt, completion, money = _UNSEEN if took is None else took
+        if money is not None:
+            self._engine.charge(request, money)
+        outcome = Outcome(
+            trace, request, model, request.size, status, first_byte, seconds,
+            prompt, completion, money, self._stream.metadata,
+        )  # fmt: skip
+        self._context.record(outcome)
 
     # Messages
 
@@ -494,12 +527,17 @@ class Exchange:
             self._stream.finish()
 
     def _act(self, trace: Trace) -> None:
-        request = self._request
+        self._trace = trace
+        request, follow = self._request, self._context.follow
         assert request is not None
+        self._go(trace, request)
+        if follow is not None:
+            follow(trace, request)
+
+    def _go(self, trace: Trace, request: Request) -> None:
         decision = trace.decision
         if decision.action == "respond":
             self._refuse(_refusal(decision), trace)
-            self._context.record(trace, request, self._stream)
             return
         if decision.writer is not None:
             answerer = self._context.answerer
@@ -509,11 +547,9 @@ class Exchange:
             sent = None if answerer is None else answerer.elsewhere(trace, request)
             if sent:
                 self._route(trace, request, sent)
-                self._context.record(trace, request, self._stream)
                 return
-            _plain(trace, "no_answerer" if answerer is None else "body_mode" if sent is None else "ineligible")
+            trace = _plain(trace, "no_answerer" if answerer is None else "body_mode" if sent is None else "ineligible")
         self._route(trace, request)
-        self._context.record(trace, request, self._stream)
 
     def _can_stream(self) -> bool:
         return self._head.mode == Mode.FULL_DUPLEX_STREAMED and not self._head.observing
@@ -580,7 +616,7 @@ class Exchange:
         self._pay(request_headers(trace.decision) + more, body, metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
-        elif not self._engine.metered:  # nobody needs it while the answer comes
+        elif not self._engine.metered and not self._context.keeps:  # nobody needs it while the answer comes
             self._request = request.shed()
             self._context.bodies.release(self)
 
@@ -663,6 +699,7 @@ class Exchange:
         headers: Pairs = (("x-pointsman-policy", self._engine.policy),)
         extra = b""
         if trace is None:
+            self._trace = None
             self._context.failed(refusal.code)
         else:
             headers = response_headers(trace)
@@ -706,11 +743,8 @@ class Exchange:
                 _log(error)
                 reason = "answerer_error"
             if answer is None:
-                _plain(trace, reason)
-                self._route(trace, request)
-                self._context.record(trace, request, self._stream)
+                self._route(_plain(trace, reason), request)
             else:
-                self._context.record(trace, request, self._stream)
                 await self._send_answer(answer, trace)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -752,15 +786,13 @@ class Exchange:
             self._context.failed("error")
             return
         trace = self._engine.failed("error")
+        self._trace = trace
         if trace.decision.action == "respond":
             self._refuse(_refusal(trace.decision), trace)
         else:
-            self._trace = trace
             self._pay(request_headers(trace.decision), None, metadata(trace))
         if self._request is None:
             self._context.failed("error")
-        else:
-            self._context.record(trace, self._request, self._stream)
 
     # Small things
 
@@ -775,9 +807,9 @@ def _refusal(decision: Decision) -> Refusal:
     return Refusal(decision.status or 403, text, "policy_refusal", headers=decision.headers)
 
 
-def _plain(trace: Trace, reason: str) -> None:
-    """Turn a decision that has a writer into its plain route."""
-    trace.decision = replace(trace.decision, action="route", writer=None, fallback=reason)
+def _plain(trace: Trace, reason: str) -> Trace:
+    """The plain route of a decision that has a writer."""
+    return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
 
 
 def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:

@@ -1,12 +1,11 @@
-"""What answers took and cost: the models' gauges for `load`, the ledgers for `budget`."""
+"""What answers took and cost, and the models' gauges for `load`."""
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from decisions.decision import Trace
-from decisions.engine import Engine
 from decisions.model import Model
 from signals.request import Request
 from signals.state.gauges import Loads
@@ -53,14 +52,21 @@ class Meter:
         """The exchange ended before an answer came: the client left, which says nothing about the model."""
         self._loads.of(model.key).ended(None, False)
 
-    def spent(self, engine: Engine, trace: Trace, request: Request, model: Model, tail: Tail) -> None:
-        """The whole answer has come: charge what it cost."""
-        end = bytes(tail.kept)
-        if trace.decision.writer is not None and (said := usage.cost(end)) is not None:
-            engine.charge(request, said)  # several models with a price each
-            return
-        used = usage.last(end)
-        # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
-        guessed = (trace.estimated_input_tokens or 0, tail.events or tail.size // 4)
-        tokens = [given if given is not None else guess for given, guess in zip(used, guessed, strict=True)]
-        engine.charge(request, model.cost(tokens[0], tokens[1]))
+
+class Spent(NamedTuple):
+    """What an answer took: tokens, and money in the policy's currency."""
+
+    prompt: int
+    completion: int
+    money: float
+
+
+def spent(trace: Trace, model: Model, tail: Tail) -> Spent:
+    """What the answer of which `tail` was seen took; `model` gave it."""
+    end = bytes(tail.kept)
+    used = usage.last(end)
+    # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
+    prompt = (trace.estimated_input_tokens or 0) if used.prompt is None else used.prompt
+    completion = (tail.events or tail.size // 4) if used.completion is None else used.completion
+    said = usage.cost(end) if trace.decision.writer is not None else None  # several models with a price each
+    return Spent(prompt, completion, model.cost(prompt, completion) if said is None else said)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import signals.neural.service
 from config.writers import WRITERS
-from decisions.decision import Trace
+from decisions.outcome import Outcome
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
 from upstream.writer import Sample as WriterSample
@@ -142,13 +142,13 @@ class Metrics:
         self.signals: dict[str, Histogram] = {}
         self.last_reload_successful = True
 
-    def record(self, trace: Trace, body_bytes: int) -> None:
-        """Count one decided request."""
+    def record(self, outcome: Outcome) -> None:
+        """Count one decided request, for the model that really answered."""
+        trace, model = outcome.trace, outcome.model
         decision = trace.decision
-        model = decision.model
         self.decisions.add((decision.name or "", model.key if model is not None else "", decision.action))
         self.duration.observe(trace.microseconds * 1e-6)
-        self.body.observe(body_bytes)
+        self.body.observe(outcome.body_bytes)
         if decision.fallback is not None:
             self.fallbacks.add((decision.fallback,))
         for guard in trace.observed:

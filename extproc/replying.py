@@ -6,11 +6,12 @@ as they come.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from decisions.decision import Trace
 from decisions.engine import Engine
-from extproc.meter import Meter, Tail
+from extproc.meter import Meter, Spent, Tail, spent
 from extproc.told import FALLBACK, response_headers
 from extproc.wire import Headers, Message, Pairs
 from signals.request import Request
@@ -19,13 +20,16 @@ from signals.request import Request
 class Reply:
     """One answer. `request` is None where the request could not be read and went to the default model all the same.
 
-    `model` is the one that answers: the decision's, or whoever took its place.
+    `model` is the one that answers: the decision's, or whoever took its place. `status` is the answer's, `first_byte`
+    when its head came, in seconds since the epoch.
     """
 
-    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace", "model")
+    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace", "first_byte", "model", "status")
 
     def __init__(self, engine: Engine, meter: Meter | None, request: Request | None, trace: Trace) -> None:
         self.model = trace.decision.model
+        self.status = 0
+        self.first_byte = time.time()
         self._engine = engine
         self._meter = meter
         self._request = request
@@ -38,6 +42,7 @@ class Reply:
         `watched`: Envoy shows us the body, too.
         """
         engine, trace = self._engine, self._trace
+        self.status = status(headers)
         chosen = self.model
         written = trace.decision.writer is not None
         if written:  # it comes from our own service, which knows better who wrote it: for an agent's request one model
@@ -47,7 +52,7 @@ class Reply:
         if chosen is not None and self._meter is not None and self._request is not None:
             # Whoever answers in its place, the model that was sent the request has failed.
             failed = not written and self.model is not chosen
-            self._meter.first_byte(chosen, self._request, 503 if failed else status(headers))
+            self._meter.first_byte(chosen, self._request, 503 if failed else self.status)
             if engine.metered and watched:
                 self._tail = Tail()
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
@@ -57,18 +62,13 @@ class Reply:
 
     def take(self, message: Message) -> None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
-        tail = self._tail
-        if tail is not None:
-            tail.take(message.body)
-            if message.end:
-                self.close()
+        if self._tail is not None:
+            self._tail.take(message.body)
 
-    def close(self) -> None:
-        """The answer is over, or it broke off: what was seen of it has its price."""
-        tail, self._tail = self._tail, None
-        model = self.model
-        if tail is not None and model is not None and self._meter is not None and self._request is not None:
-            self._meter.spent(self._engine, self._trace, self._request, model, tail)
+    def spent(self) -> Spent | None:
+        """What the answer took, whole or as far as it came; None where nobody looked at it."""
+        tail, model = self._tail, self.model
+        return None if tail is None or model is None else spent(self._trace, model, tail)
 
 
 def status(headers: Headers) -> int:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
-from decisions.decision import Trace
 from decisions.engine import Engine
+from decisions.outcome import as_object
 from extproc import metrics, shown
 from extproc.admin import Admin, Status
 from extproc.answers import Answers
@@ -115,6 +115,8 @@ class InForce:
         "bodies",
         "engine",
         "failed",
+        "follow",
+        "keeps",
         "makers",
         "meter",
         "record",
@@ -130,7 +132,9 @@ class InForce:
         self.answerer: Answerer | None = answers
         recorder = worker.recorder
         self.timed = recorder.timed
-        self.record = recorder.record if rollout is None else _both(recorder, rollout)
+        self.record = recorder.record
+        self.keeps = recorder.keeps
+        self.follow = None if rollout is None else rollout.follow
         self.failed = worker.metrics.failed
         self.meter = worker.meter
         self.bodies = worker.bodies
@@ -142,14 +146,6 @@ class InForce:
     def choose(self, request: Request) -> Engine:
         """The engine that decides `request`: the policy's, or the candidate's for its share."""
         return self.engine if self._rollout is None else self._rollout.choose(request)
-
-
-def _both(recorder: Recorder, rollout: Rollout) -> Callable[[Trace, Request, Stream], None]:
-    def record(trace: Trace, request: Request, stream: Stream) -> None:
-        recorder.record(trace, request, stream)
-        rollout.follow(trace, request)
-
-    return record
 
 
 class Worker:
@@ -360,10 +356,10 @@ class Worker:
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The last `limit` decisions, newest first."""
-        newest = list(self.recorder.traces)[::-1][:limit]
+        newest = list(self.recorder.outcomes)[::-1][:limit]
         return [
-            {"time": at, "request_id": None if id is None else shown.word(id), **describe(trace)}
-            for at, id, trace in newest
+            {"time": at, "request_id": None if id is None else shown.word(id), **as_object(outcome)}
+            for at, id, outcome in newest
         ]
 
     def policy_text(self) -> bytes:
@@ -374,26 +370,6 @@ def _models(loaded: Loaded) -> frozenset[str]:
     """The keys of the models of the policy and its candidate."""
     engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
     return frozenset(key for engine in engines for key in engine.models)
-
-
-def describe(trace: Trace) -> dict[str, Any]:
-    """A trace in plain values, without any text of the request."""
-    decision = trace.decision
-    return {
-        "decision": decision.name,
-        "model": decision.model.key if decision.model is not None else None,
-        "action": decision.action,
-        "status": decision.status,
-        "fallback": decision.fallback,
-        "signals": {
-            name: {"matched": r.matched, "score": r.score, "label": r.label, "error": r.error, "evidence": r.evidence}
-            for name, r in trace.readings.items()
-        },
-        "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
-        "policy": trace.policy,
-        "us": trace.microseconds,
-        **({"observed": trace.observed} if trace.observed else {}),
-    }
 
 
 def about(last_reload_successful: bool) -> Snapshot:

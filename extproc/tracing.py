@@ -6,14 +6,11 @@ GenAI attribute names used are those that the ongoing renaming leaves alone; eve
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from decisions.decision import Trace
+from decisions.outcome import Outcome
 from extproc import shown
 from extproc.apis.registry import BY_NAME
-from signals.request import Request
 from signals.state.session import SESSION_HEADER
 
 if TYPE_CHECKING:
@@ -46,16 +43,17 @@ class Tracing:
         self._kind = SpanKind.INTERNAL
         self._error = Status(StatusCode.ERROR)
 
-    def record(self, trace: Trace, request: Request, metadata: Mapping[str, str]) -> None:
-        """One decided request; `metadata` is the gRPC stream's."""
+    def record(self, outcome: Outcome) -> None:
+        """One decided request. The span is as long as it took to decide it."""
+        trace, request = outcome.trace, outcome.request
         headers = request.headers
-        carrier = headers if "traceparent" in headers else metadata
-        ended = time.time_ns()
+        carrier = headers if "traceparent" in headers else outcome.metadata
+        begun = int(request.received * 1e9)
         span = self._tracer.start_span(
             f"decide {request.api}",
             context=self._extract({name: carrier[name] for name in ("traceparent", "tracestate") if name in carrier}),
             kind=self._kind,
-            start_time=ended - int(trace.microseconds * 1000),
+            start_time=begun,
         )
         decision = trace.decision
         attributes: dict[str, str | float] = {
@@ -65,8 +63,8 @@ class Tracing:
         }
         if request.model is not None:
             attributes["gen_ai.request.model"] = shown.word(request.model)
-        if decision.model is not None:
-            attributes["pointsman.model"] = decision.model.key
+        if outcome.model is not None:
+            attributes["pointsman.model"] = outcome.model.key
         if decision.name is not None:
             attributes["pointsman.decision"] = decision.name
         if SESSION_HEADER in headers:
@@ -79,7 +77,7 @@ class Tracing:
                 "unknown" if reading.matched is None else str(reading.matched).lower()
             )
         span.set_attributes(attributes)
-        span.end(ended)
+        span.end(begun + max(1, int(trace.microseconds * 1000)))
 
     def close(self) -> None:
         """Export what is waiting."""

@@ -16,10 +16,8 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
-from decisions.decision import Trace
-from proto import ext_proc_pb2, trace_pb2
+from proto import ext_proc_pb2
 from signals.reading import Reading
-from signals.request import Request
 from signals.state.session import HEADERS as SESSION_HEADERS
 
 Pairs = tuple[tuple[str, str], ...]
@@ -562,35 +560,3 @@ def metadata(fixed: bytes, tokens: int | None, readings: Mapping[str, Reading]) 
     size += len(value)
     length = _varint(size)
     return b"\x42%b\x0a%b%b%b" % (_varint(size + len(length) + 1), length, value, struct)
-
-
-def audit(trace: Trace, request: Request) -> bytes:
-    """The serialized `pointsman.trace.v1.Trace` of one decision. Holds no prompt text."""
-    decision = trace.decision
-    truth = {True: trace_pb2.TRUE, False: trace_pb2.FALSE, None: trace_pb2.UNKNOWN}
-    record = trace_pb2.Trace(
-        policy=trace.policy,
-        received=request.received,
-        api=request.api,
-        requested_model=request.model or "",
-        body_bytes=len(request.body),
-        decision=trace_pb2.Decision(
-            name=decision.name or "",
-            action=decision.action,
-            model=decision.model.key if decision.model else "",
-            status=decision.status or 0,
-            fallback=decision.fallback or "",
-        ),
-        rules=[trace_pb2.Rule(decision=name, result=truth[result]) for name, result in trace.results.items()],
-        microseconds=trace.microseconds,
-    )
-    for name, reading in trace.readings.items():
-        record.readings.add(
-            signal=name,
-            matched=truth[reading.matched],
-            score=reading.score,
-            label=reading.label or "",
-            error=reading.error or "",
-            evidence=reading.evidence,
-        )
-    return record.SerializeToString()

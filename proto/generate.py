@@ -13,7 +13,7 @@ import grpc_tools
 from grpc_tools import protoc
 
 HERE = Path(__file__).resolve().parent
-SCHEMAS = ("ext_proc.proto", "trace.proto")
+SCHEMAS = ("ext_proc.proto",)
 
 
 def generate(target: Path) -> None:

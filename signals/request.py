@@ -160,8 +160,9 @@ class Request:
     sealed: bool
     asking: Asking
     framing: str
-    _found: Everything | None = field(repr=False, compare=False)
-    _texts: dict[str, str] = field(repr=False, compare=False)
+    size: int = field(init=False, repr=False, compare=False)  # bytes of the body, also once it was shed
+    _found: Everything | None = field(init=False, repr=False, compare=False)
+    _texts: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -194,6 +195,7 @@ class Request:
         self.sealed = sealed
         self.asking = asking
         self.framing = framing
+        self.size = len(body)
         self._found = None
         self._texts = {}
 
@@ -264,7 +266,9 @@ class Request:
 
     def shed(self) -> Request:
         """The same call without anything that its body held, for whoever only needs to know who asked when."""
-        return Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        rest = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        rest.size = self.size
+        return rest
 
     def _join(self, scope: Scope) -> str:
         messages = self.messages

@@ -15,12 +15,12 @@ import orjson
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine, Settings
 from decisions.model import Model
+from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.bodies import Bodies
 from extproc.exchange import Answerer, Exchange
 from extproc.makers import Makers
 from extproc.meter import Meter
-from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
@@ -81,15 +81,25 @@ class Service:
 
     engine: Engine
     answerer: Answerer | None = None
-    traces: list[Trace] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     meter: Meter | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(lambda seconds, call: None))
     makers: Makers = field(default_factory=Makers)
     unheard: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def record(self, trace: Trace, request: Request, stream: Stream) -> None:
-        self.traces.append(trace)
+    open: list[Exchange] = field(default_factory=list)
+    follow: None = None
+    keeps: bool = False
+
+    def record(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    @property
+    def traces(self) -> list[Trace]:
+        """What was decided, for requests that are over and for those that are not."""
+        under_way = [exchange._trace for exchange in self.open if exchange._request is not None]
+        return [outcome.trace for outcome in self.outcomes] + [trace for trace in under_way if trace is not None]
 
     def choose(self, request: Request) -> Engine:
         return self.engine
@@ -124,6 +134,7 @@ class Envoy:
         self._observing = terms.pop("observing", False)
         self._terms: Any = ext_proc.ProtocolConfiguration(request_body_mode=mode, **terms)
         self.exchange = Exchange(service, self)
+        service.open.append(self.exchange)
 
     # The Stream
 

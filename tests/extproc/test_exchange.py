@@ -16,11 +16,11 @@ import zstandard
 from decisions.decision import Changes, Trace
 from decisions.engine import Clause, Engine, Opening
 from decisions.model import Model
+from decisions.outcome import Outcome
 from decisions.rule import AnyOf
 from extproc import wire
 from extproc.bodies import Bodies
 from extproc.makers import MOST, Makers
-from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
@@ -1107,13 +1107,14 @@ def test_breaking_before_the_body_is_read_fails_closed_with_a_guard(
 
 
 def test_breaking_after_the_answer_changes_nothing(service: Service, breaks: None) -> None:
-    def fail(trace: Trace, request: Request, stream: Stream) -> None:
+    def fail(outcome: Outcome) -> None:
         raise ZeroDivisionError
 
     service.record = fail  # type: ignore[method-assign]
     envoy = Envoy(service)
     expect_route(envoy.request(chat())[-1], "small")
     assert len(envoy.sent) == 2
+    envoy.exchange.closed()
     assert service.failures == ["error"]
 
 
@@ -1215,7 +1216,8 @@ async def test_where_envoy_cannot_stream_the_service_behind_it_answers() -> None
     mutation = answer.response_headers.response.header_mutation
     assert set_headers(mutation) == {"x-pointsman-decision": "math", "x-pointsman-policy": STEPWISE.policy}
     assert mutation.remove_headers == []  # they are our own service's words
-    assert service.decision.model.key == "small"
+    envoy.exchange.closed()
+    assert service.outcomes[0].model.key == "small"
 
 
 async def test_an_answerer_that_fails_at_once_leaves_the_large_model(breaks: None) -> None:

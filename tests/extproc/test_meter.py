@@ -9,7 +9,7 @@ from config.load import parse
 from config.resources import Resources
 from decisions.decision import Trace
 from extproc.body import parse as parse_request
-from extproc.meter import KEPT, Meter, Tail
+from extproc.meter import KEPT, Meter, Tail, spent
 from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc, set_headers
 from upstream.usage import last
@@ -81,7 +81,6 @@ async def test_an_answer_is_charged_and_an_empty_budget_refuses():
     resources = Resources()
     engine = build(parse(POLICY), resources)
     assert engine.metered
-    meter = Meter(resources.loads)
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
     request = parse_request(Target("chat"), {"x-tenant": "acme"}, {}, body)
     trace, before = await left(engine, request)
@@ -89,12 +88,12 @@ async def test_an_answer_is_charged_and_an_empty_budget_refuses():
     model = trace.decision.model
     tail = Tail()
     tail.take(json.dumps(OPENAI).encode())
-    meter.spent(engine, trace, request, model, tail)
+    engine.charge(request, spent(trace, model, tail).money)
     assert (await left(engine, request))[1] == pytest.approx(1 - (11 + 14) / 100)
     stream = Tail()
     for _ in range(100):
         stream.take(b"data: {}\n\n")  # no usage: an event counts as a token
-    meter.spent(engine, trace, request, model, stream)
+    engine.charge(request, spent(trace, model, stream).money)
     after, score = await left(engine, request)
     assert score == 0.0
     assert (after.decision.action, after.decision.status) == ("respond", 402)
@@ -169,6 +168,7 @@ async def test_who_has_answered_in_a_models_place_is_told_and_paid(said, model, 
     assert list(mutation.remove_headers) == (["x-pointsman-fallback"] if said else [])
     last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
     envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
+    envoy.exchange.closed()
     _, left_over = await left(engine, parse_request(Target("chat"), {"x-tenant": "acme"}, {}, chat()))
     assert left_over == pytest.approx(1 - 14 * engine.models[model].input_price / 1e6)
     gauge = resources.loads.of("small")

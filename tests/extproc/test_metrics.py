@@ -7,10 +7,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from decisions.decision import Decision, Trace
 from decisions.model import Model
+from decisions.outcome import Outcome
 from extproc import metrics
 from extproc.exposition import expose
 from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, gauge, merge
 from signals.reading import FALSE, TRUE, Reading
+from signals.request import Request
 
 SMALL = Model("small", "Qwen/Qwen3-8B")
 
@@ -26,6 +28,10 @@ def _trace(**changes: object) -> Trace:
     return Trace(**(fields | changes))  # type: ignore[arg-type]
 
 
+def _outcome(trace: Trace, size: int) -> Outcome:
+    return Outcome(trace, Request("chat", b"", {}, None, ()), trace.decision.model, size)
+
+
 def _parsed(snapshot: metrics.Snapshot) -> dict[str, float]:
     """Every exposed sample as `name{label=value,…}` → value, read by prometheus-client's own parser."""
     samples: dict[str, float] = {}
@@ -38,9 +44,9 @@ def _parsed(snapshot: metrics.Snapshot) -> dict[str, float]:
 
 def test_a_decision_counts_under_its_name_model_and_action():
     counts = Metrics()
-    counts.record(_trace(), 1000)
-    counts.record(_trace(decision=Decision(None, "default", SMALL)), 10)
-    counts.record(_trace(decision=Decision("no", "respond", None, status=403)), 10)
+    counts.record(_outcome(_trace(), 1000))
+    counts.record(_outcome(_trace(decision=Decision(None, "default", SMALL)), 10))
+    counts.record(_outcome(_trace(decision=Decision("no", "respond", None, status=403)), 10))
     samples = _parsed(counts.snapshot())
     assert samples["pointsman_decisions_total{action=route,decision=code,model=small}"] == 1
     assert samples["pointsman_decisions_total{action=default,decision=,model=small}"] == 1
@@ -49,8 +55,8 @@ def test_a_decision_counts_under_its_name_model_and_action():
 
 def test_unknown_readings_and_fallbacks_are_counted_with_their_reason():
     counts = Metrics()
-    counts.record(_trace(telling={"guard": Reading(None, error="overloaded"), "b": TRUE}), 1)
-    counts.record(_trace(decision=Decision(None, "default", SMALL, fallback="deadline")), 1)
+    counts.record(_outcome(_trace(telling={"guard": Reading(None, error="overloaded"), "b": TRUE}), 1))
+    counts.record(_outcome(_trace(decision=Decision(None, "default", SMALL, fallback="deadline")), 1))
     counts.failed("invalid_json")
     samples = _parsed(counts.snapshot())
     assert samples["pointsman_signal_unknown_total{reason=overloaded,signal=guard}"] == 1
@@ -61,7 +67,7 @@ def test_unknown_readings_and_fallbacks_are_counted_with_their_reason():
 def test_durations_and_sizes_land_in_cumulative_buckets():
     counts = Metrics()
     for microseconds in (4.0, 30.0, 5e6):
-        counts.record(_trace(microseconds=microseconds, timings={"a": microseconds}), 300)
+        counts.record(_outcome(_trace(microseconds=microseconds, timings={"a": microseconds}), 300))
     samples = _parsed(counts.snapshot())
     name = "pointsman_decision_duration_seconds"
     assert samples[f"{name}_bucket{{le=5e-06}}"] == 1
@@ -88,7 +94,7 @@ def test_series_are_bounded_and_the_rest_is_counted_as_other():
     assert counts[("other", "other")] == 50
     timed = Metrics()
     for number in range(MAX_SERIES + 50):
-        timed.record(_trace(timings={f"s{number}": 1.0}), 0)
+        timed.record(_outcome(_trace(timings={f"s{number}": 1.0}), 0))
     assert len(timed.signals) == MAX_SERIES + 1
 
 
@@ -101,7 +107,7 @@ def test_label_values_are_escaped():
 def test_merging_adds_counters_histograms_and_gauges_and_survives_a_pipe():
     one, two = Metrics(), Metrics()
     for counts in (one, two, two):
-        counts.record(_trace(), 100)
+        counts.record(_outcome(_trace(), 100))
     snapshots = [{**each.snapshot(), "pointsman_streams_inflight": gauge(2)} for each in (one, two)]
     merged = merge(pickle.loads(pickle.dumps(snapshot)) for snapshot in snapshots)
     samples = _parsed(merged)

@@ -6,6 +6,7 @@ import pytest
 
 from config.build import build
 from config.load import parse
+from decisions.outcome import decided
 from extproc.body import parse as parse_request
 from extproc.paths import Target
 from extproc.tracing import Tracing
@@ -39,7 +40,7 @@ def spans():
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "secret words"}]}).encode()
         request = parse_request(Target("chat"), headers, {}, body)
         trace = engine.settle(request) if fallback is None else engine.failed(fallback)
-        tracing.record(trace, request, metadata)
+        tracing.record(decided(trace, request)._replace(metadata=metadata))
         return exporter.get_finished_spans()[-1]
 
     yield record

@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decisions.decision import Trace
 from extproc import wire
 from extproc.wire import Kind, Mode
-from proto import ext_proc_pb2, trace_pb2
+from proto import ext_proc_pb2
 from signals.reading import Reading
-from signals.request import Request
-from tests.extproc.envoy import LARGE, clause, engine, metadata, set_headers
+from tests.extproc.envoy import metadata, set_headers
 from tests.proto import oracle
 from tests.proto.oracle import core, ext_proc
 
@@ -298,39 +296,3 @@ def test_dynamic_metadata_is_added_to_any_reply(
         message = read(reply + extra)
         assert metadata(message) == wanted
         assert message.request_body is not None or message.streamed_immediate_response is not None
-
-
-def test_the_audit_record_holds_the_trace_and_no_prompt() -> None:
-    decision = engine(clause("hard", None, "route")).fallback("deadline")
-    readings = {"a": Reading(True, 0.75, "math", None, ("2 windows",)), "b": Reading(None, error="deadline")}
-    trace = Trace(decision, "sha256:x", readings, {"guard": None, "hard": False}, 12.5)
-    request = Request("chat", b'{"secret": 1}', {"secret": 1}, "auto", (), received=5.0)
-    record = wire.audit(trace, request)
-    assert b"secret" not in record
-    message = trace_pb2.Trace.FromString(record)
-    assert (message.policy, message.requested_model, message.body_bytes, message.received) == (
-        "sha256:x",
-        "auto",
-        13,
-        5.0,
-    )
-    assert (message.decision.action, message.decision.model, message.decision.fallback) == (
-        "default",
-        "small",
-        "deadline",
-    )
-    assert [(rule.decision, rule.result) for rule in message.rules] == [
-        ("guard", trace_pb2.UNKNOWN),
-        ("hard", trace_pb2.FALSE),
-    ]
-    first, second = message.readings
-    assert (first.signal, first.matched, first.score, first.label, list(first.evidence)) == (
-        "a",
-        trace_pb2.TRUE,
-        0.75,
-        "math",
-        ["2 windows"],
-    )
-    assert not second.HasField("score")
-    assert second.error == "deadline"
-    assert LARGE.key != message.decision.model

@@ -1,0 +1,92 @@
+"""What became of one request: made exactly once per exchange, when it closes. Whatever counts, counts from this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from decisions.decision import Trace
+from decisions.model import Model
+from signals.reading import Reading
+from signals.request import Request
+
+_NOTHING: Final[Mapping[str, str]] = {}
+
+
+class Outcome(NamedTuple):
+    """`model` is the one that really answered: the decision's, or whoever took its place.
+
+    `request` may have shed its body by then; `body_bytes` is how large it was. `status` is that of the answer's head,
+    None where none came. `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end
+    of the exchange. `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from
+    its size; None where nobody looked at it. `metadata` is the gRPC stream's, for whoever continues a trace.
+    """
+
+    trace: Trace
+    request: Request
+    model: Model | None
+    body_bytes: int
+    status: int | None = None
+    first_byte: float | None = None
+    seconds: float | None = None
+    prompt: int | None = None
+    completion: int | None = None
+    money: float | None = None
+    metadata: Mapping[str, str] = _NOTHING
+
+
+def decided(trace: Trace, request: Request) -> Outcome:
+    """The outcome of a request of which no more is known than what was decided."""
+    return Outcome(trace, request, trace.decision.model, len(request.body), trace.decision.status)
+
+
+def as_object(outcome: Outcome) -> dict[str, Any]:
+    """The outcome in plain values, without any text of the request."""
+    answer = {
+        "status": outcome.status,
+        "first_byte": _rounded(outcome.first_byte),
+        "seconds": _rounded(outcome.seconds),
+        "input_tokens": outcome.prompt,
+        "output_tokens": outcome.completion,
+        "cost": outcome.money,
+    }
+    chosen, model = outcome.trace.decision.model, outcome.model
+    found = trace_object(outcome.trace)
+    found["model"] = None if model is None else model.key
+    if chosen is not model and chosen is not None:
+        found["chosen"] = chosen.key
+    answer = {key: value for key, value in answer.items() if value is not None}
+    return {**found, "answer": answer} if answer else found
+
+
+def trace_object(trace: Trace) -> dict[str, Any]:
+    """A trace in plain values. `explain`, the decision log and the admin port show this, each with more or less."""
+    decision = trace.decision
+    return {
+        "decision": decision.name,
+        "model": None if decision.model is None else decision.model.key,
+        "action": decision.action,
+        "status": decision.status,
+        "fallback": decision.fallback,
+        "signals": {name: _reading(reading) for name, reading in trace.readings.items()},
+        "rules": [{"decision": name, "result": result} for name, result in trace.results.items()],
+        "policy": trace.policy,
+        "us": round(trace.microseconds, 3),
+        **({"observed": list(trace.observed)} if trace.observed else {}),
+        **({"kept": True} if trace.kept else {}),
+        **({"lacking": {key: list(lacks) for key, lacks in trace.lacking.items()}} if trace.lacking else {}),
+    }
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    return {
+        "matched": reading.matched,
+        "score": reading.score,
+        "label": reading.label,
+        "error": reading.error,
+        "evidence": reading.evidence,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
