@@ -102,7 +102,7 @@ class _Rule:
             spec["urlRewrite"] = {"path": {"type": "ReplaceRegexMatch", "replaceRegexMatch": replacement}}
         if self.standbys:
             spec.setdefault("urlRewrite", {})["hostname"] = {"type": "Backend"}
-        kind = "as-is" if self.rewrite is None else "versioned" if len(self.rewrite.pattern) > 2 else "below"
+        kind = "as-is" if self.rewrite is None else "below" if self.rewrite.pattern == "^/" else "versioned"
         return (object_name(self.server.key) + ("" if self.call else f"-{kind}"), spec) if spec else None
 
     def object(self) -> dict[str, Any]:
