@@ -1,0 +1,57 @@
+"""The books of an answer: every request is paid once, counted or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from upstream.books import Books, Open
+from upstream.endpoint import Endpoint
+from upstream.usage import Counts
+
+ENDS = {
+    "small": Endpoint("http://s", "tiny", price_input=1.0, price_output=2.0),
+    "large": Endpoint("http://l", "huge", price_input=10.0, price_output=20.0),
+}
+
+
+def books() -> Books:
+    return Books(ENDS, lambda: 100)
+
+
+def test_what_the_upstream_counts_is_what_is_paid() -> None:
+    each = books()
+    each.asked("small")
+    each.stream(Open("small", 40, received=6), used=5, counts=Counts(60, 7))
+    each.asked("large")
+    each.aside("large", Counts(80, 1))
+    assert each.cost() == pytest.approx((60 * 1 + 7 * 2 + 80 * 10 + 1 * 20) / 1e6)
+    assert each.written == 8
+    assert each.prompt_tokens("small", 40) == 60  # learnt: 50 for the question, and the prefix
+    assert each.prompt_tokens("large", 40) == 110
+    usage = each.usage({"strategy": "x"})
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (140, 8, 148)
+    ours = usage["pointsman"]
+    assert list(ours) == ["strategy", "models", "cost", "estimated"]
+    assert ours["models"]["small"] == {
+        "requests": 1, "prompt_tokens": 60, "completion_tokens": 7, "discarded_tokens": 1,
+    }  # fmt: skip
+    assert ours["models"]["large"]["discarded_tokens"] == 1
+    assert (ours["cost"], ours["estimated"]) == (round(each.cost(), 9), False)
+
+
+def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
+    each = books()
+    each.stream(Open("small", 40, received=6), used=6, counts=None)
+    assert each.cost() == pytest.approx((110 * 1 + 6 * 2) / 1e6)
+    assert each.usage({})["pointsman"]["estimated"] is True
+    # A later request that is counted says what the earlier one must have been.
+    each.stream(Open("small", 0, received=1), used=1, counts=Counts(20, 1))
+    assert each.cost() == pytest.approx((20 + 20 + 10 + 7 * 2) / 1e6)
+
+
+def test_the_request_under_way_is_paid_as_far_as_it_has_come() -> None:
+    each = books()
+    under_way = Open("large", 40, received=3)
+    assert each.cost() == 0
+    assert each.cost(under_way) == pytest.approx((110 * 10 + 3 * 20) / 1e6)
+    assert each.usage({}, under_way)["pointsman"]["cost"] == round(each.cost(under_way), 9)
