@@ -160,8 +160,8 @@ class Request:
     sealed: bool
     asking: Asking
     framing: str
-    _found: Everything | None = field(repr=False, compare=False)
-    _texts: dict[str, str] = field(repr=False, compare=False)
+    _found: Everything | None = field(init=False, repr=False, compare=False)
+    _texts: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
