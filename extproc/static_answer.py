@@ -12,7 +12,7 @@ from typing import NamedTuple
 import orjson
 
 from extproc.apis.registry import BY_NAME
-from extproc.apis.shape import EVENTS, JSON, Static
+from extproc.apis.shape import JSON, Static
 from signals.request import Request
 
 
@@ -31,5 +31,5 @@ def static_answer(request: Request, text: str) -> StaticAnswer | None:
     model, framing = request.model or "auto", request.framing
     given = Static(model, text, uuid.uuid4().hex[:24], int(time.time()), request.fields, framing)
     if shape.streams(request):
-        return StaticAnswer(JSON if framing == "array" else EVENTS, b"".join(shape.stream(given)))
+        return StaticAnswer(shape.streamed_as(framing), b"".join(shape.stream(given)))
     return StaticAnswer(JSON, orjson.dumps(shape.answer(given)))

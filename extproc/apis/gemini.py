@@ -15,7 +15,7 @@ import orjson
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import ROLES, Call, Parts, encoded_in, wrong
-from extproc.apis.shape import BUDGETS, SEGMENT, ApiShape, Found, Static, Target, event, lower, versioned
+from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, event, lower, versioned
 from extproc.edit import Draft, elements, exchanged
 from extproc.jsonbody import KEYS, PLAIN, collect, decoded
 from extproc.refusal import Refusal
@@ -238,6 +238,9 @@ class Gemini(ApiShape):
     def stream(self, given: Static) -> Iterable[bytes]:
         whole = self.answer(given)
         return [event(whole) if given.framing == "sse" else orjson.dumps([whole])]
+
+    def streamed_as(self, framing: str) -> str:
+        return EVENTS if framing == "sse" else JSON
 
     def entry(self, name: str, model: Model) -> dict[str, Any]:
         entry: dict[str, Any] = {

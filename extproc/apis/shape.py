@@ -235,6 +235,10 @@ class ApiShape(Asking):
         """The pieces of a streamed answer."""
         raise NotImplementedError
 
+    def streamed_as(self, framing: str) -> str:
+        """The content type of a streamed answer."""
+        return EVENTS
+
     # The model list
 
     def entry(self, name: str, model: Model) -> dict[str, Any]:

@@ -248,7 +248,8 @@ async def _refused(gate: Gate, server: str, mode: str, cases: Sequence[Case]) ->
             assert shape is not None or "HEAD" in case.label, (case.label, answer)
             assert answer.status in OURS, (case.label, answer)
             ours += 1
-            codes[(shape or {}).get("code") or ""] += 1
+            code = (shape or {}).get("code")
+            codes[code if isinstance(code, str) else ""] += 1  # Google's is the status
     grown: Counter[str] = Counter()
     for _ in range(50):  # a worker tells what it counts a moment later
         grown = await asyncio.to_thread(counted, gate) - before
@@ -261,12 +262,12 @@ async def _refused(gate: Gate, server: str, mode: str, cases: Sequence[Case]) ->
 
 
 def error(answer: Answer) -> dict[str, Any] | None:
-    """The error in the shape of OpenAI or Anthropic; None where it is neither."""
+    """The error in the shape of OpenAI, Anthropic or Google; None where it is none of these."""
     try:
         found = json.loads(answer.body)["error"]
     except (ValueError, KeyError, TypeError):
         return None
-    assert found["type"], answer
+    assert found["status" if found.get("code") == answer.status else "type"], answer
     assert found["message"], answer
     assert MARK not in answer.body.decode(), answer
     return found if isinstance(found, dict) else None
@@ -324,7 +325,8 @@ OTHERS = [
     "/v1/score", "/score", "/v1/tokenize", "/tokenize", "/detokenize", "/generate", "/generate_stream", "/invocations",
     "/completion", "/api/chat", "/api/generate", "/api/embed", "/pooling", "/classify", "/infill",
     "/v2/models/m/infer", "/v1/complete", "/v1/threads/t/messages", "/", "/*", "/v1", "/v1/", "/v1/chat",
-    "/v1beta/models/gemini:generateContent", "/v1/responses/r", "/v1/responses/r/cancel",
+    "/v1beta/models/gemini:embedContent", "/v1beta/tunedModels/m:generateContent", "/v1/responses/r",
+    "/v1/responses/r/cancel",
     "/v1/responses/r/input_items", "/v1/responses/r/other", "/v1/models", "/v1/models/m", "/model/m/invoke", "/openx",
     "/open", "/v1/chat/completions.", "/v1/chatcompletions", "/v1/chat/completion", "/v1/v1", "/v1/messages/x",
     "/v1/embeddings/x",
