@@ -51,7 +51,7 @@ def speaks(message: Message) -> bool:
     if message.role != "user":
         return False
     first = message.text[:1]  # no block begins with it, mostly
-    if not first or (first != "<" and not first.isspace()):
+    if not first or (first != "<" and first != "#" and not first.isspace()):
         return True
     return bool(message.images or message.audio or message.files or said(message.text))
 
