@@ -450,7 +450,8 @@ class Envoy:
                 raise RuntimeError("Envoy did not start:\n" + self.log()[-4000:])
             time.sleep(0.02)
         listeners = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
-        self._ports = {one["name"]: one["local_address"]["socket_address"]["port_value"] for one in listeners}
+        addresses = {one["name"]: one["local_address"].get("socket_address") for one in listeners}
+        self._ports = {name: address["port_value"] for name, address in addresses.items() if address is not None}
 
     def _ready(self, admin: Path) -> bool:
         if not admin.exists() or not admin.read_text():

@@ -86,7 +86,7 @@ class Scripted:
         arguments = {key: command}
         if "description" in wanted:
             arguments["description"] = "Run a command"
-        return f"call_{results}", shell, arguments
+        return f"call_{len(self.seen)}_{results}", shell, arguments
 
 
 def _named(tool: JSON) -> Iterator[tuple[str, JSON]]:
@@ -98,12 +98,16 @@ def _named(tool: JSON) -> Iterator[tuple[str, JSON]]:
 
 def _messages(body: JSON, model: Scripted) -> Iterator[JSON]:
     """Anthropic's events, and the whole message."""
-    parts = [
-        part for turn in body["messages"] if isinstance(turn["content"], list) for part in turn["content"]
-    ]
+    parts = [part for turn in body["messages"] if isinstance(turn["content"], list) for part in turn["content"]]
     call = model.step(body, sum(part.get("type") == "tool_result" for part in parts))
     usage = {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
-    message: JSON = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "usage": usage}
+    message: JSON = {
+        "id": f"msg_{len(model.seen)}",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "usage": usage,
+    }
     block: JSON
     if call is None:
         block, reason = {"type": "text", "text": ""}, "end_turn"
@@ -136,7 +140,13 @@ def _responses(body: JSON, model: Scripted) -> Iterator[JSON]:
         part = {"type": "output_text", "text": model.words, "annotations": []}
         item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
     else:
-        item = {"type": "function_call", "id": "fc_1", "call_id": call[0], "name": call[1], "status": "completed"}
+        item = {
+            "type": "function_call",
+            "id": f"fc_{call[0]}",
+            "call_id": call[0],
+            "name": call[1],
+            "status": "completed",
+        }
         item["arguments"] = json.dumps(call[2])
     done = response | {"status": "completed", "output": [item], "usage": usage}
     yield {"type": "response.created", "sequence_number": 0, "response": response}
