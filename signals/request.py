@@ -36,7 +36,10 @@ _ANSWERED = ("assistant", "model")
 
 
 class Message(NamedTuple):
-    """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts."""
+    """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts.
+
+    `pages` are those of its PDFs, counted or guessed.
+    """
 
     role: str
     text: str
@@ -44,6 +47,7 @@ class Message(NamedTuple):
     audio: int = 0
     files: int = 0
     tool_calls: int = 0
+    pages: int = 0
 
 
 def speaks(message: Message) -> bool:

@@ -26,6 +26,8 @@ PER_IMAGE = 765
 """Tokens of an image: what OpenAI counts for one of 1024 x 1024 in high detail (85 + 4 tiles of 170)."""
 PER_AUDIO = 600
 """Tokens of an audio part: a minute at ten a second."""
+PER_PAGE = 2250
+"""Tokens of a page of a PDF: the middle of the 1,500 to 3,000 that Anthropic's documentation of PDF support names."""
 
 
 class ByteWeights:
@@ -59,7 +61,7 @@ class ByteWeights:
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
-    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images and audio."""
+    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images, audio, PDFs."""
     fields = request.fields
     text = request.spoken()
     offered = fields.get("tools") or fields.get("functions")
@@ -68,8 +70,8 @@ def whole(request: Request, count: Callable[[str], int]) -> int:
     parts = 0
     for message in request.messages:
         parts += PER_MESSAGE
-        if message.images or message.audio:
-            parts += PER_IMAGE * message.images + PER_AUDIO * message.audio
+        if message.images or message.audio or message.pages:
+            parts += PER_IMAGE * message.images + PER_AUDIO * message.audio + PER_PAGE * message.pages
     if request.api == "completions" or request.api == "embeddings":
         parts += _token_ids(fields.get("prompt" if request.api == "completions" else "input"))
     return count(text) + parts + PER_REQUEST

@@ -271,7 +271,7 @@ def opencode(session: str) -> Iterator[Call]:
         "user-agent": "opencode/1.18.33 ai-sdk/provider-utils/4.0.23 runtime/bun/1.3",
     }  # fmt: skip
     titles = (
-        "You make titles. You output ONLY the title of the conversation, and nothing else: one line, at most 50 letters."
+        "You make titles. You output ONLY the title of the conversation, and nothing else: one line, in 50 letters."
         " NEVER answer the message, do not say that you cannot make a title, never use tools. Follow all rules."
     )
     ask = [{"role": "user", "content": "Make a title for this conversation:\n"}, {"role": "user", "content": ASKED[0]}]
