@@ -26,6 +26,7 @@ from decisions.model import Model, UnknownModel
 from extproc import encoding, listing, openai, paths, wire
 from extproc.bodies import Bodies
 from extproc.body import parse
+from extproc.chains import Chains, before
 from extproc.jsonbody import count
 from extproc.makers import Makers
 from extproc.meter import Meter, Tail
@@ -110,6 +111,11 @@ class Context(Protocol):
     @property
     def makers(self) -> Makers:
         """Which models made the responses of sessions."""
+        ...
+
+    @property
+    def chains(self) -> Chains:
+        """Which sessions made responses."""
         ...
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -392,8 +398,12 @@ class Exchange:
                 # It comes from our own service, which knows better who wrote it.
                 shown, own = tuple(pair for pair in shown if pair[0] not in own), []
             self._answered(message)
-            self._stream.send(wire.reply(message.kind, shown, [name for name in own if name not in dict(shown)]))
-            if self._terms.response_body == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
+            watching = wire.WATCHING if self._tail is not None and self._terms.response_body == Mode.NONE else b""
+            own = [name for name in own if name not in dict(shown)]
+            self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
+            if watching:
+                pass
+            elif self._terms.response_body == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
             self._meter_body(message)
@@ -407,10 +417,12 @@ class Exchange:
             return
         self._phase = Phase.ANSWERED
         model, meter, request = self._model(), self._context.meter, self._request
-        if model is not None and meter is not None and request is not None:
-            meter.first_byte(model, request, _number(message.headers.get(":status", "")))
-            if self._engine.metered and self._terms.response_body != Mode.NONE:
-                self._tail = Tail()
+        if model is not None and request is not None:
+            if meter is not None:
+                meter.first_byte(model, request, _number(message.headers.get(":status", "")))
+            head = self._context.chains.begun(request)
+            if head is not None or (self._engine.metered and self._terms.response_body != Mode.NONE):
+                self._tail = Tail(head)
         if self._trace is not None and self._trace.decision.action == "stepwise":
             chosen = self._engine.models.get(message.headers.get("x-pointsman-model", ""))
             if chosen is not None:  # for an agent's request: its price counts
@@ -422,14 +434,17 @@ class Exchange:
         if tail is None:
             return
         tail.take(message.body)
+        if tail.head is not None and (found := tail.head.take(message.body)) is not None:
+            self._context.chains.learn(self._engine, found, tail.head.session)
         if message.end:
             self._charge(tail)
 
     def _charge(self, tail: Tail) -> None:
         self._tail = None
         model, meter = self._model(), self._context.meter
-        if model is not None and meter is not None and self._trace is not None and self._request is not None:
-            meter.spent(self._engine, self._trace, self._request, model, tail)
+        trace, request, engine = self._trace, self._request, self._engine
+        if model is not None and meter is not None and trace is not None and request is not None and engine.metered:
+            meter.spent(engine, trace, request, model, tail)
 
     def _model(self) -> Model | None:
         """The model that the request went to."""
@@ -453,6 +468,9 @@ class Exchange:
                 self._begin(self._decide_apart(body), len(body))
                 return
             request = self._request = self._read(body)
+            if before(self._engine, request):
+                self._begin(self._decide_chained(request), len(body))
+                return
             engine = self._engine = self._context.choose(request)
             deadline = time.monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
@@ -499,10 +517,31 @@ class Exchange:
                 request = self._request = await self._context.apart(partial(self._read, body))
                 if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
                     raise _full()
+                if before(self._engine, request):
+                    await self._context.chains.follow(self._engine, request)
                 engine = self._engine = self._context.choose(request)
                 deadline = time.monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
                 await self._context.apart(evaluation.warm)
+            except UnknownModel as error:
+                self._refuse(openai.unknown_model(error.model))
+            except Refusal as refusal:
+                self._refuse(refusal)
+            else:
+                await self._finish(evaluation)
+                return
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    async def _decide_chained(self, request: Request) -> None:
+        """Decide a call that goes on from a response, of which the session is asked for."""
+        try:
+            try:
+                await self._context.chains.follow(self._engine, request)
+                engine = self._engine = self._context.choose(request)
+                deadline = time.monotonic() + engine.settings.deadline
+                evaluation = engine.begin(request, deadline, detail=self._context.timed())
             except UnknownModel as error:
                 self._refuse(openai.unknown_model(error.model))
             except Refusal as refusal:
@@ -622,6 +661,7 @@ class Exchange:
         model = trace.decision.model
         if request.api == "responses" and model is not None:
             self._context.makers.note(self._session(), model.key)
+            self._context.chains.mark(self._engine, request)
         self._pay(request_headers(trace.decision) + more, body, _metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model
+from extproc.chains import Head
 from signals.request import Request
 from signals.state.gauges import Loads
 
@@ -20,11 +21,15 @@ _DECODER = JSONDecoder()
 
 
 class Tail:
-    """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them."""
+    """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them.
 
-    __slots__ = ("events", "kept", "size")
+    `head` finds the answer's id, where somebody wants to know it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("events", "head", "kept", "size")
+
+    def __init__(self, head: Head | None = None) -> None:
+        self.head = head
         self.kept = bytearray()
         self.size = 0
         self.events = 0

@@ -27,6 +27,7 @@ from decisions.engine import Engine
 from extproc import metrics, shown
 from extproc.admin import Admin, Status
 from extproc.bodies import Bodies
+from extproc.chains import Chains
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
@@ -115,6 +116,7 @@ class InForce:
         "answers",
         "apart",
         "bodies",
+        "chains",
         "engine",
         "failed",
         "makers",
@@ -137,6 +139,7 @@ class InForce:
         self.meter = worker.meter
         self.bodies = worker.bodies
         self.makers = worker.makers
+        self.chains = worker.chains
         self.apart = worker.apart
         self.unread = worker.unread.tell
         self._rollout = rollout
@@ -164,6 +167,7 @@ class Worker:
         self._options = options
         self.bodies = Bodies()
         self.makers = Makers()
+        self.chains = Chains()
         self.unread = UnreadLog()
         self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()

@@ -92,7 +92,8 @@ class Request:
     (`:path`, `:method`). `attributes` is Envoy's filter metadata, by namespace (JWT claims and the like): trusted,
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
-    cannot be read here (an `Extra` says which).
+    cannot be read here (an `Extra` says which). `session` is the key of its session where the response that it goes on
+    from tells it, else ''.
     """
 
     api: Api
@@ -107,6 +108,7 @@ class Request:
     gather: Callable[[], Everything] | None = None
     operation: str = ""
     sealed: bool = False
+    session: str = ""
     _found: Everything | None = field(default=None, repr=False, compare=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -177,7 +179,9 @@ class Request:
 
     def shed(self) -> Request:
         """The same call without anything that its body held, for whoever only needs to know who asked when."""
-        return Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        bare = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        bare.session = self.session
+        return bare
 
     def _join(self, scope: Scope) -> str:
         messages = self.messages

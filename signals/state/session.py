@@ -73,8 +73,14 @@ class Sessions:
 
         They are a hash (BLAKE2b): of any client's name the same length, and it tells nothing.
         """
-        name = next(self._names(request.headers, request.fields), "") or _beginning(request)
+        if request.session:
+            return request.session
+        name = self.name(request) or _beginning(request)
         return _digest(name) if name else ""
+
+    def name(self, request: Request) -> str:
+        """What names the session of `request`; '' where nothing does."""
+        return next(self._names(request.headers, request.fields), "")
 
     def named(self, headers: Mapping[str, str]) -> str:
         """The key of the session that `headers` name, for requests without a body; '' where they name none."""
