@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from decisions.decision import Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
-from decisions.select import Keep, Kept, Selector, able
+from decisions.select import Keep, Kept, Pinned, Selector, able
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
@@ -22,6 +22,7 @@ from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
 from signals.state.session import USUAL, Sessions
+from signals.state.store import Memory, Store
 from signals.text.estimate import estimate
 from upstream.writer import WriterSpec
 
@@ -136,7 +137,8 @@ class Engine:
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that something in the policy wants to know what answers
-    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told.
+    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told, `store` is what
+    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
     """
 
     def __init__(
@@ -165,6 +167,9 @@ class Engine:
         self.settings = settings or Settings()
         self.shared = shared or Shared()
         self.metered = self.shared.metered
+        self.store: Store = self.shared.settings.get("store") or Memory()
+        sticky = any(clause.keep is not None or isinstance(clause.target, Pinned) for clause in self.clauses)
+        self.chained = sticky or self.metered
         # With `best` guards go first, since nothing is compared with them.
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
         self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)

@@ -28,6 +28,7 @@ from extproc import encoding, listing, openai, paths, wire
 from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
 from extproc.body import parse
+from extproc.chains import Chains, before
 from extproc.head import NO_HEAD, Head, wrong_method
 from extproc.jsonbody import count
 from extproc.makers import Makers
@@ -103,6 +104,11 @@ class Context(Protocol):
     @property
     def makers(self) -> Makers:
         """Which models made the responses of sessions."""
+        ...
+
+    @property
+    def chains(self) -> Chains:
+        """Which sessions made responses."""
         ...
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -411,12 +417,17 @@ class Exchange:
             # An upstream's copies of our headers are no more to be believed than a client's.
             shown: Pairs = ()
             own: Sequence[str] = [] if ours else message.headers.own()
+            watching = b""
             if self._phase == Phase.ROUTED and self._trace is not None:
                 self._phase = Phase.ANSWERED
-                reply = self._reply = Reply(self._engine, self._context.meter, self._request, self._trace)
+                reply = self._reply = Reply(self._engine, self._context, self._request, self._trace)
                 shown, own = reply.head(message.headers, own, head.response_mode != Mode.NONE)
-            self._stream.send(wire.reply(message.kind, shown, own))
-            if head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
+                if head.response_mode == Mode.NONE and reply.watched:
+                    watching = wire.WATCHING
+            self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
+            if watching:
+                pass
+            elif head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
             if reply is not None:
@@ -447,6 +458,9 @@ class Exchange:
                 self._begin(self._decide_apart(body), len(body))
                 return
             request = self._request = self._read(body)
+            if before(self._engine, request):
+                self._begin(self._decide_chained(request), len(body))
+                return
             engine = self._engine = self._context.choose(request)
             deadline = time.monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
@@ -492,10 +506,31 @@ class Exchange:
                 request = self._request = await self._context.apart(partial(self._read, body))
                 if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
                     raise _full()
+                if before(self._engine, request):
+                    await self._context.chains.follow(self._engine, request)
                 engine = self._engine = self._context.choose(request)
                 deadline = time.monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
                 await self._context.apart(evaluation.warm)
+            except UnknownModel as error:
+                self._refuse(openai.unknown_model(error.model))
+            except Refusal as refusal:
+                self._refuse(refusal)
+            else:
+                await self._finish(evaluation)
+                return
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    async def _decide_chained(self, request: Request) -> None:
+        """Decide a call that goes on from a response, of which the session is asked for."""
+        try:
+            try:
+                await self._context.chains.follow(self._engine, request)
+                engine = self._engine = self._context.choose(request)
+                deadline = time.monotonic() + engine.settings.deadline
+                evaluation = engine.begin(request, deadline, detail=self._context.timed())
             except UnknownModel as error:
                 self._refuse(openai.unknown_model(error.model))
             except Refusal as refusal:
@@ -613,6 +648,7 @@ class Exchange:
         model = trace.decision.model
         if model is not None and BY_NAME[request.api].stored:
             self._context.makers.note(self._head.session(self._engine.sessions), model.key)
+            self._context.chains.mark(self._engine, request)
         self._pay(request_headers(trace.decision) + more, body, metadata(trace))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from decisions.decision import Trace
 from decisions.model import Model
+from extproc.chains import IdFinder
 from signals.request import Request
 from signals.state.gauges import Loads
 from upstream import usage
@@ -16,11 +17,15 @@ KEPT: Final = 64 * 1024
 
 
 class Tail:
-    """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them."""
+    """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them.
 
-    __slots__ = ("events", "kept", "size")
+    `head` finds the answer's id, where somebody wants to know it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("events", "head", "kept", "size")
+
+    def __init__(self, head: IdFinder | None = None) -> None:
+        self.head = head
         self.kept = bytearray()
         self.size = 0
         self.events = 0

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from decisions.decision import Trace
 from decisions.engine import Engine
+from extproc.chains import Chains
 from extproc.meter import Meter, Spent, Tail, spent
 from extproc.told import FALLBACK, response_headers
 from extproc.wire import Headers, Message, Pairs
 from signals.request import Request
+
+
+class Context(Protocol):
+    """What an answer needs from the service: a part of `extproc.exchange.Context`."""
+
+    @property
+    def meter(self) -> Meter | None: ...
+
+    @property
+    def chains(self) -> Chains: ...
 
 
 class Reply:
@@ -24,14 +36,14 @@ class Reply:
     when its head came, in seconds since the epoch.
     """
 
-    __slots__ = ("_engine", "_meter", "_request", "_tail", "_trace", "first_byte", "model", "status")
+    __slots__ = ("_context", "_engine", "_request", "_tail", "_trace", "first_byte", "model", "status")
 
-    def __init__(self, engine: Engine, meter: Meter | None, request: Request | None, trace: Trace) -> None:
+    def __init__(self, engine: Engine, context: Context, request: Request | None, trace: Trace) -> None:
         self.model = trace.decision.model
         self.status = 0
         self.first_byte = time.time()
         self._engine = engine
-        self._meter = meter
+        self._context = context
         self._request = request
         self._trace = trace
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
@@ -49,12 +61,15 @@ class Reply:
             self.model = engine.models.get(headers.get("x-pointsman-model", ""), chosen)
         elif chosen is not None and chosen.fallback and (name := headers.get(FALLBACK, "")):
             self.model = next((other for other in chosen.fallback if other.key == name), chosen)
-        if chosen is not None and self._meter is not None and self._request is not None:
-            # Whoever answers in its place, the model that was sent the request has failed.
-            failed = not written and self.model is not chosen
-            self._meter.first_byte(chosen, self._request, 503 if failed else self.status)
-            if engine.metered and watched:
-                self._tail = Tail()
+        request, meter = self._request, self._context.meter
+        if chosen is not None and request is not None:
+            if meter is not None:
+                # Whoever answers in its place, the model that was sent the request has failed.
+                failed = not written and self.model is not chosen
+                meter.first_byte(chosen, request, 503 if failed else self.status)
+            finder = self._context.chains.begun(request) if request.session else None
+            if finder is not None or (engine.metered and watched):
+                self._tail = Tail(finder)
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
         if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()
@@ -62,8 +77,17 @@ class Reply:
 
     def take(self, message: Message) -> None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
-        if self._tail is not None:
-            self._tail.take(message.body)
+        tail = self._tail
+        if tail is None:
+            return
+        tail.take(message.body)
+        if tail.head is not None and (found := tail.head.take(message.body)) is not None:
+            self._context.chains.learn(self._engine, found, tail.head.session)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to see the body."""
+        return self._tail is not None
 
     def spent(self) -> Spent | None:
         """What the answer took, whole or as far as it came; None where nobody looked at it."""

@@ -27,6 +27,7 @@ from extproc import metrics, shown
 from extproc.admin import Admin, Status
 from extproc.answers import Answers
 from extproc.bodies import Bodies
+from extproc.chains import Chains
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
@@ -113,6 +114,7 @@ class InForce:
         "answers",
         "apart",
         "bodies",
+        "chains",
         "engine",
         "failed",
         "follow",
@@ -139,6 +141,7 @@ class InForce:
         self.meter = worker.meter
         self.bodies = worker.bodies
         self.makers = worker.makers
+        self.chains = worker.chains
         self.apart = worker.apart
         self.unread = worker.unread.tell
         self._rollout = rollout
@@ -158,6 +161,7 @@ class Worker:
         self._options = options
         self.bodies = Bodies()
         self.makers = Makers()
+        self.chains = Chains()
         self.unread = UnreadLog()
         self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()

@@ -491,6 +491,12 @@ BUFFERING = ext_proc_pb2.ProcessingResponse(
 
 Heeded only where the filter sets `allow_mode_override`; response headers keep coming.
 """
+WATCHING = ext_proc_pb2.ProcessingResponse(
+    mode_override=ext_proc_pb2.ProcessingMode(
+        response_header_mode=ext_proc_pb2.ProcessingMode.SEND, response_body_mode=ext_proc_pb2.ProcessingMode.STREAMED
+    )
+).SerializeToString()
+"""To be added to the answer to response headers: asks Envoy to show this answer's body. Heeded like `BUFFERING`."""
 
 
 def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:

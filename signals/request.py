@@ -35,7 +35,10 @@ _ANSWERED = ("assistant", "model")
 
 @dataclass(slots=True, init=False)
 class Message:
-    """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts."""
+    """One message of a conversation. `text` joins its text parts with newlines; the counters count other parts.
+
+    `pages` are those of its PDFs, counted or guessed.
+    """
 
     role: str
     text: str
@@ -43,10 +46,11 @@ class Message:
     audio: int
     files: int
     tool_calls: int
+    pages: int
 
     # Written out, since the one that is made when this is imported is not compiled; so is that of `Request`.
     def __init__(
-        self, role: str, text: str, images: int = 0, audio: int = 0, files: int = 0, tool_calls: int = 0
+        self, role: str, text: str, images: int = 0, audio: int = 0, files: int = 0, tool_calls: int = 0, pages: int = 0
     ) -> None:
         self.role = role
         self.text = text
@@ -54,6 +58,7 @@ class Message:
         self.audio = audio
         self.files = files
         self.tool_calls = tool_calls
+        self.pages = pages
 
 
 def speaks(message: Message) -> bool:
@@ -61,7 +66,7 @@ def speaks(message: Message) -> bool:
     if message.role != "user":
         return False
     first = message.text[:1]  # no block begins with it, mostly
-    if not first or (first != "<" and not first.isspace()):
+    if not first or (first != "<" and first != "#" and not first.isspace()):
         return True
     return bool(message.images or message.audio or message.files or said(message.text))
 
@@ -144,6 +149,7 @@ class Request:
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
     cannot be read here (an `Extra` says which). `framing`: how the answer is to be streamed where the path says it.
+    `session` is the key of its session where the response that it goes on from tells it, else ''.
     """
 
     api: str
@@ -160,6 +166,7 @@ class Request:
     sealed: bool
     asking: Asking
     framing: str
+    session: str = field(init=False)
     size: int = field(init=False, repr=False, compare=False)  # bytes of the body, also once it was shed
     _found: Everything | None = field(init=False, repr=False, compare=False)
     _texts: dict[str, str] = field(init=False, repr=False, compare=False)
@@ -195,6 +202,7 @@ class Request:
         self.sealed = sealed
         self.asking = asking
         self.framing = framing
+        self.session = ""
         self.size = len(body)
         self._found = None
         self._texts = {}
@@ -267,6 +275,7 @@ class Request:
     def shed(self) -> Request:
         """The same call without anything that its body held, for whoever only needs to know who asked when."""
         rest = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        rest.session = self.session
         rest.size = self.size
         return rest
 

@@ -275,7 +275,7 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
     }
     if engine.metered:
         mode["response"] = {"body": "Streamed"}  # budgets read the usage at the end of an answer
-    elif engine.settings.response_headers:
+    elif engine.settings.response_headers or engine.chained:
         mode["response"] = {}  # present and empty: the headers, without the body
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -178,7 +179,7 @@ class Echo:
         text = self._text(fields)
         usage = _usage(fields, text)
         return {
-            "id": self._id("resp"),
+            "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
             "model": self.name,

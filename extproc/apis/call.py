@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from extproc.jsonbody import collect, decoded, encoded, kind
+from extproc.pdf import pages
 from extproc.refusal import Refusal
 from signals.request import TEXTUAL, Extra, Message, Opaque
 
@@ -82,7 +83,7 @@ class Call:
 class Parts:
     """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
 
-    __slots__ = ("audio", "blobs", "calls", "depth", "files", "images", "opaque", "rest", "results", "texts")
+    __slots__ = ("audio", "blobs", "calls", "depth", "files", "images", "opaque", "pages", "rest", "results", "texts")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -90,7 +91,7 @@ class Parts:
         self.results: list[Message] = []
         self.blobs: set[int] = set()
         self.opaque: dict[Opaque, None] = {}
-        self.images = self.audio = self.files = self.calls = 0
+        self.images = self.audio = self.files = self.calls = self.pages = 0
         self.depth = 0
 
     def text(self) -> str:
@@ -101,7 +102,7 @@ class Parts:
         return [*self.texts, *(result.text for result in self.results), *self.rest]
 
     def message(self, role: str, text: str, calls: int = 0) -> Message:
-        return Message(role, text, self.images, self.audio, self.files, self.calls + calls)
+        return Message(role, text, self.images, self.audio, self.files, self.calls + calls, self.pages)
 
     def count_results(self) -> None:
         """Count what the results hold as this message's own."""
@@ -109,6 +110,7 @@ class Parts:
             self.images += result.images
             self.audio += result.audio
             self.files += result.files
+            self.pages += result.pages
 
     def count(self, inner: Parts) -> None:
         """Take over what is counted of other parts, that of the results inside them too."""
@@ -116,6 +118,7 @@ class Parts:
         self.images += inner.images
         self.audio += inner.audio
         self.files += inner.files
+        self.pages += inner.pages
         self.opaque.update(inner.opaque)
         self.blobs |= inner.blobs
 
@@ -283,6 +286,7 @@ def _document(parts: Parts, part: dict[str, Any], param: str) -> None:
         text = decoded(data, source.get("media_type"))
         if text is None:
             parts.opaque["document"] = None
+            parts.pages += pages(data)
         else:
             parts.texts.append(text)
     elif not _refers(source):

@@ -19,6 +19,7 @@ import orjson
 from signals.bounds import look_up
 from signals.facts import Facts
 from signals.request import Request
+from signals.text.wrappers import TAGS, TITLE
 
 SESSION_HEADER: Final = "x-session-id"
 
@@ -38,12 +39,8 @@ HEADERS: Final = (
 _USER: Final = re.compile(r"user_.*_session_([0-9A-Za-z-]{8,64})", re.DOTALL)
 """Claude Code's `metadata.user_id` before 2.1: `user_HASH_account_UUID_session_UUID`; since then it is JSON."""
 
-_WRAPPER: Final = re.compile(
-    r"<(system-reminder|env|environment_context|environment_details|environment_info|user_instructions|user_info"
-    r"|workspace_info|INSTRUCTIONS|permissions instructions)>"
-)
+_WRAPPER: Final = re.compile(f"<({'|'.join(TAGS)})>")
 """Blocks that agents put beside what the user says."""
-_TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
 
 _READ: Final = 8192  # characters of a system prompt that are looked at
 _SYSTEM: Final = 512  # characters that are kept of it
@@ -76,8 +73,14 @@ class Sessions:
 
         They are a hash (BLAKE2b): of any client's name the same length, and it tells nothing.
         """
-        name = next(self._names(request.headers, request.fields), "") or _beginning(request)
+        if request.session:
+            return request.session
+        name = self.name(request) or _beginning(request)
         return _digest(name) if name else ""
+
+    def name(self, request: Request) -> str:
+        """What names the session of `request`; '' where nothing does."""
+        return next(self._names(request.headers, request.fields), "")
 
     def named(self, headers: Mapping[str, str]) -> str:
         """The key of the session that `headers` name, for requests without a body; '' where they name none."""
@@ -171,7 +174,7 @@ def _said(text: str) -> str:
             break
         said += text[at : opened.start()]
         at = text.find(">", end) + 1 or len(text)
-    return _TITLE.sub("", said[:_SAID], count=1).strip()
+    return TITLE.sub("", said[:_SAID], count=1).strip()
 
 
 def _constant(text: str) -> str:

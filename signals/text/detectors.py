@@ -365,12 +365,21 @@ def _edged(pattern: str) -> str:
     return rf"\b(?:{pattern})\b"
 
 
+_NOBODY = re.compile(r"(?:do[._-]?not|no)[._-]?reply")
+"""The local part of addresses that no person reads, as agents write them below every commit."""
+
+
+def _email(candidate: str) -> str | None:
+    value = candidate.lower()
+    return None if _NOBODY.fullmatch(value.partition("@")[0]) else value
+
+
 _GAP = r"[\s._-]"
 """What may stand between the digits of a number that has a checksum."""
 _LONG_NUMBER = rf"\d(?:{_GAP}?\d){{7}}"
 
 DETECTORS: tuple[Detector, ...] = (
-    Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", str.lower),
+    Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", _email),
     Detector("card", r"(?:\b|_)\d(?:[ ._-]?\d){11,22}(?:\b|_)", _card, rescan=True, hint=_LONG_NUMBER),
     Detector(
         "card",

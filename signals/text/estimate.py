@@ -25,6 +25,8 @@ PER_IMAGE = 765
 """Tokens of an image: what OpenAI counts for one of 1024 x 1024 in high detail (85 + 4 tiles of 170)."""
 PER_AUDIO = 600
 """Tokens of an audio part: a minute at ten a second."""
+PER_PAGE = 2250
+"""Tokens of a page of a PDF: the middle of the 1,500 to 3,000 that Anthropic's documentation of PDF support names."""
 
 
 class ByteWeights:
@@ -58,7 +60,7 @@ class ByteWeights:
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
-    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images and audio."""
+    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images, audio, PDFs."""
     text = request.spoken()
     offered = request.asking.offered(request)
     if offered:
@@ -66,8 +68,8 @@ def whole(request: Request, count: Callable[[str], int]) -> int:
     parts = 0
     for message in request.messages:
         parts += PER_MESSAGE
-        if message.images or message.audio:
-            parts += PER_IMAGE * message.images + PER_AUDIO * message.audio
+        if message.images or message.audio or message.pages:
+            parts += PER_IMAGE * message.images + PER_AUDIO * message.audio + PER_PAGE * message.pages
     return count(text) + parts + request.asking.token_ids(request) + PER_REQUEST
 
 

@@ -1,19 +1,24 @@
 """What coding agents put into a user's message and no user has said.
 
 Each is a block in a tag of the agent's own, before or after what the user says: Claude Code and opencode
-(`system-reminder`), Codex (`environment_context`, `user_instructions`, `permissions instructions`, `turn_aborted`),
-Cline and Roo Code (`environment_details`), Copilot (`environment_info`, `workspace_info`, `reminderInstructions`).
+(`system-reminder`, `env`), Codex (`environment_context`, `user_instructions`, `permissions instructions`,
+`INSTRUCTIONS`, `turn_aborted`), Cline and Roo Code (`environment_details`), Copilot (`environment_info`,
+`workspace_info`, `user_info`, `reminderInstructions`).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-_TAGS: Final = (
-    "system-reminder", "environment_context", "user_instructions", "permissions instructions", "turn_aborted",
-    "environment_details", "environment_info", "workspace_info", "reminderInstructions",
+TAGS: Final = (
+    "system-reminder", "env", "environment_context", "user_instructions", "permissions instructions", "INSTRUCTIONS",
+    "turn_aborted", "environment_details", "environment_info", "workspace_info", "user_info", "reminderInstructions",
 )  # fmt: skip
-_BLOCKS: Final = tuple((f"<{tag}>", f"</{tag}>") for tag in _TAGS)
+"""The agents' tags, those of the session's key too (`signals.state.session`)."""
+TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
+"""What Codex writes over its `INSTRUCTIONS`."""
+_BLOCKS: Final = tuple((f"<{tag}>", f"</{tag}>") for tag in TAGS)
 
 
 def said(text: str) -> str:
@@ -29,7 +34,10 @@ def said(text: str) -> str:
         start, end = _trimmed(text, after, end)
     while (before := _before_last(text, start, end)) < end:
         start, end = _trimmed(text, start, before)
-    return text if (start, end) == whole else text[start:end]
+    if (start, end) == whole:
+        return text
+    left = text[start:end]
+    return "" if TITLE.fullmatch(left) else left
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
 from extproc.bodies import Bodies
+from extproc.chains import Chains
 from extproc.exchange import Answerer, Context, Exchange
 from extproc.makers import Makers
 from extproc.server import PROCESS
@@ -320,6 +321,7 @@ class Counting:
         self.failures: list[str] = []
         self.bodies = Bodies()
         self.makers = Makers()
+        self.chains = Chains()
         self.live = 0
 
     def record(self, trace: Any, request: Request, stream: Stream) -> None:

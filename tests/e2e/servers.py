@@ -219,8 +219,8 @@ def express_server(folder: Path) -> Records | str:
 
 
 class _Echo(Echo):
-    def __init__(self, seen: list[tuple[str, Any]]) -> None:
-        super().__init__(MODEL)
+    def __init__(self, seen: list[tuple[str, Any]], model: str) -> None:
+        super().__init__(model)
         self._seen = seen
 
     async def _call(self, path: str, body: bytes, writer: StreamWriter) -> None:
@@ -228,9 +228,9 @@ class _Echo(Echo):
         self._seen.append((path, json.loads(body)))
 
 
-def echo_server(loop: Loop) -> Records:
+def echo_server(loop: Loop, model: str = MODEL) -> Records:
     seen: list[tuple[str, Any]] = []
-    echo = _Echo(seen)
+    echo = _Echo(seen, model)
 
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         await echo.serve(reader, writer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,8 +15,8 @@ import pytest
 
 from config.watch import load
 from tests.extproc.live import Router, echoes, envoy, router
-from tests.signals.test_session import AGENTS, TURNS, chat, claude_code, codex
-from tests.signals.test_store import Server, free_port, needs_server
+from tests.signals.state.test_session import AGENTS, TURNS, chat, claude_code, codex
+from tests.signals.state.test_store import Server, free_port, needs_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -151,6 +152,57 @@ async def test_agents_keep_their_model_and_sessions_their_decision(server: Serve
         await agents_stay_when_a_reload_adds_a_model(made, POLICY.format(pick="[small, large, third]", store=shared))
         await a_session_keeps_its_decision_and_its_guards(made)
         await models_are_listed_and_called_by_their_aliases(made)
+
+
+CHAINED = """\
+version: 1
+models: {{small: {{name: m-small}}, large: {{name: m-large}}}}
+default: small
+signals:
+  code: {{keyword: {{any: [write code]}}}}
+decisions:
+  - {{name: code, when: code, route: large, sticky: session}}
+  - {{name: agents, route: {{pick: [small, large], sticky: session}}}}
+settings: {{deadline: 2s, response_headers: {shown}, {store}}}
+"""
+
+
+@needs_server
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chain_of_responses_is_one_session(server: Server, tmp_path: Path, stream: bool) -> None:
+    """Each turn names but the response before it, and comes to either replica."""
+    store = f'store: {{url: "{server.url}", timeout: 1s}}'
+    async with AsyncExitStack() as stack:
+        made = await gateway(stack, CHAINED.format(store=store, shown="true" if stream else "false"), tmp_path)
+
+        async def turns(number: int) -> list[str]:
+            """The models of one chain's answers; in the second turn it asks for code."""
+            names, before = [], None
+            for turn in range(TURNS):
+                said = "write code" if turn == 1 and number % 2 else f"turn {turn} {uuid.uuid4().hex}"
+                body = {"model": "auto", "stream": stream, "input": f"chain {number}" if turn == 0 else said}
+                if before is not None:
+                    body["previous_response_id"] = before
+                async with made.client.post(f"{made.base}/v1/responses", json=body) as answer:
+                    text = await answer.text()
+                assert answer.status == 200, text
+                if stream:
+                    text = next(line for line in text.splitlines() if "response.completed" in line and "data:" in line)
+                whole = json.loads(text.removeprefix("data: "))
+                whole = whole.get("response", whole)
+                before = whole["id"]
+                names.append(whole["model"])
+            return names
+
+        chains = await asyncio.gather(*map(turns, range(AGENTS)))
+        for number, names in enumerate(chains):
+            assert len({*names[1:]}) == 1, names
+            if number % 2:
+                assert names[1] == "m-large", "the decision is kept"
+            else:
+                assert names[0] == names[1], names
+        assert {names[0] for names in chains} == {"m-small", "m-large"}
+        assert min(await made.decided()) > 10, "both replicas took part"
 
 
 async def replicas_choose_alike_without_a_store(made: Gateway, text: str) -> None:

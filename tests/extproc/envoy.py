@@ -18,6 +18,7 @@ from decisions.model import Model
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.bodies import Bodies
+from extproc.chains import Chains
 from extproc.exchange import Answerer, Exchange
 from extproc.makers import Makers
 from extproc.meter import Meter
@@ -86,6 +87,7 @@ class Service:
     meter: Meter | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(lambda seconds, call: None))
     makers: Makers = field(default_factory=Makers)
+    chains: Chains = field(default_factory=Chains)
     unheard: list[tuple[str, str, str]] = field(default_factory=list)
 
     open: list[Exchange] = field(default_factory=list)

@@ -25,6 +25,12 @@ WORDS = ("", "hi", "model", "max_tokens", '"model":', "\\", '\\"', "ü", "😀",
 KEYS = ("model", "max_tokens", "max_completion_tokens", "reasoning_effort", "seed", "x", "é", "messages", "a b", "")
 
 
+MORE: dict[str, tuple[str, ...]] = {
+    "chat": (), "messages": ("output_config", "top_k"), "responses": ("max_output_tokens", "reasoning", "instructions"),
+}  # fmt: skip
+"""Members of the other APIs."""
+
+
 class Writer:
     """Writes JSON text as no serialiser would: with odd spaces, escapes and numbers. The same for the same seed."""
 
@@ -67,44 +73,64 @@ class Writer:
         texts = (f"{self.space()}{key}{self.space()}:{self.space()}{value}{self.space()}" for key, value in members)
         return "{" + ",".join(texts) + "}"
 
-    def body(self) -> tuple[list[tuple[str, str]], bytes]:
-        """A chat call, as its members and as its bytes."""
-        names = [key for key in KEYS if key != "messages" and self._random.random() < 0.5]
+    def body(self, api: str = "chat") -> tuple[list[tuple[str, str]], bytes]:
+        """A call, as its members and as its bytes."""
+        names = [key for key in (*KEYS, *MORE[api]) if key != "messages" and self._random.random() < 0.5]
         self._random.shuffle(names)
         members = [(name, self.value()) for name in names]
         for at, (name, _) in enumerate(members):
             if name == "model":
                 members[at] = (name, self.string("auto"))
-            elif name == "max_tokens":
+            elif name == "max_tokens" or name == "max_output_tokens":
                 members[at] = (name, self._random.choice(("5", "500000", "1e9", "null", NUMBERS[6])))
+            elif name == "reasoning" or name == "output_config":
+                members[at] = (name, self.object([(self.string("effort"), self.string("low")), ('"x"', self.value())]))
         turns = self.listed([self.object([(self.string("role"), self.string("user")), ('"content"', '"\\u0068i"')])])
-        members.insert(self._random.randrange(len(members) + 1), ("messages", turns))
+        members.insert(self._random.randrange(len(members) + 1), ("input" if api == "responses" else "messages", turns))
         text = self.object([(self.string(name), value) for name, value in members])
         return members, (self.space() + text + self.space()).encode()
 
 
-def changed(body: bytes, changes: Changes) -> bytes:
+def changed(body: bytes, changes: Changes, api: str = "chat") -> bytes:
     fields = orjson.loads(body)
-    request = Request("chat", body, fields, fields.get("model"), ())
-    return openai.changed(request, Model("m", "served"), changes)
+    request = Request(api, body, fields, fields.get("model"), ())
+    model = Model("m", "served", thinking="adaptive" if api == "messages" else "reasoning_effort")
+    return openai.changed(request, model, changes)
 
 
-def pieces(body: bytes) -> dict[str, bytes]:
-    """Every top-level member of `body` with the bytes of its value, cut out by an independent reader."""
-    text = body.decode()
+def places(text: str) -> dict[str, tuple[int, int, int]]:
+    """Where each top-level member of `text` begins, and where its value begins and ends, by an independent reader."""
     decoder = json.JSONDecoder(strict=False, parse_int=str)
     found = {}
     at = len(text) - len(text[text.index("{") + 1 :].lstrip())
     while text[at] != "}":
+        begin = at
         key, at = decoder.raw_decode(text, at)
         at += len(text[at:]) - len(text[at:].lstrip()[1:].lstrip())
         start = at
         _, at = decoder.raw_decode(text, at)
-        found[key] = text[start:at].encode()
+        found[key] = begin, start, at
         rest = text[at:].lstrip()
         rest = rest[1:].lstrip() if rest[0] == "," else rest
         at = len(text) - len(rest)
     return found
+
+
+def pieces(body: bytes) -> dict[str, bytes]:
+    """Every top-level member of `body` with the bytes of its value."""
+    text = body.decode()
+    return {key: text[start:end].encode() for key, (_, start, end) in places(text).items()}
+
+
+def outside(body: bytes, values: set[str], members: set[str]) -> str:
+    """`body` without these values, and without these whole members, each with the comma behind it."""
+    text = body.decode()
+    for key, (begin, start, end) in sorted(places(text).items(), key=lambda item: -item[1][0]):
+        if key in members:
+            text = text[:begin] + text[text.index(",", end) + 1 :]
+        elif key in values:
+            text = text[:start] + text[end:]
+    return text
 
 
 def check(seed: int) -> None:
@@ -121,12 +147,45 @@ def check(seed: int) -> None:
             wanted[name] = b"1000"
     assert after == wanted, seed
     assert [name for name in after if name in before] == list(before), seed
+    check_bytes(body, changed(body, Changes(max_tokens=1000, reasoning_effort="high")), OURS["chat"])
+
+
+OURS: dict[str, set[str]] = {
+    "chat": {"model", "max_tokens", "max_completion_tokens", "reasoning_effort"},
+    "messages": {"model", "max_tokens", "thinking", "output_config"},
+    "responses": {"model", "max_output_tokens", "reasoning"},
+}
+"""What a cap on tokens and an effort write."""
+
+
+def check_bytes(before: bytes, after: bytes, ours: set[str]) -> None:
+    """Outside of the members that a decision may write, the bodies are the same, byte for byte."""
+    had = pieces(before).keys()
+    assert outside(before, ours, set()) == outside(after, ours, ours - had)
+
+
+def check_other(seed: int, api: str) -> None:
+    _, body = Writer(seed).body(api)
+    after = changed(body, Changes(max_tokens=1000, reasoning_effort="high"), api)
+    gone = {"top_k"} if "top_k" in pieces(body).keys() - pieces(after).keys() else set()  # forbidden beside thoughts
+    if not gone:
+        check_bytes(body, after, OURS[api])
+    had, has = orjson.loads(body), orjson.loads(after)
+    limit = "max_output_tokens" if api == "responses" else "max_tokens"
+    assert has["model"] == "served"
+    asked = had.get(limit)
+    assert has[limit] == (asked if isinstance(asked, int | float) and asked <= 1000 else 1000)
+    inside = "reasoning" if api == "responses" else "output_config"
+    assert has[inside] == had.get(inside, {}) | {"effort": "high"}
+    same = had.keys() - OURS[api] - gone
+    assert {key: pieces(after)[key] for key in same} == {key: pieces(body)[key] for key in same}
 
 
 @pytest.mark.slow
 def test_ten_thousand_bodies_keep_every_byte_that_no_decision_changes() -> None:
     for seed in range(10_000):
         check(seed)
+        check_other(seed, "messages" if seed % 2 else "responses")
 
 
 @settings(max_examples=300, deadline=None)

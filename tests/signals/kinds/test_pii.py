@@ -57,6 +57,7 @@ REAL: list[tuple[str, str]] = [
 
 FAKE: list[tuple[str, str]] = [
     ("email", "user@localhost, @name, a@b"),
+    ("email", "Co-Authored-By: An agent <noreply@example.com>, Do-Not-Reply@mail.example.org no_reply@example.net"),
     ("card", "4111 1111 1111 1112"),
     ("card", "9111111111111111"),
     ("card", "0000 0000 0000 0000"),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import builtins
 import json
+import zlib
 from collections import defaultdict
 from typing import Any
 
@@ -15,7 +17,7 @@ from signals.facts import Facts
 from signals.gather import read
 from signals.request import Message
 from signals.signal import Cost, Shared
-from signals.text.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_REQUEST, WEIGHTS, ByteWeights
+from signals.text.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_PAGE, PER_REQUEST, WEIGHTS, ByteWeights
 from tests.signals.help import BY_NAME, build, complaint, data, matched, reading, request
 
 
@@ -80,6 +82,48 @@ def test_everything_that_a_message_holds_counts(path: str, fields: dict[str, Any
     request = parse(target, {}, {}, json.dumps(fields).encode())
     least = 200 if WORDS in json.dumps(fields) else 10
     assert count(request) > least
+
+
+def pdf(pages: int, size: int = 0, compressed: bool = False) -> str:
+    """A PDF of so many pages and at least so many bytes, in base64."""
+    leaf = b"%d 0 obj\n<</Type /Page /Parent 1 0 R>>\nendobj\n"
+    objects = b"".join(leaf % number for number in range(2, pages + 2))
+    tree = b"1 0 obj\n<< /Type/Pages /Count %d >>\nendobj\n" % pages
+    if compressed:
+        tree, objects = b"", b"5 0 obj\n<</Type /ObjStm>>stream\n" + zlib.compress(tree + objects) + b"\nendstream\n"
+    text = b"%PDF-1.7\n" + tree + objects
+    return base64.b64encode(text + b"\n%" + b"x" * max(0, size - len(text)) + b"\n%%EOF").decode()
+
+
+def anthropic(data: str) -> dict[str, Any]:
+    return {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": data}}
+
+
+PDFS = [
+    (pdf(1), 1), (pdf(12), 12), (pdf(12, 3_000_000), 12), (pdf(40, compressed=True), 1),
+    (pdf(40, 1_425_000, compressed=True), 19), (pdf(3)[:-1], 1), ("UEsDBBQAAAAIAA==", 0), ("", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "pages"), PDFS, ids=[f"{len(data)}-{pages}" for data, pages in PDFS])
+def test_the_pages_of_a_pdf_count(data: str, pages: int) -> None:
+    url = f"data:application/pdf;base64,{data}"
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [anthropic(data)]}
+    output = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_data": url}]}
+    for path, fields in (
+        ("/v1/messages", {"messages": [{"role": "user", "content": [anthropic(data)]}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [result]}]}),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": url}}]}]},
+        ),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": url}]}]}),
+        ("/v1/responses", {"input": [output]}),
+    ):
+        target = paths.read(path)
+        assert target is not None
+        counted = count(parse(target, {}, {}, json.dumps(fields).encode()))
+        assert pages * PER_PAGE <= counted < pages * PER_PAGE + 400, path
 
 
 def test_token_ids_are_counted_as_they_are() -> None:

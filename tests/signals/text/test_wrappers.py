@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from signals.request import Message, Request
-from signals.text.wrappers import said
+from signals.state.session import session_key
+from signals.text.wrappers import TAGS, said
 from tests.extproc.test_openai import parse
 from tests.linear import assert_linear
 from tests.signals.help import matched
@@ -31,12 +32,24 @@ PLACE = "<environment_context>\n  <cwd>/repo</cwd>\n</environment_context>"
         ("<system-reminder>a</system-reminder>b</system-reminder>", "b</system-reminder>"),
         ("<user_instructions>be brief</user_instructions>", ""),
         ("<permissions instructions>none</permissions instructions>hi", "hi"),
+        ("# AGENTS.md instructions for /repo\n\n<INSTRUCTIONS>\nbe brief\n</INSTRUCTIONS>", ""),
+        ("# AGENTS.md instructions are where?", "# AGENTS.md instructions are where?"),
+        ("# A title\n<INSTRUCTIONS>\nbe brief\n</INSTRUCTIONS>", "# A title"),
         ("<task>do it</task>", "<task>do it</task>"),
         ("<SYSTEM-REMINDER>x</SYSTEM-REMINDER>", "<SYSTEM-REMINDER>x</SYSTEM-REMINDER>"),
     ],
 )
 def test_the_user_s_own_words(text: str, wanted: str) -> None:
     assert said(text) == wanted
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_is_known_to_scopes_and_to_sessions(tag: str) -> None:
+    def request(now: str) -> Request:
+        return parse("chat", {"messages": [{"role": "user", "content": f"<{tag}>\n{now}\n</{tag}>\n\nfix it"}]})
+
+    assert request("Monday").text("user") == "fix it"
+    assert session_key(request("Monday")) == session_key(request("Tuesday"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Chains of stored responses are sessions: a call that goes on from a response belongs to the session that made it.
+
+A call of the Responses API may name, in `previous_response_id`, the response before instead of saying again what was
+said. Nothing else tells its session, so the ids of answers are remembered, in the policy's state store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from typing import Final
+
+from decisions.engine import Engine
+from extproc.apis.registry import BY_NAME
+from signals.reading import Unavailable
+from signals.request import Request
+
+TTL_S: Final = 86_400.0
+"""How long an id is remembered; as long as a sticky choice without a request."""
+LOOKED_AT: Final = 16 * 1024
+"""Bytes of the beginning of an answer in which its id is looked for. It stands in the first event of a stream."""
+
+LONGEST: Final = 600
+"""Bytes that an id takes with its key."""
+
+# Quotes inside a JSON string are escaped, so no text that a model or a client wrote can look like this.
+_ID: Final = re.compile(rb'"id"\s*:\s*"(resp[_-][A-Za-z0-9_.=-]{1,512})"')
+
+
+class IdFinder:
+    """The beginning of an answer, until its id has been found; `session` is the key of the call's session."""
+
+    __slots__ = ("_kept", "session")
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self._kept: bytearray | None = bytearray()
+
+    def take(self, piece: bytes) -> str | None:
+        """The id, once: with the piece in which it ends."""
+        kept = self._kept
+        if kept is None:
+            return None
+        begun = max(0, len(kept) - LONGEST)
+        kept += piece[: LOOKED_AT - len(kept)]
+        found = _ID.search(kept, begun)
+        if found is not None or len(kept) >= LOOKED_AT:
+            self._kept = None
+        return None if found is None else found[1].decode()
+
+
+class Chains:
+    """One per worker. What is remembered is in the store of the policy that has decided a call."""
+
+    def __init__(self) -> None:
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def mark(self, engine: Engine, request: Request) -> None:
+        """A call is sent on: keep the key of its session, where somebody may ask for the session of its answer."""
+        if engine.chained and BY_NAME[request.api].stored and not request.operation:
+            request.session = "" if request.fields.get("store") is False else engine.sessions.key(request)
+
+    def begun(self, request: Request) -> IdFinder | None:
+        """What finds the id of the answer to `request`, when that begins; None where nobody will ask for it."""
+        return IdFinder(request.session) if request.session else None
+
+    def learn(self, engine: Engine, response: str, session: str) -> None:
+        """The response of this id is one of the session. The first to say so is right. Never raises."""
+        task = asyncio.get_running_loop().create_task(_pin(engine, response, session))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def follow(self, engine: Engine, request: Request) -> None:
+        """Give `request` the session of the response that it goes on from, where that is known."""
+        try:
+            request.session = await engine.store.text(_key(before(engine, request))) or ""
+        except Unavailable:  # as if it were not known: it is a session of its own
+            request.session = ""
+
+
+def before(engine: Engine, request: Request) -> str:
+    """The response that `request` goes on from; '' where there is none, or where something else names its session."""
+    given = request.fields.get("previous_response_id") if engine.chained and BY_NAME[request.api].stored else None
+    return given if type(given) is str and engine.sessions.name(request) == given else ""
+
+
+async def _pin(engine: Engine, response: str, session: str) -> None:
+    with contextlib.suppress(Unavailable):  # the next call is then a session of its own
+        await engine.store.pin(_key(response), session, TTL_S)
+
+
+def _key(response: str) -> str:
+    return f"response:{hashlib.blake2b(response.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
