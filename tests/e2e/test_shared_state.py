@@ -13,7 +13,7 @@ import pytest
 from config.watch import load
 from signals.state.store import PREFIX, Valkey
 from tests.extproc.live import chat, echoes, envoy, eventually, router
-from tests.signals.test_store import Server, free_port, needs_server
+from tests.signals.state.test_store import Server, free_port, needs_server
 
 pytestmark = [pytest.mark.e2e, needs_server, pytest.mark.timeout(180)]
 
