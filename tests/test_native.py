@@ -35,11 +35,15 @@ TESTS = (
 PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -> None:
+pytestmark = [pytest.mark.native, pytest.mark.timeout(0)]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled wheel, built once and installed in a folder of its own."""
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
+    tmp_path = tmp_path_factory.mktemp("native")
     site = tmp_path / "site"
     environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0", "PYTHON": sys.executable}
     subprocess.run([ROOT / "wheel.sh", tmp_path, "--no-build-isolation"], check=True, env=environment)
@@ -47,13 +51,16 @@ def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
     subprocess.run([*pip, site, wheel], check=True)
     assert not list(ROOT.glob("decisions/*.so"))
+    return site
 
+
+def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(site: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     python = [sys.executable, "-P"]
     where = "import extproc.exchange, signals.facts; print(extproc.exchange.__file__, signals.facts.__file__)"
     found = subprocess.run([*python, "-c", where], env=environment, capture_output=True, text=True, check=True).stdout
     assert found.count(str(site)) == found.count(".so") == 2
-    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"]
+    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
     only = ["-k", " and ".join(f"not {word}" for word in PLAIN_ONLY)]
     # mypyc's own generators, which Python 3.12 and later would have changed.
     only += ["-W", "ignore:the (type, exc, tb) signature of throw:DeprecationWarning"]

@@ -19,6 +19,7 @@ import pytest
 
 from examples.echo.server import Echo
 from tests.extproc.live import ROOT, START_S, alive, children
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -79,7 +80,8 @@ def _free_port() -> int:
 
 
 def _curl(command: list[str]) -> tuple[int, str]:
-    done = subprocess.run([*command, "-w", "\n%{http_code}"], capture_output=True, text=True, timeout=30, check=True)
+    command = [*command, "-w", "\n%{http_code}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     body, _, status = done.stdout.rpartition("\n")
     return int(status), body
 

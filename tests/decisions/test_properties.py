@@ -220,7 +220,7 @@ def read_once(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b", "c")) -> Rule
             cut = draw(st.integers(1, len(parts) - 1))
             pair = (build(parts[:cut]), build(parts[cut:]))
             flat = tuple(parts)
-            kinds = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
+            kinds: list[Rule] = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
             rule = draw(st.sampled_from(kinds))
         return Not(rule) if draw(st.booleans()) else rule
 

@@ -19,6 +19,7 @@ from stepwise.spec import Stepwise, unknown
 from stepwise.steps import Limits
 from stepwise.strategies import Context, Draft, Run, Strategy, Turn, Verdict, _Judge
 from stepwise.upstream import Endpoint, Mode, Upstream
+from tests.patience import PATIENCE
 
 PROBE_TEXT = "First add twelve and thirty five, then take away eight, which leaves the number thirty nine."
 
@@ -436,10 +437,10 @@ async def pair(
     await large.start()
     models = []
     for name, model in (("small", small), ("large", large)):
-        end = model.endpoint(connect_timeout=10.0, first_timeout=10.0, idle_timeout=10.0)
+        end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
         models.append(Model(name, Upstream(end), unknown(end)))
     stepwise = Stepwise(
-        Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
+        Setup(models[0], models[1], strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )
     both = Pair(small, large, stepwise, strategy)
     try:

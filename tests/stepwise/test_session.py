@@ -15,6 +15,7 @@ from stepwise.session import Budget
 from stepwise.steps import Limits
 from stepwise.strategies import Fixed, Glimpse, Random, Verify
 from stepwise.upstream import Mode
+from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, pair, text_of, writer
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine", "four ✗ is wrong", "Answer: 9"]
@@ -463,7 +464,7 @@ async def test_a_slow_model_is_only_slow() -> None:
 
 async def test_a_server_that_never_says_done_is_not_waited_for_for_long() -> None:
     small = FakeModel("tiny", writer(LARGE), faults={0: Fault("nodone", 0)})
-    async with pair(small, LARGE, hasty="small") as both, asyncio.timeout(10):
+    async with pair(small, LARGE, hasty="small") as both, asyncio.timeout(PATIENCE):
         _, events = await both.ask()
     assert text_of(events) == "\n\n".join(LARGE)
 

@@ -14,6 +14,7 @@ from stepwise.policy import PolicyError
 from stepwise.spec import Stepwise, StepwiseError, StepwiseSpec
 from stepwise.strategies import ColdStart, PolicyStrategy
 from stepwise.upstream import Endpoint, Mode
+from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Pair, text_of, writer
 from tests.stepwise.onnxes import metadata, write
 
@@ -247,7 +248,7 @@ async def test_answers_do_not_wait_long_for_a_probe_that_hangs(tmp_path: Path, m
     large = FakeModel("huge", writer(LARGE), faults={-1: Fault("silent")})
     both = await running(FakeModel("tiny", writer(SMALL)), large, tmp_path, strategy="random")
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             _, events = await both.ask()
         assert text_of(events) == "\n\n".join(LARGE)
         assert both.stepwise.metrics.safe_side["unprobed"] == 1
