@@ -166,6 +166,7 @@ def test_nothing_recorded_nothing_changed(run: Run, policy: Path) -> None:
     assert run("replay", policy, "-", "--against", policy).out.startswith("0 requests, 0 decided differently (0.0 %)")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(policy: Path, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(recorded(PLAIN) * 20_000)

@@ -47,6 +47,7 @@ def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, 
     assert not schema.is_valid(parse(POLICY.replace(old, new), "p").data)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -m cli.main schema | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=PATIENCE)

@@ -43,6 +43,7 @@ def validate(resource, version):
     kubernetes_validate.validate(resource, version, strict=True)
 
 
+@pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize("version", VERSIONS)
 def test_built_in_objects_pass_strict_validation(manifests, version):
@@ -55,6 +56,7 @@ def test_built_in_objects_pass_strict_validation(manifests, version):
     assert seen > 50
 
 
+@pytest.mark.slow
 @needs_kubectl
 @needs_crds
 @pytest.mark.parametrize("overlay", OVERLAYS)
