@@ -20,6 +20,7 @@ import pytest
 from examples.echo.server import Echo
 from tests.extproc.live import ROOT, START_S, alive, children
 from tests.patience import PATIENCE
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -62,7 +63,7 @@ class Up:
 @contextmanager
 def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
     output = tmp_path / "up.txt"
-    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(_free_port())]
+    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(free_port())]
     with output.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
     try:
@@ -71,12 +72,6 @@ def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
         if process.poll() is None:
             process.terminate()
             process.wait(START_S)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _curl(command: list[str]) -> tuple[int, str]:
@@ -147,7 +142,7 @@ def test_a_child_that_dies_ends_it_with_its_last_words(tmp_path):
 async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
     server = await asyncio.start_server(Echo("mine").serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    gone = f"http://127.0.0.1:{_free_port()}"
+    gone = f"http://127.0.0.1:{free_port()}"
     policy = tmp_path / "policy.yaml"
     models = f'{{mine: {{url: "{url}"}}, other: {{url: "{gone}"}}}}'
     policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")

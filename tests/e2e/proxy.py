@@ -101,7 +101,7 @@ class Loop:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
 
@@ -251,7 +251,7 @@ class Router:
                 break
         else:
             self._process.stderr.close()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
             self._process = None
             raise RuntimeError("the router did not start:\n" + "".join(lines))
         # Whatever it logs later must not fill the pipe.
@@ -260,7 +260,7 @@ class Router:
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def metrics(self) -> str:
@@ -487,5 +487,5 @@ class Envoy:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(PATIENCE)
             self._log.close()

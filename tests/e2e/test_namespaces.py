@@ -95,7 +95,7 @@ class Net:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE)
         for name in self._made:
             _ip("netns", "delete", self._name(name))
 
@@ -291,7 +291,7 @@ def running(net: Net, config: JSON, folder: Path) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 # Run in the client's namespace: reads [headers, body] pairs, posts each, writes [status, headers, body].

@@ -14,7 +14,8 @@ from config.watch import load
 from signals.state.store import PREFIX, Valkey
 from tests.extproc.live import chat, echoes, envoy, eventually, router
 from tests.patience import PATIENCE
-from tests.signals.state.test_store import Server, free_port, needs_server
+from tests.ports import free_port
+from tests.signals.state.test_store import Server, needs_server
 
 pytestmark = [pytest.mark.e2e, needs_server]
 

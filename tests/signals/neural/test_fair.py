@@ -223,7 +223,7 @@ class Model:
         self.open, self.batches = threading.Event(), list[list[str]]()
 
     def run(self, texts: list[str]) -> Sequence[int]:
-        assert self.open.wait(30)
+        assert self.open.wait(PATIENCE)
         self.batches.append(texts)
         return [len(text) for text in texts]
 

@@ -50,7 +50,7 @@ class Gate:
     def run(self, items: list[int]) -> list[int]:
         self.batches.append(items)
         self.entered.set()
-        assert self.open.wait(30)
+        assert self.open.wait(PATIENCE)
         return double(items)
 
     async def occupied(self) -> None:

@@ -11,15 +11,10 @@ import pytest
 from signals.reading import Unavailable
 from signals.state.store import Memory, Valkey
 from tests.patience import PATIENCE
+from tests.ports import free_port
 
 SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 needs_server = pytest.mark.skipif(SERVER is None, reason="neither valkey-server nor redis-server is installed")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:
