@@ -21,7 +21,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-fast test-native test-image test-all-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev up test test-fast test-native test-image test-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,10 +45,13 @@ test-native: dev ## compile the hot path and run its tests on it (needs a C comp
 test-image: dev ## build the image's files and start them as a locked-down pod would (needs root)
 	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
 
-test-all-pythons: ## `make test-fast` on every Python 3.11 or later that this machine has, each in build/python3.X
-	@for minor in 11 12 13 14 15; do command -v python3.$$minor >/dev/null || continue; \
-		echo "=== Python 3.$$minor"; \
-		$(MAKE) --no-print-directory test-fast PYTHON=python3.$$minor VENV=build/python3.$$minor || exit; done
+test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
+	@own=$$($(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)'); \
+	for python in $$(.ci/pythons); do \
+		name=$$(basename $$python); [ $$name = $$own ] && continue; \
+		echo "=== $$name"; \
+		$(MAKE) --no-print-directory test-fast PYTHON=$$python VENV=build/$$name || exit; \
+	done
 
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
