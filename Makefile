@@ -13,11 +13,15 @@ UPGRADE ?=
 # Not in requirements/train.txt, since its builds for processors and for GPUs have different hashes under one version.
 TORCH ?= torch==2.13.0
 TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
+# Processes that run tests side by side.
+WORKERS ?= 2
+RUN_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+FAST := not e2e and not slow and not native and not image and not network
 POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev up test test-fast test-native test-image test-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,8 +33,25 @@ dev: $(VENV)/.dev
 up: venv ## run Envoy, the router and example models; prints three curl lines (POLICY=, ENVOY_PORT=)
 	@exec $(BIN)/pointsman up $(POLICY) --envoy-port $(ENVOY_PORT)
 
-test: dev ## run every test (PYTEST="-k name" narrows)
-	$(BIN)/python -m pytest $(PYTEST)
+test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, WORKERS=)
+	$(RUN_TESTS) -m "not native and not image" $(PYTEST)
+
+test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
+	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
+
+test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
+	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)
+
+test-image: dev ## build the image's files and start them as a locked-down pod would (needs root)
+	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
+
+test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
+	@own=$$($(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)'); \
+	for python in $$(.ci/pythons); do \
+		name=$$(basename $$python); [ $$name = $$own ] && continue; \
+		echo "=== $$name"; \
+		$(MAKE) --no-print-directory test-fast PYTHON=$$python VENV=build/$$name || exit; \
+	done
 
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)

@@ -44,6 +44,7 @@ def test_the_table_marks_what_is_late() -> None:
     assert good.split() == ["good", "1.00", "1.00", "1.00", "1.00", "0"]
 
 
+@pytest.mark.slow
 def test_a_benign_client_beside_a_hostile_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Against a router of its own, for a second; every benign request is answered."""
     assert pause.main(["--seconds", "1", "--only", "2,300", "--out", str(tmp_path)]) == 0

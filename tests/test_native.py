@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMPILED = "POINTSMAN_TEST_COMPILED"
+"""Names the folder whose compiled modules the tests are to run; without it they run the plain ones."""
 TESTS = (
+    "tests/test_native.py",
     "tests/decisions",
     "tests/extproc/test_exchange.py",
     "tests/extproc/test_meter.py",
@@ -32,14 +36,15 @@ TESTS = (
     "tests/signals/text/test_wrappers.py",
 )
 # A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.
-PLAIN_ONLY = ("breaks", "breaking", "twelve_fields")
+PLAIN_ONLY = ("breaks", "breaking", "twelve_fields", "the_compiled_modules")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled wheel, built once and installed in a folder of its own."""
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
+    tmp_path = tmp_path_factory.mktemp("native")
     site = tmp_path / "site"
     environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0", "PYTHON": sys.executable}
     subprocess.run([ROOT / "wheel.sh", tmp_path, "--no-build-isolation"], check=True, env=environment)
@@ -47,13 +52,16 @@ def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
     subprocess.run([*pip, site, wheel], check=True)
     assert not list(ROOT.glob("decisions/*.so"))
+    return site
 
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    python = [sys.executable, "-P"]
-    where = "import extproc.exchange, signals.facts; print(extproc.exchange.__file__, signals.facts.__file__)"
-    found = subprocess.run([*python, "-c", where], env=environment, capture_output=True, text=True, check=True).stdout
-    assert found.count(str(site)) == found.count(".so") == 2
-    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"]
+
+@pytest.mark.native
+@pytest.mark.timeout(0)
+def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(site: Path) -> None:
+    # PYTHONSAFEPATH holds in the processes too that pytest and the tests start, unlike -P.
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", COMPILED: str(site)}
+    python = [sys.executable]
+    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
     only = ["-k", " and ".join(f"not {word}" for word in PLAIN_ONLY)]
     # mypyc's own generators, which Python 3.12 and later would have changed.
     only += ["-W", "ignore:the (type, exc, tb) signature of throw:DeprecationWarning"]
@@ -62,3 +70,14 @@ def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(tmp_path: Path) -
     )
     failed = re.findall(r"^(?:FAILED|ERROR) .*$", ran.stdout, re.MULTILINE)
     assert ran.returncode == 0, "\n".join([*failed, f"exit {ran.returncode}", ran.stdout[-5000:], ran.stderr[-2000:]])
+
+
+@pytest.mark.parametrize("module", ["decisions.engine", "extproc.exchange", "signals.facts"])
+def test_the_tests_run_the_modules_that_they_should(module: str) -> None:
+    file = str(importlib.import_module(module).__file__)
+    code = f"import {module}; print({module}.__file__)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert child == file
+    site = os.environ.get(COMPILED)
+    assert file.endswith(".so" if site else ".py")
+    assert site is None or file.startswith(site)

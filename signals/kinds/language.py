@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from signals.signal import Shared, Signal, TextParams
 from signals.text.view import view
 
 MODEL = Path(__file__).parent.parent / "models" / "language.ftz"
-"""Our own model (signals/train/language.py; its card is beside it), read by the fastText library."""
+"""Our own model (signals/train/language.py; its card is beside it), a fastText classifier."""
 
 _PARTS = 3
 _PART = 48
@@ -153,17 +153,17 @@ class Identifier:
 
     def __init__(self, path: Path = MODEL) -> None:
         """OSError or ValueError when the model cannot be read."""
-        import fasttext  # not at the top: a policy without this kind need not load it
+        from signals.text.fasttext import FastText  # not at the top: a policy without this kind need not load it
 
         if not path.is_file():
             raise FileNotFoundError(f"{path}: the language model is not there")
-        self._model: Any = fasttext.load_model(str(path)).f
+        self._model = FastText(path)
 
     def guess(self, text: str) -> Guess | None:
         """The language of `text`, or None when there are no letters in it."""
         text = view(sample(text))
         if not text.isascii():
-            text = text.encode(errors="replace").decode()  # a lone surrogate would not pass the library
+            text = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8, which the model reads
             guess = _by_script(text)
             if guess is not None:
                 return guess
@@ -172,8 +172,7 @@ class Identifier:
             return None
         # The model gives each language a probability of its own; among the likeliest they are shared out.
         shares: dict[str, float] = {}
-        for probability, label in self._model.predict(line + "\n", 5, 0.0, "strict"):
-            language = label.removeprefix("__label__")
+        for language, probability in self._model.likeliest(line, 5):
             shares[language] = probability * (_PRIOR.get(language, 1.0) if len(line) < _SHORT else 1.0)
         total = sum(shares.values())
         if not total:

@@ -6,8 +6,8 @@ are plenty: from its frequencies of up to five letters we draw words, letter by 
 A linear classifier on letter sequences (fastText, Joulin et al. 2016) learns both and is then quantised.
 
 Needs the wheel (`pip download --no-deps lingua-language-detector==1.4.2`) and an environment of its own with
-`pip install fasttext brotli numpy pydantic google-re2 tqdm`: the trainer and the fasttext-predict that serves are both
-called `fasttext`. About a quarter of an hour on one core.
+`pip install fasttext brotli numpy pydantic google-re2 tqdm`: the trainer and the fasttext-predict that tests compare
+with are both called `fasttext`. About a quarter of an hour on one core.
 """
 
 from __future__ import annotations

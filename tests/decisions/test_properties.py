@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -180,6 +181,7 @@ def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], 
     return made, said, readings, draw(st.booleans())
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(cases(), st.booleans(), st.booleans())
 def test_lazy_evaluation_decides_as_eager_evaluation_does(
@@ -220,7 +222,7 @@ def read_once(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b", "c")) -> Rule
             cut = draw(st.integers(1, len(parts) - 1))
             pair = (build(parts[:cut]), build(parts[cut:]))
             flat = tuple(parts)
-            kinds = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
+            kinds: list[Rule] = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
             rule = draw(st.sampled_from(kinds))
         return Not(rule) if draw(st.booleans()) else rule
 
@@ -243,6 +245,7 @@ def settled(clauses: Sequence[Clause], readings: Mapping[str, Reading], named: b
     return reference([], readings, False, named)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.tuples(COSTS, COSTS, COSTS),

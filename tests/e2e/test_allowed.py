@@ -19,6 +19,7 @@ from tests.e2e.conftest import World
 from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post
 from tests.extproc.envoy import chat
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -107,8 +108,8 @@ async def test_upgrades_are_refused_by_the_router(world: World, mode: str, path:
     head = f"GET {path} HTTP/1.1\r\nhost: x\r\n{more}connection: Upgrade\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", world.envoy.port(mode))
     writer.write(head.encode())
-    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-    body = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+    body = await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE)
     writer.close()
     assert int(answer.split()[1]) == status
     assert f'"code":"{code}"'.encode() in body
@@ -157,7 +158,7 @@ async def test_without_a_router_nothing_goes_on_unless_told(world: World, mode: 
 async def status_of(port: int, path: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
     return int(answer.split()[1]), answer
 
@@ -245,7 +246,7 @@ def _route_of(rule: JSON, filters: dict[str, JSON]) -> JSON:
         spec = filters[each["extensionRef"]["name"]] if each["type"] == "ExtensionRef" else each
         if "directResponse" in spec:
             direct = spec["directResponse"]
-            content_type = {"header": {"key": "content-type", "value": direct["contentType"]}}
+            content_type: JSON = {"header": {"key": "content-type", "value": direct["contentType"]}}
             content_type["append_action"] = "OVERWRITE_IF_EXISTS_OR_ADD"
             body = {"inline_string": direct["body"]["inline"]}
             route |= {"direct_response": {"status": direct["statusCode"], "body": body}}

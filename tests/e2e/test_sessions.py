@@ -15,10 +15,11 @@ import pytest
 
 from config.watch import load
 from tests.extproc.live import Router, echoes, envoy, router
+from tests.ports import free_port
 from tests.signals.state.test_session import AGENTS, TURNS, chat, claude_code, codex
-from tests.signals.state.test_store import Server, free_port, needs_server
+from tests.signals.state.test_store import Server, needs_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 JSON = dict[str, Any]
 

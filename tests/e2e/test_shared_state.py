@@ -13,9 +13,11 @@ import pytest
 from config.watch import load
 from signals.state.store import PREFIX, Valkey
 from tests.extproc.live import chat, echoes, envoy, eventually, router
-from tests.signals.state.test_store import Server, free_port, needs_server
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.signals.state.test_store import Server, needs_server
 
-pytestmark = [pytest.mark.e2e, needs_server, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, needs_server]
 
 POLICY = """\
 version: 1
@@ -94,7 +96,7 @@ async def _replicas(stack: AsyncExitStack, server: Server, tmp_path: Any) -> Rep
 
 async def _total(server: Server) -> float:
     """What the store says that everybody has spent."""
-    store = Valkey(server.url, timeout=2.0)
+    store = Valkey(server.url, timeout=PATIENCE)
     try:
         keys = [key async for key in store._client.scan_iter(f"{PREFIX}budget:*")]
         return sum([float(await store._client.get(key) or 0) for key in keys])

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
@@ -133,7 +134,7 @@ async def test_many_answers_at_once(parts: Parts) -> None:
 async def test_an_agent_s_requests_get_the_model_that_they_need(parts: Parts) -> None:
     tool = {"type": "function", "function": {"name": "run", "parameters": {}}}
     call = {"id": "1", "type": "function", "function": {"name": "run", "arguments": "{}"}}
-    failed = [
+    failed: list[Any] = [
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "Error: exit status 2"},
     ]

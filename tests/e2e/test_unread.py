@@ -32,6 +32,7 @@ from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import Envoy, Loop, Router, Upstream
 from tests.e2e.servers import Records, echo_server, express_server, fastapi_server, tiny_server
 from tests.extproc.test_body import PLACES
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -189,7 +190,7 @@ async def send(port: int, raw: bytes) -> Answer:
     got = b""
     try:
         writer.write(raw)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while piece := await reader.read(65_536):
                 got += piece
                 if got.startswith(b"HTTP/1.1 101"):
@@ -694,7 +695,7 @@ async def http2(port: int, headers: list[tuple[str, str]], body: bytes, trailers
         else:
             peer.end_stream(1)
         writer.write(peer.data_to_send())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while data := await reader.read(65_536):
                 for event in peer.receive_data(data):
                     if isinstance(event, h2.events.ResponseReceived):

@@ -27,9 +27,10 @@ from cli.gateways.place import Mtls, Place, Secrets
 from config.watch import load
 from decisions.engine import Engine
 from examples.echo.server import Echo
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 30.0
+START_S = PATIENCE
 POINTSMAN = [sys.executable, "-m", "cli.main"]
 
 

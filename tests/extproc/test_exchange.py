@@ -46,6 +46,7 @@ from tests.extproc.envoy import (
     set_headers,
     word,
 )
+from tests.patience import PATIENCE
 from tests.proto import oracle
 from tests.proto.oracle import core, ext_proc
 from upstream.answer import Answer
@@ -907,7 +908,7 @@ async def test_the_deadline_is_ours_in_every_mode(mode: Any) -> None:
     service = Service(policy)
     envoy = Envoy(service, mode)
     envoy.request(chat())
-    await asyncio.wait_for(envoy.settled(), 5)
+    await asyncio.wait_for(envoy.settled(), PATIENCE)
     expect_route(
         envoy.sent[-1 if mode == BUFFERED else 0], "small", "request_headers" if mode == DUPLEX else "request_body"
     )
@@ -920,7 +921,7 @@ async def test_a_guard_past_its_deadline_refuses() -> None:
     policy, _ = slow_policy(None, "respond", on_unknown="match", status=403, message="Later.")
     envoy = Envoy(Service(policy))
     envoy.request(chat())
-    await asyncio.wait_for(envoy.settled(), 5)
+    await asyncio.wait_for(envoy.settled(), PATIENCE)
     expect_refusal(envoy.sent[-1], 403, "policy_refusal")
 
 

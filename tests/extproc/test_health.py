@@ -95,6 +95,8 @@ async def test_a_watcher_that_left_is_forgotten(channel: grpc.aio.Channel, healt
     while any(health._watchers.values()):
         await stub.Check(ask("liveness"))
     health.set_all(True)
+    assert (await stub.Check(ask(""))).status == SERVING
+    assert not any(health._watchers.values())
 
 
 def test_only_known_services_can_be_set(health: Health) -> None:

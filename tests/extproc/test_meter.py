@@ -11,7 +11,8 @@ from decisions.decision import Trace
 from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
 from extproc.paths import Target
-from tests.extproc.envoy import STREAMED, Envoy, Service, chat, ext_proc, set_headers
+from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
+from tests.proto.oracle import ext_proc
 from upstream.usage import last
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.extproc.live import Load, alive, chat, children, digest, eventually, policy, proxied, router, swap
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -62,7 +63,7 @@ async def test_interrupt_ends_all_soon_with_status_0(folder, tmp_path):
         workers = children(running.process.pid)
         for pid in (*workers, running.process.pid):  # what Ctrl-C at a terminal does
             os.kill(pid, signal.SIGINT)
-        assert await asyncio.wait_for(running.process.wait(), 10) == 0
+        assert await asyncio.wait_for(running.process.wait(), PATIENCE) == 0
         assert not any(map(alive, workers))
 
 

@@ -20,6 +20,7 @@ from extproc.health import CHECK
 from extproc.server import PROCESS
 from proto import ext_proc_pb2 as pb
 from tests.extproc.live import Load, chat, echoes, envoy, eventually, mount, router
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -60,7 +61,7 @@ KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
 
 
 def _openssl(folder: Path, command: str) -> None:
-    done = subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -180,7 +181,7 @@ async def _call(address: str, certs: Path, client: str, method: str) -> bytes:
     credentials = grpc.ssl_channel_credentials((certs / "ca.pem").read_bytes(), key, chain)
     async with grpc.aio.secure_channel(address, credentials) as channel:
         # Not stream_stream: grpc.aio reports INTERNAL when a stream has ended before its message was written.
-        call = channel.unary_stream(method)(HEADERS.SerializeToString() if method == PROCESS else b"", timeout=20)
+        call = channel.unary_stream(method)(HEADERS.SerializeToString() if method == PROCESS else b"", timeout=PATIENCE)
         async for message in call:
             found: bytes = message
             return found

@@ -163,7 +163,7 @@ class Driver:
                     body = pb.HttpBody(body=case.body[at : at + size], end_of_stream=end)
                     exchange.message(pb.ProcessingRequest(request_body=body).SerializeToString())
                     if stream.finished is not None:
-                        break
+                        break  # type: ignore[unreachable]  # the message may have ended the stream
             while (task := exchange._task) is not None:
                 await asyncio.wait([task])
         finally:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import celpy
 import yaml
-from celpy import celtypes, json_to_cel
+from celpy import celtypes
+from celpy.adapter import json_to_cel
 from jsonschema import Draft202012Validator
 
 FOLDER = os.environ.get("POINTSMAN_CRDS", "")

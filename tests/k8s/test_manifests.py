@@ -14,6 +14,7 @@ import yaml
 
 from cli import serve
 from tests.k8s import crd
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -27,7 +28,7 @@ needs_crds = pytest.mark.skipif(not crd.FOLDER, reason="POINTSMAN_CRDS names no 
 
 
 def kustomize(folder):
-    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE)
     assert built.returncode == 0, built.stderr
     return [document for document in yaml.safe_load_all(built.stdout) if document]
 
@@ -43,6 +44,7 @@ def validate(resource, version):
     kubernetes_validate.validate(resource, version, strict=True)
 
 
+@pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize("version", VERSIONS)
 def test_built_in_objects_pass_strict_validation(manifests, version):
@@ -55,6 +57,7 @@ def test_built_in_objects_pass_strict_validation(manifests, version):
     assert seen > 50
 
 
+@pytest.mark.slow
 @needs_kubectl
 @needs_crds
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -281,8 +284,10 @@ def test_kustomize_and_helm_give_the_same_workload(folder, values):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_chart_passes_strict_validation(version):
-    for resource in helm():
+    resources = helm()
+    for resource in resources:
         validate(resource, version)
+    assert {"Deployment", "Service", "ConfigMap"} <= {resource["kind"] for resource in resources}
 
 
 @pytest.mark.parametrize(
@@ -352,7 +357,7 @@ def rules(tmp_path):
 
 def run_promtool(*arguments):
     return subprocess.run(
-        ["promtool", *arguments], capture_output=True, text=True, timeout=60, env={**os.environ, "TZ": "UTC"}
+        ["promtool", *arguments], capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "TZ": "UTC"}
     )
 
 

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from proto import ext_proc_pb2
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_committed_code_is_what_a_fresh_run_generates() -> None:
     done = subprocess.run(
-        [sys.executable, "proto/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "proto/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 
@@ -25,7 +26,7 @@ def test_check_names_the_file_that_differs(tmp_path: Path) -> None:
     schema = tmp_path / "proto" / "ext_proc.proto"
     schema.write_text(schema.read_text().replace("bool end_of_stream = 2;", "bool end_of_stream = 15;"))
     done = subprocess.run(
-        [sys.executable, "proto/generate.py", "--check"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "proto/generate.py", "--check"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 1
     assert "ext_proc_pb2.py" in done.stderr

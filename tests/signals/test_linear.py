@@ -24,6 +24,7 @@ from signals.request import Extra, Message, Request
 from signals.signal import Cost, Shared
 from signals.text.view import Origin, view
 from tests.linear import assert_linear
+from tests.patience import PATIENCE
 from tests.signals.help import build
 from tests.signals.neural import models
 
@@ -198,7 +199,7 @@ def reader(request: pytest.FixtureRequest, shared: Shared, loop: asyncio.Abstrac
 
     def run(given: Request) -> Reading:
         given._texts.clear()
-        facts = Facts(given, time.monotonic() + 60)
+        facts = Facts(given, time.monotonic() + PATIENCE)
         facts.readings["other"] = Reading(True, 1.0)
         if signal.slow:
             loop.run_until_complete(fetch([signal], facts))

@@ -18,6 +18,7 @@ from stepwise.ready import Stepwise, unknown
 from stepwise.session import Budget, Model, Setup
 from stepwise.steps import Limits
 from stepwise.strategy import Context, Draft, Judge, Run, Strategy, Turn, Verdict
+from tests.patience import PATIENCE
 from upstream.answer import Answer
 from upstream.client import Upstream
 from upstream.endpoint import Endpoint, Mode
@@ -445,10 +446,10 @@ async def pair(
     await large.start()
     models = []
     for name, model in (("small", small), ("large", large)):
-        end = model.endpoint(connect_timeout=10.0, first_timeout=10.0, idle_timeout=10.0)
+        end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
         models.append(Model(name, Upstream(end), unknown(end)))
     stepwise = Stepwise(
-        Setup(*models, strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
+        Setup(models[0], models[1], strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
     )
     both = Pair(small, large, stepwise, strategy)
     try:

@@ -14,6 +14,7 @@ import pytest
 
 from stepwise import features
 from stepwise.policy import Policy, PolicyError, PolicyFailed, Target
+from tests.patience import PATIENCE
 from tests.stepwise.onnxes import ROWS, metadata, write
 
 REDOS = features.NAMES.index("redos")
@@ -55,11 +56,13 @@ async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(
 
 
 async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=30.0, inline=False)
+    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=10 * PATIENCE, inline=False)
     policy.answers = 1
-    async with asyncio.timeout(10):
-        await policy.keep(vector(0))
+    async with asyncio.timeout(PATIENCE):
+        keep, _ = await policy.keep(vector(0))
     policy.close()
+    assert keep == pytest.approx(0.5)
+    assert (policy.items, policy.batches) == (1, 1)
 
 
 async def test_a_cancelled_step_disturbs_nobody(tmp_path: Path) -> None:

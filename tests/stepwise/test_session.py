@@ -16,6 +16,7 @@ from stepwise.strategies.chance import Random
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
+from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, answer, pair, text_of, writer
 from upstream.endpoint import Mode
 
@@ -465,7 +466,7 @@ async def test_a_slow_model_is_only_slow() -> None:
 
 async def test_a_server_that_never_says_done_is_not_waited_for_for_long() -> None:
     small = FakeModel("tiny", writer(LARGE), faults={0: Fault("nodone", 0)})
-    async with pair(small, LARGE, hasty="small") as both, asyncio.timeout(10):
+    async with pair(small, LARGE, hasty="small") as both, asyncio.timeout(PATIENCE):
         _, events = await both.ask()
     assert text_of(events) == "\n\n".join(LARGE)
 

@@ -15,6 +15,7 @@ from stepwise.ready import Stepwise, StepwiseError
 from stepwise.spec import StepwiseSpec
 from stepwise.strategies.cold_start import ColdStart
 from stepwise.strategies.policy import PolicyStrategy
+from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Pair, text_of, writer
 from tests.stepwise.onnxes import metadata, write
 from upstream.endpoint import Endpoint, Mode
@@ -249,7 +250,7 @@ async def test_answers_do_not_wait_long_for_a_probe_that_hangs(tmp_path: Path, m
     large = FakeModel("huge", writer(LARGE), faults={-1: Fault("silent")})
     both = await running(FakeModel("tiny", writer(SMALL)), large, tmp_path, strategy="random")
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             _, events = await both.ask()
         assert text_of(events) == "\n\n".join(LARGE)
         assert both.stepwise.metrics.safe_side["unprobed"] == 1

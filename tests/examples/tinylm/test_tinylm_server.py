@@ -13,6 +13,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import Running, serve
+from tests.patience import PATIENCE
 
 SUM: list[Any] = [{"role": "user", "content": "Work out 12 + 30 * 4."}]
 BOTH = ("tinylm-small", "tinylm-large")
@@ -192,7 +193,7 @@ async def test_a_client_that_leaves_ends_the_generation(running: Running, stream
     }  # fmt: skip
     session = aiohttp.ClientSession()
     waiting = asyncio.ensure_future(session.post(f"{running.url}/v1/chat/completions", json=body))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not running.server.running:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         if stream:

@@ -15,6 +15,7 @@ from extproc.transport import frames
 from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Handler, Limits, Server, Stream
+from tests.patience import PATIENCE
 
 METHOD = "/test.Service/Method"
 
@@ -80,7 +81,7 @@ class Running:
 Start = Callable[..., Coroutine[Any, Any, Running]]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something that the other side of a socket brings about."""
     end = asyncio.get_running_loop().time() + seconds
     while not condition():
@@ -165,7 +166,7 @@ class RawPeer:
     def write(self, *parts: bytes) -> None:
         self.writer.write(b"".join(parts))
 
-    async def read(self, seconds: float = 10.0) -> Frame:
+    async def read(self, seconds: float = PATIENCE) -> Frame:
         """The next frame. Raises EOFError when the server has closed."""
         async with asyncio.timeout(seconds):
             try:

@@ -17,9 +17,10 @@ import pytest
 from extproc.transport import frames
 from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
-from extproc.transport.seam import Handler, Limits, Stream
+from extproc.transport.seam import Handler, Limits, Receiver, Stream
 from extproc.transport.tls import TlsFiles
 from tests.extproc.transport.conftest import METHOD, Connect, Recorder, Start, echo, head, silent, until
+from tests.patience import PATIENCE
 
 CALL = METHOD
 
@@ -123,7 +124,7 @@ async def test_what_follows_finish_is_ignored(start: Start) -> None:
 
 async def test_a_server_may_finish_before_any_message(start: Start) -> None:
     def unwilling(handler: Handler) -> Handler:
-        def wrapped(stream: Stream) -> Recorder:
+        def wrapped(stream: Stream) -> Receiver:
             receiver = handler(stream)
             stream.finish(7, "no")
             return receiver
@@ -152,7 +153,7 @@ async def test_an_exception_ends_its_own_stream_with_internal(
         echo(recorder, event, data)
 
     def wrap(handler: Handler) -> Handler:
-        def wrapped(stream: Stream) -> Recorder:
+        def wrapped(stream: Stream) -> Receiver:
             if where == "handler" and broken:
                 raise RuntimeError("a bug")
             return handler(stream)
@@ -325,7 +326,7 @@ async def test_drain_lets_live_streams_end_and_takes_no_new_ones(start: Start) -
         call = channel.stream_stream(CALL)()
         await call.write(b"x")
         await call.read()
-        draining = asyncio.ensure_future(running.server.drain(10))
+        draining = asyncio.ensure_future(running.server.drain(PATIENCE))
         await asyncio.sleep(0.2)
         assert not draining.done()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -335,7 +336,7 @@ async def test_drain_lets_live_streams_end_and_takes_no_new_ones(start: Start) -
         assert await call.read() == b"y"
         await call.done_writing()
         assert await call.code() == grpc.StatusCode.OK
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, PATIENCE)
     assert running.server.streams == 0
 
 
@@ -345,7 +346,7 @@ async def test_drain_cuts_what_outlives_its_grace(start: Start) -> None:
         call = channel.stream_stream(CALL)()
         await call.write(b"x")
         await call.read()
-        await asyncio.wait_for(running.server.drain(0.2), 5)
+        await asyncio.wait_for(running.server.drain(0.2), PATIENCE)
         assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert without_eof(await running.receiver()) == ["message", "closed"]
     await running.server.close()  # again: nothing happens
@@ -396,7 +397,7 @@ def make_certificate(folder: Path, name: str, issuer: str | None = None) -> None
     usage = ["-addext", f"basicConstraints=critical,CA:{'FALSE' if issuer else 'TRUE'}"]
     usage += [] if issuer else ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13's ssl insists
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
-    done = subprocess.run([*base, *files, *more, *usage, *subject], capture_output=True, check=False, timeout=30)
+    done = subprocess.run([*base, *files, *more, *usage, *subject], capture_output=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
@@ -426,7 +427,7 @@ async def test_mtls_on_grpcio_serves_its_own_clients_only_and_reloads(tmp_path: 
         options = [("grpc.use_local_subchannel_pool", 1)]
         credentials = client_credentials(certificates, name)
         async with grpc.aio.secure_channel(f"localhost:{port}", credentials, options) as channel:
-            found: bytes = await channel.unary_unary(CALL)(b"x", timeout=5)
+            found: bytes = await channel.unary_unary(CALL)(b"x", timeout=PATIENCE)
             return found
 
     async def served() -> str:
@@ -464,7 +465,8 @@ async def test_tls_with_alpn_on_our_own_transport(certificates: Path) -> None:
     credentials = client_credentials(certificates, "client")
     async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
         data = bytes(1_000_000)
-        assert await channel.unary_unary(CALL)(data, timeout=5) == data
+        found: bytes = await channel.unary_unary(CALL)(data, timeout=PATIENCE)
+        assert found == data
     without = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
     without.load_cert_chain(certificates / "client.pem", certificates / "client.key")
     reader, writer = await asyncio.open_connection("localhost", int(port), ssl=without)

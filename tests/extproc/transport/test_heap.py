@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from extproc.transport import heap
+from tests.patience import PATIENCE
 
 PROGRAM = """
 import resource
@@ -30,7 +31,7 @@ def test_freed_blocks_are_used_again_without_page_faults() -> None:
     counts = {}
     for keep in (False, True):
         command = [sys.executable, "-c", PROGRAM.format(keep=keep)]
-        counts[keep] = int(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        counts[keep] = int(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
     assert counts[True] < 2_000  # a block of 300 kB has 74 pages
     assert counts[True] <= counts[False]
 

@@ -31,6 +31,7 @@ from extproc.transport.frames import (
 )
 from extproc.transport.seam import Limits
 from tests.extproc.transport.conftest import METHOD, Connect, RawPeer, Recorder, Start, echo, head, silent, text, until
+from tests.patience import PATIENCE
 
 GRPC_DATA = b"\0\0\0\0\1x"
 
@@ -306,8 +307,9 @@ async def test_control_frames_that_go_with_requests_are_no_flood(start_http2: St
         peer.open(number, block=head(first=number == 1))
         peer.data(number, b"x", END_STREAM)
         peer.write(frames.window_update(0, 6), frames.window_update(number, 6), frame(PING, 0, 0, bytes(8)))
-        await peer.find(DATA)
+        assert (await peer.find(DATA)).stream == number
     await peer.pong()
+    assert running.server.connections == 1
 
 
 async def test_a_header_list_that_unpacks_to_too_much(start_http2: Start, connect: Connect) -> None:
@@ -699,7 +701,7 @@ async def test_two_goaways_and_streams_between_them(start_http2: Start, connect:
 async def test_drain_does_not_wait_for_ever_for_an_answer_to_its_ping(start_http2: Start, connect: Connect) -> None:
     running = await start_http2()
     peer = await connect(running)
-    await asyncio.wait_for(running.server.drain(10), 5)
+    await asyncio.wait_for(running.server.drain(10 * PATIENCE), PATIENCE)
     assert await peer.goaway() == frames.NO_ERROR
 
 

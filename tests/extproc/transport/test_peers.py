@@ -17,6 +17,7 @@ import pytest
 
 from extproc.transport import frames
 from tests.extproc.transport.conftest import METHOD, Running, Start, until
+from tests.patience import PATIENCE
 
 HEADERS = [
     (":method", "POST"),
@@ -141,7 +142,7 @@ async def run(*command: str, check: bool = True) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     if check:
         assert process.returncode == 0, out.decode(errors="replace")
     return out.decode(errors="replace")
@@ -223,10 +224,10 @@ async def test_our_load_generator_agrees_with_the_server(tmp_path: Path) -> None
         sys.executable, "-m", "bench.echo", target, stdout=asyncio.subprocess.PIPE
     )
     assert server.stdout is not None
-    assert (await asyncio.wait_for(server.stdout.readline(), 20)).decode().strip() == target
+    assert (await asyncio.wait_for(server.stdout.readline(), PATIENCE)).decode().strip() == target
     for more in ([], ["--duplex", "--body", "200000"]):
         printed = await run(sys.executable, "-m", "bench.direct", target, "--seconds", "0.5", *more)
         assert '"failed": 0,' in printed
         assert int(re.findall(r'"requests": (\d+)', printed)[0]) > 10
     server.terminate()
-    assert await asyncio.wait_for(server.wait(), 10) == 0
+    assert await asyncio.wait_for(server.wait(), PATIENCE) == 0

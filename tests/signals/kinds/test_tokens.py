@@ -15,10 +15,11 @@ from extproc.apis.embeddings import EMBEDDINGS
 from extproc.body import parse
 from signals.facts import Facts
 from signals.gather import read
+from signals.registry import BY_NAME
 from signals.request import Message
 from signals.signal import Cost, Shared
 from signals.text.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_PAGE, PER_REQUEST, WEIGHTS, ByteWeights
-from tests.signals.help import BY_NAME, build, complaint, data, matched, reading, request
+from tests.signals.help import build, complaint, data, matched, reading, request
 
 
 def count(given: Any) -> int:

@@ -18,6 +18,7 @@ from signals.neural.service import Limits, Service
 from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
 from signals.request import Request
+from tests.patience import PATIENCE
 
 
 @dataclass(eq=False)
@@ -222,7 +223,7 @@ class Model:
         self.open, self.batches = threading.Event(), list[list[str]]()
 
     def run(self, texts: list[str]) -> Sequence[int]:
-        assert self.open.wait(30)
+        assert self.open.wait(PATIENCE)
         self.batches.append(texts)
         return [len(text) for text in texts]
 
@@ -287,20 +288,20 @@ async def test_large_texts_in_a_loop_do_not_make_others_unknown(named: bool) -> 
         answers = 0
         while not stop:
             try:
-                await shipped.verdict(large, time.monotonic() + 5, f"10.0.0.{number}" if named else "")
+                await shipped.verdict(large, time.monotonic() + PATIENCE, f"10.0.0.{number}" if named else "")
             except Unavailable:
                 continue
             answers += 1
         return answers
 
     try:
-        await shipped.verdict(large, time.monotonic() + 5)
+        await shipped.verdict(large, time.monotonic() + PATIENCE)
         hostile = [asyncio.create_task(flood(number)) for number in range(12)]
         await asyncio.sleep(0.2)
         between = []
         for _ in range(20):
             before = len(started)
-            await shipped.verdict(small, time.monotonic() + 5, "192.0.2.1" if named else "")
+            await shipped.verdict(small, time.monotonic() + PATIENCE, "192.0.2.1" if named else "")
             between.append(sum(size > 100_000 for size in started[before:]))
             await asyncio.sleep(0.02)
         stop = True

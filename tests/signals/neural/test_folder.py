@@ -17,6 +17,7 @@ from signals.neural.folder import Folder, Mounted, Windows, load
 from signals.neural.heads import ModelError
 from signals.neural.service import Limits
 from signals.reading import Unavailable
+from tests.patience import PATIENCE
 from tests.signals.neural import models
 
 
@@ -34,10 +35,10 @@ async def test_a_long_text_is_read_in_overlapping_windows(tmp_path: Path) -> Non
     mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000)
     try:
         text = "likes " * 50 + "bad"
-        chances, windows = await mounted.probabilities(text, time.monotonic() + 30, Windows(8, 4))
+        chances, windows = await mounted.probabilities(text, time.monotonic() + PATIENCE, Windows(8, 4))
         assert windows == 12
         assert chances[1] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-5)
-        mean, _ = await mounted.probabilities(text, time.monotonic() + 30, Windows(8, 4, mean=True))
+        mean, _ = await mounted.probabilities(text, time.monotonic() + PATIENCE, Windows(8, 4, mean=True))
         assert 0.5 < mean[1] < 0.6
     finally:
         mounted.close()
@@ -46,10 +47,10 @@ async def test_a_long_text_is_read_in_overlapping_windows(tmp_path: Path) -> Non
 async def test_beyond_the_cap_is_unknown_not_cut(tmp_path: Path) -> None:
     mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 20)
     try:
-        await mounted.look("likes " * 20, time.monotonic() + 30)
+        await mounted.look("likes " * 20, time.monotonic() + PATIENCE)
         for text in ("likes " * 21, "x" * 2000):
             with pytest.raises(Unavailable, match="too_long"):
-                await mounted.look(text, time.monotonic() + 30)
+                await mounted.look(text, time.monotonic() + PATIENCE)
     finally:
         mounted.close()
 
@@ -67,10 +68,10 @@ async def test_a_long_text_is_cut_into_tokens_off_the_event_loop(tmp_path: Path)
     mounted.model._tokenizer = Tokenizer()
     try:
         for text in ("ann lee " * 5, "ann lee " * 500):
-            found = await mounted.entities(text, time.monotonic() + 30, "10.0.0.1")
+            found = await mounted.entities(text, time.monotonic() + PATIENCE, "10.0.0.1")
             assert [entity.label for entity in found] == ["PER"] * text.count("ann")
         with pytest.raises(Unavailable, match="too_long"):
-            await mounted.look("ann " * 2001, time.monotonic() + 30)
+            await mounted.look("ann " * 2001, time.monotonic() + PATIENCE)
         assert seen == [("MainThread", 40), ("model-m-tokens", 4000), ("model-m-tokens", 8004)]
     finally:
         mounted.close()
@@ -80,10 +81,10 @@ async def test_a_text_that_lost_a_window_wants_no_other(tmp_path: Path) -> None:
     mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000, Limits(queue=3, batch=1))
     try:
         with pytest.raises(Unavailable, match="overloaded"):
-            await mounted.look("likes " * 200, time.monotonic() + 30)
+            await mounted.look("likes " * 200, time.monotonic() + PATIENCE)
         await asyncio.sleep(0)
         assert not mounted.service._waiting
-        _, [(at, answer)] = await mounted.look("good", time.monotonic() + 30)
+        _, [(at, answer)] = await mounted.look("good", time.monotonic() + PATIENCE)
         assert at == 0
         assert answer[0] > 0.9
     finally:
@@ -94,10 +95,10 @@ async def test_a_token_classifier_gives_spans_of_the_text(tmp_path: Path) -> Non
     mounted = Mounted(models.names(tmp_path / "m"), "token", "cpu", 1, 1000)
     try:
         text = "good " * 11 + "ann lee likes paris ."
-        found = await mounted.entities(text, time.monotonic() + 30)
+        found = await mounted.entities(text, time.monotonic() + PATIENCE)
         assert [(text[e.start : e.end], e.label) for e in found] == [("ann lee", "PER"), ("paris", "LOC")]
         assert all(e.score > 0.9 for e in found)
-        assert await mounted.entities("", time.monotonic() + 30) == []
+        assert await mounted.entities("", time.monotonic() + PATIENCE) == []
     finally:
         mounted.close()
 

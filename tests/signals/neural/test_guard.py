@@ -15,6 +15,7 @@ from config.load import parse
 from decisions.engine import Engine
 from signals.neural.service import samples
 from signals.neural.shipped import Shipped
+from tests.patience import PATIENCE
 from tests.signals.help import request
 
 POLICY = """
@@ -87,7 +88,7 @@ async def test_a_hung_model_refuses_in_time_and_comes_back(engine: Engine) -> No
     healthy: Callable[[list[str]], Any] = shipped(engine).service._run
 
     def hang(texts: list[str]) -> Any:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return healthy(texts)
 
     service = shipped(engine).service

@@ -17,6 +17,7 @@ from signals.neural.heads import ModelError
 from signals.reading import Reading
 from signals.request import Message, Request
 from signals.signal import Cost, Shared, Signal
+from tests.patience import PATIENCE
 from tests.signals.help import build, complaint, request
 from tests.signals.neural import models
 
@@ -29,7 +30,7 @@ def shared() -> Iterator[Shared]:
 
 
 async def take(signal: Signal, given: Request | str) -> Reading:
-    facts = Facts(request(given) if isinstance(given, str) else given, time.monotonic() + 60)
+    facts = Facts(request(given) if isinstance(given, str) else given, time.monotonic() + PATIENCE)
     await fetch([signal], facts)
     return read(signal, facts)
 

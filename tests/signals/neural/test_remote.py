@@ -23,6 +23,7 @@ from signals.neural.folder import Folder
 from signals.neural.kserve import METHOD, messages
 from signals.reading import Reading
 from signals.signal import Cost, Shared
+from tests.patience import PATIENCE
 from tests.signals.help import build, request
 from tests.signals.neural import models
 
@@ -114,7 +115,7 @@ async def take(url: str, text: str, **params: Any) -> Reading:
         given = {"model": "mood", "labels": ["good", "bad"], "label": "bad", "timeout": 10.0} | params
         signal = build("remote", shared, url=url, **given)
         assert signal.cost == Cost.REMOTE
-        facts = Facts(request(text), time.monotonic() + 30)
+        facts = Facts(request(text), time.monotonic() + PATIENCE)
         await fetch([signal], facts)
         return read(signal, facts)
     finally:

@@ -12,6 +12,7 @@ import pytest
 
 from signals.neural.service import Limits, Service, samples
 from signals.reading import Unavailable
+from tests.patience import PATIENCE
 
 Make = Callable[..., Service[int, int]]
 
@@ -49,7 +50,7 @@ class Gate:
     def run(self, items: list[int]) -> list[int]:
         self.batches.append(items)
         self.entered.set()
-        assert self.open.wait(30)
+        assert self.open.wait(PATIENCE)
         return double(items)
 
     async def occupied(self) -> None:
@@ -200,7 +201,7 @@ def test_a_forked_worker_has_a_thread_of_its_own(make: Make) -> None:
     if not child:
         status = 1
         try:
-            status = int(asyncio.run(service.ask(4, time.monotonic() + 20)) != 8)
+            status = int(asyncio.run(service.ask(4, time.monotonic() + PATIENCE)) != 8)
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -139,7 +139,7 @@ def test_the_promise_is_kept_as_often_as_it_says() -> None:
         hard, new = rng.random(400), rng.random(400)  # a question is lost below its own threshold
         trials = [calibrate.Trial(k, hard > (1 - k) / 5, np.ones(400)) for k in kappas]
         kappa = calibrate.loss_threshold(trials, np.ones(400, np.bool_), 0.05, 0.1)
-        broken += kappa is not None and np.mean(new <= (1 - kappa) / 5) > 0.05
+        broken += kappa is not None and bool(np.mean(new <= (1 - kappa) / 5) > 0.05)
     assert broken / 300 <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 300)
 
 
