@@ -272,9 +272,9 @@ async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path):
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     credential = "credential: {from: {secret: s, key: k}}, base_path: /api/v4"
     policy = tmp_path / "policy.yaml"
-    models = f"{{mine: {{url: '{url}', {credential}}}, gone: {{url: 'http://127.0.0.1:{_free_port()}', {credential}}}}}"
+    models = f"{{mine: {{url: '{url}', {credential}}}, gone: {{url: 'http://127.0.0.1:{free_port()}', {credential}}}}}"
     policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")
-    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(_free_port())]
+    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(free_port())]
     done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
     assert (done.returncode, "model mine: say with --secrets" in done.stderr) == (1, True)
     put(tmp_path, "s", "k", "the-key")

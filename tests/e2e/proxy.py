@@ -26,6 +26,7 @@ from cli.gateways.parts import EXT_PROC
 from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
+from decisions.outcome import Outcome
 from extproc.bodies import Bodies
 from extproc.chains import Chains
 from extproc.exchange import Answerer, Context, Exchange
@@ -325,8 +326,12 @@ class Counting:
         self.chains = Chains()
         self.live = 0
 
-    def record(self, trace: Any, request: Request, stream: Stream) -> None:
-        self.decisions.append(trace.decision.fallback or trace.decision.name)
+    follow = None
+    keeps = False
+
+    def record(self, outcome: Outcome) -> None:
+        decision = outcome.trace.decision
+        self.decisions.append(decision.fallback or decision.name)
 
     @property
     def meter(self) -> None:

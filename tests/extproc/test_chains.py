@@ -12,7 +12,7 @@ import pytest
 from config.build import build
 from config.load import load
 from decisions.engine import Engine
-from extproc.chains import LOOKED_AT, Head
+from extproc.chains import LOOKED_AT, IdFinder
 from signals.reading import Unavailable
 from signals.state.store import Memory
 from tests.extproc.envoy import Envoy, Service
@@ -135,7 +135,7 @@ async def test_a_store_that_is_away_makes_a_session_of_its_own(tmp_path: Path) -
     ],
 )
 def test_the_id_of_an_answer(pieces: list[bytes], found: str | None) -> None:
-    head = Head("session")
+    head = IdFinder("session")
     ids = [one for piece in [*pieces, b'"id":"resp_z"'] if (one := head.take(piece)) is not None]
     assert ids == ([] if found is None else [found])
 
@@ -143,7 +143,7 @@ def test_the_id_of_an_answer(pieces: list[bytes], found: str | None) -> None:
 @pytest.mark.parametrize("unit", [b'"id":"resp_', b'"id" : ', b'"id"' + b" " * 100, b"x"])
 def test_looking_for_it_is_linear(unit: bytes) -> None:
     def look(text: bytes) -> None:
-        head = Head("session")
+        head = IdFinder("session")
         for at in range(0, len(text), 10):
             head.take(text[at : at + 10])
 

@@ -271,9 +271,9 @@ async def test_calls_go_below_the_models_base_path(url: str, base: str | None, p
     server = await asyncio.get_running_loop().create_server(web.Server(answer), "127.0.0.1", 0)
     address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     upstreams = [
-        Upstream(endpoint(Model("m", "m", url=address + url, base_path=base), None)),
+        Upstream(endpoint(Model("m", "m", url=address + url, base_path=base), None, "stepwise")),
         # Through the gateway, which puts the base path in itself.
-        Upstream(endpoint(Model("m", "m", url="http://nowhere" + url, base_path=base), address)),
+        Upstream(endpoint(Model("m", "m", url="http://nowhere" + url, base_path=base), address, "stepwise")),
     ]
     for upstream in upstreams:
         await upstream.ask(CHAT_PATH, {})
