@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from config.watch import Watcher
 
 SUMMARY = "run Envoy, the router and example models here, to try a policy"
-START_S = 30.0
+START_S = 300.0
 TINYLM = ("tinylm-small", "tinylm-large")
 STOP_S = 5.0
 PR_SET_PDEATHSIG = 1  # prctl(2)

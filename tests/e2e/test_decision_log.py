@@ -85,27 +85,31 @@ async def test_more_than_the_disk_takes_is_dropped_and_nobody_waits_for_it(
     waits: list[float] = []
 
     async def beside(done: asyncio.Event) -> None:
-        while not done.is_set():
+        while not done.is_set() or not waits:
             began = time.perf_counter()
             assert await logged.post(client, chat("beside")) == 200
             waits.append(time.perf_counter() - began)
             await asyncio.sleep(0.01)
 
     done = asyncio.Event()
+    done.set()
+    await beside(done)
+    worst = 2.0 * max(1.0, waits.pop() / 0.05)  # an overloaded machine is slow before there is anything to wait for
+    done.clear()
     asking = asyncio.create_task(beside(done))
     sent = await asyncio.gather(*(logged.post(client, large) for _ in range(20)))
     done.set()
     await asking
     assert sent == [200] * 20
-    total = 20 + len(waits)
+    total = 1 + 20 + len(waits)
 
     def dropped() -> int:
         [line] = [x for x in logged.router.metrics().splitlines() if x.startswith("pointsman_decision_log_dropped ")]
         return int(float(line.split()[1]))
 
-    await until(lambda: len(logged.lines()) - before + dropped() == total, 30.0)
+    await until(lambda: len(logged.lines()) - before + dropped() == total)
     assert dropped() > 0
-    assert max(waits) < 2.0
+    assert max(waits) < worst
 
 
 @pytest.mark.parametrize(

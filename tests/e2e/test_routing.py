@@ -390,7 +390,7 @@ async def test_two_hundred_open_streams_are_all_answered(world: World, client: a
         return upstream
 
     tasks = [asyncio.create_task(one(number)) for number in range(200)]
-    await until(lambda: waiting == 200 and inflight(world.router) >= 200, 20)
+    await until(lambda: waiting == 200 and inflight(world.router) >= 200)
     gate.set()
     assert await asyncio.gather(*tasks) == ["large"] * 200
     await until(lambda: inflight(world.router) == 0)

@@ -88,6 +88,7 @@ class Clients:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_model_that_breaks_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount, mode = tmp_path / "policy", tmp_path / "mode"
     mount.mkdir()
@@ -119,6 +120,7 @@ async def test_a_model_that_breaks_under_load(tmp_path: Path, monkeypatch: pytes
             await clients.only(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["overwritten", "cut", "removed"])
 async def test_a_file_that_is_damaged_under_load(tmp_path: Path, harm: str) -> None:
     """The model in memory goes on, and a policy that would need the file again is refused."""

@@ -45,6 +45,7 @@ def _refused(run: Callable[[Any], object]) -> Callable[[Any], object]:
     return refused
 
 
+@pytest.mark.slow
 def test_the_sense_of_linear() -> None:
     """What this file relies on: that a quadratic loop is caught."""
     with pytest.raises(AssertionError):

@@ -73,6 +73,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.booleans())
 def test_json_is_masked_as_its_parsed_values_would_be(value, pretty):
     body = orjson.dumps(value, option=orjson.OPT_INDENT_2 if pretty else 0)
@@ -95,6 +96,7 @@ def test_masking_ends_when_its_time_is_over():
         masked_json(orjson.dumps({"a": ["some words"] * 100_000}), time.monotonic() + 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ["1234567890123 ", "a", "ann@example.org ", "DE89 3704 0044 0532 0130 01 ", "a:", "\\n", "-", "0", "é", "sk-"],

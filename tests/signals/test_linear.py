@@ -178,6 +178,7 @@ def request(given: str) -> Request:
     return Request("chat", given.encode(errors="replace"), fields, "auto", messages, headers, extras=extras)
 
 
+@pytest.mark.slow
 def test_time_squared_is_noticed() -> None:
     with pytest.raises(AssertionError, match="times as long"):
         assert_linear("a".__mul__, lambda given: [given.count("b") for _ in range(len(given) // 4)])
@@ -210,6 +211,7 @@ def reader(request: pytest.FixtureRequest, shared: Shared, loop: asyncio.Abstrac
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", CASES, indirect=True)
 def test_a_signal_is_linear_in_any_text(reader: Callable[[Request], Any]) -> None:
     check(NAMES, reader)
@@ -228,6 +230,7 @@ def check(names: tuple[str, ...], run: Callable[[Request], Any]) -> None:
             raise AssertionError(f"{name}: {error}") from None
 
 
+@pytest.mark.slow
 def test_so_are_the_view_and_what_comes_before_a_model() -> None:
     lexicon = Lexicon.load()
     for run in (view, lambda given: normalise(given, lexicon), masked, lambda given: Origin(given).span(0, 1)):

@@ -174,6 +174,7 @@ def test_no_step_end_lies_inside_latex_code_or_a_table(parts: list[str | tuple[s
     assert len(ends) >= len(plain)  # and it does end between paragraphs
 
 
+@pytest.mark.slow
 def test_published_gsm8k_solutions_are_joined_again_byte_for_byte() -> None:
     folder = os.environ.get("POINTSMAN_DATA")
     if not folder:

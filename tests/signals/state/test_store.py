@@ -169,7 +169,7 @@ async def test_an_outage_is_unavailable_at_once_and_loses_no_amount(server):
         except Unavailable:
             return False
 
-    assert await eventually(flushed, 10.0)
+    assert await eventually(flushed)
     assert store.counts() == {
         "down": 0.0,
         "failures": pytest.approx(store.counts()["failures"]),

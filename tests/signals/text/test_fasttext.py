@@ -19,6 +19,7 @@ def model() -> FastText:
     return FastText(MODEL)
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_library_does(model: FastText) -> None:
     library = pytest.importorskip("fasttext", reason="fasttext-predict has no wheel for this Python")
     peer = library.load_model(str(MODEL)).f
