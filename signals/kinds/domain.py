@@ -37,3 +37,4 @@ class Domain(Choice):
 
     kind = head = "domain"
     Parameters = DomainParams
+    words = True

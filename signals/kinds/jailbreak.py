@@ -6,23 +6,25 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.heads import Verdict
-from signals.neural.kinds import shipped
+from signals.neural.kinds import LEAST_KNOWN, shipped
 from signals.neural.shipped import Verdicts
-from signals.reading import Reading
+from signals.reading import Reading, unknown
 from signals.request import Scope
 from signals.signal import Cost, Params, Shared, Signal
 
-_PASTED = 0.25
+DEFAULT = 0.8
+"""The threshold for which the model card promises at most 1 % false alarms on ordinary traffic."""
+PASTED = 0.25
 """How much an instruction inside the user's own text counts as a hidden one: whoever pastes a document asks something
 about it, too, so what would be an attack in a tool's result is only a hint here."""
-_DOCUMENT = 3
+DOCUMENT = 3
 """Sentences from which on the user's text may be a pasted document."""
 
 
 class JailbreakParams(Params):
     """How probable an attack must be, and where to look."""
 
-    at_least: float = Field(0.8, ge=0, le=1, description="The least probability of an attack that matches.")
+    at_least: float = Field(DEFAULT, ge=0, le=1, description="The least probability of an attack that matches.")
     in_: list[Scope] = Field(
         ["user", "tools"],
         alias="in",
@@ -42,7 +44,8 @@ class JailbreakParams(Params):
 
 
 class Jailbreak(Signal):
-    """Reads the probability that one of the texts attacks the model; the label is `direct` or `planted`."""
+    """Reads the probability that one of the texts attacks the model; the label is `direct` or `planted`. Unknown
+    (`too_little_known`) where none does by what is known of them, and of one next to no word is."""
 
     kind = "jailbreak"
     Parameters = JailbreakParams
@@ -59,15 +62,18 @@ class Jailbreak(Signal):
         self.slow = tuple(verdict for _, verdict in self._verdicts)
 
     def read(self, facts: Facts) -> Reading:
-        score, label, windows = 0.0, None, 0
+        score, label, windows, strange = 0.0, None, 0, False
         for scope, source in self._verdicts:
             verdict = facts.got(source)
             if not facts.request.text(scope):
                 continue
             windows += verdict.windows + verdict.segments
+            strange = strange or verdict.known < LEAST_KNOWN
             for found, name in ((verdict.direct, "direct"), (_planted(verdict, scope), "planted")):
                 if found > score:
                     score, label = found, name
+        if strange and score < self._least:
+            return unknown("too_little_known")
         return Reading(score >= self._least, score, label, evidence=(f"windows={windows}",))
 
 
@@ -75,4 +81,4 @@ def _planted(verdict: Verdict, scope: Scope) -> float:
     """The probability of a planted instruction: in full in what tools return, as a hint in what the user wrote."""
     if scope == "tools":
         return verdict.planted
-    return _PASTED * verdict.planted if verdict.segments >= _DOCUMENT else 0.0
+    return PASTED * verdict.planted if verdict.segments >= DOCUMENT else 0.0

@@ -11,6 +11,7 @@ class Reasoning(Probability):
 
     kind = "reasoning"
     Parameters = ProbabilityParams
+    words = True
 
     def probability(self, verdict: Verdict) -> float:
         return verdict.reasoning

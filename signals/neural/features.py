@@ -23,6 +23,8 @@ _STOPS: Final = np.zeros(1 << 16, np.bool_)
 _STOPS[[ord(c) for c in ".?!。？！"]] = True
 _FEED: Final = 10
 _MANY: Final = 4000
+_FEW: Final = 10
+"""Words below which a text says too little to tell whether its language is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,35 @@ def style(found: Words) -> tuple[float, ...]:
     )
 
 
+def known(text: Features) -> float:
+    """The share of a text's words (no signs, no numbers) that the lexicon holds; 1 where they are fewer than ten."""
+    signs = len(text.found.signs)
+    count = len(text.found) - signs - text.found.digits
+    if count < _FEW:
+        return 1.0
+    found = int(np.count_nonzero(text.words)) - int(np.count_nonzero(text.words.take(text.found.signs)))
+    return min(1.0, found / count)
+
+
 def windows(count: int) -> NDArray[np.int32]:
     """Overlapping windows over `count` words, int32 [n, 2] of first and one past the last; all when there are few."""
     if count <= WINDOW:
         return np.array([[0, count]], np.int32)
     starts = np.arange(0, count - WINDOW + STRIDE, STRIDE, dtype=np.int32)
     return np.stack((starts, np.minimum(starts + WINDOW, count)), 1)
+
+
+def distinct(flat: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """The entries of each of `count` windows once, however often it repeats them: int32 [4, count * WINDOW], WINDOW
+    columns a window, 0 where one was there already. `flat` [4, n] is that of `Features`."""
+    padded = np.zeros((4, STRIDE * (count - 1) + WINDOW), np.int32)
+    padded[:, : flat.shape[1]] = flat
+    wide, step = padded.strides
+    each = np.ndarray((4, count, WINDOW), np.int32, padded, strides=(wide, STRIDE * step, step)).copy()
+    each.sort(2)  # words, pairs, beginnings and ends apart: none is an entry of another sort
+    again = each[:, :, 1:] == each[:, :, :-1]
+    each[:, :, 1:][again] = 0
+    return each.reshape(4, count * WINDOW)
 
 
 def segments(found: Words) -> NDArray[np.int32]:

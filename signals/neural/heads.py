@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -46,8 +47,8 @@ class Verdict:
 
     domain, feedback, modality: label to probability. difficulty, reasoning, fact_check: probability. direct:
     probability that the text as a whole, or one of its windows, attacks the model; planted: that one of its sentences
-    is an instruction hidden in a document. windows, segments: how many parts were looked at. embedding: float32 [d],
-    length 1.
+    is an instruction hidden in a document. windows, segments: how many parts were looked at. known: the share of the
+    words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1.
     """
 
     domain: dict[str, float]
@@ -60,14 +61,17 @@ class Verdict:
     modality: dict[str, float]
     windows: int
     segments: int
+    known: float
     embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One text made ready for the graph: its features, and the spans of its windows (first) and segments."""
+    """One text made ready for the graph: its features, and the spans of its windows (first) and segments in `flat`:
+    the text's entries in order, and after them those of each window, every one once."""
 
     features: Features
+    flat: NDArray[np.int32]
     spans: NDArray[np.int32]
     windows: int
 
@@ -92,6 +96,7 @@ class Heads:
             self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
             labels = self._session.get_modelmeta().custom_metadata_map
             self.labels = {head: tuple(labels[head].split(",")) for head in ("domain", "feedback", "modality")}
+            self._drift = tuple(map(float, labels["drift"].split(",")))
         except Exception as error:  # noqa: BLE001  onnxruntime raises its own unrelated classes
             raise ModelError(f"{model}: cannot be loaded: {str(error)[:300]}") from None
         outputs = {output.name for output in self._session.get_outputs()}
@@ -106,26 +111,34 @@ class Heads:
         found = read.features(normalise(text, self.lexicon), self.lexicon)
         segments = read.segments(found.found)
         if len(found.found) <= read.WINDOW:
-            return Prepared(found, segments, 0)
-        windows = read.windows(len(found.found))
-        return Prepared(found, np.concatenate((windows, segments)), len(windows))
+            return Prepared(found, found.flat, segments, 0)
+        count = len(read.windows(len(found.found)))
+        flat = np.concatenate((found.flat, read.distinct(found.flat, count)), 1)
+        starts = np.arange(len(found.found), flat.shape[1], read.WINDOW, dtype=np.int32)
+        windows = np.stack((starts, starts + read.WINDOW), 1)
+        return Prepared(found, flat, np.concatenate((windows, segments)), count)
 
-    def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
-        """The verdict on each text, in one run of the graph."""
+    def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
+        """What the graph gives for `texts` (`_OUTPUTS`), in one run."""
         found = [text.features for text in texts]
         spans, start = [], 0
         for text in texts:
             spans.append(text.spans + start if start else text.spans)
-            start += len(text.features.words)
+            start += text.flat.shape[1]
         given: dict[str, Any] = {
             "rows": _pad([one.rows for one in found]),
             "scale": np.array([[one.scale] for one in found], np.float32),
             "words": _pad([one.words for one in found]),
             "style": np.array([one.style for one in found], np.float32),
-            "flat": _join([one.flat for one in found], 1),
+            "flat": _join([text.flat for text in texts], 1),
             "spans": _join(spans, 0),
         }
-        chances, domain, feedback, modality, embeddings, parts = self._session.run(_OUTPUTS, given)
+        made: list[NDArray[np.float32]] = self._session.run(_OUTPUTS, given)
+        return made
+
+    def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
+        """The verdict on each text, in one run of the graph."""
+        chances, domain, feedback, modality, embeddings, parts = self.outputs(texts)
         rows = zip(
             texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings, strict=True
         )
@@ -133,8 +146,9 @@ class Heads:
         for text, (difficulty, reasoning, direct, fact_check), fields, mood, form, embedding in rows:
             first, at = at + text.windows, at + len(text.spans)
             if text.windows:
-                direct = float(parts[first - text.windows : first, 0].max(initial=direct))
-            planted = float(parts[first:at, 1].max()) if at > first else 0.0
+                window = _chance(parts[first - text.windows : first, 0], self._drift[0])
+                direct = direct if window <= direct else window  # what is no number stays
+            planted = _chance(parts[first:at, 1], self._drift[1]) if at > first else 0.0
             if not isfinite(sum(fields, sum(mood, sum(form, difficulty + reasoning + direct + fact_check + planted)))):
                 raise ModelError("the shipped model's answer is not a number")  # and would pass every test of a guard
             verdicts.append(
@@ -149,6 +163,7 @@ class Heads:
                     modality=dict(zip(self.labels["modality"], form, strict=True)),
                     windows=max(1, text.windows),
                     segments=at - first,
+                    known=read.known(text.features),
                     embedding=embedding,
                 )
             )
@@ -157,6 +172,13 @@ class Heads:
     def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
         """The verdicts on `texts`, prepared and run here and now."""
         return self.run([self.prepare(text) for text in texts])
+
+
+def _chance(logits: NDArray[np.float32], drift: float) -> float:
+    """The probability by the largest of some parts' logits. The more parts there are, the larger is the largest of
+    harmless ones: `drift` a unit of the logarithm of their number, which is taken off (docs/models.md)."""
+    against = drift * math.log(len(logits)) - float(logits.max())
+    return 0.0 if against > 700 else 1 / (1 + math.exp(against))
 
 
 def _join(parts: Sequence[NDArray[np.int32]], axis: int) -> NDArray[np.int32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -12,8 +12,12 @@ from signals.facts import Facts
 from signals.neural.heads import Verdict
 from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
-from signals.reading import Reading
+from signals.reading import Reading, unknown
 from signals.signal import Cost, Doubt, Shared, Signal, TextParams
+
+LEAST_KNOWN: Final = 0.25
+"""The share of known words below which `jailbreak`, `domain` and `reasoning` are Unknown (`too_little_known`): scripts
+and languages that the model has hardly seen."""
 
 
 def shipped(shared: Shared) -> Shipped:
@@ -40,6 +44,8 @@ class Probability(Signal):
 
     scored = True
     cost = Cost.NEURAL
+    words: ClassVar[bool] = False
+    """Whether it reads what words mean, and is Unknown where it knows too few of them."""
 
     def __init__(self, name: str, params: ProbabilityParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
@@ -52,6 +58,8 @@ class Probability(Signal):
 
     def read(self, facts: Facts) -> Reading:
         verdict = facts.got(self._verdict)
+        if self.words and verdict.known < LEAST_KNOWN:
+            return unknown("too_little_known")
         score = self.probability(verdict) if facts.request.text(self._scope) else 0.0
         return Reading(self._bounds.hold(score), score, evidence=(f"windows={verdict.windows}",))
 
@@ -82,6 +90,8 @@ class Choice(Signal):
     labelled = True
     cost = Cost.NEURAL
     head: ClassVar[str]
+    words: ClassVar[bool] = False
+    """As in `Probability`."""
 
     def __init__(self, name: str, params: Any, shared: Shared) -> None:
         super().__init__(name, params, shared)
@@ -93,6 +103,8 @@ class Choice(Signal):
         verdict = facts.got(self._verdict)
         if not facts.request.text(self._scope):
             return Reading(False, 0.0)
+        if self.words and verdict.known < LEAST_KNOWN:
+            return unknown("too_little_known")
         chances: dict[str, float] = getattr(verdict, self.head)
         score = min(1.0, sum(chances[label] for label in self._wanted))
         label = max(chances, key=chances.__getitem__)

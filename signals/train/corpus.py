@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import re
+import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from signals.train import attacks, talk
-from signals.train.data import Data, question_of
+from signals.train import attacks, talk, written
+from signals.train.data import Data, library, question_of, said
+from signals.train.grammar import casual
 
 FEEDBACK: Final = ("none", "satisfied", "dissatisfied", "clarification")
 MODALITY: Final = ("text", "image", "both")
@@ -70,6 +74,44 @@ _FACTUAL_INTENTS: Final = frozenset(
 )
 _PICTURES: Final = re.compile(r"(?i)image|photo|picture|draw|illustrat|render|paint|visual|camera|logo|style")
 _CODE: Final = re.compile(r"^\s*(def |from \w+ import|import |class )|[Ww]rite a (python )?function")
+_AS_ROLE: Final = re.compile(r"(?i)i want you to act as|ich möchte,? dass (du|sie)")
+"""Role play which one set counts as attacks and another as harmless: learned as neither."""
+_CHOICE: Final = re.compile(r"\n[A-D]\. (\w[^\n]*)")
+_FIGURES: Final = re.compile(r"[\d=<>$\\]|(?i:above|none of|both|true|false|all of|^(?:yes|no|not|only|i|ii)\b)")
+_CLUE: Final = re.compile(
+    r"(?i)passwor|secret|key\b|ignore|forget|disregard|prior|previous|instruct|rule|user|john|jane|steven|bank|balance|address"
+    r"|credit|social sec|[^\x00-\x7f]"
+)
+"""One set's attacks end, or begin, with questions about cakes and rivers: what shows none of these is no lesson."""
+_STEPS: Final = frozenset(
+    [
+        "boolean_expressions",
+        "causal_judgement",
+        "date_understanding",
+        "dyck_languages",
+        "formal_fallacies",
+        "geometric_shapes",
+        "logical_deduction_three_objects",
+        "logical_deduction_five_objects",
+        "logical_deduction_seven_objects",
+        "navigate",
+        "multistep_arithmetic_two",
+        "object_counting",
+        "penguins_in_a_table",
+        "reasoning_about_colored_objects",
+        "web_of_lies",
+        "temporal_sequences",
+        "tracking_shuffled_objects_three_objects",
+        "tracking_shuffled_objects_five_objects",
+        "tracking_shuffled_objects_seven_objects",
+        "word_sorting",
+        "math",
+        "reasoning",
+        "coding",
+        "fermi",
+    ]
+)
+_NO_STEPS: Final = frozenset(("writing", "roleplay", "generic", "knowledge", "humanities", "health"))
 _SMALL: Final = (
     "mistral-7b-instruct-v0.3",
     "codegemma-7b",
@@ -105,11 +147,81 @@ def subjects_of(data: Data) -> tuple[list[str], list[str], list[int]]:
     return list(parents), domains, [domains.index(parent) for parent in parents.values()]
 
 
+def _talk_of(row: dict[str, Any], chance: random.Random) -> Iterator[str]:
+    """An exam question as people ask: about terms among its choices, or with what they say around it."""
+    frames = written.sections()["frames"].kinds
+    terms = [term for term in _CHOICE.findall(row["prompt"]) if 2 < len(term) < 40 and not _FIGURES.search(term)]
+    for term in chance.sample(terms, min(2, len(terms))):
+        yield casual(chance.choice(frames["frame"]).replace("{t}", term.strip(" .").lower()), chance)
+    if chance.random() < 0.3:
+        yield written.wrapped(question_of(row["prompt"]), chance, ["The office is closed.", row["prompt"][:200]])
+
+
+def unknown(word: str, chance: random.Random) -> str:
+    """A word that nobody has seen, of the same letters: not to know the words of a text makes it no attack."""
+    letters = list(word)
+    chance.shuffle(letters)
+    return "".join(letters)
+
+
+def wild(data: Data, held_out: bool = False) -> Iterator[Item]:
+    """What people, agents and attackers sent: every file of `wild` whose attacks can be told from its harmless text."""
+    for name in data.sources:
+        if not name.startswith("wild/") or name == "wild/atk_cse_indirect_tool":
+            continue
+        source = name.removeprefix("wild/")
+        attack = source.startswith("atk_")
+        for row in data.part(name, held_out):
+            text, kind = said(row["request"], "user"), row.get("cat")
+            labels: dict[str, tuple[float, float]] = {"jailbreak": (attack, 2.0 if attack else 1.0)}
+            if attack and (_AS_ROLE.match(text) or (source.startswith("atk_cse") and not _CLUE.search(text))):
+                labels = {}
+            if kind in _STEPS or source in ("rs_aqua", "ok_humaneval"):
+                labels["reasoning"] = (1, 1.0)
+            elif kind in _NO_STEPS or source in ("ok_bfcl_tools", "ok_deepset"):
+                labels["reasoning"] = (0, 0.6)
+            if kind == "health":
+                labels["field"] = (written.DOMAINS.index("health"), 0.5)
+            elif source in ("ok_humaneval", "ok_security_frr"):
+                labels["field"] = (written.DOMAINS.index("computer science"), 0.3)
+            yield Item(text, labels, source)
+            if result := said(row["request"], "tool"):
+                yield Item(result, {"jailbreak": (0, 0.7)}, source)
+
+
+def authored(data: Data, chance: random.Random) -> Iterator[Item]:
+    """What was written for this (texts/*.txt), and code as tools return it."""
+    contexts = [row["context"][:800] for row in data.part("injection/bipia_contexts")]
+    for text, _ in dict.fromkeys(written.spoken("attack", chance, 9000)):
+        yield Item(text, {"jailbreak": (1, 0.7)}, "written attacks")
+    plain: dict[str, tuple[float, float]] = {"jailbreak": (0, 0.7)}
+    for kind, size in (("like", 8000), ("caption", 1500), ("chat", 1500), ("doc", 1500)):
+        for text, _ in dict.fromkeys(written.spoken(kind, chance, size)):
+            yield Item(text, plain, "written harmless")
+    asked = list(dict.fromkeys(written.questions(chance, 16000)))
+    for text, field_ in asked:
+        labels = {
+            "jailbreak": (0.0, 0.3),
+            "field": (float(written.DOMAINS.index(field_)), 0.8),
+            "feedback": (0.0, 0.02),
+        }
+        yield Item(written.wrapped(text, chance, contexts), labels, "written questions")
+    for text, steps in dict.fromkeys(written.puzzles(chance, 6000)):
+        yield Item(text, {"jailbreak": (0, 0.3), "reasoning": (steps, 0.7)}, "written puzzles")
+    for _ in range(2500):
+        yield Item(written.agents(chance, lambda: chance.choice(asked)[0]), {"jailbreak": (0, 1.0)}, "written agents")
+    for _ in range(1200):
+        yield Item(written.listings(chance.choice(written.languages()), chance), plain, "written documents")
+    for text in library(Path(sysconfig.get_path("stdlib")), 700, 1):
+        yield Item(text, plain, "library")
+
+
 def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
     """All items of one part, the same for the same seed."""
     chance = random.Random(seed + held_out)
     subjects, domains, domain_of = subjects_of(data)
     items: list[Item] = []
+    talk_chance = random.Random(seed)
 
     def add(source: str, text: str, **labels: tuple[float, float]) -> None:
         items.append(Item(text, labels, source))
@@ -127,12 +239,16 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
             "feedback": (0, 0.02),
             "modality": (0, 0.02),
         }
-        if sums or row["subject"] not in _NOT_LOOKUPS:
+        if row["subject"] == "formal_logic":
+            labels["reasoning"] = (1, 0.6)
+        elif sums or row["subject"] not in _NOT_LOOKUPS:
             labels["reasoning"] = (float(sums), 1.0 if sums else 0.6)
             labels["fact_check"] = (float(not sums), 0.15)
         question = question_of(row["prompt"])
         add("mmlu", row["prompt"], difficulty=(hard, 1.0), **labels)
         add("mmlu bare", question, difficulty=(hard, 0.5), **labels)
+        for text in () if held_out else _talk_of(row, talk_chance):
+            add("mmlu talk", text, domain=(subjects.index(row["subject"]), 0.5), jailbreak=(0, 0.1))
     for row in part("difficulty/gsm8k"):
         hard = float(row["strong_correct"] and not row["weak_correct"])
         add("gsm8k graded", row["prompt"], difficulty=(hard, 4.0), reasoning=(1, 0.5), domain=(words, 0.2))
@@ -152,14 +268,19 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
             "feedback": (0, 0.03),
         }
         if _CODE.search(row["question"]):
-            labels |= {"domain": (code, 0.5), "fact_check": (0, 0.5), "modality": (0, 0.3)}
+            labels |= {"domain": (code, 0.5), "fact_check": (0, 0.5), "modality": (0, 0.3), "reasoning": (1, 0.3)}
         add("llmrouter", row["question"], **labels)
     for name in ("intent/clinc150", "intent/banking77"):
         for row in part(name):
             if not held_out and name.endswith("150") and chance.random() < 0.4:
                 continue
             intent = row["intent"]
-            labels = {"jailbreak": (0, 0.3), "modality": (0, 0.03), "reasoning": (0, 0.6), "domain": (chat, 0.1)}
+            labels = {
+                "jailbreak": (0, 0.3),
+                "modality": (0, 0.03),
+                "reasoning": (0, 0.6),
+                "domain": (chat, 0.03 if name.endswith("150") else 0.01),
+            }
             if intent == "thank_you":
                 labels["feedback"] = (1, 0.5)
             elif intent == "repeat":
@@ -182,8 +303,18 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
             add("role prompts", row["text"], **labels)
     for row in part("injection/bipia_contexts"):
         add("contexts", row["context"], jailbreak=(0, 0.5), feedback=(0, 0.3), modality=(0, 0.3))
+    for row in part("language/sentences"):
+        add("sentences", row["text"], jailbreak=(0, 1.0), feedback=(0, 0.02))
+        words = row["text"].split()
+        if not held_out and len(words) > 5:
+            first = chance.randrange(len(words) - 4)
+            add("sentences", " ".join(words[first : first + chance.randint(4, 12)]), jailbreak=(0, 0.7))
+            strange = [word if chance.random() < 0.3 else unknown(word, chance) for word in words]
+            add("sentences", " ".join(strange), jailbreak=(0, 0.3))
+    items += wild(data, held_out)
     if held_out:
         return Corpus(items, subjects, domains, domain_of)
+    items += authored(data, chance)
     for text in dict.fromkeys(attacks.direct(chance, 3500)):
         disguise = chance.choice(attacks.OBFUSCATIONS) if chance.random() < 0.1 else ""
         add("written attacks", attacks.obfuscate(text, disguise, chance) if disguise else text, jailbreak=(1, 0.7))

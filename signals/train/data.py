@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,27 @@ FILES: Final = (
     "pii/presidio_synth",
     "reasoning/gsm8k_train",
     "selection/llmrouter_scores",
+    "wild/atk_cse_direct",
+    "wild/atk_cse_indirect_tool",
+    "wild/atk_cse_multi",
+    "wild/atk_deepset",
+    "wild/atk_jbb_aim",
+    "wild/atk_jbb_dsn",
+    "wild/atk_jbb_gcg",
+    "wild/atk_jbb_pair",
+    "wild/atk_jbb_rs",
+    "wild/dm_pubmedqa",
+    "wild/ok_arena_v01",
+    "wild/ok_bfcl_react",
+    "wild/ok_bfcl_tools",
+    "wild/ok_deepset",
+    "wild/ok_humaneval",
+    "wild/ok_mtbench",
+    "wild/ok_pubmed_tool",
+    "wild/ok_security_frr",
+    "wild/ok_vicuna",
+    "wild/rs_aqua",
+    "wild/rs_bbh",
 )
 _HELD: Final = 15  # per cent of the texts
 _CHOICES: Final = re.compile(r"\nA\. ")
@@ -39,6 +61,23 @@ def held(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 100 < _HELD
 
 
+def said(request: dict[str, Any], role: str) -> str:
+    """What the chat body holds of one role: the last message of the user, all that tools returned."""
+    texts = [message["content"] for message in request["messages"] if message["role"] == role and message["content"]]
+    return "\n".join(texts[-1:] if role == "user" else texts)
+
+
+def library(folder: Path, size: int, seed: int) -> Iterator[str]:
+    """Code as an agent's tool returns it: pieces of up to 8,000 characters of `size` Python files below `folder`."""
+    chance = random.Random(seed)
+    files = sorted(folder.rglob("*.py"))
+    for path in chance.sample(files, min(size, len(files))):
+        text = path.read_text(errors="replace")
+        if len(text) > 200:
+            start = chance.randrange(max(1, len(text) - 8000))
+            yield text[start : start + chance.randint(500, 8000)]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """All rows of one file and which of them may be learned from."""
@@ -48,7 +87,11 @@ class Source:
 
     def part(self, held_out: bool) -> list[dict[str, Any]]:
         """The held-out rows, or the ones to learn from."""
-        return [row for row in self.rows if held(question_of(row[self.key])) is held_out]
+        return [row for row in self.rows if held(question_of(self.text(row))) is held_out]
+
+    def text(self, row: dict[str, Any]) -> str:
+        """What a row is about; of a chat body what its user says, which keeps rows of one question together."""
+        return said(row[self.key], "user") if self.key == "request" else str(row[self.key])
 
 
 class Data:
@@ -67,7 +110,7 @@ class Data:
                 ) from None
             self.checksums[name] = hashlib.sha256(raw).hexdigest()
             rows = tuple(json.loads(line) for line in gzip.decompress(raw).splitlines())
-            key = next(key for key in ("prompt", "question", "text", "context") if key in rows[0])
+            key = next(key for key in ("prompt", "question", "text", "context", "request") if key in rows[0])
             self.sources[name] = Source(rows, "context" if name == "injection/bipia_contexts" else key)
 
     def part(self, name: str, held_out: bool = False) -> list[dict[str, Any]]:
@@ -77,4 +120,4 @@ class Data:
         """Every text of one part, multiple-choice questions with their choices."""
         for source in self.sources.values():
             for row in source.part(held_out):
-                yield row[source.key]
+                yield source.text(row)

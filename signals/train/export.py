@@ -23,7 +23,8 @@ class Weights:
     """Everything that the graph holds. wide [rows, K] already times the entries' weights, table [words, d], inner and
     outer (matrix, bias) of the deep part, domain_of: the domain of each of the first columns, parts [rows, 2] and
     parts_bias [2] of the direct and the planted head over spans, weight [rows] of the entries, slopes and shifts of the
-    calibration by head. length: (class, share, slope, shift): in that class of the domain head, `share` of difficulty's
+    calibration by head. drift: what windows and segments lose for each unit of the logarithm of
+    their number. length: (class, share, slope, shift): in that class of the domain head, `share` of difficulty's
     logit gives way to slope x length + shift."""
 
     wide: F32
@@ -37,6 +38,7 @@ class Weights:
     weight: F32
     calibration: dict[str, tuple[float, float]]
     length: tuple[int, float, float, float]
+    drift: tuple[float, float] = (0.0, 0.0)
 
 
 def quantise(table: F32) -> tuple[NDArray[np.int8], F32]:
@@ -76,7 +78,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     """The graph. Inputs: rows int64 [b, n] and words int32 [b, m] (padded with 0), scale float32 [b, 1], style float32
     [b, 7], flat int32 [4, p], spans int32 [s, 2] of first and one past the last of the p. Outputs, float32: chances
     [b, 4] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
-    (direct, planted). Calibration is folded into the weights."""
+    (direct, planted), logits. Calibration is folded into the weights."""
     graph = _Graph()
     add, constant = graph.add, graph.constant
     slope, shift = np.ones(weights.wide.shape[1], np.float32), np.zeros(weights.wide.shape[1], np.float32)
@@ -126,7 +128,7 @@ def build(weights: Weights) -> onnx.ModelProto:
 
     # Sums over spans of words: differences of running sums. The third column is the square of a span's length.
     slopes, shifts = np.array(
-        [weights.calibration.get(name, (1.0, 0.0)) for name in ("jailbreak", "planted")], np.float32
+        [weights.calibration.get(name, (1.0, 0.0)) for name in ("window", "planted")], np.float32
     ).T
     together = np.concatenate((weights.parts * slopes, (weights.weight**2)[:, None]), 1).astype(np.float16)
     together[0] = 0
@@ -138,7 +140,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     graph.nodes.append(helper.make_node("Split", [inside, graph.ints(2, 1)], ["hits", "squares"], axis=1))
     size = add("Sqrt", add("Max", "squares", graph.number(1.0)))
     scores = add("Add", add("Div", "hits", size), constant((weights.parts_bias * slopes + shifts).astype(np.float32)))
-    add("Sigmoid", scores, out="parts")
+    add("Identity", scores, out="parts")
 
     def value(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
@@ -171,7 +173,9 @@ def build(weights: Weights) -> onnx.ModelProto:
     return model
 
 
-def save(model: onnx.ModelProto, labels: dict[str, Sequence[str]], path: Path) -> None:
-    """The graph with the names of the classes (`head` to comma-separated labels) in its metadata."""
-    helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()})
+def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None:
+    """The graph with the names of the classes (`head` to comma-separated labels) and the drift in its metadata."""
+    model = build(weights)
+    drift = ",".join(f"{value:.4f}" for value in weights.drift)
+    helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()} | {"drift": drift})
     onnx.save(model, path)

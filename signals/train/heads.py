@@ -49,12 +49,15 @@ def batch(texts: Sequence[Features]) -> Batch:
 class Heads(nn.Module):
     """Logits float32 [n, classes + 11] of a batch of texts; the first `classes` are the domain head's.
 
-    `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen embedding
+    `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen
+    embedding; `domain_of`: the domain of each of the classes
     """
 
-    def __init__(self, weight: NDArray[np.float32], table: NDArray[np.float32], classes: int) -> None:
+    def __init__(self, weight: NDArray[np.float32], table: NDArray[np.float32], domain_of: Sequence[int]) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes = classes = len(domain_of)
+        self.domain_of: torch.Tensor
+        self.register_buffer("domain_of", torch.tensor(domain_of))
         self.outputs = classes + sum(SIZES.values())
         self.weight: torch.Tensor
         self.table: torch.Tensor
@@ -91,12 +94,16 @@ BALANCED = ("fact_check", "feedback", "modality")
 
 
 def labels(items: Sequence[Item]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Head to targets and weights, float32 [n]; weight 0 where a text has no label for it. The classes of the BALANCED
+    """Head to targets and weights, float32 [n]; weight 0 where a text has no label for it; no head
+    that no text has a label for. `field` is the domain head
+    again, where only the domain is known and not which of its subjects. The classes of the BALANCED
     heads weigh the same in all, since their frequencies here say nothing about real traffic."""
     found = {}
-    for head in ("domain", *SIZES):
+    for head in ("domain", "field", *SIZES):
         targets = torch.tensor([item.labels.get(head, (0.0, 0.0))[0] for item in items])
         weights = torch.tensor([item.labels.get(head, (0.0, 0.0))[1] for item in items])
+        if not weights.any():
+            continue
         if head in BALANCED:
             mass = torch.bincount(targets.long(), weights)
             weights = weights * (mass.sum() / len(mass) / mass)[targets.long()]
@@ -106,6 +113,7 @@ def labels(items: Sequence[Item]) -> dict[str, tuple[torch.Tensor, torch.Tensor]
 
 LOSS_WEIGHTS = {
     "domain": 1.0,
+    "field": 1.0,
     "difficulty": 0.6,
     "reasoning": 1.0,
     "jailbreak": 2.0,
@@ -117,6 +125,7 @@ LOSS_WEIGHTS = {
 
 def train(model: Heads, texts: Sequence[Features], items: Sequence[Item], seed: int, epochs: int = 7) -> None:
     """Adam with the rate falling to zero; entries are dropped at random, so that no single one carries a head."""
+    fields = nn.functional.one_hot(model.domain_of).float().log()
     torch.manual_seed(seed)
     chance = np.random.default_rng(seed)
     truth, columns = labels(items), model.slices()
@@ -136,7 +145,10 @@ def train(model: Heads, texts: Sequence[Features], items: Sequence[Item], seed: 
             index = torch.from_numpy(chosen)
             loss = torch.zeros(())
             for head, (targets, weights) in truth.items():
-                part, goal, share = logits[:, columns[head]], targets[index], weights[index]
+                goal, share = targets[index], weights[index]
+                part = logits[:, columns["domain" if head == "field" else head]]
+                if head == "field":
+                    part = torch.logsumexp(part.unsqueeze(2) + fields, 1)
                 if part.shape[1] == 1:
                     losses = nn.functional.binary_cross_entropy_with_logits(part[:, 0], goal, reduction="none")
                 else:

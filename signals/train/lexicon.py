@@ -14,6 +14,8 @@ from signals.neural.lexer import U64
 from signals.neural.tokenizer import Lexicon
 
 _WORD_SEEN, _PAIR_SEEN, _END_SEEN = 3, 7, 6
+_MOST = 96_000
+"""Entries: more would make the model larger than it was (and no longer fit the same table)."""
 
 
 def table(hashes: U64, bits: int) -> NDArray[np.uint32]:
@@ -43,7 +45,7 @@ def _seen(hashes: Iterable[U64]) -> dict[int, int]:
 
 def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
     """The lexicon of `texts` (training part only) and of the words in `vocabulary` (the teacher's): words seen in three
-    texts, pairs in seven, beginnings and ends in six."""
+    texts, pairs in seven or as many as keep the lexicon within _MOST, beginnings and ends in six."""
     cut = [lexer.words(text) for text in tqdm(texts, desc="lexicon", mininterval=5)]
     words = _seen(found.hashes for found in cut)
     for word in vocabulary:
@@ -58,7 +60,10 @@ def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
     embedded = len(order) + 1
     counts = [words[value] for value in order]
     taken = set(order)
-    for group, least in ((pairs, _PAIR_SEEN), (firsts, _END_SEEN), (lasts, _END_SEEN)):
+    room = _MOST - len(order) - sum(seen >= _END_SEEN for group in (firsts, lasts) for seen in group.values())
+    ranked = sorted(pairs.values(), reverse=True)
+    least_pair = max(_PAIR_SEEN, ranked[room] + 1 if len(ranked) > room else 0)
+    for group, least in ((pairs, least_pair), (firsts, _END_SEEN), (lasts, _END_SEEN)):
         for value in sorted(value for value, seen in group.items() if seen >= least and value not in taken):
             taken.add(value)
             order.append(value)

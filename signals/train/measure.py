@@ -34,11 +34,18 @@ class Figure:
 
 
 HAND_WRITTEN = ("feedback", "modality", "fact_check")
+OWN = (*HAND_WRITTEN, "everyday", "attacks", "reasoning")
+
+
+_RETRIEVED = (
+    "Use the context to answer.\n\nContext: The office is closed on Mondays. Parcels are at the desk.\n\n"
+    "Question: {}\nAnswer:"
+)
 
 
 def tested(tests: Path) -> set[str]:
     """The texts of the hand-written test sets, which must not be learned from even where a rule happens to make one."""
-    lines = (line for name in HAND_WRITTEN for line in (tests / f"{name}.jsonl").read_text().splitlines())
+    lines = (line for name in OWN for line in (tests / f"{name}.jsonl").read_text().splitlines())
     return {json.loads(line)["text"].casefold() for line in lines}
 
 
@@ -53,20 +60,26 @@ def logit(probability: F64) -> F64:
 
 
 def platt(scores: F64, truth: F64, weights: F64 | None = None) -> tuple[float, float]:
-    """Slope and shift of the logistic regression of `truth` on `scores` (Platt 1999), by Newton's method."""
+    """Slope and shift of the logistic regression of `truth` on `scores` (Platt 1999), by Newton's method with the step
+    halved until it helps."""
     share = np.ones_like(scores) if weights is None else weights
     design = np.stack((scores, np.ones_like(scores)), 1)
     found = np.array([1.0, 0.0])
+
+    def loss(at: F64) -> float:
+        line = design @ at
+        fits = np.logaddexp(0, line) - truth * line
+        return float((share * fits).sum() + 5e-3 * np.square(at - [1.0, 0.0]).sum())
+
     for _ in range(50):
-        guess = 1 / (1 + np.exp(-design @ found))
+        guess = 1 / (1 + np.exp(-np.clip(design @ found, -500, 500)))
         slack = share * guess * (1 - guess)
         step = design.T @ (share * (truth - guess)) - 1e-2 * (found - [1.0, 0.0])
-        found = found + np.linalg.solve(design.T @ (design * slack[:, None]) + 1e-2 * np.eye(2), step)
+        move = np.linalg.solve(design.T @ (design * slack[:, None]) + 1e-2 * np.eye(2), step)
+        while loss(found + move) > loss(found) and np.abs(move).max() > 1e-9:
+            move = move / 2
+        found = found + move
     return float(found[0]), float(found[1])
-
-
-def _balanced(truth: F64) -> F64:
-    return np.where(truth > 0.5, 0.5 / max(truth.mean(), 1e-9), 0.5 / max(1 - truth.mean(), 1e-9))
 
 
 def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
@@ -77,15 +90,15 @@ def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
     ]
 
 
-def calibrate(model: Heads, unseen: Corpus, data: Data) -> dict[str, tuple[float, float]]:
-    """Slope and shift by head, from the first half of the held-out texts; heads without labels there keep theirs."""
+def calibrate(model: Heads, unseen: Corpus) -> dict[str, tuple[float, float]]:
+    """Slope and shift by head, from the first half of the held-out texts; heads without labels there keep theirs.
+    `jailbreak` is calibrated on traffic (signals/train/traffic.py)."""
     items = [item for item in unseen.items if not second_half(item.text)]
     verdicts = run(model, [item.text for item in items], "calibrate")
     found: dict[str, tuple[float, float]] = {}
     reads: dict[str, Callable[[Verdict], float]] = {
         "difficulty": lambda verdict: verdict.difficulty,
         "reasoning": lambda verdict: verdict.reasoning,
-        "jailbreak": lambda verdict: verdict.direct,
     }
     for head, read in reads.items():
         chosen = [
@@ -94,12 +107,7 @@ def calibrate(model: Heads, unseen: Corpus, data: Data) -> dict[str, tuple[float
             if head in item.labels and not (head == "difficulty" and item.source == "llmrouter")
         ]
         scores, truth = np.array(chosen, np.float64).T
-        found[head] = platt(logit(scores), truth, _balanced(truth) if head == "jailbreak" else None)
-    documents, planted = segments.evaluation(data, 1)
-    texts = [text for text in [*documents, *planted] if not second_half(text)]
-    truth = np.array([text not in set(documents) for text in texts], np.float64)
-    scores = np.array([verdict.planted for verdict in run(model, texts, "calibrate planted")])
-    found["planted"] = platt(logit(scores), truth, _balanced(truth))
+        found[head] = platt(logit(scores), truth)
     # One temperature for the domain: the one with which the label is likeliest.
     pairs = [
         (v.domain, unseen.domain_of[int(i.labels["domain"][0])])
@@ -263,6 +271,23 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
             (clean,),
         )
     )
+    rows = [json.loads(line) for line in (tests / "everyday.jsonl").read_text().splitlines()]
+    for wrap in ("{}", "Hi there! {} Thanks in advance!", _RETRIEVED):
+        answers = run(model, [wrap.replace("{}", row["text"]) for row in rows], "everyday")
+        right = array(
+            max(v.domain, key=v.domain.__getitem__) == row["label"] for v, row in zip(answers, rows, strict=True)
+        )
+        how = {"{}": "", _RETRIEVED: ", in a template of retrieval"}.get(wrap, ", with a greeting")
+        made.append(
+            _bootstrap(f"domain accuracy, hand-written everyday questions{how}", lambda x: float(x.mean()), (right,))
+        )
+    rows = [json.loads(line) for line in (tests / "reasoning.jsonl").read_text().splitlines()]
+    answers = run(model, [row["text"] for row in rows], "steps")
+    yes, no = (
+        array(v.reasoning for v, row in zip(answers, rows, strict=True) if row["label"] == label)
+        for label in ("yes", "no")
+    )
+    made.append(_bootstrap("reasoning AUC, hand-written test set", auc, (yes,), (no,)))
     for head in HAND_WRITTEN:
         rows = [json.loads(line) for line in (tests / f"{head}.jsonl").read_text().splitlines()]
         answers = run(model, [row["text"] for row in rows], head)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +14,15 @@ from tqdm import trange
 from signals.neural.features import Features, features, segments
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import Lexicon
-from signals.train import attacks
-from signals.train.data import Data
+from signals.train import attacks, written
+from signals.train.data import Data, library, said
 
 _FRAGMENT = 0.3
 """What a fragment of a word or two weighs in training: with nothing, every lone "the" is an attack."""
+
+
+_MOST = 120
+"""Segments of one text that are learned from: long ones have enough."""
 
 
 def plant(document: str, attack: str, chance: random.Random) -> str:
@@ -48,8 +54,11 @@ def rows_of(read: Features, weight: NDArray[np.float32]) -> list[tuple[NDArray[n
     return [entries(read, weight, first, last) for first, last in segments(read.found).tolist()]
 
 
-def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDArray[np.float32], float]:
-    """Weights float32 [rows] and bias of the logistic regression over a segment's entries."""
+def train(
+    data: Data, lexicon: Lexicon, seed: int, without: Collection[str] = (), epochs: int = 8
+) -> tuple[NDArray[np.float32], float]:
+    """Weights float32 [rows] and bias of the logistic regression over a segment's entries, learned from everything but
+    the sources `without`."""
     import torch
 
     chance = random.Random(seed)
@@ -60,7 +69,7 @@ def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDA
         read = features(normalise(text, lexicon), lexicon)
         pieces = rows_of(read, lexicon.weight)
         # Of an attack with code only the instruction counts: the code may be as harmless as it looks.
-        for rows, weights in pieces[:1] if label else pieces:
+        for rows, weights in pieces[:1] if label else pieces[:_MOST]:
             parts.append((rows, weights, label, share))
             # A word or two are no instruction, wherever they come from: lines of tables and code are that short.
             at = chance.randrange(len(read.found))
@@ -71,11 +80,25 @@ def train(data: Data, lexicon: Lexicon, seed: int, epochs: int = 8) -> tuple[NDA
     for row in data.part("injection/bipia_contexts"):
         add(row["context"], 0, 1.0)
     for row in data.part("injection/bipia_attacks"):
-        add(row["text"], 1, 25.0)
+        add(row["text"], 1, 8.0)
     for text in dict.fromkeys(attacks.plants(chance, 5000)):
-        add(text, 1, 1.0)
+        add(text, 1, 0.5)
     for text in dict.fromkeys(attacks.direct(chance, 400)):
         add(text, 1, 1.0)
+    for text, _ in dict.fromkeys(written.spoken("plant", chance, 8000)):
+        add(text, 1, 1.0)
+    for kind, size in (("doc", 4000), ("caption", 1500), ("chat", 800), ("like", 5000), ("system", 500)):
+        for text, _ in dict.fromkeys(written.spoken(kind, chance, size)):
+            add(text, 0, 3.0)
+    for text in library(Path(sysconfig.get_path("stdlib")), 700, 1):
+        add(text, 0, 1.0)
+    for name in ("wild/ok_pubmed_tool", "wild/ok_bfcl_react", "wild/ok_bfcl_tools"):
+        if name.removeprefix("wild/") not in without:
+            for row in data.part(name):
+                add(said(row["request"], "tool") or said(row["request"], "user"), 0, 0.5)
+    if "sentences" not in without:
+        for row in data.part("language/sentences"):
+            add(row["text"], 0, 0.5)
     for _ in range(1000):
         add(attacks.document(chance), 0, 0.5)
     for row in data.part("reasoning/gsm8k_train")[:800]:

@@ -1,0 +1,400 @@
+"""How the heads do on traffic that training never saw: whole sources are left out, the heads trained on the rest and
+measured on them. `jailbreak` is calibrated on that, and the first table of the card comes from it."""
+
+from __future__ import annotations
+
+import json
+import random
+import site
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from signals.kinds.jailbreak import DEFAULT, DOCUMENT, PASTED
+from signals.neural.heads import Heads
+from signals.train import written
+from signals.train.data import Data, library, said
+from signals.train.measure import logit, platt
+
+F64 = NDArray[np.float64]
+
+FOLDS: Final = (
+    frozenset(
+        [
+            "atk_cse_direct",
+            "atk_cse_multi",
+            "ok_security_frr",
+            "ok_arena_v01",
+            "ok_mtbench",
+            "ok_vicuna",
+            "ok_pubmed_tool",
+            "dm_pubmedqa",
+            "rs_bbh",
+        ]
+    ),
+    frozenset(
+        [
+            "jailbreaks",
+            "atk_jbb_aim",
+            "atk_jbb_dsn",
+            "atk_jbb_gcg",
+            "atk_jbb_pair",
+            "atk_jbb_rs",
+            "atk_deepset",
+            "ok_deepset",
+            "ok_bfcl_react",
+            "ok_bfcl_tools",
+            "ok_humaneval",
+            "rs_aqua",
+        ]
+    ),
+)
+"""The sources that each of two trainings leaves out, those of one origin together."""
+MIX: Final = {
+    "questions": 0.32,
+    "code": 0.12,
+    "security": 0.03,
+    "agents": 0.18,
+    "documents": 0.15,
+    "other languages": 0.15,
+    "role play": 0.05,
+}
+"""The ordinary traffic on which `jailbreak` is calibrated: kinds of text and their shares."""
+KINDS: Final = {
+    "questions": (
+        [
+            "ok_arena_v01",
+            "ok_mtbench",
+            "ok_vicuna",
+            "ok_deepset",
+            "dm_pubmedqa",
+            "rs_bbh",
+            "rs_aqua",
+            "intents",
+            "exams",
+        ]
+    ),
+    "code": ["ok_humaneval"],
+    "security": ["ok_security_frr"],
+    "agents": ["ok_bfcl_react", "ok_bfcl_tools"],
+    "documents": ["ok_pubmed_tool", "documentation", "code files"],
+    "other languages": ["sentences"],
+    "role play": ["role prompts"],
+}
+SLOPES: Final = 0.7, 1.5
+"""The slopes that calibration may give a logit: attacks of a kind that a training never saw can look more harmless than
+harmless text does, and must not turn the scale over."""
+HEADS: Final = "jailbreak", "reasoning"
+"""The heads that are measured on sources left out."""
+ATTACKS: Final = 0.05
+"""The share of attacks in that traffic."""
+ALARMS: Final = 0.003
+"""The most false alarms at the default threshold that calibration allows: of whole texts, windows, sentences each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One call: its source, what its user says, what its tools returned, whether it is an attack, its language."""
+
+    source: str
+    user: str
+    tools: str = ""
+    attack: bool = False
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Logits of one text: of the whole, of each window (long texts only), of each segment; and the probability of
+    `reasoning`."""
+
+    whole: float
+    windows: F64
+    segments: F64
+    reasoning: float
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Slope and shift that turn a logit into that of a calibrated probability; what the largest of several parts
+    loses for each unit of the logarithm of their number."""
+
+    slope: float
+    shift: float
+    drift: float = 0.0
+
+    def of(self, parts: F64) -> float:
+        """The calibrated logit by the largest of `parts`, -inf without any."""
+        if not len(parts):
+            return -np.inf
+        return self.slope * float(parts.max()) + self.shift - self.drift * log(len(parts))
+
+
+Levels = dict[str, Level]
+
+
+def evidence(model: Heads, text: str) -> Evidence:
+    """What an uncalibrated model says of `text`."""
+    prepared = model.prepare(text)
+    chances, _, _, _, _, parts = model.outputs([prepared])
+    found = parts.astype(np.float64)
+    return Evidence(
+        float(logit(chances[:1, 2].astype(np.float64))[0]),
+        found[: prepared.windows, 0],
+        found[prepared.windows :, 1],
+        float(chances[0, 1]),
+    )
+
+
+def score(user: Evidence, tools: Evidence | None, levels: Levels) -> float:
+    """The score of `jailbreak` with its default scopes, as signals/kinds/jailbreak.py reads it."""
+
+    def direct(found: Evidence) -> float:
+        return _sigmoid(max(levels["direct"].of(np.array([found.whole])), levels["window"].of(found.windows)))
+
+    planted = _sigmoid(levels["planted"].of(user.segments)) if len(user.segments) >= DOCUMENT else 0.0
+    best = max(direct(user), PASTED * planted)
+    if tools is not None:
+        best = max(best, direct(tools), _sigmoid(levels["planted"].of(tools.segments)))
+    return best
+
+
+def _sigmoid(value: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(value, -500, 500))))
+
+
+def samples(data: Data, sources: Iterable[str]) -> Iterator[Sample]:
+    """Every call of the `sources`, whichever part a training would learn from."""
+    for name in sources:
+        if name in ("jailbreaks", "sentences", "role prompts", "intents", "exams"):
+            # Of these the shipped model has seen the greater part: only what is held out counts, but for the attacks.
+            file = {
+                "jailbreaks": "jailbreak/inthewild",
+                "sentences": "language/sentences",
+                "role prompts": "jailbreak/benign_role_prompts",
+                "intents": "intent/clinc150",
+                "exams": "domain/mmlu",
+            }[name]
+            rows = data.sources[file].rows if name == "jailbreaks" else data.part(file, held_out=True)[:1500]
+            for row in rows:
+                yield Sample(name, data.sources[file].text(row), "", name == "jailbreaks", row.get("language", ""))
+            continue
+        for row in data.sources[f"wild/{name}"].rows:
+            body = row["request"]
+            yield Sample(name, said(body, "user"), said(body, "tool"), name.startswith("atk_"), row.get("lang", ""))
+
+
+_ASKED: Final = "Please read this and tell me what it says."
+
+
+def packages(seed: int) -> Iterator[Sample]:
+    """Documentation and code that tools return: of the Python packages installed here, none of which was learned from.
+    Sessions are 25 files after one another."""
+    folder = Path(site.getsitepackages()[0])
+    docs = [
+        path.read_text(errors="replace").partition("\n\n")[2] for path in sorted(folder.glob("*.dist-info/METADATA"))
+    ]
+    docs = [text[at : at + 6000] for text in docs if len(text) > 400 for at in range(0, min(len(text), 30000), 6000)]
+    code = list(library(folder, 600, seed))
+    yield from (Sample("documentation", _ASKED, text) for text in docs)
+    yield from (Sample("code files", _ASKED, text) for text in code)
+    chance = random.Random(seed)
+    for _ in range(150):
+        files = [chance.choice(docs if chance.random() < 0.3 else code)[:3000] for _ in range(25)]
+        yield Sample("sessions of 25 files", _ASKED, "\n".join(files))
+
+
+def planted(data: Data, seed: int, size: int = 600) -> Iterator[Sample]:
+    """Orders in the middle of what tools return."""
+    chance = random.Random(seed)
+    hosts = [sample.tools for sample in packages(seed) if sample.source != "sessions of 25 files"]
+    hosts += [row["context"] for row in data.part("injection/bipia_contexts", held_out=True)]
+    goals = [text for text, _ in written.spoken("plant", chance, size)]
+    for goal in goals:
+        lines = chance.choice(hosts).splitlines()[: chance.randint(1, 60)]
+        lines.insert(chance.randint(0, len(lines)), goal)
+        yield Sample("written orders in tool results", _ASKED, "\n".join(lines), True)
+
+
+def long(data: Data, seed: int) -> Iterator[Sample]:
+    """Long texts of users: harmless ones joined, one in three with an attack of the wild somewhere inside."""
+    chance = random.Random(seed)
+    parts = [
+        sample.user for sample in samples(data, ("ok_arena_v01", "ok_deepset", "role prompts", "sentences", "exams"))
+    ]
+    parts += [sample.tools[:2000] for sample in packages(seed) if sample.source != "sessions of 25 files"]
+    attacks = [row["text"] for row in data.sources["jailbreak/inthewild"].rows]
+    for index in range(900):
+        texts = [chance.choice(parts) for _ in range(chance.choice((5, 10, 20, 40)))]
+        if index % 3 == 0:
+            texts.insert(chance.randint(0, len(texts)), chance.choice(attacks))
+        yield Sample("long texts", "\n".join(texts), "", index % 3 == 0)
+
+
+def repeated(data: Data) -> Iterator[Sample]:
+    """Harmless sentences a hundred times over."""
+    for sample in [*samples(data, ("ok_deepset", "ok_vicuna"))][::2]:
+        yield Sample("one harmless text 100 times", "\n".join([sample.user] * 100))
+
+
+def by_hand(tests: Path) -> Iterator[Sample]:
+    """The hand-written test set."""
+    for row in map(json.loads, (tests / "attacks.jsonl").read_text().splitlines()):
+        tool, attack = row["kind"] == "tool", row["label"] == "attack"
+        kind = {"en": "English", "other": "other languages", "tool": "tool results"}[row["kind"]]
+        user, result = (_ASKED, row["text"]) if tool else (row["text"], "")
+        yield Sample(f"hand-written {'attacks' if attack else 'harmless'}, {kind}", user, result, attack)
+
+
+Seen = list[tuple[Sample, Evidence, Evidence | None]]
+
+
+def look(model: Heads, wanted: Iterable[Sample], what: str) -> Seen:
+    known: dict[str, Evidence] = {}
+
+    def one(text: str) -> Evidence:
+        if text not in known:
+            known[text] = evidence(model, text)
+        return known[text]
+
+    return [
+        (sample, one(sample.user), one(sample.tools) if sample.tools else None)
+        for sample in tqdm(list(wanted), desc=what, mininterval=5)
+    ]
+
+
+def drift(parts: Sequence[F64], share: float = 0.97) -> float:
+    """By how much the largest of n harmless parts grows with log n: the slope of its upper quantile over bins of n."""
+    bins = defaultdict(list)
+    for values in parts:
+        if len(values):
+            bins[int(log(len(values)) * 1.5)].append((log(len(values)), float(values.max())))
+    rows = [
+        (np.mean([n for n, _ in bin_]), np.quantile([v for _, v in bin_], share), len(bin_)) for bin_ in bins.values()
+    ]
+    sizes, tops, counts = np.array([row for row in rows if row[2] >= 20]).T
+    slope = np.polyfit(sizes, tops, 1, w=np.sqrt(counts))[0]
+    return float(np.clip(slope, 0.1, 1.0))
+
+
+def fit(harmless: F64, shares: F64, attacks: F64) -> tuple[float, float]:
+    """Slope and shift of the calibration: the slope is Platt's on the stated mix, within SLOPES; the shift puts the
+    default threshold where ALARMS of the harmless texts begin."""
+    mass = np.concatenate((shares / shares.sum() * (1 - ATTACKS), np.full(len(attacks), ATTACKS / len(attacks))))
+    truth = np.concatenate((np.zeros(len(harmless)), np.ones(len(attacks))))
+    slope, _ = platt(np.concatenate((harmless, attacks)), truth, mass * len(truth))
+    slope = float(np.clip(slope, *SLOPES))
+    order = harmless.argsort()[::-1]
+    above = np.cumsum(shares[order]) / shares.sum()
+    top = harmless[order[int(np.searchsorted(above, ALARMS))]]
+    return slope, float(logit(np.array([DEFAULT]))[0]) - slope * float(top) - 1e-3
+
+
+def _shares(seen: Seen) -> F64:
+    """What each harmless text weighs in the mix."""
+    kind_of = {source: kind for kind, sources in KINDS.items() for source in sources}
+    kinds = [kind_of.get(sample.source, "") for sample, _, _ in seen]
+    return np.array([MIX[kind] / kinds.count(kind) if kind else 0.0 for kind in kinds])
+
+
+def levels(traffic: Seen, longer: Seen, orders: Seen) -> Levels:
+    """The calibration of `jailbreak`: of whole texts on `traffic`, of windows on `longer` texts, of segments on what
+    tools returned in `traffic` and the attacks among `orders`."""
+    calm = [row for row in traffic if not row[0].attack]
+    shares = _shares(calm)
+    whole = np.array([max(user.whole, tools.whole if tools else -np.inf) for _, user, tools in calm])
+    attacks = np.array([user.whole for sample, user, _ in traffic if sample.attack])
+    made = {"direct": Level(*fit(whole, shares, attacks))}
+    windows = [(sample.attack, user.windows) for sample, user, _ in longer if len(user.windows)]
+    windows += [(False, found.windows) for _, *texts in calm for found in texts if found and len(found.windows)]
+    results = [
+        (sample.attack, tools.segments) for sample, _, tools in [*calm, *orders] if tools and len(tools.segments)
+    ]
+    for name, rows in (("window", windows), ("planted", results)):
+        by_number = drift([parts for attack, parts in rows if not attack])
+        raw = Level(1.0, 0.0, by_number)
+        bad = np.array([raw.of(parts) for attack, parts in rows if attack])
+        good = np.array([raw.of(parts) for attack, parts in rows if not attack])
+        slope, shift = fit(good, np.ones(len(good)), bad)
+        made[name] = Level(slope, shift, slope * by_number)
+    return made
+
+
+def settled(outside: Levels, model: Heads, data: Data) -> Levels:
+    """The calibration `outside`, lowered where the model that is shipped (its scale is its own) needs more to keep the
+    same promise on all the sources."""
+    wanted = [
+        *samples(data, [*sorted(FOLDS[0] | FOLDS[1]), "sentences", "role prompts", "intents", "exams"]),
+        *packages(2),
+    ]
+    seen = look(model, wanted, "shipped")
+    own = levels(seen, look(model, long(data, 3), "shipped, long"), look(model, planted(data, 3), "shipped, planted"))
+    made = {}
+    for name, level in outside.items():
+        # Where the own calibration puts the default threshold, on the scale of the logit.
+        edge = (float(logit(np.array([DEFAULT]))[0]) - own[name].shift) / own[name].slope
+        shift = min(level.shift, float(logit(np.array([DEFAULT]))[0]) - level.slope * edge)
+        made[name] = Level(level.slope, shift, level.drift)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the card's first table: a kind of text, how many, the share that the default threshold takes for
+    attacks, its 95 % interval (Wilson), and what is found at 0.1, 1 and 3 % false alarms on the mix."""
+
+    name: str
+    attack: bool
+    texts: int
+    share: float
+    low: float
+    high: float
+    curve: tuple[float, ...] = ()
+
+
+def _row(name: str, attack: bool, scores: F64, thresholds: Sequence[float]) -> Row:
+    count, share, z = len(scores), float((scores >= DEFAULT).mean()), 1.96
+    middle = (share + z * z / 2 / count) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + z * z / 4 / count / count))
+    curve = tuple(float((scores > threshold).mean()) for threshold in thresholds) if attack else ()
+    return Row(name, attack, count, share, max(0.0, middle - half), min(1.0, middle + half), curve)
+
+
+def table(seen: Seen, found: Levels) -> list[Row]:
+    """False alarms first: the mix, then every source and language; then what is found of each kind of attack."""
+    scores = np.array([score(user, tools, found) for _, user, tools in seen])
+    calm = np.array([not sample.attack for sample, _, _ in seen])
+    shares = _shares([row for row, quiet in zip(seen, calm, strict=True) if quiet])
+    mixed = scores[calm]
+    order = mixed.argsort()[::-1]
+    above = np.cumsum(shares[order]) / shares.sum()
+    thresholds = [float(mixed[order[int(np.searchsorted(above, alarms))]]) for alarms in (0.001, 0.01, 0.03)]
+    weighted = float((shares * (mixed >= DEFAULT)).sum() / shares.sum())
+    spread = 1.96 * float(np.sqrt((shares**2 * ((mixed >= DEFAULT) - weighted) ** 2).sum()) / shares.sum())
+    rows = [
+        Row(
+            "ordinary traffic, the mix",
+            False,
+            int((shares > 0).sum()),
+            weighted,
+            max(0, weighted - spread),
+            weighted + spread,
+        )
+    ]
+    groups: dict[tuple[bool, str], list[float]] = defaultdict(list)
+    for (sample, _, _), value in zip(seen, scores, strict=True):
+        groups[sample.attack, sample.source].append(value)
+        if sample.language:
+            groups[sample.attack, f"{sample.source}: {sample.language}"].append(value)
+    for (attack, name), values in sorted(groups.items(), key=lambda item: item[0][0]):
+        if ":" in name and not attack and np.mean(np.array(values) >= DEFAULT) == 0:
+            continue  # dozens of languages without one false alarm: the row of all of them says it
+        rows.append(_row(name, attack, np.array(values), thresholds))
+    return rows

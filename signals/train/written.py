@@ -1,0 +1,162 @@
+"""Texts written for training because nobody has published their like, and the generators that vary them.
+
+Short attacks and their harmless look-alikes in 32 languages, orders and harmless instructions in what tools return,
+agents' talk and system prompts, everyday questions of every field, puzzles. The sentences lie in texts/*.txt.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from signals.train.grammar import casual, expand, lines, typo
+
+if TYPE_CHECKING:
+    from signals.train.corpus import Item
+
+TEXTS: Final = Path(__file__).with_name("texts")
+_ENTRY: Final = re.compile(r"([a-z][\w ]*?) ?([:=]) ?(.*)", re.DOTALL)
+_KINDS: Final = ("attack", "like", "caption", "chat", "plant", "doc", "system")
+SENTENCES: Final = (*_KINDS, "frame")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What stands under one `@name` of the files: `slots` (`name = a | b`) fill the `{name}` of `kinds`, which are
+    written `name: a | b`."""
+
+    name: str
+    slots: dict[str, list[str]]
+    kinds: dict[str, list[str]]
+
+    def make(self, kind: str, chance: random.Random) -> str:
+        return expand(chance.choice(self.kinds[kind]), self.slots, chance)
+
+
+@cache
+def sections() -> dict[str, Section]:
+    """All sections of texts/*.txt by name. A line that begins with a tab continues the one before."""
+    found: dict[str, Section] = {}
+    for path in sorted(TEXTS.glob("*.txt")):
+        here: Section | None = None
+        for line in re.sub(r" ?\|? ?\n\t", " | ", path.read_text()).splitlines():
+            if line.startswith("@"):
+                here = found[line[1:]] = Section(line[1:], {}, {})
+            elif line:
+                entry = _ENTRY.fullmatch(line)
+                if here is None or entry is None:
+                    raise ValueError(f"{path}: neither `name: text` nor `name = text`: {line[:60]}")
+                (here.kinds if entry[2] == ":" else here.slots)[entry[1]] = lines(entry[3])
+    return found
+
+
+DOMAINS: Final = (
+    "biology", "business", "chemistry", "computer science", "economics", "engineering", "health", "history", "law",
+    "math", "other", "philosophy", "physics", "psychology",
+)  # fmt: skip
+
+
+def languages() -> list[Section]:
+    """The sections of languages: those that have attacks."""
+    return [section for section in sections().values() if "attack" in section.kinds]
+
+
+def spoken(kind: str, chance: random.Random, size: int) -> Iterator[tuple[str, str]]:
+    """(text, language) of `size` texts of one kind, English one time in three."""
+    every = languages()
+    english = next(section for section in every if section.name == "en")
+    for _ in range(size):
+        section = english if chance.random() < 1 / 3 else chance.choice(every)
+        text = section.make(kind, chance)
+        yield (_loosely(text, chance) if kind in ("attack", "like", "chat") else text), section.name
+
+
+def _loosely(text: str, chance: random.Random) -> str:
+    """As people type: lower case, a slip, a greeting's worth of noise; every second text stays as it is."""
+    draw = chance.random()
+    if draw < 0.5:
+        return text
+    if draw < 0.6:
+        return typo(text, chance)
+    if draw < 0.64:
+        return text.upper()
+    return casual(text, chance)
+
+
+def wrapped(text: str, chance: random.Random, contexts: list[str]) -> str:
+    """`text` with a greeting, an ending, or in a template of retrieval; more often than not as it is."""
+    frames = sections()["frames"].kinds
+    draw = chance.random()
+    if draw < 0.22:
+        text = f"{chance.choice(frames['greet'])}{chance.choice([' ', chr(10)])}{text}"
+    elif draw < 0.3:
+        text = f"{text}{chance.choice([' ', chr(10)])}{chance.choice(frames['close'])}"
+    elif draw < 0.42:
+        template = chance.choice(frames["template"]).replace("\\n", "\n")
+        text = template.replace("{q}", text).replace("{c}", chance.choice(contexts))
+    return text
+
+
+def questions(chance: random.Random, size: int) -> Iterator[tuple[str, str]]:
+    """(question, domain) as people ask: of every field, one in four in another language than English."""
+    english = sections()["frames"].kinds["frame"]
+    others = [section for section in languages() if "frame" in section.kinds]
+    for index in range(size):
+        domain = DOMAINS[index % len(DOMAINS)]
+        if chance.random() < 0.3:
+            section = chance.choice(others)
+            topic = chance.choice(section.kinds[domain])
+            text = chance.choice(section.kinds["frame"]).replace("{t}", topic) if chance.random() < 0.9 else topic
+        elif chance.random() < 0.6:
+            text = chance.choice(sections()[domain].kinds["ask"])
+        else:
+            text = chance.choice(english).replace("{t}", chance.choice(sections()[domain].kinds["topic"]))
+        if chance.random() < 0.5:
+            text = text[:1].upper() + text[1:]
+        yield casual(text, chance), domain
+
+
+def puzzles(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it takes several steps of reasoning)."""
+    section = sections()["reasoning"]
+    for index in range(size):
+        yield casual(section.make("no" if index % 2 else "yes", chance), chance), not index % 2
+
+
+def listings(section: Section, chance: random.Random) -> str:
+    """A harmless document of 2 to 40 lines in one language: instructions to its reader, captions, talk."""
+    kinds: list[str] = chance.choice([["doc"], ["doc", "caption"], ["doc", "doc", "like"]])
+    glue = chance.choice(["\n", " ", "\n\n", "\n- "])
+    return glue.join(section.make(chance.choice(kinds), chance) for _ in range(chance.randint(2, 40)))
+
+
+def agents(chance: random.Random, say: Callable[[], str]) -> str:
+    """A system prompt: some of the sentences of one language, now and then followed by what a user says."""
+    section = chance.choice(languages()) if chance.random() < 0.4 else sections()["en"]
+    size = min(len(section.kinds["system"]), chance.randint(1, 7))
+    glue = chance.choice([" ", "\n", "\n- ", "\n\n"])
+    text = glue.join(expand(one, section.slots, chance) for one in chance.sample(section.kinds["system"], size))
+    return f"{text}\n\n{say()}" if chance.random() < 0.3 else text
+
+
+def told(items: Iterable[Item]) -> str:
+    """What the card says of the written texts among `items`."""
+    counts = Counter(item.source for item in items)
+    written = ", ".join(
+        f"{counts[f'written {name}']:,} {what}"
+        for name, what in (
+            ("attacks", "attacks"),
+            ("harmless", "harmless look-alikes, captions, replies and instructions"),
+            ("questions", "everyday questions"),
+            ("puzzles", "puzzles, plans, proofs and their look-ups"),
+            ("agents", "agents' system prompts"),
+            ("documents", "documents"),
+        )
+    )
+    return f"Written for this, in {len(languages())} languages (signals/train/texts): {written}."
