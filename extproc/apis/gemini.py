@@ -74,7 +74,7 @@ class Gemini(ApiShape):
         self.turns_key = "contents"
         methods = "|".join(_METHODS.values())
         self.sign = f"('x-goog-api-key' in request.headers || request.url_path.matches('.*:({methods})$'))"
-        self.route = rf"(?:/{SEGMENT})*/publishers/{SEGMENT}/models/{SEGMENT}(?:/{SEGMENT})*:(?:{methods})"
+        self.route = rf"(?:/{SEGMENT})*/publishers/{SEGMENT}/models/.+:(?:{methods})"
 
     # Paths
 

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("tqdm", reason="needs the extra `train`")
 
+from signals.kinds.jailbreak import DEFAULT
 from signals.neural import lexer
 from signals.neural.features import features
 from signals.neural.tokenizer import Lexicon
@@ -149,7 +150,7 @@ def test_a_calibration_keeps_its_promise() -> None:
     chance = np.random.default_rng(4)
     calm, attacks = chance.normal(-4, 1.5, 4000), chance.normal(2, 2, 300)
     slope, shift = traffic.fit(calm, np.ones(len(calm)), attacks)
-    assert np.mean(1 / (1 + np.exp(-(slope * calm + shift))) >= traffic.DEFAULT) <= traffic.ALARMS
+    assert np.mean(1 / (1 + np.exp(-(slope * calm + shift))) >= DEFAULT) <= traffic.ALARMS
     noise = [chance.exponential(1.0, size) for size in (1, 3, 10, 30, 100, 300) for _ in range(200)]
     assert traffic.drift(noise) == pytest.approx(1.0, abs=0.25)
     level = traffic.Level(1.0, 0.0, 1.0)
