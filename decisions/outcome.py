@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from decisions.decision import Trace
 from decisions.model import Model
 from signals.reading import Reading
 from signals.request import Request
 
-_NOTHING: Final[Mapping[str, str]] = {}
-
 
 class Outcome(NamedTuple):
     """`model` is the one that really answered: the decision's, or whoever took its place.
 
-    `request` may have shed its body by then; `body_bytes` is how large it was. `status` is that of the answer's head,
-    None where none came. `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end
-    of the exchange. `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from
-    its size; None where nobody looked at it. `metadata` is the gRPC stream's, for whoever continues a trace.
+    `body_bytes` is how large the request's body was. `status` is that of the answer's head, None where none came.
+    `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end of the exchange.
+    `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
+    where nobody looked at it. Nothing of the request is held.
     """
 
     trace: Trace
-    request: Request
     model: Model | None
     body_bytes: int
     status: int | None = None
@@ -32,12 +28,11 @@ class Outcome(NamedTuple):
     prompt: int | None = None
     completion: int | None = None
     money: float | None = None
-    metadata: Mapping[str, str] = _NOTHING
 
 
 def decided(trace: Trace, request: Request) -> Outcome:
     """The outcome of a request of which no more is known than what was decided."""
-    return Outcome(trace, request, trace.decision.model, len(request.body), trace.decision.status)
+    return Outcome(trace, trace.decision.model, request.size, trace.decision.status)
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import orjson
 from decisions.outcome import Outcome, as_object
 from extproc import shown
 from extproc.masking import masked, masked_json
+from signals.request import Request
 
 log = logging.getLogger("pointsman.decisionlog")
 
@@ -102,16 +103,15 @@ class DecisionLog:
         """Whether lines hold the requests' bodies."""
         return self._options.content
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, request: Request) -> None:
         """Log a decision, if the sample takes it. Never waits for the disk, never raises."""
         if self._chance() >= self._options.sample:
             return
-        request = outcome.request
         path, body = "", None
         if self._options.content:
             path, body = shown.path(request.headers.get(":path", "/v1/chat/completions")), request.body
         try:
-            line = orjson.dumps(self.line(time.time(), outcome), default=str)[:-1]
+            line = orjson.dumps(self.line(time.time(), outcome, request), default=str)[:-1]
         except Exception as error:  # noqa: BLE001 - the request goes on whatever becomes of its line
             log.error("decision_log_failed", extra={"path": self._options.path, "why": type(error).__name__})
             with self._state:
@@ -151,9 +151,9 @@ class DecisionLog:
         if thread.is_alive():  # the disk takes nothing: what waits is lost, and stopping must not fail over it
             log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
 
-    def line(self, when: float, outcome: Outcome) -> dict[str, Any]:
+    def line(self, when: float, outcome: Outcome, request: Request) -> dict[str, Any]:
         """One decision as the object that is written, but for the content of its request."""
-        headers = outcome.request.headers
+        headers = request.headers
         id = headers.get("x-request-id")
         line = {"time": when, "id": None if id is None else shown.word(id), **as_object(outcome)}
         line["us"] = round(line["us"], 1)

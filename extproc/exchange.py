@@ -137,8 +137,8 @@ class Context(Protocol):
         """Whether `record` wants requests with their bodies."""
         ...
 
-    def record(self, outcome: Outcome) -> None:
-        """A request that was decided is over."""
+    def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
+        """A request that was decided is over; it may have shed its body. It came on `stream`."""
         ...
 
     def failed(self, reason: str) -> None:
@@ -264,11 +264,8 @@ class Exchange:
         prompt, completion, money = _UNSEEN if took is None else took
         if money is not None:
             self._engine.charge(request, money)
-        outcome = Outcome(
-            trace, request, model, request.size, status, first_byte, seconds,
-            prompt, completion, money, self._stream.metadata,
-        )  # fmt: skip
-        self._context.record(outcome)
+        outcome = Outcome(trace, model, request.size, status, first_byte, seconds, prompt, completion, money)
+        self._context.record(outcome, request, self._stream)
 
     # Messages
 

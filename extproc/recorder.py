@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Protocol
 
 from decisions.outcome import Outcome
 from extproc.metrics import Metrics
+from extproc.transport.seam import Stream
 from signals.request import Request
 
 TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
 LONGEST_ID = 256  # characters kept of a request's id, which a client may have written
 KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
-_GONE = Request("", b"", {}, None, ())
 
 
 class Log(Protocol):
@@ -22,13 +23,13 @@ class Log(Protocol):
     @property
     def content(self) -> bool: ...
 
-    def record(self, outcome: Outcome) -> None: ...
+    def record(self, outcome: Outcome, request: Request) -> None: ...
 
 
 class Spans(Protocol):
     """extproc.tracing.Tracing"""
 
-    def record(self, outcome: Outcome) -> None: ...
+    def record(self, outcome: Outcome, request: Request, metadata: Mapping[str, str]) -> None: ...
 
 
 class Recorder:
@@ -45,16 +46,15 @@ class Recorder:
         self._spans = spans
         self._requests = 0
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
         """One request is over that was decided."""
         self.metrics.record(outcome)
+        id: str | None = request.headers.get("x-request-id")
+        self.outcomes.append((time.time(), id if id is None else id[:LONGEST_ID], outcome))
         if self._log is not None:
-            self._log.record(outcome)
+            self._log.record(outcome, request)
         if self._spans is not None:
-            self._spans.record(outcome)
-        id: str | None = outcome.request.headers.get("x-request-id")
-        # Without the request, whose headers and body would be held for as long as this is.
-        self.outcomes.append((time.time(), id if id is None else id[:LONGEST_ID], outcome._replace(request=_GONE)))
+            self._spans.record(outcome, request, stream.metadata)
 
     def timed(self) -> bool:
         """Whether to time the signals of the next request."""

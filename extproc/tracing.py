@@ -6,11 +6,13 @@ GenAI attribute names used are those that the ongoing renaming leaves alone; eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from decisions.outcome import Outcome
 from extproc import shown
 from extproc.apis.registry import BY_NAME
+from signals.request import Request
 from signals.state.session import SESSION_HEADER
 
 if TYPE_CHECKING:
@@ -43,11 +45,11 @@ class Tracing:
         self._kind = SpanKind.INTERNAL
         self._error = Status(StatusCode.ERROR)
 
-    def record(self, outcome: Outcome) -> None:
-        """One decided request. The span is as long as it took to decide it."""
-        trace, request = outcome.trace, outcome.request
+    def record(self, outcome: Outcome, request: Request, metadata: Mapping[str, str]) -> None:
+        """One decided request; `metadata` is the gRPC stream's. The span is as long as it took to decide it."""
+        trace = outcome.trace
         headers = request.headers
-        carrier = headers if "traceparent" in headers else outcome.metadata
+        carrier = headers if "traceparent" in headers else metadata
         begun = int(request.received * 1e9)
         span = self._tracer.start_span(
             f"decide {request.api}",

@@ -329,7 +329,7 @@ class Counting:
     follow = None
     keeps = False
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
         decision = outcome.trace.decision
         self.decisions.append(decision.fallback or decision.name)
 

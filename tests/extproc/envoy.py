@@ -22,6 +22,7 @@ from extproc.chains import Chains
 from extproc.exchange import Answerer, Exchange
 from extproc.makers import Makers
 from extproc.meter import Meter
+from extproc.transport.seam import Stream
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.request import Request
@@ -94,7 +95,7 @@ class Service:
     follow: None = None
     keeps: bool = False
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
         self.outcomes.append(outcome)
 
     @property

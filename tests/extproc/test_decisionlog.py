@@ -40,7 +40,7 @@ def decided():
 def written(options, decided, times=1, chance=lambda: 0.0):
     log = DecisionLog(options, chance)
     for _ in range(times):
-        log.record(outcome(*decided))
+        log.record(outcome(*decided), decided[1])
     log.close()
     return log
 
@@ -89,12 +89,12 @@ def test_the_sample_is_kept_to(tmp_path, decided):
 def test_a_rotated_file_is_opened_anew(tmp_path, decided):
     path = tmp_path / "log.jsonl"
     log = DecisionLog(LogOptions(str(path)), lambda: 0.0)
-    log.record(outcome(*decided))
+    log.record(outcome(*decided), decided[1])
     deadline = time.monotonic() + PATIENCE
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     path.rename(tmp_path / "log.1")
-    log.record(outcome(*decided))
+    log.record(outcome(*decided), decided[1])
     log.close()
     assert len(lines(path)) == 1
 
@@ -135,10 +135,10 @@ def test_content_that_cannot_be_masked_is_left_out_and_counted(tmp_path, decided
     trace, request = decided
     path = tmp_path / "log.jsonl"
     log = DecisionLog(LogOptions(str(path), content=True), lambda: 0.0)
-    log.record(outcome(trace, replace(request, body=b"not JSON")))
+    log.record(outcome(trace, request), replace(request, body=b"not JSON"))
     log.close()
     monkeypatch.setattr("extproc.decisionlog.MASKING_S", -1.0)
-    log.record(outcome(trace, request))
+    log.record(outcome(trace, request), request)
     log.close()
     assert [line["content_error"] for line in lines(path)] == ["ValueError", "took too long to mask"]
     assert "ann" not in path.read_text()
@@ -154,11 +154,11 @@ def test_the_log_is_bounded_in_bytes(tmp_path, decided, monkeypatch):
     large = replace(request, body=json.dumps(BODY | {"x": "y" * 100_000}).encode())
     log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl"), content=True, buffer=1_000_000), lambda: 0.0)
     for _ in range(50):
-        log.record(outcome(trace, large))
+        log.record(outcome(trace, large), large)
     assert log.dropped == 41  # nine bodies and their lines fit
     log.close()
     assert len(lines(tmp_path / "log.jsonl")) == 9
-    log.record(outcome(trace, large))  # what was written has made room
+    log.record(outcome(trace, large), large)  # what was written has made room
     log.close()
     assert len(lines(tmp_path / "log.jsonl")) == 10
     assert log.dropped == 41
@@ -173,7 +173,7 @@ def test_a_line_without_content_keeps_nothing_of_the_request(tmp_path, decided, 
     request = Seen("chat", b"y" * 1_000, {}, None, ())
     kept = weakref.ref(request)
     log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl")), lambda: 0.0)
-    log.record(outcome(decided[0], request))
+    log.record(outcome(decided[0], request), request)
     del request
     gc.collect()
     assert kept() is None
@@ -186,11 +186,11 @@ def test_a_writer_that_breaks_is_started_again_and_counted(tmp_path, decided, mo
     log = DecisionLog(LogOptions(str(path)), lambda: 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(log, "_append", lambda data: 1 / 0)
-        log.record(outcome(*decided))
+        log.record(outcome(*decided), decided[1])
         deadline = time.monotonic() + PATIENCE
         while not log.restarts and time.monotonic() < deadline:
             time.sleep(0.01)
-    log.record(outcome(*decided))
+    log.record(outcome(*decided), decided[1])
     log.close()
     assert (log.restarts, log.dropped) == (1, 1)
     assert len(lines(path)) == 1
@@ -257,7 +257,7 @@ def test_a_writer_that_cannot_start_now_starts_with_a_later_line(tmp_path, decid
     log = DecisionLog(LogOptions(str(tmp_path / "log.jsonl")), lambda: 0.0)
     with monkeypatch.context() as patch:
         patch.setattr("threading.Thread.start", lambda thread: (_ for _ in ()).throw(RuntimeError("no more threads")))
-        log.record(outcome(*decided))
-    log.record(outcome(*decided))
+        log.record(outcome(*decided), decided[1])
+    log.record(outcome(*decided), decided[1])
     log.close()
     assert len(lines(tmp_path / "log.jsonl")) == 2

@@ -12,7 +12,6 @@ from extproc import metrics
 from extproc.exposition import expose
 from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, gauge, merge
 from signals.reading import FALSE, TRUE, Reading
-from signals.request import Request
 
 SMALL = Model("small", "Qwen/Qwen3-8B")
 
@@ -29,7 +28,7 @@ def _trace(**changes: object) -> Trace:
 
 
 def _outcome(trace: Trace, size: int) -> Outcome:
-    return Outcome(trace, Request("chat", b"", {}, None, ()), trace.decision.model, size)
+    return Outcome(trace, trace.decision.model, size)
 
 
 def _parsed(snapshot: metrics.Snapshot) -> dict[str, float]:

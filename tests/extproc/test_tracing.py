@@ -40,7 +40,7 @@ def spans():
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "secret words"}]}).encode()
         request = parse_request(Target("chat"), headers, {}, body)
         trace = engine.settle(request) if fallback is None else engine.failed(fallback)
-        tracing.record(decided(trace, request)._replace(metadata=metadata))
+        tracing.record(decided(trace, request), request, metadata)
         return exporter.get_finished_spans()[-1]
 
     yield record

@@ -23,6 +23,7 @@ from config.load import parse
 from decisions.decision import Trace
 from decisions.outcome import Outcome
 from extproc.exchange import Exchange
+from extproc.transport.seam import Stream
 from proto import ext_proc_pb2 as pb
 from signals.request import Request
 from tests.extproc import envoy
@@ -63,9 +64,9 @@ class Service(envoy.Service):
     requests: list[tuple[Request, Trace]] = field(default_factory=list)
     apart_s: float = 0.0
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
         trace = outcome.trace
-        self.requests.append((outcome.request, trace))
+        self.requests.append((request, trace))
         if trace.decision.fallback is not None:
             self.failures.append(f"fallback {trace.decision.fallback}")
 
