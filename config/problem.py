@@ -103,10 +103,17 @@ class PolicyError(Exception):
         self.problems = problems
 
 
+_MEANT: Final = {"and": "all", "or": "any", "if": "when", "model": "route", "then": "route", "deny": "respond"}
+"""Words of other languages of rules, and ours for them."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the nearest of `known`, or ''."""
     if len(name) > _LETTERS:
         return ""
+    known = tuple(islice(known, _NAMES))
+    if _MEANT.get(name) in known:  # what looks alike says something else: `and` is not `any`
+        return f" (did you mean {_MEANT[name]!r}?)"
     names = [other for other in islice(known, _NAMES) if len(other) <= _LETTERS]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

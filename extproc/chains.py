@@ -19,6 +19,8 @@ from signals.request import Request
 
 TTL_S: Final = 86_400.0
 """How long an id is remembered; as long as a sticky choice without a request."""
+AGAIN_S: Final = 0.05
+"""After how long an id that is not known is looked up once more."""
 LOOKED_AT: Final = 16 * 1024
 """Bytes of the beginning of an answer in which its id is looked for. It stands in the first event of a stream."""
 
@@ -60,11 +62,12 @@ class Chains:
     def mark(self, engine: Engine, request: Request) -> None:
         """A call is sent on: keep the key of its session, where somebody may ask for the session of its answer."""
         if engine.chained and BY_NAME[request.api].stored and not request.operation:
-            request.session = "" if request.fields.get("store") is False else engine.sessions.key(request)
+            request.session = request.session or engine.sessions.key(request)
+            request.stored = request.fields.get("store") is not False
 
     def begun(self, request: Request) -> IdFinder | None:
         """What finds the id of the answer to `request`, when that begins; None where nobody will ask for it."""
-        return IdFinder(request.session) if request.session else None
+        return IdFinder(request.session) if request.stored else None
 
     def learn(self, engine: Engine, response: str, session: str) -> None:
         """The response of this id is one of the session. The first to say so is right. Never raises."""
@@ -74,10 +77,15 @@ class Chains:
 
     async def follow(self, engine: Engine, request: Request) -> None:
         """Give `request` the session of the response that it goes on from, where that is known."""
+        key = _key(before(engine, request))
         try:
-            request.session = await engine.store.text(_key(before(engine, request))) or ""
+            found = await engine.store.text(key)
+            if found is None:  # another router may have shown the answer to the client and be about to say whose it is
+                await asyncio.sleep(AGAIN_S)
+                found = await engine.store.text(key)
         except Unavailable:  # as if it were not known: it is a session of its own
-            request.session = ""
+            found = None
+        request.session = found or ""
 
 
 def before(engine: Engine, request: Request) -> str:

@@ -259,8 +259,13 @@ class Exchange:
         if reply is None:
             model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
         else:
-            model, status, took = reply.model, reply.status, reply.spent()
+            model, status, took = reply.model, reply.status, None
             first_byte = reply.first_byte - request.received
+            try:
+                took = reply.spent()
+            except Exception as error:  # noqa: BLE001 - what an answer says of its usage must not lose the rest
+                _log(error)
+                self._context.failed("error")
         prompt, completion, money = _UNSEEN if took is None else took
         if money is not None:
             self._engine.charge(request, money)
@@ -592,6 +597,9 @@ class Exchange:
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
         if path is not None:
             more = (*more, (":path", path))
+        engine = self._engine
+        if (engine.metered or engine.chained) and "accept-encoding" in head.headers:
+            more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
         if not head.json:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace

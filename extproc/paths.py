@@ -119,7 +119,7 @@ def _named(low: list[str], segments: list[str], query: str) -> Found | None:
         if found is not None:
             return found
     for at in (at for at, segment in enumerate(low) if segment == "models" or segment in _STORED):
-        if not (_base(low[max(at - 1, 0) : at]) or low[max(at - 2, 0) : at][:1] == ["deployments"]):
+        if not (_base(low[max(at - 1, 0) : at]) or (at > 1 and low[at - 2] == "deployments")):
             continue
         left = len(segments) - at - 1
         if low[at] == "models":

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from decisions.decision import Trace
 from decisions.engine import Engine
+from extproc.apis.registry import BY_NAME
 from extproc.chains import Chains
 from extproc.meter import Meter, Spent, Tail, spent
 from extproc.told import FALLBACK, response_headers
@@ -67,7 +68,7 @@ class Reply:
                 # Whoever answers in its place, the model that was sent the request has failed.
                 failed = not written and self.model is not chosen
                 meter.first_byte(chosen, request, 503 if failed else self.status)
-            finder = self._context.chains.begun(request) if request.session else None
+            finder = self._context.chains.begun(request) if request.stored else None
             if finder is not None or (engine.metered and watched):
                 self._tail = Tail(finder)
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
@@ -92,7 +93,11 @@ class Reply:
     def spent(self) -> Spent | None:
         """What the answer took, whole or as far as it came; None where nobody looked at it."""
         tail, model = self._tail, self.model
-        return None if tail is None or model is None else spent(self._trace, model, tail)
+        if tail is None or model is None:
+            return None
+        request = self._request
+        written = request is not None and not request.operation and BY_NAME[request.api].generates
+        return spent(self._trace, model, tail, written and self.status < 400)
 
 
 def status(headers: Headers) -> int:

@@ -149,7 +149,8 @@ class Request:
     since only Envoy's own filters write it. `received` is seconds since the epoch. `operation` is '' for a call that is
     to be answered, else what is asked about it: `count_tokens`, `input_tokens`, `compact`. `sealed`: some of its text
     cannot be read here (an `Extra` says which). `framing`: how the answer is to be streamed where the path says it.
-    `session` is the key of its session where the response that it goes on from tells it, else ''.
+    `session` is the key of its session where the response that it goes on from tells it, else ''. `stored`: the
+    upstream keeps the answer, so that a later call may go on from it.
     """
 
     api: str
@@ -167,6 +168,7 @@ class Request:
     asking: Asking
     framing: str
     session: str = field(init=False)
+    stored: bool = field(init=False)
     size: int = field(init=False, repr=False, compare=False)  # bytes of the body, also once it was shed
     _found: Everything | None = field(init=False, repr=False, compare=False)
     _texts: dict[str, str] = field(init=False, repr=False, compare=False)
@@ -203,6 +205,7 @@ class Request:
         self.asking = asking
         self.framing = framing
         self.session = ""
+        self.stored = False
         self.size = len(body)
         self._found = None
         self._texts = {}
@@ -276,6 +279,7 @@ class Request:
         """The same call without anything that its body held, for whoever only needs to know who asked when."""
         rest = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
         rest.session = self.session
+        rest.stored = self.stored
         rest.size = self.size
         return rest
 

@@ -8,15 +8,24 @@ these, `thoughtsTokenCount`. What our own writers put there beside is under `poi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from json import JSONDecodeError, JSONDecoder
+from json import JSONDecoder
 from typing import Final, NamedTuple
+
+import orjson
 
 _DECODER = JSONDecoder()
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _THOUGHTS = ("thoughtsTokenCount",)
 """Tokens of Gemini's thoughts, which its answer's own count leaves out."""
-_KEYS: Final = ('"usage"', '"usageMetadata"')
+_KEYS: Final = ("usage", "usageMetadata")
+_EVENTS: Final = 64
+"""How many of the last events of a stream are read."""
+_TRIES: Final = 8
+_SPACE: Final = 16
+"""Characters between a key and its value."""
+_MOST: Final = 10**9
+"""Tokens; no answer has more."""
 
 
 class Usage(NamedTuple):
@@ -76,14 +85,49 @@ def cost(end: bytes) -> float | None:
 
 
 def _objects(body: bytes) -> Iterator[dict[str, object]]:
-    """The `usage` objects in the end of an answer, the last one first."""
-    text = body.decode(errors="replace")
-    key = max(_KEYS, key=text.rfind)
-    at = len(text)
-    while (at := text.rfind(key, 0, at)) >= 0:
+    """The `usage` objects in the end of an answer, the last one first.
+
+    Of a stream, and of an answer that is there whole, only those where the API puts them: what a client sent and the
+    server says again (tools, metadata) may hold anything. Where an answer is cut off at its beginning, the last few
+    that can be found.
+    """
+    lines = [line for line in body.split(b"\n") if line.startswith(b"data:")]
+    texts = [line[5:] for line in lines[-_EVENTS:]] if lines else [body]
+    read = False
+    for text in reversed(texts):
         try:
-            value, _ = _DECODER.raw_decode(text[at + len(key) :].lstrip().removeprefix(":").lstrip())
-        except (JSONDecodeError, ValueError):
+            event = orjson.loads(text)
+        except orjson.JSONDecodeError:  # the end of a stream, or not whole
+            continue
+        read = True
+        yield from _placed(event)
+    if not lines and not read:
+        yield from _found(body)
+
+
+def _placed(event: object) -> Iterator[dict[str, object]]:
+    """The usage objects of one event, or of a whole answer: in itself, its `response` or its `message`."""
+    for one in reversed(event) if isinstance(event, list) else (event,):  # Gemini streams one array, too
+        if not isinstance(one, dict):
+            continue
+        for holder in (one, one.get("response"), one.get("message")):
+            for key in _KEYS:
+                said = holder.get(key) if isinstance(holder, dict) else None
+                if isinstance(said, dict):
+                    yield said
+
+
+def _found(body: bytes) -> Iterator[dict[str, object]]:
+    text = body.decode(errors="replace")
+    at = len(text)
+    for _ in range(_TRIES):
+        at, size = max((text.rfind(f'"{key}"', 0, at), len(key) + 2) for key in _KEYS)
+        if at < 0:
+            return
+        begin = text.find("{", at + size, at + size + _SPACE)
+        try:
+            value, _ = _DECODER.raw_decode(text, begin) if begin > 0 else (None, 0)
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value
@@ -92,6 +136,6 @@ def _objects(body: bytes) -> Iterator[dict[str, object]]:
 def _first(said: dict[str, object], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = said.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
             return value
     return None

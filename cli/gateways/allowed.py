@@ -14,7 +14,7 @@ from cli.gateways.place import Upstream
 from decisions.engine import Engine
 from extproc import openai, paths
 from extproc.apis.registry import SHAPES
-from extproc.apis.shape import SEGMENT
+from extproc.apis.shape import SEGMENT, ApiShape, quoted
 from extproc.refusal import Refusal
 
 _REST: Final = r"[\w!$&'()*+,=:@.~/-]*"  # without escapes; empty and dot segments are gone when a gateway reads it
@@ -79,6 +79,13 @@ def to_other(server: Upstream) -> Rewrite:
     """For calls that another server has got already, under its own base path."""
     base = "/v1" if server.base is None else server.base
     return Rewrite(_POSTED, rf"{_literal(server.path + base)}/\1\2")
+
+
+def to_other_named(server: Upstream, shape: ApiShape) -> Rewrite:
+    """The same for calls of an API whose paths name the model (`ApiShape.model_in`)."""
+    base = shape.version if server.base is None else server.base
+    name = quoted(server.name.split("/"))
+    return Rewrite(shape.model_in, rf"{_literal(server.path + base)}\1{_literal(name)}\2")
 
 
 def to_opened(server: Upstream, path: Path) -> Rewrite | None:

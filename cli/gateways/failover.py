@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from cli.gateways import allowed, api, credentials, parts
 from cli.gateways.place import Upstream
 from decisions.engine import Engine
+from extproc.apis.registry import SHAPES
 from extproc.told import FALLBACK
 
 FULL = 429
@@ -127,7 +128,7 @@ def _name(server: Upstream, rank: int) -> str:
 
 
 def _listener(name: str, server: Upstream, other: Upstream, limit: int) -> api.listener.Listener:
-    manager = parts.manager(name, [_route(server, other)])
+    manager = parts.manager(name, [*_named(server, other), _route(server, other)])
     if other.name != server.name:
         code = "local NAME = " + _quoted(json.dumps(other.name)) + "\n" + _LUA
         lua = api.lua.Lua(default_source_code=api.core.DataSource(inline_string=code))
@@ -140,8 +141,17 @@ def _listener(name: str, server: Upstream, other: Upstream, limit: int) -> api.l
     )
 
 
-def _route(server: Upstream, other: Upstream) -> api.route.Route:
-    rewrite = allowed.to_other(other)
+def _named(server: Upstream, other: Upstream) -> Iterator[api.route.Route]:
+    """Routes of the calls that name their model in the path."""
+    for shape in SHAPES:
+        if shape.model_in:
+            route = _route(server, other, allowed.to_other_named(other, shape))
+            route.match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=shape.model_in))
+            yield route
+
+
+def _route(server: Upstream, other: Upstream, rewrite: allowed.Rewrite | None = None) -> api.route.Route:
+    rewrite = rewrite or allowed.to_other(other)
     action = api.route.RouteAction(
         cluster=f"model-{other.key}",
         timeout=parts.no_timeout(),
@@ -152,7 +162,7 @@ def _route(server: Upstream, other: Upstream) -> api.route.Route:
         ),
     )
     told = api.core.HeaderValueOption(
-        header=api.core.HeaderValue(key=FALLBACK, value=other.key),
+        header=api.core.HeaderValue(key=FALLBACK, value=other.key.replace("%", "%%")),  # no command operator
         append_action=api.core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
     return api.route.Route(

@@ -74,6 +74,8 @@ class Gemini(ApiShape):
         self.turns_key = "contents"
         methods = "|".join(_METHODS.values())
         self.sign = f"('x-goog-api-key' in request.headers || request.url_path.matches('.*:({methods})$'))"
+        self.version = "/v1beta"
+        self.model_in = rf"^.*?((?:/publishers/[^/]+)?/models/).+(:(?:{methods}))$"
         self.route = rf"(?:/{SEGMENT})*/publishers/{SEGMENT}/models/.+:(?:{methods})"
 
     # Paths
@@ -117,6 +119,9 @@ class Gemini(ApiShape):
         fields = _plainly(fields, "")
         inner = fields.get("generateContentRequest")
         if type(inner) is dict:
+            if fields.get("contents") is not None:  # what is set in the one would not hold for the other
+                text = "A call has 'contents' or a 'generateContentRequest', not both."
+                raise Refusal(400, text, "invalid_request", param="generateContentRequest")
             _read(call, _plainly(inner, "generateContentRequest"), "generateContentRequest.", True)
         instances = fields.get("instances")
         if instances is not None:
@@ -329,7 +334,9 @@ def _read(call: Call, fields: dict[str, Any], at: str, needed: bool) -> None:
         call.extra(-1, "history", "", "", ("reference",))
     config = fields.get("generationConfig")
     if type(config) is dict:
-        _plainly(config, f"{at}generationConfig")
+        thinking = _plainly(config, f"{at}generationConfig").get("thinkingConfig")
+        if type(thinking) is dict:
+            _plainly(thinking, f"{at}generationConfig.thinkingConfig")
     system = fields.get("systemInstruction")
     if system is not None:
         _content(call, system, f"{at}systemInstruction", "system")

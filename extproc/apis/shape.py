@@ -120,6 +120,11 @@ class ApiShape(Asking):
         """RE2 expression for the whole of its paths that neither `calls` nor the model list's have."""
         self.sign = ""
         """Which requests are of it, as a CEL expression over Envoy's attributes, for answers of the gateway's own."""
+        self.version = "/v1"
+        """What its paths begin with on a server that has no base path of its own."""
+        self.model_in = ""
+        """RE2 expression of its paths that name the model, with a group for what is between the base path and the name,
+        and one for what is after it."""
         self.anywhere = False
         """Whether the ends of its paths are unlike all others, so that anything may stand before them."""
         self.generates = True

@@ -23,6 +23,7 @@ def matches(expression, path):
 @given(PATHS)
 @example("/v1/responses/input_tokens")
 @example("/openai/v1/responses/resp_1/input_items")
+@example("/deployments/models")
 def test_what_the_router_reads_finds_a_route_when_it_is_spelled_plainly(path):
     target = paths.read(path)
     if target is not None:
@@ -33,8 +34,10 @@ def test_what_the_router_reads_finds_a_route_when_it_is_spelled_plainly(path):
 @example("/openai/deployments/gpt/chat/completions")
 @example("/responses/v1/models")
 @example("/v1/responses/v1/responses/a")
+@example("/chat/deployments/../embeddings")
 def test_what_finds_a_route_is_read_by_the_router(path):
-    if "%" not in path and matches(allowed.CALLS, path):  # Envoy undoes the escapes of dots itself
+    dotted = {".", ".."}.intersection(path.split("/"))  # Envoy takes these away before it looks for a route
+    if "%" not in path and not dotted and matches(allowed.CALLS, path):  # Envoy undoes the escapes of dots itself
         assert paths.read(path) is not None
 
 

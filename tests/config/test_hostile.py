@@ -271,3 +271,18 @@ def test_a_problem_is_one_line_whatever_it_quotes() -> None:
     problem = Problem("p\n.yaml", 1, 1, "P104", "error", "a\r\nb\x1b[2J\u2028\x85c ü")
     assert str(problem) == r"p\n.yaml:1:1: P104 a\r\nb\x1b[2J\u2028\x85c ü"
     assert problem.as_dict()["message"] == problem.message
+
+
+@pytest.mark.parametrize(
+    ("written", "known", "meant"),
+    [
+        ("and", ("all", "any"), "all"),
+        ("or", ("all", "any"), "any"),
+        ("and", ("any", "ant"), "any"),
+        ("rout", ("route",), "route"),
+    ],
+)
+def test_the_words_of_other_languages_are_ours_by_their_meaning(
+    written: str, known: tuple[str, ...], meant: str
+) -> None:
+    assert did_you_mean(written, known) == f" (did you mean {meant!r}?)"

@@ -56,6 +56,7 @@ async def test_our_own_deadline_holds_when_a_detector_hangs(
     got, _, answer = await post(client, url, chat("hello", model="large"))
     assert got == 451  # the guard cannot be evaluated, and refuses
     assert answer["error"]["message"] == "Not now."
+    await until(lambda: bool(world.slow.decisions))  # the exchange closes after the client has its answer
     assert world.slow.decisions == ["guard"]
     assert world.slow.failures == []
 

@@ -472,3 +472,21 @@ async def test_other_pages_are_not_let_in(world: World, client: aiohttp.ClientSe
     async with client.options(world.envoy.url() + PATH, headers=asks) as response:
         assert response.status == 405
         assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_call_that_names_its_model_in_the_path_fails_over_with_the_others_name(
+    world: World, client: aiohttp.ClientSession, mode: str
+) -> None:
+    body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    url = world.envoy.url(mode) + "/v1beta/models/glm:generateContent?alt=json"
+    async with client.post(url, json=body, headers={"x-fail-glm": "503"}) as response:
+        answer = await response.json()
+    assert response.status == 200
+    echo = answer["echo"]
+    assert (echo["upstream"], echo["path"]) == (
+        "backup",
+        "/below/v1beta/models/org/%22back%22%20up:generateContent?alt=json",
+    )
+    assert json.loads(echo["body"]) == body
+    assert response.headers["x-pointsman-model"] == "backup"

@@ -302,7 +302,7 @@ for headers, body in json.load(sys.stdin):
     headers["content-type"] = "application/json"
     request = urllib.request.Request(sys.argv[1], json.dumps(body).encode(), headers)
     try:
-        answer = urllib.request.urlopen(request, timeout=PATIENCE)
+        answer = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         answer = error
     answers.append([answer.status, dict(answer.headers), json.loads(answer.read())])

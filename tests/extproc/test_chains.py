@@ -39,8 +39,7 @@ async def call(service: Service, answer: list[bytes], path: str = "/v1/responses
     body = orjson.dumps({"model": "auto", "input": "hi", "messages": [{"role": "user", "content": "hi"}], **fields})
     envoy = Envoy(service)
     envoy.request(body, path)
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await envoy.settled()
     mutation = envoy.sent[-1].request_body.response.body_mutation
     [headers] = envoy.response()
     watched = headers.mode_override is not None and int(headers.mode_override.response_body_mode) == 1  # STREAMED
@@ -83,6 +82,20 @@ async def test_a_long_call_is_in_its_chain_too(tmp_path: Path) -> None:
     service = Service(engine(tmp_path))
     await call(service, [WHOLE], input="write code", instructions="x " * 40_000)
     assert (await call(service, [WHOLE], previous_response_id="resp_1"))[0] == "m-large"
+
+
+async def test_an_answer_that_is_not_kept_counts_for_the_chain_it_goes_on_from(tmp_path: Path) -> None:
+    service = Service(engine(tmp_path))
+    await call(service, [WHOLE], input="write code")
+    envoy = Envoy(service)
+    body = {"model": "auto", "input": "and?", "previous_response_id": "resp_1"}
+    envoy.request(orjson.dumps({**body, "store": False}), "/v1/responses")
+    await envoy.settled()
+    request = envoy.exchange._request
+    assert request is not None
+    assert (request.session != "", request.stored) == (True, False)
+    assert service.engine.sessions.key(request) == request.session
+    envoy.exchange.closed()
 
 
 async def test_the_first_to_have_a_response_keeps_it(tmp_path: Path) -> None:

@@ -400,3 +400,14 @@ def test_google_s_clients_are_told_by_what_they_send() -> None:
         assert spoken(headers) is GEMINI
     for headers in ({}, {":path": "/v1/models?monkey=k"}, {"anthropic-version": "2023-06-01", "user-agent": "x"}):
         assert spoken(headers) is not GEMINI
+
+
+def test_a_call_has_one_place_for_what_is_asked() -> None:
+    inner = call({"text": "hi"})
+    assert refused({**inner, "generateContentRequest": inner}).param == "generateContentRequest"
+
+
+@pytest.mark.parametrize("pair", [("thinkingBudget", "thinking_budget"), ("thinkingLevel", "thinking_level")])
+def test_thoughts_are_configured_once(pair: tuple[str, str]) -> None:
+    config = {"thinkingConfig": dict.fromkeys(pair, 1)}
+    assert refused(call({"text": "hi"}, generationConfig=config)).code == "duplicate_key"

@@ -12,6 +12,7 @@ from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
 from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
+from tests.linear import assert_linear
 from tests.proto.oracle import ext_proc
 from upstream.usage import last
 
@@ -50,6 +51,62 @@ def events(*objects):
 )
 def test_usage_is_found_at_the_end_of_an_answer(body, expected):
     assert last(body) == expected
+
+
+ECHO = {"usage": {"input_tokens": 0, "output_tokens": 0}}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (events({"type": "response.created", "response": {"tools": [{"properties": ECHO}]}}), (None, None)),
+        (events({"response": {"usage": {"input_tokens": 3, "output_tokens": 4}, "metadata": ECHO}}), (3, 4)),
+        (json.dumps({"usage": {"prompt_tokens": 3, "completion_tokens": 4}, "metadata": ECHO}).encode(), (3, 4)),
+        (json.dumps([GEMINI[0], GEMINI[1]]).encode(), (8, 12)),
+        (b'{"usage": {"prompt_tokens": ' + b"9" * 400 + b"}}", (None, None)),
+        (b'"usage":' + b"[" * 100_000, (None, None)),
+        (b'"usage": {"a":' * 5_000, (None, None)),
+        (b'cut off", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', (3, 4)),
+    ],
+)
+def test_only_what_the_api_says_of_usage_counts(body, expected):
+    assert last(body) == expected
+
+
+def test_reading_the_usage_is_linear():
+    assert_linear(lambda size: b'{"usage":0},' * size, last, 2**13)
+    assert_linear(lambda size: '{"usage":{"x":1}, "é'.encode() * size, last, 2**13)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "charged"),
+    [
+        ("/v1/chat/completions", 200, True),
+        ("/v1/chat/completions", 500, False),
+        ("/v1/chat/completions", 429, False),
+        ("/v1/messages/count_tokens", 200, False),
+    ],
+)
+async def test_what_says_no_usage_is_guessed_for_answers_alone(path, status, charged):
+    resources = Resources()
+    engine = build(parse(POLICY), resources)
+    service = Service(engine, meter=Meter(resources.loads))
+    envoy = Envoy(service, response_body_mode=STREAMED)
+    envoy.request(chat(), path, x_tenant="acme")
+    await envoy.settled()
+    envoy.response(status)
+    envoy.say(response_body=ext_proc.HttpBody(body=b"{}" * 40, end_of_stream=True))
+    envoy.exchange.closed()
+    [outcome] = service.outcomes
+    assert bool(outcome.money) is charged
+
+
+async def test_a_metered_answer_is_asked_for_without_an_encoding():
+    resources = Resources()
+    envoy = Envoy(Service(build(parse(POLICY), resources), meter=Meter(resources.loads)))
+    envoy.request(chat(), x_tenant="acme", accept_encoding="gzip, br")
+    await envoy.settled()
+    assert set_headers(envoy.sent[-1].request_body.response.header_mutation)["accept-encoding"] == "identity"
 
 
 def test_only_the_end_is_kept_however_long_the_answer():
