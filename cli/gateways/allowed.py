@@ -24,8 +24,8 @@ def _calls() -> str:
     anywhere, based = [], ["models(?:/.+)?"]
     for shape in SHAPES:
         ends = ["/".join(end) for end in shape.calls]
-        if shape.stored:
-            ends += [rf"{end}/{SEGMENT}(?:/(?:cancel|input_items))?" for end in ends if "/" not in end]
+        if shape.stored:  # an answer's id, which stands where further segments of a call do
+            ends = [rf"{end}(?:/{SEGMENT}(?:/(?:cancel|input_items))?)?" for end in ends if "/" not in end]
         if shape.anywhere:
             anywhere += [rf"(?:/{SEGMENT})*/{end}" for end in ends]
         else:

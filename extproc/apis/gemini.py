@@ -73,7 +73,7 @@ class Gemini(ApiShape):
         self.keys = _KEYS
         self.turns_key = "contents"
         methods = "|".join(_METHODS.values())
-        self.route = rf"(?:/{SEGMENT})*/publishers/{SEGMENT}/models/{SEGMENT}(?:/{SEGMENT})*:(?:{methods})"
+        self.route = rf"(?:/{SEGMENT})*/publishers/{SEGMENT}/models/.+:(?:{methods})"
 
     # Paths
 

@@ -185,9 +185,9 @@ OTHERS: list[tuple[str, Callable[[int], Any]]] = [
 
 def _responding(depth: int) -> dict[str, Any]:
     part: dict[str, Any] = {"text": "x"}
-    for _ in range(min(depth, 300)):
+    for _ in range(min(depth, 60)):
         part = {"functionResponse": {"parts": [part]}}
-    return {"parts": [part] * (depth // 300 + 1)}
+    return {"parts": [part] * (depth // 60 + 1)}
 
 
 @pytest.mark.parametrize(("path", "fields"), OTHERS, ids=range(len(OTHERS)))
