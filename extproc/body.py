@@ -88,7 +88,7 @@ def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
     known = shape.known
     for name in fields:
         if name not in known and name not in _SEALED:
-            spelled(fields, known | _SEALED.keys(), "")
+            spelled(fields, known.union(_SEALED), "")
             break
     for name in _SEALED.keys() & fields.keys():
         if fields[name]:

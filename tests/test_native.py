@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TESTS = (
     "tests/decisions",
+    "tests/extproc/test_edit.py",
     "tests/extproc/test_exchange.py",
+    "tests/extproc/test_gemini.py",
     "tests/extproc/test_meter.py",
     "tests/extproc/test_metrics.py",
     "tests/extproc/test_openai.py",

@@ -46,7 +46,7 @@ def _snake(name: str) -> str:
 _NAMES: Final = {_snake(name): name for name in (_TOP + _INSIDE).split()}
 """The fields that are read here, by their names in the `.proto` files."""
 _KNOWN: Final = frozenset((*_NAMES, *_NAMES.values()))
-_KEYS: Final = KEYS | dict.fromkeys(_KNOWN - KEYS.keys(), PLAIN)
+_KEYS: Final = KEYS | dict.fromkeys([name for name in _KNOWN if name not in KEYS], PLAIN)
 _FOLDED: Final = {name.casefold(): name for name in _KNOWN}
 _HIDDEN: Final = ("cachedContent", "model", "labels", "serviceTier", "store", "safetySettings")
 _SKIPPED: Final = "skip_thought_signature_validator"
