@@ -18,7 +18,9 @@ COMPILED = "POINTSMAN_TEST_COMPILED"
 TESTS = (
     "tests/test_native.py",
     "tests/decisions",
+    "tests/extproc/test_edit.py",
     "tests/extproc/test_exchange.py",
+    "tests/extproc/test_gemini.py",
     "tests/extproc/test_meter.py",
     "tests/extproc/test_metrics.py",
     "tests/extproc/test_openai.py",
