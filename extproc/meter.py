@@ -72,7 +72,7 @@ def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
     `guess`: an answer that does not say its usage has one all the same (not so of errors, and of counted tokens).
     """
     end = bytes(tail.kept)
-    used = usage.last(end)
+    used = usage.last(end, trace.decision.writer is not None)
     prompt, completion = used.prompt, used.completion
     if prompt is None:
         prompt = (trace.estimated_input_tokens or 0) if guess else 0

@@ -57,15 +57,15 @@ def counts(said: object) -> Counts | None:
     return None if prompt is None or completion is None else Counts(prompt, completion)
 
 
-def last(end: bytes) -> Usage:
-    """What the end of an answer's body says.
+def last(end: bytes, ours: bool = False) -> Usage:
+    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked.
 
     The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not say
     is taken from the one before.
     """
     prompt: int | None = None
     completion: int | None = None
-    for said in _objects(end):
+    for said in _objects(end, ours):
         given = read(said)
         prompt = given.prompt if prompt is None else prompt
         completion = given.completion if completion is None else completion
@@ -76,7 +76,7 @@ def last(end: bytes) -> Usage:
 
 def cost(end: bytes) -> float | None:
     """The money that the end of a writer's answer says that it has cost; None when it does not."""
-    for said in _objects(end):
+    for said in _objects(end, True):
         ours = said.get("pointsman")
         money = ours.get("cost") if isinstance(ours, dict) else None
         if isinstance(money, (int, float)) and not isinstance(money, bool) and money >= 0:
@@ -84,15 +84,16 @@ def cost(end: bytes) -> float | None:
     return None
 
 
-def _objects(body: bytes) -> Iterator[dict[str, object]]:
+def _objects(body: bytes, comments: bool) -> Iterator[dict[str, object]]:
     """The `usage` objects in the end of an answer, the last one first.
 
     Of a stream, and of an answer that is there whole, only those where the API puts them: what a client sent and the
     server says again (tools, metadata) may hold anything. Where an answer is cut off at its beginning, the last few
     that can be found.
     """
-    lines = [line for line in body.split(b"\n") if line.startswith(b"data:")]
-    texts = [line[5:] for line in lines[-_EVENTS:]] if lines else [body]
+    starts = (b"data:", b":") if comments else (b"data:",)
+    lines = [line for line in body.split(b"\n") if line.startswith(starts)]
+    texts = [line.partition(b":")[2] for line in lines[-_EVENTS:]] if lines else [body]
     read = False
     for text in reversed(texts):
         try:

@@ -14,7 +14,7 @@ from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
 from tests.linear import assert_linear
 from tests.proto.oracle import ext_proc
-from upstream.usage import last
+from upstream.usage import cost, last
 
 OPENAI = {"id": "x", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
 ANTHROPIC = [
@@ -71,6 +71,14 @@ ECHO = {"usage": {"input_tokens": 0, "output_tokens": 0}}
 )
 def test_only_what_the_api_says_of_usage_counts(body, expected):
     assert last(body) == expected
+
+
+def test_a_comment_counts_in_a_writers_answer_alone():
+    body = (
+        events({"choices": []})
+        + b': {"usage": {"prompt_tokens": 3, "completion_tokens": 4, "pointsman": {"cost": 2}}}\n\n'
+    )
+    assert (last(body), last(body, True), cost(body)) == ((None, None), (3, 4), 2.0)
 
 
 def test_reading_the_usage_is_linear():
