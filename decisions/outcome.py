@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from decisions.decision import Trace
 from decisions.model import Model
 from signals.reading import Reading
-from signals.request import Request
 
 
 class Outcome(NamedTuple):
@@ -28,11 +27,6 @@ class Outcome(NamedTuple):
     prompt: int | None = None
     completion: int | None = None
     money: float | None = None
-
-
-def decided(trace: Trace, request: Request) -> Outcome:
-    """The outcome of a request of which no more is known than what was decided."""
-    return Outcome(trace, trace.decision.model, request.size, trace.decision.status)
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:

@@ -65,10 +65,6 @@ class Chains:
             request.session = request.session or engine.sessions.key(request)
             request.stored = request.fields.get("store") is not False
 
-    def begun(self, request: Request) -> IdFinder | None:
-        """What finds the id of the answer to `request`, when that begins; None where nobody will ask for it."""
-        return IdFinder(request.session) if request.stored else None
-
     def learn(self, engine: Engine, response: str, session: str) -> None:
         """The response of this id is one of the session. The first to say so is right. Never raises."""
         task = asyncio.get_running_loop().create_task(_pin(engine, response, session))

@@ -29,7 +29,7 @@ from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.chains import Chains, before
-from extproc.head import NO_HEAD, Head, wrong_method
+from extproc.head import NO_HEAD, Head, number, wrong_method
 from extproc.jsonbody import count
 from extproc.makers import Makers
 from extproc.meter import Meter
@@ -300,7 +300,7 @@ class Exchange:
                 self._bodiless(target, method, message.end)
             else:
                 head.call()
-                if _number(headers.get("content-length", "")) > self._engine.settings.max_body:
+                if number(headers.get("content-length", "")) > self._engine.settings.max_body:
                     self._refuse_size()
                 elif message.end:
                     self._decide(b"")
@@ -427,9 +427,7 @@ class Exchange:
                 if head.response_mode == Mode.NONE and reply.watched:
                     watching = wire.WATCHING
             self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
-            if watching:
-                pass
-            elif head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
+            if not watching and head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
             if reply is not None:
@@ -457,11 +455,11 @@ class Exchange:
         self._context.bodies.arrived(self)
         try:
             if (len(body) > SMALL and _long(body)) or self._head.coding is not None:
-                self._begin(self._decide_apart(body), len(body))
+                self._begin(self._decide_later(body), len(body))
                 return
             request = self._request = self._read(body)
             if before(self._engine, request):
-                self._begin(self._decide_chained(request), len(body))
+                self._begin(self._decide_later(body, request), len(body))
                 return
             engine = self._engine = self._context.choose(request)
             deadline = time.monotonic() + engine.settings.deadline
@@ -490,8 +488,7 @@ class Exchange:
         target, message = head.target, head.message
         assert target is not None
         settings = self._engine.settings
-        if head.coding is not None:
-            body = head.decoded(body, settings.max_body)
+        body = head.decoded(body, settings.max_body)
         try:
             return parse(target, head.headers, message.attributes(), body, settings.max_values)
         except Refusal as refusal:
@@ -501,38 +498,24 @@ class Exchange:
             text = "The request body must be a JSON object; no other content type is read here."
             raise Refusal(415, text, "unsupported_content_type") from None
 
-    async def _decide_apart(self, body: bytes) -> None:
-        """Decide what takes long to read: the parser and the signals of its text run in a thread."""
+    async def _decide_later(self, body: bytes, request: Request | None = None) -> None:
+        """Decide what cannot be decided at once: a call that goes on from a response, whose session is asked for, and
+        a body that takes long to read (`request` None): the parser and the signals of its text run in a thread.
+        """
+        long = request is None
         try:
             try:
-                request = self._request = await self._context.apart(partial(self._read, body))
-                if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
-                    raise _full()
+                if request is None:
+                    request = self._request = await self._context.apart(partial(self._read, body))
+                    if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
+                        raise _full()
                 if before(self._engine, request):
                     await self._context.chains.follow(self._engine, request)
                 engine = self._engine = self._context.choose(request)
                 deadline = time.monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
-                await self._context.apart(evaluation.warm)
-            except UnknownModel as error:
-                self._refuse(openai.unknown_model(error.model))
-            except Refusal as refusal:
-                self._refuse(refusal)
-            else:
-                await self._finish(evaluation)
-                return
-        except Exception as error:  # noqa: BLE001 - as in `message`
-            self._recover(error)
-        self._rest()
-
-    async def _decide_chained(self, request: Request) -> None:
-        """Decide a call that goes on from a response, of which the session is asked for."""
-        try:
-            try:
-                await self._context.chains.follow(self._engine, request)
-                engine = self._engine = self._context.choose(request)
-                deadline = time.monotonic() + engine.settings.deadline
-                evaluation = engine.begin(request, deadline, detail=self._context.timed())
+                if long:
+                    await self._context.apart(evaluation.warm)
             except UnknownModel as error:
                 self._refuse(openai.unknown_model(error.model))
             except Refusal as refusal:
@@ -597,8 +580,7 @@ class Exchange:
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
         if path is not None:
             more = (*more, (":path", path))
-        engine = self._engine
-        if (engine.metered or engine.chained) and "accept-encoding" in head.headers:
+        if self._engine.chained and "accept-encoding" in head.headers:
             more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
         if not head.json:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
@@ -885,10 +867,6 @@ def _plain_path(target: Target) -> Pairs:
 def _without(names: list[str], headers: Pairs) -> list[str]:
     """Those of `names` that `headers` do not set."""
     return [name for name in names if name not in dict(headers)] if names else names
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _log(error: Exception) -> None:

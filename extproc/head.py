@@ -88,5 +88,10 @@ def wrong_method(allowed: str) -> Refusal:
     return Refusal(405, f"This path takes {allowed} only.", "method_not_allowed", headers=(("allow", allowed),))
 
 
+def number(text: str) -> int:
+    """The number in a header; 0 where there is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
 NO_HEAD: Final = Head(NO_MESSAGE)
 """Stands for the head before the first message."""

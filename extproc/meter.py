@@ -19,13 +19,13 @@ KEPT: Final = 64 * 1024
 class Tail:
     """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them.
 
-    `head` finds the answer's id, where somebody wants to know it.
+    `finder` finds the answer's id, where somebody wants to know it.
     """
 
-    __slots__ = ("events", "head", "kept", "size")
+    __slots__ = ("events", "finder", "kept", "size")
 
-    def __init__(self, head: IdFinder | None = None) -> None:
-        self.head = head
+    def __init__(self, finder: IdFinder | None = None) -> None:
+        self.finder = finder
         self.kept = bytearray()
         self.size = 0
         self.events = 0

@@ -13,7 +13,8 @@ from typing import Protocol
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.apis.registry import BY_NAME
-from extproc.chains import Chains
+from extproc.chains import Chains, IdFinder
+from extproc.head import number
 from extproc.meter import Meter, Spent, Tail, spent
 from extproc.told import FALLBACK, response_headers
 from extproc.wire import Headers, Message, Pairs
@@ -55,7 +56,7 @@ class Reply:
         `watched`: Envoy shows us the body, too.
         """
         engine, trace = self._engine, self._trace
-        self.status = status(headers)
+        self.status = number(headers.get(":status", ""))
         chosen = self.model
         written = trace.decision.writer is not None
         if written:  # it comes from our own service, which knows better who wrote it: for an agent's request one model
@@ -68,7 +69,7 @@ class Reply:
                 # Whoever answers in its place, the model that was sent the request has failed.
                 failed = not written and self.model is not chosen
                 meter.first_byte(chosen, request, 503 if failed else self.status)
-            finder = self._context.chains.begun(request) if request.stored else None
+            finder = IdFinder(request.session) if request.stored else None
             if finder is not None or (engine.metered and watched):
                 self._tail = Tail(finder)
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
@@ -82,8 +83,8 @@ class Reply:
         if tail is None:
             return
         tail.take(message.body)
-        if tail.head is not None and (found := tail.head.take(message.body)) is not None:
-            self._context.chains.learn(self._engine, found, tail.head.session)
+        if tail.finder is not None and (found := tail.finder.take(message.body)) is not None:
+            self._context.chains.learn(self._engine, found, tail.finder.session)
 
     @property
     def watched(self) -> bool:
@@ -98,9 +99,3 @@ class Reply:
         request = self._request
         written = request is not None and not request.operation and BY_NAME[request.api].generates
         return spent(self._trace, model, tail, written and self.status < 400)
-
-
-def status(headers: Headers) -> int:
-    """The status of an answer; 0 where its headers say none."""
-    text: str = headers.get(":status", "")
-    return int(text) if len(text) == 3 and text.isascii() and text.isdecimal() else 0

@@ -50,9 +50,10 @@ def payload(line: bytes) -> bytes | None:
     return None
 
 
-def event(data: JSON) -> bytes:
-    """One event with `data` in it."""
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+def event(data: JSON, name: str | None = None) -> bytes:
+    """One event with `data` in it, and its type's name where it has one."""
+    line = b"data: " + orjson.dumps(data) + b"\n\n"
+    return line if name is None else b"event: " + name.encode() + b"\n" + line
 
 
 def comment(data: JSON) -> bytes:

@@ -40,9 +40,11 @@ CALLS: Final = _calls()
 """RE2 expression for the whole of a path without its query: the plain forms of what `extproc.paths.read` understands,
 and what it replaces by `/v1` (Azure's deployments, no version)."""
 
-_CALL: Final = r"^(?:/[^/]+)*?/(chat/completions|completions|embeddings|messages|models|responses)(/|$)"
+_ENDS: Final = sorted("/".join(end) for shape in SHAPES for end in shape.calls if end[:-1] not in shape.calls)
+"""What the names of calls begin with."""
+_CALL: Final = rf"^(?:/[^/]+)*?/({'|'.join(sorted((*_ENDS, 'models')))})(/|$)"
 """Of a path that fits `CALLS`: what stands before a call's name, and the name."""
-_POSTED: Final = r"^.*?/(chat/completions|completions|embeddings|messages|responses)((?:/[^/]+){0,2})$"
+_POSTED: Final = rf"^.*?/({'|'.join(_ENDS)})((?:/[^/]+){{0,2}})$"
 """The same of the path that a server gets, which may have `/models` before: but for the model list."""
 _VERSION: Final = r"/v[0-9]{1,3}[a-z0-9]{0,8}/"
 

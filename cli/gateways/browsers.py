@@ -7,10 +7,11 @@ their keys in headers, which have to be listed one by one, since `*` would not s
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from cli.gateways import api, parts
 from cli.gateways.place import RenderError
+from config.writers import WRITERS
 
 CORS: Final = "envoy.filters.http.cors"
 
@@ -31,7 +32,8 @@ SENT: Final = (
 )
 """Request headers of the official SDKs, and the session's."""
 SHOWN: Final = (
-    *(f"x-pointsman-{name}" for name in ("decision", "model", "policy", "stepwise", "steps", "redos", "effort")),
+    *(f"x-pointsman-{name}" for name in ("decision", "model", "policy")),
+    *(name for kind in WRITERS for name in kind.headers),
     *("retry-after", "request-id", "x-request-id", "openai-processing-ms"),
     *(f"x-ratelimit-{kind}-{of}" for kind in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
@@ -47,6 +49,16 @@ def origins(texts: list[str]) -> tuple[str, ...]:
         if one != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", one) is None:
             raise RenderError(f"--cors {one!r}: write an origin, such as https://chat.example.com, or * for every page")
     return tuple(dict.fromkeys(found))
+
+
+def fields() -> dict[str, Any]:
+    """What Envoy Gateway and Istio say in the same words, beside the origins."""
+    return {
+        "allowMethods": list(METHODS),
+        "allowHeaders": list(SENT),
+        "exposeHeaders": list(SHOWN),
+        "maxAge": f"{MAX_AGE_S}s",
+    }
 
 
 def allow(manager: api.hcm.HttpConnectionManager, origins: tuple[str, ...]) -> None:

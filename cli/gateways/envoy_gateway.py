@@ -325,13 +325,7 @@ def _failover(rules: list[_Rule]) -> dict[str, Any]:
 
 
 def _cors_policy(origins: tuple[str, ...], cluster: Cluster) -> dict[str, Any]:
-    cors = {
-        "allowOrigins": list(origins),
-        "allowMethods": list(browsers.METHODS),
-        "allowHeaders": list(browsers.SENT),
-        "exposeHeaders": list(browsers.SHOWN),
-        "maxAge": f"{browsers.MAX_AGE_S}s",
-    }
+    cors = {"allowOrigins": list(origins), **browsers.fields()}
     target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}
     return named("SecurityPolicy", EG, NAME, cluster.namespace, {"targetRefs": [target], "cors": cors})
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns
-from extproc.apis.shape import DONE, USAGE, ApiShape, Static, event, lower, wants_usage
+from extproc.apis.shape import USAGE, ApiShape, Static, lower, wants_usage
 from extproc.edit import Draft
 from extproc.jsonbody import collect
+from upstream.events import DONE, event
 
 _COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-5|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
 """Served names of OpenAI's models that reason, which refuse `max_tokens`."""

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from extproc.apis.call import Call, count_ids, read_prompt
-from extproc.apis.shape import DONE, USAGE, ApiShape, Static, event, wants_usage
+from extproc.apis.shape import USAGE, ApiShape, Static, wants_usage
 from signals.request import Request
+from upstream.events import DONE, event
 
 
 class Completions(ApiShape):

@@ -15,11 +15,12 @@ import orjson
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import ROLES, Call, Parts, encoded_in, wrong
-from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, event, lower, versioned
+from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, lower, versioned
 from extproc.edit import Draft, elements, exchanged
 from extproc.jsonbody import KEYS, PLAIN, collect, decoded
 from extproc.refusal import Refusal
 from signals.request import Message, Request
+from upstream.events import event
 
 _METHODS: Final = {"generatecontent": "generateContent", "streamgeneratecontent": "streamGenerateContent",
                    "counttokens": "countTokens"}  # fmt: skip

@@ -16,9 +16,10 @@ import orjson
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns, take_apart
-from extproc.apis.shape import BUDGETS, ApiShape, Static, event, lower, set_inside
+from extproc.apis.shape import BUDGETS, ApiShape, Static, lower, set_inside
 from extproc.edit import Draft, exchanged
 from extproc.refusal import Refusal
+from upstream.events import event
 
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 """Anthropic's `output_config.effort` for an effort."""

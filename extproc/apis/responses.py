@@ -8,10 +8,11 @@ from typing import Any, Final
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import IN_TURN, Call, Parts, read_turn, spelled, take_apart, typed, wrong
-from extproc.apis.shape import ApiShape, Static, event, lower, set_inside, wanted_effort
+from extproc.apis.shape import ApiShape, Static, lower, set_inside, wanted_effort
 from extproc.edit import Draft
 from extproc.jsonbody import collect
 from signals.request import Message, Opaque
+from upstream.events import event
 
 
 class Responses(ApiShape):

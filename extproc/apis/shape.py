@@ -304,16 +304,9 @@ def set_inside(draft: Draft, key: str, name: str, value: Any) -> None:
     draft.put(key, inner.text, inner.fields)
 
 
-def event(data: dict[str, Any], name: str | None = None) -> bytes:
-    """One server-sent event (HTML Living Standard, 9.2)."""
-    line = b"data: " + orjson.dumps(data) + b"\n\n"
-    return line if name is None else b"event: " + name.encode() + b"\n" + line
-
-
 BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 65536}
 """Tokens of thinking that stand for an effort where an API counts tokens; 1,024 is Anthropic's minimum."""
 
-DONE: Final = b"data: [DONE]\n\n"
 USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 

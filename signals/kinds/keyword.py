@@ -16,7 +16,8 @@ from signals.facts import Facts
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
-from signals.text.automaton import Automaton, Hits, Keyword, fold
+from signals.text.automaton import Automaton, Keyword, fold
+from signals.text.hits import Hits
 from signals.text.view import plain_keyword
 
 _TOO_LONG = 256 * 1024

@@ -15,7 +15,8 @@ from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, SearchParams, Shared, Signal
 from signals.text.detectors import DETECTORS, Detector, Kind
-from signals.text.patterns import Found, PatternSet, compiled
+from signals.text.hits import Hits
+from signals.text.patterns import PatternSet, compiled
 from signals.text.view import Origin
 
 _MANY = 2000
@@ -105,7 +106,7 @@ class Pii(Signal):
             detectors.append(Detector("phone", _PHONE, _phone(params.regions)))
             self.cost = Cost.FAST
         patterns = shared.use(PatternSet)
-        self._found = shared.use(Found, patterns, params.in_, params.exact)
+        self._found = shared.use(Hits, patterns, params.in_, params.exact)
         # The policy's one pass over the text tells which detectors have candidates at all; most texts have none.
         self._detectors = [(1 << patterns.add(d.hint or d.pattern), compiled(d.pattern.encode()), d) for d in detectors]
         self._any = 0

@@ -9,7 +9,8 @@ from pydantic import Field
 from signals.facts import Facts
 from signals.reading import FALSE, Reading
 from signals.signal import Doubt, SearchParams, Shared, Signal
-from signals.text.patterns import Found, Pattern, PatternSet, doubts, plain_pattern
+from signals.text.hits import Hits
+from signals.text.patterns import Pattern, PatternSet, doubts, plain_pattern
 
 
 class RegexParams(SearchParams):
@@ -31,7 +32,7 @@ class Regex(Signal):
     def __init__(self, name: str, params: RegexParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         patterns = shared.use(PatternSet)
-        self._found = shared.use(Found, patterns, params.in_, params.exact)
+        self._found = shared.use(Hits, patterns, params.in_, params.exact)
         self._bits = [1 << patterns.add(pattern) for pattern in params.any]
         if not params.exact:
             self._bits = [

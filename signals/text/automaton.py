@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick
 
-from signals.facts import Facts
-from signals.reading import Reading, Unavailable
-from signals.request import Scope
+from signals.reading import Unavailable
+from signals.text.hits import Searcher
 from signals.text.view import slices
 
 _CHUNK = 8 * 1024
@@ -148,7 +147,7 @@ class Keyword(NamedTuple):
     exact: bool
 
 
-class Automaton:
+class Automaton(Searcher):
     """All keywords that were added, in one automaton. `add` them, `freeze`, then search.
 
     White space in keywords and text is equal whatever it is and however much there is of it. A keyword that is
@@ -284,30 +283,3 @@ def _written_in(data: bytes, keyword: Keyword) -> bool:
             return True
         start = data.find(string, start + 1)
     return False
-
-
-class Hits:
-    """Quick input: which keywords of the policy's automaton are in the text of one scope (bits of an integer).
-
-    Searched are the text as it was written and, unless `exact`, every other spelling of it (`Request.spellings`).
-    """
-
-    def __init__(self, automaton: Automaton, scope: Scope, exact: bool = False) -> None:
-        self._automaton = automaton
-        self._scope = scope
-        self._exact = exact
-        self.silent: dict[str, Reading] = {}
-        """The readings of the signals that are false when nothing at all was found."""
-
-    def compute(self, facts: Facts) -> int:
-        hits = 0
-        if self._exact:
-            hits = self._automaton.scan(facts.request.text(self._scope))
-        else:
-            for text, plain in facts.request.spellings(self._scope):
-                hits |= self._automaton.scan(text)
-                if plain is not text:
-                    hits |= self._automaton.scan(plain)
-        if not hits:
-            facts.silent(self.silent)
-        return hits

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Final
 import re2
 from pydantic import AfterValidator, Field
 
-from signals.facts import Facts
-from signals.reading import Reading, Unavailable
-from signals.request import Scope
+from signals.reading import Unavailable
 from signals.signal import Doubt
+from signals.text.hits import Searcher
 from signals.text.view import view
 
 _MEMORY = 64 << 20
@@ -111,7 +110,7 @@ def plain_pattern(pattern: str) -> str:
         return pattern
 
 
-class PatternSet:
+class PatternSet(Searcher):
     """All patterns that were added, searched in one pass. `add` them, `freeze`, then `scan`."""
 
     def __init__(self) -> None:
@@ -151,30 +150,3 @@ class PatternSet:
         for number in matched:
             found |= 1 << number
         return found & ~(1 << self._canary)
-
-
-class Found:
-    """Quick input: which patterns of the policy's set are in the text of one scope (bits of an integer).
-
-    Searched are the text as it was written and, unless `exact`, every other spelling of it (`Request.spellings`).
-    """
-
-    def __init__(self, patterns: PatternSet, scope: Scope, exact: bool = False) -> None:
-        self._patterns = patterns
-        self._scope = scope
-        self._exact = exact
-        self.silent: dict[str, Reading] = {}
-        """The readings of the signals that are false when nothing at all was found."""
-
-    def compute(self, facts: Facts) -> int:
-        hits = 0
-        if self._exact:
-            hits = self._patterns.scan(facts.request.text(self._scope))
-        else:
-            for text, plain in facts.request.spellings(self._scope):
-                hits |= self._patterns.scan(text)
-                if plain is not text:
-                    hits |= self._patterns.scan(plain)
-        if not hits:
-            facts.silent(self.silent)
-        return hits

@@ -77,6 +77,11 @@ def engine(*clauses: Clause, signals: Iterable[Signal] = (), **settings: Any) ->
     )
 
 
+def decided(trace: Trace, request: Request) -> Outcome:
+    """The outcome of a request of which no more is known than what was decided."""
+    return Outcome(trace, trace.decision.model, request.size, trace.decision.status)
+
+
 @dataclass
 class Service:
     """The Context of an Exchange; remembers what it was told."""

@@ -11,11 +11,11 @@ import pytest
 from cli.main import main
 from config.build import build
 from config.load import parse
-from decisions.outcome import decided as outcome
 from extproc.body import parse as parse_request
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.paths import Target
 from signals.request import Request
+from tests.extproc.envoy import decided as outcome
 from tests.patience import PATIENCE
 
 POLICY = """\

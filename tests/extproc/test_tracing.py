@@ -6,10 +6,10 @@ import pytest
 
 from config.build import build
 from config.load import parse
-from decisions.outcome import decided
 from extproc.body import parse as parse_request
 from extproc.paths import Target
 from extproc.tracing import Tracing
+from tests.extproc.envoy import decided
 
 pytest.importorskip("opentelemetry.sdk", reason="the otel extra is not installed")
 from opentelemetry.sdk.trace import TracerProvider
