@@ -15,6 +15,7 @@ from typing import Final
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model, before
+from extproc.head import number
 from extproc.told import ROUTE
 from extproc.wire import Pairs
 from signals.request import Request
@@ -133,8 +134,8 @@ def _fit(writer: Writer, call: Call) -> bool:
 
 def deadline(headers: Mapping[str, str]) -> float | None:
     """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
-    text = headers.get("x-envoy-expected-rq-timeout-ms", "")
-    return asyncio.get_running_loop().time() + int(text) / 1000 if text.isdigit() and int(text) > 0 else None
+    milliseconds = number(headers.get("x-envoy-expected-rq-timeout-ms", ""))
+    return asyncio.get_running_loop().time() + milliseconds / 1000 if milliseconds else None
 
 
 def endpoint(model: Model, through: str | None, who: str) -> Endpoint:

@@ -278,6 +278,7 @@ class Request:
     def shed(self) -> Request:
         """The same call without anything that its body held, for whoever only needs to know who asked when."""
         rest = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
+        rest.operation = self.operation
         rest.session = self.session
         rest.stored = self.stored
         rest.size = self.size

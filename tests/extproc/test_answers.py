@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 
 from config.watch import load
 from decisions.decision import Trace
-from extproc.answers import Answers
+from extproc.answers import Answers, deadline
 from extproc.body import parse
 from extproc.paths import Target
 from signals.request import Request
@@ -172,3 +173,13 @@ async def test_the_payer_is_charged_what_both_models_took(tmp_path: Path, text: 
         if cost is None:  # an agent's request, answered by the small model
             cost = (usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1e6
         assert spent == pytest.approx(cost)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1500", 1.5), ("0", None), ("", None), ("²", None), ("-5", None), ("1e3", None), ("9" * 40, None)],
+)
+async def test_envoys_deadline_is_a_plain_number_or_none(text: str, seconds: float | None) -> None:
+    limit = deadline({"x-envoy-expected-rq-timeout-ms": text})
+    now = asyncio.get_running_loop().time()
+    assert limit is None if seconds is None else limit == pytest.approx(now + seconds, abs=1)

@@ -516,3 +516,15 @@ def test_a_defect_in_reading_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refusal) as caught:
         request("/v1/chat/completions", {"messages": [USER]})
     assert (caught.value.status, caught.value.code) == (400, "unreadable_body")
+
+
+def test_a_call_that_sheds_its_body_is_still_the_same_call() -> None:
+    target = read("/v1/messages/count_tokens")
+    assert target is not None
+    body = orjson.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]})
+    request = parse(target, {"x-tenant": "acme"}, {}, body)
+    request.session, request.stored = "key", True
+    rest = request.shed()
+    assert (rest.body, rest.fields, rest.messages) == (b"", {}, ())
+    assert (rest.api, rest.operation, rest.size) == ("messages", "count_tokens", len(body))
+    assert (rest.session, rest.stored, rest.headers) == ("key", True, {"x-tenant": "acme"})
