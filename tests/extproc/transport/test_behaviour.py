@@ -348,7 +348,9 @@ async def test_drain_cuts_what_outlives_its_grace(start: Start) -> None:
         await call.read()
         await asyncio.wait_for(running.server.drain(0.2), PATIENCE)
         assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        assert without_eof(await running.receiver()) == ["message", "closed"]
+        receiver = await running.receiver()
+        await asyncio.wait_for(receiver.over.wait(), PATIENCE)
+        assert without_eof(receiver) == ["message", "closed"]
     await running.server.close()  # again: nothing happens
 
 
