@@ -2,6 +2,9 @@
 
 Where Envoy hands bodies over piece by piece (FULL_DUPLEX_STREAMED), a client that never ends its body holds what it has
 sent so far, and Envoy 1.40 has no timeout there. So the worker counts them all together and gives each its time.
+
+What many bodies took lies in pieces between what is still in use, and malloc keeps it. So once they are gone, the freed
+memory is given back to the system.
 """
 
 from __future__ import annotations
@@ -9,7 +12,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+from signals.neural.memory import trim_heap
+
+_MUCH: Final = 16 * 2**20
+"""Bytes of open bodies after which freed memory is worth giving back."""
+_TRIM_S: Final = 1.0
+"""Seconds from then on, in which what held the bodies lets go of them."""
+_REST_S: Final = 60.0
+"""Seconds between two times: giving back much takes some 50 ms, which must stay below a thousandth of the time."""
 
 
 class Holder(Protocol):
@@ -32,11 +44,25 @@ def _on_the_loop(seconds: float, call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(seconds, call)
 
 
-class Bodies:
-    """One per worker. `total` is the bytes held now; `later` calls something after some seconds."""
+def _in_a_thread() -> None:
+    asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
-    def __init__(self, later: Callable[[float, Callable[[], None]], None] = _on_the_loop) -> None:
+
+class Bodies:
+    """One per worker. `total` is the bytes held now.
+
+    `later` calls something after some seconds, `trim` gives freed memory back.
+    """
+
+    def __init__(
+        self,
+        later: Callable[[float, Callable[[], None]], None] = _on_the_loop,
+        trim: Callable[[], None] = _in_a_thread,
+    ) -> None:
         self.total = 0
+        self._most = 0  # bytes held at a time since memory was given back
+        self._trim = trim
+        self._trimming = False  # or resting from it
         self._held: dict[Holder, _Held] = {}
         self._later = later
         self._waiting = False  # for `_sweep`
@@ -56,6 +82,7 @@ class Bodies:
         else:
             held.size += size
         self.total += size
+        self._most = max(self._most, self.total)
         return True
 
     def arrived(self, holder: Holder) -> None:
@@ -69,6 +96,21 @@ class Bodies:
         held = self._held.pop(holder, None)
         if held is not None:
             self.total -= held.size
+            self._look()
+
+    def _look(self) -> None:
+        if self._most >= _MUCH and self.total < self._most // 4 and not self._trimming:
+            self._trimming = True
+            self._later(_TRIM_S, self._give_back)
+
+    def _give_back(self) -> None:
+        self._most = self.total
+        self._trim()
+        self._later(_REST_S, self._rested)
+
+    def _rested(self) -> None:
+        self._trimming = False
+        self._look()
 
     def _sweep(self) -> None:
         self._waiting = False

@@ -26,5 +26,14 @@ def trim() -> None:
         if permissions == "r-xp" and "onnxruntime" in path:
             first, last = (int(end, 16) for end in place.split("-"))
             libc.madvise(first, last - first, _DONTNEED)
-    if hasattr(libc, "malloc_trim"):  # glibc has it
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Give freed memory back to the system, from the middle of the heap too (glibc's malloc_trim; nothing elsewhere).
+
+    Takes up to a quarter of a millisecond per MiB that goes back, without the interpreter's lock.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
