@@ -98,6 +98,13 @@ class Admin:
     async def close(self, grace: float = 0.5) -> None:
         """Stop accepting, give requests that have begun `grace` seconds, cut the rest."""
         if self._server is not None:
+            # A connection that asyncio has accepted becomes a task of ours in three turns of its loop, and only while the
+            # server is not closed. One that is lost there would be neither answered nor closed, for ever: a process
+            # that is forked later holds it open too.
+            for sock in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(sock)
+            for _ in range(4):
+                await asyncio.sleep(0)
             self._server.close()
             if self._made:
                 address.unbind(self.address)
@@ -115,6 +122,8 @@ class Admin:
             if len(self._tasks) <= MAX_CONNECTIONS:
                 async with asyncio.timeout(TIMEOUT_S):
                     await self._answer(reader, writer)
+                    writer.close()
+                    await writer.wait_closed()  # all of it is written
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.debug("admin_request_abandoned", extra={"reason": type(error).__name__})
         finally:

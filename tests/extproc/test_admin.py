@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import aiohttp
@@ -10,6 +11,7 @@ import pytest
 from extproc.admin import MAX_CONNECTIONS, Admin, Status
 from extproc.metrics import Metrics, Snapshot
 from extproc.server import Options
+from tests.patience import PATIENCE
 
 
 class FakeSource:
@@ -161,3 +163,34 @@ def test_the_name_that_it_listens_on_is_its_own(tmp_path):
     assert Options(tmp_path, "127.0.0.1:0", admin=f"unix:{tmp_path}/a").admin_names == ()
     assert Options(tmp_path, "127.0.0.1:0", admin=":9090").admin_names == ()
     assert Options(tmp_path, "127.0.0.1:0").admin_names == ()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_comes_while_it_closes_is_answered_by_it_or_by_the_next(tmp_path, turns):
+    """Whatever asyncio has made of a connection by then: accepted, a transport, a task."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "admin.sock"))
+        first, second = Admin(FakeSource()), Admin(FakeSource())
+        await first.start(listening.dup())
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock")
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await first.close()
+        await second.start(listening.dup())
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"ok\n")
+        writer.close()
+        await second.close()
+
+
+async def test_a_long_answer_is_whole_though_it_closes(tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeSource, "policy_text", lambda self: b"x" * 3_000_000)
+    server = Admin(FakeSource())
+    await server.start(f"unix:{tmp_path}/admin.sock")
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock", limit=1000)
+    writer.write(b"GET /policy HTTP/1.1\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    closing = asyncio.create_task(server.close(PATIENCE))
+    assert len(await asyncio.wait_for(reader.read(), PATIENCE)) == 3_000_000
+    await closing
+    writer.close()
