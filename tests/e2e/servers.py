@@ -18,7 +18,7 @@ import subprocess
 import threading
 import zlib
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -219,14 +219,30 @@ def express_server(folder: Path) -> Records | str:
 # The servers that ship
 
 
+@contextlib.contextmanager
+def recorded(seen: list[tuple[str, Any]], path: str, body: bytes) -> Iterator[None]:
+    """Record a call before its answer is written, since who has the answer may look at once; not one that is refused."""
+    try:
+        one = (path, json.loads(body))
+    except ValueError:
+        yield
+        return
+    seen.append(one)
+    try:
+        yield
+    except BaseException:
+        seen.remove(one)
+        raise
+
+
 class _Echo(Echo):
     def __init__(self, seen: list[tuple[str, Any]], model: str) -> None:
         super().__init__(model)
         self._seen = seen
 
     async def _call(self, path: str, body: bytes, writer: StreamWriter) -> None:
-        await super()._call(path, body, writer)
-        self._seen.append((path, json.loads(body)))
+        with recorded(self._seen, path, body):
+            await super()._call(path, body, writer)
 
 
 def echo_server(loop: Loop, model: str = MODEL) -> Records:
@@ -252,9 +268,8 @@ class _Tiny(Tiny):
         self._seen = seen
 
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        answer = await super()._answer(request, chat=chat)
-        self._seen.append((request.path, json.loads(await request.read())))
-        return answer
+        with recorded(self._seen, request.path, await request.read()):
+            return await super()._answer(request, chat=chat)
 
 
 def tiny_server(loop: Loop) -> Records:
