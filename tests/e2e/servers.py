@@ -221,7 +221,7 @@ def express_server(folder: Path) -> Records | str:
 
 @contextlib.contextmanager
 def recorded(seen: list[tuple[str, Any]], path: str, body: bytes) -> Iterator[None]:
-    """Record a call before its answer is written, since who has the answer may look at once; not one that is refused."""
+    """Record a call before its answer is written, since who has it may look at once; none that is refused."""
     try:
         one = (path, json.loads(body))
     except ValueError:
