@@ -98,9 +98,9 @@ class Admin:
     async def close(self, grace: float = 0.5) -> None:
         """Stop accepting, give requests that have begun `grace` seconds, cut the rest."""
         if self._server is not None:
-            # A connection that asyncio has accepted becomes a task of ours in three turns of its loop, and only while the
-            # server is not closed. One that is lost there would be neither answered nor closed, for ever: a process
-            # that is forked later holds it open too.
+            # A connection that asyncio has accepted becomes a task of ours in three turns of its loop, and only while
+            # the server is not closed. One that is lost there would be neither answered nor closed, for ever: a
+            # process that is forked later holds it open too.
             for sock in self._server.sockets:
                 asyncio.get_running_loop().remove_reader(sock)
             for _ in range(4):
