@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from config.clauses import clauses, models, sessions
+from typing import Final
+
+from config.clauses import clauses, models, reference, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
@@ -11,6 +13,8 @@ from decisions.select import Kept
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
+
+_METER: Final = {"auto": None, "on": True, "off": False}
 
 
 def build(policy: Policy, resources: Resources | None = None) -> Engine:
@@ -44,6 +48,11 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     except PolicyError:
         shared.close()
         raise
+    if settings.meter == "off" and shared.metered:
+        shared.close()
+        line, column = policy.places["settings", "meter"]
+        message = "settings.meter: off, and yet a budget counts what answers cost; leave one of them out"
+        raise PolicyError([Problem(policy.file, line, column, "P104", "error", message)])
     known = models(spec)
     return Engine(
         policy=policy.digest,
@@ -64,6 +73,9 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             settings.max_open_bodies,
             settings.body_timeout,
             tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
+            _METER[settings.meter],
+            reference(spec, known),
+            None if settings.tenant is None else settings.tenant.header.lower(),
         ),
         shared=shared,
         sessions=told,

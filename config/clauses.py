@@ -39,8 +39,17 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             None if entry.base_path is None else entry.base_path.rstrip("/"),
             tuple(made[other] for other in _fallbacks(spec, key)),
             _credential(entry),
+            entry.price.cached_input,
         )
     return {key: made[key] for key in spec.models}
+
+
+def reference(spec: PolicySpec, models: Mapping[str, Model]) -> Model | None:
+    """The model that savings are counted against: the one that is named, or the dearest; None without prices."""
+    if spec.settings.reference is not None:
+        return models[spec.settings.reference]
+    dearest = max(models.values(), key=lambda model: model.input_price + model.output_price)
+    return dearest if dearest.input_price + dearest.output_price > 0 else None
 
 
 def _fallbacks(spec: PolicySpec, key: str) -> list[str]:

@@ -130,7 +130,7 @@ class _Checker:
         if spec is None or any(problem.severity == "error" for problem in document.problems):
             return None
         signals = {name: known for name in order if (known := parameters[name]) is not None}
-        wanted: list[Path] = [("settings", "store"), *(("signals", name) for name in signals)]
+        wanted: list[Path] = [("settings", "store"), ("settings", "meter"), *(("signals", name) for name in signals)]
         wanted += [("paths", index, "match") for index in range(len(spec.paths))]
         places = {path: document.keys[path] for path in wanted if path in document.keys}
         policy = Policy(document.file, digest, spec, signals, rules, places, self._writers)
@@ -416,6 +416,9 @@ class _Checker:
         models = self._data.get("models")
         known = models if isinstance(models, dict) else {}
         mentions: list[tuple[Path, Any]] = [(("default",), self._data.get("default"))]
+        settings = self._data.get("settings")
+        if isinstance(settings, dict):
+            mentions.append((("settings", "reference"), settings.get("reference")))
         paths = self._data.get("paths")
         for index, entry in enumerate(paths if isinstance(paths, list) else []):
             if isinstance(entry, dict):

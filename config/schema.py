@@ -25,6 +25,7 @@ from config.writers import WRITERS
 from decisions.decision import Effort
 from decisions.model import FALLBACKS, Capability, Family, Thinking
 from signals.bounds import Path as FieldPath
+from signals.credentials import credential
 from signals.files import SECRET, read
 from signals.registry import BY_NAME
 
@@ -88,6 +89,11 @@ class Spec(BaseModel):
 class PriceSpec(Spec):
     input: float = Field(0.0, ge=0, description="Money per million input tokens.")
     output: float = Field(0.0, ge=0, description="Money per million output tokens.")
+    cached_input: float | None = Field(
+        None,
+        ge=0,
+        description="Money per million input tokens that its server had in its cache; as `input` unless given.",
+    )
 
 
 class CredentialSourceSpec(Spec):
@@ -350,6 +356,22 @@ class SessionSpec(Spec):
         return self
 
 
+class TenantSpec(Spec):
+    """Where the gateway says who asks."""
+
+    header: str = Field(
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
+        description="A request header that the gateway sets and clients cannot.",
+    )
+
+    @field_validator("header")
+    @classmethod
+    def _shown(cls, header: str) -> str:
+        if credential(header):
+            raise PydanticCustomError("P104", "header: {name!r} carries a credential", {"name": header})
+        return header
+
+
 class SettingsSpec(Spec):
     """Run-time settings."""
 
@@ -374,6 +396,13 @@ class SettingsSpec(Spec):
         [], description="Headers and fields that name the session, after those of the well-known agents."
     )
     max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
+    meter: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether the tokens and the money of answers are counted; `auto`: where a budget needs it."
+    )
+    reference: str | None = Field(
+        None, description="The model against which savings are counted; left out, the dearest one."
+    )
+    tenant: TenantSpec | None = Field(None, description="Who asks, for the decision log, spans and access logs.")
 
 
 class PathSpec(Spec):

@@ -48,7 +48,9 @@ class Settings:
 
     `deadline` and `body_timeout` are seconds, `max_body` bytes of one body, `max_open_bodies` bytes of all bodies that
     a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests on that are no call that
-    is understood; `openings` are paths that are let on in any case.
+    is understood; `openings` are paths that are let on in any case. `meter`: whether what answers take is counted
+    (None: where something in the policy wants to know). `reference` is the model that savings are counted against,
+    `tenant` the header that says who asks.
     """
 
     deadline: float = 0.05
@@ -60,6 +62,9 @@ class Settings:
     max_open_bodies: int = 256 * 2**20
     body_timeout: float = 30.0
     openings: tuple[Opening, ...] = ()
+    meter: bool | None = None
+    reference: Model | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +141,10 @@ class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
-    most confident match instead of the first. `metered` says that something in the policy wants to know what answers
-    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told, `store` is what
-    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
+    most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
+    see `charge`, or the operator), so that Envoy must show them to us. `sessions` says how sessions are told, `store`
+    is what replicas share; `chained` says that something is kept of a session, so that a chain of responses must be
+    one.
     """
 
     def __init__(
@@ -166,10 +172,11 @@ class Engine:
         self.best = best
         self.settings = settings or Settings()
         self.shared = shared or Shared()
-        self.metered = self.shared.metered
+        meter = self.settings.meter
+        self.metered = self.shared.metered if meter is None else meter
         self.store: Store = self.shared.settings.get("store") or Memory()
         sticky = any(clause.keep is not None or isinstance(clause.target, Pinned) for clause in self.clauses)
-        self.chained = sticky or self.metered
+        self.chained = sticky or self.shared.metered
         # With `best` guards go first, since nothing is compared with them.
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
         self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)

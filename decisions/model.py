@@ -37,7 +37,8 @@ class Credential(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One destination. Prices are money per million tokens; `context` and `max_output` tokens, None when not declared.
+    """One destination. Prices are money per million tokens, `cached_price` that of input tokens which its server had in
+    its cache (None: as any); `context` and `max_output` tokens, None when not declared.
 
     `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
@@ -61,14 +62,18 @@ class Model:
     base_path: str | None = None
     fallback: tuple[Model, ...] = ()
     credential: Credential | None = None
+    cached_price: float | None = None
 
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:
         """Those of `needs` that the model cannot do."""
         return frozenset() if self.capabilities is None else needs - self.capabilities
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """The price of one call, in the policy's money."""
-        return (self.input_price * input_tokens + self.output_price * output_tokens) / 1e6
+    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
+        """The price of one call, in the policy's money; `cached` of the input tokens were in the server's cache."""
+        total = self.input_price * input_tokens + self.output_price * output_tokens
+        if cached and self.cached_price is not None:
+            total -= (self.input_price - self.cached_price) * cached
+        return total / 1e6
 
 
 def before(path: str, base_path: str | None) -> str:

@@ -15,7 +15,9 @@ class Outcome(NamedTuple):
     `body_bytes` is how large the request's body was. `status` is that of the answer's head, None where none came.
     `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end of the exchange.
     `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
-    where nobody looked at it. Nothing of the request is held.
+    where nobody looked at it; `cached` of the prompt were in the server's cache, `reasoning` of the completion are no
+    part of the answer's text. `reference` is the money that the same tokens cost on `settings.reference`. `tenant` is
+    who asked, as `settings.tenant` says. Nothing else of the request is held.
     """
 
     trace: Trace
@@ -27,6 +29,10 @@ class Outcome(NamedTuple):
     prompt: int | None = None
     completion: int | None = None
     money: float | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    reference: float | None = None
+    tenant: str | None = None
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
@@ -37,13 +43,18 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         "seconds": _rounded(outcome.seconds),
         "input_tokens": outcome.prompt,
         "output_tokens": outcome.completion,
+        "cached_tokens": outcome.cached,
+        "reasoning_tokens": outcome.reasoning,
         "cost": outcome.money,
+        "reference_cost": outcome.reference,
     }
     chosen, model = outcome.trace.decision.model, outcome.model
     found = trace_object(outcome.trace)
     found["model"] = None if model is None else model.key
     if chosen is not model and chosen is not None:
         found["chosen"] = chosen.key
+    if outcome.tenant is not None:
+        found["tenant"] = outcome.tenant
     answer = {key: value for key, value in answer.items() if value is not None}
     return {**found, "answer": answer} if answer else found
 

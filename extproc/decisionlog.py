@@ -21,6 +21,7 @@ import orjson
 from decisions.outcome import Outcome, as_object
 from extproc import shown
 from extproc.masking import masked, masked_json
+from signals.credentials import credential
 from signals.request import Request
 
 log = logging.getLogger("pointsman.decisionlog")
@@ -49,6 +50,7 @@ LINE_KEYS: Final = frozenset(
         "kept",
         "lacking",
         "chosen",
+        "tenant",
         "answer",
         "content_error",
     )
@@ -75,7 +77,7 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         for name in self.headers:
-            if shown.credential(name):
+            if credential(name):
                 raise ValueError(f"--decision-log-header {name}: it carries a credential, which is never logged")
 
 

@@ -24,7 +24,7 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from extproc import encoding, listing, openai, paths, wire
+from extproc import encoding, listing, openai, paths, shown, wire
 from extproc.apis.registry import BY_NAME, spoken
 from extproc.bodies import Bodies
 from extproc.body import parse
@@ -149,9 +149,6 @@ class Context(Protocol):
         ...
 
 
-_UNSEEN: Final[tuple[None, None, None]] = (None, None, None)  # tokens and money of an answer that nobody looked at
-
-
 class Phase:
     START: Final = 0
     PASSING: Final = 1  # none of our business: everything goes on as it is
@@ -266,10 +263,20 @@ class Exchange:
             except Exception as error:  # noqa: BLE001 - what an answer says of its usage must not lose the rest
                 _log(error)
                 self._context.failed("error")
-        prompt, completion, money = _UNSEEN if took is None else took
-        if money is not None:
+        settings, tenant = self._engine.settings, None
+        if settings.tenant is not None and settings.tenant in request.headers:
+            tenant = shown.word(request.headers[settings.tenant])
+        if took is None:
+            outcome = Outcome(trace, model, request.size, status, first_byte, seconds, tenant=tenant)
+        else:
+            prompt, completion, money, cached, reasoning = took
             self._engine.charge(request, money)
-        outcome = Outcome(trace, model, request.size, status, first_byte, seconds, prompt, completion, money)
+            compared = settings.reference
+            reference = None if compared is None else compared.cost(prompt, completion, cached or 0)
+            outcome = Outcome(
+                trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
+                reference, tenant,
+            )  # fmt: skip
         self._context.record(outcome, request, self._stream)
 
     # Messages
@@ -580,7 +587,7 @@ class Exchange:
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
         if path is not None:
             more = (*more, (":path", path))
-        if self._engine.chained and "accept-encoding" in head.headers:
+        if (self._engine.chained or self._engine.metered) and "accept-encoding" in head.headers:
             more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
         if not head.json:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms

@@ -59,11 +59,13 @@ class Meter:
 
 
 class Spent(NamedTuple):
-    """What an answer took: tokens, and money in the policy's currency."""
+    """What an answer took: tokens (see `upstream.usage.Usage`), and money in the policy's currency."""
 
     prompt: int
     completion: int
     money: float
+    cached: int | None
+    reasoning: int | None
 
 
 def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
@@ -79,4 +81,5 @@ def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
     if completion is None:  # a token is about an event of a stream, or four bytes of a whole answer
         completion = (tail.events or tail.size // 4) if guess and used.prompt is None else 0
     said = usage.cost(end) if trace.decision.writer is not None else None  # several models with a price each
-    return Spent(prompt, completion, model.cost(prompt, completion) if said is None else said)
+    money = model.cost(prompt, completion, used.cached or 0) if said is None else said
+    return Spent(prompt, completion, money, used.cached, used.reasoning)

@@ -27,6 +27,7 @@ Snapshot = Mapping[str, list[Sample]]
 """Samples by family name: what one process has counted, ready to be sent, merged and exposed."""
 
 SECONDS = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
+ANSWER_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6)
 BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0)
 
 
@@ -55,6 +56,17 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("pointsman_signal_unknown_total", "counter", "Readings that were Unknown.", ("signal", "reason")),
         Family("pointsman_fallback_total", "counter", "Default model taken because something failed.", ("reason",)),
+        Family("pointsman_answers_total", "counter", "Answers that were looked at.", ("model", "decision", "status")),
+        Family(
+            "pointsman_answer_tokens_total", "counter", "Tokens of these answers and their requests.", ("model", "kind")
+        ),
+        Family("pointsman_answer_cost_total", "counter", "Money that these answers took.", ("model",)),
+        Family("pointsman_saved_total", "counter", "Money less than the reference model takes.", ("decision",)),
+        Family("pointsman_overspent_total", "counter", "Money more than the reference model takes.", ("decision",)),
+        Family(
+            "pointsman_first_byte_seconds", "histogram", "Time to the head of an answer.", ("model",), ANSWER_SECONDS
+        ),
+        Family("pointsman_answer_seconds", "histogram", "Time to the end of an answer.", ("model",), ANSWER_SECONDS),
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
@@ -114,16 +126,32 @@ class Histogram:
         self.sum += value
 
 
-class Counts(dict[Labels, int]):
+class Counts(dict[Labels, float]):
     """A counter with labels, of at most `MAX_SERIES` series."""
 
-    def add(self, key: Labels) -> None:
+    def add(self, key: Labels, amount: float = 1) -> None:
         try:
-            self[key] += 1
+            self[key] += amount
         except KeyError:
             if len(self) >= MAX_SERIES:
                 key = ("other",) * len(key)
-            self[key] = self.get(key, 0) + 1
+            self[key] = self.get(key, 0) + amount
+
+
+class Times(dict[str, Histogram]):
+    """Histograms of seconds by one label, of at most `MAX_SERIES` series."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        super().__init__()
+        self.bounds = bounds
+
+    def observe(self, label: str, seconds: float) -> None:
+        histogram = self.get(label)
+        if histogram is None:
+            if len(self) >= MAX_SERIES:
+                label = "other"
+            histogram = self.setdefault(label, Histogram(self.bounds))
+        histogram.observe(seconds)
 
 
 class Metrics:
@@ -139,7 +167,14 @@ class Metrics:
         self.candidates = Counts()
         self.duration = Histogram(SECONDS)
         self.body = Histogram(BYTES)
-        self.signals: dict[str, Histogram] = {}
+        self.signals = Times(SECONDS)
+        self.answers = Counts()
+        self.tokens = Counts()
+        self.costs = Counts()
+        self.saved = Counts()
+        self.overspent = Counts()
+        self.first_byte = Times(ANSWER_SECONDS)
+        self.answer = Times(ANSWER_SECONDS)
         self.last_reload_successful = True
 
     def record(self, outcome: Outcome) -> None:
@@ -156,8 +191,33 @@ class Metrics:
         for name, reading in trace.telling.items():
             if reading.matched is None:
                 self.unknown.add((name, reading.error or "unknown"))
-        if trace.timings:
-            self._timed(trace.timings)
+        for name, microseconds in trace.timings.items() if trace.timings else ():
+            self.signals.observe(name, microseconds * 1e-6)
+        if outcome.money is not None:
+            self._answered(outcome, outcome.money)
+
+    def _answered(self, outcome: Outcome, money: float) -> None:
+        """Count what the answer took, of which somebody has looked at the body."""
+        model = outcome.model.key if outcome.model is not None else ""
+        decision = outcome.trace.decision.name or ""
+        self.answers.add((model, decision, str(outcome.status or "")))
+        for kind, tokens in (
+            ("input", outcome.prompt),
+            ("output", outcome.completion),
+            ("cached", outcome.cached),
+            ("reasoning", outcome.reasoning),
+        ):
+            if tokens:
+                self.tokens.add((model, kind), tokens)
+        if money:
+            self.costs.add((model,), money)
+        less = 0.0 if outcome.reference is None else outcome.reference - money
+        if less:
+            (self.saved if less > 0 else self.overspent).add((decision,), abs(less))
+        if outcome.first_byte is not None:
+            self.first_byte.observe(model, outcome.first_byte)
+        if outcome.seconds is not None:
+            self.answer.observe(model, outcome.seconds)
 
     def failed(self, reason: str) -> None:
         """Count a request that was refused or broken before a decision; `reason` comes from a closed set."""
@@ -172,20 +232,14 @@ class Metrics:
         """Count a comparison of the candidate with the policy in force: `agree`, `differ`, `skipped`, `error`."""
         self.candidates.add((outcome,))
 
-    def _timed(self, timings: Mapping[str, float]) -> None:
-        for name, microseconds in timings.items():
-            histogram = self.signals.get(name)
-            if histogram is None:
-                if len(self.signals) >= MAX_SERIES:
-                    name = "other"
-                histogram = self.signals.setdefault(name, Histogram(SECONDS))
-            histogram.observe(microseconds * 1e-6)
-
     def snapshot(self) -> dict[str, list[Sample]]:
         """Everything counted so far."""
 
         def histograms(items: Iterable[tuple[Labels, Histogram]]) -> list[Sample]:
             return [(labels, (list(each.counts), each.sum)) for labels, each in items]
+
+        def times(by_label: Times) -> list[Sample]:
+            return histograms(((label,), each) for label, each in by_label.items())
 
         def counters(counts: Counts) -> list[Sample]:
             return [(labels, float(count)) for labels, count in counts.items()]
@@ -193,9 +247,16 @@ class Metrics:
         return {
             "pointsman_decisions_total": counters(self.decisions),
             "pointsman_decision_duration_seconds": histograms([((), self.duration)]),
-            "pointsman_signal_duration_seconds": histograms(((name,), each) for name, each in self.signals.items()),
+            "pointsman_signal_duration_seconds": times(self.signals),
             "pointsman_signal_unknown_total": counters(self.unknown),
             "pointsman_fallback_total": counters(self.fallbacks),
+            "pointsman_answers_total": counters(self.answers),
+            "pointsman_answer_tokens_total": counters(self.tokens),
+            "pointsman_answer_cost_total": counters(self.costs),
+            "pointsman_saved_total": counters(self.saved),
+            "pointsman_overspent_total": counters(self.overspent),
+            "pointsman_first_byte_seconds": times(self.first_byte),
+            "pointsman_answer_seconds": times(self.answer),
             "pointsman_observed_total": counters(self.observed),
             "pointsman_failures_total": counters(self.failures),
             "pointsman_body_bytes": histograms([((), self.body)]),

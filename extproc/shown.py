@@ -16,11 +16,6 @@ _QUERY = re.compile(r"[?#;]|%(?:25)*(?:3f|23|3b)", re.IGNORECASE)
 
 _USERINFO = re.compile(r"(//)[^/]*@")
 
-_CREDENTIAL = re.compile(
-    r"(?:^|[-_])(?:authorization|authentication|cookie2?|credentials?|passw(?:or)?d|secret|signature|token"
-    r"|(?:api|access|auth|subscription|private)[-_]?key|jwt|assertion)(?:$|[-_])"
-)
-
 
 def word(text: str, longest: int = LONGEST) -> str:
     """`text` with a space for every control character, of `longest` characters at most."""
@@ -33,8 +28,3 @@ def path(text: str) -> str:
     cut = text[: 4 * LONGEST]
     end = _QUERY.search(cut)
     return word(_USERINFO.sub(r"\1", cut if end is None else cut[: end.start()]), 4 * LONGEST)
-
-
-def credential(header: str) -> bool:
-    """Whether a header of this name carries a credential, as `authorization`, `x-api-key` and their like do."""
-    return _CREDENTIAL.search(header.lower()) is not None

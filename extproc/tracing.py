@@ -69,6 +69,16 @@ class Tracing:
             attributes["pointsman.model"] = outcome.model.key
         if decision.name is not None:
             attributes["pointsman.decision"] = decision.name
+        if outcome.tenant is not None:
+            attributes["pointsman.tenant"] = outcome.tenant
+        for name, value in (
+            ("gen_ai.usage.input_tokens", outcome.prompt),
+            ("gen_ai.usage.output_tokens", outcome.completion),
+            ("pointsman.cost", outcome.money),
+            ("pointsman.reference_cost", outcome.reference),
+        ):
+            if value is not None:
+                attributes[name] = value
         if SESSION_HEADER in headers:
             attributes["gen_ai.conversation.id"] = shown.word(headers[SESSION_HEADER])
         if decision.fallback is not None:

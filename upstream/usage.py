@@ -18,6 +18,10 @@ _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _THOUGHTS = ("thoughtsTokenCount",)
 """Tokens of Gemini's thoughts, which its answer's own count leaves out."""
+_CACHED = ("cachedContentTokenCount", "prompt_cache_hit_tokens")
+"""Gemini's and DeepSeek's names for what OpenAI has in `prompt_tokens_details` or `input_tokens_details`."""
+_DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
+_READ, _WRITTEN = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
 _KEYS: Final = ("usage", "usageMetadata")
 _EVENTS: Final = 64
 """How many of the last events of a stream are read."""
@@ -29,10 +33,15 @@ _MOST: Final = 10**9
 
 
 class Usage(NamedTuple):
-    """Tokens of one answer; None for what it does not say."""
+    """Tokens of one answer; None for what it does not say.
+
+    `cached` of the `prompt` were in the server's cache, `reasoning` of the `completion` are no part of the text.
+    """
 
     prompt: int | None
     completion: int | None
+    cached: int | None = None
+    reasoning: int | None = None
 
 
 class Counts(NamedTuple):
@@ -46,9 +55,28 @@ def read(said: object) -> Usage:
     """What one `usage` object says. Anything but a count that is not negative counts as not said."""
     if not isinstance(said, dict):
         return Usage(None, None)
-    completion = _first(said, _COMPLETION)
+    prompt, completion = _first(said, _PROMPT), _first(said, _COMPLETION)
     thoughts = _first(said, _THOUGHTS)
-    return Usage(_first(said, _PROMPT), thoughts if completion is None else completion + (thoughts or 0))
+    if completion is not None:
+        completion += thoughts or 0
+    elif thoughts is not None:
+        completion = thoughts
+    reasoning = thoughts
+    cached = _first(said, _CACHED)
+    for key in _DETAILS:
+        details = said.get(key)
+        if isinstance(details, dict):
+            cached = _first(details, ("cached_tokens",)) if cached is None else cached
+            reasoning = _first(details, ("reasoning_tokens",)) if reasoning is None else reasoning
+    beside = _first(said, _READ), _first(said, _WRITTEN)
+    if beside != (None, None):  # Anthropic's `input_tokens` leave these out
+        cached = beside[0] or 0
+        prompt = None if prompt is None else prompt + cached + (beside[1] or 0)
+    return Usage(prompt, completion, _at_most(cached, prompt), _at_most(reasoning, completion))
+
+
+def _at_most(part: int | None, whole: int | None) -> int | None:
+    return part if part is None or whole is None else min(part, whole)
 
 
 def counts(said: object) -> Counts | None:
@@ -63,15 +91,16 @@ def last(end: bytes, ours: bool = False) -> Usage:
     The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not say
     is taken from the one before.
     """
-    prompt: int | None = None
-    completion: int | None = None
+    found = Usage(None, None)
     for said in _objects(end, ours):
         given = read(said)
-        prompt = given.prompt if prompt is None else prompt
-        completion = given.completion if completion is None else completion
-        if prompt is not None and completion is not None:
+        if found.prompt is None:
+            found = found._replace(prompt=given.prompt, cached=given.cached)
+        if found.completion is None:
+            found = found._replace(completion=given.completion, reasoning=given.reasoning)
+        if found.prompt is not None and found.completion is not None:
             break
-    return Usage(prompt, completion)
+    return found
 
 
 def cost(end: bytes) -> float | None:
