@@ -263,21 +263,26 @@ class Exchange:
             except Exception as error:  # noqa: BLE001 - what an answer says of its usage must not lose the rest
                 _log(error)
                 self._context.failed("error")
-        settings, tenant = self._engine.settings, None
-        if settings.tenant is not None and settings.tenant in request.headers:
-            tenant = shown.word(request.headers[settings.tenant])
+        tenant = self._tenant()
         if took is None:
             outcome = Outcome(trace, model, request.size, status, first_byte, seconds, tenant=tenant)
         else:
             prompt, completion, money, cached, reasoning = took
             self._engine.charge(request, money)
-            compared = settings.reference
+            compared = self._engine.settings.reference
             reference = None if compared is None else compared.cost(prompt, completion, cached or 0)
             outcome = Outcome(
                 trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
                 reference, tenant,
             )  # fmt: skip
         self._context.record(outcome, request, self._stream)
+
+    def _tenant(self) -> str | None:
+        """Who asks, where the policy says how that is told."""
+        name, request = self._engine.settings.tenant, self._request
+        if name is None or request is None or name not in request.headers:
+            return None
+        return shown.word(request.headers[name])
 
     # Messages
 
@@ -643,7 +648,7 @@ class Exchange:
         if model is not None and BY_NAME[request.api].stored:
             self._context.makers.note(self._head.session(self._engine.sessions), model.key)
             self._context.chains.mark(self._engine, request)
-        self._pay(request_headers(trace.decision) + more, body, metadata(trace))
+        self._pay(request_headers(trace.decision) + more, body, metadata(trace, self._tenant()))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
         elif not self._engine.metered and not self._context.keeps:  # nobody needs it while the answer comes
@@ -733,7 +738,7 @@ class Exchange:
             self._context.failed(refusal.code)
         else:
             headers = response_headers(trace)
-            extra = metadata(trace)
+            extra = metadata(trace, self._tenant())
             if refusal.status == 200 and self._request is not None:
                 given = static_answer(self._request, refusal.text)
                 if given is not None:
@@ -789,7 +794,7 @@ class Exchange:
         headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
         async with aclosing(answer.body) as body:
-            self._over(wire.stream_headers(answer.status, headers) + metadata(trace))
+            self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
             try:
                 async for piece in body:
                     left -= len(piece)
@@ -820,7 +825,7 @@ class Exchange:
         if trace.decision.action == "respond":
             self._refuse(_refusal(trace.decision), trace)
         else:
-            self._pay(request_headers(trace.decision), None, metadata(trace))
+            self._pay(request_headers(trace.decision), None, metadata(trace, self._tenant()))
         if self._request is None:
             self._context.failed("error")
 

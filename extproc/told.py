@@ -39,9 +39,12 @@ def _told(decision: Decision, policy: str, model: Model | None) -> Pairs:
     return (*told, ("x-pointsman-policy", policy))
 
 
-def metadata(trace: Trace) -> bytes:
+def metadata(trace: Trace, tenant: str | None = None) -> bytes:
     """What is added to an answer of ours to Envoy: the dynamic metadata of a decision (docs/serve.md)."""
-    return wire.metadata(_texts(trace.decision, trace.policy), trace.estimated_input_tokens, trace.telling)
+    fixed = _texts(trace.decision, trace.policy)
+    if tenant is not None:
+        fixed += wire.texts((("tenant", tenant),))
+    return wire.metadata(fixed, trace.estimated_input_tokens, trace.telling)
 
 
 @lru_cache(maxsize=1024)

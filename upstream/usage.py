@@ -81,7 +81,7 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
 
 def counts(said: object) -> Counts | None:
     """The counts of one `usage` object; None unless it says both."""
-    prompt, completion = read(said)
+    prompt, completion = read(said)[:2]
     return None if prompt is None or completion is None else Counts(prompt, completion)
 
 

@@ -1,15 +1,19 @@
 """What an answer cost, whatever its shape; and the models' gauges."""
 
 import json
+from typing import Any
 
 import pytest
 
 from config.build import build
 from config.load import parse
+from config.problem import PolicyError
 from config.resources import Resources
 from decisions.decision import Trace
+from decisions.outcome import Outcome, as_object
 from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
+from extproc.metrics import Metrics
 from extproc.paths import Target
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
 from tests.linear import assert_linear
@@ -50,7 +54,7 @@ def events(*objects):
     ],
 )
 def test_usage_is_found_at_the_end_of_an_answer(body, expected):
-    assert last(body) == expected
+    assert last(body)[:2] == expected
 
 
 ECHO = {"usage": {"input_tokens": 0, "output_tokens": 0}}
@@ -70,7 +74,7 @@ ECHO = {"usage": {"input_tokens": 0, "output_tokens": 0}}
     ],
 )
 def test_only_what_the_api_says_of_usage_counts(body, expected):
-    assert last(body) == expected
+    assert last(body)[:2] == expected
 
 
 def test_a_comment_counts_in_a_writers_answer_alone():
@@ -78,7 +82,7 @@ def test_a_comment_counts_in_a_writers_answer_alone():
         events({"choices": []})
         + b': {"usage": {"prompt_tokens": 3, "completion_tokens": 4, "pointsman": {"cost": 2}}}\n\n'
     )
-    assert (last(body), last(body, True), cost(body)) == ((None, None), (3, 4), 2.0)
+    assert (last(body)[:2], last(body, True)[:2], cost(body)) == ((None, None), (3, 4), 2.0)
 
 
 def test_reading_the_usage_is_linear():
@@ -124,7 +128,7 @@ def test_only_the_end_is_kept_however_long_the_answer():
     tail.take(json.dumps(OPENAI).encode())
     assert len(tail.kept) <= 2 * KEPT
     assert tail.events == 100
-    assert last(bytes(tail.kept)) == (11, 7)
+    assert last(bytes(tail.kept))[:2] == (11, 7)
 
 
 POLICY = """\
@@ -240,3 +244,97 @@ async def test_who_has_answered_in_a_models_place_is_told_and_paid(said, model, 
     gauge = resources.loads.of("small")
     assert (gauge.waiting, gauge.error_rate) == (0, failed)
     assert resources.loads.of("large").waiting == 0
+
+
+METERED = """\
+version: 1
+models:
+  small: {price: {input: 1, output: 2, cached_input: 0.5}}
+  large: {price: {input: 10, output: 20, cached_input: 1}}
+default: small
+settings: {meter: on, tenant: {header: X-Tenant}}
+"""
+
+
+async def answered(policy: str, usage: dict[str, object], **headers: str) -> tuple[Outcome, dict[str, Any]]:
+    """The outcome of one answer with this usage, and what its metrics say, by name and labels."""
+    resources = Resources()
+    service = Service(build(parse(policy), resources), meter=Meter(resources.loads))
+    envoy = Envoy(service, response_body_mode=STREAMED)
+    envoy.request(chat(), **headers)
+    await envoy.settled()
+    envoy.response()
+    body = json.dumps({"id": "x", "usage": usage}).encode()
+    envoy.say(response_body=ext_proc.HttpBody(body=body, end_of_stream=True))
+    envoy.exchange.closed()
+    [outcome] = service.outcomes
+    metrics = Metrics()
+    metrics.record(outcome)
+    found = {(name, *labels): value for name, each in metrics.snapshot().items() for labels, value in each}
+    return outcome, found
+
+
+CACHED = {
+    "prompt_tokens": 1000,
+    "completion_tokens": 100,
+    "prompt_tokens_details": {"cached_tokens": 600},
+    "completion_tokens_details": {"reasoning_tokens": 40},
+}
+
+
+async def test_meter_on_counts_tokens_money_and_savings():
+    outcome, metrics = await answered(METERED, CACHED, x_tenant="acme\n")
+    assert (outcome.prompt, outcome.completion, outcome.cached, outcome.reasoning) == (1000, 100, 600, 40)
+    assert outcome.money == pytest.approx((400 * 1 + 600 * 0.5 + 100 * 2) / 1e6)
+    assert outcome.reference == pytest.approx((400 * 10 + 600 * 1 + 100 * 20) / 1e6)
+    assert outcome.tenant == "acme "
+    kinds = ("input", "output", "cached", "reasoning")
+    assert [metrics["pointsman_answer_tokens_total", "small", kind] for kind in kinds] == [1000, 100, 600, 40]
+    assert metrics["pointsman_answers_total", "small", "", "200"] == 1
+    assert metrics["pointsman_answer_cost_total", "small"] == pytest.approx(outcome.money)
+    assert metrics["pointsman_saved_total", ""] == pytest.approx(outcome.reference - outcome.money)
+    assert as_object(outcome)["answer"]["reference_cost"] == outcome.reference
+    assert as_object(outcome)["tenant"] == "acme "
+
+
+async def test_a_reference_that_is_cheaper_is_overspent():
+    policy = METERED.replace("default: small", "default: large").replace("meter: on", "meter: on, reference: small")
+    outcome, metrics = await answered(policy, CACHED)
+    assert metrics["pointsman_overspent_total", ""] == pytest.approx(outcome.money - outcome.reference)
+    assert not any(name[0] == "pointsman_saved_total" for name in metrics)
+    assert outcome.tenant is None
+
+
+async def test_without_prices_there_is_no_reference():
+    outcome, metrics = await answered("version: 1\nmodels: {m: {}}\ndefault: m\nsettings: {meter: on}\n", CACHED)
+    assert (outcome.money, outcome.reference) == (0, None)
+    assert not any(name[0] in ("pointsman_saved_total", "pointsman_answer_cost_total") for name in metrics)
+    assert metrics["pointsman_answer_tokens_total", "m", "input"] == 1000
+
+
+@pytest.mark.parametrize("meter", ["auto", "off"])
+async def test_what_nobody_wants_to_know_is_not_looked_at(meter):
+    outcome, metrics = await answered(METERED.replace("meter: on", f"meter: {meter}"), CACHED)
+    assert (outcome.money, outcome.prompt, outcome.reference) == (None, None, None)
+    assert not any(name[0].startswith(("pointsman_answer", "pointsman_first_byte")) for name in metrics)
+
+
+def test_a_budget_without_a_meter_is_an_error():
+    with pytest.raises(PolicyError, match="budget") as caught:
+        build(parse(POLICY + "settings: {meter: off}\n"))
+    [problem] = caught.value.problems
+    assert (problem.code, problem.line) == ("P104", 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("reference: lrage", "unknown model 'lrage'"),
+        ("tenant: {header: authorization}", "credential"),
+        ("tenant: {header: 'x tenant'}", "header"),
+        ("meter: sometimes", "meter"),
+    ],
+)
+def test_wrong_settings_of_the_meter_are_named(settings, message):
+    with pytest.raises(PolicyError, match=message):
+        parse(f"version: 1\nmodels: {{large: {{}}}}\ndefault: large\nsettings: {{{settings}}}\n")

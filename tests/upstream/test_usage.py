@@ -13,7 +13,7 @@ from upstream.usage import Usage, cost, counts, last, read
     ("said", "found"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 0}, (3, 0)),
-        ({"input_tokens": 3, "output_tokens": 4, "cache_read_input_tokens": 9}, (3, 4)),
+        ({"input_tokens": 3, "output_tokens": 4, "cache_read_input_tokens": 9}, (12, 4)),
         ({"prompt_tokens": 3}, (3, None)),
         ({"prompt_tokens": -1, "completion_tokens": True}, (None, None)),
         ({"prompt_tokens": "3", "completion_tokens": 4.0}, (None, None)),
@@ -23,14 +23,71 @@ from upstream.usage import Usage, cost, counts, last, read
     ],
 )
 def test_what_one_object_says(said: Any, found: tuple[int | None, int | None]) -> None:
-    assert read(said) == Usage(*found)
+    assert read(said)[:2] == found
     assert counts(said) == (None if None in found else found)
 
 
 def test_the_last_object_counts_and_an_earlier_one_fills_its_gaps() -> None:
     first, second = b'{"usage": {"input_tokens": 11, "output_tokens": 1}}', b'{"usage": {"output_tokens": 7}}'
-    assert last(first + b'{"usage": null}' + second + b'"usage": {') == (11, 7)
-    assert last(b"nothing") == (None, None)
+    assert last(first + b'{"usage": null}' + second + b'"usage": {')[:2] == (11, 7)
+    assert last(b"nothing") == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 50,
+                "prompt_tokens_details": {"cached_tokens": 80},
+                "completion_tokens_details": {"reasoning_tokens": 30},
+            },
+            Usage(100, 50, 80, 30),
+        ),
+        (
+            {
+                "input_tokens": 100,
+                "output_tokens": 50,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": 50},
+            },
+            Usage(100, 50, 0, 50),
+        ),
+        # Anthropic counts what it read from its cache, and what it wrote there, beside `input_tokens`.
+        (
+            {
+                "input_tokens": 3,
+                "cache_read_input_tokens": 80,
+                "cache_creation_input_tokens": 10,
+                "output_tokens": 5,
+            },
+            Usage(93, 5, 80),
+        ),
+        ({"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 5}, Usage(3, 5, 0)),
+        ({"output_tokens": 5, "cache_read_input_tokens": 4}, Usage(None, 5, 4)),
+        (
+            {
+                "promptTokenCount": 100,
+                "cachedContentTokenCount": 60,
+                "candidatesTokenCount": 5,
+                "thoughtsTokenCount": 7,
+            },
+            Usage(100, 12, 60, 7),
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}, Usage(9, 1, 4)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(9, None, 9)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": "7"}}, Usage(9, None)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": [1]}, Usage(9, None)),
+    ],
+)
+def test_cached_and_reasoning_tokens_of_every_api(said: Any, found: Usage) -> None:
+    assert read(said) == found
+
+
+def test_cached_tokens_belong_to_the_prompt_that_is_taken() -> None:
+    start = b'{"usage": {"input_tokens": 11, "cache_read_input_tokens": 5, "output_tokens": 1}}'
+    assert last(start + b'{"usage": {"output_tokens": 7}}') == Usage(16, 7, 5)
 
 
 @pytest.mark.parametrize(
