@@ -49,7 +49,7 @@ class BudgetParams(Params):
 
 
 class Ledger:
-    """What one kind of payer has spent in the current period: a slow input, since the store may be elsewhere."""
+    """What each payer of one kind has spent in the current period: a slow input, since the store may be remote."""
 
     def __init__(self, store: Store, header: str | None, per: Period, sessions: Sessions = USUAL) -> None:
         self._store = store
@@ -88,8 +88,8 @@ class Ledger:
 class Budget(Signal):
     """Reads the share of the limit that is left: score 1 (nothing spent) to 0. Unknown: `no_identity`, `store_down`.
 
-    What a request costs is counted when its answer has ended, so requests under way together may overspend by what
-    they cost together.
+    The cost of a request is counted when its answer has ended, so requests that run at the same time may together
+    overspend by their cost.
     """
 
     kind = "budget"

@@ -20,7 +20,7 @@ from signals.signal import Cost, Shared, Signal, TextParams
 
 
 class RemoteParams(TextParams):
-    """Where the model is, what its tensors are called, and which score matters."""
+    """Where the model is, what its tensors are called, and which score counts."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|grpcs?)://[^\s/]+(/\S*)?$")] = Field(
         description="http://host:port, https://…, grpc://host:port or grpcs://…"

@@ -24,13 +24,13 @@ PER_REQUEST = 3
 PER_IMAGE = 765
 """Tokens of an image: what OpenAI counts for one of 1024 x 1024 in high detail (85 + 4 tiles of 170)."""
 PER_AUDIO = 600
-"""Tokens of an audio part: a minute at ten a second."""
+"""Tokens of an audio part: one minute at ten tokens per second."""
 PER_PAGE = 2250
 """Tokens of a page of a PDF: the middle of the 1,500 to 3,000 that Anthropic's documentation of PDF support names."""
 
 
 class ByteWeights:
-    """Estimates o200k tokens as a sum over the bytes of UTF-8 text, one table look-up a byte (1 µs a kilobyte).
+    """Estimates o200k tokens as a sum over the bytes of UTF-8 text, one table look-up per byte (1 µs per kilobyte).
 
     The weights are rounded to 128 levels, so that `bytes.translate` looks them up and a checksum adds them: the low
     half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521, which 512 of them cannot reach.
@@ -60,7 +60,7 @@ class ByteWeights:
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
-    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images, audio, PDFs."""
+    """Input tokens of a request, whose text `count` counts: messages, tools, calls, token ids, images, audio, PDFs."""
     text = request.spoken()
     offered = request.asking.offered(request)
     if offered:
