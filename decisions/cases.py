@@ -28,7 +28,7 @@ class Stub(_Part):
 
 
 class Expect(_Part):
-    """What must come out. Only what is written is compared."""
+    """The decision that must come out. Only the fields that the case sets are compared."""
 
     decision: str | None = Field(None, description="The decision's name; null when no decision may match.")
     model: str | None = Field(None, description="The model by its name in the policy; null for a refusal.")

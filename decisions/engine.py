@@ -1,4 +1,4 @@
-"""The compiled policy: takes a request, asks for the readings on which a decision still hangs, decides.
+"""The compiled policy: takes a request, asks for the readings on which the decision still depends, decides.
 
 An engine is built whole from one policy and never changes; a new policy is a new engine.
 """
@@ -32,7 +32,8 @@ OnUnknown = Literal["skip", "match", "fail"]
 
 
 class Opening(NamedTuple):
-    """A path that goes unread: `match` is exact, or a beginning where it ends in `*`; `to` is a model's key."""
+    """A path whose requests go on unread. `match` is the path, or with `*` at its end a beginning of paths; `to` is a
+    model's key."""
 
     match: str
     to: str
@@ -47,8 +48,8 @@ class Settings:
     """Run-time settings of a policy.
 
     `deadline` and `body_timeout` are seconds, `max_body` bytes of one body, `max_open_bodies` bytes of all bodies that
-    a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests on that are no call that
-    is understood; `openings` are paths that are let on in any case.
+    a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests go on although they are
+    not calls that are understood; requests on the paths in `openings` go on in any case.
     """
 
     deadline: float = 0.05
@@ -67,8 +68,8 @@ class Clause:
     """One entry of the policy's `decisions:` list, in the terms of the engine.
 
     `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
-    real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
-    and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
+    real model too; `respond` always does. `headers` go with the answer of a `respond`. With `observe` a `respond` is
+    evaluated and counted, but the request goes on. `writer` writes the answer, and `target` takes the requests
     that it cannot answer. `keep` puts the session on this decision, so that its later requests take it too.
     """
 
@@ -136,9 +137,9 @@ class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
-    most confident match instead of the first. `metered` says that something in the policy wants to know what answers
-    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told, `store` is what
-    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
+    most confident match instead of the first. `metered` says that something in the policy needs to know what answers
+    cost (see `charge`), so that Envoy must show them to us. `sessions` finds the session of a request, `store` is what
+    replicas share. `chained` says that something is kept per session, so that a chain of responses must be one session.
     """
 
     def __init__(
@@ -299,13 +300,14 @@ class Engine:
 
 
 class Evaluation:
-    """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first.
+    """One request on its way through an engine. Lazy, but with the same result as if every signal were read first.
 
-    A slow signal is fetched only while the first decision that is still open hangs on it, by that decision's own rule:
-    on whether it matches and, under `on_unknown: fail`, on whether it is the one that falls back. What later decisions
-    would do is not weighed: where one falls back if this one does not, the answer is the same and the signal is
-    fetched all the same. This is exact for rules that name each signal once (in others a signal may count as open that
-    can change nothing) and for the strategy `first`: `best` also reads every signal of the routes that match.
+    A slow signal is fetched only while the first decision that is still open depends on it, by that decision's own
+    rule: on whether it matches or, with `on_unknown: fail`, on whether the request takes the default model because of
+    it. What later decisions would do is not considered: if a later one led to the default model as well, the result
+    would be the same, but the signal is fetched nevertheless. No signal is fetched in vain if each rule names a signal
+    only once (otherwise one may count as open that can change nothing) and the strategy is `first`: `best` also reads
+    every signal of the routes that match.
     """
 
     __slots__ = (
@@ -351,7 +353,7 @@ class Evaluation:
         _tokens(facts)
 
     def advance(self) -> Trace | None:
-        """Go as far as possible without waiting; the trace when the outcome is settled."""
+        """Evaluate as far as possible without waiting. Returns the trace once the decision is settled, else None."""
         if self._everything:
             signals = self.engine.signals
             if any(take(signal, signals, self.facts) is None for signal in signals.values()):
@@ -386,7 +388,7 @@ class Evaluation:
         )
 
     def _hold(self, kept: Kept) -> None:
-        """Walk only the guards above the decision on which the session is, and that decision, if there is one."""
+        """If the session is kept on a decision, walk only that decision and the guards above it."""
         self._kept = None
         try:
             name = self.facts.got(kept)
@@ -399,7 +401,7 @@ class Evaluation:
                 self._held = True
 
     async def finish(self) -> Trace:
-        """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
+        """Fetch what the decision still depends on, cheapest class first, until it is settled or the deadline passes.
 
         After the deadline every missing input is Unknown (`deadline`), so guards fail closed and rules fall through.
         """
@@ -516,7 +518,7 @@ class Evaluation:
 
 
 def _tokens(facts: Facts) -> int | None:
-    """The request's estimated input tokens; None where the estimate fails, which costs no request its decision."""
+    """The request's estimated input tokens; None where the estimate fails, since a request is decided without it."""
     try:
         return facts.get(estimate)
     except Exception as error:  # noqa: BLE001 - as in signals.gather; a guard must not be lost to a figure for the log
