@@ -63,7 +63,7 @@ def _credential(entry: ModelSpec) -> Credential | None:
 
 
 def sessions(spec: PolicySpec) -> Sessions:
-    """How the policy tells sessions."""
+    """How the policy finds the session of a request."""
     return Sessions(
         tuple(
             ("header", (source.header.lower(),))
@@ -83,7 +83,8 @@ def clauses(
 ) -> list[Clause]:
     """The policy's decisions in the engine's terms, in list order, over the models `known`.
 
-    `writers` are those of the decisions that have one, by the decision's name; `kept` has the pins.
+    `writers` are those of the decisions that have one, by the decision's name; `kept` remembers the decisions of
+    sessions.
     """
     kept = kept or Kept(Memory())
     return [_clause(entry, rules[entry.name], known, writers.get(entry.name), kept) for entry in spec.decisions]

@@ -100,7 +100,7 @@ class CredentialSourceSpec(Spec):
 
 
 class CredentialSpec(Spec):
-    """What the gateway sends to a model's server so that it is let in."""
+    """What the gateway sends to a model's server to be let in."""
 
     header: str = Field(
         "authorization",
@@ -166,7 +166,7 @@ class ModelSpec(Spec):
 
 
 def _check_headers(headers: dict[str, str], kept: tuple[str, ...]) -> None:
-    """Raises P104 for what is no header, and for one that is ours or among `kept`."""
+    """Raises P104 for a name that no header can have, and for a header that is ours or among `kept`."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
@@ -223,7 +223,7 @@ Route = Annotated[
 
 
 class SetSpec(Spec):
-    """Changes to the request on its way upstream."""
+    """Changes to the request on its way to the model."""
 
     reasoning_effort: Effort | None = Field(None, description="How much to reason, in the model family's own field.")
     thinking: bool | None = Field(None, description="Switch reasoning on or off, in the model family's own field.")
@@ -377,7 +377,7 @@ class SettingsSpec(Spec):
 
 
 class PathSpec(Spec):
-    """A path that is let on unread: no text signal and no guard that reads text has seen what it carries."""
+    """A path whose requests go on unread: no text signal and no guard that reads text has seen what they carry."""
 
     match: str = Field(
         pattern=r"^/[A-Za-z0-9!$&'()+,=:@._~/-]*\*?$",
