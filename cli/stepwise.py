@@ -1,4 +1,4 @@
-"""`pointsman stepwise`: makes a policy for a pair of models, from questions to a policy file."""
+"""`pointsman stepwise`: trains a stepwise policy for a pair of models, from questions to a policy file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(path: Path) -> None:
-    """What a policy file says of itself. Needs nothing that training needs."""
+    """Prints what a policy file states about itself. Needs none of the packages that training needs."""
     from stepwise.policy import Policy
 
     policy = Policy(path, device="cpu")

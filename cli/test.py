@@ -1,4 +1,4 @@
-"""`pointsman test POLICY CASES.yaml…`: policy unit tests."""
+"""`pointsman test POLICY CASES.yaml…`: runs the test cases of a policy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every case passes, 1 when one fails or is not a case, 2 (an OSError) when a file cannot be read."""
+    """The exit status: 0 when every case passes, 1 when one fails or is not a case. OSError: an unreadable file."""
     from config.build import build
     from config.load import load
 
@@ -113,7 +113,7 @@ FORMATS: dict[str, Callable[[Sequence[Result], Sequence[str]], str]] = {"text": 
 def gate(engine: Engine, path: Path) -> None:
     """Raises `config.watch.Rejected` when a case in `path` fails, or the file is not a cases file.
 
-    Not to be called from a running event loop: signals that are slow have one of their own here.
+    Not to be called from a running event loop: for slow signals it starts one of its own.
     """
     try:
         results = asyncio.run(_run(engine, _read([path], engine)))
