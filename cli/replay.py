@@ -35,8 +35,8 @@ EXAMPLES = 3
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("replay", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
-    parser.add_argument("requests", metavar="REQUESTS.jsonl", help="one request a line; `-` reads standard input")
-    parser.add_argument("--all", action="store_true", help="read every signal and print what each said")
+    parser.add_argument("requests", metavar="REQUESTS.jsonl", help="one request per line; `-` reads standard input")
+    parser.add_argument("--all", action="store_true", help="read every signal and print its reading")
     parser.add_argument("--against", type=Path, metavar="POLICY2", help="print what POLICY2 would change instead")
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="the form of the report of --against"

@@ -35,7 +35,11 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("test", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.yaml")
-    parser.add_argument("--coverage", action="store_true", help="list decisions and signals that no case exercised")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="print which decisions are taken and which signals are read, and which are not",
+    )
     parser.add_argument("-o", "--output", choices=tuple(FORMATS), default="text", help="default: text")
 
 

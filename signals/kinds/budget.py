@@ -33,7 +33,8 @@ class BudgetParams(Params):
     limit: float = Field(gt=0, description="Money for one period, in the unit of the models' prices.")
     per: Period = Field("day", description="The period: `hour`, `day` or `month` (UTC), or `session` (no period).")
     remaining: Bounds = Field(
-        Bounds(at_most=0.0), description="The share of the limit that is left, 1 to 0: `at_least`, `at_most`."
+        Bounds(at_most=0.0),
+        description="The share of the limit that is left, from 1 (all) to 0: `at_least`, `at_most`.",
     )
 
     def named_headers(self) -> tuple[str, ...]:

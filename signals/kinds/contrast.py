@@ -18,7 +18,9 @@ class ContrastParams(TextParams):
 
     toward: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should match.")
     away: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should not.")
-    margin: float = Field(0.0, ge=-1, le=1, description="By how much the similarity to `toward` must be the greater.")
+    margin: float = Field(
+        0.0, ge=-1, le=1, description="By how much the similarity to `toward` must exceed the similarity to `away`."
+    )
     aggregate: Literal["max", "mean"] = Field(
         "mean", description="Closeness to the nearest example, or to all on average."
     )

@@ -68,9 +68,9 @@ class KeywordParams(SearchParams):
     all: list[str] = Field([], description="Every one of these is in the text.")
     none: list[str] = Field([], description="None of these is in the text.")
     whole_words: bool = Field(
-        True, description="Find whole words only; scripts that do not space their words have no such bounds."
+        True, description="Find whole words only; scripts without spaces between words have no such bounds."
     )
-    case_sensitive: bool = Field(False, description="Capital letters must agree.")
+    case_sensitive: bool = Field(False, description="Upper and lower case must be the same.")
     fuzzy: Fuzzy | None = Field(None, description="Also find misspelled keywords (optimal string alignment distance).")
     ngram: Similarity | None = Field(
         None, description="Also find words that share enough letter triples with a keyword (Dice coefficient)."

@@ -50,7 +50,7 @@ class Custom(Params):
 
     regex: Pattern | None = Field(None, description="An RE2 expression.")
     keywords: list[str] | None = Field(
-        None, min_length=1, description="Whole words and phrases, capital letters or not."
+        None, min_length=1, description="Whole words and phrases, in upper or lower case."
     )
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class StructureParams(SearchParams):
         "`{regex: EXPRESSION}` or `{keywords: [...]}`. Needs at_least or at_most.",
     )
     density: Feature | None = Field(
-        None, description="How often in 100 words (a Han or kana character is a word). Needs at_least or at_most."
+        None, description="How often per 100 words (a Han or kana character is a word). Needs at_least or at_most."
     )
     exists: Feature | None = Field(None, description="Whether it is there at all.")
     sequence: list[Feature] | None = Field(
