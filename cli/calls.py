@@ -28,7 +28,7 @@ class Call:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def request(self, engine: Engine) -> Request | None:
-        """The parsed call; None when nothing is decided about its path. Raises `Refusal`."""
+        """The parsed call; None when its path is none that is decided about. Raises `Refusal`."""
         target = paths.read(self.path)
         if target is None or target.api is None:
             return None

@@ -83,8 +83,7 @@ def clauses(
 ) -> list[Clause]:
     """The policy's decisions in the engine's terms, in list order, over the models `known`.
 
-    `writers` are those of the decisions that have one, by the decision's name; `kept` remembers the decisions of
-    sessions.
+    `writers` are those of the decisions that have one, by the decision's name; `kept` has the pins.
     """
     kept = kept or Kept(Memory())
     return [_clause(entry, rules[entry.name], known, writers.get(entry.name), kept) for entry in spec.decisions]

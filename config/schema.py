@@ -105,12 +105,12 @@ class CredentialSpec(Spec):
     header: str = Field(
         "authorization",
         pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
-        description="The header that it goes into; the client's own is replaced.",
+        description="The header that it goes into; the client's own is overwritten.",
     )
     prefix: str | None = Field(
         None,
         pattern=r"^([!-~][ -~]{0,100})?$",
-        description="What stands before it in the header; left out, `Bearer ` for `authorization`, else nothing.",
+        description="What stands before it in the header; `Bearer ` unless given for `authorization`, else nothing.",
     )
     source: CredentialSourceSpec = Field(alias="from", description="Where the gateway finds it.")
 
@@ -146,7 +146,7 @@ class ModelSpec(Spec):
     url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",
-        description="Where the model is served, for `up` and `render`; left out, the gateway needs a route of its own.",
+        description="Where the model is served, for `up` and `render`; left out, the gateway's own routes know.",
     )
     base_path: str | None = Field(
         None,
@@ -201,9 +201,7 @@ class PickSpec(Spec):
 
     pick: list[str] = Field(min_length=1, description="The models to choose from.")
     by: Literal["weighted", "cheapest"] = Field("weighted", description="How to choose.")
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="Each model's share under `weighted`, relative to the others; 1 unless given."
-    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="Shares for `weighted`; 1 by default.")
     sticky: Literal["session"] | None = Field(None, description="Keep a conversation on its model.")
 
     @model_validator(mode="after")
@@ -401,7 +399,7 @@ class PathSpec(Spec):
 
     match: str = Field(
         pattern=r"^/[A-Za-z0-9!$&'()+,=:@._~/-]*\*?$",
-        description="A path, or the beginning of paths with `*` at the end. Paths of calls are read all the same.",
+        description="A path, or its beginning with `*` at the end. Paths that are understood are read all the same.",
     )
     to: str | None = Field(None, description="The model that takes it; left out, the default.")
 

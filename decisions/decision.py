@@ -64,7 +64,7 @@ class Trace(NamedTuple):
     difference). `timings` are microseconds per signal, present when detail was asked for. `estimated_input_tokens` is
     for token rate limits and logs. `observed` are the guards that would have refused but only watch (`observe: true`).
     `kept`: the decision is that of an earlier request of the session (`sticky: session`). `lacking` are the candidates,
-    by key, that cannot do what the request needs, and what they lack; also the one that takes the request all the same.
+    by key, that cannot do what the request needs, and what they lack; the model that takes it all the same among them.
     """
 
     decision: Decision

@@ -68,8 +68,8 @@ class Clause:
     """One entry of the policy's `decisions:` list, in the terms of the engine.
 
     `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
-    real model too; `respond` always does. `headers` go with the answer of a `respond`. With `observe` a `respond` is
-    evaluated and counted, but the request goes on. `writer` writes the answer, and `target` takes the requests
+    real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
+    and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
     that it cannot answer. `keep` puts the session on this decision, so that its later requests take it too.
     """
 
@@ -137,9 +137,9 @@ class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
-    most confident match instead of the first. `metered` says that something in the policy needs to know what answers
-    cost (see `charge`), so that Envoy must show them to us. `sessions` finds the session of a request, `store` is what
-    replicas share. `chained` says that something is kept per session, so that a chain of responses must be one session.
+    most confident match instead of the first. `metered` says that something in the policy wants to know what answers
+    cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told, `store` is what
+    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
     """
 
     def __init__(
@@ -518,7 +518,7 @@ class Evaluation:
 
 
 def _tokens(facts: Facts) -> int | None:
-    """The request's estimated input tokens; None where the estimate fails, since a request is decided without it."""
+    """The request's estimated input tokens; None where the estimate fails, which costs no request its decision."""
     try:
         return facts.get(estimate)
     except Exception as error:  # noqa: BLE001 - as in signals.gather; a guard must not be lost to a figure for the log

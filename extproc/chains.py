@@ -25,7 +25,7 @@ LOOKED_AT: Final = 16 * 1024
 """Bytes of the beginning of an answer in which its id is looked for. It stands in the first event of a stream."""
 
 LONGEST: Final = 600
-"""The most bytes of an id together with its key."""
+"""Bytes that an id takes with its key."""
 
 # Quotes inside a JSON string are escaped, so no text that a model or a client wrote can look like this.
 _ID: Final = re.compile(rb'"id"\s*:\s*"(resp[_-][A-Za-z0-9_.=-]{1,512})"')

@@ -244,7 +244,7 @@ class Worker:
         return False
 
     async def _install(self, loaded: Loaded) -> None:
-        """Put a policy in force. Open streams keep the one before, which is released when the last of them ends."""
+        """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
         engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
         answers: Answers | None = None
         if any(engine.writes for engine in engines):

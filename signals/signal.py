@@ -152,7 +152,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Charges(Protocol):
-    """A shared object that is told what answers cost, such as the budgets' ledger."""
+    """A shared object that wants to know what answers cost: the ledger of budgets."""
 
     def charge(self, request: Request, money: float) -> None: ...
 

@@ -58,8 +58,7 @@ def counts(said: object) -> Counts | None:
 
 
 def last(end: bytes, ours: bool = False) -> Usage:
-    """The usage that the end of an answer's body states. `ours`: a writer wrote the body, and puts the usage into a
-    comment where the client did not ask for it.
+    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked.
 
     The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not
     state is taken from the one before.
@@ -76,7 +75,7 @@ def last(end: bytes, ours: bool = False) -> Usage:
 
 
 def cost(end: bytes) -> float | None:
-    """The money that a writer's answer has cost, as the end of its body states it; None when it does not."""
+    """The money that the end of a writer's answer says that it has cost; None when it does not."""
     for said in _objects(end, True):
         ours = said.get("pointsman")
         money = ours.get("cost") if isinstance(ours, dict) else None

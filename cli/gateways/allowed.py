@@ -50,7 +50,7 @@ _VERSION: Final = r"/v[0-9]{1,3}[a-z0-9]{0,8}/"
 
 STATUS: Final = 404
 BODY: Final = openai.error(None, Refusal(STATUS, paths.NOT_SERVED, "unknown_path")).decode()
-"""The body of the gateway's answer to every other path: the same as the router's."""
+"""What the gateway answers to every other path; it is what the router says of it."""
 CONTENT_TYPE: Final = dict(openai.JSON_HEADERS)["content-type"]
 
 

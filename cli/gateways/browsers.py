@@ -43,7 +43,7 @@ MAX_AGE_S: Final = 7200
 
 
 def origins(texts: list[str]) -> tuple[str, ...]:
-    """The origins in the arguments of `--cors`. Raises RenderError for anything that is not an origin."""
+    """The origins in the arguments of `--cors`. Raises RenderError for what is none."""
     found = [one.strip() for text in texts for one in text.split(",")]
     for one in found:
         if one != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", one) is None:

@@ -19,7 +19,7 @@ from extproc.apis.registry import SHAPES
 from extproc.told import FALLBACK
 
 FULL = 429
-"""The status of a server that takes no more requests for now."""
+"""The status of a server that takes no more for now."""
 _LUA = """\
 -- The string that begins after `at`: where it ends.
 local function closing(text, at)

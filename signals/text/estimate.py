@@ -30,7 +30,7 @@ PER_PAGE = 2250
 
 
 class ByteWeights:
-    """Estimates o200k tokens as a sum over the bytes of UTF-8 text, one table look-up per byte (1 µs per kilobyte).
+    """Estimates o200k tokens as a sum over the bytes of UTF-8 text, one table look-up a byte (1 µs a kilobyte).
 
     The weights are rounded to 128 levels, so that `bytes.translate` looks them up and a checksum adds them: the low
     half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521, which 512 of them cannot reach.
@@ -60,7 +60,7 @@ class ByteWeights:
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
-    """Input tokens of a request, whose text `count` counts: messages, tools, calls, token ids, images, audio, PDFs."""
+    """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images, audio, PDFs."""
     text = request.spoken()
     offered = request.asking.offered(request)
     if offered:
