@@ -1,4 +1,4 @@
-"""Requests without a gateway: what the commands that need no network decide about."""
+"""Requests without a gateway, for the commands that decide without a network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Call:
         everything: bool = False,
         stubs: Mapping[str, Reading] | None = None,
     ) -> Trace | Evaluation:
-        """What `engine` makes of the call, with no deadline; refused calls have a trace like all others."""
+        """How `engine` decides the call, without a deadline; refused calls have a trace like all others."""
         try:
             request = self.request(engine)
             if request is None:
@@ -61,7 +61,7 @@ class Call:
         return _trace(engine, Decision(None, "respond", None, refusal.status, refusal.text))
 
     async def decide(self, engine: Engine, *, detail: bool = False, everything: bool = False) -> Trace:
-        """`begin`, and slow signals waited for."""
+        """As `begin`, but waits for slow signals."""
         begun = self.begin(engine, detail=detail, everything=everything)
         return begun if isinstance(begun, Trace) else await begun.finish()
 

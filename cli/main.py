@@ -14,7 +14,7 @@ COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. A bad policy is 1, an unreadable file or a taken address 2."""
+    """Run one command; returns the exit status. A policy with errors is 1, an unreadable file or a used address 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:  # before anything else is imported
         print(f"pointsman {_version()}")

@@ -29,7 +29,7 @@ def add(subparsers: Any) -> None:
         "--router",
         default="127.0.0.1:50051",
         metavar="ADDR[,ADDR…]",
-        help="where `pointsman serve` listens, each replica of it",
+        help="where `pointsman serve` listens, every replica",
     )
     parser.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDR", help="Envoy's admin port, or `none`")
     parser.add_argument(
@@ -60,7 +60,9 @@ def add(subparsers: Any) -> None:
         metavar="ORIGIN[,ORIGIN…]",
         help="let web pages of these origins call from a browser (CORS), `*` for all (default: none; repeatable)",
     )
-    parser.add_argument("--router-ca", metavar="FILE", help="TLS to the router: who signed its certificate")
+    parser.add_argument(
+        "--router-ca", metavar="FILE", help="TLS to the router: the authority that signed its certificate"
+    )
     parser.add_argument("--router-cert", metavar="FILE", help="mTLS to the router: Envoy's certificate")
     parser.add_argument("--router-key", metavar="FILE", help="mTLS to the router: its key")
     parser.add_argument(

@@ -26,7 +26,7 @@ from signals.facts import Facts
 SUMMARY = "decide recorded requests, or show what another policy would change"
 
 WINDOW = 64
-"""Requests whose slow signals are waited for at one time; it bounds memory and fills a model's batches."""
+"""How many requests may wait for slow signals at a time; this limits memory and still fills a model's batches."""
 
 EXAMPLES = 3
 """Line numbers shown for each pair of outcomes that differ."""
@@ -35,8 +35,8 @@ EXAMPLES = 3
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("replay", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
-    parser.add_argument("requests", metavar="REQUESTS.jsonl", help="one request a line; `-` reads standard input")
-    parser.add_argument("--all", action="store_true", help="read every signal and print what each said")
+    parser.add_argument("requests", metavar="REQUESTS.jsonl", help="one request per line; `-` reads standard input")
+    parser.add_argument("--all", action="store_true", help="read every signal and print its reading")
     parser.add_argument("--against", type=Path, metavar="POLICY2", help="print what POLICY2 would change instead")
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="the form of the report of --against"
@@ -44,7 +44,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when some lines are not requests; the other lines are decided all the same."""
+    """The exit status: 0, or 1 when some lines are not requests; the other lines are decided all the same."""
     from config.build import build
     from config.load import load
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Sink(Protocol):
-    """What is done with the decisions, in the order of the lines."""
+    """Receives the decisions, in the order of the lines."""
 
     def take(self, index: int, call: Call, traces: list[Trace]) -> None: ...
 
@@ -80,7 +80,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    """One line on its way: a call and what became of it, a task while slow signals are awaited."""
+    """One line that is being decided: its call and the result, which is a task while slow signals are awaited."""
 
     index: int
     call: Call
@@ -172,7 +172,7 @@ def _call(line: bytes) -> Call | str | None:
 
 
 class Decisions:
-    """Prints one JSON line a request."""
+    """Prints one JSON line per request."""
 
     def __init__(self, engine: Engine, everything: bool) -> None:
         self._engine = engine
@@ -204,7 +204,7 @@ Outcome = tuple[str | None, str | None, str]
 
 @dataclass(slots=True)
 class _Pair:
-    """Requests that went from one outcome to another."""
+    """Requests that the two policies decide differently, in one and the same way."""
 
     count: int = 0
     cost: float = 0.0
@@ -212,7 +212,7 @@ class _Pair:
 
 
 class Report:
-    """Adds up what a second policy would change, and what that costs by the policies' own prices.
+    """Adds up what a second policy would change, and the costs by each policy's own prices.
 
     The cost of a request is estimated: its input tokens, and as many output tokens as it allows or, where it sets no
     limit, as it has input tokens.

@@ -26,10 +26,12 @@ def add(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name under which the admin port may be asked, beside addresses and localhost (repeatable)",
+        help="a host name under which the admin port answers, beside addresses and localhost (repeatable)",
     )
-    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: by TLS")
+    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
+    parser.add_argument(
+        "--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: grpcio with TLS, else http2"
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="PEM certificate chain of the ext_proc port")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key")
     parser.add_argument(
@@ -47,10 +49,10 @@ def add(subparsers: Any) -> None:
         type=_seconds,
         default=3.0,
         metavar="S",
-        help="serve on as NOT_SERVING for S seconds after SIGTERM",
+        help="go on serving for S seconds after SIGTERM, as NOT_SERVING",
     )
     parser.add_argument(
-        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait for open streams, S at most"
+        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait at most S seconds for open streams"
     )
     parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
     parser.add_argument(
@@ -61,17 +63,32 @@ def add(subparsers: Any) -> None:
         metavar="ADDR",
         help="stepwise answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
     )
-    parser.add_argument("--candidate", type=Path, metavar="FILE", help="a second policy, followed in the shadow")
     parser.add_argument(
-        "--canary", type=_percent, default=0.0, metavar="PERCENT", help="share of the sessions that it decides"
+        "--candidate",
+        type=Path,
+        metavar="FILE",
+        help="a second policy that decides every request as well, without effect",
     )
-    parser.add_argument("--decision-log", metavar="FILE", help="a JSON line a decision, to a file or - for stdout")
     parser.add_argument(
-        "--decision-log-sample", type=_share, default=1.0, metavar="SHARE", help="share of the decisions logged, 0 to 1"
+        "--canary",
+        type=_percent,
+        default=0.0,
+        metavar="PERCENT",
+        help="share of the sessions that the candidate decides with effect",
     )
-    parser.add_argument("--decision-log-content", action="store_true", help="log the requests too, masked")
+    parser.add_argument("--decision-log", metavar="FILE", help="one JSON line per decision, to a file or - for stdout")
     parser.add_argument(
-        "--decision-log-header", action="append", default=[], metavar="NAME", help="a further header to keep"
+        "--decision-log-sample",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the decisions that are logged, 0 to 1",
+    )
+    parser.add_argument(
+        "--decision-log-content", action="store_true", help="log the requests too, with personal data masked"
+    )
+    parser.add_argument(
+        "--decision-log-header", action="append", default=[], metavar="NAME", help="a further request header to log"
     )
     parser.add_argument(
         "--decision-log-buffer",

@@ -1,4 +1,4 @@
-"""`pointsman stepwise`: makes a policy for a pair of models, from questions to a policy file."""
+"""`pointsman stepwise`: trains a stepwise policy for a pair of models, from questions to a policy file."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ def add(subparsers: Any) -> None:
         if models:
             made.add_argument("--writer", metavar="MODULE", help="models in this process, e.g. examples.tinylm.writer")
             made.add_argument("--small-url", metavar="URL", help="OpenAI-compatible address of the small model")
-            made.add_argument("--large-url", metavar="URL", help="likewise of the large model")
-            made.add_argument("--temperature", type=float, default=0.0, help="of both models behind addresses")
+            made.add_argument("--large-url", metavar="URL", help="OpenAI-compatible address of the large model")
+            made.add_argument(
+                "--temperature", type=float, default=0.0, help="temperature of both models, where they have addresses"
+            )
         return made
 
     collect = command("collect", "write the trees of a set of questions (goes on where it stopped)", models=True)
     collect.add_argument("--set", choices=("policy", "calibration", "test"), required=True)
     collect.add_argument("--questions", type=Path, help="JSONL with question and answer (needed the first time)")
-    collect.add_argument("--count", type=int, help="only the first so many questions")
-    collect.add_argument("--small", default="tinylm-small", help="served name of the small model")
-    collect.add_argument("--large", default="tinylm-large", help="served name of the large model")
-    collect.add_argument("--price-small", type=float, default=1.0, help="of a token, in any unit")
+    collect.add_argument("--count", type=int, help="take only this many questions, the first ones")
+    collect.add_argument("--small", default="tinylm-small", help="name under which the small model is served")
+    collect.add_argument("--large", default="tinylm-large", help="name under which the large model is served")
+    collect.add_argument("--price-small", type=float, default=1.0, help="price of one token, in any unit")
     collect.add_argument("--price-large", type=float, default=10.0)
-    collect.add_argument("--min-tokens", type=int, default=8, help="no step ends before so many tokens")
-    collect.add_argument("--max-tokens", type=int, default=512, help="every step ends after so many")
-    collect.add_argument("--redos", type=int, default=2, help="try every choice of up to so many redone steps")
-    collect.add_argument("--mixtures", type=int, default=3, help="random mixtures beside them")
-    collect.add_argument("--at-once", type=int, default=32, help="questions under way together")
+    collect.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
+    collect.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
+    collect.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
+    collect.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
+    collect.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
 
     train = command("train", "train networks on the policy set")
     train.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace", "all"), default="all")
     train.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
     train.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
-    train.add_argument("--updates", type=int, default=800, help="of V-trace; PPO does a quarter as many rounds")
+    train.add_argument("--updates", type=int, default=800, help="updates of V-trace; PPO does a quarter as many rounds")
     train.add_argument("--seed", type=int, default=0)
 
     calibrate = command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True)
     calibrate.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
-    calibrate.add_argument("--delta", type=float, default=0.1, help="probability that a promise may fail")
+    calibrate.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
     calibrate.add_argument(
         "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
     )
@@ -60,7 +62,11 @@ def add(subparsers: Any) -> None:
     )
     evaluate.add_argument("--max-redos", type=int, default=8)
     evaluate.add_argument(
-        "--latency", type=int, default=20, metavar="N", help="take the time of N answers from the addresses (0: none)"
+        "--latency",
+        type=int,
+        default=20,
+        metavar="N",
+        help="measure the time of this many answers, where the models have addresses (0: none)",
     )
 
     export = command("export", "write the policy file")
@@ -88,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(path: Path) -> None:
-    """What a policy file says of itself. Needs nothing that training needs."""
+    """Prints what a policy file states about itself. Needs none of the packages that training needs."""
     from stepwise.policy import Policy
 
     policy = Policy(path, device="cpu")

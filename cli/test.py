@@ -1,4 +1,4 @@
-"""`pointsman test POLICY CASES.yaml…`: policy unit tests."""
+"""`pointsman test POLICY CASES.yaml…`: runs the test cases of a policy."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("test", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY")
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.yaml")
-    parser.add_argument("--coverage", action="store_true", help="list decisions and signals that no case exercised")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="print which decisions are taken and which signals are read, and which are not",
+    )
     parser.add_argument("-o", "--output", choices=tuple(FORMATS), default="text", help="default: text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every case passes, 1 when one fails or is not a case, 2 (an OSError) when a file cannot be read."""
+    """The exit status: 0 when every case passes, 1 when one fails or is not a case. OSError: an unreadable file."""
     from config.build import build
     from config.load import load
 
@@ -113,7 +117,7 @@ FORMATS: dict[str, Callable[[Sequence[Result], Sequence[str]], str]] = {"text": 
 def gate(engine: Engine, path: Path) -> None:
     """Raises `config.watch.Rejected` when a case in `path` fails, or the file is not a cases file.
 
-    Not to be called from a running event loop: signals that are slow have one of their own here.
+    Not to be called from a running event loop: for slow signals it starts one of its own.
     """
     try:
         results = asyncio.run(_run(engine, _read([path], engine)))

@@ -1,4 +1,4 @@
-"""`pointsman up [POLICY]`: the whole thing on this machine, to try a policy with curl: Envoy, the router, models."""
+"""`pointsman up [POLICY]`: runs Envoy, the router and models on this machine, to try a policy with curl."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Refused(Exception):
 
 
 class UpError(Exception):
-    """It cannot start or go on; the text says why and what to do."""
+    """`pointsman up` cannot start or go on; the text says why and what to do."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Child:
 
 
 class Children:
-    """The processes that belong to us. None of them outlives this one, however it ends."""
+    """The processes that this one has started. None of them outlives it, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,7 +152,7 @@ class Children:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End all, the last started first; what does not go is killed."""
+        """End all processes, the last started first; those that do not end are killed."""
         for child in reversed(self._children):
             child.process.terminate()
             try:
@@ -175,7 +175,7 @@ def _children(folder: Path) -> Iterator[Children]:
 
 @dataclass
 class Running:
-    """Envoy and the router, and what they were last told; `models` are the served names and URLs by key."""
+    """Envoy and the router, and the policy that they got last; `models` are the served names and URLs by key."""
 
     children: Children
     watcher: Watcher
@@ -189,7 +189,7 @@ class Running:
     def follow(self) -> None:
         """When the policy has changed, give Envoy its routes, then tell the router to load it.
 
-        The router does not look at the file itself: it would choose models that Envoy has no route for yet.
+        The router does not watch the file itself, since it would then choose models for which Envoy has no route yet.
         """
         from config.problem import PolicyError
         from config.watch import Rejected, load
@@ -293,7 +293,7 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
 def _example_models(children: Children, models: list[Any]) -> dict[str, str]:
     """Start the servers that stand in for `models`; their URLs by model key.
 
-    Models called tinylm-small and tinylm-large are real language models, if very small; the others are echoes.
+    Models called tinylm-small and tinylm-large are real, very small language models; all others are echo servers.
     """
     tiny = [model for model in models if model.name in TINYLM]
     urls = {}
@@ -342,7 +342,7 @@ def _any_port() -> int:
 
 
 def _await_health(children: Children, where: Path) -> None:
-    """Wait until Envoy has seen that the router is there: requests before that would be refused."""
+    """Wait until Envoy has seen that the router is healthy: it would refuse requests before that."""
     url = f"http://{where.read_text().strip()}/clusters?format=json"
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -431,9 +431,9 @@ def _print(children: Children, policy: Path, engine: Any, upstreams: dict[str, s
 
 
 def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
-    """Three requests that this policy treats differently if it can, the first one streamed, and each one's fate.
+    """Three requests that this policy treats differently if it can, the first one streamed, and what becomes of each.
 
-    The fates are not written down: the engine is asked.
+    What becomes of them is not written down: the engine is asked.
     """
     auto = engine.auto[0] if engine.auto else engine.default.name
     seen: set[Any] = set()

@@ -27,9 +27,9 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every policy can be used (warnings or not), 1 when one cannot, 2 when one cannot be read.
+    """The exit status: 0 when every policy can be used, 1 when one cannot be used, 2 when one cannot be read.
 
-    What is wrong with one file hides nothing of the others.
+    An error in one file does not keep the others from being checked.
     """
     problems: list[Problem] = []
     fine: list[str] = []

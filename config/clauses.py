@@ -72,7 +72,7 @@ def _credential(entry: ModelSpec) -> Credential | None:
 
 
 def sessions(spec: PolicySpec) -> Sessions:
-    """How the policy tells sessions."""
+    """How the policy finds the session of a request."""
     return Sessions(
         tuple(
             ("header", (source.header.lower(),))

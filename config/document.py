@@ -1,8 +1,8 @@
 """YAML with positions: plain data, and where in the file each key and each value stands.
 
 Scalars follow the YAML 1.2 core schema (section 10.3.2): `true` and `false` are the only booleans, so `no` and `on`
-are text, and `010` is never octal. Duplicate keys, aliases, merge keys and tags are errors: a policy says
-what it says, once.
+are text, and `010` is never octal. Duplicate keys, aliases, merge keys and tags are errors, so that everything stands
+in a policy exactly once, as it is meant.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Document:
         self.add(Problem(self.file, line, column, code, "warning" if warning else "error", message))
 
     def add(self, problem: Problem) -> None:
-        """Add a problem. Raises PolicyError, with all there are, when there are more errors than anybody reads."""
+        """Add a problem. Raises PolicyError, with all problems so far, when there are more than anybody reads."""
         self.problems.append(problem)
         self._errors += problem.severity == "error"
         if self._errors >= MAX_ERRORS:
@@ -179,7 +179,7 @@ class _Builder:
         self._document = document
 
     def _skip(self, event: Any) -> None:
-        """Pass over the rest of a collection whose start was just read."""
+        """Skip the rest of a collection whose start was just read."""
         level = int(isinstance(event, yaml.CollectionStartEvent))
         while level:
             event = self._events[self._next]

@@ -76,8 +76,8 @@ def parse(source: str | bytes, file: str = "<policy>") -> Policy:
 def check(source: str | bytes, file: str = "<policy>", *, doubts: bool = True) -> tuple[Policy | None, list[Problem]]:
     """The policy in `source`, None when it has errors, and every problem, warnings included, in file order.
 
-    Without `doubts`, what is allowed and hardly meant (config.mistakes) is not looked for: a router that loads a policy
-    would show it to nobody.
+    Without `doubts`, things that are allowed but probably not meant (config.mistakes) are not looked for: a router that
+    loads a policy would have nobody to show them to.
     """
     raw = source.encode() if isinstance(source, str) else source
     try:
@@ -147,7 +147,7 @@ class _Checker:
         return None if any(problem.severity == "error" for problem in document.problems) else policy
 
     def _guards(self, policy: Policy) -> None:
-        """Warn of guards that say nothing of what cannot be read: they let it pass."""
+        """Warn of guards without `on_unknown`: they let pass whatever cannot be read."""
         for index, entry in enumerate(policy.spec.decisions):
             if entry.respond is None or "on_unknown" in entry.model_fields_set:
                 continue
@@ -160,7 +160,7 @@ class _Checker:
                 self._document.report(("decisions", index, "respond"), "L311", message, warning=True, at_key=True)
 
     def _opened(self, policy: Policy) -> None:
-        """Warn of opened paths that an earlier entry has already, and of guards that will not see what goes there."""
+        """Warn of opened paths that an earlier entry already covers, and of guards that will not see their requests."""
         spec = policy.spec
         openings = [Opening(path.match, path.to or spec.default) for path in spec.paths]
         for index, opening in enumerate(openings):

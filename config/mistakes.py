@@ -1,5 +1,6 @@
-"""What a policy may say and its author hardly means: templates, patterns where names stand, URLs that double, budgets
-that nobody pays. Warnings only, each at its place; what looks odd and may be meant is left alone."""
+"""What a policy may say although its author probably does not mean it: templates, patterns in the place of names, URLs
+with a doubled path, budgets that nobody pays. Warnings only, each at its place; what looks odd but may be meant is left
+alone."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _SEARCHED: Final = frozenset(
     {"all", "allow", "any", "away", "count", "density", "exists", "keywords", "matches", "none", "regex"}
     | {"sequence", "to", "toward"}
 )
-"""Parameters of signals that hold what is looked for in a text: there a template may be what is looked for."""
+"""Parameters of signals that hold what is looked for in a text: a template may be just that."""
 _PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$")
 _VERSION: Final = re.compile(r"v\d+[a-z0-9]*")
 _ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|messages|responses|models)$")
@@ -179,7 +180,7 @@ def _free(model: ModelSpec) -> bool:
 
 
 def _stated(model: ModelSpec) -> bool:
-    """Whether somebody has written down that the model is free."""
+    """Whether the policy says explicitly that the model is free."""
     return bool(model.price.model_fields_set)
 
 
@@ -197,7 +198,7 @@ def _tests(rule: Any, policy: Policy, path: Path) -> Iterator[Doubt]:
 
 
 def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
-    """Budgets that count nothing, and such as a request escapes that names nobody who pays."""
+    """Budgets that count nothing, and budgets that a request can avoid by naming nobody who pays."""
     spec = policy.spec
     budgets = {name: params for name, (kind, params) in policy.signals.items() if BY_NAME[kind].spends}
     if not budgets:

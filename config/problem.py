@@ -1,4 +1,4 @@
-"""What can be wrong with a policy: one line a problem, with a stable code."""
+"""What can be wrong with a policy: one line per problem, with a stable code."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class PolicyError(Exception):
 
 
 _MEANT: Final = {"and": "all", "or": "any", "if": "when", "model": "route", "then": "route", "deny": "respond"}
-"""Words of other languages of rules, and ours for them."""
+"""Words of other rule languages, and ours for them."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from signals.state.store import Memory, Store, Valkey
 
 
 class Resources:
-    """Made once a process; engines of one policy after another are built with it."""
+    """Made once per process; the engines of one policy after another are built with it."""
 
     def __init__(self) -> None:
         self.loads = Loads()
@@ -36,6 +36,6 @@ class Resources:
         return {name: sum(counts[name] for counts in each) for name in self._memory.counts()}
 
     async def close(self) -> None:
-        """Write what is pending and let go of connections."""
+        """Write what is pending and close the connections."""
         for store in self._stores.values():
             await store.close()

@@ -106,7 +106,7 @@ class CredentialSourceSpec(Spec):
 
 
 class CredentialSpec(Spec):
-    """What the gateway sends to a model's server so that it is let in."""
+    """What the gateway sends to a model's server to be let in."""
 
     header: str = Field(
         "authorization",
@@ -130,12 +130,12 @@ class CredentialSpec(Spec):
 class ModelSpec(Spec):
     """One destination."""
 
-    name: Name | None = Field(None, description="Served name, sent upstream; the key when left out.")
+    name: Name | None = Field(None, description="The name under which its server knows it; the key when left out.")
     price: PriceSpec = Field(PriceSpec(), description="What a call costs; used by selectors and reports.")
     context: int | None = Field(None, gt=0, description="Context length in tokens.")
-    max_output: int | None = Field(None, gt=0, description="Tokens that it writes at most; told by GET /v1/models.")
+    max_output: int | None = Field(None, gt=0, description="The most tokens that it writes; shown by GET /v1/models.")
     aliases: list[Annotated[str, AfterValidator(alias)]] = Field(
-        [], description="Further names by which clients may ask for it; `claude-*` is every name that begins so."
+        [], description="Further names by which clients may ask for it; `claude-*` is every name with that beginning."
     )
     capabilities: list[Capability] | None = Field(
         None,
@@ -143,11 +143,11 @@ class ModelSpec(Spec):
         "another model of its `pick`.",
     )
     quality: float | None = Field(
-        None, ge=0, le=1, description="How good its answers are, by your own estimate; told by GET /v1/models."
+        None, ge=0, le=1, description="How good its answers are, by your own estimate; shown by GET /v1/models."
     )
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
     family: Family | None = Field(
-        None, description="The field that limits output in chat completions; left out, the served name tells."
+        None, description="The field that limits output in chat completions; left out, it follows from the served name."
     )
     url: str | None = Field(
         None,
@@ -167,12 +167,12 @@ class ModelSpec(Spec):
         "fails.",
     )
     credential: CredentialSpec | None = Field(
-        None, description="What the gateway sends to its server so that it is let in; for `render` only."
+        None, description="What the gateway sends to its server to be let in; for `render` only."
     )
 
 
 def _check_headers(headers: dict[str, str], kept: tuple[str, ...]) -> None:
-    """Raises P104 for what is no header, and for one that is ours or among `kept`."""
+    """Raises P104 for a name that no header can have, and for a header that is ours or among `kept`."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise PydanticCustomError("P104", "headers: {name!r} is not a header name and value", {"name": name})
@@ -186,7 +186,7 @@ class RespondSpec(Spec):
     status: int = Field(
         403, ge=200, le=599, description="HTTP status of the refusal (400 to 599), or 200 for an answer in words."
     )
-    message: str = Field("This request was refused by policy.", description="What the client is told.")
+    message: str = Field("This request was refused by policy.", description="The text that the client gets.")
     headers: dict[str, str] = Field({}, description="Headers of the answer, such as `retry-after`.")
 
     @field_validator("status")
@@ -229,14 +229,16 @@ Route = Annotated[
 
 
 class SetSpec(Spec):
-    """Changes to the request on its way upstream."""
+    """Changes to the request on its way to the model."""
 
     reasoning_effort: Effort | None = Field(None, description="How much to reason, in the model family's own field.")
     thinking: bool | None = Field(None, description="Switch reasoning on or off, in the model family's own field.")
-    thinking_budget: int | None = Field(None, gt=0, description="Reasoning tokens at most, where a family has it.")
-    max_tokens: int | None = Field(None, gt=0, description="A cap on output tokens: lowers a higher or absent one.")
+    thinking_budget: int | None = Field(
+        None, gt=0, description="The most reasoning tokens, where the family has such a limit."
+    )
+    max_tokens: int | None = Field(None, gt=0, description="The most output tokens; replaces a higher limit, or none.")
     system: str | None = Field(None, min_length=1, description="A system prompt put before the request's own.")
-    headers: dict[str, str] = Field({}, description="Request headers for the upstream; they overwrite.")
+    headers: dict[str, str] = Field({}, description="Request headers for the upstream; they replace the client's.")
 
     @model_validator(mode="after")
     def _headers(self) -> Self:
@@ -247,7 +249,7 @@ class SetSpec(Spec):
 class StickySpec(Spec):
     """How long a conversation keeps a decision."""
 
-    by: Literal["session"] = Field("session", description="What keeps it.")
+    by: Literal["session"] = Field("session", description="What keeps the decision.")
     until: Duration = Field(86_400.0, gt=0, description="How long after its last request; left out, a day.")
 
 
@@ -262,7 +264,7 @@ class _Action(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Shown to clients and operators.")
     when: Any = Field(None, description="The rule; left out, every request matches.")
-    on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What an Unknown rule does.")
+    on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What happens when the rule is Unknown.")
     route: Route | None = Field(None, description="A model, or a choice between models.")
     respond: RespondSpec | None = Field(None, description="Refuse; applies to every request.")
 
@@ -283,7 +285,7 @@ class DecisionSpec(_Writers):
 
     set: SetSpec | None = Field(None, description="Changes to the request.")
     observe: bool = Field(
-        False, description="Count what a guard (`respond`) would have done, and let the request go on."
+        False, description="Only count what a guard (`respond`) would have refused, and let the request go on."
     )
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
     sticky: Sticky | None = Field(
@@ -329,17 +331,25 @@ class StoreSpec(Spec):
 
     url: str = Field(pattern=r"^rediss?://[^@\s]+$", description="`redis://host:port/db`; `rediss://` for TLS.")
     password: Secret | None = Field(None, description="The server's password, as {env: NAME} or {file: PATH}.")
-    timeout: Duration = Field(0.02, gt=0, le=5, description="The store is away when it takes longer.")
+    timeout: Duration = Field(0.02, gt=0, le=5, description="The store counts as unreachable when it takes longer.")
 
 
 class InferenceSpec(Spec):
     """How the models of neural signals are run."""
 
     threads: int = Field(1, ge=1, le=256, description="Threads of one run of a mounted model.")
-    queue: int = Field(512, ge=1, le=65536, description="Texts that may wait for one model; more are Unknown.")
-    batch: int = Field(32, ge=1, le=1024, description="Texts that a model runs together, at most.")
+    queue: int = Field(
+        512,
+        ge=1,
+        le=65536,
+        description="The most texts that may wait for one model; signals of further ones are Unknown.",
+    )
+    batch: int = Field(32, ge=1, le=1024, description="The most texts that a model runs together.")
     hang: Duration | None = Field(
-        None, gt=0, le=600, description="A run that takes longer has hung; left out, 5s, of a mounted model 30s."
+        None,
+        gt=0,
+        le=600,
+        description="A run that takes longer counts as hung; left out, 5s, and 30s for mounted models.",
     )
 
 
@@ -375,7 +385,9 @@ class TenantSpec(Spec):
 class SettingsSpec(Spec):
     """Run-time settings."""
 
-    deadline: Duration = Field(0.05, gt=0, le=60, description="Time for one decision; what is late is Unknown.")
+    deadline: Duration = Field(
+        0.05, gt=0, le=60, description="Time for one decision; the reading of a late signal is Unknown."
+    )
     max_body: Size = Field(10 * 2**20, gt=0, description="Larger request bodies are refused with 413.")
     response_headers: bool = Field(True, description="Tell the client the decision and the model in headers.")
     unread: Literal["refuse", "pass"] = Field(
@@ -385,17 +397,23 @@ class SettingsSpec(Spec):
     )
     max_values: int = Field(200_000, gt=0, description="JSON values in one request body; more are refused with 413.")
     max_open_bodies: Size = Field(
-        256 * 2**20, gt=0, description="Request bodies that a worker holds at a time; beyond that: 503."
+        256 * 2**20,
+        gt=0,
+        description="The most bytes of all request bodies that a worker holds; beyond that a request gets 503.",
     )
-    body_timeout: Duration = Field(30.0, gt=0, le=3600, description="A body that takes longer to come: 408.")
+    body_timeout: Duration = Field(
+        30.0, gt=0, le=3600, description="A request body that takes longer to come gets 408."
+    )
     fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
     inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
-    store: StoreSpec | None = Field(None, description="Where budgets and pins are kept; left out, in each process.")
+    store: StoreSpec | None = Field(
+        None, description="Where the state of budgets and sessions is kept; left out, in each process."
+    )
     session: list[SessionSpec] = Field(
         [], description="Headers and fields that name the session, after those of the well-known agents."
     )
-    max_input_tokens: int = Field(32768, gt=0, description="Neural signals are Unknown for longer text.")
+    max_input_tokens: int = Field(32768, gt=0, description="Text with more tokens is Unknown to neural signals.")
     meter: Literal["auto", "on", "off"] = Field(
         "auto", description="Whether the tokens and the money of answers are counted; `auto`: where a budget needs it."
     )
@@ -406,7 +424,7 @@ class SettingsSpec(Spec):
 
 
 class PathSpec(Spec):
-    """A path that is let on unread: no text signal and no guard that reads text has seen what it carries."""
+    """A path whose requests go on unread: no text signal and no guard that reads text has seen what they carry."""
 
     match: str = Field(
         pattern=r"^/[A-Za-z0-9!$&'()+,=:@._~/-]*\*?$",
@@ -431,8 +449,8 @@ class PolicySpec(Spec):
     unknown_models: Literal["refuse", "pass"] = Field("refuse", description="What to do with model names not listed.")
     strategy: Literal["first", "best"] = Field("first", description="First match, or the most confident match.")
     signals: dict[Name, Any] = Field({}, description="What is looked at; each has exactly one kind.")
-    decisions: list[DecisionSpec] = Field([], description="The priority list.")
-    paths: list[PathSpec] = Field([], description="Further paths that go to a model or the default, unread.")
+    decisions: list[DecisionSpec] = Field([], description="The decisions, in the order of their priority.")
+    paths: list[PathSpec] = Field([], description="Further paths whose requests go to a model without being read.")
     settings: SettingsSpec = Field(SettingsSpec(), description="Run-time settings.")
 
 

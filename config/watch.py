@@ -45,7 +45,7 @@ class Loaded:
         return self.source, None if self.candidate is None else self.candidate.source
 
     def close(self) -> None:
-        """Let go of what the engines hold."""
+        """Release what the engines hold."""
         self.engine.close()
         if self.candidate is not None:
             self.candidate.close()
@@ -61,8 +61,8 @@ def load(
 ) -> Loaded:
     """Read, check and build the policy at `path`, and run its cases if it has any and there is a `gate`.
 
-    A `candidate` that is bad is left out and the log says why: it must not keep the policy from being loaded. Raises
-    PolicyError, Rejected, or OSError when the file cannot be read; nothing of a failed load stays behind.
+    A `candidate` with errors is left out, and the log says why: it must not keep the policy from being loaded. Raises
+    PolicyError, Rejected, or OSError when the file cannot be read. A failed load leaves nothing behind.
     """
     resources = resources or Resources()
     loaded = _gated(path, gate, resources)
@@ -105,9 +105,9 @@ class Watcher:
     """Calls a reload when the content of a policy, or of its cases, is no longer what it was.
 
     The files are polled: inotify does not see a ConfigMap's symlink being swapped above the file. A poll compares what
-    `stat` says of the resolved file; only when that differs is the content read and hashed. A file that is away for a
-    moment (an editor's rename) is waited for. What the reload makes of the new content is its own affair: a bad policy
-    is not tried again until the file changes once more.
+    `stat` says of the resolved file; only when that differs is the content read and hashed. A file that is missing for
+    a moment (an editor's rename) is waited for. Whether the reload takes the new content makes no difference here: a
+    policy with errors is not tried again until the file changes once more.
     """
 
     def __init__(self, path: Path, interval: float = 1.0, candidate: Path | None = None) -> None:

@@ -28,14 +28,14 @@ class Stub(_Part):
 
 
 class Expect(_Part):
-    """What must come out. Only what is written is compared."""
+    """The decision that must come out. Only the fields that the case sets are compared."""
 
     decision: str | None = Field(None, description="The decision's name; null when no decision may match.")
     model: str | None = Field(None, description="The model by its name in the policy; null for a refusal.")
     action: str | None = Field(None, description="route, respond, default, or the key of the decision's writer.")
     status: int | None = Field(None, description="HTTP status of the refusal.")
-    fallback: str | None = Field(None, description="Why the default was taken although something failed.")
-    headers: dict[str, str] = Field({}, description="Request headers for the upstream, those given at least.")
+    fallback: str | None = Field(None, description="Why the default model was taken, where something failed.")
+    headers: dict[str, str] = Field({}, description="Request headers for the upstream; others may be set, too.")
 
 
 class Case(_Part):
@@ -48,7 +48,9 @@ class Case(_Part):
     headers: dict[str, str] = Field({}, description="Request headers.")
     path: str = Field("/v1/chat/completions", description="Path of the API that is called.")
     attributes: dict[str, Any] = Field({}, description="Envoy's filter metadata by namespace, such as JWT claims.")
-    signals: dict[str, bool | Literal["unknown"] | Stub] = Field({}, description="Readings that stand for signals'.")
+    signals: dict[str, bool | Literal["unknown"] | Stub] = Field(
+        {}, description="Readings to use instead of asking the signals."
+    )
     expect: Expect = Field(description="The expected outcome.")
 
 

@@ -61,8 +61,8 @@ class Trace(NamedTuple):
 
     `readings` are the signals that were read, in order, `telling` those that are not simply false; `results` the
     rules evaluated, in order, with True, False or None (Unknown, or left open because it could no longer make a
-    difference). `timings` are microseconds a signal, present when detail was asked for. `estimated_input_tokens` is
-    for token rate limits and logs. `observed` are the guards that would have acted and only watch (`observe: true`).
+    difference). `timings` are microseconds per signal, present when detail was asked for. `estimated_input_tokens` is
+    for token rate limits and logs. `observed` are the guards that would have refused but only watch (`observe: true`).
     `kept`: the decision is that of an earlier request of the session (`sticky: session`). `lacking` are the candidates,
     by key, that cannot do what the request needs, and what they lack; the model that takes it all the same among them.
     """

@@ -1,4 +1,4 @@
-"""The compiled policy: takes a request, asks for the readings on which a decision still hangs, decides.
+"""The compiled policy: takes a request, asks for the readings on which the decision still depends, decides.
 
 An engine is built whole from one policy and never changes; a new policy is a new engine.
 """
@@ -32,7 +32,8 @@ OnUnknown = Literal["skip", "match", "fail"]
 
 
 class Opening(NamedTuple):
-    """A path that goes unread: `match` is exact, or a beginning where it ends in `*`; `to` is a model's key."""
+    """A path whose requests go on unread. `match` is the path, or with `*` at its end a beginning of paths; `to` is a
+    model's key."""
 
     match: str
     to: str
@@ -47,10 +48,10 @@ class Settings:
     """Run-time settings of a policy.
 
     `deadline` and `body_timeout` are seconds, `max_body` bytes of one body, `max_open_bodies` bytes of all bodies that
-    a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests on that are no call that
-    is understood; `openings` are paths that are let on in any case. `meter`: whether what answers take is counted
-    (None: where something in the policy wants to know). `reference` is the model that savings are counted against,
-    `tenant` the header that says who asks.
+    a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests go on although they are
+    not calls that are understood; requests on the paths in `openings` go on in any case. `meter`: whether what answers
+    take is counted (None: where something in the policy wants to know). `reference` is the model that savings are
+    counted against, `tenant` the header that says who asks.
     """
 
     deadline: float = 0.05
@@ -306,13 +307,14 @@ class Engine:
 
 
 class Evaluation:
-    """One request on its way through an engine. Lazy, and equal in outcome to reading every signal first.
+    """One request on its way through an engine. Lazy, but with the same result as if every signal were read first.
 
-    A slow signal is fetched only while the first decision that is still open hangs on it, by that decision's own rule:
-    on whether it matches and, under `on_unknown: fail`, on whether it is the one that falls back. What later decisions
-    would do is not weighed: where one falls back if this one does not, the answer is the same and the signal is
-    fetched all the same. This is exact for rules that name each signal once (in others a signal may count as open that
-    can change nothing) and for the strategy `first`: `best` also reads every signal of the routes that match.
+    A slow signal is fetched only while the first decision that is still open depends on it, by that decision's own
+    rule: on whether it matches or, with `on_unknown: fail`, on whether the request takes the default model because of
+    it. What later decisions would do is not considered: if a later one led to the default model as well, the result
+    would be the same, but the signal is fetched nevertheless. No signal is fetched in vain if each rule names a signal
+    only once (otherwise one may count as open that can change nothing) and the strategy is `first`: `best` also reads
+    every signal of the routes that match.
     """
 
     __slots__ = (
@@ -358,7 +360,7 @@ class Evaluation:
         _tokens(facts)
 
     def advance(self) -> Trace | None:
-        """Go as far as possible without waiting; the trace when the outcome is settled."""
+        """Evaluate as far as possible without waiting. Returns the trace once the decision is settled, else None."""
         if self._everything:
             signals = self.engine.signals
             if any(take(signal, signals, self.facts) is None for signal in signals.values()):
@@ -393,7 +395,7 @@ class Evaluation:
         )
 
     def _hold(self, kept: Kept) -> None:
-        """Walk only the guards above the decision on which the session is, and that decision, if there is one."""
+        """If the session is kept on a decision, walk only that decision and the guards above it."""
         self._kept = None
         try:
             name = self.facts.got(kept)
@@ -406,7 +408,7 @@ class Evaluation:
                 self._held = True
 
     async def finish(self) -> Trace:
-        """Fetch what the outcome still hangs on, cheapest class first, until it is settled or the deadline passes.
+        """Fetch what the decision still depends on, cheapest class first, until it is settled or the deadline passes.
 
         After the deadline every missing input is Unknown (`deadline`), so guards fail closed and rules fall through.
         """

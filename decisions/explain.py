@@ -16,7 +16,7 @@ _UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", 
 
 
 def signals(engine: Engine, trace: Trace) -> dict[str, dict[str, Any]]:
-    """The `signals` object: what every signal of the policy said, those included that were not asked."""
+    """The `signals` object: what every signal of the policy said; the ones that were not asked are in it, too."""
     timings = trace.timings or {}
     read = trace_object(trace)["signals"]
     found: dict[str, dict[str, Any]] = {}
@@ -66,7 +66,8 @@ def outcome(decision: Decision) -> str:
 
 
 def reasons(trace: Trace) -> Iterator[str]:
-    """Why it is this model where that is not the rule alone: the session's decision, what models lack."""
+    """Why the request goes to its model, where the rule alone does not say it: the session's decision, what models
+    lack."""
     if trace.kept:
         yield "kept: an earlier request of the session took this decision (sticky)"
     taken = trace.decision.model
@@ -142,7 +143,7 @@ def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
 
 
 def _branch(rule: Rule, trace: Trace, indent: str, joint: str, settled: str | None) -> Iterator[str]:
-    """The lines of `rule` and what is below it; `settled` says what made it needless to look, if anything did."""
+    """The lines of `rule` and what is below it. `settled` says why it need not be evaluated, if that is so."""
     value = evaluate(rule, trace.readings)
     start = indent + joint
     below = indent + ("│  " if joint == "├─ " else "   ")

@@ -1,12 +1,12 @@
 """Static analysis of a policy's decisions with a SAT solver: what can never match, what nothing uses.
 
-Every rule becomes a circuit in two rails, one literal for *true* and one for *false*; Unknown is neither. That is
-Kleene's logic exactly, so what is reported holds for Unknown readings and every `on_unknown` too. Of a signal's score
-only the order of the tested bounds is known (a score of at least 0.9 is at least 0.7), of its label that it is one.
-Signals that are but bounds on one quantity (`Params.bounds`) are tests of that quantity.
+Every rule becomes a circuit with two literals, one for *true* and one for *false*; Unknown is neither. This is exactly
+Kleene's logic, so what is reported holds for Unknown readings and for every `on_unknown` too. Of a signal's score
+only the order of the tested bounds is known (a score of at least 0.9 is at least 0.7), of its label that there is only
+one. Signals that are only bounds on one quantity (`Params.bounds`) are tests of that quantity.
 
-The work is bounded, since rules can be written that no solver settles in a lifetime. Where the bound is met the rest
-counts as possible, so that nothing is reported that is not so, and a warning says that there may be more.
+The work is limited, since there are rules that no solver can settle in a lifetime. Beyond the limit everything counts
+as possible, so that nothing false is reported, and a warning says that there may be more problems.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONFLICTS: Final = 10_000
 _GATE: Final = 50
 """Steps for a gate."""
 _WIDE: Final = 32
-"""Inputs of a gate; more are a tree of gates, since a solver looks through a long clause again and again."""
+"""The most inputs of a gate; more become a tree of gates, since a solver reads a long clause again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class _Decisions:
             yield Finding(place, "L302", f"decision {clause.name!r} can never be reached: {self._earlier(takers)}")
 
     def _same(self, index: int, clause: Clause) -> Clause | None:
-        """The first decision before `clause` that has its very rule."""
+        """The first decision before `clause` that has the same rule."""
         self._circuit.spend(index)
         if self._circuit.cut:
             return None
@@ -194,7 +194,7 @@ class _Decisions:
         return None if core is None else [blocking[literal] for literal in core]
 
     def _blocks(self, other: Clause, clause: Clause, earlier: bool) -> int | None:
-        """True where `other`, which may stand `earlier`, surely keeps `clause` from being the outcome."""
+        """True where `other`, which may stand `earlier`, certainly keeps `clause` from being the decision."""
         if not self._best or other.guard:
             return self._takes(other) if earlier or (self._best and not clause.guard) else None
         if clause.guard:
@@ -210,7 +210,7 @@ class _Decisions:
         return true if clause.on_unknown == "skip" else -false
 
     def _fires(self, clause: Clause) -> int:
-        """True where the outcome may be `clause`'s own."""
+        """True where the decision may be `clause`'s own."""
         true, false = self._circuit.rails(clause.when)
         return -false if clause.on_unknown == "match" else true
 
@@ -253,7 +253,7 @@ def _listed(words: Sequence[str], last: str = "and") -> str:
 
 
 def _quantity(kind: str, params: Params) -> tuple[str, float | None, float | None] | None:
-    """What a signal measures and the bounds within which it matches, where that is all there is to it."""
+    """What a signal measures and the bounds within which it matches, if it does nothing else."""
     bounds = params.bounds()
     if bounds is None:
         return None
@@ -362,7 +362,7 @@ class _Circuit:
         return self._at_least(count, trues), self._at_least(len(rails) - count + 1, falses)
 
     def _measure(self, leaf: Leaf) -> Leaf:
-        """A leaf whose signal is but a bound on a quantity, as the test of that quantity that it is."""
+        """A leaf whose signal is only a bound on a quantity, as a test of that quantity."""
         measured = self._measured.get(leaf.signal)
         if measured is None or leaf.label is not None:
             return leaf
@@ -385,7 +385,7 @@ class _Circuit:
         return true, false
 
     def _declare(self, every: Iterable[Leaf]) -> None:
-        """Variables for what the leaves test, and what is known about them before any request."""
+        """Makes variables for what the leaves test, with what is known about them before any request."""
         bounds: dict[str, set[tuple[float, bool]]] = {}
         labels: dict[str, set[str]] = {}
         quantities = {quantity for quantity, _, _ in self._measured.values()}

@@ -23,7 +23,7 @@ Capability = Literal["tools", "vision", "audio", "files", "json_schema", "thinki
 
 
 FALLBACKS: Final = 8
-"""Models that can take a model's place, one after the other, at most."""
+"""The most models that can take a model's place, one after the other."""
 
 
 class Credential(NamedTuple):
@@ -77,7 +77,7 @@ class Model:
 
 
 def before(path: str, base_path: str | None) -> str:
-    """What the path of a model's URL has before its base path: a URL may be written with the latter, or without."""
+    """What stands before the base path in the path of a model's URL. The URL may be written without its base path."""
     return path.rstrip("/").removesuffix("/v1" if base_path is None else base_path)
 
 

@@ -1,4 +1,4 @@
-"""What became of one request: made exactly once per exchange, when it closes. Whatever counts, counts from this."""
+"""What became of one request: made exactly once per exchange, when it closes. Everything is counted from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from signals.reading import Reading
 
 
 class Outcome(NamedTuple):
-    """`model` is the one that really answered: the decision's, or whoever took its place.
+    """`model` is the one that really answered: the decision's, or the fallback that took its place.
 
     `body_bytes` is how large the request's body was. `status` is that of the answer's head, None where none came.
     `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end of the exchange.
     `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
     where nobody looked at it; `cached` of the prompt were in the server's cache, `reasoning` of the completion are no
     part of the answer's text. `reference` is the money that the same tokens cost on `settings.reference`. `tenant` is
-    who asked, as `settings.tenant` says. Nothing else of the request is held.
+    who asked, as `settings.tenant` says. An outcome holds nothing else of the request.
     """
 
     trace: Trace
@@ -60,7 +60,7 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
 
 
 def trace_object(trace: Trace) -> dict[str, Any]:
-    """A trace in plain values. `explain`, the decision log and the admin port show this, each with more or less."""
+    """A trace in plain values. `explain`, the decision log and the admin port show it, with more or fewer fields."""
     decision = trace.decision
     return {
         "decision": decision.name,

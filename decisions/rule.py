@@ -1,9 +1,9 @@
 """Boolean rules over readings, in Kleene's strong three-valued logic (S. C. Kleene, 1938).
 
 A rule is plain data (`Leaf`, `All`, `AnyOf`, `Not`, `AtLeast`). `compiled` turns one into a `Test` that evaluates it
-as far as the readings taken so far allow: True, False, None (Unknown), or `PENDING` when the outcome still hangs on a
-signal whose slow inputs were not fetched. `PENDING` behaves like Unknown that may still become known, so a rule is
-settled as soon as no pending leaf can change it, and laziness cannot change an answer.
+as far as the readings taken so far allow: True, False, None (Unknown), or `PENDING` when its value still depends on a
+signal whose slow inputs were not fetched. `PENDING` is an Unknown that may still become known, so a rule is
+settled as soon as no pending leaf can change it, and lazy evaluation cannot change a result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from signals.signal import Cost, Signal
 
 
 class Pending(Enum):
-    """The value of a rule that still hangs on a signal not read yet."""
+    """The value of a rule that still depends on a signal not read yet."""
 
     PENDING = "pending"
 
@@ -171,7 +171,7 @@ def confidence(rule: Rule, readings: Mapping[str, Reading]) -> float:
 
 
 def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:
-    """The dearest class that evaluating `rule` may need."""
+    """The most expensive class of signals that evaluating `rule` may need."""
     return max((signals[leaf.signal].cost for leaf in leaves(rule)), default=Cost.INSTANT)
 
 
@@ -189,9 +189,9 @@ class Test(ABC):
 
     @abstractmethod
     def waiting(self, facts: Facts, goal: bool) -> set[str]:
-        """The unread signals on which it still hangs whether the rule ends as `goal`, derived ones resolved to what
-        they combine. Empty when that is settled, which can be so while the rule itself is pending: `all` of an
-        Unknown and an unread signal will never be true.
+        """The unread signals that still decide whether the rule ends as `goal`; for a derived signal, those that it
+        combines. Empty when that is settled, which can be so while the rule itself is pending: `all` of an Unknown
+        and an unread signal will never be true.
         """
 
 

@@ -1,12 +1,12 @@
 """The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, for kubelet, Prometheus and people.
 
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
-GET and HEAD, one request a connection, bounded in size, time and number. It is read-only and meant for the pod's own
+GET and HEAD, one request per connection, limited in size, time and number. It is read-only and meant for the pod's own
 network; nothing here carries prompt text.
 
-A web page elsewhere must not read it through its visitor's browser: a name that the page's owner resolves to our
-address (DNS rebinding) is no name of ours, so a request that names one is refused. An address is no name: kubelet and
-Prometheus use the pod's.
+A foreign web page must not read it through its visitor's browser. The page's owner can let a name of theirs resolve to
+our address (DNS rebinding), but the request then carries that name; so requests that name another host than ours are
+refused. Requests that name an IP address are served, since the kubelet and Prometheus use the pod's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Whether requests should come here. `policy` is the hash in force; `details` is shown as it is."""
+    """Whether the router can take requests. `policy` is the hash in force; `details` is shown as it is."""
 
     ready: bool
     policy: str
@@ -96,7 +96,7 @@ class Admin:
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES)
 
     async def close(self, grace: float = 0.5) -> None:
-        """Stop accepting, give requests that have begun `grace` seconds, cut the rest."""
+        """Stop accepting, give requests that have begun `grace` seconds to end, then cut them off."""
         if self._server is not None:
             # A connection that asyncio has accepted becomes a task of ours in three turns of its loop, and only while
             # the server is not closed. One that is lost there would be neither answered nor closed, for ever: a

@@ -1,4 +1,4 @@
-"""The writers of the policies in force: whose decision has one, is answered by it instead of on the plain route.
+"""The writers of the policies in force. A request whose decision has a writer is answered by it, if it can be.
 
 Within the ext_proc exchange the answer is streamed to Envoy, and the writer calls the models back through Envoy. Where
 Envoy cannot take such a stream, the request is sent to a service over HTTP (extproc.overhttp) that has the same
@@ -26,11 +26,11 @@ from upstream.writer import DIFFICULTY, Call, Means, OneEach, Writer, WriterSpec
 DECISION: Final = "x-pointsman-decision"
 """Request header that names the decision, for the service over HTTP."""
 POLICY: Final = "x-pointsman-policy"
-"""Likewise the hash of the policy whose decision it is; without it, the one in force."""
+"""Request header with the hash of the policy that has decided; without it, the policy in force is meant."""
 PRIOR: Final = "x-pointsman-difficulty"
-"""Likewise the request's difficulty, 0..1, where a signal has read it."""
+"""Request header with the request's difficulty, 0..1, where a signal has read it."""
 SESSION: Final = "x-pointsman-session"
-"""Likewise the key of the request's session (signals.state.session), for a writer that asks for it."""
+"""Request header with the key of the request's session (signals.state.session), for a writer that asks for it."""
 
 
 class Answers:
@@ -74,11 +74,12 @@ class Answers:
         return self._named.get((policy or self._in_force, name))
 
     async def start(self) -> None:
-        """Have every writer make itself ready, all at once."""
+        """Let every writer make itself ready, all at the same time."""
         await asyncio.gather(*(writer.start() for writer in self._writers.values()))
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
-        """The headers with which the service over HTTP answers; () when it cannot either, None without a service."""
+        """The headers that lead the request to the service over HTTP; () when that cannot answer it either, None
+        without such a service."""
         if not self._served:
             return None
         writer = self._writer(trace)
@@ -120,7 +121,7 @@ class Answers:
 
 
 def _charge(engine: Engine, request: Request) -> Callable[[float], None] | None:
-    """Who is told what the answer has cost, if anybody wants to know."""
+    """What is called with the cost of the answer; None where nothing needs it."""
     return (lambda money: engine.charge(request, money)) if engine.metered else None
 
 

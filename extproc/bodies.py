@@ -1,4 +1,4 @@
-"""The request bodies that a worker holds at a time: how many bytes they are, and how long each takes to come.
+"""The request bodies that a worker holds at a time: how many bytes they have, and how long each takes to come.
 
 Where Envoy hands bodies over piece by piece (FULL_DUPLEX_STREAMED), a client that never ends its body holds what it has
 sent so far, and Envoy 1.40 has no timeout there. So the worker counts them all together and gives each its time.

@@ -1,7 +1,7 @@
 """Chains of stored responses are sessions: a call that goes on from a response belongs to the session that made it.
 
-A call of the Responses API may name, in `previous_response_id`, the response before instead of saying again what was
-said. Nothing else tells its session, so the ids of answers are remembered, in the policy's state store.
+A call of the Responses API may name the response before it, in `previous_response_id`, instead of repeating the
+conversation. Nothing else in it tells the session, so the ids of answers are remembered in the policy's state store.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Chains:
         task.add_done_callback(self._writing.discard)
 
     async def follow(self, engine: Engine, request: Request) -> None:
-        """Give `request` the session of the response that it goes on from, where that is known."""
+        """Give `request` the session of the response that it continues, where that is known."""
         key = _key(before(engine, request))
         try:
             found = await engine.store.text(key)
@@ -85,7 +85,7 @@ class Chains:
 
 
 def before(engine: Engine, request: Request) -> str:
-    """The response that `request` goes on from; '' where there is none, or where something else names its session."""
+    """The response that `request` continues; '' where there is none, or where something else names its session."""
     given = request.fields.get("previous_response_id") if engine.chained and BY_NAME[request.api].stored else None
     return given if type(given) is str and engine.sessions.name(request) == given else ""
 

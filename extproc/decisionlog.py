@@ -1,7 +1,7 @@
-"""The decision log: one JSON line a decided request, sampled, masked, in a form that `pointsman replay` reads back.
+"""The decision log: one JSON line per decided request, sampled, masked, in a form that `pointsman replay` reads back.
 
 Without content a line says what was decided and why, and nothing of the request is kept for it. With content
-(`--decision-log-content`) it also holds the request as `replay` wants it, with credentials left out and personal data
+(`--decision-log-content`) it also holds the request as `replay` reads it, with credentials left out and personal data
 masked; content that cannot be masked is left out, and the line says so (`content_error`).
 """
 
@@ -82,7 +82,7 @@ class LogOptions:
 
 
 class DecisionLog:
-    """Writes lines from a thread of its own, so that a slow disk costs no request anything.
+    """Writes lines from a thread of its own, so that a slow disk does not delay requests.
 
     The file is opened anew for every batch: a log rotation needs no signal.
     """
@@ -154,7 +154,7 @@ class DecisionLog:
             log.error("decision_log_failed", extra={"path": self._options.path, "why": "not written in time"})
 
     def line(self, when: float, outcome: Outcome, request: Request) -> dict[str, Any]:
-        """One decision as the object that is written, but for the content of its request."""
+        """One decision as the object that is written, without the content of its request."""
         headers = request.headers
         id = headers.get("x-request-id")
         line = {"time": when, "id": None if id is None else shown.word(id), **as_object(outcome)}

@@ -1,8 +1,8 @@
 """JSON text with some of its members changed and every other byte as it came.
 
-What is read here was parsed before, and no object of it holds a key twice (`extproc.jsonbody`). So only the places
-of values are looked for, never their meaning: numbers keep their digits, strings their escapes, objects their order and
-their spaces. Every function here is linear in its text, and raises `Refusal` (400) where that is nested too deeply for
+The text was parsed before, and no object in it holds a key twice (`extproc.jsonbody`). So only the places of values are
+looked for, never their meaning: numbers keep their digits, strings their escapes, objects their order and their spaces.
+Every function here takes time in proportion to its text, and raises `Refusal` (400) where that is nested too deeply for
 the scanner (about a thousand levels).
 """
 
@@ -28,7 +28,7 @@ _PLAIN = re.compile(rb'[ \t\r\n]*("[^"\\]{1,64}")[ \t\r\n]*:[ \t\r\n]*')
 _SIMPLE = re.compile(rb'(?:"[^"\\]{0,64}"|[^,"{}\[\]\s]{1,64})[ \t\r\n]*,')
 """A short value without escapes or anything inside, and its comma."""
 _SCAN = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
-"""The standard library's scanner: in C, one call a value. Numbers stay text, since some have too many digits."""
+"""The standard library's scanner: in C, one call per value. Numbers stay text, since some have too many digits."""
 
 
 class Draft:
@@ -60,7 +60,7 @@ class Draft:
         self.fields[key] = value
 
     def remove(self, key: str) -> None:
-        """Take the member `key` away, if there is one."""
+        """Remove the member `key`, if there is one."""
         if key not in self.fields:
             return
         text = self.text
@@ -119,7 +119,7 @@ def elements(text: bytes) -> list[tuple[int, int]]:
 
 
 def exchanged(text: bytes, changes: Mapping[int, bytes | None]) -> bytes:
-    """The JSON array `text` with the elements at these places put anew, or taken away with their comma (None)."""
+    """The JSON array `text` with the elements at these places replaced, or removed with their comma (None)."""
     spans = elements(text)
     kept = [index for index in range(len(spans)) if index not in changes or changes[index] is not None]
     if not kept:

@@ -46,12 +46,12 @@ def in_utf8(content_type: str) -> bool:
 
 
 def plainly_json(content_type: str) -> bool:
-    """Whether no reader takes a body of this type for anything but JSON in UTF-8."""
+    """Whether every reader takes a body of this type for JSON in UTF-8."""
     return content_type == "application/json" or _PLAIN.fullmatch(content_type) is not None
 
 
 def says_json(content_type: str) -> bool:
-    """Whether a body of this type is meant to be JSON; one of no type is."""
+    """Whether a body of this type is meant to be JSON, as one without a type is."""
     return not content_type.strip() or _JSON.search(content_type) is not None
 
 
@@ -83,7 +83,7 @@ def _zlib(window: int) -> Callable[[bytes, int], bytes]:
 
 
 _MEMBERS: Final = 64
-"""Members or frames of one body; each costs a copy of what follows it."""
+"""The most members or frames of one body, since each costs a copy of what follows it."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

@@ -14,9 +14,9 @@ from signals.state.session import Sessions
 class Head:
     """The first message of a stream: the request's headers, unless the filter is set to skip them.
 
-    `held`: the body comes without an answer to the headers. `usual`: no header is there of those that need a closer
-    look. What `read` finds: `target` is what the path names (None: nothing that is understood), `coding` the encoding
-    of the body (None: none), `json` that no reader takes the content type for anything but JSON.
+    `held`: the body comes although the headers are not answered yet. `usual`: none of the headers is there that need a
+    closer look. Set later: `target` is what the path names (None: nothing that is understood), `coding` the encoding
+    of the body (None: none), `json` whether every reader takes the content type for JSON.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Head:
             self.json = encoding.plainly_json(content_type)
 
     def no_socket(self, method: str) -> None:
-        """Raises `Refusal` (426) where a WebSocket is asked for: what goes through it nobody would read."""
+        """Raises `Refusal` (426) where a WebSocket is asked for, since nobody could read what goes through it."""
         headers = self.headers
         if (
             method == "CONNECT"

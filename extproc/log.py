@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object or one console line an event, on stderr. Never prompt text.
+"""Structured logs: one JSON object or one console line per event, on stderr. Never prompt text.
 
 Modules log with the standard library: `log.info("policy_loaded", extra={"policy": "sha256:…"})`. The message is the
 event's name and `extra` its fields. A text of a field is shown up to 4,096 characters, on one line.
@@ -33,7 +33,7 @@ def _shown(value: Any) -> Any:
 
 
 def _traceback(text: str) -> str:
-    """A traceback, the end of it if it is very long: an exception may quote what a client has sent."""
+    """A traceback; of a very long one only the end, since an exception may quote what a client has sent."""
     return "\n".join(_shown(line) for line in text[-TRACEBACK:].split("\n"))
 
 

@@ -1,7 +1,7 @@
 """Which model made a session's last response, so that it can be fetched, cancelled or deleted there by its id.
 
-Also since when a conversation has been with its model: what its answers before hold of thoughts (signed, or encrypted)
-is another model's.
+It also knows since when a conversation has been with its model: the thoughts (signed, or encrypted) in answers before
+that are another model's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from signals.request import Request
 
 MOST: Final = 10_000
-"""Sessions that are remembered; the one unused the longest is forgotten first."""
+"""How many sessions are remembered; the one that was not used for the longest time is forgotten first."""
 
 
 class Makers:
@@ -42,9 +42,9 @@ class Makers:
     def foreign(self, session: str, request: Request, model: str, length: int) -> int | None:
         """How many of the `length` messages of a call, which the model of this key takes, came before it took part.
 
-        None: the conversation is not known, and from now on it is. A conversation is told by the session that a header
-        names and by the user's first words: an agent has several in one session. One that has grown shorter was gone
-        back in, so that none of its messages is surely the model's.
+        None: the conversation was not known until now. A conversation is identified by the session that a header names
+        and by the user's first words, since an agent has several conversations in one session. If it is shorter than
+        before, the client went back in it, so that none of its messages is certainly the model's.
         """
         if not session:
             return None

@@ -1,4 +1,4 @@
-"""Masks personal data and secrets in text that is to be kept: what the `pii` signal's detectors are sure of."""
+"""Masks personal data and secrets in text that is kept, as far as the `pii` signal's detectors are sure of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WHOLE: Final = b"[masked]"
 """Stands for a text that has too many candidates to check them all."""
 
 _SHORTEST = 6
-"""Bytes: nothing that a detector finds is shorter (`a@b.cc`)."""
+"""Bytes of the shortest text that a detector finds (`a@b.cc`)."""
 
 _NUMBER = compiled(rb"-?[0-9][0-9.eE+-]{10,}")
-"""A number of so many digits that it may be an account's or a card's."""
+"""A number with as many digits as an account's or a card's may have."""
 
 _BACKSLASH = 0x5C
 
@@ -49,8 +49,8 @@ def _candidates() -> re2.Set:
 def masked(text: str) -> str:
     """`text` with every finding replaced by its type in brackets, such as `[email]`.
 
-    All checksummed types, addresses and secrets, disguised ones too; phone numbers, names and places are not looked
-    for. Text with too many candidates to check is masked whole.
+    All types with checksums, addresses and secrets are found, disguised ones too; phone numbers, names and places are
+    not looked for. Text with too many candidates to check is masked whole.
     """
     data = text.encode(errors="replace")
     done = _masked(data)

@@ -1,4 +1,4 @@
-"""What answers took and cost, and the models' gauges for `load`."""
+"""The tokens and the cost of answers, and the models' gauges for `load`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Meter:
 
 
 class Spent(NamedTuple):
-    """What an answer took: tokens (see `upstream.usage.Usage`), and money in the policy's currency."""
+    """What an answer took: tokens (see `upstream.usage.Usage`), and money in the unit of the prices."""
 
     prompt: int
     completion: int
@@ -69,9 +69,10 @@ class Spent(NamedTuple):
 
 
 def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
-    """What the answer of which `tail` was seen took; `model` gave it.
+    """What an answer of `model` took, by its `tail`.
 
-    `guess`: an answer that does not say its usage has one all the same (not so of errors, and of counted tokens).
+    `guess`: estimate the tokens of an answer that does not state its usage (False for errors, and for calls that only
+    count tokens, since these cost nothing).
     """
     end = bytes(tail.kept)
     used = usage.last(end, trace.decision.writer is not None)

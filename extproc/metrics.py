@@ -1,7 +1,7 @@
 """Metrics of one worker: plain counters on the hot path, families and labels only when somebody asks.
 
 Every label value comes from the policy or from a closed set of ours, and each family keeps at most `MAX_SERIES` series
-(what would be more is counted under `other`), so neither clients nor reloads can make it grow.
+(further ones are counted under `other`), so neither clients nor reloads can make it grow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What goes on to the model, and the errors that go back, in the shape of the API that was called.
+"""The body that goes on to the model, and the errors that go back, in the shape of the API that was called.
 
-The body with its model replaced or with a decision's changes applied, every other byte as it came. `extproc.body` reads
-what comes.
+The body has another model in it or a decision's changes, and every other byte as it came. `extproc.body` reads the body
+that comes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writers' answers over HTTP, for proxies that cannot stream an answer of the external processor's own (before 1.40).
 
-The decision's route points here; which decision it was comes in headers that the external processor sets. The writers
-are the same, and their requests to the models carry the hop header, with which this server refuses to answer: a second
-pass is impossible.
+The decision's route leads here, and headers that the external processor sets say which decision it was. The writers
+are the same. Their requests to the models carry the hop header, and this server refuses every request that has it, so
+that no request can go in a circle.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Which call a request path names.
 
-A guard that one spelling of a path can walk around is none, so a path is brought into its plain form first: percent
-escapes undone however often they were applied, control characters, empty and dot segments and path parameters removed,
-backslashes turned, letters compared without regard to case. Some servers undo some of these, none undoes others. What
-is read here is what the upstream gets: a path that was not spelled plainly is replaced by its plain form.
+No spelling of a path may lead around a guard, so a path is brought into its plain form first: percent escapes are
+undone however often they were applied, control characters, empty and dot segments and path parameters are removed,
+backslashes become slashes, and letters are compared without regard to case. Servers differ in which of these they undo.
+So the upstream gets the path as it was read here: a path that was not spelled plainly is replaced by its plain form.
 
-Everything is linear in the length of the path.
+Everything takes time in proportion to the length of the path.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from extproc.apis.shape import ApiShape, Found, quoted, versioned
 from extproc.apis.shape import Target as Target
 
 LONGEST: Final = 16_384
-"""Characters; a longer path names nothing."""
+"""The most characters of a path; a longer one names nothing."""
 ESCAPES: Final = 3_000
-"""Percent signs before the query; a path with more names nothing, since each costs up to a microsecond."""
+"""The most percent signs before the query; a path with more names nothing, since each costs up to a microsecond."""
 ROUNDS: Final = 4
 """How often percent escapes are undone; a path that is still escaped then names nothing."""
 NOT_SERVED: Final = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
@@ -131,7 +131,7 @@ def _named(low: list[str], segments: list[str], query: str) -> Found | None:
 
 
 def _base(low: Sequence[str]) -> bool:
-    """Whether an API's name may follow these segments: none, a version, `openai`."""
+    """Whether an API's name may follow these segments: no segment at all, a version, or `openai`."""
     return not low or low[-1] == "openai" or versioned(low[-1])
 
 

@@ -10,7 +10,7 @@ from typing import Final
 MOST: Final = 16 * 2**20
 """Characters of base64 in which pages are counted; a longer document is judged by its size."""
 PER_PAGE: Final = 75_000
-"""Bytes for which a page is reckoned where none can be counted: our guess, for pages of text with some pictures."""
+"""Bytes that are taken for one page where pages cannot be counted: our guess, for text with some pictures."""
 _START: Final = "JVBERi"  # "%PDF" in base64
 _PAGE: Final = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")  # ISO 32000-2, 7.7.3.3
 
@@ -18,7 +18,7 @@ _PAGE: Final = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")  # ISO 32000-2, 7.7
 def pages(data: str) -> int:
     """The pages of the PDF in `data`, base64 or a `data:` URL of it; 0 where that is no PDF.
 
-    Its page objects are counted. Where they are compressed, or where `data` is no whole base64, its size tells.
+    Its page objects are counted. Where they are compressed, or `data` is not whole base64, the size decides.
     """
     if data.startswith("data:"):
         data = data.partition(",")[2]

@@ -35,7 +35,7 @@ class Spans(Protocol):
 class Recorder:
     """On the hot path of every request. `outcomes` holds (seconds since the epoch, request id, outcome), oldest first.
 
-    `keeps`: requests are wanted with their bodies.
+    `keeps`: requests must keep their bodies until they are recorded.
     """
 
     def __init__(self, metrics: Metrics, log: Log | None, spans: Spans | None) -> None:
@@ -47,7 +47,7 @@ class Recorder:
         self._requests = 0
 
     def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
-        """One request is over that was decided."""
+        """A request that was decided is over."""
         self.metrics.record(outcome)
         id: str | None = request.headers.get("x-request-id")
         self.outcomes.append((time.time(), id if id is None else id[:LONGEST_ID], outcome))

@@ -34,8 +34,8 @@ class Context(Protocol):
 class Reply:
     """One answer. `request` is None where the request could not be read and went to the default model all the same.
 
-    `model` is the one that answers: the decision's, or whoever took its place. `status` is the answer's, `first_byte`
-    when its head came, in seconds since the epoch.
+    `model` is the one that answers: the decision's, or the fallback that took its place. `status` is the answer's,
+    `first_byte` the time at which its head came, in seconds since the epoch.
     """
 
     __slots__ = ("_context", "_engine", "_request", "_tail", "_trace", "first_byte", "model", "status")
@@ -51,7 +51,8 @@ class Reply:
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
 
     def head(self, headers: Headers, own: Sequence[str], watched: bool) -> tuple[Pairs, Sequence[str]]:
-        """The answer's headers came: those to set and those to take off, of which `own` are there.
+        """The answer's headers came. Gives the headers to set, and the names to remove; `own` are those that only we
+        may set and that the answer has.
 
         `watched`: Envoy shows us the body, too.
         """
@@ -88,11 +89,11 @@ class Reply:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody wants to see the body."""
+        """Whether the body must be looked at."""
         return self._tail is not None
 
     def spent(self) -> Spent | None:
-        """What the answer took, whole or as far as it came; None where nobody looked at it."""
+        """What the answer took, whole or as far as it came; None where its body was not looked at."""
         tail, model = self._tail, self.model
         if tail is None or model is None:
             return None

@@ -20,10 +20,10 @@ LOGGED_A_SECOND = 10
 
 
 class Rollout:
-    """One candidate engine. `share` (0 to 1) of the sessions are decided by it; the rest it follows as a shadow.
+    """One candidate engine. It decides `share` (0 to 1) of the sessions; the others it decides without effect.
 
-    A shadow decision costs what a decision costs and changes nothing. `count` is told `agree`, `differ`, `skipped` or
-    `error` for each.
+    A decision without effect costs as much as any other. `count` is called with `agree`, `differ`, `skipped` or `error`
+    for each.
     """
 
     def __init__(self, live: Engine, candidate: Engine, share: float, count: Callable[[str], None]) -> None:

@@ -53,7 +53,7 @@ log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 LONG_TEXTS = 2
-"""Threads that read long requests; more would only take turns."""
+"""Threads that read long requests; more of them would only wait for each other."""
 PATIENCE_S = 2.0
 """How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
@@ -68,9 +68,9 @@ class Options:
     `drain_wait` is how long a worker that says NOT_SERVING still takes new streams (longer than Envoy's health
     interval), `grace` how long it then waits for streams that are open. `models_through` is
     the address of Envoy's internal listener, for the calls of stepwise answers; `stepwise_listen` is where they are
-    given over HTTP to proxies that cannot take them from us. `candidate` is a second policy that
-    follows in the shadow and decides the share `canary` (0 to 1) of the sessions. `admin_hosts` are names, beside
-    addresses and `localhost`, under which the admin port may be asked.
+    given over HTTP to proxies that cannot take them from us. `candidate` is a second policy, which decides the share
+    `canary` (0 to 1) of the sessions, and all other requests without effect. `admin_hosts` are names, beside
+    addresses and `localhost`, under which the admin port answers.
 
     Raises ValueError for TLS on a transport that has none.
     """
@@ -95,7 +95,7 @@ class Options:
 
     @property
     def admin_names(self) -> tuple[str, ...]:
-        """Under which names the admin port may be asked: those given, and the one that it listens on."""
+        """The names under which the admin port answers: those given, and the one that it listens on."""
         where = "" if self.admin is None else address.parse(self.admin)
         return self.admin_hosts if isinstance(where, str) or not where[0] else (*self.admin_hosts, where[0])
 
@@ -294,7 +294,7 @@ class Worker:
         return None
 
     def _close(self, answers: Answers) -> None:
-        """Nobody holds the policy of these answers any more."""
+        """Close these answers, whose policy no stream keeps any more."""
         if self._draining:  # `drain` closes the last ones; there may be no loop by now
             return
         task = asyncio.ensure_future(answers.close())
@@ -339,7 +339,7 @@ class Worker:
         return {**self.counts(), **about(self.metrics.last_reload_successful), "pointsman_workers": gauge(1)}
 
     def counts(self) -> Snapshot:
-        """What this worker alone knows; a supervisor adds up those of all workers."""
+        """The metrics of this worker alone; a supervisor adds up those of all workers."""
         return {
             **self.metrics.snapshot(),
             **metrics.labelled(self._counters.samples()),
@@ -377,7 +377,7 @@ def _models(loaded: Loaded) -> frozenset[str]:
 
 
 def about(last_reload_successful: bool) -> Snapshot:
-    """The gauges that there is one of, however many workers."""
+    """The gauges that exist once, however many workers there are."""
     return {
         "pointsman_config_last_reload_successful": gauge(float(last_reload_successful)),
         "pointsman_build_info": gauge(1, version("pointsman")),
@@ -385,9 +385,9 @@ def about(last_reload_successful: bool) -> Snapshot:
 
 
 def settle_memory() -> None:
-    """Call once all is loaded: what is alive now is never garbage, so no collection need walk it again.
+    """Call it when everything is loaded: what is alive now is never garbage, so no collection need look at it again.
 
-    A request's objects die by reference count; only broken cycles need the collector, so it may come seldom.
+    A request's objects are freed by their reference counts. Only cycles need the collector, so it may run rarely.
     """
     gc.collect()
     gc.freeze()

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 LONGEST: Final = 256
-"""Characters of a client's word that are shown; a longer one ends in `…`."""
+"""The most characters that are shown of a client's word; a longer one ends in `…`."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters (Unicode Cc), and those that end a line or turn its direction around."""

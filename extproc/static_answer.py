@@ -24,7 +24,7 @@ class StaticAnswer(NamedTuple):
 
 
 def static_answer(request: Request, text: str) -> StaticAnswer | None:
-    """The answer `text` to `request`; None where the call has no answer in words (embeddings, counting tokens)."""
+    """The answer `text` to `request`; None where the call's answer is no text (embeddings, counting tokens)."""
     shape = BY_NAME[request.api]
     if not shape.generates or request.operation:
         return None

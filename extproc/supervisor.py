@@ -6,8 +6,8 @@ loop goes on (the admin port's socket stays open meanwhile). Inference threads b
 after the fork.
 
 Each worker listens on its own SO_REUSEPORT socket (TCP) or on one shared socket (Unix), which the parent has bound and
-holds: connections that wait for a dead worker are taken by its successor. Over a socket pair the parent asks a worker
-one thing at a time: its state, its counts, its last decisions, or to take a new policy.
+keeps open, so that the successor of a dead worker takes the connections that wait. Over a socket pair the parent asks a
+worker one thing at a time: its state, its counts, its last decisions, or to take a new policy.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class Supervisor:
         return any(slot.pid is None and slot.due <= now for slot in self._slots)
 
     def _hopeless(self) -> bool:
-        """Whether one worker keeps dying and all have never been up: a start that cannot succeed must end."""
+        """Whether a worker keeps dying before all were ever up: a start that cannot succeed must end."""
         if self._ready or not any(slot.failures > 3 for slot in self._slots):
             return False
         log.error("workers_do_not_start")
@@ -286,7 +286,7 @@ class Supervisor:
             )
 
     def _reap(self) -> None:
-        """Notice which workers have ended; what they last reported stays in the sums."""
+        """Find out which workers have ended; what they reported last stays in the sums."""
         for slot in self._slots:
             if slot.pid is None:
                 continue
@@ -334,7 +334,7 @@ class Supervisor:
                 _kill(slot, signal.SIGKILL)
 
     async def _look(self) -> None:
-        """Refresh all for somebody who asks; what a worker that is slow said last must do."""
+        """Refresh all workers for a caller; of a slow worker the caller gets what it said last."""
         for slot in self._slots:
             if slot.refreshing is None or slot.refreshing.done():
                 slot.refreshing = asyncio.create_task(self._refresh(slot))
@@ -473,7 +473,7 @@ def _work(loaded: Loaded, options: Options, slot: Slot, control: socket.socket) 
 
 async def _serve(loaded: Loaded, options: Options, slot: Slot, control: socket.socket) -> int:
     async def nothing() -> None:
-        """SIGHUP is the parent's affair."""
+        """SIGHUP does nothing in a worker: the parent handles it."""
 
     stop = Stop(nothing, SOON)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us what to do

@@ -13,7 +13,7 @@ from extproc.edit import Draft
 
 
 def think(draft: Draft, shape: ApiShape, model: Model, changes: Changes) -> None:
-    """Switch reasoning the way the model's family wants it; leave the request alone when nothing is asked."""
+    """Switch reasoning on or off in the way of the model's family; the request stays as it is when nothing is asked."""
     effort = changes.reasoning_effort
     if effort is None and changes.thinking_budget is None and changes.thinking is None:
         return
@@ -27,10 +27,10 @@ def think(draft: Draft, shape: ApiShape, model: Model, changes: Changes) -> None
 
 
 def forget(draft: Draft, shape: ApiShape, until: int) -> None:
-    """Take away the thoughts in the turns before place `until`. A turn that has nothing else goes whole.
+    """Remove the thoughts in the turns before place `until`. A turn that has nothing else is removed whole.
 
-    Where Anthropic wants a thought at the beginning of a turn that has none left, thinking is off until the turn is
-    over.
+    Where Anthropic demands a thought at the beginning of a turn, and that turn has none left, thinking is switched off
+    until the turn is over.
     """
     if not shape.forget(draft, until):
         return

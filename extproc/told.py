@@ -12,7 +12,7 @@ from extproc.wire import Pairs
 ROUTE = "x-pointsman-route"
 """The request header by which Envoy chooses the route: the key of a model."""
 FALLBACK = "x-pointsman-fallback"
-"""Response header of a rendered gateway: the model that has answered in the place of the one that was chosen."""
+"""Response header of a rendered gateway: the model that has answered instead of the one that was chosen."""
 
 
 @lru_cache(maxsize=1024)
@@ -40,7 +40,7 @@ def _told(decision: Decision, policy: str, model: Model | None) -> Pairs:
 
 
 def metadata(trace: Trace, tenant: str | None = None) -> bytes:
-    """What is added to an answer of ours to Envoy: the dynamic metadata of a decision (docs/serve.md)."""
+    """The dynamic metadata of a decision (docs/serve.md), to be added to a reply to Envoy."""
     fixed = _texts(trace.decision, trace.policy)
     if tenant is not None:
         fixed += wire.texts((("tenant", tenant),))

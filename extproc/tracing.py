@@ -1,7 +1,7 @@
-"""OpenTelemetry: one span a decision (the `otel` extra; standard OTEL_* variables). No prompt content.
+"""OpenTelemetry: one span per decision (the `otel` extra; standard OTEL_* variables). No prompt content.
 
-The parent is the request's `traceparent` (W3C Trace Context), else the one that Envoy puts into the gRPC metadata. The
-GenAI attribute names used are those that the ongoing renaming leaves alone; everything else is under `pointsman.`.
+The parent is the request's `traceparent` (W3C Trace Context), else the one that Envoy puts into the gRPC metadata. Of
+the GenAI attributes only those are used that keep their names in the ongoing renaming; all else is under `pointsman.`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SHOWN = 200
 
 
 class UnreadLog:
-    """One line per reason and second at the most; each says how many there were since the last."""
+    """At most one line per reason and second; each line says how many requests there were since the last."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

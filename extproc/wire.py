@@ -29,7 +29,7 @@ _OWN = OWN.encode()
 _ASIDE: Final = frozenset((
     b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
 ))  # fmt: skip
-"""Headers that some servers believe more than the request's own path and method, which are what is read here."""
+"""Headers that some servers follow instead of the request's own path and method, by which we decide."""
 _RARE: Final = _ASIDE | {name.encode() for name in SESSION_HEADERS} | {b"content-encoding", b"upgrade"}
 """Headers that few requests have and that need a closer look."""
 
@@ -40,7 +40,8 @@ CHUNK = 62_000
 class Kind:
     """What a message carries: its field number in ProcessingRequest; the reply's is one less.
 
-    Plain numbers, like `Mode`: to name a member of an enum takes Python 3.11 70 ns, thirty times a request.
+    Plain numbers, like `Mode`: Python 3.11 takes 70 ns to look up an enum's member, which happens thirty times per
+    request.
     """
 
     REQUEST_HEADERS: Final = 2
@@ -63,8 +64,8 @@ class Mode:
 
 
 class Terms(NamedTuple):
-    """What Envoy announces in the first message of a stream. `no_wait`: bodies come before headers are answered;
-    `observing`: answers are ignored, so none is to be sent."""
+    """What Envoy announces in the first message of a stream. `no_wait`: bodies come before headers are answered.
+    `observing`: Envoy ignores replies, so none must be sent."""
 
     request_body: int
     response_body: int
@@ -73,7 +74,7 @@ class Terms(NamedTuple):
 
 
 class Headers(Mapping[str, str]):
-    """The headers of one message. Where each value lies is found once; most are never read, so none is decoded early.
+    """The headers of one message. The place of each value is found once; a value is decoded only when it is read.
 
     Names are lower-case; the values of a repeated name are joined with `,`.
     """
@@ -163,11 +164,11 @@ class Headers(Mapping[str, str]):
         return isinstance(name, str) and name.encode() in self._at
 
     def usual(self) -> bool:
-        """Whether no header is there of those that few requests have and that need a closer look."""
+        """Whether none of the rare headers is there that need a closer look."""
         return self._judged()[0]
 
     def own(self) -> list[str]:
-        """The names that came with the message but that only we may set, or that name another path or method."""
+        """The names in the message that only we may set, and those of headers that name another path or method."""
         return list(self._judged()[1])
 
     def _judged(self) -> tuple[bool, tuple[str, ...]]:

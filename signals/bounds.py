@@ -41,8 +41,8 @@ def within(value: float, at_least: float | None, at_most: float | None) -> bool:
 
 
 def idle(params: Any, low: float | None, high: float | None, *path: str | int) -> Iterator[Doubt]:
-    """A doubt about the bounds `at_least` and `at_most` of `params`, at `path`, when all or none of the numbers from
-    `low` to `high` (None: no end) keep them."""
+    """A doubt about the bounds `at_least` and `at_most` of `params`, at `path`, when either all or none of the numbers
+    from `low` to `high` (None: no end) lie within them."""
     least, most = params.at_least, params.at_most
     span = f"{'' if low is None else f'never below {low:g}'}{' and ' if None not in (low, high) else ''}"
     span += "" if high is None else f"never above {high:g}"

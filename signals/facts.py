@@ -30,12 +30,12 @@ class SlowInput(Protocol[T_co]):
 
 
 class Facts:
-    """One request's memo.
+    """What was found out about one request, each thing once.
 
     `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having. `readings` holds the
     readings so far by signal name, in the order they were taken; `telling` those of them that are not simply `FALSE`,
-    which is what metadata and metrics look at. `timings` holds microseconds a signal, when asked. `shadow` says that
-    somebody else decides the request: nothing of it is kept.
+    which is what metadata and metrics look at. `timings` holds microseconds per signal, when asked for. `shadow` says
+    that another engine decides the request, so that nothing may be written to the store for it.
     """
 
     __slots__ = ("_memo", "_strict", "deadline", "readings", "request", "shadow", "telling", "timings")
@@ -66,7 +66,7 @@ class Facts:
         return value
 
     def stub(self, readings: Mapping[str, Reading]) -> None:
-        """Let `readings` stand for what their signals would say. From now on no other is taken unasked."""
+        """Use `readings` instead of asking their signals. From now on `silent` takes no readings."""
         self._strict = True
         self.readings.update(readings)
         self.telling.update({name: reading for name, reading in readings.items() if reading is not FALSE})
@@ -74,9 +74,9 @@ class Facts:
     def silent(self, readings: Mapping[str, Reading], telling: bool = False) -> None:
         """Take many readings at once, of signals that have not been read: one shared input has settled them all.
 
-        A policy of hundreds of keyword signals is read in one step so, when its automaton finds nothing. Not when
-        readings are timed or stubbed: `explain` and policy tests show each signal only if it was asked for. `telling`
-        says that they are not simply `FALSE`.
+        In this way a policy with hundreds of keyword signals is read in one step when its automaton finds nothing.
+        Nothing is taken when readings are timed or stubbed, since `explain` and policy tests show a signal only if it
+        was asked for. `telling`: the readings are not simply `FALSE`.
         """
         if self._strict or self.request.sealed:  # what cannot be read may make each of them Unknown
             return

@@ -1,4 +1,5 @@
-"""Reading files that a policy names: regular ones, up to a size. What never ends or never comes is refused."""
+"""Reads the files that a policy names: regular files up to a size. Pipes, devices and sockets, whose end may never
+come, are refused."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 POLICY: Final = 16 << 20
-"""Bytes of a policy or of a file with cases, at most."""
+"""The most bytes of a policy, or of a file with cases."""
 SECRET: Final = 64 << 10
-"""Bytes of a file with a secret, at most."""
+"""The most bytes of a file with a secret."""
 
 
 def read(path: Path, most: int) -> bytes:

@@ -16,7 +16,7 @@ log = logging.getLogger("pointsman.signals")
 
 
 def read(signal: Signal, facts: Facts) -> Reading:
-    """Take `signal`'s reading and remember it. Never raises: what goes wrong is an Unknown reading with a reason."""
+    """Take `signal`'s reading and remember it. Never raises: a failure becomes an Unknown reading with a reason."""
     timings = facts.timings
     started = time.perf_counter_ns() if timings is not None else 0
     try:

@@ -7,7 +7,7 @@ from signals.reading import FALSE, Reading
 
 
 class Presence:
-    """Quick input: settles every signal whose header is missing, so that a policy of many tenants reads one of them."""
+    """Quick input: settles every signal whose header is missing, so that of many tenants' signals only one is read."""
 
     def __init__(self) -> None:
         self._needed: dict[str, list[str]] = {}

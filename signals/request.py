@@ -27,7 +27,7 @@ file's id, a URL); document: a file of another format than text; encrypted: text
 """
 
 TEXTUAL: frozenset[str] = frozenset(("token_ids", "embeddings", "reference", "document", "encrypted"))
-"""Those that stand for text: where one is, no signal can say that it has read the whole text."""
+"""Those that stand for text: where a request has one, no signal can say that it has read the whole text."""
 
 _SYSTEM = ("system", "developer")
 _ANSWERED = ("assistant", "model")
@@ -76,8 +76,8 @@ class Extra(NamedTuple):
 
     `at` is the message's place in `Request.messages`, -1 for what lies before the first. `role` says who speaks: that
     of a message, `document`, or `history` for earlier turns that the upstream keeps. `text` is everything else of it
-    that a model may be shown (arguments of calls, thoughts, names, titles), `glued` its text parts joined with nothing,
-    as some chat templates join them. `opaque` names what of it cannot be read.
+    that a model may be shown (arguments of calls, thoughts, names, titles), `glued` its text parts joined without a
+    space, as some chat templates join them. `opaque` names what of it cannot be read.
     """
 
     at: int
@@ -88,14 +88,14 @@ class Extra(NamedTuple):
 
 
 class Everything(NamedTuple):
-    """Every string of a body that a model may be shown, and what those of one list are joined with nothing."""
+    """Every string of a body that a model may be shown, and the strings of each list joined without a space."""
 
     strings: Sequence[str]
     joined: Sequence[str]
 
 
 class Asking:
-    """Where a call says what it asks for beside its text. Here as OpenAI and Anthropic have it; other APIs override."""
+    """Reads what a call asks for beside its text, in the fields of OpenAI and Anthropic; other APIs override this."""
 
     def offered(self, request: Request) -> Any:
         """The tools that are offered, as they were parsed."""
@@ -129,7 +129,7 @@ class Asking:
         return None
 
     def token_ids(self, request: Request) -> int:
-        """How many tokens its prompt has that are numbers already."""
+        """How many tokens of its prompt are given as token ids."""
         return 0
 
 
@@ -218,15 +218,15 @@ class Request:
         return text
 
     def spoken(self) -> str:
-        """What the messages hold, their text and the rest of them; not what the call offers beside them (tools)."""
+        """Everything that the messages hold, not only their text; but nothing that stands beside them (tools)."""
         texts = [message.text for message in self.messages]
         texts += [extra.text for extra in self.extras if extra.text]
         return "\n".join(texts)
 
     def glued(self, scope: Scope = "user") -> str:
-        """The texts of those messages of `scope` that came in several parts, the parts joined with nothing.
+        """The texts of those messages of `scope` that came in several parts, the parts joined without a space.
 
-        A word that is split over two parts is whole only here; '' where no message has several.
+        A word that is split over two parts is whole only here. '' where no message has several parts.
         """
         texts: list[str] = []
         if self.extras:
@@ -240,7 +240,7 @@ class Request:
 
     def spellings(self, scope: Scope = "user") -> tuple[tuple[str, str], ...]:
         """What a detector searches in `scope`: each text as it was written and its view (the same object where there
-        are no disguises). The first is `text`, the second, where there is one, `glued`. Views are made once a scope.
+        are no disguises). The first is `text`, the second, where there is one, `glued`. Views are made once per scope.
         """
         texts = self._texts
         text = self.text(scope)
@@ -276,7 +276,7 @@ class Request:
         return self._found
 
     def shed(self) -> Request:
-        """The same call without anything that its body held, for whoever only needs to know who asked when."""
+        """The same call without its body's content, for whoever only needs to know who asked and when."""
         rest = Request(self.api, b"", {}, self.model, (), self.headers, self.attributes, self.received)
         rest.operation = self.operation
         rest.session = self.session
@@ -301,7 +301,7 @@ class Request:
         return "\n".join([text for _, text in texts])
 
     def _within(self, scope: Scope) -> Callable[[int, str], bool]:
-        """Whether what stands at a message's place and has its role belongs to `scope`."""
+        """Whether a part of the call at a message's place, with its role, belongs to `scope`."""
         if scope == "all":
             return lambda at, role: True
         if scope == "conversation":

@@ -15,10 +15,10 @@ from signals.request import Request, Scope
 
 
 class Cost(IntEnum):
-    """How dear a reading is; the engine asks cheaper classes first.
+    """How much a reading costs; the engine asks cheaper classes first.
 
-    INSTANT: microseconds, in the event loop. FAST: a millisecond at most, in the event loop. NEURAL: a model, off the
-    event loop. REMOTE: another service.
+    INSTANT: microseconds, in the event loop. FAST: at most a millisecond, in the event loop. NEURAL: a model, outside
+    of the event loop. REMOTE: another service.
     """
 
     INSTANT = 0
@@ -28,9 +28,10 @@ class Cost(IntEnum):
 
 
 class Doubt(NamedTuple):
-    """Parameters that can be used and hardly mean what their author meant.
+    """Parameters that can be used but probably do not do what their author meant.
 
-    `path` is where below the parameters, `code` one of config.problem.CODES, `message` what happens and what to do.
+    `path` is their place below the parameters, `code` one of config.problem.CODES, `message` what happens and what to
+    do.
     """
 
     path: tuple[str | int, ...]
@@ -50,8 +51,8 @@ class Params(BaseModel):
     def bounds(self) -> tuple[float | None, float | None] | None:
         """The least and the greatest score with which the signal matches, where nothing else decides; else None.
 
-        A kind that says so must give every known reading a score, and all its signals whose parameters differ in
-        `at_least` and `at_most` alone the same one. The linter then sees that one of them implies another.
+        A kind that returns bounds must give every known reading a score, and signals whose parameters differ only in
+        `at_least` and `at_most` the same score. The linter then sees that one of them implies another.
         """
         return None
 
@@ -60,8 +61,8 @@ class Params(BaseModel):
         return frozenset()
 
     def span(self) -> tuple[float | None, float | None]:
-        """The least and the greatest score that there can be; None where there is no end. The linter then sees bounds
-        that every score keeps, and such as none does."""
+        """The least and the greatest score that there can be; None where there is no end. The linter then finds bounds
+        within which every score lies, and bounds within which none does."""
         return None, None
 
     def named_headers(self) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ class Signal(ABC):
     """A named, configured detector. A kind is a subclass; the registry lists them all.
 
     `read` is synchronous, pure and quick. What takes longer is declared in `slow`: the gatherer awaits those inputs
-    first (once a request, shared by all signals that name them) and `read` then finds them with `facts.got`.
+    first (once per request, shared by all signals that name them) and `read` then finds them with `facts.got`.
     `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
     in `facts.readings`). `scored` says that readings carry a score that a rule may test, `labelled` that they
     carry a label, `sure` that they are never Unknown. `cost`, `slow` and `finds` may be set by an instance in its

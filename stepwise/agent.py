@@ -1,6 +1,6 @@
-"""Agent loops, where each step is a request of its own: the small or the large model, or how much reasoning effort.
+"""Agent loops, where each step is a request of its own: chooses the small or the large model, or the reasoning effort.
 
-The conversation so far is all there is to see: who wrote the earlier turns (when the caller knows), which tools
+Only the conversation so far can be looked at: which model wrote the earlier turns (when the caller knows), which tools
 failed, how often the agent came back, what the session has cost. The choice comes from a policy of the same kind as the
 stepwise one (an ONNX file with these features), or from a plain rule when there is none.
 
@@ -46,7 +46,7 @@ NAMES: tuple[str, ...] = (
     "spent_share",  # share of the session's budget that is spent; 0 without a budget
     "difficulty",  # the request's difficulty signal, 0..1; 0.5 when unknown
 )
-"""Feature names in the order of the vector; raw values, as for steps."""
+"""Feature names in the order of the vector. The values are raw, as those of steps are."""
 
 _RULE_KAPPA = 0.5
 _LONG_ANSWER = 4096  # tokens
@@ -76,12 +76,12 @@ class Spend:
         return await self._store.take(_key(session), amount, limit, self._ttl)
 
     def settle(self, session: str, reserved: float, actual: float) -> None:
-        """Replaces a reservation with what it came to, soon."""
+        """Replaces a reservation by the real amount, soon."""
         self._store.add(_key(session), actual - reserved, self._ttl)
 
 
 def _key(session: str) -> str:
-    """Clients choose their sessions' names: of any length, and not to be found in a store."""
+    """A hash of the session's name, since clients choose names of any length, and the store must not show them."""
     return f"stepwise:spent:{hashlib.sha256(session.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
@@ -90,9 +90,9 @@ class Choice:
     """How one request of an agent's loop is sent on.
 
     `model`: name in the configuration, None when the session's budget is used up or unknown (refuse the request).
-    `effort`: value of `reasoning_effort`, for `choose: effort`. `max_tokens`: put this in the body, or the reservation
-    may not hold; None: leave it. `reserved`: money, to be settled when the answer is complete. `keep`: P(the cheapest
-    choice is enough).
+    `effort`: value of `reasoning_effort`, for `choose: effort`. `max_tokens`: must be put into the body, or the answer
+    may cost more than was reserved; None: leave the body's. `reserved`: money, to be settled when the answer is
+    complete. `keep`: P(the cheapest choice is enough).
     """
 
     model: str | None
@@ -108,8 +108,8 @@ class LoopTerms:
     """What a `per: request` block says.
 
     `small`, `large`: the models by key. `efforts`: values of `reasoning_effort` for the large model, the cheapest
-    first; none of them: the choice is between the two models. `budget`: money that a session never exceeds. `policy`:
-    the network's file, None for the plain rule; `device`: where it runs; `goal`: what it keeps to.
+    first; empty: the choice is between the two models. `budget`: money that a session never exceeds. `policy`:
+    the network's file, None for the plain rule; `device`: where it runs; `goal`: the target that it keeps.
     """
 
     small: str
@@ -172,7 +172,7 @@ class Agent:
         """Decides about one chat completion.
 
         `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first; None: those
-        that were chosen here for this session. `session`: whose budget it is; without one there is none to keep to.
+        that were chosen here for this session. `session`: whose budget it is; without a session there is no budget.
         """
         limit = self._terms.budget if session is not None else None
         try:
@@ -199,16 +199,16 @@ class Agent:
         return choice
 
     def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
-        """Enters what an answer really cost."""
+        """Charges what an answer really cost."""
         if choice.reserved:
             self._spend.settle(session, choice.reserved, self.cost(choice, prompt_tokens, completion_tokens))
 
     def cost(self, choice: Choice, prompt_tokens: int, completion_tokens: int) -> float:
-        """Money for so many tokens of the model that was chosen."""
+        """Money for this many tokens of the chosen model."""
         return self._endpoint(choice.model).cost(prompt_tokens, completion_tokens) if choice.model is not None else 0.0
 
     def _remember(self, session: str, choice: Choice) -> None:
-        """Who was chosen, for the session's next request. The last turns of the last sessions are kept."""
+        """Remembers what was chosen, for the session's next request: the last turns of the latest sessions."""
         if choice.model is None:
             return
         writers = self._writers.setdefault(session, [])
@@ -228,14 +228,14 @@ class Agent:
         return keep, "policy"
 
     def _level(self, keep: float, kappa: float) -> int:
-        """0 for the cheapest choice; the further P(keep) is under the threshold, the dearer."""
+        """0 for the cheapest choice, and more for dearer ones the further P(keep) is under the threshold."""
         last = len(self._terms.efforts) - 1 if self._terms.efforts else 1
         if keep >= kappa:
             return 0
         return min(last, 1 + math.floor((1.0 - keep / kappa) * last))
 
     async def _afford(self, session: str, limit: float, body: JSON, level: int, why: tuple[float, str]) -> Choice:
-        """The wanted choice if its worst case still fits, else the cheapest one, else none."""
+        """The wanted choice if its worst case still fits the budget, else the cheapest one, else none."""
         keep, reason = why
         asked: int | None = body.get("max_completion_tokens") or body.get("max_tokens")
         answers = body.get("n") or 1
@@ -308,7 +308,7 @@ def conversation(
 
 
 def rule(vector: Vector) -> float:
-    """P(keep) without a trained policy: failing tools, going in circles, hard questions speak for the large model."""
+    """P(keep) without a trained policy: it falls with failing tools, repeated calls and hard questions."""
     seen = dict(zip(NAMES, map(float, vector), strict=True))
     doubt = (
         -1.5
@@ -322,7 +322,7 @@ def rule(vector: Vector) -> float:
 
 
 def _is_error(result: JSON) -> bool:
-    """Does a tool's result look like a failure? By its own flag, else by the words it begins with."""
+    """Whether a tool's result looks like a failure: by its own flag, else by the words with which it begins."""
     flag: Any = result.get("is_error")
     if isinstance(flag, bool):
         return flag
@@ -342,7 +342,7 @@ def _prompt_bytes(body: JSON) -> int:
 
 
 def prompt_tokens(body: JSON) -> int:
-    """What the prompt of a request comes to, estimated."""
+    """An estimate of the prompt tokens of a request."""
     return _prompt_bytes(body) // CHARS_PER_TOKEN
 
 

@@ -69,7 +69,7 @@ def ineligible(body: JSON, headers: Mapping[str, str]) -> str | None:
 
 
 class Steps:
-    """The writer of a `stepwise:` block that goes `per: answer`."""
+    """The writer of a `stepwise:` block with `per: answer`."""
 
     kind = KIND
     by_session = False
@@ -85,7 +85,7 @@ class Steps:
         return "not_chat" if call.api != "chat" else ineligible(call.body, call.headers)
 
     async def start(self) -> None:
-        """Probes the upstreams. What cannot work is logged; such a decision takes the large model alone."""
+        """Probes the upstreams. If the block cannot work with them, this is logged and the large model answers."""
         try:
             await self.stepwise.start()
         except StepwiseError as error:
@@ -102,8 +102,8 @@ class Steps:
 async def answer(setup: Setup, call: Call) -> Answer:
     """Answers an eligible call (see `ineligible`) with two models.
 
-    A streaming answer comes back as soon as one model has begun; a whole one when it is complete. When the deadline
-    passes, the answer ends with an error. Cancel at any moment: everything is freed.
+    A streaming answer is returned as soon as one model has begun, a whole one when it is complete. When the deadline
+    passes, the answer ends with an error. It may be cancelled at any moment; everything is freed then.
     """
     head = {
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",
@@ -141,7 +141,7 @@ async def answer(setup: Setup, call: Call) -> Answer:
 
 
 class _Events(Body):
-    """Server-sent events, one for each piece of text that the session gives."""
+    """Server-sent events, one per piece of text that the session gives."""
 
     def __init__(self, session: Session, frame: _Frame, metrics: Metrics, note: bool) -> None:
         self._session = session
@@ -207,7 +207,7 @@ class _Frame:
         return end + (event({**head, "choices": [], "usage": session.usage()}) if self._usage else b"")
 
     def note(self, session: Session) -> bytes:
-        """The usage in a comment, which no client sees; empty where the client gets it anyway."""
+        """The usage in a comment, which no client shows; empty where the client gets the usage anyway."""
         return b"" if self._usage else comment({"usage": session.usage()})
 
     def whole(self, texts: list[Text], session: Session) -> bytes:

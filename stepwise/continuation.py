@@ -38,7 +38,7 @@ def build(
     running_usage: bool = False,
     template: str | None = None,
 ) -> tuple[str, JSON]:
-    """Path and body of a streaming request that writes on after `prefix` (with an empty one: from the beginning).
+    """Path and body of a streaming request that continues `prefix` (an empty one: that begins the answer).
 
     `request` is the client's chat completion; its sampling parameters are kept. `top_logprobs`: -1 asks for no log
     probabilities. Raises UpstreamError when there is a prefix and no `mode`, or the template cannot be rendered.
@@ -77,8 +77,8 @@ def build(
 def render(template: str | None, messages: Sequence[Mapping[str, Any]]) -> str:
     """The prompt of a conversation, ready for the answer's first token.
 
-    Without a template (base models, and servers that need none) the messages' texts, a blank line between them.
-    Raises UpstreamError when the template fails.
+    Without a template (for base models, and servers that need none) it is the messages' texts with a blank line between
+    them. Raises UpstreamError when the template fails.
     """
     if template is None:
         return "".join(f"{_text(message.get('content'))}\n\n" for message in messages)
@@ -111,12 +111,12 @@ _SHORTEST = 16  # characters; less could well come twice in a row
 class Joint:
     """The place where a continuation meets its prefix.
 
-    Some servers repeat the prefix before they go on: that is cut off. Some ignore it and start over, mostly with the
-    same first words: that is found when the text follows the prefix's beginning for `least` characters and then leaves
-    it. A shorter prefix than that is only cut off where it is repeated whole: a server that starts over after one short
-    step says the same again, so nothing is lost. Text is held back only while it could still be either. Chat templates
-    often trim the prefix's last blank line, and the model writes it again: line feeds that the prefix already ends with
-    are dropped.
+    Some servers repeat the prefix before they go on; the repetition is cut off. Some ignore the prefix and begin the
+    answer anew, mostly with the same first words; this is noticed when the text is the same as the prefix's beginning
+    for `least` characters and then differs. A prefix that is shorter than that is only cut off where it is repeated
+    whole: a server that begins anew after one short step says the same again, so nothing is lost. Text is held back
+    only while it could still be either. Chat templates often trim the prefix's last blank line, and the model then
+    writes it again: line feeds with which the prefix already ends are dropped.
     """
 
     def __init__(self, prefix: str, least: int = 48) -> None:
@@ -146,7 +146,7 @@ class Joint:
         return self._release()
 
     def finish(self) -> list[Token]:
-        """The continuation has ended: what is still held. Raises UpstreamError (restart)."""
+        """The continuation has ended: gives the text that is still held back. Raises UpstreamError (restart)."""
         if self._open and (len(self._text) >= self._least or self._text.strip() == self._prefix.strip()):
             raise _restarted()
         return self._release()

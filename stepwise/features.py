@@ -1,12 +1,12 @@
-"""What the policy sees of a step: one float32 vector, the same in training and in serving.
+"""What a policy knows about a step: one float32 vector, the same in training and in the service.
 
 Everything is computed from the drafted step's tokens and a small running state of the answer so far, by pure
-functions. Nothing is normalised here: the statistics live in the ONNX file (see docs/stepwise.md), so serving cannot
-disagree with training about them.
+functions. Nothing is normalised here: the statistics are in the ONNX file (see docs/stepwise.md), so that the service
+and the training cannot use different ones.
 
 Log probabilities are natural; entropies are in nats; probabilities, margins and shares are in 0..1. "Uncertain" means
 that the token written had a probability under one half. Where a step has no token of a kind (no log probabilities, no
-digits), its statistics are those of a certain step.
+digits), its statistics are those of a step about which the model was certain.
 
 Sources: first-token entropy, GlimpRouter (arXiv 2601.05110); mean log probability, STEER (arXiv 2511.06190); margins
 over digits and operators, and the running statistics, are ours.
@@ -73,7 +73,7 @@ _ANSWER = re.compile(r"\\boxed\{|####|\banswer(?:\s+is|\s*[:=])", re.I)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of an answer before its next step. Never changed: each event gives a new one."""
+    """What is known of an answer before its next step. A state never changes: each event gives a new one."""
 
     token_budget: int = 4096
     difficulty: float = 0.5
@@ -107,7 +107,7 @@ class State:
         return self._accepted(step, small_tokens=self.small_tokens + step.size, since_redo=self.since_redo + 1)
 
     def redone(self, draft_tokens: int, step: Step) -> State:
-        """A draft of so many tokens was rejected (0: there was none) and the large model's step accepted."""
+        """A draft of `draft_tokens` tokens was rejected (0: there was none), and the large model's step accepted."""
         return self._accepted(
             step,
             small_tokens=self.small_tokens + draft_tokens,
@@ -117,7 +117,7 @@ class State:
         )
 
     def repeats(self, step: Step) -> bool:
-        """Was the same text, white space and case aside, accepted before?"""
+        """Whether the same text, apart from white space and case, was accepted before."""
         return _fingerprint(step.text) in self.seen
 
     def _accepted(self, step: Step, **changes: int) -> State:

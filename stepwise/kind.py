@@ -1,4 +1,4 @@
-"""The stepwise writer, as the rest of the house knows it before any policy uses it."""
+"""The stepwise writer, as the other rooms know it before any policy uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer under way is made of: the request that a model is answering, and the step that it is writing."""
+"""The parts of an unfinished answer: the request that a model is answering, and the step that it is writing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Opened:
         self._joint = Joint(prefix)
 
     async def next(self) -> Piece | None:
-        """The next piece, its meeting with the prefix settled; None at the end. Raises UpstreamError, DeadlineError."""
+        """The next piece, without a repeated prefix; None at the end. Raises UpstreamError and DeadlineError."""
         piece = await self.stream.next()
         if piece is None:
             return None
@@ -37,14 +37,14 @@ class Opened:
         return piece
 
     def tell(self) -> Open:
-        """What the books are to know of it."""
+        """The request as the books count it."""
         return Open(self._model, self._prefix, self.stream.received)
 
 
 class Passage:
-    """The step under way: where it ends, and how much of it the client has.
+    """The unfinished step: where it ends, and how much of it the client has got.
 
-    `fresh`: the draft's first token has not been looked at.
+    `fresh`: the draft's first token has not been looked at yet.
     """
 
     def __init__(self, limits: Limits, prefix: str = "") -> None:
@@ -59,12 +59,12 @@ class Passage:
 
     @property
     def waiting(self) -> bool:
-        """Has a blank line been seen that may or may not turn out to end the step?"""
+        """Whether a blank line was seen of which it is not known yet whether it ends the step."""
         return self._splitter.waiting
 
     @property
     def cut(self) -> int | None:
-        """Tokens of the step that the client has, should it end here; None where it has nothing of it."""
+        """Tokens of the step that the client has got, if it ended here; None where the client has none of it."""
         return sum(token.size for token in self.unfinished[: self._shown]) if self._shown else None
 
     def feed(self, token: Token) -> list[Step]:
@@ -72,17 +72,17 @@ class Passage:
         return self._splitter.feed(token)
 
     def finish(self) -> Step | None:
-        """The text has ended: what is left, if anything."""
+        """The text has ended: gives the step that is left, if any."""
         return self._splitter.finish()
 
     def rest(self, step: Step) -> tuple[Token, ...]:
-        """The tokens of a step that is complete which were not said yet; now they are."""
+        """Those tokens of a complete step that the client has not got yet; from now on they count as sent."""
         rest = step.tokens[self._shown :]
         self._shown = max(0, self._shown - len(step.tokens))
         return rest
 
     def show(self) -> tuple[Token, ...]:
-        """The tokens of the step under way that were not said yet; now they are."""
+        """Those tokens of the unfinished step that the client has not got yet; from now on they count as sent."""
         fresh = self.unfinished[self._shown :]
         self._shown += len(fresh)
         return fresh

@@ -1,9 +1,9 @@
 """The policy network at run time: an ONNX file, checked when it is loaded, run in small batches off the event loop.
 
-The format is docs/stepwise.md, "The policy file". A network that a CPU runs in less time than it takes to wake a
-thread is run at once, where it is asked for. Any other, and every one on a GPU, has a thread of its own: it takes what
-is waiting, waits a fraction of a millisecond for company when other answers are under way, and runs the network once
-for all.
+The format is described in docs/stepwise.md, "The policy file". A network that a CPU runs in less time than it takes to
+wake a thread is run at once, on the event loop. Any other, and every one on a GPU, has a thread of its own: it takes
+the steps that wait, waits a fraction of a millisecond for more when other answers are being written, and runs the
+network once for all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stepwise import features
 from stepwise.steps import Limits
 
 _LARGEST: Final = 1 << 28
-"""Bytes of a policy file, at most: the shipped one has some hundred thousand."""
+"""The most bytes of a policy file: the shipped one has some hundred thousand."""
 
 Vector = NDArray[np.float32]
 Device = Literal["auto", "cuda", "cpu"]
@@ -62,7 +62,7 @@ class Target(NamedTuple):
 
 
 GOAL = Target("accuracy_loss", 0.01)
-"""What a policy keeps to where nothing is said."""
+"""The target of a policy unless another is given."""
 
 
 class Row(NamedTuple):
@@ -76,7 +76,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a policy file says of itself."""
+    """What a policy file states about itself."""
 
     small: str
     large: str
@@ -88,7 +88,7 @@ class Card:
     sha256: str
 
     def kappa(self, target: Target) -> float:
-        """The threshold for `target`: that of the nearest row which promises at least as much.
+        """The threshold for `target`: that of the nearest row whose bound is at least as strict.
 
         Raises PolicyError when no row does.
         """
@@ -233,7 +233,7 @@ class Policy:
         _deliver([(item, (float(keep[i]), None if after is None else after[i])) for i, item in enumerate(batch)])
 
     def _cost(self, width: int) -> float:
-        """Seconds that one step takes: the least of a few, which a busy machine does not disturb."""
+        """Seconds that one step takes: the least of a few measurements, since a busy machine makes others longer."""
         vector, hidden = np.zeros(width, np.float32), np.zeros(self.hidden_width, np.float32)
         least = math.inf
         for _ in range(8):
@@ -344,9 +344,9 @@ class _Network:
         return results[0], results[1] if self.hidden_width else None
 
     def run_one(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
-        """One step, [d] (and [h]), on the CPU, for one caller at a time: the buffers are bound once and for all.
+        """One step, [d] (and [h]), on the CPU, for one caller at a time: the buffers are bound only once.
 
-        `run` makes and checks its inputs and outputs anew each time, which for a small network is most of the time.
+        `run` makes and checks its inputs and outputs anew each time, which for a small network takes most of the time.
         """
         buffers = self._buffers
         buffers["features"][0] = vector

@@ -1,8 +1,8 @@
-"""What an upstream really does: found with a few tiny greedy requests, kept as a record.
+"""What an upstream really does: found out with a few tiny greedy requests, and kept as a record.
 
 The same short answer is asked for twice: once whole, once from its middle. A server that honours the prefix writes the
-rest; one that ignores it writes the beginning again. That works with any model, also one that knows only arithmetic.
-The middle is a place between two tokens: after half a token a model goes on otherwise than it did.
+rest; one that ignores it writes the beginning again. This works with any model, even one that knows only arithmetic.
+The middle is a place between two tokens, since after half a token a model goes on differently.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _CUTS = 3  # places that are tried
 class Capability:
     """What an upstream did when it was probed.
 
-    `modes` says for every way of continuing that was tried what came of it: `honoured`, `restarted`, `unsure` (neither
-    seen for certain), or `refused: ` and why. `mode` is the first that was honoured, None when none was.
-    `top_logprobs`: how many it gives of the `TOP` asked for; 0 only the written token's own, -1 none at all.
+    `modes` has the result of every way of continuing that was tried: `honoured`, `restarted`, `unsure` (neither is
+    certain), or `refused: ` and why. `mode` is the first way that was honoured, None when none was.
+    `top_logprobs`: how many it gives of the `TOP` asked for; 0: only the written token's own; -1: none at all.
     """
 
     model: str
@@ -62,7 +62,7 @@ class Capability:
 
 
 async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> Capability:
-    """Asks `upstream` what it can do: two requests and one for each way of continuing that is tried, all tiny.
+    """Asks `upstream` what it can do: two tiny requests, and one for each way of continuing that is tried.
 
     `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
     """
@@ -87,7 +87,7 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
 
 
 async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> bool:
-    """Can `upstream` give a step its mark (`stepwise.verify`)? Raises UpstreamError and DeadlineError."""
+    """Whether `upstream` can give a step a mark (`stepwise.verify`). Raises UpstreamError and DeadlineError."""
     asked = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.")
     try:
         verify.mark(await upstream.ask(CHAT_PATH, asked, headers, deadline))
@@ -99,7 +99,7 @@ async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float 
 async def _whole(
     upstream: Upstream, headers: Mapping[str, str], deadline: float | None
 ) -> tuple[int, Stream, str, list[Token]]:
-    """The whole short answer, asked for with as much as the upstream takes."""
+    """The whole short answer, asked for with as many features as the upstream accepts."""
     for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
         asked = build(None, _REQUEST, "", max_tokens=_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
         try:
@@ -129,7 +129,7 @@ def _middles(tokens: Sequence[Token]) -> list[int]:
 async def _continue(
     upstream: Upstream, mode: Mode, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
 ) -> str:
-    """What came of asking for `text` from one of `cuts` on."""
+    """The result of asking for `text` from one of `cuts` on."""
     beginning = text.lstrip()[:_AGREE]
     for cut in cuts:
         asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
@@ -153,7 +153,7 @@ async def _continue(
 async def _stop_reason(
     upstream: Upstream, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
 ) -> bool:
-    """Does the upstream say which stop string ended its text?"""
+    """Whether the upstream says which stop string ended its text."""
     if not cuts:
         return False
     stop = text[cuts[0] : cuts[0] + 4]
@@ -185,7 +185,7 @@ async def _read(
 
 
 def load(path: Path) -> dict[str, Capability]:
-    """The records kept in a file, by model; none when it is missing or not ours (it is only a memory)."""
+    """The records kept in a file, by model; none when it is missing or damaged, since they can be found out again."""
     try:
         return {name: Capability.from_json(data) for name, data in orjson.loads(path.read_bytes()).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

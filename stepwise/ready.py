@@ -1,4 +1,4 @@
-"""A stepwise decision that has asked its two models what they can do, and takes the safe side until it knows."""
+"""A stepwise decision that asks its two models what they can do, and lets the large one answer until it knows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Stepwise:
             raise StepwiseError(self.problem)
 
     async def ready(self, headers: Mapping[str, str], deadline: float | None) -> Setup:
-        """What an answer needs: the large model alone while the strategy cannot work or nobody knows whether it can.
+        """What an answer needs: the large model alone while the strategy cannot work, or while that is not known yet.
 
         `deadline`: on the running loop's clock.
         """
@@ -88,7 +88,7 @@ class Stepwise:
         }
 
     async def _prepare(self, headers: Mapping[str, str], seconds: float) -> None:
-        """Probes what has to be probed, once for all who ask, and waits for it so long at most."""
+        """Probes the models that need it, once for all callers, and waits for that at most `seconds`."""
         models = (self._setup.small, self._setup.large)
         if self._probing is None or self._probing.done():
             due = [model for model in models if self._due(model)]
@@ -139,7 +139,7 @@ class Stepwise:
                 self.metrics.upstream_errors["-", "capabilities_not_saved"] += 1
 
     def _unworkable(self) -> str | None:
-        """Why the strategy cannot work with what the upstreams can do; None when it can, or nothing is known."""
+        """Why the strategy cannot work with these upstreams; None when it can, or when nothing is known of them."""
         small, large, strategy = self._setup.small, self._setup.large, self._setup.strategy
         name = strategy.name
         if strategy.alone:
@@ -166,10 +166,10 @@ class Stepwise:
 
 
 class Servers(list[Model]):
-    """The models' servers of the policies in force, each of which is probed once whoever asks."""
+    """The models' servers of the policies in force. Each is probed once, for all decisions that use it."""
 
     def of(self, name: str, endpoint: Endpoint) -> Model:
-        """The one that this is; a new one is added."""
+        """The server with this name and endpoint; a new one is added."""
         for server in self:
             if server.name == name and server.upstream.endpoint == endpoint:
                 return server
@@ -178,5 +178,5 @@ class Servers(list[Model]):
 
 
 def unknown(endpoint: Endpoint) -> Capability:
-    """Before the first probe: nothing is known, and only what the operator says is taken for granted."""
+    """The capability before the first probe: nothing is known except what the operator states."""
     return Capability(endpoint.model, 0.0, endpoint.mode, {}, TOP, False, False, False)

@@ -1,7 +1,7 @@
 """`per: request`: one request of an agent's loop, sent on to the model (or with the effort) that was chosen for it.
 
-The answer passes as it comes. It passes through here, and not on a plain route, because its usage settles the session's
-budget.
+The answer is passed on as it comes. It comes through the router, instead of by a plain route, because its usage decides
+what the session's budget is charged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
 
 
 class Loop:
-    """The writer of a `stepwise:` block that goes `per: request`: each call through the model chosen for it."""
+    """The writer of a `stepwise:` block with `per: request`: sends each call to the model that is chosen for it."""
 
     kind = KIND
     by_session = True
@@ -79,7 +79,7 @@ class Loop:
 
 
 def _asked(body: JSON, choice: Choice) -> JSON:
-    """What the chosen model is asked: the client's call, and a usage at the end of a stream."""
+    """The call for the chosen model: the client's, which also asks for the usage at the end of a stream."""
     asked = dict(body)
     if choice.effort is not None:
         asked["reasoning_effort"] = choice.effort
@@ -91,7 +91,7 @@ def _asked(body: JSON, choice: Choice) -> JSON:
 
 
 class _Sent(NamedTuple):
-    """For which model a request was let through, and on whose budget."""
+    """For which model a request was let through, and whose budget pays for it."""
 
     choice: Choice
     session: str | None
@@ -160,7 +160,7 @@ class _Relayed(Body):
             self._charge(self._agent.cost(self._choice, *(self._usage or guess)))
 
     def _pass(self, data: bytes) -> bytes:
-        """What of the bytes so far can go out: whole events."""
+        """The bytes that can be passed on: whole events."""
         self._size += len(data)
         if not self._events:
             if len(self._buffer) <= _KEPT:
@@ -178,7 +178,7 @@ class _Relayed(Body):
         return bytes(passed)
 
     def _take_event(self, came: bytes) -> bytes:
-        """What of an event goes out."""
+        """The part of an event that is passed on."""
         self._said += 1
         if self._counts(came) and self._quiet:
             return b": " + came[5:].lstrip() if self._note else b""

@@ -32,12 +32,12 @@ class _Block(BaseModel):
 
 
 class TargetSpec(_Block):
-    """What the policy must keep to: exactly one of the two."""
+    """What the policy has to achieve: exactly one of the two."""
 
     accuracy_loss: Share | None = None
-    """At most this share of the questions that the large model gets right may be lost."""
+    """Of the questions that the large model answers correctly, at most this share may be answered wrongly."""
     cost: Share | None = None
-    """Expected cost, as a share of the large model's alone."""
+    """The expected cost, as a share of what the large model alone would cost."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -53,7 +53,7 @@ class TargetSpec(_Block):
 
 
 class StepSpec(_Block):
-    """Where steps end. Left out: as the policy was trained, else 8 and 512."""
+    """Where steps end. Left out: as in the policy's training, or 8 and 512 without a policy."""
 
     min_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -63,15 +63,15 @@ class BudgetSpec(_Block):
     """Limits of one answer; `session` is for `per: request`."""
 
     steps: Annotated[int, Field(ge=1)] = 30
-    """After so many steps, whoever writes then writes the rest."""
+    """After this many steps, the model that is writing writes the rest."""
     seconds: Annotated[float, Field(gt=0)] = 120.0
-    """Likewise after so much time."""
+    """The same after this many seconds."""
     money: Annotated[float, Field(ge=0)] | None = None
-    """The large model is asked only while the answer stays under this, by the models' prices."""
+    """The large model is asked only while the answer costs less than this, by the models' prices."""
     tokens: Annotated[int, Field(ge=1)] = 16384
     """Both models together write at most this many tokens, rejected ones included; then the answer ends."""
     session: Annotated[float, Field(gt=0)] | None = None
-    """`per: request` only: a session never costs more than this."""
+    """`per: request` only: the most that a session may cost."""
 
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ else:
 
 
 class _Pair(WriterSpec):
-    """The beginning of a block: the two models, and who judges."""
+    """The beginning of a block: the two models, and the strategy that judges drafts."""
 
     small: str
     """Name of the model that drafts."""
@@ -123,7 +123,7 @@ class StepwiseSpec(_Parameters):
     step: StepSpec = StepSpec()
     budget: BudgetSpec = BudgetSpec()
     per: Literal["answer", "request"] = "answer"
-    """What is routed: the steps inside an answer, or each request of an agent's loop."""
+    """What a model is chosen for: each step within an answer, or each request of an agent's loop."""
     choose: Literal["model", "effort"] = "model"
     """`per: request` only: between the two models, or between efforts of the large one."""
     efforts: tuple[str, ...] = ("low", "medium", "high")
@@ -131,9 +131,9 @@ class StepwiseSpec(_Parameters):
     device: Device = "auto"
     """Where the policy network runs. `cuda` without a usable GPU is an error."""
     warm_below: Share | None = None
-    """Scores under this have the large model read the prefix in advance. Left out: never."""
+    """When a step scores less than this, the large model reads the answer so far in advance. Left out: never."""
     capabilities: str | None = None
-    """A file that remembers what the upstreams can do, for a start while one of them is down."""
+    """A file that remembers what the upstreams can do, so that the router can start while one of them is down."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -214,7 +214,7 @@ class StepwiseSpec(_Parameters):
         return Steps(self.stepwise(means))
 
     def loop(self, folder: Path) -> LoopTerms:
-        """What `per: request` goes by. Raises PolicyError."""
+        """The terms of `per: request`. Raises PolicyError."""
         return LoopTerms(
             self.small,
             self.large,
@@ -226,7 +226,7 @@ class StepwiseSpec(_Parameters):
         )
 
     def stepwise(self, means: Means) -> Stepwise:
-        """What answers `per: answer`. Raises PolicyError and StepwiseError."""
+        """What writes answers for `per: answer`. Raises PolicyError and StepwiseError."""
         small, large = means.endpoints[self.small], means.endpoints[self.large]
         kind = self._strategy
         given = self.model_dump(include=set(kind.parameters), exclude_none=True)
@@ -263,7 +263,7 @@ class StepwiseSpec(_Parameters):
         )
 
     def _limits(self, strategy: Strategy) -> Limits:
-        """Where steps end: as the strategy was trained, else as the block says."""
+        """Where steps end: as in the strategy's training, else as the block says."""
         trained = strategy.limits or Limits()
         mine = (self.step.min_tokens or trained.min_tokens, self.step.max_tokens or trained.max_tokens)
         if strategy.limits is None:

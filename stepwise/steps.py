@@ -1,11 +1,11 @@
-"""Where a reasoning step ends: the one splitter that serving and training share.
+"""Where a reasoning step ends: the one splitter, which the service and the training share.
 
 A step ends at a blank line outside code fences, LaTeX blocks, tables and lists, once it holds `min_tokens` tokens.
 Text goes in as it streams; the pieces that come out, joined, are byte for byte the text that went in.
 
-Two rules keep it bounded. A step never holds more than `max_tokens` tokens, whatever it contains (a code block longer
-than that is cut, because an unbounded buffer is worse). And a LaTeX block that swallowed a whole step without closing
-is taken for a stray marker and forgotten.
+Two rules keep it bounded. A step never holds more than `max_tokens` tokens, whatever it contains (a longer code block
+is cut, because an unbounded buffer would be worse). And where a LaTeX block is not closed within a whole step, its
+opening is taken for a stray marker and forgotten.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of a step, in model tokens: no end before `min_tokens`, a forced one at `max_tokens`."""
+    """Sizes of a step, in model tokens: it does not end before `min_tokens`, and ends at `max_tokens` in any case."""
 
     min_tokens: int = 8
     max_tokens: int = 512
@@ -66,7 +66,7 @@ _LIST_MAYBE = re.compile(r"(?:[-*+]|\d{1,9}[.)]?)\Z")
 
 
 class _Blocks:
-    """Markdown state after each whole line: inside a fence, a LaTeX block, a list or a table?"""
+    """Markdown state after each whole line: whether it is inside of a fence, a LaTeX block, a list or a table."""
 
     __slots__ = ("after_blank", "fence", "group", "latex")
 
@@ -133,7 +133,7 @@ class _Blocks:
                 pass
 
     def continues(self, start: str) -> bool | None:
-        """After a blank line in a list or table: does this line go on with it? None: too early to say."""
+        """Whether this line, after a blank line in a list or table, goes on with it. None: too early to say."""
         text = start.lstrip()
         if not text:
             return None
@@ -192,7 +192,7 @@ class Splitter:
         return (*(self._pending or ()), *self._tokens)
 
     def finish(self) -> Step | None:
-        """The text has ended: what is left, if anything (perhaps only white space)."""
+        """The text has ended: gives the step that is left, if any (it may be only white space)."""
         steps: list[Step] = []
         self._unsettle()
         if self._tokens:
@@ -226,7 +226,7 @@ class Splitter:
             self._tokens = []
 
     def _settle(self, start: str, steps: list[Step]) -> None:
-        """Decides a blank line seen after a list or table, now that the next line has begun."""
+        """Decides whether a blank line after a list or table ends the step, now that the next line has begun."""
         continues = self._blocks.continues(start)
         if continues is None:
             return
@@ -260,7 +260,7 @@ def _lines(text: str) -> list[str]:
 
 
 def split(pieces: Iterable[Token] | str, limits: Limits | None = None) -> Sequence[Step]:
-    """All steps of a finished text. A plain string counts a token for every `CHARS_PER_TOKEN` characters."""
+    """All steps of a finished text. A plain string counts one token per `CHARS_PER_TOKEN` characters."""
     splitter = Splitter(limits)
     if isinstance(pieces, str):
         text = pieces

@@ -34,7 +34,7 @@ class Turn(StrEnum):
 
 
 class Draft(NamedTuple):
-    """A step that the small model has just written: what it is, what the policy sees of it, what was before it."""
+    """A step that the small model has just written, with its features and the state before it."""
 
     step: Step
     vector: Vector
@@ -49,7 +49,8 @@ class Verdict(NamedTuple):
 
 
 class NoVerdict(Exception):
-    """The strategy could not judge. The draft is rejected (the large model is the safe side) and `reason` counted."""
+    """The strategy could not judge. To be safe, the draft is rejected and the large model writes the step; `reason` is
+    counted."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -57,7 +58,7 @@ class NoVerdict(Exception):
 
 
 class Context(NamedTuple):
-    """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
+    """What a run may use from its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
 
     `key` is the same for the same question.
     """
@@ -76,10 +77,10 @@ class Run(Protocol):
         """False rejects a draft at its first token, before the rest is written."""
 
     async def judge(self, draft: Draft) -> Verdict:
-        """Keep this draft? Raises NoVerdict."""
+        """Whether to keep this draft. Raises NoVerdict."""
 
     def close(self) -> None:
-        """The answer is over, whatever came of it."""
+        """The answer is over, complete or not."""
 
 
 class Strategy(ABC):
@@ -87,15 +88,15 @@ class Strategy(ABC):
 
     name: str
     needs_top: int = -1
-    """Top log probabilities that the small model's server must give: -1 none at all, 0 the written token's own."""
+    """How many top log probabilities the small model's server must give; 0: the written token's own; -1: none."""
     needs_marks: ClassVar[bool] = False
     """Whether the large model must give marks (`Context.verify`)."""
     judges: ClassVar[bool] = True
     """Whether drafts are judged, so that the large model may have to write any step."""
     alone: bool = False
-    """Whether one of the models writes everything, whatever the other can do."""
+    """Whether one model writes everything, so that it does not matter what the other can do."""
     limits: Limits | None = None
-    """The sizes of steps that it was trained with; None: any will do."""
+    """The sizes of steps with which it was trained; None: any sizes."""
     token_budget: int = 4096
     """`State.token_budget`."""
 
@@ -109,7 +110,7 @@ class Strategy(ABC):
 
 
 class Judge:
-    """The parts of a run that most strategies do not need."""
+    """Defaults for the methods of a run: the small model drafts, and every draft is kept."""
 
     def turn(self, state: State) -> Turn:
         return Turn.DRAFT
@@ -126,9 +127,9 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the block of a decision wants of its strategy.
+    """What the block of a decision says about its strategy.
 
-    `values`: the strategy's own parameters, those that are given. `target`: what to keep to, None when nothing is said.
+    `values`: the strategy's own parameters, as far as given. `target`: the target to keep, None when none is given.
     `policy`: the network's file, None without one; `device`: where it runs. `small`, `large`: the models' names at
     their servers.
     """
@@ -173,5 +174,5 @@ class StrategyKind:
 
     @property
     def keys(self) -> frozenset[str]:
-        """All keys that not every strategy takes, and this one does."""
+        """The keys that this strategy takes and some others do not."""
         return self.takes | self.parameters.keys()

@@ -1,7 +1,7 @@
 """The large model's mark for a step, asked for as one digit and read from the probabilities of that one token.
 
 After SpecReason (Pan et al., arXiv 2504.07891), where the large model gives each drafted step a score from 0 to 9. The
-expected digit is used, so one token tells more than ten levels.
+mark is the expected digit, by the digits' probabilities, so that one token gives a finer scale than ten levels.
 """
 
 from __future__ import annotations

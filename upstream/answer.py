@@ -1,4 +1,4 @@
-"""An answer to a client: status, headers and a body to be pulled, for whatever serves it."""
+"""An answer to a client: its status, its headers, and a body that whoever serves it reads piece by piece."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to send to the client, as it is made. Use it as `async with answer:`, or call `aclose` in the end.
+    """What to send to the client, piece by piece. Use it as `async with answer:`, or call `aclose` at the end.
 
     `body` must be closed when the client is gone: without that the models go on writing.
     """
@@ -55,7 +55,7 @@ class Body(AsyncGenerator[bytes, None]):
 
 
 class Whole(Body):
-    """A body that is known already."""
+    """A body that is already complete."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -24,7 +24,8 @@ class Account:
 
 
 class Open(NamedTuple):
-    """A request under way: characters of the answer that it was asked to continue, and tokens that have come."""
+    """A request that is not over: `prefix` are the characters of the answer that it was asked to continue, `received`
+    the tokens that have come."""
 
     model: str
     prefix: int
@@ -50,7 +51,7 @@ class Books:
         self.accounts[model].requests += 1
 
     def stream(self, open: Open, used: int, counts: Counts | None) -> None:
-        """A stream is over, `used` tokens of which are in the answer; `counts` as the upstream says, if it does."""
+        """A stream is over; `used` of its tokens are in the answer. `counts`: what the upstream counted, if it did."""
         account = self.accounts[open.model]
         account.discarded += max(0, open.received - used)
         if counts is None:
@@ -69,12 +70,12 @@ class Books:
         account.discarded += counts.completion
 
     def prompt_tokens(self, model: str, prefix: int) -> int:
-        """What a request to `model` that continues `prefix` characters comes to, from what was counted so far."""
+        """The prompt tokens of a request to `model` that continues `prefix` characters, by what was counted so far."""
         base = self.accounts[model].base
         return (self._question() if base is None else base) + prefix // CHARS_PER_TOKEN
 
     def cost(self, open: Open | None = None) -> float:
-        """Money so far, the request under way included."""
+        """Money so far, that of the `open` request included."""
         total = 0.0
         for name, account in self.accounts.items():
             prompt, completion = self._prompt(name), account.completion

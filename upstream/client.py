@@ -44,12 +44,12 @@ class UpstreamError(Exception):
 
 
 class DeadlineError(Exception):
-    """The answer's own deadline has passed (which is nobody's failure but the caller's limit)."""
+    """The answer's own deadline has passed. The upstream has not failed; the caller's limit is over."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """What one event brought: text with its tokens, and why the text ended, if it did."""
+    """The content of one event: text with its tokens, and why the text ended, if it did."""
 
     tokens: list[Token] = field(default_factory=list)
     reasoning: str = ""
@@ -58,7 +58,7 @@ class Piece:
 
 
 class Stream:
-    """One open request. Read it with `next` until it gives None, then or earlier `close` it."""
+    """One open request. Read it with `next` until it gives None, and `close` it then or earlier."""
 
     def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, deadline: float | None) -> None:
         self.counts: Counts | None = None

@@ -27,8 +27,8 @@ class Mode(StrEnum):
 class Endpoint:
     """Where a model is served, and its price.
 
-    `url`: base address up to and without `base_path`, such as `http://127.0.0.1:10001`; with `socket`, a Unix socket's
-    path, the host part is only what the Host header says. `base_path`: what its server has in the place of the `/v1` in
+    `url`: base address up to but without `base_path`, such as `http://127.0.0.1:10001`. With `socket`, a Unix socket's
+    path, the host part is only what the Host header says. `base_path`: what its server has instead of the `/v1` in
     our calls' paths. `model`: the name in the request body. `price_*`: money per million tokens. `template`: a Jinja
     chat template for `/v1/completions`. `mode`: how to continue a prefix, whatever the probe finds.
     """
@@ -47,5 +47,5 @@ class Endpoint:
     base_path: str = "/v1"
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Money for so many tokens."""
+        """Money for this many prompt and completion tokens."""
         return (prompt_tokens * self.price_input + completion_tokens * self.price_output) / 1e6

@@ -16,7 +16,7 @@ _SILENT = (b":", b"event:", b"id:", b"retry:")  # comments, and fields that carr
 
 
 class Lines:
-    """The whole lines of a stream, however its pieces were cut."""
+    """The whole lines of a stream, wherever its pieces were cut."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -57,5 +57,5 @@ def event(data: JSON, name: str | None = None) -> bytes:
 
 
 def comment(data: JSON) -> bytes:
-    """A comment, which no client sees: a note for the proxies that it passes."""
+    """A comment, which no client shows: a note for the proxies that the stream passes."""
     return b": " + orjson.dumps(data) + b"\n\n"

@@ -13,7 +13,7 @@ from upstream.endpoint import JSON
 
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
 TOP = 5
-"""Top log probabilities asked for, and used, for each token: the most that nearly every server gives."""
+"""How many top log probabilities are asked for, and used, per token: the most that nearly every server gives."""
 FLOOR = -50.0  # upstreams write -9999 or -inf for a token that could not happen
 
 
@@ -24,7 +24,7 @@ class Token(NamedTuple):
     `top`: natural logs of the most probable tokens at this place, highest first; may be empty.
     `size`: how many model tokens this piece stands for (1 when the upstream gives log probabilities, estimated when
     it does not, 0 for text that we inserted ourselves). `raw`: the upstream's own record of the token, if any.
-    `certainty`: what `certainty` makes of the two above, where it was worked out as the token came.
+    `certainty`: what the function `certainty` gives for `logprob` and `top`, where that was computed as the token came.
     """
 
     text: str
@@ -36,14 +36,15 @@ class Token(NamedTuple):
 
 
 def estimate(text: str) -> int:
-    """About how many tokens `text` is, when nobody says (at least 1)."""
+    """About how many tokens `text` has (at least 1), where no upstream says it."""
     return max(1, round(len(text) / CHARS_PER_TOKEN))
 
 
 def entropy(top: Sequence[float]) -> float:
     """Entropy in nats of a token's distribution known by its `TOP` highest log probabilities.
 
-    What the listed tokens leave over is one more outcome; a list that sums to more than one (rounding) is scaled down.
+    The probability that the listed tokens leave over counts as one more token. A list that sums to more than one
+    (rounding) is scaled down.
     """
     total = weighted = 0.0
     for value in top[:TOP]:
@@ -69,7 +70,7 @@ def certainty(logprob: float | None, top: Sequence[float]) -> tuple[float, float
 def read(text: str, logprobs: JSON | None) -> list[Token]:
     """Tokens whose texts, joined, are `text`, from the log probabilities of either API (chat or completions).
 
-    Raises KeyError, TypeError or ValueError when `logprobs` has not the shape of either.
+    Raises KeyError, TypeError or ValueError when `logprobs` has the shape of neither.
     """
     tokens: list[Token] = []
     if logprobs and logprobs.get("content"):

@@ -2,7 +2,7 @@
 
 OpenAI's chat and completions say `prompt_tokens` and `completion_tokens`; its responses, and Anthropic's messages, say
 `input_tokens` and `output_tokens`; Gemini's `usageMetadata` says `promptTokenCount`, `candidatesTokenCount` and, beside
-these, `thoughtsTokenCount`. What our own writers put there beside is under `pointsman`.
+these, `thoughtsTokenCount`. Our own writers add what else there is to say under `pointsman`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIES: Final = 8
 _SPACE: Final = 16
 """Characters between a key and its value."""
 _MOST: Final = 10**9
-"""Tokens; no answer has more."""
+"""Tokens: a greater count is not believed, since no answer has as many."""
 
 
 class Usage(NamedTuple):
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
 
 def read(said: object) -> Usage:
-    """What one `usage` object says. Anything but a count that is not negative counts as not said."""
+    """The counts of one `usage` object. Anything other than a whole number from 0 on counts as not stated."""
     if not isinstance(said, dict):
         return Usage(None, None)
     prompt, completion = _first(said, _PROMPT), _first(said, _COMPLETION)
@@ -88,8 +88,8 @@ def counts(said: object) -> Counts | None:
 def last(end: bytes, ours: bool = False) -> Usage:
     """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked.
 
-    The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not say
-    is taken from the one before.
+    The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not
+    state is taken from the one before.
     """
     found = Usage(None, None)
     for said in _objects(end, ours):
@@ -116,9 +116,9 @@ def cost(end: bytes) -> float | None:
 def _objects(body: bytes, comments: bool) -> Iterator[dict[str, object]]:
     """The `usage` objects in the end of an answer, the last one first.
 
-    Of a stream, and of an answer that is there whole, only those where the API puts them: what a client sent and the
-    server says again (tools, metadata) may hold anything. Where an answer is cut off at its beginning, the last few
-    that can be found.
+    In a stream, and in an answer that is there whole, only those where the API puts them are taken, since what a client
+    sent and the server repeats (tools, metadata) may hold anything. Where the beginning of an answer is missing, the
+    last few that can be found are taken.
     """
     starts = (b"data:", b":") if comments else (b"data:",)
     lines = [line for line in body.split(b"\n") if line.startswith(starts)]

@@ -28,20 +28,20 @@ _FORWARDED = (
 )  # fmt: skip
 
 DIFFICULTY: Final = "difficulty"
-"""A signal of this name tells writers beforehand how hard a call is."""
+"""The name of the signal whose score tells writers in advance how hard a call is."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a writer is asked.
+    """One call that a writer may answer, with everything that it needs for that.
 
     `body` is the client's call of the API `api` (see `extproc.paths`), `headers` are the client's, in lower case.
     `deadline` is on the running loop's clock, None when there is none. `readings` are what the policy's signals said,
     by name. `session` is the key of the conversation (signals.state.session), for a writer that is `by_session`; ''
-    when it is not known. `charge` is told once what the answer has cost (money), whatever came of it. `note`: a stream
-    whose client asked for no usage tells it in a comment, for the proxy that it passes.
+    when it is not known. `charge` is called once with what the answer has cost (money), even if it failed. `note`: a
+    stream whose client asked for no usage has it in a comment, for the proxy that it passes.
     """
 
     body: JSON
@@ -75,7 +75,7 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class WriterMetrics:
-    """What the writers of one kind count. `ineligible`: requests that took the plain route, by `Writer.unfit`."""
+    """What the writers of one kind count. `ineligible`: requests that took the plain route, by their `unfit` reason."""
 
     ineligible: Counter[str] = field(default_factory=Counter)
 
@@ -99,12 +99,12 @@ class Writer(Protocol):
     def metrics(self) -> WriterMetrics: ...
 
     def unfit(self, call: Call) -> str | None:
-        """Why this call takes the decision's plain route, in one fixed word for counting; None when it can be
+        """Why this call must take the decision's plain route, as one fixed word for counting; None when it can be
         answered."""
         ...
 
     async def start(self) -> None:
-        """Whatever takes time before the first answer. What cannot work is logged; it stops nobody else."""
+        """Does whatever takes time before the first answer. A failure is logged; it does not stop other writers."""
         ...
 
     async def answer(self, call: Call) -> Answer:
@@ -117,7 +117,7 @@ class Writer(Protocol):
 
 
 class WriterSpec(BaseModel, ABC):
-    """A writer's block in the policy: its parameters, and what the rest of the house must know of them."""
+    """A writer's block in the policy: its parameters, and what the other rooms must know about them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     kind: ClassVar[WriterKind]
@@ -135,7 +135,7 @@ class WriterSpec(BaseModel, ABC):
     @property
     @abstractmethod
     def how(self) -> str:
-        """What becomes of a call, in one phrase for people: `answered step by step by …`."""
+        """What happens to a call, in one phrase for people: `answered step by step by …`."""
 
     @classmethod
     @abstractmethod
@@ -143,7 +143,7 @@ class WriterSpec(BaseModel, ABC):
         """Where below the block, as it was read and before it is checked, a model is named, and what stands there."""
 
     def doubts(self) -> Iterator[Doubt]:
-        """What is allowed and hardly meant."""
+        """What is allowed but probably not meant."""
         yield from ()
 
     @abstractmethod
@@ -178,7 +178,7 @@ class WriterKind:
 
 
 class OneEach:
-    """One object of each class, made when it is first asked for: what several writers have in common."""
+    """What several writers share: one object per class, made when it is first asked for."""
 
     def __init__(self) -> None:
         self._made: dict[type[object], object] = {}
@@ -192,7 +192,7 @@ class OneEach:
         return made
 
     def samples(self) -> Iterator[Sample]:
-        """What all of them that count have counted."""
+        """The counters of all objects that have any."""
         for made in self._made.values():
             if isinstance(made, WriterMetrics):
                 yield from made.samples()

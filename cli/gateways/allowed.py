@@ -1,8 +1,8 @@
-"""What a rendered gateway lets on: the paths of the calls that the router reads, and those that the policy opens.
+"""Which paths a rendered gateway lets pass: those of the calls that the router reads, and those that the policy opens.
 
 The router refuses everything else itself, and turns disguised spellings of its calls into their plain form before the
-gateway picks a route again. The gateway's own list holds whatever the router says, and when it is away: then with
-`fail_open` its calls go on unread, and nothing else does.
+gateway picks a route again. The gateway's own list holds whatever the router says, and also when the router is down:
+with `fail_open` the router's calls then go on unread, and nothing else does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Path(NamedTuple):
 
 
 class Rewrite(NamedTuple):
-    """What a gateway puts into a path on its way to a server: an RE2 expression, and what takes the place of its match
+    """How a gateway changes a path on its way to a server: an RE2 expression, and the text that replaces its match
     (`\\1` is the expression's first group)."""
 
     pattern: str
@@ -71,14 +71,14 @@ class Rewrite(NamedTuple):
 
 
 def to_call(server: Upstream) -> Rewrite | None:
-    """For paths that fit `CALLS`: the server's own base path comes into the place of the client's."""
+    """For paths that fit `CALLS`: the server's own base path replaces the client's."""
     if server.base is None:
         return _before(server)
     return Rewrite(_CALL, rf"{_literal(server.path + server.base)}/\1\2")
 
 
 def to_other(server: Upstream) -> Rewrite:
-    """For calls that another server has got already, under its own base path."""
+    """For calls that were already sent to another server, under its own base path."""
     base = "/v1" if server.base is None else server.base
     return Rewrite(_POSTED, rf"{_literal(server.path + base)}/\1\2")
 
@@ -106,10 +106,10 @@ def _literal(text: str) -> str:
 
 
 def opened(engine: Engine) -> list[Path]:
-    """The openings of the policy that ever decide something, in its order.
+    """The openings of the policy that can ever take effect, in its order.
 
-    Those left out are of no use: the paths are the router's own, or an earlier entry has them. So a gateway may ask for
-    exact paths first, then for long expressions, then for short ones.
+    Those left out never can: the paths are the router's own, or an earlier entry covers them. So a gateway may match
+    exact paths first, then long expressions, then short ones.
     """
     found = []
     openings = engine.settings.openings

@@ -1,4 +1,4 @@
-"""Envoy's configuration API, as envoy-data-plane's generated classes: one name for each proto package."""
+"""Envoy's configuration API, as envoy-data-plane's generated classes: one name per proto package."""
 
 from __future__ import annotations
 

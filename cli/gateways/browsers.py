@@ -52,7 +52,7 @@ def origins(texts: list[str]) -> tuple[str, ...]:
 
 
 def fields() -> dict[str, Any]:
-    """What Envoy Gateway and Istio say in the same words, beside the origins."""
+    """The fields that Envoy Gateway and Istio have in common, beside the origins."""
     return {
         "allowMethods": list(METHODS),
         "allowHeaders": list(SENT),

@@ -1,4 +1,4 @@
-"""What Envoy sends to a model's server so that it is let in: from a file, in the place of what the client sent."""
+"""What Envoy sends to a model's server to be let in: it comes from a file and replaces what the client sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ CODEC = "envoy.filters.http.upstream_codec"
 def add(cluster: api.cluster.Cluster, server: Upstream, secrets: str | None) -> None:
     """Let `cluster` send the credential of `server`, if it has one. Raises RenderError without a folder of `secrets`.
 
-    In the cluster, so that whatever comes there brings it, and nobody before it (the router, the access log) sees it.
+    It is added in the cluster, so that every request to the server has it, and nothing before the cluster (the router,
+    the access log) sees it.
     """
     if server.credential is None:
         return

@@ -1,7 +1,7 @@
 """Checks a deployed set of gateway configuration against a policy: what would route wrongly, drop or refuse requests.
 
 It reads plain Envoy bootstraps, Envoy Gateway and Gateway API objects, and Istio objects, from the YAML files of a
-folder: what `pointsman render` writes, and what has since been edited by hand.
+folder: what `pointsman render` writes, also after it was edited by hand.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _Check:
             look(found)
 
     def conclude(self) -> None:
-        """What only the whole set can tell."""
+        """Reports what can only be seen from the whole set."""
         for family in {self._family(found) for found in self.filters}:
             self._conclude_routes(family)
             self._conclude_paths(family)
@@ -160,7 +160,7 @@ class _Check:
             )
 
     def _conclude_paths(self, family: str) -> None:
-        """What the routes let on that ask for no header: whatever we say, and also when we are away."""
+        """Reports what routes without a header match let pass, whatever the router says, and also when it is down."""
         routes = self._let_on.get(family, [])
         if self._engine.settings.pass_unread or not routes:
             return

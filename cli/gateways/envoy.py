@@ -1,7 +1,7 @@
-"""Envoy's static configuration for a policy: listener, a route for each model, ext_proc, clusters, access log.
+"""Envoy's static configuration for a policy: listener, a route per model, ext_proc, clusters, access log.
 
-Least messages: no response phase unless the policy wants its response headers, no trailers where Envoy lets us skip
-them, never a response body. Field names are those of Envoy 1.40's API.
+Envoy shows the router as little as possible: no response unless the policy needs its headers, no trailers where Envoy
+lets us skip them. Field names are those of Envoy 1.40's API.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
 
 
 def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_proc.ExternalProcessor:
-    """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is away.
+    """The filter: which phases the policy needs, how long Envoy waits, what happens when the router is down.
 
     `cluster` is what Envoy calls the router's cluster. `duplex`: stepwise decisions are answered within the exchange.
     """
@@ -99,7 +99,7 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
 
 
 def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
-    """Where clients come in."""
+    """The listener for clients."""
     settings = engine.settings
     # The router removes a client's copies as well; this keeps them from picking the first route.
     guard = api.early_headers.HeaderMutation(
@@ -137,9 +137,9 @@ def within(engine: Engine, place: Place) -> bool:
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:
-    """Where the router's own calls of the models come in: its own paths, and no filter that would call it again.
+    """The listener for the router's own calls to the models: its own paths, and no filter that would call it again.
 
-    The router asks for one model and no other: it has its own way when that fails.
+    The router asks for one certain model, without fallbacks: it deals with failures itself.
     """
     alone = [replace(server, fallback=()) for server in servers]
     return parts.listener("internal", where, "--internal", parts.manager("internal", _open_routes(engine, alone)))

@@ -1,6 +1,6 @@
 """Envoy Gateway (gateway.envoyproxy.io/v1alpha1, seen with 1.9) and Gateway API objects for a policy.
 
-The external processor is attached to the routes, because Envoy Gateway enables the filter a route at a time: a request
+The external processor is attached to the routes, because Envoy Gateway enables the filter per route: a request
 whose first match lacks it, or that matches none, never reaches the router. So the last rule takes every path. It
 answers 404 (HTTPRouteFilter.spec.directResponse), unless the router has refused the request or given it a route.
 
@@ -68,7 +68,7 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
 
 
 def left_out(engine: Engine, place: Place) -> list[str]:
-    """What of the policy cannot be said to Envoy Gateway: fallbacks that want another body, path or credential."""
+    """What Envoy Gateway cannot do of the policy: fallbacks that need another body, path or credential."""
     texts = []
     for server in upstreams(engine, place):
         for other in server.fallback:
@@ -201,7 +201,7 @@ def _backend(server: Upstream, cluster: Cluster, *, standby: bool = False) -> di
 
 
 def _rules(engine: Engine, servers: list[Upstream]) -> list[_Rule]:
-    """A rule for each model by the route header, the default, the opened paths; all but the refusal of the rest."""
+    """A rule per model by the route header, the default, the opened paths; everything but the refusal of the rest."""
     by_key = {server.key: server for server in servers}
     rules = []
     for server, chosen in [*((server, True) for server in servers), (by_key[engine.default.key], False)]:

@@ -1,9 +1,9 @@
 """The models that take a failed one's place (`fallback`), for Envoy.
 
 A request to a model with fallbacks goes to an aggregate cluster: the model's own server first, then one listener inside
-this Envoy for each fallback. Envoy tries the next one on a connection error, a 5xx and a 429, as long as nothing of an
-answer was sent on. Such a listener makes a request for its model out of one for the other: it writes the model's name
-into the body (Lua; every other byte stays), its path, its host, and goes on to the model's cluster, which brings its
+this Envoy per fallback. Envoy tries the next one on a connection error, a 5xx and a 429, as long as nothing of an
+answer was sent on. Such a listener turns the request into one for its own model: it writes the model's name into the
+body (Lua; every other byte stays), its path and its host, and sends it on to the model's cluster, which adds the
 credential. The external processor is not asked again.
 """
 

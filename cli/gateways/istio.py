@@ -44,7 +44,7 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
 
 
 def left_out(engine: Engine) -> list[str]:
-    """What of the policy has no place in Istio's objects."""
+    """What Istio's objects cannot do of the policy."""
     texts = []
     for key, model in engine.models.items():
         if model.fallback:
@@ -144,7 +144,7 @@ def _way_to_model(server: Upstream, cluster: Cluster) -> dict[str, Any]:
 def _filter(engine: Engine, place: Place, cluster: Cluster, routes: list[str]) -> dict[str, Any]:
     """The filter itself, and what its connection manager and listener must do for it.
 
-    It is off, and on for our own `routes` alone (their names): other hosts of the gateway are none of our business.
+    It is switched off except for our own `routes` (their names), so that other hosts of the gateway are not affected.
     """
     processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}", duplex=within(engine, place)))
     manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}

@@ -62,8 +62,8 @@ class Place:
 class Upstream:
     """One model's server.
 
-    `path` is what stands before the base path of its API (empty for most), and `base` that, when it is the policy's to
-    say; None: what the client has there stays, which is `/v1` nearly always. `name` is the model's in bodies.
+    `path` is what stands before the base path of its API (empty for most). `base` is that base path, where the policy
+    gives one; None: what the client has there stays, nearly always `/v1`. `name` is the model's in bodies.
     `fallback` are the servers that take its place when it fails, one after the other.
     """
 

@@ -1,7 +1,7 @@
-"""What a gateway itself answers (413 at its buffer limit, 503 where nobody is there), in the shape of the API called.
+"""A gateway's own answers (413 at its buffer limit, 503 where no server answers), in the shape of the API called.
 
-Envoy's texts are no JSON, and no client library reads them. The answers of the router go through the same place; they
-are known by their details, and stay as they are.
+Envoy's own texts are not JSON, and no client library reads them. The router's answers go through the same place; they
+are recognised by their details, and stay as they are.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from extproc.apis.registry import SHAPES
 from extproc.refusal import Refusal
 
 _OURS: Final = "response.code_details.startsWith('pointsman_') || response.code_details == 'direct_response'"
-"""The router's answers, and the routes' own, which have their shape (CEL; Envoy's attributes)."""
+"""The router's answers, and the answers of routes, which have the API's shape already (CEL; Envoy's attributes)."""
 _APIS: Final = (*(shape for shape in SHAPES if shape.sign), SHAPES[0])
-"""The APIs that have a shape of their own, and at last the one that is taken for all others."""
+"""The APIs with an error shape of their own, and last the one whose shape is taken for all others."""
 _TEXTS: Final[tuple[tuple[str, int, str, str], ...]] = (
     ("response.code == 413", 413, "too_large", "The request body is larger than the gateway takes."),
     ("response.code == 408", 408, "request_timeout", "The request did not come in time."),
@@ -34,7 +34,7 @@ _TEXTS: Final[tuple[tuple[str, int, str, str], ...]] = (
     ("response.code >= 500", 500, "gateway_error", ""),
     ("response.code >= 400", 400, "gateway_error", ""),
 )
-"""Which answer (CEL), the status that its type in the body is that of, its code, its text."""
+"""Of each answer: which one it is (CEL), the status by which its type in the body is chosen, its code, its text."""
 _SAID: Final = "The gateway refused the request (CODE, DETAILS)."
 
 
@@ -61,7 +61,7 @@ def _filter(expression: str) -> api.accesslog.AccessLogFilter:
 
 
 def _operators(value: Any) -> Any:
-    """`value` with Envoy's command operators in the place of our words, in a form that JSON escapes."""
+    """`value` with Envoy's command operators instead of our placeholders, in a form that JSON escapes."""
     if isinstance(value, dict):
         return {key: _operators(part) for key, part in value.items()}
     if isinstance(value, str):

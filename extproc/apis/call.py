@@ -1,7 +1,7 @@
-"""A call as it is read: its messages, and what they hold that no signal can read. What the APIs' files share.
+"""Reads the messages of a call, and notes what no signal can read in them. Shared by the files of the APIs.
 
-Messages and their parts are read alike for all APIs but Gemini's, since servers and clients mix them: a part of any of
-them may come in any.
+Messages and their parts are read in the same way for all APIs except Gemini's, since servers and clients mix them: a
+part of one API may come in a call of another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def wrong(param: str, wanted: str, value: Any) -> Refusal:
 
 
 def spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
-    """Raises `Refusal` (400) for a key that some readers take for one of `known` and some do not: `Messages`."""
+    """Raises `Refusal` (400) for a key that only some readers take for one of `known`, such as `Messages`."""
     if fields.keys() <= known:
         return
     for key in fields:
@@ -135,7 +135,7 @@ _HOLDERS: Final = ("source", "image_url", "input_audio", "audio_url", "video_url
 _BYTES: Final = (
     "data", "url", "file_data", "image_url", "image", "audio_url", "video_url", "video", "audio", "signature",
 )  # fmt: skip
-"""Where a part of another kind than text has its bytes, in itself or in one of `_HOLDERS`."""
+"""The fields in which a part that is not text has its bytes, in itself or in one of `_HOLDERS`."""
 
 
 _DEPTH: Final = 16
@@ -214,7 +214,7 @@ def _part(parts: Parts, part: dict[str, Any], param: str) -> None:
 
 
 def _bytes(parts: Parts, part: dict[str, Any]) -> None:
-    """Note where `part` has encoded bytes. The same string elsewhere is somebody's text, whatever it looks like."""
+    """Note where `part` has encoded bytes. The same string elsewhere is text, whatever it looks like."""
     for holder in (part, *(part.get(name) for name in _HOLDERS)):
         if type(holder) is dict and holder.get("type") != "text":
             for name in _BYTES:
@@ -228,7 +228,7 @@ def encoded_in(value: Any, blobs: set[int]) -> None:
 
 
 def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
-    """What a tool, a search or code gave: structured parts, or any object, all of it text of the tool."""
+    """The result of a tool, a search or code: structured parts, or any object, all of which is the tool's text."""
     content = part.get("content")
     if type(content) is dict:
         content = [content]
@@ -258,7 +258,7 @@ def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
 
 
 def typed(parts: list[Any]) -> bool:
-    """Whether these are parts of a message, as opposed to results of a shape of their own."""
+    """Whether these are parts of a message, as opposed to results in a form of their own."""
     return all(type(part) is str or (type(part) is dict and type(part.get("type")) is str) for part in parts)
 
 
@@ -414,7 +414,7 @@ def read_prompt(call: Call, value: Any, param: str) -> None:
 
 
 def _numbers(root: list[Any]) -> bool:
-    """Whether anything in these lists is no text: numbers of any kind are token ids to some reader."""
+    """Whether anything in these lists is not text, since some readers take numbers of any kind for token ids."""
     stack = [root]
     while stack:
         for item in stack.pop():

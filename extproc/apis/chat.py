@@ -89,7 +89,7 @@ def _choice(given: Static, kind: str, **more: Any) -> dict[str, Any]:
 
 
 def _completion_tokens(model: Model) -> bool:
-    """Whether the model takes `max_completion_tokens` alone: so it is declared, or so its name says."""
+    """Whether the model takes only `max_completion_tokens`: by what the policy declares, else by its name."""
     if model.family is not None:
         return model.family == "max_completion_tokens"
     return _COMPLETION_TOKENS.fullmatch(model.name) is not None

@@ -1,9 +1,9 @@
 """Anthropic's messages (`POST /v1/messages`).
 
-Its rules of thinking (its documentation: "Extended thinking", "Adaptive thinking", "Effort"): thinking goes with no
-forced tool, no text put into the model's mouth, no `temperature` or `top_k`, and `top_p` from 0.95 on; `budget_tokens`
-is at least 1,024 and below `max_tokens`; while tools are called, thinking is neither switched on nor off. A thought is
-signed by the model that had it, and no other takes it.
+Its rules of thinking (its documentation: "Extended thinking", "Adaptive thinking", "Effort"): thinking excludes a
+forced tool, a beginning of the answer that the client gives, `temperature` and `top_k`, and `top_p` below 0.95;
+`budget_tokens` is at least 1,024 and below `max_tokens`; while tools are called, thinking is neither switched on nor
+off. A thought is signed by the model that had it, and no other model accepts it.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _thoughts(message: dict[str, Any]) -> list[int]:
 
 
 def _capabilities(can: frozenset[str]) -> dict[str, Any]:
-    """Anthropic's object, which always has every key; what a policy does not speak of is not promised."""
+    """Anthropic's object, which always has every key; what the policy does not state is not claimed."""
 
     def support(yes: bool, *kinds: str) -> dict[str, Any]:
         return {"supported": yes, **{kind: {"supported": yes} for kind in kinds}}

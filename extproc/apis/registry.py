@@ -1,4 +1,4 @@
-"""The APIs that are understood. Another one is a file beside this one, and a line here."""
+"""The APIs that are understood. A new one is a file beside this one, and a line here."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ HIDDEN: Final = frozenset(
         "encoding_format", "previous_response_id", "conversation", "truncation",
     )
 )  # fmt: skip
-"""Top-level fields that steer a call and are no part of what the model is shown."""
+"""Top-level fields that control a call and that the model is not shown."""
 KNOWN: Final = HIDDEN | frozenset(
     (
         "messages", "prompt", "input", "instructions", "system", "tools", "functions", "documents", "suffix", "stream",
@@ -35,7 +35,7 @@ KNOWN: Final = HIDDEN | frozenset(
         "store", "seed", "parallel_tool_calls", "requests",
     )
 )  # fmt: skip
-"""Top-level fields of the APIs that share their names; the name of any other may be shown to a model."""
+"""Top-level fields of the APIs, which share their names. The name of any other field may be shown to a model."""
 
 
 SEGMENT: Final = r"[\w!$%&'()*+,=:@.~-]+"
@@ -119,16 +119,16 @@ class ApiShape(Asking):
         self.route = ""
         """RE2 expression for the whole of its paths that neither `calls` nor the model list's have."""
         self.sign = ""
-        """Which requests are of it, as a CEL expression over Envoy's attributes, for answers of the gateway's own."""
+        """Which requests belong to it, as a CEL expression over Envoy's attributes, for the gateway's own answers."""
         self.version = "/v1"
         """What its paths begin with on a server that has no base path of its own."""
         self.model_in = ""
         """RE2 expression of its paths that name the model, with a group for what is between the base path and the name,
         and one for what is after it."""
         self.anywhere = False
-        """Whether the ends of its paths are unlike all others, so that anything may stand before them."""
+        """Whether the ends of its paths are unlike those of all other APIs, so that anything may stand before them."""
         self.generates = True
-        """Whether a model writes the answer: then it can be told how to, and it can be answered in its stead."""
+        """Whether a model writes the answer: then the call can tell it how, and we can answer instead of it."""
         self.stored = False
         """Whether the upstream keeps answers, which are asked for by their ids later."""
         self.turns_key = "messages"
@@ -192,15 +192,15 @@ class ApiShape(Asking):
         return isinstance(turn, dict) and turn.get("role") == "user" and not _results(turn)
 
     def thinks(self, turn: dict[str, Any]) -> bool:
-        """Whether there is a thought in a turn that only the model that had it takes."""
+        """Whether a turn holds a thought that only the model that had it accepts."""
         return False
 
     def strip(self, turn: Draft) -> bool:
-        """Take the thoughts out of a turn; False when nothing is left of it."""
+        """Remove the thoughts from a turn; False when nothing is left of it."""
         return False
 
     def forget(self, draft: Draft, until: int | None = None) -> bool:
-        """Take away the thoughts in the turns before place `until` (None: in all); False where there were none."""
+        """Remove the thoughts in the turns before place `until` (None: in all); False where there were none."""
         given = self.turns(draft.fields)
         raw = b""
         spans: list[tuple[int, int]] = []
@@ -311,6 +311,6 @@ USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def wants_usage(given: Static) -> bool:
-    """Whether a stream is to end with what it took (OpenAI's `stream_options`)."""
+    """Whether a stream is to end with its usage (OpenAI's `stream_options`)."""
     options = given.fields.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True

@@ -66,7 +66,7 @@ def bind(listen: str, share: bool = False) -> socket.socket:
 def keep_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
     """Options for `create_unix_server`, so that a server which closes leaves the file to `unbind`.
 
-    asyncio's loop removes it since Python 3.13, also from under other processes that share the socket. uvloop does not.
+    Since Python 3.13 asyncio's loop removes it, even while other processes share the socket. uvloop does not.
     """
     own = isinstance(loop, asyncio.SelectorEventLoop)
     return {"cleanup_socket": False} if own and sys.version_info >= (3, 13) else {}

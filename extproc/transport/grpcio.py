@@ -1,4 +1,4 @@
-"""The transport on `grpc.aio`: the default with TLS, and the yardstick for our own."""
+"""The transport on `grpc.aio`: the default with TLS, and what our own is measured against."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class _Stream:
             await self._writer
 
     def abandon(self) -> None:
-        """Give up what waits to be written."""
+        """Drop what waits to be written."""
         self._queue.clear()
 
     def end(self) -> None:

@@ -33,7 +33,8 @@ class BudgetParams(Params):
     limit: float = Field(gt=0, description="Money for one period, in the unit of the models' prices.")
     per: Period = Field("day", description="The period: `hour`, `day` or `month` (UTC), or `session` (no period).")
     remaining: Bounds = Field(
-        Bounds(at_most=0.0), description="The share of the limit that is left, 1 to 0: `at_least`, `at_most`."
+        Bounds(at_most=0.0),
+        description="The share of the limit that is left, from 1 (all) to 0: `at_least`, `at_most`.",
     )
 
     def named_headers(self) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ class BudgetParams(Params):
 
 
 class Ledger:
-    """What one kind of payer has spent in the current period: a slow input, since the store may be elsewhere."""
+    """What each payer of one kind has spent in the current period: a slow input, since the store may be remote."""
 
     def __init__(self, store: Store, header: str | None, per: Period, sessions: Sessions = USUAL) -> None:
         self._store = store
@@ -88,8 +89,8 @@ class Ledger:
 class Budget(Signal):
     """Reads the share of the limit that is left: score 1 (nothing spent) to 0. Unknown: `no_identity`, `store_down`.
 
-    What a request costs is counted when its answer has ended, so requests under way together may overspend by what
-    they cost together.
+    The cost of a request is counted when its answer has ended, so requests that run at the same time may together
+    overspend by their cost.
     """
 
     kind = "budget"

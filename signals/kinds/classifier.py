@@ -19,7 +19,7 @@ from signals.signal import Cost, Shared, Signal, TextParams
 
 
 class ClassifierParams(TextParams):
-    """A model, the class that matters, and how a long text is cut."""
+    """A model, the class whose probability counts, and how a long text is cut."""
 
     path: str = Field(
         min_length=1,

@@ -1,4 +1,4 @@
-"""`contrast`: nearer to one set of examples than to another (complexity, preferences, anything that examples show)."""
+"""`contrast`: whether a text is closer to one set of examples than to another (complexity, preferences, …)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 
 class ContrastParams(TextParams):
-    """Two sets of examples and how much nearer the text must be to the first."""
+    """Two sets of examples, and how much closer the text must be to the first."""
 
     toward: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should match.")
     away: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Examples of what should not.")
-    margin: float = Field(0.0, ge=-1, le=1, description="By how much the similarity to `toward` must be the greater.")
+    margin: float = Field(
+        0.0, ge=-1, le=1, description="By how much the similarity to `toward` must exceed the similarity to `away`."
+    )
     aggregate: Literal["max", "mean"] = Field(
         "mean", description="Closeness to the nearest example, or to all on average."
     )
@@ -33,7 +35,7 @@ class ContrastParams(TextParams):
 
 
 class Contrast(Signal):
-    """Reads the similarity to `toward` less that to `away`, from -1 to 1. Without text nothing matches."""
+    """Reads the similarity to `toward` minus the similarity to `away`, from -1 to 1. Without text nothing matches."""
 
     kind = "contrast"
     Parameters = ContrastParams

@@ -1,4 +1,4 @@
-"""`conversation`: the shape of a conversation: its messages, tools, attachments and answer format."""
+"""`conversation`: what a conversation consists of: its messages, tools, attachments and answer format."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ConversationParams(Params):
 
 
 class Conversation(Signal):
-    """Reads the shape of the conversation. Evidence gives each count that was tested."""
+    """Reads what the conversation consists of. The evidence is each count that was tested."""
 
     kind = "conversation"
     Parameters = ConversationParams

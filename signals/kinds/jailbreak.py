@@ -15,8 +15,8 @@ from signals.signal import Cost, Params, Shared, Signal
 DEFAULT = 0.8
 """The threshold for which the model card promises at most 1 % false alarms on ordinary traffic."""
 PASTED = 0.25
-"""How much an instruction inside the user's own text counts as a hidden one: whoever pastes a document asks something
-about it, too, so what would be an attack in a tool's result is only a hint here."""
+"""How much an instruction inside the user's own text counts as a hidden one. Whoever pastes a document also asks
+something about it, so what would be an attack in a tool's result is only a hint here."""
 DOCUMENT = 3
 """Sentences from which on the user's text may be a pasted document."""
 
@@ -45,7 +45,7 @@ class JailbreakParams(Params):
 
 class Jailbreak(Signal):
     """Reads the probability that one of the texts attacks the model; the label is `direct` or `planted`. Unknown
-    (`too_little_known`) where none does by what is known of them, and of one next to no word is."""
+    (`too_little_known`) where none seems to, but the model knows next to no word of one of them."""
 
     kind = "jailbreak"
     Parameters = JailbreakParams

@@ -21,7 +21,7 @@ from signals.text.hits import Hits
 from signals.text.view import plain_keyword
 
 _TOO_LONG = 256 * 1024
-"""Characters up to which words are compared one by one."""
+"""The most characters of a text whose words are compared one by one."""
 _TOO_MANY = 200_000
 """Pairs of a keyword and a word of about its length that are compared for one reading: some ten milliseconds."""
 _AT_ONCE = 4096
@@ -36,7 +36,7 @@ _EXPRESSION: Final = re.compile(
     r"\\b$|\\[wds](?![A-Za-z])|(?<!\*)\.[*+]|^\^\w|\(\?[:i!=<]|\(\w+(\|\w+)+\)|\w\|\w+\|\w|\[[a-z0-9]-[a-z0-9]\]|\w{5}\*$",
     re.IGNORECASE,
 )
-"""Hardly ever meant but as an expression or a pattern: `\\bword\\b`, `a.*b`, `(one|two)`, `refactor*`."""
+"""Keywords that are almost certainly meant as an expression: `\\bword\\b`, `a.*b`, `(one|two)`, `refactor*`."""
 _FEW: Final = 5
 """How many of them are reported in one list."""
 
@@ -62,15 +62,15 @@ class Similarity(Params):
 
 
 class KeywordParams(SearchParams):
-    """What to look for, where, and how closely it must agree."""
+    """What to look for, where, and how similar it must be."""
 
     any: list[str] = Field([], description="At least one of these is in the text.")
     all: list[str] = Field([], description="Every one of these is in the text.")
     none: list[str] = Field([], description="None of these is in the text.")
     whole_words: bool = Field(
-        True, description="Find whole words only; scripts that do not space their words have no such bounds."
+        True, description="Find whole words only; scripts without spaces between words have no such bounds."
     )
-    case_sensitive: bool = Field(False, description="Capital letters must agree.")
+    case_sensitive: bool = Field(False, description="Upper and lower case must be the same.")
     fuzzy: Fuzzy | None = Field(None, description="Also find misspelled keywords (optimal string alignment distance).")
     ngram: Similarity | None = Field(
         None, description="Also find words that share enough letter triples with a keyword (Dice coefficient)."
@@ -233,7 +233,7 @@ class Budget:
         self._left = _TOO_MANY
 
     def spend(self, comparisons: int) -> None:
-        """Unavailable when nothing is left."""
+        """Count `comparisons` more. Raises `Unavailable` when that is more than one reading may make."""
         self._left -= comparisons
         if self._left < 0:
             raise Unavailable("too_long")
@@ -268,8 +268,8 @@ class WordList:
         self._grams: dict[str, frozenset[str]] = {}
 
     def windows(self, size: int) -> Counter[str]:
-        """How often each run of `size` words is there, its words joined with spaces. Unavailable where the runs
-        together are too long."""
+        """How often each run of `size` words is there, its words joined with spaces. Raises `Unavailable` where the
+        runs together are too long."""
         found = self._windows.get(size)
         if found is None:
             words = self._words

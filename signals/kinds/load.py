@@ -1,4 +1,4 @@
-"""`load`: how busy and how well a model is, as this replica sees it."""
+"""`load`: how busy a model is and whether it fails, as this replica sees it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class LoadParams(Params):
 
 
 class Load(Signal):
-    """Reads this replica's own counters; the score is the number waiting. Unknown (`no_traffic`) without averages."""
+    """Reads this replica's own counters; the score is the number of requests that wait. Unknown (`no_traffic`) where
+    an average is asked for and there were too few answers lately."""
 
     kind = "load"
     Parameters = LoadParams

@@ -16,7 +16,7 @@ Scalar = str | int | float | bool | None
 
 
 class ParameterParams(Params):
-    """Where to look and exactly one test (at_least and at_most may go together)."""
+    """Where to look, and exactly one test (at_least and at_most may be given together)."""
 
     path: Path = Field(
         description='Path into the JSON body: `reasoning_effort`, `metadata.tier`, `messages[0].role`, `a["b.c"]`.'
@@ -46,7 +46,7 @@ class ParameterParams(Params):
 
 
 class Parameter(Signal):
-    """Reads one field of the body. A missing field and a value of another type match nothing but `exists: false`."""
+    """Reads one field of the body. A missing field, and a value of another type, match `exists: false` only."""
 
     kind = "parameter"
     Parameters = ParameterParams
@@ -76,5 +76,5 @@ class Parameter(Signal):
 
 
 def _typed(value: Any) -> tuple[bool, Any]:
-    """True is not 1 in JSON, as it is in Python; 1 and 1.0 are the same number in both."""
+    """`value` with its type where that matters: in JSON, unlike in Python, true is not 1; 1 and 1.0 are the same."""
     return isinstance(value, bool), value

@@ -7,7 +7,7 @@ from signals.neural.kinds import Probability, ProbabilityParams
 
 
 class Reasoning(Probability):
-    """Reads the probability that the answer takes several steps: sums, physics, logic; not a look-up or an order."""
+    """Reads the probability that the answer takes several steps: sums, physics, logic; no look-up, no instruction."""
 
     kind = "reasoning"
     Parameters = ProbabilityParams

@@ -20,18 +20,20 @@ from signals.signal import Cost, Shared, Signal, TextParams
 
 
 class RemoteParams(TextParams):
-    """Where the model is, what its tensors are called, and which score matters."""
+    """Where the model is, what its tensors are called, and which score counts."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|grpcs?)://[^\s/]+(/\S*)?$")] = Field(
         description="http://host:port, https://…, grpc://host:port or grpcs://…"
     )
     model: str = Field(min_length=1, description="The model's name on the server.")
     version: str | None = Field(None, min_length=1, description="Its version; left out, the server chooses.")
-    timeout: float = Field(0.2, gt=0, le=60, description="Seconds for one call; the request's deadline may be nearer.")
-    input: str = Field("text", min_length=1, description="The input tensor: BYTES [n, 1], one text a row.")
+    timeout: float = Field(
+        0.2, gt=0, le=60, description="Seconds for one call; the request's deadline may end it earlier."
+    )
+    input: str = Field("text", min_length=1, description="The input tensor: BYTES [n, 1], one text per row.")
     output: str = Field("scores", min_length=1, description="The output tensor: FP32 [n, classes] or [n].")
     labels: list[str] | None = Field(None, min_length=1, description="Names of the classes, in order.")
-    label: str | None = Field(None, min_length=1, description="The class that matters; left out, the first.")
+    label: str | None = Field(None, min_length=1, description="The class whose score counts; left out, the first.")
     at_least: float = Field(0.5, description="The least score that matches.")
 
     def bounds(self) -> tuple[float | None, float | None]:

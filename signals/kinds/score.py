@@ -22,7 +22,7 @@ class ScoreParams(Params):
     at_most: float | None = Field(None, description="The greatest sum that matches.")
     bands: dict[str, float] = Field(
         {},
-        description="Label by lower bound, as in {low: 0, high: 0.7}: the reading's label is the highest one reached.",
+        description="Names by lower bound, as in {low: 0, high: 0.7}: the label is that of the highest one reached.",
     )
 
     def inputs(self) -> tuple[str, ...]:

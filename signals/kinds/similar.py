@@ -14,7 +14,7 @@ from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 
 class SimilarParams(TextParams):
-    """Examples and how close the text must come to them."""
+    """Examples, and how close the text must be to them."""
 
     to: list[str] = Field(min_length=1, max_length=EXAMPLE_LIMIT, description="Example sentences.")
     at_least: float = Field(ge=0, le=1, description="The least cosine similarity that matches.")

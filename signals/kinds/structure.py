@@ -34,11 +34,11 @@ _NAMED = {
     "list_items": re2.compile("(?m)(^[ \\t]*(?:[-*+•‣–]|\\(?\\d{1,3}[.)])[ \\t]+)[^\\s]".encode()),
 }
 _ASCII = {"questions": re.compile(rb"\?+")}
-"""The same for text that is all ASCII and short, where it is quicker. RE2 lets go of the interpreter meanwhile."""
+"""The same for text that is all ASCII and short, where it is quicker. RE2 releases the interpreter lock meanwhile."""
 _SHORT = 64 * 1024
 _ASCII_WORD = re.compile(r"[A-Za-z0-9_]")
 _REJECTED = 10_000
-"""Occurrences of keywords inside other words that are passed over; a text with more is Unknown."""
+"""How many occurrences of keywords inside other words are skipped; a text with more is Unknown."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 
@@ -46,11 +46,11 @@ Named = Literal["code_fences", "questions", "list_items", "bytes"]
 
 
 class Custom(Params):
-    """What to look for: exactly one of the two."""
+    """An expression or keywords to look for: exactly one of the two."""
 
     regex: Pattern | None = Field(None, description="An RE2 expression.")
     keywords: list[str] | None = Field(
-        None, min_length=1, description="Whole words and phrases, capital letters or not."
+        None, min_length=1, description="Whole words and phrases, in upper or lower case."
     )
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class StructureParams(SearchParams):
         "`{regex: EXPRESSION}` or `{keywords: [...]}`. Needs at_least or at_most.",
     )
     density: Feature | None = Field(
-        None, description="How often in 100 words (a Han or kana character is a word). Needs at_least or at_most."
+        None, description="How often per 100 words (a Han or kana character is a word). Needs at_least or at_most."
     )
     exists: Feature | None = Field(None, description="Whether it is there at all.")
     sequence: list[Feature] | None = Field(
@@ -161,7 +161,7 @@ class Structure(Signal):
 
 
 class _Finder:
-    """Finds one feature in UTF-8 text. `paired`: two of it make one thing to count (a fence opens and closes)."""
+    """Finds one feature in UTF-8 text. `paired`: two occurrences count as one (a code fence opens and closes)."""
 
     def __init__(self, feature: Feature, exact: bool) -> None:
         self.paired = feature == "code_fences"

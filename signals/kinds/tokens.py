@@ -54,7 +54,7 @@ class Tokens(Signal):
 
 
 class Size:
-    """Quick input: a count of tokens, which settles all the signals that compare with it when it is below them all."""
+    """Quick input: a count of tokens. Where it is below the bounds of all signals, it settles them all at once."""
 
     def __init__(self, count: QuickInput[int]) -> None:
         self._count = count

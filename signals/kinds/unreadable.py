@@ -1,4 +1,4 @@
-"""`unreadable`: what of the request has no text that can be read here."""
+"""`unreadable`: whether some part of the request has no text that can be read here."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Gauge:
 
 
 class Loads:
-    """The models' gauges by model key. One object a process; it outlives reloads of the policy."""
+    """The models' gauges by model key. There is one object per process; it outlives reloads of the policy."""
 
     def __init__(self) -> None:
         self._gauges: dict[str, Gauge] = {}

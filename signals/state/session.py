@@ -1,8 +1,8 @@
 """Which conversation a request belongs to: one definition for stickiness, budgets, stepwise and sampling.
 
-Agents name their sessions themselves, each in its own place (looked up in the programs: Claude Code 2.1, Codex 0.171,
-opencode 1.18). Where nobody names one, the conversation's beginning stands for it, without what agents write anew into
-every call: a nonce, a date, a billing line, a block about the environment. No state is kept.
+Agents name their sessions themselves, each in its own place (found by reading the programs: Claude Code 2.1, Codex
+0.171, opencode 1.18). Where a request names none, the beginning of its conversation identifies it, without what agents
+write anew into every call: a nonce, a date, a billing line, a block about the environment. No state is kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HEADERS: Final = (
     "x-opencode-session",
     "x-qwen-code-session-id",
 )
-"""Request headers that name the session, the first of them that is there; then come the fields of the body."""
+"""Request headers that name the session. The first one that a request has counts; after them the body's fields."""
 
 _USER: Final = re.compile(r"user_.*_session_([0-9A-Za-z-]{8,64})", re.DOTALL)
 """Claude Code's `metadata.user_id` before 2.1: `user_HASH_account_UUID_session_UUID`; since then it is JSON."""
@@ -60,7 +60,8 @@ _DAYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sessions:
-    """How a policy tells sessions: as everybody does, and by headers and fields of its own (`settings.session`).
+    """How a policy finds the session of a request: by the usual names, and by headers and fields of its own
+    (`settings.session`).
 
     `own` are ("header", name in lower case) and ("field", path in the body). A quick input: the key of a request is
     computed once.
@@ -69,9 +70,9 @@ class Sessions:
     own: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
     def key(self, request: Request) -> str:
-        """The same 32 hexadecimal digits for every request of one conversation; '' where nothing tells it.
+        """The same 32 hexadecimal digits for every request of one conversation; '' where nothing names it.
 
-        They are a hash (BLAKE2b): of any client's name the same length, and it tells nothing.
+        They are a hash (BLAKE2b), so that a name has the same length whatever the client sent, and cannot be read.
         """
         if request.session:
             return request.session
@@ -79,7 +80,7 @@ class Sessions:
         return _digest(name) if name else ""
 
     def name(self, request: Request) -> str:
-        """What names the session of `request`; '' where nothing does."""
+        """The name of the session of `request`; '' where nothing names it."""
         return next(self._names(request.headers, request.fields), "")
 
     def named(self, headers: Mapping[str, str]) -> str:
@@ -116,7 +117,7 @@ def _digest(name: str) -> str:
 
 
 def _told(fields: Mapping[str, Any]) -> Iterator[str]:
-    """The session in the fields where agents and APIs have it."""
+    """The session in those fields of the body in which agents and APIs write it."""
     metadata = fields.get("metadata")
     if type(metadata) is dict:
         yield from _text(metadata.get("session_id"))
@@ -134,7 +135,7 @@ def _text(value: Any) -> Iterator[str]:
 
 
 def _of_user(user: Any) -> str | None:
-    """The session in Claude Code's `metadata.user_id`; None where that is but a user's name."""
+    """The session in Claude Code's `metadata.user_id`; None where that is only a user's name."""
     if type(user) is not str or len(user) > 4096:
         return None
     if user.startswith("{"):

@@ -1,8 +1,8 @@
 """State that replicas share: money spent, and which model a session is on. In this process, or in Redis/Valkey.
 
-A few small operations are all there is: add to a number, add to it only within a limit, read a text, keep the first or
-the last one written under a key. Every call has a deadline of its own and fails as `Unavailable` with `store_down`;
-nothing here holds a request up.
+There are only a few small operations: add to a number, add to it only within a limit, read a text, keep the first or
+the last text that is written under a key. Every call has a deadline of its own and fails as `Unavailable` with
+`store_down`, so that no request has to wait for the store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Store(Protocol):
         ...
 
     def add(self, key: str, amount: float, ttl: float) -> None:
-        """Add to the number under `key`, soon. Never blocks, never raises; an amount outlives an outage."""
+        """Add to the number under `key`, soon. Never blocks and never raises; the amount is kept while the store is
+        down."""
         ...
 
     async def take(self, key: str, amount: float, limit: float, ttl: float) -> bool:
@@ -54,7 +55,7 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write what is pending, as far as that works, and let go of connections."""
+        """Write what is pending, as far as that works, and close the connections."""
         ...
 
     def counts(self) -> dict[str, float]:
@@ -95,7 +96,7 @@ class Memory:
         self._put(key, value, ttl)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
     def counts(self) -> dict[str, float]:
         return {"down": 0.0, "failures": 0.0, "pending": 0.0, "dropped": 0.0}

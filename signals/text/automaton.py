@@ -23,15 +23,15 @@ _CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
 
 MOST = 20_000
-"""Keywords of a policy, at most: what is found is a bit each of one integer."""
+"""The most keywords of a policy: each has one bit of the integer that says what was found."""
 MOST_LETTERS = 1 << 20
-"""Characters of all of them together: the automaton takes some 300 bytes for each."""
+"""The most characters of all keywords together: the automaton takes some 300 bytes for each."""
 LONGEST = 1000
-"""Characters of one, folded: every chunk is searched by so much more than it has."""
+"""The most characters of one keyword, folded: every chunk overlaps the next one by this much."""
 _SLICE = 32 * 1024
 """Bytes changed in one call, so that none holds the interpreter for long."""
 _FOLDED = 4096
-"""Characters folded in one call: one may become eighteen."""
+"""Characters folded in one call: one character may become eighteen."""
 
 _ASCII_SPACE = b"\t\n\v\f\r"
 _SPACED = bytes(0x20 if byte in _ASCII_SPACE else byte for byte in range(256))
@@ -65,11 +65,11 @@ _SPACES = re.compile(rb"  +")
 def fold(text: str) -> str:
     """`text` as it is compared without regard to case: NFKC and full case folding (Unicode 3.13, D145 with NFKC).
 
-    So 'Straße' equals 'STRASSE', full-width 'ＡＩ' equals 'ai', composed letters equal decomposed ones. One liberty:
-    'İ' counts as a plain 'i', which is what writers of Turkish expect of ISTANBUL and İSTANBUL alike.
+    So 'Straße' equals 'STRASSE', full-width 'ＡＩ' equals 'ai', composed letters equal decomposed ones. One rule is not
+    Unicode's: 'İ' counts as a plain 'i', which is what writers of Turkish expect of ISTANBUL and İSTANBUL alike.
 
-    `Unavailable` (`too_long`) for a long text that would more than double, as no written language does: some characters
-    stand for up to eighteen.
+    Raises `Unavailable` (`too_long`) for a long text that would more than double, which no written language does: some
+    characters stand for up to eighteen others.
     """
     if text.isascii():
         return text.lower()
@@ -91,7 +91,7 @@ def _nfkc(text: str) -> str:
 
 
 def stream_safe(text: str) -> str:
-    """`text` with no more than 30 combining marks in a row (UAX #15, 13): sorting them takes time squared."""
+    """`text` with at most 30 combining marks in a row (UAX #15, 13), since sorting n of them takes time n squared."""
     if _MARKS.search(text) is None:
         return text
     return _MARKS.sub(_broken, text)
@@ -140,7 +140,7 @@ def bounded(data: bytes, start: int, end: int) -> bool:
 
 
 class Keyword(NamedTuple):
-    """One string to look for. `whole`: only between word bounds. `exact`: capital letters count."""
+    """One string to look for. `whole`: only as a whole word. `exact`: upper and lower case are different."""
 
     text: str
     whole: bool
@@ -150,8 +150,8 @@ class Keyword(NamedTuple):
 class Automaton(Searcher):
     """All keywords that were added, in one automaton. `add` them, `freeze`, then search.
 
-    White space in keywords and text is equal whatever it is and however much there is of it. A keyword that is
-    `exact` is looked for folded as well, and where that is found the text is searched again as it was written (NFC).
+    White space of any kind and length is one space, in keywords as in text. A keyword that is `exact` is first looked
+    for in the folded text; where it is found there, the text is searched again as it was written (NFC).
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Automaton(Searcher):
         self._search: BytesAhoCorasick | None = None
 
     def add(self, keyword: Keyword) -> int:
-        """The keyword's number. ValueError when nothing but white space is in it, or it is one too many."""
+        """The keyword's number. ValueError when it is nothing but white space, or when there are too many keywords."""
         keyword = keyword._replace(text=" ".join(keyword.text.split()))
         if not keyword.text:
             raise ValueError("a keyword is empty")

@@ -20,9 +20,10 @@ Kind = Literal["email", "phone", "iban", "card", "ssn", "nin", "passport", "ip",
 class Detector(NamedTuple):
     """`pattern` (RE2) finds candidates; `check` gives the plain value of a real one, else None.
 
-    `rescan` says that a real one may begin inside a candidate that was none. `hint` is what the policy's one pattern
-    set looks for instead of `pattern`: counted repetitions that begin anywhere cost an automaton a state for every
-    way that several of them can overlap (measured on random digits: 1 ms a kilobyte, and 10 µs with the hint).
+    `rescan` says that a real one may begin inside a candidate that turned out not to be one. `hint` is what the
+    policy's one pattern set looks for instead of `pattern`: counted repetitions that begin anywhere cost an automaton
+    a state for every way in which several of them can overlap (measured on random digits: 1 ms per kilobyte, and 10 µs
+    with the hint).
 
     Where `pattern` has a group, that is the candidate. Patterns and checks see the view of a text
     (signals/text/view.py), so that a space may be any space of Unicode's and a hyphen any dash.
@@ -112,7 +113,7 @@ def _brand(number: str) -> str | None:
 
 
 def _wrapped_card(candidate: str) -> str | None:
-    """A card over several lines or columns. Figures in a table are so, too: it counts only where they are alone."""
+    """A card over several lines or columns. It counts only where no other figures are there, as a table has them."""
     return _brand(_plain(candidate)) if re.search(r"[\n\r\t]", candidate) else None
 
 

@@ -24,7 +24,7 @@ PER_REQUEST = 3
 PER_IMAGE = 765
 """Tokens of an image: what OpenAI counts for one of 1024 x 1024 in high detail (85 + 4 tiles of 170)."""
 PER_AUDIO = 600
-"""Tokens of an audio part: a minute at ten a second."""
+"""Tokens of an audio part: one minute at ten tokens per second."""
 PER_PAGE = 2250
 """Tokens of a page of a PDF: the middle of the 1,500 to 3,000 that Anthropic's documentation of PDF support names."""
 

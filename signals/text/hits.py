@@ -1,4 +1,4 @@
-"""What of many things that are looked for at once is in the text of a request."""
+"""Which of many things that are searched for at once are in the text of a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Searcher:
 
 
 class Hits:
-    """Quick input: what of a searcher's is in the text of one scope (bits of an integer).
+    """Quick input: which of the things that a searcher looks for are in the text of one scope (bits of an integer).
 
     Searched are the text as it was written and, unless `exact`, every other spelling of it (`Request.spellings`).
     """

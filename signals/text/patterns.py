@@ -19,14 +19,14 @@ _MEMORY = 64 << 20
 """Bytes that the set's automaton may take; RE2 forgets and rebuilds states beyond that."""
 
 MOST: Final = 20_000
-"""Patterns of a policy, and keywords: what is found is a bit each of one integer."""
+"""The most patterns of a policy, and the most keywords: each has one bit of the integer that says what was found."""
 INSTRUCTIONS: Final = 3_000_000
-"""What the patterns of a policy may be together as RE2 compiles them: two seconds' work."""
+"""The most instructions that RE2 may compile the patterns of one policy to, together: two seconds' work."""
 _LARGEST: Final = 120_000
 """Instructions that RE2 has made by the time it finds a pattern too large."""
 
 left: ContextVar[list[int] | None] = ContextVar("left", default=None)
-"""Instructions that the patterns of the policy that is being read may still have, one number; None: unlimited."""
+"""How many instructions the patterns of the policy that is being read may have (one number; None: no limit)."""
 _STRANGE = re.compile(r"[^\x00-\x7f]+")
 
 _CANARY = r"\z"

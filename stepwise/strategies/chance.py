@@ -1,4 +1,4 @@
-"""Dice: the line that every other strategy has to beat."""
+"""Random choices: every other strategy has to be better than these."""
 
 from __future__ import annotations
 

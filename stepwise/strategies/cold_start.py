@@ -1,4 +1,4 @@
-"""For pairs of models that nothing was trained for."""
+"""For pairs of models for which no policy was trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ColdStart(Strategy):
 
     Four signs of doubt (mean log probability, least log probability among digits and operators, least margin, entropy
     of the first token) are turned into ranks among the last steps, so that no scale has to be known, and averaged.
-    Until 32 steps were seen, a step is rejected when its digits or its words are improbable outright.
+    Until 32 steps were seen, a step is rejected when its digits or its words are below fixed probabilities.
     """
 
     name = "cold-start"

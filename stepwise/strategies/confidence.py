@@ -1,4 +1,4 @@
-"""The steps whose words are the least probable are written anew."""
+"""Lets the large model write anew the steps whose words are the least probable."""
 
 from __future__ import annotations
 

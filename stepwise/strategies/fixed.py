@@ -1,4 +1,4 @@
-"""No judging: who writes what is known beforehand."""
+"""Strategies that judge nothing: which model writes which step is fixed in advance."""
 
 from __future__ import annotations
 

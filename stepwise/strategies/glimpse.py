@@ -1,4 +1,4 @@
-"""One look at the first token of every draft."""
+"""Judges every draft by its first token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an answer right? Exact words, a number, or mathematics (`math-verify`, where it is installed)."""
+"""Whether an answer is right: by its exact words, as a number, or as mathematics (with `math-verify`, if installed)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Thresholds with a promise: Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) on held-out questions.
+"""Thresholds that guarantee a bound: Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) on held-out questions.
 
 The thresholds are ordered from safe to bold before any calibration answer is looked at, and tested in that order,
-each at level delta, until one fails (fixed-sequence testing): with probability 1 - delta over the calibration
-questions, every threshold that passed keeps the promise, in particular the boldest, which is taken.
+each at level delta, until one fails (fixed-sequence testing). With probability 1 - delta over the calibration
+questions, every threshold that passed keeps the bound, in particular the boldest one, which is taken.
 
 accuracy_loss: of the questions that the large model alone answers rightly, at most a share alpha is lost: not in
 expectation only, but of as many questions to come, so that who counts them finds the promise kept (the binomial tail
@@ -117,8 +117,8 @@ def table(
 def resample(
     trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float, *, splits: int, seed: int
 ) -> tuple[float, float, float]:
-    """Does the promise hold? The questions are split in halves again and again, the threshold is taken on one half,
-    the loss measured on the other.
+    """Whether the promise holds: the questions are split in halves many times, and each time the threshold is taken on
+    one half and the loss measured on the other.
 
     Returns the share of splits whose loss is above alpha, the mean loss, and the mean cost. A half is a sample
     itself, so a loss a little above alpha on it can be chance: the share is an upper estimate of what the promise

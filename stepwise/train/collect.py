@@ -20,8 +20,8 @@ from stepwise.train.walk import follow
 class Plan:
     """How far a tree is grown.
 
-    redos: every choice of up to so many redone steps (the small model goes on after each); mixtures: random paths,
-    a third each with 30, 50 and 70 % redone steps; seed: draws them.
+    redos: every choice of up to this many rewritten steps (the small model goes on after each); mixtures: random paths,
+    a third each with 30, 50 and 70 % rewritten steps; seed: of their random choice.
     """
 
     redos: int = 2
@@ -45,7 +45,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
-    """Writes what `plan` asks for of one tree."""
+    """Writes the parts of one tree that `plan` asks for and that are not there yet."""
     await tree.unstepped(writer)
     await follow(tree, REDO * tree.max_steps, writer)
     whole = await follow(tree, "", writer)

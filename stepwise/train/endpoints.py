@@ -1,4 +1,4 @@
-"""The two models behind OpenAI-compatible endpoints, asked the way the serving loop asks them."""
+"""The two models behind OpenAI-compatible endpoints, asked in the same way as by the service."""
 
 from __future__ import annotations
 

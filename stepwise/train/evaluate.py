@@ -274,7 +274,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def chosen(points: Sequence[Point], low: float, high: float) -> int:
-    """Which of a strategy's points closes 95 % of the gap from `low` to `high` with the fewest large tokens.
+    """The one of a strategy's points that closes 95 % of the gap from `low` to `high` with the fewest large tokens.
 
     The one with the best accuracy when none does.
     """
@@ -328,7 +328,7 @@ def report(
 
 
 def plot(sweeps: Mapping[str, Sequence[Point]], oracle_tokens: NDArray[np.float64], large: Point, path: Path) -> None:
-    """Accuracy over large tokens (share of the large model's own), one line a strategy."""
+    """Accuracy over large tokens (share of the large model's own), one line per strategy."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""Writes a trained network as a policy file (docs/stepwise.md, "The policy file") and checks that it says the same."""
+"""Writes a trained network as a policy file (docs/stepwise.md, "The policy file") and checks that both agree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARITY = 1e-5
 
 @dataclass(frozen=True)
 class About:
-    """What the file says of itself. small, large: served names of the pair; limits: where steps end; token_budget: of
+    """What the file states about itself. small, large: served names; limits: where steps end; token_budget: of
     `features.State`; rows: the kappa table; calibration_size: questions; commit: of the training code."""
 
     small: str

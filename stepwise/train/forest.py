@@ -112,7 +112,7 @@ def plant(trees: Sequence[Tree], price: Price) -> Forest:
 
 @dataclass(frozen=True)
 class Runs:
-    """Answers of a policy, one row a question, padded to the longest.
+    """Answers of a policy, one row per question, padded to the longest.
 
     node: int64 [runs, time] (-1 after the end); action: int64 [runs, time], 1 is redo; chance: float32 [runs,
     time], with which the acting policy took that action; cost: float32 [runs, time]; right: bool [runs]; question:

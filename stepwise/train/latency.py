@@ -1,4 +1,4 @@
-"""How long a client waits: the serving loop itself (`stepwise.answer`) is driven with a sample of the questions."""
+"""How long a client waits: the service's own loop (`stepwise.answer`) answers a sample of the questions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from upstream.writer import Call
 
 @dataclass(slots=True)
 class Latency:
-    """Seconds, one number a question. first: until the first text; whole: until the end. `unjudged`: drafts that the
+    """Seconds, one number per question. first: until the first text; whole: until the end. `unjudged`: drafts that the
     strategy could not judge, so that these times say nothing about it."""
 
     first: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ async def measure(
 ) -> dict[str, Latency]:
     """Answers every question with every strategy, one answer at a time, at temperature 0.
 
-    The strategies take turns at each question, so that what else the machine does meanwhile meets all of them alike.
+    The strategies take turns at each question, so that other load on the machine affects all of them alike.
     Raises ValueError when an answer fails.
     """
     budget = Budget(steps=settings.max_steps, seconds=600.0)

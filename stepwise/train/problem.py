@@ -1,4 +1,4 @@
-"""What the reinforcement learners share: the constrained problem, its rewards, and one pass of bookkeeping.
+"""What the reinforcement learners share: the constrained problem, its rewards, and their common measurements.
 
 Minimise the expected cost (a large model's answer is 1) subject to: of the questions that some sequence of
 decisions would have answered rightly, at most a share `alpha` is answered wrongly. The Lagrangian turns it into a

@@ -1,4 +1,4 @@
-"""A folder in which one policy is made: what was decided at the start, the trees, the networks, the thresholds."""
+"""A folder in which one policy is trained: the settings from its start, the trees, the networks, the thresholds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SETS = ("policy", "calibration", "test")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all parts of a project share. small, large: served names; price_*: of a token, in any unit; the rest as in
-    serving (`stepwise.steps.Limits`, `features.State`, `session.Budget.steps`)."""
+    """What all parts of a project share. small, large: served names; price_*: of one token, in any unit; the rest as in
+    the service (`stepwise.steps.Limits`, `features.State`, `session.Budget.steps`)."""
 
     small: str
     large: str
@@ -43,7 +43,7 @@ class Settings:
         return Price(self.price_small, self.price_large)
 
     def of_trees(self) -> dict[str, str]:
-        """What the trees depend on."""
+        """The settings on which the trees depend."""
         names = ("small", "large", "min_tokens", "max_tokens", "token_budget", "max_steps")
         return {**{name: str(getattr(self, name)) for name in names}, "features_version": str(features.VERSION)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import re
 import shlex
@@ -32,6 +33,7 @@ from config.schema import (
     StoreSpec,
 )
 from decisions.cases import Case, Expect, Stub
+from extproc.exchange import Phase
 from extproc.metrics import FAMILIES
 from signals.registry import KINDS
 from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
@@ -139,6 +141,52 @@ def test_every_kind_of_signal_and_parameter_is_documented(kind: Any) -> None:
     assert text is not None, f"docs/signals.md has no heading `{kind.kind}`"
     missing = [key for key in keys(kind.Parameters) if not re.search(rf"`{re.escape(key)}\b", text)]
     assert missing == []
+
+
+def exceptions() -> list[tuple[str, str]]:
+    """The public exception classes of all rooms, each with its file."""
+    rooms = ("cli", "config", "decisions", "extproc", "signals", "stepwise", "upstream")
+    files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+    nodes = [(node, str(file.relative_to(ROOT))) for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    classes = [(node, file) for node, file in nodes if isinstance(node, ast.ClassDef)]
+    names = {"Exception", "OSError", "RuntimeError", "ValueError"}
+    found: set[tuple[str, str]] = set()
+    while True:
+        above = names | {name for name, _ in found}
+        more = {(one.name, file) for one, file in classes if above & {ast.unparse(base) for base in one.bases}}
+        if more == found:
+            return sorted((name, file) for name, file in found if not name.startswith("_"))
+        found = more
+
+
+def test_every_exception_stands_in_the_tree() -> None:
+    (tree,) = re.findall(r"```\n(Exception\n.*?)```", sections(ROOT / "CONTRIBUTING.md")["Errors"], flags=re.S)
+    assert sorted(re.findall(r"[├└]─ (\w+) +(\w+(?:/\w+)*\.py) ", tree)) == exceptions()
+
+
+def test_every_state_of_an_exchange_has_its_row() -> None:
+    states = {name for name in vars(Phase) if name.isupper()}
+    assert set(rows(sections(DOCS / "adr" / "0008-exchange.md")["States"])) == states
+
+
+def test_where_to_change_what_is_where_the_page_says() -> None:
+    table = sections(DOCS / "architecture.md")["Where to change what"]
+    places = re.findall(r"`(?:\w+\.)?(\w+)` in `([\w/]+\.py)`", table)
+    assert len(places) > 10
+    assert [(name, file) for name, file in places if not re.search(rf"\b{name}\b", (ROOT / file).read_text())] == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.py)`", (ROOT / page).read_text())
+    assert named
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+
+
+def test_every_page_is_in_the_index_once() -> None:
+    linked = re.findall(r"^\| \[[^]]+\]\(([^)#]+)\)", (DOCS / "README.md").read_text(), flags=re.M)
+    pages = [str(page.relative_to(DOCS)) for page in sorted(DOCS.rglob("*.md")) if page != DOCS / "README.md"]
+    assert sorted(linked) == sorted([*pages, "../CONTRIBUTING.md"])
 
 
 @cache

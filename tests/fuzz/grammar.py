@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,7 +23,8 @@ import zstandard
 
 MARK = "classified-codeword"
 HALVES = ("classified-", "codeword")
-CASES = Path("/work/shared/cases")
+CASES = os.environ.get("POINTSMAN_CASES", "")
+"""A folder of further request bodies, each in a file `API-whatever.json`; empty: there is none."""
 
 T = TypeVar("T")
 
@@ -184,9 +186,9 @@ def _json(value: Any) -> bytes:
 
 
 def seeds() -> list[tuple[str, bytes]]:
-    """Paths and bodies to begin with: those above, and what lies in the folder of cases, where there is one."""
+    """Paths and bodies to begin with: those above, and the files of `POINTSMAN_CASES`, if it is set."""
     found = [(path, orjson.dumps(body)) for path, body in _SEEDS]
-    for file in sorted(CASES.glob("*.json")) if CASES.is_dir() else ():
+    for file in sorted(Path(CASES).glob("*.json")) if CASES else ():
         document = json.loads(file.read_bytes())
         api = file.name.partition("-")[0]
         path = {"chat": "/v1/chat/completions"}.get(api, f"/v1/{api}")
