@@ -17,9 +17,9 @@ import orjson
 
 from cli.calls import CHAT, Call, lowered
 from decisions import explain
+from decisions.candidates import expected_tokens
 from decisions.decision import Trace
 from decisions.engine import Engine
-from decisions.select import expected_tokens
 from extproc.decisionlog import LINE_KEYS
 from signals.facts import Facts
 

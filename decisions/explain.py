@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
+from decisions.model import Model
 from decisions.outcome import trace_object
 from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
-from decisions.select import Selector
+from decisions.selectors.selector import Pick
 from signals.reading import Reading
 
 _UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", "error", "evidence"))
@@ -78,6 +79,15 @@ def reasons(trace: Trace) -> Iterator[str]:
             yield f"not {key}: it lacks what the request needs ({what})"
 
 
+def choice(trace: Trace) -> str | None:
+    """How a selector came to its model, in one phrase; None where the decision leaves nothing to choose."""
+    made = trace.choice
+    if made is None:
+        return None
+    chance = "" if made.propensity == 1.0 else f" (probability {made.propensity:.3g})"
+    return f"{made.model.key} by {made.by}: {made.why}{chance}"
+
+
 def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
     """The decision list as it was walked, each rule with what its leaves read and why others were not.
 
@@ -126,9 +136,16 @@ def _does(clause: Clause) -> str:
     if clause.guard:
         return f"respond {clause.status}"
     target = clause.target
-    if isinstance(target, Selector):
-        return f"{clause.action} {target.name} of {', '.join(model.key for model in target.models)}"
+    if isinstance(target, Pick):
+        how = "pinned" if target.sticky else target.kind.name
+        return f"{clause.action} {how} of {_keys(target.models)}"
+    if clause.instead:
+        return f"{clause.action} first of {_keys((*clause.candidates, *clause.instead))}"
     return clause.action if target is None else f"{clause.action} {target.key}"
+
+
+def _keys(models: Sequence[Model]) -> str:
+    return ", ".join(model.key for model in models)
 
 
 def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
