@@ -64,11 +64,12 @@ def trace_object(trace: Trace) -> dict[str, Any]:
         **({"observed": list(trace.observed)} if trace.observed else {}),
         **({"kept": True} if trace.kept else {}),
         **({"lacking": {key: list(lacks) for key, lacks in trace.lacking.items()}} if trace.lacking else {}),
-        **({} if trace.choice is None else {"choice": _choice(trace.choice)}),
+        **({} if trace.choice is None else {"choice": choice_object(trace.choice)}),
     }
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def choice_object(choice: Choice) -> dict[str, Any]:
+    """A selector's choice in plain values; the model by its name in the policy."""
     return {**choice._asdict(), "model": choice.model.key, "propensity": round(choice.propensity, 6)}
 
 

@@ -48,6 +48,7 @@ LINE_KEYS: Final = frozenset(
         "status",
         "kept",
         "lacking",
+        "choice",
         "chosen",
         "answer",
         "content_error",
