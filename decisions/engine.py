@@ -94,7 +94,7 @@ class Clause:
 
     @property
     def candidates(self) -> tuple[Model, ...]:
-        """The models that may take the plain route, those that stand in for another apart."""
+        """The models that may take the plain route, apart from those that stand in for another."""
         if self.target is None:
             return ()
         return self.target.models if isinstance(self.target, Pick) else (self.target,)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
-from decisions.model import Model
 from decisions.outcome import trace_object
 from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
-from decisions.selectors.selector import Pick
+from decisions.selectors.selector import Selector
 from signals.reading import Reading
 
 _UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", "error", "evidence"))
@@ -96,7 +95,7 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
     results = trace.results
     lines: list[str] = []
     for clause in engine.clauses:
-        does = f"  → {_does(clause)}"
+        does = f"  → {_does(clause, engine.selectors.get(clause.name))}"
         if clause.name not in results:
             lines.append(f"–        {clause.name}{does}  ({_passed_over(clause, trace, named)})")
             continue
@@ -132,20 +131,12 @@ def reading_text(reading: Reading, microseconds: float | None) -> str:
     return ", ".join(parts)
 
 
-def _does(clause: Clause) -> str:
+def _does(clause: Clause, selector: Selector | None) -> str:
     if clause.guard:
         return f"respond {clause.status}"
-    target = clause.target
-    if isinstance(target, Pick):
-        how = "pinned" if target.sticky else target.kind.name
-        return f"{clause.action} {how} of {_keys(target.models)}"
-    if clause.instead:
-        return f"{clause.action} first of {_keys((*clause.candidates, *clause.instead))}"
-    return clause.action if target is None else f"{clause.action} {target.key}"
-
-
-def _keys(models: Sequence[Model]) -> str:
-    return ", ".join(model.key for model in models)
+    keys = ", ".join(model.key for model in (*clause.candidates, *clause.instead))
+    how = "" if selector is None else f"{selector.name} of "
+    return f"{clause.action} {'first of ' if clause.instead else how}{keys}"
 
 
 def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:

@@ -32,6 +32,7 @@ from config.schema import (
     StoreSpec,
 )
 from decisions.cases import Case, Expect, Stub
+from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.metrics import FAMILIES
 from signals.registry import KINDS
 from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
@@ -139,6 +140,14 @@ def test_every_kind_of_signal_and_parameter_is_documented(kind: Any) -> None:
     assert text is not None, f"docs/signals.md has no heading `{kind.kind}`"
     missing = [key for key in keys(kind.Parameters) if not re.search(rf"`{re.escape(key)}\b", text)]
     assert missing == []
+
+
+def test_every_kind_of_selector_and_parameter_is_documented() -> None:
+    text = sections(DOCS / "policy.md")["Selectors"]
+    assert rows(text) == list(SELECTORS)
+    for name, kind in SELECTORS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert [key for key in keys(kind.Parameters) if f"`{key}`" not in row] == []
 
 
 @cache
