@@ -233,7 +233,8 @@ class Engine:
         }
 
     def _compiled(self, clause: Clause) -> _Compiled:
-        return _Compiled(clause, self.selectors.get(clause.name), self.signals, self.best, self.kept)
+        selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
+        return _Compiled(clause, selector, self.signals, self.best, self.kept)
 
     @property
     def writes(self) -> bool:
@@ -564,6 +565,7 @@ class Evaluation:
             decision = clause.decisions[choice.model]
         except Exception as error:  # noqa: BLE001 - as in signals.gather: the guards above have passed the request
             log.error("the selector %s of decision %s failed: %s", selector.name, clause.name, type(error).__name__)
+            self._held = False
             return self.engine.fallback("selector")
         self._candidates = selector.models
         self._choice = choice

@@ -153,6 +153,21 @@ async def test_a_choice_that_fails_takes_the_default_model(
     assert trace.choice is None
 
 
+async def test_a_session_s_decision_whose_choice_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    becomes(monkeypatch, Counted)
+    made = engine("{pick: [large], by: cheapest}, sticky: session")
+    assert [(await decide(made)).kept for _ in range(2)] == [False, True]
+    monkeypatch.setattr(Counted, "among", Broken.among)
+    trace = await decide(made)
+    assert (trace.decision.fallback, trace.kept) == ("selector", False)
+
+
+def test_an_engine_is_not_built_without_its_selectors() -> None:
+    policy = parse(POLICY.format(route="{pick: [small, large]}"))
+    with pytest.raises(KeyError):
+        Engine(policy="p", models=policy.models, default="small", signals={}, clauses=policy.clauses)
+
+
 def test_what_a_selector_lacks_is_an_error_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     becomes(monkeypatch, Absent)
     with pytest.raises(PolicyError) as caught:
