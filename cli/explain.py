@@ -62,6 +62,8 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     yield f"outcome   {explain.outcome(decision)}"
     for reason in explain.reasons(trace):
         yield f"          {reason}"
+    if (choice := explain.choice(trace)) is not None:
+        yield f"choice    {choice}"
     yield f"policy    {trace.policy}"
     yield f"time      {trace.microseconds:.1f} µs"
     try:

@@ -17,9 +17,10 @@ import orjson
 
 from cli.calls import CHAT, Call, lowered
 from decisions import explain
+from decisions.candidates import expected_tokens
 from decisions.decision import Trace
 from decisions.engine import Engine
-from decisions.select import expected_tokens
+from decisions.outcome import choice_object
 from extproc.decisionlog import LINE_KEYS
 from signals.facts import Facts
 
@@ -184,6 +185,8 @@ class Decisions:
         shown: dict[str, Any] = {"index": index, **explain.summary(trace.decision), "us": round(trace.microseconds, 3)}
         if trace.decision.status is not None:
             shown["status"] = trace.decision.status
+        if trace.choice is not None:
+            shown["choice"] = choice_object(trace.choice)
         if self._everything:
             shown["signals"] = explain.signals(self._engine, trace)
         self._print(shown)

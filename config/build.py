@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from config.clauses import clauses, models, reference, sessions
+from config.clauses import reference, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
 from decisions.engine import Engine, Opening, Settings
-from decisions.select import Kept
+from decisions.selectors.pinned import built
+from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.signal import Shared, Signal
@@ -45,6 +46,8 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     )
     try:
         signals = _signals(policy, shared)
+        selectors = _selectors(policy, shared)
+        _freeze(policy, shared)
     except PolicyError:
         shared.close()
         raise
@@ -53,13 +56,13 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         line, column = policy.places["settings", "meter"]
         message = "settings.meter: off, and yet a budget counts what answers cost; leave one of them out"
         raise PolicyError([Problem(policy.file, line, column, "P104", "error", message)])
-    known = models(spec)
     return Engine(
         policy=policy.digest,
-        models=known,
+        models=policy.models,
         default=spec.default,
         signals=signals,
-        clauses=clauses(spec, policy.rules, known, policy.writers, Kept(store, told)),
+        clauses=policy.clauses,
+        selectors=selectors,
         auto=spec.auto,
         pass_unknown=spec.unknown_models == "pass",
         best=spec.strategy == "best",
@@ -74,7 +77,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             settings.body_timeout,
             tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
             _METER[settings.meter],
-            reference(spec, known),
+            reference(spec, policy.models),
             None if settings.tenant is None else settings.tenant.header.lower(),
         ),
         shared=shared,
@@ -99,8 +102,29 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
         signals[name] = signal
     if problems:
         raise PolicyError(problems)
+    return signals
+
+
+def _selectors(policy: Policy, shared: Shared) -> dict[str, Selector]:
+    selectors: dict[str, Selector] = {}
+    problems: list[Problem] = []
+    for index, clause in enumerate(policy.clauses):
+        pick = clause.target
+        if not isinstance(pick, Pick):
+            continue
+        try:
+            selectors[clause.name] = built(pick, shared)
+        except (OSError, ValueError) as error:
+            line, column = policy.places["decisions", index, "route"]
+            message = f"the choice of decision {clause.name!r} ({pick.kind.name}): {error}"
+            problems.append(Problem(policy.file, line, column, "P108", "error", message))
+    if problems:
+        raise PolicyError(problems)
+    return selectors
+
+
+def _freeze(policy: Policy, shared: Shared) -> None:
     try:
         shared.freeze()
     except ValueError as error:  # what the signals share cannot be built: the regular expressions together, say
         raise PolicyError([Problem(policy.file, 1, 1, "P108", "error", str(error))]) from None
-    return signals

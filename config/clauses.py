@@ -11,10 +11,9 @@ from decisions.decision import Changes
 from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
-from decisions.select import Cheapest, First, Keep, Kept, Pinned, Selector, Weighted
+from decisions.selectors.selector import Pick
 from signals.bounds import parse_path
 from signals.state.session import Sessions
-from signals.state.store import Memory
 from upstream.writer import WriterSpec
 
 
@@ -39,6 +38,7 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             None if entry.base_path is None else entry.base_path.rstrip("/"),
             tuple(made[other] for other in _fallbacks(spec, key)),
             _credential(entry),
+            bool(entry.price.model_fields_set),
             entry.price.cached_input,
         )
     return {key: made[key] for key in spec.models}
@@ -88,19 +88,15 @@ def clauses(
     rules: Mapping[str, Rule],
     known: Mapping[str, Model],
     writers: Mapping[str, WriterSpec],
-    kept: Kept | None = None,
 ) -> list[Clause]:
     """The policy's decisions in the engine's terms, in list order, over the models `known`.
 
-    `writers` are those of the decisions that have one, by the decision's name; `kept` has the pins.
+    `writers` are those of the decisions that have one, by the decision's name.
     """
-    kept = kept or Kept(Memory())
-    return [_clause(entry, rules[entry.name], known, writers.get(entry.name), kept) for entry in spec.decisions]
+    return [_clause(entry, rules[entry.name], known, writers.get(entry.name)) for entry in spec.decisions]
 
 
-def _clause(
-    entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer: WriterSpec | None, kept: Kept
-) -> Clause:
+def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer: WriterSpec | None) -> Clause:
     clause = Clause(
         entry.name,
         rule,
@@ -123,20 +119,16 @@ def _clause(
         )
     if entry.sticky is not None:
         sticky = entry.sticky if isinstance(entry.sticky, StickySpec) else StickySpec()
-        clause = replace(clause, keep=Keep(kept, entry.name, sticky.until))
+        clause = replace(clause, keep=sticky.until)
     if writer is not None:
         return replace(clause, action=writer.kind.name, target=known[writer.fallback], writer=writer)
-    return replace(clause, target=_target(entry, known, kept))
+    return replace(clause, target=_target(entry, known))
 
 
-def _target(entry: DecisionSpec, known: Mapping[str, Model], kept: Kept) -> Model | Selector:
+def _target(entry: DecisionSpec, known: Mapping[str, Model]) -> Model | Pick:
     route = entry.route
     if isinstance(route, PickSpec):
-        choice = [known[key] for key in route.pick]
         sticky = route.sticky is not None or entry.sticky is not None
-        chooser: Selector
-        chooser = Cheapest(choice) if route.by == "cheapest" else Weighted(choice, route.weights, sticky, kept.sessions)
-        return Pinned(chooser, kept.store, entry.name, kept.sessions) if sticky else chooser
+        return Pick(entry.name, tuple(known[key] for key in route.pick), route.kind, route.params, sticky)
     assert route is not None, "the schema allows exactly one action"
-    model = known[route]
-    return First((model, *model.fallback)) if model.fallback else model
+    return known[route]

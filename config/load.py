@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -21,8 +21,9 @@ from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
 from config.writers import ACTIONS, WRITERS
-from decisions.engine import Opening
+from decisions.engine import Clause, Opening
 from decisions.lint import lint
+from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
@@ -37,9 +38,10 @@ M = TypeVar("M", bound=BaseModel)
 class Policy:
     """A policy without errors.
 
-    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, the state
-    store and opened paths stand in the file.
-    `writers` holds the blocks of decisions that have a writer, by the name of the decision.
+    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, choices of
+    models, the state store and opened paths stand in the file.
+    `writers` holds the blocks of decisions that have a writer, by the name of the decision. `models` and `clauses` are
+    what the engine is built from.
     """
 
     file: str
@@ -49,6 +51,8 @@ class Policy:
     rules: Mapping[str, Rule]
     places: Mapping[Path, tuple[int, int]]
     writers: Mapping[str, WriterSpec]
+    models: Mapping[str, Model]
+    clauses: Sequence[Clause]
 
     def sure(self, name: str) -> bool:
         """Whether the signal of this name always says yes or no."""
@@ -132,13 +136,12 @@ class _Checker:
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         wanted: list[Path] = [("settings", "store"), ("settings", "meter"), *(("signals", name) for name in signals)]
         wanted += [("paths", index, "match") for index in range(len(spec.paths))]
+        wanted += [("decisions", index, "route") for index in range(len(spec.decisions))]
         places = {path: document.keys[path] for path in wanted if path in document.keys}
-        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers)
         targets = models(spec)
-        best = spec.strategy == "best"
-        for finding in lint(
-            clauses(spec, rules, targets, self._writers), signals, targets, default=spec.default, best=best
-        ):
+        made = clauses(spec, rules, targets, self._writers)
+        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, made)
+        for finding in lint(made, signals, targets, default=spec.default, best=spec.strategy == "best"):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         for finding in mistakes(self._data, policy) if doubts else ():
             document.report(finding.path, finding.code, finding.message, warning=True, at_key=finding.at_key)

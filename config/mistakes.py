@@ -153,26 +153,11 @@ def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:
 
 
 def _pick(route: PickSpec, policy: Policy) -> Iterator[Doubt]:
-    models = policy.spec.models
     for index, key in enumerate(route.pick):
         if key in route.pick[:index]:
-            yield Doubt(
-                ("route", "pick", index), "L331", f"{key!r} stands there twice; `weights` gives it a larger share"
-            )
-    for key, weight in route.weights.items():
-        if weight == 0:
-            yield Doubt(
-                ("route", "weights", key), "L331", f"{key!r} is never chosen: give a share above 0, or remove it"
-            )
-    rest = [key for key in route.pick if key not in route.weights]
-    if rest and max(route.weights.values(), default=0) >= 50:
-        message = f"{rest[0]!r} is left out and weighs 1; weights are shares, not percent: give every model one"
-        yield Doubt(("route", "weights"), "L331", message)
-    free = [key for key in route.pick if _free(models[key])]
-    if route.by == "cheapest" and free and any(not _stated(models[key]) for key in free):
-        key = next(key for key in free if not _stated(models[key]))
-        message = f"{key!r} has no price and so counts as free: give every model a `price`"
-        yield Doubt(("route", "by"), "L326", f"{message}, or `price: {{input: 0, output: 0}}` when it is free")
+            yield Doubt(("route", "pick", index), "L331", f"{key!r} stands there twice; {route.kind.twice}")
+    for doubt in route.params.doubts([policy.models[key] for key in route.pick]):
+        yield Doubt(("route", *route.place(doubt.path)), doubt.code, doubt.message)
 
 
 def _free(model: ModelSpec) -> bool:

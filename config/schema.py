@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -24,6 +26,9 @@ from pydantic_core import PydanticCustomError
 from config.writers import WRITERS
 from decisions.decision import Effort
 from decisions.model import FALLBACKS, Capability, Family, Thinking
+from decisions.selectors.registry import BY_NAME as SELECTORS
+from decisions.selectors.selector import Params as SelectorParams
+from decisions.selectors.selector import Selector
 from signals.bounds import Path as FieldPath
 from signals.credentials import credential
 from signals.files import SECRET, read
@@ -202,23 +207,95 @@ class RespondSpec(Spec):
         return self
 
 
-class PickSpec(Spec):
-    """A choice between several models."""
+class _OneKind(Spec):
+    """A kind of selector with its parameters: `{name: {parameters}}`."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise PydanticCustomError("P106", "by: exactly one kind is needed, as a name or as {name: {parameters}}")
+        return self
+
+
+if TYPE_CHECKING:
+    By = str | _OneKind
+else:
+    _BySpec = create_model(
+        "BySpec",
+        __base__=_OneKind,
+        __doc__=_OneKind.__doc__,
+        **{kind.name: (kind.Parameters | None, Field(None, description=kind.about)) for kind in SELECTORS.values()},
+    )
+    By = Annotated[
+        Annotated[Literal[tuple(SELECTORS)], Tag("<name>")] | Annotated[_BySpec, Tag("<kind>")],
+        Discriminator(lambda value: "<kind>" if isinstance(value, (dict, _OneKind)) else "<name>"),
+    ]
+
+
+class _Pick(Spec):
+    """The beginning of a choice of models: which, and how."""
 
     pick: list[str] = Field(min_length=1, description="The models to choose from.")
-    by: Literal["weighted", "cheapest"] = Field("weighted", description="How to choose.")
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="Shares for `weighted`; 1 by default.")
+    by: By = Field(next(iter(SELECTORS)), description="How to choose: a name, or {name: {parameters}}.")
+
+
+if TYPE_CHECKING:
+    _Beside = _Pick
+else:
+    _Beside = create_model(
+        "_Beside",
+        __base__=_Pick,
+        **{
+            key: (field.annotation, copy(field))
+            for kind in SELECTORS.values()
+            for key, field in kind.Parameters.model_fields.items()
+            if key in kind.beside
+        },
+    )
+
+
+class PickSpec(_Beside):
+    """A choice between several models."""
+
     sticky: Literal["session"] | None = Field(None, description="Keep a conversation on its model.")
+
+    @property
+    def kind(self) -> type[Selector]:
+        """The kind of selector that chooses."""
+        return SELECTORS[self.by if isinstance(self.by, str) else next(iter(self.by.model_fields_set))]
+
+    @property
+    def params(self) -> SelectorParams:
+        """The parameters of that kind. Raises pydantic's ValidationError where one is missing."""
+        kind = self.kind
+        if isinstance(self.by, str):
+            return kind.Parameters(**{key: getattr(self, key) for key in kind.beside})
+        given: SelectorParams | None = getattr(self.by, kind.name)
+        return kind.Parameters() if given is None else given
+
+    def place(self, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        """Where below the choice that stands which stands at `path` below the parameters."""
+        if not isinstance(self.by, str):
+            return ("by", self.kind.name, *path)
+        return path if path and path[0] in self.kind.beside else ("by",)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.by != "weighted" and self.weights:
-            raise PydanticCustomError("P104", "weights go with `by: weighted` only")
-        stray = [key for key in self.weights if key not in self.pick]
-        if stray:
-            raise PydanticCustomError("P104", "weights name a model that is not in pick: {stray}", {"stray": stray[0]})
-        if self.weights and sum(self.weights.get(key, 1.0) for key in self.pick) <= 0:
-            raise PydanticCustomError("P104", "weights leave no model to choose: at least one must be above 0")
+        kind = self.kind
+        for other in SELECTORS.values():
+            for key in other.beside:
+                if getattr(self, key) == other.Parameters.model_fields[key].default:
+                    continue
+                if other is not kind:
+                    raise ValueError(f"{key} go with `by: {other.name}` only")
+                if not isinstance(self.by, str):
+                    raise ValueError(f"{key} stand beside `by` and belong into it: `by: {{{kind.name}: {{{key}: …}}}}`")
+        try:
+            params = self.params
+        except ValidationError as error:
+            missing = ", ".join(f"{item['loc'][0]}: …" for item in error.errors())
+            raise ValueError(f"`by` lacks parameters: write `by: {{{kind.name}: {{{missing}}}}}`") from None
+        params.check(self.pick)
         return self
 
 

@@ -53,6 +53,21 @@ class Decision:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Choice(NamedTuple):
+    """Which of several models a selector took.
+
+    `why` is a phrase of the kind's own fixed list, so that it can label a metric. `propensity` is the probability with
+    which this selector takes this model for this request, over what it leaves to chance (above 0; 1.0 where it leaves
+    nothing): logs of choices can be evaluated by it for another selector (Horvitz and Thompson, 1952). `by` is the name
+    of the kind in the policy.
+    """
+
+    model: Model
+    why: str
+    propensity: float
+    by: str
+
+
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -65,6 +80,7 @@ class Trace(NamedTuple):
     for token rate limits and logs. `observed` are the guards that would have refused but only watch (`observe: true`).
     `kept`: the decision is that of an earlier request of the session (`sticky: session`). `lacking` are the candidates,
     by key, that cannot do what the request needs, and what they lack; the model that takes it all the same among them.
+    `choice`: what a selector chose, where the decision leaves its model to one.
     """
 
     decision: Decision
@@ -78,3 +94,4 @@ class Trace(NamedTuple):
     observed: tuple[str, ...] = ()
     kept: bool = False
     lacking: Mapping[str, tuple[str, ...]] = _NONE
+    choice: Choice | None = None

@@ -9,13 +9,15 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from decisions.decision import Changes, Decision, Trace
+from decisions.candidates import able
+from decisions.decision import Changes, Choice, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
-from decisions.select import Keep, Kept, Pinned, Selector, able
-from signals.facts import Facts
+from decisions.selectors.selector import Pick, Selector
+from decisions.sticky import Keep, Kept
+from signals.facts import Facts, SlowInput
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
 from signals.reading import Reading, Unavailable
@@ -72,16 +74,16 @@ class Settings:
 class Clause:
     """One entry of the policy's `decisions:` list, in the terms of the engine.
 
-    `target` is a model, a selector over models, or None for `respond`. `override` applies it to requests that name a
+    `target` is a model, a choice of models, or None for `respond`. `override` applies it to requests that name a
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
     and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
-    that it cannot answer. `keep` puts the session on this decision, so that its later requests take it too.
+    that it cannot answer. `keep`: for so many seconds after its last request a session stays on this decision.
     """
 
     name: str
     when: Rule
     action: str
-    target: Model | Selector | None
+    target: Model | Pick | None
     on_unknown: OnUnknown = "skip"
     status: int | None = None
     message: str | None = None
@@ -90,20 +92,53 @@ class Clause:
     override: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     observe: bool = False
-    keep: Keep | None = None
+    keep: float | None = None
 
     @property
     def guard(self) -> bool:
         return self.action == "respond"
 
+    @property
+    def candidates(self) -> tuple[Model, ...]:
+        """The models that may take the plain route, apart from those that stand in for another."""
+        if self.target is None:
+            return ()
+        return self.target.models if isinstance(self.target, Pick) else (self.target,)
+
+    @property
+    def instead(self) -> tuple[Model, ...]:
+        """The models that take the place of the decision's one model where it lacks what a request needs."""
+        return self.target.fallback if isinstance(self.target, Model) and self.writer is None else ()
+
 
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
-    __slots__ = ("_goals", "clause", "decisions", "name", "observe", "plain", "run", "slow", "test")
+    __slots__ = (
+        "_goals",
+        "clause",
+        "decision",
+        "decisions",
+        "instead",
+        "name",
+        "observe",
+        "plain",
+        "run",
+        "selector",
+        "slow",
+        "test",
+    )
 
-    def __init__(self, clause: Clause, models: Mapping[str, Model], signals: Mapping[str, Signal], best: bool) -> None:
+    def __init__(
+        self,
+        clause: Clause,
+        selector: Selector | None,
+        signals: Mapping[str, Signal],
+        best: bool,
+        kept: Kept | None,
+    ) -> None:
         self.clause = clause
+        self.selector = selector
         # What of the rule's value makes a difference: `skip` asks whether it is true, `match` whether it is false.
         goals = {"skip": (True,), "match": (False,), "fail": (True, False)}
         compared = best and not clause.guard and clause.on_unknown == "match"
@@ -113,13 +148,14 @@ class _Compiled:
         self.test: Test = compiled(clause.when, signals)
         self.run = self.test.run
         self.plain = self.test.plain
-        targets: list[Model | None] = [None] if clause.target is None else list(models.values())
-        if isinstance(clause.target, Model):
-            targets = [clause.target]
+        self.instead = clause.instead
+        targets = [other for model in clause.candidates for other in (model, *model.fallback)]
         self.decisions = {target: self._decision(target) for target in targets}
-        self.slow = clause.target.slow if isinstance(clause.target, Selector) else ()
-        if clause.keep is not None:
-            self.slow = (*self.slow, clause.keep)
+        # Where there is nothing to choose.
+        self.decision = self._decision(clause.target if isinstance(clause.target, Model) else None)
+        self.slow: tuple[SlowInput[Any], ...] = () if selector is None else selector.slow
+        if clause.keep is not None and kept is not None:
+            self.slow = (*self.slow, Keep(kept, clause.name, clause.keep))
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
@@ -133,19 +169,15 @@ class _Compiled:
         """Whether the choice of the model waits for something slow."""
         return bool(self.slow) and not ready(self, facts)
 
-    def decide(self, facts: Facts) -> Decision:
-        target = self.clause.target
-        return self.decisions[target.choose(facts) if isinstance(target, Selector) else target]
-
 
 class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
-    see `charge`, or the operator), so that Envoy must show them to us. `sessions` says how sessions are told, `store`
-    is what replicas share; `chained` says that something is kept of a session, so that a chain of responses must be
-    one.
+    see `charge`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
+    decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
+    something is kept of a session, so that a chain of responses must be one.
     """
 
     def __init__(
@@ -156,6 +188,7 @@ class Engine:
         default: str,
         signals: Mapping[str, Signal],
         clauses: Sequence[Clause],
+        selectors: Mapping[str, Selector] | None = None,
         auto: Sequence[str] = ("auto", "pointsman"),
         pass_unknown: bool = False,
         best: bool = False,
@@ -168,6 +201,7 @@ class Engine:
         self.default = self.models[default]
         self.signals = dict(signals)
         self.clauses = tuple(clauses)
+        self.selectors = dict(selectors or {})
         self.auto = tuple(auto)
         self.pass_unknown = pass_unknown
         self.best = best
@@ -176,11 +210,13 @@ class Engine:
         meter = self.settings.meter
         self.metered = self.shared.metered if meter is None else meter
         self.store: Store = self.shared.settings.get("store") or Memory()
-        sticky = any(clause.keep is not None or isinstance(clause.target, Pinned) for clause in self.clauses)
-        self.chained = sticky or self.shared.metered
+        self.sessions = sessions
+        self.kept = Kept(self.store, sessions) if any(clause.keep is not None for clause in self.clauses) else None
+        by_session = any(selector.by_session for selector in self.selectors.values())
+        self.chained = self.kept is not None or by_session or self.shared.metered
         # With `best` guards go first, since nothing is compared with them.
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
-        self._all = tuple(_Compiled(clause, self.models, self.signals, best) for clause in order)
+        self._all = tuple(self._compiled(clause) for clause in order)
         self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
         self._auto = frozenset(name.casefold() for name in self.auto)
         self._by_name = {model.name: model for model in self.models.values()} | self.models
@@ -190,20 +226,22 @@ class Engine:
         self._by_beginning = sorted(
             ((alias[:-1], model) for alias, model in aliases if alias.endswith("*")), key=lambda pair: -len(pair[0])
         )
-        self.sessions = sessions
         self._able = all(model.capabilities is None for model in self.models.values())
-        self.kept: Kept | None = None
-        self._always: dict[str, _Compiled] = {}
-        for clause in self.clauses:
-            if clause.keep is not None:
-                self.kept = clause.keep.kept
-                self._always[clause.name] = _Compiled(replace(clause, when=ALWAYS), self.models, self.signals, best)
+        self._always = {
+            clause.name: self._compiled(replace(clause, when=ALWAYS))
+            for clause in self.clauses
+            if clause.keep is not None
+        }
         self._fallbacks: dict[str | None, Decision] = {None: Decision(None, "default", self.default)}
         # Where nothing matched and the default lacks what the request needs.
         self._instead = {model: Decision(None, "default", model) for model in self.default.fallback}
         self._named: dict[Model | None, Decision] = {
             model: Decision(None, "route", model) for model in (*self.models.values(), None)
         }
+
+    def _compiled(self, clause: Clause) -> _Compiled:
+        selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
+        return _Compiled(clause, selector, self.signals, self.best, self.kept)
 
     @property
     def writes(self) -> bool:
@@ -255,7 +293,7 @@ class Engine:
         """
         closing = (c for c in self._all if c.clause.guard and c.clause.on_unknown == "match" and not c.observe)
         closed = next(closing, None)
-        decision = self.fallback(reason) if closed is None else replace(closed.decisions[None], fallback=reason)
+        decision = self.fallback(reason) if closed is None else replace(closed.decision, fallback=reason)
         return Trace(decision, self.policy, {}, {}, 0.0)
 
     def charge(self, request: Request, money: float) -> None:
@@ -319,6 +357,7 @@ class Evaluation:
 
     __slots__ = (
         "_candidates",
+        "_choice",
         "_chosen",
         "_clauses",
         "_everything",
@@ -342,6 +381,7 @@ class Evaluation:
         self._results: dict[str, bool | None] = {}
         self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
         self._candidates: Sequence[Model] = ()
+        self._choice: Choice | None = None
         sticky = any(clause.clause.keep is not None for clause in self._clauses) if engine.kept is not None else False
         self._kept: Kept | None = engine.kept if sticky else None  # until it is known on which decision the session is
         self._held = False  # it is on one
@@ -392,6 +432,7 @@ class Evaluation:
             self._observed,
             self._held and decision.action != "respond",
             lacking,
+            self._choice,
         )
 
     def _hold(self, kept: Kept) -> None:
@@ -518,10 +559,25 @@ class Evaluation:
         if clause.awaits(self.facts):
             self._chosen = clause
             return None
-        target = clause.clause.target
-        if isinstance(target, Selector):
-            self._candidates = target.models
-        return clause.decide(self.facts)
+        if clause.selector is not None:
+            return self._selected(clause, clause.selector)
+        if not clause.instead:
+            return clause.decision
+        model = clause.clause.candidates[0]
+        self._candidates = (model, *clause.instead)
+        return clause.decisions[able(model, self.facts)]
+
+    def _selected(self, clause: _Compiled, selector: Selector) -> Decision:
+        try:
+            choice = selector.choose(self.facts)
+            decision = clause.decisions[choice.model]
+        except Exception as error:  # noqa: BLE001 - as in signals.gather: the guards above have passed the request
+            log.error("the selector %s of decision %s failed: %s", selector.name, clause.name, type(error).__name__)
+            self._held = False
+            return self.engine.fallback("selector")
+        self._candidates = selector.models
+        self._choice = choice
+        return decision
 
 
 def _tokens(facts: Facts) -> int | None:

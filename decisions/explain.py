@@ -9,7 +9,7 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
 from decisions.outcome import trace_object
 from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
-from decisions.select import Selector
+from decisions.selectors.selector import Selector
 from signals.reading import Reading
 
 _UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", "error", "evidence"))
@@ -79,6 +79,15 @@ def reasons(trace: Trace) -> Iterator[str]:
             yield f"not {key}: it lacks what the request needs ({what})"
 
 
+def choice(trace: Trace) -> str | None:
+    """How a selector came to its model, in one phrase; None where the decision leaves nothing to choose."""
+    made = trace.choice
+    if made is None:
+        return None
+    chance = "" if made.propensity == 1.0 else f" (probability {made.propensity:.3g})"
+    return f"{made.model.key} by {made.by}: {made.why}{chance}"
+
+
 def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
     """The decision list as it was walked, each rule with what its leaves read and why others were not.
 
@@ -87,7 +96,7 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
     results = trace.results
     lines: list[str] = []
     for clause in engine.clauses:
-        does = f"  → {_does(clause)}"
+        does = f"  → {_does(clause, engine.selectors.get(clause.name))}"
         if clause.name not in results:
             lines.append(f"–        {clause.name}{does}  ({_passed_over(clause, trace, named)})")
             continue
@@ -123,13 +132,12 @@ def reading_text(reading: Reading, microseconds: float | None) -> str:
     return ", ".join(parts)
 
 
-def _does(clause: Clause) -> str:
+def _does(clause: Clause, selector: Selector | None) -> str:
     if clause.guard:
         return f"respond {clause.status}"
-    target = clause.target
-    if isinstance(target, Selector):
-        return f"{clause.action} {target.name} of {', '.join(model.key for model in target.models)}"
-    return clause.action if target is None else f"{clause.action} {target.key}"
+    keys = ", ".join(model.key for model in (*clause.candidates, *clause.instead))
+    how = "" if selector is None else f"{selector.name} of "
+    return f"{clause.action} {'first of ' if clause.instead else how}{keys}"
 
 
 def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:

@@ -19,7 +19,6 @@ from typing import Any, Final
 from decisions.engine import Clause
 from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves, text
-from decisions.select import Selector
 from signals.signal import Params
 
 _STEPS: Final = 50_000_000
@@ -67,12 +66,10 @@ def lint(
 def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
     """Decisions for requests that none of their models can take, by what the models declare."""
     for index, clause in enumerate(clauses):
-        target = clause.target
-        if target is None:
+        if clause.guard:
             continue
         needs = _needs(clause.when, signals)
-        models = target.models if isinstance(target, Selector) else (target,)
-        if all(model.lacks(needs) for first in models for model in (first, *first.fallback)):
+        if all(model.lacks(needs) for first in clause.candidates for model in (first, *first.fallback)):
             message = (
                 f"decision {clause.name!r} takes requests that need {', '.join(sorted(needs))}, and none of its models "
                 "and their fallbacks declares that in `capabilities`"
@@ -106,10 +103,7 @@ def _unused_signals(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, 
 def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], default: str) -> Iterator[Finding]:
     used = {default, *(other.key for model in models.values() for other in model.fallback)}
     for clause in clauses:
-        if isinstance(clause.target, Model):
-            used.add(clause.target.key)
-        elif isinstance(clause.target, Selector):
-            used |= {model.key for model in clause.target.models}
+        used |= {model.key for model in clause.candidates}
         if clause.writer is not None:
             used |= {*clause.writer.models}
     for key in models:

@@ -44,7 +44,8 @@ class Model:
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
     `family` None: the served name tells (`extproc.openai`). `base_path` is what its server has before the name of a
     call (`/api/paas/v4`, '' for nothing); None: what the client has there, which is `/v1` nearly always. `fallback` are
-    the models that take its place, one after the other, those of its fallbacks after its own.
+    the models that take its place, one after the other, those of its fallbacks after its own. `priced`: somebody has
+    written down what it costs, be it nothing.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Model:
     base_path: str | None = None
     fallback: tuple[Model, ...] = ()
     credential: Credential | None = None
+    priced: bool = True
     cached_price: float | None = None
 
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:

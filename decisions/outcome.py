@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from decisions.decision import Trace
+from decisions.decision import Choice, Trace
 from decisions.model import Model
 from signals.reading import Reading
 
@@ -75,7 +75,13 @@ def trace_object(trace: Trace) -> dict[str, Any]:
         **({"observed": list(trace.observed)} if trace.observed else {}),
         **({"kept": True} if trace.kept else {}),
         **({"lacking": {key: list(lacks) for key, lacks in trace.lacking.items()}} if trace.lacking else {}),
+        **({} if trace.choice is None else {"choice": choice_object(trace.choice)}),
     }
+
+
+def choice_object(choice: Choice) -> dict[str, Any]:
+    """A selector's choice in plain values; the model by its name in the policy."""
+    return {**choice._asdict(), "model": choice.model.key, "propensity": round(choice.propensity, 6)}
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

@@ -49,6 +49,7 @@ LINE_KEYS: Final = frozenset(
         "status",
         "kept",
         "lacking",
+        "choice",
         "chosen",
         "tenant",
         "answer",

@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("pointsman_answer_seconds", "histogram", "Time to the end of an answer.", ("model",), ANSWER_SECONDS),
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
+        Family("pointsman_selection_total", "counter", "Models chosen, and why.", ("selector", "model", "why")),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
         *(Family(name, "counter", help, labels) for kind in WRITERS for name, help, labels in kind.families),
@@ -162,6 +163,7 @@ class Metrics:
         self.unknown = Counts()
         self.fallbacks = Counts()
         self.observed = Counts()
+        self.selections = Counts()
         self.failures = Counts()
         self.reloads = Counts()
         self.candidates = Counts()
@@ -188,6 +190,8 @@ class Metrics:
             self.fallbacks.add((decision.fallback,))
         for guard in trace.observed:
             self.observed.add((guard,))
+        if (choice := trace.choice) is not None:
+            self.selections.add((choice.by, choice.model.key, choice.why))
         for name, reading in trace.telling.items():
             if reading.matched is None:
                 self.unknown.add((name, reading.error or "unknown"))
@@ -258,6 +262,7 @@ class Metrics:
             "pointsman_first_byte_seconds": times(self.first_byte),
             "pointsman_answer_seconds": times(self.answer),
             "pointsman_observed_total": counters(self.observed),
+            "pointsman_selection_total": counters(self.selections),
             "pointsman_failures_total": counters(self.failures),
             "pointsman_body_bytes": histograms([((), self.body)]),
             "pointsman_config_reloads_total": counters(self.reloads),

@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from decisions.candidates import fraction
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import UnknownModel
-from decisions.select import fraction
 from signals.request import Request
 
 log = logging.getLogger("pointsman.rollout")

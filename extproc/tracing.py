@@ -84,6 +84,10 @@ class Tracing:
         if decision.fallback is not None:
             attributes["error.type"] = decision.fallback
             span.set_status(self._error)
+        if (choice := trace.choice) is not None:
+            attributes["pointsman.selector"] = choice.by
+            attributes["pointsman.choice"] = choice.why
+            attributes["pointsman.propensity"] = choice.propensity
         for name, reading in trace.readings.items():
             attributes[f"pointsman.signal.{name}"] = (
                 "unknown" if reading.matched is None else str(reading.matched).lower()

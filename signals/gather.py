@@ -47,8 +47,11 @@ def _unreadable(signal: Signal, facts: Facts, reading: Reading) -> bool:
 class Needy(Protocol):
     """Whoever needs slow inputs: a signal, or a selector of models."""
 
-    name: Any
-    slow: tuple[SlowInput[Any], ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def slow(self) -> tuple[SlowInput[Any], ...]: ...
 
 
 def ready(signal: Needy, facts: Facts) -> bool:

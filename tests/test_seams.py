@@ -1,19 +1,23 @@
-"""What is added in one file and one registry entry: a writer, and a strategy of stepwise answers.
+"""What is added in one file and one registry entry: a writer, a strategy of stepwise answers, a selector, a signal.
 
 Each is added to a temporary copy of the tree, where nothing else is changed, and then used from end to end.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from decisions.selectors.registry import BY_NAME as SELECTORS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "config", "decisions", "extproc", "proto", "signals", "stepwise", "tests", "upstream")
@@ -187,6 +191,105 @@ async def main():
 print(json.dumps(asyncio.run(main())))
 """
 
+BY_LENGTH = '''
+"""`by_length`: long requests go to the model with the largest context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from decisions.candidates import expected_tokens
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.selectors.selector import Params, Pick, Selector
+from signals.facts import Facts
+from signals.signal import Doubt, Shared
+
+
+class ByLengthParams(Params):
+    """What is long."""
+
+    above: int = Field(gt=0, description="Tokens of the longest request that is not long.")
+
+    def check(self, models: Sequence[str]) -> None:
+        if len(models) < 2:
+            raise ValueError("by_length needs two models at least")
+
+    def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:
+        least = min(model.context or 0 for model in models)
+        if least < self.above:
+            yield Doubt(("above",), "L331", f"a model holds {least} tokens only: lower it")
+
+
+class ByLength(Selector):
+    name = "by_length"
+    about = "Take the first model, and for long requests the one with the largest context."
+    Parameters = ByLengthParams
+
+    def __init__(self, pick: Pick, params: ByLengthParams, shared: Shared) -> None:
+        super().__init__(pick, params, shared)
+        self._above = params.above
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        if expected_tokens(facts)[0] > self._above:
+            return Choice(max(models, key=lambda model: model.context or 0), "a long request", 1.0, self.name)
+        return Choice(models[0], "a short request", 1.0, self.name)
+'''
+LENGTH = """\
+version: 1
+models:
+  small: {context: 1000}
+  large: {context: 100000}
+default: small
+decisions:
+  - {name: sized, route: {pick: [small, large], by: {by_length: {above: 50}}}}
+"""
+
+SHOUT = '''
+"""`shout`: how much of a text is in capital letters."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from signals.facts import Facts
+from signals.reading import Reading
+from signals.signal import Shared, Signal, TextParams
+
+
+class ShoutParams(TextParams):
+    """How much is too much."""
+
+    at_least: float = Field(0.5, ge=0, le=1, description="The least share of capital letters that matches.")
+
+
+class Shout(Signal):
+    """Reads the share of capital letters. The score is that share."""
+
+    kind = "shout"
+    Parameters = ShoutParams
+    scored = True
+
+    def __init__(self, name: str, params: ShoutParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._scope, self._least = params.in_, params.at_least
+
+    def read(self, facts: Facts) -> Reading:
+        letters = [letter for letter in facts.request.text(self._scope) if letter.isalpha()]
+        share = sum(letter.isupper() for letter in letters) / len(letters) if letters else 0.0
+        return Reading(share >= self._least, share)
+'''
+LOUD = """\
+version: 1
+models: {small: {}, large: {}}
+default: small
+signals: {loud: {shout: {at_least: 0.8}}}
+decisions:
+  - {name: shouting, when: loud, route: large}
+"""
+
 
 def copy(folder: Path, *changed: str) -> Path:
     """A tree in which the rooms `changed` may be written to; the others are the tree's own."""
@@ -211,6 +314,36 @@ def run(tree: Path, *arguments: str) -> str:
     done = subprocess.run([sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def differences(tree: Path, room: str) -> set[str]:
+    """The files of `room` that are not as they were, or are new."""
+    found = set()
+    for file in (tree / room).rglob("*"):
+        before = ROOT / file.relative_to(tree)
+        if file.is_dir() or "__pycache__" in file.parts:
+            continue
+        if not before.is_file() or before.read_bytes() != file.read_bytes():
+            found.add(str(file.relative_to(tree)))
+    return found
+
+
+def problems(tree: Path, policies: list[str]) -> list[str]:
+    """What the tree finds wrong with each of `policies`."""
+    script = """
+import json, sys
+from config.load import check
+print(json.dumps(["\\n".join(map(str, check(text, "")[1])) for text in json.loads(sys.argv[1])]))
+"""
+    found: list[str] = json.loads(run(tree, "-c", script, json.dumps(policies)))
+    return found
+
+
+def ask(folder: Path, text: str) -> str:
+    """A file with a request that says `text`."""
+    file = folder / "request.json"
+    file.write_text(json.dumps({"model": "auto", "messages": [{"role": "user", "content": text}]}))
+    return str(file)
 
 
 @pytest.mark.slow
@@ -294,3 +427,126 @@ def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path) -> None:
         )
     )
     assert run(tree, "-m", "cli.main", "validate", str(file))
+
+
+@pytest.mark.slow
+def test_a_selector_is_one_file_and_one_entry(tmp_path: Path) -> None:
+    tree = copy(tmp_path, "decisions")
+    (tree / "decisions/selectors/by_length.py").write_text(BY_LENGTH)
+    registry = tree / "decisions/selectors/registry.py"
+    enter(
+        registry,
+        "from decisions.selectors.cheapest",
+        "from decisions.selectors.by_length import ByLength\nfrom decisions.selectors.cheapest",
+    )
+    enter(registry, "    Cheapest,\n", "    Cheapest,\n    ByLength,\n")
+    assert differences(tree, "decisions") == {"decisions/selectors/by_length.py", "decisions/selectors/registry.py"}
+
+    command = ("-m", "cli.main")
+    file = tmp_path / "policy.yaml"
+    file.write_text(LENGTH)
+    assert json.loads(run(tree, *command, "validate", str(file), "-o", "json")) == []
+    explained = json.loads(run(tree, *command, "explain", str(file), ask(tmp_path, "word " * 100), "-o", "json"))
+    choice = {"model": "large", "why": "a long request", "propensity": 1.0, "by": "by_length"}
+    assert (explained["model"], explained["choice"]) == ("large", choice)
+    drawn = run(tree, *command, "explain", str(file), ask(tmp_path, "hi"))
+    assert "choice    small by by_length: a short request" in drawn
+    assert "→ route by_length of small, large" in drawn
+    lines = tmp_path / "requests.jsonl"
+    lines.write_text('{"request": {"messages": [{"role": "user", "content": "hi"}]}}\n')
+    assert json.loads(run(tree, *command, "replay", str(file), str(lines)))["choice"]["why"] == "a short request"
+    cases = tmp_path / "cases.yaml"
+    cases.write_text("cases:\n  - {name: short, expect: {decision: sized, model: small}}\n")
+    assert run(tree, *command, "test", str(file), str(cases))
+    schema = json.loads(run(tree, *command, "schema"))
+    assert schema["$defs"]["BySpec"]["properties"]["by_length"]["description"].startswith("Take the first model")
+    assert schema["$defs"]["ByLengthParams"]["required"] == ["above"]
+
+    bad = {
+        "{by_length: {above: 0}}": "above: input should be greater than 0",
+        "{by_length: {abov: 5}}": "did you mean 'above'?",
+        "{by_length: {}}": "missing key 'above'",
+        "by_length": "`by` lacks parameters: write `by: {by_length: {above: …}}`",
+        "{by_lenght: {above: 5}}": "did you mean 'by_length'?",
+    }
+    policies = [LENGTH.replace("{by_length: {above: 50}}", by) for by in bad]
+    policies += [LENGTH.replace("[small, large]", "[large]"), LENGTH.replace("above: 50", "above: 5000")]
+    found = problems(tree, policies)
+    for message, said in zip([*bad.values(), "by_length needs two models at least", "lower it"], found, strict=True):
+        assert message in said
+    assert found[-1].startswith(f":7:{LENGTH.splitlines()[6].index('50}') + 1}: L331")
+    file.write_text(LENGTH.replace("sized,", "sized, sticky: session,"))
+    assert "→ route pinned of small, large" in run(tree, *command, "explain", str(file), ask(tmp_path, "hi"))
+
+
+@pytest.mark.slow
+def test_a_kind_of_signal_is_one_file_and_one_entry(tmp_path: Path) -> None:
+    tree = copy(tmp_path, "signals")
+    (tree / "signals/kinds/shout.py").write_text(SHOUT)
+    registry = tree / "signals/registry.py"
+    enter(registry, "from signals.kinds.similar", "from signals.kinds.shout import Shout\nfrom signals.kinds.similar")
+    enter(registry, "    Similar,\n", "    Shout,\n    Similar,\n")
+    assert differences(tree, "signals") == {"signals/kinds/shout.py", "signals/registry.py"}
+
+    command = ("-m", "cli.main")
+    file = tmp_path / "policy.yaml"
+    file.write_text(LOUD)
+    assert json.loads(run(tree, *command, "validate", str(file), "-o", "json")) == []
+    explained = json.loads(run(tree, *command, "explain", str(file), ask(tmp_path, "HELP ME"), "-o", "json"))
+    assert (explained["model"], explained["signals"]["loud"]["score"]) == ("large", 1.0)
+    assert "loud: false, score 0.25" in run(tree, *command, "explain", str(file), ask(tmp_path, "Help"))
+    schema = json.loads(run(tree, *command, "schema"))
+    assert schema["$defs"]["signal.shout"]["properties"]["at_least"]["maximum"] == 1
+    cases = tmp_path / "cases.yaml"
+    cases.write_text("cases:\n  - {name: loud, signals: {loud: {score: 0.9}}, expect: {decision: shouting}}\n")
+    assert run(tree, *command, "test", str(file), str(cases))
+    bad = {
+        LOUD.replace("shout: {at_least: 0.8}", "shot: {}"): "did you mean 'shout'?",
+        LOUD.replace("at_least: 0.8", "at_leest: 0.8"): "did you mean 'at_least'?",
+        LOUD.replace("when: loud", "when: {signal: loud, is: x}"): "signal 'loud' (shout) has no label to test",
+    }
+    for message, said in zip(bad.values(), problems(tree, list(bad)), strict=True):
+        assert message in said
+
+
+def sources(*rooms: str) -> Iterator[tuple[str, ast.Module]]:
+    for room in rooms:
+        for file in (ROOT / room).rglob("*.py"):
+            yield str(file.relative_to(ROOT)), ast.parse(file.read_text())
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The modules that a file imports, and what it takes from them."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
+    return found
+
+
+PRODUCT = [room for room in ROOMS if room not in ("proto", "tests")]
+
+
+def test_no_kind_of_selector_is_named_outside_its_file_and_the_registry() -> None:
+    own = {name: kind.__module__ for name, kind in SELECTORS.items()}
+    named = set()
+    for file, tree in sources(*PRODUCT):
+        module = file.removesuffix(".py").replace("/", ".")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and own.get(str(node.value), module) != module:
+                named.add((file, node.lineno, node.value))
+        if module != "decisions.selectors.registry":
+            named |= {(file, 0, used) for used in imported(tree) & set(own.values())}
+    assert named == set()
+
+
+def test_no_kind_of_signal_is_imported_but_by_the_registry() -> None:
+    """Training apart, which makes what the kinds read; masking uses what `pii` finds."""
+    users = {
+        file
+        for file, tree in sources(*PRODUCT)
+        if any(used.startswith("signals.kinds.") for used in imported(tree)) and not file.startswith("signals/train/")
+    }
+    assert users == {"signals/registry.py", "extproc/masking.py"}

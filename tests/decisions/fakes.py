@@ -9,6 +9,8 @@ from typing import Any
 from decisions.engine import Clause, Engine
 from decisions.model import Model
 from decisions.rule import Rule
+from decisions.selectors.pinned import built
+from decisions.selectors.selector import Pick, Selector
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Message, Request
@@ -88,6 +90,16 @@ def clause(name: str, when: Rule, target: Any = LARGE, **more: Any) -> Clause:
     return Clause(name, when, "route", target, **more)
 
 
+def pick(kind: type[Selector], models: Sequence[Model], sticky: bool = False, **params: Any) -> Pick:
+    return Pick("d", tuple(models), kind, kind.Parameters(**params), sticky)
+
+
+def selectors(clauses: Sequence[Clause], shared: Shared | None = None) -> dict[str, Selector]:
+    picks = {clause.name: clause.target for clause in clauses}
+    return {name: built(pick, shared or Shared()) for name, pick in picks.items() if isinstance(pick, Pick)}
+
+
 def engine(signals: Sequence[Signal], clauses: Sequence[Clause], **more: Any) -> Engine:
     named = {signal.name: signal for signal in signals}
-    return Engine(policy="sha256:0", models=MODELS, default="small", signals=named, clauses=clauses, **more)
+    more = {"models": MODELS, "default": "small", "selectors": selectors(clauses), **more}
+    return Engine(policy="sha256:0", signals=named, clauses=clauses, **more)

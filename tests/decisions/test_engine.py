@@ -12,10 +12,10 @@ from decisions.decision import Changes, Trace
 from decisions.engine import Evaluation
 from decisions.model import UnknownModel
 from decisions.rule import ALWAYS, All, AnyOf, Leaf, Not
-from decisions.select import Weighted
+from decisions.selectors.weighted import Weighted
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
 from signals.signal import Cost
-from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, request
+from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, pick, request
 
 A, B = Leaf("a"), Leaf("b")
 
@@ -210,7 +210,7 @@ def test_best_with_on_unknown() -> None:
 
 def test_a_decision_carries_what_is_needed_to_act() -> None:
     changes = Changes(max_tokens=5, headers={"x-a": "b"})
-    made = engine([], [clause("one", ALWAYS, Weighted([SMALL, LARGE], {"small": 0.0}, False), changes=changes)])
+    made = engine([], [clause("one", ALWAYS, pick(Weighted, [SMALL, LARGE], weights={"small": 0.0}), changes=changes)])
     decision = settled(made, request()).decision
     assert (decision.model, decision.changes) == (LARGE, changes)
     assert changes.body

@@ -9,11 +9,11 @@ import pytest
 from decisions.decision import Decision, Trace
 from decisions.explain import as_object, outcome, tree
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not
-from decisions.select import Weighted
+from decisions.selectors.weighted import Weighted
 from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.signal import Cost
 from stepwise.spec import StepwiseSpec
-from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, request
+from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, pick, request
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 
@@ -76,7 +76,7 @@ def test_the_tree_shows_what_each_leaf_read_and_what_was_not_looked_at() -> None
 def test_the_tree_says_why_something_was_not_evaluated() -> None:
     clauses = [
         clause("one", All((A, AnyOf((B, C)))), SMALL),
-        clause("two", Not(A), Weighted([SMALL, LARGE], {}, False)),
+        clause("two", Not(A), pick(Weighted, [SMALL, LARGE])),
         clause("three", B),
     ]
     made = engine([Fake("a"), Fake("b", Cost.NEURAL), Fake("c", Cost.NEURAL)], clauses)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from decisions.engine import Clause
 from decisions.lint import Finding, lint
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
-from decisions.select import Weighted
+from decisions.selectors.weighted import Weighted
 from signals.reading import Reading
 from signals.signal import Params
 from stepwise.spec import StepwiseSpec
-from tests.decisions.fakes import LARGE, MODELS, SMALL, clause
+from tests.decisions.fakes import LARGE, MODELS, SMALL, clause, pick
 from tests.decisions.test_properties import clause_lists, reference
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
@@ -223,7 +223,7 @@ def test_best_compares_routes_and_puts_guards_first(clauses: list[Clause], expec
 def test_unused_signals_and_models_are_warnings() -> None:
     known = {name: ("plain", Plain(of=of)) for name, of in (("a", ()), ("b", ()), ("sum", ("b",)), ("spare", ("a",)))}
     models = {**MODELS, "extra": SMALL, "other": LARGE}
-    clauses = [clause("x", Leaf("sum"), Weighted([SMALL], {}, False)), clause("g", Leaf("sum", at_least=0.1), None)]
+    clauses = [clause("x", Leaf("sum"), pick(Weighted, [SMALL])), clause("g", Leaf("sum", at_least=0.1), None)]
     findings = lint(clauses, known, models, default="other")
     assert [(f.path, f.code, f.warning, f.at_key) for f in findings] == [
         (("signals", "a"), "L304", True, True),

@@ -33,6 +33,7 @@ from config.schema import (
     StoreSpec,
 )
 from decisions.cases import Case, Expect, Stub
+from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.exchange import Phase
 from extproc.metrics import FAMILIES
 from signals.registry import KINDS
@@ -187,6 +188,14 @@ def test_every_page_is_in_the_index_once() -> None:
     linked = re.findall(r"^\| \[[^]]+\]\(([^)#]+)\)", (DOCS / "README.md").read_text(), flags=re.M)
     pages = [str(page.relative_to(DOCS)) for page in sorted(DOCS.rglob("*.md")) if page != DOCS / "README.md"]
     assert sorted(linked) == sorted([*pages, "../CONTRIBUTING.md"])
+
+
+def test_every_kind_of_selector_and_parameter_is_documented() -> None:
+    text = sections(DOCS / "policy.md")["Selectors"]
+    assert rows(text) == list(SELECTORS)
+    for name, kind in SELECTORS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert [key for key in keys(kind.Parameters) if f"`{key}`" not in row] == []
 
 
 @cache

@@ -79,6 +79,20 @@ def test_replay_reads_a_log_with_content_back(tmp_path, decided, capsys):
     assert [line["decision"] for line in replayed] == ["gold"] * 3
 
 
+def test_a_choice_of_models_is_logged_and_decided_again(tmp_path, capsys):
+    text = POLICY.replace("route: large", "route: {pick: [small, large], weights: {small: 3}}")
+    request = parse_request(Target("chat"), HEADERS, {}, json.dumps(BODY).encode())
+    path, policy = tmp_path / "log.jsonl", tmp_path / "p.yaml"
+    policy.write_text(text)
+    written(LogOptions(str(path), content=True, headers=("x-tier",)), (build(parse(text)).settle(request), request))
+    (line,) = lines(path)
+    choice = line["choice"]
+    assert (choice["model"], choice["by"], choice["why"]) == (line["model"], "weighted", "its share")
+    assert choice["propensity"] == {"small": 0.75, "large": 0.25}[choice["model"]]
+    assert main(["replay", str(policy), str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"] == choice
+
+
 def test_the_sample_is_kept_to(tmp_path, decided):
     path = tmp_path / "log.jsonl"
     chances = iter([0.05, 0.5, 0.95, 0.09])

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from decisions.decision import Decision, Trace
+from decisions.decision import Choice, Decision, Trace
 from decisions.model import Model
 from decisions.outcome import Outcome
 from extproc import metrics
@@ -50,6 +50,17 @@ def test_a_decision_counts_under_its_name_model_and_action():
     assert samples["pointsman_decisions_total{action=route,decision=code,model=small}"] == 1
     assert samples["pointsman_decisions_total{action=default,decision=,model=small}"] == 1
     assert samples["pointsman_decisions_total{action=respond,decision=no,model=}"] == 1
+
+
+def test_a_choice_counts_under_its_selector_model_and_reason():
+    counts = Metrics()
+    chosen = _trace(choice=Choice(SMALL, "lowest price", 1.0, "cheapest"))
+    for trace in (chosen, chosen, _trace()):
+        counts.record(_outcome(trace, 1))
+    samples = _parsed(counts.snapshot())
+    assert {name: value for name, value in samples.items() if name.startswith("pointsman_selection_total")} == {
+        "pointsman_selection_total{model=small,selector=cheapest,why=lowest price}": 2
+    }
 
 
 def test_unknown_readings_and_fallbacks_are_counted_with_their_reason():

@@ -59,6 +59,16 @@ def test_a_span_says_what_was_decided(spans):
     assert "secret" not in str(span.to_json())
 
 
+def test_a_choice_of_models_is_said(spans, monkeypatch):
+    assert not any(name.startswith("pointsman.choice") for name in spans({"x-tier": "gold"}, {}).attributes)
+    monkeypatch.setattr(
+        f"{__name__}.POLICY", "version: 1\nmodels: {a: {}}\ndefault: a\ndecisions: [{name: d, route: {pick: [a]}}]"
+    )
+    attributes = spans({}, {}).attributes
+    assert (attributes["pointsman.selector"], attributes["pointsman.choice"]) == ("weighted", "its share")
+    assert attributes["pointsman.propensity"] == 1.0
+
+
 def test_the_parent_is_the_requests_own_else_the_streams(spans):
     assert f"{spans({'traceparent': PARENT}, {'traceparent': OTHER}).parent.trace_id:032x}" == PARENT[3:35]
     assert f"{spans({}, {'traceparent': OTHER}).parent.trace_id:032x}" == OTHER[3:35]

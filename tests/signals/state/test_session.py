@@ -13,8 +13,8 @@ import pytest
 
 from extproc.body import parse
 from extproc.paths import read
-from signals.request import Request
-from signals.state.session import USUAL, Sessions
+from signals.request import Message, Request
+from signals.state.session import USUAL, Sessions, session_key
 
 JSON = dict[str, Any]
 AGENTS, TURNS = 10, 8
@@ -246,3 +246,27 @@ def _timed(work: Callable[[], object]) -> float:
     started = time.thread_time()
     work()
     return time.thread_time() - started
+
+
+def test_the_session_key_is_found_where_clients_put_it() -> None:
+    messages = (Message("system", "You help."), Message("user", "hi"))
+
+    def key(headers: dict[str, str] | None = None, **fields: object) -> str:
+        return session_key(Request("chat", b"{}", fields, "auto", messages, headers or {}))
+
+    def named(name: str) -> str:
+        return key({"x-session-id": name})
+
+    assert key({"x-session-id": "h"}, user="u") == named("h")
+    assert key(metadata={"session_id": "m"}, user="u") == named("m")
+    assert key(metadata={"other": 1}, prompt_cache_key="p", user="u") == named("p")
+    assert key(user="u") == named("u")
+    assert key(user="", metadata=3) == key()
+    assert len({named("h"), named("m"), named("p"), named("u"), key(), key(user="v")}) == 6
+
+
+def test_a_growing_conversation_keeps_its_key() -> None:
+    first = (Message("user", "What is 2 + 2?"),)
+    later = (*first, Message("assistant", "4"), Message("user", "And 3 + 3?"))
+    keys = {session_key(Request("chat", b"", {}, None, messages)) for messages in (first, later)}
+    assert len(keys) == 1

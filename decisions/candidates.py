@@ -1,0 +1,36 @@
+"""What every choice among models needs: who can take a request, keys that spread requests, tokens that price them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from decisions.model import Model
+from signals.facts import Facts
+from signals.needs import NEEDS
+from signals.request import Request
+from signals.text.estimate import estimate
+
+
+def able(model: Model, facts: Facts) -> Model:
+    """`model`, or where it lacks what the request needs the first of its fallbacks that has it, if there is one."""
+    if model.capabilities is None or not model.fallback or not model.lacks(needs := facts.get(NEEDS)):
+        return model
+    return next((other for other in model.fallback if not other.lacks(needs)), model)
+
+
+def request_key(request: Request) -> str:
+    """A key of one request: Envoy's request id where there is one, so that equal bodies still spread."""
+    return request.headers.get("x-request-id") or hashlib.blake2b(request.body, digest_size=16).hexdigest()
+
+
+def fraction(*parts: str) -> float:
+    """A number in (0, 1) that depends on `parts` alone, evenly spread."""
+    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
+
+
+def expected_tokens(facts: Facts) -> tuple[int, int]:
+    """Input and output tokens by which a call is priced: as much output as it allows, or as it has input."""
+    tokens = facts.get(estimate)
+    wanted = facts.request.asking.most(facts.request)
+    return tokens, tokens if wanted is None else wanted

@@ -1,0 +1,46 @@
+"""`cheapest`: the lowest price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from decisions.candidates import expected_tokens
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.selectors.selector import Params, Selector
+from signals.facts import Facts
+from signals.signal import Doubt
+
+PRICE: Final = "lowest price"
+CONTEXT: Final = "largest context, since none holds the request"
+
+
+class CheapestParams(Params):
+    """There are none: prices are the models'."""
+
+    def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:
+        unpriced = next((model for model in models if not model.priced), None)
+        if unpriced is not None:
+            message = f"{unpriced.key!r} has no price and so counts as free: give every model a `price`"
+            yield Doubt((), "L326", f"{message}, or `price: {{input: 0, output: 0}}` when it is free")
+
+
+class Cheapest(Selector):
+    """The lowest estimated price of the call among the models whose context holds it.
+
+    Output length is the request's own cap, or as long as the input where there is none. When none of the contexts
+    holds the request the largest one takes it: a refusal is the upstream's to give.
+    """
+
+    name = "cheapest"
+    about = "Take the lowest estimated price among the models whose `context` holds the request."
+    Parameters = CheapestParams
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        tokens, output = expected_tokens(facts)
+        room = tokens + (facts.request.asking.most(facts.request) or 0)
+        fitting = [model for model in models if model.context is None or room <= model.context]
+        if not fitting:
+            return Choice(max(models, key=lambda model: model.context or 0), CONTEXT, 1.0, self.name)
+        return Choice(min(fitting, key=lambda model: model.cost(tokens, output)), PRICE, 1.0, self.name)

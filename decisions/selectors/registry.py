@@ -1,0 +1,15 @@
+"""Every kind of selector there is. A new kind is one file and one line here."""
+
+from __future__ import annotations
+
+from decisions.selectors.cheapest import Cheapest
+from decisions.selectors.selector import Selector
+from decisions.selectors.weighted import Weighted
+
+KINDS: tuple[type[Selector], ...] = (
+    Weighted,
+    Cheapest,
+)
+"""The first is how a choice is made that does not say how."""
+
+BY_NAME: dict[str, type[Selector]] = {kind.name: kind for kind in KINDS}

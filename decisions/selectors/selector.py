@@ -1,0 +1,96 @@
+"""What every kind of selector is: it chooses which of several models takes a request (`pick: [...], by: ...`).
+
+A kind is a subclass of `Selector` in a file of its own; the registry lists them all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from decisions.candidates import able
+from decisions.decision import Choice
+from decisions.model import Model
+from signals.facts import Facts, SlowInput
+from signals.needs import NEEDS
+from signals.signal import Doubt, Shared
+
+STANDS_IN: Final = "fallback of a model that lacks what is needed"
+"""`Choice.why` of a model that is none of those chosen among."""
+
+
+class Params(BaseModel):
+    """Base of every kind's parameters: strict, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raises ValueError where the parameters do not fit the models chosen among, given by their keys."""
+
+    def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:
+        """What looks like a mistake although it is allowed, by the models chosen among."""
+        yield from ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pick:
+    """A choice of models as the policy has it. The linter looks at it, and its selector is built from it.
+
+    `decision` is the name of the decision, `models` are those chosen among, in the policy's order. `sticky`: a session
+    stays on its model.
+    """
+
+    decision: str
+    models: tuple[Model, ...]
+    kind: type[Selector]
+    params: Params
+    sticky: bool = False
+
+
+class Selector(ABC):
+    """Chooses one of its `models` for a request.
+
+    Models that lack what the request needs (images, tools, …) are no choice, unless all of them do: then the first of
+    the chosen one's fallbacks that has it takes the request, if there is one.
+
+    `name` is what `by:` calls the kind, `about` one sentence on how it chooses, for the policy's schema. `beside` names
+    the parameters that may stand beside `by: name`, for policies from before kinds had parameters of their own; `twice`
+    says what to do about a model that stands in `pick` twice. `slow` has to be fetched before `choose`; `by_session`
+    says that what is chosen depends on the session. Both may be set by an instance in its `__init__`, which raises
+    OSError or ValueError where something that it needs cannot be had.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    Parameters: ClassVar[type[Params]] = Params
+    beside: ClassVar[tuple[str, ...]] = ()
+    twice: ClassVar[str] = "remove one"
+    slow: tuple[SlowInput[Any], ...] = ()
+    by_session: bool = False
+
+    def __init__(self, pick: Pick, params: Any, shared: Shared) -> None:
+        self.models = tuple(dict.fromkeys(pick.models))
+        self._all_able = all(model.capabilities is None for model in self.models)
+
+    def choose(self, facts: Facts) -> Choice:
+        """The model that takes the request, which is one of those given or one's fallback, and why."""
+        chosen = self.preferred(facts)
+        if self._all_able:
+            return chosen
+        model = able(chosen.model, facts)
+        return chosen if model is chosen.model else chosen._replace(model=model, why=STANDS_IN)
+
+    def preferred(self, facts: Facts) -> Choice:
+        """The model that takes the request, if need be by a fallback; always one of those given."""
+        if self._all_able:
+            return self.among(self.models, facts)
+        needs = facts.get(NEEDS)
+        return self.among(tuple(model for model in self.models if not model.lacks(needs)) or self.models, facts)
+
+    @abstractmethod
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        """One of `models`, which are some of those given, at least one."""
