@@ -10,6 +10,7 @@ from decisions.engine import Engine, Opening, Settings
 from decisions.select import Kept
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
+from signals.services import Services
 from signals.signal import Shared, Signal
 
 
@@ -28,16 +29,17 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
     told = sessions(spec)
     shared = Shared(
-        {
-            "folder": policy.folder,
-            "device": settings.device,
-            "max_input_tokens": settings.max_input_tokens,
-            "threads": settings.inference.threads,
-            "limits": Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
-            "store": store,
-            "loads": resources.loads,
-            "sessions": told,
-        }
+        Services(
+            folder=policy.folder,
+            device=settings.device,
+            threads=settings.inference.threads,
+            max_input_tokens=settings.max_input_tokens,
+            limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
+            inference=resources.inference,
+            store=store,
+            loads=resources.loads,
+            sessions=told,
+        )
     )
     try:
         signals = _signals(policy, shared)

@@ -12,7 +12,7 @@ from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
 from decisions.select import Cheapest, First, Keep, Kept, Pinned, Selector, Weighted
-from signals.bounds import parse_path
+from signals.path import parse_path
 from signals.state.session import Sessions
 from signals.state.store import Memory
 from upstream.writer import WriterSpec

@@ -24,8 +24,8 @@ from pydantic_core import PydanticCustomError
 from config.writers import WRITERS
 from decisions.decision import Effort
 from decisions.model import FALLBACKS, Capability, Family, Thinking
-from signals.bounds import Path as FieldPath
 from signals.files import SECRET, read
+from signals.path import Path as FieldPath
 from signals.registry import BY_NAME
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")

@@ -22,7 +22,7 @@ from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
 from signals.state.session import USUAL, Sessions
-from signals.state.store import Memory, Store
+from signals.state.store import Store
 from signals.text.estimate import estimate
 from upstream.writer import WriterSpec
 
@@ -167,7 +167,7 @@ class Engine:
         self.settings = settings or Settings()
         self.shared = shared or Shared()
         self.metered = self.shared.metered
-        self.store: Store = self.shared.settings.get("store") or Memory()
+        self.store: Store = self.shared.services.store
         sticky = any(clause.keep is not None or isinstance(clause.target, Pinned) for clause in self.clauses)
         self.chained = sticky or self.metered
         # With `best` guards go first, since nothing is compared with them.

@@ -41,7 +41,6 @@ from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
-from signals.neural import service as inference
 from signals.request import Request
 from upstream.writer import OneEach, Writer
 
@@ -343,7 +342,7 @@ class Worker:
         return {
             **self.metrics.snapshot(),
             **metrics.labelled(self._counters.samples()),
-            **metrics.labelled(inference.samples()),
+            **metrics.labelled(self.resources.inference.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ log = logging.getLogger("pointsman.neural")
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
+M = TypeVar("M")
 
 REASONS: Final = ("overloaded", "deadline", "timeout", "error", "closed")
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -57,16 +59,17 @@ class Histogram:
 
 @dataclass(slots=True)
 class Meter:
-    """What one model's service counts."""
+    """What one model's service counts; `name` is the model's, and the label of the metrics."""
 
+    name: str
     batch: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
     queued: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     ran: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     refused: Counter[str] = field(default_factory=Counter)
 
-    def samples(self, model: str) -> Iterator[Sample]:
-        """Everything as it stands; `model` and the reasons are the only labels."""
-        labels = {"model": model}
+    def samples(self) -> Iterator[Sample]:
+        """Everything as it stands; the model and the reasons are the only labels."""
+        labels = {"model": self.name}
         for name, histogram in (
             ("batch_size", self.batch),
             ("queue_seconds", self.queued),
@@ -78,20 +81,43 @@ class Meter:
 
 
 _MOST: Final = 200
-_meters: dict[str, Meter] = {}
+"""Models that are counted by their names; those of a thousand reloads must not fill the metrics."""
 
 
-def _meter(name: str) -> Meter:
-    """The meter of a model's name: it outlives the services of that name, so that a reload resets no counter."""
-    if name not in _meters and len(_meters) >= _MOST:
-        name = "other"
-    return _meters.setdefault(name, Meter())
+class Inference:
+    """The models of one process: which are loaded, and what they have counted.
 
+    Engines of one policy after another are built with it, so that a reload loads nothing that the engine before still
+    has, and no counter begins anew. A model goes when the last engine that uses it has gone. Threads may share it.
+    """
 
-def samples() -> Iterator[Sample]:
-    """The metrics of every model that this process has served."""
-    for name, meter in list(_meters.items()):
-        yield from meter.samples(name)
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}
+        self._loaded: weakref.WeakValueDictionary[Hashable, object] = weakref.WeakValueDictionary()
+        self._loading = threading.Lock()
+
+    def loaded(self, kind: type[M], key: Hashable, load: Callable[[], M]) -> M:
+        """The model of this class and `key`, which says all that it depends on; `load` makes it where it is not there.
+
+        Raises what `load` raises.
+        """
+        with self._loading:
+            found = self._loaded.get((kind, key))
+            if found is None:
+                found = self._loaded[kind, key] = load()
+            assert isinstance(found, kind)
+            return found
+
+    def meter(self, name: str) -> Meter:
+        """The meter of a model's name, which outlives the services of that name."""
+        if name not in self._meters and len(self._meters) >= _MOST:
+            name = "other"
+        return self._meters.setdefault(name, Meter(name))
+
+    def samples(self) -> Iterator[Sample]:
+        """The metrics of every model that was served."""
+        for meter in list(self._meters.values()):
+            yield from meter.samples()
 
 
 @dataclass(slots=True, eq=False)
@@ -138,14 +164,14 @@ class Service(Generic[I, O]):
 
     def __init__(
         self,
-        name: str,
+        meter: Meter,
         run: Callable[[list[I]], Sequence[O | Unavailable]],
         size: Callable[[I], int] | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
         hang: float = 5.0,
     ) -> None:
-        self.name, self.meter = name, _meter(name)
+        self.name, self.meter = meter.name, meter
         self._run, self._size = run, size
         self._limit, self._batch, self._hang = limits.queue, limits.batch, limits.hang or hang
         self._waiting: FairQueue[_Job[I, O]] = FairQueue()
