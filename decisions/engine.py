@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from decisions.decision import Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
+from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Keep, Kept, Pinned, Selector, able
 from signals.facts import Facts
@@ -253,6 +254,11 @@ class Engine:
     def charge(self, request: Request, money: float) -> None:
         """Count what the answer to `request` has cost."""
         self.shared.charge(request, money)
+
+    def record(self, outcome: Outcome, request: Request) -> None:
+        """A request that this engine decided is over: the budgets count what its answer cost, as far as it is known."""
+        if outcome.money is not None:
+            self.charge(request, outcome.money)
 
     def close(self) -> None:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""

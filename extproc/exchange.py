@@ -138,7 +138,7 @@ class Context(Protocol):
         ...
 
     def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
-        """A request that was decided is over; it may have shed its body. It came on `stream`."""
+        """A request that was decided is over; it may have shed its body. It came on `stream`. Budgets count from it."""
         ...
 
     def failed(self, reason: str) -> None:
@@ -251,7 +251,7 @@ class Exchange:
         self._owed = []
 
     def _tell(self) -> None:
-        """What became of the request, for everybody who counts, and for the budgets."""
+        """What became of the request, for everybody who counts."""
         trace, request, reply = self._trace, self._request, self._reply
         if trace is None or request is None:
             return
@@ -267,8 +267,6 @@ class Exchange:
                 _log(error)
                 self._context.failed("error")
         prompt, completion, money = _UNSEEN if took is None else took
-        if money is not None:
-            self._engine.charge(request, money)
         outcome = Outcome(trace, model, request.size, status, first_byte, seconds, prompt, completion, money)
         self._context.record(outcome, request, self._stream)
 

@@ -7,10 +7,12 @@ import pytest
 from config.build import build
 from config.load import parse
 from config.resources import Resources
+from config.watch import load
 from decisions.decision import Trace
 from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
 from extproc.paths import Target
+from extproc.server import Options, Worker
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
 from tests.linear import assert_linear
 from tests.proto.oracle import ext_proc
@@ -240,3 +242,27 @@ async def test_who_has_answered_in_a_models_place_is_told_and_paid(said, model, 
     gauge = resources.loads.of("small")
     assert (gauge.waiting, gauge.error_rate) == (0, failed)
     assert resources.loads.of("large").waiting == 0
+
+
+async def test_the_engine_that_decided_is_charged_once_be_it_the_candidate(tmp_path):
+    """What the worker of a real router does with an outcome; both policies pay from one budget for each tenant."""
+    (tmp_path / "live.yaml").write_text("version: 1\nmodels: {small: {}}\ndefault: small\n")
+    (tmp_path / "next.yaml").write_text(POLICY)
+    loaded = load(tmp_path / "live.yaml", candidate=tmp_path / "next.yaml")
+    worker = Worker(loaded, Options(tmp_path / "live.yaml", "127.0.0.1:0", canary=1.0))
+    await worker.start("127.0.0.1:0")
+    try:
+        envoy = Envoy(Service(loaded.engine), response_body_mode=STREAMED)
+        envoy.exchange = worker._exchange(envoy)
+        envoy.request(chat(), x_tenant="acme")
+        await envoy.settled()
+        envoy.response()
+        last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
+        envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
+        request = parse_request(Target("chat"), {"x-tenant": "acme"}, {}, chat())
+        assert (await left(loaded.candidate.engine, request))[1] == 1.0
+        envoy.exchange.closed()
+        assert (await left(loaded.candidate.engine, request))[1] == pytest.approx(1 - (4 + 20) / 100)
+        assert worker.recorder.outcomes[-1][2].money == pytest.approx(24)
+    finally:
+        await worker.drain(0, 0)
