@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -156,11 +157,14 @@ class Service(Generic[I, O]):
     comes back.
 
     `work` bounds the sizes of a batch together, so that a run takes little longer than the largest single item does;
-    `padded` says that a batch is as long as its longest item. Both may be set before the first question.
+    `padded` says that a batch is as long as its longest item. `company` tells how many items may come at the most for
+    now; while fewer wait, the first of them waits up to `wait` seconds for others to share its batch with. All four may
+    be set before the first question.
     """
 
     work: int = 1 << 15
     padded: bool = True
+    wait: float = 0.0
 
     def __init__(
         self,
@@ -180,6 +184,8 @@ class Service(Generic[I, O]):
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
         self._logged = float("-inf")  # when a failure was last logged
         self._closed = False
+        self._wanted = 1  # how many must wait for the thread to be woken
+        self.company: Callable[[], int] = lambda: 1
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
 
     def _start(self) -> None:
@@ -210,22 +216,29 @@ class Service(Generic[I, O]):
         with self._wake:
             self._waiting.add(job)
             loser = self._waiting.evict() if len(self._waiting) > self._limit else None
-            self._wake.notify()
+            if len(self._waiting) >= self._wanted:  # a thread that is woken for less only takes turns with this one
+                self._wake.notify()
         if loser is job:
             raise self._refuse("overloaded")
         if loser is not None and not loser.loop.is_closed():
             loser.loop.call_soon_threadsafe(_deliver, [(loser.answer, self._refuse("overloaded"))])
-        patience = min(deadline - now, 2 * self._hang)
+        timer = loop.call_later(min(deadline - now, 2 * self._hang), self._late, job)
         try:
-            async with asyncio.timeout(patience):
-                answer: O = await job.answer
-                return answer
-        except TimeoutError:
-            raise self._refuse("deadline" if deadline - now <= 2 * self._hang else "timeout") from None
+            answer: O = await job.answer
+            return answer
         finally:
+            timer.cancel()
             if job.answer.cancelled():  # what nobody waits for any more takes no place
                 with self._wake:
                     self._waiting.remove(job)
+
+    def _late(self, job: _Job[I, O]) -> None:
+        """Nobody waits for `job` any longer."""
+        if not job.answer.done():
+            with self._wake:
+                self._waiting.remove(job)
+            patience = job.deadline - job.asked
+            job.answer.set_exception(self._refuse("deadline" if patience <= 2 * self._hang else "timeout"))
 
     def _refuse(self, reason: str) -> Unavailable:
         self.meter.refused[reason] += 1
@@ -250,9 +263,7 @@ class Service(Generic[I, O]):
     def _work(self, generation: int) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._closed and generation == self._generation:
-                    self._wake.wait()
-                if self._closed or generation != self._generation:
+                if not self._gathered(generation):
                     return
                 jobs = self._waiting.take(self._batch, self._batch * _EACH + self.work)
                 started = time.monotonic()
@@ -269,6 +280,24 @@ class Service(Generic[I, O]):
                     elif self._restarts >= _RESTARTS and self._stuck(time.monotonic()):
                         # Every thread hung and this one has come back: the model lives again.
                         self._restarts = 0
+
+    def _gathered(self, generation: int) -> bool:
+        """Wait, under the lock, until there is something to run; False when this thread has nothing to run any more."""
+        until = 0.0
+        while not self._closed and generation == self._generation:
+            there, now = len(self._waiting), time.monotonic()
+            if not there:
+                until, self._wanted = 0.0, 1
+                self._wake.wait()
+                continue
+            until = until or now + self.wait
+            enough = min(self.company(), self._batch)
+            if there >= enough or now >= until:
+                self._wanted = sys.maxsize
+                return True
+            self._wanted = enough
+            self._wake.wait(until - now)
+        return False
 
     def _answer(self, jobs: list[_Job[I, O]], started: float) -> None:
         meter = self.meter

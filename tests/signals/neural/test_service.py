@@ -207,6 +207,31 @@ def test_a_forked_worker_has_a_thread_of_its_own(make: Make) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+async def test_who_comes_first_waits_for_company_as_long_as_some_may_come(make: Make) -> None:
+    seen: list[list[int]] = []
+    service = make(lambda items: [seen.append(items), *double(items)][1:])  # type: ignore[func-returns-value]
+    service.wait, service.company = PATIENCE, lambda: 3
+    first = asyncio.create_task(service.ask(1))
+    gone = asyncio.create_task(service.ask(9))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.sleep(0.05)
+    assert seen == []
+    assert await asyncio.gather(first, *(service.ask(item) for item in (2, 3))) == [2, 4, 6]
+    assert seen == [[1, 2, 3]]
+    service.wait = 0.05
+    assert await service.ask(4) == 8  # nobody came
+    service.wait, service.company = PATIENCE, lambda: 1
+    assert await service.ask(5) == 10  # nobody can come
+    service.company = lambda: 2
+    waiting = asyncio.create_task(service.ask(6))
+    await asyncio.sleep(0.05)
+    service.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await waiting
+    assert seen[1:] == [[4], [5]]
+
+
 async def test_metrics_name_the_model(make: Make) -> None:
     def batches() -> int:
         return sum(
