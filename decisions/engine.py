@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from decisions.decision import Changes, Decision, Trace
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
+from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, leaves, take, unread
 from decisions.select import Keep, Kept, Pinned, Selector, able
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
@@ -501,7 +501,7 @@ class Evaluation:
                 for leaf in leaves(clause.clause.when):
                     if take(signals[leaf.signal], signals, facts) is None:
                         return None
-                sure = confidence(clause.clause.when, facts.readings)
+                sure = clause.test.confidence(facts)
             if sure > highest:
                 chosen, highest = clause, sure
         return self._otherwise if chosen is None else self._decided(chosen)
