@@ -131,19 +131,9 @@ def quorum(rule: All | AnyOf | AtLeast) -> int:
 
 def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> Result:
     """The value of `rule` as far as `readings` settle it; never `PENDING` when every signal it names has been read."""
-    return _ready(rule, _Told).run(_given(readings))
-
-
-def confidence(rule: Rule, readings: Mapping[str, Reading]) -> float:
-    """`Test.confidence` of `rule` under `readings`, which has every signal that it names."""
-    return _ready(rule, _Told).confidence(_given(readings))
-
-
-def _given(readings: Mapping[str, Reading]) -> Facts:
-    """What is known of a request of which there are only `readings`."""
     facts = Facts(Request("", b"", {}, None, ()))
     facts.readings.update(readings)
-    return facts
+    return _ready(rule, _Told).run(facts)
 
 
 def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:

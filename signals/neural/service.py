@@ -1,7 +1,7 @@
 """One model's queue and the thread that runs it: micro-batches, fair turns, deadlines, bounds, a watch on hung runs.
 
-Whatever goes wrong in a model reaches the caller as `Unavailable` with one of the REASONS, never as another exception
-and never as a wait without end.
+Whatever goes wrong in a model reaches the caller as `Unavailable` (`overloaded`, `deadline`, `timeout`, `error`,
+`closed`, or what the model itself raises), never as another exception and never as a wait without end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
 M = TypeVar("M")
 
-REASONS: Final = ("overloaded", "deadline", "timeout", "error", "closed")
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RESTARTS: Final = 3
