@@ -68,7 +68,6 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
         ),
         shared=shared,
-        sessions=told,
     )
 
 

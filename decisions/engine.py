@@ -22,7 +22,6 @@ from signals.needs import NEEDS
 from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
-from signals.state.session import USUAL, Sessions
 from signals.state.store import Store
 from signals.text.estimate import estimate
 from upstream.writer import WriterSpec
@@ -155,7 +154,6 @@ class Engine:
         best: bool = False,
         settings: Settings | None = None,
         shared: Shared | None = None,
-        sessions: Sessions = USUAL,
     ) -> None:
         self.policy = policy
         self.models = dict(models)
@@ -183,7 +181,7 @@ class Engine:
         self._by_beginning = sorted(
             ((alias[:-1], model) for alias, model in aliases if alias.endswith("*")), key=lambda pair: -len(pair[0])
         )
-        self.sessions = sessions
+        self.sessions = self.shared.services.sessions
         self._able = all(model.capabilities is None for model in self.models.values())
         self.kept: Kept | None = None
         self._always: dict[str, _Compiled] = {}
