@@ -31,11 +31,12 @@ from typing import Any
 import numpy as np
 
 from bench.signals import TEXT
+from decisions.engine import Engine
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
-from signals.neural.service import samples
 from signals.reading import Unavailable
 from signals.request import Message, Request
+from signals.services import Services
 from signals.text.estimate import tokens_of
 
 ROUNDS = 15
@@ -158,16 +159,16 @@ def lazy() -> list[dict[str, Any]]:
     request = Request("chat", b"", {}, "auto", (Message("user", text),))
     found = []
 
-    def runs() -> int:
+    def runs(engine: Engine) -> int:
         return sum(
             sum(sample.value[0])
-            for sample in samples()
+            for sample in engine.shared.services.inference.samples()
             if sample.name == "pointsman_inference_run_seconds" and isinstance(sample.value, tuple)
         )
 
     async def run(word: str, count: int) -> dict[str, Any]:
         engine = build(parse(_POLICY.format(word=word)))
-        before = runs()
+        before = runs(engine)
         try:
             await engine.decide(request)
             started = time.process_time()
@@ -175,7 +176,7 @@ def lazy() -> list[dict[str, Any]]:
                 request._texts.clear()
                 await engine.decide(request)
             spent = (time.process_time() - started) / count * 1e6
-            return {"CPU µs a request": spent, "model runs": runs() - before, "requests": count + 1}
+            return {"CPU µs a request": spent, "model runs": runs(engine) - before, "requests": count + 1}
         finally:
             engine.close()
 
@@ -186,7 +187,7 @@ def lazy() -> list[dict[str, Any]]:
 
 def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]]:
     """Requests a second and latencies of one 40-token text a request, closed loop."""
-    mounted = Mounted(folder, "encoder", device, 1, 32768)  # type: ignore[arg-type]
+    mounted = Mounted(folder, "encoder", Services(device=device))  # type: ignore[arg-type]
     text = text_of(40)
 
     async def client(until: float, times: list[float], failed: list[str]) -> None:

@@ -13,6 +13,7 @@ from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
+from signals.services import Services
 from signals.signal import Shared, Signal
 
 _METER: Final = {"auto": None, "on": True, "off": False}
@@ -33,16 +34,17 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
     told = sessions(spec)
     shared = Shared(
-        {
-            "folder": policy.folder,
-            "device": settings.device,
-            "max_input_tokens": settings.max_input_tokens,
-            "threads": settings.inference.threads,
-            "limits": Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
-            "store": store,
-            "loads": resources.loads,
-            "sessions": told,
-        }
+        Services(
+            folder=policy.folder,
+            device=settings.device,
+            threads=settings.inference.threads,
+            max_input_tokens=settings.max_input_tokens,
+            limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
+            inference=resources.inference,
+            store=store,
+            loads=resources.loads,
+            sessions=told,
+        )
     )
     try:
         signals = _signals(policy, shared)
@@ -81,7 +83,6 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             None if settings.tenant is None else settings.tenant.header.lower(),
         ),
         shared=shared,
-        sessions=told,
     )
 
 

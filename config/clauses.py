@@ -12,7 +12,7 @@ from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
 from decisions.selectors.selector import Pick
-from signals.bounds import parse_path
+from signals.path import parse_path
 from signals.state.session import Sessions
 from upstream.writer import WriterSpec
 

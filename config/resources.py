@@ -1,10 +1,11 @@
-"""What outlives a policy in one process: the models' gauges, and the state store."""
+"""What outlives a policy in one process: the models that are loaded, the gauges, and the state store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from config.schema import StoreSpec
+from signals.neural.service import Inference
 from signals.state.gauges import Loads
 from signals.state.store import Memory, Store, Valkey
 
@@ -13,6 +14,7 @@ class Resources:
     """Made once per process; the engines of one policy after another are built with it."""
 
     def __init__(self) -> None:
+        self.inference = Inference()
         self.loads = Loads()
         self._memory = Memory()
         self._stores: dict[tuple[StoreSpec, str | None], Valkey] = {}

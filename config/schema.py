@@ -29,9 +29,9 @@ from decisions.model import FALLBACKS, Capability, Family, Thinking
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from decisions.selectors.selector import Params as SelectorParams
 from decisions.selectors.selector import Selector
-from signals.bounds import Path as FieldPath
 from signals.credentials import credential
 from signals.files import SECRET, read
+from signals.path import Path as FieldPath
 from signals.registry import BY_NAME
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")

@@ -40,6 +40,11 @@ class Loaded:
     candidate: Loaded | None = None
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engine of the policy in force and, where there is a candidate, the candidate's."""
+        return (self.engine,) if self.candidate is None else (self.engine, self.candidate.engine)
+
+    @property
     def sources(self) -> tuple[bytes, bytes | None]:
         """The files as they were read: the policy, the candidate."""
         return self.source, None if self.candidate is None else self.candidate.source

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 from decisions.candidates import able
 from decisions.decision import Changes, Choice, Decision, Trace
 from decisions.model import Model, UnknownModel
-from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
+from decisions.outcome import Outcome
+from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, leaves, take, unread
 from decisions.selectors.selector import Pick, Selector
 from decisions.sticky import Keep, Kept
 from signals.facts import Facts, SlowInput
@@ -23,8 +24,7 @@ from signals.needs import NEEDS
 from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
-from signals.state.session import USUAL, Sessions
-from signals.state.store import Memory, Store
+from signals.state.store import Store
 from signals.text.estimate import estimate
 from upstream.writer import WriterSpec
 
@@ -194,7 +194,6 @@ class Engine:
         best: bool = False,
         settings: Settings | None = None,
         shared: Shared | None = None,
-        sessions: Sessions = USUAL,
     ) -> None:
         self.policy = policy
         self.models = dict(models)
@@ -209,9 +208,9 @@ class Engine:
         self.shared = shared or Shared()
         meter = self.settings.meter
         self.metered = self.shared.metered if meter is None else meter
-        self.store: Store = self.shared.settings.get("store") or Memory()
-        self.sessions = sessions
-        self.kept = Kept(self.store, sessions) if any(clause.keep is not None for clause in self.clauses) else None
+        self.store: Store = self.shared.services.store
+        self.sessions = self.shared.services.sessions
+        self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         by_session = any(selector.by_session for selector in self.selectors.values())
         self.chained = self.kept is not None or by_session or self.shared.metered
         # With `best` guards go first, since nothing is compared with them.
@@ -299,6 +298,11 @@ class Engine:
     def charge(self, request: Request, money: float) -> None:
         """Count what the answer to `request` has cost."""
         self.shared.charge(request, money)
+
+    def record(self, outcome: Outcome, request: Request) -> None:
+        """A request that this engine decided is over: the budgets count what its answer cost, as far as it is known."""
+        if outcome.money is not None:
+            self.charge(request, outcome.money)
 
     def close(self) -> None:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
@@ -545,7 +549,7 @@ class Evaluation:
                 for leaf in leaves(clause.clause.when):
                     if take(signals[leaf.signal], signals, facts) is None:
                         return None
-                sure = confidence(clause.clause.when, facts.readings)
+                sure = clause.test.confidence(facts)
             if sure > highest:
                 chosen, highest = clause, sure
         return self._otherwise if chosen is None else self._decided(chosen)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from decisions.engine import Clause
 from decisions.model import Model
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves, text
+from decisions.rule import ALWAYS, All, AnyOf, Leaf, Not, Rule, leaves, quorum, text
 from signals.signal import Params
 
 _STEPS: Final = 50_000_000
@@ -345,13 +345,8 @@ class _Circuit:
             case Not(of=child):
                 true, false = self.rails(child)
                 return false, true
-            case All(of=children):
-                count = len(children)
-            case AnyOf(of=children):
-                count = 1
-            case AtLeast(count=count, of=children):
-                pass
-        rails = [self.rails(child) for child in children]
+        count = quorum(rule)
+        rails = [self.rails(child) for child in rule.of]
         trues, falses = [true for true, _ in rails], [false for _, false in rails]
         return self._at_least(count, trues), self._at_least(len(rails) - count + 1, falses)
 

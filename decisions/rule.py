@@ -9,7 +9,7 @@ settled as soon as no pending leaf can change it, and lazy evaluation cannot cha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from signals.facts import Facts
 from signals.gather import read, ready
 from signals.reading import Reading
+from signals.request import Request
 from signals.signal import Cost, Signal
 
 
@@ -117,57 +118,22 @@ def text(rule: Rule) -> str:
             return f"{{at_least: {{count: {count}, of: {children}}}}}"
 
 
+def quorum(rule: All | AnyOf | AtLeast) -> int:
+    """How many of the children must be true for `rule` to be."""
+    match rule:
+        case All(of=children):
+            return len(children)
+        case AnyOf():
+            return 1
+        case AtLeast(count=count):
+            return count
+
+
 def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> Result:
     """The value of `rule` as far as `readings` settle it; never `PENDING` when every signal it names has been read."""
-    match rule:
-        case Leaf():
-            reading = readings.get(rule.signal)
-            return PENDING if reading is None else rule.judge(reading)
-        case Not(of=child):
-            return negated(evaluate(child, readings))
-        case All(of=children):
-            count = len(children)
-        case AnyOf():
-            count = 1
-        case AtLeast(count=count):
-            pass
-    values = [evaluate(child, readings) for child in rule.of]
-    true = values.count(True)
-    if true >= count:
-        return True
-    if len(values) - values.count(False) < count:
-        return False
-    return PENDING if PENDING in values else None
-
-
-def negated(value: Result) -> Result:
-    return value if value is None or value is PENDING else not value
-
-
-def confidence(rule: Rule, readings: Mapping[str, Reading]) -> float:
-    """How sure the rule's result is, 0 to 1: all = min, any = max, not = 1 - c, of the children that decided it.
-
-    A leaf's confidence is its reading's score; a score outside 0..1 is a measurement, not a probability, and counts
-    as certain. `at_least: n` takes the n-th best of the children that hold.
-    """
-    match rule:
-        case Leaf():
-            reading = readings[rule.signal]
-            if reading.score is not None and 0.0 <= reading.score <= 1.0:
-                return reading.score
-            return 1.0 if rule.judge(reading) else 0.0
-        case Not(of=child):
-            return 1.0 - confidence(child, readings)
-    count = len(rule.of) if isinstance(rule, All) else 1 if isinstance(rule, AnyOf) else rule.count
-    result = evaluate(rule, readings)
-    deciding = [child for child in rule.of if evaluate(child, readings) is result] or list(rule.of)
-    ranked = sorted((confidence(child, readings) for child in deciding), reverse=True)
-    if not ranked:
-        return 1.0
-    if result is True:
-        return ranked[min(count, len(ranked)) - 1]
-    # False: an `all` fell by its weakest child, an `any` by even its strongest.
-    return ranked[-1] if isinstance(rule, All) else ranked[0]
+    facts = Facts(Request("", b"", {}, None, ()))
+    facts.readings.update(readings)
+    return _ready(rule, _Told).run(facts)
 
 
 def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:
@@ -194,22 +160,34 @@ class Test(ABC):
         and an unread signal will never be true.
         """
 
+    @abstractmethod
+    def confidence(self, facts: Facts) -> float:
+        """How sure the rule's result is, 0 to 1, when every signal has been read: all = min, any = max, not = 1 - c, of
+        the children that decided it.
+
+        A leaf's confidence is its reading's score; a score outside 0..1 is a measurement, not a probability, and counts
+        as certain. `at_least: n` takes the n-th best of the children that hold.
+        """
+
 
 def compiled(rule: Rule, signals: Mapping[str, Signal]) -> Test:
     """`rule` made ready to run over `signals`."""
+
+    def dear(child: Rule) -> Cost:
+        return cost(child, signals)
+
+    return _ready(rule, lambda leaf: _Leaf(leaf, signals), dear)
+
+
+def _ready(rule: Rule, leaf: Callable[[Leaf], Test], order: Callable[[Rule], int] | None = None) -> Test:
+    """`rule` made ready to run, with the leaves that `leaf` makes; children with the least `order` are first."""
     match rule:
         case Leaf():
-            return _Leaf(rule, signals)
+            return leaf(rule)
         case Not(of=child):
-            return _Not(compiled(child, signals))
-    children = tuple(compiled(child, signals) for child in sorted(rule.of, key=lambda child: cost(child, signals)))
-    match rule:
-        case All():
-            return _All(children, len(children))
-        case AnyOf():
-            return _Any(children, 1)
-        case AtLeast(count=count):
-            return _Count(children, count)
+            return _Not(_ready(child, leaf, order))
+    children = rule.of if order is None else sorted(rule.of, key=order)
+    return _Several(tuple(_ready(child, leaf, order) for child in children), quorum(rule), isinstance(rule, All))
 
 
 def take(signal: Signal, signals: Mapping[str, Signal], facts: Facts) -> Reading | None:
@@ -234,10 +212,32 @@ def unread(name: str, signals: Mapping[str, Signal], facts: Facts) -> set[str]:
     return below if below or not signal.slow or ready(signal, facts) else {name}
 
 
-class _Leaf(Test):
-    def __init__(self, leaf: Leaf, signals: Mapping[str, Signal]) -> None:
+class _Told(Test):
+    """A leaf that is judged by the reading that is there, and takes none."""
+
+    def __init__(self, leaf: Leaf) -> None:
         self._leaf = leaf
         self._name = leaf.signal
+
+    def run(self, facts: Facts) -> Result:
+        reading = facts.readings.get(self._name)
+        return PENDING if reading is None else self._leaf.judge(reading)
+
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
+        return set() if self._name in facts.readings else {self._name}
+
+    def confidence(self, facts: Facts) -> float:
+        reading = facts.readings[self._name]
+        if reading.score is not None and 0.0 <= reading.score <= 1.0:
+            return reading.score
+        return 1.0 if self._leaf.judge(reading) else 0.0
+
+
+class _Leaf(_Told):
+    """A leaf whose signal is read when its value is asked for, if it can be."""
+
+    def __init__(self, leaf: Leaf, signals: Mapping[str, Signal]) -> None:
+        super().__init__(leaf)
         self._signal = signals[leaf.signal]
         self._signals = signals
         if leaf.plain and not self._signal.slow and not self._signal.inputs:
@@ -262,22 +262,52 @@ class _Not(Test):
         self._child = child
 
     def run(self, facts: Facts) -> Result:
-        return negated(self._child.run(facts))
+        value = self._child.run(facts)
+        return value if value is None or value is PENDING else not value
 
     def waiting(self, facts: Facts, goal: bool) -> set[str]:
         return self._child.waiting(facts, not goal)
 
+    def confidence(self, facts: Facts) -> float:
+        return 1.0 - self._child.confidence(facts)
+
 
 class _Several(Test):
-    """True when `count` of the children are."""
+    """True when `quorum` of the children are: `all`, `any` and `at_least` are this one rule.
 
-    def __init__(self, children: tuple[Test, ...], count: int) -> None:
+    `run` is the one place where values are combined, for requests and for whoever explains what became of them.
+    """
+
+    def __init__(self, children: tuple[Test, ...], quorum: int, every: bool) -> None:
         self._children = children
         self._runs = tuple(child.run for child in children)
-        self._count = count
+        self._quorum = quorum
+        self._spare = len(children) - quorum
+        self._every = every
+        if quorum == 1 and all(child.plain is not None for child in children):
+            self.plain = tuple(pair for child in children for pair in child.plain or ())
+
+    def run(self, facts: Facts) -> Result:
+        wanted, spare = self._quorum, self._spare  # so many must still be true, so many may still be false
+        pending = False
+        for run in self._runs:
+            value = run(facts)
+            if value is True:
+                wanted -= 1
+                if wanted <= 0:
+                    return True
+            elif value is False:
+                spare -= 1
+                if spare < 0:
+                    return False
+            elif value is PENDING:
+                pending = True
+        if wanted <= 0 or spare < 0:  # of no children, or of fewer than there must be
+            return wanted <= 0
+        return PENDING if pending else None
 
     def waiting(self, facts: Facts, goal: bool) -> set[str]:
-        needed = self._count if goal else len(self._children) - self._count + 1
+        needed = self._quorum if goal else self._spare + 1
         there = 0
         hopes: list[set[str]] = []
         for child in self._children:
@@ -289,50 +319,13 @@ class _Several(Test):
         settled = there >= needed or there + len(hopes) < needed
         return set() if settled else set().union(*hopes)
 
-
-class _All(_Several):
-    def run(self, facts: Facts) -> Result:
-        result: Result = True
-        for run in self._runs:
-            value = run(facts)
-            if value is False:
-                return False
-            if value is not True and result is not PENDING:
-                result = value
-        return result
-
-
-class _Any(_Several):
-    def __init__(self, children: tuple[Test, ...], count: int) -> None:
-        super().__init__(children, count)
-        if all(child.plain is not None for child in children):
-            self.plain = tuple(pair for child in children for pair in child.plain or ())
-
-    def run(self, facts: Facts) -> Result:
-        result: Result = False
-        for run in self._runs:
-            value = run(facts)
-            if value is True:
-                return True
-            if value is not False and result is not PENDING:
-                result = value
-        return result
-
-
-class _Count(_Several):
-    def run(self, facts: Facts) -> Result:
-        true = pending = 0
-        possible = len(self._runs)
-        for run in self._runs:
-            value = run(facts)
-            if value is True:
-                true += 1
-                if true >= self._count:
-                    return True
-            elif value is False:
-                possible -= 1
-                if possible < self._count:
-                    return False
-            elif value is PENDING:
-                pending += 1
-        return PENDING if pending else None
+    def confidence(self, facts: Facts) -> float:
+        result = self.run(facts)
+        deciding = [child for child in self._children if child.run(facts) is result] or self._children
+        ranked = sorted((child.confidence(facts) for child in deciding), reverse=True)
+        if not ranked:
+            return 1.0
+        if result is True:
+            return ranked[min(self._quorum, len(ranked)) - 1]
+        # False: an `all` fell by its weakest child, an `any` by even its strongest.
+        return ranked[-1] if self._every else ranked[0]

@@ -65,8 +65,7 @@ class Answers:
                 known = engine.policy, spec
                 if known not in self._writers:
                     ends = {key: endpoint(engine.models[key], through, spec.kind.name) for key in spec.models}
-                    store = engine.shared.settings.get("store")
-                    self._writers[known] = spec.build(Means(ends, folder, store, counters, common))
+                    self._writers[known] = spec.build(Means(ends, folder, engine.store, counters, common))
                 self._named[engine.policy, clause.name] = self._writers[known]
 
     def find(self, name: str, policy: str = "") -> Writer | None:

@@ -138,7 +138,7 @@ class Context(Protocol):
         ...
 
     def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
-        """A request that was decided is over; it may have shed its body. It came on `stream`."""
+        """A request that was decided is over; it may have shed its body. It came on `stream`. Budgets count from it."""
         ...
 
     def failed(self, reason: str) -> None:
@@ -248,7 +248,7 @@ class Exchange:
         self._owed = []
 
     def _tell(self) -> None:
-        """What became of the request, for everybody who counts, and for the budgets."""
+        """What became of the request, for everybody who counts."""
         trace, request, reply = self._trace, self._request, self._reply
         if trace is None or request is None:
             return
@@ -268,7 +268,6 @@ class Exchange:
             outcome = Outcome(trace, model, request.size, status, first_byte, seconds, tenant=tenant)
         else:
             prompt, completion, money, cached, reasoning = took
-            self._engine.charge(request, money)
             compared = self._engine.settings.reference
             reference = None if compared is None else compared.cost(prompt, completion, cached or 0)
             outcome = Outcome(

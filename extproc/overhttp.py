@@ -17,7 +17,7 @@ from aiohttp import web
 
 from extproc.answers import DECISION, POLICY, PRIOR, SESSION, deadline
 from signals.reading import Reading
-from signals.state.session import SESSION_HEADER
+from signals.state.session import USUAL
 from upstream.answer import Answer
 from upstream.endpoint import HOP
 from upstream.writer import DIFFICULTY, Call, Writer
@@ -90,7 +90,7 @@ def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.Stream
                 headers,
                 deadline=limit,
                 readings={} if score is None else {DIFFICULTY: Reading(None, score)},
-                session=headers.get(SESSION) or headers.get(SESSION_HEADER) or "",
+                session=headers.get(SESSION) or USUAL.named(headers),
                 note=True,
             )
             if reason := writer.unfit(call):

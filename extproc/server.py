@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions.engine import Engine
-from decisions.outcome import as_object
+from decisions.outcome import Outcome, as_object
 from extproc import metrics, shown
 from extproc.admin import Admin, Status
 from extproc.answers import Answers
@@ -41,7 +41,6 @@ from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Limits, Server, Stream
 from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
-from signals.neural import service as inference
 from signals.request import Request
 from upstream.writer import OneEach, Writer
 
@@ -58,6 +57,7 @@ PATIENCE_S = 2.0
 """How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
 Transport = Literal["auto", "http2", "grpcio"]
+Record = Callable[[Outcome, Request, Stream], None]
 T = TypeVar("T")
 
 
@@ -134,7 +134,7 @@ class InForce:
         self.answerer: Answerer | None = answers
         recorder = worker.recorder
         self.timed = recorder.timed
-        self.record = recorder.record
+        self.record = _recording(loaded.engines, recorder.record)
         self.keeps = recorder.keeps
         self.follow = None if rollout is None else rollout.follow
         self.failed = worker.metrics.failed
@@ -245,7 +245,7 @@ class Worker:
 
     async def _install(self, loaded: Loaded) -> None:
         """Put a policy in force. Streams hold the one before; what it has goes when the last of them has ended."""
-        engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
+        engines = loaded.engines
         answers: Answers | None = None
         if any(engine.writes for engine in engines):
             options = self._options
@@ -343,7 +343,7 @@ class Worker:
         return {
             **self.metrics.snapshot(),
             **metrics.labelled(self._counters.samples()),
-            **metrics.labelled(inference.samples()),
+            **metrics.labelled(self.resources.inference.samples()),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),
@@ -370,10 +370,22 @@ class Worker:
         return self._in_force.source
 
 
+def _recording(engines: Sequence[Engine], record: Record) -> Record:
+    """`record`, and before it the engine that decided, where one of `engines` has budgets."""
+    if not any(engine.metered for engine in engines):
+        return record
+    deciding = {engine.policy: engine for engine in engines}
+
+    def both(outcome: Outcome, request: Request, stream: Stream) -> None:
+        deciding[outcome.trace.policy].record(outcome, request)
+        record(outcome, request, stream)
+
+    return both
+
+
 def _models(loaded: Loaded) -> frozenset[str]:
     """The keys of the models of the policy and its candidate."""
-    engines = [loaded.engine] if loaded.candidate is None else [loaded.engine, loaded.candidate.engine]
-    return frozenset(key for engine in engines for key in engine.models)
+    return frozenset(key for engine in loaded.engines for key in engine.models)
 
 
 def about(last_reload_successful: bool) -> Snapshot:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from signals.facts import Facts, SlowInput
 from signals.reading import Reading
 from signals.request import Request, Scope
+from signals.services import Services
 
 
 class Cost(IntEnum):
@@ -152,21 +153,38 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Charges(Protocol):
-    """A shared object that wants to know what answers cost: the ledger of budgets."""
+    """A shared object that is told what answers cost: the ledger of budgets."""
 
     def charge(self, request: Request, money: float) -> None: ...
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A shared object that signals add to, and that takes its final form when the last one was built: an automaton."""
+
+    def freeze(self) -> None:
+        """Raises ValueError when what was added cannot be built together."""
+        ...
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A shared object that holds a thread or a connection: a model."""
+
+    def close(self) -> None: ...
 
 
 class Shared:
     """What the signals of one engine have in common: automata, pattern sets, models.
 
-    `use(factory, *args)` gives the same object for the same factory and arguments, so that all keyword signals end up
-    in one automaton. `freeze` is called once after the last signal was built; objects with a `freeze` method then
-    build their final form. `settings` carries the policy's runtime options for models.
+    `services` is what the process and the policy's settings give to signals. `use(factory, *args)` gives the same
+    object for the same factory and arguments, so that all keyword signals end up in one automaton. An object may have
+    the capabilities `Freezes`, `Closes` and `Charges`; it is asked for each when the engine is complete, when it ends,
+    and when an answer has cost something.
     """
 
-    def __init__(self, settings: dict[str, Any] | None = None) -> None:
-        self.settings: dict[str, Any] = settings or {}
+    def __init__(self, services: Services | None = None) -> None:
+        self.services = services or Services()
         self._made: dict[Hashable, Any] = {}
 
     def use(self, factory: Callable[..., T], *args: Hashable) -> T:
@@ -177,10 +195,10 @@ class Shared:
         return made
 
     def freeze(self) -> None:
+        """Call once, after the last signal was built. Raises ValueError as `Freezes.freeze` does."""
         for made in self._made.values():
-            freeze = getattr(made, "freeze", None)
-            if freeze is not None:
-                freeze()
+            if isinstance(made, Freezes):
+                made.freeze()
 
     @property
     def metered(self) -> bool:
@@ -194,8 +212,7 @@ class Shared:
                 made.charge(request, money)
 
     def close(self) -> None:
-        """Release threads and sessions held by shared objects (those with a `close` method)."""
+        """Release the threads and connections of shared objects. What the process owns (`services`) stays."""
         for made in self._made.values():
-            close = getattr(made, "close", None)
-            if close is not None:
-                close()
+            if isinstance(made, Closes):
+                made.close()

@@ -8,12 +8,9 @@ network once for all of them.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
-import queue
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signals import files
+from signals.neural import service
+from signals.reading import Unavailable
 from stepwise import features
 from stepwise.steps import Limits
 
@@ -101,11 +100,10 @@ class Card:
         return max(usable, key=lambda row: row.target).kappa
 
 
-class _Item(NamedTuple):
-    vector: Vector
-    hidden: Vector | None
-    loop: asyncio.AbstractEventLoop
-    result: asyncio.Future[tuple[float, Vector | None]]
+Step = tuple[Vector, Vector | None]
+"""What the network is asked: the features [d], and the recurrent state [h] where there is one."""
+Said = tuple[float, Vector | None]
+"""What it says: P(keep), and the recurrent state after the step."""
 
 
 class Policy:
@@ -129,8 +127,6 @@ class Policy:
         self.answers = 0  # answers under way that may ask; kept by `Strategy` runs
         self.batches = 0
         self.items = 0
-        self.queued_seconds = 0.0
-        self._wait = wait
         try:
             data = files.read(path, _LARGEST)
         except OSError as error:
@@ -141,23 +137,28 @@ class Policy:
         self._check(len(names))
         self.inline = (self.device == "cpu" and self._cost(len(names)) < INLINE) if inline is None else inline
         self._closed = False
-        self._limit = 4 * BUCKETS[-1]
-        self._waiting = 0
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None  # started by the first step: workers are forked before that
+        limits = service.Limits(4 * BUCKETS[-1], BUCKETS[-1])
+        self._service: service.Service[Step, Said] = service.Service(service.Meter(path.name), self._run, limits=limits)
+        self._service.wait, self._service.company = wait, lambda: self.answers
 
     @property
     def hidden_width(self) -> int:
         """Width of the recurrent state, 0 for a network without one."""
         return self._network.hidden_width
 
-    async def keep(self, vector: Vector, hidden: Vector | None = None) -> tuple[float, Vector | None]:
+    async def keep(self, vector: Vector, hidden: Vector | None = None) -> Said:
         """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
         if self._closed:
             raise PolicyFailed("closed", "the policy was closed")
         if self.hidden_width and hidden is None:
             hidden = np.zeros(self.hidden_width, np.float32)
-        keep, after = self._now(vector, hidden) if self.inline else await self._queued(vector, hidden)
+        if self.inline:
+            keep, after = self._now(vector, hidden)
+        else:
+            try:
+                keep, after = await self._service.ask((vector, hidden))
+            except Unavailable as error:
+                raise PolicyFailed(error.reason, f"{self.path.name}: {error.__cause__ or error}") from error
         if not 0.0 <= keep <= 1.0:  # also false for NaN
             raise PolicyFailed("not_a_probability", f"the policy said P(keep) = {keep}")
         return keep, after
@@ -165,11 +166,9 @@ class Policy:
     def close(self) -> None:
         """Ends the thread. Steps still waiting fail."""
         self._closed = True
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
+        self._service.close()
 
-    def _now(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
+    def _now(self, vector: Vector, hidden: Vector | None) -> Said:
         try:
             answer = self._network.run_one(vector, hidden)
         except Exception as error:
@@ -178,59 +177,17 @@ class Policy:
         self.items += 1
         return answer
 
-    async def _queued(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
-        if self._waiting >= self._limit:
-            raise PolicyFailed("overloaded", f"{self._waiting} steps already wait for the policy")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=f"policy {self.path.name}", daemon=True)
-            self._thread.start()
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[tuple[float, Vector | None]] = loop.create_future()
-        self._waiting += 1
-        started = time.perf_counter()
+    def _run(self, steps: list[Step]) -> list[Said]:
+        """All of them in one run of the network, in the service's thread."""
         try:
-            self._queue.put(_Item(vector, hidden, loop, result))
-            return await result
-        finally:
-            self._waiting -= 1
-            self.queued_seconds += time.perf_counter() - started
-
-    def _serve(self) -> None:
-        """The thread: batches until closed."""
-        closing = False
-        while not closing:
-            first = self._queue.get()
-            if first is None:
-                break
-            batch = [first]
-            until = time.perf_counter() + self._wait
-            while len(batch) < BUCKETS[-1]:
-                left = until - time.perf_counter() if len(batch) < self.answers else 0.0
-                try:
-                    item = self._queue.get(block=left > 0, timeout=max(left, 0.0) or None)
-                except queue.Empty:
-                    break
-                if item is None:
-                    closing = True
-                    break
-                batch.append(item)
-            self._answer(batch)
-        while not self._queue.empty():
-            if (item := self._queue.get()) is not None:
-                _deliver([(item, PolicyFailed("closed", "the policy was closed"))])
-
-    def _answer(self, batch: list[_Item]) -> None:
-        try:
-            vectors = np.stack([item.vector for item in batch])
-            hidden = np.stack([item.hidden for item in batch if item.hidden is not None]) if self.hidden_width else None
+            vectors = np.stack([vector for vector, _ in steps])
+            hidden = np.stack([state for _, state in steps if state is not None]) if self.hidden_width else None
             keep, after = self._network.run(vectors, hidden)
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base; each step gets it as its answer
-            failure = PolicyFailed("inference", f"{self.path.name}: {error}")
-            _deliver([(item, failure) for item in batch])
-            return
+        except Exception as error:
+            raise Unavailable("inference") from error
         self.batches += 1
-        self.items += len(batch)
-        _deliver([(item, (float(keep[i]), None if after is None else after[i])) for i, item in enumerate(batch)])
+        self.items += len(steps)
+        return [(float(keep[i]), None if after is None else after[i]) for i in range(len(steps))]
 
     def _cost(self, width: int) -> float:
         """Seconds that one step takes: the least of a few measurements, since a busy machine makes others longer."""
@@ -251,28 +208,6 @@ class Policy:
             raise PolicyError(f"{self.path}: the network does not run on [2, {width}] features: {error}") from error
         if keep.shape != (2,) or (after is not None and after.shape != (2, network.hidden_width)):
             raise PolicyError(f"{self.path}: outputs must be keep [batch] and hidden_out [batch, h], not {keep.shape}")
-
-
-def _deliver(answers: list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]) -> None:
-    """Hands results to the event loops that wait for them, with one call into each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]] = {}
-    for answer in answers:
-        by_loop.setdefault(answer[0].loop, []).append(answer)
-    for loop, group in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, group)
-        except RuntimeError:  # the loop was closed: nobody waits there any more
-            continue
-
-
-def _resolve(group: list[tuple[_Item, tuple[float, Vector | None] | PolicyFailed]]) -> None:
-    for item, answer in group:
-        if item.result.done():  # the answer was cancelled meanwhile
-            continue
-        if isinstance(answer, PolicyFailed):
-            item.result.set_exception(answer)
-        else:
-            item.result.set_result(answer)
 
 
 class _Network:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import orjson
 
-from signals.state.session import SESSION_HEADER
 from stepwise.agent import Agent, Choice, prompt_tokens
 from stepwise.continuation import CHAT_PATH
 from stepwise.kind import KIND
@@ -50,7 +49,7 @@ class Loop:
 
     async def answer(self, call: Call) -> Answer:
         agent, body = self._agent, call.body
-        session = call.session or call.headers.get(SESSION_HEADER)
+        session = call.session or None
         choice = await agent.choose(body, session, difficulty=call.difficulty)
         agent.metrics.choices[choice.effort or choice.model or "-", choice.reason] += 1
         if choice.reason == "budget_unknown":

@@ -12,8 +12,8 @@ from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
 from signals.signal import Shared
-from signals.state.session import USUAL, Sessions
-from signals.state.store import Memory, Store
+from signals.state.session import Sessions
+from signals.state.store import Store
 
 PIN_S: Final = 86_400.0
 """How long a session stays pinned after its last request, in seconds."""
@@ -42,8 +42,8 @@ class Pinned(Selector):
     def __init__(self, chooser: Selector, pick: Pick, shared: Shared) -> None:
         super().__init__(pick, pick.params, shared)
         self._chooser = chooser
-        self._store: Store = shared.settings.get("store") or Memory()
-        self._sessions: Sessions = shared.settings.get("sessions", USUAL)
+        self._store: Store = shared.services.store
+        self._sessions: Sessions = shared.services.sessions
         self._scope = pick.decision
         self._by_key = {model.key: model for model in self.models}
         self.slow = (self,)

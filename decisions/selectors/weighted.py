@@ -14,7 +14,6 @@ from decisions.model import Model
 from decisions.selectors.selector import Params, Pick, Selector
 from signals.facts import Facts
 from signals.signal import Doubt, Shared
-from signals.state.session import USUAL, Sessions
 
 SHARE: Final = "its share"
 
@@ -59,8 +58,7 @@ class Weighted(Selector):
     def __init__(self, pick: Pick, params: WeightedParams, shared: Shared) -> None:
         super().__init__(pick, params, shared)
         self._weights = {model: params.weights.get(model.key, 1.0) for model in self.models}
-        sessions: Sessions = shared.settings.get("sessions", USUAL)
-        self._sessions = sessions if pick.sticky else None
+        self._sessions = shared.services.sessions if pick.sticky else None
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         key = facts.get(self._sessions) if self._sessions is not None else request_key(facts.request)

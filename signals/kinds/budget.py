@@ -13,9 +13,8 @@ from signals.bounds import Bounds, header_name, idle
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Request
+from signals.services import Services
 from signals.signal import Cost, Doubt, Params, Shared, Signal
-from signals.state.session import USUAL, Sessions
-from signals.state.store import Memory, Store
 
 PERIODS = {"hour": 3600.0, "day": 86400.0, "month": 31 * 86400.0, "session": 7 * 86400.0}
 
@@ -52,9 +51,9 @@ class BudgetParams(Params):
 class Ledger:
     """What each payer of one kind has spent in the current period: a slow input, since the store may be remote."""
 
-    def __init__(self, store: Store, header: str | None, per: Period, sessions: Sessions = USUAL) -> None:
-        self._store = store
-        self._sessions = sessions
+    def __init__(self, services: Services, header: str | None, per: Period) -> None:
+        self._store = services.store
+        self._sessions = services.sessions
         self._header = header
         self._per = per
 
@@ -102,9 +101,7 @@ class Budget(Signal):
     def __init__(self, name: str, params: BudgetParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         header = None if params.header is None else params.header.lower()
-        store = shared.settings.get("store") or shared.use(Memory)
-        sessions = shared.settings.get("sessions") or USUAL
-        self._ledger = shared.use(Ledger, store, header, params.per, sessions)
+        self._ledger = shared.use(Ledger, shared.services, header, params.per)
         self.slow = (self._ledger,)
         self._limit = params.limit
         self._remaining = params.remaining

@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import MISSING, Path, header_name, look_up, parse_path
+from signals.bounds import header_name
 from signals.facts import Facts
+from signals.path import MISSING, Path, look_up, parse_path
 from signals.reading import Reading, unknown
 from signals.signal import Doubt, Params, Shared, Signal
 

@@ -11,7 +11,6 @@ from signals.bounds import Bounds, idle
 from signals.facts import Facts
 from signals.reading import Reading, of, unknown
 from signals.signal import Doubt, Params, Shared, Signal
-from signals.state.gauges import Loads
 
 
 class LoadParams(Params):
@@ -45,8 +44,7 @@ class Load(Signal):
 
     def __init__(self, name: str, params: LoadParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
-        loads: Loads = shared.settings.get("loads") or shared.use(Loads)
-        self._gauge = loads.of(params.model)
+        self._gauge = shared.services.loads.of(params.model)
         self._params = params
 
     def read(self, facts: Facts) -> Reading:

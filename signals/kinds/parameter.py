@@ -6,13 +6,12 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import MISSING, Path, check, look_up, parse_path, within
+from signals.bounds import check, within
 from signals.facts import Facts
+from signals.path import MISSING, Path, look_up, parse_path
 from signals.reading import FALSE, Reading, of
 from signals.signal import Params, Shared, Signal
 from signals.text.patterns import Pattern, compiled
-
-Scalar = str | int | float | bool | None
 
 
 class ParameterParams(Params):

@@ -12,8 +12,8 @@ from pydantic import Field, StringConstraints
 from signals.facts import Facts
 from signals.neural.fair import client_of
 from signals.neural.kserve import Endpoint
-from signals.neural.service import DEFAULT_LIMITS, Service
-from signals.neural.shipped import DEFAULT_CAP, within
+from signals.neural.service import Service
+from signals.neural.shipped import within
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Shared, Signal, TextParams
@@ -68,6 +68,7 @@ class Remote(Signal):
             raise ValueError(f"label: {params.label} is not one of labels ({', '.join(labels) or 'none given'})")
         self._labels, self._least, self._scope = labels, params.at_least, params.in_
         self._index = labels.index(params.label) if params.label else 0
+        services = shared.services
         endpoint = shared.use(
             Endpoint,
             params.url,
@@ -76,9 +77,9 @@ class Remote(Signal):
             params.input,
             params.output,
             params.timeout,
-            shared.settings.get("limits", DEFAULT_LIMITS),
+            services,
         )
-        cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
+        cap = services.max_input_tokens
         self._answer = shared.use(_Answer, endpoint.service, params.in_, params.timeout, cap)
         self.slow = (self._answer,)
 

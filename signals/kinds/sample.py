@@ -13,7 +13,6 @@ from signals.facts import Facts
 from signals.reading import Reading, of, unknown
 from signals.request import Request
 from signals.signal import Doubt, Params, Shared, Signal
-from signals.state.session import USUAL
 
 
 class HeaderKey(Params):
@@ -61,7 +60,7 @@ class Sample(Signal):
             header = params.key.header.lower()
             self._key = lambda request: _encoded(request.headers.get(header))
         elif params.key == "session":
-            sessions = shared.settings.get("sessions") or USUAL
+            sessions = shared.services.sessions
             self._key = lambda request: _encoded(sessions.key(request))
         else:
             self._key = _KEYS[params.key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.folder import Entity, Mounted
+from signals.neural.folder import Entity, Mounted, Task
 from signals.neural.kinds import shipped
-from signals.neural.service import DEFAULT_LIMITS
-from signals.neural.shipped import DEFAULT_CAP, Shipped
+from signals.neural.shipped import Shipped
 from signals.request import Scope
 from signals.signal import Shared
 from signals.text.wrappers import said
@@ -32,13 +30,9 @@ ENCODER: Any = Field(
 EXAMPLE_LIMIT = 500
 
 
-def mounted(shared: Shared, path: str, task: str) -> Mounted:
+def mounted(shared: Shared, path: str, task: Task) -> Mounted:
     """The model in a folder, relative to the policy's. ModelError when it cannot be used."""
-    settings = shared.settings
-    where = Path(settings.get("folder") or ".") / path
-    cap = int(settings.get("max_input_tokens", DEFAULT_CAP))
-    device, threads = settings.get("device", "auto"), int(settings.get("threads", 1))
-    return shared.use(Mounted, where, task, device, threads, cap, settings.get("limits", DEFAULT_LIMITS))
+    return shared.use(Mounted, shared.services.folder / path, task, shared.services)
 
 
 def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,13 @@ from numpy.typing import NDArray
 
 from signals import files
 from signals.neural.heads import ModelError, digest
-from signals.neural.service import DEFAULT_LIMITS, Limits, Service
+from signals.neural.service import Service
 from signals.reading import Unavailable
+from signals.services import Device, Services
 
 log = logging.getLogger("pointsman.neural")
 
 Task = Literal["sequence", "token", "encoder"]
-Device = Literal["auto", "cuda", "cpu"]
 F32 = NDArray[np.float32]
 Cut = tuple[list[int], list[tuple[int, int]]]
 """A text's token ids, and the characters [start, end) of each."""
@@ -292,38 +290,30 @@ class Folder:
         return np.asarray(out, np.float32)
 
 
-_loaded: weakref.WeakValueDictionary[tuple[object, ...], Folder] = weakref.WeakValueDictionary()
-_loading = threading.Lock()
-
-
-def load(path: Path, task: Task, device: Device, threads: int) -> Folder:
+def load(path: Path, task: Task, services: Services) -> Folder:
     """The model in `path`; engines that live at the same time share one copy while its files stay as they are."""
     names = (*_FILES, "tokenizer.json", "config.json", "1_Pooling/config.json")
     files = tuple(
         (name, s.st_mtime_ns, s.st_size) for name in names if (path / name).is_file() for s in [(path / name).stat()]
     )
+    device, threads = services.device, services.threads
     key = (str(path.resolve()), task, device, threads, files)
-    with _loading:
-        found = _loaded.get(key)
-        if found is None:
-            found = Folder(path, task, device, threads)
-            _loaded[key] = found
-        return found
+    return services.inference.loaded(Folder, key, lambda: Folder(path, task, device, threads))
 
 
 class Mounted:
-    """A mounted model behind its service. `cap` bounds a text's tokens; what is longer is Unavailable("too_long")."""
+    """A mounted model behind its service. A text of more tokens than `services.max_input_tokens` is
+    Unavailable("too_long")."""
 
-    def __init__(
-        self, path: Path, task: Task, device: Device, threads: int, cap: int, limits: Limits = DEFAULT_LIMITS
-    ) -> None:
-        self.model = load(path, task, device, threads)
-        self.cap = cap
-        self.service: Service[list[int], F32] = Service(path.name, self.model.run, len, limits=limits, hang=30)
+    def __init__(self, path: Path, task: Task, services: Services) -> None:
+        self.model = load(path, task, services)
+        self.cap = services.max_input_tokens
+        limits, meter = services.limits, services.inference.meter
+        self.service: Service[list[int], F32] = Service(meter(path.name), self.model.run, len, limits=limits, hang=30)
         # On a CPU a batch of long windows takes as long as one after the other, and all others wait for it.
         self.service.work = (4 if self.model.device == "cpu" else 64) * _LONGEST
         # Long texts are cut into tokens off the event loop, and there, too, clients take turns.
-        self._cutter: Service[str, Cut] = Service(f"{path.name}-tokens", self._cut, len, limits=limits, hang=30)
+        self._cutter: Service[str, Cut] = Service(meter(f"{path.name}-tokens"), self._cut, len, limits=limits, hang=30)
         self._cutter.padded = False
 
     def _cut(self, texts: list[str]) -> list[Cut | Unavailable]:

@@ -10,8 +10,7 @@ from pydantic import Field
 from signals.bounds import Bounds
 from signals.facts import Facts
 from signals.neural.heads import Verdict
-from signals.neural.service import DEFAULT_LIMITS
-from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
+from signals.neural.shipped import Shipped, Verdicts
 from signals.reading import Reading, unknown
 from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
@@ -22,8 +21,7 @@ and languages that the model has hardly seen."""
 
 def shipped(shared: Shared) -> Shipped:
     """The shipped model of an engine."""
-    cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
-    return shared.use(Shipped, cap, shared.settings.get("limits", DEFAULT_LIMITS))
+    return shared.use(Shipped, shared.services)
 
 
 class ProbabilityParams(Bounds, TextParams):

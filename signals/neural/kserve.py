@@ -19,8 +19,9 @@ import orjson
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
 
-from signals.neural.service import DEFAULT_LIMITS, Limits, Service
+from signals.neural.service import Service
 from signals.reading import Unavailable
+from signals.services import Services
 
 F32 = NDArray[np.float32]
 
@@ -88,7 +89,7 @@ class Endpoint:
         source: str,
         output: str,
         timeout: float,
-        limits: Limits = DEFAULT_LIMITS,
+        services: Services,
     ) -> None:
         self._parts = urlsplit(url)
         self._model, self._version, self._input, self._output = model, version, source, output
@@ -97,11 +98,11 @@ class Endpoint:
         self._channel: Any = None
         grpc = self._parts.scheme.startswith("grpc")
         self.service: Service[str, F32] = Service(
-            # Its own timeout ends a call: no run is as long as a model's may be.
-            f"remote-{model}",
+            services.inference.meter(f"remote-{model}"),
             self._over_grpc if grpc else self._over_http,
             len,
-            limits=limits._replace(hang=timeout + 2),
+            # Its own timeout ends a call: no run is as long as a model's may be.
+            limits=services.limits._replace(hang=timeout + 2),
         )
         self.service.work, self.service.padded = _BATCH, False
 

@@ -1,18 +1,20 @@
 """One model's queue and the thread that runs it: micro-batches, fair turns, deadlines, bounds, a watch on hung runs.
 
-Whatever goes wrong in a model reaches the caller as `Unavailable` with one of the REASONS, never as another exception
-and never as a wait without end.
+Whatever goes wrong in a model reaches the caller as `Unavailable` (`overloaded`, `deadline`, `timeout`, `error`,
+`closed`, or what the model itself raises), never as another exception and never as a wait without end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
+import weakref
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -23,8 +25,8 @@ log = logging.getLogger("pointsman.neural")
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
+M = TypeVar("M")
 
-REASONS: Final = ("overloaded", "deadline", "timeout", "error", "closed")
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RESTARTS: Final = 3
@@ -57,16 +59,17 @@ class Histogram:
 
 @dataclass(slots=True)
 class Meter:
-    """What one model's service counts."""
+    """What one model's service counts; `name` is the model's, and the label of the metrics."""
 
+    name: str
     batch: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
     queued: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     ran: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     refused: Counter[str] = field(default_factory=Counter)
 
-    def samples(self, model: str) -> Iterator[Sample]:
-        """Everything as it stands; `model` and the reasons are the only labels."""
-        labels = {"model": model}
+    def samples(self) -> Iterator[Sample]:
+        """Everything as it stands; the model and the reasons are the only labels."""
+        labels = {"model": self.name}
         for name, histogram in (
             ("batch_size", self.batch),
             ("queue_seconds", self.queued),
@@ -78,20 +81,43 @@ class Meter:
 
 
 _MOST: Final = 200
-_meters: dict[str, Meter] = {}
+"""Models that are counted by their names; those of a thousand reloads must not fill the metrics."""
 
 
-def _meter(name: str) -> Meter:
-    """The meter of a model's name: it outlives the services of that name, so that a reload resets no counter."""
-    if name not in _meters and len(_meters) >= _MOST:
-        name = "other"
-    return _meters.setdefault(name, Meter())
+class Inference:
+    """The models of one process: which are loaded, and what they have counted.
 
+    Engines of one policy after another are built with it, so that a reload loads nothing that the engine before still
+    has, and no counter begins anew. A model goes when the last engine that uses it has gone. Threads may share it.
+    """
 
-def samples() -> Iterator[Sample]:
-    """The metrics of every model that this process has served."""
-    for name, meter in list(_meters.items()):
-        yield from meter.samples(name)
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}
+        self._loaded: weakref.WeakValueDictionary[Hashable, object] = weakref.WeakValueDictionary()
+        self._loading = threading.Lock()
+
+    def loaded(self, kind: type[M], key: Hashable, load: Callable[[], M]) -> M:
+        """The model of this class and `key`, which says all that it depends on; `load` makes it where it is not there.
+
+        Raises what `load` raises.
+        """
+        with self._loading:
+            found = self._loaded.get((kind, key))
+            if found is None:
+                found = self._loaded[kind, key] = load()
+            assert isinstance(found, kind)
+            return found
+
+    def meter(self, name: str) -> Meter:
+        """The meter of a model's name, which outlives the services of that name."""
+        if name not in self._meters and len(self._meters) >= _MOST:
+            name = "other"
+        return self._meters.setdefault(name, Meter(name))
+
+    def samples(self) -> Iterator[Sample]:
+        """The metrics of every model that was served."""
+        for meter in list(self._meters.values()):
+            yield from meter.samples()
 
 
 @dataclass(slots=True, eq=False)
@@ -130,22 +156,25 @@ class Service(Generic[I, O]):
     comes back.
 
     `work` bounds the sizes of a batch together, so that a run takes little longer than the largest single item does;
-    `padded` says that a batch is as long as its longest item. Both may be set before the first question.
+    `padded` says that a batch is as long as its longest item. `company` tells how many items may come at the most for
+    now; while fewer wait, the first of them waits up to `wait` seconds for others to share its batch with. All four may
+    be set before the first question.
     """
 
     work: int = 1 << 15
     padded: bool = True
+    wait: float = 0.0
 
     def __init__(
         self,
-        name: str,
+        meter: Meter,
         run: Callable[[list[I]], Sequence[O | Unavailable]],
         size: Callable[[I], int] | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
         hang: float = 5.0,
     ) -> None:
-        self.name, self.meter = name, _meter(name)
+        self.name, self.meter = meter.name, meter
         self._run, self._size = run, size
         self._limit, self._batch, self._hang = limits.queue, limits.batch, limits.hang or hang
         self._waiting: FairQueue[_Job[I, O]] = FairQueue()
@@ -154,6 +183,8 @@ class Service(Generic[I, O]):
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
         self._logged = float("-inf")  # when a failure was last logged
         self._closed = False
+        self._wanted = 1  # how many must wait for the thread to be woken
+        self.company: Callable[[], int] = lambda: 1
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
 
     def _start(self) -> None:
@@ -184,22 +215,29 @@ class Service(Generic[I, O]):
         with self._wake:
             self._waiting.add(job)
             loser = self._waiting.evict() if len(self._waiting) > self._limit else None
-            self._wake.notify()
+            if len(self._waiting) >= self._wanted:  # a thread that is woken for less only takes turns with this one
+                self._wake.notify()
         if loser is job:
             raise self._refuse("overloaded")
         if loser is not None and not loser.loop.is_closed():
             loser.loop.call_soon_threadsafe(_deliver, [(loser.answer, self._refuse("overloaded"))])
-        patience = min(deadline - now, 2 * self._hang)
+        timer = loop.call_later(min(deadline - now, 2 * self._hang), self._late, job)
         try:
-            async with asyncio.timeout(patience):
-                answer: O = await job.answer
-                return answer
-        except TimeoutError:
-            raise self._refuse("deadline" if deadline - now <= 2 * self._hang else "timeout") from None
+            answer: O = await job.answer
+            return answer
         finally:
+            timer.cancel()
             if job.answer.cancelled():  # what nobody waits for any more takes no place
                 with self._wake:
                     self._waiting.remove(job)
+
+    def _late(self, job: _Job[I, O]) -> None:
+        """Nobody waits for `job` any longer."""
+        if not job.answer.done():
+            with self._wake:
+                self._waiting.remove(job)
+            patience = job.deadline - job.asked
+            job.answer.set_exception(self._refuse("deadline" if patience <= 2 * self._hang else "timeout"))
 
     def _refuse(self, reason: str) -> Unavailable:
         self.meter.refused[reason] += 1
@@ -224,9 +262,7 @@ class Service(Generic[I, O]):
     def _work(self, generation: int) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._closed and generation == self._generation:
-                    self._wake.wait()
-                if self._closed or generation != self._generation:
+                if not self._gathered(generation):
                     return
                 jobs = self._waiting.take(self._batch, self._batch * _EACH + self.work)
                 started = time.monotonic()
@@ -243,6 +279,24 @@ class Service(Generic[I, O]):
                     elif self._restarts >= _RESTARTS and self._stuck(time.monotonic()):
                         # Every thread hung and this one has come back: the model lives again.
                         self._restarts = 0
+
+    def _gathered(self, generation: int) -> bool:
+        """Wait, under the lock, until there is something to run; False when this thread has nothing to run any more."""
+        until = 0.0
+        while not self._closed and generation == self._generation:
+            there, now = len(self._waiting), time.monotonic()
+            if not there:
+                until, self._wanted = 0.0, 1
+                self._wake.wait()
+                continue
+            until = until or now + self.wait
+            enough = min(self.company(), self._batch)
+            if there >= enough or now >= until:
+                self._wanted = sys.maxsize
+                return True
+            self._wanted = enough
+            self._wake.wait(until - now)
+        return False
 
     def _answer(self, jobs: list[_Job[I, O]], started: float) -> None:
         meter = self.meter

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
-from signals.neural.service import DEFAULT_LIMITS, Limits, Service
+from signals.neural.service import Inference, Service
 from signals.neural.tokenizer import LEXICON
 from signals.reading import Unavailable
 from signals.request import Scope
+from signals.services import Services
 from signals.text.estimate import tokens_of
 
-DEFAULT_CAP: Final = 32768
 
-_loaded: weakref.WeakValueDictionary[tuple[object, ...], Heads] = weakref.WeakValueDictionary()
-_loading = threading.Lock()
-
-
-def heads() -> Heads:
+def heads(inference: Inference) -> Heads:
     """The shipped model; engines that live at the same time (a hot reload) share one copy. ModelError."""
     key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (MODEL, LEXICON) if path.exists())
-    with _loading:
-        found = _loaded.get(key)
-        if found is None:
-            found = Heads()
-            _loaded[key] = found
-        return found
+    return inference.loaded(Heads, key, Heads)
 
 
 def within(text: str, cap: int) -> str:
@@ -44,13 +31,15 @@ def within(text: str, cap: int) -> str:
 
 
 class Shipped:
-    """The shipped model behind its service, one an engine. `cap`: texts of more estimated tokens are Unknown."""
+    """The shipped model behind its service, one for each engine. Texts of more estimated tokens than
+    `services.max_input_tokens` are Unknown."""
 
-    def __init__(self, cap: int = DEFAULT_CAP, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.cap = cap
-        self.model = heads()
+    def __init__(self, services: Services) -> None:
+        self.cap = services.max_input_tokens
+        self.model = heads(services.inference)
         self._nothing = self.model.verdicts([""])[0]
-        self.service: Service[str, Verdict] = Service("shipped", self.model.verdicts, len, limits=limits)
+        meter = services.inference.meter("shipped")
+        self.service: Service[str, Verdict] = Service(meter, self.model.verdicts, len, limits=services.limits)
 
     async def verdict(self, text: str, deadline: float, client: str = "") -> Verdict:
         """What the heads say of `text`; see `Service.ask` for the rest."""

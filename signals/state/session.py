@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from signals.bounds import look_up
 from signals.facts import Facts
+from signals.path import look_up
 from signals.request import Request
 from signals.text.wrappers import TAGS, TITLE
 

@@ -25,6 +25,7 @@ from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
 from stepwise.train.tree import Tree, Writer
+from stepwise.train.walk import Verifier
 
 ALGORITHMS = ("supervised", "ppo", "vtrace")
 
@@ -113,7 +114,7 @@ async def do_evaluate(
     for name in names:
         sweeps[name] = evaluate.trained(project.folder / f"{name}.onnx", name, vectors)
     sweeps["question"] = _question_level(policy_trees)
-    sweeps |= evaluate.handcrafted(vectors, verify=hasattr(writer, "verify"))
+    sweeps |= evaluate.handcrafted(vectors, verify=isinstance(writer, Verifier))
     points: dict[str, list[evaluate.Point]] = {}
     for name, sweep in tqdm(sweeps.items(), desc="strategies"):
         points[name] = [await evaluate.measure(trees, s, p, writer, price, max_redos) for p, s in sweep]

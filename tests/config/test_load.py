@@ -81,9 +81,9 @@ def test_settings_take_units():
 
 def test_settings_bound_the_models():
     text = HEAD + "settings: {inference: {threads: 3, queue: 7, batch: 2, hang: 1500ms}}\n"
-    given = build(parse(text)).shared.settings
-    assert given["threads"] == 3
-    assert given["limits"] == (7, 2, 1.5)
+    given = build(parse(text)).shared.services
+    assert given.threads == 3
+    assert given.limits == (7, 2, 1.5)
     assert found(HEAD + "settings: {inference: {queue: 0}}\n") == [("P104", 9, 31)]
 
 

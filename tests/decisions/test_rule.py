@@ -14,7 +14,6 @@ from decisions.rule import (
     Not,
     Rule,
     compiled,
-    confidence,
     cost,
     evaluate,
     leaves,
@@ -104,7 +103,10 @@ def test_confidence_comes_from_the_children_that_decided(rule: Rule, expected: f
         "count": Reading(True, 42.0),
         "none": Reading(False),
     }
-    assert confidence(rule, readings) == pytest.approx(expected)
+    facts = Facts(request())
+    facts.readings.update(readings)
+    test = compiled(rule, {name: Fake(name) for name in readings})
+    assert test.confidence(facts) == pytest.approx(expected)
 
 
 def test_a_rule_is_written_as_the_policy_writes_it() -> None:

@@ -35,7 +35,7 @@ decisions:
   - {name: hard, when: hard, route: large}
 settings: {meter: on, tenant: {header: x-tenant}}
 """
-PRICES = {"small": (1, 2, 0.25), "large": (10, 30, 1)}
+PRICES: dict[str, tuple[float, float, float]] = {"small": (1, 2, 0.25), "large": (10, 30, 1)}
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
@@ -89,8 +89,9 @@ def upstream(truth: Truth) -> web.Application:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         if path == "/v1/messages":
-            start = {"type": "message_start", "message": {"model": model, "usage": {**said, "output_tokens": 1}}}
-            events = [start, {"type": "message_delta", "usage": {"output_tokens": tokens["output"]}}]
+            message = {"model": model, "usage": {**said, "output_tokens": 1}}
+            events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
+            events += [{"type": "message_delta", "usage": {"output_tokens": tokens["output"]}}]
         elif path == "/v1/responses":
             events = [{"type": "response.created", "response": {}}]
             events += [{"type": "response.completed", "response": {"usage": said}}]

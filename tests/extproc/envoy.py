@@ -101,6 +101,7 @@ class Service:
     keeps: bool = False
 
     def record(self, outcome: Outcome, request: Request, stream: Stream) -> None:
+        self.engine.record(outcome, request)
         self.outcomes.append(outcome)
 
     @property

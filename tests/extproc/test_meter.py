@@ -9,12 +9,14 @@ from config.build import build
 from config.load import parse
 from config.problem import PolicyError
 from config.resources import Resources
+from config.watch import load
 from decisions.decision import Trace
 from decisions.outcome import Outcome, as_object
 from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
 from extproc.metrics import Metrics
 from extproc.paths import Target
+from extproc.server import Options, Worker
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
 from tests.linear import assert_linear
 from tests.proto.oracle import ext_proc
@@ -256,7 +258,7 @@ settings: {meter: on, tenant: {header: X-Tenant}}
 """
 
 
-async def answered(policy: str, usage: dict[str, object], **headers: str) -> tuple[Outcome, dict[str, Any]]:
+async def answered(policy: str, usage: dict[str, object], **headers: str) -> tuple[Outcome, dict[Any, Any]]:
     """The outcome of one answer with this usage, and what its metrics say, by name and labels."""
     resources = Resources()
     service = Service(build(parse(policy), resources), meter=Meter(resources.loads))
@@ -270,7 +272,9 @@ async def answered(policy: str, usage: dict[str, object], **headers: str) -> tup
     [outcome] = service.outcomes
     metrics = Metrics()
     metrics.record(outcome)
-    found = {(name, *labels): value for name, each in metrics.snapshot().items() for labels, value in each}
+    found: dict[Any, Any] = {
+        (name, *labels): value for name, each in metrics.snapshot().items() for labels, value in each
+    }
     return outcome, found
 
 
@@ -292,6 +296,7 @@ async def test_meter_on_counts_tokens_money_and_savings():
     assert [metrics["pointsman_answer_tokens_total", "small", kind] for kind in kinds] == [1000, 100, 600, 40]
     assert metrics["pointsman_answers_total", "small", "", "200"] == 1
     assert metrics["pointsman_answer_cost_total", "small"] == pytest.approx(outcome.money)
+    assert outcome.reference is not None and outcome.money is not None
     assert metrics["pointsman_saved_total", ""] == pytest.approx(outcome.reference - outcome.money)
     assert as_object(outcome)["answer"]["reference_cost"] == outcome.reference
     assert as_object(outcome)["tenant"] == "acme "
@@ -300,6 +305,7 @@ async def test_meter_on_counts_tokens_money_and_savings():
 async def test_a_reference_that_is_cheaper_is_overspent():
     policy = METERED.replace("default: small", "default: large").replace("meter: on", "meter: on, reference: small")
     outcome, metrics = await answered(policy, CACHED)
+    assert outcome.reference is not None and outcome.money is not None
     assert metrics["pointsman_overspent_total", ""] == pytest.approx(outcome.money - outcome.reference)
     assert not any(name[0] == "pointsman_saved_total" for name in metrics)
     assert outcome.tenant is None
@@ -338,3 +344,27 @@ def test_a_budget_without_a_meter_is_an_error():
 def test_wrong_settings_of_the_meter_are_named(settings, message):
     with pytest.raises(PolicyError, match=message):
         parse(f"version: 1\nmodels: {{large: {{}}}}\ndefault: large\nsettings: {{{settings}}}\n")
+
+
+async def test_the_engine_that_decided_is_charged_once_be_it_the_candidate(tmp_path):
+    """What the worker of a real router does with an outcome; both policies pay from one budget for each tenant."""
+    (tmp_path / "live.yaml").write_text("version: 1\nmodels: {small: {}}\ndefault: small\n")
+    (tmp_path / "next.yaml").write_text(POLICY)
+    loaded = load(tmp_path / "live.yaml", candidate=tmp_path / "next.yaml")
+    worker = Worker(loaded, Options(tmp_path / "live.yaml", "127.0.0.1:0", canary=1.0))
+    await worker.start("127.0.0.1:0")
+    try:
+        envoy = Envoy(Service(loaded.engine), response_body_mode=STREAMED)
+        envoy.exchange = worker._exchange(envoy)
+        envoy.request(chat(), x_tenant="acme")
+        await envoy.settled()
+        envoy.response()
+        last = events({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 10}})
+        envoy.say(response_body=ext_proc.HttpBody(body=last, end_of_stream=True))
+        request = parse_request(Target("chat"), {"x-tenant": "acme"}, {}, chat())
+        assert (await left(loaded.candidate.engine, request))[1] == 1.0
+        envoy.exchange.closed()
+        assert (await left(loaded.candidate.engine, request))[1] == pytest.approx(1 - (4 + 20) / 100)
+        assert worker.recorder.outcomes[-1][2].money == pytest.approx(24)
+    finally:
+        await worker.drain(0, 0)

@@ -21,6 +21,7 @@ from signals.neural.tokenizer import Lexicon
 from signals.reading import Reading
 from signals.registry import BY_NAME
 from signals.request import Extra, Message, Request
+from signals.services import Services
 from signals.signal import Cost, Shared
 from signals.text.view import Origin, view
 from tests.linear import assert_linear
@@ -157,7 +158,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     folder: Path = tmp_path_factory.mktemp("models")
     models.mood(folder / "mood")
     models.names(folder / "names")
-    made = Shared({"device": "cpu", "folder": str(folder)})
+    made = Shared(Services(device="cpu", folder=folder))
     yield made
     made.close()
 

@@ -107,7 +107,7 @@ async def test_a_closed_policy_fails_at_once(tmp_path: Path, inline: bool) -> No
 
 async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
     policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=False)
-    policy._waiting = policy._limit
+    policy._service._limit = 0
     with pytest.raises(PolicyFailed) as raised:
         await policy.keep(vector(0))
     policy.close()
@@ -125,8 +125,11 @@ async def test_a_cheap_network_has_no_thread_and_a_dear_one_has_from_its_first_s
     assert (dear.inline, threading.active_count()) == (False, threads)  # none before workers are forked
     assert await cheap.keep(vector(0)) == await dear.keep(vector(0))
     assert threading.active_count() == threads + 1
+    thread = dear._service._thread
+    assert thread is not None
     cheap.close()
     dear.close()
+    thread.join(PATIENCE)
     assert threading.active_count() == threads
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from signals.state.session import USUAL
 from stepwise.agent import Agent, Spend
 from stepwise.relay import Loop as Writer
 from stepwise.spec import StepwiseSpec
@@ -26,7 +27,7 @@ S = {"x-session-id": "s", "authorization": "Bearer k", "cookie": "c"}
 
 
 async def relay(agent: Agent, body: dict[str, Any], headers: dict[str, str], **more: Any) -> Answer:
-    return await Writer(agent).answer(Call(body, headers, **more))
+    return await Writer(agent).answer(Call(body, headers, session=headers.get("x-session-id", ""), **more))
 
 
 @dataclass
@@ -161,7 +162,7 @@ async def test_a_client_that_goes_stops_the_model() -> None:
 
 async def test_it_is_served_over_http_too() -> None:
     async with loop() as agent:
-        headers = {"x-pointsman-decision": "agents", "x-session-id": "s"}
+        headers = {"x-pointsman-decision": "agents", "session-id": "s"}  # Codex's name for it
         async with served({"agents": Writer(agent.agent)}) as base, aiohttp.ClientSession(headers=headers) as http:
             url = f"{base}/v1/chat/completions"
             async with http.post(url, json=STUCK) as reply:
@@ -171,6 +172,7 @@ async def test_it_is_served_over_http_too() -> None:
                 assert reply.status == 400
             async with http.post(url, json={**STUCK, "stream": True}) as reply:
                 comments = [line for line in (await reply.text()).splitlines() if line.startswith(": ")]
+        assert list(agent.agent._writers) == [USUAL.named({"session-id": "s"})]  # named as in the exchange
         assert json.loads(comments[0].removeprefix(": "))["usage"]["completion_tokens"] > 0
 
 

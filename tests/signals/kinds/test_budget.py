@@ -10,6 +10,7 @@ from signals.gather import fetch, read
 from signals.reading import Unavailable
 from signals.registry import BY_NAME
 from signals.request import Message, Request
+from signals.services import Services
 from signals.signal import Shared
 from signals.state.store import Memory
 
@@ -92,9 +93,9 @@ class Slow(Memory):
 
 
 async def test_a_store_that_is_down_or_slow_is_unknown_by_the_deadline():
-    signal = budget(Shared({"store": Down()}), header="x-tenant", limit=1.0)
+    signal = budget(Shared(Services(store=Down())), header="x-tenant", limit=1.0)
     assert (await reading(signal, request())).error == "store_down"
-    signal = budget(Shared({"store": Slow()}), header="x-tenant", limit=1.0)
+    signal = budget(Shared(Services(store=Slow())), header="x-tenant", limit=1.0)
     facts = Facts(request(), time.monotonic() + 0.05)
     await fetch([signal], facts)
     assert read(signal, facts).error == "deadline"

@@ -6,6 +6,7 @@ from signals.facts import Facts
 from signals.reading import Reading
 from signals.registry import BY_NAME
 from signals.request import Request
+from signals.services import Services
 from signals.signal import Shared
 from signals.state.gauges import HALF_LIFE_S, Loads
 
@@ -26,7 +27,7 @@ def loads(clock):
 
 def load(loads, **params):
     kind = BY_NAME["load"]
-    return kind("l", kind.Parameters.model_validate({"model": "large", **params}), Shared({"loads": loads}))
+    return kind("l", kind.Parameters.model_validate({"model": "large", **params}), Shared(Services(loads=loads)))
 
 
 def test_it_counts_who_waits(loads):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signals.bounds import MISSING, look_up, parse_path
+from signals.path import MISSING, look_up, parse_path
 from tests.signals.help import build, complaint, matched, reading, request
 
 FIELDS: dict[str, Any] = {

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from signals.neural.fair import FairQueue, client_of
 from signals.neural.heads import Verdict
-from signals.neural.service import Limits, Service
+from signals.neural.service import Limits, Meter, Service
 from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
 from signals.request import Request
+from signals.services import Services
 from tests.patience import PATIENCE
 
 
@@ -230,7 +231,7 @@ class Model:
 
 async def test_a_full_queue_costs_the_greatest_its_newest_and_not_the_newcomer() -> None:
     model = Model()
-    service: Service[str, int] = Service("fair", model.run, len, limits=Limits(queue=3, batch=1))
+    service: Service[str, int] = Service(Meter("fair"), model.run, len, limits=Limits(queue=3, batch=1))
     try:
         first = asyncio.create_task(service.ask("x", client="big"))
         await asyncio.sleep(0.05)  # the thread has it
@@ -251,7 +252,7 @@ async def test_a_full_queue_costs_the_greatest_its_newest_and_not_the_newcomer()
 
 async def test_the_given_up_take_no_place() -> None:
     model = Model()
-    service: Service[str, int] = Service("fair", model.run, len, limits=Limits(queue=2, batch=1))
+    service: Service[str, int] = Service(Meter("fair"), model.run, len, limits=Limits(queue=2, batch=1))
     try:
         first = asyncio.create_task(service.ask("x"))
         await asyncio.sleep(0.05)
@@ -269,7 +270,7 @@ async def test_the_given_up_take_no_place() -> None:
 @pytest.mark.parametrize("named", [True, False], ids=["addresses", "one address"])
 async def test_large_texts_in_a_loop_do_not_make_others_unknown(named: bool) -> None:
     """Twelve clients send the shipped model 122 kB each, again and again; one asks about 1 kB now and then."""
-    shipped = Shipped()
+    shipped = Shipped(Services())
     sizes: list[int] = []
     run = shipped.service._run
 

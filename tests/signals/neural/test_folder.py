@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from signals.neural.folder import Folder, Mounted, Windows, load
 from signals.neural.heads import ModelError
 from signals.neural.service import Limits
 from signals.reading import Unavailable
+from signals.services import Services
 from tests.patience import PATIENCE
 from tests.signals.neural import models
+
+CPU = Services(device="cpu")
 
 
 def test_a_sequence_classifier_gives_probabilities(tmp_path: Path) -> None:
@@ -32,7 +36,7 @@ def test_a_sequence_classifier_gives_probabilities(tmp_path: Path) -> None:
 
 
 async def test_a_long_text_is_read_in_overlapping_windows(tmp_path: Path) -> None:
-    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000)
+    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", replace(CPU, max_input_tokens=1000))
     try:
         text = "likes " * 50 + "bad"
         chances, windows = await mounted.probabilities(text, time.monotonic() + PATIENCE, Windows(8, 4))
@@ -45,7 +49,7 @@ async def test_a_long_text_is_read_in_overlapping_windows(tmp_path: Path) -> Non
 
 
 async def test_beyond_the_cap_is_unknown_not_cut(tmp_path: Path) -> None:
-    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 20)
+    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", replace(CPU, max_input_tokens=20))
     try:
         await mounted.look("likes " * 20, time.monotonic() + PATIENCE)
         for text in ("likes " * 21, "x" * 2000):
@@ -56,7 +60,7 @@ async def test_beyond_the_cap_is_unknown_not_cut(tmp_path: Path) -> None:
 
 
 async def test_a_long_text_is_cut_into_tokens_off_the_event_loop(tmp_path: Path) -> None:
-    mounted = Mounted(models.names(tmp_path / "m"), "token", "cpu", 1, 2000)
+    mounted = Mounted(models.names(tmp_path / "m"), "token", replace(CPU, max_input_tokens=2000))
     seen: list[tuple[str, int]] = []
     encode = mounted.model._tokenizer.encode
 
@@ -78,7 +82,8 @@ async def test_a_long_text_is_cut_into_tokens_off_the_event_loop(tmp_path: Path)
 
 
 async def test_a_text_that_lost_a_window_wants_no_other(tmp_path: Path) -> None:
-    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", "cpu", 1, 1000, Limits(queue=3, batch=1))
+    narrow = replace(CPU, max_input_tokens=1000, limits=Limits(queue=3, batch=1))
+    mounted = Mounted(models.mood(tmp_path / "m"), "sequence", narrow)
     try:
         with pytest.raises(Unavailable, match="overloaded"):
             await mounted.look("likes " * 200, time.monotonic() + PATIENCE)
@@ -92,7 +97,7 @@ async def test_a_text_that_lost_a_window_wants_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_token_classifier_gives_spans_of_the_text(tmp_path: Path) -> None:
-    mounted = Mounted(models.names(tmp_path / "m"), "token", "cpu", 1, 1000)
+    mounted = Mounted(models.names(tmp_path / "m"), "token", replace(CPU, max_input_tokens=1000))
     try:
         text = "good " * 11 + "ann lee likes paris ."
         found = await mounted.entities(text, time.monotonic() + PATIENCE)
@@ -190,7 +195,8 @@ def test_cuda_without_a_gpu_is_an_error(tmp_path: Path) -> None:
 
 def test_engines_share_a_model_until_its_files_change(tmp_path: Path) -> None:
     where = models.mood(tmp_path / "m")
-    first = load(where, "sequence", "cpu", 1)
-    assert load(where, "sequence", "cpu", 1) is first
+    first = load(where, "sequence", CPU)
+    assert load(where, "sequence", CPU) is first
     _config(max_position_embeddings=20)(where)
-    assert load(where, "sequence", "cpu", 1) is not first
+    assert load(where, "sequence", CPU) is not first
+    assert load(where, "sequence", Services(device="cpu")) is not load(where, "sequence", CPU)

@@ -13,7 +13,6 @@ import pytest
 from config.build import build
 from config.load import parse
 from decisions.engine import Engine
-from signals.neural.service import samples
 from signals.neural.shipped import Shipped
 from tests.patience import PATIENCE
 from tests.signals.help import request
@@ -50,10 +49,10 @@ async def decide(engine: Engine, text: str, patience: float = 0.3) -> tuple[str 
     return trace.decision.name, time.monotonic() - started
 
 
-def refused(reason: str) -> float:
+def refused(engine: Engine, reason: str) -> float:
     return sum(
         sample.value
-        for sample in samples()
+        for sample in engine.shared.services.inference.samples()
         if sample.name == "pointsman_inference_refused_total"
         and sample.labels == {"model": "shipped", "reason": reason}
         if isinstance(sample.value, (int, float))
@@ -93,13 +92,13 @@ async def test_a_hung_model_refuses_in_time_and_comes_back(engine: Engine) -> No
 
     service = shipped(engine).service
     service._run, service._hang = hang, 0.2
-    before = refused("deadline") + refused("timeout")
+    before = refused(engine, "deadline") + refused(engine, "timeout")
     try:
         for _ in range(6):
             names = await asyncio.gather(*(decide(engine, "What is the capital of Peru?") for _ in range(20)))
             assert {name for name, _ in names} == {"refuse"}
             assert max(spent for _, spent in names) < 5
-        assert refused("deadline") + refused("timeout") > before
+        assert refused(engine, "deadline") + refused(engine, "timeout") > before
     finally:
         gate.set()
     for _ in range(100):

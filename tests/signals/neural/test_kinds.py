@@ -16,6 +16,7 @@ from signals.gather import fetch, read
 from signals.neural.heads import ModelError
 from signals.reading import Reading
 from signals.request import Message, Request
+from signals.services import Services
 from signals.signal import Cost, Shared, Signal
 from tests.patience import PATIENCE
 from tests.signals.help import build, complaint, request
@@ -24,7 +25,7 @@ from tests.signals.neural import models
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Shared]:
-    made = Shared({"device": "cpu"})
+    made = Shared(Services(device="cpu"))
     yield made
     made.close()
 
@@ -105,7 +106,7 @@ async def test_a_long_text_is_read_to_its_end(shared: Shared) -> None:
 
 
 async def test_beyond_the_cap_is_unknown() -> None:
-    shared = Shared({"max_input_tokens": 50})
+    shared = Shared(Services(max_input_tokens=50))
     try:
         reading = await take(build("domain", shared, **{"is": ["math"]}), "word " * 200)
         assert (reading.matched, reading.error) == (None, "too_long")
@@ -132,7 +133,7 @@ async def test_one_run_serves_all_heads_of_a_text(shared: Shared) -> None:
 
 async def test_a_mounted_classifier_is_read(tmp_path: Path) -> None:
     models.mood(tmp_path / "mood")
-    shared = Shared({"folder": str(tmp_path), "device": "cpu"})
+    shared = Shared(Services(folder=tmp_path, device="cpu"))
     try:
         signal = build("classifier", shared, path="mood", label="bad", at_least=0.6)
         found = await take(signal, "likes " * 40 + "bad")
@@ -148,7 +149,7 @@ async def test_a_mounted_classifier_is_read(tmp_path: Path) -> None:
 
 async def test_pii_finds_names_and_places_with_a_mounted_model(tmp_path: Path) -> None:
     models.names(tmp_path / "ner")
-    shared = Shared({"folder": str(tmp_path), "device": "cpu"})
+    shared = Shared(Services(folder=tmp_path, device="cpu"))
     try:
         signal = build("pii", shared, types=["name", "place", "email"], model="ner")
         shared.freeze()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from signals.neural.service import Limits, Service, samples
+from signals.neural.service import Inference, Limits, Meter, Service
 from signals.reading import Unavailable
 from tests.patience import PATIENCE
 
@@ -22,7 +22,7 @@ def make() -> Iterator[Make]:
     made: list[Service[int, int]] = []
 
     def build(run: Callable[[list[int]], Sequence[int]], **given: object) -> Service[int, int]:
-        made.append(Service("test", run, **given))  # type: ignore[arg-type]
+        made.append(Service(given.pop("meter", None) or Meter("test"), run, **given))  # type: ignore[arg-type]
         return made[-1]
 
     yield build
@@ -207,15 +207,50 @@ def test_a_forked_worker_has_a_thread_of_its_own(make: Make) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+async def test_who_comes_first_waits_for_company_as_long_as_some_may_come(make: Make) -> None:
+    seen: list[list[int]] = []
+    service = make(lambda items: [seen.append(items), *double(items)][1:])  # type: ignore[func-returns-value]
+    service.wait, service.company = PATIENCE, lambda: 3
+    first = asyncio.create_task(service.ask(1))
+    gone = asyncio.create_task(service.ask(9))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.sleep(0.05)
+    assert seen == []
+    assert await asyncio.gather(first, *(service.ask(item) for item in (2, 3))) == [2, 4, 6]
+    assert seen == [[1, 2, 3]]
+    service.wait = 0.05
+    assert await service.ask(4) == 8  # nobody came
+    service.wait, service.company = PATIENCE, lambda: 1
+    assert await service.ask(5) == 10  # nobody can come
+    service.company = lambda: 2
+    waiting = asyncio.create_task(service.ask(6))
+    await asyncio.sleep(0.05)
+    service.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await waiting
+    assert seen[1:] == [[4], [5]]
+
+
 async def test_metrics_name_the_model(make: Make) -> None:
     def batches() -> int:
         return sum(
             sum(sample.value[0])  # type: ignore[index]
-            for sample in samples()
+            for sample in inference.samples()
             if sample.name == "pointsman_inference_batch_size" and sample.labels == {"model": "test"}
         )
 
-    before = batches()
-    await make(double).ask(1)
-    await make(double).ask(1)  # as after a reload: the counters of a model's name go on
-    assert batches() == before + 2
+    inference = Inference()
+    await make(double, meter=inference.meter("test")).ask(1)
+    await make(double, meter=inference.meter("test")).ask(1)  # as after a reload: the counters of a name go on
+    assert batches() == 2
+    assert list(Inference().samples()) == []  # and belong to whoever serves them
+
+
+def test_no_number_of_models_fills_the_metrics() -> None:
+    inference = Inference()
+    for number in range(300):
+        inference.meter(f"m{number}").refused["closed"] += 1
+    refused = {s.labels["model"]: s.value for s in inference.samples() if s.name == "pointsman_inference_refused_total"}
+    assert len(refused) == 201
+    assert refused["other"] == 100

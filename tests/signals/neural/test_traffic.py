@@ -18,6 +18,7 @@ from signals.neural import features
 from signals.neural.heads import Heads, Verdict
 from signals.reading import Reading
 from signals.request import Message, Request
+from signals.services import Services
 from signals.signal import Shared, Signal
 from tests.signals.help import build, request
 
@@ -38,7 +39,7 @@ def model() -> Heads:
 
 @pytest.fixture(scope="module")
 def guard() -> Iterator[Signal]:
-    shared = Shared({"device": "cpu"})
+    shared = Shared(Services(device="cpu"))
     yield build("jailbreak", shared)
     shared.close()
 

