@@ -296,7 +296,8 @@ async def test_meter_on_counts_tokens_money_and_savings():
     assert [metrics["pointsman_answer_tokens_total", "small", kind] for kind in kinds] == [1000, 100, 600, 40]
     assert metrics["pointsman_answers_total", "small", "", "200"] == 1
     assert metrics["pointsman_answer_cost_total", "small"] == pytest.approx(outcome.money)
-    assert outcome.reference is not None and outcome.money is not None
+    assert outcome.reference is not None
+    assert outcome.money is not None
     assert metrics["pointsman_saved_total", ""] == pytest.approx(outcome.reference - outcome.money)
     assert as_object(outcome)["answer"]["reference_cost"] == outcome.reference
     assert as_object(outcome)["tenant"] == "acme "
@@ -305,7 +306,8 @@ async def test_meter_on_counts_tokens_money_and_savings():
 async def test_a_reference_that_is_cheaper_is_overspent():
     policy = METERED.replace("default: small", "default: large").replace("meter: on", "meter: on, reference: small")
     outcome, metrics = await answered(policy, CACHED)
-    assert outcome.reference is not None and outcome.money is not None
+    assert outcome.reference is not None
+    assert outcome.money is not None
     assert metrics["pointsman_overspent_total", ""] == pytest.approx(outcome.money - outcome.reference)
     assert not any(name[0] == "pointsman_saved_total" for name in metrics)
     assert outcome.tenant is None

@@ -17,6 +17,7 @@ from decisions.selectors.weighted import Weighted
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
+from signals.services import Services
 from signals.signal import Shared
 from signals.state.store import Memory, Store
 from tests.decisions.fakes import pick
@@ -32,7 +33,7 @@ def pinned(store: Store, text: str = "hi", session: str = "s1") -> tuple[Selecto
     small = Model("small", "small", input_price=1.0, context=100)
     large = Model("large", "large", input_price=9.0, context=100_000)
     choice = pick(Cheapest, [small, large], sticky=True)
-    return built(choice, Shared({"store": store})), facts(text, headers={"x-session-id": session})
+    return built(choice, Shared(Services(store=store))), facts(text, headers={"x-session-id": session})
 
 
 async def chosen(selector: Selector, facts: Facts) -> str:
@@ -97,7 +98,7 @@ async def test_the_choice_says_whether_it_is_the_session_s() -> None:
 
 
 async def test_a_session_s_first_choice_keeps_its_propensity() -> None:
-    shared = Shared({"store": Memory()})
+    shared = Shared(Services(store=Memory()))
     made = built(pick(Weighted, [SMALL, LARGE], sticky=True, weights={"small": 3.0}), shared)
     for n in range(20):
         for _ in range(2):
@@ -124,6 +125,6 @@ async def test_the_chooser_s_slow_inputs_are_there_when_it_chooses() -> None:
             return Choice(next(model for model in models if model.key == wanted), "as told", 1.0, self.name)
 
     for store in (Memory(), Away()):
-        made = built(pick(Asking, [SMALL, LARGE], sticky=True), Shared({"store": store}))
+        made = built(pick(Asking, [SMALL, LARGE], sticky=True), Shared(Services(store=store)))
         found = await choice(made, facts(headers={"x-session-id": "s"}))
         assert (found.model.key, found.why) == ("large", "as told")
