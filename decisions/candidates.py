@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from math import log
 
 from decisions.model import Model
 from signals.facts import Facts
@@ -27,6 +29,21 @@ def fraction(*parts: str) -> float:
     """A number in (0, 1) that depends on `parts` alone, evenly spread."""
     digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
+
+
+def rendezvous(key: str, weighed: Sequence[tuple[Model, float]]) -> tuple[Model, float]:
+    """Whom `key` goes to, and the weight, by weighted rendezvous hashing (Schindelhauer and Schomaker, SPAA 2005).
+
+    `weighed` are models with their weights, all above 0, at least one. The share of each model is its weight; a key
+    always goes to the same model, and when a model is added or removed only the keys that must move do.
+    """
+    chosen = weighed[0]
+    least = float("inf")
+    for one in weighed:
+        distance = -log(fraction(key, one[0].key)) / one[1]
+        if distance < least:
+            chosen, least = one, distance
+    return chosen
 
 
 def expected_tokens(facts: Facts) -> tuple[int, int]:

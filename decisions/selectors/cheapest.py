@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from decisions.candidates import expected_tokens
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.selectors.selector import Params, Selector
 from signals.facts import Facts
 from signals.signal import Doubt
+from signals.text.estimate import estimate
 
 PRICE: Final = "lowest price"
 CONTEXT: Final = "largest context, since none holds the request"
@@ -38,9 +38,17 @@ class Cheapest(Selector):
     Parameters = CheapestParams
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        tokens, output = expected_tokens(facts)
-        room = tokens + (facts.request.asking.most(facts.request) or 0)
-        fitting = [model for model in models if model.context is None or room <= model.context]
-        if not fitting:
+        tokens = facts.get(estimate)
+        most = facts.request.asking.most(facts.request)
+        output = tokens if most is None else most
+        room = tokens + (most or 0)
+        cheapest: Model | None = None
+        least = float("inf")
+        for model in models:
+            if model.context is None or room <= model.context:
+                cost = model.cost(tokens, output)
+                if cheapest is None or cost < least:
+                    cheapest, least = model, cost
+        if cheapest is None:
             return Choice(max(models, key=lambda model: model.context or 0), CONTEXT, 1.0, self.name)
-        return Choice(min(fitting, key=lambda model: model.cost(tokens, output)), PRICE, 1.0, self.name)
+        return Choice(cheapest, PRICE, 1.0, self.name)

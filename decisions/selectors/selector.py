@@ -78,9 +78,9 @@ class Selector(ABC):
 
     def choose(self, facts: Facts) -> Choice:
         """The model that takes the request, which is one of those given or one's fallback, and why."""
-        chosen = self.preferred(facts)
         if self._all_able:
-            return chosen
+            return self.among(self.models, facts)
+        chosen = self.preferred(facts)
         model = able(chosen.model, facts)
         return chosen if model is chosen.model else chosen._replace(model=model, why=STANDS_IN)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import log
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from decisions.candidates import fraction, request_key
+from decisions.candidates import rendezvous, request_key
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.selectors.selector import Params, Pick, Selector
@@ -42,11 +41,9 @@ class WeightedParams(Params):
 
 
 class Weighted(Selector):
-    """Weighted rendezvous hashing (Schindelhauer and Schomaker, SPAA 2005).
+    """Weighted rendezvous hashing: see `rendezvous`.
 
-    The share of each model is its weight; a key always goes to the same model, and when a model is added or removed
-    only the keys that must move do. A sticky choice keys by session instead of by request. A model of weight 0 takes a
-    request only where no other can.
+    A sticky choice keys by session instead of by request. A model of weight 0 takes a request only where no other can.
     """
 
     name = "weighted"
@@ -57,12 +54,20 @@ class Weighted(Selector):
 
     def __init__(self, pick: Pick, params: WeightedParams, shared: Shared) -> None:
         super().__init__(pick, params, shared)
-        self._weights = {model: params.weights.get(model.key, 1.0) for model in self.models}
+        self._weights = params.weights
+        self._all = self._weighed(self.models)
         self._sessions = shared.services.sessions if pick.sticky else None
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         key = facts.get(self._sessions) if self._sessions is not None else request_key(facts.request)
-        weighed = [(model, weight) for model in models if (weight := self._weights[model]) > 0]
+        weighed, most, total = self._all if models is self.models else self._weighed(models)
+        model, weight = rendezvous(key, weighed)
+        return Choice(model, SHARE, weight / most / total, self.name)
+
+    def _weighed(self, models: Sequence[Model]) -> tuple[list[tuple[Model, float]], float, float]:
+        """Those of `models` that have a share, with their weights; the greatest of these, and how often it is in their
+        sum, which itself may be more than a float holds."""
+        weighed = [(model, weight) for model in models if (weight := self._weights.get(model.key, 1.0)) > 0]
         weighed = weighed or [(model, 1.0) for model in models]
-        chosen, share = min(weighed, key=lambda each: -log(fraction(key, each[0].key)) / each[1])
-        return Choice(chosen, SHARE, share / sum(weight for _, weight in weighed), self.name)
+        most = max(weight for _, weight in weighed)
+        return weighed, most, sum(weight / most for _, weight in weighed)

@@ -24,5 +24,10 @@ def test_the_cheapest_model_that_holds_the_request(text: str, fields: dict[str, 
     assert selector(Cheapest, OPEN, LARGE, SMALL).choose(facts(text, **fields)) == (model, PRICE, 1.0, "cheapest")
 
 
+def test_prices_beyond_all_numbers_are_prices_all_the_same() -> None:
+    dear = [Model(key, key, 1.7e308, 1.7e308) for key in ("dear", "dearest")]
+    assert selector(Cheapest, *dear).choose(facts("word " * 9_000_000)).model is dear[0]
+
+
 def test_when_none_holds_it_the_largest_context_takes_it() -> None:
     assert selector(Cheapest, SMALL, LARGE).choose(facts("word " * 100_000)) == (LARGE, CONTEXT, 1.0, "cheapest")

@@ -52,6 +52,7 @@ def test_sticky_keeps_a_conversation_on_its_model() -> None:
         ({}, {"small": 0.5, "large": 0.5}),
         ({"small": 9.0}, {"small": 0.9, "large": 0.1}),
         ({"small": 0.0, "large": 0.3}, {"large": 1.0}),
+        ({"small": 1.5e308, "large": 1.5e308}, {"small": 0.5, "large": 0.5}),
     ],
 )
 def test_the_propensity_is_the_share(weights: dict[str, float], shares: dict[str, float]) -> None:
