@@ -53,22 +53,23 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
+    from cli.calls import Unread
     from decisions import explain
     from extproc.refusal import Refusal
     from extproc.told import request_headers, response_headers
 
+    try:
+        request = call.request(engine)
+    except Refusal:
+        request = None
     decision = trace.decision
     yield f"decision  {decision.name or 'none'}"
-    yield f"outcome   {explain.outcome(decision)}"
+    yield f"outcome   {request.said if isinstance(request, Unread) else explain.outcome(decision)}"
     for reason in explain.reasons(trace):
         yield f"          {reason}"
     yield f"policy    {trace.policy}"
     yield f"time      {trace.microseconds:.1f} µs"
-    try:
-        request = call.request(engine)
-    except Refusal:
-        return
-    if request is None:
+    if request is None or isinstance(request, Unread):
         return
     yield ""
     yield explain.tree(engine, trace, named=not engine.asks(request))

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 import orjson
 
-from cli.calls import CHAT, Call, lowered
+from cli.calls import CHAT, Call, Unread, lowered
 from decisions import explain
 from decisions.decision import Trace
 from decisions.engine import Engine
@@ -269,8 +269,7 @@ class Report:
                 continue
             if tokens is None:
                 request = call.request(engine)
-                assert request is not None, "a model was chosen, so the call was parsed"
-                tokens = expected_tokens(Facts(request))
+                tokens = (0, 0) if isinstance(request, Unread) else expected_tokens(Facts(request))
             costs.append(model.cost(*tokens))
         return costs
 

@@ -29,7 +29,7 @@ def models(engine: Engine, wanted: str | None, shape: ApiShape) -> bytes:
     if wanted is not None:
         found = entries.get(wanted) or engine.find(wanted)
         if found is None:
-            raise unknown_model(wanted)
+            raise unknown_model(wanted, shape)
         return orjson.dumps(shape.entry(wanted, found))
     return orjson.dumps(shape.listed([shape.entry(name, model) for name, model in entries.items()]))
 

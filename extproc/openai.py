@@ -9,6 +9,7 @@ from __future__ import annotations
 from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.registry import BY_NAME, SHAPES
+from extproc.apis.shape import ApiShape
 from extproc.edit import Draft
 from extproc.refusal import Refusal
 from extproc.thinking import forget, think
@@ -62,12 +63,12 @@ def error(api: str | None, refusal: Refusal) -> bytes:
     return (SHAPES[0] if api is None else BY_NAME[api]).error(refusal)
 
 
-def unknown_model(name: str) -> Refusal:
-    """The refusal of a model that the policy does not have."""
+def unknown_model(name: str, shape: ApiShape) -> Refusal:
+    """The refusal of a model that the policy does not have, to a client of the API `shape`."""
     shown = name if len(name) <= 200 else f"{name[:200]}…"
     return Refusal(
         404,
-        f"The model '{shown}' does not exist; GET /v1/models lists those that do.",
+        f"The model '{shown}' does not exist; GET {shape.version}/models lists those that do.",
         "model_not_found",
         param="model",
     )

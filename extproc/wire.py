@@ -8,7 +8,7 @@ two independent implementations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct as Packed
 from typing import Any, Final, NamedTuple
@@ -191,6 +191,15 @@ class Headers(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Headers({list(self)})"  # names only: values may be secret
+
+
+def headers_of(pairs: Iterable[tuple[str, str]]) -> Headers:
+    """The headers of a message with these names and values, as Envoy sends them."""
+    return Headers(_header_map(pairs))
+
+
+def _header_map(pairs: Iterable[tuple[str, str]]) -> bytes:
+    return b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in pairs)
 
 
 _JUDGED: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
@@ -513,8 +522,7 @@ def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:
 def stream_headers(status: int, headers: Pairs, end: bool = False) -> bytes:
     """The start of an answer of our own that is sent piece by piece."""
     fields = ((":status", str(status)), *headers)
-    header_map = b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in fields)
-    return _field(0x5A, _field(0x0A, _field(0x0A, header_map) + (b"\x18\x01" if end else b"")))
+    return _field(0x5A, _field(0x0A, _field(0x0A, _header_map(fields)) + (b"\x18\x01" if end else b"")))
 
 
 def stream_body(chunk: bytes, end: bool) -> bytes:

@@ -105,8 +105,40 @@ def test_other_apis_by_their_path(run: Run, policy: Path) -> None:
     stdin = b'{"model": "auto", "input": "text"}'
     shown = run("explain", policy, "-", "--path", "/v1/embeddings", "-H", "x-bad: 1", "-o", "json", stdin=stdin).json()
     assert (shown["decision"], shown["status"]) == ("refuse", 403)
-    passed = run("explain", policy, "-", "--path", "/healthz", stdin=b"")
-    assert "outcome   passed on as it came" in passed.out
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "headers", "stdin", "told"),
+    [
+        ("", "/healthz", [], b"", "respond 404: This gateway does not serve this path; GET /v1/models"),
+        ("", "/v1beta/x", ["x-goog-api-key: k"], b"{}", "respond 404: This gateway does not serve this path; GET /v1b"),
+        ("settings: {unread: pass}", "/healthz", [], b"", "passed on unread, to the default model's route"),
+        (
+            "paths: [{match: /v1/audio/*, to: large}]\nsettings: {unread: pass}", "/v1/audio/speech", [], b"{}",
+            "passed on unread, to large (org/large): `paths` opens /v1/audio/*",
+        ),
+        ("paths: [{match: /v1/audio/*}]", "/v1/Audio/speech", [], b"{}", "respond 404: This gateway does not serve"),
+        ("", "/v1/models", [], b"{}", "respond 405: This path takes GET, HEAD only."),
+        ("", "/v1/responses/resp_1", [], b"{}", "respond 400: A request for a stored response has no body."),
+        ("", "/v1/responses/resp_1/cancel", [], b"", "passed on as it came, to the model that made the response"),
+        ("", "/v1/chat/completions", ["content-encoding: lzma"], b"{}", "respond 415: The request body must be sent"),
+        ("", "/v1/chat/completions", ["content-type: application/json; charset=utf-16"], b"{}", "respond 415: The"),
+        ("", "/v1/chat/completions", ["content-type: text/plain"], b"a=b", "respond 415: The request body must be a"),
+        ("", "/v1/responses", ["upgrade: websocket"], b"{}", "respond 426: WebSockets are not served here"),
+    ],
+)  # fmt: skip
+def test_what_is_no_call_goes_as_it_goes_in_the_router(
+    run: Run, policy: Path, more: str, path: str, headers: list[str], stdin: bytes, told: str
+) -> None:
+    policy.write_text(policy.read_text() + more + "\n")
+    arguments = ["--path", path, *(part for header in headers for part in ("-H", header))]
+    ran = run("explain", policy, "-", *arguments, stdin=stdin)
+    assert ran.status == 0
+    assert f"\noutcome   {told}" in ran.out
+    shown = run("explain", policy, "-", *arguments, "-o", "json", stdin=stdin).json()
+    status = int(told[8:11]) if told.startswith("respond") else None
+    assert (shown["action"], shown["status"]) == ("route" if status is None else "respond", status)
+    assert shown["model"] == ("large" if "large" in told else None)
 
 
 def test_bad_headers_policies_and_files(run: Run, policy: Path, body: Path, capsys: pytest.CaptureFixture[str]) -> None:

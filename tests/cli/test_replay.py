@@ -48,8 +48,28 @@ def test_one_line_a_request_in_order(run: Run, policy: Path) -> None:
         {"index": 1, "decision": None, "model": "small", "action": "default"},
         {"index": 2, "decision": "refuse", "model": None, "action": "respond", "status": 403},
         {"index": 3, "decision": None, "model": None, "action": "respond", "status": 404},
-        {"index": 4, "decision": None, "model": None, "action": "route"},
+        {"index": 4, "decision": None, "model": None, "action": "respond", "status": 404},
     ]
+
+
+def test_paths_that_go_unread(run: Run, policy: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed.yaml"
+    closed.write_text(policy.read_text())
+    policy.write_text(policy.read_text() + "paths: [{match: /v1/files, to: large}]\nsettings: {unread: pass}\n")
+    lines = recorded(
+        *({"request": {}, "path": path} for path in ("/v1/files", "/healthz")),
+        {"request": {}, "path": "/v1/models/org%2Flarge", "headers": {":method": "GET"}},
+        {"request": {}, "path": "/v1beta/models/gpt-9", "headers": {":method": "GET", "x-goog-api-key": "k"}},
+    )
+    found = run("replay", policy, "-", stdin=lines).lines()
+    assert [(line["model"], line["action"], line.get("status")) for line in found] == [
+        ("large", "route", None),
+        (None, "route", None),
+        (None, "respond", 200),
+        (None, "respond", 404),
+    ]
+    report = run("replay", policy, "-", "--against", closed, "-o", "json", stdin=lines).json()
+    assert (report["changed"], report["cost"]) == (2, {"before": 0.0, "after": 0.0})
 
 
 def test_all_adds_every_signal(run: Run, policy: Path) -> None:
