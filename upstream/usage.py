@@ -57,30 +57,31 @@ def counts(said: object) -> Counts | None:
     return None if prompt is None or completion is None else Counts(prompt, completion)
 
 
-def last(end: bytes, ours: bool = False) -> Usage:
-    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked.
+def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:
+    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked, and
+    beside it the money that it has cost (None for all others).
 
     The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not say
     is taken from the one before.
     """
     prompt: int | None = None
     completion: int | None = None
+    money: float | None = None
     for said in _objects(end, ours):
         given = read(said)
         prompt = given.prompt if prompt is None else prompt
         completion = given.completion if completion is None else completion
-        if prompt is not None and completion is not None:
+        money = _cost(said) if ours and money is None else money
+        if prompt is not None and completion is not None and (money is not None or not ours):
             break
-    return Usage(prompt, completion)
+    return Usage(prompt, completion), money
 
 
-def cost(end: bytes) -> float | None:
-    """The money that the end of a writer's answer says that it has cost; None when it does not."""
-    for said in _objects(end, True):
-        ours = said.get("pointsman")
-        money = ours.get("cost") if isinstance(ours, dict) else None
-        if isinstance(money, (int, float)) and not isinstance(money, bool) and money >= 0:
-            return float(money)
+def _cost(said: dict[str, object]) -> float | None:
+    ours = said.get("pointsman")
+    money = ours.get("cost") if isinstance(ours, dict) else None
+    if isinstance(money, (int, float)) and not isinstance(money, bool) and money >= 0:
+        return float(money)
     return None
 
 
