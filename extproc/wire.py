@@ -203,7 +203,7 @@ def _header_map(pairs: Iterable[tuple[str, str]]) -> bytes:
 
 
 _JUDGED: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
-_SETS: Final = 1024  # sets of header names that are remembered
+_SETS: Final = 1024  # sets of headers, or of their names, that are remembered
 _LONGEST: Final = 2048  # bytes of one of them
 
 
@@ -404,9 +404,15 @@ def _option(name: str, value: str) -> bytes:
     return _field(0x0A, _field(0x0A, header) + b"\x18\x02")
 
 
-@lru_cache(maxsize=1024)
 def _options(headers: Pairs) -> bytes:
-    return b"".join(_option(name, value) for name, value in headers)
+    made = _MADE.get(headers)
+    if made is None:
+        made = b"".join(_option(name, value) for name, value in headers)
+        if len(made) <= _LONGEST:
+            if len(_MADE) >= _SETS:
+                _MADE.clear()
+            _MADE[headers] = made
+    return made
 
 
 @lru_cache(maxsize=4096)
@@ -427,10 +433,22 @@ def _with_body(kind: int, head: bytes, body: bytes, after: bytes = b"") -> bytes
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
 def _setting(kind: int, headers: Pairs, reroute: bool) -> bytes:
-    mutation = _field(0x12, _options(headers)) if headers else b""
-    return _common(kind, mutation + (b"\x28\x01" if reroute else b""))
+    key = (kind, headers, reroute)
+    made = _SET.get(key)
+    if made is None:
+        mutation = _field(0x12, _options(headers)) if headers else b""
+        made = _common(kind, mutation + (b"\x28\x01" if reroute else b""))
+        if len(made) <= _LONGEST:
+            if len(_SET) >= _SETS:
+                _SET.clear()
+            _SET[key] = made
+    return made
+
+
+# Some of what is set is a client's: a path in its plain form. So what is remembered is bounded in bytes, too.
+_MADE: dict[Pairs, bytes] = {}
+_SET: dict[tuple[int, Pairs, bool], bytes] = {}
 
 
 def reply(
