@@ -240,6 +240,16 @@ def test_what_a_call_needs() -> None:
     assert needs(call({"inlineData": {"mimeType": "image/png", "data": "x"}})) == {"vision"}
     assert needs(call({"fileData": {"mimeType": "audio/wav", "fileUri": "x"}})) == {"audio"}
     assert needs(call({"fileData": {"fileUri": "x"}})) == {"files"}
+
+
+@pytest.mark.parametrize("media", ["image/png", "audio/wav", "video/mp4", "text/plain", None])
+def test_what_is_fetched_may_be_text_whatever_its_type_is_said_to_be(media: str | None) -> None:
+    given = {"fileUri": "https://x/y"} | ({} if media is None else {"mime_type": media})
+    request = parse(call({"text": "hi"}, {"file_data": given}))
+    assert "reference" in request.opaque()
+    assert request.sealed
+    inline = parse(call({"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}))
+    assert (inline.opaque(), inline.sealed) == (("image",), False)
     assert needs(call({"text": "hi"}, tools=[{"functionDeclarations": [{"name": "f"}]}])) == {"tools"}
     assert needs(call({"text": "hi"}, tools=[{"google_search": {}}])) == {"tools"}
     assert needs(call({"text": "hi"}, tools=[])) == set()
