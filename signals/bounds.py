@@ -10,6 +10,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from signals.signal import Doubt, Params
 
+SAID: Final = "patternErrorMessage"
+"""The key of a JSON Schema under which editors (VS Code's) look for what to say of text that a pattern refuses."""
+
+
+def said(words: str) -> dict[str, Any]:
+    """What is said of a value that a field's `pattern` refuses: what is needed there. For `json_schema_extra`."""
+    return {SAID: words}
+
 
 class Bounds(Params):
     """At least one bound; both include the bound itself."""
