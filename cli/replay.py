@@ -186,10 +186,11 @@ class Decisions:
             shown["status"] = trace.decision.status
         if self._everything:
             shown["signals"] = explain.signals(self._engine, trace)
+        shown["line"] = index + 1
         self._print(shown)
 
     def bad(self, index: int, reason: str) -> None:
-        self._print({"index": index, "error": reason})
+        self._print({"index": index, "error": reason, "line": index + 1})
 
     def end(self) -> None:
         sys.stdout.flush()

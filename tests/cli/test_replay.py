@@ -43,6 +43,7 @@ def test_one_line_a_request_in_order(run: Run, policy: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     found = ran.lines()
     assert all(line.pop("us") >= 0 for line in found)
+    assert [line.pop("line") for line in found] == [1, 2, 3, 4, 5]
     assert found == [
         {"index": 0, "decision": "premium", "model": "large", "action": "route"},
         {"index": 1, "decision": None, "model": "small", "action": "default"},
@@ -74,7 +75,7 @@ def test_paths_that_go_unread(run: Run, policy: Path, tmp_path: Path) -> None:
 
 def test_all_adds_every_signal(run: Run, policy: Path) -> None:
     (line,) = run("replay", policy, "-", "--all", stdin=recorded(GOLD)).lines()
-    assert list(line) == ["index", "decision", "model", "action", "us", "signals"]
+    assert list(line) == ["index", "decision", "model", "action", "us", "signals", "line"]
     assert all(signal["evaluated"] for signal in line["signals"].values())
 
 
@@ -97,6 +98,7 @@ def test_a_bad_line_is_named_and_costs_no_other(run: Run, policy: Path, bad: Any
     assert f"line 3: {reason}" in ran.err
     found = ran.lines()
     assert [line["index"] for line in found] == [0, 2, 3]
+    assert [line["line"] for line in found] == [1, 3, 4]  # as standard error says, and as an editor counts
     assert found[1]["error"].startswith(reason)
     assert found[2]["decision"] == "premium"
 
