@@ -8,8 +8,8 @@ from typing import Any
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation, Opening
-from decisions.model import UnknownModel
-from extproc import listing, openai, paths, wire
+from decisions.model import Model, UnknownModel
+from extproc import listing, paths, wire
 from extproc.apis.registry import BY_NAME, spoken
 from extproc.body import parse
 from extproc.head import Head, too_large
@@ -79,7 +79,7 @@ class Call:
                     return evaluation.advance() or evaluation
                 return engine.settle(request, detail=detail, everything=everything)
             except UnknownModel as error:
-                raise openai.unknown_model(error.model, BY_NAME[request.api]) from None
+                raise BY_NAME[request.api].unknown_model(error.model) from None
         except Refusal as refusal:
             return _trace(engine, Decision(None, "respond", None, refusal.status, refusal.text))
 
@@ -87,6 +87,11 @@ class Call:
         """`begin`, and slow signals waited for."""
         begun = self.begin(engine, detail=detail, everything=everything)
         return begun if isinstance(begun, Trace) else await begun.finish()
+
+    def sent(self, model: Model | None) -> str | None:
+        """The path that the call goes on with to `model`; None: as it came."""
+        target = paths.read(self.path)
+        return None if target is None else target.sent(None if model is None else model.name)
 
     def _headers(self) -> dict[str, str]:
         return {":path": self.path, ":method": "POST", **self.headers}

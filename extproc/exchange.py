@@ -24,9 +24,9 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from extproc import listing, openai, paths, wire
+from extproc import listing, paths, wire
 from extproc.apis.registry import BY_NAME, SHAPES, spoken
-from extproc.apis.shape import ApiShape
+from extproc.apis.shape import JSON_HEADERS, ApiShape
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.chains import Chains, before
@@ -37,6 +37,7 @@ from extproc.meter import Meter
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.replying import Reply
+from extproc.rewriting import rewritten
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
@@ -463,7 +464,7 @@ class Exchange:
             else:
                 self._begin(self._finish(settled), len(body))
         except UnknownModel as error:
-            self._refuse(openai.unknown_model(error.model, self._shape()))
+            self._refuse(self._shape().unknown_model(error.model))
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -507,7 +508,7 @@ class Exchange:
                 if long:
                     await self._context.apart(evaluation.warm)
             except UnknownModel as error:
-                self._refuse(openai.unknown_model(error.model, self._shape()))
+                self._refuse(self._shape().unknown_model(error.model))
             except Refusal as refusal:
                 self._refuse(refusal)
             else:
@@ -573,7 +574,7 @@ class Exchange:
         if self._engine.chained and "accept-encoding" in head.headers:
             more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
         if not head.json:
-            more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
+            more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, model)
         if len(request.body) > SMALL and _long(request.body):
@@ -695,7 +696,7 @@ class Exchange:
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        headers = (*openai.JSON_HEADERS, ("x-pointsman-policy", engine.policy))
+        headers = (*JSON_HEADERS, ("x-pointsman-policy", engine.policy))
         self._over(wire.immediate(200, headers, body, "pointsman_models"))
 
     def _refuse_size(self) -> None:
@@ -727,7 +728,7 @@ class Exchange:
         # A trace without a request is that of something broken, and what the path says may be what broke.
         shape = SHAPES[0] if self._request is None and trace is not None else self._shape()
         body = shape.error(refusal)
-        headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
+        headers = (*JSON_HEADERS, *headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
 
     def _shape(self) -> ApiShape:
@@ -823,21 +824,6 @@ def _refusal(decision: Decision) -> Refusal:
 def _plain(trace: Trace, reason: str) -> Trace:
     """The plain route of a decision that has a writer."""
     return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
-
-
-def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:
-    """The body that the decision's model gets, its first `foreign` messages without their thoughts; None: as it came.
-
-    Raises `Refusal` where it cannot be written again.
-    """
-    model, changes = decision.model, decision.changes
-    if model is not None and (foreign or (changes is not None and changes.body)):
-        return openai.changed(request, model, changes, foreign)
-    # An Azure path names the model, which the plain form of the path does not.
-    name = request.model if model is None else model.name
-    if name is None or BY_NAME[request.api].names(request.fields, name):
-        return None
-    return openai.with_model(request, name)
 
 
 def _long(body: bytes) -> bool:

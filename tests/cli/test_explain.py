@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.explain import differences
 from tests.cli.conftest import Ran, chat
 
 Run = Callable[..., Ran]
@@ -151,3 +152,43 @@ def test_bad_headers_policies_and_files(run: Run, policy: Path, body: Path, caps
     ran = run("explain", policy, body)
     assert (ran.status, ran.out) == (1, "")
     assert "P102 missing key 'models'" in ran.err
+
+
+def test_changes_are_told_in_the_words_of_the_api_that_is_called(run: Run, policy: Path) -> None:
+    policy.write_text(policy.read_text().replace("max_tokens: 100", "max_tokens: 100, system: Be brief."))
+    gemini = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 900, "topK": 3}}
+    path = "/v1beta/models/auto:generateContent?key=k"
+    ran = run("explain", policy, "-", "--path", path, "-H", "x-tier: gold", stdin=json.dumps(gemini).encode())
+    headers = "  x-pointsman-route: large\n  x-lane: fast\n  :path: /v1beta/models/org/large:generateContent?key=k\n"
+    assert f"request headers set\n{headers}" in ran.out
+    body = ran.out.partition("request body changed\n")[2].partition("\n\n")[0].splitlines()
+    assert sorted(body) == [
+        "  generationConfig.maxOutputTokens: 100",
+        '  generationConfig.thinkingConfig: {"thinkingBudget":24576}',
+        '  systemInstruction: {"parts":[{"text":"Be brief."}]}',
+    ]
+    messages = {
+        "model": "auto", "max_tokens": 4000, "system": [{"type": "text", "text": "Old."}], "top_p": 0.5,
+        "messages": [{"role": "user", "content": "hi"}],
+    }  # fmt: skip
+    stdin = json.dumps(messages).encode()
+    ran = run("explain", policy, "-", "--path", "/V1/messages", "-H", "x-tier: gold", stdin=stdin)
+    assert "  :path: /v1/messages\n" in ran.out
+    body = ran.out.partition("request body changed\n")[2].partition("\n\n")[0].splitlines()
+    assert body[0] == "  model: org/large"
+    assert '  system[0]: {"type":"text","text":"Be brief."}, before the others' in body
+    assert "  max_tokens: 100" in body
+    assert not any("reasoning_effort" in line for line in body)
+
+
+def test_differences_of_bodies() -> None:
+    def told(before: object, after: object) -> dict[str, str]:
+        return dict(differences(before, after))
+
+    assert told({"a": 1, "b": [1, {"c": 2}], "d": 0}, {"a": 1, "b": [1, {"c": 3}], "e": "x" * 300}) == {
+        "b[1].c": "3", "d": "taken out", "e": "x" * 200 + "…",
+    }  # fmt: skip
+    assert told({"m": [1, 2, 3]}, {"m": [1, 3]}) == {"m": "2 elements in the place of 3"}
+    assert told({"m": [1]}, {"m": [0, 1]}) == {"m[0]": "0, before the others"}
+    assert list(differences({"z": 1, "model": "a"}, {"z": 2, "model": "b"})) == [("model", "b"), ("z", "2")]
+    assert told({"a": True}, {"a": 1}) == {"a": "1"}
