@@ -7,15 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation
-from decisions.model import UnknownModel
-from extproc import openai, paths
+from decisions.engine import Engine, Evaluation, Opening
+from decisions.model import Model, UnknownModel
+from extproc import listing, paths, wire
+from extproc.apis.registry import BY_NAME, spoken
 from extproc.body import parse
+from extproc.head import Head, too_large
 from extproc.refusal import Refusal
 from signals.reading import Reading
 from signals.request import Request
 
 CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A request that the router decides nothing about: it goes on unread, or the router answers it itself.
+
+    `said` says it in one phrase.
+    """
+
+    decision: Decision
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +40,25 @@ class Call:
     path: str = CHAT
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def request(self, engine: Engine) -> Request | None:
-        """The parsed call; None when its path is none that is decided about. Raises `Refusal`."""
-        target = paths.read(self.path)
-        if target is None or target.api is None:
-            return None
-        if len(self.body) > engine.settings.max_body:
-            raise Refusal(413, f"The request body is larger than {engine.settings.max_body} bytes.", "too_large")
-        headers = {":path": self.path, ":method": "POST", **self.headers}
-        return parse(target, headers, self.attributes, self.body, engine.settings.max_values)
+    def request(self, engine: Engine) -> Request | Unread:
+        """The parsed call. Raises `Refusal` where the router refuses it before any rule.
+
+        The body is what `content-encoding` has been undone of, as the decision log holds it.
+        """
+        head = self._head()
+        settings = engine.settings
+        if head.target is None:
+            return _opened(paths.unread(head.headers, settings), engine)
+        if head.target.api is None:
+            head.bodiless(not self.body)
+            return _bodiless(head, engine)
+        head.call()
+        if len(self.body) > settings.max_body:
+            raise too_large(settings.max_body)
+        try:
+            return parse(head.target, self._headers(), self.attributes, self.body, settings.max_values)
+        except Refusal as refusal:
+            raise head.unreadable(refusal) from None
 
     def begin(
         self,
@@ -48,22 +71,55 @@ class Call:
         """How `engine` decides the call, without a deadline; refused calls have a trace like all others."""
         try:
             request = self.request(engine)
-            if request is None:
-                return _trace(engine, Decision(None, "route", None))
-            if stubs is not None:
-                evaluation = engine.stubbed(request, stubs)
-                return evaluation.advance() or evaluation
-            return engine.settle(request, detail=detail, everything=everything)
-        except UnknownModel as error:
-            refusal = openai.unknown_model(error.model)
-        except Refusal as error:
-            refusal = error
-        return _trace(engine, Decision(None, "respond", None, refusal.status, refusal.text))
+            if isinstance(request, Unread):
+                return _trace(engine, request.decision)
+            try:
+                if stubs is not None:
+                    evaluation = engine.stubbed(request, stubs)
+                    return evaluation.advance() or evaluation
+                return engine.settle(request, detail=detail, everything=everything)
+            except UnknownModel as error:
+                raise BY_NAME[request.api].unknown_model(error.model) from None
+        except Refusal as refusal:
+            return _trace(engine, Decision(None, "respond", None, refusal.status, refusal.text))
 
     async def decide(self, engine: Engine, *, detail: bool = False, everything: bool = False) -> Trace:
         """As `begin`, but waits for slow signals."""
         begun = self.begin(engine, detail=detail, everything=everything)
         return begun if isinstance(begun, Trace) else await begun.finish()
+
+    def sent(self, model: Model | None) -> str | None:
+        """The path that the call goes on with to `model`; None: as it came."""
+        target = paths.read(self.path)
+        return None if target is None else target.sent(None if model is None else model.name)
+
+    def _headers(self) -> dict[str, str]:
+        return {":path": self.path, ":method": "POST", **self.headers}
+
+    def _head(self) -> Head:
+        """The call's head, read as that of a message of Envoy's is."""
+        headers = wire.headers_of(self._headers().items())
+        head = Head(wire.Message(wire.Kind.REQUEST_HEADERS, headers, b"", not self.body, b""))
+        head.target = paths.read(self.path)
+        return head
+
+
+def _opened(opening: Opening | None, engine: Engine) -> Unread:
+    if opening is None:
+        return Unread(Decision(None, "route", None), "passed on unread, to the default model's route: `unread: pass`")
+    model = engine.models[opening.to]
+    said = f"passed on unread, to {model.key} ({model.name}): `paths` opens {opening.match}"
+    return Unread(Decision(None, "route", model), said)
+
+
+def _bodiless(head: Head, engine: Engine) -> Unread:
+    """The model list, and what is asked about a stored response. Raises `Refusal` (404) where it is of no model."""
+    target = head.target
+    assert target is not None
+    if target.operation == "models":
+        listing.models(engine, target.model, spoken(head.headers))
+        return Unread(Decision(None, "respond", None, 200, "the list of models"), "respond 200: the list of models")
+    return Unread(Decision(None, "route", None), "passed on as it came, to the model that made the response")
 
 
 def lowered(headers: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+SHOWN = 200
+"""Characters of a new value that are shown."""
 SUMMARY = "show how a policy decides one request, and why"
 
 
@@ -53,24 +57,26 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
+    from cli.calls import Unread
     from decisions import explain
     from extproc.refusal import Refusal
+    from extproc.rewriting import rewritten
     from extproc.told import request_headers, response_headers
 
+    try:
+        request = call.request(engine)
+    except Refusal:
+        request = None
     decision = trace.decision
     yield f"decision  {decision.name or 'none'}"
-    yield f"outcome   {explain.outcome(decision)}"
+    yield f"outcome   {request.said if isinstance(request, Unread) else explain.outcome(decision)}"
     for reason in explain.reasons(trace):
         yield f"          {reason}"
     if (choice := explain.choice(trace)) is not None:
         yield f"choice    {choice}"
     yield f"policy    {trace.policy}"
     yield f"time      {trace.microseconds:.1f} µs"
-    try:
-        request = call.request(engine)
-    except Refusal:
-        return
-    if request is None:
+    if request is None or isinstance(request, Unread):
         return
     yield ""
     yield explain.tree(engine, trace, named=not engine.asks(request))
@@ -84,15 +90,46 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     unread = [name for name in engine.signals if name not in trace.readings]
     if unread:
         yield f"\nsignals not read: {', '.join(unread)} (the outcome did not hang on them)"
-    yield from _section("request headers set", request_headers(decision))
-    changes = decision.changes
-    body = {"model": decision.model.name} if decision.model and decision.model.name != request.model else {}
-    if changes is not None:
-        fields = ("reasoning_effort", "thinking", "thinking_budget", "max_tokens", "system")
-        body |= {field: getattr(changes, field) for field in fields if getattr(changes, field) is not None}
-    yield from _section("request body changed", body.items())
+    path = None if decision.action == "respond" else call.sent(decision.model)
+    more = () if path is None else ((":path", path),)
+    yield from _section("request headers set", (*request_headers(decision), *more))
+    if decision.action != "respond":
+        try:
+            body = rewritten(request, decision)
+        except Refusal as refusal:  # too deep to be written again
+            yield f"\nrefused with {refusal.status} after the decision: {refusal.text}"
+            return
+        after = request.fields if body is None else orjson.loads(body)
+        yield from _section("request body changed", differences(request.fields, after))
     if engine.settings.response_headers:
         yield from _section("response headers set", response_headers(trace))
+
+
+def differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Where `after` differs from `before`, both of them JSON, and what is there now; the model first."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({**after, **before}, key=lambda key: (key != "model" or at != "",)):
+            where = f"{at}.{key}" if at else key
+            if key not in after:
+                yield where, "taken out"
+            elif key not in before:
+                yield where, _short(after[key])
+            else:
+                yield from differences(before[key], after[key], where)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from differences(old, new, f"{at}[{index}]")
+    elif isinstance(before, list) and isinstance(after, list) and after[1:] == before:
+        yield f"{at}[0]", f"{_short(after[0])}, before the others"
+    elif isinstance(before, list) and isinstance(after, list):
+        yield at, f"{len(after)} elements in the place of {len(before)}"
+    elif before != after or type(before) is not type(after):  # true is no 1
+        yield at, _short(after)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _section(title: str, pairs: Any) -> Iterator[str]:

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
             secrets=args.secrets,
             origins=browsers.origins(args.cors),
         )
+        _seen(args)
         cluster = Cluster(args.namespace, args.service)
         if args.target == "envoy":
             rendered = [envoy.render(engine, place)]
@@ -109,6 +110,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"pointsman render: left out: {note}", file=sys.stderr)
     _write(rendered, args)
     return 0
+
+
+def _seen(args: argparse.Namespace) -> None:
+    """Raises RenderError for an argument with a character that nobody sees: it would go into the configuration."""
+    from cli.gateways.place import RenderError
+
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.isprintable():
+                shown = f"--{name.replace('_', '-')} {text!r}"
+                raise RenderError(f"{shown}: it has a line break or another character that cannot be seen; take it out")
 
 
 def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:

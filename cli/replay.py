@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 import orjson
 
-from cli.calls import CHAT, Call, lowered
+from cli.calls import CHAT, Call, Unread, lowered
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -189,10 +189,11 @@ class Decisions:
             shown["choice"] = choice_object(trace.choice)
         if self._everything:
             shown["signals"] = explain.signals(self._engine, trace)
+        shown["line"] = index + 1
         self._print(shown)
 
     def bad(self, index: int, reason: str) -> None:
-        self._print({"index": index, "error": reason})
+        self._print({"index": index, "error": reason, "line": index + 1})
 
     def end(self) -> None:
         sys.stdout.flush()
@@ -272,8 +273,7 @@ class Report:
                 continue
             if tokens is None:
                 request = call.request(engine)
-                assert request is not None, "a model was chosen, so the call was parsed"
-                tokens = expected_tokens(Facts(request))
+                tokens = (0, 0) if isinstance(request, Unread) else expected_tokens(Facts(request))
             costs.append(model.cost(*tokens))
         return costs
 

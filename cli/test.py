@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import orjson
 
-from cli.calls import Call, lowered
+from cli.calls import Call, Unread, lowered
 from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
@@ -221,6 +221,6 @@ def _drawn(engine: Engine, call: Call, trace: Trace) -> str:
         request = call.request(engine)
     except Refusal as refusal:
         return f"refused before any rule: {refusal.text}"
-    if request is None:
-        return f"{call.path} is none of the paths that are decided about"
+    if isinstance(request, Unread):
+        return request.said
     return explain.tree(engine, trace, named=not engine.asks(request))

@@ -72,10 +72,7 @@ def parse(text: str, file: str) -> Document:
         # Not many more than may be: three million of them are a gigabyte.
         events = list(islice(yaml.parse(text, Loader=loader_class), MAX_NODES + 3))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        document.problems.append(Problem(file, line, column, "Y001", "error", f"not valid YAML: {what}"))
+        document.problems.append(not_yaml(error, text, file))
         return document
     except yaml.reader.ReaderError:
         # The C loader counts bytes and the Python one characters, so the place is looked up here.
@@ -90,6 +87,19 @@ def parse(text: str, file: str) -> Document:
     except PolicyError as error:
         document.data, document.problems = None, error.problems
     return document
+
+
+def not_yaml(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
+    """What is wrong with `text`, of which PyYAML says `error`."""
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    what = " ".join(part for part in (error.context, error.problem) if part)
+    lines = text.split("\n")[line - 1 : line]
+    tab = lines[0].find("\t") if lines else -1
+    if tab >= 0 and (tab == column - 1 or not lines[0][:tab].strip()):
+        column = tab + 1
+        what = "a tab stands here; YAML is indented with spaces only, so write spaces in its place"
+    return Problem(file, line, column, "Y001", "error", f"not valid YAML: {what}")
 
 
 class _Builder:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +25,7 @@ from decisions.engine import Clause, Opening
 from decisions.lint import lint
 from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
+from signals.bounds import SAID
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.signal import Params
@@ -227,7 +228,7 @@ class _Checker:
             self._document.report(base + place, kind, item["msg"], at_key=item["loc"][-1] == "[key]")
         else:
             wrong_type = kind.endswith(("_type", "_parsing")) or kind == "is_instance_of"
-            message = item["msg"][0].lower() + item["msg"][1:]
+            message = _plainly(model, place, item)
             if place:
                 message = f"{place[-1] if isinstance(place[-1], str) else place[-2]}: {message}"
             self._document.report(base + place, "P103" if wrong_type else "P104", message)
@@ -506,8 +507,36 @@ def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
     return model.model_json_schema(by_alias=True)
 
 
+_NEEDED: Final = {
+    "list_type": "a list is needed",
+    "string_type": "text is needed",
+    "int_type": "a whole number is needed",
+    "float_type": "a number is needed",
+    "bool_type": "true or false is needed",
+}
+"""What is said of the types of pydantic's errors."""
+
+
+def _plainly(model: type[BaseModel], place: Path, item: Any) -> str:
+    """What is wrong with a value, without the names of our classes, and without expressions for patterns."""
+    kind: str = item["type"]
+    if kind in ("dict_type", "model_type", "model_attributes_type", "is_instance_of"):
+        keys = _keys_at(_schema(model), place)
+        return f"a mapping is needed, with {', '.join(keys[:8])}" if keys else "a mapping is needed, {key: value}"
+    if kind == "string_pattern_mismatch":
+        words = [node[SAID] for node in _nodes_at(_schema(model), place) if SAID in node]
+        return words[0] if words else "it is not spelled as it must be"
+    message: str = item["msg"]
+    return _NEEDED.get(kind, message[0].lower() + message[1:])
+
+
 def _keys_at(schema: Mapping[str, Any], path: Path) -> list[str]:
     """The keys that a JSON schema allows at `path`."""
+    return [key for node in _nodes_at(schema, path) for key in node.get("properties", ())]
+
+
+def _nodes_at(schema: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
+    """The schemas of what stands at `path`."""
     nodes: list[Mapping[str, Any]] = [schema]
     for part in (*path, None):
         opened: list[Mapping[str, Any]] = []
@@ -519,7 +548,7 @@ def _keys_at(schema: Mapping[str, Any], path: Path) -> list[str]:
             nodes += node.get("anyOf", ()) or node.get("oneOf", ())
             opened.append(node)
         if part is None:
-            return [key for node in opened for key in node.get("properties", ())]
+            return opened
         for node in opened:
             below = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
             if below is None and isinstance(part, str) and isinstance(node.get("additionalProperties"), dict):

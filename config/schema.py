@@ -29,6 +29,7 @@ from decisions.model import FALLBACKS, Capability, Family, Thinking
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from decisions.selectors.selector import Params as SelectorParams
 from decisions.selectors.selector import Selector
+from signals.bounds import said
 from signals.credentials import credential
 from signals.files import SECRET, read
 from signals.path import Path as FieldPath
@@ -58,7 +59,8 @@ def size(value: object) -> int:
 
 
 def _text_schema(pattern: re.Pattern[str], example: str) -> dict[str, Any]:
-    return {"type": "string", "pattern": f"^{pattern.pattern}$", "examples": [example]}
+    words = said(f"a number with a unit is needed, such as {example}")
+    return {"type": "string", "pattern": f"^{pattern.pattern}$", "examples": [example], **words}
 
 
 Duration = Annotated[float, BeforeValidator(duration), Field(json_schema_extra=_text_schema(_DURATION, "50ms"))]
@@ -105,9 +107,15 @@ class CredentialSourceSpec(Spec):
     """Where the gateway finds a credential. The router never sees it."""
 
     secret: str = Field(
-        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="The name of the secret, as in Kubernetes."
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
+        description="The name of the secret, as in Kubernetes.",
+        json_schema_extra=said("a name as in Kubernetes is needed: small letters, digits, `-` and `.`"),
     )
-    key: str = Field(pattern=r"^[A-Za-z0-9._-]{1,253}$", description="The secret's key that holds the credential.")
+    key: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,253}$",
+        description="The secret's key that holds the credential.",
+        json_schema_extra=said("letters, digits, `.`, `_` and `-` are needed"),
+    )
 
 
 class CredentialSpec(Spec):
@@ -117,11 +125,13 @@ class CredentialSpec(Spec):
         "authorization",
         pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
         description="The header that it goes into; the client's own is overwritten.",
+        json_schema_extra=said("a header's name is needed, such as authorization"),
     )
     prefix: str | None = Field(
         None,
         pattern=r"^([!-~][ -~]{0,100})?$",
         description="What stands before it in the header; `Bearer ` unless given for `authorization`, else nothing.",
+        json_schema_extra=said("printable ASCII is needed that does not begin with a space, such as Bearer"),
     )
     source: CredentialSourceSpec = Field(alias="from", description="Where the gateway finds it.")
 
@@ -158,12 +168,14 @@ class ModelSpec(Spec):
         None,
         pattern=r"^https?://[^/\s\x00-\x1f\x7f]+(/[^\s\x00-\x1f\x7f]*)?$",
         description="Where the model is served, for `up` and `render`; left out, the gateway's own routes know.",
+        json_schema_extra=said("a URL is needed, such as http://host:8000 or https://host/path"),
     )
     base_path: str | None = Field(
         None,
         pattern=r"^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$",
         description="What its server has before the name of a call, such as `/api/paas/v4`, in the place of what "
         "clients have there; `/v1` unless given.",
+        json_schema_extra=said("a path is needed that begins with / and does not end with it, such as /api/paas/v4"),
     )
     fallback: list[str] = Field(
         [],
@@ -339,7 +351,11 @@ Sticky = Annotated[
 class _Action(Spec):
     """The beginning of a decision: its rule, and what it does."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Shown to clients and operators.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Shown to clients and operators.",
+        json_schema_extra=said("1 to 63 letters, digits, `.`, `_` and `-` are needed, the first a letter or a digit"),
+    )
     when: Any = Field(None, description="The rule; left out, every request matches.")
     on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What happens when the rule is Unknown.")
     route: Route | None = Field(None, description="A model, or a choice between models.")
@@ -406,7 +422,11 @@ class Secret(Spec):
 class StoreSpec(Spec):
     """Shared state in Redis or Valkey, for more than one replica."""
 
-    url: str = Field(pattern=r"^rediss?://[^@\s]+$", description="`redis://host:port/db`; `rediss://` for TLS.")
+    url: str = Field(
+        pattern=r"^rediss?://[^@\s]+$",
+        description="`redis://host:port/db`; `rediss://` for TLS.",
+        json_schema_extra=said("a URL is needed, such as redis://host:6379/0; a password goes into `password`"),
+    )
     password: Secret | None = Field(None, description="The server's password, as {env: NAME} or {file: PATH}.")
     timeout: Duration = Field(0.02, gt=0, le=5, description="The store counts as unreachable when it takes longer.")
 
@@ -506,6 +526,7 @@ class PathSpec(Spec):
     match: str = Field(
         pattern=r"^/[A-Za-z0-9!$&'()+,=:@._~/-]*\*?$",
         description="A path, or its beginning with `*` at the end. Paths that are understood are read all the same.",
+        json_schema_extra=said("a path without escapes is needed, or its beginning and `*`, such as /v1/audio/*"),
     )
     to: str | None = Field(None, description="The model that takes it; left out, the default.")
 

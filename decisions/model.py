@@ -42,7 +42,7 @@ class Model:
 
     `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
-    `family` None: the served name tells (`extproc.openai`). `base_path` is what its server has before the name of a
+    `family` None: the served name tells (`extproc.apis.chat`). `base_path` is what its server has before the name of a
     call (`/api/paas/v4`, '' for nothing); None: what the client has there, which is `/v1` nearly always. `fallback` are
     the models that take its place, one after the other, those of its fallbacks after its own. `priced`: somebody has
     written down what it costs, be it nothing.

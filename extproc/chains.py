@@ -24,33 +24,76 @@ AGAIN_S: Final = 0.05
 LOOKED_AT: Final = 16 * 1024
 """Bytes of the beginning of an answer in which its id is looked for. It stands in the first event of a stream."""
 
-LONGEST: Final = 600
-"""Bytes that an id takes with its key."""
-
-# Quotes inside a JSON string are escaped, so no text that a model or a client wrote can look like this.
-_ID: Final = re.compile(rb'"id"\s*:\s*"(resp[_-][A-Za-z0-9_.=-]{1,512})"')
+_ID: Final = re.compile(rb"resp[_-][A-Za-z0-9_.=-]{1,512}")
+_MARK: Final = re.compile(rb'["{}\[\]:,]')
+"""What gives JSON its structure, outside of strings."""
+_STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
+"""The rest of a string, as far as it has come; the group is the quote that ends it."""
 
 
 class IdFinder:
-    """The beginning of an answer, until its id has been found; `session` is the key of the call's session."""
+    """The beginning of an answer, until its id has been found; `session` is the key of the call's session.
 
-    __slots__ = ("_kept", "session")
+    The id is looked for where the API puts it: as the answer's own, or, in an event, as that of its `response`. What a
+    client sent and the server says again (metadata, tools) may hold anything elsewhere. Each byte is looked at once.
+    """
+
+    __slots__ = ("_at", "_begun", "_kept", "_key", "_last", "_path", "session")
 
     def __init__(self, session: str) -> None:
         self.session = session
         self._kept: bytearray | None = bytearray()
+        self._at = 0
+        self._begun = -1  # where a string began that has not ended
+        self._last: bytes | None = None  # the string before
+        self._key: bytes | None = None  # of the value that is to come
+        self._path: list[bytes | None] = []  # the keys of what it is in, the outermost first (None: it has none)
 
     def take(self, piece: bytes) -> str | None:
         """The id, once: with the piece in which it ends."""
         kept = self._kept
         if kept is None:
             return None
-        begun = max(0, len(kept) - LONGEST)
         kept += piece[: LOOKED_AT - len(kept)]
-        found = _ID.search(kept, begun)
+        found = self._look(kept)
         if found is not None or len(kept) >= LOOKED_AT:
             self._kept = None
-        return None if found is None else found[1].decode()
+        return found
+
+    def _look(self, kept: bytearray) -> str | None:
+        while self._at < len(kept):
+            if self._begun >= 0:
+                rest = _STRING.match(kept, self._at)
+                assert rest is not None, "it matches anything"
+                self._at = rest.end()
+                if not rest[1]:
+                    break
+                self._last = bytes(kept[self._begun : self._at - 1])
+                self._begun = -1
+                if self._key == b"id" and self._path in ([None], [None, b"response"]) and _ID.fullmatch(self._last):
+                    return self._last.decode()
+                continue
+            mark = _MARK.search(kept, self._at)
+            if mark is None:
+                self._at = len(kept)
+                break
+            self._at = mark.end()
+            self._mark(mark[0])
+        return None
+
+    def _mark(self, mark: bytes) -> None:
+        if mark == b'"':
+            self._begun = self._at
+        elif mark == b":":
+            self._key = self._last if self._path else None  # else it is the name of an event's field
+        elif mark == b",":
+            self._key = None
+        elif mark in b"{[":
+            self._path.append(self._key)
+            self._key = None
+        elif self._path:
+            self._path.pop()
+            self._key = None
 
 
 class Chains:

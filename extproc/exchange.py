@@ -24,18 +24,20 @@ from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from extproc import encoding, listing, openai, paths, shown, wire
-from extproc.apis.registry import BY_NAME, spoken
+from extproc import listing, paths, shown, wire
+from extproc.apis.registry import BY_NAME, SHAPES, spoken
+from extproc.apis.shape import JSON_HEADERS, ApiShape
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.chains import Chains, before
-from extproc.head import NO_HEAD, Head, number, wrong_method
+from extproc.head import NO_HEAD, Head, number, too_large
 from extproc.jsonbody import count
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.replying import Reply
+from extproc.rewriting import rewritten
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
@@ -306,9 +308,8 @@ class Exchange:
             if target is None:
                 self._unknown(path, headers.get(":method", ""))
             elif target.api is None:
-                method = headers.get(":method", "")
-                head.no_socket(method)
-                self._bodiless(target, method, message.end)
+                head.bodiless(message.end)
+                self._bodiless(target)
             else:
                 head.call()
                 if number(headers.get("content-length", "")) > self._engine.settings.max_body:
@@ -322,28 +323,22 @@ class Exchange:
 
     def _unknown(self, path: str, method: str) -> None:
         """A path that is no API's: it is opened by the policy, or refused, or passed on unread."""
-        settings = self._engine.settings
-        opened = paths.opening(path, settings.openings)
+        try:
+            opened = paths.unread(self._head.headers, self._engine.settings)
+        except Refusal as refusal:
+            self._context.unread(refusal.code, method, path)
+            raise
         if opened is not None:
             self._pass(((ROUTE, opened.to),))
-        elif settings.pass_unread:
-            self._context.failed("passed_unread")
-            self._context.unread("passed_unread", method, path)
-            self._pass()
-        else:
-            self._context.unread("unknown_path", method, path)
-            raise Refusal(404, paths.NOT_SERVED, "unknown_path")
+            return
+        self._context.failed("passed_unread")
+        self._context.unread("passed_unread", method, path)
+        self._pass()
 
-    def _bodiless(self, target: Target, method: str, end: bool) -> None:
+    def _bodiless(self, target: Target) -> None:
         """The model list, which we answer, and stored responses, which the upstream has."""
         if target.operation == "models":
-            if method not in ("GET", "HEAD"):
-                raise wrong_method("GET, HEAD")
             self._list(target.model)
-        elif method not in ("GET", "HEAD", "DELETE", "POST"):
-            raise wrong_method("GET, DELETE, POST")
-        elif not end:
-            raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
         else:
             maker = self._context.makers.of(self._head.session(self._engine.sessions))
             route = ((ROUTE, maker),) if maker in self._engine.models else ()
@@ -480,7 +475,7 @@ class Exchange:
             else:
                 self._begin(self._finish(settled), len(body))
         except UnknownModel as error:
-            self._refuse(openai.unknown_model(error.model))
+            self._refuse(self._shape().unknown_model(error.model))
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -503,11 +498,7 @@ class Exchange:
         try:
             return parse(target, head.headers, message.attributes(), body, settings.max_values)
         except Refusal as refusal:
-            content_type = head.headers.get("content-type", "")
-            if refusal.code not in ("invalid_json", "empty_body") or encoding.says_json(content_type):
-                raise
-            text = "The request body must be a JSON object; no other content type is read here."
-            raise Refusal(415, text, "unsupported_content_type") from None
+            raise head.unreadable(refusal) from None
 
     async def _decide_later(self, body: bytes, request: Request | None = None) -> None:
         """Decide what cannot be decided at once: a call that goes on from a response, whose session is asked for, and
@@ -528,7 +519,7 @@ class Exchange:
                 if long:
                     await self._context.apart(evaluation.warm)
             except UnknownModel as error:
-                self._refuse(openai.unknown_model(error.model))
+                self._refuse(self._shape().unknown_model(error.model))
             except Refusal as refusal:
                 self._refuse(refusal)
             else:
@@ -594,7 +585,7 @@ class Exchange:
         if (self._engine.chained or self._engine.metered) and "accept-encoding" in head.headers:
             more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
         if not head.json:
-            more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
+            more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, model)
         if len(request.body) > SMALL and _long(request.body):
@@ -716,12 +707,11 @@ class Exchange:
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        headers = (*openai.JSON_HEADERS, ("x-pointsman-policy", engine.policy))
+        headers = (*JSON_HEADERS, ("x-pointsman-policy", engine.policy))
         self._over(wire.immediate(200, headers, body, "pointsman_models"))
 
     def _refuse_size(self) -> None:
-        limit = self._engine.settings.max_body
-        self._refuse(Refusal(413, f"The request body is larger than {limit} bytes.", "too_large"))
+        self._refuse(too_large(self._engine.settings.max_body))
 
     def late(self) -> None:
         """The body has not come in time (extproc.bodies.Holder)."""
@@ -746,16 +736,17 @@ class Exchange:
                     return
             if refusal.status == 200:  # the call has no answer in words
                 refusal = Refusal(403, refusal.text, refusal.code, headers=refusal.headers)
-        api = None if self._request is None else self._request.api
-        if self._request is None and trace is None:
-            # Otherwise it is the trace of something broken: what the path says may be what broke.
-            target = self._head.target
-            api = None if target is None else target.api
-            if api is None:
-                api = spoken(self._head.headers).name
-        body = openai.error(api, refusal)
-        headers = (*openai.JSON_HEADERS, *headers, *refusal.headers)
+        # A trace without a request is that of something broken, and what the path says may be what broke.
+        shape = SHAPES[0] if self._request is None and trace is not None else self._shape()
+        body = shape.error(refusal)
+        headers = (*JSON_HEADERS, *headers, *refusal.headers)
         self._over(wire.immediate(refusal.status, headers, body, f"pointsman_{refusal.code}") + extra)
+
+    def _shape(self) -> ApiShape:
+        """The API that the client expects an error of."""
+        target = self._head.target
+        api = None if target is None else target.api
+        return spoken(self._head.headers) if api is None else BY_NAME[api]
 
     def _over(self, answer: bytes) -> None:
         self._phase = Phase.OVER
@@ -844,21 +835,6 @@ def _refusal(decision: Decision) -> Refusal:
 def _plain(trace: Trace, reason: str) -> Trace:
     """The plain route of a decision that has a writer."""
     return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
-
-
-def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:
-    """The body that the decision's model gets, its first `foreign` messages without their thoughts; None: as it came.
-
-    Raises `Refusal` where it cannot be written again.
-    """
-    model, changes = decision.model, decision.changes
-    if model is not None and (foreign or (changes is not None and changes.body)):
-        return openai.changed(request, model, changes, foreign)
-    # An Azure path names the model, which the plain form of the path does not.
-    name = request.model if model is None else model.name
-    if name is None or BY_NAME[request.api].names(request.fields, name):
-        return None
-    return openai.with_model(request, name)
 
 
 def _long(body: bytes) -> bool:

@@ -61,6 +61,29 @@ class Head:
                 raise Refusal(415, "The request body must be JSON in UTF-8.", "unsupported_charset")
             self.json = encoding.plainly_json(content_type)
 
+    def bodiless(self, end: bool) -> None:
+        """Read the head of what has no body: the model list, or (`target`) a stored response. `end`: none is to come.
+
+        Raises `Refusal` (400, 405, 426) where it is something else.
+        """
+        method = self.headers.get(":method", "")
+        self.no_socket(method)
+        if self.target is not None and self.target.operation == "models":
+            if method not in ("GET", "HEAD"):
+                raise wrong_method("GET, HEAD")
+        elif method not in ("GET", "HEAD", "DELETE", "POST"):
+            raise wrong_method("GET, DELETE, POST")
+        elif not end:
+            raise Refusal(400, "A request for a stored response has no body.", "unexpected_body")
+
+    def unreadable(self, refusal: Refusal) -> Refusal:
+        """`refusal` of the body, or (415) of its type where that is the reason: a form is no broken JSON."""
+        given = self.headers.get("content-type", "")
+        if refusal.code not in ("invalid_json", "empty_body") or encoding.says_json(given):
+            return refusal
+        text = "The request body must be a JSON object; no other content type is read here."
+        return Refusal(415, text, "unsupported_content_type")
+
     def no_socket(self, method: str) -> None:
         """Raises `Refusal` (426) where a WebSocket is asked for, since nobody could read what goes through it."""
         headers = self.headers
@@ -86,6 +109,11 @@ class Head:
 def wrong_method(allowed: str) -> Refusal:
     """The refusal of a method that a path does not take."""
     return Refusal(405, f"This path takes {allowed} only.", "method_not_allowed", headers=(("allow", allowed),))
+
+
+def too_large(most: int) -> Refusal:
+    """The refusal of a body of more than `most` bytes."""
+    return Refusal(413, f"The request body is larger than {most} bytes.", "too_large")
 
 
 def number(text: str) -> int:

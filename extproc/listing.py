@@ -9,7 +9,6 @@ import orjson
 from decisions.engine import Engine
 from decisions.model import Model
 from extproc.apis.shape import ApiShape
-from extproc.openai import unknown_model
 
 
 def models(engine: Engine, wanted: str | None, shape: ApiShape) -> bytes:
@@ -29,7 +28,7 @@ def models(engine: Engine, wanted: str | None, shape: ApiShape) -> bytes:
     if wanted is not None:
         found = entries.get(wanted) or engine.find(wanted)
         if found is None:
-            raise unknown_model(wanted)
+            raise shape.unknown_model(wanted)
         return orjson.dumps(shape.entry(wanted, found))
     return orjson.dumps(shape.listed([shape.entry(name, model) for name, model in entries.items()]))
 

@@ -75,12 +75,12 @@ def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
     count tokens, since these cost nothing).
     """
     end = bytes(tail.kept)
-    used = usage.last(end, trace.decision.writer is not None)
+    used, money = usage.last(end, trace.decision.writer is not None)
     prompt, completion = used.prompt, used.completion
     if prompt is None:
         prompt = (trace.estimated_input_tokens or 0) if guess else 0
     if completion is None:  # a token is about an event of a stream, or four bytes of a whole answer
         completion = (tail.events or tail.size // 4) if guess and used.prompt is None else 0
-    said = usage.cost(end) if trace.decision.writer is not None else None  # several models with a price each
-    money = model.cost(prompt, completion, used.cached or 0) if said is None else said
+    if money is None:  # a writer says its own: that of several models with a price each
+        money = model.cost(prompt, completion, used.cached or 0)
     return Spent(prompt, completion, money, used.cached, used.reasoning)

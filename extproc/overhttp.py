@@ -16,6 +16,10 @@ import orjson
 from aiohttp import web
 
 from extproc.answers import DECISION, POLICY, PRIOR, SESSION, deadline
+from extproc.apis.chat import CHAT
+from extproc.apis.shape import JSON
+from extproc.head import too_large
+from extproc.refusal import Refusal
 from signals.reading import Reading
 from signals.state.session import USUAL
 from upstream.answer import Answer
@@ -37,7 +41,7 @@ def application(borrow: Borrow, healthy: Callable[[], bool], max_body: int = _MA
     refused with 413.
     """
     app = web.Application(client_max_size=max_body)
-    app.router.add_post("/{path:.*}", _completions(borrow))
+    app.router.add_post("/{path:.*}", _completions(borrow, max_body))
     app.router.add_get("/healthz", _health(healthy))
     return app
 
@@ -64,26 +68,28 @@ def _health(healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[we
     return handle
 
 
-def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _completions(borrow: Borrow, max_body: int) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if HOP in headers:
-            return _refuse(508, "This request has come from here before: the model's route leads back to pointsman.")
+            text = "This request has come from here before: the model's route leads back to pointsman."
+            return _refuse(Refusal(508, text, "second_pass"))
         if not _PATH.fullmatch(request.path):
-            return _refuse(404, "Only chat completions are answered here.")
+            return _refuse(Refusal(404, "Only chat completions are answered here.", "unknown_path"))
         limit = deadline(headers)
         name = headers.get(DECISION, "")
         try:
             body = orjson.loads(await request.read())
         except web.HTTPRequestEntityTooLarge:
-            return _refuse(413, "The request body is too large.")
+            return _refuse(too_large(max_body))
         except ValueError:
-            return _refuse(400, "The request body is not JSON.")
+            return _refuse(Refusal(400, "The request body is not valid JSON.", "invalid_json"))
         if not isinstance(body, dict):
-            return _refuse(400, "The request body is not a JSON object.")
+            return _refuse(Refusal(400, "The request body must be a JSON object.", "invalid_type"))
         async with borrow(name, headers.get(POLICY, "")) as writer:
             if writer is None:
-                return _refuse(404, f"There is no stepwise decision {name or '(header ' + DECISION + ' is missing)'}.")
+                said = f"no decision {name!r} that is answered here" if name else f"no header {DECISION}"
+                return _refuse(Refusal(404, f"There is {said}.", "unknown_decision"))
             score = _share(headers.get(PRIOR, ""))
             call = Call(
                 body,
@@ -95,7 +101,8 @@ def _completions(borrow: Borrow) -> Callable[[web.Request], Awaitable[web.Stream
             )
             if reason := writer.unfit(call):
                 writer.metrics.ineligible[reason] += 1
-                return _refuse(400, f"This request cannot be answered {writer.kind.name} ({reason}).")
+                text = f"This request cannot be answered as its decision says ({reason})."
+                return _refuse(Refusal(400, text, "ineligible"))
             async with await writer.answer(call) as reply:
                 return await _send(request, reply)
 
@@ -123,6 +130,5 @@ def _share(text: str) -> float | None:
     return share if 0.0 <= share <= 1.0 else None
 
 
-def _refuse(status: int, message: str) -> web.Response:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return web.Response(status=status, body=orjson.dumps({"error": error}), content_type="application/json")
+def _refuse(refusal: Refusal) -> web.Response:
+    return web.Response(status=refusal.status, body=CHAT.error(refusal), content_type=JSON)

@@ -11,15 +11,16 @@ Everything takes time in proportion to the length of the path.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
-from decisions.engine import Opening
-from extproc.apis.registry import SHAPES
+from decisions.engine import Opening, Settings
+from extproc.apis.registry import SHAPES, spoken
 from extproc.apis.shape import ApiShape, Found, quoted, versioned
 from extproc.apis.shape import Target as Target
+from extproc.refusal import Refusal
 
 LONGEST: Final = 16_384
 """The most characters of a path; a longer one names nothing."""
@@ -27,8 +28,6 @@ ESCAPES: Final = 3_000
 """The most percent signs before the query; a path with more names nothing, since each costs up to a microsecond."""
 ROUNDS: Final = 4
 """How often percent escapes are undone; a path that is still escaped then names nothing."""
-NOT_SERVED: Final = "This gateway does not serve this path; GET /v1/models lists the models that it serves."
-"""What a client is told whose path names nothing; rendered gateways say it too."""
 
 _CONTROLS: Final = dict.fromkeys((*range(32), 127))
 _PLAIN: Final = re.compile(r"/[A-Za-z0-9!$&'()*+,=:@._~/-]*")
@@ -144,6 +143,23 @@ def _deployments(segments: Sequence[str]) -> int:
         if segments[at].lower() == "deployments":
             return at
     return -1
+
+
+def unread(headers: Mapping[str, str], settings: Settings) -> Opening | None:
+    """What opens the path of a request that names no call; None: `unread: pass`, which opens every path.
+
+    Raises `Refusal` (404) when the policy does not open it.
+    """
+    opened = opening(headers.get(":path", ""), settings.openings)
+    if opened is None and not settings.pass_unread:
+        raise not_served(spoken(headers))
+    return opened
+
+
+def not_served(shape: ApiShape) -> Refusal:
+    """The refusal of a path that names nothing; rendered gateways say it, too."""
+    text = f"This gateway does not serve this path; GET {shape.version}/models lists the models that it serves."
+    return Refusal(404, text, "unknown_path")
 
 
 def opening(path: str, openings: Sequence[Opening]) -> Opening | None:

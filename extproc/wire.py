@@ -8,7 +8,7 @@ two independent implementations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct as Packed
 from typing import Any, Final, NamedTuple
@@ -194,8 +194,17 @@ class Headers(Mapping[str, str]):
         return f"Headers({list(self)})"  # names only: values may be secret
 
 
+def headers_of(pairs: Iterable[tuple[str, str]]) -> Headers:
+    """The headers of a message with these names and values, as Envoy sends them."""
+    return Headers(_header_map(pairs))
+
+
+def _header_map(pairs: Iterable[tuple[str, str]]) -> bytes:
+    return b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in pairs)
+
+
 _JUDGED: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
-_SETS: Final = 1024  # sets of header names that are remembered
+_SETS: Final = 1024  # sets of headers, or of their names, that are remembered
 _LONGEST: Final = 2048  # bytes of one of them
 
 
@@ -396,9 +405,15 @@ def _option(name: str, value: str) -> bytes:
     return _field(0x0A, _field(0x0A, header) + b"\x18\x02")
 
 
-@lru_cache(maxsize=1024)
 def _options(headers: Pairs) -> bytes:
-    return b"".join(_option(name, value) for name, value in headers)
+    made = _MADE.get(headers)
+    if made is None:
+        made = b"".join(_option(name, value) for name, value in headers)
+        if len(made) <= _LONGEST:
+            if len(_MADE) >= _SETS:
+                _MADE.clear()
+            _MADE[headers] = made
+    return made
 
 
 @lru_cache(maxsize=4096)
@@ -419,10 +434,22 @@ def _with_body(kind: int, head: bytes, body: bytes, after: bytes = b"") -> bytes
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
 def _setting(kind: int, headers: Pairs, reroute: bool) -> bytes:
-    mutation = _field(0x12, _options(headers)) if headers else b""
-    return _common(kind, mutation + (b"\x28\x01" if reroute else b""))
+    key = (kind, headers, reroute)
+    made = _SET.get(key)
+    if made is None:
+        mutation = _field(0x12, _options(headers)) if headers else b""
+        made = _common(kind, mutation + (b"\x28\x01" if reroute else b""))
+        if len(made) <= _LONGEST:
+            if len(_SET) >= _SETS:
+                _SET.clear()
+            _SET[key] = made
+    return made
+
+
+# Some of what is set is a client's: a path in its plain form. So what is remembered is bounded in bytes, too.
+_MADE: dict[Pairs, bytes] = {}
+_SET: dict[tuple[int, Pairs, bool], bytes] = {}
 
 
 def reply(
@@ -514,8 +541,7 @@ def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:
 def stream_headers(status: int, headers: Pairs, end: bool = False) -> bytes:
     """The start of an answer of our own that is sent piece by piece."""
     fields = ((":status", str(status)), *headers)
-    header_map = b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in fields)
-    return _field(0x5A, _field(0x0A, _field(0x0A, header_map) + (b"\x18\x01" if end else b"")))
+    return _field(0x5A, _field(0x0A, _field(0x0A, _header_map(fields)) + (b"\x18\x01" if end else b"")))
 
 
 def stream_body(chunk: bytes, end: bool) -> bytes:

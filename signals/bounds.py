@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
 from signals.signal import Doubt, Params
+
+SAID: Final = "patternErrorMessage"
+"""The key of a JSON Schema under which editors (VS Code's) look for what to say of text that a pattern refuses."""
+
+
+def said(words: str) -> dict[str, Any]:
+    """What is said of a value that a field's `pattern` refuses: what is needed there. For `json_schema_extra`."""
+    return {SAID: words}
 
 
 class Bounds(Params):

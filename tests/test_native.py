@@ -23,7 +23,7 @@ TESTS = (
     "tests/extproc/test_gemini.py",
     "tests/extproc/test_meter.py",
     "tests/extproc/test_metrics.py",
-    "tests/extproc/test_openai.py",
+    "tests/extproc/test_rewriting.py",
     "tests/extproc/test_rollout.py",
     "tests/extproc/test_server.py",
     "tests/extproc/test_thinking.py",

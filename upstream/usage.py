@@ -85,31 +85,32 @@ def counts(said: object) -> Counts | None:
     return None if prompt is None or completion is None else Counts(prompt, completion)
 
 
-def last(end: bytes, ours: bool = False) -> Usage:
-    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked.
+def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:
+    """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked, and
+    beside it the money that it has cost (None for all others).
 
     The last `usage` that is an object counts: streams repeat it, and Anthropic's grows. What the last one does not
     state is taken from the one before.
     """
     found = Usage(None, None)
+    money: float | None = None
     for said in _objects(end, ours):
         given = read(said)
         if found.prompt is None:
             found = found._replace(prompt=given.prompt, cached=given.cached)
         if found.completion is None:
             found = found._replace(completion=given.completion, reasoning=given.reasoning)
-        if found.prompt is not None and found.completion is not None:
+        money = _cost(said) if ours and money is None else money
+        if found.prompt is not None and found.completion is not None and (money is not None or not ours):
             break
-    return found
+    return found, money
 
 
-def cost(end: bytes) -> float | None:
-    """The money that the end of a writer's answer says that it has cost; None when it does not."""
-    for said in _objects(end, True):
-        ours = said.get("pointsman")
-        money = ours.get("cost") if isinstance(ours, dict) else None
-        if isinstance(money, (int, float)) and not isinstance(money, bool) and money >= 0:
-            return float(money)
+def _cost(said: dict[str, object]) -> float | None:
+    ours = said.get("pointsman")
+    money = ours.get("cost") if isinstance(ours, dict) else None
+    if isinstance(money, (int, float)) and not isinstance(money, bool) and money >= 0:
+        return float(money)
     return None
 
 

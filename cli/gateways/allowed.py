@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 
 from cli.gateways.place import Upstream
 from decisions.engine import Engine
-from extproc import openai, paths
+from extproc import paths
 from extproc.apis.registry import SHAPES
-from extproc.apis.shape import SEGMENT, ApiShape, quoted
-from extproc.refusal import Refusal
+from extproc.apis.shape import JSON, SEGMENT, ApiShape, quoted
 
 _REST: Final = r"[\w!$&'()*+,=:@.~/-]*"  # without escapes; empty and dot segments are gone when a gateway reads it
 _BASE: Final = rf"(?:/{SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|deployments/{SEGMENT})"
@@ -48,10 +47,11 @@ _POSTED: Final = rf"^.*?/({'|'.join(_ENDS)})((?:/[^/]+){{0,2}})$"
 """The same of the path that a server gets, which may have `/models` before: but for the model list."""
 _VERSION: Final = r"/v[0-9]{1,3}[a-z0-9]{0,8}/"
 
-STATUS: Final = 404
-BODY: Final = openai.error(None, Refusal(STATUS, paths.NOT_SERVED, "unknown_path")).decode()
+_REFUSAL: Final = paths.not_served(SHAPES[0])
+STATUS: Final = _REFUSAL.status
+BODY: Final = SHAPES[0].error(_REFUSAL).decode()
 """What the gateway answers to every other path; it is what the router says of it."""
-CONTENT_TYPE: Final = dict(openai.JSON_HEADERS)["content-type"]
+CONTENT_TYPE: Final = JSON
 
 
 class Path(NamedTuple):

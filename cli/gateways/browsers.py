@@ -27,6 +27,7 @@ SENT: Final = (
     *("authorization", "content-type", "content-encoding", "accept", "user-agent", "x-request-id", "idempotency-key"),
     *("api-key", "x-api-key", "openai-organization", "openai-project", "openai-beta"),
     *("anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"),
+    *("x-goog-api-key", "x-goog-api-client"),
     *("x-session-id", "x-app", "x-client-request-id"),
     *_STAINLESS,
 )
@@ -38,17 +39,32 @@ SHOWN: Final = (
     *(f"x-ratelimit-{kind}-{of}" for kind in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
 """Response headers that a page may read, beside those that every page may."""
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
 MAX_AGE_S: Final = 7200
 """How long browsers remember the answer to a preflight; none does so for longer."""
 
 
 def origins(texts: list[str]) -> tuple[str, ...]:
     """The origins in the arguments of `--cors`. Raises RenderError for what is none."""
-    found = [one.strip() for text in texts for one in text.split(",")]
+    found = [one.strip(" ") for text in texts for one in text.split(",")]
     for one in found:
-        if one != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", one) is None:
-            raise RenderError(f"--cors {one!r}: write an origin, such as https://chat.example.com, or * for every page")
+        if one != "*" and not _sent(one):
+            raise RenderError(
+                f"--cors {one!r}: write an origin, such as https://chat.example.com, or * for every page. It must be "
+                "as browsers send it: no path, small letters, other alphabets as xn--…, a port only where it is not "
+                "the scheme's own"
+            )
     return tuple(dict.fromkeys(found))
+
+
+def _sent(text: str) -> bool:
+    """Whether a browser may send `text` as an origin (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin);
+    Envoy compares it letter by letter."""
+    parts = _ORIGIN.fullmatch(text)
+    if parts is None:
+        return False
+    scheme, port = parts.groups()
+    return port is None or (0 < int(port) < 65_536 and port != {"http": "80", "https": "443"}.get(scheme))
 
 
 def fields() -> dict[str, Any]:

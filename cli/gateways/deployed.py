@@ -17,6 +17,7 @@ import yaml
 from cli.gateways import allowed
 from cli.gateways.envoy import DECISION_HEADER, OUR_HEADERS, ROUTE_HEADER
 from cli.gateways.parts import EXT_PROC, METADATA
+from config.document import not_yaml
 from config.problem import Problem, Severity
 from decisions.engine import Engine
 
@@ -66,16 +67,33 @@ def check(engine: Engine, folder: Path) -> list[Problem]:
 
 
 def _objects(folder: Path) -> Iterator[_Object]:
-    for path in sorted(folder.rglob("*.y*ml")):
+    for path in _files(folder):
         try:
-            nodes = list(yaml.compose_all(path.read_text(), Loader=yaml.SafeLoader))
+            nodes = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
             for node in nodes:
                 data = yaml.SafeLoader("").construct_document(node) if node is not None else None
-                for item in data.get("items", ()) if isinstance(data, dict) and data.get("kind") == "List" else [data]:
+                items = data.get("items") if isinstance(data, dict) and data.get("kind") == "List" else [data]
+                for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict):
                         yield _Object(str(path), node.start_mark.line + 1, item)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {error}") from None
+        except yaml.MarkedYAMLError as error:
+            raise ValueError(str(not_yaml(error, path.read_text(encoding="utf-8"), str(path)))) from None
+        except yaml.YAMLError:
+            raise ValueError(f"{path}: not YAML: a control character is in it") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not YAML: the file is not UTF-8") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The YAML files of `folder`, which may be one itself. Raises ValueError where there is none."""
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise ValueError(f"--rendered {folder}: there is no such folder; name the one with the gateway's files")
+    files = sorted(path for path in folder.rglob("*.y*ml") if path.is_file())
+    if not files:
+        raise ValueError(f"--rendered {folder}: no external processor, since no YAML file (*.yaml, *.yml) is in it")
+    return files
 
 
 class _Check:

@@ -20,6 +20,8 @@ from extproc.told import FALLBACK
 
 FULL = 429
 """The status of a server that takes no more for now."""
+_LISTENERS_WORD = f"""%CEL(upstream.address.startsWith('envoy://') ? response.headers['{FALLBACK}'] : '')%"""
+"""What a listener inside Envoy says of who has answered, and nothing of any other server."""
 _LUA = """\
 -- The string that begins after `at`: where it ends.
 local function closing(text, at)
@@ -86,7 +88,10 @@ def switch(route: api.route.Route, server: Upstream, limit: int) -> None:
         ),
     )
     route.request_body_buffer_limit = limit
+    # Left in place, since what a listener says is there by now, and put anew: what the model's own server says there is
+    # not to be believed.
     route.response_headers_to_remove.remove(FALLBACK)
+    route.response_headers_to_add.append(_told(_LISTENERS_WORD))
 
 
 def _aggregate(server: Upstream) -> str:
@@ -161,10 +166,6 @@ def _route(server: Upstream, other: Upstream, rewrite: allowed.Rewrite | None = 
             pattern=api.matcher.RegexMatcher(regex=rewrite.pattern), substitution=rewrite.substitution
         ),
     )
-    told = api.core.HeaderValueOption(
-        header=api.core.HeaderValue(key=FALLBACK, value=other.key.replace("%", "%%")),  # no command operator
-        append_action=api.core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
     return api.route.Route(
         name=f"model-{other.key}",
         match=api.route.RouteMatch(prefix="/"),
@@ -172,7 +173,16 @@ def _route(server: Upstream, other: Upstream, rewrite: allowed.Rewrite | None = 
         # What lets the request in at the one server is not the other's business.
         request_headers_to_remove=[server.credential.header] if server.credential is not None else [],
         response_headers_to_remove=list(parts.TOLD_HEADERS),
-        response_headers_to_add=[told],
+        response_headers_to_add=[_told(other.key.replace("%", "%%"))],  # no command operator
+    )
+
+
+def _told(value: str) -> api.core.HeaderValueOption:
+    """The response header that says who has answered, whatever it was before."""
+    return api.core.HeaderValueOption(
+        header=api.core.HeaderValue(key=FALLBACK, value=value),
+        append_action=api.core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+        keep_empty_value=True,  # else the header that is to be overwritten stays
     )
 
 

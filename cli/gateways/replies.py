@@ -11,7 +11,6 @@ from typing import Any, Final
 import orjson
 
 from cli.gateways import api
-from extproc import openai
 from extproc.apis.registry import SHAPES
 from extproc.refusal import Refusal
 
@@ -43,7 +42,7 @@ def config() -> api.hcm.LocalReplyConfig:
     mappers = [api.hcm.ResponseMapper(filter=_filter(_OURS))]
     for condition, status, code, text in _TEXTS:
         for api_shape in _APIS:
-            body = orjson.loads(openai.error(api_shape.name, Refusal(status, text or _SAID, code)))
+            body = orjson.loads(api_shape.error(Refusal(status, text or _SAID, code)))
             shape = api.core.SubstitutionFormatString(
                 json_format=api.protobuf.Struct.from_dict(_operators(body)), content_type="application/json"
             )

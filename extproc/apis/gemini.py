@@ -454,6 +454,8 @@ def _data(parts: Parts, given: Any, param: str) -> None:
     kind = media.partition("/")[0].strip().lower() if type(media) is str else ""
     content = data.get("data")
     encoded_in(content, parts.blobs)
+    if content is None:  # what is there is of the type that it was stored with, whatever the client says here
+        parts.opaque["reference"] = None
     if kind == "image":
         parts.images += 1
         parts.opaque["image"] = None
@@ -467,8 +469,8 @@ def _data(parts: Parts, given: Any, param: str) -> None:
             parts.texts.append(text)
         elif kind == "video":
             parts.opaque["video"] = None
-        else:
-            parts.opaque["reference" if content is None else "document"] = None
+        elif content is not None:
+            parts.opaque["document"] = None
 
 
 # Rewriting

@@ -19,6 +19,7 @@ from signals.request import Asking
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
+JSON_HEADERS: Final = (("content-type", JSON),)
 
 HIDDEN: Final = frozenset(
     (
@@ -231,6 +232,12 @@ class ApiShape(Asking):
         kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(refusal.status, kind)
         shown = {"message": refusal.text, "type": kind, "param": refusal.param, "code": refusal.code}
         return orjson.dumps({"error": shown})
+
+    def unknown_model(self, name: str) -> Refusal:
+        """The refusal of a model that the policy does not have."""
+        shown = name if len(name) <= 200 else f"{name[:200]}…"
+        text = f"The model '{shown}' does not exist; GET {self.version}/models lists those that do."
+        return Refusal(404, text, "model_not_found", param="model")
 
     def answer(self, given: Static) -> dict[str, Any]:
         """A whole answer of the model."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from signals.bounds import header_name
+from signals.bounds import header_name, said
 from signals.facts import Facts
 from signals.path import MISSING, Path, look_up, parse_path
 from signals.reading import Reading, unknown
@@ -41,7 +41,9 @@ class IdentityParams(Params):
     """One role, who holds it, and where the caller's identity comes from."""
 
     role: str = Field(
-        pattern=r"^[^\x00-\x1f\x7f]{1,200}$", description="The role's name; it becomes the reading's label."
+        pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
+        description="The role's name; it becomes the reading's label.",
+        json_schema_extra=said("1 to 200 characters are needed, without control characters"),
     )
     users: list[str] = Field([], description="Users who hold the role.")
     groups: list[str] = Field([], description="Groups whose members hold the role.")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints
 
+from signals.bounds import said
 from signals.facts import Facts
 from signals.neural.fair import client_of
 from signals.neural.kserve import Endpoint
@@ -23,7 +24,8 @@ class RemoteParams(TextParams):
     """Where the model is, what its tensors are called, and which score counts."""
 
     url: Annotated[str, StringConstraints(pattern=r"^(https?|grpcs?)://[^\s/]+(/\S*)?$")] = Field(
-        description="http://host:port, https://…, grpc://host:port or grpcs://…"
+        description="http://host:port, https://…, grpc://host:port or grpcs://…",
+        json_schema_extra=said("a URL is needed, such as http://host:8000 or grpc://host:8001"),
     )
     model: str = Field(min_length=1, description="The model's name on the server.")
     version: str | None = Field(None, min_length=1, description="Its version; left out, the server chooses.")

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from signals.reading import Unavailable
+from signals.state.sums import Sums
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -64,33 +65,40 @@ class Store(Protocol):
 
 
 class Memory:
-    """State of this process alone, the least recently used keys dropped over `limit` keys."""
+    """State of this process alone, in bounded memory.
+
+    Over `limit` texts the least recently used one is dropped, which costs a session its model at most. Numbers are
+    promises (budgets): those of one kind, which all of a key but what is behind its last colon names, have `limit` keys
+    of their own, and are never too low (`signals.state.sums`).
+    """
 
     def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
-        self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # key → (expiry, value)
+        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()  # key → (expiry, text)
+        self._sums: dict[str, Sums] = {}
 
     async def number(self, key: str) -> float:
-        return float(self._get(key) or 0.0)
+        sums = self._sums.get(_kind(key))
+        return 0.0 if sums is None else sums.get(key, time.monotonic())
 
     def add(self, key: str, amount: float, ttl: float) -> None:
-        self._put(key, (self._get(key) or 0.0) + amount, ttl)
+        now = time.monotonic()
+        sums = self._of(_kind(key), now)
+        sums.put(key, sums.get(key, now) + amount, now + ttl, now)
 
     async def take(self, key: str, amount: float, limit: float, ttl: float) -> bool:
-        total = (self._get(key) or 0.0) + amount
-        if total > limit:
+        if await self.number(key) + amount > limit:
             return False
-        self._put(key, total, ttl)
+        self.add(key, amount, ttl)
         return True
 
     async def pin(self, key: str, value: str, ttl: float) -> str:
-        kept: str = self._get(key) or value
+        kept = self._get(key) or value
         self._put(key, kept, ttl)
         return kept
 
     async def text(self, key: str) -> str | None:
-        kept: str | None = self._get(key)
-        return kept
+        return self._get(key)
 
     async def keep(self, key: str, value: str, ttl: float) -> None:
         self._put(key, value, ttl)
@@ -101,15 +109,26 @@ class Memory:
     def counts(self) -> dict[str, float]:
         return {"down": 0.0, "failures": 0.0, "pending": 0.0, "dropped": 0.0}
 
-    def _get(self, key: str) -> Any:
+    def _of(self, kind: str, now: float) -> Sums:
+        sums = self._sums.get(kind)
+        if sums is None:  # those of periods that are over go when a new one begins
+            self._sums = {name: other for name, other in self._sums.items() if other.until > now}
+            sums = self._sums[kind] = Sums(self._limit)
+        return sums
+
+    def _get(self, key: str) -> str | None:
         expiry, value = self._kept.get(key, (0.0, None))
         return value if expiry > time.monotonic() else None
 
-    def _put(self, key: str, value: Any, ttl: float) -> None:
+    def _put(self, key: str, value: str, ttl: float) -> None:
         self._kept[key] = (time.monotonic() + ttl, value)
         self._kept.move_to_end(key)
         while len(self._kept) > self._limit:
             self._kept.popitem(last=False)
+
+
+def _kind(key: str) -> str:
+    return key.rpartition(":")[0]
 
 
 class Valkey:

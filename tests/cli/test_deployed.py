@@ -223,3 +223,23 @@ def test_the_command_reports_like_any_other_problem(engine, tmp_path, capsys):
     assert "gateway.yaml:" in capsys.readouterr().out
     (deployed / "gateway.yaml").write_text("a: [")
     assert main(["validate", str(policy), "--rendered", str(deployed)]) == 2
+
+
+def test_what_is_no_folder_of_yaml_is_said_to_be_none(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    for name, content, words in (
+        ("nodir", None, "--rendered PATH: there is no such folder"),
+        ("empty", None, "--rendered PATH: no external processor, since no YAML file"),
+        ("odd/latin.yaml", b"a: \xff", "PATH: not YAML: the file is not UTF-8"),
+        ("odd/tab.yaml", b"a:\n\tb: 1\n", "PATH:2:1: Y001 not valid YAML: a tab stands here"),
+        ("odd/control.yaml", b"a: \x01\n", "PATH: not YAML: a control character is in it"),
+        ("odd/list.yaml", b"kind: List\nitems: 3\n", "PATH: no external processor in its YAML files"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        assert main(["validate", str(tmp_path / "policy.yaml"), "--rendered", str(tmp_path / name)]) == 2
+        shown = capsys.readouterr().err
+        assert words.replace("PATH", str(tmp_path / name)) in shown
+        assert shown.count("\n") == 1

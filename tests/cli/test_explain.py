@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.explain import differences
 from tests.cli.conftest import Ran, chat
 
 Run = Callable[..., Ran]
@@ -105,8 +106,40 @@ def test_other_apis_by_their_path(run: Run, policy: Path) -> None:
     stdin = b'{"model": "auto", "input": "text"}'
     shown = run("explain", policy, "-", "--path", "/v1/embeddings", "-H", "x-bad: 1", "-o", "json", stdin=stdin).json()
     assert (shown["decision"], shown["status"]) == ("refuse", 403)
-    passed = run("explain", policy, "-", "--path", "/healthz", stdin=b"")
-    assert "outcome   passed on as it came" in passed.out
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "headers", "stdin", "told"),
+    [
+        ("", "/healthz", [], b"", "respond 404: This gateway does not serve this path; GET /v1/models"),
+        ("", "/v1beta/x", ["x-goog-api-key: k"], b"{}", "respond 404: This gateway does not serve this path; GET /v1b"),
+        ("settings: {unread: pass}", "/healthz", [], b"", "passed on unread, to the default model's route"),
+        (
+            "paths: [{match: /v1/audio/*, to: large}]\nsettings: {unread: pass}", "/v1/audio/speech", [], b"{}",
+            "passed on unread, to large (org/large): `paths` opens /v1/audio/*",
+        ),
+        ("paths: [{match: /v1/audio/*}]", "/v1/Audio/speech", [], b"{}", "respond 404: This gateway does not serve"),
+        ("", "/v1/models", [], b"{}", "respond 405: This path takes GET, HEAD only."),
+        ("", "/v1/responses/resp_1", [], b"{}", "respond 400: A request for a stored response has no body."),
+        ("", "/v1/responses/resp_1/cancel", [], b"", "passed on as it came, to the model that made the response"),
+        ("", "/v1/chat/completions", ["content-encoding: lzma"], b"{}", "respond 415: The request body must be sent"),
+        ("", "/v1/chat/completions", ["content-type: application/json; charset=utf-16"], b"{}", "respond 415: The"),
+        ("", "/v1/chat/completions", ["content-type: text/plain"], b"a=b", "respond 415: The request body must be a"),
+        ("", "/v1/responses", ["upgrade: websocket"], b"{}", "respond 426: WebSockets are not served here"),
+    ],
+)  # fmt: skip
+def test_what_is_no_call_goes_as_it_goes_in_the_router(
+    run: Run, policy: Path, more: str, path: str, headers: list[str], stdin: bytes, told: str
+) -> None:
+    policy.write_text(policy.read_text() + more + "\n")
+    arguments = ["--path", path, *(part for header in headers for part in ("-H", header))]
+    ran = run("explain", policy, "-", *arguments, stdin=stdin)
+    assert ran.status == 0
+    assert f"\noutcome   {told}" in ran.out
+    shown = run("explain", policy, "-", *arguments, "-o", "json", stdin=stdin).json()
+    status = int(told[8:11]) if told.startswith("respond") else None
+    assert (shown["action"], shown["status"]) == ("route" if status is None else "respond", status)
+    assert shown["model"] == ("large" if "large" in told else None)
 
 
 def test_bad_headers_policies_and_files(run: Run, policy: Path, body: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,3 +152,43 @@ def test_bad_headers_policies_and_files(run: Run, policy: Path, body: Path, caps
     ran = run("explain", policy, body)
     assert (ran.status, ran.out) == (1, "")
     assert "P102 missing key 'models'" in ran.err
+
+
+def test_changes_are_told_in_the_words_of_the_api_that_is_called(run: Run, policy: Path) -> None:
+    policy.write_text(policy.read_text().replace("max_tokens: 100", "max_tokens: 100, system: Be brief."))
+    gemini = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 900, "topK": 3}}
+    path = "/v1beta/models/auto:generateContent?key=k"
+    ran = run("explain", policy, "-", "--path", path, "-H", "x-tier: gold", stdin=json.dumps(gemini).encode())
+    headers = "  x-pointsman-route: large\n  x-lane: fast\n  :path: /v1beta/models/org/large:generateContent?key=k\n"
+    assert f"request headers set\n{headers}" in ran.out
+    body = ran.out.partition("request body changed\n")[2].partition("\n\n")[0].splitlines()
+    assert sorted(body) == [
+        "  generationConfig.maxOutputTokens: 100",
+        '  generationConfig.thinkingConfig: {"thinkingBudget":24576}',
+        '  systemInstruction: {"parts":[{"text":"Be brief."}]}',
+    ]
+    messages = {
+        "model": "auto", "max_tokens": 4000, "system": [{"type": "text", "text": "Old."}], "top_p": 0.5,
+        "messages": [{"role": "user", "content": "hi"}],
+    }  # fmt: skip
+    stdin = json.dumps(messages).encode()
+    ran = run("explain", policy, "-", "--path", "/V1/messages", "-H", "x-tier: gold", stdin=stdin)
+    assert "  :path: /v1/messages\n" in ran.out
+    body = ran.out.partition("request body changed\n")[2].partition("\n\n")[0].splitlines()
+    assert body[0] == "  model: org/large"
+    assert '  system[0]: {"type":"text","text":"Be brief."}, before the others' in body
+    assert "  max_tokens: 100" in body
+    assert not any("reasoning_effort" in line for line in body)
+
+
+def test_differences_of_bodies() -> None:
+    def told(before: object, after: object) -> dict[str, str]:
+        return dict(differences(before, after))
+
+    assert told({"a": 1, "b": [1, {"c": 2}], "d": 0}, {"a": 1, "b": [1, {"c": 3}], "e": "x" * 300}) == {
+        "b[1].c": "3", "d": "taken out", "e": "x" * 200 + "…",
+    }  # fmt: skip
+    assert told({"m": [1, 2, 3]}, {"m": [1, 3]}) == {"m": "2 elements in the place of 3"}
+    assert told({"m": [1]}, {"m": [0, 1]}) == {"m[0]": "0, before the others"}
+    assert list(differences({"z": 1, "model": "a"}, {"z": 2, "model": "b"})) == [("model", "b"), ("z", "2")]
+    assert told({"a": True}, {"a": 1}) == {"a": "1"}

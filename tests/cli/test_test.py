@@ -84,7 +84,7 @@ cases:
     expect: {action: route}
   - name: elsewhere
     path: /healthz
-    expect: {action: respond}
+    expect: {action: default}
 """
     )
     ran = run("test", policy, path)
@@ -92,8 +92,10 @@ cases:
     assert f"FAIL  wrong  ({path}:2:5)\n      decision: expected 'trial', got 'premium'\n" in ran.out
     assert "      true     premium  → route large\n        └─ gold: true, score 1\n" in ran.out
     assert "refused before any rule: 'messages' must be a non-empty array of messages, not a number." in ran.out
-    assert "/healthz is none of the paths that are decided about" in ran.out
+    assert "refused before any rule: This gateway does not serve this path; GET /v1/models lists" in ran.out
     assert ran.out.endswith("5 cases: 1 passed, 4 failed\n")
+    policy.write_text(policy.read_text() + "settings: {unread: pass}\n")
+    assert "passed on unread, to the default model's route: `unread: pass`" in run("test", policy, path).out
 
 
 def test_several_files(run: Run, policy: Path, tmp_path: Path) -> None:

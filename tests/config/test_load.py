@@ -397,3 +397,65 @@ def test_a_bearer_token_is_what_authorization_holds():
     found = models(parse(f"version: 1\nmodels: {{{entries}}}\ndefault: a\n").spec)
     assert (found["a"].credential.header, found["a"].credential.prefix) == ("authorization", "Bearer ")
     assert (found["b"].credential.header, found["b"].credential.prefix) == ("x-key", "")
+
+
+WRONG = """\
+version: 1
+models:
+  m: {url: ftp://x, base_path: x y, price: 3, credential: {header: a b, prefix: " x", from: {secret: A, key: a/b}}}
+default: m
+signals:
+  r: {remote: {url: x, model: m}}
+  i: {identity: {role: "a\\nb", headers: {user: x-user}}}
+  k: {keyword: {any: word}}
+decisions:
+  - {name: a b, route: m}
+paths: [{match: audio}, 3]
+settings: {session: [3], fail_open: maybe, max_values: many, store: {url: x}, store: {url: http://x}}
+"""
+
+
+def test_messages_say_what_is_needed_in_plain_words() -> None:
+    text = WRONG.replace(", store: {url: http://x}", "")
+    said = messages(text)
+    for words in (
+        "url: a URL is needed, such as http://host:8000",
+        "base_path: a path is needed that begins with /",
+        "price: a mapping is needed, with input, output",
+        "header: a header's name is needed",
+        "prefix: printable ASCII is needed",
+        "secret: a name as in Kubernetes is needed",
+        "key: letters, digits, `.`, `_` and `-` are needed",
+        "url: a URL is needed, such as http://host:8000 or grpc://host:8001",
+        "role: 1 to 200 characters are needed",
+        "any: a list is needed",
+        "name: 1 to 63 letters, digits",
+        "match: a path without escapes is needed",
+        "paths: a mapping is needed, with match, to",
+        "session: a mapping is needed, with header, field",
+        "fail_open: true or false is needed",
+        "max_values: a whole number is needed",
+        "url: a URL is needed, such as redis://host:6379/0",
+    ):
+        assert any(message.startswith(words) for message in said), words
+    for message in said:
+        assert re.search(r"Spec\b|Params\b|instance of|pattern|dictionary|\[\^|\^\[|\$'", message) is None, message
+
+
+def test_every_pattern_has_words_for_those_who_miss_it() -> None:
+    def walk(node, said):
+        if isinstance(node, list):
+            return [found for each in node for found in walk(each, said)]
+        if not isinstance(node, dict):
+            return []
+        said = said or "patternErrorMessage" in node
+        here = [node["pattern"]] if isinstance(node.get("pattern"), str) and not said else []
+        return here + [found for key, each in node.items() for found in walk(each, said and key == "anyOf")]
+
+    assert walk(json_schema(), False) == []
+
+
+@pytest.mark.parametrize("text", ["version: 1\n\tmodels: {}\n", HEAD + "\tx: {}\n", "a:\n\t- b\n", "a: 1\n \tx: 1\n"])
+def test_a_tab_is_called_a_tab(text: str) -> None:
+    [message] = messages(text)
+    assert message.startswith("not valid YAML: a tab stands here")

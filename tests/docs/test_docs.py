@@ -254,3 +254,10 @@ def test_policies_on_the_pages_are_valid() -> None:
     assert found
     for page, block in found:
         assert [str(problem) for problem in check(block, str(page))[1]] == []
+
+
+def test_the_changelog_has_each_section_once_and_in_order() -> None:
+    """Keep a Changelog's sections: who looks for what is new, or gone, looks in one place."""
+    unreleased = (ROOT / "CHANGELOG.md").read_text().partition("\n## Unreleased\n")[2].partition("\n## ")[0]
+    found = re.findall(r"^### (.+)$", unreleased, re.MULTILINE)
+    assert found == [name for name in ("Added", "Changed", "Fixed", "Removed") if name in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def test_every_admin_route_is_documented():
 
 def test_every_metric_is_documented_and_nothing_else():
     assert set(re.findall(r"`(pointsman_[a-z_]+)`", PAGE)) == set(FAMILIES)
+
+
+def test_every_reason_is_documented_and_nothing_else():
+    """The codes of all refusals, and whatever else is counted as a failure, as the code of the service says them."""
+    said = set()
+    for path in sorted((ROOT / "extproc").rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            place = {"Refusal": 2, "failed": 0}.get(name)
+            given = [] if place is None else call.args[place : place + 1]
+            said |= {one.value for one in given if isinstance(one, ast.Constant)}
+    table = PAGE.partition("### Reasons")[2].partition("\n## ")[0]
+    told = {name for row in table.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]}
+    assert len(said) > 20
+    assert told == said
 
 
 def test_every_command_is_in_the_readme():

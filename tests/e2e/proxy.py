@@ -159,6 +159,8 @@ class Upstream:
             "length": len(raw),
         }
         headers = {"x-pointsman-model": "spoofed", "x-pointsman-decision": "spoofed"}
+        if (other := request.headers.get("x-claim")) is not None:  # that another model has answered
+            headers["x-pointsman-fallback"] = other
         if request.method != "POST" or request.content_type != "application/json":
             return web.json_response(echo, headers=headers)
         body = orjson.loads(raw)

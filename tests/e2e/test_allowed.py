@@ -15,6 +15,7 @@ from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
 from extproc import paths
+from extproc.apis.registry import SHAPES
 from tests.e2e.conftest import World
 from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post
@@ -138,7 +139,7 @@ async def test_without_a_router_its_calls_and_opened_paths_go_on_and_nothing_els
         for method in ("GET", "POST", "PUT"):
             status, answer = await send(port, path, method=method)
             assert status == 404, path
-            assert answer["error"]["message"] == paths.NOT_SERVED
+            assert answer["error"]["message"] == paths.not_served(SHAPES[0]).text
     assert seen(world) == before
     async with client.get(world.envoy.url(mode) + "/generate") as response:
         assert response.headers["content-type"] == "application/json"

@@ -272,6 +272,16 @@ async def test_the_client_is_told_who_has_answered(world: World, client: aiohttp
         assert "x-pointsman-fallback" not in headers
 
 
+async def test_no_model_answers_in_another_s_name(world: World, client: aiohttp.ClientSession) -> None:
+    """What an upstream says of fallbacks is not Envoy's word, be it the chosen model's or a fallback's."""
+    for claim in ("backup", "last", "glm", ""):
+        for fails, model in (((), "glm"), (("glm",), "backup"), (("glm", "backup"), "last")):
+            more = {f"x_fail_{name}": "503" for name in fails} | {"x_claim": claim}
+            _, headers, _ = await post(client, world.envoy.url() + PATH, chat("hi", model="glm"), **more)
+            assert headers.getall("x-pointsman-model") == [model]
+            assert "x-pointsman-fallback" not in headers
+
+
 async def test_streams_fail_over_before_their_first_byte(world: World, client: aiohttp.ClientSession) -> None:
     body = chat("hi", model="glm", stream=True)
     headers = JSON_TYPE | {"x-fail-glm": "503"}

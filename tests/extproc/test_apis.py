@@ -53,7 +53,8 @@ import orjson, re2
 from cli.gateways.allowed import CALLS
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc import openai, paths
+from extproc import paths, rewriting
+from extproc.apis.registry import BY_NAME
 from extproc.body import parse
 from extproc.refusal import Refusal
 from extproc.static_answer import static_answer
@@ -64,9 +65,9 @@ assert re2.fullmatch(CALLS, "/proxy/api/chat")
 body = orjson.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]})
 request = parse(target, {}, {}, body)
 assert (request.text(), request.asking.streams(request)) == ("hi", True)
-changed = orjson.loads(openai.changed(request, Model("m", "served"), Changes(max_tokens=5)))
+changed = orjson.loads(rewriting.changed(request, Model("m", "served"), Changes(max_tokens=5)))
 assert (changed["model"], changed["options"]) == ("served", {"num_predict": 5})
-assert openai.error("ollama", Refusal(403, "No.", "no")) == b'{"error":"No."}'
+assert BY_NAME["ollama"].error(Refusal(403, "No.", "no")) == b'{"error":"No."}'
 assert orjson.loads(static_answer(request, "No.").body)["message"]["content"] == "No."
 """
 

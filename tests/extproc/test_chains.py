@@ -145,15 +145,21 @@ async def test_a_store_that_is_away_makes_a_session_of_its_own(tmp_path: Path) -
         ([b'{"output":[{"id":"msg_1","text":"\\"id\\":\\"resp_x\\""}]}'], "resp_z"),
         ([b'{"error":{"message":"no"}}'], "resp_z"),
         ([b" " * LOOKED_AT, b'{"id":"resp_d"}'], None),
+        ([b'{"metadata":{"id":"resp_x"},"id":"resp_e"}'], "resp_e"),
+        ([b'{"tools":[{"id":"resp_x"},[{"id":"resp_x"}]],"a":"\\\\","response":{"x":{"id":"resp_x"}}}'], "resp_z"),
+        ([b'{"id":{"id":"resp_x"},"x":["id","resp_x"],"id":"msg_1","y":"id","resp_x":"resp_x"}'], "resp_z"),
+        ([b'data: {"response":{"metadata":{"id":"resp_x"},"id":"re', b'sp_f"}}'], "resp_f"),
+        ([b'data: {"item":{"id":"resp_x"}}\n\ndata: {"response":{"id":"resp_g"}}'], "resp_g"),
+        ([b'[{"id":"resp_x"}]', b"}}]]"], "resp_z"),
     ],
 )
 def test_the_id_of_an_answer(pieces: list[bytes], found: str | None) -> None:
     head = IdFinder("session")
-    ids = [one for piece in [*pieces, b'"id":"resp_z"'] if (one := head.take(piece)) is not None]
+    ids = [one for piece in [*pieces, b'{"id":"resp_z"}'] if (one := head.take(piece)) is not None]
     assert ids == ([] if found is None else [found])
 
 
-@pytest.mark.parametrize("unit", [b'"id":"resp_', b'"id" : ', b'"id"' + b" " * 100, b"x"])
+@pytest.mark.parametrize("unit", [b'"id":"resp_', b'"id" : ', b'"id"' + b" " * 100, b"x", b'\\"', b"{", b'{"a":'])
 def test_looking_for_it_is_linear(unit: bytes) -> None:
     def look(text: bytes) -> None:
         head = IdFinder("session")

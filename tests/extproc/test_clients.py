@@ -15,7 +15,7 @@ from config.build import build
 from config.load import load
 from decisions.decision import Trace
 from decisions.engine import Engine
-from extproc.exchange import rewritten
+from extproc.rewriting import rewritten
 from tests.extproc.envoy import Envoy, Service
 
 POLICY = """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc import openai
+from extproc import rewriting
 from extproc.edit import Draft, elements, exchanged
 from extproc.refusal import Refusal
 from signals.request import Request
@@ -95,7 +95,7 @@ def changed(body: bytes, changes: Changes, api: str = "chat") -> bytes:
     fields = orjson.loads(body)
     request = Request(api, body, fields, fields.get("model"), ())
     model = Model("m", "served", thinking="adaptive" if api == "messages" else "reasoning_effort")
-    return openai.changed(request, model, changes)
+    return rewriting.changed(request, model, changes)
 
 
 def places(text: str) -> dict[str, tuple[int, int, int]]:
@@ -299,7 +299,7 @@ def test_a_system_prompt_is_put_into_the_bytes(api: str, before: str, after: str
     body = before.encode()
     fields: dict[str, Any] = orjson.loads(body.replace(b"1e400", b"1e40"))
     request = Request(api, body, fields, None, ())
-    assert openai.changed(request, Model("m", "served"), Changes(system="S")).decode() == after
+    assert rewriting.changed(request, Model("m", "served"), Changes(system="S")).decode() == after
 
 
 def test_a_body_too_deep_to_find_a_member_in_is_refused() -> None:
@@ -322,7 +322,7 @@ def test_changes_take_linear_time(filling: bytes) -> None:
         return Request("chat", b"{%b}" % b",".join(members), fields, None, ())
 
     assert_linear(
-        make, lambda request: openai.changed(request, Model("m", "served"), Changes(max_tokens=1, system="S"))
+        make, lambda request: rewriting.changed(request, Model("m", "served"), Changes(max_tokens=1, system="S"))
     )
 
 
@@ -342,4 +342,4 @@ def test_thoughts_are_left_out_in_linear_time(api: str, inside: bool) -> None:
         return Request(api, orjson.dumps(fields), fields, None, ())
 
     model = Model("m", "served", thinking="anthropic")
-    assert_linear(make, lambda request: openai.changed(request, model, Changes(thinking=False), 1_000_000))
+    assert_linear(make, lambda request: rewriting.changed(request, model, Changes(thinking=False), 1_000_000))

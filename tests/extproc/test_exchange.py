@@ -154,6 +154,28 @@ def test_an_unknown_model_is_404_in_the_shape_of_the_api(service: Service) -> No
     assert shown["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "lists"),
+    [
+        ("POST", "/v1beta/models/gpt-9:generateContent", "/v1beta/models"),
+        ("GET", "/v1beta/models/gpt-9", "/v1beta/models"),
+        ("GET", "/v1beta/files", "/v1beta/models"),
+        ("GET", "/v1/models/gpt-9", "/v1/models"),
+        ("GET", "/v1/files", "/v1/models"),
+    ],
+)
+def test_a_404_names_the_list_of_models_of_the_clients_own_api(
+    service: Service, method: str, path: str, lists: str
+) -> None:
+    key = {"x-goog-api-key": "k"} if lists == "/v1beta/models" else {}
+    envoy = Envoy(service)
+    if method == "POST":
+        answer = envoy.request(b'{"contents": [{"parts": [{"text": "hi"}]}]}', path, **key)[-1]
+    else:
+        [answer] = envoy.headers(path, method="GET", end=True, **key)
+    assert f"; GET {lists} lists" in expect_refusal(answer, 404)["error"]["message"]
+
+
 def test_an_unknown_model_can_be_passed_on_untouched() -> None:
     policy = Engine(
         policy="sha256:1", models={"small": LARGE}, default="small", signals={}, clauses=(), pass_unknown=True

@@ -10,7 +10,7 @@ import pytest
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc import openai, paths
+from extproc import paths, rewriting
 from extproc.apis.gemini import GEMINI
 from extproc.apis.registry import spoken
 from extproc.body import parse as read
@@ -45,7 +45,7 @@ def refused(fields: Any) -> Refusal:
 
 def sent(fields: Any, model: Model = SERVED, foreign: int = 0, **changes: Any) -> Any:
     made = Changes(**changes) if changes else None
-    return orjson.loads(openai.changed(parse(fields), model, made, foreign))
+    return orjson.loads(rewriting.changed(parse(fields), model, made, foreign))
 
 
 # Paths
@@ -240,6 +240,16 @@ def test_what_a_call_needs() -> None:
     assert needs(call({"inlineData": {"mimeType": "image/png", "data": "x"}})) == {"vision"}
     assert needs(call({"fileData": {"mimeType": "audio/wav", "fileUri": "x"}})) == {"audio"}
     assert needs(call({"fileData": {"fileUri": "x"}})) == {"files"}
+
+
+@pytest.mark.parametrize("media", ["image/png", "audio/wav", "video/mp4", "text/plain", None])
+def test_what_is_fetched_may_be_text_whatever_its_type_is_said_to_be(media: str | None) -> None:
+    given = {"fileUri": "https://x/y"} | ({} if media is None else {"mime_type": media})
+    request = parse(call({"text": "hi"}, {"file_data": given}))
+    assert "reference" in request.opaque()
+    assert request.sealed
+    inline = parse(call({"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}))
+    assert (inline.opaque(), inline.sealed) == (("image",), False)
     assert needs(call({"text": "hi"}, tools=[{"functionDeclarations": [{"name": "f"}]}])) == {"tools"}
     assert needs(call({"text": "hi"}, tools=[{"google_search": {}}])) == {"tools"}
     assert needs(call({"text": "hi"}, tools=[])) == set()
@@ -263,7 +273,7 @@ def test_what_a_call_asks_for_beside_its_text() -> None:
 
 def test_the_model_stands_in_the_path_and_every_byte_of_the_body_stays() -> None:
     body = b'{ "contents" : [ {"parts":[{"text":"\\u0061 1.00"}]} ] }'
-    assert openai.changed(parse(body), SERVED, None) == body
+    assert rewriting.changed(parse(body), SERVED, None) == body
     assert GEMINI.names(orjson.loads(body), "anything")
 
 
@@ -337,7 +347,7 @@ def test_how_much_a_model_thinks(
 def test_changes_reach_the_call_whose_tokens_are_counted() -> None:
     body = {"generateContentRequest": call({"text": "hi"})}
     request = parse(body, BASE + "auto:countTokens")
-    result = orjson.loads(openai.changed(request, SERVED, Changes(system="new", max_tokens=9)))
+    result = orjson.loads(rewriting.changed(request, SERVED, Changes(system="new", max_tokens=9)))
     system = {"parts": [{"text": "new"}]}
     assert result == {"generateContentRequest": call({"text": "hi"}, systemInstruction=system)}
 
@@ -367,7 +377,7 @@ def test_thoughts_of_another_model_are_left_out() -> None:
 def test_an_error_is_google_s() -> None:
     for status, name in ((400, "INVALID_ARGUMENT"), (403, "PERMISSION_DENIED"), (429, "RESOURCE_EXHAUSTED"),
                          (503, "UNAVAILABLE"), (500, "INTERNAL"), (413, "INVALID_ARGUMENT")):  # fmt: skip
-        body = orjson.loads(openai.error("gemini", Refusal(status, "No.", "no")))
+        body = orjson.loads(GEMINI.error(Refusal(status, "No.", "no")))
         assert body == {"error": {"code": status, "message": "No.", "status": name}}
 
 

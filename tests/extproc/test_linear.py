@@ -16,7 +16,7 @@ import zstandard
 from decisions.decision import Changes
 from decisions.engine import Opening
 from decisions.model import Model
-from extproc import openai, paths
+from extproc import paths, rewriting
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.encoding import coding, decoded, in_utf8, plainly_json, says_json
@@ -142,8 +142,8 @@ def test_bodies(body: Callable[[int], bytes]) -> None:
 
     def read(given: bytes) -> None:
         request = parse(target, {}, {}, given, 10**9)
-        openai.with_model(request, "other")
-        openai.changed(request, Model("m", "m"), Changes(system="be brief", max_tokens=5))
+        rewriting.with_model(request, "other")
+        rewriting.changed(request, Model("m", "m"), Changes(system="be brief", max_tokens=5))
         for scope in ("all", "latest", "conversation", "tools"):
             request.text(scope)
             request.glued(scope)
@@ -207,7 +207,7 @@ def test_what_is_changed_in_google_s_calls() -> None:
 
     def change(given: bytes) -> None:
         request = parse(target, {}, {}, given, 10**9)
-        openai.changed(request, Model("m", "m"), made, 10**9)
+        rewriting.changed(request, Model("m", "m"), made, 10**9)
 
     for contents in (
         lambda size: [{"role": "model", "parts": parts}] * size,

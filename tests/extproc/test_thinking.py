@@ -9,14 +9,14 @@ import pytest
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc import openai
+from extproc import rewriting
 from extproc.apis.chat import CHAT
 from extproc.apis.messages import MESSAGES
 from extproc.apis.responses import RESPONSES
 from extproc.makers import MOST, Makers
 from signals.request import Message, Request
 from signals.state.session import Sessions
-from tests.extproc.test_openai import parse
+from tests.extproc.test_rewriting import parse
 
 CLAUDE = Model("claude", "served", thinking="anthropic")
 ADAPTIVE = Model("claude", "served", thinking="adaptive")
@@ -36,7 +36,7 @@ def sent(
     fields: dict[str, Any], model: Model = CLAUDE, api: Any = "messages", foreign: int = 0, **changes: Any
 ) -> dict[str, Any]:
     request = parse(api, {"max_tokens": 32_000, "messages": [QUESTION]} | fields)
-    result: dict[str, Any] = orjson.loads(openai.changed(request, model, Changes(**changes), foreign))
+    result: dict[str, Any] = orjson.loads(rewriting.changed(request, model, Changes(**changes), foreign))
     return result
 
 
@@ -239,7 +239,7 @@ def test_every_other_byte_of_such_a_message_stays() -> None:
         b'"signature":"s"} , {"type":"tool_use","id":"t","name":"f","input":{"n": 1.00}} ], "role" : "assistant"} ]}'
     )
     request = Request("messages", body, orjson.loads(body), None, ())
-    assert openai.changed(request, CLAUDE, None, 2) == (
+    assert rewriting.changed(request, CLAUDE, None, 2) == (
         b'{"model":"served","messages" : [ {"role":"user","content":"\\u0061"},\n {"content":['
         b' {"type":"tool_use","id":"t","name":"f","input":{"n": 1.00}} ], "role" : "assistant"} ]}'
     )

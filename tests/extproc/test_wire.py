@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -296,3 +297,20 @@ def test_dynamic_metadata_is_added_to_any_reply(
         message = read(reply + extra)
         assert metadata(message) == wanted
         assert message.request_body is not None or message.streamed_immediate_response is not None
+
+
+def test_what_clients_make_up_is_remembered_within_a_few_megabytes() -> None:
+    def fill(size: int) -> int:
+        tracemalloc.start()
+        for number in range(5_000):
+            path = f"/v1/chat/completions?{number:0{size}}"
+            wire.reply(Kind.REQUEST_HEADERS, (("x-pointsman-route", "small"), (":path", path)), (), True)
+            wire.reply(Kind.REQUEST_BODY, ((":path", path),), (), True, b"{}")
+            wire.headers_of([(f"x-{number:0{size}}", "")]).own()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return held
+
+    assert fill(16_000) < 2**20
+    assert fill(1_900) < 12 * 2**20
+    assert fill(10) < 4 * 2**20

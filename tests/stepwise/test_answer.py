@@ -179,22 +179,25 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
         aiohttp.ClientSession() as http,
     ):
 
-        async def post(data: bytes, **headers: str) -> tuple[int, str]:
+        async def post(data: bytes, **headers: str) -> tuple[int, str, str]:
             sent = {"x-pointsman-decision": "math"} | {name.replace("_", "-"): value for name, value in headers.items()}
             async with http.post(f"{url}/v1/chat/completions", data=data, headers=sent) as reply:
-                body = await reply.text()
-                return reply.status, json.loads(body)["error"]["message"] if body.startswith("{") else body
+                assert reply.content_type == "application/json"
+                error = (await reply.json())["error"]
+                assert error["type"] == ("server_error" if reply.status >= 500 else "invalid_request_error")
+                return reply.status, error["code"], error["message"]
 
         good = json.dumps(ASK).encode()
-        assert (await post(good, x_pointsman_hop="1"))[0] == 508
-        assert await post(good, x_pointsman_decision="poetry") == (404, "There is no stepwise decision poetry.")
-        assert await post(b"{") == (400, "The request body is not JSON.")
-        assert await post(b"[]") == (400, "The request body is not a JSON object.")
-        assert await post(json.dumps({**ASK, "n": 2}).encode()) == (
-            400,
-            "This request cannot be answered stepwise (n).",
-        )
-        assert (await post(b" " * 200_000))[0] == 413
+        assert (await post(good, x_pointsman_hop="1"))[:2] == (508, "second_pass")
+        said = "There is no decision 'poetry' that is answered here."
+        assert await post(good, x_pointsman_decision="poetry") == (404, "unknown_decision", said)
+        said = "There is no header x-pointsman-decision."
+        assert await post(good, x_pointsman_decision="") == (404, "unknown_decision", said)
+        assert await post(b"{") == (400, "invalid_json", "The request body is not valid JSON.")
+        assert await post(b"[]") == (400, "invalid_type", "The request body must be a JSON object.")
+        said = "This request cannot be answered as its decision says (n)."
+        assert await post(json.dumps({**ASK, "n": 2}).encode()) == (400, "ineligible", said)
+        assert (await post(b" " * 200_000))[:2] == (413, "too_large")
         async with http.post(f"{url}/v1/messages", data=good, headers={"x-pointsman-decision": "math"}) as reply:
             assert reply.status == 404
         async with http.get(f"{url}/healthz") as reply:

@@ -94,9 +94,12 @@ async def test_memory_keeps_the_first_pin_and_is_bounded():
     assert await store.pin("s", "small", 10.0) == "small"
     assert await store.pin("s", "large", 10.0) == "small"
     for number in range(5):
-        store.add(f"k{number}", 1.0, 10.0)
+        store.add(f"k:{number}", 1.0, 10.0)
+    assert await store.pin("s", "large", 10.0) == "small"
+    for number in range(5):
+        await store.keep(f"s{number}", "small", 10.0)
     assert await store.pin("s", "large", 10.0) == "large"
-    assert await store.number("k4") == 1.0
+    assert all([await store.number(f"k:{number}") >= 1.0 for number in range(5)])
     assert store.counts()["down"] == 0.0
     await store.close()
 

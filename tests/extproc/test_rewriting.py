@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc import openai
+from extproc import rewriting
+from extproc.apis.registry import BY_NAME
 from extproc.body import parse as read
 from extproc.paths import Target
 from extproc.refusal import Refusal
@@ -372,7 +373,7 @@ def test_only_the_model_changes(made: tuple[list[tuple[str, bool]], bytes], name
     pieces, body = made
     fields = orjson.loads(body)
     request = Request("chat", body, fields, fields.get("model"), ())
-    changed = openai.with_model(request, name)
+    changed = rewriting.with_model(request, name)
     new = orjson.dumps(name).decode()
     if any(is_model for _, is_model in pieces):
         assert changed.decode() == "".join(new if is_model else text for text, is_model in pieces)
@@ -385,7 +386,7 @@ def test_only_the_model_changes(made: tuple[list[tuple[str, bool]], bytes], name
 
 def with_model(body: bytes, name: str = "new") -> bytes:
     fields = orjson.loads(body)
-    return openai.with_model(Request("chat", body, fields, fields.get("model"), ()), name)
+    return rewriting.with_model(Request("chat", body, fields, fields.get("model"), ()), name)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,7 @@ CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "x": 1
 def changed(api: Any, fields: dict[str, Any], model: Model = EFFORT, **changes: Any) -> dict[str, Any]:
     request = parse(api, fields)
     before = orjson.dumps(request.fields)
-    result: dict[str, Any] = orjson.loads(openai.changed(request, model, Changes(**changes)))
+    result: dict[str, Any] = orjson.loads(rewriting.changed(request, model, Changes(**changes)))
     assert orjson.dumps(request.fields) == before, "the request itself must not change"
     return result
 
@@ -583,7 +584,7 @@ def test_thinking_is_nothing_to_embeddings() -> None:
 
 def test_a_deep_body_is_changed_like_any_other() -> None:
     deep = b'{"messages": [{"role": "user"}], "x": ' + b"[" * 400 + b"]" * 400 + b"}"
-    changed = openai.changed(parse("chat", deep), EFFORT, Changes(max_tokens=1))
+    changed = rewriting.changed(parse("chat", deep), EFFORT, Changes(max_tokens=1))
     assert changed == b'{"max_tokens":1,"model":"served",' + deep[1:]
 
 
@@ -605,11 +606,10 @@ def test_a_deep_body_is_changed_like_any_other() -> None:
 )
 def test_errors_have_the_shape_of_their_api(status: int, openai_type: str, anthropic_type: str) -> None:
     refusal = Refusal(status, "Text “é”.", "code", param="p")
-    assert orjson.loads(openai.error("chat", refusal)) == {
+    assert orjson.loads(BY_NAME["chat"].error(refusal)) == {
         "error": {"message": "Text “é”.", "type": openai_type, "param": "p", "code": "code"}
     }
-    assert orjson.loads(openai.error(None, refusal))["error"]["code"] == "code"
-    assert orjson.loads(openai.error("messages", refusal)) == {
+    assert orjson.loads(BY_NAME["messages"].error(refusal)) == {
         "type": "error",
         "error": {"type": anthropic_type, "message": "Text “é”."},
     }

@@ -1,23 +1,31 @@
-"""The body that goes on to the model, and the errors that go back, in the shape of the API that was called.
+"""What goes on to the model: the body with the model's name or a decision's changes in it, every other byte as it came.
 
-The body has another model in it or a decision's changes, and every other byte as it came. `extproc.body` reads the body
-that comes.
+`extproc.body` reads what comes.
 """
 
 from __future__ import annotations
 
-from decisions.decision import Changes
+from decisions.decision import Changes, Decision
 from decisions.model import Model
-from extproc.apis.registry import BY_NAME, SHAPES
+from extproc.apis.registry import BY_NAME
 from extproc.edit import Draft
-from extproc.refusal import Refusal
 from extproc.thinking import forget, think
 from signals.request import Request
 
-JSON_HEADERS = (("content-type", "application/json"),)
 
+def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:
+    """The body that the decision's model gets, its first `foreign` messages without their thoughts; None: as it came.
 
-# Rewriting
+    Raises `Refusal` where it cannot be written again.
+    """
+    model, changes = decision.model, decision.changes
+    if model is not None and (foreign or (changes is not None and changes.body)):
+        return changed(request, model, changes, foreign)
+    # An Azure path names the model, which the plain form of the path does not.
+    name = request.model if model is None else model.name
+    if name is None or BY_NAME[request.api].names(request.fields, name):
+        return None
+    return with_model(request, name)
 
 
 def with_model(request: Request, name: str) -> bytes:
@@ -52,22 +60,3 @@ def changed(request: Request, model: Model, changes: Changes | None, foreign: in
             shape.cap(draft, model, changes.max_tokens)
         think(draft, shape, model, changes)
     return draft.text
-
-
-# Answers of our own
-
-
-def error(api: str | None, refusal: Refusal) -> bytes:
-    """The body of an error, in the shape that clients of `api` expect (None: OpenAI's)."""
-    return (SHAPES[0] if api is None else BY_NAME[api]).error(refusal)
-
-
-def unknown_model(name: str) -> Refusal:
-    """The refusal of a model that the policy does not have."""
-    shown = name if len(name) <= 200 else f"{name[:200]}…"
-    return Refusal(
-        404,
-        f"The model '{shown}' does not exist; GET /v1/models lists those that do.",
-        "model_not_found",
-        param="model",
-    )
