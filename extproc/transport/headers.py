@@ -164,6 +164,41 @@ class Memory:
         return Head(fields, self._handlers)
 
 
+class Blocks:
+    """The header blocks of one connection: HPACK's state, and the block whose CONTINUATION frames are still to come."""
+
+    def __init__(self, memory: Memory, max_bytes: int) -> None:
+        self.memory = memory
+        self.decoder: Decoder | None = new_decoder(max_bytes)  # None: from here on every block decodes alone
+        self.acknowledged = False  # the peer has our SETTINGS
+        self.part: bytearray | None = None
+        self.number = 0  # the stream of `part`, the flags of its HEADERS, and when they came
+        self.flags = 0
+        self.since = 0.0
+
+    def acknowledge(self) -> None:
+        """The peer's blocks may refer to no table any more, and the next one has to say so."""
+        self.acknowledged = True
+        if self.decoder is not None:
+            self.decoder.max_allowed_table_size = 0
+
+    def head(self, block: bytes) -> Head:
+        """A request's head. Raises CompressionError, TooLarge, Malformed."""
+        if self.decoder is None:
+            return self.memory.heads.get(block) or self.memory.head(block)
+        return self.memory.head_of(self.fields(block))
+
+    def fields(self, block: bytes) -> list[Field]:
+        """What any block says. Raises CompressionError, TooLarge, Malformed."""
+        decoder = self.decoder
+        if decoder is None:
+            return self.memory.fields(block)
+        fields = decode(decoder, block)
+        if decoder.header_table_size == 0 and self.acknowledged:
+            self.decoder = None
+        return fields
+
+
 def new_decoder(max_bytes: int) -> Decoder:
     """For the blocks of a connection whose peer has not yet heard that we keep no table."""
     return Decoder(max_header_list_size=max_bytes)

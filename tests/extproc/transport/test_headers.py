@@ -143,7 +143,7 @@ def test_a_closed_connection_that_the_peer_keeps_open_is_cut() -> None:
     running.feed(frame(frames.PING, 0, 0, bytes(8)) * 10)
     assert running.wire.take() == []
     running.loop.now += 3
-    running.connection.sweep(running.loop.now)
+    running.protocol.sweep(running.loop.now)
     assert not running.wire.open
 
 
@@ -203,7 +203,7 @@ def test_more_resets_than_are_remembered() -> None:
     running, _ = connected(Limits(max_control_frames=10_000))
     for number in range(1, 4_001, 2):
         running.feed(frame(frames.HEADERS, END_HEADERS, number, b"\x20\x83"))
-    assert len(running.connection.resets) <= 1_024
+    assert len(running.connection.numbers.resets) <= 1_024
     running.wire.take()
     running.feed(frame(frames.DATA, 0, 3_999, bytes(5)))  # remembered: dropped
     running.feed(frame(frames.DATA, 0, 1, bytes(5)))  # forgotten: told
