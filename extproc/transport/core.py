@@ -643,9 +643,9 @@ class Connection:
             stream.reset(code)
             return
         after = states.cell(self.numbers.state(number), states.SENT_RESET)
-        if after.then == states.RESET:
-            self._reset(number, code)
-        elif after.act == states.TAKE:
+        if after.act == states.TAKE:
+            if after.then == states.RESET:
+                self.numbers.reset(number)
             self.out.append(frames.rst_stream(number, code))
 
     def _reset(self, number: int, code: int) -> None:

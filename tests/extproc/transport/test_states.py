@@ -259,3 +259,15 @@ def test_a_stream_beyond_the_last_goaway_may_be_given_up_by_its_client() -> None
     assert number not in made
     assert [found.kind for found in running.wire.take()] == []
     assert 3 in running.connection.streams
+
+
+@pytest.mark.parametrize("state", range(1, len(states.STATES)), ids=states.STATES[1:])
+def test_a_malformed_priority_resets_its_stream_where_the_table_allows_it(state: int) -> None:
+    running, _, number = in_state(state)
+    running.feed(frame(frames.PRIORITY, 0, number, bytes(4)))
+    cell = states.cell(state, states.SENT_RESET)
+    written = [(found.kind, found.stream, found.code) for found in running.wire.take()]
+    allowed = cell.act == states.TAKE
+    assert written == ([(frames.RST_STREAM, number, frames.FRAME_SIZE_ERROR)] if allowed else [])
+    assert stands(running, number) == (cell.then if allowed else state)
+    assert running.wire.open
