@@ -32,9 +32,9 @@ from onnx import TensorProto, helper
 from stepwise import features
 from stepwise.answer import Steps
 from stepwise.features import State
+from stepwise.pair import PairModel, Setup
 from stepwise.policy import Device, Policy, PolicyError
 from stepwise.ready import Stepwise, unknown
-from stepwise.session import Model, Setup
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
 from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
@@ -235,7 +235,7 @@ async def answers(policy: Policy, concurrent: int, questions: int, rounds: int) 
         models = []
         for name in ("small", "large"):
             end = Endpoint(url, f"tinylm-{name}")
-            models.append(Model(name, Upstream(end), unknown(end)))
+            models.append(PairModel(name, Upstream(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
         single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, kappa=0.0)))
         await stepwise.start()

@@ -12,8 +12,10 @@ import orjson
 
 from stepwise.kind import KIND
 from stepwise.metrics import Metrics
+from stepwise.pair import Setup
 from stepwise.ready import Stepwise, StepwiseError
-from stepwise.session import Failed, Session, Setup, Text
+from stepwise.session import Failed, Session
+from stepwise.transcript import Text
 from upstream.answer import Answer, Body, Whole, problem, whole
 from upstream.client import DeadlineError
 from upstream.endpoint import HOP, JSON

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, build
+from stepwise.continuation import CHAT_PATH, Continuation, build
 from stepwise.strategy import NoVerdict
 from upstream.client import Piece, Stream, Upstream, UpstreamError
 from upstream.endpoint import JSON, Mode
@@ -101,7 +101,7 @@ async def _whole(
 ) -> tuple[int, Stream, str, list[Token]]:
     """The whole short answer, asked for with as much as the upstream takes."""
     for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
-        asked = build(None, _REQUEST, "", max_tokens=_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
+        asked = build(None, _REQUEST, "", Continuation(_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage))
         try:
             stream, _, tokens = await _read(upstream, asked, headers, deadline)
         except UpstreamError as error:
@@ -132,7 +132,7 @@ async def _continue(
     """What came of asking for `text` from one of `cuts` on."""
     beginning = text.lstrip()[:_AGREE]
     for cut in cuts:
-        asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
+        asked = build(mode, _REQUEST, text[:cut], Continuation(_TOKENS, template=upstream.endpoint.template))
         try:
             _, _, tokens = await _read(upstream, asked, headers, deadline)
         except UpstreamError as error:
@@ -157,7 +157,7 @@ async def _stop_reason(
     if not cuts:
         return False
     stop = text[cuts[0] : cuts[0] + 4]
-    asked = build(None, _REQUEST, "", max_tokens=_TOKENS, stop=(stop,))
+    asked = build(None, _REQUEST, "", Continuation(_TOKENS, (stop,)))
     try:
         _, last, tokens = await _read(upstream, asked, headers, deadline)
     except UpstreamError as error:

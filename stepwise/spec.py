@@ -13,11 +13,11 @@ from stepwise.agent import Agent, LoopTerms, Spend
 from stepwise.answer import Steps
 from stepwise.kind import KIND
 from stepwise.metrics import Metrics
+from stepwise.pair import AnswerBudget, Setup
 from stepwise.policy import GOAL, Device, PolicyError, Target
 from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
-from stepwise.session import Budget, Setup
 from stepwise.steps import Limits
 from stepwise.strategies import cold_start, policy
 from stepwise.strategy import Share, Strategy, StrategyKind, Wanted
@@ -253,7 +253,7 @@ class StepwiseSpec(_Parameters):
                 large=servers.of(self.large, large),
                 strategy=strategy,
                 limits=limits,
-                budget=Budget(budget.steps, budget.seconds, budget.money, budget.tokens),
+                budget=AnswerBudget(budget.steps, budget.seconds, budget.money, budget.tokens),
                 max_redos=self.max_redos,
                 token_budget=strategy.token_budget,
                 warm_below=self.warm_below,
