@@ -141,7 +141,7 @@ class Engine:
     replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         policy: str,

@@ -424,7 +424,7 @@ def _setting(kind: int, headers: Pairs, reroute: bool) -> bytes:
     return _common(kind, mutation + (b"\x28\x01" if reroute else b""))
 
 
-def reply(
+def reply(  # noqa: PLR0913
     kind: int,
     headers: Pairs = (),
     remove: Sequence[str] = (),

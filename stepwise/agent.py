@@ -187,9 +187,9 @@ class Agent:
         # In the second half of its budget a session has to be surer and surer to get the dear choice.
         level = self._level(keep, self._kappa * min(1.0, 2.0 * left))
         if session is None:
-            return self._choice(level, body, None, 0.0, keep, reason)
+            return self._choice(level, None, (keep, reason))
         if limit is None:
-            choice = self._choice(level, body, None, 0.0, keep, reason)
+            choice = self._choice(level, None, (keep, reason))
         else:
             try:
                 choice = await self._afford(session, limit, body, level, (keep, reason))
@@ -253,13 +253,13 @@ class Agent:
                 continue
             amount = endpoint.cost(prompt, tokens * answers)
             if await self._spend.reserve(session, amount, limit):
-                return self._choice(tried, body, tokens, amount, keep, reason if tried == level else "budget")
+                why = (keep, reason if tried == level else "budget")
+                return self._choice(tried, None if tokens == asked else tokens, why, amount)
         return Choice(None, None, None, 0.0, keep, "budget_exhausted")
 
-    def _choice(self, level: int, body: JSON, tokens: int | None, reserved: float, keep: float, reason: str) -> Choice:
-        asked = body.get("max_completion_tokens") or body.get("max_tokens")
+    def _choice(self, level: int, tokens: int | None, why: tuple[float, str], reserved: float = 0.0) -> Choice:
         effort = self._terms.efforts[level] if self._terms.efforts else None
-        return Choice(self._model(level), effort, None if tokens == asked else tokens, reserved, keep, reason)
+        return Choice(self._model(level), effort, tokens, reserved, *why)
 
     def _model(self, level: int) -> str:
         if self._terms.efforts:

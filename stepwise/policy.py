@@ -111,7 +111,7 @@ class _Item(NamedTuple):
 class Policy:
     """A loaded policy network. Build it at start (raises PolicyError), `close` it at the end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         path: Path,
         *,

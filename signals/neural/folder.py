@@ -314,7 +314,7 @@ def load(path: Path, task: Task, device: Device, threads: int) -> Folder:
 class Mounted:
     """A mounted model behind its service. `cap` bounds a text's tokens; what is longer is Unavailable("too_long")."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self, path: Path, task: Task, device: Device, threads: int, cap: int, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         self.model = load(path, task, device, threads)

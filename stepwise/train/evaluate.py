@@ -99,7 +99,7 @@ class Point:
     outcomes: Sequence[Outcome] = ()
 
 
-async def measure(
+async def measure(  # noqa: PLR0913
     trees: Sequence[Tree], strategy: Strategy, parameter: float, writer: Writer | None, price: Price, max_redos: int
 ) -> Point:
     """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
@@ -216,7 +216,7 @@ class Figures:
     tokens: Mapping[int, tuple[float, float, float]]
 
 
-def figures(
+def figures(  # noqa: PLR0913
     sweeps: Mapping[str, Sequence[Point]],
     small: Point,
     large: Point,
@@ -284,7 +284,7 @@ def chosen(points: Sequence[Point], low: float, high: float) -> int:
     return max(range(len(points)), key=lambda i: float(points[i].right.mean()))
 
 
-def report(
+def report(  # noqa: PLR0913
     found: Sequence[Figures],
     small: Point,
     large: Point,

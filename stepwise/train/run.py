@@ -89,7 +89,7 @@ async def do_calibrate(
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
 
 
-async def do_evaluate(
+async def do_evaluate(  # noqa: PLR0913
     project: Project,
     names: Sequence[str],
     writer: Writer | None,
