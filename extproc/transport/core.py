@@ -32,10 +32,10 @@ _DRAIN_PING = b"draining"
 _ALIVE_PING = b"alive?\0\0"
 
 
-class Shared:
+class Common:
     """What the connections of one server share."""
 
-    def __init__(self, limits: Limits, memory: headers.Memory) -> None:
+    def __init__(self, limits: Limits, memory: headers.BlockMemory) -> None:
         self.limits = limits
         self.memory = memory
         self.partial_bytes = 0  # of the unfinished messages of all streams
@@ -45,7 +45,7 @@ class Shared:
         self.waiter: Callable[[], Waiter]
 
 
-class Stream:
+class GrpcStream:
     """One gRPC stream: `seam.Stream` for the application, and the state that the connection keeps for it."""
 
     receiver: Receiver
@@ -59,7 +59,7 @@ class Stream:
     code: int | None = None  # RST_STREAM is sent with it
     timer: Timer | None = None
 
-    def __init__(self, connection: Connection, number: int, head: headers.Head) -> None:
+    def __init__(self, connection: Connection, number: int, head: headers.RequestHead) -> None:
         self.connection = connection
         self.number = number
         self.head = head
@@ -245,16 +245,16 @@ class Rest:
 class Connection:
     """One HTTP/2 connection."""
 
-    def __init__(self, shared: Shared, soon: Callable[[], object]) -> None:
+    def __init__(self, shared: Common, soon: Callable[[], object]) -> None:
         """`soon` has `work` called before long; it is not called again until `busy` is False."""
         limits = shared.limits
         now = shared.now()
         self.shared = shared
         self.limits = limits
         self.soon = soon
-        self.streams: dict[int, Stream] = {}
-        self.partials: dict[int, Stream] = {}  # those with an unfinished message
-        self.ended: list[Stream] = []  # those that `work` has to let go
+        self.streams: dict[int, GrpcStream] = {}
+        self.partials: dict[int, GrpcStream] = {}  # those with an unfinished message
+        self.ended: list[GrpcStream] = []  # those that `work` has to let go
         self.out: list[bytes | memoryview] = []  # frames to be written
         self.busy = False  # `work` will be called
         self.fresh = True  # no header block is sent yet
@@ -374,7 +374,7 @@ class Connection:
                 ):
                     # What `states` says of HEADERS on an idle stream.
                     numbers.last = number
-                    stream = Stream(self, number, head)
+                    stream = GrpcStream(self, number, head)
                     streams[number] = stream
                     try:
                         stream.receiver = head.handler(stream)
@@ -458,7 +458,7 @@ class Connection:
         if flags & frames.END_STREAM:
             self._half_close(stream)
 
-    def _half_close(self, stream: Stream) -> None:
+    def _half_close(self, stream: GrpcStream) -> None:
         stream.state = states.HALF_CLOSED
         if stream.answer:
             return
@@ -473,7 +473,7 @@ class Connection:
                 log.exception(_CRASH)
                 stream.cut(13, "internal error")
 
-    def _message_part(self, stream: Stream, payload: bytes | memoryview) -> None:
+    def _message_part(self, stream: GrpcStream, payload: bytes | memoryview) -> None:
         """Part of a message, several messages, or something that is no message."""
         if stream.answer:
             return
@@ -514,7 +514,7 @@ class Connection:
         elif shared.partial_bytes > self.limits.max_partial_bytes:
             stream.cut(8, "too many unfinished messages")
 
-    def _refuse_message(self, stream: Stream, flag: int, size: int) -> None:
+    def _refuse_message(self, stream: GrpcStream, flag: int, size: int) -> None:
         if flag == 1 and stream.metadata.get("grpc-encoding", "identity") != "identity":
             stream.cut(12, "compressed messages are not supported; grpc-accept-encoding is identity")
         elif flag:
@@ -522,7 +522,7 @@ class Connection:
         else:
             stream.cut(8, f"a message of {size} bytes; at most {self.limits.max_message_bytes} are allowed")
 
-    def _renew(self, stream: Stream) -> None:
+    def _renew(self, stream: GrpcStream) -> None:
         """Half the stream's window is used: grant it anew, unless the answer waits for a peer that does not take it."""
         inflow = self.inflow
         if stream.received > stream.renew_at + inflow.stream_window - inflow.stream_half:
@@ -571,7 +571,7 @@ class Connection:
         stream = self.streams.get(number)
         state = self.numbers.state(number) if stream is None else stream.state
         act = _act(state, frames.HEADERS)
-        head: headers.Head | None = None
+        head: headers.RequestHead | None = None
         try:
             if state == states.IDLE:
                 head = self.blocks.head(block)
@@ -600,7 +600,7 @@ class Connection:
         else:
             stream.reset(frames.PROTOCOL_ERROR)
 
-    def _open(self, number: int, flags: int, head: headers.Head) -> None:
+    def _open(self, number: int, flags: int, head: headers.RequestHead) -> None:
         self.numbers.last = number
         if len(self.streams) >= self.limits.max_concurrent_streams:
             self.flood.note()
@@ -612,7 +612,7 @@ class Connection:
             if not half:
                 self._reset(number, frames.NO_ERROR)
             return
-        stream = Stream(self, number, head)
+        stream = GrpcStream(self, number, head)
         self.streams[number] = stream
         if head.timeout is not None:
             stream.timer = self.shared.later(head.timeout, stream.expire)
@@ -653,7 +653,7 @@ class Connection:
         self.numbers.reset(number)
         self.out.append(frames.rst_stream(number, code))
 
-    def _rst_stream(self, stream: Stream | None, payload: bytes) -> None:
+    def _rst_stream(self, stream: GrpcStream | None, payload: bytes) -> None:
         if len(payload) != 4:
             raise Fault(frames.FRAME_SIZE_ERROR, "a malformed RST_STREAM")
         if stream is None or not stream.started:
@@ -799,7 +799,7 @@ class Connection:
                 ready[number] = stream
         return False
 
-    def _push(self, stream: Stream) -> int:
+    def _push(self, stream: GrpcStream) -> int:
         outbox = stream.outbox
         assert outbox is not None
         outflow = self.outflow

@@ -13,7 +13,7 @@ from extproc.transport.faults import Fault
 from extproc.transport.seam import Limits, Waiter
 
 if TYPE_CHECKING:
-    from extproc.transport.core import Stream
+    from extproc.transport.core import GrpcStream
 
 _REMEMBERED_RESETS = 1_024  # frames still on the way to a stream that we ended are dropped for this many streams
 
@@ -45,8 +45,8 @@ class Outflow:
         self.stream_window = 65_535  # that a new stream begins with
         self.frame_size = 16_384
         self.paused = False  # the socket takes no more for now
-        self.waiting: dict[int, Stream] = {}  # streams with an outbox
-        self.ready: dict[int, Stream] = {}  # those of them whose own window is open
+        self.waiting: dict[int, GrpcStream] = {}  # streams with an outbox
+        self.ready: dict[int, GrpcStream] = {}  # those of them whose own window is open
         self.buffered = 0  # bytes in all outboxes
 
     def drop(self, number: int, size: int) -> None:
@@ -133,7 +133,7 @@ class Numbers:
         self.resets: dict[int, None] = {}
 
     def state(self, number: int) -> int:
-        """What a number stands for that has no `Stream`: one of `states`."""
+        """What a number stands for that has no `GrpcStream`: one of `states`."""
         if number in self.resets:
             return states.RESET
         if not number & 1:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import cast
 
 from extproc.transport import address, frames, headers, states
-from extproc.transport.core import Connection, Shared
+from extproc.transport.core import Common, Connection
 from extproc.transport.seam import Handler, Limits
 
 _LINGER = 2.0  # seconds that a closed server waits for its connections' ends
@@ -112,8 +112,8 @@ class Http2Server:
         self, handlers: Mapping[str, Handler], limits: Limits | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         self.limits = limits = limits or Limits()
-        self.memory = headers.Memory(dict(handlers), limits.max_header_bytes)
-        self.shared = Shared(limits, self.memory)
+        self.memory = headers.BlockMemory(dict(handlers), limits.max_header_bytes)
+        self.shared = Common(limits, self.memory)
         self.live: set[_Protocol] = set()
         self.draining = False
         self.empty = asyncio.Event()
