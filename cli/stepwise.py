@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect(path: Path) -> None:
     """What a policy file says of itself. Needs nothing that training needs."""
-    from stepwise.policy import Policy
+    from stepwise.policy import StepPolicy
 
-    policy = Policy(path, device="cpu")
+    policy = StepPolicy(path, device="cpu")
     card = policy.card
     policy.close()
     print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")

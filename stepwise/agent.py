@@ -24,8 +24,8 @@ import numpy as np
 
 from signals.reading import Unavailable
 from signals.state.store import Memory, Store
-from stepwise.metrics import Metrics
-from stepwise.policy import GOAL, Device, Policy, PolicyError, PolicyFailed, Target, Vector
+from stepwise.metrics import StepwiseMetrics
+from stepwise.policy import GOAL, Device, PolicyFailed, StepPolicy, StepPolicyError, Target, Vector
 from upstream.client import Upstream
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN, estimate
@@ -129,28 +129,28 @@ class Agent:
         terms: LoopTerms,
         endpoints: Mapping[str, Endpoint],
         spend: Spend | None = None,
-        metrics: Metrics | None = None,
+        metrics: StepwiseMetrics | None = None,
     ) -> None:
         """`endpoints`: by model name. Raises PolicyError."""
         self._terms = terms
         self._small, self._large = endpoints[terms.small], endpoints[terms.large]
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or StepwiseMetrics()
         self.upstreams = {terms.small: Upstream(self._small), terms.large: Upstream(self._large)}
         self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
-        self._policy: Policy | None = None
+        self._policy: StepPolicy | None = None
         self._kappa = _RULE_KAPPA
         if terms.policy is not None:
-            self._policy = Policy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
+            self._policy = StepPolicy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
             try:
                 card = self._policy.card
                 if (card.small, card.large) != (self._small.model, self._large.model):
-                    raise PolicyError(
+                    raise StepPolicyError(
                         f"{self._policy.path}: trained for {card.small} and {card.large}, but this decision has "
                         f"{self._small.model} and {self._large.model}"
                     )
                 self._kappa = card.kappa(terms.goal)
-            except PolicyError:
+            except StepPolicyError:
                 self._policy.close()
                 raise
 

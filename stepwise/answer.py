@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from stepwise.kind import KIND
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import Setup
 from stepwise.ready import Stepwise, StepwiseError
 from stepwise.session import Failed, Session
@@ -80,7 +80,7 @@ class Steps:
         self.stepwise = stepwise
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> StepwiseMetrics:
         return self.stepwise.metrics
 
     def unfit(self, call: Call) -> str | None:
@@ -145,7 +145,7 @@ async def answer(setup: Setup, call: Call) -> Answer:
 class _Events(Body):
     """Server-sent events, one for each piece of text that the session gives."""
 
-    def __init__(self, session: Session, frame: _Frame, metrics: Metrics, note: bool) -> None:
+    def __init__(self, session: Session, frame: _Frame, metrics: StepwiseMetrics, note: bool) -> None:
         self._session = session
         self._note = note
         self._frame = frame

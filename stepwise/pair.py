@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
 from stepwise.probe import Capability
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.strategy import Strategy
 from upstream.client import Upstream
 
@@ -45,9 +45,9 @@ class Setup:
     small: PairModel
     large: PairModel
     strategy: Strategy
-    limits: Limits = field(default_factory=Limits)
+    limits: StepLimits = field(default_factory=StepLimits)
     budget: AnswerBudget = field(default_factory=AnswerBudget)
     max_redos: int = 8
     token_budget: int = 4096  # `State.token_budget`
     warm_below: float | None = None  # scores under this warm the large model's prefix cache
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: StepwiseMetrics = field(default_factory=StepwiseMetrics)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stepwise import probe
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import PairModel, Setup
 from stepwise.probe import Capability
 from stepwise.strategies.fixed import Fixed
@@ -38,7 +38,7 @@ class Stepwise:
         self._probing: asyncio.Task[None] | None = None
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> StepwiseMetrics:
         return self._setup.metrics
 
     @property

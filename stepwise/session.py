@@ -24,7 +24,7 @@ from stepwise.features import State
 from stepwise.pair import PairModel, Setup
 from stepwise.passage import Opened, Passage
 from stepwise.steps import Step
-from stepwise.strategy import Context, Draft, NoVerdict, Run, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, NoVerdict, Run, Turn, Verdict
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
 from upstream.client import Piece, UpstreamError
@@ -62,7 +62,7 @@ class Session:
         self._transcript = Transcript(setup.metrics)
         self._aside = Aside(setup, call, self._books, self._transcript)
         key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
-        self._run: Run = setup.strategy.begin(Context(key, self._aside.verify))
+        self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify))
         self._course = Course(self._run.turn(self._state), setup.max_redos)
         self._loops = Loops()
         self._dead: dict[str, UpstreamError] = {}

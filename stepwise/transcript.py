@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import PairModel
 from upstream.endpoint import JSON
 from upstream.tokens import Token
@@ -49,7 +49,7 @@ class Transcript:
     """What the client has been or is being given, as text (`parts`, `tokens`), as what it has not taken yet (`out`),
     and step by step (`records`)."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: StepwiseMetrics) -> None:
         self.parts: list[str] = []
         self.tokens = 0
         self.out: deque[Text] = deque()

@@ -30,7 +30,7 @@ MORE_PARAMETERS = {
     ("signals/neural/kserve.py", "Endpoint.__init__"): OWED,
     ("signals/request.py", "Message.__init__"): FIELDS,
     ("signals/request.py", "Request.__init__"): FIELDS,
-    ("stepwise/policy.py", "Policy.__init__"): OPTIONS,
+    ("stepwise/policy.py", "StepPolicy.__init__"): OPTIONS,
     ("stepwise/train/calibrate.py", "resample"): OWED,
     ("stepwise/train/calibrate.py", "table"): OWED,
     ("stepwise/train/collect.py", "collect"): OWED,

@@ -8,7 +8,7 @@ from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Continuation, Joint, build
 from stepwise.pair import PairModel
 from stepwise.probe import probe
-from stepwise.steps import Limits, Splitter
+from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoVerdict
 from stepwise.train.tree import Question, Written
 from upstream.client import Upstream, UpstreamError
@@ -27,7 +27,7 @@ class EndpointWriter:
     """
 
     def __init__(
-        self, small: Endpoint, large: Endpoint, limits: Limits, *, temperature: float = 0.0, max_tokens: int = 4096
+        self, small: Endpoint, large: Endpoint, limits: StepLimits, *, temperature: float = 0.0, max_tokens: int = 4096
     ) -> None:
         self._upstreams = Upstream(small), Upstream(large)
         self._limits = limits

@@ -18,7 +18,7 @@ from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, Tree, Writer
@@ -39,7 +39,7 @@ class Scored(Strategy):
     def __init__(self, name: str, score: Callable[[NDArray[np.float32]], float], kappa: float, *, once: bool) -> None:
         self.name, self.score, self.kappa, self.once = name, score, kappa, once
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _ScoredRun(self)
 
 

@@ -16,8 +16,8 @@ from stepwise.answer import Steps
 from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
 from stepwise.ready import Stepwise, unknown
-from stepwise.steps import Limits
-from stepwise.strategy import Context, Draft, Judge, Run, Strategy, Turn, Verdict
+from stepwise.steps import StepLimits
+from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, Turn, Verdict
 from tests.patience import PATIENCE
 from upstream.answer import Answer
 from upstream.client import Upstream
@@ -342,7 +342,7 @@ class Marked(Strategy):
         self.rejected: list[str] = []
         self.open = 0
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         self.open += 1
         return _MarkedRun(self)
 
@@ -428,7 +428,7 @@ async def pair(
     large: FakeModel | list[str],
     strategy: Strategy | None = None,
     *,
-    limits: Limits | None = None,
+    limits: StepLimits | None = None,
     budget: AnswerBudget | None = None,
     start: bool = True,
     hasty: str = "",
@@ -453,7 +453,7 @@ async def pair(
             models[0],
             models[1],
             strategy,
-            limits=limits or Limits(min_tokens=1),
+            limits=limits or StepLimits(min_tokens=1),
             budget=budget or AnswerBudget(),
             **more,
         )

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepwise.pair import AnswerBudget
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.strategies.chance import Random
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
@@ -278,7 +278,7 @@ async def test_a_model_that_goes_in_circles_is_replaced_and_then_stopped() -> No
 
 async def test_a_step_is_capped() -> None:
     long = " ".join(f"word{i}" for i in range(100))
-    async with pair([long], LARGE, limits=Limits(1, 20)) as both:
+    async with pair([long], LARGE, limits=StepLimits(1, 20)) as both:
         _, events = await both.ask()
     assert max(step["tokens"] for step in events[-1]["usage"]["pointsman"]["steps"]) <= 20
     assert text_of(events) == long
