@@ -319,6 +319,7 @@ class Connection:
         heads = self.shared.memory.heads
         read_head = frames.read_head
         read_prefix = frames.read_prefix
+        opened, ready = states.OPEN, states.READY
         largest = self.limits.max_frame_bytes
         longest = self.limits.max_message_bytes
         end = len(data)
@@ -336,7 +337,7 @@ class Connection:
             position = stop
             if kind == frames.DATA:
                 stream = streams.get(number)
-                if stream is None or flags & frames.PADDED or stream.state != states.OPEN or self.phase != states.READY:
+                if stream is None or flags & frames.PADDED or stream.state != opened or self.phase != ready:
                     self._frame(kind, flags, number, data[start:stop])
                     continue
                 # What `states` says of DATA on an open stream.
@@ -360,7 +361,7 @@ class Connection:
                     self.flood.note()
                 if flags & frames.END_STREAM:
                     self._half_close(stream)
-            elif kind == frames.HEADERS and flags & 0x2C == frames.END_HEADERS and self.phase == states.READY:
+            elif kind == frames.HEADERS and flags & 0x2C == frames.END_HEADERS and self.phase == ready:
                 block = data[start:stop]
                 head = heads.get(block)
                 if (
@@ -848,11 +849,6 @@ class Connection:
             self.leaving = states.LEAVING
             self.numbers.accepted = self.numbers.last
         self.wake()
-
-    @property
-    def done(self) -> bool:
-        """Is nothing left to be served?"""
-        return self.leaving == states.LEAVING and not self.streams
 
     def close(self, code: int, why: str) -> None:
         """The last frame, GOAWAY, unless it is said. What is in `out` has to be written before `drop`."""

@@ -81,7 +81,7 @@ class _Protocol(asyncio.Protocol):
         if core.out:
             self.transport.write(core.take())
         core.busy = False
-        if core.done:
+        if core.leaving == states.LEAVING and not core.streams:
             self.fail(frames.NO_ERROR, "")
 
     def fail(self, code: int, why: str) -> None:
