@@ -228,7 +228,7 @@ def until_answered(port: int) -> None:
             time.sleep(0.05)
 
 
-def load(
+def load(  # noqa: PLR0913
     envoy: Envoy, route: Route, case: Case, server: Server | None, seconds: float, connections: int, folder: Path
 ) -> Row:
     """One round of one case."""

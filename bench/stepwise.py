@@ -32,12 +32,12 @@ from onnx import TensorProto, helper
 from stepwise import features
 from stepwise.answer import Steps
 from stepwise.features import State
-from stepwise.policy import Device, Policy, PolicyError
+from stepwise.pair import PairModel, Setup
+from stepwise.policy import Device, StepPolicy, StepPolicyError
 from stepwise.ready import Stepwise, unknown
-from stepwise.session import Model, Setup
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
-from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
 from upstream.client import Upstream
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token
@@ -129,7 +129,7 @@ class Row:
     mean_batch: float
 
 
-async def closed_loop(policy: Policy, kind: str, concurrent: int, seconds: float) -> Row:
+async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: float) -> Row:
     """So many answers that each ask again as soon as they were answered."""
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(concurrent, features.WIDTH)).astype(np.float32)
@@ -174,13 +174,13 @@ class Timed(Strategy):
     name = "policy"
     needs_top = TOP
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: StepPolicy) -> None:
         self._inner = PolicyStrategy(policy, kappa=0.0)
         self.judgements: list[float] = []
         self.cpu: list[float] = []
         self.steps: list[float] = []
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _TimedRun(self, self._inner.begin(context))
 
 
@@ -226,7 +226,7 @@ async def tinylm() -> AsyncIterator[str]:
         await server.communicate()
 
 
-async def answers(policy: Policy, concurrent: int, questions: int, rounds: int) -> dict[str, float]:
+async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: int) -> dict[str, float]:
     """Single answers over tinylm beside the small model alone, then so many at a time. Times in seconds."""
     from examples.tinylm import problems
 
@@ -235,7 +235,7 @@ async def answers(policy: Policy, concurrent: int, questions: int, rounds: int) 
         models = []
         for name in ("small", "large"):
             end = Endpoint(url, f"tinylm-{name}")
-            models.append(Model(name, Upstream(end), unknown(end)))
+            models.append(PairModel(name, Upstream(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
         single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, kappa=0.0)))
         await stepwise.start()
@@ -336,15 +336,15 @@ async def run(seconds: float, with_answers: bool) -> dict[str, Any]:
             ways: tuple[tuple[Device, bool], ...] = (("cpu", True), ("cpu", False), ("cuda", False))
             for device, inline in ways:
                 try:
-                    policy = Policy(path, device=device, inline=inline)
-                except PolicyError as error:
+                    policy = StepPolicy(path, device=device, inline=inline)
+                except StepPolicyError as error:
                     missing[device] = str(error)
                     continue
                 for concurrent in CONCURRENT:
                     rows.append(await closed_loop(policy, kind, concurrent, seconds))
                 policy.close()
         if with_answers:
-            policy = Policy(Path(folder) / "mlp.onnx", device="cpu")
+            policy = StepPolicy(Path(folder) / "mlp.onnx", device="cpu")
             result["answers"] = await answers(policy, 64, 40, 10)
             policy.close()
     return {**result, "network": [asdict(row) for row in rows], "missing": missing}

@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect(path: Path) -> None:
     """Prints what a policy file states about itself. Needs none of the packages that training needs."""
-    from stepwise.policy import Policy
+    from stepwise.policy import StepPolicy
 
-    policy = Policy(path, device="cpu")
+    policy = StepPolicy(path, device="cpu")
     card = policy.card
     policy.close()
     print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")

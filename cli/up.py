@@ -286,7 +286,8 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     router = children.start("router", command)
     children.until(f"http://{admin}/readyz", router)
     _await_health(children, where)
-    _print(children, policy, engine, upstreams, args.envoy_port, admin)
+    print(f"policy   {policy} ({engine.policy[:19]}…)")
+    _print(children, engine, upstreams, args.envoy_port, admin)
     return Running(children, watcher, policy, place, files, where, router, _served(engine))
 
 
@@ -413,8 +414,7 @@ def _envoy_ready(children: Children, where: Path) -> str:
     return f"http://{where.read_text().strip()}/ready"
 
 
-def _print(children: Children, policy: Path, engine: Any, upstreams: dict[str, str], port: int, admin: str) -> None:
-    print(f"policy   {policy} ({engine.policy[:19]}…)")
+def _print(children: Children, engine: Any, upstreams: dict[str, str], port: int, admin: str) -> None:
     for model in engine.models.values():
         if model.key in upstreams:
             print(f"model    {model.key}: {model.name}, an example model at {upstreams[model.key]}")

@@ -180,7 +180,7 @@ class Engine:
     something is kept of a session, so that a chain of responses must be one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         policy: str,

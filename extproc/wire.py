@@ -452,7 +452,7 @@ _MADE: dict[Pairs, bytes] = {}
 _SET: dict[tuple[int, Pairs, bool], bytes] = {}
 
 
-def reply(
+def reply(  # noqa: PLR0913
     kind: int,
     headers: Pairs = (),
     remove: Sequence[str] = (),

@@ -49,7 +49,7 @@ class Message:
     pages: int
 
     # Written out, since the one that is made when this is imported is not compiled; so is that of `Request`.
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self, role: str, text: str, images: int = 0, audio: int = 0, files: int = 0, tool_calls: int = 0, pages: int = 0
     ) -> None:
         self.role = role
@@ -173,7 +173,7 @@ class Request:
     _found: Everything | None = field(init=False, repr=False, compare=False)
     _texts: dict[str, str] = field(init=False, repr=False, compare=False)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         api: str,
         body: bytes,

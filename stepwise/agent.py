@@ -24,8 +24,8 @@ import numpy as np
 
 from signals.reading import Unavailable
 from signals.state.store import Memory, Store
-from stepwise.metrics import Metrics
-from stepwise.policy import GOAL, Device, Policy, PolicyError, PolicyFailed, Target, Vector
+from stepwise.metrics import StepwiseMetrics
+from stepwise.policy import GOAL, Device, PolicyFailed, StepPolicy, StepPolicyError, Target, Vector
 from upstream.client import Upstream
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN, estimate
@@ -129,28 +129,28 @@ class Agent:
         terms: LoopTerms,
         endpoints: Mapping[str, Endpoint],
         spend: Spend | None = None,
-        metrics: Metrics | None = None,
+        metrics: StepwiseMetrics | None = None,
     ) -> None:
         """`endpoints`: by model name. Raises PolicyError."""
         self._terms = terms
         self._small, self._large = endpoints[terms.small], endpoints[terms.large]
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or StepwiseMetrics()
         self.upstreams = {terms.small: Upstream(self._small), terms.large: Upstream(self._large)}
         self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
-        self._policy: Policy | None = None
+        self._policy: StepPolicy | None = None
         self._kappa = _RULE_KAPPA
         if terms.policy is not None:
-            self._policy = Policy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
+            self._policy = StepPolicy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
             try:
                 card = self._policy.card
                 if (card.small, card.large) != (self._small.model, self._large.model):
-                    raise PolicyError(
+                    raise StepPolicyError(
                         f"{self._policy.path}: trained for {card.small} and {card.large}, but this decision has "
                         f"{self._small.model} and {self._large.model}"
                     )
                 self._kappa = card.kappa(terms.goal)
-            except PolicyError:
+            except StepPolicyError:
                 self._policy.close()
                 raise
 
@@ -187,9 +187,9 @@ class Agent:
         # In the second half of its budget a session has to be surer and surer to get the dear choice.
         level = self._level(keep, self._kappa * min(1.0, 2.0 * left))
         if session is None:
-            return self._choice(level, body, None, 0.0, keep, reason)
+            return self._choice(level, None, (keep, reason))
         if limit is None:
-            choice = self._choice(level, body, None, 0.0, keep, reason)
+            choice = self._choice(level, None, (keep, reason))
         else:
             try:
                 choice = await self._afford(session, limit, body, level, (keep, reason))
@@ -253,13 +253,13 @@ class Agent:
                 continue
             amount = endpoint.cost(prompt, tokens * answers)
             if await self._spend.reserve(session, amount, limit):
-                return self._choice(tried, body, tokens, amount, keep, reason if tried == level else "budget")
+                why = (keep, reason if tried == level else "budget")
+                return self._choice(tried, None if tokens == asked else tokens, why, amount)
         return Choice(None, None, None, 0.0, keep, "budget_exhausted")
 
-    def _choice(self, level: int, body: JSON, tokens: int | None, reserved: float, keep: float, reason: str) -> Choice:
-        asked = body.get("max_completion_tokens") or body.get("max_tokens")
+    def _choice(self, level: int, tokens: int | None, why: tuple[float, str], reserved: float = 0.0) -> Choice:
         effort = self._terms.efforts[level] if self._terms.efforts else None
-        return Choice(self._model(level), effort, None if tokens == asked else tokens, reserved, keep, reason)
+        return Choice(self._model(level), effort, tokens, reserved, *why)
 
     def _model(self, level: int) -> str:
         if self._terms.efforts:

@@ -11,9 +11,11 @@ from typing import Any
 import orjson
 
 from stepwise.kind import KIND
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
+from stepwise.pair import Setup
 from stepwise.ready import Stepwise, StepwiseError
-from stepwise.session import Failed, Session, Setup, Text
+from stepwise.session import Failed, Session
+from stepwise.transcript import Text
 from upstream.answer import Answer, Body, Whole, problem, whole
 from upstream.client import DeadlineError
 from upstream.endpoint import HOP, JSON
@@ -78,7 +80,7 @@ class Steps:
         self.stepwise = stepwise
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> StepwiseMetrics:
         return self.stepwise.metrics
 
     def unfit(self, call: Call) -> str | None:
@@ -143,7 +145,7 @@ async def answer(setup: Setup, call: Call) -> Answer:
 class _Events(Body):
     """Server-sent events, one per piece of text that the session gives."""
 
-    def __init__(self, session: Session, frame: _Frame, metrics: Metrics, note: bool) -> None:
+    def __init__(self, session: Session, frame: _Frame, metrics: StepwiseMetrics, note: bool) -> None:
         self._session = session
         self._note = note
         self._frame = frame

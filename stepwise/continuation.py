@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upstream.client import UpstreamError
 from upstream.endpoint import JSON, Mode
@@ -27,22 +27,27 @@ _OURS = {
 _CHAT_ONLY = {"chat_template_kwargs", "reasoning_effort", "verbosity", "prediction", "web_search_options"}
 
 
-def build(
-    mode: Mode | None,
-    request: JSON,
-    prefix: str,
-    *,
-    max_tokens: int | None = None,
-    stop: Sequence[str] = (),
-    top_logprobs: int = -1,
-    running_usage: bool = False,
-    template: str | None = None,
-) -> tuple[str, JSON]:
-    """Path and body of a streaming request that continues `prefix` (an empty one: that begins the answer).
+class Continuation(NamedTuple):
+    """How a model is asked to go on. `top_logprobs`: -1 asks for no log probabilities; `template`: of its chat, where
+    we render that ourselves."""
 
-    `request` is the client's chat completion; its sampling parameters are kept. `top_logprobs`: -1 asks for no log
-    probabilities. Raises UpstreamError when there is a prefix and no `mode`, or the template cannot be rendered.
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = -1
+    running_usage: bool = False
+    template: str | None = None
+
+
+_ANYHOW = Continuation()
+
+
+def build(mode: Mode | None, request: JSON, prefix: str, how: Continuation = _ANYHOW) -> tuple[str, JSON]:
+    """Path and body of a streaming request that writes on after `prefix` (with an empty one: from the beginning).
+
+    `request` is the client's chat completion; its sampling parameters are kept. Raises UpstreamError when there is a
+    prefix and no `mode`, or the template cannot be rendered.
     """
+    max_tokens, stop, top_logprobs, running_usage, template = how
     body: JSON = {key: value for key, value in request.items() if key not in _OURS}
     body["stream"] = True
     body["stream_options"] = {"include_usage": True, **({"continuous_usage_stats": True} if running_usage else {})}

@@ -10,7 +10,7 @@ from upstream.writer import Sample, WriterMetrics
 
 
 @dataclass(slots=True)
-class Metrics(WriterMetrics):
+class StepwiseMetrics(WriterMetrics):
     """Counters of one stepwise decision (or of many: they only ever add up)."""
 
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)  # model, action

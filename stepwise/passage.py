@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwise.continuation import Joint
-from stepwise.steps import Limits, Splitter, Step
+from stepwise.steps import Splitter, Step, StepLimits
 from upstream.books import Open
 from upstream.client import Piece, Stream
 from upstream.tokens import Token
@@ -47,7 +47,7 @@ class Passage:
     `fresh`: the draft's first token has not been looked at yet.
     """
 
-    def __init__(self, limits: Limits, prefix: str = "") -> None:
+    def __init__(self, limits: StepLimits, prefix: str = "") -> None:
         self.fresh = True
         self._splitter = Splitter(limits, prefix)
         self._shown = 0  # tokens of the step that are in the answer already

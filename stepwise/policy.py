@@ -24,7 +24,7 @@ from signals import files
 from signals.neural import service
 from signals.reading import Unavailable
 from stepwise import features
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 
 _LARGEST: Final = 1 << 28
 """The most bytes of a policy file: the shipped one has some hundred thousand."""
@@ -41,7 +41,7 @@ lock twice, up to 5 ms each time while the loop is busy (`sys.getswitchinterval`
 BUCKETS = (1, 8, 64, 512, 4096)  # batch sizes on a GPU: buffers are allocated once for each
 
 
-class PolicyError(ValueError):
+class StepPolicyError(ValueError):
     """A policy file that cannot be used. The message says which file, what differs and what to do."""
 
 
@@ -79,7 +79,7 @@ class Card:
 
     small: str
     large: str
-    steps: Limits
+    steps: StepLimits
     token_budget: int
     rows: tuple[Row, ...]
     calibration_size: int
@@ -94,7 +94,7 @@ class Card:
         usable = [row for row in self.rows if row.kind == target.kind and row.target <= target.value + 1e-9]
         if not usable:
             known = ", ".join(f"{row.kind}: {row.target:g}" for row in self.rows) or "none"
-            raise PolicyError(
+            raise StepPolicyError(
                 f"target {target.kind}: {target.value:g} cannot be promised by this policy; calibrated targets: {known}"
             )
         return max(usable, key=lambda row: row.target).kappa
@@ -106,10 +106,10 @@ Said = tuple[float, Vector | None]
 """What it says: P(keep), and the recurrent state after the step."""
 
 
-class Policy:
+class StepPolicy:
     """A loaded policy network. Build it at start (raises PolicyError), `close` it at the end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         path: Path,
         *,
@@ -130,7 +130,7 @@ class Policy:
         try:
             data = files.read(path, _LARGEST)
         except OSError as error:
-            raise PolicyError(f"{path}: cannot read the policy file: {error.strerror or error}") from error
+            raise StepPolicyError(f"{path}: cannot read the policy file: {error.strerror or error}") from error
         self._network = _Network(path, data, device)
         self.device = self._network.device
         self.card = _card(path, data, self._network.metadata, names, version)
@@ -205,9 +205,11 @@ class Policy:
         try:
             keep, after = network.run(np.zeros((2, width), np.float32), np.zeros((2, network.hidden_width), np.float32))
         except Exception as error:
-            raise PolicyError(f"{self.path}: the network does not run on [2, {width}] features: {error}") from error
+            raise StepPolicyError(f"{self.path}: the network does not run on [2, {width}] features: {error}") from error
         if keep.shape != (2,) or (after is not None and after.shape != (2, network.hidden_width)):
-            raise PolicyError(f"{self.path}: outputs must be keep [batch] and hidden_out [batch, h], not {keep.shape}")
+            raise StepPolicyError(
+                f"{self.path}: outputs must be keep [batch] and hidden_out [batch, h], not {keep.shape}"
+            )
 
 
 class _Network:
@@ -217,13 +219,13 @@ class _Network:
         try:
             import onnxruntime
         except ImportError as error:
-            raise PolicyError(
+            raise StepPolicyError(
                 f"{path}: a policy needs onnxruntime: install pointsman[cpu] or pointsman[gpu]"
             ) from error
         self._ort = onnxruntime
         available = onnxruntime.get_available_providers()
         if device == "cuda" and "CUDAExecutionProvider" not in available:
-            raise PolicyError(
+            raise StepPolicyError(
                 "device: cuda, but this onnxruntime was built without CUDA: install onnxruntime-gpu instead of "
                 f"onnxruntime, or say device: auto (providers here: {', '.join(available)})"
             )
@@ -234,12 +236,12 @@ class _Network:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=[*wanted, "CPUExecutionProvider"])
         except Exception as error:
-            raise PolicyError(f"{path}: not a usable ONNX file: {error}") from error
+            raise StepPolicyError(f"{path}: not a usable ONNX file: {error}") from error
         self.device: Literal["cuda", "cpu"] = (
             "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         )
         if device == "cuda" and self.device == "cpu":
-            raise PolicyError(
+            raise StepPolicyError(
                 "device: cuda, but the CUDA provider did not start: no usable NVIDIA GPU or driver, or CUDA libraries "
                 "that do not match this onnxruntime-gpu; say device: auto to run on the CPU"
             )
@@ -250,15 +252,15 @@ class _Network:
         if set(inputs) != ({"features", "hidden"} if recurrent else {"features"}) or set(outputs) != (
             {"keep", "hidden_out"} if recurrent else {"keep"}
         ):
-            raise PolicyError(
+            raise StepPolicyError(
                 f"{path}: a policy has the input features and the output keep, and hidden and hidden_out together or "
                 f"not at all; this file has inputs {sorted(inputs)}, outputs {sorted(outputs)}"
             )
         for value in (*inputs.values(), *outputs.values()):
             if value.type != "tensor(float)":
-                raise PolicyError(f"{path}: {value.name} must be float32, not {value.type}")
+                raise StepPolicyError(f"{path}: {value.name} must be float32, not {value.type}")
         if any(not isinstance(value.shape[-1], int) or len(value.shape) != 2 for value in inputs.values()):
-            raise PolicyError(f"{path}: inputs must be [batch, a fixed width]")
+            raise StepPolicyError(f"{path}: inputs must be [batch, a fixed width]")
         self.hidden_width: int = inputs["hidden"].shape[-1] if recurrent else 0
         self._names = ("keep", "hidden_out") if recurrent else ("keep",)
         self._bindings: dict[int, tuple[Any, dict[str, Any]]] = {}
@@ -322,7 +324,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
     def read(key: str) -> Any:
         text = metadata.get(f"pointsman.{key}")
         if text is None:
-            raise PolicyError(
+            raise StepPolicyError(
                 f"{path}: metadata pointsman.{key} is missing; export it with `pointsman stepwise export`"
             )
         if key == "commit":
@@ -330,12 +332,12 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         try:
             return json.loads(text)
         except ValueError as error:
-            raise PolicyError(f"{path}: metadata pointsman.{key} is not JSON: {error}") from error
+            raise StepPolicyError(f"{path}: metadata pointsman.{key} is not JSON: {error}") from error
 
     if str(read("format")) != FORMAT:
-        raise PolicyError(f"{path}: policy format {read('format')}, but this version reads format {FORMAT}")
+        raise StepPolicyError(f"{path}: policy format {read('format')}, but this version reads format {FORMAT}")
     if read("features_version") != version or read("features") != list(names):
-        raise PolicyError(
+        raise StepPolicyError(
             f"{path}: trained with other features than this version computes: {_difference(read('features'), names)} "
             f"(feature version {read('features_version')} in the file, {version} here); train or export it again"
         )
@@ -347,7 +349,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         card = Card(
             small=str(pair["small"]),
             large=str(pair["large"]),
-            steps=Limits(int(read("steps")["min_tokens"]), int(read("steps")["max_tokens"])),
+            steps=StepLimits(int(read("steps")["min_tokens"]), int(read("steps")["max_tokens"])),
             token_budget=int(read("token_budget")) if "pointsman.token_budget" in metadata else 4096,
             rows=rows,
             calibration_size=int(read("calibration_size")),
@@ -355,15 +357,15 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
             sha256=hashlib.sha256(data).hexdigest(),
         )
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, PolicyError):
+        if isinstance(error, StepPolicyError):
             raise
-        raise PolicyError(f"{path}: metadata in the wrong shape: {error!r}; see docs/stepwise.md") from error
+        raise StepPolicyError(f"{path}: metadata in the wrong shape: {error!r}; see docs/stepwise.md") from error
     if card.calibration_size < 0 or card.token_budget <= 0:
-        raise PolicyError(f"{path}: calibration_size and token_budget must be positive")
+        raise StepPolicyError(f"{path}: calibration_size and token_budget must be positive")
     if any(row.kind not in ("accuracy_loss", "cost") or not math.isfinite(row.kappa) for row in rows):
-        raise PolicyError(f"{path}: κ rows need kind accuracy_loss or cost and a finite kappa")
+        raise StepPolicyError(f"{path}: κ rows need kind accuracy_loss or cost and a finite kappa")
     if len({(row.kind, row.target) for row in rows}) != len(rows):
-        raise PolicyError(f"{path}: two κ rows have the same kind and target")
+        raise StepPolicyError(f"{path}: two κ rows have the same kind and target")
     return card
 
 

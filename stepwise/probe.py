@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, build
+from stepwise.continuation import CHAT_PATH, Continuation, build
 from stepwise.strategy import NoVerdict
 from upstream.client import Piece, Stream, Upstream, UpstreamError
 from upstream.endpoint import JSON, Mode
@@ -66,11 +66,12 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
 
     `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
     """
-    top_logprobs, stream, text, tokens = await _whole(upstream, headers, deadline)
+    asking = _Prober(upstream, headers, deadline)
+    top_logprobs, stream, text, tokens = await asking.whole()
     cuts = _middles(tokens)
     modes: dict[str, str] = {}
     for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else Mode:
-        modes[mode.value] = await _continue(upstream, mode, text, cuts, headers, deadline)
+        modes[mode.value] = await asking.goes_on(mode, text, cuts)
         if modes[mode.value] == "honoured":
             break
     given = max((len(token.top) for token in tokens), default=0)
@@ -82,7 +83,7 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
         top_logprobs=min(given, top_logprobs) if any(token.logprob is not None for token in tokens) else -1,
         usage=stream.counts is not None,
         running_usage=stream.counted_early,
-        stop_reason=await _stop_reason(upstream, text, cuts, headers, deadline),
+        stop_reason=await asking.says_why_it_stopped(text, cuts),
     )
 
 
@@ -96,92 +97,77 @@ async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     return True
 
 
-async def _whole(
-    upstream: Upstream, headers: Mapping[str, str], deadline: float | None
-) -> tuple[int, Stream, str, list[Token]]:
-    """The whole short answer, asked for with as many features as the upstream accepts."""
-    for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
-        asked = build(None, _REQUEST, "", max_tokens=_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
+class _Prober:
+    """The requests of one probe."""
+
+    def __init__(self, upstream: Upstream, headers: Mapping[str, str], deadline: float | None) -> None:
+        self._upstream = upstream
+        self._headers = headers
+        self._deadline = deadline
+
+    async def whole(self) -> tuple[int, Stream, str, list[Token]]:
+        """The whole short answer, asked for with as much as the upstream takes."""
+        for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
+            asked = build(
+                None, _REQUEST, "", Continuation(_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
+            )
+            try:
+                stream, _, tokens = await self._read(asked)
+            except UpstreamError as error:
+                if error.status not in (400, 422) or top_logprobs < 0:
+                    raise
+            else:
+                return top_logprobs, stream, "".join(token.text for token in tokens), tokens
+        raise AssertionError("unreachable")
+
+    async def goes_on(self, mode: Mode, text: str, cuts: Sequence[int]) -> str:
+        """What came of asking for `text` from one of `cuts` on."""
+        beginning = text.lstrip()[:_AGREE]
+        for cut in cuts:
+            asked = build(mode, _REQUEST, text[:cut], Continuation(_TOKENS, template=self._upstream.endpoint.template))
+            try:
+                _, _, tokens = await self._read(asked)
+            except UpstreamError as error:
+                if error.kind == "connect":
+                    raise
+                return f"refused: {error}"
+            written = "".join(token.text for token in tokens).lstrip()
+            rest = text[cut:].strip()[:_AGREE]
+            if beginning.startswith(rest):
+                continue  # the same words in both places tell nothing
+            if written.startswith(rest):
+                return "honoured"
+            if written.startswith(beginning):
+                return "restarted"
+        return "unsure"
+
+    async def says_why_it_stopped(self, text: str, cuts: Sequence[int]) -> bool:
+        """Does the upstream say which stop string ended its text?"""
+        if not cuts:
+            return False
+        stop = text[cuts[0] : cuts[0] + 4]
+        asked = build(None, _REQUEST, "", Continuation(_TOKENS, (stop,)))
         try:
-            stream, _, tokens = await _read(upstream, asked, headers, deadline)
-        except UpstreamError as error:
-            if error.status not in (400, 422) or top_logprobs < 0:
-                raise
-        else:
-            return top_logprobs, stream, "".join(token.text for token in tokens), tokens
-    raise AssertionError("unreachable")
-
-
-def _middles(tokens: Sequence[Token]) -> list[int]:
-    """Places between two tokens, the one nearest to the middle first.
-
-    None after white space, which chat templates trim; with a few characters on either side.
-    """
-    places, at = [], 0
-    length = sum(len(token.text) for token in tokens)
-    for before, after in pairwise(tokens):
-        at += len(before.text)
-        if _AGREE // 2 <= at <= length - _AGREE // 2 and before.text[-1:].strip() and after.text:
-            places.append(at)
-    return sorted(places, key=lambda place: abs(place - length // 2))[:_CUTS]
-
-
-async def _continue(
-    upstream: Upstream, mode: Mode, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
-) -> str:
-    """The result of asking for `text` from one of `cuts` on."""
-    beginning = text.lstrip()[:_AGREE]
-    for cut in cuts:
-        asked = build(mode, _REQUEST, text[:cut], max_tokens=_TOKENS, template=upstream.endpoint.template)
-        try:
-            _, _, tokens = await _read(upstream, asked, headers, deadline)
+            _, last, tokens = await self._read(asked)
         except UpstreamError as error:
             if error.kind == "connect":
                 raise
-            return f"refused: {error}"
-        written = "".join(token.text for token in tokens).lstrip()
-        rest = text[cut:].strip()[:_AGREE]
-        if beginning.startswith(rest):
-            continue  # the same words in both places tell nothing
-        if written.startswith(rest):
-            return "honoured"
-        if written.startswith(beginning):
-            return "restarted"
-    return "unsure"
+            return False
+        return last.stop_reason == stop and "".join(token.text for token in tokens) == text[: text.find(stop)]
 
-
-async def _stop_reason(
-    upstream: Upstream, text: str, cuts: Sequence[int], headers: Mapping[str, str], deadline: float | None
-) -> bool:
-    """Whether the upstream says which stop string ended its text."""
-    if not cuts:
-        return False
-    stop = text[cuts[0] : cuts[0] + 4]
-    asked = build(None, _REQUEST, "", max_tokens=_TOKENS, stop=(stop,))
-    try:
-        _, last, tokens = await _read(upstream, asked, headers, deadline)
-    except UpstreamError as error:
-        if error.kind == "connect":
-            raise
-        return False
-    return last.stop_reason == stop and "".join(token.text for token in tokens) == text[: text.find(stop)]
-
-
-async def _read(
-    upstream: Upstream, asked: tuple[str, JSON], headers: Mapping[str, str], deadline: float | None
-) -> tuple[Stream, Piece, list[Token]]:
-    """A whole stream: itself, the piece that ended it, and its tokens."""
-    stream = await upstream.open(*asked, headers, deadline)
-    last = Piece()
-    tokens: list[Token] = []
-    try:
-        while (piece := await stream.next()) is not None:
-            tokens += piece.tokens
-            if piece.finish:
-                last = piece
-    finally:
-        stream.close()
-    return stream, last, tokens
+    async def _read(self, asked: tuple[str, JSON]) -> tuple[Stream, Piece, list[Token]]:
+        """A whole stream: itself, the piece that ended it, and its tokens."""
+        stream = await self._upstream.open(*asked, self._headers, self._deadline)
+        last = Piece()
+        tokens: list[Token] = []
+        try:
+            while (piece := await stream.next()) is not None:
+                tokens += piece.tokens
+                if piece.finish:
+                    last = piece
+        finally:
+            stream.close()
+        return stream, last, tokens
 
 
 def load(path: Path) -> dict[str, Capability]:
@@ -199,3 +185,17 @@ def save(path: Path, records: Mapping[str, Capability]) -> None:
         orjson.dumps({name: record.to_json() for name, record in records.items()}, option=orjson.OPT_INDENT_2)
     )
     os.replace(fresh, path)
+
+
+def _middles(tokens: Sequence[Token]) -> list[int]:
+    """Places between two tokens, the one nearest to the middle first.
+
+    None after white space, which chat templates trim; with a few characters on either side.
+    """
+    places, at = [], 0
+    length = sum(len(token.text) for token in tokens)
+    for before, after in pairwise(tokens):
+        at += len(before.text)
+        if _AGREE // 2 <= at <= length - _AGREE // 2 and before.text[-1:].strip() and after.text:
+            places.append(at)
+    return sorted(places, key=lambda place: abs(place - length // 2))[:_CUTS]

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from stepwise import probe
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
+from stepwise.pair import PairModel, Setup
 from stepwise.probe import Capability
-from stepwise.session import Model, Setup
 from stepwise.strategies.fixed import Fixed
 from upstream.client import DeadlineError, Upstream, UpstreamError
 from upstream.endpoint import Endpoint
@@ -38,7 +38,7 @@ class Stepwise:
         self._probing: asyncio.Task[None] | None = None
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> StepwiseMetrics:
         return self._setup.metrics
 
     @property
@@ -99,12 +99,12 @@ class Stepwise:
         for task in done:
             task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
 
-    def _due(self, model: Model) -> bool:
+    def _due(self, model: PairModel) -> bool:
         if model.asked is None:
             return True
         return (not model.capability.checked or model.suspect) and time.monotonic() - model.asked > _RETRY
 
-    async def _probe_all(self, models: list[Model], headers: Mapping[str, str]) -> None:
+    async def _probe_all(self, models: list[PairModel], headers: Mapping[str, str]) -> None:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
         large = self._setup.large
         if self._setup.strategy.needs_marks and self._marks is None and large.capability.checked:
@@ -115,7 +115,7 @@ class Stepwise:
                 self.metrics.upstream_errors[large.name, "probe_marks"] += 1
         self._remember()
 
-    async def _probe(self, model: Model, headers: Mapping[str, str]) -> None:
+    async def _probe(self, model: PairModel, headers: Mapping[str, str]) -> None:
         async with model.probing:  # another decision with the same model may be at it already
             if self._due(model):
                 limit = asyncio.get_running_loop().time() + _PROBE
@@ -165,15 +165,15 @@ class Stepwise:
         return None
 
 
-class Servers(list[Model]):
-    """The models' servers of the policies in force. Each is probed once, for all decisions that use it."""
+class Servers(list[PairModel]):
+    """The models' servers of the policies in force, each of which is probed once whoever asks."""
 
-    def of(self, name: str, endpoint: Endpoint) -> Model:
-        """The server with this name and endpoint; a new one is added."""
+    def of(self, name: str, endpoint: Endpoint) -> PairModel:
+        """The one that this is; a new one is added."""
         for server in self:
             if server.name == name and server.upstream.endpoint == endpoint:
                 return server
-        self.append(Model(name, Upstream(endpoint), unknown(endpoint)))
+        self.append(PairModel(name, Upstream(endpoint), unknown(endpoint)))
         return self[-1]
 
 

@@ -13,7 +13,7 @@ import orjson
 from stepwise.agent import Agent, Choice, prompt_tokens
 from stepwise.continuation import CHAT_PATH
 from stepwise.kind import KIND
-from stepwise.metrics import Metrics
+from stepwise.metrics import StepwiseMetrics
 from upstream.answer import Answer, Body, problem, whole
 from upstream.client import DeadlineError, Relay, UpstreamError
 from upstream.endpoint import HOP, JSON
@@ -35,7 +35,7 @@ class Loop:
         self._agent = agent
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> StepwiseMetrics:
         return self._agent.metrics
 
     def unfit(self, call: Call) -> str | None:

@@ -12,13 +12,13 @@ from signals.signal import Doubt
 from stepwise.agent import Agent, LoopTerms, Spend
 from stepwise.answer import Steps
 from stepwise.kind import KIND
-from stepwise.metrics import Metrics
-from stepwise.policy import GOAL, Device, PolicyError, Target
+from stepwise.metrics import StepwiseMetrics
+from stepwise.pair import AnswerBudget, Setup
+from stepwise.policy import GOAL, Device, StepPolicyError, Target
 from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
-from stepwise.session import Budget, Setup
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.strategies import cold_start, policy
 from stepwise.strategy import Share, Strategy, StrategyKind, Wanted
 from upstream.writer import Means, Writer, WriterKind, WriterSpec
@@ -204,13 +204,13 @@ class StepwiseSpec(_Parameters):
             if place.exists():
                 return place
         looked = " and ".join(str(place) for place in places)
-        raise PolicyError(f"policy {self.policy}: no such file; looked for {looked}")
+        raise StepPolicyError(f"policy {self.policy}: no such file; looked for {looked}")
 
     def build(self, means: Means) -> Writer:
         """The writer. Raises PolicyError and StepwiseError."""
         if self.per == "request":
             terms, spend = self.loop(means.folder), Spend(means.store)
-            return Loop(Agent(terms, means.endpoints, spend, means.counters.of(Metrics)))
+            return Loop(Agent(terms, means.endpoints, spend, means.counters.of(StepwiseMetrics)))
         return Steps(self.stepwise(means))
 
     def loop(self, folder: Path) -> LoopTerms:
@@ -253,21 +253,21 @@ class StepwiseSpec(_Parameters):
                 large=servers.of(self.large, large),
                 strategy=strategy,
                 limits=limits,
-                budget=Budget(budget.steps, budget.seconds, budget.money, budget.tokens),
+                budget=AnswerBudget(budget.steps, budget.seconds, budget.money, budget.tokens),
                 max_redos=self.max_redos,
                 token_budget=strategy.token_budget,
                 warm_below=self.warm_below,
-                metrics=means.counters.of(Metrics),
+                metrics=means.counters.of(StepwiseMetrics),
             ),
             means.folder / self.capabilities if self.capabilities else None,
         )
 
-    def _limits(self, strategy: Strategy) -> Limits:
-        """Where steps end: as in the strategy's training, else as the block says."""
-        trained = strategy.limits or Limits()
+    def _limits(self, strategy: Strategy) -> StepLimits:
+        """Where steps end: as the strategy was trained, else as the block says."""
+        trained = strategy.limits or StepLimits()
         mine = (self.step.min_tokens or trained.min_tokens, self.step.max_tokens or trained.max_tokens)
         if strategy.limits is None:
-            return Limits(*mine)
+            return StepLimits(*mine)
         if mine != (trained.min_tokens, trained.max_tokens):
             raise StepwiseError(
                 f"step: min_tokens and max_tokens are {mine[0]} and {mine[1]}, but the policy was trained with "

@@ -44,8 +44,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes of a step, in model tokens: it does not end before `min_tokens`, and ends at `max_tokens` in any case."""
+class StepLimits:
+    """Sizes of a step, in model tokens: no end before `min_tokens`, a forced one at `max_tokens`."""
 
     min_tokens: int = 8
     max_tokens: int = 512
@@ -151,8 +151,8 @@ class Splitter:
     `prefix` is what the answer already holds when the splitter starts in its middle.
     """
 
-    def __init__(self, limits: Limits | None = None, prefix: str = "") -> None:
-        self._limits = limits or Limits()
+    def __init__(self, limits: StepLimits | None = None, prefix: str = "") -> None:
+        self._limits = limits or StepLimits()
         self._blocks = _Blocks()
         *lines, self._line = _lines(prefix)  # `_line`: the line being written, so far
         for line in lines:
@@ -259,8 +259,8 @@ def _lines(text: str) -> list[str]:
     return [*(line + "\n" for line in whole), last]
 
 
-def split(pieces: Iterable[Token] | str, limits: Limits | None = None) -> Sequence[Step]:
-    """All steps of a finished text. A plain string counts one token per `CHARS_PER_TOKEN` characters."""
+def split(pieces: Iterable[Token] | str, limits: StepLimits | None = None) -> Sequence[Step]:
+    """All steps of a finished text. A plain string counts a token for every `CHARS_PER_TOKEN` characters."""
     splitter = Splitter(limits)
     if isinstance(pieces, str):
         text = pieces

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from stepwise.features import State
 from stepwise.policy import Device, Target, Vector
-from stepwise.steps import Limits, Step
+from stepwise.steps import Step, StepLimits
 from upstream.tokens import Token
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -57,8 +57,8 @@ class NoVerdict(Exception):
         self.reason = reason
 
 
-class Context(NamedTuple):
-    """What a run may use from its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
+class AnswerContext(NamedTuple):
+    """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
 
     `key` is the same for the same question.
     """
@@ -94,14 +94,14 @@ class Strategy(ABC):
     judges: ClassVar[bool] = True
     """Whether drafts are judged, so that the large model may have to write any step."""
     alone: bool = False
-    """Whether one model writes everything, so that it does not matter what the other can do."""
-    limits: Limits | None = None
-    """The sizes of steps with which it was trained; None: any sizes."""
+    """Whether one of the models writes everything, whatever the other can do."""
+    limits: StepLimits | None = None
+    """The sizes of steps that it was trained with; None: any will do."""
     token_budget: int = 4096
     """`State.token_budget`."""
 
     @abstractmethod
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         """The strategy of one answer."""
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Wanted:
         return self.values.get(name, default)
 
 
-class Parameter(NamedTuple):
+class StrategyParameter(NamedTuple):
     """One key of the `stepwise:` block that is a strategy's own: its type, as pydantic takes it, and what it is.
 
     Strategies may share a key, which then has one type.
@@ -155,7 +155,9 @@ class Parameter(NamedTuple):
     about: str
 
 
-SHARE = Parameter(Share, "`confidence`, `cold-start`: share of the steps to be written by the large model (0.2).")
+SHARE = StrategyParameter(
+    Share, "`confidence`, `cold-start`: share of the steps to be written by the large model (0.2)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class StrategyKind:
 
     name: str
     make: Callable[[Wanted], Strategy]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, StrategyParameter] = field(default_factory=dict)
     takes: frozenset[str] = frozenset()
     loops: bool = False
 

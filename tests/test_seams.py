@@ -138,7 +138,7 @@ BRIEF = '''
 
 from __future__ import annotations
 
-from stepwise.strategy import Context, Draft, Judge, Parameter, Run, Strategy, StrategyKind, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, StrategyParameter, Verdict
 
 
 class Brief(Strategy):
@@ -147,7 +147,7 @@ class Brief(Strategy):
     def __init__(self, longest: int) -> None:
         self.longest = longest
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _BriefRun(self.longest)
 
 
@@ -162,7 +162,7 @@ class _BriefRun(Judge):
 KIND = StrategyKind(
     "brief",
     lambda wanted: Brief(int(wanted.number("longest", 10))),
-    {"longest": Parameter(int, "`brief`: characters of the longest draft that is kept (10).")},
+    {"longest": StrategyParameter(int, "`brief`: characters of the longest draft that is kept (10).")},
 )
 '''
 STEPS = """

@@ -8,7 +8,7 @@ import math
 
 from examples.tinylm import problems
 from examples.tinylm.writer import open_writer
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.train.tree import Question
 
 
@@ -25,7 +25,7 @@ async def measure(split: str, count: int) -> str:
     """A row for each band and one for all, greedy answers."""
     made = [problems.make(problems.SPLITS[split] + i) for i in range(count)]
     asked = [Question(str(p.seed), p.question, str(p.answer)) for p in made]
-    async with open_writer(Limits()) as writer:
+    async with open_writer(StepLimits()) as writer:
         small = await asyncio.gather(*(writer.small(q, "") for q in asked))
         large = await asyncio.gather(*(writer.large(q, "", rest=True) for q in asked))
     lines = ["| band | problems | mean steps | tinylm-small | tinylm-large |", "|---|---|---|---|---|"]

@@ -234,11 +234,11 @@ class Server:
             raise ApiError(400, "stop must be a non-empty string or a list of at most 4 of them", "stop")
         logprobs, top = body.get("logprobs"), 0
         if chat:
-            top = int(_number(body, "top_logprobs", 0, 0, MAX_TOP, whole=True))
+            top = int(_number(body, "top_logprobs", 0, (0, MAX_TOP), whole=True))
             if top and not logprobs:
                 raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
         elif logprobs is not None:
-            top = int(_number(body, "logprobs", 0, 0, MAX_TOP, whole=True))
+            top = int(_number(body, "logprobs", 0, (0, MAX_TOP), whole=True))
         options = body.get("stream_options") or {}
         if not isinstance(options, dict) or (options and not body.get("stream")):
             raise ApiError(400, "stream_options must be an object and needs stream: true", "stream_options")
@@ -248,10 +248,10 @@ class Server:
             engine=engine,
             prompt=prompt,
             stop=tuple(stop),
-            limit=int(_number(body, limit_name, default, 1, 10**9, whole=True)),
-            temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
-            top_p=_number(body, "top_p", 1.0, 0.0, 1.0),
-            seed=None if seed is None else int(_number(body, "seed", 0, -(2**63), 2**63 - 1, whole=True)) % 2**63,
+            limit=int(_number(body, limit_name, default, (1, 10**9), whole=True)),
+            temperature=_number(body, "temperature", 1.0, (0.0, 2.0)),
+            top_p=_number(body, "top_p", 1.0, (0.0, 1.0)),
+            seed=None if seed is None else int(_number(body, "seed", 0, (-(2**63), 2**63 - 1), whole=True)) % 2**63,
             logprobs=bool(logprobs) if chat else logprobs is not None,
             top=top,
             stream=bool(body.get("stream")),
@@ -379,7 +379,8 @@ def _name(tokenizer: Tokenizer, token: int) -> str:
     return SPECIAL[token] if token < len(SPECIAL) else tokenizer.raw(token).decode("utf-8", errors="replace")
 
 
-def _number(body: Json, name: str, default: float, low: float, high: float, *, whole: bool = False) -> float:
+def _number(body: Json, name: str, default: float, ends: tuple[float, float], *, whole: bool = False) -> float:
+    low, high = ends
     value = body.get(name)
     if value is None:
         return default

@@ -17,7 +17,7 @@ import numpy as np
 from examples.tinylm.engine import CONTEXT, NEVER, WEIGHTS, Engine, Sampled
 from examples.tinylm.server import Piece, Text
 from examples.tinylm.tokenizer import END, PAD, RECENT, render
-from stepwise.steps import Limits, Splitter
+from stepwise.steps import Splitter, StepLimits
 from stepwise.train.tree import Question, Written
 from upstream.tokens import TOP, Token
 
@@ -71,7 +71,7 @@ class _Batcher:
 
 
 class _Model:
-    def __init__(self, name: str, folder: Path, limits: Limits, top: int) -> None:
+    def __init__(self, name: str, folder: Path, limits: StepLimits, top: int) -> None:
         self.engine = Engine(name, folder)
         self._limits, self._top = limits, top
         self.write, self.score = _Batcher(self._write), _Batcher(self._score)
@@ -125,7 +125,7 @@ class _Model:
 class Writer:
     """The two models as ``stepwise.train`` wants them, and the large one as a judge of steps."""
 
-    def __init__(self, limits: Limits, folder: Path = WEIGHTS) -> None:
+    def __init__(self, limits: StepLimits, folder: Path = WEIGHTS) -> None:
         self._small = _Model("small", folder, limits, TOP)
         self._large = _Model("large", folder, limits, 0)
 
@@ -153,7 +153,7 @@ class Writer:
 
 
 @asynccontextmanager
-async def open_writer(limits: Limits) -> AsyncIterator[Writer]:
+async def open_writer(limits: StepLimits) -> AsyncIterator[Writer]:
     """What ``--writer`` opens."""
     writer = Writer(limits)
     try:

@@ -32,7 +32,7 @@ _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-
 Field = tuple[bytes, bytes]
 
 
-class Head:
+class RequestHead:
     """What a server reads from a request's headers. Shared between streams: never changed after it is made."""
 
     def __init__(self, fields: list[Field], handlers: Mapping[str, Handler]) -> None:
@@ -110,7 +110,7 @@ def _valid(name: bytes, value: bytes) -> None:
         raise Malformed("a header name or value with a forbidden character")
 
 
-class Memory:
+class BlockMemory:
     """Decoded blocks and fields of all connections of a server. A block found in `heads` is valid as it is."""
 
     def __init__(self, handlers: Mapping[str, Handler], max_bytes: int) -> None:
@@ -119,11 +119,11 @@ class Memory:
         self._decoder = new_decoder(max_bytes)
         self._decoder.header_table_size = self._decoder.max_allowed_table_size = 0
         self._fields: dict[bytes, Field] = {}
-        self.heads: dict[bytes, Head] = {}
+        self.heads: dict[bytes, RequestHead] = {}
 
-    def head(self, block: bytes) -> Head:
+    def head(self, block: bytes) -> RequestHead:
         """Raises CompressionError, TooLarge, Malformed."""
-        head = Head(self.fields(block), self._handlers)
+        head = RequestHead(self.fields(block), self._handlers)
         if len(block) <= _BLOCK_BYTES:
             if len(self.heads) >= _BLOCKS:
                 self.heads.clear()
@@ -157,11 +157,46 @@ class Memory:
             raise malformed
         return found
 
-    def head_of(self, fields: list[Field]) -> Head:
+    def head_of(self, fields: list[Field]) -> RequestHead:
         """The head of what a connection's own decoder made of a block. Raises Malformed."""
         for name, value in fields:
             _valid(name, value)
-        return Head(fields, self._handlers)
+        return RequestHead(fields, self._handlers)
+
+
+class Blocks:
+    """The header blocks of one connection: HPACK's state, and the block whose CONTINUATION frames are still to come."""
+
+    def __init__(self, memory: BlockMemory, max_bytes: int) -> None:
+        self.memory = memory
+        self.decoder: Decoder | None = new_decoder(max_bytes)  # None: from here on every block decodes alone
+        self.acknowledged = False  # the peer has our SETTINGS
+        self.part: bytearray | None = None
+        self.number = 0  # the stream of `part`, the flags of its HEADERS, and when they came
+        self.flags = 0
+        self.since = 0.0
+
+    def acknowledge(self) -> None:
+        """The peer's blocks may refer to no table any more, and the next one has to say so."""
+        self.acknowledged = True
+        if self.decoder is not None:
+            self.decoder.max_allowed_table_size = 0
+
+    def head(self, block: bytes) -> RequestHead:
+        """A request's head. Raises CompressionError, TooLarge, Malformed."""
+        if self.decoder is None:
+            return self.memory.heads.get(block) or self.memory.head(block)
+        return self.memory.head_of(self.fields(block))
+
+    def fields(self, block: bytes) -> list[Field]:
+        """What any block says. Raises CompressionError, TooLarge, Malformed."""
+        decoder = self.decoder
+        if decoder is None:
+            return self.memory.fields(block)
+        fields = decode(decoder, block)
+        if decoder.header_table_size == 0 and self.acknowledged:
+            self.decoder = None
+        return fields
 
 
 def new_decoder(max_bytes: int) -> Decoder:

@@ -8,7 +8,7 @@ are bytes: no transport knows protobuf.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,20 @@ class Receiver(Protocol):
 
 Handler = Callable[[Stream], Receiver]
 """One for each fully-qualified gRPC method path, such as `/envoy.service.ext_proc.v3.ExternalProcessor/Process`."""
+
+
+class Timer(Protocol):
+    """What an event loop gives for a call that is to come later."""
+
+    def cancel(self) -> None: ...
+
+
+class Waiter(Awaitable[None], Protocol):
+    """A future of an event loop."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: None, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def messages() -> dict[str, Any]:
 class Endpoint:
     """One model on one server, behind a queue. Unavailable("remote_…") says what went wrong with a call."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         url: str,
         model: str,

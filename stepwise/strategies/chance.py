@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import random
 
-from stepwise.strategy import Context, Draft, Judge, Parameter, Run, Share, Strategy, StrategyKind, Verdict
+from stepwise.strategy import (
+    AnswerContext,
+    Draft,
+    Judge,
+    Run,
+    Share,
+    Strategy,
+    StrategyKind,
+    StrategyParameter,
+    Verdict,
+)
 
 
 class Random(Strategy):
@@ -16,7 +26,7 @@ class Random(Strategy):
         self.p = p
         self.seed = seed
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _RandomRun(self.p, random.Random(f"{self.seed}:{context.key}"))
 
 
@@ -33,7 +43,7 @@ KIND = StrategyKind(
     "random",
     lambda wanted: Random(wanted.number("p", 0.2), int(wanted.number("seed", 0))),
     {
-        "p": Parameter(Share, "`random`: probability that a draft is rejected (0.2)."),
-        "seed": Parameter(int, "`random` (0)."),
+        "p": StrategyParameter(Share, "`random`: probability that a draft is rejected (0.2)."),
+        "seed": StrategyParameter(int, "`random` (0)."),
     },
 )

@@ -6,7 +6,7 @@ import math
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, Context, Draft, Judge, Run, Strategy, StrategyKind, Verdict, Wanted
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, Verdict, Wanted
 from upstream.tokens import TOP
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
@@ -31,7 +31,7 @@ class ColdStart(Strategy):
         self.signs = [Quantile() for _ in range(4)]
         self.doubt = Quantile()
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _ColdRun(self)
 
 

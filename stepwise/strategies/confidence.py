@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, Context, Draft, Judge, Run, Strategy, StrategyKind, Verdict
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, Verdict
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
 
@@ -23,7 +23,7 @@ class Confidence(Strategy):
         self.cold = cold
         self.seen = Quantile()
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _ConfidenceRun(self)
 
 

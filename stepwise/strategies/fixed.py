@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepwise.features import State
-from stepwise.strategy import Context, Judge, Parameter, Run, Strategy, StrategyKind, Turn
+from stepwise.strategy import AnswerContext, Judge, Run, Strategy, StrategyKind, StrategyParameter, Turn
 
 
 class Fixed(Strategy):
@@ -33,7 +33,7 @@ class Fixed(Strategy):
     def always_large(cls) -> Fixed:
         return cls("always-large", 0, Turn.LARGE_REST)
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _FixedRun(self.n, self.rest)
 
 
@@ -49,7 +49,7 @@ class _FixedRun(Judge):
 FIRST_N = StrategyKind(
     "first-n",
     lambda wanted: Fixed.first_n(int(wanted.number("n", 1))),
-    {"n": Parameter(Annotated[int, Field(ge=0)], "`first-n`: steps written by the large model (1).")},
+    {"n": StrategyParameter(Annotated[int, Field(ge=0)], "`first-n`: steps written by the large model (1).")},
 )
 ALWAYS_SMALL = StrategyKind("always-small", lambda wanted: Fixed.always_small())
 ALWAYS_LARGE = StrategyKind("always-large", lambda wanted: Fixed.always_large())

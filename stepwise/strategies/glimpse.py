@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwise.features import State
-from stepwise.strategy import Context, Judge, Parameter, Run, Strategy, StrategyKind
+from stepwise.strategy import AnswerContext, Judge, Run, Strategy, StrategyKind, StrategyParameter
 from upstream.tokens import TOP, Token, entropy
 
 
@@ -16,7 +16,7 @@ class Glimpse(Strategy):
     def __init__(self, threshold: float = 0.5) -> None:
         self.threshold = threshold
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _GlimpseRun(self.threshold)
 
 
@@ -31,5 +31,5 @@ class _GlimpseRun(Judge):
 KIND = StrategyKind(
     "glimpse",
     lambda wanted: Glimpse(wanted.number("threshold", 0.5)),
-    {"threshold": Parameter(float, "`glimpse`: entropy in nats (0.5).")},
+    {"threshold": StrategyParameter(float, "`glimpse`: entropy in nats (0.5).")},
 )

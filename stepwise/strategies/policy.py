@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepwise.policy import GOAL, Policy, PolicyError, PolicyFailed, Vector
-from stepwise.strategy import Context, Draft, Judge, NoVerdict, Run, Strategy, StrategyKind, Verdict, Wanted
+from stepwise.policy import GOAL, PolicyFailed, StepPolicy, StepPolicyError, Vector
+from stepwise.strategy import AnswerContext, Draft, Judge, NoVerdict, Run, Strategy, StrategyKind, Verdict, Wanted
 from upstream.tokens import TOP
 
 
@@ -13,7 +13,7 @@ class PolicyStrategy(Strategy):
     name = "policy"
     needs_top = TOP
 
-    def __init__(self, policy: Policy, kappa: float) -> None:
+    def __init__(self, policy: StepPolicy, kappa: float) -> None:
         self.policy = policy
         self.kappa = kappa
         self.limits, self.token_budget = policy.card.steps, policy.card.token_budget
@@ -21,12 +21,12 @@ class PolicyStrategy(Strategy):
     def close(self) -> None:
         self.policy.close()
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _PolicyRun(self.policy, self.kappa)
 
 
 class _PolicyRun(Judge):
-    def __init__(self, policy: Policy, kappa: float) -> None:
+    def __init__(self, policy: StepPolicy, kappa: float) -> None:
         self._policy = policy
         self._kappa = kappa
         self._hidden: Vector | None = None
@@ -45,11 +45,11 @@ class _PolicyRun(Judge):
 
 def _make(wanted: Wanted) -> Strategy:
     assert wanted.policy is not None
-    policy = Policy(wanted.policy, device=wanted.device)
+    policy = StepPolicy(wanted.policy, device=wanted.device)
     try:
         card = policy.card
         if (card.small, card.large) != (wanted.small, wanted.large):
-            raise PolicyError(
+            raise StepPolicyError(
                 f"{policy.path}: trained for {card.small} and {card.large}, but this decision has "
                 f"{wanted.small} and {wanted.large}; train one for this pair, or use strategy: cold-start"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from stepwise.steps import Step
-from stepwise.strategy import Context, Draft, Judge, Parameter, Run, Strategy, StrategyKind, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, StrategyParameter, Verdict
 
 
 class Verify(Strategy):
@@ -17,7 +17,7 @@ class Verify(Strategy):
     def __init__(self, threshold: float = 0.7) -> None:
         self.threshold = threshold
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _VerifyRun(self.threshold, context.verify)
 
 
@@ -34,5 +34,5 @@ class _VerifyRun(Judge):
 KIND = StrategyKind(
     "verify",
     lambda wanted: Verify(wanted.number("threshold", 0.7)),
-    {"threshold": Parameter(float, "`verify`: score from 0 to 1 (0.7).")},
+    {"threshold": StrategyParameter(float, "`verify`: score from 0 to 1 (0.7).")},
 )

@@ -91,7 +91,7 @@ def cost_threshold(
     return passed
 
 
-def table(
+def table(  # noqa: PLR0913
     trials: Sequence[Trial],
     large_right: NDArray[np.bool_],
     large_cost: NDArray[np.float64],
@@ -114,7 +114,7 @@ def table(
     return rows
 
 
-def resample(
+def resample(  # noqa: PLR0913
     trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float, *, splits: int, seed: int
 ) -> tuple[float, float, float]:
     """Whether the promise holds: the questions are split in halves many times, and each time the threshold is taken on

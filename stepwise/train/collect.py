@@ -62,7 +62,7 @@ async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
         await follow(tree, path, writer)
 
 
-async def collect(store: Store, trees: Sequence[Tree], writer: Writer, plan: Plan, *, at_once: int, each: int) -> None:
+async def collect(store: Store, trees: Sequence[Tree], writer: Writer, plan: Plan, *, at_once: int, each: int) -> None:  # noqa: PLR0913
     """Grows all trees, `at_once` side by side, and saves after every `each` of them."""
     with tqdm(total=len(trees), desc="questions", mininterval=2) as bar:
         for start in range(0, len(trees), each):

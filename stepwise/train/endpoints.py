@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Self
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, Joint, build
+from stepwise.continuation import CHAT_PATH, Continuation, Joint, build
+from stepwise.pair import PairModel
 from stepwise.probe import probe
-from stepwise.session import Model
-from stepwise.steps import Limits, Splitter
+from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoVerdict
 from stepwise.train.tree import Question, Written
 from upstream.client import Upstream, UpstreamError
@@ -27,18 +27,18 @@ class EndpointWriter:
     """
 
     def __init__(
-        self, small: Endpoint, large: Endpoint, limits: Limits, *, temperature: float = 0.0, max_tokens: int = 4096
+        self, small: Endpoint, large: Endpoint, limits: StepLimits, *, temperature: float = 0.0, max_tokens: int = 4096
     ) -> None:
         self._upstreams = Upstream(small), Upstream(large)
         self._limits = limits
         self._temperature = temperature
         self._max_tokens = max_tokens
-        self._models: tuple[Model, Model] | None = None
+        self._models: tuple[PairModel, PairModel] | None = None
         self._marks: dict[tuple[str, str, str], JSON] = {}
 
     async def __aenter__(self) -> Self:
         try:
-            found = [Model(u.endpoint.model, u, await probe(u, {})) for u in self._upstreams]
+            found = [PairModel(u.endpoint.model, u, await probe(u, {})) for u in self._upstreams]
             for model in found:
                 if model.capability.mode is None:
                     raise UpstreamError(
@@ -82,18 +82,16 @@ class EndpointWriter:
         return verify.mark(answer), read if isinstance(read, int) else estimate(str(body["messages"]))
 
     @property
-    def models(self) -> tuple[Model, Model]:
+    def models(self) -> tuple[PairModel, PairModel]:
         """The small and the large model, probed."""
         assert self._models is not None
         return self._models
 
-    async def _write(self, model: Model, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
+    async def _write(self, model: PairModel, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
         """One answer, or with `stop` its first step; connection errors are tried again."""
         request = {"messages": [{"role": "user", "content": question.text}], "temperature": self._temperature}
-        template = model.upstream.endpoint.template
-        path, body = build(
-            model.capability.mode, request, prefix, max_tokens=self._max_tokens, top_logprobs=top, template=template
-        )
+        how = Continuation(self._max_tokens, top_logprobs=top, template=model.upstream.endpoint.template)
+        path, body = build(model.capability.mode, request, prefix, how)
         for left in range(_TRIES - 1, -1, -1):
             try:
                 return await self._read(model, path, body, prefix, stop=stop)
@@ -102,7 +100,7 @@ class EndpointWriter:
                     raise
         raise AssertionError("unreachable")
 
-    async def _read(self, model: Model, path: str, body: dict[str, object], prefix: str, *, stop: bool) -> Written:
+    async def _read(self, model: PairModel, path: str, body: dict[str, object], prefix: str, *, stop: bool) -> Written:
         joint, splitter = Joint(prefix), Splitter(self._limits, prefix)
         tokens: list[Token] = []
         stream = await model.upstream.open(path, body)

@@ -18,7 +18,7 @@ from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import Context, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, Tree, Writer
@@ -39,7 +39,7 @@ class Scored(Strategy):
     def __init__(self, name: str, score: Callable[[NDArray[np.float32]], float], kappa: float, *, once: bool) -> None:
         self.name, self.score, self.kappa, self.once = name, score, kappa, once
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         return _ScoredRun(self)
 
 
@@ -99,7 +99,7 @@ class Point:
     outcomes: Sequence[Outcome] = ()
 
 
-async def measure(
+async def measure(  # noqa: PLR0913
     trees: Sequence[Tree], strategy: Strategy, parameter: float, writer: Writer | None, price: Price, max_redos: int
 ) -> Point:
     """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
@@ -216,7 +216,7 @@ class Figures:
     tokens: Mapping[int, tuple[float, float, float]]
 
 
-def figures(
+def figures(  # noqa: PLR0913
     sweeps: Mapping[str, Sequence[Point]],
     small: Point,
     large: Point,
@@ -284,7 +284,7 @@ def chosen(points: Sequence[Point], low: float, high: float) -> int:
     return max(range(len(points)), key=lambda i: float(points[i].right.mean()))
 
 
-def report(
+def report(  # noqa: PLR0913
     found: Sequence[Figures],
     small: Point,
     large: Point,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stepwise import features
 from stepwise.policy import FORMAT, Row
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.train.net import Net
 
 PARITY = 1e-5
@@ -31,7 +31,7 @@ class About:
 
     small: str
     large: str
-    limits: Limits
+    limits: StepLimits
     token_budget: int
     rows: Sequence[Row]
     calibration_size: int

@@ -11,8 +11,8 @@ import orjson
 from tqdm import tqdm
 
 from stepwise.answer import Steps
+from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.ready import Stepwise, StepwiseError
-from stepwise.session import Budget, Model, Setup
 from stepwise.strategy import Strategy
 from stepwise.train.project import Settings
 from stepwise.train.tree import Question
@@ -37,7 +37,7 @@ class Latency:
 
 
 async def measure(
-    models: tuple[Model, Model],
+    models: tuple[PairModel, PairModel],
     settings: Settings,
     strategies: Mapping[str, Strategy],
     questions: Sequence[Question],
@@ -49,7 +49,7 @@ async def measure(
     The strategies take turns at each question, so that other load on the machine affects all of them alike.
     Raises ValueError when an answer fails.
     """
-    budget = Budget(steps=settings.max_steps, seconds=600.0)
+    budget = AnswerBudget(steps=settings.max_steps, seconds=600.0)
     ready = {
         name: Stepwise(Setup(*models, strategy, settings.limits, budget, max_redos, settings.token_budget))
         for name, strategy in strategies.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise import features
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.tree import Store, Tree, Writer
 from stepwise.train.walk import Price
@@ -35,8 +35,8 @@ class Settings:
     max_steps: int = 30
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.min_tokens, self.max_tokens)
+    def limits(self) -> StepLimits:
+        return StepLimits(self.min_tokens, self.max_tokens)
 
     @property
     def price(self) -> Price:

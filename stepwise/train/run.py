@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stepwise.policy import Policy, Row
+from stepwise.policy import Row, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategy import Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
@@ -90,7 +90,7 @@ async def do_calibrate(
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
 
 
-async def do_evaluate(
+async def do_evaluate(  # noqa: PLR0913
     project: Project,
     names: Sequence[str],
     writer: Writer | None,
@@ -163,7 +163,7 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
     _, trees = project.trees("calibration")
     rows = [Row(**row) for row in calibration["rows"]]
     difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
-    Policy(out, device="cpu").close()  # loads as serving loads it
+    StepPolicy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
     if card is not None:
         card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from stepwise import features
 from stepwise.features import State
 from stepwise.policy import Vector
-from stepwise.steps import End, Limits, Splitter, Step
+from stepwise.steps import End, Splitter, Step, StepLimits
 from stepwise.train.answers import right
 from upstream.tokens import TOP, Token
 
@@ -98,7 +98,7 @@ class Tree:
     asked."""
 
     question: Question
-    limits: Limits
+    limits: StepLimits
     token_budget: int
     max_steps: int
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -228,7 +228,7 @@ class Store:
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("nodes-*.parquet"))
 
-    def load(self, questions: Iterable[Question], limits: Limits, token_budget: int, max_steps: int) -> list[Tree]:
+    def load(self, questions: Iterable[Question], limits: StepLimits, token_budget: int, max_steps: int) -> list[Tree]:
         """The trees of `questions`, as far as they are known."""
         trees = {q.id: Tree(q, limits, token_budget, max_steps) for q in questions}
         rows: list[dict[str, Any]] = []

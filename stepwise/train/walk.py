@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from stepwise.steps import Step
-from stepwise.strategy import Context, Draft, NoVerdict, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, NoVerdict, Strategy, Turn
 from stepwise.train.tree import KEEP, REDO, Question, Tree, Writer
 from upstream.tokens import Token
 
@@ -55,7 +55,7 @@ async def walk(tree: Tree, strategy: Strategy, writer: Writer | None, *, max_red
         outcome.read_tokens += read
         return score
 
-    run = strategy.begin(Context(zlib.crc32(tree.question.id.encode()), verify))
+    run = strategy.begin(AnswerContext(zlib.crc32(tree.question.id.encode()), verify))
     settled: Turn | None = None
     try:
         while True:

@@ -22,7 +22,7 @@ from extproc.body import parse
 from extproc.encoding import coding, decoded, in_utf8, plainly_json, says_json
 from extproc.jsonbody import _values
 from extproc.refusal import Refusal
-from extproc.transport.headers import Head, new_decoder
+from extproc.transport.headers import RequestHead, new_decoder
 from extproc.transport.headers import decode as decode_block
 from extproc.unread import UnreadLog
 from extproc.wire import Headers, decode
@@ -269,7 +269,7 @@ def test_header_values() -> None:
 )
 def test_headers_of_a_stream(fields: Callable[[int], list[tuple[bytes, bytes]]]) -> None:
     first = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x"), (b"content-type", b"application/grpc")]
-    assert_linear(lambda size: first + fields(size), lambda given: Head(given, {}).metadata, 2**14)
+    assert_linear(lambda size: first + fields(size), lambda given: RequestHead(given, {}).metadata, 2**14)
 
 
 @pytest.mark.parametrize("field", [b"\x00\x01a\x01b", b"\x82", b"\x40\x01a\x01b", b"\x20", b"\xbe"])

@@ -13,11 +13,11 @@ from typing import Any
 from extproc.overhttp import application, serve
 from extproc.transport import address
 from stepwise.answer import Steps
+from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
 from stepwise.ready import Stepwise, unknown
-from stepwise.session import Budget, Model, Setup
-from stepwise.steps import Limits
-from stepwise.strategy import Context, Draft, Judge, Run, Strategy, Turn, Verdict
+from stepwise.steps import StepLimits
+from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, Turn, Verdict
 from tests.patience import PATIENCE
 from upstream.answer import Answer
 from upstream.client import Upstream
@@ -342,7 +342,7 @@ class Marked(Strategy):
         self.rejected: list[str] = []
         self.open = 0
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: AnswerContext) -> Run:
         self.open += 1
         return _MarkedRun(self)
 
@@ -428,8 +428,8 @@ async def pair(
     large: FakeModel | list[str],
     strategy: Strategy | None = None,
     *,
-    limits: Limits | None = None,
-    budget: Budget | None = None,
+    limits: StepLimits | None = None,
+    budget: AnswerBudget | None = None,
     start: bool = True,
     hasty: str = "",
     **more: Any,
@@ -447,9 +447,16 @@ async def pair(
     models = []
     for name, model in (("small", small), ("large", large)):
         end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
-        models.append(Model(name, Upstream(end), unknown(end)))
+        models.append(PairModel(name, Upstream(end), unknown(end)))
     stepwise = Stepwise(
-        Setup(models[0], models[1], strategy, limits=limits or Limits(min_tokens=1), budget=budget or Budget(), **more)
+        Setup(
+            models[0],
+            models[1],
+            strategy,
+            limits=limits or StepLimits(min_tokens=1),
+            budget=budget or AnswerBudget(),
+            **more,
+        )
     )
     both = Pair(small, large, stepwise, strategy)
     try:

@@ -15,7 +15,7 @@ from signals.reading import Unavailable
 from signals.state.store import Memory
 from stepwise import agent
 from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
-from stepwise.policy import PolicyError
+from stepwise.policy import StepPolicyError
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.onnxes import metadata, write
 from upstream.endpoint import Endpoint
@@ -93,7 +93,7 @@ async def test_a_trained_policy_decides_by_the_same_interface(tmp_path: Path) ->
     await chooser.close()
     assert (first.model, first.reason, second.model) == ("small", "policy", "large")
     write(tmp_path / "steps.onnx")
-    with pytest.raises(PolicyError, match="other features"):
+    with pytest.raises(StepPolicyError, match="other features"):
         an_agent(tmp_path, policy="steps")
 
 

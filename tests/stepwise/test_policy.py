@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from stepwise import features
-from stepwise.policy import Policy, PolicyError, PolicyFailed, Target
+from stepwise.policy import PolicyFailed, StepPolicy, StepPolicyError, Target
 from tests.patience import PATIENCE
 from tests.stepwise.onnxes import ROWS, metadata, write
 
@@ -27,7 +27,7 @@ def vector(redos: float) -> np.ndarray:
 
 
 async def test_the_network_normalises_and_says_p_keep(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 2.0}, mean={"redos": 1.0}), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx", weights={"redos": 2.0}, mean={"redos": 1.0}), device="cpu")
     keep, hidden = await policy.keep(vector(2.0))
     policy.close()
     assert keep == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-6)
@@ -36,7 +36,7 @@ async def test_the_network_normalises_and_says_p_keep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path, inline: bool) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", hidden=3), device="cpu", inline=inline)
+    policy = StepPolicy(write(tmp_path / "p.onnx", hidden=3), device="cpu", inline=inline)
     first, state = await policy.keep(vector(0))
     second, state = await policy.keep(vector(0), state)
     policy.close()
@@ -46,7 +46,7 @@ async def test_a_recurrent_network_gets_back_its_own_state(tmp_path: Path, inlin
 
 
 async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu", wait=0.05, inline=False)
+    policy = StepPolicy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu", wait=0.05, inline=False)
     policy.answers = 64
     results = await asyncio.gather(*(policy.keep(vector(i / 10)) for i in range(64)))
     policy.close()
@@ -56,7 +56,7 @@ async def test_steps_of_many_answers_share_batches_and_each_gets_its_own_result(
 
 
 async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=10 * PATIENCE, inline=False)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", wait=10 * PATIENCE, inline=False)
     policy.answers = 1
     async with asyncio.timeout(PATIENCE):
         keep, _ = await policy.keep(vector(0))
@@ -66,7 +66,7 @@ async def test_one_answer_alone_never_waits_for_company(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_step_disturbs_nobody(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", wait=0.05, inline=False)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", wait=0.05, inline=False)
     policy.answers = 3
     tasks = [asyncio.create_task(policy.keep(vector(0))) for _ in range(2)]
     await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def test_a_cancelled_step_disturbs_nobody(tmp_path: Path) -> None:
 
 
 async def test_what_is_no_probability_is_a_failure(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx", weights={"redos": 1.0}), device="cpu")
     with pytest.raises(PolicyFailed, match="nan"):
         await policy.keep(vector(float("nan")))
     policy.close()
@@ -87,7 +87,7 @@ async def test_what_is_no_probability_is_a_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inline", [True, False])
 async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: Path, inline: bool) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
     with pytest.raises(PolicyFailed, match=r"p\.onnx") as raised:
         await policy.keep(np.zeros(3, np.float32))
     assert raised.value.reason == "inference"
@@ -97,7 +97,7 @@ async def test_an_inference_that_fails_is_each_waiting_step_s_failure(tmp_path: 
 
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_closed_policy_fails_at_once(tmp_path: Path, inline: bool) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", inline=inline)
     policy.close()
     policy.close()
     with pytest.raises(PolicyFailed) as raised:
@@ -106,7 +106,7 @@ async def test_a_closed_policy_fails_at_once(tmp_path: Path, inline: bool) -> No
 
 
 async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=False)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", inline=False)
     policy._service._limit = 0
     with pytest.raises(PolicyFailed) as raised:
         await policy.keep(vector(0))
@@ -118,10 +118,10 @@ async def test_a_cheap_network_has_no_thread_and_a_dear_one_has_from_its_first_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = threading.active_count()
-    cheap = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    cheap = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     assert (cheap.inline, threading.active_count()) == (True, threads)
     monkeypatch.setattr("stepwise.policy.INLINE", 0.0)
-    dear = Policy(tmp_path / "p.onnx", device="cpu")
+    dear = StepPolicy(tmp_path / "p.onnx", device="cpu")
     assert (dear.inline, threading.active_count()) == (False, threads)  # none before workers are forked
     assert await cheap.keep(vector(0)) == await dear.keep(vector(0))
     assert threading.active_count() == threads + 1
@@ -134,7 +134,7 @@ async def test_a_cheap_network_has_no_thread_and_a_dear_one_has_from_its_first_s
 
 
 def test_a_loop_that_was_closed_does_not_stop_the_thread(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu", inline=False, wait=0.05)
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", inline=False, wait=0.05)
     policy.answers = 2
 
     async def leave() -> None:
@@ -149,7 +149,7 @@ def test_a_loop_that_was_closed_does_not_stop_the_thread(tmp_path: Path) -> None
 
 
 def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2), device="cpu")
     network = policy._network
     for n in (1, 3, 8, 9):
         vectors = np.stack([vector(i) for i in range(n)])
@@ -172,21 +172,21 @@ def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_a_target_takes_the_nearest_row_that_keeps_it(tmp_path: Path, target: Target, kappa: float) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
     assert policy.card.kappa(target) == kappa
 
 
 @pytest.mark.parametrize("target", [Target("accuracy_loss", 0.001), Target("cost", 0.1)])
 def test_a_target_that_no_row_keeps_is_an_error_that_lists_the_rows(tmp_path: Path, target: Target) -> None:
-    policy = Policy(write(tmp_path / "p.onnx"), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
-    with pytest.raises(PolicyError, match=r"accuracy_loss: 0\.01, accuracy_loss: 0\.05, cost: 0\.4"):
+    with pytest.raises(StepPolicyError, match=r"accuracy_loss: 0\.01, accuracy_loss: 0\.05, cost: 0\.4"):
         policy.card.kappa(target)
 
 
 def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
-    policy = Policy(write(tmp_path / "p.onnx", meta=metadata(token_budget=2048)), device="cpu")
+    policy = StepPolicy(write(tmp_path / "p.onnx", meta=metadata(token_budget=2048)), device="cpu")
     policy.close()
     card = policy.card
     assert (card.small, card.large, card.commit, card.calibration_size) == ("tiny", "huge", "0123abc", 500)
@@ -215,44 +215,44 @@ def test_metadata_that_does_not_fit_is_an_error_at_start(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     path = write(tmp_path / "p.onnx", meta=metadata(**changes))
-    with pytest.raises(PolicyError, match=message):
-        Policy(path, device="cpu")
+    with pytest.raises(StepPolicyError, match=message):
+        StepPolicy(path, device="cpu")
 
 
 def test_a_missing_file_and_a_corrupt_one_are_errors_that_name_it(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"gone\.onnx: cannot read the policy file"):
-        Policy(tmp_path / "gone.onnx")
+    with pytest.raises(StepPolicyError, match=r"gone\.onnx: cannot read the policy file"):
+        StepPolicy(tmp_path / "gone.onnx")
     whole = write(tmp_path / "p.onnx").read_bytes()
     for name, data in (("noise", b"\x00\x01 not onnx"), ("half", whole[: len(whole) // 2]), ("empty", b"")):
         (tmp_path / f"{name}.onnx").write_bytes(data)
-        with pytest.raises(PolicyError, match=rf"{name}\.onnx"):
-            Policy(tmp_path / f"{name}.onnx", device="cpu")
+        with pytest.raises(StepPolicyError, match=rf"{name}\.onnx"):
+            StepPolicy(tmp_path / f"{name}.onnx", device="cpu")
 
 
 def test_a_network_of_another_shape_is_an_error(tmp_path: Path) -> None:
     narrow = write(tmp_path / "narrow.onnx", names=features.NAMES[:5], meta=metadata())
-    with pytest.raises(PolicyError, match="does not run on"):
-        Policy(narrow, device="cpu")
+    with pytest.raises(StepPolicyError, match="does not run on"):
+        StepPolicy(narrow, device="cpu")
     odd = write(tmp_path / "odd.onnx", outputs=("keep", "more"))
-    with pytest.raises(PolicyError, match=r"outputs \['keep', 'more'\]"):
-        Policy(odd, device="cpu")
+    with pytest.raises(StepPolicyError, match=r"outputs \['keep', 'more'\]"):
+        StepPolicy(odd, device="cpu")
 
 
 def test_cuda_without_a_usable_gpu_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "p.onnx")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA; whether it is usable depends on the machine")
-    with pytest.raises(PolicyError, match="device: cuda, but this onnxruntime was built without CUDA"):
-        Policy(path, device="cuda")
-    policy = Policy(path, device="auto")
+    with pytest.raises(StepPolicyError, match="device: cuda, but this onnxruntime was built without CUDA"):
+        StepPolicy(path, device="cuda")
+    policy = StepPolicy(path, device="auto")
     policy.close()
     assert policy.device == "cpu"
 
 
 def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(PolicyError, match=r"install pointsman\[cpu\]"):
-        Policy(write(tmp_path / "p.onnx"))
+    with pytest.raises(StepPolicyError, match=r"install pointsman\[cpu\]"):
+        StepPolicy(write(tmp_path / "p.onnx"))
 
 
 @pytest.mark.gpu
@@ -260,7 +260,7 @@ async def test_on_a_gpu_the_result_is_the_same(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("no CUDA in this onnxruntime")
     path = write(tmp_path / "p.onnx", weights={"redos": 1.0}, hidden=2)
-    cuda, cpu = Policy(path, device="cuda"), Policy(path, device="cpu")
+    cuda, cpu = StepPolicy(path, device="cuda"), StepPolicy(path, device="cpu")
     for n in (1, 5, 100):
         vectors, hidden = np.stack([vector(i / 7) for i in range(n)]), np.ones((n, 2), np.float32)
         left, right = cuda._network.run(vectors, hidden), cpu._network.run(vectors, hidden)

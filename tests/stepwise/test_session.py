@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwise.session import Budget
-from stepwise.steps import Limits
+from stepwise.pair import AnswerBudget
+from stepwise.steps import StepLimits
 from stepwise.strategies.chance import Random
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
@@ -158,7 +158,7 @@ async def test_text_goes_out_step_by_step_while_the_model_still_writes() -> None
 
 async def test_a_reader_that_stops_reading_stops_the_model() -> None:
     steps = [f"step {i} " + "blah " * 200 for i in range(400)]
-    async with pair(steps, LARGE, budget=Budget(tokens=10**6)) as both:
+    async with pair(steps, LARGE, budget=AnswerBudget(tokens=10**6)) as both:
         body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
         async with await answer(both.stepwise, body, {}) as reply:
             await anext(reply.body)
@@ -223,9 +223,9 @@ async def test_the_client_s_own_limit_holds_over_both_models() -> None:
 
 @pytest.mark.parametrize(
     ("budget", "reason"),
-    [(Budget(steps=1), "steps"), (Budget(seconds=0.0), "seconds"), (Budget(money=0.0), "money")],
+    [(AnswerBudget(steps=1), "steps"), (AnswerBudget(seconds=0.0), "seconds"), (AnswerBudget(money=0.0), "money")],
 )
-async def test_when_a_budget_is_spent_the_small_model_goes_on_alone(budget: Budget, reason: str) -> None:
+async def test_when_a_budget_is_spent_the_small_model_goes_on_alone(budget: AnswerBudget, reason: str) -> None:
     async with pair(SMALL, LARGE, budget=budget) as both:
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(SMALL)
@@ -238,7 +238,7 @@ async def test_a_large_model_that_writes_the_rest_stops_when_the_money_is_spent(
     long = [f"step {i} " + "word " * 50 for i in range(40)]
     large = FakeModel("huge", writer(long), chunk=10)
     # Two dollars a million tokens: a thousand tokens are a fifth of a cent, and the small model's are counted too.
-    async with pair(long, large, Fixed.always_large(), budget=Budget(money=0.002)) as both:
+    async with pair(long, large, Fixed.always_large(), budget=AnswerBudget(money=0.002)) as both:
         _, events = await both.ask()
         assert both.stepwise.metrics.settled["money"] == 1
     models = {step["model"] for step in events[-1]["usage"]["pointsman"]["steps"]}
@@ -258,7 +258,7 @@ async def test_a_limit_that_falls_between_two_streams_ends_the_answer() -> None:
 
 
 async def test_the_token_budget_ends_the_answer() -> None:
-    async with pair(["word " * 30] * 50, LARGE, budget=Budget(tokens=100)) as both:
+    async with pair(["word " * 30] * 50, LARGE, budget=AnswerBudget(tokens=100)) as both:
         _, events = await both.ask()
     assert events[-2]["choices"][0]["finish_reason"] == "length"
     assert events[-1]["usage"]["completion_tokens"] < 300
@@ -278,7 +278,7 @@ async def test_a_model_that_goes_in_circles_is_replaced_and_then_stopped() -> No
 
 async def test_a_step_is_capped() -> None:
     long = " ".join(f"word{i}" for i in range(100))
-    async with pair([long], LARGE, limits=Limits(1, 20)) as both:
+    async with pair([long], LARGE, limits=StepLimits(1, 20)) as both:
         _, events = await both.ask()
     assert max(step["tokens"] for step in events[-1]["usage"]["pointsman"]["steps"]) <= 20
     assert text_of(events) == long

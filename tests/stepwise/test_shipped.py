@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import stepwise
-from stepwise.policy import Policy
+from stepwise.policy import StepPolicy
 
 MODELS = Path(stepwise.__path__[0]) / "models"
 SHIPPED = sorted(MODELS.glob("*.onnx"))
 
 
 def test_there_is_one_for_the_example_pair() -> None:
-    card = Policy(MODELS / "tinylm.onnx").card
+    card = StepPolicy(MODELS / "tinylm.onnx").card
     assert (card.small, card.large) == ("tinylm-small", "tinylm-large")
     assert any(row.kind == "accuracy_loss" for row in card.rows), "a promise to choose from"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stepwise.policy import PolicyError
+from stepwise.policy import StepPolicyError
 from stepwise.ready import Stepwise, StepwiseError
 from stepwise.spec import StepwiseSpec
 from stepwise.strategies.cold_start import ColdStart
@@ -112,15 +112,15 @@ async def test_the_policy_says_where_its_steps_end(tmp_path: Path) -> None:
 
 
 async def test_a_policy_that_does_not_fit_is_an_error_at_start(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"policy math: no such file; looked for .*math\.onnx and"):
+    with pytest.raises(StepPolicyError, match=r"policy math: no such file; looked for .*math\.onnx and"):
         await built(tmp_path, policy="math")
-    with pytest.raises(PolicyError, match=r"gone\.onnx: cannot read"):
+    with pytest.raises(StepPolicyError, match=r"gone\.onnx: cannot read"):
         await built(tmp_path, policy="gone.onnx")
     write(tmp_path / "other.onnx", meta=metadata(pair=json.dumps({"small": "a", "large": "b"})))
-    with pytest.raises(PolicyError, match="trained for a and b, but this decision has tiny and huge"):
+    with pytest.raises(StepPolicyError, match="trained for a and b, but this decision has tiny and huge"):
         await built(tmp_path, policy="other.onnx")
     write(tmp_path / "strict.onnx")
-    with pytest.raises(PolicyError, match="cannot be promised"):
+    with pytest.raises(StepPolicyError, match="cannot be promised"):
         await built(tmp_path, policy="strict.onnx", target={"accuracy_loss": 0.001})
 
 

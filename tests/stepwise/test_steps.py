@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwise.steps import End, Limits, Splitter, split
+from stepwise.steps import End, Splitter, StepLimits, split
 from upstream.tokens import Token, estimate
 
-ONE = Limits(min_tokens=1)
+ONE = StepLimits(min_tokens=1)
 
 
-def texts(text: str, limits: Limits = ONE) -> list[str]:
+def texts(text: str, limits: StepLimits = ONE) -> list[str]:
     steps = [step.text for step in split(text, limits)]
     assert "".join(steps) == text
     return steps
@@ -36,7 +36,7 @@ def test_more_blank_lines_go_to_the_next_step_and_make_none_of_their_own() -> No
 
 
 def test_a_step_shorter_than_the_minimum_goes_on() -> None:
-    assert texts("So:\n\ntwelve and four make sixteen in all.\n\nEnd", Limits(min_tokens=5)) == [
+    assert texts("So:\n\ntwelve and four make sixteen in all.\n\nEnd", StepLimits(min_tokens=5)) == [
         "So:\n\ntwelve and four make sixteen in all.\n\n",
         "End",
     ]
@@ -82,18 +82,18 @@ def test_a_paragraph_after_a_list_is_a_new_step() -> None:
 
 
 def test_a_short_list_does_not_protect_what_comes_after_it() -> None:
-    steps = texts("- a\n\nPlain text that is long enough.\n\nAnd more of it.", Limits(min_tokens=4))
+    steps = texts("- a\n\nPlain text that is long enough.\n\nAnd more of it.", StepLimits(min_tokens=4))
     assert steps == ["- a\n\nPlain text that is long enough.\n\n", "And more of it."]
 
 
 def test_the_cap_ends_any_step() -> None:
-    steps = split("```\n" + "x = 1\n\n" * 100, Limits(min_tokens=1, max_tokens=20))
+    steps = split("```\n" + "x = 1\n\n" * 100, StepLimits(min_tokens=1, max_tokens=20))
     assert {step.end for step in steps[:-1]} == {End.CAP}
     assert all(step.size <= 20 for step in steps)
 
 
 def test_a_latex_marker_that_never_closes_is_forgotten_at_the_cap() -> None:
-    steps = texts("stray $$ marker\n\n" + "word " * 30 + "\n\nNext step.\n\nLast.", Limits(1, 20))
+    steps = texts("stray $$ marker\n\n" + "word " * 30 + "\n\nNext step.\n\nLast.", StepLimits(1, 20))
     assert steps[-2:] == ["Next step.\n\n", "Last."]
 
 
@@ -115,7 +115,7 @@ def test_a_splitter_can_start_in_the_middle_of_an_answer() -> None:
 
 def test_limits_must_make_sense() -> None:
     with pytest.raises(ValueError, match="min_tokens <= max_tokens"):
-        Limits(min_tokens=10, max_tokens=9)
+        StepLimits(min_tokens=10, max_tokens=9)
 
 
 PIECES = st.sampled_from(
@@ -127,10 +127,10 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=60).map("".join), st.data())
 @settings(max_examples=400, deadline=None)
 def test_joined_again_it_is_the_same_text_however_it_was_cut(text: str, data: st.DataObject) -> None:
-    whole = split(text, Limits(min_tokens=2, max_tokens=12))
+    whole = split(text, StepLimits(min_tokens=2, max_tokens=12))
     assert "".join(step.text for step in whole) == text
     # The same text in other pieces, with the same tokens at the same places.
-    splitter = Splitter(Limits(min_tokens=2, max_tokens=12))
+    splitter = Splitter(StepLimits(min_tokens=2, max_tokens=12))
     steps = []
     for at in range(0, len(text), 4):
         token = text[at : at + 4]
@@ -163,7 +163,7 @@ def test_no_step_end_lies_inside_latex_code_or_a_table(parts: list[str | tuple[s
         if not isinstance(part, str):
             inside.append(range(len(text) + 1, len(text) + len(part[0])))
         text += (part if isinstance(part, str) else part[0]) + "\n\n"
-    splitter = Splitter(Limits(min_tokens=1, max_tokens=100_000))
+    splitter = Splitter(StepLimits(min_tokens=1, max_tokens=100_000))
     ends, at = [], 0
     for start in range(0, len(text), chunk):
         for step in splitter.feed(Token(text[start : start + chunk])):

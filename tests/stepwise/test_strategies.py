@@ -16,7 +16,7 @@ from stepwise.strategies.chance import Random
 from stepwise.strategies.cold_start import ColdStart
 from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
-from stepwise.strategy import Context, Draft, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, Strategy, Turn
 from upstream.tokens import Token
 
 
@@ -31,7 +31,7 @@ def a_draft(p: float) -> Draft:
 
 
 async def kept(strategy: Strategy, p: float, key: int = 0) -> bool:
-    run = strategy.begin(Context(key, never))
+    run = strategy.begin(AnswerContext(key, never))
     try:
         return (await run.judge(a_draft(p))).keep
     finally:
@@ -71,7 +71,7 @@ async def test_before_anything_was_seen_doubtful_steps_are_rejected_outright(
 
 async def test_random_choices_repeat_for_the_same_question_and_seed() -> None:
     async def row(seed: int, key: int) -> list[bool]:
-        run = Random(0.5, seed).begin(Context(key, never))
+        run = Random(0.5, seed).begin(AnswerContext(key, never))
         return [(await run.judge(a_draft(0.9))).keep for _ in range(40)]
 
     assert await row(1, 7) == await row(1, 7)
@@ -80,7 +80,7 @@ async def test_random_choices_repeat_for_the_same_question_and_seed() -> None:
 
 
 def test_first_n_begins_large_and_ends_small() -> None:
-    run = Fixed.first_n(2).begin(Context(0, never))
+    run = Fixed.first_n(2).begin(AnswerContext(0, never))
     turns = [run.turn(State(index=index)) for index in range(4)]
     assert turns == [Turn.LARGE, Turn.LARGE, Turn.SMALL_REST, Turn.SMALL_REST]
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from decisions.model import Model
 from extproc.answers import endpoint
 from stepwise import probe
-from stepwise.continuation import CHAT_PATH, Joint, build, render
+from stepwise.continuation import CHAT_PATH, Continuation, Joint, build, render
 from stepwise.probe import Capability
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from upstream.client import Upstream, UpstreamError
@@ -37,7 +37,7 @@ async def found(model: FakeModel, **more: Any) -> Capability:
 
 
 def test_the_client_s_sampling_parameters_are_kept_and_its_shape_is_not() -> None:
-    path, body = build(Mode.FINAL_MESSAGE, REQUEST, "So ", max_tokens=9, stop=("\n\n",), top_logprobs=5)
+    path, body = build(Mode.FINAL_MESSAGE, REQUEST, "So ", Continuation(9, ("\n\n",), top_logprobs=5))
     assert path == "/v1/chat/completions"
     assert body == {
         "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "So "}],
@@ -63,7 +63,7 @@ def test_without_a_way_of_continuing_a_prefix_is_an_error() -> None:
 def test_a_chat_template_makes_the_prompt() -> None:
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
-    path, body = build(Mode.COMPLETIONS, REQUEST, "So ", template=template, top_logprobs=5)
+    path, body = build(Mode.COMPLETIONS, REQUEST, "So ", Continuation(template=template, top_logprobs=5))
     assert (path, body["prompt"], body["logprobs"]) == ("/v1/completions", "<user>hi<assistant>So ", 5)
     assert "messages" not in body
     assert "chat_template_kwargs" not in body

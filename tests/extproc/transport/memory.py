@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from extproc.transport import frames
-from extproc.transport.http2 import Http2Server, _Connection
+from extproc.transport.http2 import Http2Server, _Protocol
 from extproc.transport.seam import Handler, Limits
 from tests.extproc.transport.conftest import Frame
 
@@ -32,6 +32,9 @@ class Loop:
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> Timer:
         return Timer()
+
+    def create_future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
 
     def run(self) -> None:
         while self.soon:
@@ -96,25 +99,26 @@ class InMemory:
         self.loop = Loop()
         self.server = Http2Server(handlers, limits)
         self.server.empty = asyncio.Event()
-        self.server.loop = self.loop  # type: ignore[assignment]
+        self.server.use(self.loop)  # type: ignore[arg-type]
         self.wire = Wire()
-        self.connection = _Connection(self.server)
-        self.connection.connection_made(self.wire)  # type: ignore[arg-type]
+        self.protocol = _Protocol(self.server)
+        self.connection = self.protocol.core
+        self.protocol.connection_made(self.wire)  # type: ignore[arg-type]
 
     def feed(self, data: bytes) -> None:
-        self.connection.data_received(data)
+        self.protocol.data_received(data)
         self.loop.run()
 
     def lose(self) -> None:
-        self.connection.connection_lost(None)
+        self.protocol.connection_lost(None)
         self.loop.run()
 
     def check_empty(self) -> None:
         """Nothing may be left of a connection that is gone."""
         assert not self.connection.streams
         assert not self.connection.partials
-        assert not self.connection.waiting
-        assert not self.connection.ready
-        assert self.connection.buffered == 0
+        assert not self.connection.outflow.waiting
+        assert not self.connection.outflow.ready
+        assert self.connection.outflow.buffered == 0
         assert self.server.partial_bytes == 0
         assert not self.server.live

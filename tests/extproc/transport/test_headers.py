@@ -31,7 +31,7 @@ def stateless() -> Decoder:
 def test_what_hpack_encodes_without_a_table_is_read_back(fields: list[tuple[bytes, bytes]], huffman: bool) -> None:
     encoder = Encoder()
     encoder.header_table_size = 0
-    memory = headers.Memory({}, 65_536)
+    memory = headers.BlockMemory({}, 65_536)
     block = encoder.encode(fields, huffman=huffman)
     for _ in range(2):  # the second time from memory
         assert memory.fields(block) == fields
@@ -44,7 +44,7 @@ PIECES = [
 
 @given(block=st.one_of(st.binary(max_size=60), st.lists(st.sampled_from(PIECES)).map(b"".join)))
 def test_any_bytes_mean_the_same_as_to_hpack(block: bytes) -> None:
-    memory = headers.Memory({}, 65_536)
+    memory = headers.BlockMemory({}, 65_536)
     try:
         expected = [(bytes(name), bytes(value)) for name, value in stateless().decode(block, raw=True)]
     except HPACKError:
@@ -60,7 +60,7 @@ def test_any_bytes_mean_the_same_as_to_hpack(block: bytes) -> None:
 def test_an_integer_without_end_is_refused_at_once() -> None:
     for prefix in (b"\0\x7f", b"\x0f", b"\x7f", b"\0\1a\x7f"):
         with pytest.raises(CompressionError):
-            headers.Memory({}, 65_536).fields(prefix + b"\xff" * 60_000)
+            headers.BlockMemory({}, 65_536).fields(prefix + b"\xff" * 60_000)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_closed_connection_that_the_peer_keeps_open_is_cut() -> None:
     running.feed(frame(frames.PING, 0, 0, bytes(8)) * 10)
     assert running.wire.take() == []
     running.loop.now += 3
-    running.connection.sweep(running.loop.now)
+    running.protocol.sweep(running.loop.now)
     assert not running.wire.open
 
 
@@ -203,7 +203,7 @@ def test_more_resets_than_are_remembered() -> None:
     running, _ = connected(Limits(max_control_frames=10_000))
     for number in range(1, 4_001, 2):
         running.feed(frame(frames.HEADERS, END_HEADERS, number, b"\x20\x83"))
-    assert len(running.connection.resets) <= 1_024
+    assert len(running.connection.numbers.resets) <= 1_024
     running.wire.take()
     running.feed(frame(frames.DATA, 0, 3_999, bytes(5)))  # remembered: dropped
     running.feed(frame(frames.DATA, 0, 1, bytes(5)))  # forgotten: told

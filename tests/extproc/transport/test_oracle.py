@@ -130,7 +130,7 @@ class ServerAgainstOracle(RuleBasedStateMachine):
             return ours == {frames.REFUSED_STREAM}  # RFC 9113 section 5.1.2 names both
         if isinstance(error, h2.exceptions.StreamClosedError | h2.exceptions.StreamIDTooLowError):
             # h2 may call it PROTOCOL_ERROR; section 5.1 names both, and asks to drop what comes after our reset
-            return ours == {frames.STREAM_CLOSED} or (not ours and bool(self.ours.connection.resets))
+            return ours == {frames.STREAM_CLOSED} or (not ours and bool(self.ours.connection.numbers.resets))
         return isinstance(error, h2.exceptions.DenialOfServiceError) and ours == {frames.ENHANCE_YOUR_CALM}
 
     def apply(self, events: list[h2.events.Event], resets: dict[int, int]) -> None:

@@ -9,7 +9,7 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 
 import numpy as np
 
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.verify import Verify
 from stepwise.strategy import NoVerdict, Strategy
@@ -72,7 +72,7 @@ async def test_the_mark_is_asked_for_once_and_its_reading_counted() -> None:
     small = FakeModel("tiny", writer(STEPS))
     await small.start()
     await large.start()
-    async with EndpointWriter(small.endpoint(), large.endpoint(), Limits()) as served:
+    async with EndpointWriter(small.endpoint(), large.endpoint(), StepLimits()) as served:
         score, read = await served.verify(QUESTIONS[0], "", STEPS[0])
         assert score == pytest.approx(7 / 9, abs=0.05)
         assert read > 0

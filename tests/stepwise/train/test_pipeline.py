@@ -16,8 +16,8 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 
 from cli.main import main
 from stepwise import features
-from stepwise.policy import Policy, Target
-from stepwise.steps import Limits
+from stepwise.policy import StepPolicy, Target
+from stepwise.steps import StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.project import Project
 from tests.stepwise.train.pair import Pair, questions
@@ -26,7 +26,7 @@ PAIR = Pair()
 
 
 @asynccontextmanager
-async def open_writer(limits: Limits) -> AsyncIterator[Pair]:
+async def open_writer(limits: StepLimits) -> AsyncIterator[Pair]:
     assert limits.min_tokens == 4
     yield PAIR
 
@@ -55,10 +55,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_policy_file_is_what_serving_loads(work: Path) -> None:
-    policy = Policy(work / "pair.onnx", device="cpu")
+    policy = StepPolicy(work / "pair.onnx", device="cpu")
     try:
         assert (policy.card.small, policy.card.large) == ("tinylm-small", "tinylm-large")
-        assert policy.card.steps == Limits(4, 512)
+        assert policy.card.steps == StepLimits(4, 512)
         assert policy.card.calibration_size == 150
         assert 0 <= policy.card.kappa(Target("accuracy_loss", 0.1)) <= 1.01
         vector = np.zeros(features.WIDTH, np.float32)

@@ -8,7 +8,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from stepwise.steps import Limits
+from stepwise.steps import StepLimits
 from upstream.endpoint import Endpoint
 
 pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
@@ -25,7 +25,7 @@ def ask(seed: int) -> Question:
 
 
 async def test_batches_in_process_and_endpoints_grow_the_same_trees() -> None:
-    limits = Limits()
+    limits = StepLimits()
     questions = [ask(seed) for seed in range(6)]
     here, there = ([Tree(q, limits, 4096, 30) for q in questions] for _ in range(2))
     async with serve() as running, open_writer(limits) as batches:
@@ -50,7 +50,7 @@ async def test_batches_in_process_and_endpoints_grow_the_same_trees() -> None:
 
 
 async def test_the_large_model_prefers_right_steps() -> None:
-    async with open_writer(Limits()) as writer:
+    async with open_writer(StepLimits()) as writer:
         question = Question("0", "Work out 12 + 30 * 4.", "132")
         good, read = await writer.verify(question, "", "First, 30 * 4 = 120, which leaves 12 + 120.\n\n")
         bad, _ = await writer.verify(question, "", "First, 30 * 4 = 110, which leaves 12 + 110.\n\n")

@@ -1,0 +1,72 @@
+"""Requests to the large model beside the answer: a mark for a draft, and a warm-up of its prefix cache.
+
+Their answers are no part of the text; their tokens count as discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from stepwise import verify
+from stepwise.continuation import CHAT_PATH, Continuation, build
+from stepwise.pair import Setup
+from stepwise.steps import Step
+from stepwise.strategy import NoVerdict
+from stepwise.transcript import Transcript
+from upstream.books import Books
+from upstream.client import DeadlineError, UpstreamError
+from upstream.endpoint import JSON
+from upstream.usage import Counts, read
+from upstream.writer import Call
+
+
+class Aside:
+    """The requests of one answer."""
+
+    def __init__(self, setup: Setup, call: Call, books: Books, transcript: Transcript) -> None:
+        self._large = setup.large
+        self._metrics = setup.metrics
+        self._call = call
+        self._books = books
+        self._transcript = transcript
+        self._warming: asyncio.Task[None] | None = None
+
+    async def verify(self, step: Step) -> float:
+        """The large model's opinion of a draft, 0..1, from one token. Raises NoVerdict."""
+        body = verify.request(self._call.body["messages"], self._transcript.text, step.text)
+        try:
+            answer = await self._ask(CHAT_PATH, body)
+        except UpstreamError as error:
+            self._metrics.upstream_errors[self._large.name, error.kind] += 1
+            raise NoVerdict("verify_failed", str(error)) from error
+        return verify.mark(answer)
+
+    def warm(self) -> None:
+        """Has the large model read the prefix, in the background, because it may soon be needed."""
+        if self._warming is None or self._warming.done():
+            self._warming = asyncio.create_task(self._warm(self._transcript.text))
+
+    async def _warm(self, prefix: str) -> None:
+        model = self._large
+        try:
+            how = Continuation(max_tokens=1, template=model.upstream.endpoint.template)
+            path, body = build(model.capability.mode, self._call.body, prefix, how)
+            del body["stream"], body["stream_options"]
+            await self._ask(path, body)
+        except (UpstreamError, DeadlineError):
+            self._metrics.upstream_errors[model.name, "warm"] += 1
+
+    async def _ask(self, path: str, body: JSON) -> JSON:
+        large = self._large
+        self._books.asked(large.name)
+        answer = await large.upstream.ask(path, body, self._call.forwarded, self._call.deadline)
+        given = answer.get("usage")
+        if given and not isinstance(given, dict):
+            raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
+        said = read(given)
+        self._books.aside(large.name, Counts(said.prompt or 0, said.completion or 1))
+        return answer
+
+    def close(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()

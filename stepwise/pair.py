@@ -1,0 +1,53 @@
+"""The two models of a stepwise decision, and what all answers that it writes share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from stepwise.metrics import StepwiseMetrics
+from stepwise.probe import Capability
+from stepwise.steps import StepLimits
+from stepwise.strategy import Strategy
+from upstream.client import Upstream
+
+
+@dataclass(slots=True)
+class PairModel:
+    """One of the pair: its name in the configuration, its server, and what the probe found."""
+
+    name: str
+    upstream: Upstream
+    capability: Capability
+    suspect: bool = False  # it did not do what its capability says: probe it again
+    asked: float | None = None  # when it was last probed, by the monotonic clock
+    probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class AnswerBudget(NamedTuple):
+    """Limits of one answer. The first three end judging (whoever writes then writes the rest); tokens end the answer.
+
+    `steps`; `seconds` of wall clock; `money` in the unit of the prices, for everything spent; `tokens` written by both
+    models, rejected ones included.
+    """
+
+    steps: int = 30
+    seconds: float = 120.0
+    money: float | None = None
+    tokens: int = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all answers of a stepwise decision share."""
+
+    small: PairModel
+    large: PairModel
+    strategy: Strategy
+    limits: StepLimits = field(default_factory=StepLimits)
+    budget: AnswerBudget = field(default_factory=AnswerBudget)
+    max_redos: int = 8
+    token_budget: int = 4096  # `State.token_budget`
+    warm_below: float | None = None  # scores under this warm the large model's prefix cache
+    metrics: StepwiseMetrics = field(default_factory=StepwiseMetrics)

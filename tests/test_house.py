@@ -1,0 +1,135 @@
+"""The house's rules that no linter knows: how large a class may be, where names of kinds stand, and what is exempt from
+the rule of five parameters, which is ruff's (PLR0913, `max-args` in pyproject.toml)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from config.writers import WRITERS
+from extproc.apis.registry import SHAPES
+from signals.registry import KINDS
+from stepwise.registry import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("cli", "config", "decisions", "extproc", "signals", "stepwise", "upstream")
+MOST_ATTRIBUTES = 20
+
+FIELDS = "a record, or a message: its parameters are its fields"
+OPTIONS = "what it builds has these options, each with a default and by its name"
+OWED = "to be mended: some of the parameters belong together in an object"
+MORE_PARAMETERS = {
+    ("bench/__main__.py", "load"): OWED,
+    ("decisions/engine.py", "Engine.__init__"): OWED,
+    ("extproc/wire.py", "reply"): FIELDS,
+    ("signals/neural/folder.py", "Mounted.__init__"): OWED,
+    ("signals/neural/kserve.py", "Endpoint.__init__"): OWED,
+    ("signals/request.py", "Message.__init__"): FIELDS,
+    ("signals/request.py", "Request.__init__"): FIELDS,
+    ("stepwise/policy.py", "StepPolicy.__init__"): OPTIONS,
+    ("stepwise/train/calibrate.py", "resample"): OWED,
+    ("stepwise/train/calibrate.py", "table"): OWED,
+    ("stepwise/train/collect.py", "collect"): OWED,
+    ("stepwise/train/evaluate.py", "figures"): OWED,
+    ("stepwise/train/evaluate.py", "measure"): OWED,
+    ("stepwise/train/evaluate.py", "report"): OWED,
+    ("stepwise/train/run.py", "do_evaluate"): OWED,
+}
+MORE_ATTRIBUTES = {
+    ("decisions/engine.py", "Engine"): OWED,
+    ("extproc/server.py", "Worker"): OWED,
+}
+
+
+@cache
+def files(*rooms: str) -> list[tuple[str, ast.Module]]:
+    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in paths]
+
+
+def functions(tree: ast.AST, within: str = "") -> Iterator[tuple[str, int]]:
+    """Every function with the line that it begins at."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = f"{within}{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                yield name, node.lineno
+            yield from functions(node, f"{name}.")
+        else:
+            yield from functions(node, within)
+
+
+def test_the_exemptions_from_five_parameters_are_those_with_a_reason() -> None:
+    """Ruff reports a `noqa` that is not needed (RUF100), so the list gets shorter with the code."""
+    found = set()
+    for file, tree in files(*ROOMS, "bench", "examples", "proto"):
+        lines = (ROOT / file).read_text().splitlines()
+        found |= {(file, name) for name, line in functions(tree) if "PLR0913" in lines[line - 1]}
+    assert found == set(MORE_PARAMETERS)
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """What an instance holds: the class's own fields, and whatever a method assigns to `self`."""
+    found: set[str] = set()
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            found.add(part.target.id)
+        elif isinstance(part, ast.Assign):
+            found |= {name.id for name in part.targets if isinstance(name, ast.Name) and name.id != "__slots__"}
+        elif isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+            for inner in ast.walk(part):
+                if (
+                    isinstance(inner, ast.Attribute)
+                    and isinstance(inner.ctx, ast.Store)
+                    and isinstance(inner.value, ast.Name)
+                    and inner.value.id == "self"
+                ):
+                    found.add(inner.attr)
+    return found
+
+
+def test_no_class_has_more_than_twenty_attributes() -> None:
+    found = {
+        (file, node.name): len(attributes(node))
+        for file, tree in files(*ROOMS)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and len(attributes(node)) > MOST_ATTRIBUTES
+    }
+    assert set(found) == set(MORE_ATTRIBUTES), found
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("signals", {kind.kind for kind in KINDS}),
+        ("strategies", {kind.name for kind in STRATEGIES}),
+        ("API shapes", {shape.name for shape in SHAPES}),
+        ("writers", {kind.name for kind in WRITERS}),
+    ],
+)
+def test_kinds_are_listed_in_their_registry_alone(what: str, names: set[str]) -> None:
+    """A `Literal` of kinds would have to be changed for each new one."""
+    for file, tree in files(*ROOMS):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
+                said = {part.value for part in ast.walk(node.slice) if isinstance(part, ast.Constant)}
+                assert len(said & names) < max(2, len(said)), (
+                    f"{file}:{node.lineno} lists {what}: {sorted(map(str, said))}"
+                )
+
+
+def test_the_counting_sees_what_it_counts() -> None:
+    """A rule that finds nothing because it looks nowhere would hold for ever."""
+    tree = ast.parse(
+        "class A:\n    one: int\n    two = 2\n    __slots__ = ()\n    def f(self):\n        self.three, x = 3, 4\n"
+        "        self.two = 1\n        def g(): pass\n"
+    )
+    (node,) = tree.body
+    assert isinstance(node, ast.ClassDef)
+    assert attributes(node) == {"one", "two", "three"}
+    assert [name for name, _ in functions(tree)] == ["A.f", "A.f.g"]
+    assert len(list(files(*ROOMS))) > 200
