@@ -18,7 +18,7 @@ from decisions.select import Keep, Kept, Pinned, Selector, able
 from signals.facts import Facts
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
-from signals.reading import Reading, Unavailable
+from signals.reading import Reading, Unavailable, unknown
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
 from signals.state.session import USUAL, Sessions
@@ -138,7 +138,8 @@ class Engine:
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that something in the policy wants to know what answers
     cost (see `charge`), so that Envoy must show them to us. `sessions` says how sessions are told, `store` is what
-    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
+    replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one;
+    `ahead` are the signals that take long where a text is long.
     """
 
     def __init__(
@@ -168,6 +169,11 @@ class Engine:
         self.shared = shared or Shared()
         self.metered = self.shared.metered
         self.store: Store = self.shared.settings.get("store") or Memory()
+        self.ahead = tuple(
+            signal
+            for signal in self.signals.values()
+            if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
+        )
         sticky = any(clause.keep is not None or isinstance(clause.target, Pinned) for clause in self.clauses)
         self.chained = sticky or self.metered
         # With `best` guards go first, since nothing is compared with them.
@@ -337,18 +343,32 @@ class Evaluation:
         self._kept: Kept | None = engine.kept if sticky else None  # until it is known on which decision the session is
         self._held = False  # it is on one
 
-    def warm(self) -> None:
-        """Take every reading that looks at the request's text and waits for nothing. Safe in a thread of its own.
+    def warm(self) -> bool:
+        """Take every reading that takes long where a text is long, and waits for nothing. False: the deadline came.
 
-        For long texts: what is read here is not read again, so that `advance` has little left to do.
+        Safe in a thread of its own: what is read here is not read again, so that `advance` has little left to do. A
+        reading that has begun is finished; whoever does not wait for it calls `late`.
         """
         facts = self.facts
-        for signal in self.engine.signals.values():
+        for signal in self.engine.ahead:
+            if time.monotonic() >= facts.deadline:
+                return False
             for scope in signal.reads:
                 facts.request.text(scope)
-            if signal.reads and not signal.slow and signal.name not in facts.readings:
+            if not signal.slow and signal.name not in facts.readings:
                 read(signal, facts)
-        _tokens(facts)
+        return True
+
+    def late(self) -> None:
+        """Go on without what `warm` has not read by now: those readings are Unknown (`deadline`).
+
+        A thread that is still reading goes on with facts that nobody looks at any more.
+        """
+        facts = self.facts = self.facts.copy()
+        missing = unknown("deadline")
+        for signal in self.engine.ahead:
+            if signal.name not in facts.readings:
+                facts.readings[signal.name] = facts.telling[signal.name] = missing
 
     def advance(self) -> Trace | None:
         """Go as far as possible without waiting; the trace when the outcome is settled."""
@@ -368,7 +388,7 @@ class Evaluation:
         if engine._instead and decision is engine._fallbacks[None]:
             self._candidates = (engine.default, *engine._instead)
             decision = engine._instead.get(able(engine.default, facts), decision)
-        tokens = _tokens(facts)
+        tokens = tokens_of(facts)
         lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
         spent = (time.perf_counter_ns() - self._started) / 1000
         return Trace(
@@ -515,7 +535,7 @@ class Evaluation:
         return clause.decide(self.facts)
 
 
-def _tokens(facts: Facts) -> int | None:
+def tokens_of(facts: Facts) -> int | None:
     """The request's estimated input tokens; None where the estimate fails, which costs no request its decision."""
     try:
         return facts.get(estimate)

@@ -15,13 +15,13 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation
+from decisions.engine import Engine, Evaluation, tokens_of
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from extproc import encoding, listing, openai, paths, wire
@@ -40,7 +40,9 @@ from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs
+from signals.facts import Facts
 from signals.request import Request
+from signals.text.estimate import estimate
 from upstream.answer import Answer
 
 log = logging.getLogger("pointsman.exchange")
@@ -498,6 +500,11 @@ class Exchange:
             text = "The request body must be a JSON object; no other content type is read here."
             raise Refusal(415, text, "unsupported_content_type") from None
 
+    def _read_long(self, body: bytes) -> tuple[Request, int | None]:
+        """`_read`, and the estimate of the call's tokens, which takes a moment too."""
+        request = self._read(body)
+        return request, tokens_of(Facts(request))
+
     async def _decide_later(self, body: bytes, request: Request | None = None) -> None:
         """Decide what cannot be decided at once: a call that goes on from a response, whose session is asked for, and
         a body that takes long to read (`request` None): the parser and the signals of its text run in a thread.
@@ -505,8 +512,10 @@ class Exchange:
         long = request is None
         try:
             try:
+                tokens: int | None = None
                 if request is None:
-                    request = self._request = await self._context.apart(partial(self._read, body))
+                    read, tokens = await self._context.apart(partial(self._read_long, body))
+                    request = self._request = read
                     if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
                         raise _full()
                 if before(self._engine, request):
@@ -515,7 +524,9 @@ class Exchange:
                 deadline = time.monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
                 if long:
-                    await self._context.apart(evaluation.warm)
+                    if tokens is not None:
+                        evaluation.facts.put(estimate, tokens)
+                    await self._warm(evaluation, deadline)
             except UnknownModel as error:
                 self._refuse(openai.unknown_model(error.model))
             except Refusal as refusal:
@@ -526,6 +537,15 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - as in `message`
             self._recover(error)
         self._rest()
+
+    async def _warm(self, evaluation: Evaluation, deadline: float) -> None:
+        """Take the readings of a long text in a thread. Those that are late are Unknown, as any that is awaited is."""
+        whole = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                whole = await self._context.apart(evaluation.warm)
+        if not whole:
+            evaluation.late()
 
     async def _finish(self, evaluation: Evaluation) -> None:
         try:
