@@ -9,9 +9,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from decisions.decision import Changes, Decision, Trace
+from decisions.decision import Changes, Decision, Trace, made
 from decisions.model import Model, UnknownModel
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, confidence, leaves, take, unread
 from decisions.select import Keep, Kept, Pinned, Selector, able
@@ -29,6 +29,7 @@ from upstream.writer import WriterSpec
 log = logging.getLogger("pointsman.decisions")
 
 OnUnknown = Literal["skip", "match", "fail"]
+_clock: Final = time.perf_counter_ns
 
 
 class Opening(NamedTuple):
@@ -330,7 +331,7 @@ class Evaluation:
     )
 
     def __init__(self, engine: Engine, request: Request, deadline: float, detail: bool, everything: bool) -> None:
-        self._started = time.perf_counter_ns()
+        self._started = _clock()
         self.engine = engine
         self.facts = Facts(request, deadline, detail)
         self._clauses, self._otherwise = engine._entry(request)
@@ -390,19 +391,23 @@ class Evaluation:
             decision = engine._instead.get(able(engine.default, facts), decision)
         tokens = tokens_of(facts)
         lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
-        spent = (time.perf_counter_ns() - self._started) / 1000
-        return Trace(
-            decision,
-            engine.policy,
-            facts.readings,
-            self._results,
-            spent,
-            facts.timings,
-            tokens,
-            facts.telling,
-            self._observed,
-            self._held and decision.action != "respond",
-            lacking,
+        spent = (_clock() - self._started) / 1000
+        kept = self._held and decision.action != "respond"
+        return made(
+            Trace,
+            (
+                decision,
+                engine.policy,
+                facts.readings,
+                self._results,
+                spent,
+                facts.timings,
+                tokens,
+                facts.telling,
+                self._observed,
+                kept,
+                lacking,
+            ),
         )
 
     def _hold(self, kept: Kept) -> None:

@@ -33,6 +33,9 @@ _SEALED: Final[dict[str, Opaque]] = {
 """Top-level fields that hold a prompt which cannot be read, in whatever API."""
 
 
+_now: Final = time.time
+
+
 def parse(
     target: Target,
     headers: Mapping[str, str],
@@ -78,7 +81,7 @@ def _request(
     # Backslash, as a number: that is looked for ten times as fast as bytes are.
     unambiguous(body, fields, None if 0x5C in body else _strings(fields, call))
     return Request(
-        target.api, body, fields, model, tuple(call.messages), headers, attributes, time.time(),
+        target.api, body, fields, model, tuple(call.messages), headers, attributes, _now(),
         tuple(call.extras), _Gather(shape, fields, call.blobs), target.operation, call.sealed, shape, target.framing,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from decisions.decision import Decision, Trace
+from decisions.decision import Decision, Trace, made
 from decisions.engine import Engine, Evaluation, tokens_of
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
@@ -47,21 +47,23 @@ from upstream.answer import Answer
 
 log = logging.getLogger("pointsman.exchange")
 
-_WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
+_now: Final = time.time
+_monotonic: Final = time.monotonic
+_WHOLE: Final = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
 telling us to stop, so it is we who must not send without end."""
-APART = 272 * 1024
+APART: Final = 272 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
-STRANGE = 64 * 1024
+STRANGE: Final = 64 * 1024
 """The same for a body that is not all ASCII: its text takes several times as long."""
-SMALL = 64 * 1024
+SMALL: Final = 64 * 1024
 """Bytes of a body up to which it may stay in memory while the answer comes."""
-MANY = 4_000
+MANY: Final = 4_000
 """JSON objects from which on a body that is not small is read in a thread as well: each costs some microseconds."""
-INTERNAL = 13
-INVALID_ARGUMENT = 3
+INTERNAL: Final = 13
+INVALID_ARGUMENT: Final = 3
 
 
 class Answerer(Protocol):
@@ -257,7 +259,7 @@ class Exchange:
         trace, request, reply = self._trace, self._request, self._reply
         if trace is None or request is None:
             return
-        seconds = time.time() - request.received
+        seconds = _now() - request.received
         if reply is None:
             model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
         else:
@@ -271,7 +273,7 @@ class Exchange:
         prompt, completion, money = _UNSEEN if took is None else took
         if money is not None:
             self._engine.charge(request, money)
-        outcome = Outcome(trace, model, request.size, status, first_byte, seconds, prompt, completion, money)
+        outcome = made(Outcome, (trace, model, request.size, status, first_byte, seconds, prompt, completion, money))
         self._context.record(outcome, request, self._stream)
 
     # Messages
@@ -464,7 +466,7 @@ class Exchange:
                 self._begin(self._decide_later(body, request), len(body))
                 return
             engine = self._engine = self._context.choose(request)
-            deadline = time.monotonic() + engine.settings.deadline
+            deadline = _monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
             if isinstance(settled, Trace):
                 self._act(settled)
@@ -521,7 +523,7 @@ class Exchange:
                 if before(self._engine, request):
                     await self._context.chains.follow(self._engine, request)
                 engine = self._engine = self._context.choose(request)
-                deadline = time.monotonic() + engine.settings.deadline
+                deadline = _monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
                 if long:
                     if tokens is not None:

@@ -19,13 +19,15 @@ import orjson
 
 from extproc.refusal import Refusal
 
+_loads: Final = orjson.loads  # a name of this module's own is found sooner, as everywhere on the way of a request
+
 
 def load(body: bytes, most: int) -> dict[str, Any]:
     """The object in `body`, of at most `most` values. Raises `Refusal` (400, 413) for anything else."""
     if len(body) > 2 * most and _values(body, most) > most:
         raise Refusal(413, f"The request body holds more than {most} JSON values.", "too_many_values")
     try:
-        fields = orjson.loads(body)
+        fields = _loads(body)
     except orjson.JSONDecodeError as error:
         raise _malformed(body, error) from None
     if type(fields) is not dict:
@@ -45,7 +47,7 @@ def _values(body: bytes, most: int) -> int:
 
 
 _SAMPLE: Final = 2048
-_SMALL: Final = 512
+_SMALL: Final = 2048
 
 
 def values_at_most(body: bytes) -> int:

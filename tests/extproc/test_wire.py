@@ -296,3 +296,11 @@ def test_dynamic_metadata_is_added_to_any_reply(
         message = read(reply + extra)
         assert metadata(message) == wanted
         assert message.request_body is not None or message.streamed_immediate_response is not None
+
+
+def test_each_signal_has_its_score_where_several_share_a_reading() -> None:
+    shared, other, without = Reading(False, 0.5), Reading(True, 0.75), Reading(True)
+    readings = {"a": shared, "b": shared, "c": without, "d": without, "e": other, "f": shared}
+    extra = wire.metadata(b"", None, readings)
+    told = metadata(read(wire.reply(Kind.REQUEST_BODY) + extra))
+    assert told["signals"] == {"a": 0.5, "b": 0.5, "e": 0.75, "f": 0.5}
