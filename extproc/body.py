@@ -14,12 +14,10 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from extproc.apis.call import Call, spelled
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import ApiShape, Target
-from extproc.jsonbody import collect, count, kind, load, too_deep, unambiguous
+from extproc.jsonbody import collect, kind, load, too_deep, unambiguous
 from extproc.refusal import Refusal
 from signals.request import Everything, Opaque, Request
 
@@ -99,10 +97,7 @@ def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
 
 
 def _strings(fields: dict[str, Any], call: Call) -> int | None:
-    """How many strings and keys a call without escapes holds; None where it is nested too deeply to tell.
-
-    Plain messages tell at a look, and the rest is written as JSON again, where each stands between two quotes.
-    """
+    """How many strings and keys a call without escapes holds; None where more than plain messages had to be counted."""
     total = len(fields)
     for value in fields.values():
         if type(value) is str:
@@ -110,10 +105,7 @@ def _strings(fields: dict[str, Any], call: Call) -> int | None:
         elif type(value) is list and value is call.turns and len(value) == call.plain:
             total += call.strings
         elif type(value) is list or type(value) is dict:
-            try:
-                total += count(orjson.dumps(value), b'"') // 2
-            except orjson.JSONEncodeError:
-                return None
+            return None
     return total
 
 
