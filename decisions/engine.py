@@ -5,9 +5,11 @@ An engine is built whole from one policy and never changes; a new policy is a ne
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -359,6 +361,15 @@ class Evaluation:
             if not signal.slow and signal.name not in facts.readings:
                 read(signal, facts)
         return True
+
+    async def read_ahead(self, apart: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:
+        """`warm` in a thread (`apart` runs something in one), until the deadline; what is late is Unknown."""
+        whole = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.facts.deadline - time.monotonic()):
+                whole = await apart(self.warm)
+        if not whole:
+            self.late()
 
     def late(self) -> None:
         """Go on without what `warm` has not read by now: those readings are Unknown (`deadline`).

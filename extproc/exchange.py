@@ -15,7 +15,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -458,7 +458,7 @@ class Exchange:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
         try:
-            if (len(body) > SMALL and _long(body)) or self._head.coding is not None:
+            if is_long(body) or self._head.coding is not None:
                 self._begin(self._decide_later(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -528,7 +528,7 @@ class Exchange:
                 if long:
                     if tokens is not None:
                         evaluation.facts.put(estimate, tokens)
-                    await self._warm(evaluation, deadline)
+                    await evaluation.read_ahead(self._context.apart)
             except UnknownModel as error:
                 self._refuse(openai.unknown_model(error.model))
             except Refusal as refusal:
@@ -539,15 +539,6 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - as in `message`
             self._recover(error)
         self._rest()
-
-    async def _warm(self, evaluation: Evaluation, deadline: float) -> None:
-        """Take the readings of a long text in a thread. Those that are late are Unknown, as any that is awaited is."""
-        whole = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                whole = await self._context.apart(evaluation.warm)
-        if not whole:
-            evaluation.late()
 
     async def _finish(self, evaluation: Evaluation) -> None:
         try:
@@ -608,7 +599,7 @@ class Exchange:
             more = (*more, *openai.JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, model)
-        if len(request.body) > SMALL and _long(request.body):
+        if is_long(request.body):
             rewrite = partial(rewritten, request, trace.decision, foreign)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
@@ -872,8 +863,10 @@ def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes |
     return openai.with_model(request, name)
 
 
-def _long(body: bytes) -> bool:
-    """Whether `body`, which is not small, takes so long to read that others would notice."""
+def is_long(body: bytes) -> bool:
+    """Whether `body` takes so long to read that others would notice."""
+    if len(body) <= SMALL:
+        return False
     return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
 
 
