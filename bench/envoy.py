@@ -144,7 +144,7 @@ def drive(port: int, body: Path, seconds: float, connections: int) -> dict[str, 
         raise RuntimeError("wrk is not installed (Debian: apt-get install wrk)")
     script = body.with_suffix(".lua")
     script.write_text(_WRK)
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script)]
+    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     done = subprocess.run([*command, url], capture_output=True, text=True, env={"BODY": str(body)}, check=False)
     for line in done.stdout.splitlines():

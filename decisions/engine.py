@@ -5,14 +5,16 @@ An engine is built whole from one policy and never changes; a new policy is a ne
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from decisions.candidates import able
-from decisions.decision import Changes, Choice, Decision, Trace
+from decisions.decision import Changes, Choice, Decision, Trace, made
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, leaves, take, unread
@@ -21,7 +23,7 @@ from decisions.sticky import Keep, Kept
 from signals.facts import Facts, SlowInput
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
-from signals.reading import Reading, Unavailable
+from signals.reading import Reading, Unavailable, unknown
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
 from signals.state.store import Store
@@ -31,6 +33,7 @@ from upstream.writer import WriterSpec
 log = logging.getLogger("pointsman.decisions")
 
 OnUnknown = Literal["skip", "match", "fail"]
+_clock: Final = time.perf_counter_ns
 
 
 class Opening(NamedTuple):
@@ -175,9 +178,10 @@ class Engine:
 
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
-    see `charge`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
+    see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
     decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
-    something is kept of a session, so that a chain of responses must be one.
+    something is kept of a session, so that a chain of responses must be one. `ahead` are the signals that take long
+    where a text is long.
     """
 
     def __init__(  # noqa: PLR0913
@@ -209,6 +213,11 @@ class Engine:
         meter = self.settings.meter
         self.metered = self.shared.metered if meter is None else meter
         self.store: Store = self.shared.services.store
+        self.ahead = tuple(
+            signal
+            for signal in self.signals.values()
+            if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
+        )
         self.sessions = self.shared.services.sessions
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         by_session = any(selector.by_session for selector in self.selectors.values())
@@ -376,7 +385,7 @@ class Evaluation:
     )
 
     def __init__(self, engine: Engine, request: Request, deadline: float, detail: bool, everything: bool) -> None:
-        self._started = time.perf_counter_ns()
+        self._started = _clock()
         self.engine = engine
         self.facts = Facts(request, deadline, detail)
         self._clauses, self._otherwise = engine._entry(request)
@@ -390,18 +399,41 @@ class Evaluation:
         self._kept: Kept | None = engine.kept if sticky else None  # until it is known on which decision the session is
         self._held = False  # it is on one
 
-    def warm(self) -> None:
-        """Take every reading that looks at the request's text and waits for nothing. Safe in a thread of its own.
+    def warm(self) -> bool:
+        """Take every reading that takes long where a text is long, and waits for nothing. False: the deadline came.
 
-        For long texts: what is read here is not read again, so that `advance` has little left to do.
+        Safe in a thread of its own: what is read here is not read again, so that `advance` has little left to do. A
+        reading that has begun is finished; whoever does not wait for it calls `late`.
         """
         facts = self.facts
-        for signal in self.engine.signals.values():
+        for signal in self.engine.ahead:
+            if time.monotonic() >= facts.deadline:
+                return False
             for scope in signal.reads:
                 facts.request.text(scope)
-            if signal.reads and not signal.slow and signal.name not in facts.readings:
+            if not signal.slow and signal.name not in facts.readings:
                 read(signal, facts)
-        _tokens(facts)
+        return True
+
+    async def read_ahead(self, apart: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:
+        """`warm` in a thread (`apart` runs something in one), until the deadline; what is late is Unknown."""
+        whole = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.facts.deadline - time.monotonic()):
+                whole = await apart(self.warm)
+        if not whole:
+            self.late()
+
+    def late(self) -> None:
+        """Go on without what `warm` has not read by now: those readings are Unknown (`deadline`).
+
+        A thread that is still reading goes on with facts that nobody looks at any more.
+        """
+        facts = self.facts = self.facts.copy()
+        missing = unknown("deadline")
+        for signal in self.engine.ahead:
+            if signal.name not in facts.readings:
+                facts.readings[signal.name] = facts.telling[signal.name] = missing
 
     def advance(self) -> Trace | None:
         """Evaluate as far as possible without waiting. Returns the trace once the decision is settled, else None."""
@@ -421,22 +453,26 @@ class Evaluation:
         if engine._instead and decision is engine._fallbacks[None]:
             self._candidates = (engine.default, *engine._instead)
             decision = engine._instead.get(able(engine.default, facts), decision)
-        tokens = _tokens(facts)
+        tokens = tokens_of(facts)
         lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
-        spent = (time.perf_counter_ns() - self._started) / 1000
-        return Trace(
-            decision,
-            engine.policy,
-            facts.readings,
-            self._results,
-            spent,
-            facts.timings,
-            tokens,
-            facts.telling,
-            self._observed,
-            self._held and decision.action != "respond",
-            lacking,
-            self._choice,
+        spent = (_clock() - self._started) / 1000
+        kept = self._held and decision.action != "respond"
+        return made(
+            Trace,
+            (
+                decision,
+                engine.policy,
+                facts.readings,
+                self._results,
+                spent,
+                facts.timings,
+                tokens,
+                facts.telling,
+                self._observed,
+                kept,
+                lacking,
+                self._choice,
+            ),
         )
 
     def _hold(self, kept: Kept) -> None:
@@ -584,7 +620,7 @@ class Evaluation:
         return decision
 
 
-def _tokens(facts: Facts) -> int | None:
+def tokens_of(facts: Facts) -> int | None:
     """The request's estimated input tokens; None where the estimate fails, which costs no request its decision."""
     try:
         return facts.get(estimate)

@@ -11,24 +11,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from extproc.jsonbody import too_deep
 
-_SPACE = re.compile(rb"[ \t\r\n]*")
-_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
-_ESCAPED = re.compile(rb"\\u00[3-7]")
+_SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_COMMA: Final = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_ESCAPED: Final = re.compile(rb"\\u00[3-7]")
 """An escape that could stand for a letter of a key."""
-_SCALAR = re.compile(rb"[^,\]}\s]+")
-_PLAIN = re.compile(rb'[ \t\r\n]*("[^"\\]{1,64}")[ \t\r\n]*:[ \t\r\n]*')
+_SCALAR: Final = re.compile(rb"[^,\]}\s]+")
+_PLAIN: Final = re.compile(rb'[ \t\r\n]*("[^"\\]{1,64}")[ \t\r\n]*:[ \t\r\n]*')
 """A key without escapes, and its colon."""
-_SIMPLE = re.compile(rb'(?:"[^"\\]{0,64}"|[^,"{}\[\]\s]{1,64})[ \t\r\n]*,')
+_SIMPLE: Final = re.compile(rb'(?:"[^"\\]{0,64}"|[^,"{}\[\]\s]{1,64})[ \t\r\n]*,')
 """A short value without escapes or anything inside, and its comma."""
-_SCAN = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
+_SCAN: Final = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
 """The standard library's scanner: in C, one call per value. Numbers stay text, since some have too many digits."""
+
+
+_dumps: Final = orjson.dumps
 
 
 class Draft:
@@ -45,7 +48,7 @@ class Draft:
 
     def set(self, key: str, value: Any) -> None:
         """Give the member `key` this value; a new one becomes the first."""
-        self.put(key, orjson.dumps(value), value)
+        self.put(key, _dumps(value), value)
 
     def put(self, key: str, raw: bytes, value: Any) -> None:
         """As `set`, where the value is there as text already."""

@@ -20,8 +20,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from decisions.decision import Decision, Trace
-from decisions.engine import Engine, Evaluation
+from decisions.decision import Decision, Trace, made
+from decisions.engine import Engine, Evaluation, tokens_of
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from extproc import listing, paths, shown, wire
@@ -42,26 +42,32 @@ from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.wire import Kind, Message, Mode, Pairs
+from signals.facts import Facts
 from signals.request import Request
+from signals.text.estimate import estimate
 from upstream.answer import Answer
 
 log = logging.getLogger("pointsman.exchange")
 
-_WHOLE = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
+_now: Final = time.time
+_monotonic: Final = time.monotonic
+_UNSEEN: Final[tuple[None, None, None, None, None]] = (None, None, None, None, None)
+"""Tokens and money of an answer that nobody looked at; see `Spent`."""
+_WHOLE: Final = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
 telling us to stop, so it is we who must not send without end."""
-APART = 272 * 1024
+APART: Final = 272 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
-STRANGE = 64 * 1024
+STRANGE: Final = 64 * 1024
 """The same for a body that is not all ASCII: its text takes several times as long."""
-SMALL = 64 * 1024
+SMALL: Final = 64 * 1024
 """Bytes of a body up to which it may stay in memory while the answer comes."""
-MANY = 4_000
+MANY: Final = 4_000
 """JSON objects from which on a body that is not small is read in a thread as well: each costs some microseconds."""
-INTERNAL = 13
-INVALID_ARGUMENT = 3
+INTERNAL: Final = 13
+INVALID_ARGUMENT: Final = 3
 
 
 class Answerer(Protocol):
@@ -254,7 +260,7 @@ class Exchange:
         trace, request, reply = self._trace, self._request, self._reply
         if trace is None or request is None:
             return
-        seconds = time.time() - request.received
+        seconds = _now() - request.received
         if reply is None:
             model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
         else:
@@ -266,16 +272,15 @@ class Exchange:
                 _log(error)
                 self._context.failed("error")
         tenant = self._tenant()
-        if took is None:
-            outcome = Outcome(trace, model, request.size, status, first_byte, seconds, tenant=tenant)
-        else:
-            prompt, completion, money, cached, reasoning = took
-            compared = self._engine.settings.reference
-            reference = None if compared is None else compared.cost(prompt, completion, cached or 0)
-            outcome = Outcome(
-                trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
-                reference, tenant,
-            )  # fmt: skip
+        prompt, completion, money, cached, reasoning = _UNSEEN if took is None else took
+        compared, reference = self._engine.settings.reference, None
+        if compared is not None and prompt is not None and completion is not None:
+            reference = compared.cost(prompt, completion, cached or 0)
+        found = (
+            trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
+            reference, tenant,
+        )  # fmt: skip
+        outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
 
     def _tenant(self) -> str | None:
@@ -460,7 +465,7 @@ class Exchange:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
         try:
-            if (len(body) > SMALL and _long(body)) or self._head.coding is not None:
+            if is_long(body) or self._head.coding is not None:
                 self._begin(self._decide_later(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -468,7 +473,7 @@ class Exchange:
                 self._begin(self._decide_later(body, request), len(body))
                 return
             engine = self._engine = self._context.choose(request)
-            deadline = time.monotonic() + engine.settings.deadline
+            deadline = _monotonic() + engine.settings.deadline
             settled = engine.settle(request, deadline, detail=self._context.timed())
             if isinstance(settled, Trace):
                 self._act(settled)
@@ -500,6 +505,11 @@ class Exchange:
         except Refusal as refusal:
             raise head.unreadable(refusal) from None
 
+    def _read_long(self, body: bytes) -> tuple[Request, int | None]:
+        """`_read`, and the estimate of the call's tokens, which takes a moment too."""
+        request = self._read(body)
+        return request, tokens_of(Facts(request))
+
     async def _decide_later(self, body: bytes, request: Request | None = None) -> None:
         """Decide what cannot be decided at once: a call that goes on from a response, whose session is asked for, and
         a body that takes long to read (`request` None): the parser and the signals of its text run in a thread.
@@ -507,17 +517,21 @@ class Exchange:
         long = request is None
         try:
             try:
+                tokens: int | None = None
                 if request is None:
-                    request = self._request = await self._context.apart(partial(self._read, body))
+                    read, tokens = await self._context.apart(partial(self._read_long, body))
+                    request = self._request = read
                     if not self._hold(max(0, len(request.body) - len(body))):  # what an encoding made of it
                         raise _full()
                 if before(self._engine, request):
                     await self._context.chains.follow(self._engine, request)
                 engine = self._engine = self._context.choose(request)
-                deadline = time.monotonic() + engine.settings.deadline
+                deadline = _monotonic() + engine.settings.deadline
                 evaluation = engine.begin(request, deadline, detail=self._context.timed())
                 if long:
-                    await self._context.apart(evaluation.warm)
+                    if tokens is not None:
+                        evaluation.facts.put(estimate, tokens)
+                    await evaluation.read_ahead(self._context.apart)
             except UnknownModel as error:
                 self._refuse(self._shape().unknown_model(error.model))
             except Refusal as refusal:
@@ -588,7 +602,7 @@ class Exchange:
             more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, model)
-        if len(request.body) > SMALL and _long(request.body):
+        if is_long(request.body):
             rewrite = partial(rewritten, request, trace.decision, foreign)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
@@ -837,8 +851,10 @@ def _plain(trace: Trace, reason: str) -> Trace:
     return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
 
 
-def _long(body: bytes) -> bool:
-    """Whether `body`, which is not small, takes so long to read that others would notice."""
+def is_long(body: bytes) -> bool:
+    """Whether `body` takes so long to read that others would notice."""
+    if len(body) <= SMALL:
+        return False
     return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from decisions.outcome import Outcome
 from extproc.metrics import Metrics
 from extproc.transport.seam import Stream
 from signals.request import Request
 
-TIMED_EVERY = 64  # requests: in one of them every signal is timed, for the metrics
-LONGEST_ID = 256  # characters kept of a request's id, which a client may have written
-KEPT_DECISIONS = 256  # behind /debug/decisions, for each worker
+TIMED_EVERY: Final = 64  # requests: in one of them every signal is timed, for the metrics
+LONGEST_ID: Final = 256  # characters kept of a request's id, which a client may have written
+KEPT_DECISIONS: Final = 256  # behind /debug/decisions, for each worker
+
+
+_now: Final = time.time
 
 
 class Log(Protocol):
@@ -50,7 +53,7 @@ class Recorder:
         """A request that was decided is over."""
         self.metrics.record(outcome)
         id: str | None = request.headers.get("x-request-id")
-        self.outcomes.append((time.time(), id if id is None else id[:LONGEST_ID], outcome))
+        self.outcomes.append((_now(), id if id is None else id[:LONGEST_ID], outcome))
         if self._log is not None:
             self._log.record(outcome, request)
         if self._spans is not None:

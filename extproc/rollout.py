@@ -11,11 +11,13 @@ from decisions.candidates import fraction
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import UnknownModel
+from extproc.exchange import is_long
 from signals.request import Request
+from signals.text.estimate import estimate
 
 log = logging.getLogger("pointsman.rollout")
 
-AT_ONCE = 64  # shadow evaluations that wait for slow signals; more are skipped and counted
+AT_ONCE = 64  # shadow evaluations that wait for slow signals or read long bodies; more are skipped and counted
 LOGGED_A_SECOND = 10
 
 
@@ -48,7 +50,7 @@ class Rollout:
         try:
             evaluation = self.candidate.begin(request, time.monotonic() + self.candidate.settings.deadline)
             evaluation.facts.shadow = True
-            settled = evaluation.advance() or evaluation
+            settled = evaluation if is_long(request.body) else evaluation.advance() or evaluation
         except UnknownModel:
             self._compare(trace, None)
             return
@@ -67,6 +69,10 @@ class Rollout:
 
     async def _finish(self, trace: Trace, evaluation: Evaluation) -> None:
         try:
+            if is_long(evaluation.facts.request.body):
+                if trace.estimated_input_tokens is not None:
+                    evaluation.facts.put(estimate, trace.estimated_input_tokens)
+                await evaluation.read_ahead(asyncio.to_thread)
             finished = await evaluation.finish()
         except Exception:  # as in `follow`
             log.exception("candidate_failed")

@@ -23,9 +23,9 @@ from signals.state.session import HEADERS as SESSION_HEADERS
 Pairs = tuple[tuple[str, str], ...]
 """Header names (lower-case) and values, or other short texts, in order."""
 
-OWN = "x-pointsman-"
+OWN: Final = "x-pointsman-"
 """Prefix of the headers that only we may set."""
-_OWN = OWN.encode()
+_OWN: Final = OWN.encode()
 _ASIDE: Final = frozenset((
     b"x-original-url", b"x-rewrite-url", b"x-http-method", b"x-http-method-override", b"x-method-override",
 ))  # fmt: skip
@@ -33,7 +33,7 @@ _ASIDE: Final = frozenset((
 _RARE: Final = _ASIDE | {name.encode() for name in SESSION_HEADERS} | {b"content-encoding", b"upgrade"}
 """Headers that few requests have and that need a closer look."""
 
-CHUNK = 62_000
+CHUNK: Final = 62_000
 """Bytes of body in one message of a streamed body: Envoy's limit for a chunk is just above 62 kB."""
 
 
@@ -203,7 +203,7 @@ def _header_map(pairs: Iterable[tuple[str, str]]) -> bytes:
     return b"".join(_field(0x0A, _field(0x0A, n.encode()) + _field(0x1A, v.encode())) for n, v in pairs)
 
 
-_JUDGED: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
+_JUDGED: Final[dict[bytes, tuple[bool, tuple[str, ...]]]] = {}
 _SETS: Final = 1024  # sets of headers, or of their names, that are remembered
 _LONGEST: Final = 2048  # bytes of one of them
 
@@ -262,7 +262,7 @@ class Message:
         return beside
 
 
-_SHORT = 64
+_SHORT: Final = 64
 """Bytes beside headers or body up to which they are remembered: without attributes they are always the same few."""
 
 
@@ -284,11 +284,11 @@ def _announced(around: bytes) -> tuple[Terms, Mapping[str, Any]]:
     return terms, found
 
 
-_NO_HEADERS = Headers(b"")
-NO_MESSAGE = Message(0, _NO_HEADERS, b"", False, b"")
+_NO_HEADERS: Final = Headers(b"")
+NO_MESSAGE: Final = Message(0, _NO_HEADERS, b"", False, b"")
 """Stands for a message before there is one."""
-_KINDS = {name.lower(): kind for name, kind in vars(Kind).items() if isinstance(kind, int)}
-_LEADS = {kind << 3 | 2: kind for kind in _KINDS.values()}
+_KINDS: Final = {name.lower(): kind for name, kind in vars(Kind).items() if isinstance(kind, int)}
+_LEADS: Final = {kind << 3 | 2: kind for kind in _KINDS.values()}
 """Kinds by the tag that a message begins with when fields are in order, as Envoy's are."""
 
 
@@ -332,8 +332,8 @@ def _usual(data: bytes) -> Message | None:
     return Message(kind, headers, b"", rest != b"", around) if headers.plain else None
 
 
-_BODY_ENDS = (b"", b"\x10\x01")
-_HEADER_ENDS = (b"", b"\x18\x01")
+_BODY_ENDS: Final = (b"", b"\x10\x01")
+_HEADER_ENDS: Final = (b"", b"\x18\x01")
 
 
 def _any(data: bytes) -> Message | None:
@@ -372,8 +372,11 @@ def _plain(value: Struct | Value) -> Any:
 # Replies. Tags are written out: field number << 3 | wire type (2: length-delimited, 0: varint, 1: 64 bits).
 
 
-_SMALL = [bytes((number,)) for number in range(128)]
-_SMALL += [bytes((number & 127 | 128, number >> 7)) for number in range(128, 4096)]
+_SMALL: Final = [
+    *(bytes((number,)) for number in range(128)),
+    *(bytes((number & 127 | 128, number >> 7)) for number in range(128, 4096)),
+]
+"""Small numbers as varints; those under 128, as all tags are, are one byte."""
 
 
 def _varint(number: int) -> bytes:
@@ -388,14 +391,14 @@ def _varint(number: int) -> bytes:
 
 
 def _field(tag: int, payload: bytes) -> bytes:
-    return b"%c%b%b" % (tag, _varint(len(payload)), payload)
+    return b"%b%b%b" % (_SMALL[tag], _varint(len(payload)), payload)
 
 
 def _opening(tags: bytes, size: int) -> bytes:
     """The tags and lengths of fields inside each other, the outermost first, around `size` bytes."""
     opening = b""
     for tag in reversed(tags):
-        opening = b"%c%b%b" % (tag, _varint(len(opening) + size), opening)
+        opening = b"%b%b%b" % (_SMALL[tag], _varint(len(opening) + size), opening)
     return opening
 
 
@@ -429,8 +432,8 @@ def _with_body(kind: int, head: bytes, body: bytes, after: bytes = b"") -> bytes
     """A CommonResponse whose last field opens in `head` and holds `body`, which is copied once; `after` follows."""
     size = len(head) + len(body)
     length = _varint(size)
-    return b"%c%b\x0a%b%b%b%b" % (
-        (kind - 1) << 3 | 2, _varint(size + len(length) + 1), length, head, body, after
+    return b"%b%b\x0a%b%b%b%b" % (
+        _SMALL[(kind - 1) << 3 | 2], _varint(size + len(length) + 1), length, head, body, after
     )  # fmt: skip
 
 
@@ -550,7 +553,7 @@ def stream_body(chunk: bytes, end: bool) -> bytes:
     return b"".join((_opening(b"\x5a\x12", len(lead) + len(chunk)), lead, chunk))
 
 
-_DOUBLE = Packed("<d").pack
+_DOUBLE: Final = Packed("<d").pack
 
 
 @lru_cache(maxsize=4096)
@@ -569,8 +572,8 @@ def texts(pairs: Pairs) -> bytes:
     return b"".join(_member(name, _field(0x1A, value.encode())) for name, value in pairs)
 
 
-_NAMESPACE = _field(0x0A, b"pointsman")
-_SIGNALS = _field(0x0A, b"signals")
+_NAMESPACE: Final = _field(0x0A, b"pointsman")
+_SIGNALS: Final = _field(0x0A, b"signals")
 
 
 def metadata(fixed: bytes, tokens: int | None, readings: Mapping[str, Reading]) -> bytes:
@@ -581,7 +584,13 @@ def metadata(fixed: bytes, tokens: int | None, readings: Mapping[str, Reading]) 
     struct = fixed
     if tokens is not None:
         struct += _number("estimated_input_tokens") + _DOUBLE(tokens)
-    scores = [_number(name) + _DOUBLE(one.score) for name, one in readings.items() if one.score is not None]
+    scores = []
+    last, packed = None, b""
+    for name, one in readings.items():
+        if one is not last:  # one reading may be that of many signals
+            last, packed = one, b"" if one.score is None else _DOUBLE(one.score)
+        if packed:
+            scores.append(_number(name) + packed)
     if scores:
         inner = b"".join(scores)
         value = b"%b%b%b" % (_SIGNALS, _opening(b"\x12\x2a", len(inner)), inner)

@@ -50,6 +50,17 @@ class Facts:
         self._strict = timed
         self.shadow = False
 
+    def copy(self) -> Facts:
+        """The same facts, which from now on grow apart from these. Safe while another thread adds to these."""
+        other = Facts(self.request, self.deadline)
+        other.readings = self.readings.copy()
+        other.telling = self.telling.copy()
+        other.timings = None if self.timings is None else self.timings.copy()
+        other._memo = self._memo.copy()
+        other._strict = self._strict
+        other.shadow = self.shadow
+        return other
+
     def get(self, source: QuickInput[T]) -> T:
         """The value of a quick input, computed at the first call. A failure is remembered and raised again."""
         memo = self._memo
@@ -84,8 +95,8 @@ class Facts:
         if telling:
             self.telling.update(readings)
 
-    def put(self, source: SlowInput[T], value: T | Unavailable) -> None:
-        """Remember what `source.fetch` gave, or why it gave nothing."""
+    def put(self, source: SlowInput[T] | QuickInput[T], value: T | Unavailable) -> None:
+        """Remember what `source` gave to whoever asked it, or why it gave nothing."""
         self._memo[source] = value
 
     def has(self, source: object) -> bool:

@@ -25,6 +25,7 @@ import re2
 SLICE: Final = 1 << 14
 """Characters worked on at a time: a few milliseconds at the most."""
 _CONTROLS: Final = bytes((*range(9), *range(14, 32), 127))
+_UNCONTROLLED: Final = bytes(32 if code in _CONTROLS else code for code in range(256))
 """ASCII's control characters but for white space (tab to carriage return)."""
 _SMALL: Final = 8192
 _BACK: Final = 30
@@ -158,7 +159,7 @@ def _ordinary(text: str) -> bool:
     """Whether ASCII text has no control characters but white space."""
     data = text.encode()
     if len(data) <= _SMALL:
-        return len(data.translate(None, _CONTROLS)) == len(data)
+        return data.translate(_UNCONTROLLED) == data  # twice as fast as leaving them out
     codes = np.frombuffer(data, np.uint8)
     return not ((codes < 9).any() or ((codes - np.uint8(14)) < 18).any() or b"\x7f" in data)
 

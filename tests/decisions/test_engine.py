@@ -133,6 +133,31 @@ async def test_after_the_deadline_guards_refuse_and_routes_fall_through() -> Non
     assert list(trace.results.items()) == [("route", None), ("guard", None)]
 
 
+async def test_what_was_not_read_ahead_in_time_is_unknown() -> None:
+    text, counted, instant, slow = Fake("a"), Fake("b", Cost.FAST), Fake("c"), Fake("d", Cost.NEURAL)
+    text.reads = slow.reads = ("all",)
+    clauses = [clause("one", AnyOf((A, B))), clause("two", AnyOf((Leaf("c"), Leaf("d"))))]
+    made = engine([text, counted, instant, slow], clauses)
+    asked = request({"a": FALSE, "b": FALSE, "c": TRUE, "d": TRUE})
+    in_time = made.begin(asked, time.monotonic() + 60)
+    assert in_time.warm()
+    assert list(in_time.facts.readings) == ["a", "b"]
+    past = made.begin(asked, time.monotonic())
+    assert not past.warm()
+    assert past.facts.readings == {}
+    begun = past.facts
+    past.late()
+    trace = past.advance()
+    assert trace is not None
+    assert trace.decision.name == "two"
+    assert trace.results == {"one": None, "two": True}
+    assert {name: reading.error for name, reading in trace.readings.items()} == {
+        "a": "deadline", "b": "deadline", "d": "deadline", "c": None
+    }  # fmt: skip
+    assert set(trace.telling) == {"a", "b", "c", "d"}
+    assert begun.readings == {}  # what a thread may still add to
+
+
 async def test_a_failing_slow_input_is_unknown_with_its_reason() -> None:
     made = engine([Fake("a", Cost.NEURAL), Fake("b", Cost.NEURAL)], [clause("one", AnyOf((A, B)))])
     trace = await made.decide(request({"a": Unavailable("overloaded"), "b": ValueError("x")}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 import zlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from extproc.bodies import Bodies
 from extproc.makers import MOST, Makers
 from extproc.transport.seam import Stream
 from signals.facts import Facts
-from signals.reading import Reading
+from signals.reading import Reading, unknown
 from signals.request import Request
 from signals.signal import Cost
 from stepwise.spec import StepwiseSpec
@@ -388,6 +389,41 @@ async def test_a_long_body_is_read_in_a_thread_and_decided_alike(service: Servic
     await envoy.settled()
     expect_refusal(envoy.sent[-1], 404, "model_not_found")
     assert service.bodies.total == 0
+
+
+class Reads(Says):
+    """A signal that reads every text of a request."""
+
+    reads = ("all",)
+
+
+async def test_what_is_read_of_a_long_body_after_the_deadline_is_unknown() -> None:
+    begun, enough = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Reading:
+        begun.set()
+        enough.wait(PATIENCE)
+        return Reading(False)
+
+    quick = Reads("quick", lambda request: Reading(True, 0.5))
+    after = Reads("after", lambda request: Reading(True))
+    guard = clause("guard", "slow", "respond", on_unknown="match", status=403)
+    signals = (quick, Reads("slow", slow), after)
+    service = Service(engine(clause("seen", "quick", "respond", observe=True), guard, signals=signals, deadline=0.2))
+    envoy = Envoy(service)
+    try:
+        envoy.request(chat("x" * 300_000))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        await envoy.settled()
+        expect_refusal(envoy.sent[-1], 403, "policy_refusal")
+        [trace] = service.traces
+        assert trace.readings == {
+            "quick": Reading(True, 0.5), "slow": unknown("deadline"), "after": unknown("deadline")
+        }  # fmt: skip
+        assert (trace.estimated_input_tokens or 0) > 30_000
+    finally:
+        enough.set()
+    assert [trace.readings["slow"].error for trace in service.traces] == ["deadline"]
 
 
 def test_all_open_bodies_together_are_bounded() -> None:

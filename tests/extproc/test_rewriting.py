@@ -221,6 +221,11 @@ def test_bodies_that_are_no_json_object(body: bytes, code: str, said: str) -> No
         b'{"messages": [{"role": "user", "c\\u006fntent": "a", "content": "b"}]}',
         b'{"messages": [{"role": "user", "content": "b"}], "tools": [{"x": {"y": 1, "y": 1}}]}',
         b'{"messages": [{"role": "user", "content": "\\\\\\"", "a": 1, "a": [2]}]}',
+        b'{"messages":[{"role":"user","content":"b"}],"tools":[{"x":{"y":1,"y":1}}]}',
+        b'{"messages":[{"role":"user","content":"\\n"}],"tools":[{"x":{"y":1,"y":1}}]}',
+        # as many quotes as there are when it is written again
+        b'{"messages":[{"role":"user","content":"\\u0022\\u0022"}],"tools":[{"y":1,"y":1}]}',
+        b'{"messages":[{"role":"user","content":"b"}],"tools":[{"\\u0022\\u0022":2,"y":1,"y":1}]}',
     ],
 )
 def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
@@ -249,11 +254,12 @@ def test_a_key_that_some_readers_take_for_another_is_refused(fields: dict[str, A
         max_leaves=20,
     ),
     st.booleans(),
+    st.sampled_from([None, (",", ":")]),
 )
-def test_no_body_is_taken_for_one_with_a_key_twice(value: Any, ascii: bool) -> None:
+def test_no_body_is_taken_for_one_with_a_key_twice(value: Any, ascii: bool, marks: tuple[str, str] | None) -> None:
     fields = {"messages": [{"role": "user", "content": "x"}], "tools": value}
     try:
-        body = json.dumps(fields, ensure_ascii=ascii).encode()
+        body = json.dumps(fields, ensure_ascii=ascii, separators=marks).encode()
         orjson.loads(body)
     except ValueError:
         return  # lone surrogates

@@ -2,18 +2,21 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
 from config.build import build
 from config.load import parse
 from config.watch import Watcher, from_sources, load
+from decisions.engine import Settings
 from extproc.body import parse as parse_request
 from extproc.paths import Target
 from extproc.rollout import AT_ONCE, Rollout
 from signals.facts import Facts
 from signals.reading import TRUE
 from signals.signal import Cost, Params, Signal
+from tests.patience import PATIENCE
 
 LIVE = """\
 version: 1
@@ -26,8 +29,8 @@ decisions:
 CANDIDATE = LIVE.replace("in: [gold]", "in: [gold, silver]")
 
 
-def request(model="auto", **headers):
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+def request(model="auto", text="hi", **headers):
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
     return parse_request(Target("chat"), headers, {}, json.dumps(body).encode())
 
 
@@ -109,6 +112,47 @@ async def test_slow_signals_are_waited_for_in_the_background_and_bounded():
     assert rolled.counted == ["skipped"] * 5
     await asyncio.sleep(0.2)
     assert rolled.counted.count("differ") == AT_ONCE
+
+
+async def test_a_long_body_is_read_for_the_candidate_in_a_thread_until_its_deadline():
+    rolled = Rolled()
+    enough, readers = threading.Event(), []
+
+    class Reader(SlowSignal):
+        slow = ()
+        reads = ("all",)
+
+        def __init__(self):
+            self.name = "gold"
+
+        def read(self, facts):
+            readers.append(threading.current_thread())
+            enough.wait(PATIENCE)
+            return TRUE
+
+    def candidate(deadline):
+        engine = rolled.candidate
+        return type(engine)(
+            policy=engine.policy, models=engine.models, default="small", signals={"gold": Reader()},
+            clauses=engine.clauses, settings=Settings(deadline=deadline),
+        )  # fmt: skip
+
+    async def counted():
+        await asyncio.wait_for(asyncio.gather(*rolled.rollout._tasks), PATIENCE)
+        return rolled.counted
+
+    call = request(text="x" * 300_000)
+    rolled.rollout.candidate = candidate(0.2)
+    try:
+        assert rolled.follow(call) == []
+        assert await counted() == ["agree"]  # the signal is Unknown: no decision
+    finally:
+        enough.set()
+    rolled.rollout.candidate = candidate(PATIENCE)
+    assert rolled.follow(call) == ["agree"]
+    assert await counted() == ["agree", "differ"]
+    assert readers
+    assert threading.main_thread() not in readers
 
 
 def test_a_candidate_that_breaks_disturbs_nothing(monkeypatch, caplog):

@@ -314,3 +314,11 @@ def test_what_clients_make_up_is_remembered_within_a_few_megabytes() -> None:
     assert fill(16_000) < 2**20
     assert fill(1_900) < 12 * 2**20
     assert fill(10) < 4 * 2**20
+
+
+def test_each_signal_has_its_score_where_several_share_a_reading() -> None:
+    shared, other, without = Reading(False, 0.5), Reading(True, 0.75), Reading(True)
+    readings = {"a": shared, "b": shared, "c": without, "d": without, "e": other, "f": shared}
+    extra = wire.metadata(b"", None, readings)
+    told = metadata(read(wire.reply(Kind.REQUEST_BODY) + extra))
+    assert told["signals"] == {"a": 0.5, "b": 0.5, "e": 0.75, "f": 0.5}
