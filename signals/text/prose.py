@@ -14,7 +14,7 @@ _SHORT: Final = 60
 _LINE: Final = 200
 """Characters of a line from which it is told what it is."""
 
-_SIGNS: Final = re2.compile(rb"(?m)\d{4}-\d\d|[{}=<>_`\\@#$|]|;$|\w[(/]|://|[a-z][A-Z]|^(?:\t| {2,})")
+_SIGNS: Final = re2.compile(rb"(?m)\d{4}-\d\d|^[A-Z]{3,}|[{}=<>_`\\@#$|]|;$|\w[(/]|://|[a-z][A-Z]|^(?:\t| {2,})")
 """Where none of this is, a text of more than a few words is prose."""
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 _SPAN = re.compile(r"`[^`]*`|<[^<>]*>")
@@ -22,11 +22,21 @@ _SPAN = re.compile(r"`[^`]*`|<[^<>]*>")
 _ALWAYS: Final = (
     *(r"#!", r"#include\b", r"Traceback \(most recent", r'File "', r"\w+(?:Error|Exception)\b:?", r"\$\s+\w", r">>>\s"),
     *(r"</?[a-zA-Z][\w-]*[\s/>]", r"SELECT\b", r"INSERT\s+INTO\b", r"CREATE\s+(?:TABLE|INDEX)\b", r"DELETE\s+FROM\b"),
-    r"\[?\d{4}-\d\d-\d\d[T\s]",
+    *(
+        r"\[?\d{4}-\d\d-\d\d[T\s]",
+        r"(?:diff --git|@@|index [0-9a-f]{7})\s",
+        r"(?i:error|warning|info|debug|fatal|warn)\b[:\]]",
+    ),
+    *(r"(?:data )?class\s+\w+\s*[:({<]", r"(?:async\s+)?def\s+\w+\s*\(", r"(?:func|fn|fun|function)\s+\w+\s*\("),
+    r"(?:FROM|WORKDIR|COPY|RUN|CMD|ENV|EXPOSE|ENTRYPOINT|ADD|ARG)\s+\S",
 )
 """How lines begin that are code, output or markup whatever words are in them."""
 _SURE: Final = (
-    *(r'import\s+["\w.{*]', r"from\s+[\w.]+\s+import\b", r"(?:async\s+)?def\s+\w+\s*\(", r"class\s+\w+\s*[:({]"),
+    *(
+        r'import\s+["\w.{*]',
+        r"from\s+[\w.]+\s+import\b",
+        r"class\s+\w+\s*$",
+    ),
     *(r"@\w+\s*$", r"(?:const|let|var|val|auto|final)\s+\w+\s*[:=]", r"(?:public|private|protected|static)\s+\w+"),
     *(r"(?:func|fn|function|fun|sub)\s+\w*\s*[({]", r"package\s+[\w.]+;?\s*$", r"using\s+[\w.]+;"),
     *(
@@ -45,6 +55,7 @@ _BESIDE: Final = (
     r"(?:if|for|while|with|elif|else|except|try|switch|case|do|end|finally)\b",
     r"(?:echo|set|mv|cp|rm|mkdir|export|source|gzip|tar|grep|cat|chmod|exit|then|fi|done|esac)\b",
     *(r"[\w.]+\(.*\)\s*$", r"-?\s*[\w.-]+:\s*\S*\s*$"),
+    *(r"[+-]\s", r"(?:Collecting|Downloading|Installing|Building|Using|Successfully|Requirement|Created?|Copying)\s"),
 )
 """How lines begin that are code where code is beside them: comments, blocks; with what is indented, or goes on."""
 
