@@ -30,7 +30,7 @@ _NANP = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?: ?(?:x|ext\.?)
 _PHONE = r"(?:\+|\b0|\(|\b)\d[\d ()./\-_]{4,20}\d(?: ?(?:x|ext\.?) ?\d{1,6})?\b"
 
 
-Named = Literal["name", "place"]
+Named = Literal["name", "place", "organisation", "date"]
 _NAMED: dict[str, Named] = {
     "PER": "name",
     "PERSON": "name",
@@ -39,8 +39,14 @@ _NAMED: dict[str, Named] = {
     "LOCATION": "place",
     "GPE": "place",
     "ADDRESS": "place",
+    "ORG": "organisation",
+    "ORGANIZATION": "organisation",
+    "ORGANISATION": "organisation",
+    "DATE": "date",
+    "DATE_TIME": "date",
 }
 """What the labels of token classifiers mean (CoNLL, OntoNotes and their like, without B- and I-)."""
+_MODELLED = frozenset(_NAMED.values())
 
 
 class PiiParams(SearchParams):
@@ -51,16 +57,16 @@ class PiiParams(SearchParams):
         min_length=1,
         description="What counts: `email`, `phone`, `iban`, `card`, `ssn` (US), `nin` (the national numbers of Brazil, "
         "China, France, Germany, India, Italy, Poland, Spain and the United Kingdom), `passport` (machine-readable "
-        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, private keys); `name` and `place` need "
-        "a `model`.",
+        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, passwords, private keys); `name`, "
+        "`place`, `organisation` and `date` need a `model`.",
     )
     model: str | None = Field(
         None,
         min_length=1,
-        description="Folder of a token classifier (ONNX, Hugging Face layout) that finds names and places, relative to "
-        "the policy.",
+        description="Folder of a token classifier (ONNX, Hugging Face layout) that finds names, places, organisations "
+        "and dates, relative to the policy.",
     )
-    certainty: float = Field(0.5, ge=0, le=1, description="The least probability of a name or place that counts.")
+    certainty: float = Field(0.5, ge=0, le=1, description="The least probability of what the model finds that counts.")
     allow: list[str] = Field(
         [], description="Values that do not count, and e-mail domains (their subdomains too) whose addresses do not."
     )
@@ -86,9 +92,13 @@ class PiiParams(SearchParams):
 
     @model_validator(mode="after")
     def _model(self) -> Self:
-        named = [kind for kind in self.types if kind in ("name", "place")]
+        named = [kind for kind in self.types if kind in _MODELLED]
         if bool(named) != (self.model is not None):
-            raise ValueError("types name and place need a model" if named else "a model needs the types name or place")
+            raise ValueError(
+                "types name, place, organisation and date need a model"
+                if named
+                else "a model needs the types name, place, organisation or date"
+            )
         return self
 
 
@@ -117,7 +127,7 @@ class Pii(Signal):
         self._exact = params.exact
         self._allowed = frozenset(map(_comparable, params.allow))
         self._at_least = params.at_least
-        self._named = frozenset(kind for kind in params.types if kind in ("name", "place"))
+        self._named = _MODELLED.intersection(params.types)
         self._certainty = params.certainty
         self._entities: Entities | None = None
         if params.model is not None:
@@ -154,7 +164,7 @@ class Pii(Signal):
         return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
 
     def _names(self, facts: Facts) -> Iterator[tuple[int, Named, str]]:
-        """Start, kind and value of the names and places that count."""
+        """Start, kind and value of what the model found that counts."""
         assert self._entities is not None
         text = facts.request.text(self._scope)
         for entity in facts.got(self._entities):

@@ -159,8 +159,24 @@ async def test_pii_finds_names_and_places_with_a_mounted_model(tmp_path: Path) -
         assert signal.cost == Cost.NEURAL
     finally:
         shared.close()
-    assert "need a model" in complaint("pii", types=["name"])
+    for kind in ("name", "place", "organisation", "date"):
+        assert "need a model" in complaint("pii", types=[kind])
     assert "a model needs" in complaint("pii", types=["email"], model="ner")
+
+
+async def test_pii_finds_organisations_and_dates_with_a_mounted_model(tmp_path: Path) -> None:
+    models.occasions(tmp_path / "ner")
+    shared = Shared({"folder": str(tmp_path), "device": "cpu"})
+    try:
+        signal = build("pii", shared, types=["organisation", "date"], model="ner", allow=["Lee"])
+        other = build("pii", shared, "other", types=["name"], model="ner")
+        shared.freeze()
+        found = await take(signal, "ann likes lee . paris")
+        assert (found.label, found.evidence) == ("date", ("date=1",))
+        assert (await take(signal, "lee likes ann")).matched is False
+        assert (await take(other, "lee likes paris")).matched is False
+    finally:
+        shared.close()
 
 
 def test_parameters_are_checked() -> None:
