@@ -67,7 +67,7 @@ class Verdict:
     embedding: NDArray[np.float32]
 
 
-_ROWS: Final = 4096
+_ROWS: Final = 1024
 """Words that are asked for at once."""
 
 
