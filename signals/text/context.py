@@ -24,7 +24,7 @@ def _spaced(pattern: str) -> Any:
 
 _NUMBERED = _spaced(
     r"""(?i)
-    (?:(?:\b(?:order|purchase|invoice|receipt|ticket|case|tracking|shipment|parcel|package|consignment|reference|ref|sku|
+    (?:(?:\b(?:order|po|offset|position|index|purchase|invoice|receipt|ticket|case|tracking|shipment|parcel|package|consignment|reference|ref|sku|
         article|item|product|part|serial|transaction|txn|job|build|run|request|trace|span|session|user|message|event|
         commit|issue|bug|batch|lot|article|asset|device|imei|isbn|ean|upc|gtin|barcode|timestamp|epoch|hash|checksum|
         order|booking|contract|policy|claim|member|customer|client|account|id|uid|uuid|pid|tid|no|nr|num|numer|number|
@@ -32,13 +32,15 @@ _NUMBERED = _spaced(
         commande|facture|colis|suivi|r[ée]f[ée]rence|pedido|factura|env[ií]o|seguimiento|ordine|fattura|spedizione|
         zam[oó]wieni\w*|bestelling\w*|pakket|encomenda)
       | \w+(?:_|-)(?:id|no|nr|number|num|code|key|ts|ms|ns|at|time|count|size|bytes|total|seq|offset|hash)
+      | 番号|編號|编号|单号|號碼|号码|订单|訂單|номер\pL*|번호|رقم|n[°º]|№
       | (?-i:[a-z]+(?:Id|ID|No|Number|Code|Time|Stamp|Count|Size|Bytes|Total|Seq|Offset)))
-    (?:\s+(?:number|no|nr|id|code|is|was|ist|war|es|est|:))*["'\s:=#.\[(-]+ | #)$
+    (?:\s+(?:number|no|nr|id|code|is|was|ist|war|es|est|:|заказ\pL*|заявк\pL*|счет\pL*|الطلب|الفاتورة))*
+    ["'\s:=#.\[(-]+ | #)$
     """
 )
 _CARD = compiled(
     r"(?i)\b(?:credit|debit|card|cards|cc|visa|mastercard|master|amex|maestro|diners|pan|karte\w*|kredit\w*|carte|tarjeta|"
-    r"carta|cart[aã]o|kart\w*)\b|kreditkarte|カード|卡"
+    r"carta|cart[aã]o|kart\w*)\b|kreditkarte|карт|카드|بطاقة|カード|卡"
 )
 _VERSION = _spaced(
     r"""(?i)
@@ -79,15 +81,19 @@ def numbered(before: str) -> bool:
     return _NUMBERED.search(before) is not None
 
 
+_INSIDE = re.compile(
+    r"(?:^|[^\d.])0[.,]$"  # a fraction
+    r"|(?:[\[(=,:*/+<>'-]\s*|\d\.\d[^a-zA-Z]*)-?\d+\.$"  # a number among numbers
+    r"|[0-9a-f]-$|[/&?]$"  # a UUID, a link
+)
+"""What stands before the figures of a longer number."""
+
+
 def card(_candidate: str, before: str, after: str) -> bool:
     """Not the number of an order, nor part of a decimal fraction or a UUID."""
     if _CARD.search(before):
         return True
-    return (
-        not numbered(before)
-        and re.search(r"(?:^|[^\d.])0[.,]$|[^\d.\n]-?\d+\.$|[0-9a-f]-$|[/&?]$", before) is None
-        and not after.startswith("%")
-    )
+    return not numbered(before) and _INSIDE.search(before) is None and not after.startswith("%")
 
 
 def address(candidate: str, before: str, after: str) -> bool:
@@ -117,7 +123,7 @@ def phone(candidate: str, before: str, after: str) -> bool:
         return True
     if candidate.startswith("+"):
         return re.search(r"[\w.]$", before) is None
-    if numbered(before) or re.search(r"[\d\w][-:./,_+]$|[=/&?_$€£#@]\s?$|[-+]$", before):
+    if ("(" not in candidate and numbered(before)) or re.search(r"[\d\w][-:./,_+]$|[=/&?_$€£#@]\s?$|[-+]$", before):
         return False
     if re.match(r"[-:./,_]?\w|\s?[%€$£]", after) and not re.match(r"\s", after):
         return False

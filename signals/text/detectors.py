@@ -427,6 +427,7 @@ DETECTORS: tuple[Detector, ...] = (
     Detector("secret", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", _found),
     Detector("secret", secrets.LINK, secrets.password),
     Detector("secret", secrets.ASSIGNED, secrets.assigned),
+    Detector("secret", secrets.OPTION, secrets.assigned),
     Detector("secret", secrets.BEARER, secrets.token),
     Detector("secret", secrets.BASIC, secrets.basic),
     Detector("secret", secrets.CURL, secrets.password),

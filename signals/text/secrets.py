@@ -31,6 +31,8 @@ FORMS: Final = "|".join(
         r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram
         r"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,}",  # Discord
         r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
+        r"hooks\.slack\.com/services/T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,}",
+        r"discord(?:app)?\.com/api/webhooks/\d{17,20}/[\w-]{60,}",
     )
 )
 """Keys and tokens that tell whose they are."""
@@ -39,11 +41,18 @@ LINK: Final = r"(?i)\b[a-z][a-z0-9+.-]*://[^\s:/?#@'\"<>`]*:([^\s@'\"<>`]+)@[^\s
 """RFC 3986, 3.2.1: a password in a link, to a database say."""
 _NAME: Final = (
     r"pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contrase(?:ñ|n)a|mot[ _]de[ _]passe|senha|secret|token|"
-    r"api[ _-]?key|access[ _-]?key|secret[ _-]?(?:access[ _-]?)?key|auth[ _-]?key|private[ _-]?key|account[ _-]?key|"
-    r"client[ _-]?secret|encryption[ _-]?key|signing[ _-]?key|master[ _-]?key|license[ _-]?key|credentials?"
+    r"api[ _-]?key|access[ _-]?key|secret[ _-]?(?:access[ _-]?)?key(?:_base)?|auth[ _-]?key|private[ _-]?key|"
+    r"account[ _-]?key|client[ _-]?secret|encryption[ _-]?key|signing[ _-]?key|master[ _-]?key|"
+    r"license[ _-]?key|credentials?"
 )
-ASSIGNED: Final = rf"(?i)(?:{_NAME})[\"']?\s*(?:=>|:=|[:=]|\bis\b)\s*[\"']?([^\s\"'`,;&<>)]{{8,}})"
+_BETWEEN: Final = r"\s*(?:=>|:=|[:=])\s*|\s+(?:is|ist|lautet|est|es|è|é|jest|är|er)\s+"
+ASSIGNED: Final = rf"(?i)(?:{_NAME})[\"']?(?:{_BETWEEN})[\"']?([^\s\"'`,;&<>)]{{8,}})"
 """A value after a name that says it is secret."""
+OPTION: Final = (
+    rf"(?i)(?:--(?:{_NAME})[ =]+|\b(?:mysql|mysqldump|sshpass|redis-cli|mongosh?)\b[^\n]*\s-[pa]\s?|"
+    r"secret[_ -]?(?:access[_ -]?)?key\s+)[\"']?([^\s\"'`,;&<>)]{6,})"
+)
+"""A value on a command line."""
 BEARER: Final = r"(?i)\b(?:bearer|authorization[\"']?\s*[:=]\s*[\"']?token)[ =:]+([A-Za-z0-9._~+/-]{16,}=*)"
 """RFC 6750."""
 BASIC: Final = r"(?i)\bauthorization[\"']?\s*[:=]\s*[\"']?basic\s+([A-Za-z0-9+/]{8,}={0,2})"
@@ -56,7 +65,7 @@ _SAMPLE = re.compile(r"(?i)example|sample|x{4,}|placeholder|your[-_]?|\*{3}|reda
 _STAND_IN = re.compile(
     r"(?i)^(?:\$|%|\{|<|\[|\()|\$\{|\{\{|\(|^(?:pass|pwd|pw|password|passwd|secret|token|user|root|admin|postgres|test|guest|"
     r"change[-_]?(?:me|it|this)|none|null|undefined|true|false|string|key|env|process|os|config|settings|self|this|args|"
-    r"required|optional|hunter|foo|bar)(?:\d{0,3}|[-_.\[].*)$|insert|replace|todo|my[-_]?(?:pass|secret|key|token)"
+    r"required|optional|foo|bar)(?:\d{0,3}|[-_.\[].*)$|insert|replace|todo|my[-_]?(?:pass|secret|key|token)"
 )
 _KNOWN: Final = frozenset(
     (
@@ -90,7 +99,7 @@ def assigned(value: str) -> str | None:
     if password(value) is None or len(value) < 8 or _PLACE.match(value):
         return None
     letters, figures = any(map(str.isalpha, value)), any(map(str.isdigit, value))
-    if letters and figures and not re.fullmatch(r"[a-z_]+(?:[._-][a-z0-9_]+)+\d?|v?\d+(?:\.\d+)+\w*", value):
+    if letters and figures and not re.fullmatch(r"[a-z_]+(?:[._][a-z0-9_]+)+\d?|v?\d+(?:\.\d+)+\w*", value):
         return value
     signs = any(char in "!@#$%^&*+~?" for char in value)
     return value if letters and signs and "(" not in value else None

@@ -60,6 +60,11 @@ REAL: list[tuple[str, str]] = [
     ("secret", "jdbc:mysql://h/d?user=u&password=k3Yw9qLx"),
     ("secret", "curl -u admin:k3Yw9qLx https://host/"),
     ("secret", "x-api-key: 4fK9qLx2mZ7vB1nT8rW3"),
+    ("secret", "aws configure set aws_secret_access_key kJ8vT2pQ9xW4nB7mR1cL6yH3dF5gS0aZ+eU/iO2t"),
+    ("secret", "Das Passwort lautet Xk9mQ2pLw7"),
+    ("secret", "login --password Xk9mQ2pLw7"),
+    ("secret", "sshpass -p 'Xk9mQ2pLw7' ssh root@h"),
+    ("secret", "https://hooks.slack.com/services/T00000000/B11111111/AbCdEfGhIjKlMnOpQrStUvWx"),
     ("secret", "ghp_" + "a1B2" * 9),
     ("secret", "key sk-proj-" + "Ab1_" * 8),
     ("secret", "xoxb-123456789012-abcdefABCDEF"),
@@ -213,9 +218,9 @@ def test_what_looks_like_it_is_no_alarm() -> None:
 
 def test_words_beside_a_number_say_what_it_is() -> None:
     number = "4539578763621486"
-    for before in ("my card", "credit card number", "Kreditkarte:", "tarjeta", "", "pay with"):
+    for before in ("my card", "credit card number", "Kreditkarte:", "tarjeta", "", "pay with", "卡号", "номер карты"):
         assert matched("pii", f"{before} {number}", types=["card"]) is True, before
-    for before in ("order", "Rechnung Nr.", "pedido", "tracking number is", '"order_id":'):
+    for before in ("order", "Rechnung Nr.", "pedido nº", "tracking number is", '"order_id":', "订单号", "номер заказа"):
         assert matched("pii", f"{before} {number}", types=["card"]) is False, before
     assert matched("pii", "call me: 2125550123", types=["phone"]) is True
     assert matched("pii", "count: 2125550123", types=["phone"]) is False
