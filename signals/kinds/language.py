@@ -8,16 +8,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Shared, Signal, TextParams
+from signals.text.prose import prose
 from signals.text.view import view
 
 MODEL = Path(__file__).parent.parent / "models" / "language.ftz"
 """Our own model (signals/train/language.py; its card is beside it), a fastText classifier."""
+WORDS = MODEL.with_name("words.npz")
+"""How frequent words are in each of its languages (signals/train/words.py)."""
+SILENT = MODEL.with_name("silent.txt")
+"""Words that tell no language: names of people, places, products and tools, abbreviations, interjections."""
+
+_LETTERS, _FULL = 0.3, 60
+"""How much the letters of a short text count beside its words: this, and the more with each letter, until they count in
+full. Of few letters the model is too sure."""
+_SURE = 0.72
+"""A guess from letters and words that is less probable is none: chosen so that of the others, on sentences cut to 20
+characters in 75 languages, one in twenty is wrong."""
 
 _PARTS = 3
 _PART = 48
@@ -104,14 +117,18 @@ class LanguageParams(TextParams):
 
 
 class Guess(NamedTuple):
-    """The likeliest language and its probability."""
+    """The likeliest language, its probability, and whether that is enough for an answer."""
 
     language: str
     probability: float
+    sure: bool = True
 
 
 class Language(Signal):
-    """Reads the language: the label is its code, the score its probability. Without letters: Unknown (`no_text`)."""
+    """Reads the language: the label is its code, the score its probability.
+
+    Unknown: `no_text` without letters, or with nothing but code and names; `unsure` where too little tells.
+    """
 
     kind = "language"
     Parameters = LanguageParams
@@ -129,7 +146,7 @@ class Language(Signal):
         self._at_least = params.at_least
 
     def read(self, facts: Facts) -> Reading:
-        language, probability = facts.get(self._guess)
+        language, probability, _ = facts.get(self._guess)
         matched = probability >= self._at_least and (language in self._listed) == self._wanted
         return Reading(matched, probability, language)
 
@@ -145,40 +162,55 @@ class Guesses:
         guess = self._identifier.guess(facts.request.text(self._scope))
         if guess is None:
             raise Unavailable("no_text")
+        if not guess.sure:
+            raise Unavailable("unsure")
         return guess
 
 
 class Identifier:
-    """Tells languages by their script where that is enough, else by a linear model of letter sequences."""
+    """Tells languages by their script where that is enough, else by letter sequences and frequent words."""
 
-    def __init__(self, path: Path = MODEL) -> None:
-        """OSError or ValueError when the model cannot be read."""
-        from signals.text.fasttext import FastText  # not at the top: a policy without this kind need not load it
+    def __init__(self, path: Path = MODEL, words: Path = WORDS) -> None:
+        """OSError or ValueError when the model or the words cannot be read."""
+        # Not at the top: a policy without this kind need not load them.
+        from signals.text.fasttext import FastText
+        from signals.text.words import FrequentWords
 
         if not path.is_file():
             raise FileNotFoundError(f"{path}: the language model is not there")
         self._model = FastText(path)
+        self._words = FrequentWords(words)
+        self._silent = frozenset(SILENT.read_text().split())
+        order = {label: number for number, label in enumerate(self._model.labels)}
+        if self._words.languages != sorted(order):
+            raise ValueError(f"{words}: its languages are not those of {path}")
+        self._order = [order[language] for language in self._words.languages]
+        self._prior = np.log([_PRIOR.get(language, 1.0) for language in self._words.languages])
 
     def guess(self, text: str) -> Guess | None:
-        """The language of `text`, or None when there are no letters in it."""
-        text = view(sample(text))
+        """The likeliest language of `text`, or None when nothing in it tells: no letters, only code or names."""
+        text = view(sample(prose(text)))
         if not text.isascii():
             text = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8, which the model reads
             guess = _by_script(text)
             if guess is not None:
                 return guess
-        line = clean(text)
+        words = [word for word in clean(text).split() if word not in self._silent]
+        line = " ".join(words)
         if not any(map(str.isalpha, line)):
             return None
-        # The model gives each language a probability of its own; among the likeliest they are shared out.
-        shares: dict[str, float] = {}
-        for language, probability in self._model.likeliest(line, 5):
-            shares[language] = probability * (_PRIOR.get(language, 1.0) if len(line) < _SHORT else 1.0)
-        total = sum(shares.values())
-        if not total:
+        each = self._model.probabilities(line)
+        if each is None:
             return None
-        language = max(shares, key=shares.__getitem__)
-        return Guess(language, shares[language] / total)
+        told = self._words.read(words)
+        if not told.any() and text.istitle():  # unknown words, each with a capital: a name
+            return None
+        total = min(1.0, _LETTERS + len(line) / _FULL) * np.log(each[self._order]) + told
+        if len(line) < _SHORT:
+            total += self._prior
+        best = int(total.argmax())
+        share = 1 / float(np.exp(total - total[best]).sum())
+        return Guess(self._words.languages[best], share, share >= _SURE)
 
 
 def sample(text: str) -> str:

@@ -14,6 +14,7 @@ from signals.neural.embeddings import Entities, mounted
 from signals.reading import FALSE, Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, SearchParams, Shared, Signal
+from signals.text.context import AFTER, BEFORE, phone
 from signals.text.detectors import DETECTORS, Detector, Kind
 from signals.text.hits import Hits
 from signals.text.patterns import PatternSet, compiled
@@ -29,7 +30,7 @@ _NANP = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?: ?(?:x|ext\.?)
 _PHONE = r"(?:\+|\b0|\(|\b)\d[\d ()./\-_]{4,20}\d(?: ?(?:x|ext\.?) ?\d{1,6})?\b"
 
 
-Named = Literal["name", "place"]
+Named = Literal["name", "place", "organisation", "date"]
 _NAMED: dict[str, Named] = {
     "PER": "name",
     "PERSON": "name",
@@ -38,8 +39,14 @@ _NAMED: dict[str, Named] = {
     "LOCATION": "place",
     "GPE": "place",
     "ADDRESS": "place",
+    "ORG": "organisation",
+    "ORGANIZATION": "organisation",
+    "ORGANISATION": "organisation",
+    "DATE": "date",
+    "DATE_TIME": "date",
 }
 """What the labels of token classifiers mean (CoNLL, OntoNotes and their like, without B- and I-)."""
+_MODELLED = frozenset(_NAMED.values())
 
 
 class PiiParams(SearchParams):
@@ -50,16 +57,16 @@ class PiiParams(SearchParams):
         min_length=1,
         description="What counts: `email`, `phone`, `iban`, `card`, `ssn` (US), `nin` (the national numbers of Brazil, "
         "China, France, Germany, India, Italy, Poland, Spain and the United Kingdom), `passport` (machine-readable "
-        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, private keys); `name` and `place` need "
-        "a `model`.",
+        "zone), `ip`, `mac`, `crypto` (addresses), `secret` (API keys, tokens, passwords, private keys); `name`, "
+        "`place`, `organisation` and `date` need a `model`.",
     )
     model: str | None = Field(
         None,
         min_length=1,
-        description="Folder of a token classifier (ONNX, Hugging Face layout) that finds names and places, relative to "
-        "the policy.",
+        description="Folder of a token classifier (ONNX, Hugging Face layout) that finds names, places, organisations "
+        "and dates, relative to the policy.",
     )
-    certainty: float = Field(0.5, ge=0, le=1, description="The least probability of a name or place that counts.")
+    certainty: float = Field(0.5, ge=0, le=1, description="The least probability of what the model finds that counts.")
     allow: list[str] = Field(
         [], description="Values that do not count, and e-mail domains (their subdomains too) whose addresses do not."
     )
@@ -85,9 +92,13 @@ class PiiParams(SearchParams):
 
     @model_validator(mode="after")
     def _model(self) -> Self:
-        named = [kind for kind in self.types if kind in ("name", "place")]
+        named = [kind for kind in self.types if kind in _MODELLED]
         if bool(named) != (self.model is not None):
-            raise ValueError("types name and place need a model" if named else "a model needs the types name or place")
+            raise ValueError(
+                "types name, place, organisation and date need a model"
+                if named
+                else "a model needs the types name, place, organisation or date"
+            )
         return self
 
 
@@ -103,7 +114,7 @@ class Pii(Signal):
         super().__init__(name, params, shared)
         detectors = [detector for detector in DETECTORS if detector.kind in params.types]
         if "phone" in params.types:
-            detectors.append(Detector("phone", _PHONE, _phone(params.regions)))
+            detectors.append(Detector("phone", _PHONE, _phone(params.regions), fits=phone))
             self.cost = Cost.FAST
         patterns = shared.use(PatternSet)
         self._found = shared.use(Hits, patterns, params.in_, params.exact)
@@ -116,7 +127,7 @@ class Pii(Signal):
         self._exact = params.exact
         self._allowed = frozenset(map(_comparable, params.allow))
         self._at_least = params.at_least
-        self._named = frozenset(kind for kind in params.types if kind in ("name", "place"))
+        self._named = _MODELLED.intersection(params.types)
         self._certainty = params.certainty
         self._entities: Entities | None = None
         if params.model is not None:
@@ -137,7 +148,7 @@ class Pii(Signal):
         first: tuple[int, str] | None = None
         values: dict[str, set[str]] = {}
         for number, (text, plain) in enumerate(spellings):
-            for finding in findings(text, plain, detectors):
+            for finding in findings(text, plain, detectors, sift=True):
                 if self._allows(finding.kind, finding.value):
                     continue
                 values.setdefault(finding.kind, set()).add(finding.value)
@@ -153,7 +164,7 @@ class Pii(Signal):
         return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
 
     def _names(self, facts: Facts) -> Iterator[tuple[int, Named, str]]:
-        """Start, kind and value of the names and places that count."""
+        """Start, kind and value of what the model found that counts."""
         assert self._entities is not None
         text = facts.request.text(self._scope)
         for entity in facts.got(self._entities):
@@ -185,36 +196,39 @@ class Finding(NamedTuple):
     value: str
 
 
-def findings(text: str, plain: str, detectors: Sequence[tuple[Any, Detector]]) -> list[Finding]:
+def findings(text: str, plain: str, detectors: Sequence[tuple[Any, Detector]], sift: bool = False) -> list[Finding]:
     """Everything in `text` that passes a detector's check, in it or in its view `plain` (the same object where there
-    are no disguises). `Unavailable` (`too_many`) when there are too many candidates.
+    are no disguises); `sift` leaves out what does not fit its context. `Unavailable` (`too_many`) when there are too
+    many candidates.
 
     What an invisible character cuts off from its neighbours is a word of its own in the text as it was written only,
     so both are searched; what overlaps something found in the view is that.
     """
-    found = _findings(plain, detectors)
+    found = _findings(plain, detectors, sift)
     if plain is text:
         return found
     if found:
         origin = Origin(text)
         found = [Finding(*origin.span(start, end), kind, value) for start, end, kind, value in found]
     taken = _Taken(found)
-    return found + [one for one in _findings(text, detectors) if one not in taken]
+    return found + [one for one in _findings(text, detectors, sift) if one not in taken]
 
 
-def _findings(text: str, detectors: Sequence[tuple[Any, Detector]]) -> list[Finding]:
+def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) -> list[Finding]:
     data = text.encode(errors="replace")
     found = [
         Finding(start, end, detector.kind, value)
         for pattern, detector in detectors
         if detector.kind != "phone"
-        for start, end, value in _checked(pattern, detector, data)
+        for start, end, value in _checked(pattern, detector, data, sift)
     ]
     # A number that is something else already is no phone number.
     taken = _Taken(found)
     for pattern, detector in detectors:
         if detector.kind == "phone":
-            phones = (Finding(start, end, "phone", value) for start, end, value in _checked(pattern, detector, data))
+            phones = (
+                Finding(start, end, "phone", value) for start, end, value in _checked(pattern, detector, data, sift)
+            )
             found += [one for one in phones if one not in taken]
     return found if len(data) == len(text) else _in_characters(found, data)
 
@@ -247,7 +261,7 @@ class _Taken:
         return number >= 0 and self._ends[number] > one.start
 
 
-def _checked(pattern: Any, detector: Detector, data: bytes) -> Iterator[tuple[int, int, str]]:
+def _checked(pattern: Any, detector: Detector, data: bytes, sift: bool) -> Iterator[tuple[int, int, str]]:
     """Start, end and plain value of everything that passes the detector's check, in bytes."""
     at = 0
     group = pattern.groups and 1
@@ -256,11 +270,21 @@ def _checked(pattern: Any, detector: Detector, data: bytes) -> Iterator[tuple[in
         if candidate is None:
             return
         start, end = candidate.span(group)
-        value = detector.check(data[start:end].decode(errors="replace"))
-        if value is not None:
+        found = data[start:end].decode(errors="replace")
+        value = detector.check(found)
+        if value is not None and (not sift or _fits(detector, found, data, (start, end))):
             yield start, end, value
         at = start + 1 if value is None and detector.rescan else end
     raise Unavailable("too_many")
+
+
+def _fits(detector: Detector, found: str, data: bytes, span: tuple[int, int]) -> bool:
+    """Whether what stands around a candidate leaves it what it looks like."""
+    if detector.fits is None:
+        return True
+    start, end = span
+    before = data[max(0, start - BEFORE) : start].decode(errors="ignore")
+    return detector.fits(found, before, data[end : end + AFTER].decode(errors="ignore"))
 
 
 def _comparable(value: str) -> str:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, Turns, source
-from signals.reading import Reading
+from signals.reading import Reading, unknown
 from signals.signal import Cost, Params, Shared, Signal
 
 
@@ -25,7 +25,10 @@ class ReaskParams(Params):
 
 
 class Reask(Signal):
-    """Reads the greatest similarity of the last user message to the earlier ones; 0 when it is the first."""
+    """Reads the greatest similarity of the last user message to the earlier ones; 0 when it is the first.
+
+    Unknown (`too_little_known`): no match, and one of them is in words that the embedding does not know.
+    """
 
     kind = "reask"
     Parameters = ReaskParams
@@ -35,10 +38,12 @@ class Reask(Signal):
     def __init__(self, name: str, params: ReaskParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         self._least = params.at_least
-        self._turns = shared.use(Turns, source(shared, params.encoder), params.turns + 1)
+        self._turns = shared.use(Turns, source(shared, params.encoder), params.turns)
         self.slow = (self._turns,)
 
     def read(self, facts: Facts) -> Reading:
-        vectors = facts.got(self._turns)
-        score = max(0.0, max((float(vectors[0] @ earlier) for earlier in vectors[1:]), default=0.0))
-        return Reading(score >= self._least, score, evidence=(f"turns={max(0, len(vectors) - 1)}",))
+        found = facts.got(self._turns)
+        score = max((one for one in found if one is not None), default=0.0)
+        if score < self._least and None in found:
+            return unknown("too_little_known")
+        return Reading(score >= self._least, score, evidence=(f"turns={len(found)}",))

@@ -11,7 +11,7 @@ from signals.bounds import Bounds
 from signals.facts import Facts, QuickInput
 from signals.reading import Reading, Unavailable
 from signals.signal import Cost, Shared, Signal
-from signals.text.estimate import estimate, whole
+from signals.text.estimate import Estimate, estimate, whole
 
 
 class TokensParams(Bounds):
@@ -21,6 +21,10 @@ class TokensParams(Bounds):
     at_most: float | None = Field(None, ge=0, description="The greatest number of tokens that matches.")
     encoding: Literal["o200k", "cl100k"] | None = Field(
         None, description="Count with this encoding instead of estimating; needs the package bpe-openai."
+    )
+    estimate: bool = Field(
+        False,
+        description="Estimate the tokens of `encoding` (o200k where none is named) by a table: no package needed.",
     )
 
     def bounds(self) -> tuple[float | None, float | None]:
@@ -41,7 +45,9 @@ class Tokens(Signal):
     def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         count: QuickInput[int] = estimate
-        if params.encoding is not None:
+        if params.estimate and params.encoding not in (None, "o200k"):
+            count = shared.use(Estimate, params.encoding)
+        elif params.encoding is not None and not params.estimate:
             count = shared.use(Exact, params.encoding)
             self.cost = Cost.FAST
         self._size = shared.use(Size, count)
@@ -83,7 +89,7 @@ class Exact:
         except ImportError:
             raise ValueError(
                 f"encoding: {encoding} needs the package bpe-openai (pip install bpe-openai); "
-                "without `encoding` tokens are estimated"
+                "with `estimate: true` they are estimated"
             ) from None
         encode: Callable[[str], list[Any]] = bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary
         self._count: Callable[[str], int] = lambda text: len(encode(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from signals.neural.fair import client_of
 from signals.neural.folder import Entity, Mounted, Task
 from signals.neural.kinds import shipped
 from signals.neural.shipped import Shipped
+from signals.reading import Unavailable
 from signals.request import Scope
 from signals.signal import Shared
+from signals.text.alike import alike
 from signals.text.wrappers import said
 
 F32 = NDArray[np.float32]
@@ -40,22 +42,40 @@ def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:
     return shipped(shared) if encoder is None else mounted(shared, encoder, "encoder")
 
 
-async def embedding(model: Shipped | Mounted, text: str, facts: Facts) -> F32:
-    """The embedding of a text of the request that `facts` are about, length 1."""
+LEAST_MEANT: Final = 0.55
+"""The share of words below which the shipped embedding does not know what a text means."""
+
+
+class Meaning(NamedTuple):
+    """The embedding of a text, float32 [d] of length 1, and whether enough of its words are known to it."""
+
+    vector: F32
+    known: bool = True
+
+
+async def meaning(model: Shipped | Mounted, text: str, facts: Facts) -> Meaning:
+    """What a text of the request that `facts` are about means. A mounted encoder is taken to know all."""
     client = client_of(facts.request)
     if isinstance(model, Shipped):
-        return (await model.verdict(text, facts.deadline, client)).embedding
-    return await model.embedding(text, facts.deadline, client)
+        verdict = await model.verdict(text, facts.deadline, client)
+        return Meaning(verdict.embedding, verdict.meant >= LEAST_MEANT)
+    return Meaning(await model.embedding(text, facts.deadline, client))
 
 
 class Embedding:
-    """Slow input: the embedding of the text of one scope, float32 [d] of length 1."""
+    """Slow input: the embedding of the text of one scope, float32 [d] of length 1.
+
+    `Unavailable` (`too_little_known`) where too few of its words are known.
+    """
 
     def __init__(self, model: Shipped | Mounted, scope: Scope) -> None:
         self._model, self._scope = model, scope
 
     async def fetch(self, facts: Facts) -> F32:
-        return await embedding(self._model, facts.request.text(self._scope), facts)
+        found = await meaning(self._model, facts.request.text(self._scope), facts)
+        if not found.known:
+            raise Unavailable("too_little_known")
+        return found.vector
 
 
 class Entities:
@@ -70,17 +90,34 @@ class Entities:
 
 
 class Turns:
-    """Slow input: the embeddings of the last user messages, newest first, at most `count` of them."""
+    """Slow input: how close the last user message comes to each of those before, newest first, at most `count`.
+
+    None where their words are too little known, unless they are the same letters.
+    """
 
     def __init__(self, model: Shipped | Mounted, count: int) -> None:
         self._model, self._count = model, count
 
-    async def fetch(self, facts: Facts) -> list[F32]:
+    async def fetch(self, facts: Facts) -> list[float | None]:
         turns = (said(m.text) for m in reversed(facts.request.messages) if m.role == "user")
-        texts = list(islice((text for text in turns if text.strip()), self._count))
+        texts = list(islice((text for text in turns if text.strip()), self._count + 1))
         if len(texts) < 2:
             return []
-        return list(await asyncio.gather(*(embedding(self._model, text, facts) for text in texts)))
+        last, *earlier = await asyncio.gather(*(meaning(self._model, text, facts) for text in texts))
+        return [repeated(last, one, (texts[0], text)) for one, text in zip(earlier, texts[1:], strict=True)]
+
+
+_SAME: Final = 0.8
+"""How alike two texts are written that ask the same."""
+
+
+def repeated(last: Meaning, earlier: Meaning, texts: tuple[str, str]) -> float | None:
+    """How close the meanings of two texts are, or, where the words are too little known, how alike they are written if
+    that is enough to call them the same; else None."""
+    if last.known and earlier.known:
+        return max(0.0, float(last.vector @ earlier.vector))
+    written = alike(*texts)
+    return written if written >= _SAME else None
 
 
 def closeness(vector: F32, examples: F32, mean: bool) -> float:

@@ -23,6 +23,7 @@ _STOPS: Final = np.zeros(1 << 16, np.bool_)
 _STOPS[[ord(c) for c in ".?!。？！"]] = True
 _FEED: Final = 10
 _MANY: Final = 4000
+_ASCII: Final = 128
 _FEW: Final = 10
 """Words below which a text says too little to tell whether its language is known."""
 
@@ -91,6 +92,17 @@ def known(text: Features) -> float:
         return 1.0
     found = int(np.count_nonzero(text.words)) - int(np.count_nonzero(text.words.take(text.found.signs)))
     return min(1.0, found / count)
+
+
+def meant(text: Features, vectors: NDArray[np.bool_]) -> float:
+    """The share of a text's words (no signs, no numbers) whose meaning the embedding knows; 1 of a text without words.
+    `vectors` [embedded] says which rows have a vector. A single letter of another alphabet is no word of its own."""
+    found = text.found
+    known: NDArray[np.bool_] = vectors.take(text.words)
+    known &= (found.lengths > 1) | (found.codes.take(found.starts) < _ASCII)
+    known[found.signs] = False
+    count = len(found) - len(found.signs) - found.digits
+    return min(1.0, int(known.sum()) / count) if count > 0 else 1.0
 
 
 def windows(count: int) -> NDArray[np.int32]:

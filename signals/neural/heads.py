@@ -48,7 +48,8 @@ class Verdict:
     domain, feedback, modality: label to probability. difficulty, reasoning, fact_check: probability. direct:
     probability that the text as a whole, or one of its windows, attacks the model; planted: that one of its sentences
     is an instruction hidden in a document. windows, segments: how many parts were looked at. known: the share of the
-    words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1.
+    words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1; meant: the share of
+    the words that it is made of.
     """
 
     domain: dict[str, float]
@@ -62,7 +63,12 @@ class Verdict:
     windows: int
     segments: int
     known: float
+    meant: float
     embedding: NDArray[np.float32]
+
+
+_ROWS: Final = 1024
+"""Words that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,26 @@ class Heads:
         if missing := {*_OUTPUTS} - outputs:
             raise ModelError(f"{model}: has no output {', '.join(sorted(missing))}")
         log.info("the shipped model: sha256 %s", self.digest)
+        self._vectors = self._embedded()
         self.width = int(self.run([self.prepare("warm up")])[0].embedding.shape[0])
         trim()
+
+    def _embedded(self) -> NDArray[np.bool_]:
+        """Which rows of the lexicon have a vector: the others are known as words only."""
+        found = np.zeros(self.lexicon.embedded, np.bool_)
+        for start in range(0, len(found), _ROWS):
+            words = np.arange(start, min(start + _ROWS, len(found)), dtype=np.int32)[:, None]
+            given = {
+                "rows": np.zeros(words.shape, np.int64),
+                "scale": np.zeros(words.shape, np.float32),
+                "words": words,
+                "style": np.zeros((len(words), read.STYLE), np.float32),
+                "flat": np.zeros((4, 1), np.int32),
+                "spans": np.array([[0, 1]], np.int32),
+            }
+            vectors: NDArray[np.float32] = self._session.run(["embedding"], given)[0]
+            found[start : start + _ROWS] = np.abs(vectors).max(1) > 0
+        return found
 
     def prepare(self, text: str) -> Prepared:
         """The features of `text` (disguises undone) and the parts of it to look at."""
@@ -164,6 +188,7 @@ class Heads:
                     windows=max(1, text.windows),
                     segments=at - first,
                     known=read.known(text.features),
+                    meant=read.meant(text.features, self._vectors),
                     embedding=embedding,
                 )
             )

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 import orjson
 
+from signals.text import context, secrets
+
 Kind = Literal["email", "phone", "iban", "card", "ssn", "nin", "passport", "ip", "mac", "crypto", "secret"]
 
 
@@ -25,6 +27,9 @@ class Detector(NamedTuple):
     a state for every way in which several of them can overlap (measured on random digits: 1 ms per kilobyte, and 10 µs
     with the hint).
 
+    `fits` takes a candidate and what stands before and after it (signals/text/context.py) and says whether it is worth
+    an alarm: an order's number, a version and the sample keys of manuals are not. What is masked does not ask it.
+
     Where `pattern` has a group, that is the candidate. Patterns and checks see the view of a text
     (signals/text/view.py), so that a space may be any space of Unicode's and a hyphen any dash.
     """
@@ -34,6 +39,7 @@ class Detector(NamedTuple):
     check: Callable[[str], str | None]
     rescan: bool = False
     hint: str | None = None
+    fits: Callable[[str, str, str], bool] | None = None
 
 
 def _plain(candidate: str) -> str:
@@ -343,25 +349,6 @@ def _jwt(candidate: str) -> str | None:
     return candidate if isinstance(header, dict) and "alg" in header else None
 
 
-_SECRETS = "|".join(
-    (
-        r"(?:AKIA|ASIA)[A-Z2-7]{16}",  # AWS access key
-        r"gh[pousr]_[A-Za-z0-9]{36,251}",  # GitHub tokens
-        r"github_pat_[A-Za-z0-9_]{40,251}",
-        r"glpat-[A-Za-z0-9_-]{20,}",  # GitLab
-        r"sk-(?:ant-|proj-|svcacct-|admin-|or-v1-)?[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic, OpenRouter
-        r"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}",  # Slack
-        r"AIza[A-Za-z0-9_-]{35}",  # Google
-        r"(?:sk|rk|whsec)_(?:live_|test_)?[A-Za-z0-9]{24,}",  # Stripe
-        r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
-        r"npm_[A-Za-z0-9]{36}",
-        r"pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,}",
-        r"dop_v1_[a-f0-9]{64}",  # DigitalOcean
-        r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",  # SendGrid
-    )
-)
-
-
 def _edged(pattern: str) -> str:
     return rf"\b(?:{pattern})\b"
 
@@ -375,13 +362,19 @@ def _email(candidate: str) -> str | None:
     return None if _NOBODY.fullmatch(value.partition("@")[0]) else value
 
 
+def _no_sample(candidate: str, _before: str, _after: str) -> bool:
+    return not secrets.sample(candidate)
+
+
 _GAP = r"[\s._-]"
 """What may stand between the digits of a number that has a checksum."""
 _LONG_NUMBER = rf"\d(?:{_GAP}?\d){{7}}"
 
 DETECTORS: tuple[Detector, ...] = (
-    Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", _email),
-    Detector("card", r"(?:\b|_)\d(?:[ ._-]?\d){11,22}(?:\b|_)", _card, rescan=True, hint=_LONG_NUMBER),
+    Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", _email, fits=context.email),
+    Detector(
+        "card", r"(?:\b|_)\d(?:[ ._-]?\d){11,22}(?:\b|_)", _card, rescan=True, hint=_LONG_NUMBER, fits=context.card
+    ),
     Detector(
         "card",
         rf"(?:\A|[^\s\d])\s*(\d(?:{_GAP}{{0,3}}\d){{11,18}})\s*(?:[^\s\d]|\z)",
@@ -395,7 +388,7 @@ DETECTORS: tuple[Detector, ...] = (
         rescan=True,
         hint=rf"(?i)\b[a-z]{{2}}\d{{2}}(?:{_GAP}{{0,2}}[a-z0-9]){{4}}",
     ),
-    Detector("ssn", r"\b(?:\d{3}-\d{2}-\d{4}|\d{3} \d{2} \d{4})\b", _ssn),
+    Detector("ssn", r"\b(?:\d{3}-\d{2}-\d{4}|\d{3} \d{2} \d{4})\b", _ssn, fits=context.social),
     Detector("nin", r"(?i)\b[a-z]{2} ?\d{2} ?\d{2} ?\d{2} ?[a-d]\b", _nino),
     Detector("nin", rf"\b\d{{3}}{_GAP}\d{{3}}{_GAP}\d{{4}}\b", _nhs, hint=_LONG_NUMBER),
     Detector("nin", r"(?i)\b(?:\d{8}|[xyz]-?\d{7})-?[a-z]\b", _nif),
@@ -414,14 +407,31 @@ DETECTORS: tuple[Detector, ...] = (
         "nin", r"(?i)\b[1-8]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dx]\b", _resident_id
     ),
     Detector("passport", r"\b[A-Z0-9<]{9}\d[A-Z<]{3}\d{6}\d[MFX<]\d{6}\d[A-Z0-9<]{14}[\d<]\d", _mrz),
-    Detector("ip", r"\b\d{1,3}(?:\.\d{1,3}){3,}\b", _ip),
-    Detector("ip", r"(?i)(?:^|[^\w:.])(?:(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,7}:)", _ip6),
-    Detector("mac", r"(?i)\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:[0-9a-f]{2}-){5}[0-9a-f]{2}\b", str.lower),
+    Detector("ip", r"\b\d{1,3}(?:\.\d{1,3}){3,}\b", _ip, fits=context.address),
+    Detector(
+        "ip",
+        r"(?i)(?:^|[^\w:.])(?:(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,7}:)",
+        _ip6,
+        fits=context.address,
+    ),
+    Detector(
+        "mac",
+        r"(?i)\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:[0-9a-f]{2}-){5}[0-9a-f]{2}\b",
+        str.lower,
+        fits=context.hardware,
+    ),
     Detector("crypto", r"\b[13DLMT][1-9A-HJ-NP-Za-km-z]{25,34}\b", _base58),
     Detector("crypto", r"(?i)\b(?:bc|tb|ltc)1[02-9ac-hj-np-z]{11,87}\b", _bech32),
     Detector("crypto", r"\b0x[0-9a-fA-F]{40}\b", str.lower),
-    Detector("secret", _edged(_SECRETS), _found),
-    Detector("secret", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}", _jwt),
+    Detector("secret", _edged(secrets.FORMS), _found, fits=_no_sample),
+    Detector("secret", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}", _jwt, fits=_no_sample),
     Detector("secret", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", _found),
+    Detector("secret", secrets.LINK, secrets.password),
+    Detector("secret", secrets.ASSIGNED, secrets.assigned),
+    Detector("secret", secrets.OPTION, secrets.assigned),
+    Detector("secret", secrets.BEARER, secrets.token),
+    Detector("secret", secrets.BASIC, secrets.basic),
+    Detector("secret", secrets.CURL, secrets.password),
+    Detector("secret", secrets.SIGNED, _found),
 )
 """All but phone numbers, whose check needs a library of its own and the caller's country."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Final
 from zlib import adler32
 
 import numpy as np
@@ -15,7 +16,8 @@ from signals.facts import Facts
 from signals.request import Request
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "tokens.json"
-"""o200k tokens that each byte value stands for, fitted by signals/train/tokens.py."""
+"""By encoding: the tokens that each byte value and each pair of classes stand for, fitted by signals/train/tokens.py
+(the card beside it tells how well)."""
 
 PER_MESSAGE = 4
 """Tokens that a chat template puts around one message."""
@@ -28,40 +30,84 @@ PER_AUDIO = 600
 PER_PAGE = 2250
 """Tokens of a page of a PDF: the middle of the 1,500 to 3,000 that Anthropic's documentation of PDF support names."""
 
+CLASSES: Final = tuple(
+    map(
+        bytes,
+        (
+            range(ord("a"), ord("z") + 1),
+            range(ord("A"), ord("Z") + 1),
+            range(ord("0"), ord("9") + 1),
+            b" ",
+            b"\r\n",
+            b"\t",
+            b"\"'{}[]():,",
+            b"_",
+            range(0x80, 0xC0),  # a character goes on
+            range(0xC0, 0xC4),  # a Latin letter with a mark
+            range(0xC4, 0xE0),  # of another alphabet
+            b"\xe0",  # of India, Thai, Lao
+            b"\xe1\xe2",
+            range(0xE3, 0xF0),  # Chinese, Japanese, Korean
+            range(0xF0, 0x100),  # emoji, mostly
+        ),
+    )
+)
+"""Kinds of bytes; all others are the sixteenth. What words cannot cross is told from what they are made of."""
+_CLASS: Final = bytes(
+    next((number for number, members in enumerate(CLASSES) if byte in members), len(CLASSES)) for byte in range(256)
+)
+
 
 class ByteWeights:
-    """Estimates o200k tokens as a sum over the bytes of UTF-8 text, one table look-up a byte (1 µs a kilobyte).
+    """Estimates tokens as a sum over the bytes of UTF-8 text and over its pairs of neighbours (10 µs a kilobyte).
 
-    The weights are rounded to 128 levels, so that `bytes.translate` looks them up and a checksum adds them: the low
-    half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521, which 512 of them cannot reach.
-    `python -m signals.train.tokens` prints how far off the estimate is, language by language.
+    A byte's own weight says how words of a language are cut; the weight of a pair of `CLASSES` says what begins or goes
+    on: a run of spaces is one token, three digits are one, and every change of case in base64 begins another.
+
+    The weights are rounded to 128 levels each, so that `bytes.translate` looks them up, a byte holds the sum of both
+    and a checksum adds those: the low half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521, which 256
+    of them cannot reach.
+    `python -m signals.train.tokens` prints how far off the estimate is, text by kind and language by language.
     """
 
-    def __init__(self, path: Path = WEIGHTS) -> None:
-        weights = np.array(json.loads(path.read_bytes()))
-        self._least = float(weights.min())
-        self._step = max(float(weights.max()) - self._least, 1e-9) / 127
-        self._levels = np.rint((weights - self._least) / self._step).astype(np.uint8).tobytes()
+    def __init__(self, path: Path = WEIGHTS, encoding: str = "o200k") -> None:
+        found = json.loads(path.read_bytes())[encoding]
+        of_bytes, of_pairs = np.array(found["bytes"]), np.array(found["pairs"])
+        self._step = max(float(np.ptp(of_bytes)), float(np.ptp(of_pairs)), 1e-9) / 127
+        self._bytes, self._pairs = (
+            np.rint((weights - weights.min()) / self._step).astype(np.uint8).tobytes()
+            for weights in (of_bytes, of_pairs)
+        )
+        self._least = float(of_bytes.min() + of_pairs.min())
+        self._first = -float(of_pairs.min()) - self._step * self._pairs[0]
+        """What the first byte, which is in no pair, is given too much."""
 
     def count(self, text: str) -> int:
         """Estimate for `text`; at least a token for every sixteen bytes, none for no text."""
         data = text.encode(errors="replace")
         size = len(data)
-        levels = data.translate(self._levels)
-        if size <= 512:
-            total = adler32(levels, 0) & 0xFFFF
-        elif size <= 8192:
+        if not size:
+            return 0
+        kinds = np.frombuffer(data.translate(_CLASS), np.uint8)
+        pairs = np.zeros(size, np.uint8)
+        np.left_shift(kinds[:-1], 4, out=pairs[1:])
+        pairs[1:] |= kinds[1:]
+        sums = np.frombuffer(data.translate(self._bytes), np.uint8)
+        sums = sums + np.frombuffer(pairs.tobytes().translate(self._pairs), np.uint8)
+        if size <= 4096:
+            levels = sums.tobytes()
             total = 0
-            for at in range(0, size, 512):
-                total += adler32(levels[at : at + 512], 0) & 0xFFFF
+            for at in range(0, size, 256):
+                total += adler32(levels[at : at + 256], 0) & 0xFFFF
         else:  # numpy adds long texts sooner
-            total = int(np.add.reduce(np.frombuffer(levels, np.uint8), dtype=np.uint64))
-        return max(round(total * self._step + size * self._least), (size + 15) // 16)
+            total = int(np.add.reduce(sums, dtype=np.uint64))
+        estimated: int = round(total * self._step + size * self._least + self._first)
+        return max(estimated, (size + 15) // 16)
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
     """Input tokens of a request by a counter of text: messages, tools, calls, token ids, images, audio, PDFs."""
-    text = request.spoken()
+    text = request.spoken().rstrip("\n")  # a message without text still has the line feed that parts it from others
     offered = request.asking.offered(request)
     if offered:
         text += orjson.dumps(offered).decode()
@@ -79,15 +125,18 @@ def tokens_of(text: str) -> int:
 
 
 class Estimate:
-    """Quick input: the estimated input tokens of a request."""
+    """Quick input: the estimated input tokens of a request, in an encoding."""
+
+    def __init__(self, encoding: str = "o200k") -> None:
+        self._encoding = encoding
 
     def compute(self, facts: Facts) -> int:
-        return whole(facts.request, _weights().count)
+        return whole(facts.request, _weights(self._encoding).count)
 
 
 @cache
-def _weights() -> ByteWeights:
-    return ByteWeights()
+def _weights(encoding: str = "o200k") -> ByteWeights:
+    return ByteWeights(encoding=encoding)
 
 
 estimate = Estimate()

@@ -79,20 +79,31 @@ class FastText:
         A label stands without the file's `__label__`; the probability is from 0 to 1 and one hundred-thousandth. A line
         of which nothing is known has none. Time is linear in the length of `line`.
         """
+        scores = self._scores(line)
+        if scores is None:
+            return []
+        best = scores.argsort()[: -most - 1 : -1]
+        return [(self.labels[at], one) for at, one in zip(best.tolist(), _sigmoid(scores[best]).tolist(), strict=True)]
+
+    def probabilities(self, line: str) -> NDArray[np.float32] | None:
+        """The same for all of `labels`, in their order; None for a line of which nothing is known."""
+        scores = self._scores(line)
+        return None if scores is None else _sigmoid(scores)
+
+    def _scores(self, line: str) -> NDArray[np.float32] | None:
+        """By label: the step of the sigmoid's table."""
         words = line.split()
         if not words:
-            return []
+            return None
         rows = self._sequences(words)
         rows = rows[rows != self._none]
         known = np.array([row for word in (*words, _END) if (row := self._words.get(word)) is not None], np.intp)
         count = len(rows) + len(known)
         if not count:
-            return []
+            return None
         total = np.add.reduce(self._vectors.take(rows, 0)) + np.add.reduce(self._vectors.take(known, 0))
-        scores = self._output @ total * np.float32(1 / count) + _MIDDLE
-        best = scores.argsort()[: -most - 1 : -1]
-        probabilities = _SIGMOID.take(scores[best].astype(np.intp), mode="clip")
-        return [(self.labels[label], one) for label, one in zip(best.tolist(), probabilities.tolist(), strict=True)]
+        scores: NDArray[np.float32] = self._output @ total * np.float32(1 / count) + _MIDDLE
+        return scores
 
     def _sequences(self, words: list[str]) -> NDArray[np.int32]:
         """The rows of all words' letter sequences, each word between `<` and `>`: FNV-1a hashes of their UTF-8."""
@@ -173,3 +184,7 @@ _SIGMOID: NDArray[np.float32] = np.array(
     [0, *(1 / (1 + np.exp(-np.arange(-_LIMIT, _LIMIT, _STEP)))), 1], np.float32
 ) + np.float32(1e-5)
 """With the hundred-thousandth that the library adds before it takes a logarithm."""
+
+
+def _sigmoid(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _SIGMOID.take(scores.astype(np.intp), mode="clip")

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import base64
 import builtins
+import hashlib
 import json
+import random
+import sys
 import zlib
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +22,16 @@ from signals.gather import read
 from signals.registry import BY_NAME
 from signals.request import Message
 from signals.signal import Cost, Shared
-from signals.text.estimate import PER_AUDIO, PER_IMAGE, PER_MESSAGE, PER_PAGE, PER_REQUEST, WEIGHTS, ByteWeights
+from signals.text.estimate import (
+    CLASSES,
+    PER_AUDIO,
+    PER_IMAGE,
+    PER_MESSAGE,
+    PER_PAGE,
+    PER_REQUEST,
+    WEIGHTS,
+    ByteWeights,
+)
 from tests.signals.help import build, complaint, data, matched, reading, request
 
 
@@ -136,12 +149,60 @@ def test_token_ids_are_counted_as_they_are() -> None:
             assert count(asked) == base + ids
 
 
-@pytest.mark.parametrize("size", [10, 512, 513, 5_000, 8_192, 8_193, 100_000])
+@pytest.mark.parametrize("size", [1, 10, 256, 257, 4_096, 4_097, 100_000])
 def test_the_estimate_is_the_sum_of_the_weights_whatever_the_size(size: int) -> None:
     text = ("Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 2_000)[:size]
-    weights = json.loads(WEIGHTS.read_bytes())
-    exact = sum(weights[byte] for byte in text.encode())
+    weights = json.loads(WEIGHTS.read_bytes())["o200k"]
+    data = text.encode()
+    kinds = [next((at for at, some in enumerate(CLASSES) if byte in some), len(CLASSES)) for byte in data]
+    pairs = sum(weights["pairs"][16 * first + second] for first, second in pairwise(kinds))
+    exact = sum(weights["bytes"][byte] for byte in data) + pairs
     assert ByteWeights().count(text) == pytest.approx(exact, rel=0.01, abs=1)
+
+
+def kinds_of_text() -> dict[str, str]:
+    """Text that is no prose, of kinds that requests hold, made otherwise than what the estimate learned from."""
+    chance = random.Random(11)
+    names = ("Ann", "Bob", "Chloé", "Dmitri")
+    faces = (*"😂🔥🙏😭🥲🫠🎊🏆🦄🍕🚲🛠", "❤️", "👍🏽", "🇫🇷", "👩‍💻", "⚠️", "1️⃣")
+    rows = [
+        {"id": number, "user": chance.choice(names), "ok": True, "ratio": chance.random(), "tags": ["a", None]}
+        for number in range(7_000, 7_040)
+    ]
+    code = [
+        *("return self._cache[key]", "for item in items:", 'raise ValueError(f"{name}: no such table")', "pass"),
+        *("total += weight * 2.5", "# the last one wins", "self._rows = np.zeros((count, width), np.float32)", "else:"),
+        *("if not rows or rows[0].id != wanted_id:", "found.append((start, end, kind))", "except KeyError as error:"),
+    ]
+    hindi = (
+        "नमस्ते, मुझे अपने ऑर्डर के बारे में जानकारी चाहिए। क्या आप बता सकते हैं कि यह कब तक पहुँचेगा? "
+        "प्रकाश संश्लेषण की प्रक्रिया में पौधे सूर्य की ऊर्जा से कार्बन डाइऑक्साइड और जल को ग्लूकोज में बदलते हैं। "
+        "दाल में तड़का लगाने के लिए पहले घी गरम करें, फिर जीरा, लहसुन और सूखी मिर्च डालें। "
+        "इस फ़ंक्शन में त्रुटि क्यों आ रही है, जबकि सूची खाली नहीं है? कृपया चरणबद्ध ढंग से समझाइए। "
+    )
+    return {
+        "emoji": "".join(chance.choice(faces) for _ in range(200)),
+        "chat with emoji": " ".join(f"see you at the station {chance.choice(faces)} cannot wait!" for _ in range(20)),
+        "base64": base64.b64encode(chance.randbytes(3_000)).decode(),
+        "lines of base64": base64.encodebytes(chance.randbytes(3_000)).decode(),
+        "hashes": "\n".join(f"{chance.randbytes(32).hex()}  file-{number}.bin" for number in range(40)),
+        "CSV of numbers": "\n".join(",".join(f"{chance.gauss(0, 50):.3f}" for _ in range(10)) for _ in range(60)),
+        "CSV of integers": "\n".join(",".join(str(chance.randrange(10**5)) for _ in range(10)) for _ in range(60)),
+        "deep indentation": "\n".join(" " * 4 * chance.randint(5, 10) + chance.choice(code) for _ in range(120)),
+        "tabs": "\n".join("\t" * chance.randint(2, 7) + chance.choice(code) for _ in range(120)),
+        "compact JSON": json.dumps(rows, separators=(",", ":")),
+        "indented JSON": json.dumps(rows, indent=2),
+        "Hindi": hindi * 10,
+    }
+
+
+@pytest.mark.parametrize("encoding", ["o200k", "cl100k"])
+@pytest.mark.parametrize("kind", kinds_of_text())
+def test_the_estimate_is_near_on_what_is_no_prose(kind: str, encoding: str) -> None:
+    bpe_openai = pytest.importorskip("bpe_openai", reason="the optional package bpe-openai is not installed")
+    text = kinds_of_text()[kind]
+    true = len(bpe_openai.get_encoding(f"{encoding}_base").encode_ordinary(text))
+    assert ByteWeights(encoding=encoding).count(text) == pytest.approx(true, rel=0.15)
 
 
 def test_a_request_below_all_bounds_settles_every_signal_at_once() -> None:
@@ -194,6 +255,24 @@ def test_a_missing_package_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -
     cls = BY_NAME["tokens"]
     with pytest.raises(ValueError, match="pip install bpe-openai"):
         cls("it", cls.Parameters.model_validate({"at_least": 1, "encoding": "o200k"}), Shared())
+
+
+def test_an_encoding_is_estimated_by_its_table_where_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bpe_openai", None)  # not installed
+    text = "क्या आप बता सकते हैं कि यह कब तक पहुँचेगा? " * 20
+    default, unnamed, newer, older = (
+        build("tokens", at_least=0, **params)
+        for params in ({}, {"estimate": True}, *({"encoding": name, "estimate": True} for name in ("o200k", "cl100k")))
+    )
+    count = reading(default, text).score or 0
+    assert count == reading(unnamed, text).score == reading(newer, text).score
+    # cl100k has hardly a word of Hindi, o200k has many.
+    assert (reading(older, text).score or 0) > 2 * count
+    assert older.cost == default.cost == Cost.INSTANT
+
+
+def test_the_weights_are_those_of_their_card() -> None:
+    assert hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() in WEIGHTS.with_suffix(".md").read_text()
 
 
 def test_wrong_parameters_are_explained() -> None:

@@ -73,3 +73,11 @@ def names(where: Path) -> Path:
     for word, label in (("ann", 1), ("lee", 2), ("paris", 3)):
         table[WORDS.index(word)] = 10 * np.eye(4)[label]
     return folder(where, table, False, labels, max_position_embeddings=10)
+
+
+def occasions(where: Path) -> Path:
+    """Organisations, which `lee` is here, and dates, which `paris` is."""
+    table = np.zeros((len(WORDS), 3), np.float32)
+    table[:, 0] = 5
+    table[WORDS.index("lee")], table[WORDS.index("paris")] = 10 * np.eye(3)[1:]
+    return folder(where, table, False, ["O", "B-ORG", "B-DATE"], max_position_embeddings=10)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import pytest
 from signals.facts import Facts
 from signals.gather import fetch, read
 from signals.neural.heads import ModelError
+from signals.neural.service import Inference
+from signals.neural.shipped import heads
 from signals.reading import Reading
 from signals.request import Message, Request
 from signals.services import Services
 from signals.signal import Cost, Shared, Signal
+from signals.train.reask import distinct, rates
 from tests.patience import PATIENCE
-from tests.signals.help import build, complaint, request
+from tests.signals.help import build, complaint, data, request
 from tests.signals.neural import models
 
 
@@ -160,8 +164,53 @@ async def test_pii_finds_names_and_places_with_a_mounted_model(tmp_path: Path) -
         assert signal.cost == Cost.NEURAL
     finally:
         shared.close()
-    assert "need a model" in complaint("pii", types=["name"])
+    for kind in ("name", "place", "organisation", "date"):
+        assert "need a model" in complaint("pii", types=[kind])
     assert "a model needs" in complaint("pii", types=["email"], model="ner")
+
+
+async def test_words_without_meaning_make_closeness_unknown(shared: Shared) -> None:
+    """Sentences in words that the embedding does not know were all alike to it."""
+    first, second = "เมืองหลวงของฝรั่งเศสคืออะไร", "วันนี้อากาศเป็นอย่างไรบ้าง"
+    for kind, params in (
+        ("similar", {"to": ["reset my password"], "at_least": 0.6}),
+        ("contrast", {"toward": ["prove the theorem"], "away": ["hello"]}),
+    ):
+        found = await take(build(kind, shared, **params), first)
+        assert (found.matched, found.error) == (None, "too_little_known")
+    signal = build("reask", shared)
+    found = await take(signal, turns(first, second))
+    assert (found.matched, found.error) == (None, "too_little_known")
+    # The same letters are the same question in any language.
+    found = await take(signal, turns(first, first + "?"))
+    assert found.matched is True
+    assert (found.score or 0) >= 0.9
+
+
+def test_unrelated_questions_are_not_asked_again() -> None:
+    """At most 3 % of the pairs of sentences in any of 75 languages; most repetitions with a slip are found."""
+    languages = defaultdict(list)
+    for row in data("language/sentences"):
+        languages[row["language"]].append(row["text"])
+    model = heads(Inference())
+    made = {language: rates(distinct(texts, 25), model) for language, texts in languages.items()}
+    assert max(matched for matched, _, _ in made.values()) <= 0.03, made
+    assert min(found for _, _, found in made.values()) >= 0.7, made
+
+
+async def test_pii_finds_organisations_and_dates_with_a_mounted_model(tmp_path: Path) -> None:
+    models.occasions(tmp_path / "ner")
+    shared = Shared({"folder": str(tmp_path), "device": "cpu"})
+    try:
+        signal = build("pii", shared, types=["organisation", "date"], model="ner", allow=["Lee"])
+        other = build("pii", shared, "other", types=["name"], model="ner")
+        shared.freeze()
+        found = await take(signal, "ann likes lee . paris")
+        assert (found.label, found.evidence) == ("date", ("date=1",))
+        assert (await take(signal, "lee likes ann")).matched is False
+        assert (await take(other, "lee likes paris")).matched is False
+    finally:
+        shared.close()
 
 
 def test_parameters_are_checked() -> None:
