@@ -31,6 +31,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         {
             "folder": policy.folder,
             "device": settings.device,
+            "readers": settings.readers,
             "max_input_tokens": settings.max_input_tokens,
             "threads": settings.inference.threads,
             "limits": Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),

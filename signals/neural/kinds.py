@@ -10,6 +10,7 @@ from pydantic import Field
 from signals.bounds import Bounds
 from signals.facts import Facts
 from signals.neural.heads import Verdict
+from signals.neural.reader import Second
 from signals.neural.service import DEFAULT_LIMITS
 from signals.neural.shipped import DEFAULT_CAP, Shipped, Verdicts
 from signals.reading import Reading, unknown
@@ -24,6 +25,15 @@ def shipped(shared: Shared) -> Shipped:
     """The shipped model of an engine."""
     cap = int(shared.settings.get("max_input_tokens", DEFAULT_CAP))
     return shared.use(Shipped, cap, shared.settings.get("limits", DEFAULT_LIMITS))
+
+
+def second(shared: Shared) -> Second | None:
+    """The second reader of an engine, None where `settings.readers` is `fast`."""
+    settings = shared.settings
+    if settings.get("readers", "fast") == "fast":
+        return None
+    limits = settings.get("limits", DEFAULT_LIMITS)
+    return shared.use(Second, settings.get("device", "auto"), int(settings.get("threads", 1)), limits)
 
 
 class ProbabilityParams(Bounds, TextParams):
