@@ -36,9 +36,9 @@ def model() -> Heads:
     return Heads()
 
 
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Signal]:
-    shared = Shared({"device": "cpu"})
+@pytest.fixture(scope="module", params=["fast", "both"])
+def guard(request: pytest.FixtureRequest) -> Iterator[Signal]:
+    shared = Shared({"device": "cpu", "readers": request.param})
     yield build("jailbreak", shared)
     shared.close()
 
