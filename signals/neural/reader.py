@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from signals.facts import Facts
+from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.folder import F32, Device, load
 from signals.neural.heads import ModelError, Verdict
@@ -92,6 +93,7 @@ class Second:
         finally:
             for task in tasks:  # where one has failed, nobody wants the other
                 task.cancel()
+                task.add_done_callback(let_go)
 
     def close(self) -> None:
         self.service.close()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signals.facts import Facts
+from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
 from signals.neural.service import DEFAULT_LIMITS, Limits, Service
@@ -80,4 +81,5 @@ class Verdicts:
             asked = self._shipped.verdict(request.text(self.scope), facts.deadline, client_of(request))
             task = running[facts] = asyncio.ensure_future(asked)
             task.add_done_callback(lambda _: running.pop(facts))
+            task.add_done_callback(let_go)
         return await task

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
 import json
 import re
@@ -9,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ from signals.neural import reader
 from signals.neural.heads import DOUBT, NEAR, PART, Heads, ModelError
 from signals.neural.reader import CHUNK, READER, Band, Second
 from signals.neural.service import DEFAULT_LIMITS, Meter
-from signals.reading import Reading
+from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.signal import Shared, Signal
 from tests.signals.help import build, request
@@ -135,6 +138,42 @@ async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> 
     assert (await take(signal, doubtful)).error == "closed"
     assert (await take(signal, request("What is the capital of France?"))).matched is False
     shared.close()
+
+
+async def test_what_comes_too_late_is_unknown(both: Shared) -> None:
+    signal = build("jailbreak", both)
+    asked = [of(row) for row in rows("attacks") if row["label"] == "attack"]
+    errors = set()
+    for milliseconds in range(12):
+        late = [Facts(one, time.monotonic() + milliseconds / 1000) for one in asked]
+        await asyncio.gather(*(fetch([signal], facts) for facts in late))
+        errors |= {read(signal, facts).error for facts in late}
+    assert "deadline" in errors
+    assert errors <= {"deadline", None}
+
+
+async def test_what_an_input_raises_after_the_deadline_is_forgotten_quietly() -> None:
+    class Late:
+        async def fetch(self, facts: Facts) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                raise Unavailable("overloaded")  # as a reader may that is told to stop and has failed already
+
+    class Needy:
+        name = "late"
+        slow = (Late(),)
+
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    facts = Facts(request("Hello"), time.monotonic() + 0.01)
+    await fetch([Needy()], facts)
+    with pytest.raises(Unavailable, match="deadline"):
+        facts.got(Needy.slow[0])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
 
 
 def test_a_damaged_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
