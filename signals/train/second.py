@@ -82,7 +82,9 @@ def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.Sample]:
         packages[sample.source].append(sample)
     for name, some in packages.items():
         yield from chance.sample(some, min(len(some), 60 if "sessions" in name else 200))
+    yield from chance.sample(list(traffic.repeated(data)), 40)
     yield from traffic.by_hand(tests)
+    yield from chance.sample(list(traffic.planted(data, 3)), 250)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from decisions.explain import reading_text
 from signals.facts import Facts
 from signals.gather import fetch, read
 from signals.kinds.jailbreak import DEFAULT
@@ -138,6 +139,15 @@ async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> 
     assert (await take(signal, doubtful)).error == "closed"
     assert (await take(signal, request("What is the capital of France?"))).matched is False
     shared.close()
+
+
+async def test_explain_tells_who_decided(both: Shared) -> None:
+    signal, told = build("jailbreak", both), []
+    for row in rows("attacks"):
+        reading = await take(signal, of(row))
+        told.append(reading_text(reading, None))
+        assert told[-1].endswith(reading.evidence[1])
+    assert {text.rpartition(", ")[2] for text in told} == {"readers=fast", "readers=both"}
 
 
 async def test_what_comes_too_late_is_unknown(both: Shared) -> None:
