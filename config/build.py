@@ -37,6 +37,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         Services(
             folder=policy.folder,
             device=settings.device,
+            readers=settings.readers,
             threads=settings.inference.threads,
             max_input_tokens=settings.max_input_tokens,
             limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),

@@ -503,6 +503,11 @@ class SettingsSpec(Spec):
     )
     fail_open: bool = Field(False, description="Whether Envoy lets requests pass when the router is down.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
+    readers: Literal["fast", "both"] = Field(
+        "fast",
+        description="Who reads for `jailbreak`: the fast heads alone, or also a small multilingual encoder, which is "
+        "asked where they are not sure.",
+    )
     inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
     store: StoreSpec | None = Field(
         None, description="Where the state of budgets and sessions is kept; left out, in each process."

@@ -125,6 +125,7 @@ def reading_text(reading: Reading, microseconds: float | None) -> str:
         parts.append(f"score {reading.score:.3g}")
     if reading.label is not None:
         parts.append(f"label {reading.label}")
+    parts += (hint for hint in reading.evidence if "=" in hint)  # what a detector looked at, and who decided
     if reading.error is not None:
         parts.append(f"error {reading.error}")
     if microseconds is not None:

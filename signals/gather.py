@@ -78,11 +78,18 @@ async def fetch(signals: Iterable[Needy], facts: Facts) -> None:
     finally:
         for task in tasks:
             task.cancel()
+            task.add_done_callback(let_go)
     if facts.timings is not None:
         spent = (time.perf_counter_ns() - started) / 1000
         for names in wanted.values():
             for name in names:
                 facts.timings[name] = spent
+
+
+def let_go(task: asyncio.Future[Any]) -> None:
+    """Take note of what a task that nobody waits for any more has raised; else asyncio logs it as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _outcome(task: asyncio.Future[Any]) -> Any:

@@ -12,6 +12,7 @@ from signals.state.session import USUAL, Sessions
 from signals.state.store import Memory, Store
 
 Device = Literal["auto", "cuda", "cpu"]
+Readers = Literal["fast", "both"]
 USUAL_CAP: Final = 32768
 
 
@@ -19,15 +20,16 @@ USUAL_CAP: Final = 32768
 class Services:
     """Everything has a default, with which a signal works by itself: state in memory, models on this machine.
 
-    `folder` is that of the policy file, to which paths in it are relative. `device` and `threads` (of one run) are for
-    models that an operator mounts. A text of more than `max_input_tokens` tokens is not read by any model. `limits`
-    bound what waits for a model. `inference` has the models that are loaded, `loads` the gauges of the policy's
-    models, `store` what replicas share; these three outlive the engine. `sessions` tells which conversation a request
-    belongs to.
+    `folder` is that of the policy file, to which paths in it are relative. `readers` says who reads for `jailbreak`.
+    `device` and `threads` (of one run) are for models that an operator mounts. A text of more than `max_input_tokens`
+    tokens is not read by any model. `limits` bound what waits for a model. `inference` has the models that are loaded,
+    `loads` the gauges of the policy's models, `store` what replicas share; these three outlive the engine. `sessions`
+    tells which conversation a request belongs to.
     """
 
     folder: Path = Path()
     device: Device = "auto"
+    readers: Readers = "fast"
     threads: int = 1
     max_input_tokens: int = USUAL_CAP
     limits: Limits = DEFAULT_LIMITS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from signals.facts import Facts
-from signals.neural.heads import Verdict
-from signals.neural.kinds import LEAST_KNOWN, shipped
+from signals.neural.kinds import LEAST_KNOWN, second, shipped
+from signals.neural.reader import Opinion, Opinions
 from signals.neural.shipped import Verdicts
 from signals.reading import Reading, unknown
 from signals.request import Scope
@@ -57,28 +57,33 @@ class Jailbreak(Signal):
     def __init__(self, name: str, params: JailbreakParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         self._least = params.at_least
-        model = shipped(shared)
-        self._verdicts = tuple((scope, shared.use(Verdicts, model, scope)) for scope in dict.fromkeys(params.in_))
-        self.slow = tuple(verdict for _, verdict in self._verdicts)
+        model, other = shipped(shared), second(shared)
+        self._sources = tuple(
+            (scope, shared.use(Opinions, shared.use(Verdicts, model, scope), other))
+            for scope in dict.fromkeys(params.in_)
+        )
+        self.slow = tuple(opinions for _, opinions in self._sources)
 
     def read(self, facts: Facts) -> Reading:
-        score, label, windows, strange = 0.0, None, 0, False
-        for scope, source in self._verdicts:
-            verdict = facts.got(source)
+        score, label, windows, strange, asked = 0.0, None, 0, False, False
+        for scope, source in self._sources:
+            opinion = facts.got(source)
             if not facts.request.text(scope):
                 continue
+            verdict = opinion.verdict
             windows += verdict.windows + verdict.segments
-            strange = strange or verdict.known < LEAST_KNOWN
-            for found, name in ((verdict.direct, "direct"), (_planted(verdict, scope), "planted")):
+            strange, asked = strange or verdict.known < LEAST_KNOWN, asked or opinion.asked
+            for found, name in ((opinion.direct, "direct"), (_planted(opinion, scope), "planted")):
                 if found > score:
                     score, label = found, name
         if strange and score < self._least:
             return unknown("too_little_known")
-        return Reading(score >= self._least, score, label, evidence=(f"windows={windows}",))
+        evidence = (f"windows={windows}", f"readers={'both' if asked else 'fast'}")
+        return Reading(score >= self._least, score, label, evidence=evidence)
 
 
-def _planted(verdict: Verdict, scope: Scope) -> float:
+def _planted(opinion: Opinion, scope: Scope) -> float:
     """The probability of a planted instruction: in full in what tools return, as a hint in what the user wrote."""
     if scope == "tools":
-        return verdict.planted
-    return PASTED * verdict.planted if verdict.segments >= DOCUMENT else 0.0
+        return opinion.planted
+    return PASTED * opinion.planted if opinion.verdict.segments >= DOCUMENT else 0.0

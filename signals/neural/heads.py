@@ -27,6 +27,19 @@ _OUTPUTS: Final = ("chances", "domain", "feedback", "modality", "embedding", "pa
 """What the graph gives: `chances` [b, 4] are those of difficulty, reasoning, jailbreak and fact_check."""
 
 
+DOUBT: Final = 0.2
+"""The probability below which no second reader is given the text."""
+PART: Final = 1000
+"""Characters of a text's beginning, and of its end, that a second reader is given."""
+NEAR: Final = 2
+"""Sentences before an order, and after it, that are given with it, SIDE characters of their beginnings and ends."""
+SIDE: Final = 120
+
+
+def _cut(text: str, most: int = PART) -> str:
+    return text if len(text) <= 2 * most else f"{text[:most]}\n{text[-most:]}"
+
+
 def digest(*files: Path) -> str:
     """SHA-256 over the contents of `files`, in hex."""
     found = hashlib.sha256()
@@ -49,7 +62,9 @@ class Verdict:
     probability that the text as a whole, or one of its windows, attacks the model; planted: that one of its sentences
     is an instruction hidden in a document. windows, segments: how many parts were looked at. known: the share of the
     words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1; meant: the share of
-    the words that it is made of.
+    the words that it is made of. suspect: the text, or of a long one the window, that is the likeliest attack,
+    disguises undone; order: the likeliest instruction with its neighbours. Both are what a second reader is given: ""
+    where the score is below DOUBT, else PART characters from the beginning and from the end of what is longer.
     """
 
     domain: dict[str, float]
@@ -65,6 +80,8 @@ class Verdict:
     known: float
     meant: float
     embedding: NDArray[np.float32]
+    suspect: str = ""
+    order: str = ""
 
 
 _ROWS: Final = 1024
@@ -73,13 +90,33 @@ _ROWS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One text made ready for the graph: its features, and the spans of its windows (first) and segments in `flat`:
-    the text's entries in order, and after them those of each window, every one once."""
+    """One text made ready for the graph: itself without disguises, its features, and the spans of its windows (first)
+    and segments in `flat`: the text's entries in order, and after them those of each window, every one once."""
 
+    text: str
     features: Features
     flat: NDArray[np.int32]
     spans: NDArray[np.int32]
     windows: int
+
+    def suspect(self, parts: NDArray[np.floating[Any]]) -> str:
+        """The whole text, or the window whose logit is the largest of `parts`."""
+        if not self.windows:
+            return _cut(self.text)
+        return self._said(*read.windows(len(self.features.found))[int(parts.argmax())].tolist())
+
+    def order(self, parts: NDArray[np.floating[Any]]) -> str:
+        """The segment whose logit is the largest of `parts`, and the NEAR before and after it."""
+        at, segments = int(parts.argmax()), self.spans[self.windows :].tolist()
+        before, after = segments[max(0, at - NEAR) : at], segments[at + 1 : at + 1 + NEAR]
+        said = [self._said(first, last, SIDE) for first, last in (*before, *after)]
+        said.insert(len(before), self._said(*segments[at]))
+        return "\n".join(said)
+
+    def _said(self, first: int, last: int, most: int = PART) -> str:
+        """The words `first` to `last` (excluded)."""
+        found = self.features.found
+        return _cut(self.text[int(found.starts[first]) : int(found.starts[last - 1] + found.lengths[last - 1])], most)
 
 
 class Heads:
@@ -132,15 +169,16 @@ class Heads:
 
     def prepare(self, text: str) -> Prepared:
         """The features of `text` (disguises undone) and the parts of it to look at."""
-        found = read.features(normalise(text, self.lexicon), self.lexicon)
+        plain = normalise(text, self.lexicon)
+        found = read.features(plain, self.lexicon)
         segments = read.segments(found.found)
         if len(found.found) <= read.WINDOW:
-            return Prepared(found, found.flat, segments, 0)
+            return Prepared(plain, found, found.flat, segments, 0)
         count = len(read.windows(len(found.found)))
         flat = np.concatenate((found.flat, read.distinct(found.flat, count)), 1)
         starts = np.arange(len(found.found), flat.shape[1], read.WINDOW, dtype=np.int32)
         windows = np.stack((starts, starts + read.WINDOW), 1)
-        return Prepared(found, flat, np.concatenate((windows, segments)), count)
+        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count)
 
     def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """What the graph gives for `texts` (`_OUTPUTS`), in one run."""
@@ -190,6 +228,8 @@ class Heads:
                     known=read.known(text.features),
                     meant=read.meant(text.features, self._vectors),
                     embedding=embedding,
+                    suspect=text.suspect(parts[first - text.windows : first, 0]) if direct >= DOUBT else "",
+                    order=text.order(parts[first:at, 1]) if planted >= DOUBT else "",
                 )
             )
         return verdicts

@@ -10,6 +10,7 @@ from pydantic import Field
 from signals.bounds import Bounds
 from signals.facts import Facts
 from signals.neural.heads import Verdict
+from signals.neural.reader import Second
 from signals.neural.shipped import Shipped, Verdicts
 from signals.reading import Reading, unknown
 from signals.signal import Cost, Doubt, Shared, Signal, TextParams
@@ -22,6 +23,11 @@ and languages that the model has hardly seen."""
 def shipped(shared: Shared) -> Shipped:
     """The shipped model of an engine."""
     return shared.use(Shipped, shared.services)
+
+
+def second(shared: Shared) -> Second | None:
+    """The second reader of an engine, None where `settings.readers` is `fast`."""
+    return None if shared.services.readers == "fast" else shared.use(Second, shared.services)
 
 
 class ProbabilityParams(Bounds, TextParams):

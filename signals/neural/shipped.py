@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 from numpy.typing import NDArray
 
 from signals.facts import Facts
+from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
 from signals.neural.service import Inference, Service
@@ -58,8 +61,15 @@ class Verdicts:
     """Slow input: the heads' verdict on the text of one scope; all heads of a scope share it."""
 
     def __init__(self, shipped: Shipped, scope: Scope) -> None:
-        self._shipped, self._scope = shipped, scope
+        self._shipped, self.scope = shipped, scope
+        self._running: dict[Facts, asyncio.Task[Verdict]] = {}
 
     async def fetch(self, facts: Facts) -> Verdict:
-        request = facts.request
-        return await self._shipped.verdict(request.text(self._scope), facts.deadline, client_of(request))
+        request, running = facts.request, self._running
+        task = running.get(facts)
+        if task is None:  # else what builds on the verdict has asked for it already: it is read once
+            asked = self._shipped.verdict(request.text(self.scope), facts.deadline, client_of(request))
+            task = running[facts] = asyncio.ensure_future(asked)
+            task.add_done_callback(lambda _: running.pop(facts))
+            task.add_done_callback(let_go)
+        return await task

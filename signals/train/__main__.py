@@ -1,6 +1,7 @@
 """`python -m signals.train --data DIR`: rebuilds signals/models/ from public data. About twenty minutes on one core.
 
-Three trainings: two that leave sources out, to calibrate and to measure, and the one that is shipped."""
+Three trainings: two that leave sources out, to calibrate and to measure, and the one that is shipped; and the same for
+the second reader (`python -m signals.train.second` trains that alone)."""
 
 from __future__ import annotations
 
@@ -157,21 +158,26 @@ def learn(lesson: Lesson, without: Collection[str] = ()) -> export.Weights:
     )
 
 
-def _outside(
-    lesson: Lesson, labels: dict[str, Sequence[str]], lexicon_path: Path, tests: Path
-) -> tuple[traffic.Levels, traffic.Seen]:
-    """The calibration of `jailbreak` by sources that trainings left out, and what those said of each text."""
-    # Of the left-out trainings only these two heads are looked at: the others would take most of the time.
+def lean(lesson: Lesson) -> Lesson:
+    """`lesson` with the heads that trainings with sources left out are looked at for: the others would take most of the
+    time."""
     items = [
         corpus.Item(item.text, {head: item.labels[head] for head in traffic.HEADS if head in item.labels}, item.source)
         for item in lesson.lessons.items
     ]
-    lean = replace(lesson, lessons=corpus.Corpus(items, ["word problems"], ["none"], [0]))
+    return replace(lesson, lessons=corpus.Corpus(items, ["word problems"], ["none"], [0]))
+
+
+def _outside(
+    lesson: Lesson, labels: dict[str, Sequence[str]], lexicon_path: Path, tests: Path
+) -> tuple[traffic.Levels, traffic.Seen]:
+    """The calibration of `jailbreak` by sources that trainings left out, and what those said of each text."""
+    few = lean(lesson)
     seen: traffic.Seen = []
     extra: list[traffic.Seen] = []
     for number, without in enumerate(traffic.FOLDS):
         with TemporaryDirectory() as folder:
-            export.save(learn(lean, without), labels | {"domain": ["none"]}, Path(folder) / "heads.onnx")
+            export.save(learn(few, without), labels | {"domain": ["none"]}, Path(folder) / "heads.onnx")
             model = runtime.Heads(Path(folder) / "heads.onnx", lexicon_path)
         wanted = sorted(without)
         if number:
@@ -188,14 +194,19 @@ def _outside(
     return levels, seen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m signals.train", description=__doc__)
+def options(prog: str, description: str | None) -> argparse.Namespace:
+    """The options of a training's command."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--data", type=Path, required=True, help="the folder of public data (docs/models.md)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the models and their card go")
     parser.add_argument("--cache", type=Path, help="keep the teacher's vectors here between runs")
     parser.add_argument("--tests", type=Path, default=Path("tests/data"), help="the hand-written test sets")
     parser.add_argument("--epochs", type=int, default=4)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> Lesson:
+    """The texts that all trainings learn from, read by the lexicon, which is written."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(SEED)
@@ -217,12 +228,19 @@ def main() -> None:
     own = [item.text for item in lessons.items if item.source != "mmlu talk"]  # the words of "mmlu" once more
     texts = list(dict.fromkeys(own + more))
     args.out.mkdir(parents=True, exist_ok=True)
-    lexicon_path, model_path = args.out / "lexicon.npz", args.out / "heads.onnx"
+    lexicon_path = args.out / "lexicon.npz"
     lexicon.save(lexicon.build(texts, vocabulary()), lexicon_path)
     built = Lexicon.load(lexicon_path)
     table = _kept(args.cache, lexicon_path, lambda: embed_table(data, built, args.cache))
     read = read_all(lessons.items, built, "features")
-    lesson = Lesson(data, lessons, read, built, table, args.epochs)
+    return Lesson(data, lessons, read, built, table, args.epochs)
+
+
+def main() -> None:
+    args = options("python -m signals.train", __doc__)
+    lesson = prepare(args)
+    data, lessons, built = lesson.data, lesson.lessons, lesson.built
+    lexicon_path, model_path = args.out / "lexicon.npz", args.out / "heads.onnx"
     labels = {"domain": lessons.domains, "feedback": corpus.FEEDBACK, "modality": corpus.MODALITY}
     levels, seen = _outside(lesson, labels, lexicon_path, args.tests)
     weights = learn(lesson)
@@ -240,6 +258,9 @@ def main() -> None:
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
     made = card.Made([model_path, lexicon_path], entries, levels, written.told(lessons.items))
     card.write(args.out / "heads.md", (traffic.table(seen, levels), figures), data, made)
+    from signals.train import second  # it builds on this module
+
+    second.make(lesson, args.out, args.tests)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.query, self.key, self.value, self.mixed = (nn.Linear(HIDDEN, HIDDEN) for _ in range(4))
@@ -77,7 +77,7 @@ class MiniLM(nn.Module):
         self.positions = nn.Embedding.from_pretrained(tensors["embeddings.position_embeddings.weight"])
         self.types = nn.Embedding.from_pretrained(tensors["embeddings.token_type_embeddings.weight"])
         self.norm = nn.LayerNorm(HIDDEN, eps=1e-12)
-        self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
+        self.layers = nn.ModuleList(Layer() for _ in range(_LAYERS))
         self._fill(self.norm, tensors, "embeddings.LayerNorm")
         names = {
             "query": "attention.self.query",

@@ -297,10 +297,10 @@ def fit(harmless: F64, shares: F64, attacks: F64) -> tuple[float, float]:
     return slope, float(logit(np.array([DEFAULT]))[0]) - slope * float(top) - 1e-3
 
 
-def _shares(seen: Seen) -> F64:
+def shares(samples: Sequence[Sample]) -> F64:
     """What each harmless text weighs in the mix."""
     kind_of = {source: kind for kind, sources in KINDS.items() for source in sources}
-    kinds = [kind_of.get(sample.source, "") for sample, _, _ in seen]
+    kinds = [kind_of.get(sample.source, "") for sample in samples]
     return np.array([MIX[kind] / kinds.count(kind) if kind else 0.0 for kind in kinds])
 
 
@@ -308,10 +308,10 @@ def levels(traffic: Seen, longer: Seen, orders: Seen) -> Levels:
     """The calibration of `jailbreak`: of whole texts on `traffic`, of windows on `longer` texts, of segments on what
     tools returned in `traffic` and the attacks among `orders`."""
     calm = [row for row in traffic if not row[0].attack]
-    shares = _shares(calm)
+    mass = shares([sample for sample, _, _ in calm])
     whole = np.array([max(user.whole, tools.whole if tools else -np.inf) for _, user, tools in calm])
     attacks = np.array([user.whole for sample, user, _ in traffic if sample.attack])
-    made = {"direct": Level(*fit(whole, shares, attacks))}
+    made = {"direct": Level(*fit(whole, mass, attacks))}
     windows = [(sample.attack, user.windows) for sample, user, _ in longer if len(user.windows)]
     windows += [(False, found.windows) for _, *texts in calm for found in texts if found and len(found.windows)]
     results = [
@@ -371,18 +371,18 @@ def table(seen: Seen, found: Levels) -> list[Row]:
     """False alarms first: the mix, then every source and language; then what is found of each kind of attack."""
     scores = np.array([score(user, tools, found) for _, user, tools in seen])
     calm = np.array([not sample.attack for sample, _, _ in seen])
-    shares = _shares([row for row, quiet in zip(seen, calm, strict=True) if quiet])
+    mass = shares([row[0] for row, quiet in zip(seen, calm, strict=True) if quiet])
     mixed = scores[calm]
     order = mixed.argsort()[::-1]
-    above = np.cumsum(shares[order]) / shares.sum()
+    above = np.cumsum(mass[order]) / mass.sum()
     thresholds = [float(mixed[order[int(np.searchsorted(above, alarms))]]) for alarms in (0.001, 0.01, 0.03)]
-    weighted = float((shares * (mixed >= DEFAULT)).sum() / shares.sum())
-    spread = 1.96 * float(np.sqrt((shares**2 * ((mixed >= DEFAULT) - weighted) ** 2).sum()) / shares.sum())
+    weighted = float((mass * (mixed >= DEFAULT)).sum() / mass.sum())
+    spread = 1.96 * float(np.sqrt((mass**2 * ((mixed >= DEFAULT) - weighted) ** 2).sum()) / mass.sum())
     rows = [
         Row(
             "ordinary traffic, the mix",
             False,
-            int((shares > 0).sum()),
+            int((mass > 0).sum()),
             weighted,
             max(0, weighted - spread),
             weighted + spread,

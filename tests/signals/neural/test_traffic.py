@@ -37,9 +37,9 @@ def model() -> Heads:
     return Heads()
 
 
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Signal]:
-    shared = Shared(Services(device="cpu"))
+@pytest.fixture(scope="module", params=["fast", "both"])
+def guard(request: pytest.FixtureRequest) -> Iterator[Signal]:
+    shared = Shared(Services(device="cpu", readers=request.param))
     yield build("jailbreak", shared)
     shared.close()
 

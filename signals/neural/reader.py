@@ -1,0 +1,132 @@
+"""The second reader of `jailbreak`: a small multilingual encoder that reads what the shipped heads are not sure of.
+
+It lies in signals/models/reader, a folder like those that operators mount; its `config.json` also has the `bands`:
+between which of the heads' probabilities it is asked, and how the two are weighed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log
+from typing import Final
+
+import numpy as np
+
+from signals.facts import Facts
+from signals.gather import let_go
+from signals.neural.fair import client_of
+from signals.neural.folder import F32, load
+from signals.neural.heads import ModelError, Verdict
+from signals.neural.service import Service
+from signals.neural.shipped import Verdicts
+from signals.neural.tokenizer import MODELS
+from signals.services import Services
+
+READER: Final = MODELS / "reader"
+CHUNK: Final = 128
+"""Pieces that it reads at once: of a longer text the first and the last."""
+_EDGE: Final = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where the heads are not sure: from the probability `low` to `high` (excluded). There the probability is that of
+    the logit `fast` x (the heads') + `reader` x (the reader's) + `shift`."""
+
+    low: float
+    high: float
+    fast: float
+    reader: float
+    shift: float
+
+    def weigh(self, fast: float, reader: float) -> float:
+        """The probability by that of the heads and that of the reader."""
+        value = self.fast * _logit(fast) + self.reader * _logit(reader) + self.shift
+        return 1 / (1 + exp(-min(700.0, max(-700.0, value))))
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What both readers together say of one text: the probabilities as in the `verdict` of the heads where these were
+    sure, and whether the second was `asked`."""
+
+    verdict: Verdict
+    direct: float
+    planted: float
+    asked: bool
+
+
+class Second:
+    """The second reader behind its service, one an engine. ModelError when its files are damaged."""
+
+    def __init__(self, services: Services) -> None:
+        self._model = load(READER, "sequence", services)
+        try:
+            bands = json.loads((READER / "config.json").read_text())["bands"]
+            self.direct, self.planted = (Band(**bands[name]) for name in ("direct", "planted"))
+            at = [self._model.labels.index(name) for name in ("direct", "planted")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{READER / 'config.json'}: {error}: the shipped model is damaged; reinstall it") from None
+        self._column = dict(zip(("direct", "planted"), at, strict=True))
+        meter = services.inference.meter("reader")
+        self.service: Service[list[int], F32] = Service(meter, self._model.run, len, limits=services.limits, hang=30)
+        # On a CPU a batch takes as long as its texts one after the other, and all others wait for it.
+        self.service.work = (4 if self._model.device == "cpu" else 64) * CHUNK
+
+    def chunks(self, text: str) -> list[list[int]]:
+        """What is read of a text: its pieces, or the first and the last CHUNK of them."""
+        ids, _ = self._model.encode(text)
+        parts = [ids] if len(ids) <= CHUNK else [ids[:CHUNK], ids[-CHUNK:]]
+        return [self._model.windows(part, CHUNK, CHUNK)[0][1] for part in parts]
+
+    def judge(self, text: str, name: str) -> float:
+        """The probability here and now; `name` as in `ask`."""
+        return _most(self._model.run(self.chunks(text)), self._column[name])
+
+    async def ask(self, text: str, name: str, deadline: float, client: str) -> float:
+        """The probability that `text` attacks the model (`name` direct) or holds an order that does not belong there
+        (planted). Raises Unavailable, as `Service.ask` does."""
+        tasks = [asyncio.ensure_future(self.service.ask(part, deadline, client)) for part in self.chunks(text)]
+        try:
+            return _most(await asyncio.gather(*tasks), self._column[name])
+        finally:
+            for task in tasks:  # where one has failed, nobody wants the other
+                task.cancel()
+                task.add_done_callback(let_go)
+
+    def close(self) -> None:
+        self.service.close()
+
+
+class Opinions:
+    """Slow input: what both readers say of the text of one scope, or the heads alone where there is no second."""
+
+    def __init__(self, verdicts: Verdicts, second: Second | None) -> None:
+        self._verdicts, self._second = verdicts, second
+
+    async def fetch(self, facts: Facts) -> Opinion:
+        second, client = self._second, client_of(facts.request)
+        verdict = facts.got(self._verdicts) if facts.has(self._verdicts) else await self._verdicts.fetch(facts)
+        direct, planted = verdict.direct, verdict.planted
+        asked = False
+        if second is None:
+            return Opinion(verdict, direct, planted, asked)
+        if verdict.suspect and second.direct.low <= direct < second.direct.high:
+            found = await second.ask(verdict.suspect, "direct", facts.deadline, client)
+            direct, asked = second.direct.weigh(direct, found), True
+        if self._verdicts.scope == "tools" and verdict.order and second.planted.low <= planted < second.planted.high:
+            found = await second.ask(verdict.order, "planted", facts.deadline, client)
+            planted, asked = second.planted.weigh(planted, found), True
+        return Opinion(verdict, direct, planted, asked)
+
+
+def _most(rows: Sequence[F32], column: int) -> float:
+    return float(np.stack(rows)[:, column].max())
+
+
+def _logit(chance: float) -> float:
+    inside = min(1 - _EDGE, max(_EDGE, chance))
+    return log(inside / (1 - inside))
