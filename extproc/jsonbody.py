@@ -261,16 +261,24 @@ def collect(
 def _join(parts: list[Any], joined: list[str]) -> None:
     """Add the texts of `parts`, joined with nothing as some templates join them, where there are several."""
     texts = []
+    folded = []  # as readers have them that compare keys without regard to case: the last one counts
     for part in parts:
-        text = part
+        text = last = part
         if type(part) is dict:
-            text = part.get("text")
-            if text is None:  # some readers compare keys without regard to case
-                text = part.get("Text", part.get("TEXT"))
+            text, last = part.get("text"), None
+            for key, item in part.items():
+                if len(key) == 4 and key.lower() == "text":
+                    last = item
+            if text is None:
+                text = last
         if type(text) is str:
             texts.append(text)
+        if type(last) is str:
+            folded.append(last)
     if len(texts) > 1:
         joined.append("".join(texts))
+    if len(folded) > 1 and folded != texts:
+        joined.append("".join(folded))
 
 
 _TEXT: Final = re.compile(r"text/[a-z0-9.+-]{1,80}(;charset=\"?(utf-?8|us-ascii)\"?)?")
