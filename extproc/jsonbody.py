@@ -221,19 +221,23 @@ def collect(
             found.append(value)
         elif type(value) is dict:
             below = []
+            media: Any = value
             for key, item in value.items():
                 role = keys.get(key, _OTHER)
                 if role == _OTHER:
                     found.append(key)
+                    # Some readers compare keys without regard to case.
+                    if len(key) <= 16 and (other := keys.get(key.lower(), _OTHER)) >= _DATA:
+                        role = other
                 if type(item) is str:
                     if role >= _CLOSED:
                         if role == _CLOSED and item in _SAID:
                             continue
                         plain: str | None = None
                         if role == _DATA:
-                            plain = decoded(
-                                item, value.get("media_type", value.get("mimeType", value.get("mime_type")))
-                            )
+                            if media is value:  # looked for once, however many such keys there are
+                                media = _media(value)
+                            plain = decoded(item, media)
                         elif role == _CALLED and "\\" in item:
                             plain = unescaped(item)
                         if plain:
@@ -256,6 +260,14 @@ def collect(
             stack += reversed(value)
         elif type(value) is int and (value > _ACCOUNT or value < -_ACCOUNT):
             found.append(str(value))
+
+
+def _media(holder: dict[str, Any]) -> Any:
+    """The media type that stands beside encoded data, however its key is spelled."""
+    for key, value in holder.items():
+        if len(key) <= 10 and key.lower() in ("media_type", "mimetype", "mime_type"):
+            return value
+    return None
 
 
 def _join(parts: list[Any], joined: list[str]) -> None:
