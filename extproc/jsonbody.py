@@ -221,19 +221,23 @@ def collect(
             found.append(value)
         elif type(value) is dict:
             below = []
+            media: Any = value
             for key, item in value.items():
                 role = keys.get(key, _OTHER)
                 if role == _OTHER:
                     found.append(key)
+                    # Some readers compare keys without regard to case.
+                    if len(key) <= 16 and (other := keys.get(key.lower(), _OTHER)) >= _DATA:
+                        role = other
                 if type(item) is str:
                     if role >= _CLOSED:
                         if role == _CLOSED and item in _SAID:
                             continue
                         plain: str | None = None
                         if role == _DATA:
-                            plain = decoded(
-                                item, value.get("media_type", value.get("mimeType", value.get("mime_type")))
-                            )
+                            if media is value:  # looked for once, however many such keys there are
+                                media = _media(value)
+                            plain = decoded(item, media)
                         elif role == _CALLED and "\\" in item:
                             plain = unescaped(item)
                         if plain:
@@ -258,19 +262,35 @@ def collect(
             found.append(str(value))
 
 
+def _media(holder: dict[str, Any]) -> Any:
+    """The media type that stands beside encoded data, however its key is spelled."""
+    for key, value in holder.items():
+        if len(key) <= 10 and key.lower() in ("media_type", "mimetype", "mime_type"):
+            return value
+    return None
+
+
 def _join(parts: list[Any], joined: list[str]) -> None:
     """Add the texts of `parts`, joined with nothing as some templates join them, where there are several."""
     texts = []
+    folded = []  # as readers have them that compare keys without regard to case: the last one counts
     for part in parts:
-        text = part
+        text = last = part
         if type(part) is dict:
-            text = part.get("text")
-            if text is None:  # some readers compare keys without regard to case
-                text = part.get("Text", part.get("TEXT"))
+            text, last = part.get("text"), None
+            for key, item in part.items():
+                if len(key) == 4 and key.lower() == "text":
+                    last = item
+            if text is None:
+                text = last
         if type(text) is str:
             texts.append(text)
+        if type(last) is str:
+            folded.append(last)
     if len(texts) > 1:
         joined.append("".join(texts))
+    if len(folded) > 1 and folded != texts:
+        joined.append("".join(folded))
 
 
 _TEXT: Final = re.compile(r"text/[a-z0-9.+-]{1,80}(;charset=\"?(utf-?8|us-ascii)\"?)?")

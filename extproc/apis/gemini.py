@@ -91,7 +91,7 @@ class Gemini(ApiShape):
                 continue
             published = at > 1 and segments[at - 2].lower() == "publishers"
             if at and not published and not versioned(segments[at - 1]):
-                continue
+                return None  # some readers take what follows the first `models` for the model's name
             base = list(segments[:at])
             if published:
                 base[-2:] = [base[-2].lower(), base[-1].lower()]

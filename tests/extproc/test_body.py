@@ -476,6 +476,12 @@ HALVES = [{"type": "text", "text": "classified-"}, {"type": "text", "text": "cod
         top(documents=[{"text": HALVES}]),
         ("/v1/completions", {"prompt": [[{"text": "classified-"}, {"TEXT": "codeword"}]]}),
         ("/v1/completions", {"prompt": ["classified-", "codeword"]}),
+        chat(x=[{"text": "classified-"}, {"tExt": "codeword"}]),
+        chat(x={"Data": "data:text/plain;base64,Y2xhc3NpZmllZC1jb2Rld29yZA=="}),
+        chat(x={"data": "Y2xhc3NpZmllZC1jb2Rld29yZA==", "Media_Type": "text/plain"}),
+        chat(x={"Arguments": '{"a": "classified\\u002dcodeword"}'}),
+        chat(x=[{"text": "a", "tExt": "classified-"}, {"text": "codeword"}]),
+        chat(x=[{"TeXt": "a", "text": "classified-"}, {"text": "codeword", "tExt": 1}]),
     ],
 )
 def test_what_is_split_over_parts_is_whole_somewhere(path: str, fields: dict[str, Any]) -> None:

@@ -99,6 +99,9 @@ def test_what_names_no_model_or_another_method_is_no_call() -> None:
     for path in (BASE + ":generateContent", BASE + "m:embedContent", BASE + "m:generateContents", BASE + "m"):
         assert paths.read(path) == Target(None, "models", path.removeprefix(BASE))
     assert paths.read("/v1/publishers/google/models/m:predict") is None
+    for before in ("v/models", "v/Models", "models2/models/x", "publishers/models"):  # which is the model's name?
+        target = paths.read(f"/{before}/v1beta/models/m:generateContent")
+        assert target is None or target.api is None
     assert paths.read("/v1beta/tunedModels/m:generateContent") is None
 
 
