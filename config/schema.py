@@ -468,6 +468,7 @@ class TenantSpec(Spec):
 
     header: str = Field(
         pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
+        json_schema_extra=said("a header's name is needed, such as x-tenant"),
         description="A request header that the gateway sets and clients cannot.",
     )
 

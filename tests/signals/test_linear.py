@@ -179,12 +179,6 @@ def request(given: str) -> Request:
     return Request("chat", given.encode(errors="replace"), fields, "auto", messages, headers, extras=extras)
 
 
-@pytest.mark.slow
-def test_time_squared_is_noticed() -> None:
-    with pytest.raises(AssertionError, match="times as long"):
-        assert_linear("a".__mul__, lambda given: [given.count("b") for _ in range(len(given) // 4)])
-
-
 def test_every_kind_is_driven() -> None:
     assert {kind for kind, _ in (CASES | FEW).values()} == BY_NAME.keys()
 

@@ -200,7 +200,7 @@ def test_unrelated_questions_are_not_asked_again() -> None:
 
 async def test_pii_finds_organisations_and_dates_with_a_mounted_model(tmp_path: Path) -> None:
     models.occasions(tmp_path / "ner")
-    shared = Shared({"folder": str(tmp_path), "device": "cpu"})
+    shared = Shared(Services(folder=tmp_path, device="cpu"))
     try:
         signal = build("pii", shared, types=["organisation", "date"], model="ner", allow=["Lee"])
         other = build("pii", shared, "other", types=["name"], model="ner")

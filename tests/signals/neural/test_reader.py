@@ -22,7 +22,6 @@ from signals.kinds.jailbreak import DEFAULT
 from signals.neural import reader
 from signals.neural.heads import DOUBT, NEAR, PART, Heads, ModelError
 from signals.neural.reader import CHUNK, READER, Band, Second
-from signals.neural.service import DEFAULT_LIMITS
 from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.services import Services
@@ -133,7 +132,7 @@ async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> 
         [request(row["text"]) for row in rows("attacks") if row["kind"] != "tool"
          if (await take(signal, request(row["text"]))).evidence[1:] == ("readers=both",)].__iter__()
     )  # fmt: skip
-    shared.use(Second, "cpu", 1, DEFAULT_LIMITS).close()
+    shared.use(Second, shared.services).close()
     assert (await take(signal, doubtful)).error == "closed"
     assert (await take(signal, request("What is the capital of France?"))).matched is False
     shared.close()
