@@ -476,7 +476,11 @@ class TenantSpec(Spec):
     @classmethod
     def _shown(cls, header: str) -> str:
         if credential(header):
-            raise PydanticCustomError("P104", "header: {name!r} carries a credential", {"name": header})
+            raise PydanticCustomError(
+                "P104",
+                "header: {name} carries a credential, which is never logged; name a header that says who asks",
+                {"name": header},
+            )
         return header
 
 

@@ -213,11 +213,14 @@ class Engine:
         meter = self.settings.meter
         self.metered = self.shared.metered if meter is None else meter
         self.store: Store = self.shared.services.store
-        self.ahead = tuple(
+        long = [
             signal
             for signal in self.signals.values()
             if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
-        )
+        ]
+        guarded = {leaf.signal for clause in self.clauses if clause.guard for leaf in leaves(clause.when)}
+        # Guards' first, quick ones before slow ones: what is late is Unknown.
+        self.ahead = tuple(sorted(long, key=lambda signal: (signal.name not in guarded, signal.cost)))
         self.sessions = self.shared.services.sessions
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         by_session = any(selector.by_session for selector in self.selectors.values())

@@ -263,11 +263,18 @@ def collect(
 
 
 def _media(holder: dict[str, Any]) -> Any:
-    """The media type that stands beside encoded data, however its key is spelled."""
+    """The media type that stands beside encoded data, however its key is spelled.
+
+    Of several the first that says text: who knows which of them a server looks at.
+    """
+    first: Any = None
     for key, value in holder.items():
         if len(key) <= 10 and key.lower() in ("media_type", "mimetype", "mime_type"):
-            return value
-    return None
+            if type(value) is str and _TEXT.fullmatch(value) is not None:
+                return value
+            if first is None:
+                first = value
+    return first
 
 
 def _join(parts: list[Any], joined: list[str]) -> None:

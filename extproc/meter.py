@@ -81,6 +81,7 @@ def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
         prompt = (trace.estimated_input_tokens or 0) if guess else 0
     if completion is None:  # a token is about an event of a stream, or four bytes of a whole answer
         completion = (tail.events or tail.size // 4) if guess and used.prompt is None else 0
+    cached = None if used.cached is None else min(used.cached, prompt)
     if money is None:  # a writer says its own: that of several models with a price each
-        money = model.cost(prompt, completion, used.cached or 0)
-    return Spent(prompt, completion, money, used.cached, used.reasoning)
+        money = model.cost(prompt, completion, cached or 0)
+    return Spent(prompt, completion, money, cached, used.reasoning)

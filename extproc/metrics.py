@@ -216,8 +216,9 @@ class Metrics:
         if money:
             self.costs.add((model,), money)
         less = 0.0 if outcome.reference is None else outcome.reference - money
-        if less:
-            (self.saved if less > 0 else self.overspent).add((decision,), abs(less))
+        if outcome.reference is not None:  # always both, so that one can be taken from the other
+            self.saved.add((decision,), max(less, 0.0))
+            self.overspent.add((decision,), max(-less, 0.0))
         if outcome.first_byte is not None:
             self.first_byte.observe(model, outcome.first_byte)
         if outcome.seconds is not None:

@@ -30,6 +30,8 @@ class Context(Protocol):
     @property
     def chains(self) -> Chains: ...
 
+    def failed(self, reason: str) -> None: ...
+
 
 class Reply:
     """One answer. `request` is None where the request could not be read and went to the default model all the same.
@@ -65,6 +67,8 @@ class Reply:
         elif chosen is not None and chosen.fallback and (name := headers.get(FALLBACK, "")):
             self.model = next((other for other in chosen.fallback if other.key == name), chosen)
         request, meter = self._request, self._context.meter
+        if chosen is not None and request is None and meter is not None:
+            meter.given_up(chosen)  # nobody knows when it came
         if chosen is not None and request is not None:
             if meter is not None:
                 # Whoever answers in its place, the model that was sent the request has failed.
@@ -73,6 +77,8 @@ class Reply:
             finder = IdFinder(request.session) if request.stored else None
             if finder is not None or (engine.metered and watched):
                 self._tail = Tail(finder)
+            if engine.metered and not watched:  # the gateway was rendered for a policy that wanted to know less
+                self._context.failed("answer_unseen")
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
         if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()

@@ -372,7 +372,7 @@ class Worker:
 
 def _recording(engines: Sequence[Engine], record: Record) -> Record:
     """`record`, and before it the engine that decided, where one of `engines` has budgets."""
-    if not any(engine.metered for engine in engines):
+    if not any(engine.shared.metered for engine in engines):
         return record
     deciding = {engine.policy: engine for engine in engines}
 

@@ -68,10 +68,11 @@ def read(said: object) -> Usage:
         if isinstance(details, dict):
             cached = _first(details, ("cached_tokens",)) if cached is None else cached
             reasoning = _first(details, ("reasoning_tokens",)) if reasoning is None else reasoning
-    beside = _first(said, _READ), _first(said, _WRITTEN)
-    if beside != (None, None):  # Anthropic's `input_tokens` leave these out
-        cached = beside[0] or 0
-        prompt = None if prompt is None else prompt + cached + (beside[1] or 0)
+    if "prompt_tokens" not in said:
+        found, written = _first(said, _READ), _first(said, _WRITTEN)
+        cached = cached if found is None else found
+        if prompt is not None:  # Anthropic's `input_tokens` leave these out
+            prompt += (found or 0) + (written or 0)
     return Usage(prompt, completion, _at_most(cached, prompt), _at_most(reasoning, completion))
 
 

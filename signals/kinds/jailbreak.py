@@ -8,7 +8,7 @@ from signals.facts import Facts
 from signals.neural.kinds import LEAST_KNOWN, second, shipped
 from signals.neural.reader import Opinion, Opinions
 from signals.neural.shipped import Verdicts
-from signals.reading import Reading, unknown
+from signals.reading import Reading, Unavailable, unknown
 from signals.request import Scope
 from signals.signal import Cost, Params, Shared, Signal
 
@@ -66,16 +66,20 @@ class Jailbreak(Signal):
 
     def read(self, facts: Facts) -> Reading:
         score, label, windows, strange, asked = 0.0, None, 0, False, False
+        missing: Unavailable | None = None
         for scope, source in self._sources:
             opinion = facts.got(source)
             if not facts.request.text(scope):
                 continue
             verdict = opinion.verdict
             windows += verdict.windows + verdict.segments
+            missing = missing or opinion.missing
             strange, asked = strange or verdict.known < LEAST_KNOWN, asked or opinion.asked
             for found, name in ((opinion.direct, "direct"), (_planted(opinion, scope), "planted")):
                 if found > score:
                     score, label = found, name
+        if missing is not None and score < self._least:
+            return unknown(missing.reason)  # the second reader might have found what the heads did not
         if strange and score < self._least:
             return unknown("too_little_known")
         evidence = (f"windows={windows}", f"readers={'both' if asked else 'fast'}")

@@ -23,12 +23,15 @@ from signals.neural.heads import ModelError, Verdict
 from signals.neural.service import Service
 from signals.neural.shipped import Verdicts
 from signals.neural.tokenizer import MODELS
+from signals.reading import Unavailable
 from signals.services import Services
 
 READER: Final = MODELS / "reader"
 CHUNK: Final = 128
 """Pieces that it reads at once: of a longer text the first and the last."""
 _EDGE: Final = 1e-7
+_SOONER_S: Final = 0.003
+"""Seconds before the deadline at which the heads' word is taken, so that it is not late as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ class Band:
 @dataclass(frozen=True, slots=True)
 class Opinion:
     """What both readers together say of one text: the probabilities as in the `verdict` of the heads where these were
-    sure, and whether the second was `asked`."""
+    sure, and whether the second was `asked`. `missing`: why it was not heard although it was wanted; the probabilities
+    are those of the heads then."""
 
     verdict: Verdict
     direct: float
     planted: float
     asked: bool
+    missing: Unavailable | None = None
 
 
 class Second:
@@ -109,18 +114,39 @@ class Opinions:
 
     async def fetch(self, facts: Facts) -> Opinion:
         second, client = self._second, client_of(facts.request)
-        verdict = facts.got(self._verdicts) if facts.has(self._verdicts) else await self._verdicts.fetch(facts)
+        verdict = await self._verdict(facts)
         direct, planted = verdict.direct, verdict.planted
         asked = False
         if second is None:
             return Opinion(verdict, direct, planted, asked)
-        if verdict.suspect and second.direct.low <= direct < second.direct.high:
-            found = await second.ask(verdict.suspect, "direct", facts.deadline, client)
-            direct, asked = second.direct.weigh(direct, found), True
-        if self._verdicts.scope == "tools" and verdict.order and second.planted.low <= planted < second.planted.high:
-            found = await second.ask(verdict.order, "planted", facts.deadline, client)
-            planted, asked = second.planted.weigh(planted, found), True
+        deadline = facts.deadline - _SOONER_S
+        try:
+            if verdict.suspect and second.direct.low <= direct < second.direct.high:
+                found = await second.ask(verdict.suspect, "direct", deadline, client)
+                direct, asked = second.direct.weigh(direct, found), True
+            if (
+                self._verdicts.scope == "tools"
+                and verdict.order
+                and second.planted.low <= planted < second.planted.high
+            ):
+                found = await second.ask(verdict.order, "planted", deadline, client)
+                planted, asked = second.planted.weigh(planted, found), True
+        except Unavailable as missing:
+            return Opinion(verdict, verdict.direct, verdict.planted, asked, missing)
         return Opinion(verdict, direct, planted, asked)
+
+    async def _verdict(self, facts: Facts) -> Verdict:
+        """What the heads say, kept for the other signals that want it."""
+        verdicts = self._verdicts
+        if facts.has(verdicts):
+            return facts.got(verdicts)
+        try:
+            verdict = await verdicts.fetch(facts)
+        except Unavailable as missing:
+            facts.put(verdicts, missing)
+            raise
+        facts.put(verdicts, verdict)
+        return verdict
 
 
 def _most(rows: Sequence[F32], column: int) -> float:

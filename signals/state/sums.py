@@ -17,8 +17,9 @@ class Sums:
 
     The `limit` payers who have spent most are known by name. Of all others the most that one of them had spent is kept,
     and each counts as having spent as much: a crowd of payers wins nobody a fresh budget, and a sum is too high by no
-    more than the `limit`-th part of what all have spent. (Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient
-    computation of frequent and top-k elements in data streams", ICDT 2005.)
+    more than the `limit`-th part of what all have spent since there were more than `limit` of them without a break.
+    (Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams",
+    ICDT 2005.)
 
     Times are seconds of one clock, given with each call.
     """

@@ -77,6 +77,8 @@ _WORD = re.compile(r"[a-zA-Z][a-z]*(?:['’-][a-zA-Z]?[a-z]+)*'?")
 _LETTERS: Final = frozenset("aAIyYoOeEuU")
 """What is a word of a single letter somewhere."""
 _LONGEST: Final = 40
+_LINES: Final = 200
+"""Lines that are looked at, half from the beginning and half from the end."""
 
 
 def prose(text: str) -> str:
@@ -85,6 +87,8 @@ def prose(text: str) -> str:
     if len(text) > _SHORT and _SIGNS.search(text.encode(errors="replace")) is None:
         return text
     lines = _unfenced(text).split("\n")
+    if len(lines) > _LINES:  # each costs some microseconds, however short it is
+        lines = lines[: _LINES // 2] + lines[-_LINES // 2 :]
     capitals = text.isupper()
     kept = [_words(line, capitals) for line in lines]
     sure, beside = [], []

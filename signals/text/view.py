@@ -25,8 +25,8 @@ import re2
 SLICE: Final = 1 << 14
 """Characters worked on at a time: a few milliseconds at the most."""
 _CONTROLS: Final = bytes((*range(9), *range(14, 32), 127))
-_UNCONTROLLED: Final = bytes(32 if code in _CONTROLS else code for code in range(256))
 """ASCII's control characters but for white space (tab to carriage return)."""
+_UNCONTROLLED: Final = bytes(32 if code in _CONTROLS else code for code in range(256))
 _SMALL: Final = 8192
 _BACK: Final = 30
 """Characters that a cut may move back."""

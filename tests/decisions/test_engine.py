@@ -133,6 +133,14 @@ async def test_after_the_deadline_guards_refuse_and_routes_fall_through() -> Non
     assert list(trace.results.items()) == [("route", None), ("guard", None)]
 
 
+def test_what_guards_read_is_read_ahead_first_and_the_quick_before_the_slow() -> None:
+    made = [Fake("a", Cost.NEURAL), Fake("b", Cost.FAST), Fake("c", Cost.NEURAL), Fake("d")]
+    for signal in made:
+        signal.reads = ("all",)
+    refusal = clause("guard", AnyOf((Leaf("c"), Leaf("d"))), None)
+    assert [signal.name for signal in engine(made, [clause("one", AnyOf((A, B))), refusal]).ahead] == list("dcba")
+
+
 async def test_what_was_not_read_ahead_in_time_is_unknown() -> None:
     text, counted, instant, slow = Fake("a"), Fake("b", Cost.FAST), Fake("c"), Fake("d", Cost.NEURAL)
     text.reads = slow.reads = ("all",)

@@ -210,6 +210,15 @@ def test_text_in_base64_is_read() -> None:
         assert not made.sealed
 
 
+@pytest.mark.parametrize("decoy", ["mime_type", "MIME_TYPE", "mimeType"])
+@pytest.mark.parametrize("kind", ["document", "unheard_of"])
+def test_a_second_media_type_hides_nothing(decoy: str, kind: str) -> None:
+    data = base64.b64encode(MARK.encode()).decode()
+    for types in ({decoy: "image/png", "media_type": "text/plain"}, {"media_type": "text/plain", decoy: "image/png"}):
+        path, fields = part(type=kind, source={"type": "base64", **types, "data": data})
+        assert matched(request(path, fields), **{"in": "all"}) is True
+
+
 KEYS = st.text("abcdef_", min_size=1, max_size=9)
 STRINGS = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 10**12) | st.text("abc x", max_size=4),

@@ -304,13 +304,37 @@ async def test_meter_on_counts_tokens_money_and_savings():
     assert as_object(outcome)["tenant"] == "acme "
 
 
+@pytest.mark.parametrize("prompt", [None, 0, 10])
+async def test_cached_tokens_are_never_more_than_those_that_were_asked(prompt):
+    """Else the money of an answer would be negative, and a counter would fall."""
+    usage = {"input_tokens": prompt, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 90_000}}
+    outcome, metrics = await answered(METERED, usage)
+    assert outcome.money is not None
+    assert outcome.money > 0
+    assert (outcome.cached or 0) <= (outcome.prompt or 0)
+    assert metrics["pointsman_answer_cost_total", "small"] == outcome.money
+
+
+async def test_an_answer_that_is_wanted_and_not_shown_is_counted():
+    """As behind a gateway that was rendered before the policy had a budget."""
+    resources = Resources()
+    service = Service(build(parse(METERED), resources), meter=Meter(resources.loads))
+    envoy = Envoy(service)
+    envoy.request(chat())
+    await envoy.settled()
+    envoy.response()
+    envoy.exchange.closed()
+    assert service.failures == ["answer_unseen"]
+    assert service.outcomes[0].money is None
+
+
 async def test_a_reference_that_is_cheaper_is_overspent():
     policy = METERED.replace("default: small", "default: large").replace("meter: on", "meter: on, reference: small")
     outcome, metrics = await answered(policy, CACHED)
     assert outcome.reference is not None
     assert outcome.money is not None
     assert metrics["pointsman_overspent_total", ""] == pytest.approx(outcome.money - outcome.reference)
-    assert not any(name[0] == "pointsman_saved_total" for name in metrics)
+    assert metrics["pointsman_saved_total", ""] == 0
     assert outcome.tenant is None
 
 
@@ -339,7 +363,7 @@ def test_a_budget_without_a_meter_is_an_error():
     ("settings", "message"),
     [
         ("reference: lrage", "unknown model 'lrage'"),
-        ("tenant: {header: authorization}", "credential"),
+        ("tenant: {header: authorization}", "header: authorization carries a credential"),
         ("tenant: {header: 'x tenant'}", "header"),
         ("meter: sometimes", "meter"),
     ],

@@ -65,6 +65,18 @@ def test_the_last_object_counts_and_an_earlier_one_fills_its_gaps() -> None:
             Usage(93, 5, 80),
         ),
         ({"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 5}, Usage(3, 5, 0)),
+        ({"input_tokens": 3, "cache_creation_input_tokens": 4, "output_tokens": 5}, Usage(7, 5)),
+        # Some gateways give OpenAI's counts and Anthropic's beside them.
+        (
+            {
+                "prompt_tokens": 2006,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 1920},
+                "cache_read_input_tokens": 1920,
+                "cache_creation_input_tokens": 0,
+            },
+            Usage(2006, 5, 1920),
+        ),
         ({"output_tokens": 5, "cache_read_input_tokens": 4}, Usage(None, 5, 4)),
         (
             {

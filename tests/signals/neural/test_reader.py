@@ -128,14 +128,29 @@ def _runs(shared: Shared) -> float:
 async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> None:
     shared = Shared(Services(device="cpu", readers="both"))
     signal = build("jailbreak", shared)
-    doubtful = next(
-        [request(row["text"]) for row in rows("attacks") if row["kind"] != "tool"
-         if (await take(signal, request(row["text"]))).evidence[1:] == ("readers=both",)].__iter__()
-    )  # fmt: skip
+    texts = [request(row["text"]) for row in rows("attacks") if row["kind"] != "tool"]
+    doubtful = [one for one in texts if (await take(signal, one)).evidence[1:] == ("readers=both",)]
+    fast = build("jailbreak", Shared(Services(device="cpu")))
+    alone = [await take(fast, one) for one in doubtful]
     shared.use(Second, shared.services).close()
-    assert (await take(signal, doubtful)).error == "closed"
+    now = [await take(signal, one) for one in doubtful]
+    # What the heads alone take for an attack stays one; what the second reader might have found is not ruled out.
+    assert {reading.matched for reading in alone} == {True, False}
+    assert [reading.matched for reading in now] == [reading.matched or None for reading in alone]
+    assert {reading.error for reading in now if reading.matched is None} == {"closed"}
     assert (await take(signal, request("What is the capital of France?"))).matched is False
     shared.close()
+
+
+async def test_the_heads_run_once_for_signals_that_are_read_one_after_the_other(both: Shared) -> None:
+    guard, field = build("jailbreak", both, **{"in": ["user"]}), build("reasoning", both, at_least=0.5)
+    facts = Facts(request("A bat and a ball cost 1.10 together. Why?"), time.monotonic() + 60)
+    before = _runs(both)
+    await fetch([guard], facts)
+    assert read(guard, facts).matched is False
+    await fetch([field], facts)
+    assert read(field, facts).error is None
+    assert _runs(both) == before + 1
 
 
 async def test_explain_tells_who_decided(both: Shared) -> None:
