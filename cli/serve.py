@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             decision_log = LogOptions(
                 args.decision_log, args.decision_log_sample, content, headers, args.decision_log_buffer
             )
+            decision_log.try_it()
         options = Options(
             policy=args.policy,
             listen=args.listen,

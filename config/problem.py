@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "D409": "deployed: Envoy gives up before the router's own deadline",
     "D410": "deployed: every path is let on although the policy refuses what is unread",
     "D411": "deployed: no route for a path that the policy opens",
+    "D412": "deployed: answers are not shown although the policy counts what they take",
 }
 
 

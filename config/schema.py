@@ -396,7 +396,7 @@ class Secret(Spec):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.env is None) == (self.file is None):
-            raise PydanticCustomError("P106", "a secret is {{env: NAME}} or {{file: PATH}}")
+            raise PydanticCustomError("P106", "a secret is {env: NAME} or {file: PATH}")
         return self
 
     def reveal(self, folder: Path) -> str:
@@ -459,7 +459,7 @@ class SessionSpec(Spec):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.header is None) == (self.field is None):
-            raise PydanticCustomError("P106", "a session is told by {{header: NAME}} or {{field: PATH}}")
+            raise PydanticCustomError("P106", "a session is told by {header: NAME} or {field: PATH}")
         return self
 
 
@@ -481,6 +481,8 @@ class TenantSpec(Spec):
                 "header: {name} carries a credential, which is never logged; name a header that says who asks",
                 {"name": header},
             )
+        if header.lower().startswith("x-pointsman-"):
+            raise PydanticCustomError("P104", "header: {name} is ours: clients' copies are removed", {"name": header})
         return header
 
 

@@ -81,6 +81,15 @@ class LogOptions:
             if credential(name):
                 raise ValueError(f"--decision-log-header {name}: it carries a credential, which is never logged")
 
+    def try_it(self) -> None:
+        """Open the file once. Raises ValueError where it cannot be written."""
+        if self.path != "-":
+            try:
+                with open(self.path, "ab"):
+                    pass
+            except OSError as error:
+                raise ValueError(f"--decision-log {self.path}: it cannot be written: {error.strerror}") from None
+
 
 class DecisionLog:
     """Writes lines from a thread of its own, so that a slow disk does not delay requests.

@@ -261,7 +261,8 @@ class _Check:
             mode = processor.get("processingMode") or {}
             request = (mode.get("request") or {}).get("body")
             self._mode(found, {"FullDuplexStreamed": "duplex", "Buffered": "buffered"}.get(str(request), str(request)))
-            self._response(found, "response" in mode)
+            response = mode.get("response")
+            self._response(found, response is not None, (response or {}).get("body"))
             self._namespaces(found, (processor.get("metadata") or {}).get("writableNamespaces", ()))
             if processor.get("failOpen") and request == "FullDuplexStreamed":
                 self._say(found, "D404", "failOpen with FullDuplexStreamed: Envoy Gateway refuses this object")
@@ -361,7 +362,10 @@ class _Check:
         mode = processor.get("processing_mode") or {}
         body = str(mode.get("request_body_mode", "NONE"))
         self._mode(found, {"FULL_DUPLEX_STREAMED": "duplex", "BUFFERED": "buffered"}.get(body, body))
-        self._response(found, mode.get("response_header_mode", "SEND") != "SKIP")
+        answers = mode.get("response_body_mode", "NONE")
+        self._response(
+            found, mode.get("response_header_mode", "SEND") != "SKIP", None if answers == "NONE" else answers
+        )
         receiving = ((processor.get("metadata_options") or {}).get("receiving_namespaces") or {}).get("untyped", ())
         self._namespaces(found, receiving)
         self._timeout(found, processor.get("message_timeout", "200ms"))
@@ -373,7 +377,14 @@ class _Check:
                 found, "D404", f"the request body mode is {mode}: rules on the body need it buffered or full duplex"
             )
 
-    def _response(self, found: _Object, sent: bool) -> None:
+    def _response(self, found: _Object, sent: bool, body: str | None) -> None:
+        engine = self._engine
+        if engine.metered and not (sent and body):
+            text = "the answers are not shown to us, so that nothing of what they take is counted"
+            why = "no budget is ever charged" if engine.shared.metered else "settings.meter: on has no effect"
+            self._say(
+                found, "D412", f"{text}, and {why}: render it again", "error" if engine.shared.metered else "warning"
+            )
         if self._engine.settings.response_headers and not sent:
             text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
             self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")

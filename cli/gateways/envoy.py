@@ -74,7 +74,7 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
     body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
-        response_header_mode=send if engine.settings.response_headers or engine.chained else skip,
+        response_header_mode=send if engine.settings.response_headers or engine.chained or engine.metered else skip,
         request_body_mode=body.FULL_DUPLEX_STREAMED if duplex else body.BUFFERED,
         # Only a policy with budgets looks at answers: for the usage at their end.
         response_body_mode=body.STREAMED if engine.metered else body.NONE,

@@ -79,6 +79,20 @@ def test_a_gateway_that_lets_every_path_on_is_found(engine, tmp_path, target):
     assert found(passing, tmp_path, SETS[target](engine)) == []
 
 
+BROKE = POLICY.replace("[gold]}}}", "[gold]}}, broke: {budget: {header: x-tenant, limit: 1}}}")
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_gateway_that_does_not_show_the_answers_that_are_counted_is_found(engine, tmp_path, target):
+    metered, broke = build(parse(POLICY + "settings: {meter: on, response_headers: false}\n")), build(parse(BROKE))
+    assert (metered.shared.metered, broke.shared.metered) == (False, True)
+    assert found(metered, tmp_path, SETS[target](metered)) == []
+    assert found(broke, tmp_path, SETS[target](broke)) == []
+    assert found(metered, tmp_path, SETS[target](engine)) == [("D412", "warning")]
+    assert found(broke, tmp_path, SETS[target](engine)) == [("D412", "error")]
+    assert found(engine, tmp_path, SETS[target](broke)) == []
+
+
 @pytest.mark.parametrize("target", SETS)
 def test_a_path_that_the_policy_opens_and_the_gateway_does_not_is_found(engine, tmp_path, target):
     opened = build(parse(OPENED))

@@ -275,3 +275,12 @@ def test_a_writer_that_cannot_start_now_starts_with_a_later_line(tmp_path, decid
     log.record(outcome(*decided), decided[1])
     log.close()
     assert len(lines(tmp_path / "log.jsonl")) == 2
+
+
+def test_a_log_that_cannot_be_written_ends_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("extproc.log.setup", lambda *_: None)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nmodels: {small: {}}\ndefault: small\n")
+    path = tmp_path / "nowhere" / "log.jsonl"
+    assert main(["serve", str(policy), "--listen", "127.0.0.1:0", "--decision-log", str(path)]) == 2
+    assert f"--decision-log {path}: it cannot be written: No such file or directory" in capsys.readouterr().err

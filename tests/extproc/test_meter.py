@@ -365,6 +365,8 @@ def test_a_budget_without_a_meter_is_an_error():
         ("reference: lrage", "unknown model 'lrage'"),
         ("tenant: {header: authorization}", "header: authorization carries a credential"),
         ("tenant: {header: 'x tenant'}", "header"),
+        ("tenant: {header: X-Pointsman-Model}", "is ours"),
+        ("session: [{}]", r"told by \{header: NAME\} or \{field: PATH\}"),
         ("meter: sometimes", "meter"),
     ],
 )
