@@ -117,20 +117,24 @@ async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
 async def test_a_cheap_network_has_no_thread_and_a_dear_one_has_from_its_first_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = threading.active_count()
+    others = set(threading.enumerate())  # some of which may end meanwhile
+
+    def added() -> set[threading.Thread]:
+        return set(threading.enumerate()) - others
+
     cheap = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
-    assert (cheap.inline, threading.active_count()) == (True, threads)
+    assert (cheap.inline, added()) == (True, set())
     monkeypatch.setattr("stepwise.policy.INLINE", 0.0)
     dear = StepPolicy(tmp_path / "p.onnx", device="cpu")
-    assert (dear.inline, threading.active_count()) == (False, threads)  # none before workers are forked
+    assert (dear.inline, added()) == (False, set())  # none before workers are forked
     assert await cheap.keep(vector(0)) == await dear.keep(vector(0))
-    assert threading.active_count() == threads + 1
     thread = dear._service._thread
     assert thread is not None
+    assert added() == {thread}
     cheap.close()
     dear.close()
     thread.join(PATIENCE)
-    assert threading.active_count() == threads
+    assert added() == set()
 
 
 def test_a_loop_that_was_closed_does_not_stop_the_thread(tmp_path: Path) -> None:
