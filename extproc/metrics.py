@@ -215,8 +215,8 @@ class Metrics:
                 self.tokens.add((model, kind), tokens)
         if money:
             self.costs.add((model,), money)
-        less = 0.0 if outcome.reference is None else outcome.reference - money
         if outcome.reference is not None:  # always both, so that one can be taken from the other
+            less = outcome.reference - money
             self.saved.add((decision,), max(less, 0.0))
             self.overspent.add((decision,), max(-less, 0.0))
         if outcome.first_byte is not None:

@@ -385,7 +385,7 @@ class _Check:
             self._say(
                 found, "D412", f"{text}, and {why}: render it again", "error" if engine.shared.metered else "warning"
             )
-        if self._engine.settings.response_headers and not sent:
+        if engine.settings.response_headers and not sent:
             text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
             self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")
 

@@ -369,22 +369,8 @@ class Connection:
                     and self.blocks.decoder is None
                     and numbers.last < number <= numbers.accepted
                     and number & 1
-                    and head.handler is not None
-                    and head.timeout is None
-                    and len(streams) < self.limits.max_concurrent_streams
                 ):
-                    # What `states` says of HEADERS on an idle stream.
-                    numbers.last = number
-                    stream = GrpcStream(self, number, head)
-                    streams[number] = stream
-                    try:
-                        stream.receiver = head.handler(stream)
-                    except Exception:
-                        stream.receiver = _NOBODY
-                        log.exception(_CRASH)
-                        stream.cut(13, "internal error")
-                    if flags & frames.END_STREAM:
-                        self._half_close(stream)
+                    self._open(number, flags, head)  # what `states` says of HEADERS on an idle stream
                 else:
                     self._block(number, flags, block)
             else:

@@ -18,7 +18,7 @@ from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
 from signals.request import Scope
 from signals.signal import Shared
-from signals.text.alike import alike
+from signals.text.alike import Letters
 from signals.text.wrappers import said
 
 F32 = NDArray[np.float32]
@@ -104,19 +104,20 @@ class Turns:
         if len(texts) < 2:
             return []
         last, *earlier = await asyncio.gather(*(meaning(self._model, text, facts) for text in texts))
-        return [repeated(last, one, (texts[0], text)) for one, text in zip(earlier, texts[1:], strict=True)]
+        asked, *before = map(Letters, texts)
+        return [repeated(last, one, (asked, letters)) for one, letters in zip(earlier, before, strict=True)]
 
 
 _SAME: Final = 0.8
 """How alike two texts are written that ask the same."""
 
 
-def repeated(last: Meaning, earlier: Meaning, texts: tuple[str, str]) -> float | None:
+def repeated(last: Meaning, earlier: Meaning, letters: tuple[Letters, Letters]) -> float | None:
     """How close the meanings of two texts are, or, where the words are too little known, how alike they are written if
     that is enough to call them the same; else None."""
     if last.known and earlier.known:
         return max(0.0, float(last.vector @ earlier.vector))
-    written = alike(*texts)
+    written = letters[0].alike(letters[1])
     return written if written >= _SAME else None
 
 

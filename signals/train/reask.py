@@ -14,6 +14,7 @@ from pathlib import Path
 
 from signals.neural.embeddings import LEAST_MEANT, Meaning, repeated
 from signals.neural.heads import Heads
+from signals.text.alike import Letters
 from signals.train.data import Data
 
 LEAST = 0.8
@@ -22,9 +23,9 @@ LEAST = 0.8
 
 def rates(texts: list[str], model: Heads) -> tuple[float, float, float]:
     """Of all pairs of `texts` the share that match and the share that are Unknown; of repetitions the share found."""
-    meanings = [meaning(text, model) for text in texts]
+    meanings, letters = [meaning(text, model) for text in texts], [Letters(text) for text in texts]
     pairs = [
-        repeated(meanings[one], meanings[other], (texts[one], texts[other]))
+        repeated(meanings[one], meanings[other], (letters[one], letters[other]))
         for one, other in combinations(range(len(texts)), 2)
     ]
     chance = random.Random(0)
@@ -32,7 +33,7 @@ def rates(texts: list[str], model: Heads) -> tuple[float, float, float]:
     for text, before in zip(texts, meanings, strict=True):
         place = chance.randrange(len(text))
         again = (text[:place] + text[place + 1 :]).rstrip(".?!。？！ ")
-        found += (repeated(meaning(again, model), before, (again, text)) or 0.0) >= LEAST
+        found += (repeated(meaning(again, model), before, (Letters(again), Letters(text))) or 0.0) >= LEAST
     matched = sum(score is not None and score >= LEAST for score in pairs)
     return matched / len(pairs), pairs.count(None) / len(pairs), found / len(texts)
 
