@@ -1,0 +1,285 @@
+"""Answers of OpenAI's chat completions, and of the servers that speak it, with what they add (reasoning, citations).
+
+https://platform.openai.com/docs/api-reference/chat-streaming. What comes in pieces is in a choice's `delta`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Final
+
+from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, dicts, index, walk
+from upstream.events import DONE, event
+
+FILTERED: Final = "content_filter"
+"""The finish reason of an answer that was cut."""
+_KEPT: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint", "usage")
+"""What stays of an answer that is cut, or of a stream's first event."""
+_ONCE: Final = frozenset(("role", "type", "id", "format", "signature"))
+"""Strings of a delta that do not grow."""
+_CHOICES: Final = 1024
+"""Choices that are remembered of one stream; OpenAI gives at most 128."""
+_ENTRIES: Final = 1024
+"""Entries with an `index` that a list may have: each is looked for among the others."""
+_TOO_MANY: Final = 1 << 60
+APART: Final = "\n\n"
+"""Between what was shown and the message that the answer was cut."""
+
+
+class ChatAnswer(AnswerShape):
+    def texts(self, fields: dict[str, Any]) -> list[Text]:
+        out: list[Text] = []
+        for place, choice in enumerate(dicts(fields, "choices")):
+            path: Channel = ("choices", index(choice, place))
+            delta = choice.get("delta")
+            if type(delta) is dict:
+                walk(delta, (*path, "delta"), False, out)
+            walk(choice, path, True, out, "delta")
+        walk(fields, (), True, out, "choices")
+        return out
+
+    def closes(self, fields: dict[str, Any]) -> list[Channel]:
+        return closed_choices(fields)
+
+    def forget(self, fields: dict[str, Any]) -> None:
+        fields.pop("obfuscation", None)
+        for choice in dicts(fields, "choices"):
+            if choice.get("logprobs"):
+                choice["logprobs"] = None
+            for key in ("delta", "message"):
+                message = choice.get(key)
+                if type(message) is dict and message.get("annotations"):
+                    message["annotations"] = []
+
+    def course(self, model: str = "") -> Course:
+        return ChatCourse(model)
+
+    def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
+        answered = {"role": "assistant", "content": message, "refusal": None}
+        return cut_choices(fields, {"message": answered})
+
+    def assembly(self, limit: int) -> Assembly:
+        return ChatAssembly(limit)
+
+    def stream(self, final: dict[str, Any], usage: bool = True) -> bytes:
+        head: dict[str, Any] = {key: final[key] for key in _KEPT if key in final and key != "usage"}
+        head["object"] = "chat.completion.chunk"
+        events: list[bytes] = []
+        for place, choice in enumerate(dicts(final, "choices")):
+            at, message = index(choice, place), choice.get("message") or {}
+            for delta in _deltas(message):
+                one = {"index": at, "delta": delta, "logprobs": None, "finish_reason": None}
+                events.append(event({**head, "choices": [one]}))
+            rest = {key: value for key, value in choice.items() if key != "message"}
+            events.append(event({**head, "choices": [{**rest, "index": at, "delta": {}}]}))
+        others = {key: value for key, value in final.items() if key not in _KEPT and key != "choices"}
+        if others:
+            events.append(event({**head, **others, "choices": []}))
+        if usage and final.get("usage") is not None:
+            events.append(event({**head, "choices": [], "usage": final["usage"]}))
+        return b"".join((*events, DONE))
+
+
+class Choices(Course):
+    """The course of a stream whose events have `choices`."""
+
+    def __init__(self, model: str) -> None:
+        self._head: dict[str, Any] = {"model": model}
+        self._begun = False
+        self._open: dict[int, bool] = {}
+        """The choices that have begun: whether any text of theirs that a message would follow was shown."""
+        self._finished: set[int] = set()
+
+    def seen(self, fields: dict[str, Any]) -> None:
+        if not self._begun:
+            self._begun = True
+            self._head = {key: fields[key] for key in _KEPT if key in fields and key != "usage"}
+        for place, choice in enumerate(dicts(fields, "choices")):
+            at = index(choice, place)
+            known = self._open.get(at)
+            if known is None and len(self._open) < _CHOICES:
+                known = self._open[at] = False
+            if known is False and self.shows(choice):
+                self._open[at] = True
+            if choice.get("finish_reason") is not None:
+                self._finished.add(at)
+
+    def shows(self, choice: dict[str, Any]) -> bool:
+        """Whether a message has to be set apart from what the choice shows."""
+        raise NotImplementedError
+
+    def piece(self, message: str, first: bool) -> dict[str, Any]:
+        """The fields of a choice that show `message`; `first`: they are its first."""
+        raise NotImplementedError
+
+    def closing(self, made: dict[str, Any], message: str) -> bytes:
+        """The last events. `made`: the fields of a stream that has none of its own."""
+        head = {**made, **self._head}
+        left = [at for at in self._open if at not in self._finished] or list(self._open) or [0]
+        choices = []
+        for at in left:
+            shown = APART + message if message and self._open.get(at) else message
+            piece = self.piece(shown, at not in self._open)
+            choices.append({"index": at, **piece, "logprobs": None, "finish_reason": FILTERED})
+        return event({**head, "choices": choices}) + DONE
+
+
+class ChatCourse(Choices):
+    def shows(self, choice: dict[str, Any]) -> bool:
+        delta = choice.get("delta")
+        return type(delta) is dict and bool(delta.get("content"))
+
+    def piece(self, message: str, first: bool) -> dict[str, Any]:
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        if message:
+            delta["content"] = message
+        return {"delta": delta}
+
+    def cut(self, message: str) -> bytes:
+        return self.closing(made("chatcmpl-", "chat.completion.chunk"), message)
+
+
+class ChatAssembly(Assembly):
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._failed = False
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, fields: dict[str, Any]) -> None:
+        if fields.get("error"):
+            self._failed = True
+        if self._failed:
+            return
+        for key, value in fields.items():
+            if key not in ("choices", "obfuscation") and (value is not None or key not in self._head):
+                self._head[key] = value
+        for place, choice in enumerate(dicts(fields, "choices")):
+            at = index(choice, place)
+            known = self._choices.get(at)
+            if known is None:
+                known = self._choices[at] = {"index": at, "message": {}, "logprobs": None}
+            for key, value in choice.items():
+                if key == "delta":
+                    if type(value) is dict:
+                        self._left -= grow(known["message"], value)
+                elif key == "logprobs" and type(value) is dict:
+                    if known[key] is None:
+                        known[key] = {}
+                    self._left -= grow(known[key], value)
+                elif value is not None or key not in known:
+                    known[key] = value
+        if self._left < 0:
+            self._failed = True
+            self._choices.clear()
+
+    def final(self) -> dict[str, Any] | None:
+        if self._failed or not self._choices:
+            return None
+        choices = []
+        for at in sorted(self._choices):
+            choice = grown(self._choices[at])
+            if choice.get("finish_reason") is None:
+                return None
+            message = choice["message"]
+            for call in dicts(message, "tool_calls"):
+                call.pop("index", None)
+            choice["message"] = {"role": "assistant", "content": None, "refusal": None, **message}
+            choices.append(choice)
+        return {**self._head, "object": "chat.completion", "choices": choices}
+
+
+def made(prefix: str, kind: str) -> dict[str, Any]:
+    """What the first event of a stream says of itself, for one that has none."""
+    return {"id": prefix + uuid.uuid4().hex[:24], "object": kind, "created": int(time.time())}
+
+
+def closed_choices(fields: dict[str, Any]) -> list[Channel]:
+    """The choices that end with this event."""
+    return [
+        ("choices", index(choice, place))
+        for place, choice in enumerate(dicts(fields, "choices"))
+        if choice.get("finish_reason") is not None
+    ]
+
+
+def cut_choices(fields: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
+    """The whole answer with `piece` in every choice, and nothing else that the model wrote."""
+    places = [index(choice, place) for place, choice in enumerate(dicts(fields, "choices"))] or [0]
+    choices = [{"index": at, **piece, "logprobs": None, "finish_reason": FILTERED} for at in places]
+    return {**{key: fields[key] for key in _KEPT if key in fields}, "choices": choices}
+
+
+def grow(known: dict[str, Any], delta: dict[str, Any]) -> int:
+    """Adds a delta to what is `known`, as OpenAI's SDK does it: strings are joined, entries of a list that have an
+    `index` are found by it, other entries are appended. Returns how many characters it took."""
+    size = 0
+    for key, value in delta.items():
+        before = known.get(key)
+        if type(value) is str:
+            size += len(value)
+            if isinstance(before, Pieces) and key not in _ONCE:
+                before.list.append(value)
+            else:
+                known[key] = Pieces(value) if key not in _ONCE else value
+        elif type(value) is dict:
+            if type(before) is not dict:
+                before = known[key] = {}
+            size += grow(before, value) + 1
+        elif type(value) is list:
+            if type(before) is not list:
+                before = known[key] = []
+            size += _grow_list(before, value)
+        elif value is not None or key not in known:
+            known[key] = value
+    return size
+
+
+def _grow_list(known: list[Any], entries: list[Any]) -> int:
+    size = len(entries)
+    for entry in entries:
+        at = entry.get("index") if type(entry) is dict else None
+        if type(at) is int:
+            found = next((one for one in reversed(known) if type(one) is dict and one.get("index") == at), None)
+            if found is None:
+                if len(known) >= _ENTRIES:
+                    return _TOO_MANY
+                known.append(found := {})
+            size += grow(found, entry)
+        else:
+            if type(entry) is dict:
+                size += _size(entry)
+            known.append(entry)
+    return size
+
+
+def _size(value: Any) -> int:
+    if type(value) is str:
+        return len(value)
+    if type(value) is dict:
+        return 1 + sum(len(key) + _size(one) for key, one in value.items())
+    return 1 + sum(map(_size, value)) if type(value) is list else 1
+
+
+def grown(value: Any) -> Any:
+    """What has grown, with its strings joined."""
+    if isinstance(value, Pieces):
+        return value.text()
+    if type(value) is dict:
+        return {key: grown(one) for key, one in value.items()}
+    return [grown(one) for one in value] if type(value) is list else value
+
+
+def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deltas that grow to `message`: its role, then each field, then each call of a tool."""
+    fields = {key: value for key, value in message.items() if key not in ("role", "tool_calls") and value is not None}
+    content = fields.pop("content", None)
+    begun = "" if type(content) is str else None
+    deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": begun}]
+    deltas += [{key: value} for key, value in fields.items()]  # thoughts come before what follows from them
+    if content:
+        deltas.append({"content": content})
+    for at, call in enumerate(dicts(message, "tool_calls")):
+        deltas.append({"tool_calls": [{"index": at, **call}]})
+    return deltas

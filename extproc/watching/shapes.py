@@ -1,0 +1,12 @@
+"""The shapes of answers, by the name of the API (extproc.apis.registry)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from extproc.watching.chat import ChatAnswer
+from extproc.watching.shape import AnswerShape
+
+SHAPES: Final[Mapping[str, AnswerShape]] = {"chat": ChatAnswer()}
+"""APIs that are missing here have answers that cannot be watched."""
