@@ -90,21 +90,17 @@ def clauses(
     rules: Mapping[str, Rule],
     known: Mapping[str, Model],
     writers: Mapping[str, WriterSpec],
-) -> list[Clause]:
-    """The policy's decisions on requests in the engine's terms, in list order, over the models `known`.
+) -> list[Clause | Watching]:
+    """The policy's decisions in the engine's terms, in list order, over the models `known`.
 
     `writers` are those of the decisions that have one, by the decision's name.
     """
     return [
-        _clause(entry, rules[entry.name], known, writers.get(entry.name))
+        _watching(entry, rules[entry.name])
+        if entry.on == "answer"
+        else _clause(entry, rules[entry.name], known, writers.get(entry.name))
         for entry in spec.decisions
-        if entry.on == "request"
     ]
-
-
-def watching(spec: PolicySpec, rules: Mapping[str, Rule]) -> list[Watching]:
-    """The policy's decisions on answers in the engine's terms, in list order."""
-    return [_watching(entry, rules[entry.name]) for entry in spec.decisions if entry.on == "answer"]
 
 
 def _watching(entry: DecisionSpec, rule: Rule) -> Watching:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from config.clauses import clauses, models, watching
+from config.clauses import clauses, models
 from config.document import Document, Path
 from config.document import parse as parse_yaml
 from config.mistakes import mistakes
@@ -37,6 +37,8 @@ from upstream.writer import WriterKind, WriterSpec
 M = TypeVar("M", bound=BaseModel)
 
 _ON_ANSWER: Final = tuple(key for key in ANSWERS if key not in ACTIONS)
+_GUARDS: Final = ("mask", "cut")
+"""What else keeps something from a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,6 @@ class Policy:
     models: Mapping[str, Model]
     clauses: Sequence[Clause]
     watching: Sequence[Watching]
-
-    def numbers(self, on: str) -> list[int]:
-        """The places in the list of the decisions on `request` or `answer`."""
-        return [index for index, entry in enumerate(self.spec.decisions) if entry.on == on]
 
     def sure(self, name: str) -> bool:
         """Whether the signal of this name always says yes or no."""
@@ -150,14 +148,11 @@ class _Checker:
         places = {path: document.keys[path] for path in wanted if path in document.keys}
         targets = models(spec)
         made = clauses(spec, rules, targets, self._writers)
-        on_answers = watching(spec, rules)
-        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, made, on_answers)
-        numbers = policy.numbers("request")
+        asked = [one for one in made if isinstance(one, Clause)]
+        watching = [one for one in made if isinstance(one, Watching)]
+        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, asked, watching)
         for finding in lint(made, signals, targets, default=spec.default, best=spec.strategy == "best"):
-            place = finding.path
-            if place[0] == "decisions" and len(place) > 1:
-                place = ("decisions", numbers[int(place[1])], *place[2:])
-            document.report(place, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
+            document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         for finding in mistakes(self._data, policy) if doubts else ():
             document.report(finding.path, finding.code, finding.message, warning=True, at_key=finding.at_key)
         self._guards(policy)
@@ -167,15 +162,18 @@ class _Checker:
     def _guards(self, policy: Policy) -> None:
         """Warn of guards without `on_unknown`: they let pass whatever cannot be read."""
         for index, entry in enumerate(policy.spec.decisions):
-            if entry.respond is None or "on_unknown" in entry.model_fields_set:
+            on_answer = entry.on == "answer"
+            does = next((key for key in (*_GUARDS, "respond") if getattr(entry, key) is not None), None)
+            if does is None or "on_unknown" in entry.model_fields_set:
                 continue
             unsure = sorted({name for name in _named(policy, policy.rules[entry.name]) if not policy.sure(name)})
             if unsure:
+                what, refuse = ("an answer", f"{does} it") if on_answer else ("a request", "refuse it")
                 message = (
-                    f"guard {entry.name!r} has no on_unknown: a request for which {unsure[0]!r} cannot be read passes; "
-                    "write `on_unknown: match` to refuse it (or `skip`, if that is meant)"
+                    f"guard {entry.name!r} has no on_unknown: {what} for which {unsure[0]!r} cannot be read passes; "
+                    f"write `on_unknown: match` to {refuse} (or `skip`, if that is meant)"
                 )
-                self._document.report(("decisions", index, "respond"), "L311", message, warning=True, at_key=True)
+                self._document.report(("decisions", index, does), "L311", message, warning=True, at_key=True)
 
     def _opened(self, policy: Policy) -> None:
         """Warn of opened paths that an earlier entry already covers, and of guards that will not see their requests."""
@@ -189,7 +187,8 @@ class _Checker:
         if not openings and spec.settings.unread == "refuse":
             return
         for entry in spec.decisions:
-            named = _named(policy, policy.rules[entry.name]) if entry.respond is not None else ()
+            guards = entry.respond is not None and entry.on == "request"
+            named = _named(policy, policy.rules[entry.name]) if guards else ()
             if any(policy.signals[name][1].scopes() for name in named):
                 message = (
                     f"guard {entry.name!r} reads text, and what goes unread passes it: open only paths that show no "
@@ -259,7 +258,7 @@ class _Checker:
             self._document.report((*path, kind), "P105", message, at_key=True)
             return None
         params = self._validated(known.Parameters, {} if given is None else given, (*path, kind))
-        if params is not None and ANSWER in params.scopes():
+        if params is not None and (ANSWER in params.scopes() or getattr(params, "in_", None) == ANSWER):
             if not known.answers:
                 kinds = ", ".join(other.kind for other in BY_NAME.values() if other.answers)
                 message = f"in: a {kind} looks at requests; kinds that read answers are {kinds}"
@@ -303,6 +302,8 @@ class _Checker:
             actions = [key for key in ACTIONS if entry.get(key) is not None]
             if entry.get("on") == "answer":
                 self._on_answer(entry, path)
+            elif entry.get("on", "request") != "request":
+                pass  # its other keys cannot be told right or wrong
             elif (
                 misplaced := next((key for key in (*_ON_ANSWER, "window", "stride") if key in entry), None)
             ) is not None:
@@ -337,7 +338,7 @@ class _Checker:
         report = self._document.report
         given = [key for key in ANSWERS if key in entry]
         for key in ("set", "sticky", "override", *(key for key in ACTIONS if key not in ANSWERS)):
-            if entry.get(key):
+            if entry.get(key) not in (None, False):
                 others = ", ".join(ANSWERS)
                 message = f"{key} is about requests: a decision on the answer has exactly one of {others}"
                 report((*path, key), "P104", message, at_key=True)

@@ -58,8 +58,8 @@ class Watching:
 class Verdict(NamedTuple):
     """What becomes of a text.
 
-    `clause` is the decision that acts. `spans` are what is to be masked, disjoint and in order; of a cut or respond, the
-    first place of what led to it, as far as that is known: what stands before it may be shown.
+    `clause` is the decision that acts. `spans` are what is to be masked, disjoint and in order; of a cut or respond,
+    the first place of what led to it, as far as that is known: what stands before it may be shown.
     """
 
     act: Act

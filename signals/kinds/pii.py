@@ -149,6 +149,7 @@ class Pii(Signal):
         self._at_least = params.at_least
         self._named = _MODELLED.intersection(params.types)
         self._certainty = params.certainty
+        self._places = _Places(self)
         self._entities: Entities | None = None
         if params.model is not None:
             self._entities = shared.use(Entities, mounted(shared, params.model, "token"), params.in_)
@@ -156,9 +157,11 @@ class Pii(Signal):
             self.cost = Cost.NEURAL
 
     def read(self, facts: Facts) -> Reading:
+        if self._entities is None and not facts.get(self._found) & self._any:
+            return FALSE
         first: tuple[int, str] | None = None
         values: dict[str, set[str]] = {}
-        for number, start, _, kind, value in self._all(facts):
+        for number, start, _, kind, value in facts.get(self._places):
             values.setdefault(kind, set()).add(value)
             if first is None or (number == 0 and start < first[0]):
                 first = start, kind
@@ -167,10 +170,10 @@ class Pii(Signal):
         return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
 
     def spans(self, facts: Facts) -> list[Span]:
-        return [Span(start, end, kind) for number, start, end, kind, _ in self._all(facts) if number == 0]
+        return [Span(start, end, kind) for number, start, end, kind, _ in facts.get(self._places) if number == 0]
 
-    def _all(self, facts: Facts) -> Iterator[tuple[int, int, int, str, str]]:
-        """Everything that counts: in which spelling of the text it is, its start, end, kind and value."""
+    def all(self, facts: Facts) -> Iterator[_Place]:
+        """Everything that counts."""
         named = list(self._names(facts)) if self._entities is not None else []
         hits = facts.get(self._found) & self._any
         if hits:
@@ -209,6 +212,20 @@ class Pii(Signal):
                 return True
             domain = domain.partition(".")[2]
         return False
+
+
+_Place = tuple[int, int, int, str, str]
+"""In which spelling of the text something is, its start and end there, kind and value."""
+
+
+class _Places:
+    """Quick input: everything that counts for one signal."""
+
+    def __init__(self, signal: Pii) -> None:
+        self._signal = signal
+
+    def compute(self, facts: Facts) -> list[_Place]:
+        return list(self._signal.all(facts))
 
 
 class Finding(NamedTuple):
@@ -290,9 +307,24 @@ def _checked(pattern: Any, detector: Detector, data: bytes, sift: bool) -> Itera
         found = data[start:end].decode(errors="replace")
         value = detector.check(found)
         if value is not None and (not sift or _fits(detector, found, data, (start, end))):
+            if detector.rescan:
+                end = start + _extent(found, value)
             yield start, end, value
         at = start + 1 if value is None and detector.rescan else end
     raise Unavailable("too_many")
+
+
+def _extent(found: str, value: str) -> int:
+    """Where `value` ends in a candidate that begins with it: what follows may be another one."""
+    at = 0
+    for place, char in enumerate(found):
+        if char.isalnum():
+            if char.upper() != value[at].upper():
+                break
+            at += 1
+            if at == len(value):
+                return place + 1
+    return len(found)
 
 
 def _fits(detector: Detector, found: str, data: bytes, span: tuple[int, int]) -> bool:
