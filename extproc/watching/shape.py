@@ -6,6 +6,7 @@ its own; what they share is here.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -30,6 +31,7 @@ _SILENT: Final = frozenset(
         "native_finish_reason",
         "object",
         "obfuscation",
+        "partial_image_b64",
         "previous_response_id",
         "provider",
         "response_id",
@@ -53,6 +55,8 @@ _OBJECTS: Final = frozenset(("arguments", "input", "args"))
 """Objects that the model wrote: names, numbers and all are its text."""
 _BYTES: Final = {"data": ("audio", "redacted_thinking"), "result": ("image_generation_call",)}
 """Fields with bytes in base64, by what their object is called or what type it says it has."""
+_OFFSETS: Final = frozenset(("start_index", "end_index", "startIndex", "endIndex"))
+"""Where in the text of the answer a citation belongs."""
 _DEEPEST: Final = 64
 """Levels of an answer; no API has a third as many."""
 
@@ -134,9 +138,10 @@ class AnswerShape:
         raise NotImplementedError
 
     def forget(self, fields: dict[str, Any]) -> None:
-        """Drops what repeats the texts of the event, or counts their characters: to be called once a text was changed,
-        and for every later event of that answer."""
-        raise NotImplementedError
+        """Drops what repeats the texts of the event (tokens), or counts their characters (where a citation is): to be
+        called when one was changed, and for every later event of that answer."""
+        fields.pop("obfuscation", None)
+        _forget(fields)
 
     def course(self, model: str = "") -> Course:
         """The state of a new stream. `model`: its name, for an answer that is cut before its first event."""
@@ -156,16 +161,17 @@ class AnswerShape:
         raise NotImplementedError
 
 
-def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: str = "") -> None:
-    """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of the field `but`."""
+def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: Container[str] = ()) -> None:
+    """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of
+    the fields `but`."""
     if len(path) > _DEEPEST:
         raise ValueError(f"the answer is nested deeper than {_DEEPEST} levels")
     for key, value in node.items():
         kind = type(value)
         if kind is str:
-            if value and key not in _SILENT and not (key in _BYTES and _is_bytes(node, path, key)):
+            if value and key not in _SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
                 out.append(Text((*path, key), node, key, key in _CODE, whole))
-        elif (kind is dict or kind is list) and value and key not in _UNREAD and key != but:
+        elif (kind is dict or kind is list) and value and key not in _UNREAD and key not in but:
             if kind is list:
                 walk_list(value, (*path, key), whole, out)
             elif key in _OBJECTS:
@@ -192,6 +198,29 @@ def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> 
                 out.append(Text((*path, place), nodes, place, False, whole))
         elif kind is list:
             walk_list(value, (*path, place), whole, out)
+
+
+def _forget(node: Any) -> None:
+    if type(node) is list:
+        for entry in node:
+            _forget(entry)
+    elif type(node) is dict:
+        for key, value in node.items():
+            if key == "logprobs":
+                node[key] = [] if type(value) is list else None
+            elif key in _OFFSETS:
+                node[key] = 0
+            elif key not in _OBJECTS:
+                _forget(value)
+
+
+def size(value: Any) -> int:
+    """About how many characters an object has."""
+    if type(value) is str:
+        return len(value)
+    if type(value) is dict:
+        return 1 + sum(len(key) + size(one) for key, one in value.items())
+    return 1 + sum(map(size, value)) if type(value) is list else 1
 
 
 def index(entry: dict[str, Any], place: int) -> int:

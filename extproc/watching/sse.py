@@ -6,9 +6,9 @@ Sans-IO: bytes go in as they come, events come out. The work is linear in the by
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from upstream.endpoint import JSON
 from upstream.events import event as written
 
 _LINE_END: Final = rb"(?:\r\n|\n|\r(?=[^\n]))"  # a carriage return at the end may become CRLF: the next byte tells
@@ -106,7 +106,7 @@ class Events:
             self._begun = True
             text = raw.removeprefix(_BOM)
         returns = b"\r" in text
-        if not returns and text.startswith(b"data: ") and text.find(b"\n") == len(text) - 2:
+        if not returns and text.startswith(b"data: ") and text.find(b"\n\n") == len(text) - 2 == text.find(b"\n"):
             return Event(raw, "", text[6:-2])
         if returns:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -126,7 +126,7 @@ class Events:
         return Event(raw, name.decode(errors="replace"), b"\n".join(data), b"\n".join(other))
 
 
-def encode(name: str, fields: Mapping[str, Any] | bytes) -> bytes:
+def encode(name: str, fields: JSON | bytes) -> bytes:
     """One event: `fields` as JSON, or the data itself; `name` '' for an event without."""
     if not isinstance(fields, bytes):
         return written(fields, name or None)
