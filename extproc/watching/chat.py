@@ -91,8 +91,9 @@ class Choices(Course):
 
     def seen(self, fields: dict[str, Any]) -> None:
         if not self._begun:
-            self._begun = True
-            self._head = {key: fields[key] for key in KEPT if key in fields and key != "usage"}
+            # Azure's first event has no choices, and nothing but empty names.
+            self._begun = bool(fields.get("choices"))
+            self._head.update({key: fields[key] for key in KEPT if fields.get(key) and key != "usage"})
         for place, choice in enumerate(dicts(fields, "choices")):
             at = index(choice, place)
             known = self._open.get(at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from types import NoneType
 from typing import Any, Final
 
 from extproc.watching.chat import APART, FILTERED
@@ -45,6 +46,8 @@ _ECHOED: Final = frozenset(
     )
 )
 """Fields of a response that repeat the request: what the client, or the policy, has put in."""
+_NAMES: Final = frozenset(("id", "object", "model", "service_tier", "usage"))
+"""What else stays of a response that is cut, beside plain numbers."""
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed")
 _DELTA, _DONE = ".delta", ".done"
 _PLACES: Final = ("content_index", "summary_index", "command_index")
@@ -104,8 +107,8 @@ class ResponsesAnswer(AnswerShape):
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         item = _message("incomplete", [_part(message)] if message else [])
-        kept = {key: value for key, value in fields.items() if key in _ECHOED or type(value) is not str}
-        kept |= {key: fields[key] for key in ("id", "object", "model", "service_tier") if key in fields}
+        plain = (int, float, NoneType)
+        kept = {key: one for key, one in fields.items() if key in _ECHOED or key in _NAMES or isinstance(one, plain)}
         return {**kept, **_filtered([item] if message else [])}
 
     def assembly(self, limit: int) -> Assembly:
