@@ -9,7 +9,21 @@ import time
 import uuid
 from typing import Any, Final
 
-from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, dicts, index, size, walk
+from extproc.watching.shape import (
+    AnswerShape,
+    Assembly,
+    Channel,
+    Course,
+    Pieces,
+    Text,
+    as_json,
+    dicts,
+    index,
+    inner,
+    objects,
+    size,
+    walk,
+)
 from upstream.events import DONE, event
 
 FILTERED: Final = "content_filter"
@@ -39,16 +53,14 @@ class ChoicesAnswer(AnswerShape):
 
 
 class ChatAnswer(ChoicesAnswer):
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
         out: list[Text] = []
-        for place, choice in enumerate(dicts(fields, "choices")):
+        for place, choice in enumerate(objects(fields, "choices")):
             path: Channel = ("choices", index(choice, place))
-            delta = choice.get("delta")
-            if type(delta) is dict:
-                walk(delta, (*path, "delta"), False, out)
+            walk(inner(choice, "delta"), (*path, "delta"), False, out)
             walk(choice, path, True, out, ("delta",))
         walk(fields, (), True, out, ("choices",))
-        return out
+        return as_json(out, "content") if json else out
 
     def course(self, model: str = "") -> Course:
         return ChatCourse(model)

@@ -8,18 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.watching.chat import Choices, ChoicesAnswer, ChoicesAssembly, cut_choices, grow, made
-from extproc.watching.shape import Assembly, Channel, Course, Text, dicts, index, walk
+from extproc.watching.shape import Assembly, Course, Text, as_json, dicts, index, objects, walk
 from upstream.events import DONE, event
 
 
 class CompletionsAnswer(ChoicesAnswer):
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
         out: list[Text] = []
-        for place, choice in enumerate(dicts(fields, "choices")):
-            path: Channel = ("choices", index(choice, place))
-            walk(choice, path, False, out)
+        for place, choice in enumerate(objects(fields, "choices")):
+            walk(choice, ("choices", index(choice, place)), False, out)
         walk(fields, (), True, out, ("choices",))
-        return out
+        return as_json(out, "text") if json else out
 
     def course(self, model: str = "") -> Course:
         return CompletionsCourse(model)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from extproc.watching.chat import APART, grow, grown
-from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, dicts, walk
+from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, as_json, dicts, inner, walk
 from upstream.events import event
 
 _KEPT: Final = ("id", "type", "role", "model", "container", "usage")
@@ -31,26 +31,24 @@ _BLOCKS: Final = 4096
 
 
 class MessagesAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
         out: list[Text] = []
         kind = fields.get("type")
         if kind == "content_block_delta":
-            delta = fields.get("delta")
+            delta = inner(fields, "delta")
             path: Channel = ("content", _place(fields))
-            if type(delta) is dict:
-                walk(delta, path, delta.get("type") == "citations_delta", out)
+            walk(delta, path, delta.get("type") == "citations_delta", out)
             walk(fields, path, True, out, ("delta",))
         elif kind == "content_block_start":
-            block = fields.get("content_block")
+            block = inner(fields, "content_block")
             path = ("content", _place(fields))
-            if type(block) is dict:
-                walk(block, path, False, out)
-                # Its text goes on in its deltas. Its name, and what a server's own tool has given, are there whole.
-                out = [one if _grows(one, block) else one._replace(whole=True) for one in out]
+            walk(block, path, False, out)
+            # Its text goes on in its deltas. Its name, and what a server's own tool has given, are there whole.
+            out = [one if _grows(one, block) else one._replace(whole=True) for one in out]
             walk(fields, path, True, out, ("content_block",))
         else:
             walk(fields, (), True, out)
-        return out
+        return as_json(out, "text") if json else out
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
         kind = fields.get("type")

@@ -20,6 +20,7 @@ from extproc.watching.shape import (
     Pieces,
     Text,
     dicts,
+    inner,
     size,
     walk,
 )
@@ -59,6 +60,8 @@ _PARTS: Final = {
     "refusal": ("refusal", "response.refusal"),
     "reasoning_text": ("text", "response.reasoning_text"),
 }
+_SAID: Final = ("output_text", "response.output_text.delta", "response.output_text.done")
+"""What holds a text of a message."""
 _CALLS: Final = {
     # An item that is a call: the field that comes in pieces, and what its events are called.
     "function_call": ("arguments", "response.function_call_arguments"),
@@ -69,7 +72,11 @@ _CALLS: Final = {
 
 
 class ResponsesAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+        out = self._texts(fields)
+        return [text._replace(code=True) if _says(text) else text for text in out] if json else out
+
+    def _texts(self, fields: dict[str, Any]) -> list[Text]:
         out: list[Text] = []
         kind = fields.get("type")
         if type(kind) is not str:
@@ -82,13 +89,11 @@ class ResponsesAnswer(AnswerShape):
             if type(delta) is str:
                 if delta and kind != "response.audio.delta":
                     out.append(Text(channel, fields, "delta", kind.endswith("_arguments.delta")))
-            elif type(delta) is dict:
-                walk(delta, channel, False, out)
+            else:
+                walk(inner(fields, "delta"), channel, False, out)
             walk(fields, channel, True, out, ("delta",))
             return out
-        response = fields.get("response")
-        if type(response) is dict:
-            walk(response, ("response",), True, out, _ECHOED)
+        walk(inner(fields, "response"), ("response",), True, out, _ECHOED)
         walk(fields, path, True, out, ("response",))
         return out
 
@@ -251,6 +256,12 @@ class ResponsesAssembly(Assembly):
         if response.get("output"):
             return response
         return {**response, "output": [self._items[at] for at in sorted(self._items)]}
+
+
+def _says(text: Text) -> bool:
+    """Whether a text is of a message."""
+    kind = text.holder.get("type") if type(text.holder) is dict else None
+    return kind in _SAID and text.key in ("text", "delta")
 
 
 def _number(fields: dict[str, Any], key: str, default: int = 0) -> int:

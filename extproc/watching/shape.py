@@ -19,21 +19,27 @@ _SILENT: Final = frozenset(
     (
         "call_id",
         "container_id",
+        "continuationToken",
+        "createTime",
         "encrypted_content",
         "encrypted_index",
         "encrypted_stdout",
         "file_id",
         "format",
+        "finishReason",
         "finish_reason",
         "id",
         "item_id",
+        "mimeType",
         "model",
+        "modelVersion",
         "native_finish_reason",
         "object",
         "obfuscation",
         "partial_image_b64",
         "previous_response_id",
         "provider",
+        "responseId",
         "response_id",
         "role",
         "service_tier",
@@ -41,13 +47,14 @@ _SILENT: Final = frozenset(
         "status",
         "stop_reason",
         "system_fingerprint",
+        "thoughtSignature",
         "tool_call_id",
         "tool_use_id",
         "type",
     )
 )
 """Fields that hold no text of the model's: names, states and what only the server reads."""
-_UNREAD: Final = frozenset(("logprobs", "usage", "inlineData"))
+_UNREAD: Final = frozenset(("logprobs", "logprobsResult", "usage", "usageMetadata", "inlineData"))
 """Fields that are left out whole: numbers, bytes, and tokens that `forget` drops when their text changes."""
 _CODE: Final = frozenset(("arguments", "partial_json"))
 """JSON text in a string."""
@@ -126,8 +133,9 @@ class Assembly:
 class AnswerShape:
     """How an API answers. Without state."""
 
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
-        """The texts of an event, or of a whole answer, in their order. Empty ones are none.
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+        """The texts of an event, or of a whole answer, in their order. Empty ones are none. `json`: what the model says
+        is JSON, as the call has asked for (`extproc.watching.shapes.asks_json`), and so its texts are `code`.
 
         Raises ValueError for an object that no API gives.
         """
@@ -185,6 +193,11 @@ def _is_bytes(node: dict[str, Any], path: Channel, key: str) -> bool:
     return node.get("type") in kinds or (len(path) > 0 and path[-1] in kinds)
 
 
+def as_json(texts: list[Text], key: str) -> list[Text]:
+    """The texts, with those called `key` as JSON text in a string."""
+    return [text._replace(code=True) if text.key == key else text for text in texts]
+
+
 def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> None:
     """The same for a list, whose entries may say their place (`index`)."""
     if len(path) > _DEEPEST:
@@ -206,7 +219,7 @@ def _forget(node: Any) -> None:
             _forget(entry)
     elif type(node) is dict:
         for key, value in node.items():
-            if key == "logprobs":
+            if key in ("logprobs", "logprobsResult"):
                 node[key] = [] if type(value) is list else None
             elif key in _OFFSETS:
                 node[key] = 0
@@ -227,6 +240,30 @@ def index(entry: dict[str, Any], place: int) -> int:
     """The place that an entry of a list says it has, else where it is."""
     given = entry.get("index")
     return given if type(given) is int else place
+
+
+def objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list of objects `holder[key]`; none where there is no such field. Raises ValueError for something else."""
+    found = holder.get(key)
+    if found is None:
+        return []
+    if type(found) is not list or not all(map(_is_object, found)):
+        raise ValueError(f"{key!r} in the answer is no list of objects")
+    return found
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def inner(holder: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object `holder[key]`; an empty one where there is no such field. Raises ValueError for something else."""
+    found = holder.get(key)
+    if found is None:
+        return {}
+    if type(found) is not dict:
+        raise ValueError(f"{key!r} in the answer is no object")
+    return found
 
 
 def dicts(holder: Any, key: str) -> list[dict[str, Any]]:

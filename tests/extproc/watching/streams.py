@@ -8,6 +8,8 @@ from typing import Any
 import anthropic
 import httpx2
 import openai
+from google import genai
+from google.genai import types
 
 from extproc.watching.sse import encode
 from upstream.events import DONE
@@ -349,9 +351,46 @@ RESPONSES = {
     ),
 }
 
+_GEMINI = {
+    "usageMetadata": {"promptTokenCount": 4},
+    "modelVersion": "gemini-2.5-flash",
+    "responseId": "mAitaLmk",
+}
+
+
+def candidate(*parts: dict[str, Any], at: int = 0, **more: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": {"parts": list(parts), "role": "model"}, "index": at, **more}], **_GEMINI}
+
+
+GEMINI = {
+    "text": [
+        candidate({"text": "Hel"}),
+        candidate({"text": "lo"}),
+        candidate(
+            {"text": "!"},
+            finishReason="STOP",
+            safetyRatings=[{"category": "HARM_CATEGORY_HARASSMENT", "probability": "NEGLIGIBLE"}],
+        ),
+    ],
+    "thinking": [
+        candidate({"text": "Let me", "thought": True}),
+        candidate({"text": " think.", "thought": True}, {"text": "Four"}),
+        candidate({"text": "teen"}),
+        candidate({"functionCall": {"name": "pay", "args": {"card": 4111}, "id": "c"}, "thoughtSignature": "Ev0D"}),
+        candidate({"text": ""}, finishReason="STOP"),
+    ],
+    "choices": [
+        candidate({"text": "One"}),
+        candidate({"text": "Uno"}, at=1),
+        candidate({"text": "."}, finishReason="STOP"),
+        {"candidates": [{"finishReason": "MAX_TOKENS", "index": 1}], **_GEMINI},
+    ],
+}
+
 STREAMS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "chat": CHAT,
     "completions": COMPLETIONS,
+    "gemini": GEMINI,
     "messages": MESSAGES,
     "responses": RESPONSES,
 }
@@ -362,7 +401,7 @@ def written(api: str, events: Sequence[dict[str, Any]], done: bool = True) -> by
     """The bytes of a stream. `done`: with the line that ends streams of chat and completions."""
     named = api in ("messages", "responses")
     body = b"".join(encode(one["type"] if named else "", one) for one in events)
-    return body + DONE if done and not named else body
+    return body + DONE if done and api in ("chat", "completions") else body
 
 
 def _transport(body: bytes, kind: str) -> httpx2.MockTransport:
@@ -378,6 +417,16 @@ def gpt(body: bytes, kind: str = "text/event-stream") -> openai.OpenAI:
 def claude(body: bytes, kind: str = "text/event-stream") -> anthropic.Anthropic:
     http = httpx2.Client(transport=_transport(body, kind))
     return anthropic.Anthropic(api_key="k", base_url="http://localhost", max_retries=0, http_client=http)
+
+
+def google(body: bytes, kind: str = "text/event-stream") -> genai.Client:
+    http = types.HttpOptions(base_url="http://localhost", client_args={"transport": _transport(body, kind)})
+    return genai.Client(api_key="k", http_options=http)
+
+
+def _gemini(body: bytes) -> list[Any]:
+    client = google(body)  # it is closed when nothing refers to it
+    return list(client.models.generate_content_stream(model="m", contents="x"))
 
 
 def _chat(body: bytes) -> list[Any]:
@@ -407,6 +456,7 @@ def _responses(body: bytes) -> list[Any]:
 READ: dict[str, Callable[[bytes], list[Any]]] = {
     "chat": _chat,
     "completions": _completions,
+    "gemini": _gemini,
     "messages": _messages,
     "responses": _responses,
 }

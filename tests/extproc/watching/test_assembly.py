@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from anthropic.types import Message
+from google.genai import types
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
@@ -16,10 +17,28 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import Static
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Events
-from tests.extproc.watching.streams import ALL, CHAT, MESSAGES, READ, RESPONSES, STREAMS, USAGE, chunk, gpt, written
+from tests.extproc.watching.streams import (
+    ALL,
+    CHAT,
+    GEMINI,
+    MESSAGES,
+    READ,
+    RESPONSES,
+    STREAMS,
+    USAGE,
+    chunk,
+    gpt,
+    written,
+)
 from tests.linear import assert_linear
 
-WHOLE = {"chat": ChatCompletion, "completions": Completion, "messages": Message, "responses": Response}
+WHOLE: dict[str, Any] = {
+    "chat": ChatCompletion,
+    "completions": Completion,
+    "gemini": types.GenerateContentResponse,
+    "messages": Message,
+    "responses": Response,
+}
 
 
 def read(body: bytes) -> list[dict[str, Any]]:
@@ -51,7 +70,8 @@ def bare(value: Any) -> Any:
 
 
 # The SDK refuses to gather an answer that ends with `length`, and skips or repeats what is not OpenAI's own.
-SAME = [(api, name) for api, name in ALL if api != "completions" and name not in ("azure", "choices", "openrouter")]
+UNLIKE = ("azure", "choices", "openrouter")
+SAME = [(api, name) for api, name in ALL if api not in ("completions", "gemini") and name not in UNLIKE]
 
 
 @pytest.mark.parametrize(("api", "name"), SAME)
@@ -78,6 +98,19 @@ def test_a_final_object_streamed_again_is_the_same(api: str, name: str) -> None:
     READ[api](body)
     again = assembled(api, read(body))
     assert bare(again) == bare(final)
+
+
+def test_the_final_object_of_gemini_has_its_texts_joined() -> None:
+    final = assembled("gemini", GEMINI["thinking"])
+    assert final["candidates"][0]["content"] == {
+        "parts": [
+            {"text": "Let me think.", "thought": True},
+            {"text": "Fourteen"},
+            {"functionCall": {"name": "pay", "args": {"card": 4111}, "id": "c"}, "thoughtSignature": "Ev0D"},
+            {"text": ""},
+        ],
+        "role": "model",
+    }
 
 
 def test_a_replayed_stream_has_its_usage_only_where_it_was_asked_for() -> None:
@@ -108,6 +141,7 @@ def test_an_answer_that_is_not_complete_has_no_final_object(api: str, name: str)
     ends = {
         "chat": lambda one: any(choice["finish_reason"] for choice in one["choices"]),
         "completions": lambda one: any(choice["finish_reason"] for choice in one["choices"]),
+        "gemini": lambda one: any("finishReason" in candidate for candidate in one["candidates"]),
         "messages": lambda one: one["type"] == "message_stop",
         "responses": lambda one: one["type"] == "response.completed",
     }[api]
@@ -154,6 +188,6 @@ def test_the_work_is_linear() -> None:
 def test_our_own_answers_are_assembled_too(api: str) -> None:
     shape = BY_NAME[api]
     fields = {"stream_options": {"include_usage": True}}
-    given = Static("m", "Hello there.", "1" * 24, 1, fields, "")
+    given = Static("m", "Hello there.", "1" * 24, 1, fields, "sse")
     events = read(b"".join(shape.stream(given)))
     assert bare(assembled(api, events)) == bare(shape.answer(given))

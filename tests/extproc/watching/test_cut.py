@@ -9,13 +9,14 @@ import openai
 import orjson
 import pytest
 from anthropic.types import Message
+from google.genai import types
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from pydantic import BaseModel
 
 from extproc.watching.shapes import SHAPES
-from tests.extproc.watching.streams import ALL, READ, STREAMS, chunk, claude, gpt, response, said, written
+from tests.extproc.watching.streams import ALL, READ, STREAMS, chunk, claude, google, gpt, response, said, written
 
 NO = "Stopped by policy."
 
@@ -47,6 +48,10 @@ def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int)
     elif api == "completions":
         assert got[-1].choices[0].finish_reason == "content_filter"
         assert got[-1].choices[0].text.endswith(NO)
+    elif api == "gemini":
+        assert {one.finish_reason for one in got[-1].candidates} == {types.FinishReason.SAFETY}
+        assert got[-1].text.endswith(NO)
+        assert got[-1].model_version == ("gemini-2.5-flash" if at else "served-model")
     elif api == "messages":
         final = got[-1]
         assert (final.stop_reason, final.stop_details.type) == ("refusal", "refusal")
@@ -121,7 +126,13 @@ def test_a_long_answer_is_cut_in_bounded_memory() -> None:
     assert (last.type, last.response.output_text) == ("response.incomplete", NO)
 
 
-WHOLE = {"chat": ChatCompletion, "completions": Completion, "messages": Message, "responses": Response}
+WHOLE: dict[str, Any] = {
+    "chat": ChatCompletion,
+    "completions": Completion,
+    "gemini": types.GenerateContentResponse,
+    "messages": Message,
+    "responses": Response,
+}
 
 
 @pytest.mark.parametrize(("api", "name"), ALL)
@@ -136,14 +147,18 @@ def test_a_whole_answer_that_is_cut_has_nothing_of_the_models(api: str, name: st
     assert {text.holder[text.key] for text in shape.texts(answer)} - {"", "content_filter"} == {NO}
     body = orjson.dumps(answer)
     if api == "chat":
-        choice = gpt(body, "application/json").chat.completions.create(model="m", messages=[]).choices[0]
-        assert (choice.message.content, choice.finish_reason) == (NO, "content_filter")
+        chosen = gpt(body, "application/json").chat.completions.create(model="m", messages=[]).choices[0]
+        assert (chosen.message.content, chosen.finish_reason) == (NO, "content_filter")
     elif api == "completions":
-        choice = gpt(body, "application/json").completions.create(model="m", prompt="x").choices[0]
-        assert (choice.text, choice.finish_reason) == (NO, "content_filter")
+        continued = gpt(body, "application/json").completions.create(model="m", prompt="x").choices[0]
+        assert (continued.text, continued.finish_reason) == (NO, "content_filter")
+    elif api == "gemini":
+        client = google(body, "application/json")
+        told = client.models.generate_content(model="m", contents="x")
+        assert (told.text, told.candidates[0].finish_reason) == (NO, types.FinishReason.SAFETY)
     elif api == "messages":
         got = claude(body, "application/json").messages.create(model="m", max_tokens=1, messages=[])
         assert (got.content[0].text, got.stop_reason) == (NO, "refusal")
     else:
-        got = gpt(body, "application/json").responses.create(model="m", input="x")
-        assert (got.output_text, got.status) == (NO, "incomplete")
+        made = gpt(body, "application/json").responses.create(model="m", input="x")
+        assert (made.output_text, made.status) == (NO, "incomplete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 
 from extproc.watching.shape import Channel, Text
-from extproc.watching.shapes import SHAPES
+from extproc.watching.shapes import SHAPES, asks_json
 from tests.extproc.watching.streams import (
     ALL,
     CHAT,
@@ -81,6 +82,11 @@ def test_channels() -> None:
     }
     assert joined("responses", "custom") == {("output", 0, "response.custom_tool_call_input", 0): "print(1)"}
 
+    assert joined("gemini", "thinking") == {
+        ("candidates", 0, "thought"): "Let me think.",
+        ("candidates", 0, "text"): "Fourteen",
+    }
+
 
 def test_json_in_a_string_is_known_as_such() -> None:
     for api, stream in (
@@ -117,10 +123,9 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, Any, tuple[
 
 
 # What no client shows: what things are called and what state they are in, and what the client has sent itself.
-UNSHOWN = set(
-    "id object model type role finish_reason stop_reason system_fingerprint obfuscation provider format item_id call_id"
-    " tool_use_id status signature data encrypted_content file_id".split()
-)
+UNSHOWN = {"id", "object", "model", "type", "role", "finish_reason", "stop_reason", "system_fingerprint", "obfuscation"}
+UNSHOWN |= {"provider", "format", "item_id", "call_id", "tool_use_id", "status", "signature", "data", "file_id"}
+UNSHOWN |= {"encrypted_content", "modelVersion", "responseId", "finishReason", "thoughtSignature"}
 SENT = {"instructions", "metadata", "reasoning", "text", "tool_choice", "tools", "truncation"}
 
 
@@ -146,11 +151,12 @@ def test_a_secret_in_a_new_field_is_found(api: str, name: str) -> None:
         for place in range(1 + given_dicts(given)):
             one = copy.deepcopy(given)
             node, path = all_dicts(one)[place]
-            if {"logprobs", "usage", *SENT} & set(path):
+            if {"logprobs", "usage", "usageMetadata", *SENT} & set(path):
                 continue
             node["novelty"] = {"deep": [["x", SECRET]]}
             node["fresh"] = SECRET
-            if {"input"} & set(path):
+            if {"input", "args"} & set(path):  # their JSON text has it
+                assert any(SECRET in text.holder[text.key] for text in texts(api, one))
                 continue
             assert len([text for text in texts(api, one) if text.holder[text.key] == SECRET]) == 2, path
 
@@ -284,7 +290,8 @@ def test_what_no_api_sends_is_read_all_the_same(api: str) -> None:
         course, assembly = shape.course(), shape.assembly(1000)
         for given in (STREAMS[api]["openai" if "openai" in STREAMS[api] else "text"][0], one, one):
             given = copy.deepcopy(given)
-            shape.texts(given)
+            with contextlib.suppress(ValueError):
+                shape.texts(given)
             shape.closes(given)
             shape.forget(given)
             course.seen(given)
@@ -293,6 +300,73 @@ def test_what_no_api_sends_is_read_all_the_same(api: str) -> None:
         over = api == "responses" and one.get("type") == "response.completed" and one["response"]
         assert (b"no" in course.cut("no")) != bool(over)
         assembly.final()
+
+
+@pytest.mark.parametrize(
+    ("api", "one"),
+    [
+        ("chat", {"choices": {"0": {"delta": {"content": SECRET}}}}),
+        ("chat", {"choices": [SECRET]}),
+        ("chat", {"choices": [{"delta": [SECRET]}]}),
+        ("chat", {"choices": [{"delta": SECRET}]}),
+        ("chat", {"choices": SECRET}),
+        ("completions", {"choices": [[{"text": SECRET}]]}),
+        ("gemini", {"candidates": [{"content": [SECRET]}]}),
+        ("gemini", {"candidates": [{"content": {"parts": {"text": SECRET}}}]}),
+        ("gemini", {"candidates": [{"content": {"parts": [{"text": [SECRET]}]}}]}),
+        ("messages", {"type": "content_block_delta", "delta": [SECRET]}),
+        ("messages", {"type": "content_block_delta", "delta": SECRET}),
+        ("messages", {"type": "content_block_start", "content_block": [SECRET]}),
+        ("messages", {"type": "message", "content": SECRET}),
+        ("responses", {"type": "response.output_text.delta", "delta": [SECRET]}),
+        ("responses", {"type": "response.completed", "response": [SECRET]}),
+        ("responses", {"type": "response.completed", "response": SECRET}),
+        ("responses", {"type": [], "output": SECRET}),
+    ],
+)
+def test_what_stands_in_a_place_of_another_kind_is_found_or_refused(api: str, one: dict[str, Any]) -> None:
+    try:
+        found = texts(api, one)
+    except ValueError as error:
+        refused = str(error)
+        found = []
+    else:
+        refused = ""
+    assert "in the answer is no" in refused or any(text.holder[text.key] == SECRET for text in found)
+
+
+JSON = {"type": "json_schema", "schema": {}}
+
+
+def test_an_answer_that_is_asked_to_be_json_is_code() -> None:
+    asked: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_object"}},
+        {"text": {"format": JSON}},
+        {"output_config": {"format": JSON}},
+        {"output_format": JSON},
+        {"guided_json": {"type": "object"}},
+        {"structured_outputs": {"json": {}, "json_object": True}},
+        {"generationConfig": {"responseMimeType": "application/json"}},
+        {"generation_config": {"response_mime_type": "application/json"}},
+    ]
+    assert all(asks_json(one) for one in asked)
+    plain: list[dict[str, Any]] = [
+        {},
+        {"response_format": {"type": "text"}, "text": {"format": {"type": "text"}}, "output_config": {"effort": "low"}},
+        {"response_format": "json_object", "text": "json_object", "structured_outputs": {"regex": "a"}},
+        {"generationConfig": {"responseMimeType": "text/plain"}},
+    ]
+    assert not any(asks_json(one) for one in plain)
+    for api, name, says in (
+        ("chat", "vllm", ["Four"]),
+        ("chat", "tools", ['{"card": ', '4111, "n', 'ote": "caf\\u00e9"}', "{}"]),
+        ("completions", "openai", ["Once", " upon"]),
+        ("messages", "text", ["Hello", "!"]),
+        ("responses", "text", ["Hi", " there", "!", *["Hi there!"] * 4]),
+        ("gemini", "thinking", ["Four", "teen", '{"card":4111}']),
+    ):
+        found = [text for one in STREAMS[api][name] for text in SHAPES[api].texts(one, json=True) if text.code]
+        assert [text.holder[text.key] for text in found] == says
 
 
 @pytest.mark.parametrize("api", SHAPES)
