@@ -1,0 +1,141 @@
+"""Server-sent events (WHATWG HTML, 9.2.6 "Interpreting an event stream"): cut out of a stream as they came, written.
+
+Sans-IO: bytes go in as they come, events come out. The work is linear in the bytes, and one event is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from upstream.endpoint import JSON
+from upstream.events import event as written
+
+_LINE_END: Final = rb"(?:\r\n|\n|\r(?=[^\n]))"  # a carriage return at the end may become CRLF: the next byte tells
+_BLANK: Final = re.compile(_LINE_END + _LINE_END)
+_PLAIN: Final = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: ([^\r\n]*)\n\n")
+"""An event as servers write it."""
+_OVERLAP: Final = 4
+"""Bytes of an event's end that may have come already while the rest of it has not."""
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    """One event of a stream, or a comment of its own."""
+
+    raw: bytes
+    """Exactly as it came, with its blank line. Line ends before the event belong to it."""
+    name: str
+    """Of its `event:` line; '' without."""
+    data: bytes
+    """Its `data:` lines, joined by line feeds; b'' for comments and whatever else has none."""
+    other: bytes = b""
+    """Its other lines (comments, ids, unknown fields), joined by line feeds: clients ignore them, but a reader of the
+    bytes sees them."""
+
+
+class Events:
+    """The events of one stream, wherever its pieces were cut: any split gives the same events.
+
+    `limit`: bytes that one event may have.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = bytearray()
+        self._searched = 0
+        self._begun = False
+        self._over = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Takes the next piece; gives the events that it completed.
+
+        Raises ValueError once an event is longer than the limit. The events before it are still given, so the error
+        may come with the next call, or with `end`. Nothing is lost: `rest` has the bytes.
+        """
+        held = self._held
+        if held or self._over:
+            held += data
+            if self._over:
+                raise self._too_long()
+            if _BLANK.search(held, self._searched) is None:
+                return self._wait([])
+            data = bytes(held)
+            held.clear()
+        found: list[Event] = []
+        start = 0
+        while True:
+            plain = _PLAIN.match(data, start)
+            match = _BLANK.search(data, start) if plain is None else plain
+            if match is None or match.end() - start > self._limit:
+                break
+            end = match.end()
+            raw = data[start:end]
+            if plain is not None:
+                self._begun = True
+                name, text = plain.groups()
+                found.append(Event(raw, name.decode(errors="replace") if name else "", text))
+            else:
+                found.append(self._read(raw))
+            start = end
+        held += data[start:]
+        return self._wait(found)
+
+    def _wait(self, found: list[Event]) -> list[Event]:
+        """The events that were found; looks at what is left of the piece."""
+        left = len(self._held)
+        self._searched = max(0, left - _OVERLAP)
+        if left > self._limit:
+            self._over = True
+            if not found:
+                raise self._too_long()
+        return found
+
+    def end(self) -> Event | None:
+        """What has come of an event when the stream ends; None without any. Clients that read line by line show it.
+
+        Raises ValueError when an event was too long.
+        """
+        if self._over:
+            raise self._too_long()
+        return self._read(self.rest()) if self._held else None
+
+    def rest(self) -> bytes:
+        """Takes the bytes that have come of no whole event."""
+        rest = bytes(self._held)
+        self._held.clear()
+        self._searched = 0
+        return rest
+
+    def _too_long(self) -> ValueError:
+        return ValueError(f"an event of the answer is longer than {self._limit} bytes")
+
+    def _read(self, raw: bytes) -> Event:
+        text = raw
+        if not self._begun:
+            self._begun = True
+            text = raw.removeprefix(_BOM)
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        name = b""
+        data: list[bytes] = []
+        other: list[bytes] = []
+        for line in text.split(b"\n"):
+            field, _, value = line.partition(b":")
+            if value.startswith(b" "):
+                value = value[1:]
+            if field == b"data":
+                data.append(value)
+            elif field == b"event":
+                name = value
+            elif line:
+                other.append(line)
+        return Event(raw, name.decode(errors="replace"), b"\n".join(data), b"\n".join(other))
+
+
+def encode(name: str, fields: JSON | bytes) -> bytes:
+    """One event: `fields` as JSON, or the data itself; `name` '' for an event without."""
+    if not isinstance(fields, bytes):
+        return written(fields, name or None)
+    lines = b"data: " + fields.replace(b"\n", b"\ndata: ") + b"\n\n"
+    return b"event: " + name.encode() + b"\n" + lines if name else lines
