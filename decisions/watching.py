@@ -143,7 +143,7 @@ class Watched:
     def __init__(self, watching: Sequence[Watching], signals: Mapping[str, Signal]) -> None:
         self.signals = signals
         self.watching = tuple(watching)
-        answers = answering(signals)
+        self.answers = answers = answering(signals)
         self.clauses = tuple(_Clause(one, signals, answers) for one in watching)
         self.asked = tuple(dict.fromkeys(leaf.signal for c in self.clauses for _, leaf in c.asked))
         inputs = (name for c in self.clauses for one in c.seen for name in _below(one.signal.name, signals))
@@ -168,7 +168,8 @@ class Judge:
 
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
-    released at once. `acted` are the decisions that acted, with what they did, in this order; each once.
+    released at once. `acted` are the decisions that acted, with what they did, in this order; each once. `reads` are
+    the signals that look at the answer.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
@@ -180,6 +181,8 @@ class Judge:
         self._asked.shadow = True  # it was decided already: nothing of it is to be written to the store again
         self._told: dict[str, Reading] = {}
         self._values = Facts(_READ.request)
+        # No request has readings of answers, but a policy's test may say what they are.
+        self._stubs = {name: readings[name] for name in watched.answers if name in readings}
         names = (*watched.asked, *watched.mixed)
         for name in names:
             known = readings.get(name)
@@ -189,6 +192,7 @@ class Judge:
         self.live = list(watched.clauses)
         self._settle_asked()
         self._changed = True
+        self.reads = frozenset(self._needed)
         self.slow = bool(self._missing) or any(signal.slow or signal.whole for signal in self._needed.values())
         self.holds = any(clause.watching.acts for clause in self.live)
         self.window = max((clause.watching.window for clause in self.live), default=0)
@@ -260,7 +264,7 @@ class Judge:
     def _settle_asked(self) -> None:
         """Take over what the request's own signals have said, and leave out the decisions that it rules out."""
         told, values = self._asked.readings, self._values.readings
-        self._told = {name: told[name] for name in self._watched.mixed if name in told}
+        self._told = self._stubs | {name: told[name] for name in self._watched.mixed if name in told}
         for clause in self.live:
             for key, leaf in clause.asked:
                 if leaf.signal in told:

@@ -18,7 +18,8 @@ from signals.request import Scope
 from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
 from signals.text.automaton import Automaton, Keyword, fold
 from signals.text.hits import Hits
-from signals.text.view import Origin, plain_keyword
+from signals.text.places import Where
+from signals.text.view import plain_keyword
 
 _TOO_LONG = 256 * 1024
 """The most characters of a text whose words are compared one by one."""
@@ -152,7 +153,7 @@ class KeywordSignal(Signal):
 
         self._any, self._all, self._none = bits(params.any), bits(params.all), bits(params.none)
         self._any_mask, self._all_mask, self._none_mask = map(_union, (self._any, self._all, self._none))
-        self._automaton, self._scope, self._exact = automaton, params.in_, params.exact
+        self._automaton, self._where = automaton, Where(params.in_, params.exact)
         self._likeness: Callable[[Facts], dict[int, float]] | None = None
         self._bm25 = params.bm25.at_least if params.bm25 is not None else None
         if params.fuzzy is None and params.ngram is None and params.bm25 is None:
@@ -189,14 +190,8 @@ class KeywordSignal(Signal):
         return Reading(True, score, evidence=_places("any", self._any, hits) + _places("all", self._all, hits))
 
     def spans(self, facts: Facts) -> list[Span]:
-        request = facts.request
-        text = request.text(self._scope)
         wanted = self._any_mask | self._all_mask
-        found = self._automaton.places(text, wanted)
-        plain = text if self._exact else request.spellings(self._scope)[0][1]
-        if plain is not text:
-            origin = Origin(text)
-            found += [origin.span(start, end) for start, end in self._automaton.places(plain, wanted)]
+        found = self._where.found(facts.request, lambda text: self._automaton.places(text, wanted))
         return [Span(start, end, MASKED) for start, end in found]
 
     def _misspelled(self, facts: Facts, edits: int) -> dict[int, float]:

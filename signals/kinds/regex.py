@@ -13,7 +13,7 @@ from signals.reading import FALSE, Reading, Span
 from signals.signal import Doubt, SearchParams, Shared, Signal
 from signals.text.hits import Hits
 from signals.text.patterns import Pattern, PatternSet, compiled, doubts, places, plain_pattern, widest
-from signals.text.view import Origin
+from signals.text.places import Where
 
 
 class RegexParams(SearchParams):
@@ -54,7 +54,7 @@ class Regex(Signal):
         for bit in self._bits:
             self._any |= bit
         self._found.silent[name] = FALSE
-        self._scope, self._exact = params.in_, params.exact
+        self._where = Where(params.in_, params.exact)
         self._patterns = list(dict.fromkeys(params.any))
         if not params.exact:
             self._patterns = list(dict.fromkeys([*params.any, *map(plain_pattern, params.any)]))
@@ -67,13 +67,7 @@ class Regex(Signal):
         return Reading(True, 1.0, evidence=tuple(f"any[{i}]" for i, bit in enumerate(self._bits) if hits & bit))
 
     def spans(self, facts: Facts) -> list[Span]:
-        request = facts.request
-        text = request.text(self._scope)
         if not self._compiled:
             self._compiled = [compiled(pattern.encode()) for pattern in self._patterns]
-        found = places(self._compiled, text)
-        plain = text if self._exact else request.spellings(self._scope)[0][1]
-        if plain is not text:
-            origin = Origin(text)
-            found += [origin.span(start, end) for start, end in places(self._compiled, plain)]
+        found = self._where.found(facts.request, lambda text: places(self._compiled, text))
         return [Span(start, end, MASKED) for start, end in found]
