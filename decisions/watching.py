@@ -169,7 +169,7 @@ class Judge:
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
     released at once. `acted` are the decisions that acted, with what they did, in this order; each once. `reads` are
-    the signals that look at the answer.
+    the signals that it looks at, those of the request too.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
@@ -192,7 +192,7 @@ class Judge:
         self.live = list(watched.clauses)
         self._settle_asked()
         self._changed = True
-        self.reads = frozenset(self._needed)
+        self.reads = frozenset((*self._needed, *names))
         self.slow = bool(self._missing) or any(signal.slow or signal.whole for signal in self._needed.values())
         self.holds = any(clause.watching.acts for clause in self.live)
         self.window = max((clause.watching.window for clause in self.live), default=0)
