@@ -217,6 +217,11 @@ class Judge:
         await self._fetch(list(self._needed), facts)
         return self._judged(facts, text, final)
 
+    @property
+    def responds(self) -> bool:
+        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
+        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
+
     def end(self) -> Verdict:
         """The whole answer was judged: what was never found is not there."""
         values = self._values.readings

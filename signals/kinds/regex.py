@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from re import _parser  # type: ignore[attr-defined]
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -12,8 +15,23 @@ from signals.kinds.keyword import MASKED
 from signals.reading import FALSE, Reading, Span
 from signals.signal import Doubt, SearchParams, Shared, Signal
 from signals.text.hits import Hits
-from signals.text.patterns import Pattern, PatternSet, compiled, doubts, places, plain_pattern, widest
+from signals.text.patterns import Pattern, PatternSet, compiled, doubts, places, plain_pattern
 from signals.text.places import Where
+
+
+_WIDEST: Final = 1 << 20
+"""Characters that count as no end."""
+
+
+def widest(pattern: str) -> int | None:
+    """The most characters that `pattern` finds; None where there is no end, or where it cannot be told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            most: int = _parser.parse(pattern).getwidth()[1]
+    except (re.error, OverflowError, RecursionError):  # RE2 knows what Python's expressions do not
+        return None
+    return most if most <= _WIDEST else None
 
 
 class RegexParams(SearchParams):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from itertools import islice
-from re import _parser  # type: ignore[attr-defined]
 from typing import Annotated, Any, Final
 
 import re2
@@ -31,7 +30,6 @@ left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 """How many instructions the patterns of the policy that is being read may have (one number; None: no limit)."""
 MANY_PLACES: Final = 10_000
 """Places of patterns in one text that are looked at; a text with more is Unknown."""
-_WIDEST: Final = 1 << 20
 _STRANGE = re.compile(r"[^\x00-\x7f]+")
 
 _CANARY = r"\z"
@@ -113,15 +111,6 @@ def plain_pattern(pattern: str) -> str:
         return checked(_STRANGE.sub(lambda found: str(re2.escape(next(parts))), pattern))
     except ValueError:
         return pattern
-
-
-def widest(pattern: str) -> int | None:
-    """The most characters that `pattern` finds; None where there is no end, or where it cannot be told."""
-    try:
-        most: int = _parser.parse(pattern).getwidth()[1]
-    except (re.error, OverflowError, RecursionError):  # RE2 knows what Python's expressions do not
-        return None
-    return most if most <= _WIDEST else None
 
 
 def places(patterns: Sequence[Any], text: str) -> list[tuple[int, int]]:
