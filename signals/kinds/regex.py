@@ -18,7 +18,6 @@ from signals.text.hits import Hits
 from signals.text.patterns import Pattern, PatternSet, compiled, doubts, places, plain_pattern
 from signals.text.places import Where
 
-
 _WIDEST: Final = 1 << 20
 """Characters that count as no end."""
 
