@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import orjson
 
+from cli.answers import Answered, answered
 from cli.calls import Call, Unread, lowered
 from config.document import Document, parse
 from config.load import validated
@@ -20,7 +21,7 @@ from config.problem import PolicyError, did_you_mean
 from config.watch import Rejected
 from config.writers import ACTIONS
 from decisions import explain
-from decisions.cases import Case, Coverage, Suite, mismatches, stub
+from decisions.cases import Case, Coverage, Suite, answer_mismatches, mismatches, stub
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.refusal import Refusal
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         coverage = Coverage(engine)
         for result in results:
             coverage.add(result.trace)
+            if result.answer is not None:
+                coverage.add_answer(result.answer.acted, result.answer.read)
         report = coverage.report()
     print(FORMATS[args.output](results, report))
     return int(any(result.differences for result in results))
@@ -79,6 +82,7 @@ def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
             "differences": result.differences,
             "decision": result.trace.decision.name,
             "us": result.trace.microseconds,
+            **({} if result.answer is None else {"answer": result.answer.as_object()}),
         }
         for result in results
     ]
@@ -132,13 +136,15 @@ def gate(engine: Engine, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed."""
+    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed, `answer` what
+    became of the answer of one that has any."""
 
     case: Case
     place: str
     trace: Trace
     differences: list[str] = field(default_factory=list)
     drawn: str = ""
+    answer: Answered | None = None
 
     def text(self) -> str:
         if not self.differences:
@@ -187,12 +193,29 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
+    watching = [] if engine.watched is None else [one.name for one in engine.watched.watching]
+    answer = case.expect.answer
+    if answer is not None:
+        place = (*expected, "answer")
+        if case.answer is None:
+            document.report(place, "P102", "answer: the case has none; write `answer:` beside `expect`", at_key=True)
+        elif not answer.model_fields_set:
+            document.report(place, "P102", "answer: say at least one of decision, action, status, text")
+        if answer.decision is not None and answer.decision not in watching:
+            message = f"unknown decision on the answer {answer.decision!r}{did_you_mean(answer.decision, watching)}"
+            document.report((*place, "decision"), "R206", message)
+    elif case.answer is not None:
+        message = "answer: nothing is expected of it; write `answer:` below `expect`"
+        document.report(("cases", index, "answer"), "P102", message, at_key=True)
     action, decision, model = case.expect.action, case.expect.decision, case.expect.model
     actions = (*ACTIONS, "default")
     if action is not None and action not in actions:
         message = f"action: input should be {', '.join(map(repr, actions[:-1]))} or {actions[-1]!r}"
         document.report((*expected, "action"), "P104", message)
-    if decision is not None and decision not in names:
+    if decision is not None and decision in watching:
+        message = f"{decision!r} looks at the answer: write `answer: {{decision: {decision}}}`"
+        document.report((*expected, "decision"), "R206", message)
+    elif decision is not None and decision not in names:
         document.report(
             (*expected, "decision"), "R206", f"unknown decision {decision!r}{did_you_mean(decision, names)}"
         )
@@ -211,8 +234,12 @@ async def _one(engine: Engine, place: str, case: Case) -> Result:
     trace = begun if isinstance(begun, Trace) else await begun.finish()
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)
+    after = None
+    if case.expect.answer is not None:
+        after = await answered(engine, call, trace, case.answer)
+        differences += answer_mismatches(case.expect.answer, None if after is None else after.as_object())
     drawn = _drawn(engine, call, trace) if differences else ""
-    return Result(case, place, trace, differences, drawn)
+    return Result(case, place, trace, differences, drawn, after)
 
 
 def _drawn(engine: Engine, call: Call, trace: Trace) -> str:

@@ -84,6 +84,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             None if settings.tenant is None else settings.tenant.header.lower(),
         ),
         shared=shared,
+        watching=policy.watching,
     )
 
 
@@ -110,14 +111,15 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
 def _selectors(policy: Policy, shared: Shared) -> dict[str, Selector]:
     selectors: dict[str, Selector] = {}
     problems: list[Problem] = []
-    for index, clause in enumerate(policy.clauses):
+    for clause in policy.clauses:
         pick = clause.target
         if not isinstance(pick, Pick):
             continue
         try:
             selectors[clause.name] = built(pick, shared)
         except (OSError, ValueError) as error:
-            line, column = policy.places["decisions", index, "route"]
+            number = next(at for at, entry in enumerate(policy.spec.decisions) if entry.name == clause.name)
+            line, column = policy.places["decisions", number, "route"]
             message = f"the choice of decision {clause.name!r} ({pick.kind.name}): {error}"
             problems.append(Problem(policy.file, line, column, "P108", "error", message))
     if problems:
