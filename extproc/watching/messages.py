@@ -85,7 +85,7 @@ class MessagesAnswer(AnswerShape):
 class MessagesCourse(Course):
     def __init__(self, model: str) -> None:
         self._model = model
-        self._begun = False
+        self._begun = self._over = False
         self._next = 0
         self._open: dict[int, bool] = {}
         """The open blocks, and whether one is text."""
@@ -114,6 +114,8 @@ class MessagesCourse(Course):
             self._count(fields.get("message"))
         elif kind == "message_delta":
             self._count(fields)
+        elif kind == "message_stop":
+            self._over = True
 
     def _count(self, holder: Any) -> None:
         usage = holder.get("usage") if type(holder) is dict else None
@@ -122,6 +124,8 @@ class MessagesCourse(Course):
             self._tokens = tokens
 
     def cut(self, message: str) -> bytes:
+        if self._over:
+            return b""
         events: list[dict[str, Any]] = []
         if not self._begun:
             begun: dict[str, Any] = {

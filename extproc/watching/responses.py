@@ -51,6 +51,7 @@ _NAMES: Final = frozenset(("id", "object", "model", "service_tier", "usage"))
 """What else stays of a response that is cut, beside plain numbers."""
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed")
 _DELTA, _DONE = ".delta", ".done"
+_CLOSING: Final = (_DONE, *_ENDS)
 _PLACES: Final = ("content_index", "summary_index", "command_index")
 _KEPT: Final = 256 * 1024
 """Characters of a stream that are kept for its last event to repeat. A longer answer is cut without that."""
@@ -99,7 +100,7 @@ class ResponsesAnswer(AnswerShape):
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
         kind = fields.get("type")
-        if type(kind) is not str or not kind.endswith((_DONE, *_ENDS)):
+        if type(kind) is not str or not kind.endswith(_CLOSING):
             return []
         if kind in _ENDS:
             return [()]
@@ -271,7 +272,11 @@ def _number(fields: dict[str, Any], key: str, default: int = 0) -> int:
 
 def _channel(fields: dict[str, Any], name: str) -> Channel:
     """The channel of the pieces that are called `name`, in one part of an item."""
-    place = next((fields[key] for key in _PLACES if type(fields.get(key)) is int), 0)
+    place = 0
+    for key in _PLACES:
+        if type(fields.get(key)) is int:
+            place = fields[key]
+            break
     return "output", _number(fields, "output_index"), name, place
 
 
