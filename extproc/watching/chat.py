@@ -262,7 +262,7 @@ def _grow_list(known: list[Any], entries: list[Any]) -> int:
     for entry in entries:
         at = entry.get("index") if type(entry) is dict else None
         if type(at) is int:
-            found = next((one for one in reversed(known) if type(one) is dict and one.get("index") == at), None)
+            found = _placed(known, at)
             if found is None:
                 if len(known) >= _ENTRIES:
                     return _TOO_MANY
@@ -273,6 +273,14 @@ def _grow_list(known: list[Any], entries: list[Any]) -> int:
                 took += size(entry)
             known.append(entry)
     return took
+
+
+def _placed(known: list[Any], at: int) -> dict[str, Any] | None:
+    for place in range(len(known) - 1, -1, -1):  # mostly the last one
+        entry = known[place]
+        if type(entry) is dict and entry.get("index") == at:
+            return entry
+    return None
 
 
 def grown(value: Any) -> Any:

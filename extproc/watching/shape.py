@@ -15,7 +15,7 @@ Channel = tuple[str | int, ...]
 """Where a text goes: the path in the object, with the `index` of an entry for its place. Texts of one channel in
 successive events are one text. The first two belong to one choice, content block or output item."""
 
-_SILENT: Final = frozenset(
+SILENT: Final = frozenset(
     (
         "call_id",
         "container_id",
@@ -54,13 +54,13 @@ _SILENT: Final = frozenset(
     )
 )
 """Fields that hold no text of the model's: names, states and what only the server reads."""
-_UNREAD: Final = frozenset(("logprobs", "logprobsResult", "usage", "usageMetadata", "inlineData"))
-"""Fields that are left out whole: numbers, bytes, and tokens that `forget` drops when their text changes."""
+_TOKENS: Final = frozenset(("logprobs", "logprobsResult", "token_ids"))
+"""Fields that repeat a text token by token. They are no texts, but go when their text changes."""
 _CODE: Final = frozenset(("arguments", "partial_json"))
 """JSON text in a string."""
 _OBJECTS: Final = frozenset(("arguments", "input", "args"))
 """Objects that the model wrote: names, numbers and all are its text."""
-_BYTES: Final = {"data": ("audio", "redacted_thinking"), "result": ("image_generation_call",)}
+_BYTES: Final = {"data": ("audio", "inlineData", "redacted_thinking"), "result": ("image_generation_call",)}
 """Fields with bytes in base64, by what their object is called or what type it says it has."""
 _OFFSETS: Final = frozenset(("start_index", "end_index", "startIndex", "endIndex"))
 """Where in the text of the answer a citation belongs."""
@@ -113,7 +113,8 @@ class Course:
 
     def cut(self, message: str) -> bytes:
         """The closing events: whatever is open is closed, `message` is shown, and the reason is the API's word for a
-        filter. Arguments of a tool stay as far as they came, since a call that is cut must not be made."""
+        filter. Arguments of a tool stay as far as they came, since a call that is cut must not be made. b"" once the
+        answer has ended."""
         raise NotImplementedError
 
 
@@ -146,8 +147,8 @@ class AnswerShape:
         raise NotImplementedError
 
     def forget(self, fields: dict[str, Any]) -> None:
-        """Drops what repeats the texts of the event (tokens), or counts their characters (where a citation is): to be
-        called when one was changed, and for every later event of that answer."""
+        """Drops what repeats the texts of the event (tokens, speech), or counts their characters (where a citation is):
+        to be called when one was changed, and for every later event of that answer."""
         fields.pop("obfuscation", None)
         _forget(fields)
 
@@ -177,9 +178,9 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
     for key, value in node.items():
         kind = type(value)
         if kind is str:
-            if value and key not in _SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
+            if value and key not in SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
                 out.append(Text((*path, key), node, key, key in _CODE, whole))
-        elif (kind is dict or kind is list) and value and key not in _UNREAD and key not in but:
+        elif (kind is dict or kind is list) and value and key not in _TOKENS and key not in but:
             if kind is list:
                 walk_list(value, (*path, key), whole, out)
             elif key in _OBJECTS:
@@ -190,7 +191,7 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
 
 def _is_bytes(node: dict[str, Any], path: Channel, key: str) -> bool:
     kinds = _BYTES[key]
-    return node.get("type") in kinds or (len(path) > 0 and path[-1] in kinds)
+    return kind_of(node) in kinds or (len(path) > 0 and path[-1] in kinds)
 
 
 def as_json(texts: list[Text], key: str) -> list[Text]:
@@ -219,8 +220,10 @@ def _forget(node: Any) -> None:
             _forget(entry)
     elif type(node) is dict:
         for key, value in node.items():
-            if key in ("logprobs", "logprobsResult"):
+            if key in _TOKENS:
                 node[key] = [] if type(value) is list else None
+            elif key == "audio" and type(value) is dict and value.get("data"):
+                value["data"] = ""  # what the transcript says
             elif key in _OFFSETS:
                 node[key] = 0
             elif key not in _OBJECTS:
@@ -264,6 +267,12 @@ def inner(holder: dict[str, Any], key: str) -> dict[str, Any]:
     if type(found) is not dict:
         raise ValueError(f"{key!r} in the answer is no object")
     return found
+
+
+def kind_of(holder: dict[str, Any]) -> str:
+    """The `type` that an object says it has; '' without."""
+    kind = holder.get("type")
+    return kind if type(kind) is str else ""
 
 
 def dicts(holder: Any, key: str) -> list[dict[str, Any]]:

@@ -54,6 +54,9 @@ def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int)
         assert got[-1].model_version == ("gemini-2.5-flash" if at else "served-model")
     elif api == "messages":
         final = got[-1]
+        if over:
+            assert final.stop_reason == events[-2]["delta"]["stop_reason"]
+            return
         assert (final.stop_reason, final.stop_details.type) == ("refusal", "refusal")
         assert final.content[-1].text.endswith(NO)
     elif over:
