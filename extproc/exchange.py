@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import Any, Final, Protocol, TypeVar
 
 from decisions.decision import Decision, Trace, made
@@ -588,7 +589,8 @@ class Exchange:
     def _go(self, trace: Trace, request: Request) -> None:
         decision = trace.decision
         if decision.action == "respond":
-            self._refuse(_refusal(decision), trace)
+            waits = self._engine.renewed(trace, request.received) if self._engine.shared.metered else None
+            self._refuse(_refusal(decision, waits), trace)
             return
         if decision.writer is not None:
             answerer = self._context.answerer
@@ -862,9 +864,12 @@ class Exchange:
         return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
 
 
-def _refusal(decision: Decision) -> Refusal:
-    text = decision.message or "Refused by policy."
-    return Refusal(decision.status or 403, text, "policy_refusal", headers=decision.headers)
+def _refusal(decision: Decision, waits: float | None = None) -> Refusal:
+    """The refusal of a decision; `waits` are the seconds until its budget begins anew."""
+    text, headers = decision.message or "Refused by policy.", decision.headers
+    if waits is not None and all(name != "retry-after" for name, _ in headers):
+        headers = (*headers, ("retry-after", str(ceil(waits))))
+    return Refusal(decision.status or 403, text, "policy_refusal", headers=headers)
 
 
 def _plain(trace: Trace, reason: str) -> Trace:

@@ -15,8 +15,9 @@ from config.resources import Resources
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.meter import Meter
+from extproc.metrics import merge
 from signals.request import Request
-from tests.extproc.envoy import BUFFERED, DUPLEX, STREAMED, Envoy, Service, chat
+from tests.extproc.envoy import BUFFERED, DUPLEX, STREAMED, Envoy, Service, chat, expect_refusal, set_headers
 from tests.extproc.test_exchange import Steps
 from tests.proto.oracle import ext_proc
 from upstream.answer import Answer
@@ -209,3 +210,77 @@ async def test_what_a_failed_writer_took_is_paid_with_the_plain_answer() -> None
     (outcome,) = service.outcomes
     assert outcome.money == pytest.approx(0.5 + (10 * 10 + 7 * 20) / 1e6)
     assert (outcome.prompt, outcome.completion) == (110, 17)
+
+
+# Refusals
+
+LIMITS = """\
+version: 1
+models: {small: {price: {input: 1, output: 2}}}
+default: small
+signals:
+  hourly: {budget: {header: x-tenant, limit: 1, per: hour}}
+  daily: {budget: {header: x-tenant, limit: 2, per: day}}
+  rich: {budget: {header: x-tenant, limit: 1, per: hour, remaining: {at_least: 0.1}}}
+  session: {budget: {limit: 1, per: session}}
+  bad: {keyword: {any: [bad]}}
+decisions:
+  - {name: refused, when: RULE, respond: {status: 429, message: The budget is spent.}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "spent", "text", "seconds"),
+    [
+        ("hourly", 1.0, "hi", 3600 - 600),
+        ("{not: rich}", 1.0, "hi", 3600 - 600),
+        ("{signal: hourly, at_most: 0.5}", 0.6, "hi", 3600 - 600),
+        ("{any: [hourly, daily]}", 1.0, "hi", 3600 - 600),
+        ("{any: [hourly, daily]}", 2.0, "hi", 3600 - 600),  # the first settles it: the other is not read
+        ("{any: [daily, hourly]}", 2.0, "hi", 86_400 - 600),
+        ("{any: [hourly, bad]}", 1.0, "bad", None),  # tomorrow it is as bad
+        ("{any: [hourly, bad]}", 0.0, "bad", None),
+        ("{all: [hourly, bad]}", 1.0, "bad", 3600 - 600),
+        ("session", 1.0, "hi", None),
+        ("bad", 1.0, "bad", None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_a_refusal_by_a_budget_says_when_to_come_again(
+    monkeypatch: pytest.MonkeyPatch, rule: str, spent: float, text: str, seconds: int | None, path: str
+) -> None:
+    monkeypatch.setattr("extproc.body._now", lambda: 1_700_006_400.0 + 600, raising=True)  # ten minutes of a day
+    service = world(LIMITS.replace("RULE", rule))
+    body = orjson.loads(chat(text))
+    if path == "/v1/responses":
+        body = {"model": "auto", "input": text}
+    for ask in (True, False):
+        envoy = Envoy(service)
+        envoy.request(orjson.dumps(body | {"max_tokens": 5}), path, x_tenant="acme", x_session_id="s")
+        await envoy.settled()
+        if ask:
+            request = envoy.exchange._request
+            assert request is not None
+            service.engine.charge(request, spent)
+    given = expect_refusal(envoy.sent[-1], 429)
+    assert given
+    headers = set_headers(envoy.sent[-1].immediate_response.headers)
+    assert headers.get("retry-after") == (None if seconds is None else str(seconds))
+
+
+async def test_the_policys_own_retry_after_stands() -> None:
+    service = world(LIMITS.replace("RULE", "hourly").replace("spent.}", "spent., headers: {Retry-After: '7'}}"))
+    for _ in range(2):
+        envoy = Envoy(service)
+        envoy.request(chat(), x_tenant="acme")
+        await envoy.settled()
+        request = envoy.exchange._request
+        assert request is not None
+        service.engine.charge(request, 1.0)
+    assert set_headers(envoy.sent[-1].immediate_response.headers)["retry-after"] == "7"
+
+
+def test_of_several_workers_the_least_share_counts() -> None:
+    name = "pointsman_budget_remaining"
+    found = merge([{name: [(("a",), 0.5), (("b",), 1.0)]}, {name: [(("a",), 0.25)]}])
+    assert dict(found[name]) == {("a",): 0.25, ("b",): 1.0}
