@@ -19,7 +19,7 @@ from upstream.client import DeadlineError, Relay, UpstreamError
 from upstream.endpoint import HOP, JSON
 from upstream.events import DONE, Lines, event
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts, Spent, counts
+from upstream.usage import Counts, Spent, counts, unasked
 from upstream.writer import Call
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
@@ -183,7 +183,7 @@ class _Relayed(Body):
         self._said += 1
         if self._counts(came) and self._quiet:
             return b": " + came[5:].lstrip() if self._note else b""
-        return came
+        return unasked(came, came.removeprefix(b"data:")) if self._quiet else came
 
     def _counts(self, came: bytes) -> bool:
         """Takes the usage from an event; True when the event holds nothing else."""

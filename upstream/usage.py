@@ -7,6 +7,7 @@ these, `thoughtsTokenCount`. Our own writers add what else there is to say under
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from json import JSONDecoder
 from typing import Final, NamedTuple
@@ -32,6 +33,11 @@ _SPACE: Final = 16
 """Characters between a key and its value."""
 _MOST: Final = 10**9
 """Tokens: a greater count is not believed, since no answer has as many."""
+
+
+_NOTHING: Final = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])|(?<=\{)\s*"usage"\s*:\s*null\s*(?:,|(?=\}))')
+"""The member `usage: null` with one comma. A quote after a comma or a brace begins a key: within a string it would have
+a backslash."""
 
 
 class Usage(NamedTuple):
@@ -94,6 +100,24 @@ def read(said: object) -> Usage:
     cached = _at_most(cached, prompt)
     fresh = None if prompt is None else prompt - (cached or 0)
     return Usage(prompt, completion, cached, _at_most(reasoning, completion), _at_most(written, fresh))
+
+
+def unasked(event: bytes, data: bytes) -> bytes:
+    """One event of a stream, whose data this is, as a server sends it that nobody has asked for the usage (OpenAI's
+    `stream_options`): without `usage: null`, and b'' where it says a usage and has no choices."""
+    if b'"usage"' not in data:
+        return event
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return event
+    if not isinstance(fields, dict) or "usage" not in fields or not isinstance(fields.get("choices"), list):
+        return event
+    said = fields["usage"]
+    if said is None:
+        return _NOTHING.sub(b"", event)
+    # A server that says it beside a choice says it unasked.
+    return b"" if isinstance(said, dict) and not fields["choices"] else event
 
 
 def _at_most(part: int | None, whole: int | None) -> int | None:

@@ -7,12 +7,10 @@ https://platform.openai.com/docs/api-reference/chat/create (`stream_options`)
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
-from extproc.edit import Draft
-from extproc.watching.sse import Event, Events, encode
+from extproc.watching.sse import Events
+from upstream.usage import unasked
 
 LIMIT: Final = 2**20
 """Bytes of one event; a stream with a longer one goes on as it comes from there."""
@@ -30,27 +28,8 @@ class Unasked:
         if events is None:
             return data
         try:
-            released = b"".join([_without(event) for event in events.feed(data)])
+            released = b"".join([unasked(event.raw, event.data) for event in events.feed(data)])
         except ValueError:
             self._events = None
             return events.rest()
         return released + events.rest() if end else released
-
-
-def _without(event: Event) -> bytes:
-    """The event without its usage; b'' where there is nothing else in it."""
-    if b'"usage"' not in event.data:
-        return event.raw
-    try:
-        fields: Any = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
-        return event.raw
-    if not isinstance(fields, dict) or "usage" not in fields or not isinstance(fields.get("choices"), list):
-        return event.raw
-    if fields["usage"] is not None:  # a server that says it beside a choice says it unasked
-        return event.raw if fields["choices"] or not isinstance(fields["usage"], dict) else b""
-    draft = Draft(event.data, fields)
-    draft.remove("usage")
-    if event.raw.count(event.data) == 1:
-        return event.raw.replace(event.data, draft.text)
-    return encode(event.name, draft.text)  # its data came in several lines
