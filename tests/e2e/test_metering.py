@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 import orjson
 import pytest
 from aiohttp import web
@@ -420,3 +421,20 @@ async def total(url: str) -> float:
         return sum([float(await store._client.get(key) or 0) for key in keys])
     finally:
         await store.close()
+
+
+async def test_the_official_sdk_sees_a_usage_only_where_it_has_asked(world: World) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key="k", max_retries=0) as sdk:
+        for asked in (False, True):
+            more: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
+            for _ in range(5):
+                stream = await sdk.chat.completions.create(
+                    model="auto", messages=[{"role": "user", "content": "Say hello."}], stream=True, **more
+                )
+                chunks = [chunk async for chunk in stream]
+                assert [bool(chunk.choices) for chunk in chunks] == [True] * (len(chunks) - asked) + [False] * asked
+                assert [chunk.usage is not None for chunk in chunks] == [not chunk.choices for chunk in chunks]
+    await until(lambda: len(world.lines()) == 10)
+    for line in world.lines():
+        _, said = world.truth.said[line["id"]]
+        assert {kind: line["answer"].get(f"{kind}_tokens", 0) for kind in KINDS} == said
