@@ -105,19 +105,18 @@ def read(said: object) -> Usage:
 def unasked(event: bytes, data: bytes) -> bytes:
     """One event of a stream, whose data this is, as a server sends it that nobody has asked for the usage (OpenAI's
     `stream_options`): without `usage: null`, and b'' where it says a usage and has no choices."""
-    if b'"usage"' not in data:
+    if b'"usage"' not in data or b'"choices"' not in data:
         return event
+    bare, found = _NOTHING.subn(b"", event)
+    if found:
+        return bare
     try:
         fields = orjson.loads(data)
     except orjson.JSONDecodeError:
         return event
-    if not isinstance(fields, dict) or "usage" not in fields or not isinstance(fields.get("choices"), list):
+    if not isinstance(fields, dict) or not isinstance(fields.get("usage"), dict):
         return event
-    said = fields["usage"]
-    if said is None:
-        return _NOTHING.sub(b"", event)
-    # A server that says it beside a choice says it unasked.
-    return b"" if isinstance(said, dict) and not fields["choices"] else event
+    return b"" if fields.get("choices") == [] else event  # a server that says it beside a choice says it unasked
 
 
 def _at_most(part: int | None, whole: int | None) -> int | None:
