@@ -9,12 +9,26 @@ import time
 import uuid
 from typing import Any, Final
 
-from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, dicts, index, walk
+from extproc.watching.shape import (
+    AnswerShape,
+    Assembly,
+    Channel,
+    Course,
+    Pieces,
+    Text,
+    as_json,
+    dicts,
+    index,
+    inner,
+    objects,
+    size,
+    walk,
+)
 from upstream.events import DONE, event
 
 FILTERED: Final = "content_filter"
 """The finish reason of an answer that was cut."""
-_KEPT: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint", "usage")
+KEPT: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint", "usage")
 """What stays of an answer that is cut, or of a stream's first event."""
 _ONCE: Final = frozenset(("role", "type", "id", "format", "signature"))
 """Strings of a delta that do not grow."""
@@ -27,30 +41,26 @@ APART: Final = "\n\n"
 """Between what was shown and the message that the answer was cut."""
 
 
-class ChatAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
-        out: list[Text] = []
-        for place, choice in enumerate(dicts(fields, "choices")):
-            path: Channel = ("choices", index(choice, place))
-            delta = choice.get("delta")
-            if type(delta) is dict:
-                walk(delta, (*path, "delta"), False, out)
-            walk(choice, path, True, out, "delta")
-        walk(fields, (), True, out, "choices")
-        return out
+class ChoicesAnswer(AnswerShape):
+    """An answer that has `choices`."""
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
-        return closed_choices(fields)
+        return [
+            ("choices", index(choice, place))
+            for place, choice in enumerate(dicts(fields, "choices"))
+            if choice.get("finish_reason") is not None
+        ]
 
-    def forget(self, fields: dict[str, Any]) -> None:
-        fields.pop("obfuscation", None)
-        for choice in dicts(fields, "choices"):
-            if choice.get("logprobs"):
-                choice["logprobs"] = None
-            for key in ("delta", "message"):
-                message = choice.get(key)
-                if type(message) is dict and message.get("annotations"):
-                    message["annotations"] = []
+
+class ChatAnswer(ChoicesAnswer):
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+        out: list[Text] = []
+        for place, choice in enumerate(objects(fields, "choices")):
+            path: Channel = ("choices", index(choice, place))
+            walk(inner(choice, "delta"), (*path, "delta"), False, out)
+            walk(choice, path, True, out, ("delta",))
+        walk(fields, (), True, out, ("choices",))
+        return as_json(out, "content") if json else out
 
     def course(self, model: str = "") -> Course:
         return ChatCourse(model)
@@ -63,7 +73,7 @@ class ChatAnswer(AnswerShape):
         return ChatAssembly(limit)
 
     def stream(self, final: dict[str, Any], usage: bool = True) -> bytes:
-        head: dict[str, Any] = {key: final[key] for key in _KEPT if key in final and key != "usage"}
+        head: dict[str, Any] = {key: final[key] for key in KEPT if key in final and key != "usage"}
         head["object"] = "chat.completion.chunk"
         events: list[bytes] = []
         for place, choice in enumerate(dicts(final, "choices")):
@@ -73,7 +83,7 @@ class ChatAnswer(AnswerShape):
                 events.append(event({**head, "choices": [one]}))
             rest = {key: value for key, value in choice.items() if key != "message"}
             events.append(event({**head, "choices": [{**rest, "index": at, "delta": {}}]}))
-        others = {key: value for key, value in final.items() if key not in _KEPT and key != "choices"}
+        others = {key: value for key, value in final.items() if key not in KEPT and key != "choices"}
         if others:
             events.append(event({**head, **others, "choices": []}))
         if usage and final.get("usage") is not None:
@@ -93,8 +103,9 @@ class Choices(Course):
 
     def seen(self, fields: dict[str, Any]) -> None:
         if not self._begun:
-            self._begun = True
-            self._head = {key: fields[key] for key in _KEPT if key in fields and key != "usage"}
+            # Azure's first event has no choices, and nothing but empty names.
+            self._begun = bool(fields.get("choices"))
+            self._head.update({key: fields[key] for key in KEPT if fields.get(key) and key != "usage"})
         for place, choice in enumerate(dicts(fields, "choices")):
             at = index(choice, place)
             known = self._open.get(at)
@@ -140,7 +151,9 @@ class ChatCourse(Choices):
         return self.closing(made("chatcmpl-", "chat.completion.chunk"), message)
 
 
-class ChatAssembly(Assembly):
+class ChoicesAssembly(Assembly):
+    """The final object of a stream whose events have `choices`."""
+
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._failed = False
@@ -148,8 +161,6 @@ class ChatAssembly(Assembly):
         self._choices: dict[int, dict[str, Any]] = {}
 
     def add(self, fields: dict[str, Any]) -> None:
-        if fields.get("error"):
-            self._failed = True
         if self._failed:
             return
         for key, value in fields.items():
@@ -159,35 +170,54 @@ class ChatAssembly(Assembly):
             at = index(choice, place)
             known = self._choices.get(at)
             if known is None:
-                known = self._choices[at] = {"index": at, "message": {}, "logprobs": None}
-            for key, value in choice.items():
-                if key == "delta":
-                    if type(value) is dict:
-                        self._left -= grow(known["message"], value)
-                elif key == "logprobs" and type(value) is dict:
-                    if known[key] is None:
-                        known[key] = {}
-                    self._left -= grow(known[key], value)
-                elif value is not None or key not in known:
-                    known[key] = value
-        if self._left < 0:
+                known = self._choices[at] = {"index": at, "logprobs": None, "finish_reason": None}
+                self._left -= 1
+            self._left -= self.put(known, choice)
+        if self._left < 0 or fields.get("error"):
             self._failed = True
             self._choices.clear()
 
     def final(self) -> dict[str, Any] | None:
-        if self._failed or not self._choices:
+        choices = [self.choice(grown(self._choices[at])) for at in sorted(self._choices)]
+        if not choices or any(choice["finish_reason"] is None for choice in choices):
             return None
-        choices = []
-        for at in sorted(self._choices):
-            choice = grown(self._choices[at])
-            if choice.get("finish_reason") is None:
-                return None
-            message = choice["message"]
-            for call in dicts(message, "tool_calls"):
-                call.pop("index", None)
-            choice["message"] = {"role": "assistant", "content": None, "refusal": None, **message}
-            choices.append(choice)
-        return {**self._head, "object": "chat.completion", "choices": choices}
+        return self.whole(self._head, choices)
+
+    def put(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
+        """Adds a choice of an event to what is `known` of it; returns how many characters it took."""
+        raise NotImplementedError
+
+    def choice(self, grown: dict[str, Any]) -> dict[str, Any]:
+        """A choice of the final object, from what is known of it in the end."""
+        raise NotImplementedError
+
+    def whole(self, head: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The final object."""
+        raise NotImplementedError
+
+
+class ChatAssembly(ChoicesAssembly):
+    def put(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
+        took = 0
+        for key, value in choice.items():
+            if key in ("delta", "logprobs"):
+                name = "message" if key == "delta" else key
+                if type(value) is dict:
+                    if known.get(name) is None:
+                        known[name] = {}
+                    took += grow(known[name], value)
+            elif value is not None or key not in known:
+                known[key] = value
+        return took
+
+    def choice(self, grown: dict[str, Any]) -> dict[str, Any]:
+        message = grown.get("message") or {}
+        for call in dicts(message, "tool_calls"):
+            call.pop("index", None)
+        return {**grown, "message": {"role": "assistant", "content": None, "refusal": None, **message}}
+
+    def whole(self, head: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**head, "object": "chat.completion", "choices": choices}
 
 
 def made(prefix: str, kind: str) -> dict[str, Any]:
@@ -195,30 +225,21 @@ def made(prefix: str, kind: str) -> dict[str, Any]:
     return {"id": prefix + uuid.uuid4().hex[:24], "object": kind, "created": int(time.time())}
 
 
-def closed_choices(fields: dict[str, Any]) -> list[Channel]:
-    """The choices that end with this event."""
-    return [
-        ("choices", index(choice, place))
-        for place, choice in enumerate(dicts(fields, "choices"))
-        if choice.get("finish_reason") is not None
-    ]
-
-
 def cut_choices(fields: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
     """The whole answer with `piece` in every choice, and nothing else that the model wrote."""
     places = [index(choice, place) for place, choice in enumerate(dicts(fields, "choices"))] or [0]
     choices = [{"index": at, **piece, "logprobs": None, "finish_reason": FILTERED} for at in places]
-    return {**{key: fields[key] for key in _KEPT if key in fields}, "choices": choices}
+    return {**{key: fields[key] for key in KEPT if key in fields}, "choices": choices}
 
 
 def grow(known: dict[str, Any], delta: dict[str, Any]) -> int:
     """Adds a delta to what is `known`, as OpenAI's SDK does it: strings are joined, entries of a list that have an
     `index` are found by it, other entries are appended. Returns how many characters it took."""
-    size = 0
+    took = len(delta)
     for key, value in delta.items():
         before = known.get(key)
         if type(value) is str:
-            size += len(value)
+            took += len(value)
             if isinstance(before, Pieces) and key not in _ONCE:
                 before.list.append(value)
             else:
@@ -226,40 +247,40 @@ def grow(known: dict[str, Any], delta: dict[str, Any]) -> int:
         elif type(value) is dict:
             if type(before) is not dict:
                 before = known[key] = {}
-            size += grow(before, value) + 1
+            took += grow(before, value) + 1
         elif type(value) is list:
             if type(before) is not list:
                 before = known[key] = []
-            size += _grow_list(before, value)
+            took += _grow_list(before, value)
         elif value is not None or key not in known:
             known[key] = value
-    return size
+    return took
 
 
 def _grow_list(known: list[Any], entries: list[Any]) -> int:
-    size = len(entries)
+    took = len(entries)
     for entry in entries:
         at = entry.get("index") if type(entry) is dict else None
         if type(at) is int:
-            found = next((one for one in reversed(known) if type(one) is dict and one.get("index") == at), None)
+            found = _placed(known, at)
             if found is None:
                 if len(known) >= _ENTRIES:
                     return _TOO_MANY
                 known.append(found := {})
-            size += grow(found, entry)
+            took += grow(found, entry)
         else:
             if type(entry) is dict:
-                size += _size(entry)
+                took += size(entry)
             known.append(entry)
-    return size
+    return took
 
 
-def _size(value: Any) -> int:
-    if type(value) is str:
-        return len(value)
-    if type(value) is dict:
-        return 1 + sum(len(key) + _size(one) for key, one in value.items())
-    return 1 + sum(map(_size, value)) if type(value) is list else 1
+def _placed(known: list[Any], at: int) -> dict[str, Any] | None:
+    for place in range(len(known) - 1, -1, -1):  # mostly the last one
+        entry = known[place]
+        if type(entry) is dict and entry.get("index") == at:
+            return entry
+    return None
 
 
 def grown(value: Any) -> Any:

@@ -27,6 +27,8 @@ _STRUCTURE: Final = frozenset(' \t\r\n{}[]:,"')
 _BARE: Final = re.compile(r'[^ \t\r\n{}\[\]:,"]+')
 """A number or a word outside of strings, or what is no JSON."""
 _WORDS: Final = frozenset(("true", "false", "null"))
+_WORD: Final = 5
+"""Characters of the longest."""
 _LOST: Final = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -44,7 +46,7 @@ class Decoded:
     def __init__(self, raw: str, lead: str) -> None:
         whole = lead + raw
         self._whole, self._lead = whole, len(lead)
-        self._skipped = 1 if lead else 0  # the quotation mark, or whatever a lead begins with
+        self._skipped = 1 if lead[:1] == '"' else len(lead)  # an escape in it is still to be read
         self._quotes: list[int] = []
         self._starts: list[int] = []  # of escapes, in the whole text
         self._stops: list[int] = []
@@ -93,8 +95,10 @@ class Decoded:
             last = bisect_left(self._starts, place) - 1
             half = last >= 0 and self._stops[last] > place
             return '"' + self._whole[self._starts[last] : place] if half else '"'
-        before = self._whole[place - 1 : place]
-        return "" if before in _STRUCTURE else before
+        begun = place
+        while begun > max(0, place - _WORD) and self._whole[begun - 1] not in _STRUCTURE:
+            begun -= 1
+        return self._whole[begun:place]
 
     def edits(self, spans: Iterable[tuple[int, int, str]]) -> list[Edit]:
         """What has to become of the raw piece so that the spans of `text` (start, end, what is shown instead) are gone.

@@ -6,6 +6,7 @@ its own; what they share is here.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,20 +19,27 @@ _SILENT: Final = frozenset(
     (
         "call_id",
         "container_id",
+        "continuationToken",
+        "createTime",
         "encrypted_content",
         "encrypted_index",
         "encrypted_stdout",
         "file_id",
         "format",
+        "finishReason",
         "finish_reason",
         "id",
         "item_id",
+        "mimeType",
         "model",
+        "modelVersion",
         "native_finish_reason",
         "object",
         "obfuscation",
+        "partial_image_b64",
         "previous_response_id",
         "provider",
+        "responseId",
         "response_id",
         "role",
         "service_tier",
@@ -39,20 +47,23 @@ _SILENT: Final = frozenset(
         "status",
         "stop_reason",
         "system_fingerprint",
+        "thoughtSignature",
         "tool_call_id",
         "tool_use_id",
         "type",
     )
 )
 """Fields that hold no text of the model's: names, states and what only the server reads."""
-_UNREAD: Final = frozenset(("logprobs", "usage", "inlineData"))
-"""Fields that are left out whole: numbers, bytes, and tokens that `forget` drops when their text changes."""
+_TOKENS: Final = frozenset(("logprobs", "logprobsResult", "token_ids"))
+"""Fields that repeat a text token by token. They are no texts, but go when their text changes."""
 _CODE: Final = frozenset(("arguments", "partial_json"))
 """JSON text in a string."""
 _OBJECTS: Final = frozenset(("arguments", "input", "args"))
 """Objects that the model wrote: names, numbers and all are its text."""
-_BYTES: Final = {"data": ("audio", "redacted_thinking"), "result": ("image_generation_call",)}
+_BYTES: Final = {"data": ("audio", "inlineData", "redacted_thinking"), "result": ("image_generation_call",)}
 """Fields with bytes in base64, by what their object is called or what type it says it has."""
+_OFFSETS: Final = frozenset(("start_index", "end_index", "startIndex", "endIndex"))
+"""Where in the text of the answer a citation belongs."""
 _DEEPEST: Final = 64
 """Levels of an answer; no API has a third as many."""
 
@@ -102,7 +113,8 @@ class Course:
 
     def cut(self, message: str) -> bytes:
         """The closing events: whatever is open is closed, `message` is shown, and the reason is the API's word for a
-        filter. Arguments of a tool stay as far as they came, since a call that is cut must not be made."""
+        filter. Arguments of a tool stay as far as they came, since a call that is cut must not be made. b"" once the
+        answer has ended."""
         raise NotImplementedError
 
 
@@ -122,8 +134,9 @@ class Assembly:
 class AnswerShape:
     """How an API answers. Without state."""
 
-    def texts(self, fields: dict[str, Any]) -> list[Text]:
-        """The texts of an event, or of a whole answer, in their order. Empty ones are none.
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+        """The texts of an event, or of a whole answer, in their order. Empty ones are none. `json`: what the model says
+        is JSON, as the call has asked for (`extproc.watching.shapes.asks_json`), and so its texts are `code`.
 
         Raises ValueError for an object that no API gives.
         """
@@ -134,9 +147,10 @@ class AnswerShape:
         raise NotImplementedError
 
     def forget(self, fields: dict[str, Any]) -> None:
-        """Drops what repeats the texts of the event, or counts their characters: to be called once a text was changed,
-        and for every later event of that answer."""
-        raise NotImplementedError
+        """Drops what repeats the texts of the event (tokens, speech), or counts their characters (where a citation is):
+        to be called when one was changed, and for every later event of that answer."""
+        fields.pop("obfuscation", None)
+        _forget(fields)
 
     def course(self, model: str = "") -> Course:
         """The state of a new stream. `model`: its name, for an answer that is cut before its first event."""
@@ -156,16 +170,17 @@ class AnswerShape:
         raise NotImplementedError
 
 
-def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: str = "") -> None:
-    """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of the field `but`."""
+def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: Container[str] = ()) -> None:
+    """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of
+    the fields `but`."""
     if len(path) > _DEEPEST:
         raise ValueError(f"the answer is nested deeper than {_DEEPEST} levels")
     for key, value in node.items():
         kind = type(value)
         if kind is str:
-            if value and key not in _SILENT and not (key in _BYTES and _is_bytes(node, path, key)):
+            if value and key not in _SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
                 out.append(Text((*path, key), node, key, key in _CODE, whole))
-        elif (kind is dict or kind is list) and value and key not in _UNREAD and key != but:
+        elif (kind is dict or kind is list) and value and key not in _TOKENS and key not in but:
             if kind is list:
                 walk_list(value, (*path, key), whole, out)
             elif key in _OBJECTS:
@@ -177,6 +192,11 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
 def _is_bytes(node: dict[str, Any], path: Channel, key: str) -> bool:
     kinds = _BYTES[key]
     return node.get("type") in kinds or (len(path) > 0 and path[-1] in kinds)
+
+
+def as_json(texts: list[Text], key: str) -> list[Text]:
+    """The texts, with those called `key` as JSON text in a string."""
+    return [text._replace(code=True) if text.key == key else text for text in texts]
 
 
 def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> None:
@@ -194,10 +214,59 @@ def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> 
             walk_list(value, (*path, place), whole, out)
 
 
+def _forget(node: Any) -> None:
+    if type(node) is list:
+        for entry in node:
+            _forget(entry)
+    elif type(node) is dict:
+        for key, value in node.items():
+            if key in _TOKENS:
+                node[key] = [] if type(value) is list else None
+            elif key == "audio" and type(value) is dict and value.get("data"):
+                value["data"] = ""  # what the transcript says
+            elif key in _OFFSETS:
+                node[key] = 0
+            elif key not in _OBJECTS:
+                _forget(value)
+
+
+def size(value: Any) -> int:
+    """About how many characters an object has."""
+    if type(value) is str:
+        return len(value)
+    if type(value) is dict:
+        return 1 + sum(len(key) + size(one) for key, one in value.items())
+    return 1 + sum(map(size, value)) if type(value) is list else 1
+
+
 def index(entry: dict[str, Any], place: int) -> int:
     """The place that an entry of a list says it has, else where it is."""
     given = entry.get("index")
     return given if type(given) is int else place
+
+
+def objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list of objects `holder[key]`; none where there is no such field. Raises ValueError for something else."""
+    found = holder.get(key)
+    if found is None:
+        return []
+    if type(found) is not list or not all(map(_is_object, found)):
+        raise ValueError(f"{key!r} in the answer is no list of objects")
+    return found
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def inner(holder: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object `holder[key]`; an empty one where there is no such field. Raises ValueError for something else."""
+    found = holder.get(key)
+    if found is None:
+        return {}
+    if type(found) is not dict:
+        raise ValueError(f"{key!r} in the answer is no object")
+    return found
 
 
 def dicts(holder: Any, key: str) -> list[dict[str, Any]]:

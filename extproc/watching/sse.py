@@ -6,13 +6,15 @@ Sans-IO: bytes go in as they come, events come out. The work is linear in the by
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from upstream.endpoint import JSON
 from upstream.events import event as written
 
 _LINE_END: Final = rb"(?:\r\n|\n|\r(?=[^\n]))"  # a carriage return at the end may become CRLF: the next byte tells
 _BLANK: Final = re.compile(_LINE_END + _LINE_END)
+_PLAIN: Final = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: ([^\r\n]*)\n\n")
+"""An event as servers write it."""
 _OVERLAP: Final = 4
 """Bytes of an event's end that may have come already while the rest of it has not."""
 _BOM: Final = b"\xef\xbb\xbf"
@@ -52,30 +54,38 @@ class Events:
         may come with the next call, or with `end`. Nothing is lost: `rest` has the bytes.
         """
         held = self._held
-        held += data
-        if self._over:
-            raise self._too_long()
+        if held or self._over:
+            held += data
+            if self._over:
+                raise self._too_long()
+            if _BLANK.search(held, self._searched) is None:
+                return self._wait([])
+            data = bytes(held)
+            held.clear()
         found: list[Event] = []
-        start, searched = 0, self._searched
-        plain = b"\r" not in held
+        start = 0
         while True:
-            if plain:
-                end = held.find(b"\n\n", searched) + 2
-                if end == 1:
-                    break
-            else:
-                match = _BLANK.search(held, searched)
-                if match is None:
-                    break
-                end = match.end()
-            if end - start > self._limit:
+            plain = _PLAIN.match(data, start)
+            match = _BLANK.search(data, start) if plain is None else plain
+            if match is None or match.end() - start > self._limit:
                 break
-            found.append(self._read(bytes(held[start:end])))
-            start = searched = end
-        if start:
-            del held[:start]
-        self._searched = max(0, len(held) - _OVERLAP)
-        if len(held) > self._limit:
+            end = match.end()
+            raw = data[start:end]
+            if plain is not None:
+                self._begun = True
+                name, text = plain.groups()
+                found.append(Event(raw, name.decode(errors="replace") if name else "", text))
+            else:
+                found.append(self._read(raw))
+            start = end
+        held += data[start:]
+        return self._wait(found)
+
+    def _wait(self, found: list[Event]) -> list[Event]:
+        """The events that were found; looks at what is left of the piece."""
+        left = len(self._held)
+        self._searched = max(0, left - _OVERLAP)
+        if left > self._limit:
             self._over = True
             if not found:
                 raise self._too_long()
@@ -105,10 +115,7 @@ class Events:
         if not self._begun:
             self._begun = True
             text = raw.removeprefix(_BOM)
-        returns = b"\r" in text
-        if not returns and text.startswith(b"data: ") and text.find(b"\n") == len(text) - 2:
-            return Event(raw, "", text[6:-2])
-        if returns:
+        if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         name = b""
         data: list[bytes] = []
@@ -126,7 +133,7 @@ class Events:
         return Event(raw, name.decode(errors="replace"), b"\n".join(data), b"\n".join(other))
 
 
-def encode(name: str, fields: Mapping[str, Any] | bytes) -> bytes:
+def encode(name: str, fields: JSON | bytes) -> bytes:
     """One event: `fields` as JSON, or the data itself; `name` '' for an event without."""
     if not isinstance(fields, bytes):
         return written(fields, name or None)

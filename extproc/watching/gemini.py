@@ -1,0 +1,165 @@
+"""Answers of Google's Gemini: candidates whose parts are text, thoughts and calls. Every event is a whole object.
+
+https://ai.google.dev/api/generate-content#method:-models.streamgeneratecontent. Of a stream, only the one of
+server-sent events (`alt=sse`) can be watched.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from extproc.watching.chat import APART, grown
+from extproc.watching.shape import (
+    AnswerShape,
+    Assembly,
+    Channel,
+    Course,
+    Pieces,
+    Text,
+    dicts,
+    index,
+    inner,
+    objects,
+    size,
+    walk,
+)
+from upstream.events import event
+
+_FILTERED: Final = "SAFETY"
+_KEPT: Final = ("modelVersion", "responseId", "createTime", "usageMetadata")
+_CANDIDATES: Final = 1024
+"""Candidates that are remembered of one stream; Google gives at most 8."""
+
+
+class GeminiAnswer(AnswerShape):
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+        out: list[Text] = []
+        for place, candidate in enumerate(objects(fields, "candidates")):
+            path: Channel = ("candidates", index(candidate, place))
+            content = inner(candidate, "content")
+            for number, part in enumerate(objects(content, "parts")):
+                _part(part, path, number, json, out)
+            walk(content, (*path, "content"), True, out, ("parts",))
+            walk(candidate, path, True, out, ("content",))
+        walk(fields, (), True, out, ("candidates",))
+        return out
+
+    def closes(self, fields: dict[str, Any]) -> list[Channel]:
+        return [
+            ("candidates", index(candidate, place))
+            for place, candidate in enumerate(dicts(fields, "candidates"))
+            if candidate.get("finishReason") is not None
+        ]
+
+    def course(self, model: str = "") -> Course:
+        return GeminiCourse(model)
+
+    def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
+        places = [index(candidate, place) for place, candidate in enumerate(dicts(fields, "candidates"))] or [0]
+        kept: dict[str, Any] = {key: fields[key] for key in _KEPT if key in fields}
+        return {**kept, "candidates": [_candidate(at, message) for at in places]}
+
+    def assembly(self, limit: int) -> Assembly:
+        return GeminiAssembly(limit)
+
+    def stream(self, final: dict[str, Any], usage: bool = True) -> bytes:
+        return event(final)
+
+
+class GeminiCourse(Course):
+    def __init__(self, model: str) -> None:
+        self._head: dict[str, Any] = {"modelVersion": model, "responseId": uuid.uuid4().hex}
+        self._open: dict[int, bool] = {}
+        """The candidates that have begun, and whether they show a text."""
+        self._finished: set[int] = set()
+
+    def seen(self, fields: dict[str, Any]) -> None:
+        self._head.update({key: fields[key] for key in _KEPT if fields.get(key)})
+        for place, candidate in enumerate(dicts(fields, "candidates")):
+            at = index(candidate, place)
+            if at in self._open or len(self._open) < _CANDIDATES:
+                content = candidate.get("content")
+                shows = any(part.get("text") and not part.get("thought") for part in dicts(content, "parts"))
+                self._open[at] = shows or self._open.get(at, False)
+            if candidate.get("finishReason") is not None and at in self._open:
+                self._finished.add(at)
+
+    def cut(self, message: str) -> bytes:
+        left = [at for at in self._open if at not in self._finished] or list(self._open) or [0]
+        shown = [_candidate(at, APART + message if message and self._open.get(at) else message) for at in left]
+        return event({**self._head, "candidates": shown})
+
+
+class GeminiAssembly(Assembly):
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._failed = False
+        self._head: dict[str, Any] = {}
+        self._candidates: dict[int, dict[str, Any]] = {}
+        self._parts: dict[int, list[dict[str, Any]]] = {}
+
+    def add(self, fields: dict[str, Any]) -> None:
+        if self._failed:
+            return
+        self._head.update({key: value for key, value in fields.items() if key != "candidates"})
+        for place, candidate in enumerate(dicts(fields, "candidates")):
+            at = index(candidate, place)
+            known = self._candidates.setdefault(at, {})
+            parts = self._parts.setdefault(at, [])
+            self._left -= 1
+            for key, value in candidate.items():
+                if key != "content":
+                    self._left -= 0 if key in known else size(value)
+                    known[key] = value
+                elif type(value) is dict:
+                    known.setdefault("content", {}).update(
+                        {name: one for name, one in value.items() if name != "parts"}
+                    )
+                    for part in dicts(value, "parts"):
+                        self._left -= 1 + size(part)
+                        _join(parts, part)
+        if self._left < 0 or fields.get("error"):
+            self._failed = True
+            self._candidates.clear()
+            self._parts.clear()
+
+    def final(self) -> dict[str, Any] | None:
+        candidates = []
+        for at in sorted(self._candidates):
+            candidate = dict(self._candidates[at])
+            if candidate.get("finishReason") is None:
+                return None
+            if self._parts[at]:
+                candidate["content"] = {**candidate.get("content", {}), "parts": grown(self._parts[at])}
+            candidates.append(candidate)
+        return {**self._head, "candidates": candidates} if candidates else None
+
+
+def _part(part: dict[str, Any], path: Channel, number: int, json: bool, out: list[Text]) -> None:
+    thought = bool(part.get("thought"))
+    text = part.get("text")
+    if type(text) is str and text:  # it goes on in the next event, whatever stands before it there
+        out.append(Text((*path, "thought" if thought else "text"), part, "text", json and not thought))
+    call = part.get("functionCall")
+    pieces = type(call) is dict and "partialArgs" in call
+    but = ("text",) if type(text) is str else ()
+    walk(part, (*path, "content", "parts", number), not pieces, out, but)
+
+
+def _join(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    """Adds a part to the ones before it; a text goes on with the text before it."""
+    if not {"text"} <= part.keys() <= {"text", "thought"} or type(part["text"]) is not str:
+        parts.append(part)
+        return
+    last = parts[-1] if parts else {}
+    before = last.get("text")
+    if isinstance(before, Pieces) and last.get("thought") == part.get("thought"):
+        before.list.append(part["text"])
+    else:
+        parts.append({**part, "text": Pieces(part["text"])})
+
+
+def _candidate(at: int, message: str) -> dict[str, Any]:
+    parts = [{"text": message}] if message else []
+    return {"content": {"parts": parts, "role": "model"}, "finishReason": _FILTERED, "index": at}
