@@ -17,7 +17,7 @@ from decisions.candidates import able
 from decisions.decision import Changes, Choice, Decision, Trace, made
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, leaves, take, unread
+from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evaluate, leaves, take, unread
 from decisions.selectors.selector import Pick, Selector
 from decisions.sticky import Keep, Kept
 from decisions.watching import Judge, Watched, Watching, answering
@@ -330,6 +330,23 @@ class Engine:
     def charge(self, request: Request, money: float) -> None:
         """Count what the answer to `request` has cost."""
         self.shared.charge(request, money)
+
+    def renewed(self, trace: Trace, when: float) -> float | None:
+        """How many seconds after `when` (since the epoch) a refusal for the money that has been spent would be none any
+        more, since all the budgets in its rule begin anew; None for a refusal of another reason."""
+        name = trace.decision.name
+        clause = next((each for each in self.clauses if each.name == name), None)
+        if clause is None or trace.results.get(clause.name) is not True:
+            return None
+        seconds, readings = 0.0, dict(trace.readings)
+        for leaf in leaves(clause.when):
+            anew = self.signals[leaf.signal].renewed(when)
+            before = trace.readings.get(leaf.signal)
+            if anew is not None and before is not None:
+                readings[leaf.signal] = anew[1]
+                if leaf.judge(before) is not leaf.judge(anew[1]):
+                    seconds = max(seconds, anew[0])
+        return None if not seconds or evaluate(clause.when, readings) is True else seconds
 
     def record(self, outcome: Outcome, request: Request) -> None:
         """A request that this engine decided is over: the budgets count what its answer cost, as far as it is known."""

@@ -33,13 +33,15 @@ BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: Prometheus name, kind, help, label names, and a histogram's upper bounds."""
+    """One metric: Prometheus name, kind, help, label names, and a histogram's upper bounds. Of several
+    processes' values the sum counts, or the `least`."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    least: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -94,6 +96,13 @@ FAMILIES: dict[str, Family] = {
             "pointsman_decision_log_content_errors_total",
             "counter",
             "Lines of the decision log without the content that they should have had.",
+        ),
+        Family(
+            "pointsman_budget_remaining",
+            "gauge",
+            "The least share of the limit that any payer has left.",
+            ("scope",),
+            least=True,
         ),
         Family("pointsman_store_down", "gauge", "Workers for which the state store does not answer."),
         Family("pointsman_store_failures", "gauge", "Calls of the state store that failed."),
@@ -209,6 +218,7 @@ class Metrics:
             ("input", outcome.prompt),
             ("output", outcome.completion),
             ("cached", outcome.cached),
+            ("cache_write", outcome.written),
             ("reasoning", outcome.reasoning),
         ):
             if tokens:
@@ -288,7 +298,8 @@ def labelled(
 
 
 def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:
-    """The sum of several processes' snapshots, series by series; gauges are sums too (streams of all workers)."""
+    """The sum of several processes' snapshots, series by series; gauges are sums too (streams of all workers), or the
+    least value where the family says so."""
     sums: dict[str, dict[Labels, Any]] = {}
     for snapshot in snapshots:
         for name, samples in snapshot.items():
@@ -298,6 +309,8 @@ def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:
                 before = family.get(key)
                 if before is None:
                     family[key] = value
+                elif FAMILIES[name].least:
+                    family[key] = min(before, value)
                 elif isinstance(value, (int, float)):
                     family[key] = before + value
                 else:

@@ -33,7 +33,7 @@ from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
 from extproc.makers import Makers
 from extproc.meter import Meter
-from extproc.metrics import Metrics, Snapshot, gauge
+from extproc.metrics import Metrics, Sample, Snapshot, gauge
 from extproc.recorder import Recorder
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
@@ -348,12 +348,18 @@ class Worker:
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),
             "pointsman_policy_info": gauge(1, self.engine.policy),
+            "pointsman_budget_remaining": self._remaining(),
             "pointsman_models_perhaps_without_route": gauge(len(self._unrouted)),
             **{f"pointsman_store_{name}": gauge(count) for name, count in self.resources.counts().items()},
             "pointsman_decision_log_dropped": gauge(0 if self._log is None else self._log.dropped),
             "pointsman_decision_log_restarts_total": gauge(0 if self._log is None else self._log.restarts),
             "pointsman_decision_log_content_errors_total": gauge(0 if self._log is None else self._log.content_errors),
         }
+
+    def _remaining(self) -> list[Sample]:
+        now = time.time()
+        found = [(name, each.least(now)) for name, each in self.engine.signals.items()]
+        return [((name,), left) for name, left in found if left is not None]
 
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
         return self.recent(limit)

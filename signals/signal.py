@@ -160,6 +160,16 @@ class Signal(ABC):
     def read(self, facts: Facts) -> Reading:
         """The reading for one request. May raise `Unavailable`; any exception becomes an Unknown reading."""
 
+    def renewed(self, when: float) -> tuple[float, Reading] | None:
+        """Of a signal that `spends`: how many seconds after `when` (since the epoch) its period begins anew, and what
+        it reads then. None where it has no period."""
+        return None
+
+    def least(self, when: float) -> float | None:
+        """Of a signal that `spends`: the least share that anyone has left in the period of `when`, as far as it has
+        been read. None for all others."""
+        return None
+
     def spans(self, facts: Facts) -> list[Span]:
         """Where the text holds what the signal, which is `placed`, has matched; in any order, overlapping ones too.
 

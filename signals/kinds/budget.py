@@ -80,6 +80,16 @@ class Ledger:
             who = ""
         return f"budget:{self._header or 'session'}:{self._bucket(request.received)}:{who}" if who else None
 
+    def ends(self, when: float) -> float | None:
+        """Seconds from `when` to the end of its period; None for a session."""
+        if self._per == "session":
+            return None
+        if self._per != "month":
+            return PERIODS[self._per] - when % PERIODS[self._per]
+        now = datetime.fromtimestamp(when, UTC)
+        first = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+        return first.timestamp() - when
+
     def _bucket(self, when: float) -> str:
         form = {"hour": "%Y%m%d%H", "day": "%Y%m%d", "month": "%Y%m", "session": "session"}[self._per]
         return datetime.fromtimestamp(when, UTC).strftime(form)
@@ -105,7 +115,20 @@ class Budget(Signal):
         self.slow = (self._ledger,)
         self._limit = params.limit
         self._remaining = params.remaining
+        self._least = (0.0, 1.0)  # until when, and the least share so far
 
     def read(self, facts: Facts) -> Reading:
         left = max(0.0, 1.0 - facts.got(self._ledger) / self._limit)
+        when = facts.request.received
+        ends = self._ledger.ends(when)
+        hour = PERIODS["hour"]  # a session has no end: it is watched by the hour
+        self._least = (when + (hour - when % hour if ends is None else ends), min(left, self.least(when)))
         return Reading(self._remaining.hold(left), left)
+
+    def renewed(self, when: float) -> tuple[float, Reading] | None:
+        seconds = self._ledger.ends(when)
+        return None if seconds is None else (seconds, Reading(self._remaining.hold(1.0), 1.0))
+
+    def least(self, when: float) -> float:
+        until, least = self._least
+        return least if when < until else 1.0

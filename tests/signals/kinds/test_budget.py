@@ -105,3 +105,39 @@ async def test_a_store_that_is_down_or_slow_is_unknown_by_the_deadline():
 def test_bad_parameters_are_refused(params):
     with pytest.raises(ValueError, match="validation error"):
         budget(**params)
+
+
+@pytest.mark.parametrize(
+    ("per", "seconds"), [("hour", 3600.0), ("day", DAY / 2), ("month", 16.5 * DAY), ("session", None)]
+)
+async def test_it_says_when_it_begins_anew(per, seconds):
+    signal = budget(header="x-tenant", limit=1.0, per=per)  # noon of 2023-11-14
+    found = signal.renewed(NOON)
+    if seconds is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found[0] == pytest.approx(seconds)
+    assert (found[1].matched, found[1].score) == (False, 1.0)
+    signal._ledger.charge(request(), 1.0)
+    assert (await reading(signal, request(received=NOON + seconds - 1))).matched is True
+    assert (await reading(signal, request(received=NOON + seconds))).matched is False
+
+
+def test_a_year_ends_too():
+    december = 1_703_980_800.0  # 2023-12-31T00:00:00Z
+    assert budget(header="x-tenant", limit=1.0, per="month").renewed(december)[0] == DAY
+
+
+async def test_the_least_share_of_a_period_is_watched():
+    signal = budget(header="x-tenant", limit=10.0)
+    assert signal.least(NOON) == 1.0
+    signal._ledger.charge(request(), 7.5)
+    await reading(signal, request())
+    await reading(signal, request("other"))
+    assert signal.least(NOON + 60) == 0.25
+    assert signal.least(NOON + DAY / 2) == 1.0
+    await reading(signal, request("other", NOON + DAY))
+    assert signal.least(NOON + DAY) == 1.0
+    await reading(signal, request(None))  # nobody is named: nothing is read
+    assert signal.least(NOON + DAY) == 1.0
