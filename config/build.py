@@ -84,6 +84,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             None if settings.tenant is None else settings.tenant.header.lower(),
         ),
         shared=shared,
+        watching=policy.watching,
     )
 
 
@@ -110,7 +111,7 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
 def _selectors(policy: Policy, shared: Shared) -> dict[str, Selector]:
     selectors: dict[str, Selector] = {}
     problems: list[Problem] = []
-    for index, clause in enumerate(policy.clauses):
+    for index, clause in zip(policy.numbers("request"), policy.clauses, strict=True):
         pick = clause.target
         if not isinstance(pick, Pick):
             continue

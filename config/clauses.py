@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from graphlib import TopologicalSorter
+from typing import Literal
 
 from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
 from decisions.decision import Changes
@@ -12,6 +13,7 @@ from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
 from decisions.selectors.selector import Pick
+from decisions.watching import Does, Watching
 from signals.path import parse_path
 from signals.state.session import Sessions
 from upstream.writer import WriterSpec
@@ -89,11 +91,33 @@ def clauses(
     known: Mapping[str, Model],
     writers: Mapping[str, WriterSpec],
 ) -> list[Clause]:
-    """The policy's decisions in the engine's terms, in list order, over the models `known`.
+    """The policy's decisions on requests in the engine's terms, in list order, over the models `known`.
 
     `writers` are those of the decisions that have one, by the decision's name.
     """
-    return [_clause(entry, rules[entry.name], known, writers.get(entry.name)) for entry in spec.decisions]
+    return [
+        _clause(entry, rules[entry.name], known, writers.get(entry.name))
+        for entry in spec.decisions
+        if entry.on == "request"
+    ]
+
+
+def watching(spec: PolicySpec, rules: Mapping[str, Rule]) -> list[Watching]:
+    """The policy's decisions on answers in the engine's terms, in list order."""
+    return [_watching(entry, rules[entry.name]) for entry in spec.decisions if entry.on == "answer"]
+
+
+def _watching(entry: DecisionSpec, rule: Rule) -> Watching:
+    does: Does = "flag"
+    status = message = None
+    if entry.mask is not None:
+        does = "mask"
+    elif entry.cut is not None:
+        does, message = "cut", entry.cut.message
+    elif entry.respond is not None:
+        does, status, message = "respond", entry.respond.status, entry.respond.message
+    closes: Literal["skip", "match"] = "match" if entry.on_unknown == "match" else "skip"
+    return Watching(entry.name, rule, does, closes, status, message, entry.window, entry.stride, entry.observe)
 
 
 def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer: WriterSpec | None) -> Clause:

@@ -20,6 +20,7 @@ from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, leaves, take, unread
 from decisions.selectors.selector import Pick, Selector
 from decisions.sticky import Keep, Kept
+from decisions.watching import Judge, Watched, Watching, answering
 from signals.facts import Facts, SlowInput
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
@@ -181,7 +182,8 @@ class Engine:
     see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
     decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
     something is kept of a session, so that a chain of responses must be one. `ahead` are the signals that take long
-    where a text is long.
+    where a text is long. `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests,
+    which are all but those that look at answers.
     """
 
     def __init__(  # noqa: PLR0913
@@ -198,6 +200,7 @@ class Engine:
         best: bool = False,
         settings: Settings | None = None,
         shared: Shared | None = None,
+        watching: Sequence[Watching] = (),
     ) -> None:
         self.policy = policy
         self.models = dict(models)
@@ -213,9 +216,12 @@ class Engine:
         meter = self.settings.meter
         self.metered = self.shared.metered if meter is None else meter
         self.store: Store = self.shared.services.store
+        answers = answering(self.signals)
+        self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
+        self.watched = Watched(watching, self.signals) if watching else None
         long = [
             signal
-            for signal in self.signals.values()
+            for signal in self.asked.values()
             if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
         ]
         guarded = {leaf.signal for clause in self.clauses if clause.guard for leaf in leaves(clause.when)}
@@ -253,6 +259,20 @@ class Engine:
     def _compiled(self, clause: Clause) -> _Compiled:
         selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
         return _Compiled(clause, selector, self.signals, self.best, self.kept)
+
+    @property
+    def watches(self) -> Literal["none", "usage", "text"]:
+        """What of an answer Envoy has to show us: nothing, what it has taken, or all of it."""
+        if self.watched is not None:
+            return "text"
+        return "usage" if self.metered else "none"
+
+    def judge(self, trace: Trace, request: Request) -> Judge | None:
+        """The judge of the answer to `request`, which this engine has decided; None where nothing watches its text.
+
+        The request must still be whole: what decisions on the answer want to know of it is read now.
+        """
+        return None if self.watched is None else self.watched.judge(trace.readings, request)
 
     @property
     def writes(self) -> bool:
@@ -441,7 +461,7 @@ class Evaluation:
     def advance(self) -> Trace | None:
         """Evaluate as far as possible without waiting. Returns the trace once the decision is settled, else None."""
         if self._everything:
-            signals = self.engine.signals
+            signals = self.engine.asked
             if any(take(signal, signals, self.facts) is None for signal in signals.values()):
                 return None
         facts = self.facts
@@ -509,7 +529,7 @@ class Evaluation:
         signals = self.engine.signals
         names: set[str] = set()
         if self._everything:
-            names = {name for signal in signals for name in unread(signal, signals, self.facts)}
+            names = {name for signal in self.engine.asked for name in unread(signal, signals, self.facts)}
         else:
             for clause in self._clauses:
                 if clause.run(self.facts) is PENDING and (names := clause.waiting(self.facts)):

@@ -49,6 +49,7 @@ class Jailbreak(Signal):
 
     kind = "jailbreak"
     Parameters = JailbreakParams
+    answers = True
     scored = True
     labelled = True
     finds = True

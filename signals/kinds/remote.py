@@ -59,6 +59,7 @@ class Remote(Signal):
 
     kind = "remote"
     Parameters = RemoteParams
+    answers = True
     scored = True
     labelled = True
     cost = Cost.REMOTE
