@@ -42,6 +42,8 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             _credential(entry),
             bool(entry.price.model_fields_set),
             entry.price.cached_input,
+            entry.price.cache_write,
+            entry.stream_usage,
         )
     return {key: made[key] for key in spec.models}
 

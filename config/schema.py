@@ -104,6 +104,11 @@ class PriceSpec(Spec):
         ge=0,
         description="Money per million input tokens that its server had in its cache; as `input` unless given.",
     )
+    cache_write: float | None = Field(
+        None,
+        ge=0,
+        description="Money per million input tokens that its server put into its cache; as `input` unless given.",
+    )
 
 
 class CredentialSourceSpec(Spec):
@@ -164,6 +169,11 @@ class ModelSpec(Spec):
         None, ge=0, le=1, description="How good its answers are, by your own estimate; shown by GET /v1/models."
     )
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
+    stream_usage: bool = Field(
+        True,
+        description="Whether its server takes `stream_options.include_usage`, by which streams are asked for the usage "
+        "that is metered; without it their tokens are a guess, unless the client asks for them.",
+    )
     family: Family | None = Field(
         None, description="The field that limits output in chat completions; left out, it follows from the served name."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from upstream.prices import Prices
+
 Thinking = Literal["reasoning_effort", "enable_thinking", "thinking", "anthropic", "adaptive", "none"]
 """How a model family switches its reasoning on and off.
 
@@ -38,14 +40,15 @@ class Credential(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """One destination. Prices are money per million tokens, `cached_price` that of input tokens which its server had in
-    its cache (None: as any); `context` and `max_output` tokens, None when not declared.
+    its cache, `write_price` of those that it put there (None: as any); `context` and `max_output` tokens, None when not
+    declared.
 
     `capabilities` None: not declared, so the model is taken to have all. `quality` is the operator's own estimate, 0 to
     1. `aliases` are further names by which clients may ask for it; one that ends in `*` is a beginning.
     `family` None: the served name tells (`extproc.apis.chat`). `base_path` is what its server has before the name of a
     call (`/api/paas/v4`, '' for nothing); None: what the client has there, which is `/v1` nearly always. `fallback` are
     the models that take its place, one after the other, those of its fallbacks after its own. `priced`: somebody has
-    written down what it costs, be it nothing.
+    written down what it costs, be it nothing. `stream_usage`: its server takes `stream_options.include_usage`.
     """
 
     key: str
@@ -65,17 +68,18 @@ class Model:
     credential: Credential | None = None
     priced: bool = True
     cached_price: float | None = None
+    write_price: float | None = None
+    stream_usage: bool = True
 
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:
         """Those of `needs` that the model cannot do."""
         return frozenset() if self.capabilities is None else needs - self.capabilities
 
-    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
-        """The price of one call, in the policy's money; `cached` of the input tokens were in the server's cache."""
-        total = self.input_price * input_tokens + self.output_price * output_tokens
-        if cached and self.cached_price is not None:
-            total -= (self.input_price - self.cached_price) * cached
-        return total / 1e6
+    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> float:
+        """The price of one call, in the policy's money; `cached` of the input tokens were in the server's cache, and
+        `written` of them were put there."""
+        prices = Prices(self.input_price, self.output_price, self.cached_price, self.write_price)
+        return prices.cost(input_tokens, output_tokens, cached, written)
 
 
 def before(path: str, base_path: str | None) -> str:

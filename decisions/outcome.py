@@ -15,9 +15,10 @@ class Outcome(NamedTuple):
     `body_bytes` is how large the request's body was. `status` is that of the answer's head, None where none came.
     `first_byte` and `seconds` are from the request's arrival to the answer's head and to the end of the exchange.
     `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
-    where nobody looked at it; `cached` of the prompt were in the server's cache, `reasoning` of the completion are no
-    part of the answer's text. `reference` is the money that the same tokens cost on `settings.reference`. `tenant` is
-    who asked, as `settings.tenant` says. An outcome holds nothing else of the request.
+    where nobody looked at it; `cached` of the prompt were in the server's cache, `written` of it were put there,
+    `reasoning` of the completion are no part of the answer's text. `reference` is the money that the same tokens cost
+    on `settings.reference`. `tenant` is who asked, as `settings.tenant` says. An outcome holds nothing else of the
+    request.
     """
 
     trace: Trace
@@ -33,6 +34,7 @@ class Outcome(NamedTuple):
     reasoning: int | None = None
     reference: float | None = None
     tenant: str | None = None
+    written: int | None = None
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         "input_tokens": outcome.prompt,
         "output_tokens": outcome.completion,
         "cached_tokens": outcome.cached,
+        "cache_write_tokens": outcome.written,
         "reasoning_tokens": outcome.reasoning,
         "cost": outcome.money,
         "reference_cost": outcome.reference,

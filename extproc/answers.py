@@ -8,7 +8,7 @@ writers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from extproc.wire import Pairs
 from signals.request import Request
 from upstream.answer import Answer
 from upstream.endpoint import Endpoint
-from upstream.writer import DIFFICULTY, Call, Means, OneEach, Writer, WriterSpec
+from upstream.writer import DIFFICULTY, Call, Charge, Means, OneEach, Writer, WriterSpec
 
 DECISION: Final = "x-pointsman-decision"
 """Request header that names the decision, for the service over HTTP."""
@@ -91,10 +91,10 @@ class Answers:
         prior = trace.readings.get(DIFFICULTY)
         return told if prior is None or prior.score is None else (*told, (PRIOR, f"{prior.score:.2f}"))
 
-    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
         """The answer; None when `request` has to take the plain route."""
         writer = self._writer(trace)
-        call = self._call(trace, request, writer)
+        call = self._call(trace, request, writer, charge)
         return await writer.answer(call) if _fit(writer, call) else None
 
     async def close(self) -> None:
@@ -106,7 +106,7 @@ class Answers:
         assert spec is not None
         return self._writers[trace.policy, spec]
 
-    def _call(self, trace: Trace, request: Request, writer: Writer) -> Call:
+    def _call(self, trace: Trace, request: Request, writer: Writer, charge: Charge | None = None) -> Call:
         engine = self._engines[trace.policy]
         return Call(
             request.fields,
@@ -115,13 +115,8 @@ class Answers:
             deadline(request.headers),
             trace.readings,
             engine.sessions.key(request) if writer.by_session else "",
-            _charge(engine, request),
+            charge,
         )
-
-
-def _charge(engine: Engine, request: Request) -> Callable[[float], None] | None:
-    """What is called with the cost of the answer; None where nothing needs it."""
-    return (lambda money: engine.charge(request, money)) if engine.metered else None
 
 
 def _fit(writer: Writer, call: Call) -> bool:
@@ -157,5 +152,7 @@ def endpoint(model: Model, through: str | None, who: str) -> Endpoint:
         headers=headers,
         price_input=model.input_price,
         price_output=model.output_price,
+        price_cached=model.cached_price,
+        price_written=model.write_price,
         base_path="/v1" if base is None else base,
     )

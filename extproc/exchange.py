@@ -37,7 +37,7 @@ from extproc.meter import Meter
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.replying import Reply
-from extproc.rewriting import rewritten
+from extproc.rewriting import rewritten, unasked
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
@@ -46,12 +46,13 @@ from signals.facts import Facts
 from signals.request import Request
 from signals.text.estimate import estimate
 from upstream.answer import Answer
+from upstream.writer import Charge
 
 log = logging.getLogger("pointsman.exchange")
 
 _now: Final = time.time
 _monotonic: Final = time.monotonic
-_UNSEEN: Final[tuple[None, None, None, None, None]] = (None, None, None, None, None)
+_UNSEEN: Final[tuple[None, None, None, None, None, None]] = (None, None, None, None, None, None)
 """Tokens and money of an answer that nobody looked at; see `Spent`."""
 _WHOLE: Final = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
@@ -73,8 +74,11 @@ INVALID_ARGUMENT: Final = 3
 class Answerer(Protocol):
     """Answers requests whose decision has a writer."""
 
-    async def answer(self, trace: Trace, request: Request) -> Answer | None:
-        """The answer, before its first byte; None when the request has to take the plain route."""
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
+        """The answer, before its first byte; None when the request has to take the plain route.
+
+        `charge` is told once what it has taken, as soon as it is over.
+        """
         ...
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
@@ -237,6 +241,13 @@ class Exchange:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
+            if self._reply is not None:  # a writer says what it has taken once it has stopped
+                task.add_done_callback(self._release)
+                return
+        self._release()
+
+    def _release(self, _: object = None) -> None:
+        """The end: everything is counted and let go."""
         self._context.bodies.release(self)
         if self._phase == Phase.LATE:
             self._context.failed("body_mode")
@@ -261,24 +272,23 @@ class Exchange:
         if trace is None or request is None:
             return
         seconds = _now() - request.received
-        if reply is None:
-            model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
-        else:
-            model, status, took = reply.model, reply.status, None
-            first_byte = reply.first_byte - request.received
+        model, status, first_byte, took = trace.decision.model, trace.decision.status, None, None
+        if reply is not None:
+            if reply.status:
+                model, status, first_byte = reply.model, reply.status, reply.first_byte - request.received
             try:
                 took = reply.spent()
             except Exception as error:  # noqa: BLE001 - what an answer says of its usage must not lose the rest
                 _log(error)
                 self._context.failed("error")
         tenant = self._tenant()
-        prompt, completion, money, cached, reasoning = _UNSEEN if took is None else took
+        prompt, completion, money, cached, reasoning, written = _UNSEEN if took is None else took
         compared, reference = self._engine.settings.reference, None
         if compared is not None and prompt is not None and completion is not None:
-            reference = compared.cost(prompt, completion, cached or 0)
+            reference = compared.cost(prompt, completion, cached or 0, written or 0)
         found = (
             trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
-            reference, tenant,
+            reference, tenant, written,
         )  # fmt: skip
         outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
@@ -433,17 +443,17 @@ class Exchange:
             watching = b""
             if self._phase == Phase.ROUTED and self._trace is not None:
                 self._phase = Phase.ANSWERED
-                reply = self._reply = Reply(self._engine, self._context, self._request, self._trace)
-                shown, own = reply.head(message.headers, own, head.response_mode != Mode.NONE)
+                before, reply = reply, Reply(self._engine, self._context, self._request, self._trace)
+                self._reply = reply
+                reply.bill = None if before is None else before.bill  # of a writer that failed
+                shown, own = reply.head(message.headers, own, head)
                 if head.response_mode == Mode.NONE and reply.watched:
                     watching = wire.WATCHING
             self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
             if not watching and head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
-            if reply is not None:
-                reply.take(message)
-            self._echo(message, head.response_mode)
+            self._echo(message, head.response_mode, None if reply is None else reply.take(message))
         else:
             self._stream.send(wire.trailers(message.kind))
 
@@ -451,13 +461,18 @@ class Exchange:
         """The model that the request went to."""
         return None if self._trace is None else self._trace.decision.model
 
-    def _echo(self, message: Message, mode: int) -> None:
-        """Let a piece of body go on as it is."""
+    def _echo(self, message: Message, mode: int, body: bytes | None = None) -> None:
+        """Let a piece of body go on, as `body` (None: as it is)."""
+        kind = message.kind
         if mode == Mode.FULL_DUPLEX_STREAMED:
-            for chunk in wire.chunks(message.kind, message.body, message.end):
+            for chunk in wire.chunks(kind, message.body if body is None else body, message.end):
                 self._stream.send(chunk)
+        elif body is None or body == message.body:
+            self._stream.send(wire.reply(kind))
+        elif mode == Mode.STREAMED:
+            self._stream.send(wire.replace(kind, body) if body else wire.clear(kind))
         else:
-            self._stream.send(wire.reply(message.kind))
+            self._stream.send(wire.reply(kind, body=body))
 
     # Deciding
 
@@ -602,11 +617,13 @@ class Exchange:
             more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
         foreign = self._foreign(request, model)
+        seen = self._engine.metered and head.response_mode != Mode.NONE and not head.observing
+        head.counted = seen and unasked(request, trace.decision)
         if is_long(request.body):
-            rewrite = partial(rewritten, request, trace.decision, foreign)
+            rewrite = partial(rewritten, request, trace.decision, foreign, head.counted)
             self._task = asyncio.get_running_loop().create_task(self._route_apart(trace, rewrite, more))
         else:
-            self._send_on(trace, rewritten(request, trace.decision, foreign), more)
+            self._send_on(trace, rewritten(request, trace.decision, foreign, head.counted), more)
 
     def _foreign(self, request: Request, model: Model | None) -> int:
         """How many of the call's first messages are another model's, whose thoughts `model` would not take.
@@ -776,8 +793,10 @@ class Exchange:
         try:
             answer = None
             reason = "ineligible"
+            reply = self._reply = Reply(self._engine, self._context, request, trace)
+            charge = reply.charge if self._engine.metered else None
             try:
-                answer = await answerer.answer(trace, request)
+                answer = await answerer.answer(trace, request, charge)
             except Exception as error:  # noqa: BLE001 - the request has a plain route, and takes it
                 _log(error)
                 reason = "answerer_error"
@@ -797,6 +816,8 @@ class Exchange:
         ours = (pair for pair in response_headers(trace) if pair[0] not in answer.headers)
         headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
+        assert self._reply is not None
+        self._reply.begun(answer.status, answer.headers.get("x-pointsman-model"))
         async with aclosing(answer.body) as body:
             self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
             try:

@@ -16,11 +16,13 @@ class Head:
 
     `held`: the body comes although the headers are not answered yet. `usual`: none of the headers is there that need a
     closer look. Set later: `target` is what the path names (None: nothing that is understood), `coding` the encoding
-    of the body (None: none), `json` whether every reader takes the content type for JSON.
+    of the body (None: none), `json` whether every reader takes the content type for JSON, `counted` whether we ask for
+    the usage of a stream whose client does not.
     """
 
     __slots__ = (
         "coding",
+        "counted",
         "headers",
         "held",
         "json",
@@ -44,6 +46,7 @@ class Head:
         self.target: Target | None = None
         self.coding: str | None = None
         self.json = True
+        self.counted = False
 
     def call(self) -> None:
         """Read what a call with a body says of it. Raises `Refusal` (405, 415, 426) where it cannot be read."""

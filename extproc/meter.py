@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from decisions.decision import Trace
 from decisions.model import Model
@@ -11,6 +11,7 @@ from extproc.chains import IdFinder
 from signals.request import Request
 from signals.state.gauges import Loads
 from upstream import usage
+from upstream.usage import Spent
 
 KEPT: Final = 64 * 1024
 """Bytes of the end of an answer that are kept; an answer's usage stands within the last few hundred."""
@@ -58,16 +59,6 @@ class Meter:
         self._loads.of(model.key).ended(None, False)
 
 
-class Spent(NamedTuple):
-    """What an answer took: tokens (see `upstream.usage.Usage`), and money in the unit of the prices."""
-
-    prompt: int
-    completion: int
-    money: float
-    cached: int | None
-    reasoning: int | None
-
-
 def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
     """What an answer of `model` took, by its `tail`.
 
@@ -82,6 +73,7 @@ def spent(trace: Trace, model: Model, tail: Tail, guess: bool = True) -> Spent:
     if completion is None:  # a token is about an event of a stream, or four bytes of a whole answer
         completion = (tail.events or tail.size // 4) if guess and used.prompt is None else 0
     cached = None if used.cached is None else min(used.cached, prompt)
+    written = None if used.written is None else min(used.written, prompt - (cached or 0))
     if money is None:  # a writer says its own: that of several models with a price each
-        money = model.cost(prompt, completion, cached or 0)
-    return Spent(prompt, completion, money, cached, used.reasoning)
+        money = model.cost(prompt, completion, cached or 0, written or 0)
+    return Spent(prompt, completion, money, cached, used.reasoning, written)

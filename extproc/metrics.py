@@ -209,6 +209,7 @@ class Metrics:
             ("input", outcome.prompt),
             ("output", outcome.completion),
             ("cached", outcome.cached),
+            ("cache_write", outcome.written),
             ("reasoning", outcome.reasoning),
         ):
             if tokens:

@@ -13,12 +13,15 @@ from typing import Protocol
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.apis.registry import BY_NAME
+from extproc.apis.shape import EVENTS
 from extproc.chains import Chains, IdFinder
-from extproc.head import number
-from extproc.meter import Meter, Spent, Tail, spent
+from extproc.head import Head, number
+from extproc.meter import Meter, Tail, spent
 from extproc.told import FALLBACK, response_headers
-from extproc.wire import Headers, Message, Pairs
+from extproc.watching.unasked import Unasked
+from extproc.wire import Headers, Message, Mode, Pairs
 from signals.request import Request
+from upstream.usage import Spent
 
 
 class Context(Protocol):
@@ -36,29 +39,54 @@ class Context(Protocol):
 class Reply:
     """One answer. `request` is None where the request could not be read and went to the default model all the same.
 
-    `model` is the one that answers: the decision's, or the fallback that took its place. `status` is the answer's,
-    `first_byte` the time at which its head came, in seconds since the epoch.
+    `model` is the one that answers: the decision's, or the fallback that took its place. `status` is the answer's (0:
+    none came), `first_byte` the time at which its head came, in seconds since the epoch. `bill` is what a writer has
+    taken within this exchange; a plain answer may follow where the writer failed.
     """
 
-    __slots__ = ("_context", "_engine", "_request", "_tail", "_trace", "first_byte", "model", "status")
+    __slots__ = (
+        "_context",
+        "_engine",
+        "_request",
+        "_tail",
+        "_trace",
+        "_unasked",
+        "bill",
+        "first_byte",
+        "model",
+        "status",
+    )
 
     def __init__(self, engine: Engine, context: Context, request: Request | None, trace: Trace) -> None:
         self.model = trace.decision.model
         self.status = 0
         self.first_byte = time.time()
+        self.bill: Spent | None = None
         self._engine = engine
         self._context = context
         self._request = request
         self._trace = trace
+        self._unasked: Unasked | None = None
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
 
-    def head(self, headers: Headers, own: Sequence[str], watched: bool) -> tuple[Pairs, Sequence[str]]:
-        """The answer's headers came. Gives the headers to set, and the names to remove; `own` are those that only we
-        may set and that the answer has.
+    def charge(self, bill: Spent) -> None:
+        """A writer's answer is over, and has taken this."""
+        self.bill = bill
 
-        `watched`: Envoy shows us the body, too.
+    def begun(self, status: int, model: str | None) -> None:
+        """The head of a writer's answer is sent; `model` as the writer calls the one that writes it."""
+        self.status = status
+        self.first_byte = time.time()
+        self.model = self._engine.models.get(model or "", self.model)
+        if self.bill is None and self._engine.metered:
+            self.bill = Spent(0, 0, 0.0)  # until the writer says what it has taken
+
+    def head(self, headers: Headers, own: Sequence[str], asked: Head) -> tuple[Pairs, Sequence[str]]:
+        """The answer's headers came. Gives the headers to set, and the names to remove; `own` are those that only we
+        may set and that the answer has, `asked` is the request's head.
         """
         engine, trace = self._engine, self._trace
+        watched = asked.response_mode != Mode.NONE  # Envoy shows us the body, too
         self.status = number(headers.get(":status", ""))
         chosen = self.model
         written = trace.decision.writer is not None
@@ -79,19 +107,25 @@ class Reply:
                 self._tail = Tail(finder)
             if engine.metered and not watched:  # the gateway was rendered for a policy that wanted to know less
                 self._context.failed("answer_unseen")
+        streamed = headers.get("content-type", "").lower().startswith(EVENTS)
+        if asked.counted and streamed and "content-encoding" not in headers:
+            self._unasked = Unasked()
+            own = [*own, "content-length"]
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
         if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()
         return shown, [name for name in own if name not in dict(shown)] if own else own
 
-    def take(self, message: Message) -> None:
-        """A piece of the answer, of which only the end is kept, to read from it what the answer cost."""
+    def take(self, message: Message) -> bytes | None:
+        """A piece of the answer, of which only the end is kept, to read from it what the answer cost. Gives what the
+        client gets (None: what came)."""
         tail = self._tail
         if tail is None:
-            return
+            return None
         tail.take(message.body)
         if tail.finder is not None and (found := tail.finder.take(message.body)) is not None:
             self._context.chains.learn(self._engine, found, tail.finder.session)
+        return None if self._unasked is None else self._unasked.feed(message.body, message.end)
 
     @property
     def watched(self) -> bool:
@@ -100,9 +134,25 @@ class Reply:
 
     def spent(self) -> Spent | None:
         """What the answer took, whole or as far as it came; None where its body was not looked at."""
-        tail, model = self._tail, self.model
+        tail, model, bill = self._tail, self.model, self.bill
         if tail is None or model is None:
-            return None
+            return bill
         request = self._request
         written = request is not None and not request.operation and BY_NAME[request.api].generates
-        return spent(self._trace, model, tail, written and self.status < 400)
+        took = spent(self._trace, model, tail, written and self.status < 400)
+        return took if bill is None else _both(took, bill)
+
+
+def _both(one: Spent, other: Spent) -> Spent:
+    return Spent(
+        one.prompt + other.prompt,
+        one.completion + other.completion,
+        one.money + other.money,
+        _sum(one.cached, other.cached),
+        _sum(one.reasoning, other.reasoning),
+        _sum(one.written, other.written),
+    )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else one + other

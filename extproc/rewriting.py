@@ -8,16 +8,40 @@ from __future__ import annotations
 from decisions.decision import Changes, Decision
 from decisions.model import Model
 from extproc.apis.registry import BY_NAME
+from extproc.apis.shape import ask_usage
 from extproc.edit import Draft
 from extproc.thinking import forget, think
 from signals.request import Request
 
 
-def rewritten(request: Request, decision: Decision, foreign: int = 0) -> bytes | None:
+def rewritten(request: Request, decision: Decision, foreign: int = 0, usage: bool = False) -> bytes | None:
     """The body that the decision's model gets, its first `foreign` messages without their thoughts; None: as it came.
 
-    Raises `Refusal` where it cannot be written again.
+    `usage`: it asks for the usage of its stream (`unasked`). Raises `Refusal` where it cannot be written again.
     """
+    body = _rewritten(request, decision, foreign)
+    if not usage:
+        return body
+    draft = Draft(request.body if body is None else body, request.fields)
+    ask_usage(draft)
+    return draft.text
+
+
+def unasked(request: Request, decision: Decision) -> bool:
+    """Whether the answer is a stream that says what it took only where it is asked to, the client does not ask, and
+    every model that may answer can be asked. A writer's own service says it anyway."""
+    model = decision.model
+    return (
+        model is not None
+        and decision.writer is None
+        and not request.operation
+        and BY_NAME[request.api].silent(request.fields)
+        and model.stream_usage
+        and all(other.stream_usage for other in model.fallback)
+    )
+
+
+def _rewritten(request: Request, decision: Decision, foreign: int) -> bytes | None:
     model, changes = decision.model, decision.changes
     if model is not None and (foreign or (changes is not None and changes.body)):
         return changed(request, model, changes, foreign)

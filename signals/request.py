@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from signals.text.view import view
-from signals.text.wrappers import said
+from signals.text.wrappers import apart, said
 
 Scope = Literal["user", "latest", "conversation", "system", "tools", "all", "answer"]
 """Which text a signal reads.
@@ -218,6 +218,32 @@ class Request:
         if text is None:
             text = self._texts[scope] = self._join(scope)
         return text
+
+    def apart(self, scope: Scope) -> tuple[str, str, str]:
+        """The text of `scope` without the blocks that agents put beside what their users say; these blocks; and those
+        in what tools return, all without their tags. '' where there is nothing.
+
+        What a tool returns is no agent's word, whatever its tags are: its blocks are in the first text as well. For
+        `latest` and `conversation`: the other scopes have no blocks beside something, or are not read by messages.
+        """
+        within = self._within(scope)
+        texts: list[tuple[int, str]] = []
+        blocks: dict[str, list[str]] = {"user": [], "tool": []}
+        for at, message in enumerate(self.messages):
+            if not within(at, message.role):
+                continue
+            text = message.text
+            if message.role in blocks:
+                words, block = apart(text)
+                if block:
+                    blocks[message.role].append(block)
+                if message.role == "user":
+                    text = words
+            texts.append((at, text))
+        texts += [(extra.at, extra.text) for extra in self.extras if extra.text and within(extra.at, extra.role)]
+        texts.sort(key=_place)
+        said = "\n".join([text for _, text in texts if text])
+        return said, "\n".join(blocks["user"]), "\n".join(blocks["tool"])
 
     def spoken(self) -> str:
         """Everything that the messages hold, not only their text; but nothing that stands beside them (tools)."""

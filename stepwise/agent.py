@@ -29,6 +29,7 @@ from stepwise.policy import GOAL, Device, PolicyFailed, StepPolicy, StepPolicyEr
 from upstream.client import Upstream
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN, estimate
+from upstream.usage import Counts
 
 VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -198,14 +199,14 @@ class Agent:
         self._remember(session, choice)
         return choice
 
-    def settle(self, session: str, choice: Choice, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, session: str, choice: Choice, counts: Counts) -> None:
         """Charges what an answer really cost."""
         if choice.reserved:
-            self._spend.settle(session, choice.reserved, self.cost(choice, prompt_tokens, completion_tokens))
+            self._spend.settle(session, choice.reserved, self.cost(choice, counts))
 
-    def cost(self, choice: Choice, prompt_tokens: int, completion_tokens: int) -> float:
+    def cost(self, choice: Choice, counts: Counts) -> float:
         """Money for this many tokens of the chosen model."""
-        return self._endpoint(choice.model).cost(prompt_tokens, completion_tokens) if choice.model is not None else 0.0
+        return self._endpoint(choice.model).cost(*counts) if choice.model is not None else 0.0
 
     def _remember(self, session: str, choice: Choice) -> None:
         """Remembers what was chosen, for the session's next request: the last turns of the latest sessions."""
@@ -242,7 +243,7 @@ class Agent:
         prompt = _most_prompt_tokens(body)
         for tried in dict.fromkeys((level, 0)):
             endpoint = self._endpoint(self._model(tried))
-            room = limit - await self._spend.spent(session) - endpoint.cost(prompt, 0)
+            room = limit - await self._spend.spent(session) - endpoint.most(prompt, 0)
             if room < 0:
                 continue
             # Without a limit of the client's own a long answer's room is reserved, so that others fit in beside it.
@@ -251,7 +252,7 @@ class Agent:
                 tokens = min(tokens, math.floor(room * 1e6 / endpoint.price_output / answers))
             if tokens < min(_MIN_TOKENS, asked or _MIN_TOKENS):
                 continue
-            amount = endpoint.cost(prompt, tokens * answers)
+            amount = endpoint.most(prompt, tokens * answers)
             if await self._spend.reserve(session, amount, limit):
                 why = (keep, reason if tried == level else "budget")
                 return self._choice(tried, None if tokens == asked else tokens, why, amount)

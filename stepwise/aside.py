@@ -64,7 +64,9 @@ class Aside:
         if given and not isinstance(given, dict):
             raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
         said = read(given)
-        self._books.aside(large.name, Counts(said.prompt or 0, said.completion or 1))
+        self._books.aside(
+            large.name, Counts(said.prompt or 0, said.completion or 1, said.cached or 0, said.written or 0)
+        )
         return answer
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from upstream.client import DeadlineError, Relay, UpstreamError
 from upstream.endpoint import HOP, JSON
 from upstream.events import DONE, Lines, event
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts, counts
+from upstream.usage import Counts, Spent, counts
 from upstream.writer import Call
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
@@ -67,7 +67,7 @@ class Loop:
             kind = error.kind if isinstance(error, UpstreamError) else "deadline"
             agent.metrics.upstream_errors[choice.model, kind] += 1
             if session is not None:
-                agent.settle(session, choice, 0, 0)
+                agent.settle(session, choice, Counts(0, 0))
             late = kind in ("deadline", "timeout")
             return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
         given = _Relayed(stream, agent, call, _Sent(choice, session))
@@ -152,11 +152,13 @@ class _Relayed(Body):
         if outcome == "complete" and not self._events and len(self._buffer) <= _KEPT:
             self._take(_object(self._buffer))
         if outcome == "complete" and self._session is not None and (self._usage is not None or refused):
-            self._agent.settle(self._session, self._choice, *(self._usage or (0, 0)))
+            self._agent.settle(self._session, self._choice, self._usage or Counts(0, 0))
         if self._charge is not None and not refused:
             # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
-            guess = self._prompt, self._said if self._events else self._size // CHARS_PER_TOKEN
-            self._charge(self._agent.cost(self._choice, *(self._usage or guess)))
+            guess = Counts(self._prompt, self._said if self._events else self._size // CHARS_PER_TOKEN)
+            took = self._usage or guess
+            money = self._agent.cost(self._choice, took)
+            self._charge(Spent(took.prompt, took.completion, money, took.cached, None, took.written))
 
     def _pass(self, data: bytes) -> bytes:
         """The bytes that can be passed on: whole events."""

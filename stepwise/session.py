@@ -113,7 +113,7 @@ class Session:
         if settled := self._course.settled:
             metrics.settled[settled] += 1
         if self._call.charge is not None:
-            self._call.charge(self._books.cost())
+            self._call.charge(self._books.spent())
 
     def usage(self) -> JSON:
         """Tokens of both models, rejected ones included, in OpenAI's shape, with ours under `pointsman`."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts
+from upstream.usage import Counts, Spent
 
 
 @dataclass(slots=True)
@@ -18,9 +18,18 @@ class Account:
     requests: int = 0
     prompt: int = 0  # tokens, as the upstream counted them
     completion: int = 0
+    cached: int = 0  # of `prompt`: tokens that the upstream had in its cache
+    cache_written: int = 0  # of `prompt`: tokens that it put there
     discarded: int = 0  # of `completion`: tokens that are not in the answer
     uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
     base: int | None = None  # prompt tokens of the question alone, once known
+
+    def take(self, counts: Counts) -> None:
+        """What the upstream counted for one request."""
+        self.prompt += counts.prompt
+        self.completion += counts.completion
+        self.cached += counts.cached
+        self.cache_written += counts.written
 
 
 class Open(NamedTuple):
@@ -58,15 +67,13 @@ class Books:
             account.completion += open.received
             account.uncounted.append(open.prefix)
         else:
-            account.completion += counts.completion
-            account.prompt += counts.prompt
+            account.take(counts)
             account.base = max(0, counts.prompt - open.prefix // CHARS_PER_TOKEN)
 
     def aside(self, model: str, counts: Counts) -> None:
         """A request was answered whose text is no part of the answer."""
         account = self.accounts[model]
-        account.prompt += counts.prompt
-        account.completion += counts.completion
+        account.take(counts)
         account.discarded += counts.completion
 
     def prompt_tokens(self, model: str, prefix: int) -> int:
@@ -82,8 +89,20 @@ class Books:
             if open is not None and open.model == name:
                 prompt += self.prompt_tokens(name, open.prefix)
                 completion += open.received
-            total += self._endpoints[name].cost(prompt, completion)
+            total += self._endpoints[name].cost(prompt, completion, account.cached, account.cache_written)
         return total
+
+    def spent(self) -> Spent:
+        """What all models together have taken."""
+        accounts = self.accounts.values()
+        return Spent(
+            sum(self._prompt(name) for name in self.accounts),
+            self.written,
+            self.cost(),
+            sum(account.cached for account in accounts),
+            None,
+            sum(account.cache_written for account in accounts),
+        )
 
     def usage(self, ours: JSON, open: Open | None = None) -> JSON:
         """Tokens of all models, discarded ones included, in OpenAI's shape. Under `pointsman` are `ours` and then each
@@ -99,10 +118,13 @@ class Books:
         }
         prompt = sum(model["prompt_tokens"] for model in models.values())
         completion = sum(model["completion_tokens"] for model in models.values())
+        spent = self.spent()
+        details = {"cached_tokens": spent.cached, "cache_write_tokens": spent.written}
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            **({"prompt_tokens_details": details} if spent.cached or spent.written else {}),
             "pointsman": {
                 **ours,
                 "models": models,

@@ -22,6 +22,8 @@ _CACHED = ("cachedContentTokenCount", "prompt_cache_hit_tokens")
 """Gemini's and DeepSeek's names for what OpenAI has in `prompt_tokens_details` or `input_tokens_details`."""
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
 _READ, _WRITTEN = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
+_WRITES: Final = ("cache_write_tokens", "cache_creation_tokens")
+"""OpenRouter's and LiteLLM's names, in OpenAI's details, for what Anthropic has in `cache_creation_input_tokens`."""
 _KEYS: Final = ("usage", "usageMetadata")
 _EVENTS: Final = 64
 """How many of the last events of a stream are read."""
@@ -35,20 +37,35 @@ _MOST: Final = 10**9
 class Usage(NamedTuple):
     """Tokens of one answer; None for what it does not say.
 
-    `cached` of the `prompt` were in the server's cache, `reasoning` of the `completion` are no part of the text.
+    `cached` of the `prompt` were in the server's cache, and `written` of it were put there; `reasoning` of the
+    `completion` are no part of the text.
     """
 
     prompt: int | None
     completion: int | None
     cached: int | None = None
     reasoning: int | None = None
+    written: int | None = None
 
 
 class Counts(NamedTuple):
-    """Tokens of one answer, both counts known."""
+    """Tokens of one answer, both counts known; `cached` and `written` as in `Usage`."""
 
     prompt: int
     completion: int
+    cached: int = 0
+    written: int = 0
+
+
+class Spent(NamedTuple):
+    """What an answer took: tokens (see `Usage`), and money in the unit of the prices."""
+
+    prompt: int
+    completion: int
+    money: float
+    cached: int | None = None
+    reasoning: int | None = None
+    written: int | None = None
 
 
 def read(said: object) -> Usage:
@@ -62,18 +79,21 @@ def read(said: object) -> Usage:
     elif thoughts is not None:
         completion = thoughts
     reasoning = thoughts
-    cached = _first(said, _CACHED)
+    cached, written = _first(said, _CACHED), _first(said, _WRITTEN)
     for key in _DETAILS:
         details = said.get(key)
         if isinstance(details, dict):
             cached = _first(details, ("cached_tokens",)) if cached is None else cached
             reasoning = _first(details, ("reasoning_tokens",)) if reasoning is None else reasoning
+            written = _first(details, _WRITES) if written is None else written
     if "prompt_tokens" not in said:
-        found, written = _first(said, _READ), _first(said, _WRITTEN)
+        found = _first(said, _READ)
         cached = cached if found is None else found
         if prompt is not None:  # Anthropic's `input_tokens` leave these out
             prompt += (found or 0) + (written or 0)
-    return Usage(prompt, completion, _at_most(cached, prompt), _at_most(reasoning, completion))
+    cached = _at_most(cached, prompt)
+    fresh = None if prompt is None else prompt - (cached or 0)
+    return Usage(prompt, completion, cached, _at_most(reasoning, completion), _at_most(written, fresh))
 
 
 def _at_most(part: int | None, whole: int | None) -> int | None:
@@ -82,8 +102,8 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
 
 def counts(said: object) -> Counts | None:
     """The counts of one `usage` object; None unless it says both."""
-    prompt, completion = read(said)[:2]
-    return None if prompt is None or completion is None else Counts(prompt, completion)
+    prompt, completion, cached, _, written = read(said)
+    return None if prompt is None or completion is None else Counts(prompt, completion, cached or 0, written or 0)
 
 
 def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:
@@ -98,7 +118,7 @@ def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:
     for said in _objects(end, ours):
         given = read(said)
         if found.prompt is None:
-            found = found._replace(prompt=given.prompt, cached=given.cached)
+            found = found._replace(prompt=given.prompt, cached=given.cached, written=given.written)
         if found.completion is None:
             found = found._replace(completion=given.completion, reasoning=given.reasoning)
         money = _cost(said) if ours and money is None else money

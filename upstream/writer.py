@@ -21,6 +21,7 @@ from signals.signal import Doubt
 from signals.state.store import Store
 from upstream.answer import Answer
 from upstream.endpoint import JSON, Endpoint
+from upstream.usage import Spent
 
 _FORWARDED = (
     "authorization", "api-key", "x-api-key", "openai-organization", "openai-project", "traceparent", "tracestate",
@@ -29,6 +30,9 @@ _FORWARDED = (
 
 DIFFICULTY: Final = "difficulty"
 """The name of the signal whose score tells writers in advance how hard a call is."""
+
+Charge = Callable[[Spent], None]
+"""Who is told what an answer has taken."""
 
 T = TypeVar("T")
 
@@ -40,7 +44,7 @@ class Call:
     `body` is the client's call of the API `api` (see `extproc.paths`), `headers` are the client's, in lower case.
     `deadline` is on the running loop's clock, None when there is none. `readings` are what the policy's signals said,
     by name. `session` is the key of the conversation (signals.state.session), for a writer that is `by_session`; ''
-    when it is not known. `charge` is called once with what the answer has cost (money), even if it failed. `note`: a
+    when it is not known. `charge` is called once with what the answer has taken, even if it failed. `note`: a
     stream whose client asked for no usage has it in a comment, for the proxy that it passes.
     """
 
@@ -50,7 +54,7 @@ class Call:
     deadline: float | None = None
     readings: Mapping[str, Reading] = field(default_factory=dict)
     session: str = ""
-    charge: Callable[[float], None] | None = None
+    charge: Charge | None = None
     note: bool = False
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns
-from extproc.apis.shape import USAGE, ApiShape, Static, lower, wants_usage
+from extproc.apis.shape import USAGE, ApiShape, Static, lower, usage_unasked, wants_usage
 from extproc.edit import Draft
 from extproc.jsonbody import collect
 from upstream.events import DONE, event
@@ -44,6 +44,9 @@ class Chat(ApiShape):
         else:
             draft.lead("messages", before, message)
             fields["messages"] = [message, *fields["messages"]]
+
+    def silent(self, fields: dict[str, Any]) -> bool:
+        return usage_unasked(fields)
 
     def cap(self, draft: Draft, model: Model, limit: int) -> None:
         names = ["max_completion_tokens", "max_tokens"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from extproc.apis.call import Call, count_ids, read_prompt
-from extproc.apis.shape import USAGE, ApiShape, Static, wants_usage
+from extproc.apis.shape import USAGE, ApiShape, Static, usage_unasked, wants_usage
 from signals.request import Request
 from upstream.events import DONE, event
 
@@ -23,6 +23,9 @@ class Completions(ApiShape):
         suffix = fields.get("suffix")
         if type(suffix) is str:
             call.extra(0, "user", suffix)
+
+    def silent(self, fields: dict[str, Any]) -> bool:
+        return usage_unasked(fields)
 
     def token_ids(self, request: Request) -> int:
         return count_ids(request.fields.get("prompt"))

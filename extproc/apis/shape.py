@@ -168,6 +168,10 @@ class ApiShape(Asking):
         """Lower every limit on output tokens that the request has; give it one if it has none."""
         lower(draft, ["max_tokens"], limit)
 
+    def silent(self, fields: dict[str, Any]) -> bool:
+        """Whether the answer is a stream that says its usage only where the call asks for it, and this one does not."""
+        return False
+
     def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
         """Switch the model's reasoning on or off in the API's own field."""
         effort = wanted_effort(changes, on)
@@ -309,6 +313,19 @@ def set_inside(draft: Draft, key: str, name: str, value: Any) -> None:
     inner = draft.inner(key)
     inner.set(name, value)
     draft.put(key, inner.text, inner.fields)
+
+
+def usage_unasked(fields: dict[str, Any]) -> bool:
+    """`silent` by OpenAI's `stream_options`. One that is no object is for the server to refuse."""
+    options = fields.get("stream_options")
+    if fields.get("stream") is not True or not (options is None or isinstance(options, dict)):
+        return False
+    return options is None or options.get("include_usage") is not True
+
+
+def ask_usage(draft: Draft) -> None:
+    """Have a stream say its usage."""
+    set_inside(draft, "stream_options", "include_usage", True)
 
 
 BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 65536}

@@ -18,6 +18,7 @@ TAGS: Final = (
 """The agents' tags, those of the session's key too (`signals.state.session`)."""
 TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")
 """What Codex writes over its `INSTRUCTIONS`."""
+_TAG: Final = re.compile("</?(?:" + "|".join(map(re.escape, TAGS)) + ")>")
 _BLOCKS: Final = tuple((f"<{tag}>", f"</{tag}>") for tag in TAGS)
 
 
@@ -26,18 +27,26 @@ def said(text: str) -> str:
 
     A block in the middle, or one that is not closed, stays: it may be what the user asks about. Linear in the text.
     """
+    return apart(text)[0]
+
+
+def apart(text: str) -> tuple[str, str]:
+    """What is `said` in a text, and all the rest of it: the agents' blocks without their tags ('' where there are
+    none)."""
     bare = text.strip()
     if not bare or (bare[0] != "<" and bare[-1] != ">"):  # as nearly every text
-        return text
+        return text, ""
     whole = start, end = _trimmed(text, 0, len(text))
     while (after := _after_first(text, start, end)) > start:
         start, end = _trimmed(text, after, end)
     while (before := _before_last(text, start, end)) < end:
         start, end = _trimmed(text, start, before)
     if (start, end) == whole:
-        return text
+        return text, ""
     left = text[start:end]
-    return "" if TITLE.fullmatch(left) else left
+    if not left or TITLE.fullmatch(left):
+        return "", _TAG.sub("\n", text)
+    return left, _TAG.sub("\n", f"{text[:start]}\n{text[end:]}").strip()
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

@@ -146,7 +146,6 @@ async def test_the_guards_are_awake_in_such_a_session(world: World, client: aioh
             assert (answer.status, answer.headers["x-pointsman-decision"]) == (403, guard)
 
 
-@pytest.mark.xfail(reason="the head that tells direct attacks takes agents' reminders for some", strict=False)
 async def test_the_reminders_of_an_agent_are_no_attack(world: World, client: aiohttp.ClientSession) -> None:
     before, sent = len(world.decided()), 0
     for agent in AGENTS.values():

@@ -19,6 +19,7 @@ from extproc.paths import Target
 from signals.request import Request
 from stepwise.agent import Agent, Choice
 from tests.stepwise.fakes import FakeModel, writer
+from upstream.usage import Spent
 
 TEXT = ["first we add the two of them up", "that leaves what is left of it"]
 POLICY = """\
@@ -49,12 +50,6 @@ class World:
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": text}], **more}).encode()
         request = parse(Target("chat"), {":path": "/v1/chat/completions", "x-tenant": "a", **(headers or {})}, {}, body)
         return await self.engine.decide(request), request
-
-    async def spent(self) -> float:
-        trace, _ = await self.decide("hello")
-        score = trace.readings["broke"].score
-        assert score is not None
-        return 1 - score
 
 
 @asynccontextmanager
@@ -159,12 +154,14 @@ async def test_an_agent_s_budget_is_its_session_s_however_that_is_told(
 @pytest.mark.parametrize("read", [True, False])
 async def test_the_payer_is_charged_what_both_models_took(tmp_path: Path, text: str, read: bool) -> None:
     async with world(tmp_path, served=False) as each:
-        assert await each.spent() == 0
-        given = await each.answers.answer(*await each.decide(text, stream=True, stream_options={"include_usage": True}))
+        trace, request = await each.decide(text, stream=True, stream_options={"include_usage": True})
+        bills: list[Spent] = []
+        given = await each.answers.answer(trace, request, bills.append)
         assert given is not None
         events = [part async for part in given.body] if read else [await anext(given.body)]
         await given.body.aclose()
-        spent = await each.spent()
+        (bill,) = bills
+        spent = bill.money
         if not read:
             assert spent > 0  # the client has left: what was written until then is to be paid
             return

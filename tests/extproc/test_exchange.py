@@ -52,6 +52,7 @@ from tests.patience import PATIENCE
 from tests.proto import oracle
 from tests.proto.oracle import core, ext_proc
 from upstream.answer import Answer
+from upstream.writer import Charge
 
 GUARD = clause("guard", "evil", "respond", on_unknown="match", status=403, message="No.")
 CODE = clause("code", "traceback", "route", changes=Changes(headers={"x-tier": "premium"}))
@@ -1190,7 +1191,7 @@ class Steps:
         self.beside = beside
         self.closed = False
 
-    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
         await asyncio.sleep(0)
         if not self.eligible:
             return None
@@ -1282,7 +1283,7 @@ async def test_where_envoy_cannot_stream_the_service_behind_it_answers() -> None
 
 async def test_an_answerer_that_fails_at_once_leaves_the_large_model(breaks: None) -> None:
     class Fails(Steps):
-        async def answer(self, trace: Trace, request: Request) -> Answer | None:
+        async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
             raise ZeroDivisionError
 
     service = Service(STEPWISE, Fails())

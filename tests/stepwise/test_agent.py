@@ -19,6 +19,7 @@ from stepwise.policy import StepPolicyError
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.onnxes import metadata, write
 from upstream.endpoint import Endpoint
+from upstream.usage import Counts
 
 ENDS = {
     "small": Endpoint("http://127.0.0.1:9", "tiny", price_input=1.0, price_output=2.0),
@@ -126,7 +127,7 @@ async def test_what_was_reserved_and_not_used_is_given_back() -> None:
     chooser = an_agent(spend=spend, budget={"session": 1.0})
     choice = await chooser.choose(SMOOTH, "s")
     assert await spend.spent("s") == pytest.approx(choice.reserved) != 0
-    chooser.settle("s", choice, 100, 10)
+    chooser.settle("s", choice, Counts(100, 10))
     assert await spend.spent("s") == pytest.approx(120e-6)
 
 
@@ -157,7 +158,7 @@ async def test_whatever_the_models_do_a_session_never_costs_more_than_its_budget
             assert done.model is not None
             short = int(most * used)
             cost -= ENDS[done.model].cost(prompt, most) - ENDS[done.model].cost(prompt, short)
-            chooser.settle("s", done, prompt, short)
+            chooser.settle("s", done, Counts(prompt, short))
         assert cost <= limit + 1e-9
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from stepwise.answer import ineligible
 from tests.stepwise.fakes import FakeModel, Fault, Pair, answer, pair, served, text_of, writer
+from upstream.writer import Charge
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine"]
@@ -276,7 +276,7 @@ async def test_whoever_pays_is_told_the_cost_once_whatever_came_of_the_answer(st
             small.faults[1] = Fault("kill", 1)
         if fate == "cancelled":
             large.faults[0] = Fault("hang", 1)
-        asked = asyncio.ensure_future(_read(both, {**ASK, "stream": stream}, costs.append))
+        asked = asyncio.ensure_future(_read(both, {**ASK, "stream": stream}, lambda bill: costs.append(bill.money)))
         if fate == "cancelled":
             while not (large.requests and large.sent):  # noqa: ASYNC110 - the server has no event to wait for
                 await asyncio.sleep(0.005)
@@ -288,6 +288,6 @@ async def test_whoever_pays_is_told_the_cost_once_whatever_came_of_the_answer(st
     assert cost > 2 * written / 1e6 > 0  # two a million written tokens, the discarded too, and the prompts
 
 
-async def _read(both: Pair, body: dict[str, Any], charge: Callable[[float], None]) -> bytes:
+async def _read(both: Pair, body: dict[str, Any], charge: Charge) -> bytes:
     async with await answer(both.stepwise, body, {}, charge=charge) as reply:
         return b"".join([part async for part in reply.body])

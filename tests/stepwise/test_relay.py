@@ -182,7 +182,7 @@ async def test_whoever_pays_is_told_what_it_cost(stream: bool, usage: bool) -> N
     costs: list[float] = []
     async with loop() as agent:
         agent.small.usage = usage
-        reply = await relay(agent.agent, {**SMOOTH, "stream": stream}, S, charge=costs.append)
+        reply = await relay(agent.agent, {**SMOOTH, "stream": stream}, S, charge=lambda bill: costs.append(bill.money))
         data = b"".join([part async for part in reply.body])
         await reply.aclose()
     (cost,) = costs

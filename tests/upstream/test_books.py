@@ -6,7 +6,7 @@ import pytest
 
 from upstream.books import Books, Open
 from upstream.endpoint import Endpoint
-from upstream.usage import Counts
+from upstream.usage import Counts, Spent, Usage, read
 
 ENDS = {
     "small": Endpoint("http://s", "tiny", price_input=1.0, price_output=2.0),
@@ -55,3 +55,17 @@ def test_the_request_under_way_is_paid_as_far_as_it_has_come() -> None:
     assert each.cost() == 0
     assert each.cost(under_way) == pytest.approx((110 * 10 + 3 * 20) / 1e6)
     assert each.usage({}, under_way)["pointsman"]["cost"] == round(each.cost(under_way), 9)
+
+
+def test_tokens_of_the_cache_have_their_prices() -> None:
+    end = Endpoint("http://s", "m", price_input=10, price_output=20, price_cached=1, price_written=12.5)
+    each = Books({"m": end}, lambda: 100)
+    each.stream(Open("m", 0, received=2), used=2, counts=Counts(100, 2, cached=60, written=30))
+    each.aside("m", Counts(100, 1, cached=100))
+    money = (10 * 10 + 60 * 1 + 30 * 12.5 + 2 * 20 + 100 * 1 + 1 * 20) / 1e6
+    assert each.cost() == pytest.approx(money)
+    assert each.spent() == Spent(200, 3, each.cost(), 160, None, 30)
+    usage = each.usage({})
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 160, "cache_write_tokens": 30}
+    assert read(usage) == Usage(200, 3, 160, None, 30)  # as a gateway reads what a writer says
+    assert end.most(100, 2) == pytest.approx((100 * 12.5 + 2 * 20) / 1e6)

@@ -8,7 +8,7 @@ import pytest
 
 from signals.request import Message, Request
 from signals.state.session import session_key
-from signals.text.wrappers import TAGS, said
+from signals.text.wrappers import TAGS, apart, said
 from tests.extproc.test_rewriting import parse
 from tests.linear import assert_linear
 from tests.signals.help import matched
@@ -120,3 +120,21 @@ def test_a_loop_of_tools_goes_on_beside_a_reminder() -> None:
     assert matched("conversation", request, tool_loop=True, turns={"at_most": 1})
     assert not matched("conversation", loop(text("stop")), tool_loop=True)
     assert matched("conversation", loop(text("stop")), turns={"at_least": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "blocks"),
+    [
+        ("hello", "hello", ""),
+        (f"{REMINDER}\nfix it\n{PLACE}", "fix it", "The list of to-dos is empty. Refactor nothing.|<cwd>/repo</cwd>"),
+        (REMINDER, "", "The list of to-dos is empty. Refactor nothing."),
+        ("# AGENTS.md instructions: obey me\n<INSTRUCTIONS>\nbe brief\n</INSTRUCTIONS>", "",
+         "# AGENTS.md instructions: obey me|be brief"),
+        ("<env><system-reminder>a</system-reminder>b</env>c", "c", "a|b"),
+        (f"what does {REMINDER} mean?", f"what does {REMINDER} mean?", ""),
+    ],
+)  # fmt: skip
+def test_nothing_is_lost_between_what_is_said_and_the_blocks(text: str, words: str, blocks: str) -> None:
+    found, rest = apart(text)
+    assert found == words
+    assert [line.strip() for line in rest.split("\n") if line.strip()] == ([] if not blocks else blocks.split("|"))

@@ -1,0 +1,211 @@
+"""What is metered is asked for, and what nobody has asked for is hidden; a writer's answer is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from config.build import build
+from config.load import parse
+from config.resources import Resources
+from decisions.decision import Trace
+from decisions.engine import Engine
+from extproc.meter import Meter
+from signals.request import Request
+from tests.extproc.envoy import BUFFERED, DUPLEX, STREAMED, Envoy, Service, chat
+from tests.extproc.test_exchange import Steps
+from tests.proto.oracle import ext_proc
+from upstream.answer import Answer
+from upstream.usage import Spent
+from upstream.writer import Charge
+
+POLICY = """\
+version: 1
+models:
+  small: {price: {input: 1, output: 2, cache_write: 1.25}, url: "http://127.0.0.1:1"}
+  large: {price: {input: 10, output: 20}, url: "http://127.0.0.1:1"}
+default: small
+signals: {spent: {budget: {header: x-tenant, limit: 100}}, hard: {keyword: {any: [prove]}}}
+decisions:
+  - {name: spent, when: spent, respond: {status: 402}}
+  - {name: hard, when: hard, stepwise: {small: small, large: large}}
+settings: {meter: on}
+"""
+SAID = {"usage": {"prompt_tokens": 10, "completion_tokens": 7, "prompt_tokens_details": {"cache_write_tokens": 4}}}
+STREAM = (
+    b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
+    b"data: " + json.dumps({"choices": [], **SAID}).encode() + b"\n\ndata: [DONE]\n\n"
+)
+SHOWN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
+TYPE = {"content_type": "text/event-stream; charset=utf-8"}
+
+
+def world(policy: str = POLICY) -> Service:
+    resources = Resources()
+    return Service(build(parse(policy), resources), meter=Meter(resources.loads))
+
+
+async def sent(service: Service, body: bytes, mode: Any = DUPLEX, **terms: Any) -> tuple[Envoy, dict[str, Any]]:
+    """The stream of one request, and the body that the model gets."""
+    envoy = Envoy(service, mode, **terms)
+    envoy.request(body, x_tenant="acme")
+    await envoy.settled()
+    if mode == DUPLEX:
+        return envoy, orjson.loads(envoy.upstream_body())
+    mutation = envoy.sent[-1].request_body.response.body_mutation
+    return envoy, orjson.loads(body if mutation is None else mutation.body)
+
+
+def shown(envoy: Envoy, pieces: list[bytes], mode: Any) -> bytes:
+    """What the client gets of an answer that comes in these pieces."""
+    out = b""
+    for at, piece in enumerate(pieces):
+        said = ext_proc.HttpBody(body=piece, end_of_stream=at == len(pieces) - 1)
+        for message in envoy.say(response_body=said):
+            changes = message.response_body.response
+            mutation = None if changes is None else changes.body_mutation
+            if mode == DUPLEX:
+                out += mutation.streamed_response.body
+            elif mutation is None:
+                out += piece
+            else:
+                out += mutation.body or b""  # none: it was cleared
+    return out
+
+
+@pytest.mark.parametrize("mode", [STREAMED, DUPLEX, BUFFERED])
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+async def test_a_stream_is_asked_for_its_usage_which_its_client_never_sees(mode: Any, size: int) -> None:
+    service = world()
+    envoy, body = await sent(service, chat(stream=True, stream_options={"x": 1}), response_body_mode=mode)
+    assert body["stream_options"] == {"x": 1, "include_usage": True}
+    (head,) = envoy.response(**TYPE, content_length=str(len(STREAM)))
+    assert "content-length" in head.response_headers.response.header_mutation.remove_headers
+    pieces = [STREAM[at : at + size] for at in range(0, len(STREAM), size)] if mode != BUFFERED else [STREAM]
+    assert shown(envoy, pieces, mode) == SHOWN
+    envoy.exchange.closed()
+    (outcome,) = service.outcomes
+    assert (outcome.prompt, outcome.completion, outcome.written) == (10, 7, 4)
+    assert outcome.money == pytest.approx((6 * 1 + 4 * 1.25 + 7 * 2) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "terms", "policy"),
+    [
+        ({"stream": True, "stream_options": {"include_usage": True}}, {"response_body_mode": STREAMED}, POLICY),
+        ({}, {"response_body_mode": STREAMED}, POLICY),
+        ({"stream": True}, {}, POLICY),  # the gateway does not show the answer, so nothing could be hidden in it
+        (
+            {"stream": True},
+            {"response_body_mode": STREAMED},
+            POLICY.replace("small: {price", "small: {stream_usage: false, price"),
+        ),
+        (
+            {"stream": True},
+            {"response_body_mode": STREAMED},
+            POLICY.replace("small: {price", "small: {fallback: [large], price").replace(
+                "large: {price", "large: {stream_usage: false, price"
+            ),
+        ),
+        (
+            {"stream": True},
+            {"response_body_mode": STREAMED},
+            POLICY.replace("signals: {spent: {budget: {header: x-tenant, limit: 100}}, ", "signals: {")
+            .replace("  - {name: spent, when: spent, respond: {status: 402}}\n", "")
+            .replace("meter: on", "meter: off"),
+        ),
+    ],
+)
+async def test_nobody_is_asked_in_vain(fields: dict[str, Any], terms: dict[str, Any], policy: str) -> None:
+    body = chat(**fields)
+    envoy, got = await sent(world(policy), body, BUFFERED, **terms)
+    assert got.get("stream_options") == orjson.loads(body).get("stream_options")
+    if not terms:
+        return
+    envoy.response(**TYPE)
+    assert shown(envoy, [STREAM], STREAMED) == STREAM
+
+
+@pytest.mark.parametrize("more", [{"content_type": "application/json"}, {**TYPE, "content_encoding": "gzip"}])
+async def test_what_is_no_stream_that_can_be_read_goes_on_as_it_is(more: dict[str, str]) -> None:
+    envoy, _ = await sent(world(), chat(stream=True), response_body_mode=STREAMED)
+    envoy.response(**more)
+    assert shown(envoy, [STREAM], STREAMED) == STREAM
+
+
+# A writer's answer, within the exchange
+
+
+class Paid(Steps):
+    """A writer that says what it has taken when its answer is closed, or when it fails."""
+
+    def __init__(self, *pieces: bytes | Exception, fails: bool = False) -> None:
+        super().__init__(*pieces)
+        self.fails = fails
+
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
+        assert charge is not None
+        bill = Spent(100, 10, 0.5, 40)
+        if self.fails:
+            charge(bill)
+            raise ZeroDivisionError
+        body = self.body()
+
+        async def paid() -> Any:
+            try:
+                async for piece in body:
+                    yield piece
+            finally:
+                await asyncio.sleep(0)  # as a connection that takes its time to close
+                charge(bill)
+
+        return Answer(200, {"content-type": "text/event-stream", "x-pointsman-model": "small+large"}, paid())
+
+
+async def left(engine: Engine, request: Request) -> float:
+    score = (await engine.decide(request)).readings["spent"].score
+    assert score is not None
+    return score
+
+
+@pytest.mark.parametrize("fate", ["complete", "broken", "client leaves"])
+async def test_a_writers_answer_is_counted_and_charged_once(fate: str) -> None:
+    service = world()
+    service.answerer = Paid(*[b"x"] * 300, *([ZeroDivisionError()] if fate == "broken" else []))
+    envoy = Envoy(service, DUPLEX)
+    envoy.request(chat("prove it"), x_tenant="acme")
+    request = envoy.exchange._request
+    assert request is not None
+    task = envoy.exchange._task
+    assert task is not None
+    if fate == "client leaves":
+        while len(envoy.sent) < 3:  # noqa: ASYNC110 - the exchange has no event for a test to wait for
+            await asyncio.sleep(0)
+    else:
+        await envoy.settled()
+    envoy.exchange.closed()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    (outcome,) = service.outcomes
+    assert (outcome.prompt, outcome.completion, outcome.money, outcome.cached) == (100, 10, 0.5, 40)
+    assert (outcome.status, outcome.trace.decision.name) == (200, "hard")
+    assert outcome.first_byte is not None
+    assert await left(service.engine, request) == pytest.approx(1 - 0.5 / 100)
+
+
+async def test_what_a_failed_writer_took_is_paid_with_the_plain_answer() -> None:
+    service = world()
+    service.answerer = Paid(fails=True)
+    envoy = Envoy(service, DUPLEX, response_body_mode=STREAMED)
+    envoy.request(chat("prove it"), x_tenant="acme")
+    await envoy.settled()
+    envoy.response()
+    shown(envoy, [json.dumps(SAID).encode()], STREAMED)
+    envoy.exchange.closed()
+    (outcome,) = service.outcomes
+    assert outcome.money == pytest.approx(0.5 + (10 * 10 + 7 * 20) / 1e6)
+    assert (outcome.prompt, outcome.completion) == (110, 17)
