@@ -28,6 +28,9 @@ class FakeSource:
             raise RuntimeError("a broken view")
         return [{"decision": "code"}] * min(limit, 2)
 
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        return len((decision or "") + (scope or ""))
+
     def policy_text(self) -> bytes:
         return b"version: 1\n"
 
