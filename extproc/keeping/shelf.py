@@ -6,6 +6,7 @@ An answer that cannot be had, for whatever reason, is one that is not there.
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections import OrderedDict
 from contextlib import suppress
@@ -148,16 +149,18 @@ def _name(place: Place) -> str:
 
 def packed(kept: Kept) -> str:
     """`kept` as a text for the store."""
-    return f"{kept.at:.3f} {base64.b64encode(zstandard.compress(kept.body, 3)).decode()}"
+    data = zstandard.ZstdCompressor(3, write_checksum=True).compress(kept.body)
+    return f"{kept.at:.3f} {base64.b64encode(data).decode()}"
 
 
 def unpacked(text: str, limit: int) -> Kept | None:
     """What `packed` made; None where that is something else, or more than `limit` bytes."""
-    at, _, data = text.partition(" ")
+    said, _, data = text.partition(" ")
     try:
+        at = float(said)
         raw = base64.b64decode(data, validate=True)
-        if not 0 < zstandard.frame_content_size(raw) <= limit:
+        if not (math.isfinite(at) and 0 < zstandard.frame_content_size(raw) <= limit):
             return None
-        return Kept(zstandard.decompress(raw), float(at))
+        return Kept(zstandard.decompress(raw), at)
     except (ValueError, zstandard.ZstdError):
         return None

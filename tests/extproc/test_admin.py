@@ -61,6 +61,18 @@ async def test_the_routes_answer(admin):
     assert json.loads(body) == {"decisions": [{"decision": "code"}]}
 
 
+async def test_kept_answers_are_dropped_by_delete_only(admin):
+    assert json.loads((await _get(admin, "/cache", "DELETE"))[1]) == {"dropped": 0}
+    assert json.loads((await _get(admin, "/cache?decision=faq", "DELETE"))[1]) == {"dropped": 3}
+    assert json.loads((await _get(admin, "/cache?decision=faq&tenant=a%20b", "DELETE"))[1]) == {"dropped": 3 + 32}
+    assert json.loads((await _get(admin, "/cache?all=", "DELETE"))[1]) == {"dropped": 32}
+    for wrong in ("?desicion=faq", "?tenant=", "?decision=", "?tenant=a&user=b", "?faq", "?tenant=a;b&x"):
+        assert (await _get(admin, f"/cache{wrong}", "DELETE"))[0] == 400, wrong
+    for method in ("GET", "POST"):
+        assert (await _get(admin, "/cache", method))[0] == 405
+    assert (await _get(admin, "/metrics", "DELETE"))[0] == 405
+
+
 async def test_not_ready_is_503(admin, monkeypatch):
     monkeypatch.setattr(FakeSource, "ready", False)
     status, _ = await _get(admin, "/readyz")
