@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
-from decisions.decision import Changes
+from decisions.decision import Cache, Changes
 from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
@@ -127,6 +127,7 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer:
         entry.on_unknown,
         changes=Changes(**entry.set.model_dump()) if entry.set is not None else None,
         override=entry.override,
+        cache=None if entry.cache is None else Cache(entry.cache.ttl, entry.cache.scope, entry.cache.any_temperature),
     )
     if entry.respond is not None:
         given = entry.respond

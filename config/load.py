@@ -318,6 +318,8 @@ class _Checker:
                 others = " and ".join(action for action in ACTIONS if action != "respond")
                 message = f"sticky goes with {others}: a guard looks at every request"
                 self._document.report((*path, "sticky"), "P104", message, at_key=True)
+            if entry.get("cache") is not None:
+                self._cached(entry["cache"], actions, path)
             if entry.get("on") != "answer" and entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
                 self._document.report((*path, "observe"), "P104", message, at_key=True)
@@ -333,11 +335,26 @@ class _Checker:
                     self._writer(kind, name, entry[kind.name], (*path, kind.name))
         return rules
 
+    def _cached(self, given: Any, actions: list[str], path: Path) -> None:
+        """What `cache` needs beside itself."""
+        settings = self._data.get("settings")
+        told = settings if isinstance(settings, dict) else {}
+        scope = given.get("scope", "tenant") if isinstance(given, dict) else None
+        if actions == ["respond"]:
+            message = "cache keeps what models answer: a decision that responds has nothing to keep"
+            self._document.report((*path, "cache"), "P104", message, at_key=True)
+        elif scope == "tenant" and told.get("tenant") is None:
+            message = (
+                "cache: nothing would ever be kept, since nobody says who the tenant is; "
+                "write settings.tenant: {header: …}, or another scope (user, session, all)"
+            )
+            self._document.report((*path, "cache"), "P104", message, at_key=True)
+
     def _on_answer(self, entry: dict[str, Any], path: Path) -> None:
         """What a decision on the answer must have, and cannot have."""
         report = self._document.report
         given = [key for key in ANSWERS if key in entry]
-        for key in ("set", "sticky", "override", *(key for key in ACTIONS if key not in ANSWERS)):
+        for key in ("set", "sticky", "override", "cache", *(key for key in ACTIONS if key not in ANSWERS)):
             if entry.get(key) not in (None, False):
                 others = ", ".join(ANSWERS)
                 message = f"{key} is about requests: a decision on the answer has exactly one of {others}"

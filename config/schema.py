@@ -39,8 +39,8 @@ from signals.request import ANSWER
 WINDOW = (16, 8192)
 """The least and the greatest `window`, in characters."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -49,7 +49,7 @@ def duration(value: object) -> float:
     """Seconds from text such as `50ms`, `2s`, `1.5m`."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise PydanticCustomError("P104", "not a duration: write a number with a unit (us, ms, s, m), such as 50ms")
+        raise PydanticCustomError("P104", "not a duration: write a number with a unit (us, ms, s, m, h), such as 50ms")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -375,6 +375,19 @@ Sticky = Annotated[
 ]
 
 
+class CacheSpec(Spec):
+    """Which answers of a decision are kept, and given again to equal requests."""
+
+    ttl: Duration = Field(3600.0, gt=0, le=30 * 86_400, description="How long an answer is kept, such as 1h.")
+    scope: Literal["tenant", "user", "session", "all"] = Field(
+        "tenant", description="Who shares answers; a request that does not say whose it is, takes none and leaves none."
+    )
+    any_temperature: bool = Field(
+        False,
+        description="Keep answers of calls with a temperature above 0, or without one (the APIs then take 1), too.",
+    )
+
+
 class _Action(Spec):
     """The beginning of a decision: its rule, and what it does."""
 
@@ -437,6 +450,19 @@ class DecisionSpec(_Writers):
         None,
         description="Keep a conversation on this decision, and its model: `session`, or {by: session, until: 30m}.",
     )
+    cache: CacheSpec | None = Field(None, description="Keep answers, and give them again to equal requests.")
+
+
+class KeptSpec(Spec):
+    """Where decisions with `cache:` keep answers."""
+
+    where: Literal["process", "store"] = Field(
+        "process", description="In each worker's memory, or in `settings.store`, where all replicas share them."
+    )
+    memory: Size = Field(
+        64 * 2**20, gt=0, description="Bytes of a worker's memory for answers; the least recently used make room."
+    )
+    answer: Size = Field(2**20, gt=0, le=4 * 2**20, description="Larger answers are not kept.")
 
 
 class Secret(Spec):
@@ -582,6 +608,13 @@ class SettingsSpec(Spec):
         None, description="The model against which savings are counted; left out, the dearest one."
     )
     tenant: TenantSpec | None = Field(None, description="Who asks, for the decision log, spans and access logs.")
+    cache: KeptSpec = Field(KeptSpec(), description="Where answers are kept (`cache:` on a decision).")
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.cache.where == "store" and self.store is None:
+            raise PydanticCustomError("P106", "cache: {where: store} needs a store: {url: redis://…}")
+        return self
 
 
 class PathSpec(Spec):

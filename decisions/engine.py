@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from decisions.candidates import able
-from decisions.decision import Changes, Choice, Decision, Trace, made
+from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evaluate, leaves, take, unread
@@ -49,6 +49,17 @@ class Opening(NamedTuple):
         return other.match.startswith(self.match[:-1]) if self.match.endswith("*") else other.match == self.match
 
 
+class Keeping(NamedTuple):
+    """How answers are kept: in `memory` bytes of each process, or in `store`; at most `answer` bytes of each."""
+
+    memory: int = 64 * 2**20
+    answer: int = 2**20
+    store: Store | None = None
+
+
+KEEPING: Final = Keeping()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Run-time settings of a policy.
@@ -57,7 +68,7 @@ class Settings:
     a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests go on although they are
     not calls that are understood; requests on the paths in `openings` go on in any case. `meter`: whether what answers
     take is counted (None: where something in the policy wants to know). `reference` is the model that savings are
-    counted against, `tenant` the header that says who asks.
+    counted against, `tenant` the header that says who asks. `cache` is where answers are kept.
     """
 
     deadline: float = 0.05
@@ -72,6 +83,7 @@ class Settings:
     meter: bool | None = None
     reference: Model | None = None
     tenant: str | None = None
+    cache: Keeping = KEEPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class Clause:
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
     and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
     that it cannot answer. `keep`: for so many seconds after its last request a session stays on this decision.
+    `cache`: its answers are kept.
     """
 
     name: str
@@ -97,6 +110,7 @@ class Clause:
     headers: tuple[tuple[str, str], ...] = ()
     observe: bool = False
     keep: float | None = None
+    cache: Cache | None = None
 
     @property
     def guard(self) -> bool:
@@ -163,7 +177,7 @@ class _Compiled:
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
-        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, headers=c.headers)
+        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, None, c.headers, c.cache)
 
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
@@ -182,8 +196,9 @@ class Engine:
     see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
     decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
     something is kept of a session, so that a chain of responses must be one. `ahead` are the signals that take long
-    where a text is long. `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests,
-    which are all but those that look at answers.
+    where a text is long. `caches`: some decision keeps answers, and counts what that saves. `watching` are the
+    decisions with `on: answer`; `asked` are the signals that look at requests, which are all but those that look at
+    answers.
     """
 
     def __init__(  # noqa: PLR0913
@@ -214,7 +229,8 @@ class Engine:
         self.settings = settings or Settings()
         self.shared = shared or Shared()
         meter = self.settings.meter
-        self.metered = self.shared.metered if meter is None else meter
+        self.caches = any(clause.cache is not None for clause in self.clauses)
+        self.metered = (self.shared.metered or self.caches) if meter is None else meter
         self.store: Store = self.shared.services.store
         answers = answering(self.signals)
         self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
@@ -263,7 +279,7 @@ class Engine:
     @property
     def watches(self) -> Literal["none", "usage", "text"]:
         """What of an answer Envoy has to show us: nothing, what it has taken, or all of it."""
-        if self.watched is not None:
+        if self.watched is not None or self.caches:
             return "text"
         return "usage" if self.metered else "none"
 

@@ -65,6 +65,10 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_answer_cost_total", "counter", "Money that these answers took.", ("model",)),
         Family("pointsman_saved_total", "counter", "Money less than the reference model takes.", ("decision",)),
         Family("pointsman_overspent_total", "counter", "Money more than the reference model takes.", ("decision",)),
+        Family("pointsman_cache_total", "counter", "Requests that may take a kept answer.", ("decision", "result")),
+        Family("pointsman_cache_bytes", "gauge", "Bytes of the answers that are kept in the workers' memory."),
+        Family("pointsman_cache_entries", "gauge", "Answers that are kept in the workers' memory."),
+        Family("pointsman_cache_evicted_total", "counter", "Kept answers that had to make room."),
         Family(
             "pointsman_first_byte_seconds", "histogram", "Time to the head of an answer.", ("model",), ANSWER_SECONDS
         ),
@@ -184,6 +188,7 @@ class Metrics:
         self.costs = Counts()
         self.saved = Counts()
         self.overspent = Counts()
+        self.cached = Counts()
         self.first_byte = Times(ANSWER_SECONDS)
         self.answer = Times(ANSWER_SECONDS)
         self.last_reload_successful = True
@@ -206,6 +211,8 @@ class Metrics:
                 self.unknown.add((name, reading.error or "unknown"))
         for name, microseconds in trace.timings.items() if trace.timings else ():
             self.signals.observe(name, microseconds * 1e-6)
+        if outcome.cache is not None:
+            self.cached.add((decision.name or "", outcome.cache))
         if outcome.money is not None:
             self._answered(outcome, outcome.money)
 
@@ -270,6 +277,7 @@ class Metrics:
             "pointsman_answer_cost_total": counters(self.costs),
             "pointsman_saved_total": counters(self.saved),
             "pointsman_overspent_total": counters(self.overspent),
+            "pointsman_cache_total": counters(self.cached),
             "pointsman_first_byte_seconds": times(self.first_byte),
             "pointsman_answer_seconds": times(self.answer),
             "pointsman_observed_total": counters(self.observed),
