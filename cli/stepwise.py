@@ -115,11 +115,11 @@ async def _run(args: argparse.Namespace) -> None:
     from stepwise.train.collect import Plan
     from stepwise.train.endpoints import EndpointWriter
     from stepwise.train.problem import Goal
-    from stepwise.train.project import Project, Settings, open_writer
+    from stepwise.train.project import Project, ProjectSettings, open_writer
 
     command = args.stepwise_command
     if command == "collect":
-        settings = Settings(
+        settings = ProjectSettings(
             args.small, args.large, args.price_small, args.price_large, args.min_tokens, args.max_tokens
         )
         project = Project.start(args.work, settings)

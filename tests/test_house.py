@@ -33,7 +33,6 @@ MORE_PARAMETERS = {
     ("stepwise/policy.py", "StepPolicy.__init__"): OPTIONS,
     ("stepwise/train/calibrate.py", "resample"): OWED,
     ("stepwise/train/calibrate.py", "table"): OWED,
-    ("stepwise/train/collect.py", "collect"): OWED,
     ("stepwise/train/evaluate.py", "figures"): OWED,
     ("stepwise/train/evaluate.py", "measure"): OWED,
     ("stepwise/train/evaluate.py", "report"): OWED,

@@ -21,8 +21,8 @@ from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
-from stepwise.train.tree import REDO, Tree, Writer
-from stepwise.train.walk import Outcome, Price, follow, walk
+from stepwise.train.tree import REDO, StepWriter, Tree
+from stepwise.train.walk import Episode, Price, follow, walk
 from upstream.tokens import TOP, Token
 
 _SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -96,11 +96,11 @@ class Point:
     right: NDArray[np.bool_]
     large: NDArray[np.float64]
     cost: NDArray[np.float64]
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[Episode] = ()
 
 
 async def measure(  # noqa: PLR0913
-    trees: Sequence[Tree], strategy: Strategy, parameter: float, writer: Writer | None, price: Price, max_redos: int
+    trees: Sequence[Tree], strategy: Strategy, parameter: float, writer: StepWriter | None, price: Price, max_redos: int
 ) -> Point:
     """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
     outcomes = await asyncio.gather(*(walk(tree, strategy, writer, max_redos=max_redos) for tree in trees))
@@ -138,7 +138,7 @@ def trained(path: Path, name: str, vectors: NDArray[np.float32], points: int = 1
     return [(float(k), Scored(name, score, float(k), once=False)) for k in [0.0, *kappas, 1.01]]
 
 
-async def oracle(tree: Tree, writer: Writer | None, price: Price, redos: int) -> tuple[float, float] | None:
+async def oracle(tree: Tree, writer: StepWriter | None, price: Price, redos: int) -> tuple[float, float] | None:
     """(large tokens, cost) of the cheapest right answer with at most `redos` redone steps.
 
     Else of the large model's own steps; None when no path tried is right.

@@ -24,16 +24,16 @@ from stepwise.train.latency import Latency, measure
 from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
-from stepwise.train.tree import Tree, Writer
+from stepwise.train.tree import StepWriter, Tree
 from stepwise.train.walk import Verifier
 
 ALGORITHMS = ("supervised", "ppo", "vtrace")
 
 
-async def do_collect(project: Project, name: str, writer: Writer, plan: Plan, at_once: int) -> None:
+async def do_collect(project: Project, name: str, writer: StepWriter, plan: Plan, at_once: int) -> None:
     """Grows the trees of a set."""
     store, trees = project.trees(name)
-    await collect(store, trees, writer, plan, at_once=at_once, each=4 * at_once)
+    await collect(store, trees, writer, plan, at_once)
     nodes = sum(node.draft is not None for tree in trees for node in tree.nodes.values())
     redone = sum(node.redo is not None for tree in trees for node in tree.nodes.values())
     small, large = (np.mean([_alone(tree, letter) for tree in trees]) for letter in "KR")
@@ -58,9 +58,9 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
         if name == "supervised":
             net = base
         elif name == "ppo":
-            net = ppo.train(fit, check, base, goal, ppo.Settings(rounds=max(1, updates // 4), seed=seed))
+            net = ppo.train(fit, check, base, goal, ppo.PPOSettings(rounds=max(1, updates // 4), seed=seed))
         else:
-            net, kappa = vtrace.train(fit, check, base, goal, vtrace.Settings(updates=updates, seed=seed))
+            net, kappa = vtrace.train(fit, check, base, goal, vtrace.VTraceSettings(updates=updates, seed=seed))
         torch.save(net.state_dict(), project.folder / f"{name}.pt")
         about = _about(project, (), 0)
         difference = export(net, project.folder / f"{name}.onnx", about, forest.vectors)
@@ -70,7 +70,11 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
 
 
 async def do_calibrate(
-    project: Project, name: str, writer: Writer | None, delta: float, targets: tuple[Sequence[float], Sequence[float]]
+    project: Project,
+    name: str,
+    writer: StepWriter | None,
+    delta: float,
+    targets: tuple[Sequence[float], Sequence[float]],
 ) -> None:
     """The kappa table, from the calibration set."""
     store, trees = project.trees("calibration")
@@ -93,7 +97,7 @@ async def do_calibrate(
 async def do_evaluate(  # noqa: PLR0913
     project: Project,
     names: Sequence[str],
-    writer: Writer | None,
+    writer: StepWriter | None,
     max_redos: int,
     served: EndpointWriter | None = None,
     sample: int = 0,
@@ -230,7 +234,7 @@ def _only(trees: Sequence[Tree], index: NDArray[np.int64], project: Project) -> 
 
 
 async def _trials(
-    project: Project, name: str, trees: Sequence[Tree], writer: Writer | None, max_redos: int = 8
+    project: Project, name: str, trees: Sequence[Tree], writer: StepWriter | None, max_redos: int = 8
 ) -> tuple[list[calibrate.Trial], NDArray[np.bool_], NDArray[np.float64]]:
     """Every threshold of a fixed ladder (from the policy set) on `trees`; large_right and large_cost beside them."""
     for tree in trees:
@@ -307,7 +311,7 @@ def _reaches(tree: Tree, path: str) -> bool:
     return _reaches(tree, path + "K") or _reaches(tree, path + "R")
 
 
-async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree], writer: Writer | None) -> str:
+async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree], writer: StepWriter | None) -> str:
     """Whether the calibrated promise holds over 200 halves of the calibration and test questions together."""
     lines = ["| policy | target | splits that break it (delta 0.1) | mean loss | mean cost |", "|---|---|---|---|---|"]
     try:

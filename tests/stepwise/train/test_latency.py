@@ -16,13 +16,13 @@ from stepwise.strategy import NoVerdict, Strategy
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.evaluate import Figures, Point, chosen, report
 from stepwise.train.latency import Latency, measure
-from stepwise.train.project import Settings
+from stepwise.train.project import ProjectSettings
 from stepwise.train.tree import Question
 from tests.stepwise.fakes import FakeModel, Fault, writer
 
 STEPS = ["first we add the two numbers up", "then we take the one away again", "Answer: 7"]
 QUESTIONS = [Question(str(i), f"What is {i}?", "7") for i in range(3)]
-SETTINGS = Settings("tiny", "huge")
+SETTINGS = ProjectSettings("tiny", "huge")
 
 
 @pytest.fixture
