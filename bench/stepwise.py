@@ -37,7 +37,7 @@ from stepwise.policy import Device, StepPolicy, StepPolicyError
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
-from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
 from upstream.client import Upstream
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token
@@ -196,7 +196,7 @@ class _TimedRun:
     def glance(self, token: Token, state: State) -> bool:
         return True
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         started, cpu = time.perf_counter(), time.thread_time()
         features.draft(draft.step, draft.state)  # the session has just done this: its time belongs to the judgement
         await self._inner.judge(draft)
@@ -205,7 +205,7 @@ class _TimedRun:
         self._rule.judgements.append(now - started)
         self._rule.steps.append(now - self._last)
         self._last = now
-        return Verdict(True)
+        return Judgement(True)
 
     def close(self) -> None:
         self._inner.close()

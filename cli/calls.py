@@ -32,7 +32,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """A request as it would come through Envoy; header names in lower case."""
 
     body: bytes

@@ -30,7 +30,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cli.calls import Call
+    from cli.calls import RecordedCall
     from config.build import build
     from config.load import load
     from decisions import explain
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     body = sys.stdin.buffer.read() if args.request == "-" else Path(args.request).read_bytes()
     engine = build(load(args.policy))
     try:
-        call = Call(body, dict(args.header), args.path)
+        call = RecordedCall(body, dict(args.header), args.path)
         trace = asyncio.run(call.decide(engine, detail=True, everything=args.all))
         if args.output == "json":
             print(json.dumps(explain.as_object(engine, trace), indent=2))

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 import orjson
 
-from cli.calls import CHAT, Call, Unread, lowered
+from cli.calls import CHAT, RecordedCall, Unread, lowered
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 class Sink(Protocol):
     """Receives the decisions, in the order of the lines."""
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None: ...
+    def take(self, index: int, call: RecordedCall, traces: list[Trace]) -> None: ...
 
     def bad(self, index: int, reason: str) -> None: ...
 
@@ -84,7 +84,7 @@ class _Entry:
     """One line that is being decided: its call and the result, which is a task while slow signals are awaited."""
 
     index: int
-    call: Call
+    call: RecordedCall
     traces: list[Trace] | asyncio.Task[list[Trace]]
 
 
@@ -140,7 +140,7 @@ def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | str]:
         yield f"longer than {limit} bytes (twice the policy's max_body)"
 
 
-def _call(line: bytes) -> Call | str | None:
+def _call(line: bytes) -> RecordedCall | str | None:
     """The call that `line` records, or what is wrong with it; None for an empty line."""
     if not line.strip():
         return None
@@ -169,7 +169,7 @@ def _call(line: bytes) -> Call | str | None:
         body = orjson.dumps(data["request"])
     except orjson.JSONEncodeError:  # 254 levels are the most that it writes
         return "its request is nested too deeply"
-    return Call(body, lowered(headers), path, attributes)
+    return RecordedCall(body, lowered(headers), path, attributes)
 
 
 class Decisions:
@@ -180,7 +180,7 @@ class Decisions:
         self._everything = everything
         self._write = sys.stdout.write
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
+    def take(self, index: int, call: RecordedCall, traces: list[Trace]) -> None:
         trace = traces[0]
         shown: dict[str, Any] = {"index": index, **explain.summary(trace.decision), "us": round(trace.microseconds, 3)}
         if trace.decision.status is not None:
@@ -207,7 +207,7 @@ Outcome = tuple[str | None, str | None, str]
 
 
 @dataclass(slots=True)
-class _Pair:
+class _Change:
     """Requests that the two policies decide differently, in one and the same way."""
 
     count: int = 0
@@ -229,9 +229,9 @@ class Report:
         self._requests = 0
         self._bad = 0
         self._costs = [0.0, 0.0]
-        self._pairs: dict[tuple[Outcome, Outcome], _Pair] = {}
+        self._pairs: dict[tuple[Outcome, Outcome], _Change] = {}
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
+    def take(self, index: int, call: RecordedCall, traces: list[Trace]) -> None:
         before, after = (_outcome(trace) for trace in traces)
         costs = self._costs_of(call, traces)
         self._requests += 1
@@ -239,7 +239,7 @@ class Report:
             self._costs[side] += cost
         if before == after:
             return
-        pair = self._pairs.setdefault((before, after), _Pair())
+        pair = self._pairs.setdefault((before, after), _Change())
         pair.count += 1
         pair.cost += costs[1] - costs[0]
         if len(pair.lines) < EXAMPLES:
@@ -262,7 +262,7 @@ class Report:
             print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
             print(f"    for example line {', '.join(map(str, pair.lines))}")
 
-    def _costs_of(self, call: Call, traces: list[Trace]) -> list[float]:
+    def _costs_of(self, call: RecordedCall, traces: list[Trace]) -> list[float]:
         """The estimated price of the call under each policy; nothing where none of its models answers."""
         priced = [(engine, trace.decision.model) for engine, trace in zip(self._engines, traces, strict=True)]
         costs = []
@@ -277,7 +277,7 @@ class Report:
             costs.append(model.cost(*tokens))
         return costs
 
-    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Pair]], changed: int) -> dict[str, Any]:
+    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Change]], changed: int) -> dict[str, Any]:
         keys = ("decision", "model", "action")
         return {
             "before": str(self._paths[0]),

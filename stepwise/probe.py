@@ -18,7 +18,7 @@ import orjson
 
 from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Continuation, build
-from stepwise.strategy import NoVerdict
+from stepwise.strategy import NoJudgement
 from upstream.client import Piece, Stream, Upstream, UpstreamError
 from upstream.endpoint import JSON, Mode
 from upstream.tokens import TOP, Token
@@ -92,7 +92,7 @@ async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     asked = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.")
     try:
         verify.mark(await upstream.ask(CHAT_PATH, asked, headers, deadline))
-    except NoVerdict:
+    except NoJudgement:
         return False
     return True
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from stepwise.agent import Agent, Choice, prompt_tokens
+from stepwise.agent import Agent, LoopChoice, prompt_tokens
 from stepwise.continuation import CHAT_PATH
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
@@ -77,7 +77,7 @@ class Loop:
         await self._agent.close()
 
 
-def _asked(body: JSON, choice: Choice) -> JSON:
+def _asked(body: JSON, choice: LoopChoice) -> JSON:
     """The call for the chosen model: the client's, which also asks for the usage at the end of a stream."""
     asked = dict(body)
     if choice.effort is not None:
@@ -92,7 +92,7 @@ def _asked(body: JSON, choice: Choice) -> JSON:
 class _Sent(NamedTuple):
     """For which model a request was let through, and whose budget pays for it."""
 
-    choice: Choice
+    choice: LoopChoice
     session: str | None
 
 

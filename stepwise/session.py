@@ -24,7 +24,7 @@ from stepwise.features import State
 from stepwise.pair import PairModel, Setup
 from stepwise.passage import Opened, Passage
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, NoVerdict, Run, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
 from upstream.client import Piece, UpstreamError
@@ -262,13 +262,13 @@ class Session:
             self._course.settle(reason)
             return True
         vector, after = features.draft(step, self._state)
-        verdict, action = Verdict(False), "redo"
+        verdict, action = Judgement(False), "redo"
         if self._loops.caught(self._state.repeats(step)):
             action = "loop"
         else:
             try:
                 verdict = await self._run.judge(Draft(step, vector, self._state))
-            except NoVerdict as error:
+            except NoJudgement as error:
                 action = "unjudged"
                 self._setup.metrics.safe_side[error.reason] += 1
         self._state = after

@@ -138,7 +138,7 @@ BRIEF = '''
 
 from __future__ import annotations
 
-from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, StrategyParameter, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, StrategyParameter
 
 
 class Brief(Strategy):
@@ -155,8 +155,8 @@ class _BriefRun(Judge):
     def __init__(self, longest: int) -> None:
         self._longest = longest
 
-    async def judge(self, draft: Draft) -> Verdict:
-        return Verdict(len(draft.step.text.strip()) <= self._longest)
+    async def judge(self, draft: Draft) -> Judgement:
+        return Judgement(len(draft.step.text.strip()) <= self._longest)
 
 
 KIND = StrategyKind(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwise.policy import Row
+from stepwise.policy import CalibrationRow
 
 _RANGE = 4.0  # costs are cut at so many mean large answers, which no answer of a working pair comes near
 
@@ -99,18 +99,18 @@ def table(  # noqa: PLR0913
     alphas: Sequence[float],
     shares: Sequence[float],
     delta: float,
-) -> list[Row]:
+) -> list[CalibrationRow]:
     """The kappa table: a row for each target that can be promised."""
     safe_first = sorted(trials, key=lambda t: -t.kappa)
     rows = []
     for alpha in alphas:
         kappa = loss_threshold(safe_first, large_right, alpha, delta)
         if kappa is not None:
-            rows.append(Row("accuracy_loss", alpha, kappa, delta))
+            rows.append(CalibrationRow("accuracy_loss", alpha, kappa, delta))
     for share in shares:
         kappa = cost_threshold(safe_first[::-1], large_cost, share, delta)
         if kappa is not None:
-            rows.append(Row("cost", share, kappa, delta))
+            rows.append(CalibrationRow("cost", share, kappa, delta))
     return rows
 
 

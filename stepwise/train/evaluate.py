@@ -18,7 +18,7 @@ from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, StepWriter, Tree
@@ -56,10 +56,10 @@ class _ScoredRun:
     def glance(self, token: Token, state: State) -> bool:
         return True
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         score = self._rule.score(draft.vector)
         self._kept = score >= self._rule.kappa
-        return Verdict(self._kept, score)
+        return Judgement(self._kept, score)
 
     def close(self) -> None:
         return None

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stepwise.policy import Row, StepPolicy
+from stepwise.policy import CalibrationRow, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategy import Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
@@ -165,7 +165,7 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
     except FileNotFoundError:
         raise ValueError(f"{project.folder}/{name}.pt: missing; run `pointsman stepwise train` first") from None
     _, trees = project.trees("calibration")
-    rows = [Row(**row) for row in calibration["rows"]]
+    rows = [CalibrationRow(**row) for row in calibration["rows"]]
     difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
     StepPolicy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
@@ -173,7 +173,7 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
         card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")
 
 
-def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int) -> str:
+def _card(project: Project, name: str, out: Path, rows: Sequence[CalibrationRow], size: int) -> str:
     """What there is to know about a policy file, as Markdown; the report is that of the last `evaluate`."""
     s, report = project.settings, project.folder / "report.md"
     if not report.exists():
@@ -201,7 +201,7 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _about(project: Project, rows: Sequence[Row], size: int) -> About:
+def _about(project: Project, rows: Sequence[CalibrationRow], size: int) -> About:
     s = project.settings
     return About(s.small, s.large, s.limits, s.token_budget, rows, size, commit())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, NoVerdict, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, NoJudgement, Strategy, Turn
 from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree
 from upstream.tokens import Token
 
@@ -50,7 +50,7 @@ async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max
     async def verify(step: Step) -> float:
         judge: object = writer
         if not isinstance(judge, Verifier):
-            raise NoVerdict("no_verifier", "this writer cannot verify steps")
+            raise NoJudgement("no_verifier", "this writer cannot verify steps")
         score, read = await judge.verify(tree.question, tree.nodes[outcome.path].prefix, step.text)
         outcome.read_tokens += read
         return score
@@ -78,7 +78,7 @@ async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max
                     step = node.draft.step()
                     try:
                         keep = (await run.judge(Draft(step, node.vector, node.state))).keep
-                    except NoVerdict:
+                    except NoJudgement:
                         keep = False
             else:
                 keep = turn is Turn.SMALL_REST

@@ -17,7 +17,7 @@ from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import StepLimits
-from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, Turn
 from tests.patience import PATIENCE
 from upstream.answer import Answer
 from upstream.client import Upstream
@@ -354,12 +354,12 @@ class _MarkedRun(Judge):
     def turn(self, state: object) -> Turn:
         return Turn.DRAFT
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         await asyncio.sleep(0)
         if "✗" in draft.step.text:
             self._rule.rejected.append(draft.step.text)
-            return Verdict(False, 0.1)
-        return Verdict(True, 0.9)
+            return Judgement(False, 0.1)
+        return Judgement(True, 0.9)
 
     def close(self) -> None:
         self._rule.open -= 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from signals.reading import Unavailable
 from signals.state.store import Memory
 from stepwise import agent
-from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
+from stepwise.agent import NAMES, Agent, LoopChoice, Spend, conversation, rule
 from stepwise.policy import StepPolicyError
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.onnxes import metadata, write
@@ -140,7 +140,7 @@ async def test_whatever_the_models_do_a_session_never_costs_more_than_its_budget
 ) -> None:
     chooser = an_agent(budget={"session": limit})
     cost = 0.0
-    waiting: list[tuple[Choice, int, int]] = []
+    waiting: list[tuple[LoopChoice, int, int]] = []
     for stuck, asked, used in requests:
         request = {**(STUCK if stuck else SMOOTH), **({"max_tokens": asked} if asked else {})}
         choice = await chooser.choose(request, "s")

@@ -12,7 +12,7 @@ import numpy as np
 from stepwise.steps import StepLimits
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import NoVerdict, Strategy
+from stepwise.strategy import NoJudgement, Strategy
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.evaluate import Figures, Point, chosen, report
 from stepwise.train.latency import Latency, measure
@@ -80,10 +80,10 @@ async def test_the_mark_is_asked_for_once_and_its_reading_counted() -> None:
         assert len(large.requests) == 1
         assert large.requests[0]["max_tokens"] == 1
         large.write = lambda prefix, n: "Well"
-        with pytest.raises(NoVerdict):
+        with pytest.raises(NoJudgement):
             await served.verify(QUESTIONS[1], "", STEPS[0])
         large.faults[-2] = Fault("status")
-        with pytest.raises(NoVerdict, match="500"):
+        with pytest.raises(NoJudgement, match="500"):
             await served.verify(QUESTIONS[2], "", STEPS[0])
     await small.stop()
     await large.stop()
