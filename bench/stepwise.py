@@ -38,7 +38,7 @@ from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
-from upstream.client import Upstream
+from upstream.client import ModelClient
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token
 from upstream.writer import Call
@@ -235,7 +235,7 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
         models = []
         for name in ("small", "large"):
             end = Endpoint(url, f"tinylm-{name}")
-            models.append(PairModel(name, Upstream(end), unknown(end)))
+            models.append(PairModel(name, ModelClient(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
         single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, kappa=0.0)))
         await stepwise.start()

@@ -16,7 +16,7 @@ from config.writers import WRITERS
 from decisions.outcome import Outcome
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
-from upstream.writer import Sample as WriterSample
+from upstream.writer import MetricSample
 
 MAX_SERIES = 2_000
 
@@ -277,7 +277,7 @@ def gauge(value: float, *labels: str) -> list[Sample]:
 
 
 def labelled(
-    samples: Iterable[WriterSample | signals.neural.service.Sample],
+    samples: Iterable[MetricSample | signals.neural.service.Sample],
 ) -> dict[str, list[Sample]]:
     """What the writers and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}

@@ -26,7 +26,7 @@ from signals.reading import Unavailable
 from signals.state.store import Memory, Store
 from stepwise.metrics import StepwiseMetrics
 from stepwise.policy import GOAL, Device, PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError, Vector
-from upstream.client import Upstream
+from upstream.client import ModelClient
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN, estimate
 
@@ -135,7 +135,7 @@ class Agent:
         self._terms = terms
         self._small, self._large = endpoints[terms.small], endpoints[terms.large]
         self.metrics = metrics or StepwiseMetrics()
-        self.upstreams = {terms.small: Upstream(self._small), terms.large: Upstream(self._large)}
+        self.upstreams = {terms.small: ModelClient(self._small), terms.large: ModelClient(self._large)}
         self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
         self._policy: StepPolicy | None = None

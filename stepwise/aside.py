@@ -16,7 +16,7 @@ from stepwise.transcript import Transcript
 from upstream.books import Books
 from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import JSON
-from upstream.usage import Counts, read
+from upstream.usage import TokenCounts, read
 from upstream.writer import Call
 
 
@@ -64,7 +64,7 @@ class Aside:
         if given and not isinstance(given, dict):
             raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
         said = read(given)
-        self._books.aside(large.name, Counts(said.prompt or 0, said.completion or 1))
+        self._books.aside(large.name, TokenCounts(said.prompt or 0, said.completion or 1))
         return answer
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from upstream.client import DeadlineError, Relay, UpstreamError
 from upstream.endpoint import HOP, JSON
 from upstream.events import DONE, Lines, event
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts, counts
+from upstream.usage import TokenCounts, counts
 from upstream.writer import Call
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
@@ -114,7 +114,7 @@ class _Relayed(Body):
         self._lines = Lines()
         self._event = bytearray()  # the lines of the event under way
         self._buffer = bytearray()  # the beginning of an answer that is no stream
-        self._usage: Counts | None = None
+        self._usage: TokenCounts | None = None
         self._over = False
 
     async def __anext__(self) -> bytes:

@@ -27,7 +27,7 @@ from stepwise.steps import Step
 from stepwise.strategy import AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
-from upstream.client import Piece, UpstreamError
+from upstream.client import Delta, UpstreamError
 from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
 from upstream.writer import Call
@@ -171,7 +171,7 @@ class Session:
         stream = await model.upstream.open(path, body, self._call.forwarded, self._call.deadline)
         self._opened = Opened(model.name, stream, prefix, stopped)
 
-    async def _pull(self) -> Piece | None:
+    async def _pull(self) -> Delta | None:
         """The open request's next piece; None at the end."""
         assert self._opened is not None
         piece = await self._opened.next()
@@ -229,7 +229,7 @@ class Session:
         """The open stream is complete."""
         request = self._opened
         assert request is not None
-        ended = request.ended or Piece(finish="stop")
+        ended = request.ended or Delta(finish="stop")
         if request.stopped and ended.stop_reason == _BLANK:
             if request.used or self._passage.unfinished:
                 self._flow([Token(_BLANK, size=0)])

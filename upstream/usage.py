@@ -44,7 +44,7 @@ class Usage(NamedTuple):
     reasoning: int | None = None
 
 
-class Counts(NamedTuple):
+class TokenCounts(NamedTuple):
     """Tokens of one answer, both counts known."""
 
     prompt: int
@@ -80,10 +80,10 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
     return part if part is None or whole is None else min(part, whole)
 
 
-def counts(said: object) -> Counts | None:
+def counts(said: object) -> TokenCounts | None:
     """The counts of one `usage` object; None unless it says both."""
     prompt, completion = read(said)[:2]
-    return None if prompt is None or completion is None else Counts(prompt, completion)
+    return None if prompt is None or completion is None else TokenCounts(prompt, completion)
 
 
 def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:

@@ -11,7 +11,7 @@ from stepwise.probe import probe
 from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written
-from upstream.client import Upstream, UpstreamError
+from upstream.client import ModelClient, UpstreamError
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import TOP, Token, estimate
 
@@ -29,7 +29,7 @@ class EndpointWriter:
     def __init__(
         self, small: Endpoint, large: Endpoint, limits: StepLimits, *, temperature: float = 0.0, max_tokens: int = 4096
     ) -> None:
-        self._upstreams = Upstream(small), Upstream(large)
+        self._upstreams = ModelClient(small), ModelClient(large)
         self._limits = limits
         self._temperature = temperature
         self._max_tokens = max_tokens

@@ -20,8 +20,8 @@ from stepwise.steps import StepLimits
 from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, Turn
 from tests.patience import PATIENCE
 from upstream.answer import Answer
-from upstream.client import Upstream
-from upstream.endpoint import Endpoint, Mode
+from upstream.client import ModelClient
+from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.writer import Call
 
 PROBE_TEXT = "First add twelve and thirty five, then take away eight, which leaves the number thirty nine."
@@ -67,7 +67,7 @@ class FakeModel:
 
     name: str
     write: Callable[[str, int], str]
-    modes: frozenset[str] = frozenset(Mode)
+    modes: frozenset[str] = frozenset(ContinuationMode)
     refused: frozenset[str] = frozenset()
     top: int = 5  # -1: no log probabilities
     usage: bool = True
@@ -167,13 +167,13 @@ class FakeModel:
     def _mode(self, path: str, body: dict[str, Any]) -> tuple[str | None, str]:
         if path == "/v1/completions":
             prompt = body["prompt"]
-            return Mode.COMPLETIONS, prompt.split("\n\n", 1)[1] if "\n\n" in prompt else ""
+            return ContinuationMode.COMPLETIONS, prompt.split("\n\n", 1)[1] if "\n\n" in prompt else ""
         last = body["messages"][-1]
         if last["role"] != "assistant":
             return None, ""
         if body.get("continue_final_message"):
-            return Mode.FINAL_MESSAGE, last["content"]
-        return (Mode.PREFIX if last.get("prefix") else Mode.ASSISTANT), last["content"]
+            return ContinuationMode.FINAL_MESSAGE, last["content"]
+        return (ContinuationMode.PREFIX if last.get("prefix") else ContinuationMode.ASSISTANT), last["content"]
 
     async def _answer(
         self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter, path: str, body: dict[str, Any], probing: bool,
@@ -447,7 +447,7 @@ async def pair(
     models = []
     for name, model in (("small", small), ("large", large)):
         end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
-        models.append(PairModel(name, Upstream(end), unknown(end)))
+        models.append(PairModel(name, ModelClient(end), unknown(end)))
     stepwise = Stepwise(
         Setup(
             models[0],

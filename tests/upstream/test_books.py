@@ -6,7 +6,7 @@ import pytest
 
 from upstream.books import Books, Open
 from upstream.endpoint import Endpoint
-from upstream.usage import Counts
+from upstream.usage import TokenCounts
 
 ENDS = {
     "small": Endpoint("http://s", "tiny", price_input=1.0, price_output=2.0),
@@ -21,9 +21,9 @@ def books() -> Books:
 def test_what_the_upstream_counts_is_what_is_paid() -> None:
     each = books()
     each.asked("small")
-    each.stream(Open("small", 40, received=6), used=5, counts=Counts(60, 7))
+    each.stream(Open("small", 40, received=6), used=5, counts=TokenCounts(60, 7))
     each.asked("large")
-    each.aside("large", Counts(80, 1))
+    each.aside("large", TokenCounts(80, 1))
     assert each.cost() == pytest.approx((60 * 1 + 7 * 2 + 80 * 10 + 1 * 20) / 1e6)
     assert each.written == 8
     assert each.prompt_tokens("small", 40) == 60  # learnt: 50 for the question, and the prefix
@@ -45,7 +45,7 @@ def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
     assert each.cost() == pytest.approx((110 * 1 + 6 * 2) / 1e6)
     assert each.usage({})["pointsman"]["estimated"] is True
     # A later request that is counted says what the earlier one must have been.
-    each.stream(Open("small", 0, received=1), used=1, counts=Counts(20, 1))
+    each.stream(Open("small", 0, received=1), used=1, counts=TokenCounts(20, 1))
     assert each.cost() == pytest.approx((20 + 20 + 10 + 7 * 2) / 1e6)
 
 
