@@ -113,7 +113,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class LatencyRow:
     """One device, network and number of concurrent steps. `p99_us` is of one step, its queueing included.
 
     `way`: inline (on the event loop, one step at a time) or batched (a thread with a queue).
@@ -129,7 +129,7 @@ class Row:
     mean_batch: float
 
 
-async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: float) -> Row:
+async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: float) -> LatencyRow:
     """So many answers that each ask again as soon as they were answered."""
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(concurrent, features.WIDTH)).astype(np.float32)
@@ -153,7 +153,7 @@ async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: f
     started = time.perf_counter()
     await asyncio.gather(*map(one, vectors))
     took = time.perf_counter() - started
-    return Row(
+    return LatencyRow(
         device=policy.device,
         way="inline" if policy.inline else "batched",
         network=kind,
@@ -327,7 +327,7 @@ def splitter_cost() -> dict[str, float]:
 
 async def run(seconds: float, with_answers: bool) -> dict[str, Any]:
     """Everything, as one JSON object."""
-    rows: list[Row] = []
+    rows: list[LatencyRow] = []
     missing: dict[str, str] = {}
     result: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, **splitter_cost()}
     with tempfile.TemporaryDirectory() as folder:

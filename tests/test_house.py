@@ -24,7 +24,6 @@ FIELDS = "a record, or a message: its parameters are its fields"
 OPTIONS = "what it builds has these options, each with a default and by its name"
 OWED = "to be mended: some of the parameters belong together in an object"
 MORE_PARAMETERS = {
-    ("bench/__main__.py", "load"): OWED,
     ("decisions/engine.py", "Engine.__init__"): OWED,
     ("extproc/wire.py", "reply"): FIELDS,
     ("signals/neural/kserve.py", "Endpoint.__init__"): OWED,

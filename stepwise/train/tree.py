@@ -55,7 +55,7 @@ class StepWriter(Protocol):
         answer."""
 
 
-class Continuation(NamedTuple):
+class Segment(NamedTuple):
     """A step, or a whole answer, that follows a prefix. text, size (tokens), last: the answer ends with it; right: and
     it is right (None when not last)."""
 
@@ -76,10 +76,10 @@ class Node:
     path: str
     prefix: str
     state: State
-    draft: Continuation | None = None
+    draft: Segment | None = None
     vector: Vector | None = None
     top: tuple[float, ...] = ()
-    redo: Continuation | None = None
+    redo: Segment | None = None
 
     def after(self, letter: str) -> tuple[str, State]:
         """Prefix and state of the child that K or R leads to."""
@@ -102,7 +102,7 @@ class Tree:
     token_budget: int
     max_steps: int
     nodes: dict[str, Node] = field(default_factory=dict)
-    plain: Continuation | None = None
+    plain: Segment | None = None
     changed: bool = False
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -130,7 +130,7 @@ class Tree:
                     self.changed = True
         return node
 
-    async def unstepped(self, writer: StepWriter | None) -> Continuation:
+    async def unstepped(self, writer: StepWriter | None) -> Segment:
         """The large model's own answer in one go."""
         if self.plain is None:
             async with self._lock("plain"):
@@ -138,7 +138,7 @@ class Tree:
                     written = await self._ask(writer).large(self.question, "", rest=True)
                     text = "".join(token.text for token in written.tokens)
                     size = sum(token.size for token in written.tokens)
-                    self.plain = Continuation(text, size, True, written.ended and right(self.question.answer, text))
+                    self.plain = Segment(text, size, True, written.ended and right(self.question.answer, text))
                     self.changed = True
         return self.plain
 
@@ -182,12 +182,12 @@ class Tree:
             steps[-1] = Step(steps[-1].tokens, End.STOP)
         return steps or [Step((), End.STOP)]  # the model had nothing more to say
 
-    def _piece(self, path: str, prefix: str, step: Step, written: Written) -> Continuation:
+    def _piece(self, path: str, prefix: str, step: Step, written: Written) -> Segment:
         last = step.end is End.STOP or len(path) + 1 >= self.max_steps
         good = None
         if last:
             good = step.end is End.STOP and written.ended and right(self.question.answer, prefix + step.text)
-        return Continuation(step.text, step.size, last, good)
+        return Segment(step.text, step.size, last, good)
 
 
 class Missing(ValueError):
@@ -272,13 +272,13 @@ class TreeStore:
         return len(rows)
 
 
-def _write(piece: Continuation | None, name: str) -> dict[str, Any]:
+def _write(piece: Segment | None, name: str) -> dict[str, Any]:
     if piece is None:
         return {name: None}
     return {name: piece.text, f"{name}_size": piece.size, f"{name}_last": piece.last, f"{name}_right": piece.right}
 
 
-def _read(row: Mapping[str, Any], name: str) -> Continuation | None:
+def _read(row: Mapping[str, Any], name: str) -> Segment | None:
     if row[name] is None:
         return None
-    return Continuation(row[name], row[f"{name}_size"], row[f"{name}_last"], row[f"{name}_right"])
+    return Segment(row[name], row[f"{name}_size"], row[f"{name}_last"], row[f"{name}_right"])
