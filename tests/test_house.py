@@ -26,16 +26,9 @@ OWED = "to be mended: some of the parameters belong together in an object"
 MORE_PARAMETERS = {
     ("decisions/engine.py", "Engine.__init__"): OWED,
     ("extproc/wire.py", "reply"): FIELDS,
-    ("signals/neural/kserve.py", "Endpoint.__init__"): OWED,
     ("signals/request.py", "Message.__init__"): FIELDS,
     ("signals/request.py", "Request.__init__"): FIELDS,
     ("stepwise/policy.py", "StepPolicy.__init__"): OPTIONS,
-    ("stepwise/train/calibrate.py", "resample"): OWED,
-    ("stepwise/train/calibrate.py", "table"): OWED,
-    ("stepwise/train/evaluate.py", "figures"): OWED,
-    ("stepwise/train/evaluate.py", "measure"): OWED,
-    ("stepwise/train/evaluate.py", "report"): OWED,
-    ("stepwise/train/run.py", "do_evaluate"): OWED,
 }
 MORE_ATTRIBUTES = {
     ("decisions/engine.py", "Engine"): OWED,
