@@ -146,5 +146,5 @@ async def _run(args: argparse.Namespace) -> None:
             trained = [name for name in work.ALGORITHMS if (args.work / f"{name}.onnx").exists()]
             async with open_writer(project.settings, None, urls if args.latency else (None, None), 0.0) as served:
                 assert served is None or isinstance(served, EndpointWriter)
-                timed = None if served is None else work.Timed(served, args.latency)
+                timed = None if served is None else work.TimedModels(served, args.latency)
                 await work.do_evaluate(project, args.algorithm or trained, writer, args.max_redos, timed)

@@ -103,7 +103,7 @@ def _events(parsed: Iterator[Any], document: Document) -> list[Any]:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                mark = event.start_mark
+                mark: Any = event.start_mark
                 message = f"nested deeper than {DEEPEST} levels: what follows is not read"
                 document.problems.append(
                     Problem(document.file, mark.line + 1, mark.column + 1, "Y003", "error", message)

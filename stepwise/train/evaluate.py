@@ -226,7 +226,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Comparison:
     """All strategies on the same questions. sweeps: by strategy, a point for each parameter; small, large: either model
     alone, large step by step; oracle_tokens: float [q], infinite where no path is right."""
 
@@ -236,7 +236,7 @@ class Evaluation:
     oracle_tokens: NDArray[np.float64]
 
 
-def figures(seen: Evaluation, *, samples: int, seed: int) -> list[Figures]:
+def figures(seen: Comparison, *, samples: int, seed: int) -> list[Figures]:
     """All strategies on the same bootstrap samples of questions."""
     sweeps, small, large = seen.sweeps, seen.small, seen.large
     rng = np.random.default_rng(seed)
@@ -296,7 +296,7 @@ def chosen(points: Sequence[Point], low: float, high: float) -> int:
 
 def report(
     found: Sequence[Figures],
-    seen: Evaluation,
+    seen: Comparison,
     plain: float,
     title: str,
     waits: Mapping[str, Latency] | None = None,
@@ -337,7 +337,7 @@ def report(
     return "\n".join(lines) + "\n"
 
 
-def plot(seen: Evaluation, path: Path) -> None:
+def plot(seen: Comparison, path: Path) -> None:
     """Accuracy over large tokens (share of the large model's own), one line per strategy."""
     import matplotlib as mpl
 

@@ -95,7 +95,7 @@ async def do_calibrate(
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
 
 
-class Timed(NamedTuple):
+class TimedModels(NamedTuple):
     """Who is timed: the models behind addresses, on the first `questions` of the test set."""
 
     served: EndpointWriter
@@ -107,7 +107,7 @@ async def do_evaluate(
     names: Sequence[str],
     writer: StepWriter | None,
     max_redos: int,
-    timed: Timed | None = None,
+    timed: TimedModels | None = None,
 ) -> None:
     """The report: `report.md`, `curves.png`, `figures.json` in the project's folder."""
     store, trees = project.trees("test")
@@ -131,7 +131,7 @@ async def do_evaluate(
     best = [await evaluate.oracle(tree, writer, price, redos=3) for tree in tqdm(trees, desc="oracle")]
     store.save(trees)
     tokens = np.array([np.inf if b is None else b[0] for b in best])
-    seen = evaluate.Evaluation(points, small, large, tokens)
+    seen = evaluate.Comparison(points, small, large, tokens)
     found = evaluate.figures(seen, samples=1000, seed=0)
     plain = float(_plain(trees).mean())
     title = f"{project.settings.small} and {project.settings.large}"

@@ -14,7 +14,7 @@ from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.verify import Verify
 from stepwise.strategy import NoJudgement, Strategy
 from stepwise.train.endpoints import EndpointWriter
-from stepwise.train.evaluate import Evaluation, Figures, Point, chosen, report
+from stepwise.train.evaluate import Comparison, Figures, Point, chosen, report
 from stepwise.train.latency import Latency, measure
 from stepwise.train.project import ProjectSettings
 from stepwise.train.tree import Question
@@ -107,7 +107,7 @@ def test_the_parameter_that_is_timed_closes_the_gap_cheaply() -> None:
 def test_the_table_says_whether_times_were_taken() -> None:
     row = Figures("mine", (0.5, 0.4, 0.6), {50: (0.1, 0.1, 0.1), 80: (0.2, 0.2, 0.2), 95: (0.3, 0.3, 0.3)})
     one = point(0, [True], 1)
-    seen = Evaluation({"mine": [one]}, one, one, np.ones(1))
+    seen = Comparison({"mine": [one]}, one, one, np.ones(1))
     text = report([row], seen, 1.0, "t")
     assert "Times were not measured" in text
     waits = {"mine": Latency([0.1], [0.2]), "always-small": Latency([0.05], [0.1])}
