@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # onnxruntime comes in two builds that exclude each other.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# What an image sets for its one process. The tests start hundreds, and each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What is in the file already stays as it is, unless UPGRADE=--upgrade.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -21,7 +23,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-fast test-native test-image test-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev up test test-fast test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,12 +48,19 @@ test-image: dev ## build the image's files and start them as a locked-down pod w
 	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
 
 test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
+	$(call on-pythons,test-fast)
+
+dev-pythons: # what `test-pythons` would install first
+	$(call on-pythons,dev)
+
+define on-pythons
 	@own=$$($(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)'); \
 	for python in $$(.ci/pythons); do \
 		name=$$(basename $$python); [ $$name = $$own ] && continue; \
 		echo "=== $$name"; \
-		$(MAKE) --no-print-directory test-fast PYTHON=$$python VENV=build/$$name || exit; \
+		$(MAKE) --no-print-directory $(1) PYTHON=$$python VENV=build/$$name || exit; \
 	done
+endef
 
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
