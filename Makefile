@@ -18,12 +18,12 @@ TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
 # Processes that run tests side by side.
 WORKERS ?= 2
 RUN_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-FAST := not e2e and not slow and not native and not image and not network
+FAST := not e2e and not slow and not volume and not native and not image and not network
 POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-fast test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,10 +36,13 @@ up: venv ## run Envoy, the router and example models; prints three curl lines (P
 	@exec $(BIN)/pointsman up $(POLICY) --envoy-port $(ENVOY_PORT)
 
 test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, WORKERS=)
-	$(RUN_TESTS) -m "not native and not image" $(PYTEST)
+	$(RUN_TESTS) -m "not volume and not native and not image" $(PYTEST)
 
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
+
+test-volume: dev ## run the tests that only repeat others at volume
+	$(RUN_TESTS) -m volume $(shell grep -rl --include='test_*.py' mark.volume tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
 	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)
