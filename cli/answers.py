@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cli.calls import Call, Unread
+from cli.calls import RecordedCall, Unread
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.watching import Judge, Verdict
@@ -53,7 +53,7 @@ class Answered(NamedTuple):
         yield from (f"  {line}" for line in self.text.splitlines())
 
 
-async def answered(engine: Engine, call: Call, trace: Trace, answer: object) -> Answered | None:
+async def answered(engine: Engine, call: RecordedCall, trace: Trace, answer: object) -> Answered | None:
     """What `engine`, which has decided the call as in `trace`, makes of an answer: an object as the call's API gives
     it, or its bytes, or plain text. None where no model answers."""
     if trace.decision.action == "respond":

@@ -32,7 +32,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """A request as it would come through Envoy; header names in lower case.
 
     `response` is what a model answered to it, where that is known: an object of its API, or plain text.

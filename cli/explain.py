@@ -35,7 +35,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cli.calls import Call
+    from cli.calls import RecordedCall
     from config.build import build
     from config.load import load
     from decisions import explain
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     body = sys.stdin.buffer.read() if args.request == "-" else Path(args.request).read_bytes()
     engine = build(load(args.policy))
     try:
-        call = Call(body, dict(args.header), args.path)
+        call = RecordedCall(body, dict(args.header), args.path)
         trace, after = asyncio.run(_decided(engine, call, args.all, given))
         if args.output == "json":
             shown = explain.as_object(engine, trace)

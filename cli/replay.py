@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 import orjson
 
 from cli.answers import Answered, answered
-from cli.calls import CHAT, Call, Unread, lowered
+from cli.calls import CHAT, RecordedCall, Unread, lowered
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -79,7 +79,7 @@ Answers = Sequence[Answered | None]
 class Sink(Protocol):
     """Receives the decisions, in the order of the lines."""
 
-    def take(self, index: int, call: Call, traces: list[Trace], answers: Answers) -> None: ...
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None: ...
 
     def bad(self, index: int, reason: str) -> None: ...
 
@@ -91,7 +91,7 @@ class _Entry:
     """One line that is being decided: its call and the result, which is a task while something slow is awaited."""
 
     index: int
-    call: Call
+    call: RecordedCall
     result: list[Trace] | asyncio.Task[tuple[list[Trace], Answers]]
 
 
@@ -132,7 +132,7 @@ async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sin
     return int(failed)
 
 
-async def _finish(engines: list[Engine], call: Call, begun: list[Any]) -> tuple[list[Trace], Answers]:
+async def _finish(engines: list[Engine], call: RecordedCall, begun: list[Any]) -> tuple[list[Trace], Answers]:
     traces = [trace if isinstance(trace, Trace) else await trace.finish() for trace in begun]
     if call.response is None:
         return traces, ()
@@ -151,7 +151,7 @@ def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | str]:
         yield f"longer than {limit} bytes (twice the policy's max_body)"
 
 
-def _call(line: bytes) -> Call | str | None:
+def _call(line: bytes) -> RecordedCall | str | None:
     """The call that `line` records, or what is wrong with it; None for an empty line."""
     if not line.strip():
         return None
@@ -183,7 +183,7 @@ def _call(line: bytes) -> Call | str | None:
         body = orjson.dumps(data["request"])
     except orjson.JSONEncodeError:  # 254 levels are the most that it writes
         return "its request is nested too deeply"
-    return Call(body, lowered(headers), path, attributes, response)
+    return RecordedCall(body, lowered(headers), path, attributes, response)
 
 
 class Decisions:
@@ -194,7 +194,7 @@ class Decisions:
         self._everything = everything
         self._write = sys.stdout.write
 
-    def take(self, index: int, call: Call, traces: list[Trace], answers: Answers) -> None:
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None:
         trace = traces[0]
         shown: dict[str, Any] = {"index": index, **explain.summary(trace.decision), "us": round(trace.microseconds, 3)}
         if trace.decision.status is not None:
@@ -223,7 +223,7 @@ Outcome = tuple[str | None, str | None, str, tuple[str | None, str] | None]
 
 
 @dataclass(slots=True)
-class _Pair:
+class _Change:
     """Requests that the two policies decide differently, in one and the same way."""
 
     count: int = 0
@@ -245,9 +245,9 @@ class Report:
         self._requests = 0
         self._bad = 0
         self._costs = [0.0, 0.0]
-        self._pairs: dict[tuple[Outcome, Outcome], _Pair] = {}
+        self._pairs: dict[tuple[Outcome, Outcome], _Change] = {}
 
-    def take(self, index: int, call: Call, traces: list[Trace], answers: Answers) -> None:
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None:
         pairs = zip_longest(traces, answers)
         before, after = (_outcome(trace, answer) for trace, answer in pairs)
         costs = self._costs_of(call, traces)
@@ -256,7 +256,7 @@ class Report:
             self._costs[side] += cost
         if before == after:
             return
-        pair = self._pairs.setdefault((before, after), _Pair())
+        pair = self._pairs.setdefault((before, after), _Change())
         pair.count += 1
         pair.cost += costs[1] - costs[0]
         if len(pair.lines) < EXAMPLES:
@@ -279,7 +279,7 @@ class Report:
             print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
             print(f"    for example line {', '.join(map(str, pair.lines))}")
 
-    def _costs_of(self, call: Call, traces: list[Trace]) -> list[float]:
+    def _costs_of(self, call: RecordedCall, traces: list[Trace]) -> list[float]:
         """The estimated price of the call under each policy; nothing where none of its models answers."""
         priced = [(engine, trace.decision.model) for engine, trace in zip(self._engines, traces, strict=True)]
         costs = []
@@ -294,7 +294,7 @@ class Report:
             costs.append(model.cost(*tokens))
         return costs
 
-    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Pair]], changed: int) -> dict[str, Any]:
+    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Change]], changed: int) -> dict[str, Any]:
         return {
             "before": str(self._paths[0]),
             "after": str(self._paths[1]),

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import orjson
 
 from cli.answers import Answered, answered
-from cli.calls import Call, Unread, lowered
+from cli.calls import RecordedCall, Unread, lowered
 from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
@@ -67,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
     return int(any(result.differences for result in results))
 
 
-def _text(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _text(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     failed = sum(bool(result.differences) for result in results)
     count = f"{len(results)} cases: {len(results) - failed} passed, {failed} failed"
     return "\n".join([*(result.text() for result in results), count, *coverage])
 
 
-def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _json(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     cases = [
         {
             "name": result.case.name,
@@ -91,7 +91,7 @@ def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
     return orjson.dumps(summary | ({"coverage": coverage} if coverage else {}), option=orjson.OPT_INDENT_2).decode()
 
 
-def _junit(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _junit(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     """The XML that CI systems read (the form of Ant's JUnit task, as pytest and Maven write it)."""
     failed = sum(bool(result.differences) for result in results)
     suite = Element("testsuite", name="pointsman", tests=str(len(results)), failures=str(failed), errors="0")
@@ -115,7 +115,11 @@ def _clean(text: str) -> str:
     return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-FORMATS: dict[str, Callable[[Sequence[Result], Sequence[str]], str]] = {"text": _text, "json": _json, "junit": _junit}
+FORMATS: dict[str, Callable[[Sequence[CaseResult], Sequence[str]], str]] = {
+    "text": _text,
+    "json": _json,
+    "junit": _junit,
+}
 
 
 def gate(engine: Engine, path: Path) -> None:
@@ -135,7 +139,7 @@ def gate(engine: Engine, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CaseResult:
     """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed, `answer` what
     became of the answer of one that has any."""
 
@@ -223,12 +227,12 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
         document.report((*expected, "model"), "R202", f"unknown model {model!r}{did_you_mean(model, engine.models)}")
 
 
-async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[Result]:
+async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseResult]:
     return [await _one(engine, place, case) for place, case in cases]
 
 
-async def _one(engine: Engine, place: str, case: Case) -> Result:
-    call = Call(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
+async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
+    call = RecordedCall(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
     stubs = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
     begun = call.begin(engine, stubs=stubs)
     trace = begun if isinstance(begun, Trace) else await begun.finish()
@@ -239,10 +243,10 @@ async def _one(engine: Engine, place: str, case: Case) -> Result:
         after = await answered(engine, call, trace, case.answer)
         differences += answer_mismatches(case.expect.answer, None if after is None else after.as_object())
     drawn = _drawn(engine, call, trace) if differences else ""
-    return Result(case, place, trace, differences, drawn, after)
+    return CaseResult(case, place, trace, differences, drawn, after)
 
 
-def _drawn(engine: Engine, call: Call, trace: Trace) -> str:
+def _drawn(engine: Engine, call: RecordedCall, trace: Trace) -> str:
     """The rule tree, when the request got as far as the rules."""
     try:
         request = call.request(engine)

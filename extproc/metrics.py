@@ -16,7 +16,7 @@ from config.writers import WRITERS
 from decisions.outcome import Outcome
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
-from upstream.writer import Sample as WriterSample
+from upstream.writer import MetricSample
 
 MAX_SERIES = 2_000
 
@@ -126,7 +126,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class Histogram:
-    """Counts by bucket; `bounds` are inclusive upper limits in ascending order."""
+    """TokenCounts by bucket; `bounds` are inclusive upper limits in ascending order."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -140,7 +140,7 @@ class Histogram:
         self.sum += value
 
 
-class Counts(dict[Labels, float]):
+class TokenCounts(dict[Labels, float]):
     """A counter with labels, of at most `MAX_SERIES` series."""
 
     def add(self, key: Labels, amount: float = 1) -> None:
@@ -172,23 +172,23 @@ class Metrics:
     """What one worker counts. `record` and `failed` are on the hot path of every request."""
 
     def __init__(self) -> None:
-        self.decisions = Counts()
-        self.unknown = Counts()
-        self.fallbacks = Counts()
-        self.observed = Counts()
-        self.selections = Counts()
-        self.failures = Counts()
-        self.reloads = Counts()
-        self.candidates = Counts()
+        self.decisions = TokenCounts()
+        self.unknown = TokenCounts()
+        self.fallbacks = TokenCounts()
+        self.observed = TokenCounts()
+        self.selections = TokenCounts()
+        self.failures = TokenCounts()
+        self.reloads = TokenCounts()
+        self.candidates = TokenCounts()
         self.duration = Histogram(SECONDS)
         self.body = Histogram(BYTES)
         self.signals = Times(SECONDS)
-        self.answers = Counts()
-        self.tokens = Counts()
-        self.costs = Counts()
-        self.saved = Counts()
-        self.overspent = Counts()
-        self.cached = Counts()
+        self.answers = TokenCounts()
+        self.tokens = TokenCounts()
+        self.costs = TokenCounts()
+        self.saved = TokenCounts()
+        self.overspent = TokenCounts()
+        self.cached = TokenCounts()
         self.first_byte = Times(ANSWER_SECONDS)
         self.answer = Times(ANSWER_SECONDS)
         self.last_reload_successful = True
@@ -263,7 +263,7 @@ class Metrics:
         def times(by_label: Times) -> list[Sample]:
             return histograms(((label,), each) for label, each in by_label.items())
 
-        def counters(counts: Counts) -> list[Sample]:
+        def counters(counts: TokenCounts) -> list[Sample]:
             return [(labels, float(count)) for labels, count in counts.items()]
 
         return {
@@ -295,7 +295,7 @@ def gauge(value: float, *labels: str) -> list[Sample]:
 
 
 def labelled(
-    samples: Iterable[WriterSample | signals.neural.service.Sample],
+    samples: Iterable[MetricSample | signals.neural.service.Sample],
 ) -> dict[str, list[Sample]]:
     """What the writers and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}

@@ -39,7 +39,7 @@ from extproc.recorder import Recorder
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
 from extproc.transport import address, heap
-from extproc.transport.seam import Handler, Limits, Server, Stream
+from extproc.transport.seam import Handler, Server, Stream, TransportLimits
 from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
 from signals.request import Request
@@ -529,10 +529,10 @@ def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
     if _transport_name(options) == "http2":
         from extproc.transport.http2 import Http2Server
 
-        return Http2Server(handlers, Limits())
+        return Http2Server(handlers, TransportLimits())
     from extproc.transport.grpcio import GrpcioServer
 
-    return GrpcioServer(handlers, Limits(), options.tls)
+    return GrpcioServer(handlers, TransportLimits(), options.tls)
 
 
 __all__ = ["Options", "Worker", "metrics", "run"]

@@ -100,7 +100,7 @@ class ByteWeights:
         return max(estimated, (size + 15) // 16)
 
     def _sum(self, data: bytes, before: bytes) -> int:
-        """The weights, in steps, of the bytes of `data`; `before` is the byte that stands before it, if there is one."""
+        """The weights, in steps, of the bytes of `data`; `before` is the byte that stands before them, or none."""
         size = len(data)
         kinds = np.frombuffer(data.translate(_CLASS), np.uint8)
         pairs = np.zeros(size, np.uint8)

@@ -24,13 +24,13 @@ from collections.abc import Callable
 from extproc import wire
 from extproc.transport import frames
 from extproc.transport.frames import END_HEADERS, END_STREAM, PADDED, PRIORITIZED, frame
-from extproc.transport.seam import Limits, Stream
+from extproc.transport.seam import Stream, TransportLimits
 from proto import ext_proc_pb2 as pb
 from tests.extproc.transport.conftest import METHOD, head, text
 from tests.extproc.transport.memory import InMemory
 from tests.fuzz import answers, requests
 
-LIMITS = Limits(
+LIMITS = TransportLimits(
     max_message_bytes=4_000,
     max_partial_bytes=8_000,
     max_control_frames=200,
