@@ -10,6 +10,8 @@ import uuid
 from typing import Any, Final
 
 from extproc.watching.shape import (
+    DEEPEST,
+    TOO_MANY,
     AnswerShape,
     Assembly,
     Channel,
@@ -36,7 +38,6 @@ _CHOICES: Final = 1024
 """Choices that are remembered of one stream; OpenAI gives at most 128."""
 _ENTRIES: Final = 1024
 """Entries with an `index` that a list may have: each is looked for among the others."""
-_TOO_MANY: Final = 1 << 60
 APART: Final = "\n\n"
 """Between what was shown and the message that the answer was cut."""
 
@@ -232,9 +233,12 @@ def cut_choices(fields: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]
     return {**{key: fields[key] for key in KEPT if key in fields}, "choices": choices}
 
 
-def grow(known: dict[str, Any], delta: dict[str, Any]) -> int:
+def grow(known: dict[str, Any], delta: dict[str, Any], depth: int = 0) -> int:
     """Adds a delta to what is `known`, as OpenAI's SDK does it: strings are joined, entries of a list that have an
-    `index` are found by it, other entries are appended. Returns how many characters it took."""
+    `index` are found by it, other entries are appended. Returns how many characters it took; `TOO_MANY` for a delta
+    that is nested too deep. `depth`: where it is itself."""
+    if depth > DEEPEST:
+        return TOO_MANY
     took = len(delta)
     for key, value in delta.items():
         before = known.get(key)
@@ -247,17 +251,17 @@ def grow(known: dict[str, Any], delta: dict[str, Any]) -> int:
         elif type(value) is dict:
             if type(before) is not dict:
                 before = known[key] = {}
-            took += grow(before, value) + 1
+            took += grow(before, value, depth + 1) + 1
         elif type(value) is list:
             if type(before) is not list:
                 before = known[key] = []
-            took += _grow_list(before, value)
+            took += _grow_list(before, value, depth + 1)
         elif value is not None or key not in known:
             known[key] = value
     return took
 
 
-def _grow_list(known: list[Any], entries: list[Any]) -> int:
+def _grow_list(known: list[Any], entries: list[Any], depth: int) -> int:
     took = len(entries)
     for entry in entries:
         at = entry.get("index") if type(entry) is dict else None
@@ -265,12 +269,11 @@ def _grow_list(known: list[Any], entries: list[Any]) -> int:
             found = _placed(known, at)
             if found is None:
                 if len(known) >= _ENTRIES:
-                    return _TOO_MANY
+                    return TOO_MANY
                 known.append(found := {})
-            took += grow(found, entry)
+            took += grow(found, entry, depth + 1)
         else:
-            if type(entry) is dict:
-                took += size(entry)
+            took += size(entry, depth + 1)
             known.append(entry)
     return took
 

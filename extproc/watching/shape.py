@@ -64,8 +64,11 @@ _BYTES: Final = {"data": ("audio", "inlineData", "redacted_thinking"), "result":
 """Fields with bytes in base64, by what their object is called or what type it says it has."""
 _OFFSETS: Final = frozenset(("start_index", "end_index", "startIndex", "endIndex"))
 """Where in the text of the answer a citation belongs."""
-_DEEPEST: Final = 64
+DEEPEST: Final = 64
 """Levels of an answer; no API has a third as many."""
+_LARGEST: Final = float(2**63)
+TOO_MANY: Final = 1 << 60
+"""The size of what is not kept."""
 
 
 class Text(NamedTuple):
@@ -87,6 +90,9 @@ class Written:
         self._holder = holder
 
     def __getitem__(self, key: Any) -> str:
+        """Raises ValueError when a number has more digits than were read."""
+        if not exact(self._holder[key]):
+            raise ValueError("a number in the answer has too many digits to be read")
         return orjson.dumps(self._holder[key]).decode()
 
     def __setitem__(self, key: Any, text: str) -> None:
@@ -173,8 +179,8 @@ class AnswerShape:
 def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: Container[str] = ()) -> None:
     """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of
     the fields `but`."""
-    if len(path) > _DEEPEST:
-        raise ValueError(f"the answer is nested deeper than {_DEEPEST} levels")
+    if len(path) > DEEPEST:
+        raise ValueError(f"the answer is nested deeper than {DEEPEST} levels")
     for key, value in node.items():
         kind = type(value)
         if kind is str:
@@ -201,8 +207,8 @@ def as_json(texts: list[Text], key: str) -> list[Text]:
 
 def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> None:
     """The same for a list, whose entries may say their place (`index`)."""
-    if len(path) > _DEEPEST:
-        raise ValueError(f"the answer is nested deeper than {_DEEPEST} levels")
+    if len(path) > DEEPEST:
+        raise ValueError(f"the answer is nested deeper than {DEEPEST} levels")
     for place, value in enumerate(nodes):
         kind = type(value)
         if kind is dict:
@@ -230,13 +236,40 @@ def _forget(node: Any) -> None:
                 _forget(value)
 
 
-def size(value: Any) -> int:
-    """About how many characters an object has."""
+def exact(value: Any) -> bool:
+    """Whether an object has its numbers as they were written: orjson reads whole ones of more than 64 bits as floats.
+    False too when it is nested too deep."""
+    return _exact(value, 0)
+
+
+def _exact(value: Any, depth: int) -> bool:
+    if type(value) is float:
+        return -_LARGEST < value < _LARGEST
+    if depth > DEEPEST:
+        return False
+    if type(value) is dict:
+        value = list(value.values())
+    if type(value) is list:
+        for one in value:
+            if not _exact(one, depth + 1):
+                return False
+    return True
+
+
+def size(value: Any, depth: int = 0) -> int:
+    """About how many characters an object has; `TOO_MANY` when it is nested too deep. `depth`: where it is itself."""
     if type(value) is str:
         return len(value)
+    if depth > DEEPEST:
+        return TOO_MANY
+    took = 1
     if type(value) is dict:
-        return 1 + sum(len(key) + size(one) for key, one in value.items())
-    return 1 + sum(map(size, value)) if type(value) is list else 1
+        for key, one in value.items():
+            took += len(key) + size(one, depth + 1)
+    elif type(value) is list:
+        for one in value:
+            took += size(one, depth + 1)
+    return took
 
 
 def index(entry: dict[str, Any], place: int) -> int:

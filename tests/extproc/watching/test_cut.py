@@ -117,6 +117,21 @@ def test_a_format_that_was_asked_for_does_not_break_the_stream() -> None:
         list(read)
 
 
+def test_helpers_that_gather_an_answer_say_that_it_was_cut() -> None:
+    """As for every answer that was filtered or is incomplete; docs/answers.md says so."""
+    client = gpt(cut("chat", STREAMS["chat"]["openai"], 2)).chat.completions
+    with (
+        client.stream(model="m", messages=[{"role": "user", "content": "x"}]) as chat,
+        pytest.raises(openai.ContentFilterFinishReasonError),
+    ):
+        chat.get_final_completion()
+    with (
+        gpt(cut("responses", STREAMS["responses"]["text"], 6)).responses.stream(model="m", input="x") as made,
+        pytest.raises(RuntimeError, match=r"response\.completed"),
+    ):
+        made.get_final_response()
+
+
 def test_a_long_answer_is_cut_in_bounded_memory() -> None:
     events = response(said(*["x" * 1000] * 300))
     course = SHAPES["responses"].course()
