@@ -168,15 +168,15 @@ class Judge:
 
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
-    released at once. `acted` are the decisions that acted, with what they did, in this order; each once. `reads` are
-    the signals that it looks at, those of the request too.
+    released at once. `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
+    are the signals that it looks at, those of the request too.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
         self.acted: list[tuple[str, str]] = []
         self._watched = watched
         self._signals = watched.signals
-        self._request = request
+        self._request = request.shed()
         self._asked = Facts(request)
         self._asked.shadow = True  # it was decided already: nothing of it is to be written to the store again
         self._told: dict[str, Reading] = {}
@@ -269,6 +269,8 @@ class Judge:
     def _settle_asked(self) -> None:
         """Take over what the request's own signals have said, and leave out the decisions that it rules out."""
         told, values = self._asked.readings, self._values.readings
+        if not self._missing:
+            self._asked = Facts(self._request)  # an answer may take long, and a request be large
         self._told = self._stubs | {name: told[name] for name in self._watched.mixed if name in told}
         for clause in self.live:
             for key, leaf in clause.asked:
@@ -362,7 +364,7 @@ class Judge:
         return value is not PENDING or not clause.test.waiting(self._values, False)
 
     def _note(self, name: str, action: str) -> None:
-        if all(known != name for known, _ in self.acted):
+        if (name, action) not in self.acted:
             self.acted.append((name, action))
 
 

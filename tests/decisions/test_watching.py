@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -350,6 +352,7 @@ def test_a_mask_that_has_masked_does_not_pass_a_rest_that_cannot_be_read() -> No
     judge = judge_of(engine(MASK))
     judge.judge("a", f"so {CARD}", True)
     assert judge.unreadable().act == "cut"
+    assert judge.acted == [("hide", "mask"), ("hide", "cut")]
 
 
 def test_the_end_masks_nothing() -> None:
@@ -427,6 +430,36 @@ async def test_a_slow_signal_of_the_request_is_read_once() -> None:
     assert verdict is not None
     assert verdict.act == "cut"
     assert len(slow.asked) == 1
+
+
+async def test_texts_may_be_judged_while_another_one_is_read() -> None:
+    slow = Slow("slow", 0.05)
+    judge = watched(AnyOf((Leaf("slow"), A)), slow, Says("a", FALSE), does="flag", on_unknown="skip")
+    reading = asyncio.ensure_future(judge.read(0, "one", True, time.monotonic() + 0.01))
+    await asyncio.sleep(0)
+    assert judge.judge(1, "two", True) is None
+    assert await judge.read(1, "two", True, time.monotonic() + 0.01) == Verdict("pass")
+    assert await reading == Verdict("pass")
+    assert judge.end() == Verdict("pass")
+    assert judge.acted == []
+
+
+class Prompt(str):
+    """A text that can be watched."""
+
+
+def test_a_judge_does_not_keep_the_request() -> None:
+    made = engine("name: stop, on: answer, when: {all: [words, hello]}, cut: {}, on_unknown: match")
+    body = Prompt("hello, and much more")
+    asked = request(body)
+    judge = judge_of(made, asked)
+    gone = weakref.ref(body)
+    del asked, body
+    gc.collect()
+    assert gone() is None
+    verdict = judge.judge("a", "project falcon", True)
+    assert verdict is not None
+    assert verdict.act == "cut"
 
 
 def test_language_is_judged_in_strides() -> None:
