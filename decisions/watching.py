@@ -11,6 +11,7 @@ back and comes again, with more behind it. So it does not matter in which pieces
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
@@ -29,6 +30,13 @@ OBSERVED: Final = "observe"
 """The action of a decision with `observe: true`, as `Judge.acted` has it."""
 MASKED: Final = "masked"
 """The label of a text that could not be read and is masked whole."""
+_MARK: Final = 32
+"""Characters by which the place is found again to which a value was masked that is longer than what is in sight."""
+_GOES_ON: Final = re.compile(
+    r"[\w+/=.~-]*(?:\s+[A-Za-z0-9+/=]{16,})*"
+    r"(?:\s+[A-Za-z0-9+/=]{1,15}(?=\s*-----END))?(?:\s+-----END [A-Z0-9 ]{1,60}-----)?"
+)
+"""How a long value goes on: a token, or the lines of a private key."""
 _READ: Final = Facts(Request("", b"", {}, None, ()))
 
 
@@ -168,18 +176,20 @@ class Judge:
 
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
-    released at once. `acted` are the decisions that acted, with what they did, in this order; each once. `reads` are
-    the signals that it looks at, those of the request too.
+    released at once. `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
+    are the signals that it looks at, those of the request too.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
         self.acted: list[tuple[str, str]] = []
         self._watched = watched
         self._signals = watched.signals
-        self._request = request
+        self._request = request.shed()
         self._asked = Facts(request)
         self._asked.shadow = True  # it was decided already: nothing of it is to be written to the store again
         self._told: dict[str, Reading] = {}
+        # Values that are longer than what is in sight, by channel and leaf: their last characters, and their label.
+        self._long: dict[tuple[Hashable, str], tuple[str, str]] = {}
         self._values = Facts(_READ.request)
         # No request has readings of answers, but a policy's test may say what they are.
         self._stubs = {name: readings[name] for name in watched.answers if name in readings}
@@ -199,12 +209,15 @@ class Judge:
         self.stride = min((clause.watching.stride for clause in self.live), default=0)
 
     def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
-        """What becomes of `text`: what was released of this channel, at most `window` characters, and what is held.
-        `final`: nothing follows. None: something must be read first that takes long; then call `read` instead."""
+        """What becomes of `text`: what has come of this channel, without what lies more than `window` characters before
+        what the last judgement could not settle (the last `window` characters of its text).
+
+        `final`: nothing follows. None: something must be read first that takes long; then call `read` instead.
+        """
         facts = self._facts(text, float("inf"))
         if self._missing or any(take(signal, self._signals, facts) is None for signal in self._needed.values()):
             return None
-        return self._judged(facts, text, final)
+        return self._judged(facts, channel, text, final)
 
     async def read(self, channel: Hashable, text: str, final: bool, deadline: float) -> Verdict:
         """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`)."""
@@ -215,7 +228,7 @@ class Judge:
             self._settle_asked()
         facts = self._facts(text, deadline)
         await self._fetch(list(self._needed), facts)
-        return self._judged(facts, text, final)
+        return self._judged(facts, channel, text, final)
 
     @property
     def responds(self) -> bool:
@@ -269,6 +282,8 @@ class Judge:
     def _settle_asked(self) -> None:
         """Take over what the request's own signals have said, and leave out the decisions that it rules out."""
         told, values = self._asked.readings, self._values.readings
+        if not self._missing:
+            self._asked = Facts(self._request)  # an answer may take long, and a request be large
         self._told = self._stubs | {name: told[name] for name in self._watched.mixed if name in told}
         for clause in self.live:
             for key, leaf in clause.asked:
@@ -293,7 +308,7 @@ class Judge:
                     self._seen[seen.key] = seen
         self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
 
-    def _judged(self, facts: Facts, text: str, final: bool) -> Verdict:
+    def _judged(self, facts: Facts, channel: Hashable, text: str, final: bool) -> Verdict:
         if not text.strip():
             return PASS
         horizon = len(text) + 1 if final else len(text) - self.window
@@ -301,6 +316,8 @@ class Judge:
         found: dict[str, list[Span] | None] = {}
         for key, seen in self._seen.items():
             value, spans = _value(seen, facts, len(text))
+            if spans or (channel, key) in self._long:
+                spans = self._followed((channel, key), spans, text, horizon)
             if spans:
                 spans = [span for span in spans if span.start < horizon]
                 value = bool(spans)
@@ -311,6 +328,27 @@ class Judge:
                 self._changed = True
                 values[key] = TRUE if value else unknown("answer")
         return self._decided(found, Span(0, len(text), MASKED)) if found or self._changed else PASS
+
+    def _followed(self, where: tuple[Hashable, str], spans: list[Span], text: str, horizon: int) -> list[Span]:
+        """The spans, and the rest of one that began before what is in sight; a note of such a one is kept for the next
+        text.
+
+        What begins in the `window` characters before what may be released now is in sight then, too.
+        """
+        before = self._long.pop(where, None)
+        if before is not None:
+            mark, label = before
+            at = text.find(mark)
+            if at >= 0:
+                rest = _GOES_ON.match(text, at + len(mark))
+                end = at + len(mark) if rest is None else rest.end()
+                spans = [*spans, Span(at, end, label)]
+                if end >= horizon:
+                    self._long[where] = (text[max(0, end - _MARK) : end], label)
+        for span in spans:
+            if span.start < horizon - self.window and span.end >= horizon:
+                self._long[where] = (text[max(0, span.end - _MARK) : span.end], span.label)
+        return spans
 
     def _decided(
         self, found: Mapping[str, list[Span] | None] | None, whole: Span | None = None, unreadable: bool = False
@@ -362,7 +400,7 @@ class Judge:
         return value is not PENDING or not clause.test.waiting(self._values, False)
 
     def _note(self, name: str, action: str) -> None:
-        if all(known != name for known, _ in self.acted):
+        if (name, action) not in self.acted:
             self.acted.append((name, action))
 
 

@@ -370,6 +370,15 @@ _GAP = r"[\s._-]"
 """What may stand between the digits of a number that has a checksum."""
 _LONG_NUMBER = rf"\d(?:{_GAP}?\d){{7}}"
 
+_KEY = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+_LINE_END = r"(?:\s|\\[rn])"
+_KEY_BODY = (
+    rf"(?:(?:{_LINE_END}+[A-Z][A-Za-z-]+: ?[^\r\n\\]{{0,200}})*(?:{_LINE_END}*[A-Za-z0-9+/=]{{16,}})+)?"
+    rf"(?:{_LINE_END}*[A-Za-z0-9+/]{{0,15}}=*{_LINE_END}*-----END [A-Z0-9 ]{{1,60}}-----"
+    rf"|{_LINE_END}+[A-Za-z0-9+/]{{1,15}}=+)?"
+)
+"""What follows the first line of a private key, as far as it is there: headers, lines of base64, and the last line."""
+
 DETECTORS: tuple[Detector, ...] = (
     Detector("email", r"[\p{L}\p{N}._%+'-]+@(?:[\p{L}\p{N}-]+\.)+\p{L}\p{L}+", _email, fits=context.email),
     Detector(
@@ -425,7 +434,7 @@ DETECTORS: tuple[Detector, ...] = (
     Detector("crypto", r"\b0x[0-9a-fA-F]{40}\b", str.lower),
     Detector("secret", _edged(secrets.FORMS), _found, fits=_no_sample),
     Detector("secret", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}", _jwt, fits=_no_sample),
-    Detector("secret", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", _found),
+    Detector("secret", _KEY + _KEY_BODY, _found, hint=_KEY),
     Detector("secret", secrets.LINK, secrets.password),
     Detector("secret", secrets.ASSIGNED, secrets.assigned),
     Detector("secret", secrets.OPTION, secrets.assigned),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
 import time
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -350,6 +353,7 @@ def test_a_mask_that_has_masked_does_not_pass_a_rest_that_cannot_be_read() -> No
     judge = judge_of(engine(MASK))
     judge.judge("a", f"so {CARD}", True)
     assert judge.unreadable().act == "cut"
+    assert judge.acted == [("hide", "mask"), ("hide", "cut")]
 
 
 def test_the_end_masks_nothing() -> None:
@@ -429,6 +433,36 @@ async def test_a_slow_signal_of_the_request_is_read_once() -> None:
     assert len(slow.asked) == 1
 
 
+async def test_texts_may_be_judged_while_another_one_is_read() -> None:
+    slow = Slow("slow", 0.05)
+    judge = watched(AnyOf((Leaf("slow"), A)), slow, Says("a", FALSE), does="flag", on_unknown="skip")
+    reading = asyncio.ensure_future(judge.read(0, "one", True, time.monotonic() + 0.01))
+    await asyncio.sleep(0)
+    assert judge.judge(1, "two", True) is None
+    assert await judge.read(1, "two", True, time.monotonic() + 0.01) == Verdict("pass")
+    assert await reading == Verdict("pass")
+    assert judge.end() == Verdict("pass")
+    assert judge.acted == []
+
+
+class Prompt(str):
+    """A text that can be watched."""
+
+
+def test_a_judge_does_not_keep_the_request() -> None:
+    made = engine("name: stop, on: answer, when: {all: [words, hello]}, cut: {}, on_unknown: match")
+    body = Prompt("hello, and much more")
+    asked = request(body)
+    judge = judge_of(made, asked)
+    gone = weakref.ref(body)
+    del asked, body
+    gc.collect()
+    assert gone() is None
+    verdict = judge.judge("a", "project falcon", True)
+    assert verdict is not None
+    assert verdict.act == "cut"
+
+
 def test_language_is_judged_in_strides() -> None:
     assert judge_of(engine("name: a, on: answer, when: german, cut: {}, on_unknown: skip")).slow
     assert not watched(A, Says("a", FALSE)).slow
@@ -441,15 +475,16 @@ def released(judge: Judge, pieces: list[str]) -> str:
     """What a client gets of an answer that comes in `pieces`: what begins in the last `window` characters is held back,
     and a span that reaches into them is replaced whole."""
     text = "".join(pieces)
-    have = done = 0
+    have = done = known = 0
     out: list[str] = []
     for number, piece in enumerate(pieces):
         have += len(piece)
         final = number == len(pieces) - 1
-        begin = max(0, done - judge.window)
+        begin = max(0, known - judge.window)
         verdict = judge.judge("a", text[begin:have], final)
         assert verdict is not None
-        until = have if final else max(done, have - judge.window)
+        known = max(known, have - judge.window)
+        until = have if final else max(done, known)
         for span in verdict.spans:
             start, end = span.start + begin, span.end + begin
             if end <= done:
@@ -511,6 +546,56 @@ def test_nothing_of_a_planted_value_gets_through_in_whatever_pieces_it_comes(
 
 SIGNALS = engine(MASK).signals
 LABELS = dict(zip(PLANTED, ["card", "card", "iban", "email", "masked", "masked", "masked"], strict=True))
+
+
+LONG = [
+    ("AKIAQ7J4M2XW5RT3HPLK", "secret"),
+    ("ghp_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYz1A2", "secret"),
+    (
+        "eyJhbGciOiJIUzI1NiJ9."
+        + "eyJ"
+        + "c3ViIjoiMTIzNDU2Nzg5MCIsIm5hbWUi" * 20
+        + "."
+        + "SflKxwRJSMeKKF2QT4fwpMeJf36POk6y" * 4,
+        "secret",
+    ),
+    (
+        "-----BEGIN PRIVATE KEY-----\n"
+        + "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQDf7+Kb/Qx2z\n" * 12
+        + "AbCd==\n-----END PRIVATE KEY-----",
+        "secret",
+    ),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    long=st.sampled_from(LONG[1:2] + LONG[3:]),
+    before=st.sampled_from(["", "It is ", "the weather is fine, and " * 20]),
+    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6),
+    window=st.integers(64, 200),
+)
+def test_what_begins_as_a_long_value_is_masked_to_its_end(
+    long: tuple[str, str], before: str, sizes: list[int], window: int
+) -> None:
+    text = f"{before}{long[0]}\nand so on, for quite a while yet."
+    judge = Watched([Watching("hide", Leaf("keys"), "mask", "match", window=window)], KEYS).judge({}, request())
+    assert judge is not None
+    pieces, at = [], 0
+    while at < len(text):
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(text[at : at + size])
+        at += size
+    got = released(judge, pieces)
+    assert re.sub(r"(\[secret\])+", "[secret]", got) == f"{before}[secret]\nand so on, for quite a while yet."
+
+
+KEYS = build(
+    parse(
+        "version: 1\nmodels: {small: {}}\ndefault: small\nsignals: {keys: {pii: {in: answer, types: [secret]}}}\n"
+        "decisions: [{name: a, on: answer, when: keys, mask: {}}]\n"
+    )
+).signals
 
 
 @settings(max_examples=200, deadline=None)

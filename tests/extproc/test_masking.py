@@ -86,6 +86,22 @@ def test_one_number_right_after_another_is_masked_too(text, expected):
     assert masked(text) == expected
 
 
+KEY = (
+    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n"
+    + "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQDf\n" * 20
+)
+
+
+@pytest.mark.parametrize("end", ["AbCd==\n-----END RSA PRIVATE KEY-----", "AbCd==", ""])
+def test_of_a_private_key_nothing_is_left(end):
+    key = f"{KEY}{end}".rstrip()
+    assert masked(f"it is\n{key}\nso keep it") == "it is\n[secret]\nso keep it"
+    assert masked(f"it is {key} ok".replace("\n", "\\n")) == "it is [secret] ok"
+    assert masked("A key begins with -----BEGIN PRIVATE KEY----- and that is all.") == (
+        "A key begins with [secret] and that is all."
+    )
+
+
 @pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.booleans())
 def test_json_is_masked_as_its_parsed_values_would_be(value, pretty):
