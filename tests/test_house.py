@@ -4,6 +4,8 @@ stand, and what is exempt from the rule of five parameters, which is ruff's (PLR
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -150,6 +152,15 @@ def test_kinds_are_listed_in_their_registry_alone(what: str, names: set[str]) ->
                 assert len(said & names) < max(2, len(said)), (
                     f"{file}:{node.lineno} lists {what}: {sorted(map(str, said))}"
                 )
+
+
+def test_the_tests_keep_what_they_compile() -> None:
+    """Else each of the hundreds of processes that they start compiles every module anew, which takes over a second."""
+    show = "shown: ; @echo said: $$PYTHONDONTWRITEBYTECODE"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = ["make", "--no-print-directory", f"--eval={show}", "shown"]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert made.stdout == "said:\n"
 
 
 def test_the_counting_sees_what_it_counts() -> None:

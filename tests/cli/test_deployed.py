@@ -1,6 +1,7 @@
 """`validate --rendered` finds what would route wrongly, drop or refuse requests in a deployed set."""
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,18 @@ decisions:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine():
     return build(parse(POLICY))
 
 
-SETS = {
-    "envoy": lambda engine: [envoy.render(engine, Place())],
-    "envoy-gateway": lambda engine: envoy_gateway.render(engine, Place(), Cluster()),
-    "istio": lambda engine: istio.render(engine, Place(), Cluster()),
+RENDERED = {
+    "envoy": cache(lambda engine: [envoy.render(engine, Place())]),
+    "envoy-gateway": cache(lambda engine: envoy_gateway.render(engine, Place(), Cluster())),
+    "istio": cache(lambda engine: istio.render(engine, Place(), Cluster())),
 }
+# Tests change what they get.
+SETS = {target: lambda engine, render=render: copy.deepcopy(render(engine)) for target, render in RENDERED.items()}
 
 
 def found(engine, folder, objects):
