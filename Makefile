@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # onnxruntime comes in two builds that exclude each other.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# What an image sets for its one process. The tests start hundreds, and each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What is in the file already stays as it is, unless UPGRADE=--upgrade.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -16,12 +18,12 @@ TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
 # Processes that run tests side by side.
 WORKERS ?= 2
 RUN_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-FAST := not e2e and not slow and not native and not image and not network
+FAST := not e2e and not slow and not volume and not native and not image and not network
 POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-fast test-native test-image test-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,10 +36,13 @@ up: venv ## run Envoy, the router and example models; prints three curl lines (P
 	@exec $(BIN)/pointsman up $(POLICY) --envoy-port $(ENVOY_PORT)
 
 test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, WORKERS=)
-	$(RUN_TESTS) -m "not native and not image" $(PYTEST)
+	$(RUN_TESTS) -m "not volume and not native and not image" $(PYTEST)
 
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
+
+test-volume: dev ## run the tests that only repeat others at volume
+	$(RUN_TESTS) -m volume $(shell grep -rl --include='test_*.py' mark.volume tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
 	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)
@@ -46,12 +51,19 @@ test-image: dev ## build the image's files and start them as a locked-down pod w
 	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
 
 test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
+	$(call on-pythons,test-fast)
+
+dev-pythons: # what `test-pythons` would install first
+	$(call on-pythons,dev)
+
+define on-pythons
 	@own=$$($(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)'); \
 	for python in $$(.ci/pythons); do \
 		name=$$(basename $$python); [ $$name = $$own ] && continue; \
 		echo "=== $$name"; \
-		$(MAKE) --no-print-directory test-fast PYTHON=$$python VENV=build/$$name || exit; \
+		$(MAKE) --no-print-directory $(1) PYTHON=$$python VENV=build/$$name || exit; \
 	done
+endef
 
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)

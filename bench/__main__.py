@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -41,7 +41,7 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """One line of the table."""
 
     name: str
@@ -56,30 +56,30 @@ class Case:
 
 
 CASES = [
-    Case("Envoy alone", None),
-    Case("C++ gRPC, no-op", "cpp no-op"),
-    Case("C++ gRPC, JSON + regex", "cpp"),
-    Case("C++ gRPC, JSON + regex", "cpp", 32 * KB),
-    Case("C++ gRPC, JSON + regex", "cpp", 256 * KB),
-    Case("transport alone, http2", "echo http2"),
-    Case("transport alone, grpcio", "echo grpcio"),
-    Case("router, no-op", "no-op"),
-    Case("router, example policy", "example"),
-    Case("router, 20 x 10", "20 x 10"),
-    Case("router, 20 x 10", "20 x 10", 32 * KB),
-    Case("router, 20 x 10", "20 x 10", 256 * KB),
-    Case("router, 20 x 10", "20 x 10", mode="FULL_DUPLEX_STREAMED"),
-    Case("router, 20 x 10", "20 x 10", 256 * KB, "FULL_DUPLEX_STREAMED"),
-    Case("router, 20 x 10, TCP", "20 x 10, TCP"),
-    Case("router, 20 x 10, grpcio", "20 x 10, grpcio"),
-    Case("router, 20 x 10, not compiled", "20 x 10, not compiled"),
-    Case("router, 20 x 10, collector untuned", "20 x 10, collector untuned"),
-    Case("router, 100 x 50", "100 x 50"),
-    Case("router, 1000 keywords x 200", "1000 keywords x 200"),
+    BenchCase("Envoy alone", None),
+    BenchCase("C++ gRPC, no-op", "cpp no-op"),
+    BenchCase("C++ gRPC, JSON + regex", "cpp"),
+    BenchCase("C++ gRPC, JSON + regex", "cpp", 32 * KB),
+    BenchCase("C++ gRPC, JSON + regex", "cpp", 256 * KB),
+    BenchCase("transport alone, http2", "echo http2"),
+    BenchCase("transport alone, grpcio", "echo grpcio"),
+    BenchCase("router, no-op", "no-op"),
+    BenchCase("router, example policy", "example"),
+    BenchCase("router, 20 x 10", "20 x 10"),
+    BenchCase("router, 20 x 10", "20 x 10", 32 * KB),
+    BenchCase("router, 20 x 10", "20 x 10", 256 * KB),
+    BenchCase("router, 20 x 10", "20 x 10", mode="FULL_DUPLEX_STREAMED"),
+    BenchCase("router, 20 x 10", "20 x 10", 256 * KB, "FULL_DUPLEX_STREAMED"),
+    BenchCase("router, 20 x 10, TCP", "20 x 10, TCP"),
+    BenchCase("router, 20 x 10, grpcio", "20 x 10, grpcio"),
+    BenchCase("router, 20 x 10, not compiled", "20 x 10, not compiled"),
+    BenchCase("router, 20 x 10, collector untuned", "20 x 10, collector untuned"),
+    BenchCase("router, 100 x 50", "100 x 50"),
+    BenchCase("router, 1000 keywords x 200", "1000 keywords x 200"),
 ]
 
 
-class Server:
+class ServerProcess:
     """A server process, pinned to a core."""
 
     def __init__(self, command: list[str], target: str, core: int | None, log: Path) -> None:
@@ -178,18 +178,18 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
 
 
 @contextmanager
-def started(folder: Path, cases: Sequence[Case]) -> Iterator[dict[str, Server]]:
+def started(folder: Path, cases: Sequence[BenchCase]) -> Iterator[dict[str, ServerProcess]]:
     """Every server that the cases need."""
-    servers: dict[str, Server] = {}
+    servers: dict[str, ServerProcess] = {}
     with ExitStack() as stack:
         wanted = {case.server for case in cases if case.server is not None}
         for number, (name, (command, target)) in enumerate(commands(folder, wanted).items()):
-            servers[name] = Server(command, target, 1, folder / f"server{number}.log")
+            servers[name] = ServerProcess(command, target, 1, folder / f"server{number}.log")
             stack.callback(servers[name].close)
         yield servers
 
 
-def through_envoy(cases: Sequence[Case], seconds: float, rounds: int, connections: int) -> dict[str, list[Row]]:
+def through_envoy(cases: Sequence[BenchCase], seconds: float, rounds: int, connections: int) -> dict[str, list[Row]]:
     """Measure the cases; a list of rounds for each label."""
     results: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases) as servers:
@@ -199,15 +199,16 @@ def through_envoy(cases: Sequence[Case], seconds: float, rounds: int, connection
             case: Route(case.label, servers[case.server].target if case.server else None, case.mode)
             for case in measured
         }
+        load = LoadPlan(seconds, connections, folder)
         envoy = Envoy(folder, list(routes.values()), 0)
         try:
             for case in measured:  # the first requests fill caches on both sides
                 until_answered(envoy.ports[routes[case]])
-                load(envoy, routes[case], case, None, 1, connections, folder)
+                drive_case(envoy, routes[case], case, None, load._replace(seconds=1))
             for number in range(rounds):
                 for case in measured:
                     server = servers[case.server] if case.server else None
-                    row = load(envoy, routes[case], case, server, seconds, connections, folder)
+                    row = drive_case(envoy, routes[case], case, server, load)
                     results.setdefault(case.label, []).append(row)
                     print(f"round {number + 1}: {case.label}: {row['requests_per_second']:.0f}/s", file=sys.stderr)
         finally:
@@ -228,15 +229,21 @@ def until_answered(port: int) -> None:
             time.sleep(0.05)
 
 
-def load(  # noqa: PLR0913
-    envoy: Envoy, route: Route, case: Case, server: Server | None, seconds: float, connections: int, folder: Path
-) -> Row:
+class LoadPlan(NamedTuple):
+    """How hard Envoy is driven: for how long, over how many connections; `folder` keeps the bodies that are sent."""
+
+    seconds: float
+    connections: int
+    folder: Path
+
+
+def drive_case(envoy: Envoy, route: Route, case: BenchCase, server: ServerProcess | None, load: LoadPlan) -> Row:
     """One round of one case."""
-    body = folder / f"body{case.body}"
+    body = load.folder / f"body{case.body}"
     if not body.exists():
         body.write_bytes(chat_completion(case.body))
     before = server.cpu() if server else 0.0
-    row = drive(envoy.ports[route], body, seconds, connections)
+    row = drive(envoy.ports[route], body, load.seconds, load.connections)
     row["requests_per_second"] = row["requests"] / row["seconds"]
     if server:
         row["cpu_us"] = 1e6 * (server.cpu() - before) / max(1.0, row["requests"])
@@ -250,7 +257,7 @@ def transports(seconds: float, rounds: int) -> dict[str, list[Row]]:
     """The two transports and C++ gRPC, all without work of their own, driven directly."""
     results: dict[str, list[Row]] = {}
     names = {"echo http2": "http2", "echo grpcio": "grpcio", "cpp no-op": "C++ gRPC"}
-    cases = [Case(name, server) for server, name in names.items()]
+    cases = [BenchCase(name, server) for server, name in names.items()]
     with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases) as servers:
         for number in range(rounds + 1):  # the first one warms up
             for size in (KB, 32 * KB, 256 * KB):
@@ -275,7 +282,7 @@ def workers(seconds: float, rounds: int) -> dict[str, list[Row]]:
         for count in (1, 2):
             target = f"127.0.0.1:{free_port()}"
             command = serve(policy, target, workers=count)
-            servers[count] = Server(command, target, None, folder / f"workers{count}.log")
+            servers[count] = ServerProcess(command, target, None, folder / f"workers{count}.log")
             stack.callback(servers[count].close)
         for _ in range(rounds):
             for count, server in servers.items():
@@ -297,7 +304,7 @@ def start_up(rounds: int) -> dict[str, list[Row]]:
         with tempfile.TemporaryDirectory(prefix="bench") as name:
             folder = Path(name)
             target = f"unix:{folder}/p.sock"
-            server = Server(serve(policies.write(folder)["example"], target), target, None, folder / "log")
+            server = ServerProcess(serve(policies.write(folder)["example"], target), target, None, folder / "log")
             rows.append({"ready_s": server.ready, "rss_mb": server.rss()})
             server.close()
     return {"start, example policy": rows}

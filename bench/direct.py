@@ -27,7 +27,7 @@ _REOPEN = 8_192  # streams of one connection before it is opened anew; what a co
 
 
 @dataclass(frozen=True)
-class Turn:
+class ClientTurn:
     """What a client sends at once in a stream; the next turn waits for `replies` messages of the server."""
 
     messages: tuple[bytes, ...]
@@ -35,7 +35,7 @@ class Turn:
 
 
 @dataclass
-class Result:
+class LoadResult:
     """What a run has seen. Latencies in milliseconds, from the first byte of a stream sent to its end received."""
 
     requests: int = 0
@@ -92,7 +92,7 @@ def connect(target: str) -> socket.socket:
 class _Script:
     """The bytes that `_REOPEN` streams send, cut by stream and turn. Message bytes are shared between streams."""
 
-    def __init__(self, turns: Sequence[Turn], head: bytes) -> None:
+    def __init__(self, turns: Sequence[ClientTurn], head: bytes) -> None:
         self.turns = turns
         self.head = head
         self.bodies = [b"".join(b"\0" + len(m).to_bytes(4, "big") + m for m in turn.messages) for turn in turns]
@@ -114,10 +114,10 @@ class _Script:
         return out
 
 
-class _Client:
+class _LoadClient:
     """One connection with `depth` streams in flight."""
 
-    def __init__(self, target: str, script: _Script, depth: int, result: Result) -> None:
+    def __init__(self, target: str, script: _Script, depth: int, result: LoadResult) -> None:
         self.target = target
         self.script = script
         self.depth = depth
@@ -289,16 +289,18 @@ class _Client:
         self.unsent = data[sent:]
 
 
-def run(target: str, turns: Sequence[Turn], seconds: float, connections: int = 2, streams: int = 16) -> Result:
+def run(
+    target: str, turns: Sequence[ClientTurn], seconds: float, connections: int = 2, streams: int = 16
+) -> LoadResult:
     """Drive `connections` × `streams` closed loops for `seconds`. Raises OSError when the server is not there."""
-    result = Result()
+    result = LoadResult()
     script = _Script(turns, request_head(PROCESS))
-    clients = [_Client(target, script, streams, result) for _ in range(connections)]
+    clients = [_LoadClient(target, script, streams, result) for _ in range(connections)]
     poll = select.epoll()
-    by_fd: dict[int, _Client] = {}
+    by_fd: dict[int, _LoadClient] = {}
     cpu, begin = time.process_time(), time.perf_counter()
 
-    def watch(client: _Client) -> None:
+    def watch(client: _LoadClient) -> None:
         by_fd[client.sock.fileno()] = client
         flags = select.EPOLLIN | (select.EPOLLOUT if client.unsent else 0)
         try:

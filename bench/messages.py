@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bench.direct import Turn
+from bench.direct import ClientTurn
 from proto import ext_proc_pb2 as pb
 
 _CHUNK = 62_000  # Envoy's largest body chunk in duplex mode
@@ -57,13 +57,13 @@ def body(data: bytes, end: bool = True) -> bytes:
     return message.SerializeToString()
 
 
-def turns(size: int) -> tuple[Turn, ...]:
+def turns(size: int) -> tuple[ClientTurn, ...]:
     """BUFFERED: the body follows the header reply."""
-    return Turn((headers(size),)), Turn((body(chat_completion(size)),))
+    return ClientTurn((headers(size),)), ClientTurn((body(chat_completion(size)),))
 
 
-def duplex_turns(size: int) -> tuple[Turn, ...]:
+def duplex_turns(size: int) -> tuple[ClientTurn, ...]:
     """FULL_DUPLEX_STREAMED: body chunks follow at once, and an empty message ends them."""
     data = chat_completion(size)
     chunks = [body(data[start : start + _CHUNK], end=False) for start in range(0, size, _CHUNK)]
-    return (Turn((headers(size, pb.ProcessingMode.FULL_DUPLEX_STREAMED), *chunks, body(b""))),)
+    return (ClientTurn((headers(size, pb.ProcessingMode.FULL_DUPLEX_STREAMED), *chunks, body(b""))),)

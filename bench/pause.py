@@ -31,7 +31,7 @@ import brotli
 import zstandard
 
 from bench import direct, messages
-from bench.direct import PROCESS, Result, Turn, _Client, _Script, request_head
+from bench.direct import PROCESS, ClientTurn, LoadResult, _LoadClient, _Script, request_head
 from proto import ext_proc_pb2 as pb
 
 OUT = Path(__file__).parent / "out"
@@ -61,10 +61,10 @@ NEURAL = "  attack: {jailbreak: {in: [user]}}"
 _GUARD = "  - {name: attack, when: attack, route: large}\n"
 
 
-class Kind(NamedTuple):
+class HostileKind(NamedTuple):
     """One kind of hostile request: what its streams send, over how many connections, how many on each at a time."""
 
-    turns: Callable[[], Sequence[Turn]]
+    turns: Callable[[], Sequence[ClientTurn]]
     connections: int = 2
     streams: int = 4
     neural: bool = False
@@ -86,12 +86,14 @@ def _head(path: str, mode: pb.ProcessingMode.BodySendMode, fields: Mapping[str, 
     return message.SerializeToString()
 
 
-def _whole(body: bytes, headers: Mapping[str, str] = {}) -> Sequence[Turn]:
-    return Turn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, headers),)), Turn((messages.body(body),))
+def _whole(body: bytes, headers: Mapping[str, str] = {}) -> Sequence[ClientTurn]:
+    return ClientTurn((_head("/v1/chat/completions", pb.ProcessingMode.BUFFERED, headers),)), ClientTurn(
+        (messages.body(body),)
+    )
 
 
-def _get(path: str) -> Sequence[Turn]:
-    return (Turn((_head(path, pb.ProcessingMode.BUFFERED, {":method": "GET"}, True),)),)
+def _get(path: str) -> Sequence[ClientTurn]:
+    return (ClientTurn((_head(path, pb.ProcessingMode.BUFFERED, {":method": "GET"}, True),)),)
 
 
 def _chat(content: Any, **more: Any) -> bytes:
@@ -99,18 +101,18 @@ def _chat(content: Any, **more: Any) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _text(content: Any, **more: Any) -> Sequence[Turn]:
+def _text(content: Any, **more: Any) -> Sequence[ClientTurn]:
     return _whole(_chat(content, **more))
 
 
-def _unfinished() -> Sequence[Turn]:
+def _unfinished() -> Sequence[ClientTurn]:
     """A body of 9 MB whose end never comes."""
     head = _head("/v1/chat/completions", pb.ProcessingMode.FULL_DUPLEX_STREAMED)
     chunks = [messages.body(b"x" * 62_000, end=False)] * (9 * MB // 62_000)
-    return Turn((head, *chunks)), Turn((messages.body(b""),))
+    return ClientTurn((head, *chunks)), ClientTurn((messages.body(b""),))
 
 
-def _bomb(name: str, body: bytes) -> Sequence[Turn]:
+def _bomb(name: str, body: bytes) -> Sequence[ClientTurn]:
     encoded = {
         "gzip": lambda: gzip.compress(body),
         "br": lambda: bytes(brotli.compress(body, quality=5)),
@@ -122,36 +124,36 @@ def _bomb(name: str, body: bytes) -> Sequence[Turn]:
 _REPEATED = b"{" + b'"model":"auto",' * 40_000 + b'"messages":[{"role":"user","content":"\xc3\xa9"}]}'
 _DEEP = b'{"model":"auto","messages":[{"role":"user","content":"hi","x":%b%b}]}' % (b"[" * 240, b"]" * 240)
 
-KINDS: dict[str, Kind] = {
-    "paths: 2,300 x %2F": Kind(lambda: _get("/v1/models" + "%2F" * 2_300 + "%3F")),
-    "paths: 16 kB of escapes": Kind(lambda: _get("/v1/models" + "%25252F" * 2_300)),
-    "keys: 40,000 x model": Kind(lambda: _whole(_REPEATED)),
-    "combining marks: 16,000": Kind(lambda: _text("e" + "\u0301" * 16_000)),
-    "U+FDFA: 3 MiB": Kind(lambda: _text("\ufdfa" * MB)),
-    "spaces: 4 MB": Kind(lambda: _text(" \n" * 2 * MB)),
-    "digits: 4 MB": Kind(lambda: _text("4" * 4 * MB)),
-    "list items: 3 MB": Kind(lambda: _text("- a\n" * 750_000)),
-    "unfinished: 40 x 9 MB": Kind(_unfinished, 8, 5),
-    "nested: 240 deep, logged": Kind(lambda: _whole(_DEEP)),
-    "texts: 122 kB over 12 connections": Kind(lambda: _text("word " * 24_400), 12, 1, neural=True),
-    "combining marks: 16,000, neural": Kind(lambda: _text("e" + "\u0301" * 16_000), neural=True),
-    "bomb: gzip to 9 MB": Kind(lambda: _bomb("gzip", _chat("x" * 9 * MB))),
-    "bomb: gzip to 100 MB": Kind(lambda: _bomb("gzip", b" " * 100 * MB)),
-    "bomb: br to 100 MB": Kind(lambda: _bomb("br", b" " * 100 * MB)),
-    "bomb: zstd to 100 MB": Kind(lambda: _bomb("zstd", b" " * 100 * MB)),
-    "values: 190,000 numbers": Kind(lambda: _text("hi", x=[0] * 190_000)),
-    "values: 40,000 messages": Kind(
+KINDS: dict[str, HostileKind] = {
+    "paths: 2,300 x %2F": HostileKind(lambda: _get("/v1/models" + "%2F" * 2_300 + "%3F")),
+    "paths: 16 kB of escapes": HostileKind(lambda: _get("/v1/models" + "%25252F" * 2_300)),
+    "keys: 40,000 x model": HostileKind(lambda: _whole(_REPEATED)),
+    "combining marks: 16,000": HostileKind(lambda: _text("e" + "\u0301" * 16_000)),
+    "U+FDFA: 3 MiB": HostileKind(lambda: _text("\ufdfa" * MB)),
+    "spaces: 4 MB": HostileKind(lambda: _text(" \n" * 2 * MB)),
+    "digits: 4 MB": HostileKind(lambda: _text("4" * 4 * MB)),
+    "list items: 3 MB": HostileKind(lambda: _text("- a\n" * 750_000)),
+    "unfinished: 40 x 9 MB": HostileKind(_unfinished, 8, 5),
+    "nested: 240 deep, logged": HostileKind(lambda: _whole(_DEEP)),
+    "texts: 122 kB over 12 connections": HostileKind(lambda: _text("word " * 24_400), 12, 1, neural=True),
+    "combining marks: 16,000, neural": HostileKind(lambda: _text("e" + "\u0301" * 16_000), neural=True),
+    "bomb: gzip to 9 MB": HostileKind(lambda: _bomb("gzip", _chat("x" * 9 * MB))),
+    "bomb: gzip to 100 MB": HostileKind(lambda: _bomb("gzip", b" " * 100 * MB)),
+    "bomb: br to 100 MB": HostileKind(lambda: _bomb("br", b" " * 100 * MB)),
+    "bomb: zstd to 100 MB": HostileKind(lambda: _bomb("zstd", b" " * 100 * MB)),
+    "values: 190,000 numbers": HostileKind(lambda: _text("hi", x=[0] * 190_000)),
+    "values: 40,000 messages": HostileKind(
         lambda: _whole(_chat("x").replace(b"}]", b"}" + b',{"role":"user","content":"x"}' * 40_000 + b"]"))
     ),
-    "values: too many": Kind(lambda: _text("hi", x=[[]] * 2_000_000)),
-    "values: 12,000 messages": Kind(
+    "values: too many": HostileKind(lambda: _text("hi", x=[[]] * 2_000_000)),
+    "values: 12,000 messages": HostileKind(
         lambda: _whole(_chat("x").replace(b"}]", b"}" + b',{"role":"user","content":"x"}' * 12_000 + b"]"))
     ),
-    "prompt: 10 MB": Kind(lambda: _text("the quick brown fox " * (10 * MB // 20 - 100))),
+    "prompt: 10 MB": HostileKind(lambda: _text("the quick brown fox " * (10 * MB // 20 - 100))),
 }
 
 
-class _Benign(_Client):
+class _Benign(_LoadClient):
     """Streams that are started when they are due, however many are still open."""
 
     def started_at(self, due: float) -> None:
@@ -172,9 +174,9 @@ class _Benign(_Client):
             self.send(b"".join(out))
 
 
-def benign(target: str, seconds: float, rate: float) -> Result:
+def benign(target: str, seconds: float, rate: float) -> LoadResult:
     """What a client sees that sends `rate` requests a second for `seconds`. Raises OSError when the router is gone."""
-    result = Result()
+    result = LoadResult()
     client = _Benign(target, _Script(messages.turns(1024), request_head(PROCESS)), 1, result)
     poll = select.poll()
     poll.register(client.sock, select.POLLIN)
@@ -212,7 +214,7 @@ def hostile(name: str, target: str, seconds: float) -> None:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"[:120]}))
 
 
-def row(found: Result) -> dict[str, float]:
+def row(found: LoadResult) -> dict[str, float]:
     """Percentiles and the worst latency."""
     ordered = sorted(found.latencies)
     return found.summary() | {"worst_ms": ordered[-1] if ordered else float("inf")}
@@ -243,16 +245,16 @@ def _ends(process: subprocess.Popen[str], seconds: float) -> bool:
     return True
 
 
-def routers(folder: Path, wanted: Sequence[Kind]) -> Iterator[tuple[bool, str, Any]]:
+def routers(folder: Path, wanted: Sequence[HostileKind]) -> Iterator[tuple[bool, str, Any]]:
     """(neural, target, server) of each router that is needed."""
-    from bench.__main__ import Server, serve
+    from bench.__main__ import ServerProcess, serve
 
     for neural in sorted({kind.neural for kind in wanted}):
         file = folder / f"policy{neural:d}.yaml"
         file.write_text(policy(neural))
         target = f"unix:{folder}/router{neural:d}.sock"
         command = [*serve(file, target), "--decision-log", str(folder / "log"), "--decision-log-content"]
-        yield neural, target, Server(command, target, None, folder / f"router{neural:d}.log")
+        yield neural, target, ServerProcess(command, target, None, folder / f"router{neural:d}.log")
 
 
 def run(names: Sequence[str], seconds: float, rate: float) -> dict[str, dict[str, Any]]:

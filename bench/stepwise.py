@@ -37,8 +37,8 @@ from stepwise.policy import Device, StepPolicy, StepPolicyError
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
-from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
-from upstream.client import Upstream
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
+from upstream.client import ModelClient
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token
 from upstream.writer import Call
@@ -113,7 +113,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class LatencyRow:
     """One device, network and number of concurrent steps. `p99_us` is of one step, its queueing included.
 
     `way`: inline (on the event loop, one step at a time) or batched (a thread with a queue).
@@ -129,7 +129,7 @@ class Row:
     mean_batch: float
 
 
-async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: float) -> Row:
+async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: float) -> LatencyRow:
     """So many answers that each ask again as soon as they were answered."""
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(concurrent, features.WIDTH)).astype(np.float32)
@@ -153,7 +153,7 @@ async def closed_loop(policy: StepPolicy, kind: str, concurrent: int, seconds: f
     started = time.perf_counter()
     await asyncio.gather(*map(one, vectors))
     took = time.perf_counter() - started
-    return Row(
+    return LatencyRow(
         device=policy.device,
         way="inline" if policy.inline else "batched",
         network=kind,
@@ -196,7 +196,7 @@ class _TimedRun:
     def glance(self, token: Token, state: State) -> bool:
         return True
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         started, cpu = time.perf_counter(), time.thread_time()
         features.draft(draft.step, draft.state)  # the session has just done this: its time belongs to the judgement
         await self._inner.judge(draft)
@@ -205,7 +205,7 @@ class _TimedRun:
         self._rule.judgements.append(now - started)
         self._rule.steps.append(now - self._last)
         self._last = now
-        return Verdict(True)
+        return Judgement(True)
 
     def close(self) -> None:
         self._inner.close()
@@ -235,7 +235,7 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
         models = []
         for name in ("small", "large"):
             end = Endpoint(url, f"tinylm-{name}")
-            models.append(PairModel(name, Upstream(end), unknown(end)))
+            models.append(PairModel(name, ModelClient(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
         single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, kappa=0.0)))
         await stepwise.start()
@@ -327,7 +327,7 @@ def splitter_cost() -> dict[str, float]:
 
 async def run(seconds: float, with_answers: bool) -> dict[str, Any]:
     """Everything, as one JSON object."""
-    rows: list[Row] = []
+    rows: list[LatencyRow] = []
     missing: dict[str, str] = {}
     result: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, **splitter_cost()}
     with tempfile.TemporaryDirectory() as folder:

@@ -32,13 +32,17 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request as it would come through Envoy; header names in lower case."""
+class RecordedCall:
+    """A request as it would come through Envoy; header names in lower case.
+
+    `response` is what a model answered to it, where that is known: an object of its API, or plain text.
+    """
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = CHAT
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    response: str | dict[str, Any] | None = None
 
     def request(self, engine: Engine) -> Request | Unread:
         """The parsed call. Raises `Refusal` where the router refuses it before any rule.

@@ -25,28 +25,47 @@ def add(subparsers: Any) -> None:
         "-H", "--header", action="append", default=[], type=_header, metavar="NAME:VALUE", help="a request header"
     )
     parser.add_argument("--path", default="/v1/chat/completions", help="the API's path (default: %(default)s)")
+    parser.add_argument(
+        "--answer",
+        metavar="FILE",
+        help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it",
+    )
     parser.add_argument("--all", action="store_true", help="read every signal, also those that no decision needs")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: text")
 
 
 def run(args: argparse.Namespace) -> int:
-    from cli.calls import Call
+    from cli.calls import RecordedCall
     from config.build import build
     from config.load import load
     from decisions import explain
 
+    given = None if args.answer is None else Path(args.answer).read_bytes()
     body = sys.stdin.buffer.read() if args.request == "-" else Path(args.request).read_bytes()
     engine = build(load(args.policy))
     try:
-        call = Call(body, dict(args.header), args.path)
-        trace = asyncio.run(call.decide(engine, detail=True, everything=args.all))
+        call = RecordedCall(body, dict(args.header), args.path)
+        trace, after = asyncio.run(_decided(engine, call, args.all, given))
         if args.output == "json":
-            print(json.dumps(explain.as_object(engine, trace), indent=2))
+            shown = explain.as_object(engine, trace)
+            if given is not None:
+                shown["answer"] = None if after is None else after.as_object()
+            print(json.dumps(shown, indent=2))
         else:
             print("\n".join(_lines(engine, call, trace)))
+            if given is not None:
+                print("", *(["answer    none: no model is asked"] if after is None else after.lines()), sep="\n")
     finally:
         engine.close()
     return 0
+
+
+async def _decided(engine: Any, call: Any, everything: bool, given: bytes | None) -> tuple[Any, Any]:
+    """The trace of the call, and what becomes of the answer that is `given`."""
+    from cli.answers import answered
+
+    trace = await call.decide(engine, detail=True, everything=everything)
+    return trace, None if given is None else await answered(engine, call, trace, given)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -78,8 +97,9 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     yield f"time      {trace.microseconds:.1f} µs"
     if request is None or isinstance(request, Unread):
         return
-    yield ""
-    yield explain.tree(engine, trace, named=not engine.asks(request))
+    if engine.clauses:
+        yield ""
+        yield explain.tree(engine, trace, named=not engine.asks(request))
     evaluated = trace.results
     asked = {name for c in engine.clauses if c.name in evaluated for name in explain.leaves_of(c)}
     others = [name for name in trace.readings if name not in asked]
@@ -87,7 +107,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         yield "\nother signals read"
         for name in others:
             yield f"  {name}: {explain.reading_text(trace.readings[name], trace.timings.get(name))}"
-    unread = [name for name in engine.signals if name not in trace.readings]
+    unread = [name for name in engine.asked if name not in trace.readings]
     if unread:
         yield f"\nsignals not read: {', '.join(unread)} (the outcome did not hang on them)"
     path = None if decision.action == "respond" else call.sent(decision.model)

@@ -7,15 +7,18 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, Protocol
 
 import orjson
 
-from cli.calls import CHAT, Call, Unread, lowered
+from cli.answers import Answered, answered
+from cli.calls import CHAT, RecordedCall, Unread, lowered
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -69,10 +72,14 @@ def run(args: argparse.Namespace) -> int:
             return 0
 
 
+Answers = Sequence[Answered | None]
+"""What becomes of the recorded answer under each policy; empty where there is none."""
+
+
 class Sink(Protocol):
     """Receives the decisions, in the order of the lines."""
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None: ...
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None: ...
 
     def bad(self, index: int, reason: str) -> None: ...
 
@@ -81,11 +88,11 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    """One line that is being decided: its call and the result, which is a task while slow signals are awaited."""
+    """One line that is being decided: its call and the result, which is a task while something slow is awaited."""
 
     index: int
-    call: Call
-    traces: list[Trace] | asyncio.Task[list[Trace]]
+    call: RecordedCall
+    result: list[Trace] | asyncio.Task[tuple[list[Trace], Answers]]
 
 
 async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sink: Sink) -> int:
@@ -96,8 +103,8 @@ async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sin
     async def hand_on(until: int) -> None:
         while len(waiting) > until:
             entry = waiting.popleft()
-            traces = entry.traces if isinstance(entry.traces, list) else await entry.traces
-            sink.take(entry.index, entry.call, traces)
+            traces, answers = (entry.result, ()) if isinstance(entry.result, list) else await entry.result
+            sink.take(entry.index, entry.call, traces, answers)
 
     limit = 2 * max(engine.settings.max_body for engine in engines) + 65_536
     for index, line in enumerate(_lines(lines, limit)):
@@ -112,21 +119,25 @@ async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sin
             continue
         begun = [call.begin(engine, detail=everything, everything=everything) for engine in engines]
         done = [trace for trace in begun if isinstance(trace, Trace)]
-        if len(done) == len(begun):
+        if len(done) == len(begun) and call.response is None:
             if not waiting:
-                sink.take(index, call, done)
+                sink.take(index, call, done, ())
                 continue
             waiting.append(_Entry(index, call, done))
         else:
-            waiting.append(_Entry(index, call, asyncio.ensure_future(_finish(begun))))
+            waiting.append(_Entry(index, call, asyncio.ensure_future(_finish(engines, call, begun))))
         await hand_on(WINDOW - 1)
     await hand_on(0)
     sink.end()
     return int(failed)
 
 
-async def _finish(begun: list[Any]) -> list[Trace]:
-    return [trace if isinstance(trace, Trace) else await trace.finish() for trace in begun]
+async def _finish(engines: list[Engine], call: RecordedCall, begun: list[Any]) -> tuple[list[Trace], Answers]:
+    traces = [trace if isinstance(trace, Trace) else await trace.finish() for trace in begun]
+    if call.response is None:
+        return traces, ()
+    pairs = zip(engines, traces, strict=True)
+    return traces, [await answered(engine, call, trace, call.response) for engine, trace in pairs]
 
 
 def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | str]:
@@ -140,7 +151,7 @@ def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | str]:
         yield f"longer than {limit} bytes (twice the policy's max_body)"
 
 
-def _call(line: bytes) -> Call | str | None:
+def _call(line: bytes) -> RecordedCall | str | None:
     """The call that `line` records, or what is wrong with it; None for an empty line."""
     if not line.strip():
         return None
@@ -150,9 +161,9 @@ def _call(line: bytes) -> Call | str | None:
         return f"not JSON: {error}"
     if not isinstance(data, dict):
         return "not an object with `request`"
-    unknown = sorted(data.keys() - {"request", "headers", "path", "attributes"} - LINE_KEYS)
+    unknown = sorted(data.keys() - {"request", "response", "headers", "path", "attributes"} - LINE_KEYS)
     if unknown:
-        return f"unknown key {unknown[0]!r}: a line has request, headers, path and attributes"
+        return f"unknown key {unknown[0]!r}: a line has request, response, headers, path and attributes"
     if "request" not in data and "content_error" in data:
         return f"its request was not logged: {data['content_error']}"
     if "request" not in data:
@@ -165,11 +176,14 @@ def _call(line: bytes) -> Call | str | None:
         return "path: must be a string"
     if not isinstance(attributes, dict):
         return "attributes: must be an object"
+    response = given.get("response")
+    if not isinstance(response, (str, dict, NoneType)):
+        return "response: must be an object or a string"
     try:
         body = orjson.dumps(data["request"])
     except orjson.JSONEncodeError:  # 254 levels are the most that it writes
         return "its request is nested too deeply"
-    return Call(body, lowered(headers), path, attributes)
+    return RecordedCall(body, lowered(headers), path, attributes, response)
 
 
 class Decisions:
@@ -180,13 +194,15 @@ class Decisions:
         self._everything = everything
         self._write = sys.stdout.write
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None:
         trace = traces[0]
         shown: dict[str, Any] = {"index": index, **explain.summary(trace.decision), "us": round(trace.microseconds, 3)}
         if trace.decision.status is not None:
             shown["status"] = trace.decision.status
         if trace.choice is not None:
             shown["choice"] = choice_object(trace.choice)
+        if answers:
+            shown["answer"] = None if answers[0] is None else answers[0].summary()
         if self._everything:
             shown["signals"] = explain.signals(self._engine, trace)
         shown["line"] = index + 1
@@ -202,12 +218,12 @@ class Decisions:
         self._write(orjson.dumps(shown).decode() + "\n")
 
 
-Outcome = tuple[str | None, str | None, str]
-"""Decision, model, action."""
+Outcome = tuple[str | None, str | None, str, tuple[str | None, str] | None]
+"""Decision, model, action; and decision and action on the answer, where one was recorded and a model is asked."""
 
 
 @dataclass(slots=True)
-class _Pair:
+class _Change:
     """Requests that the two policies decide differently, in one and the same way."""
 
     count: int = 0
@@ -229,17 +245,18 @@ class Report:
         self._requests = 0
         self._bad = 0
         self._costs = [0.0, 0.0]
-        self._pairs: dict[tuple[Outcome, Outcome], _Pair] = {}
+        self._pairs: dict[tuple[Outcome, Outcome], _Change] = {}
 
-    def take(self, index: int, call: Call, traces: list[Trace]) -> None:
-        before, after = (_outcome(trace) for trace in traces)
+    def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None:
+        pairs = zip_longest(traces, answers)
+        before, after = (_outcome(trace, answer) for trace, answer in pairs)
         costs = self._costs_of(call, traces)
         self._requests += 1
         for side, cost in enumerate(costs):
             self._costs[side] += cost
         if before == after:
             return
-        pair = self._pairs.setdefault((before, after), _Pair())
+        pair = self._pairs.setdefault((before, after), _Change())
         pair.count += 1
         pair.cost += costs[1] - costs[0]
         if len(pair.lines) < EXAMPLES:
@@ -262,7 +279,7 @@ class Report:
             print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
             print(f"    for example line {', '.join(map(str, pair.lines))}")
 
-    def _costs_of(self, call: Call, traces: list[Trace]) -> list[float]:
+    def _costs_of(self, call: RecordedCall, traces: list[Trace]) -> list[float]:
         """The estimated price of the call under each policy; nothing where none of its models answers."""
         priced = [(engine, trace.decision.model) for engine, trace in zip(self._engines, traces, strict=True)]
         costs = []
@@ -277,8 +294,7 @@ class Report:
             costs.append(model.cost(*tokens))
         return costs
 
-    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Pair]], changed: int) -> dict[str, Any]:
-        keys = ("decision", "model", "action")
+    def _object(self, ranked: list[tuple[tuple[Outcome, Outcome], _Change]], changed: int) -> dict[str, Any]:
         return {
             "before": str(self._paths[0]),
             "after": str(self._paths[1]),
@@ -288,8 +304,8 @@ class Report:
             "cost": {"before": self._costs[0], "after": self._costs[1]},
             "changes": [
                 {
-                    "before": dict(zip(keys, old, strict=True)),
-                    "after": dict(zip(keys, new, strict=True)),
+                    "before": _outcome_object(old),
+                    "after": _outcome_object(new),
                     "count": pair.count,
                     "cost": pair.cost,
                     "lines": pair.lines,
@@ -299,11 +315,19 @@ class Report:
         }
 
 
-def _outcome(trace: Trace) -> Outcome:
+def _outcome(trace: Trace, answer: Answered | None) -> Outcome:
     decision = trace.decision
-    return decision.name, decision.model.key if decision.model else None, decision.action
+    on_answer = None if answer is None else (answer.decision, answer.action)
+    return decision.name, decision.model.key if decision.model else None, decision.action, on_answer
+
+
+def _outcome_object(outcome: Outcome) -> dict[str, Any]:
+    decision, model, action, answer = outcome
+    found: dict[str, Any] = {"decision": decision, "model": model, "action": action}
+    return found if answer is None else {**found, "answer": {"decision": answer[0], "action": answer[1]}}
 
 
 def _phrase(outcome: Outcome) -> str:
-    decision, model, action = outcome
-    return f"{decision or '(none)'}: {action}{f' {model}' if model else ''}"
+    decision, model, action, answer = outcome
+    after = "" if answer is None else f", answer {answer[1]}{f' by {answer[0]}' if answer[0] else ''}"
+    return f"{decision or '(none)'}: {action}{f' {model}' if model else ''}{after}"

@@ -112,14 +112,15 @@ async def _run(args: argparse.Namespace) -> None:
         _inspect(args.file)
         return
     from stepwise.train import run as work
+    from stepwise.train.calibrate import Promises
     from stepwise.train.collect import Plan
     from stepwise.train.endpoints import EndpointWriter
     from stepwise.train.problem import Goal
-    from stepwise.train.project import Project, Settings, open_writer
+    from stepwise.train.project import Project, ProjectSettings, open_writer
 
     command = args.stepwise_command
     if command == "collect":
-        settings = Settings(
+        settings = ProjectSettings(
             args.small, args.large, args.price_small, args.price_large, args.min_tokens, args.max_tokens
         )
         project = Project.start(args.work, settings)
@@ -140,10 +141,10 @@ async def _run(args: argparse.Namespace) -> None:
                 raise ValueError("needs the models: --small-url and --large-url, or --writer")
             await work.do_collect(project, args.set, writer, Plan(args.redos, args.mixtures), args.at_once)
         elif command == "calibrate":
-            await work.do_calibrate(project, args.algorithm, writer, args.delta, (args.loss, args.cost))
+            await work.do_calibrate(project, args.algorithm, writer, Promises(args.loss, args.cost, args.delta))
         else:
             trained = [name for name in work.ALGORITHMS if (args.work / f"{name}.onnx").exists()]
             async with open_writer(project.settings, None, urls if args.latency else (None, None), 0.0) as served:
                 assert served is None or isinstance(served, EndpointWriter)
-                chosen = args.algorithm or trained
-                await work.do_evaluate(project, chosen, writer, args.max_redos, served, args.latency)
+                timed = None if served is None else work.TimedModels(served, args.latency)
+                await work.do_evaluate(project, args.algorithm or trained, writer, args.max_redos, timed)

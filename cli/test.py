@@ -13,14 +13,15 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import orjson
 
-from cli.calls import Call, Unread, lowered
+from cli.answers import Answered, answered
+from cli.calls import RecordedCall, Unread, lowered
 from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
 from config.watch import Rejected
 from config.writers import ACTIONS
 from decisions import explain
-from decisions.cases import Case, Coverage, Suite, mismatches, stub
+from decisions.cases import Case, Coverage, Suite, answer_mismatches, mismatches, stub
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.refusal import Refusal
@@ -59,18 +60,20 @@ def run(args: argparse.Namespace) -> int:
         coverage = Coverage(engine)
         for result in results:
             coverage.add(result.trace)
+            if result.answer is not None:
+                coverage.add_answer(result.answer.acted, result.answer.read)
         report = coverage.report()
     print(FORMATS[args.output](results, report))
     return int(any(result.differences for result in results))
 
 
-def _text(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _text(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     failed = sum(bool(result.differences) for result in results)
     count = f"{len(results)} cases: {len(results) - failed} passed, {failed} failed"
     return "\n".join([*(result.text() for result in results), count, *coverage])
 
 
-def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _json(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     cases = [
         {
             "name": result.case.name,
@@ -79,6 +82,7 @@ def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
             "differences": result.differences,
             "decision": result.trace.decision.name,
             "us": result.trace.microseconds,
+            **({} if result.answer is None else {"answer": result.answer.as_object()}),
         }
         for result in results
     ]
@@ -87,7 +91,7 @@ def _json(results: Sequence[Result], coverage: Sequence[str]) -> str:
     return orjson.dumps(summary | ({"coverage": coverage} if coverage else {}), option=orjson.OPT_INDENT_2).decode()
 
 
-def _junit(results: Sequence[Result], coverage: Sequence[str]) -> str:
+def _junit(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     """The XML that CI systems read (the form of Ant's JUnit task, as pytest and Maven write it)."""
     failed = sum(bool(result.differences) for result in results)
     suite = Element("testsuite", name="pointsman", tests=str(len(results)), failures=str(failed), errors="0")
@@ -111,7 +115,11 @@ def _clean(text: str) -> str:
     return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-FORMATS: dict[str, Callable[[Sequence[Result], Sequence[str]], str]] = {"text": _text, "json": _json, "junit": _junit}
+FORMATS: dict[str, Callable[[Sequence[CaseResult], Sequence[str]], str]] = {
+    "text": _text,
+    "json": _json,
+    "junit": _junit,
+}
 
 
 def gate(engine: Engine, path: Path) -> None:
@@ -131,14 +139,16 @@ def gate(engine: Engine, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed."""
+class CaseResult:
+    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed, `answer` what
+    became of the answer of one that has any."""
 
     case: Case
     place: str
     trace: Trace
     differences: list[str] = field(default_factory=list)
     drawn: str = ""
+    answer: Answered | None = None
 
     def text(self) -> str:
         if not self.differences:
@@ -187,12 +197,29 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
+    watching = [] if engine.watched is None else [one.name for one in engine.watched.watching]
+    answer = case.expect.answer
+    if answer is not None:
+        place = (*expected, "answer")
+        if case.answer is None:
+            document.report(place, "P102", "answer: the case has none; write `answer:` beside `expect`", at_key=True)
+        elif not answer.model_fields_set:
+            document.report(place, "P102", "answer: say at least one of decision, action, status, text")
+        if answer.decision is not None and answer.decision not in watching:
+            message = f"unknown decision on the answer {answer.decision!r}{did_you_mean(answer.decision, watching)}"
+            document.report((*place, "decision"), "R206", message)
+    elif case.answer is not None:
+        message = "answer: nothing is expected of it; write `answer:` below `expect`"
+        document.report(("cases", index, "answer"), "P102", message, at_key=True)
     action, decision, model = case.expect.action, case.expect.decision, case.expect.model
     actions = (*ACTIONS, "default")
     if action is not None and action not in actions:
         message = f"action: input should be {', '.join(map(repr, actions[:-1]))} or {actions[-1]!r}"
         document.report((*expected, "action"), "P104", message)
-    if decision is not None and decision not in names:
+    if decision is not None and decision in watching:
+        message = f"{decision!r} looks at the answer: write `answer: {{decision: {decision}}}`"
+        document.report((*expected, "decision"), "R206", message)
+    elif decision is not None and decision not in names:
         document.report(
             (*expected, "decision"), "R206", f"unknown decision {decision!r}{did_you_mean(decision, names)}"
         )
@@ -200,22 +227,26 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
         document.report((*expected, "model"), "R202", f"unknown model {model!r}{did_you_mean(model, engine.models)}")
 
 
-async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[Result]:
+async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseResult]:
     return [await _one(engine, place, case) for place, case in cases]
 
 
-async def _one(engine: Engine, place: str, case: Case) -> Result:
-    call = Call(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
+async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
+    call = RecordedCall(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
     stubs = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
     begun = call.begin(engine, stubs=stubs)
     trace = begun if isinstance(begun, Trace) else await begun.finish()
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)
+    after = None
+    if case.expect.answer is not None:
+        after = await answered(engine, call, trace, case.answer)
+        differences += answer_mismatches(case.expect.answer, None if after is None else after.as_object())
     drawn = _drawn(engine, call, trace) if differences else ""
-    return Result(case, place, trace, differences, drawn)
+    return CaseResult(case, place, trace, differences, drawn, after)
 
 
-def _drawn(engine: Engine, call: Call, trace: Trace) -> str:
+def _drawn(engine: Engine, call: RecordedCall, trace: Trace) -> str:
     """The rule tree, when the request got as far as the rules."""
     try:
         request = call.request(engine)

@@ -60,7 +60,6 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
 
     Raises OSError when it cannot be read, ValueError when what is in `rendered` cannot.
     """
-    from cli.gateways.deployed import check as check_deployed
     from config.build import build
     from config.load import check
     from signals.files import POLICY, read
@@ -79,6 +78,8 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
         return sorted([*problems, *error.problems]), ""
     try:
         if rendered is not None:
+            from cli.gateways.deployed import check as check_deployed  # takes a second: the definitions of Envoy's API
+
             problems += check_deployed(engine, rendered)
     finally:
         engine.close()

@@ -8,7 +8,7 @@ from config.clauses import reference, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
-from decisions.engine import Engine, Opening, Settings
+from decisions.engine import Engine, Keeping, Opening, Settings
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
@@ -29,6 +29,9 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     resources = resources or Resources()
     try:
         store = resources.store(settings.store, policy.folder)
+        shelf = None
+        if settings.cache.where == "store":
+            shelf = resources.store(settings.store, policy.folder, answers=True)
     except ValueError as error:
         line, column = policy.places["settings", "store"]
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
@@ -54,10 +57,11 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     except PolicyError:
         shared.close()
         raise
-    if settings.meter == "off" and shared.metered:
+    counts = "a budget" if shared.metered else "a cache" if any(clause.cache for clause in policy.clauses) else None
+    if settings.meter == "off" and counts is not None:
         shared.close()
         line, column = policy.places["settings", "meter"]
-        message = "settings.meter: off, and yet a budget counts what answers cost; leave one of them out"
+        message = f"settings.meter: off, and yet {counts} counts what answers cost; leave one of them out"
         raise PolicyError([Problem(policy.file, line, column, "P104", "error", message)])
     return Engine(
         policy=policy.digest,
@@ -82,8 +86,10 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             _METER[settings.meter],
             reference(spec, policy.models),
             None if settings.tenant is None else settings.tenant.header.lower(),
+            Keeping(settings.cache.memory, settings.cache.answer, shelf),
         ),
         shared=shared,
+        watching=policy.watching,
     )
 
 
@@ -110,14 +116,15 @@ def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
 def _selectors(policy: Policy, shared: Shared) -> dict[str, Selector]:
     selectors: dict[str, Selector] = {}
     problems: list[Problem] = []
-    for index, clause in enumerate(policy.clauses):
+    for clause in policy.clauses:
         pick = clause.target
         if not isinstance(pick, Pick):
             continue
         try:
             selectors[clause.name] = built(pick, shared)
         except (OSError, ValueError) as error:
-            line, column = policy.places["decisions", index, "route"]
+            number = next(at for at, entry in enumerate(policy.spec.decisions) if entry.name == clause.name)
+            line, column = policy.places["decisions", number, "route"]
             message = f"the choice of decision {clause.name!r} ({pick.kind.name}): {error}"
             problems.append(Problem(policy.file, line, column, "P108", "error", message))
     if problems:

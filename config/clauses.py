@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from graphlib import TopologicalSorter
+from typing import Literal
 
 from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
-from decisions.decision import Changes
+from decisions.decision import Cache, Changes
 from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
 from decisions.rule import Rule
 from decisions.selectors.selector import Pick
+from decisions.watching import Does, Watching
 from signals.path import parse_path
 from signals.state.session import Sessions
 from upstream.writer import WriterSpec
@@ -90,12 +92,30 @@ def clauses(
     rules: Mapping[str, Rule],
     known: Mapping[str, Model],
     writers: Mapping[str, WriterSpec],
-) -> list[Clause]:
+) -> list[Clause | Watching]:
     """The policy's decisions in the engine's terms, in list order, over the models `known`.
 
     `writers` are those of the decisions that have one, by the decision's name.
     """
-    return [_clause(entry, rules[entry.name], known, writers.get(entry.name)) for entry in spec.decisions]
+    return [
+        _watching(entry, rules[entry.name])
+        if entry.on == "answer"
+        else _clause(entry, rules[entry.name], known, writers.get(entry.name))
+        for entry in spec.decisions
+    ]
+
+
+def _watching(entry: DecisionSpec, rule: Rule) -> Watching:
+    does: Does = "flag"
+    status = message = None
+    if entry.mask is not None:
+        does = "mask"
+    elif entry.cut is not None:
+        does, message = "cut", entry.cut.message
+    elif entry.respond is not None:
+        does, status, message = "respond", entry.respond.status, entry.respond.message
+    closes: Literal["skip", "match"] = "match" if entry.on_unknown == "match" else "skip"
+    return Watching(entry.name, rule, does, closes, status, message, entry.window, entry.stride, entry.observe)
 
 
 def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer: WriterSpec | None) -> Clause:
@@ -107,6 +127,7 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer:
         entry.on_unknown,
         changes=Changes(**entry.set.model_dump()) if entry.set is not None else None,
         override=entry.override,
+        cache=None if entry.cache is None else Cache(entry.cache.ttl, entry.cache.scope, entry.cache.any_temperature),
     )
     if entry.respond is not None:
         given = entry.respond

@@ -8,6 +8,7 @@ in a policy exactly once, as it is meant.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,6 +27,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 MAX_DEPTH = 40
+DEEPEST = 1_000
+"""Levels that are read at all. What is wrong beside a value deeper than `MAX_DEPTH` is still reported."""
 MAX_NODES = 200_000
 MAX_ERRORS = 100
 
@@ -69,8 +72,7 @@ def parse(text: str, file: str) -> Document:
     # The C loader is quicker and reports the same positions; some builds of PyYAML come without it.
     loader_class: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # Not many more than may be: three million of them are a gigabyte.
-        events = list(islice(yaml.parse(text, Loader=loader_class), MAX_NODES + 3))
+        events = _events(yaml.parse(text, Loader=loader_class), document)
     except yaml.MarkedYAMLError as error:
         document.problems.append(not_yaml(error, text, file))
         return document
@@ -82,11 +84,34 @@ def parse(text: str, file: str) -> Document:
         line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
         document.problems.append(Problem(file, line, column, "Y001", "error", message))
         return document
+    if document.problems:
+        return document
     try:
         _Builder(document, events).build()
     except PolicyError as error:
         document.data, document.problems = None, error.problems
     return document
+
+
+def _events(parsed: Iterator[Any], document: Document) -> list[Any]:
+    """The events of a file: not many more than may be, since three million of them are a gigabyte, and none after
+    `DEEPEST`, which is reported. libyaml's time grows with the square of the depth."""
+    events = []
+    depth = 0
+    for event in islice(parsed, MAX_NODES + 3):
+        events.append(event)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                mark: Any = event.start_mark
+                message = f"nested deeper than {DEEPEST} levels: what follows is not read"
+                document.problems.append(
+                    Problem(document.file, mark.line + 1, mark.column + 1, "Y003", "error", message)
+                )
+                return []
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return events
 
 
 def not_yaml(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:

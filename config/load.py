@@ -20,19 +20,25 @@ from config.mistakes import mistakes
 from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
-from config.writers import ACTIONS, WRITERS
+from config.writers import ACTIONS, ANSWERS, WRITERS
 from decisions.engine import Clause, Opening
 from decisions.lint import lint
 from decisions.model import Model
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
+from decisions.watching import Watching
 from signals.bounds import SAID
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
+from signals.request import ANSWER
 from signals.signal import Params
 from signals.text import patterns
 from upstream.writer import WriterKind, WriterSpec
 
 M = TypeVar("M", bound=BaseModel)
+
+_ON_ANSWER: Final = tuple(key for key in ANSWERS if key not in ACTIONS)
+_GUARDS: Final = ("mask", "cut")
+"""What else keeps something from a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,8 @@ class Policy:
 
     `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, choices of
     models, the state store and opened paths stand in the file.
-    `writers` holds the blocks of decisions that have a writer, by the name of the decision. `models` and `clauses` are
-    what the engine is built from.
+    `writers` holds the blocks of decisions that have a writer, by the name of the decision. `models`, `clauses` (the
+    decisions on requests) and `watching` (those on answers) are what the engine is built from.
     """
 
     file: str
@@ -54,6 +60,7 @@ class Policy:
     writers: Mapping[str, WriterSpec]
     models: Mapping[str, Model]
     clauses: Sequence[Clause]
+    watching: Sequence[Watching]
 
     def sure(self, name: str) -> bool:
         """Whether the signal of this name always says yes or no."""
@@ -141,7 +148,9 @@ class _Checker:
         places = {path: document.keys[path] for path in wanted if path in document.keys}
         targets = models(spec)
         made = clauses(spec, rules, targets, self._writers)
-        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, made)
+        asked = [one for one in made if isinstance(one, Clause)]
+        watching = [one for one in made if isinstance(one, Watching)]
+        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, asked, watching)
         for finding in lint(made, signals, targets, default=spec.default, best=spec.strategy == "best"):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         for finding in mistakes(self._data, policy) if doubts else ():
@@ -153,15 +162,18 @@ class _Checker:
     def _guards(self, policy: Policy) -> None:
         """Warn of guards without `on_unknown`: they let pass whatever cannot be read."""
         for index, entry in enumerate(policy.spec.decisions):
-            if entry.respond is None or "on_unknown" in entry.model_fields_set:
+            on_answer = entry.on == "answer"
+            does = next((key for key in (*_GUARDS, "respond") if getattr(entry, key) is not None), None)
+            if does is None or "on_unknown" in entry.model_fields_set:
                 continue
             unsure = sorted({name for name in _named(policy, policy.rules[entry.name]) if not policy.sure(name)})
             if unsure:
+                what, refuse = ("an answer", f"{does} it") if on_answer else ("a request", "refuse it")
                 message = (
-                    f"guard {entry.name!r} has no on_unknown: a request for which {unsure[0]!r} cannot be read passes; "
-                    "write `on_unknown: match` to refuse it (or `skip`, if that is meant)"
+                    f"guard {entry.name!r} has no on_unknown: {what} for which {unsure[0]!r} cannot be read passes; "
+                    f"write `on_unknown: match` to {refuse} (or `skip`, if that is meant)"
                 )
-                self._document.report(("decisions", index, "respond"), "L311", message, warning=True, at_key=True)
+                self._document.report(("decisions", index, does), "L311", message, warning=True, at_key=True)
 
     def _opened(self, policy: Policy) -> None:
         """Warn of opened paths that an earlier entry already covers, and of guards that will not see their requests."""
@@ -175,7 +187,8 @@ class _Checker:
         if not openings and spec.settings.unread == "refuse":
             return
         for entry in spec.decisions:
-            named = _named(policy, policy.rules[entry.name]) if entry.respond is not None else ()
+            guards = entry.respond is not None and entry.on == "request"
+            named = _named(policy, policy.rules[entry.name]) if guards else ()
             if any(policy.signals[name][1].scopes() for name in named):
                 message = (
                     f"guard {entry.name!r} reads text, and what goes unread passes it: open only paths that show no "
@@ -245,6 +258,14 @@ class _Checker:
             self._document.report((*path, kind), "P105", message, at_key=True)
             return None
         params = self._validated(known.Parameters, {} if given is None else given, (*path, kind))
+        if params is not None and (ANSWER in params.scopes() or getattr(params, "in_", None) == ANSWER):
+            if not known.answers:
+                kinds = ", ".join(other.kind for other in BY_NAME.values() if other.answers)
+                message = f"in: a {kind} looks at requests; kinds that read answers are {kinds}"
+                self._document.report((*path, kind, "in"), "P104", message)
+            elif len(params.scopes()) > 1:
+                message = "in: answer stands by itself: what is said and what is answered are two signals"
+                self._document.report((*path, kind, "in"), "P104", message)
         return None if params is None else (kind, params)
 
     def _order(self, parameters: Mapping[str, tuple[str, Params]]) -> list[str]:
@@ -279,16 +300,27 @@ class _Checker:
                 continue
             path: Path = ("decisions", index)
             actions = [key for key in ACTIONS if entry.get(key) is not None]
-            if len(actions) != 1:
+            if entry.get("on") == "answer":
+                self._on_answer(entry, path)
+            elif entry.get("on", "request") != "request":
+                pass  # its other keys cannot be told right or wrong
+            elif (
+                misplaced := next((key for key in (*_ON_ANSWER, "window", "stride") if key in entry), None)
+            ) is not None:
+                message = f"{misplaced} goes with `on: answer` only: it is about what the model answers"
+                self._document.report((*path, misplaced), "P104", message, at_key=True)
+            elif len(actions) != 1:
                 self._document.report(path, "P106", f"a decision has exactly one of {', '.join(ACTIONS)}")
             elif actions == ["respond"] and "set" in entry:
                 message = "set has no effect on a decision that responds"
                 self._document.report((*path, "set"), "P104", message, at_key=True)
-            if entry.get("sticky") is not None and actions == ["respond"]:
+            if entry.get("on") != "answer" and entry.get("sticky") is not None and actions == ["respond"]:
                 others = " and ".join(action for action in ACTIONS if action != "respond")
                 message = f"sticky goes with {others}: a guard looks at every request"
                 self._document.report((*path, "sticky"), "P104", message, at_key=True)
-            if entry.get("observe") and actions != ["respond"]:
+            if entry.get("cache") is not None:
+                self._cached(entry["cache"], actions, path)
+            if entry.get("on") != "answer" and entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
                 self._document.report((*path, "observe"), "P104", message, at_key=True)
             rule = self._rule(entry["when"], (*path, "when")) if "when" in entry else ALWAYS
@@ -302,6 +334,50 @@ class _Checker:
                 if entry.get(kind.name) is not None:
                     self._writer(kind, name, entry[kind.name], (*path, kind.name))
         return rules
+
+    def _cached(self, given: Any, actions: list[str], path: Path) -> None:
+        """What `cache` needs beside itself."""
+        settings = self._data.get("settings")
+        told = settings if isinstance(settings, dict) else {}
+        scope = given.get("scope", "tenant") if isinstance(given, dict) else None
+        if actions == ["respond"]:
+            message = "cache keeps what models answer: a decision that responds has nothing to keep"
+            self._document.report((*path, "cache"), "P104", message, at_key=True)
+        elif scope == "tenant" and told.get("tenant") is None:
+            message = (
+                "cache: nothing would ever be kept, since nobody says who the tenant is; "
+                "write settings.tenant: {header: …}, or another scope (user, session, all)"
+            )
+            self._document.report((*path, "cache"), "P104", message, at_key=True)
+
+    def _on_answer(self, entry: dict[str, Any], path: Path) -> None:
+        """What a decision on the answer must have, and cannot have."""
+        report = self._document.report
+        given = [key for key in ANSWERS if key in entry]
+        for key in ("set", "sticky", "override", "cache", *(key for key in ACTIONS if key not in ANSWERS)):
+            if entry.get(key) not in (None, False):
+                others = ", ".join(ANSWERS)
+                message = f"{key} is about requests: a decision on the answer has exactly one of {others}"
+                report((*path, key), "P104", message, at_key=True)
+                return
+        if len(given) != 1:
+            report(path, "P106", f"a decision on the answer has exactly one of {', '.join(ANSWERS)}")
+        elif entry[given[0]] is None:
+            report((*path, given[0]), "P103", f"{given[0]}: a mapping is needed; write `{given[0]}: {{}}`", at_key=True)
+        if entry.get("on_unknown") == "fail":
+            message = "on_unknown: fail takes the default model, which an answer is past: write match or skip"
+            report((*path, "on_unknown"), "P104", message)
+        if entry.get("observe") and given == ["flag"]:
+            report(
+                (*path, "observe"), "P104", "observe goes with mask, cut and respond: a flag does nothing", at_key=True
+            )
+        respond = entry.get("respond")
+        if isinstance(respond, dict):
+            if respond.get("status") == 200:
+                report((*path, "respond", "status"), "P104", "status: on an answer 400 to 599 is needed")
+            if respond.get("headers"):
+                message = "headers go with a respond on requests only"
+                report((*path, "respond", "headers"), "P104", message, at_key=True)
 
     def _writer(self, kind: WriterKind, decision: str, data: Any, path: Path) -> None:
         spec = self._validated(kind.spec(), data, path)

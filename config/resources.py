@@ -17,17 +17,18 @@ class Resources:
         self.inference = Inference()
         self.loads = Loads()
         self._memory = Memory()
-        self._stores: dict[tuple[StoreSpec, str | None], Valkey] = {}
+        self._stores: dict[tuple[StoreSpec, str | None, bool], Valkey] = {}
 
-    def store(self, spec: StoreSpec | None, folder: Path) -> Store:
+    def store(self, spec: StoreSpec | None, folder: Path, answers: bool = False) -> Store:
         """The store that a policy in `folder` asks for, the same one as before if nothing about it has changed.
 
-        Raises ValueError when its secret or the `redis` package is missing.
+        `answers`: for answers that are kept, with connections of its own: where they are too large to come in time,
+        budgets and sessions do not wait. Raises ValueError when its secret or the `redis` package is missing.
         """
         if spec is None:
             return self._memory
         password = None if spec.password is None else spec.password.reveal(folder)
-        key = (spec, password)
+        key = (spec, password, answers)
         if key not in self._stores:
             self._stores[key] = Valkey(spec.url, password, spec.timeout)
         return self._stores[key]

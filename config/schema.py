@@ -34,10 +34,13 @@ from signals.credentials import credential
 from signals.files import SECRET, read
 from signals.path import Path as FieldPath
 from signals.registry import BY_NAME
+from signals.request import ANSWER
 
+WINDOW = (16, 8192)
+"""The least and the greatest `window`, in characters."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -46,7 +49,7 @@ def duration(value: object) -> float:
     """Seconds from text such as `50ms`, `2s`, `1.5m`."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise PydanticCustomError("P104", "not a duration: write a number with a unit (us, ms, s, m), such as 50ms")
+        raise PydanticCustomError("P104", "not a duration: write a number with a unit (us, ms, s, m, h), such as 50ms")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -229,6 +232,20 @@ class RespondSpec(Spec):
         return self
 
 
+class MaskSpec(Spec):
+    """What is found becomes its kind in brackets, such as [card]. Nothing is to be said."""
+
+
+class CutSpec(Spec):
+    """The answer ends, as one that the provider's own filter has ended (`content_filter`)."""
+
+    message: str | None = Field(None, min_length=1, description="Text that stands at the end; left out, none.")
+
+
+class FlagSpec(Spec):
+    """The answer goes on; headers, metadata, metrics and the decision log tell of it. Nothing is to be said."""
+
+
 class _OneKind(Spec):
     """A kind of selector with its parameters: `{name: {parameters}}`."""
 
@@ -358,6 +375,19 @@ Sticky = Annotated[
 ]
 
 
+class CacheSpec(Spec):
+    """Which answers of a decision are kept, and given again to equal requests."""
+
+    ttl: Duration = Field(3600.0, gt=0, le=30 * 86_400, description="How long an answer is kept, such as 1h.")
+    scope: Literal["tenant", "user", "session", "all"] = Field(
+        "tenant", description="Who shares answers; a request that does not say whose it is, takes none and leaves none."
+    )
+    any_temperature: bool = Field(
+        False,
+        description="Keep answers of calls with a temperature above 0, or without one (the APIs then take 1), too.",
+    )
+
+
 class _Action(Spec):
     """The beginning of a decision: its rule, and what it does."""
 
@@ -366,10 +396,20 @@ class _Action(Spec):
         description="Shown to clients and operators.",
         json_schema_extra=said("1 to 63 letters, digits, `.`, `_` and `-` are needed, the first a letter or a digit"),
     )
+    on: Literal["request", "answer"] = Field(
+        "request", description="What is looked at: the request, or what the model answers."
+    )
     when: Any = Field(None, description="The rule; left out, every request matches.")
     on_unknown: Literal["skip", "match", "fail"] = Field("skip", description="What happens when the rule is Unknown.")
     route: Route | None = Field(None, description="A model, or a choice between models.")
-    respond: RespondSpec | None = Field(None, description="Refuse; applies to every request.")
+    respond: RespondSpec | None = Field(
+        None, description="Refuse; applies to every request. On an answer: before anything of it was sent, else `cut`."
+    )
+    mask: MaskSpec | None = Field(
+        None, description="On an answer: what the rule's keywords, patterns and personal data have found is replaced."
+    )
+    cut: CutSpec | None = Field(None, description="On an answer: it ends there.")
+    flag: FlagSpec | None = Field(None, description="On an answer: nothing is done, and it is told.")
 
 
 if TYPE_CHECKING:
@@ -388,13 +428,41 @@ class DecisionSpec(_Writers):
 
     set: SetSpec | None = Field(None, description="Changes to the request.")
     observe: bool = Field(
-        False, description="Only count what a guard (`respond`) would have refused, and let the request go on."
+        False,
+        description="Only count what a guard (`respond`; on an answer also `mask` and `cut`) would have done, and let "
+        "the request or the answer go on.",
+    )
+    window: int = Field(
+        256,
+        ge=WINDOW[0],
+        le=WINDOW[1],
+        description="On an answer: characters that are held back while it streams. What is longer may get through in "
+        "part.",
+    )
+    stride: int = Field(
+        256,
+        ge=1,
+        le=1 << 16,
+        description="On an answer: characters after which signals that take long read again.",
     )
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
     sticky: Sticky | None = Field(
         None,
         description="Keep a conversation on this decision, and its model: `session`, or {by: session, until: 30m}.",
     )
+    cache: CacheSpec | None = Field(None, description="Keep answers, and give them again to equal requests.")
+
+
+class KeptSpec(Spec):
+    """Where decisions with `cache:` keep answers."""
+
+    where: Literal["process", "store"] = Field(
+        "process", description="In each worker's memory, or in `settings.store`, where all replicas share them."
+    )
+    memory: Size = Field(
+        64 * 2**20, gt=0, description="Bytes of a worker's memory for answers; the least recently used make room."
+    )
+    answer: Size = Field(2**20, gt=0, le=4 * 2**20, description="Larger answers are not kept.")
 
 
 class Secret(Spec):
@@ -540,6 +608,13 @@ class SettingsSpec(Spec):
         None, description="The model against which savings are counted; left out, the dearest one."
     )
     tenant: TenantSpec | None = Field(None, description="Who asks, for the decision log, spans and access logs.")
+    cache: KeptSpec = Field(KeptSpec(), description="Where answers are kept (`cache:` on a decision).")
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.cache.where == "store" and self.store is None:
+            raise PydanticCustomError("P106", "cache: {where: store} needs a store: {url: redis://…}")
+        return self
 
 
 class PathSpec(Spec):
@@ -605,6 +680,9 @@ def json_schema() -> dict[str, Any]:
     alternatives = []
     for kind in BY_NAME.values():
         parameters = kind.Parameters.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        scopes = parameters["properties"].get("in", {})
+        if ANSWER in scopes.get("enum", ()) and not kind.answers:
+            scopes["enum"].remove(ANSWER)
         definitions.update(parameters.pop("$defs", {}))
         definitions[f"signal.{kind.kind}"] = parameters
         alternatives.append(

@@ -14,3 +14,6 @@ WRITERS: Final[tuple[WriterKind, ...]] = (stepwise.KIND,)
 
 ACTIONS: Final = ("route", "respond", *(kind.name for kind in WRITERS))
 """What a decision may do: it has exactly one of these keys."""
+
+ANSWERS: Final = ("mask", "cut", "respond", "flag")
+"""What a decision with `on: answer` may do."""

@@ -27,6 +27,17 @@ class Stub(_Part):
     label: str | None = Field(None, description="The class that the signal chose.")
 
 
+class ExpectAnswer(_Part):
+    """What must become of the answer. Only the fields that the case sets are compared."""
+
+    decision: str | None = Field(None, description="The decision that acts; null when none may.")
+    action: Literal["pass", "mask", "cut", "respond", "flag", "observe"] | None = Field(
+        None, description="What it does: pass where nothing is done, observe where it only would have."
+    )
+    status: int | None = Field(None, description="HTTP status of a respond.")
+    text: str | None = Field(None, description="What the client reads.")
+
+
 class Expect(_Part):
     """The decision that must come out. Only the fields that the case sets are compared."""
 
@@ -36,6 +47,7 @@ class Expect(_Part):
     status: int | None = Field(None, description="HTTP status of the refusal.")
     fallback: str | None = Field(None, description="Why the default model was taken, where something failed.")
     headers: dict[str, str] = Field({}, description="Request headers for the upstream; others may be set, too.")
+    answer: ExpectAnswer | None = Field(None, description="What must become of the answer of the case.")
 
 
 class Case(_Part):
@@ -50,6 +62,9 @@ class Case(_Part):
     attributes: dict[str, Any] = Field({}, description="Envoy's filter metadata by namespace, such as JWT claims.")
     signals: dict[str, bool | Literal["unknown"] | Stub] = Field(
         {}, description="Readings to use instead of asking the signals."
+    )
+    answer: str | dict[str, Any] | None = Field(
+        None, description="What the model answers: plain text, or a whole answer of the API that is called."
     )
     expect: Expect = Field(description="The expected outcome.")
 
@@ -104,6 +119,17 @@ def mismatches(expect: Expect, decision: Decision, headers: Mapping[str, str]) -
     return found
 
 
+def answer_mismatches(expect: ExpectAnswer, actual: Mapping[str, Any] | None) -> list[str]:
+    """How what became of the answer differs from what was expected; None: no model was asked."""
+    if actual is None:
+        return ["answer: no model is asked, so that nothing is answered"]
+    return [
+        f"answer {key}: expected {_shown(getattr(expect, key))}, got {_shown(actual.get(key))}"
+        for key in ("decision", "action", "status", "text")
+        if key in expect.model_fields_set and getattr(expect, key) != actual.get(key)
+    ]
+
+
 def _shown(value: object) -> str:
     return "none" if value is None else repr(value)
 
@@ -112,13 +138,20 @@ class Coverage:
     """Which decisions were taken and which signals said something, over all cases."""
 
     def __init__(self, engine: Engine) -> None:
-        self._decisions = dict.fromkeys((clause.name for clause in engine.clauses), False)
+        names = [clause.name for clause in engine.clauses]
+        names += [] if engine.watched is None else [one.name for one in engine.watched.watching]
+        self._decisions = dict.fromkeys(names, False)
         self._signals = dict.fromkeys(engine.signals, False)
 
     def add(self, trace: Trace) -> None:
         if trace.decision.name is not None:
             self._decisions[trace.decision.name] = True
         self._signals.update(dict.fromkeys(trace.readings, True))
+
+    def add_answer(self, acted: Iterable[tuple[str, str]], read: Iterable[str]) -> None:
+        """Decisions that did something about an answer, and signals that looked at it."""
+        self._decisions.update((name, True) for name, _ in acted)
+        self._signals.update((name, True) for name in read)
 
     def report(self) -> list[str]:
         return [

@@ -31,6 +31,15 @@ class Changes:
         return any(value is not None for value in fields)
 
 
+class Cache(NamedTuple):
+    """What a decision's `cache:` keeps: answers for `ttl` seconds, for the same `scope` only. `any_temperature`: those
+    of calls that leave something to chance, too."""
+
+    ttl: float = 3600.0
+    scope: Literal["tenant", "user", "session", "all"] = "tenant"
+    any_temperature: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
     """A named outcome with everything needed to act on it.
@@ -39,7 +48,8 @@ class Decision:
     `route`, `respond`, `default`, or the name of the `writer`'s kind. `model` is None for `respond`, and for a request
     that is passed on untouched (`unknown_models: pass`). `writer` writes the answer instead of `model`, which takes the
     requests that the writer cannot answer. `fallback` says why the default model was taken although something failed (a
-    closed set: it labels a metric); None in the normal case. `headers` go with the answer of a `respond`.
+    closed set: it labels a metric); None in the normal case. `headers` go with the answer of a `respond`. `cache` says
+    how answers are kept, None: they are not.
     """
 
     name: str | None
@@ -51,6 +61,7 @@ class Decision:
     writer: WriterSpec | None = None
     fallback: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    cache: Cache | None = None
 
 
 class Choice(NamedTuple):

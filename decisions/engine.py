@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from decisions.candidates import able
-from decisions.decision import Changes, Choice, Decision, Trace, made
+from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evaluate, leaves, take, unread
 from decisions.selectors.selector import Pick, Selector
 from decisions.sticky import Keep, Kept
+from decisions.watching import Judge, Watched, Watching, answering
 from signals.facts import Facts, SlowInput
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
@@ -48,6 +49,17 @@ class Opening(NamedTuple):
         return other.match.startswith(self.match[:-1]) if self.match.endswith("*") else other.match == self.match
 
 
+class Keeping(NamedTuple):
+    """How answers are kept: in `memory` bytes of each process, or in `store`; at most `answer` bytes of each."""
+
+    memory: int = 64 * 2**20
+    answer: int = 2**20
+    store: Store | None = None
+
+
+KEEPING: Final = Keeping()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Run-time settings of a policy.
@@ -56,7 +68,7 @@ class Settings:
     a worker holds at a time, `max_values` JSON values of one body. `pass_unread` lets requests go on although they are
     not calls that are understood; requests on the paths in `openings` go on in any case. `meter`: whether what answers
     take is counted (None: where something in the policy wants to know). `reference` is the model that savings are
-    counted against, `tenant` the header that says who asks.
+    counted against, `tenant` the header that says who asks. `cache` is where answers are kept.
     """
 
     deadline: float = 0.05
@@ -71,6 +83,7 @@ class Settings:
     meter: bool | None = None
     reference: Model | None = None
     tenant: str | None = None
+    cache: Keeping = KEEPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,7 @@ class Clause:
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
     and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
     that it cannot answer. `keep`: for so many seconds after its last request a session stays on this decision.
+    `cache`: its answers are kept.
     """
 
     name: str
@@ -96,6 +110,7 @@ class Clause:
     headers: tuple[tuple[str, str], ...] = ()
     observe: bool = False
     keep: float | None = None
+    cache: Cache | None = None
 
     @property
     def guard(self) -> bool:
@@ -162,7 +177,7 @@ class _Compiled:
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
-        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, headers=c.headers)
+        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, None, c.headers, c.cache)
 
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
@@ -181,7 +196,9 @@ class Engine:
     see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
     decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
     something is kept of a session, so that a chain of responses must be one. `ahead` are the signals that take long
-    where a text is long.
+    where a text is long. `caches`: some decision keeps answers, and counts what that saves. `watching` are the
+    decisions with `on: answer`; `asked` are the signals that look at requests, which are all but those that look at
+    answers.
     """
 
     def __init__(  # noqa: PLR0913
@@ -198,6 +215,7 @@ class Engine:
         best: bool = False,
         settings: Settings | None = None,
         shared: Shared | None = None,
+        watching: Sequence[Watching] = (),
     ) -> None:
         self.policy = policy
         self.models = dict(models)
@@ -211,11 +229,15 @@ class Engine:
         self.settings = settings or Settings()
         self.shared = shared or Shared()
         meter = self.settings.meter
-        self.metered = self.shared.metered if meter is None else meter
+        self.caches = any(clause.cache is not None for clause in self.clauses)
+        self.metered = (self.shared.metered or self.caches) if meter is None else meter
         self.store: Store = self.shared.services.store
+        answers = answering(self.signals)
+        self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
+        self.watched = Watched(watching, self.signals) if watching else None
         long = [
             signal
-            for signal in self.signals.values()
+            for signal in self.asked.values()
             if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
         ]
         guarded = {leaf.signal for clause in self.clauses if clause.guard for leaf in leaves(clause.when)}
@@ -253,6 +275,20 @@ class Engine:
     def _compiled(self, clause: Clause) -> _Compiled:
         selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
         return _Compiled(clause, selector, self.signals, self.best, self.kept)
+
+    @property
+    def watches(self) -> Literal["none", "usage", "text"]:
+        """What of an answer Envoy has to show us: nothing, what it has taken, or all of it."""
+        if self.watched is not None or self.caches:
+            return "text"
+        return "usage" if self.metered else "none"
+
+    def judge(self, trace: Trace, request: Request) -> Judge | None:
+        """The judge of the answer to `request`, which this engine has decided; None where nothing watches its text.
+
+        The request must still be whole: what decisions on the answer want to know of it is read now.
+        """
+        return None if self.watched is None else self.watched.judge(trace.readings, request)
 
     @property
     def writes(self) -> bool:
@@ -458,7 +494,7 @@ class Evaluation:
     def advance(self) -> Trace | None:
         """Evaluate as far as possible without waiting. Returns the trace once the decision is settled, else None."""
         if self._everything:
-            signals = self.engine.signals
+            signals = self.engine.asked
             if any(take(signal, signals, self.facts) is None for signal in signals.values()):
                 return None
         facts = self.facts
@@ -526,7 +562,7 @@ class Evaluation:
         signals = self.engine.signals
         names: set[str] = set()
         if self._everything:
-            names = {name for signal in signals for name in unread(signal, signals, self.facts)}
+            names = {name for signal in self.engine.asked for name in unread(signal, signals, self.facts)}
         else:
             for clause in self._clauses:
                 if clause.run(self.facts) is PENDING and (names := clause.waiting(self.facts)):

@@ -16,11 +16,11 @@ _UNREAD: Final[Mapping[str, Any]] = dict.fromkeys(("matched", "score", "label", 
 
 
 def signals(engine: Engine, trace: Trace) -> dict[str, dict[str, Any]]:
-    """The `signals` object: what every signal of the policy said; the ones that were not asked are in it, too."""
+    """The `signals` object: what every signal of requests said; the ones that were not asked are in it, too."""
     timings = trace.timings or {}
     read = trace_object(trace)["signals"]
     found: dict[str, dict[str, Any]] = {}
-    for name in engine.signals:
+    for name in engine.asked:
         said = dict(read.get(name, _UNREAD))
         error = said.pop("error")
         said.pop("evidence")

@@ -12,13 +12,16 @@ as possible, so that nothing false is reported, and a warning says that there ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
 from decisions.engine import Clause
 from decisions.model import Model
-from decisions.rule import ALWAYS, All, AnyOf, Leaf, Not, Rule, leaves, quorum, text
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, evaluate, leaves, quorum, text
+from decisions.watching import Watching
+from signals.reading import FALSE
+from signals.request import ANSWER
 from signals.signal import Params
 
 _STEPS: Final = 50_000_000
@@ -43,24 +46,150 @@ class Finding:
 
 
 def lint(
-    clauses: Sequence[Clause],
+    decisions: Sequence[Clause | Watching],
     signals: Mapping[str, tuple[str, Params]],
     models: Mapping[str, Model],
     *,
     default: str,
     best: bool = False,
 ) -> list[Finding]:
-    """What is wrong with `clauses`. `signals` has the kind and the parameters of every signal of the policy."""
+    """What is wrong with `decisions`. `signals` has the kind and the parameters of every signal of the policy."""
+    clauses = {at: one for at, one in enumerate(decisions) if isinstance(one, Clause)}
+    asked = list(clauses.values())
+    findings = _moved([*_checked(asked, signals, best), *_incapable(asked, signals)], list(clauses))
+    watching = {at: one for at, one in enumerate(decisions) if isinstance(one, Watching)}
+    answers = (
+        _answering(signals) if watching or any(ANSWER in params.scopes() for _, params in signals.values()) else set()
+    )
+    for at, clause in clauses.items():
+        findings += _misplaced(at, clause, answers)
+    if watching:
+        apart = {name: entry for name, entry in signals.items() if (entry[1].bounds() or (None, None))[1] is None}
+        guards = [_guard(one, answers, apart) for one in watching.values()]
+        findings += _moved(_checked(guards, apart, False, "answer"), list(watching))
+        for at, one in watching.items():
+            findings += _watching(at, one, signals, answers)
+    return findings + list(_unused_signals(decisions, signals)) + list(_unused_models(asked, models, default))
+
+
+def _checked(
+    clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]], best: bool, what: str = "request"
+) -> Iterator[Finding]:
+    """What the solver finds of `clauses`."""
     with _Circuit([clause.when for clause in clauses], signals) as circuit:
-        findings = list(_Decisions(clauses, circuit, best).findings())
+        yield from _Decisions(clauses, circuit, best, what).findings()
         if circuit.cut:
             message = (
                 "the rules are too many or too entangled to check in full: decisions that can never match, or are "
                 "never reached, may be missing from this list"
             )
-            findings.append(Finding(("decisions",), "L307", message, True, True))
-    findings += _incapable(clauses, signals)
-    return findings + list(_unused_signals(clauses, signals)) + list(_unused_models(clauses, models, default))
+            yield Finding(("decisions",), "L307", message, True, True)
+
+
+def _moved(findings: Iterable[Finding], numbers: Sequence[int]) -> list[Finding]:
+    """Findings about some decisions, whose `numbers` in the list of all are these."""
+    return [
+        replace(one, path=("decisions", numbers[int(one.path[1])], *one.path[2:])) if len(one.path) > 1 else one
+        for one in findings
+    ]
+
+
+def _answering(signals: Mapping[str, tuple[str, Params]]) -> set[str]:
+    """The signals that look at answers, themselves or by what they combine; `signals` has what others combine first."""
+    found: set[str] = set()
+    for name, (_, params) in signals.items():
+        if ANSWER in params.scopes() or not found.isdisjoint(params.inputs()):
+            found.add(name)
+    return found
+
+
+def _misplaced(at: int, clause: Clause, answers: set[str]) -> Iterator[Finding]:
+    """A decision on requests that names a signal of answers: there is no answer yet."""
+    named = next((leaf.signal for leaf in leaves(clause.when) if leaf.signal in answers), None)
+    if named is not None:
+        message = (
+            f"decision {clause.name!r} looks at requests, and {named!r} at what the model answers: write `on: answer` "
+            "there, or name a signal of the request"
+        )
+        yield Finding(("decisions", at, "when"), "L340", message)
+
+
+def _guard(one: Watching, answers: set[str], apart: Mapping[str, object]) -> Clause:
+    """A decision on answers as the solver knows decisions: those that end an answer are guards, all others observe.
+
+    Of an answer's many texts one may have one label or a low score, and another one another: tests of them exclude
+    nothing.
+    """
+
+    def told(rule: Rule) -> Rule:
+        match rule:
+            case Leaf():
+                tied = rule.label is None and rule.at_most is None and rule.signal in apart
+                return rule if tied or rule.signal not in answers else Leaf(text(rule))
+            case Not(of=child):
+                return Not(told(child))
+            case AtLeast(count=count, of=children):
+                return AtLeast(count, tuple(map(told, children)))
+            case AnyOf(of=children):
+                return AnyOf(tuple(map(told, children)))
+            case All(of=children):
+                return All(tuple(map(told, children)))
+
+    ends = one.does in ("cut", "respond") and not one.observe
+    return Clause(one.name, told(one.when), "respond", None, one.on_unknown, observe=not ends)
+
+
+def _watching(
+    at: int, one: Watching, signals: Mapping[str, tuple[str, Params]], answers: set[str]
+) -> Iterator[Finding]:
+    """What is odd about one decision on answers, beside its rule."""
+    place: tuple[str | int, ...] = ("decisions", at)
+    when = place if one.when == ALWAYS else (*place, "when")
+    named = {leaf.signal for leaf in leaves(one.when)}
+    placed = {name for name in named if name in answers and signals[name][1].placed()}
+    if not named & answers and one.does in ("cut", "respond"):
+        message = (
+            f"decision {one.name!r} looks at nothing of the answer: a decision on the request can refuse before any "
+            "model is asked"
+        )
+        yield Finding(when, "L341", message, warning=True)
+    late = sorted(_negated(one.when) & answers)
+    if late and one.does != "flag":
+        mask = one.does == "mask"
+        message = (
+            f"that the answer does not have {late[0]!r} is known at its end only, when "
+            + ("what was to be masked has been sent" if mask else "most of a streamed answer was sent")
+            + (
+                ": use `cut`, or `not` with signals of the request"
+                if mask
+                else ": only what was held back is kept away"
+            )
+        )
+        yield Finding(when, "L342", message, warning=not mask)
+    elif one.does == "mask" and evaluate(one.when, dict.fromkeys(placed, FALSE)) is not False:
+        message = (
+            f"mask {one.name!r} can match where nothing says what to replace: its rule must need a keyword (without "
+            "fuzzy, ngram and bm25), regex or pii signal with `in: answer`; for the others use `cut`"
+        )
+        yield Finding(when, "L343", message)
+    longest = {name: size for name in placed if (size := signals[name][1].longest()) is not None}
+    for name in sorted(name for name, size in longest.items() if size > one.window and one.does != "flag"):
+        message = (
+            f"window: {one.window} characters are held back, and {name!r} finds up to {longest[name]}: the beginning "
+            f"of what is longer gets through; write `window: {longest[name]}`"
+        )
+        yield Finding((*place, "window"), "L344", message, warning=True, at_key=True)
+
+
+def _negated(rule: Rule, odd: bool = False) -> set[str]:
+    """The signals that must not match for `rule` to be true."""
+    match rule:
+        case Leaf():
+            return {rule.signal} if odd else set()
+        case Not(of=child):
+            return _negated(child, not odd)
+        case _:
+            return set().union(*(_negated(child, odd) for child in rule.of))
 
 
 def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
@@ -89,7 +218,9 @@ def _needs(rule: Rule, signals: Mapping[str, tuple[str, Params]]) -> frozenset[s
     return frozenset()
 
 
-def _unused_signals(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
+def _unused_signals(
+    clauses: Sequence[Clause | Watching], signals: Mapping[str, tuple[str, Params]]
+) -> Iterator[Finding]:
     used: set[str] = set()
     reached = {leaf.signal for clause in clauses for leaf in leaves(clause.when)}
     while reached:
@@ -119,8 +250,9 @@ class _Decisions:
     guards (`respond`) and decisions with `override`. A decision is unreachable when neither kind can end in it.
     """
 
-    def __init__(self, clauses: Sequence[Clause], circuit: _Circuit, best: bool) -> None:
+    def __init__(self, clauses: Sequence[Clause], circuit: _Circuit, best: bool, what: str) -> None:
         self._clauses = clauses
+        self._what = what
         self._circuit = circuit
         self._best = best
 
@@ -153,7 +285,9 @@ class _Decisions:
         if asking is None:
             same = None if self._best else self._same(index, clause)
             if same is not None:
-                message = f"decision {clause.name!r} has the same rule as {same.name!r}: it can only take requests "
+                message = (
+                    f"decision {clause.name!r} has the same rule as {same.name!r}: it can only take {self._what}s "
+                )
                 yield Finding(place, "L303", message + "for which that rule is Unknown", warning=True)
         elif takers is None:
             message = f"decision {clause.name!r} can only take requests that name a model: {self._earlier(asking)}"
@@ -214,9 +348,9 @@ class _Decisions:
         names = _listed([repr(clause.name) for clause in takers])
         together = " together" if len(takers) > 1 else ""
         if all(clause.when == ALWAYS for clause in takers):
-            return f"{names} takes every request before it"
+            return f"{names} takes every {self._what} before it"
         takes = "take" if together else "takes"
-        return f"every request that matches it is one that {names}{together} {takes} first"
+        return f"every {self._what} that matches it is one that {names}{together} {takes} first"
 
     def _conflict(self, rule: Rule) -> str:
         """The smallest part of `rule` that cannot be true."""

@@ -17,8 +17,9 @@ class Outcome(NamedTuple):
     `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
     where nobody looked at it; `cached` of the prompt were in the server's cache, `written` of it were put there,
     `reasoning` of the completion are no part of the answer's text. `reference` is the money that the same tokens cost
-    on `settings.reference`. `tenant` is who asked, as `settings.tenant` says. An outcome holds nothing else of the
-    request.
+    on `settings.reference`; those of the answer that was kept, where one was given. `cache` is `hit`, `miss`, or why
+    the decision's `cache` does not keep the answer (extproc.keeping). `tenant` is who asked, as `settings.tenant` says.
+    An outcome holds nothing else of the request.
     """
 
     trace: Trace
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
     reference: float | None = None
     tenant: str | None = None
     written: int | None = None
+    cache: str | None = None
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         found["chosen"] = chosen.key
     if outcome.tenant is not None:
         found["tenant"] = outcome.tenant
+    if outcome.cache is not None:
+        found["cache"] = outcome.cache
     answer = {key: value for key, value in answer.items() if value is not None}
     return {**found, "answer": answer} if answer else found
 

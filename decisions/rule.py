@@ -129,11 +129,16 @@ def quorum(rule: All | AnyOf | AtLeast) -> int:
             return count
 
 
+def told(rule: Rule) -> Test:
+    """`rule` made ready to run over readings that somebody else puts into the facts; missing ones are pending."""
+    return _ready(rule, _Told)
+
+
 def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> Result:
     """The value of `rule` as far as `readings` settle it; never `PENDING` when every signal it names has been read."""
     facts = Facts(Request("", b"", {}, None, ()))
     facts.readings.update(readings)
-    return _ready(rule, _Told).run(facts)
+    return told(rule).run(facts)
 
 
 def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:

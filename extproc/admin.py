@@ -1,8 +1,9 @@
-"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, for kubelet, Prometheus and people.
+"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, `/cache`, for kubelet, Prometheus and
+people.
 
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
-GET and HEAD, one request per connection, limited in size, time and number. It is read-only and meant for the pod's own
-network; nothing here carries prompt text.
+GET and HEAD, one request per connection, limited in size, time and number. It is meant for the pod's own network;
+nothing here carries prompt text, and nothing can be changed but by DELETE, which forgets answers that are kept.
 
 A foreign web page must not read it through its visitor's browser. The page's owner can let a name of theirs resolve to
 our address (DNS rebinding), but the request then carries that name; so requests that name another host than ours are
@@ -24,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from extproc import shown
+from extproc.keeping.key import SCOPES, scope_of
 from extproc.metrics import Snapshot
 from extproc.transport import address
 
@@ -50,6 +52,10 @@ class Source(Protocol):
     async def snapshot(self) -> Snapshot: ...
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
         """The newest traces first."""
+        ...
+
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        """Forget the kept answers of a decision, and of a scope (extproc.keeping.key.scope_of); None: of all."""
         ...
 
     def policy_text(self) -> bytes:
@@ -177,10 +183,14 @@ class Admin:
         return _is_address(host, ipaddress.IPv4Address) or _name(host) in self._hosts
 
     async def _reply(self, method: str, target: str) -> Reply:
-        if method not in ("GET", "HEAD"):
-            return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n")
         try:
             parts = urlsplit(target)
+            if parts.path == "/cache":
+                if method != "DELETE":
+                    return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only DELETE\n")
+                return await self._drop(parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            if method not in ("GET", "HEAD"):
+                return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n")
             route = self._routes.get(parts.path)
             if route is None:
                 return Reply(HTTPStatus.NOT_FOUND, ("try " + " ".join(self._routes) + "\n").encode())
@@ -207,6 +217,15 @@ class Admin:
 
     async def _policy(self, query: dict[str, list[str]]) -> Reply:
         return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
+
+    async def _drop(self, query: dict[str, list[str]]) -> Reply:
+        given = {name: values[-1] for name, values in query.items()}
+        decision, scopes = given.pop("decision", None), [name for name in given if name in SCOPES]
+        unknown = sorted(given.keys() - set(scopes))
+        if unknown or len(scopes) > 1 or "" in (decision, *(given[name] for name in scopes if name != "all")):
+            raise ValueError("say which: decision=NAME, and one of tenant=, user=, session=, all=; nothing for all")
+        scope = scope_of(scopes[0], given[scopes[0]]) if scopes else None
+        return _json({"dropped": await self._source.drop(decision, scope)})
 
     async def _decisions(self, query: dict[str, list[str]]) -> Reply:
         limit = int(query.get("limit", ["100"])[0])

@@ -33,6 +33,7 @@ from extproc.body import parse
 from extproc.chains import Chains, before
 from extproc.head import NO_HEAD, Head, number, too_large
 from extproc.jsonbody import count
+from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.paths import Target
@@ -47,6 +48,7 @@ from signals.facts import Facts
 from signals.request import Request
 from signals.text.estimate import estimate
 from upstream.answer import Answer
+from upstream.usage import Spent
 from upstream.writer import Charge
 
 log = logging.getLogger("pointsman.exchange")
@@ -122,6 +124,11 @@ class Context(Protocol):
     @property
     def chains(self) -> Chains:
         """Which sessions made responses."""
+        ...
+
+    @property
+    def keeper(self) -> Keeper:
+        """The answers that are kept."""
         ...
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -261,6 +268,8 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - the transport has other streams to close
             _log(error)
             self._context.failed("error")
+        if (keeping := self._head.keeping) is not None:
+            keeping.end()
         self._phase = Phase.OVER
         self._request = self._trace = self._reply = None
         self._head = NO_HEAD
@@ -287,9 +296,13 @@ class Exchange:
         compared, reference = self._engine.settings.reference, None
         if compared is not None and prompt is not None and completion is not None:
             reference = compared.cost(prompt, completion, cached or 0, written or 0)
+        kept = None
+        if (keeping := self._head.keeping) is not None:
+            kept = keeping.result
+            reference = keeping.reference(compared) if kept == "hit" else reference
         found = (
             trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
-            reference, tenant, written,
+            reference, tenant, written, kept,
         )  # fmt: skip
         outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
@@ -592,6 +605,38 @@ class Exchange:
             waits = self._engine.renewed(trace, request.received) if self._engine.shared.metered else None
             self._refuse(_refusal(decision, waits), trace)
             return
+        if decision.cache is not None and not self._head.observing:
+            self._head.keeping = self._context.keeper.ask(self._engine, trace, request)
+            self._begin(self._kept(trace, request), len(request.body))
+            return
+        self._forward(trace, request)
+
+    async def _kept(self, trace: Trace, request: Request) -> None:
+        """Answer with what was kept, or else go on."""
+        keeping = self._head.keeping
+        assert keeping is not None
+        try:
+            try:
+                wait = WAIT_S if self._head.mode == Mode.FULL_DUPLEX_STREAMED else BRIEF_S
+                found = await keeping.find(self._context.apart, wait)
+                self._task = None
+                if found is None:
+                    self._forward(trace, request)
+                else:
+                    told = response_headers(trace) + keeping.told() if self._engine.settings.response_headers else ()
+                    reply = self._reply = Reply(self._engine, self._context, request, trace)
+                    reply.begun(200, None)
+                    reply.charge(Spent(0, 0, 0.0))
+                    answer = wire.immediate(200, (("content-type", found[0]), *told), found[1], "pointsman_kept")
+                    self._over(answer + metadata(trace, self._tenant()))
+            except Refusal as refusal:
+                self._refuse(refusal)
+        except Exception as error:  # noqa: BLE001 - as in `message`
+            self._recover(error)
+        self._rest()
+
+    def _forward(self, trace: Trace, request: Request) -> None:
+        decision = trace.decision
         if decision.writer is not None:
             answerer = self._context.answerer
             if answerer is not None and self._can_stream():
@@ -820,6 +865,10 @@ class Exchange:
         left = ANSWER_LIMIT
         assert self._reply is not None
         self._reply.begun(answer.status, answer.headers.get("x-pointsman-model"))
+        keeping = self._head.keeping
+        if keeping is not None:
+            keeping.begin(answer.status, answer.headers.get("content-type", ""), False, self._reply.model)
+            headers += keeping.told()
         async with aclosing(answer.body) as body:
             self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
             try:
@@ -827,6 +876,8 @@ class Exchange:
                     left -= len(piece)
                     if left < 0:
                         raise OverflowError("an answer without end")
+                    if keeping is not None:
+                        keeping.take(piece, False)
                     for at in range(0, len(piece), wire.CHUNK):
                         await self._stream.drain()
                         self._stream.send(wire.stream_body(piece[at : at + wire.CHUNK], False))
@@ -837,6 +888,8 @@ class Exchange:
                 self._context.failed("answer_broken")
                 self._stream.finish(INTERNAL, "the answer broke off")
                 return
+            if keeping is not None:
+                keeping.take(b"", True)
             self._stream.send(wire.stream_body(b"", True))
 
     # Failing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from extproc import encoding
+from extproc.keeping.keeper import Keeping
 from extproc.paths import Target
 from extproc.refusal import Refusal
 from extproc.wire import NO_MESSAGE, Headers, Message, Mode
@@ -17,7 +18,7 @@ class Head:
     `held`: the body comes although the headers are not answered yet. `usual`: none of the headers is there that need a
     closer look. Set later: `target` is what the path names (None: nothing that is understood), `coding` the encoding
     of the body (None: none), `json` whether every reader takes the content type for JSON, `counted` whether we ask for
-    the usage of a stream whose client does not.
+    the usage of a stream whose client does not, `keeping` what is done to give its answer again.
     """
 
     __slots__ = (
@@ -26,6 +27,7 @@ class Head:
         "headers",
         "held",
         "json",
+        "keeping",
         "message",
         "mode",
         "observing",
@@ -47,6 +49,7 @@ class Head:
         self.coding: str | None = None
         self.json = True
         self.counted = False
+        self.keeping: Keeping | None = None
 
     def call(self) -> None:
         """Read what a call with a body says of it. Raises `Refusal` (405, 415, 426) where it cannot be read."""

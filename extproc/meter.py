@@ -41,7 +41,7 @@ class Tail:
 
 
 class Meter:
-    """Counts for the requests of one policy in force."""
+    """TokenCounts for the requests of one policy in force."""
 
     def __init__(self, loads: Loads) -> None:
         self._loads = loads

@@ -16,7 +16,7 @@ from config.writers import WRITERS
 from decisions.outcome import Outcome
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
-from upstream.writer import Sample as WriterSample
+from upstream.writer import MetricSample
 
 MAX_SERIES = 2_000
 
@@ -65,6 +65,10 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_answer_cost_total", "counter", "Money that these answers took.", ("model",)),
         Family("pointsman_saved_total", "counter", "Money less than the reference model takes.", ("decision",)),
         Family("pointsman_overspent_total", "counter", "Money more than the reference model takes.", ("decision",)),
+        Family("pointsman_cache_total", "counter", "Requests that may take a kept answer.", ("decision", "result")),
+        Family("pointsman_cache_bytes", "gauge", "Bytes of the answers that are kept in the workers' memory."),
+        Family("pointsman_cache_entries", "gauge", "Answers that are kept in the workers' memory."),
+        Family("pointsman_cache_evicted_total", "counter", "Kept answers that had to make room."),
         Family(
             "pointsman_first_byte_seconds", "histogram", "Time to the head of an answer.", ("model",), ANSWER_SECONDS
         ),
@@ -122,7 +126,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class Histogram:
-    """Counts by bucket; `bounds` are inclusive upper limits in ascending order."""
+    """TokenCounts by bucket; `bounds` are inclusive upper limits in ascending order."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -136,7 +140,7 @@ class Histogram:
         self.sum += value
 
 
-class Counts(dict[Labels, float]):
+class TokenCounts(dict[Labels, float]):
     """A counter with labels, of at most `MAX_SERIES` series."""
 
     def add(self, key: Labels, amount: float = 1) -> None:
@@ -168,22 +172,23 @@ class Metrics:
     """What one worker counts. `record` and `failed` are on the hot path of every request."""
 
     def __init__(self) -> None:
-        self.decisions = Counts()
-        self.unknown = Counts()
-        self.fallbacks = Counts()
-        self.observed = Counts()
-        self.selections = Counts()
-        self.failures = Counts()
-        self.reloads = Counts()
-        self.candidates = Counts()
+        self.decisions = TokenCounts()
+        self.unknown = TokenCounts()
+        self.fallbacks = TokenCounts()
+        self.observed = TokenCounts()
+        self.selections = TokenCounts()
+        self.failures = TokenCounts()
+        self.reloads = TokenCounts()
+        self.candidates = TokenCounts()
         self.duration = Histogram(SECONDS)
         self.body = Histogram(BYTES)
         self.signals = Times(SECONDS)
-        self.answers = Counts()
-        self.tokens = Counts()
-        self.costs = Counts()
-        self.saved = Counts()
-        self.overspent = Counts()
+        self.answers = TokenCounts()
+        self.tokens = TokenCounts()
+        self.costs = TokenCounts()
+        self.saved = TokenCounts()
+        self.overspent = TokenCounts()
+        self.cached = TokenCounts()
         self.first_byte = Times(ANSWER_SECONDS)
         self.answer = Times(ANSWER_SECONDS)
         self.last_reload_successful = True
@@ -206,6 +211,8 @@ class Metrics:
                 self.unknown.add((name, reading.error or "unknown"))
         for name, microseconds in trace.timings.items() if trace.timings else ():
             self.signals.observe(name, microseconds * 1e-6)
+        if outcome.cache is not None:
+            self.cached.add((decision.name or "", outcome.cache))
         if outcome.money is not None:
             self._answered(outcome, outcome.money)
 
@@ -256,7 +263,7 @@ class Metrics:
         def times(by_label: Times) -> list[Sample]:
             return histograms(((label,), each) for label, each in by_label.items())
 
-        def counters(counts: Counts) -> list[Sample]:
+        def counters(counts: TokenCounts) -> list[Sample]:
             return [(labels, float(count)) for labels, count in counts.items()]
 
         return {
@@ -270,6 +277,7 @@ class Metrics:
             "pointsman_answer_cost_total": counters(self.costs),
             "pointsman_saved_total": counters(self.saved),
             "pointsman_overspent_total": counters(self.overspent),
+            "pointsman_cache_total": counters(self.cached),
             "pointsman_first_byte_seconds": times(self.first_byte),
             "pointsman_answer_seconds": times(self.answer),
             "pointsman_observed_total": counters(self.observed),
@@ -287,7 +295,7 @@ def gauge(value: float, *labels: str) -> list[Sample]:
 
 
 def labelled(
-    samples: Iterable[WriterSample | signals.neural.service.Sample],
+    samples: Iterable[MetricSample | signals.neural.service.Sample],
 ) -> dict[str, list[Sample]]:
     """What the writers and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}

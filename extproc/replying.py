@@ -16,6 +16,7 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS
 from extproc.chains import Chains, IdFinder
 from extproc.head import Head, number
+from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
 from extproc.told import FALLBACK, response_headers
 from extproc.watching.unasked import Unasked
@@ -47,6 +48,7 @@ class Reply:
     __slots__ = (
         "_context",
         "_engine",
+        "_keeping",
         "_request",
         "_tail",
         "_trace",
@@ -66,6 +68,7 @@ class Reply:
         self._context = context
         self._request = request
         self._trace = trace
+        self._keeping: Keeping | None = None  # whoever wants to give the answer again
         self._unasked: Unasked | None = None
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
 
@@ -112,6 +115,10 @@ class Reply:
             self._unasked = Unasked()
             own = [*own, "content-length"]
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
+        if (keeping := asked.keeping) is not None:
+            self._keeping = keeping
+            keeping.begin(self.status, headers.get("content-type", ""), "content-encoding" in headers, self.model)
+            shown += keeping.told() if engine.settings.response_headers else ()
         if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()
         return shown, [name for name in own if name not in dict(shown)] if own else own
@@ -120,6 +127,8 @@ class Reply:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost. Gives what the
         client gets (None: what came)."""
         tail = self._tail
+        if self._keeping is not None:
+            self._keeping.take(message.body, message.end)
         if tail is None:
             return None
         tail.take(message.body)

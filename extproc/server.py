@@ -31,6 +31,7 @@ from extproc.chains import Chains
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
+from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Sample, Snapshot, gauge
@@ -38,7 +39,7 @@ from extproc.recorder import Recorder
 from extproc.rollout import Rollout
 from extproc.tracing import Tracing
 from extproc.transport import address, heap
-from extproc.transport.seam import Handler, Limits, Server, Stream
+from extproc.transport.seam import Handler, Server, Stream, TransportLimits
 from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
 from signals.request import Request
@@ -118,6 +119,7 @@ class InForce:
         "engine",
         "failed",
         "follow",
+        "keeper",
         "keeps",
         "makers",
         "meter",
@@ -142,6 +144,7 @@ class InForce:
         self.bodies = worker.bodies
         self.makers = worker.makers
         self.chains = worker.chains
+        self.keeper = worker.keeper
         self.apart = worker.apart
         self.unread = worker.unread.tell
         self._rollout = rollout
@@ -162,6 +165,7 @@ class Worker:
         self.bodies = Bodies()
         self.makers = Makers()
         self.chains = Chains()
+        self.keeper = Keeper()
         self.unread = UnreadLog()
         self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
         self._health = Health()
@@ -347,6 +351,7 @@ class Worker:
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),
+            **{f"pointsman_cache_{name}": gauge(count) for name, count in self.keeper.counts().items()},
             "pointsman_policy_info": gauge(1, self.engine.policy),
             "pointsman_budget_remaining": self._remaining(),
             "pointsman_models_perhaps_without_route": gauge(len(self._unrouted)),
@@ -371,6 +376,9 @@ class Worker:
             {"time": at, "request_id": None if id is None else shown.word(id), **as_object(outcome)}
             for at, id, outcome in newest
         ]
+
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        return await self.keeper.drop(self.engine, decision, scope)
 
     def policy_text(self) -> bytes:
         return self._in_force.source
@@ -521,10 +529,10 @@ def _transport(options: Options, handlers: Mapping[str, Handler]) -> Server:
     if _transport_name(options) == "http2":
         from extproc.transport.http2 import Http2Server
 
-        return Http2Server(handlers, Limits())
+        return Http2Server(handlers, TransportLimits())
     from extproc.transport.grpcio import GrpcioServer
 
-    return GrpcioServer(handlers, Limits(), options.tls)
+    return GrpcioServer(handlers, TransportLimits(), options.tls)
 
 
 __all__ = ["Options", "Worker", "metrics", "run"]

@@ -426,6 +426,14 @@ class Supervisor:
                     found += await slot.channel.ask("decisions", limit, 5.0)
         return sorted(found, key=lambda each: -each["time"])[:limit]
 
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        dropped = 0
+        for slot in self._slots:
+            if slot.channel is not None:
+                with contextlib.suppress(Gone):  # what it kept has gone with it
+                    dropped += await slot.channel.ask("drop", (decision, scope), 5.0)
+        return dropped
+
     def policy_text(self) -> bytes:
         return self._loaded.source
 
@@ -496,6 +504,7 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
     questions: dict[str, Callable[[Any], Any]] = {
         "state": lambda _: (_state(worker), worker.counts()),
         "decisions": worker.recent,
+        "drop": lambda which: worker.drop(*which),
         "reload": lambda sources: worker.reload(
             lambda: from_sources(sources, options.policy, options.candidate, worker.resources)
         ),

@@ -35,6 +35,15 @@ def unknown(reason: str) -> Reading:
     return Reading(None, None, None, reason)
 
 
+class Span(NamedTuple):
+    """Characters `start` to `end` of a text are what a signal looks for; `label` says what they are, in a word that a
+    client may see."""
+
+    start: int
+    end: int
+    label: str
+
+
 class Unavailable(Exception):
     """A derived input cannot be had (late, overloaded, broken); `reason` becomes the Unknown reading's error."""
 

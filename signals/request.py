@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, NamedTuple
 from signals.text.view import view
 from signals.text.wrappers import apart, said
 
-Scope = Literal["user", "latest", "conversation", "system", "tools", "all"]
+Scope = Literal["user", "latest", "conversation", "system", "tools", "all", "answer"]
 """Which text a signal reads.
 
 user: the last user message, without the blocks that agents put beside what the user says (`signals.text.wrappers`);
 latest: everything since the last answer of the assistant (user texts, tool results, documents); conversation: every
 message but system ones; system: system and developer messages; tools: tool results; all: every string of the body that
-a model may be shown.
+a model may be shown; answer: what the model answers, the only message of what `decisions.watching` judges.
 """
 
 Opaque = Literal["token_ids", "embeddings", "reference", "document", "encrypted", "image", "audio", "video"]
@@ -31,6 +31,8 @@ TEXTUAL: frozenset[str] = frozenset(("token_ids", "embeddings", "reference", "do
 
 _SYSTEM = ("system", "developer")
 _ANSWERED = ("assistant", "model")
+ANSWER: Final = "answer"
+"""The role of the text of an answer that is judged; no message of a call has it."""
 
 
 @dataclass(slots=True, init=False)
@@ -336,6 +338,8 @@ class Request:
             return lambda at, role: role in _SYSTEM
         if scope == "tools":
             return lambda at, role: role == "tool"
+        if scope == "answer":
+            return lambda at, role: role == ANSWER
         if scope == "user":
             user = self._last_user()
             return lambda at, role: at == user and role == "user"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkab
 from pydantic import BaseModel, ConfigDict, Field
 
 from signals.facts import Facts, SlowInput
-from signals.reading import Reading
+from signals.reading import Reading, Span
 from signals.request import Request, Scope
 from signals.services import Services
 
@@ -78,6 +78,14 @@ class Params(BaseModel):
         """The texts of the request that the signal reads; none for one that reads something else."""
         return ()
 
+    def placed(self) -> bool:
+        """Whether the signal can say where in the text it has found something (`Signal.spans`)."""
+        return False
+
+    def longest(self) -> int | None:
+        """The most characters of what a signal that is `placed` finds; None where that is not known."""
+        return None
+
 
 def within(default: Scope) -> Any:
     """The field `in:` of a kind that reads the text of one scope."""
@@ -86,7 +94,8 @@ def within(default: Scope) -> Any:
         alias="in",
         description="The text to read: user (the last user message), latest (everything since the assistant's last "
         "answer: user text, tool results, documents), conversation (all but system messages), system, tools (tool "
-        "results) or all (every string that the model may be shown).",
+        "results) or all (every string that the model may be shown); in decisions with `on: answer`: answer (what the "
+        "model answers).",
     )
 
 
@@ -119,7 +128,9 @@ class Signal(ABC):
     carry a label, `sure` that they are never Unknown. `cost`, `slow` and `finds` may be set by an instance in its
     `__init__`.
 
-    `spends` says that what a signal reads is the money that requests have cost.
+    `spends` says that what a signal reads is the money that requests have cost. `answers` says that the kind can read
+    what a model answers (`in: answer`), `whole` that it says something of a text as a whole, so that a few words
+    tell it little.
 
     `reads` are the scopes whose text the signal reads. Where some of that text cannot be read (token ids, references
     to what the upstream keeps, documents that are not text) the reading is Unknown (`unreadable`), unless the signal
@@ -132,6 +143,8 @@ class Signal(ABC):
     labelled: ClassVar[bool] = False
     sure: ClassVar[bool] = False
     spends: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
@@ -156,6 +169,13 @@ class Signal(ABC):
         """Of a signal that `spends`: the least share that anyone has left in the period of `when`, as far as it has
         been read. None for all others."""
         return None
+
+    def spans(self, facts: Facts) -> list[Span]:
+        """Where the text holds what the signal, which is `placed`, has matched; in any order, overlapping ones too.
+
+        May raise `Unavailable`.
+        """
+        raise NotImplementedError
 
 
 T = TypeVar("T")
@@ -201,6 +221,15 @@ class Shared:
         key = (factory, args)
         if key not in self._made:
             self._made[key] = factory(*args)
+        made: T = self._made[key]
+        return made
+
+    def searcher(self, factory: Callable[[], T], scope: Scope) -> T:
+        """What searches the texts of requests, or, for the scope `answer`, those of answers: two objects, so that what
+        is looked for in answers makes no request slower."""
+        key = (factory, scope == "answer")
+        if key not in self._made:
+            self._made[key] = factory()
         made: T = self._made[key]
         return made
 

@@ -25,11 +25,11 @@ import numpy as np
 from signals.reading import Unavailable
 from signals.state.store import Memory, Store
 from stepwise.metrics import StepwiseMetrics
-from stepwise.policy import GOAL, Device, PolicyFailed, StepPolicy, StepPolicyError, Target, Vector
-from upstream.client import Upstream
+from stepwise.policy import GOAL, Device, PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError, Vector
+from upstream.client import ModelClient
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN, estimate
-from upstream.usage import Counts
+from upstream.usage import TokenCounts
 
 VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -87,7 +87,7 @@ def _key(session: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LoopChoice:
     """How one request of an agent's loop is sent on.
 
     `model`: name in the configuration, None when the session's budget is used up or unknown (refuse the request).
@@ -119,7 +119,7 @@ class LoopTerms:
     budget: float | None = None
     policy: Path | None = None
     device: Device = "auto"
-    goal: Target = GOAL
+    goal: PolicyTarget = GOAL
 
 
 class Agent:
@@ -136,7 +136,7 @@ class Agent:
         self._terms = terms
         self._small, self._large = endpoints[terms.small], endpoints[terms.large]
         self.metrics = metrics or StepwiseMetrics()
-        self.upstreams = {terms.small: Upstream(self._small), terms.large: Upstream(self._large)}
+        self.upstreams = {terms.small: ModelClient(self._small), terms.large: ModelClient(self._large)}
         self._spend = spend or Spend()
         self._writers: OrderedDict[str, list[str]] = OrderedDict()
         self._policy: StepPolicy | None = None
@@ -169,7 +169,7 @@ class Agent:
         *,
         writers: Sequence[str | None] | None = None,
         difficulty: float = 0.5,
-    ) -> Choice:
+    ) -> LoopChoice:
         """Decides about one chat completion.
 
         `writers`: model name (or effort) of each earlier assistant turn, as far as known, oldest first; None: those
@@ -179,7 +179,7 @@ class Agent:
         try:
             spent = await self._spend.spent(session) if session is not None and limit is not None else 0.0
         except Unavailable:
-            return Choice(None, None, None, 0.0, 0.0, "budget_unknown")
+            return LoopChoice(None, None, None, 0.0, 0.0, "budget_unknown")
         left = 1.0 if limit is None else max(0.0, 1.0 - spent / limit)
         highest = self._terms.efforts[-1] if self._terms.efforts else self._terms.large
         known = self._writers.get(session or "", ()) if writers is None else writers
@@ -195,20 +195,20 @@ class Agent:
             try:
                 choice = await self._afford(session, limit, body, level, (keep, reason))
             except Unavailable:
-                return Choice(None, None, None, 0.0, keep, "budget_unknown")
+                return LoopChoice(None, None, None, 0.0, keep, "budget_unknown")
         self._remember(session, choice)
         return choice
 
-    def settle(self, session: str, choice: Choice, counts: Counts) -> None:
+    def settle(self, session: str, choice: LoopChoice, counts: TokenCounts) -> None:
         """Charges what an answer really cost."""
         if choice.reserved:
             self._spend.settle(session, choice.reserved, self.cost(choice, counts))
 
-    def cost(self, choice: Choice, counts: Counts) -> float:
+    def cost(self, choice: LoopChoice, counts: TokenCounts) -> float:
         """Money for this many tokens of the chosen model."""
         return self._endpoint(choice.model).cost(*counts) if choice.model is not None else 0.0
 
-    def _remember(self, session: str, choice: Choice) -> None:
+    def _remember(self, session: str, choice: LoopChoice) -> None:
         """Remembers what was chosen, for the session's next request: the last turns of the latest sessions."""
         if choice.model is None:
             return
@@ -235,7 +235,7 @@ class Agent:
             return 0
         return min(last, 1 + math.floor((1.0 - keep / kappa) * last))
 
-    async def _afford(self, session: str, limit: float, body: JSON, level: int, why: tuple[float, str]) -> Choice:
+    async def _afford(self, session: str, limit: float, body: JSON, level: int, why: tuple[float, str]) -> LoopChoice:
         """The wanted choice if its worst case still fits the budget, else the cheapest one, else none."""
         keep, reason = why
         asked: int | None = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -256,11 +256,11 @@ class Agent:
             if await self._spend.reserve(session, amount, limit):
                 why = (keep, reason if tried == level else "budget")
                 return self._choice(tried, None if tokens == asked else tokens, why, amount)
-        return Choice(None, None, None, 0.0, keep, "budget_exhausted")
+        return LoopChoice(None, None, None, 0.0, keep, "budget_exhausted")
 
-    def _choice(self, level: int, tokens: int | None, why: tuple[float, str], reserved: float = 0.0) -> Choice:
+    def _choice(self, level: int, tokens: int | None, why: tuple[float, str], reserved: float = 0.0) -> LoopChoice:
         effort = self._terms.efforts[level] if self._terms.efforts else None
-        return Choice(self._model(level), effort, tokens, reserved, *why)
+        return LoopChoice(self._model(level), effort, tokens, reserved, *why)
 
     def _model(self, level: int) -> str:
         if self._terms.efforts:

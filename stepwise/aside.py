@@ -11,12 +11,12 @@ from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Continuation, build
 from stepwise.pair import Setup
 from stepwise.steps import Step
-from stepwise.strategy import NoVerdict
+from stepwise.strategy import NoJudgement
 from stepwise.transcript import Transcript
 from upstream.books import Books
 from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import JSON
-from upstream.usage import Counts, read
+from upstream.usage import TokenCounts, read
 from upstream.writer import Call
 
 
@@ -32,13 +32,13 @@ class Aside:
         self._warming: asyncio.Task[None] | None = None
 
     async def verify(self, step: Step) -> float:
-        """The large model's opinion of a draft, 0..1, from one token. Raises NoVerdict."""
+        """The large model's opinion of a draft, 0..1, from one token. Raises NoJudgement."""
         body = verify.request(self._call.body["messages"], self._transcript.text, step.text)
         try:
             answer = await self._ask(CHAT_PATH, body)
         except UpstreamError as error:
             self._metrics.upstream_errors[self._large.name, error.kind] += 1
-            raise NoVerdict("verify_failed", str(error)) from error
+            raise NoJudgement("verify_failed", str(error)) from error
         return verify.mark(answer)
 
     def warm(self) -> None:
@@ -65,7 +65,7 @@ class Aside:
             raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
         said = read(given)
         self._books.aside(
-            large.name, Counts(said.prompt or 0, said.completion or 1, said.cached or 0, said.written or 0)
+            large.name, TokenCounts(said.prompt or 0, said.completion or 1, said.cached or 0, said.written or 0)
         )
         return answer
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upstream.client import UpstreamError
-from upstream.endpoint import JSON, Mode
+from upstream.endpoint import JSON, ContinuationMode
 from upstream.tokens import Token
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Continuation(NamedTuple):
 _ANYHOW = Continuation()
 
 
-def build(mode: Mode | None, request: JSON, prefix: str, how: Continuation = _ANYHOW) -> tuple[str, JSON]:
+def build(mode: ContinuationMode | None, request: JSON, prefix: str, how: Continuation = _ANYHOW) -> tuple[str, JSON]:
     """Path and body of a streaming request that writes on after `prefix` (with an empty one: from the beginning).
 
     `request` is the client's chat completion; its sampling parameters are kept. Raises UpstreamError when there is a
@@ -56,7 +56,7 @@ def build(mode: Mode | None, request: JSON, prefix: str, how: Continuation = _AN
     if stop:
         body["stop"] = list(stop)
     messages: list[JSON] = request["messages"]
-    if mode is Mode.COMPLETIONS:
+    if mode is ContinuationMode.COMPLETIONS:
         body = {key: value for key, value in body.items() if key not in _CHAT_ONLY}
         body["prompt"] = render(template, messages) + prefix
         if top_logprobs >= 0:
@@ -67,10 +67,10 @@ def build(mode: Mode | None, request: JSON, prefix: str, how: Continuation = _AN
         body["top_logprobs"] = top_logprobs
     if prefix:
         last: JSON = {"role": "assistant", "content": prefix}
-        if mode is Mode.FINAL_MESSAGE:
+        if mode is ContinuationMode.FINAL_MESSAGE:
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
-        elif mode is Mode.PREFIX:
+        elif mode is ContinuationMode.PREFIX:
             last["prefix"] = True
         elif mode is None:
             raise UpstreamError("restart", "this upstream cannot continue a prefix in any way that was tried")

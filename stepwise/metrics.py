@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from upstream.writer import Sample, WriterMetrics
+from upstream.writer import MetricSample, WriterMetrics
 
 
 @dataclass(slots=True)
@@ -22,16 +22,16 @@ class StepwiseMetrics(WriterMetrics):
     choices: Counter[tuple[str, str]] = field(default_factory=Counter)  # per request: model or effort, reason
     settled: Counter[str] = field(default_factory=Counter)  # why judging ended before the answer did
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[MetricSample]:
         """Every counter as it stands."""
         for (model, action), value in self.steps.items():
-            yield Sample("pointsman_stepwise_steps_total", {"model": model, "action": action}, value)
+            yield MetricSample("pointsman_stepwise_steps_total", {"model": model, "action": action}, value)
         for (model, fate), value in self.tokens.items():
-            yield Sample("pointsman_stepwise_tokens_total", {"model": model, "fate": fate}, value)
+            yield MetricSample("pointsman_stepwise_tokens_total", {"model": model, "fate": fate}, value)
         for (model, kind), value in self.upstream_errors.items():
-            yield Sample("pointsman_stepwise_upstream_errors_total", {"model": model, "kind": kind}, value)
+            yield MetricSample("pointsman_stepwise_upstream_errors_total", {"model": model, "kind": kind}, value)
         for (chosen, reason), value in self.choices.items():
-            yield Sample("pointsman_stepwise_choices_total", {"chosen": chosen, "reason": reason}, value)
+            yield MetricSample("pointsman_stepwise_choices_total", {"chosen": chosen, "reason": reason}, value)
         for name, label, counter in (
             ("requests", "model", self.requests),
             ("answers", "outcome", self.answers),
@@ -40,4 +40,4 @@ class StepwiseMetrics(WriterMetrics):
             ("settled", "reason", self.settled),
         ):
             for key, value in counter.items():
-                yield Sample(f"pointsman_stepwise_{name}_total", {label: key}, value)
+                yield MetricSample(f"pointsman_stepwise_{name}_total", {label: key}, value)

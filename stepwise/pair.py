@@ -10,7 +10,7 @@ from stepwise.metrics import StepwiseMetrics
 from stepwise.probe import Capability
 from stepwise.steps import StepLimits
 from stepwise.strategy import Strategy
-from upstream.client import Upstream
+from upstream.client import ModelClient
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class PairModel:
     """One of the pair: its name in the configuration, its server, and what the probe found."""
 
     name: str
-    upstream: Upstream
+    upstream: ModelClient
     capability: Capability
     suspect: bool = False  # it did not do what its capability says: probe it again
     asked: float | None = None  # when it was last probed, by the monotonic clock

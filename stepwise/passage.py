@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepwise.continuation import Joint
 from stepwise.steps import Splitter, Step, StepLimits
 from upstream.books import Open
-from upstream.client import Piece, Stream
+from upstream.client import CompletionStream, Delta
 from upstream.tokens import Token
 
 
@@ -16,16 +16,16 @@ class Opened:
     last piece, once it has come. `stopped`: it was asked to stop at a blank line.
     """
 
-    def __init__(self, model: str, stream: Stream, prefix: str, stopped: bool) -> None:
+    def __init__(self, model: str, stream: CompletionStream, prefix: str, stopped: bool) -> None:
         self.stream = stream
         self.stopped = stopped
         self.used = 0
-        self.ended: Piece | None = None
+        self.ended: Delta | None = None
         self._model = model
         self._prefix = len(prefix)
         self._joint = Joint(prefix)
 
-    async def next(self) -> Piece | None:
+    async def next(self) -> Delta | None:
         """The next piece, without a repeated prefix; None at the end. Raises UpstreamError and DeadlineError."""
         piece = await self.stream.next()
         if piece is None:

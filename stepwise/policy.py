@@ -53,18 +53,18 @@ class PolicyFailed(RuntimeError):
         self.reason = reason
 
 
-class Target(NamedTuple):
+class PolicyTarget(NamedTuple):
     """What an operator asks of a policy: at most this accuracy lost, or this cost (shares of the large model's)."""
 
     kind: Kind
     value: float
 
 
-GOAL = Target("accuracy_loss", 0.01)
+GOAL = PolicyTarget("accuracy_loss", 0.01)
 """The target of a policy unless another is given."""
 
 
-class Row(NamedTuple):
+class CalibrationRow(NamedTuple):
     """One calibrated threshold: with `kappa`, `kind` stays at `target` with probability 1 - `delta`."""
 
     kind: Kind
@@ -81,12 +81,12 @@ class Card:
     large: str
     steps: StepLimits
     token_budget: int
-    rows: tuple[Row, ...]
+    rows: tuple[CalibrationRow, ...]
     calibration_size: int
     commit: str
     sha256: str
 
-    def kappa(self, target: Target) -> float:
+    def kappa(self, target: PolicyTarget) -> float:
         """The threshold for `target`: that of the nearest row whose bound is at least as strict.
 
         Raises PolicyError when no row does.
@@ -344,7 +344,8 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
     try:
         pair = read("pair")
         rows = tuple(
-            Row(row["kind"], float(row["target"]), float(row["kappa"]), float(row["delta"])) for row in read("kappa")
+            CalibrationRow(row["kind"], float(row["target"]), float(row["kappa"]), float(row["delta"]))
+            for row in read("kappa")
         )
         card = Card(
             small=str(pair["small"]),

@@ -18,9 +18,9 @@ import orjson
 
 from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Continuation, build
-from stepwise.strategy import NoVerdict
-from upstream.client import Piece, Stream, Upstream, UpstreamError
-from upstream.endpoint import JSON, Mode
+from stepwise.strategy import NoJudgement
+from upstream.client import CompletionStream, Delta, ModelClient, UpstreamError
+from upstream.endpoint import JSON, ContinuationMode
 from upstream.tokens import TOP, Token
 
 QUESTION = "Compute 12 + 35 - 8. Write one short sentence for each step."
@@ -41,7 +41,7 @@ class Capability:
 
     model: str
     checked: float  # seconds since the epoch
-    mode: Mode | None
+    mode: ContinuationMode | None
     modes: Mapping[str, str]
     top_logprobs: int
     usage: bool  # counts at the end of a stream
@@ -58,10 +58,10 @@ class Capability:
     @classmethod
     def from_json(cls, data: JSON) -> Capability:
         """Raises KeyError, TypeError or ValueError when `data` is not such a record."""
-        return cls(**{**data, "mode": None if data["mode"] is None else Mode(data["mode"])})
+        return cls(**{**data, "mode": None if data["mode"] is None else ContinuationMode(data["mode"])})
 
 
-async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> Capability:
+async def probe(upstream: ModelClient, headers: Mapping[str, str], deadline: float | None = None) -> Capability:
     """Asks `upstream` what it can do: two tiny requests, and one for each way of continuing that is tried.
 
     `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
@@ -70,7 +70,7 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     top_logprobs, stream, text, tokens = await asking.whole()
     cuts = _middles(tokens)
     modes: dict[str, str] = {}
-    for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else Mode:
+    for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else ContinuationMode:
         modes[mode.value] = await asking.goes_on(mode, text, cuts)
         if modes[mode.value] == "honoured":
             break
@@ -78,7 +78,8 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     return Capability(
         model=upstream.endpoint.model,
         checked=time.time(),
-        mode=upstream.endpoint.mode or next((Mode(mode) for mode in modes if modes[mode] == "honoured"), None),
+        mode=upstream.endpoint.mode
+        or next((ContinuationMode(mode) for mode in modes if modes[mode] == "honoured"), None),
         modes=modes,
         top_logprobs=min(given, top_logprobs) if any(token.logprob is not None for token in tokens) else -1,
         usage=stream.counts is not None,
@@ -87,12 +88,12 @@ async def probe(upstream: Upstream, headers: Mapping[str, str], deadline: float 
     )
 
 
-async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float | None = None) -> bool:
+async def marks(upstream: ModelClient, headers: Mapping[str, str], deadline: float | None = None) -> bool:
     """Whether `upstream` can give a step a mark (`stepwise.verify`). Raises UpstreamError and DeadlineError."""
     asked = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.")
     try:
         verify.mark(await upstream.ask(CHAT_PATH, asked, headers, deadline))
-    except NoVerdict:
+    except NoJudgement:
         return False
     return True
 
@@ -100,12 +101,12 @@ async def marks(upstream: Upstream, headers: Mapping[str, str], deadline: float 
 class _Prober:
     """The requests of one probe."""
 
-    def __init__(self, upstream: Upstream, headers: Mapping[str, str], deadline: float | None) -> None:
+    def __init__(self, upstream: ModelClient, headers: Mapping[str, str], deadline: float | None) -> None:
         self._upstream = upstream
         self._headers = headers
         self._deadline = deadline
 
-    async def whole(self) -> tuple[int, Stream, str, list[Token]]:
+    async def whole(self) -> tuple[int, CompletionStream, str, list[Token]]:
         """The whole short answer, asked for with as much as the upstream takes."""
         for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
             asked = build(
@@ -120,7 +121,7 @@ class _Prober:
                 return top_logprobs, stream, "".join(token.text for token in tokens), tokens
         raise AssertionError("unreachable")
 
-    async def goes_on(self, mode: Mode, text: str, cuts: Sequence[int]) -> str:
+    async def goes_on(self, mode: ContinuationMode, text: str, cuts: Sequence[int]) -> str:
         """What came of asking for `text` from one of `cuts` on."""
         beginning = text.lstrip()[:_AGREE]
         for cut in cuts:
@@ -155,10 +156,10 @@ class _Prober:
             return False
         return last.stop_reason == stop and "".join(token.text for token in tokens) == text[: text.find(stop)]
 
-    async def _read(self, asked: tuple[str, JSON]) -> tuple[Stream, Piece, list[Token]]:
+    async def _read(self, asked: tuple[str, JSON]) -> tuple[CompletionStream, Delta, list[Token]]:
         """A whole stream: itself, the piece that ended it, and its tokens."""
         stream = await self._upstream.open(*asked, self._headers, self._deadline)
-        last = Piece()
+        last = Delta()
         tokens: list[Token] = []
         try:
             while (piece := await stream.next()) is not None:

@@ -13,7 +13,7 @@ from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import PairModel, Setup
 from stepwise.probe import Capability
 from stepwise.strategies.fixed import Fixed
-from upstream.client import DeadlineError, Upstream, UpstreamError
+from upstream.client import DeadlineError, ModelClient, UpstreamError
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP
 
@@ -173,7 +173,7 @@ class Servers(list[PairModel]):
         for server in self:
             if server.name == name and server.upstream.endpoint == endpoint:
                 return server
-        self.append(PairModel(name, Upstream(endpoint), unknown(endpoint)))
+        self.append(PairModel(name, ModelClient(endpoint), unknown(endpoint)))
         return self[-1]
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from stepwise.agent import Agent, Choice, prompt_tokens
+from stepwise.agent import Agent, LoopChoice, prompt_tokens
 from stepwise.continuation import CHAT_PATH
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
@@ -19,7 +19,7 @@ from upstream.client import DeadlineError, Relay, UpstreamError
 from upstream.endpoint import HOP, JSON
 from upstream.events import DONE, Lines, event
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts, Spent, counts, unasked
+from upstream.usage import Spent, TokenCounts, counts, unasked
 from upstream.writer import Call
 
 _KEPT = 4 << 20  # bytes of an answer that are looked through for its usage
@@ -67,7 +67,7 @@ class Loop:
             kind = error.kind if isinstance(error, UpstreamError) else "deadline"
             agent.metrics.upstream_errors[choice.model, kind] += 1
             if session is not None:
-                agent.settle(session, choice, Counts(0, 0))
+                agent.settle(session, choice, TokenCounts(0, 0))
             late = kind in ("deadline", "timeout")
             return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
         given = _Relayed(stream, agent, call, _Sent(choice, session))
@@ -77,7 +77,7 @@ class Loop:
         await self._agent.close()
 
 
-def _asked(body: JSON, choice: Choice) -> JSON:
+def _asked(body: JSON, choice: LoopChoice) -> JSON:
     """The call for the chosen model: the client's, which also asks for the usage at the end of a stream."""
     asked = dict(body)
     if choice.effort is not None:
@@ -92,7 +92,7 @@ def _asked(body: JSON, choice: Choice) -> JSON:
 class _Sent(NamedTuple):
     """For which model a request was let through, and whose budget pays for it."""
 
-    choice: Choice
+    choice: LoopChoice
     session: str | None
 
 
@@ -114,7 +114,7 @@ class _Relayed(Body):
         self._lines = Lines()
         self._event = bytearray()  # the lines of the event under way
         self._buffer = bytearray()  # the beginning of an answer that is no stream
-        self._usage: Counts | None = None
+        self._usage: TokenCounts | None = None
         self._over = False
 
     async def __anext__(self) -> bytes:
@@ -152,10 +152,10 @@ class _Relayed(Body):
         if outcome == "complete" and not self._events and len(self._buffer) <= _KEPT:
             self._take(_object(self._buffer))
         if outcome == "complete" and self._session is not None and (self._usage is not None or refused):
-            self._agent.settle(self._session, self._choice, self._usage or Counts(0, 0))
+            self._agent.settle(self._session, self._choice, self._usage or TokenCounts(0, 0))
         if self._charge is not None and not refused:
             # Without a usage, a token is about an event of a stream, or four bytes of a whole answer.
-            guess = Counts(self._prompt, self._said if self._events else self._size // CHARS_PER_TOKEN)
+            guess = TokenCounts(self._prompt, self._said if self._events else self._size // CHARS_PER_TOKEN)
             took = self._usage or guess
             money = self._agent.cost(self._choice, took)
             self._charge(Spent(took.prompt, took.completion, money, took.cached, None, took.written))

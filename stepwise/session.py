@@ -24,10 +24,10 @@ from stepwise.features import State
 from stepwise.pair import PairModel, Setup
 from stepwise.passage import Opened, Passage
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, NoVerdict, Run, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
-from upstream.client import Piece, UpstreamError
+from upstream.client import Delta, UpstreamError
 from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
 from upstream.writer import Call
@@ -171,7 +171,7 @@ class Session:
         stream = await model.upstream.open(path, body, self._call.forwarded, self._call.deadline)
         self._opened = Opened(model.name, stream, prefix, stopped)
 
-    async def _pull(self) -> Piece | None:
+    async def _pull(self) -> Delta | None:
         """The open request's next piece; None at the end."""
         assert self._opened is not None
         piece = await self._opened.next()
@@ -229,7 +229,7 @@ class Session:
         """The open stream is complete."""
         request = self._opened
         assert request is not None
-        ended = request.ended or Piece(finish="stop")
+        ended = request.ended or Delta(finish="stop")
         if request.stopped and ended.stop_reason == _BLANK:
             if request.used or self._passage.unfinished:
                 self._flow([Token(_BLANK, size=0)])
@@ -262,13 +262,13 @@ class Session:
             self._course.settle(reason)
             return True
         vector, after = features.draft(step, self._state)
-        verdict, action = Verdict(False), "redo"
+        verdict, action = Judgement(False), "redo"
         if self._loops.caught(self._state.repeats(step)):
             action = "loop"
         else:
             try:
                 verdict = await self._run.judge(Draft(step, vector, self._state))
-            except NoVerdict as error:
+            except NoJudgement as error:
                 action = "unjudged"
                 self._setup.metrics.safe_side[error.reason] += 1
         self._state = after

@@ -14,7 +14,7 @@ from stepwise.answer import Steps
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import AnswerBudget, Setup
-from stepwise.policy import GOAL, Device, StepPolicyError, Target
+from stepwise.policy import GOAL, Device, PolicyTarget, StepPolicyError
 from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
@@ -45,11 +45,11 @@ class TargetSpec(_Block):
             raise ValueError("target needs exactly one of accuracy_loss and cost")
         return self
 
-    def resolve(self) -> Target:
+    def resolve(self) -> PolicyTarget:
         if self.accuracy_loss is not None:
-            return Target("accuracy_loss", self.accuracy_loss)
+            return PolicyTarget("accuracy_loss", self.accuracy_loss)
         assert self.cost is not None
-        return Target("cost", self.cost)
+        return PolicyTarget("cost", self.cost)
 
 
 class StepSpec(_Block):
@@ -80,7 +80,7 @@ else:
     StrategyName = Literal[tuple(kind.name for kind in STRATEGIES)]
 
 
-class _Pair(WriterSpec):
+class _ModelPair(WriterSpec):
     """The beginning of a block: the two models, and the strategy that judges drafts."""
 
     small: str
@@ -96,7 +96,7 @@ class _Pair(WriterSpec):
 
 
 if TYPE_CHECKING:
-    _Parameters = _Pair
+    _Parameters = _ModelPair
 else:
     # The strategies bring their own keys; one that several of them share says what it is for each.
     _ABOUT = {
@@ -105,7 +105,7 @@ else:
     }
     _Parameters = create_model(
         "_Parameters",
-        __base__=_Pair,
+        __base__=_ModelPair,
         **{
             key: (next(iter(said.values())) | None, Field(None, description=" ".join(said)))
             for key, said in _ABOUT.items()
@@ -165,7 +165,7 @@ class StepwiseSpec(_Parameters):
         return self.strategy or (policy if self.policy is not None else cold_start).KIND.name
 
     @property
-    def goal(self) -> Target:
+    def goal(self) -> PolicyTarget:
         """The target, its default applied."""
         return self.target.resolve() if self.target else GOAL
 

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol
 from pydantic import Field
 
 from stepwise.features import State
-from stepwise.policy import Device, Target, Vector
+from stepwise.policy import Device, PolicyTarget, Vector
 from stepwise.steps import Step, StepLimits
 from upstream.tokens import Token
 
@@ -41,14 +41,14 @@ class Draft(NamedTuple):
     state: State
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """`score`: the strategy's own measure, higher for keep; P(keep) for a policy."""
 
     keep: bool
     score: float | None = None
 
 
-class NoVerdict(Exception):
+class NoJudgement(Exception):
     """The strategy could not judge. To be safe, the draft is rejected and the large model writes the step; `reason` is
     counted."""
 
@@ -58,7 +58,7 @@ class NoVerdict(Exception):
 
 
 class AnswerContext(NamedTuple):
-    """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoVerdict).
+    """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoJudgement).
 
     `key` is the same for the same question.
     """
@@ -76,8 +76,8 @@ class Run(Protocol):
     def glance(self, token: Token, state: State) -> bool:
         """False rejects a draft at its first token, before the rest is written."""
 
-    async def judge(self, draft: Draft) -> Verdict:
-        """Whether to keep this draft. Raises NoVerdict."""
+    async def judge(self, draft: Draft) -> Judgement:
+        """Whether to keep this draft. Raises NoJudgement."""
 
     def close(self) -> None:
         """The answer is over, complete or not."""
@@ -118,8 +118,8 @@ class Judge:
     def glance(self, token: Token, state: State) -> bool:
         return True
 
-    async def judge(self, draft: Draft) -> Verdict:
-        return Verdict(True)
+    async def judge(self, draft: Draft) -> Judgement:
+        return Judgement(True)
 
     def close(self) -> None:
         return None
@@ -135,7 +135,7 @@ class Wanted:
     """
 
     values: Mapping[str, float]
-    target: Target | None
+    target: PolicyTarget | None
     policy: Path | None
     device: Device
     small: str

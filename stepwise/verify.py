@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stepwise.strategy import NoVerdict
+from stepwise.strategy import NoJudgement
 from upstream.endpoint import JSON
 from upstream.tokens import TOP
 
@@ -28,7 +28,7 @@ def request(messages: Sequence[JSON], done: str, step: str) -> JSON:
 
 
 def mark(answer: JSON) -> float:
-    """The mark in the completion, 0..1. Raises NoVerdict when it holds none."""
+    """The mark in the completion, 0..1. Raises NoJudgement when it holds none."""
     try:
         choice = answer["choices"][0]
         tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or ()
@@ -37,5 +37,5 @@ def mark(answer: JSON) -> float:
         if sum(marks.values()) < 0.5:  # no log probabilities, or it would rather have said something else
             marks = {_DIGITS[_DIGITS.index(choice["message"]["content"].strip())]: 1.0}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise NoVerdict("verify_garbage", f"the large model gave no mark: {error!r}") from error
+        raise NoJudgement("verify_garbage", f"the large model gave no mark: {error!r}") from error
     return sum(int(digit) * p for digit, p in marks.items()) / sum(marks.values()) / 9

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import pause
-from bench.__main__ import Server, serve
-from bench.direct import Result
+from bench.__main__ import ServerProcess, serve
+from bench.direct import LoadResult
 from config.load import check
 from extproc.wire import Kind, decode
 
@@ -36,8 +36,8 @@ def test_every_kind_is_what_envoy_sends(name: str) -> None:
 
 
 def test_the_table_marks_what_is_late() -> None:
-    found = Result(requests=3, latencies=[1.0, 2.0, 80.0])
-    quick = Result(requests=1, latencies=[1.0])
+    found = LoadResult(requests=3, latencies=[1.0, 2.0, 80.0])
+    quick = LoadResult(requests=1, latencies=[1.0])
     first, late, good = pause.table({"late": pause.row(found), "good": pause.row(quick)}).splitlines()
     assert "p99.9" in first
     assert late.endswith("over 50 ms")
@@ -59,7 +59,7 @@ def test_a_client_whose_router_does_not_answer_counts_it(tmp_path: Path) -> None
     policy = tmp_path / "policy.yaml"
     policy.write_text(pause.policy(False))
     target = f"unix:{tmp_path}/router.sock"
-    server = Server(serve(policy, target, compiled=False), target, None, tmp_path / "log")
+    server = ServerProcess(serve(policy, target, compiled=False), target, None, tmp_path / "log")
     try:
         found = pause.benign(target, 0.5, 100)
     finally:

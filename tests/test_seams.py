@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ BRIEF = '''
 
 from __future__ import annotations
 
-from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, StrategyParameter, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, StrategyParameter
 
 
 class Brief(Strategy):
@@ -155,8 +155,8 @@ class _BriefRun(Judge):
     def __init__(self, longest: int) -> None:
         self._longest = longest
 
-    async def judge(self, draft: Draft) -> Verdict:
-        return Verdict(len(draft.step.text.strip()) <= self._longest)
+    async def judge(self, draft: Draft) -> Judgement:
+        return Judgement(len(draft.step.text.strip()) <= self._longest)
 
 
 KIND = StrategyKind(
@@ -292,14 +292,10 @@ decisions:
 
 
 def copy(folder: Path, *changed: str) -> Path:
-    """A tree in which the rooms `changed` may be written to; the others are the tree's own."""
+    """A tree with the rooms `changed`, which may be written to; `run` finds the others where they are."""
     tree = folder / "tree"
-    tree.mkdir()
-    for room in ROOMS:
-        if room in changed:
-            shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            (tree / room).symlink_to(ROOT / room)
+    for room in changed:
+        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
     return tree
 
 
@@ -309,11 +305,65 @@ def enter(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
+def environment(tree: Path) -> dict[str, str]:
+    """Rooms that are not in the tree come from where their compiled modules are."""
+    return {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
+
+
 def run(tree: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", *arguments]
+    done = subprocess.run(command, env=environment(tree), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+class Commands:
+    """The tree's command line, in one process: each would import the whole tree for itself."""
+
+    LOOP = """
+import contextlib, io, json, sys
+from cli.main import main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(json.loads(line))
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+    def __init__(self, tree: Path) -> None:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-P", "-c", self.LOOP]
+        self._process = subprocess.Popen(command, env=environment(tree), stdin=pipe, stdout=pipe, text=True)
+
+    def tried(self, *arguments: str) -> tuple[int, str, str]:
+        """How a command ends, and what it writes to standard output and standard error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+        status, out, err = json.loads(self._process.stdout.readline())
+        return status, out, err
+
+    def __call__(self, *arguments: str) -> str:
+        status, out, err = self.tried(*arguments)
+        assert status == 0, out + err
+        return out
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def command_line() -> Iterator[Callable[[Path], Commands]]:
+    made: list[Commands] = []
+
+    def start(tree: Path) -> Commands:
+        made.append(Commands(tree))
+        return made[-1]
+
+    yield start
+    for commands in made:
+        commands.close()
 
 
 def differences(tree: Path, room: str) -> set[str]:
@@ -335,7 +385,7 @@ import json, sys
 from config.load import check
 print(json.dumps(["\\n".join(map(str, check(text, "")[1])) for text in json.loads(sys.argv[1])]))
 """
-    found: list[str] = json.loads(run(tree, "-c", script, json.dumps(policies)))
+    found: list[str] = json.loads(run(tree, script, json.dumps(policies)))
     return found
 
 
@@ -347,7 +397,7 @@ def ask(folder: Path, text: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_writer_is_one_file_and_one_entry(tmp_path: Path) -> None:
+def test_a_writer_is_one_file_and_one_entry(tmp_path: Path, command_line: Callable[[Path], Commands]) -> None:
     tree = copy(tmp_path, "config", "stepwise")
     (tree / "stepwise/parrot.py").write_text(PARROT)
     enter(
@@ -359,7 +409,7 @@ def test_a_writer_is_one_file_and_one_entry(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
 
-    told: dict[str, Any] = json.loads(run(tree, "-c", ASK, str(file)))
+    told: dict[str, Any] = json.loads(run(tree, ASK, str(file)))
     assert told["where"].startswith(str(tree))
     said = told["said"]
     assert (said["action"], said["body"]) == ("parrot", '{"said":"hello hello "}')
@@ -369,35 +419,30 @@ def test_a_writer_is_one_file_and_one_entry(tmp_path: Path) -> None:
     assert (silent["action"], silent["model"], silent["fallback"]) == ("route", "large", "ineligible")
     assert silent["counted"] == {"silent": 1}
 
-    command = ("-m", "cli.main")
+    command = command_line(tree)
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hello"}]}))
-    assert run(tree, *command, "validate", str(file))
-    explained = json.loads(run(tree, *command, "explain", str(file), str(request), "-o", "json"))
+    assert command("validate", str(file))
+    explained = json.loads(command("explain", str(file), str(request), "-o", "json"))
     assert (explained["action"], explained["decision"]) == ("parrot", "again")
-    assert "parrot, or to large (huge) where there is nothing to say" in run(
-        tree, *command, "explain", str(file), str(request)
-    )
-    schema = json.loads(run(tree, *command, "schema"))
+    assert "parrot, or to large (huge) where there is nothing to say" in command("explain", str(file), str(request))
+    schema = json.loads(command("schema"))
     assert schema["$defs"]["DecisionSpec"]["properties"]["parrot"] == {"$ref": "#/$defs/ParrotSpec"}
-    rendered = run(tree, *command, "render", "--for", "envoy", str(file))
+    rendered = command("render", "--for", "envoy", str(file))
     assert "x-pointsman-parrot" in rendered
     assert "FULL_DUPLEX_STREAMED" in rendered
 
     cases = tmp_path / "cases.yaml"
     cases.write_text("cases:\n  - {name: again, expect: {action: parrot, model: large}}\n")
-    assert run(tree, *command, "test", str(file), str(cases))
+    assert command("test", str(file), str(cases))
     file.write_text(POLICY.replace("instead: large", "instead: larg"))
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    refused = subprocess.run(
-        [sys.executable, "-P", *command, "validate", str(file)], env=environment, capture_output=True, text=True
-    )
-    assert refused.returncode != 0
-    assert "unknown model 'larg' (did you mean 'large'?)" in refused.stdout + refused.stderr
+    status, out, err = command.tried("validate", str(file))
+    assert status != 0
+    assert "unknown model 'larg' (did you mean 'large'?)" in out + err
 
 
 @pytest.mark.slow
-def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path) -> None:
+def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path, command_line: Callable[[Path], Commands]) -> None:
     tree = copy(tmp_path, "stepwise")
     (tree / "stepwise/strategies/brief.py").write_text(BRIEF)
     enter(
@@ -407,7 +452,7 @@ def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path) -> None:
     )
     enter(tree / "stepwise/registry.py", "    fixed.ALWAYS_LARGE,\n", "    fixed.ALWAYS_LARGE,\n    brief.KIND,\n")
 
-    told: dict[str, Any] = json.loads(run(tree, "-c", STEPS))
+    told: dict[str, Any] = json.loads(run(tree, STEPS))
     assert told["where"].startswith(str(tree))
     usage = told["answer"]["usage"]["pointsman"]
     assert (told["status"], usage["strategy"]) == (200, "brief")
@@ -416,7 +461,8 @@ def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path) -> None:
         ("large", "redo"),
         ("small", "keep"),
     ]
-    schema = json.loads(run(tree, "-m", "cli.main", "schema"))
+    command = command_line(tree)
+    schema = json.loads(command("schema"))
     block = schema["$defs"]["StepwiseSpec"]["properties"]
     assert block["longest"]["description"] == "`brief`: characters of the longest draft that is kept (10)."
     assert "brief" in json.dumps(block["strategy"])
@@ -426,11 +472,11 @@ def test_a_strategy_is_one_file_and_one_entry(tmp_path: Path) -> None:
             "parrot: {instead: large, times: 2}", "stepwise: {small: small, large: large, strategy: brief, longest: 3}"
         )
     )
-    assert run(tree, "-m", "cli.main", "validate", str(file))
+    assert command("validate", str(file))
 
 
 @pytest.mark.slow
-def test_a_selector_is_one_file_and_one_entry(tmp_path: Path) -> None:
+def test_a_selector_is_one_file_and_one_entry(tmp_path: Path, command_line: Callable[[Path], Commands]) -> None:
     tree = copy(tmp_path, "decisions")
     (tree / "decisions/selectors/by_length.py").write_text(BY_LENGTH)
     registry = tree / "decisions/selectors/registry.py"
@@ -442,23 +488,23 @@ def test_a_selector_is_one_file_and_one_entry(tmp_path: Path) -> None:
     enter(registry, "    Cheapest,\n", "    Cheapest,\n    ByLength,\n")
     assert differences(tree, "decisions") == {"decisions/selectors/by_length.py", "decisions/selectors/registry.py"}
 
-    command = ("-m", "cli.main")
+    command = command_line(tree)
     file = tmp_path / "policy.yaml"
     file.write_text(LENGTH)
-    assert json.loads(run(tree, *command, "validate", str(file), "-o", "json")) == []
-    explained = json.loads(run(tree, *command, "explain", str(file), ask(tmp_path, "word " * 100), "-o", "json"))
+    assert json.loads(command("validate", str(file), "-o", "json")) == []
+    explained = json.loads(command("explain", str(file), ask(tmp_path, "word " * 100), "-o", "json"))
     choice = {"model": "large", "why": "a long request", "propensity": 1.0, "by": "by_length"}
     assert (explained["model"], explained["choice"]) == ("large", choice)
-    drawn = run(tree, *command, "explain", str(file), ask(tmp_path, "hi"))
+    drawn = command("explain", str(file), ask(tmp_path, "hi"))
     assert "choice    small by by_length: a short request" in drawn
     assert "→ route by_length of small, large" in drawn
     lines = tmp_path / "requests.jsonl"
     lines.write_text('{"request": {"messages": [{"role": "user", "content": "hi"}]}}\n')
-    assert json.loads(run(tree, *command, "replay", str(file), str(lines)))["choice"]["why"] == "a short request"
+    assert json.loads(command("replay", str(file), str(lines)))["choice"]["why"] == "a short request"
     cases = tmp_path / "cases.yaml"
     cases.write_text("cases:\n  - {name: short, expect: {decision: sized, model: small}}\n")
-    assert run(tree, *command, "test", str(file), str(cases))
-    schema = json.loads(run(tree, *command, "schema"))
+    assert command("test", str(file), str(cases))
+    schema = json.loads(command("schema"))
     assert schema["$defs"]["BySpec"]["properties"]["by_length"]["description"].startswith("Take the first model")
     assert schema["$defs"]["ByLengthParams"]["required"] == ["above"]
 
@@ -476,11 +522,11 @@ def test_a_selector_is_one_file_and_one_entry(tmp_path: Path) -> None:
         assert message in said
     assert found[-1].startswith(f":7:{LENGTH.splitlines()[6].index('50}') + 1}: L331")
     file.write_text(LENGTH.replace("sized,", "sized, sticky: session,"))
-    assert "→ route pinned of small, large" in run(tree, *command, "explain", str(file), ask(tmp_path, "hi"))
+    assert "→ route pinned of small, large" in command("explain", str(file), ask(tmp_path, "hi"))
 
 
 @pytest.mark.slow
-def test_a_kind_of_signal_is_one_file_and_one_entry(tmp_path: Path) -> None:
+def test_a_kind_of_signal_is_one_file_and_one_entry(tmp_path: Path, command_line: Callable[[Path], Commands]) -> None:
     tree = copy(tmp_path, "signals")
     (tree / "signals/kinds/shout.py").write_text(SHOUT)
     registry = tree / "signals/registry.py"
@@ -488,18 +534,18 @@ def test_a_kind_of_signal_is_one_file_and_one_entry(tmp_path: Path) -> None:
     enter(registry, "    Similar,\n", "    Shout,\n    Similar,\n")
     assert differences(tree, "signals") == {"signals/kinds/shout.py", "signals/registry.py"}
 
-    command = ("-m", "cli.main")
+    command = command_line(tree)
     file = tmp_path / "policy.yaml"
     file.write_text(LOUD)
-    assert json.loads(run(tree, *command, "validate", str(file), "-o", "json")) == []
-    explained = json.loads(run(tree, *command, "explain", str(file), ask(tmp_path, "HELP ME"), "-o", "json"))
+    assert json.loads(command("validate", str(file), "-o", "json")) == []
+    explained = json.loads(command("explain", str(file), ask(tmp_path, "HELP ME"), "-o", "json"))
     assert (explained["model"], explained["signals"]["loud"]["score"]) == ("large", 1.0)
-    assert "loud: false, score 0.25" in run(tree, *command, "explain", str(file), ask(tmp_path, "Help"))
-    schema = json.loads(run(tree, *command, "schema"))
+    assert "loud: false, score 0.25" in command("explain", str(file), ask(tmp_path, "Help"))
+    schema = json.loads(command("schema"))
     assert schema["$defs"]["signal.shout"]["properties"]["at_least"]["maximum"] == 1
     cases = tmp_path / "cases.yaml"
     cases.write_text("cases:\n  - {name: loud, signals: {loud: {score: 0.9}}, expect: {decision: shouting}}\n")
-    assert run(tree, *command, "test", str(file), str(cases))
+    assert command("test", str(file), str(cases))
     bad = {
         LOUD.replace("shout: {at_least: 0.8}", "shot: {}"): "did you mean 'shout'?",
         LOUD.replace("at_least: 0.8", "at_leest: 0.8"): "did you mean 'at_least'?",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import CHARS_PER_TOKEN
-from upstream.usage import Counts, Spent
+from upstream.usage import Spent, TokenCounts
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Account:
     uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
     base: int | None = None  # prompt tokens of the question alone, once known
 
-    def take(self, counts: Counts) -> None:
+    def take(self, counts: TokenCounts) -> None:
         """What the upstream counted for one request."""
         self.prompt += counts.prompt
         self.completion += counts.completion
@@ -59,7 +59,7 @@ class Books:
         """A request was sent to `model`."""
         self.accounts[model].requests += 1
 
-    def stream(self, open: Open, used: int, counts: Counts | None) -> None:
+    def stream(self, open: Open, used: int, counts: TokenCounts | None) -> None:
         """A stream is over; `used` of its tokens are in the answer. `counts`: what the upstream counted, if it did."""
         account = self.accounts[open.model]
         account.discarded += max(0, open.received - used)
@@ -70,7 +70,7 @@ class Books:
             account.take(counts)
             account.base = max(0, counts.prompt - open.prefix // CHARS_PER_TOKEN)
 
-    def aside(self, model: str, counts: Counts) -> None:
+    def aside(self, model: str, counts: TokenCounts) -> None:
         """A request was answered whose text is no part of the answer."""
         account = self.accounts[model]
         account.take(counts)

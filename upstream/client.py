@@ -18,7 +18,7 @@ import orjson
 from upstream import events, tokens
 from upstream.endpoint import HOP, JSON, Endpoint
 from upstream.tokens import Token, estimate
-from upstream.usage import Counts, counts
+from upstream.usage import TokenCounts, counts
 
 _T = TypeVar("_T")
 
@@ -48,7 +48,7 @@ class DeadlineError(Exception):
 
 
 @dataclass(slots=True)
-class Piece:
+class Delta:
     """The content of one event: text with its tokens, and why the text ended, if it did."""
 
     tokens: list[Token] = field(default_factory=list)
@@ -57,11 +57,11 @@ class Piece:
     stop_reason: str | int | None = None
 
 
-class Stream:
+class CompletionStream:
     """One open request. Read it with `next` until it gives None, and `close` it then or earlier."""
 
     def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, deadline: float | None) -> None:
-        self.counts: Counts | None = None
+        self.counts: TokenCounts | None = None
         self.received = 0  # tokens of the answer so far, by our own count
         self.finished = False
         self.counted_early = False  # the upstream counted before the answer's end
@@ -69,11 +69,11 @@ class Stream:
         self._endpoint = endpoint
         self._deadline = deadline
         self._lines = events.Lines()
-        self._ready: deque[Piece] = deque()
+        self._ready: deque[Delta] = deque()
         self._wait = endpoint.first_timeout
         self._over = False
 
-    async def next(self) -> Piece | None:
+    async def next(self) -> Delta | None:
         """The next piece, or None when the answer is complete. Raises UpstreamError and DeadlineError."""
         # The time is for a piece, not for a byte: a server that only sends comments is as good as silent.
         until = asyncio.get_running_loop().time() + self._wait
@@ -147,7 +147,7 @@ class Stream:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
         if not isinstance(text, str) or not isinstance(reasoning, str):
             raise TypeError("content is no string")
-        piece = Piece(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
+        piece = Delta(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
         piece.tokens = tokens.read(text, choice.get("logprobs"))
         self.received += sum(token.size for token in piece.tokens) + (estimate(reasoning) if reasoning else 0)
         self._wait = self._endpoint.idle_timeout
@@ -183,7 +183,7 @@ class Relay:
         self._response.close()
 
 
-class Upstream:
+class ModelClient:
     """One model's server. Opens connections as they are needed; `close` it at the end."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -192,7 +192,7 @@ class Upstream:
 
     async def open(
         self, path: str, body: JSON, headers: Mapping[str, str] | None = None, deadline: float | None = None
-    ) -> Stream:
+    ) -> CompletionStream:
         """Sends a streaming request and waits for the answer's head. Raises UpstreamError and DeadlineError.
 
         `deadline` is on the running loop's clock and holds for the whole stream.
@@ -203,7 +203,7 @@ class Upstream:
         except BaseException:
             response.close()
             raise
-        return Stream(response, self.endpoint, deadline)
+        return CompletionStream(response, self.endpoint, deadline)
 
     async def relay(
         self, path: str, body: JSON, headers: Mapping[str, str] | None = None, deadline: float | None = None

@@ -16,7 +16,7 @@ HOP = "x-pointsman-hop"
 """Set on every request to a model: a request that carries it is never given to a writer again."""
 
 
-class Mode(StrEnum):
+class ContinuationMode(StrEnum):
     """How an upstream is asked to continue a prefix."""
 
     FINAL_MESSAGE = "continue_final_message"  # vLLM, SGLang
@@ -45,7 +45,7 @@ class Endpoint:
     price_cached: float | None = None
     price_written: float | None = None
     template: str | None = None
-    mode: Mode | None = None
+    mode: ContinuationMode | None = None
     connect_timeout: float = 5.0  # seconds
     first_timeout: float = 60.0  # seconds until the first byte of an answer
     idle_timeout: float = 20.0  # seconds without a byte after that

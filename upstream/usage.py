@@ -54,7 +54,7 @@ class Usage(NamedTuple):
     written: int | None = None
 
 
-class Counts(NamedTuple):
+class TokenCounts(NamedTuple):
     """Tokens of one answer, both counts known; `cached` and `written` as in `Usage`."""
 
     prompt: int
@@ -123,10 +123,10 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
     return part if part is None or whole is None else min(part, whole)
 
 
-def counts(said: object) -> Counts | None:
+def counts(said: object) -> TokenCounts | None:
     """The counts of one `usage` object; None unless it says both."""
     prompt, completion, cached, _, written = read(said)
-    return None if prompt is None or completion is None else Counts(prompt, completion, cached or 0, written or 0)
+    return None if prompt is None or completion is None else TokenCounts(prompt, completion, cached or 0, written or 0)
 
 
 def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:

@@ -69,7 +69,7 @@ class Call:
         return 0.5 if reading is None or reading.score is None else reading.score
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """One value of a monotonic counter. Label values come from the configuration and from fixed lists only."""
 
     name: str
@@ -83,7 +83,7 @@ class WriterMetrics:
 
     ineligible: Counter[str] = field(default_factory=Counter)
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[MetricSample]:
         """Every counter as it stands, in the terms of the kind's `families`."""
         yield from ()
 
@@ -195,7 +195,7 @@ class OneEach:
         assert isinstance(made, kind)
         return made
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[MetricSample]:
         """The counters of all objects that have any."""
         for made in self._made.values():
             if isinstance(made, WriterMetrics):

@@ -69,7 +69,8 @@ def check(engine: Engine, folder: Path) -> list[Problem]:
 def _objects(folder: Path) -> Iterator[_Object]:
     for path in _files(folder):
         try:
-            nodes = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+            loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as in `config.document`
+            nodes = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=loader))
             for node in nodes:
                 data = yaml.SafeLoader("").construct_document(node) if node is not None else None
                 items = data.get("items") if isinstance(data, dict) and data.get("kind") == "List" else [data]

@@ -16,7 +16,7 @@ from extproc.transport import frames, headers, liveness, states
 from extproc.transport.faults import CompressionError, Fault, Malformed, TooLarge
 from extproc.transport.flow import Flood, Inflow, Numbers, Outbox, Outflow, Partial
 from extproc.transport.liveness import Liveness
-from extproc.transport.seam import Limits, Receiver, Timer, Waiter
+from extproc.transport.seam import Receiver, Timer, TransportLimits, Waiter
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _ALIVE_PING = b"alive?\0\0"
 class Common:
     """What the connections of one server share."""
 
-    def __init__(self, limits: Limits, memory: headers.BlockMemory) -> None:
+    def __init__(self, limits: TransportLimits, memory: headers.BlockMemory) -> None:
         self.limits = limits
         self.memory = memory
         self.partial_bytes = 0  # of the unfinished messages of all streams

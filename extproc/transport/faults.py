@@ -17,7 +17,7 @@ class CompressionError(Exception):
 
 
 class TooLarge(Exception):
-    """A header list beyond `Limits.max_header_bytes`."""
+    """A header list beyond `TransportLimits.max_header_bytes`."""
 
 
 class Malformed(Exception):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from extproc.transport import frames, states
 from extproc.transport.faults import Fault
-from extproc.transport.seam import Limits, Waiter
+from extproc.transport.seam import TransportLimits, Waiter
 
 if TYPE_CHECKING:
     from extproc.transport.core import GrpcStream
@@ -21,7 +21,7 @@ _REMEMBERED_RESETS = 1_024  # frames still on the way to a stream that we ended 
 class Inflow:
     """What the peer may send: the receive windows. They are granted in bulk, when half of one is used."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TransportLimits) -> None:
         self.unacked = 0  # bytes of DATA since the last WINDOW_UPDATE of the connection
         self.window = limits.connection_window_bytes
         self.half = limits.connection_window_bytes // 2
@@ -111,7 +111,10 @@ class Partial:
 
 
 class Flood:
-    """Counts frames that carry no request (pings, settings, early resets, …), in a window of `Limits.window_s`."""
+    """TokenCounts frames that carry no request (pings, settings, early resets, …).
+
+    Its window is that of `TransportLimits.window_s`.
+    """
 
     def __init__(self, most: int) -> None:
         self.count = 0  # each frame of ours gives credit for the window updates and pings that answer it

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from extproc.transport import address
-from extproc.transport.seam import Handler, Limits, Receiver
+from extproc.transport.seam import Handler, Receiver, TransportLimits
 from extproc.transport.tls import TlsFiles
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class _Guests:
 class _Stream:
     """One RPC: a task that waits for its end, one that reads, and one that writes, made when there is something."""
 
-    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], limits: Limits) -> None:
+    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], limits: TransportLimits) -> None:
         self._context = context
         self._limits = limits
         self._queue: deque[bytes] = deque()
@@ -199,15 +199,15 @@ def _text(name: str, value: str | bytes) -> str:
 class GrpcioServer:
     """`extproc.transport.seam.Server` on grpc.aio. TLS and mTLS come from `tls`.
 
-    grpc-core has its own limits for frames; of `Limits` it takes the sizes of messages, headers and windows, the number
-    of streams, the idle, keep-alive and age times. Connections are counted by their live streams.
+    grpc-core has its own limits for frames; of `TransportLimits` it takes the sizes of messages, headers and windows,
+    the number of streams, the idle, keep-alive and age times. Connections are counted by their live streams.
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], limits: Limits | None = None, tls: TlsFiles | None = None
+        self, handlers: Mapping[str, Handler], limits: TransportLimits | None = None, tls: TlsFiles | None = None
     ) -> None:
         self._handlers = {path: self._rpc(handler) for path, handler in handlers.items()}
-        self._limits = limits or Limits()
+        self._limits = limits or TransportLimits()
         self._tls = tls
         self._guests = _Guests(() if tls is None else tls.client_sans)
         self._server: grpc.aio.Server | None = None
@@ -320,7 +320,7 @@ def _closed(receiver: Receiver) -> None:
         log.exception("an exception in a gRPC receiver's closed()")
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: TransportLimits) -> list[tuple[str, int]]:
     millis = 1_000
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),

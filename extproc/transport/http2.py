@@ -15,7 +15,7 @@ from typing import cast
 
 from extproc.transport import address, frames, headers, states
 from extproc.transport.core import Common, Connection
-from extproc.transport.seam import Handler, Limits
+from extproc.transport.seam import Handler, TransportLimits
 
 _LINGER = 2.0  # seconds that a closed server waits for its connections' ends
 
@@ -109,9 +109,9 @@ class Http2Server:
     loop: asyncio.AbstractEventLoop
 
     def __init__(
-        self, handlers: Mapping[str, Handler], limits: Limits | None = None, tls: ssl.SSLContext | None = None
+        self, handlers: Mapping[str, Handler], limits: TransportLimits | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
-        self.limits = limits = limits or Limits()
+        self.limits = limits = limits or TransportLimits()
         self.memory = headers.BlockMemory(dict(handlers), limits.max_header_bytes)
         self.shared = Common(limits, self.memory)
         self.live: set[_Protocol] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from extproc.transport.seam import Limits
+from extproc.transport.seam import TransportLimits
 
 FINE: Final = 0
 CUT: Final = 1  # the socket is closed without a word
@@ -14,7 +14,7 @@ ASK: Final = 2  # a PING is due
 class Liveness:
     """When a connection last did what. Times are those of the event loop's clock in seconds; 0.0 is never."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: TransportLimits, now: float) -> None:
         self.limits = limits
         self.heard = True  # since the last look
         self.born = now

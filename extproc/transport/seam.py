@@ -27,8 +27,9 @@ class Stream(Protocol):
     def send(self, message: bytes) -> None:
         """Queue one serialized protobuf message (the transport adds the gRPC prefix). Never blocks.
 
-        Flow control may keep bytes here: a stream that already waits and would pass `Limits.max_buffered_bytes` ends
-        with RESOURCE_EXHAUSTED; `drain` keeps a long answer below that. Ignored once the stream is finished or gone.
+        Flow control may keep bytes here: a stream that already waits and would pass
+        `TransportLimits.max_buffered_bytes` ends with RESOURCE_EXHAUSTED; `drain` keeps a long answer below that.
+        Ignored once the stream is finished or gone.
         """
         ...
 
@@ -37,7 +38,7 @@ class Stream(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Wait until fewer than `Limits.high_water_bytes` are buffered for this stream.
+        """Wait until fewer than `TransportLimits.high_water_bytes` are buffered for this stream.
 
         Raises ConnectionError when the stream is gone (cancelled, reset, or its connection lost).
         """
@@ -82,7 +83,7 @@ class Waiter(Awaitable[None], Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TransportLimits:
     """What one peer may make the server hold or do. Sizes in bytes, times in seconds."""
 
     max_message_bytes: int = 104_857_600 + 65_536  # a 100 MiB body and its envelope

@@ -12,7 +12,19 @@ from typing import Any, Final
 import orjson
 
 from extproc.watching.chat import APART, grow, grown
-from extproc.watching.shape import AnswerShape, Assembly, Channel, Course, Pieces, Text, as_json, dicts, inner, walk
+from extproc.watching.shape import (
+    AnswerShape,
+    Assembly,
+    Channel,
+    Course,
+    Pieces,
+    Text,
+    as_json,
+    dicts,
+    inner,
+    kind_of,
+    walk,
+)
 from upstream.events import event
 
 _KEPT: Final = ("id", "type", "role", "model", "container", "usage")
@@ -33,7 +45,7 @@ _BLOCKS: Final = 4096
 class MessagesAnswer(AnswerShape):
     def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
         out: list[Text] = []
-        kind = fields.get("type")
+        kind = kind_of(fields)
         if kind == "content_block_delta":
             delta = inner(fields, "delta")
             path: Channel = ("content", _place(fields))
@@ -51,7 +63,7 @@ class MessagesAnswer(AnswerShape):
         return as_json(out, "text") if json else out
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
-        kind = fields.get("type")
+        kind = kind_of(fields)
         if kind == "content_block_stop":
             return [("content", _place(fields))]
         return [()] if kind == "message_stop" else []
@@ -94,7 +106,7 @@ class MessagesCourse(Course):
         self._tokens = 0
 
     def seen(self, fields: dict[str, Any]) -> None:
-        kind = fields.get("type")
+        kind = kind_of(fields)
         if kind == "content_block_delta":
             delta = fields.get("delta")
             if not self._shown and type(delta) is dict and delta.get("text"):
@@ -163,7 +175,7 @@ class MessagesAssembly(Assembly):
         self._inputs: dict[int, Pieces] = {}
 
     def add(self, fields: dict[str, Any]) -> None:
-        kind = fields.get("type")
+        kind = kind_of(fields)
         if kind == "message_start" and type(fields.get("message")) is dict:
             self._message = dict(fields["message"])
         elif kind == "message_delta" and self._message is not None:
@@ -187,7 +199,7 @@ class MessagesAssembly(Assembly):
             self._inputs.clear()
 
     def _grow(self, at: int, block: dict[str, Any], delta: dict[str, Any]) -> None:
-        kind = delta.get("type")
+        kind = kind_of(delta)
         if kind == "input_json_delta":
             piece = delta.get("partial_json")
             if type(piece) is str:
@@ -252,7 +264,7 @@ def _apart(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     """How a block starts, and the deltas that make it whole."""
     start = dict(block)
     deltas: list[dict[str, Any]] = []
-    kind = block.get("type")
+    kind = kind_of(block)
     if kind == "text":
         start["text"] = ""
         deltas.append({"type": "text_delta", "text": block.get("text", "")})

@@ -21,6 +21,7 @@ from extproc.watching.shape import (
     Text,
     dicts,
     inner,
+    kind_of,
     size,
     walk,
 )
@@ -30,7 +31,6 @@ _ECHOED: Final = frozenset(
     (
         "conversation",
         "include",
-        "input",
         "instructions",
         "metadata",
         "prompt",
@@ -79,8 +79,8 @@ class ResponsesAnswer(AnswerShape):
 
     def _texts(self, fields: dict[str, Any]) -> list[Text]:
         out: list[Text] = []
-        kind = fields.get("type")
-        if type(kind) is not str:
+        kind = kind_of(fields)
+        if not kind:
             walk(fields, (), True, out, _ECHOED)
             return out
         path: Channel = ("output", _number(fields, "output_index"))
@@ -99,8 +99,8 @@ class ResponsesAnswer(AnswerShape):
         return out
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
-        kind = fields.get("type")
-        if type(kind) is not str or not kind.endswith(_CLOSING):
+        kind = kind_of(fields)
+        if not kind.endswith(_CLOSING):
             return []
         if kind in _ENDS:
             return [()]
@@ -148,7 +148,7 @@ class ResponsesCourse(Course):
         self._done: dict[int, dict[str, Any]] = {}
 
     def seen(self, fields: dict[str, Any]) -> None:
-        kind = fields.get("type")
+        kind = kind_of(fields)
         self._sequence = _number(fields, "sequence_number", self._sequence + 1)
         at = _number(fields, "output_index")
         if kind in ("response.output_text.delta", "response.refusal.delta"):
@@ -158,7 +158,7 @@ class ResponsesCourse(Course):
         elif kind == "response.content_part.added":
             part_given = fields.get("part")
             if type(part_given) is dict and at in self._parts and self._keeps(64):
-                name = str(part_given.get("type"))
+                name = kind_of(part_given)
                 text = part_given.get(_PARTS[name][0]) if name in _PARTS else ""
                 self._parts[at][_number(fields, "content_index")] = name, Pieces(text if type(text) is str else "")
         elif kind == "response.output_item.added":
@@ -166,7 +166,7 @@ class ResponsesCourse(Course):
             self._next = max(self._next, at + 1)
             if type(item) is dict and self._keeps(64 + size(item)):
                 self._items[at] = item
-                if item.get("type") == "message":
+                if kind_of(item) == "message":
                     self._parts[at] = {}
         elif kind == "response.output_item.done":
             item = fields.get("item")
@@ -240,7 +240,7 @@ class ResponsesAssembly(Assembly):
         self._response: dict[str, Any] | None = None
 
     def add(self, fields: dict[str, Any]) -> None:
-        kind = fields.get("type")
+        kind = kind_of(fields)
         if kind == "response.output_item.done" and type(fields.get("item")) is dict:
             self._left -= 1 + size(fields["item"])
             if self._left >= 0:
@@ -261,8 +261,7 @@ class ResponsesAssembly(Assembly):
 
 def _says(text: Text) -> bool:
     """Whether a text is of a message."""
-    kind = text.holder.get("type") if type(text.holder) is dict else None
-    return kind in _SAID and text.key in ("text", "delta")
+    return type(text.holder) is dict and kind_of(text.holder) in _SAID and text.key in ("text", "delta")
 
 
 def _number(fields: dict[str, Any], key: str, default: int = 0) -> int:
@@ -333,7 +332,7 @@ def _filtered(output: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _write_item(events: list[dict[str, Any]], at: int, item: dict[str, Any]) -> None:
     """The events of one item."""
-    kind = item.get("type")
+    kind = kind_of(item)
     place = {"item_id": item.get("id"), "output_index": at}
     begun = dict(item)
     if "status" in begun:
@@ -357,7 +356,7 @@ def _write_item(events: list[dict[str, Any]], at: int, item: dict[str, Any]) -> 
 
 def _content(part: dict[str, Any], number: int) -> list[dict[str, Any]]:
     """The events of one part of an item."""
-    kind, place = part.get("type"), {"content_index": number}
+    kind, place = kind_of(part), {"content_index": number}
     if kind not in _PARTS or type(part.get(_PARTS[kind][0])) is not str:
         inner: list[dict[str, Any]] = []
         begun = part

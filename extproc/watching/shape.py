@@ -15,7 +15,7 @@ Channel = tuple[str | int, ...]
 """Where a text goes: the path in the object, with the `index` of an entry for its place. Texts of one channel in
 successive events are one text. The first two belong to one choice, content block or output item."""
 
-_SILENT: Final = frozenset(
+SILENT: Final = frozenset(
     (
         "call_id",
         "container_id",
@@ -178,7 +178,7 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
     for key, value in node.items():
         kind = type(value)
         if kind is str:
-            if value and key not in _SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
+            if value and key not in SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
                 out.append(Text((*path, key), node, key, key in _CODE, whole))
         elif (kind is dict or kind is list) and value and key not in _TOKENS and key not in but:
             if kind is list:
@@ -191,7 +191,7 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
 
 def _is_bytes(node: dict[str, Any], path: Channel, key: str) -> bool:
     kinds = _BYTES[key]
-    return node.get("type") in kinds or (len(path) > 0 and path[-1] in kinds)
+    return kind_of(node) in kinds or (len(path) > 0 and path[-1] in kinds)
 
 
 def as_json(texts: list[Text], key: str) -> list[Text]:
@@ -267,6 +267,12 @@ def inner(holder: dict[str, Any], key: str) -> dict[str, Any]:
     if type(found) is not dict:
         raise ValueError(f"{key!r} in the answer is no object")
     return found
+
+
+def kind_of(holder: dict[str, Any]) -> str:
+    """The `type` that an object says it has; '' without."""
+    kind = holder.get("type")
+    return kind if type(kind) is str else ""
 
 
 def dicts(holder: Any, key: str) -> list[dict[str, Any]]:

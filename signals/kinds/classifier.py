@@ -65,6 +65,7 @@ class Classifier(Signal):
 
     kind = "classifier"
     Parameters = ClassifierParams
+    answers = True
     scored = True
     labelled = True
     cost = Cost.NEURAL

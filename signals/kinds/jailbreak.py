@@ -78,6 +78,7 @@ class Jailbreak(Signal):
 
     kind = "jailbreak"
     Parameters = JailbreakParams
+    answers = True
     scored = True
     labelled = True
     finds = True

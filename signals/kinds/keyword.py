@@ -13,11 +13,12 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from signals.facts import Facts
-from signals.reading import FALSE, Reading, Unavailable
+from signals.reading import FALSE, Reading, Span, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
 from signals.text.automaton import Automaton, Keyword, fold
 from signals.text.hits import Hits
+from signals.text.places import Where
 from signals.text.view import plain_keyword
 
 _TOO_LONG = 256 * 1024
@@ -32,6 +33,8 @@ _K1, _B, _AVERAGE = 1.2, 0.75, 150
 """BM25's usual constants, and the words of an average prompt."""
 
 
+MASKED: Final = "masked"
+"""The label of what policies look for in words of their own: a client learns nothing of it."""
 _EXPRESSION: Final = re.compile(
     r"\\b$|\\[wds](?![A-Za-z])|(?<!\*)\.[*+]|^\^\w|\(\?[:i!=<]|\(\w+(\|\w+)+\)|\w\|\w+\|\w|\[[a-z0-9]-[a-z0-9]\]|\w{5}\*$",
     re.IGNORECASE,
@@ -95,11 +98,19 @@ class KeywordParams(SearchParams):
         modes = [name for name in ("fuzzy", "ngram", "bm25") if getattr(self, name) is not None]
         if len(modes) > 1:
             raise ValueError(f"{' and '.join(modes)} exclude one another")
+        if self.none and self.in_ == "answer":
+            raise ValueError("none: what an answer does not hold is known at its end only; write `not` in the rule")
         if self.bm25 is not None and (not self.any or self.all or self.none):
             raise ValueError("bm25 weighs the keywords of `any`; it goes without all and none")
         if modes and (self.case_sensitive or not self.whole_words):
             raise ValueError(f"{modes[0]} compares whole words without regard to case")
         return self
+
+    def placed(self) -> bool:
+        return not (self.none or self.fuzzy or self.ngram or self.bm25)
+
+    def longest(self) -> int | None:
+        return max(map(len, self.any + self.all), default=None)
 
     def doubts(self) -> Iterator[Doubt]:
         seen = {name: self._folded(getattr(self, name)) for name in ("any", "all", "none")}
@@ -126,11 +137,12 @@ class KeywordSignal(Signal):
 
     kind = "keyword"
     Parameters = KeywordParams
+    answers = True
     scored = True
 
     def __init__(self, name: str, params: KeywordParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
-        automaton = shared.use(Automaton)
+        automaton = shared.searcher(Automaton, params.in_)
         self._hits = shared.use(Hits, automaton, params.in_, params.exact)
         whole, exact = params.whole_words, params.case_sensitive
         plain = _same if params.exact else plain_keyword
@@ -141,6 +153,7 @@ class KeywordSignal(Signal):
 
         self._any, self._all, self._none = bits(params.any), bits(params.all), bits(params.none)
         self._any_mask, self._all_mask, self._none_mask = map(_union, (self._any, self._all, self._none))
+        self._automaton, self._where = automaton, Where(params.in_, params.exact)
         self._likeness: Callable[[Facts], dict[int, float]] | None = None
         self._bm25 = params.bm25.at_least if params.bm25 is not None else None
         if params.fuzzy is None and params.ngram is None and params.bm25 is None:
@@ -175,6 +188,11 @@ class KeywordSignal(Signal):
         if hits & self._all_mask != self._all_mask or hits & self._none_mask:
             return FALSE
         return Reading(True, score, evidence=_places("any", self._any, hits) + _places("all", self._all, hits))
+
+    def spans(self, facts: Facts) -> list[Span]:
+        wanted = self._any_mask | self._all_mask
+        found = self._where.found(facts.request, lambda text: self._automaton.places(text, wanted))
+        return [Span(start, end, MASKED) for start, end in found]
 
     def _misspelled(self, facts: Facts, edits: int) -> dict[int, float]:
         """The keywords that a few edits find, by bit, with their likeness 0 to 1."""
@@ -227,7 +245,7 @@ class KeywordSignal(Signal):
 
 
 class Budget:
-    """Counts the comparisons of one reading, and ends it when there are too many."""
+    """TokenCounts the comparisons of one reading, and ends it when there are too many."""
 
     def __init__(self) -> None:
         self._left = _TOO_MANY

@@ -132,6 +132,8 @@ class Language(Signal):
 
     kind = "language"
     Parameters = LanguageParams
+    answers = True
+    whole = True
     scored = True
     labelled = True
 

@@ -11,19 +11,32 @@ from pydantic import Field, field_validator, model_validator
 
 from signals.facts import Facts
 from signals.neural.embeddings import Entities, mounted
-from signals.reading import FALSE, Reading, Unavailable
+from signals.reading import FALSE, Reading, Span, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, SearchParams, Shared, Signal
 from signals.text.context import AFTER, BEFORE, phone
 from signals.text.detectors import DETECTORS, Detector, Kind
 from signals.text.hits import Hits
-from signals.text.patterns import PatternSet, compiled
+from signals.text.patterns import PatternSet, compiled, in_characters
 from signals.text.view import Origin
 
 _MANY = 2000
 _PHONES = 500
 """Candidates of one detector that are looked at; a text with more is Unknown, never half read. Telephone numbers take
 longest, some 50 µs each."""
+
+_LONGEST = {
+    "card": 23,
+    "iban": 42,
+    "ssn": 11,
+    "nin": 21,
+    "passport": 89,
+    "ip": 45,
+    "mac": 17,
+    "crypto": 93,
+    "phone": 30,
+}
+"""The most characters of those types whose length has an end, with their separators."""
 
 _DATE = re.compile(r"\d{4}([-/.])\d\d\1\d\d\b")
 _NANP = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?: ?(?:x|ext\.?) ?\d{1,6})?")
@@ -77,6 +90,12 @@ class PiiParams(SearchParams):
         description="Countries (ISO 3166) whose phone numbers may lack the country code; only `phone` uses them.",
     )
 
+    def placed(self) -> bool:
+        return True
+
+    def longest(self) -> int | None:
+        return max((_LONGEST[kind] for kind in self.types if kind in _LONGEST), default=None)
+
     @field_validator("regions")
     @classmethod
     def _known(cls, regions: list[str]) -> list[str]:
@@ -109,6 +128,7 @@ class Pii(Signal):
     Parameters = PiiParams
     labelled = True
     finds = True
+    answers = True
 
     def __init__(self, name: str, params: PiiParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
@@ -116,7 +136,7 @@ class Pii(Signal):
         if "phone" in params.types:
             detectors.append(Detector("phone", _PHONE, _phone(params.regions), fits=phone))
             self.cost = Cost.FAST
-        patterns = shared.use(PatternSet)
+        patterns = shared.searcher(PatternSet, params.in_)
         self._found = shared.use(Hits, patterns, params.in_, params.exact)
         # The policy's one pass over the text tells which detectors have candidates at all; most texts have none.
         self._detectors = [(1 << patterns.add(d.hint or d.pattern), compiled(d.pattern.encode()), d) for d in detectors]
@@ -129,6 +149,7 @@ class Pii(Signal):
         self._at_least = params.at_least
         self._named = _MODELLED.intersection(params.types)
         self._certainty = params.certainty
+        self._places = _Places(self)
         self._entities: Entities | None = None
         if params.model is not None:
             self._entities = shared.use(Entities, mounted(shared, params.model, "token"), params.in_)
@@ -136,41 +157,47 @@ class Pii(Signal):
             self.cost = Cost.NEURAL
 
     def read(self, facts: Facts) -> Reading:
-        named = list(self._names(facts)) if self._entities is not None else []
-        hits = facts.get(self._found) & self._any
-        if not hits and not named:
+        if self._entities is None and not facts.get(self._found) & self._any:
             return FALSE
-        detectors = [(pattern, detector) for bit, pattern, detector in self._detectors if hits & bit]
-        if self._exact:
-            spellings: Sequence[tuple[str, str]] = ((facts.request.text(self._scope),) * 2,)
-        else:
-            spellings = facts.request.spellings(self._scope)
         first: tuple[int, str] | None = None
         values: dict[str, set[str]] = {}
-        for number, (text, plain) in enumerate(spellings):
-            for finding in findings(text, plain, detectors, sift=True):
-                if self._allows(finding.kind, finding.value):
-                    continue
-                values.setdefault(finding.kind, set()).add(finding.value)
-                if first is None or (number == 0 and finding.start < first[0]):
-                    first = finding.start, finding.kind
-        for start, named_kind, value in named:
-            if _comparable(value) not in self._allowed:
-                values.setdefault(named_kind, set()).add(value)
-                if first is None or start < first[0]:
-                    first = start, named_kind
+        for number, start, _, kind, value in facts.get(self._places):
+            values.setdefault(kind, set()).add(value)
+            if first is None or (number == 0 and start < first[0]):
+                first = start, kind
         if first is None or sum(map(len, values.values())) < self._at_least:
             return FALSE
         return Reading(True, 1.0, first[1], evidence=tuple(f"{kind}={len(found)}" for kind, found in values.items()))
 
-    def _names(self, facts: Facts) -> Iterator[tuple[int, Named, str]]:
-        """Start, kind and value of what the model found that counts."""
+    def spans(self, facts: Facts) -> list[Span]:
+        return [Span(start, end, kind) for number, start, end, kind, _ in facts.get(self._places) if number == 0]
+
+    def all(self, facts: Facts) -> Iterator[_Place]:
+        """Everything that counts."""
+        named = list(self._names(facts)) if self._entities is not None else []
+        hits = facts.get(self._found) & self._any
+        if hits:
+            detectors = [(pattern, detector) for bit, pattern, detector in self._detectors if hits & bit]
+            if self._exact:
+                spellings: Sequence[tuple[str, str]] = ((facts.request.text(self._scope),) * 2,)
+            else:
+                spellings = facts.request.spellings(self._scope)
+            for number, (text, plain) in enumerate(spellings):
+                for finding in findings(text, plain, detectors, sift=True):
+                    if not self._allows(finding.kind, finding.value):
+                        yield (number, *finding)
+        for start, end, named_kind, value in named:
+            if _comparable(value) not in self._allowed:
+                yield 0, start, end, named_kind, value
+
+    def _names(self, facts: Facts) -> Iterator[tuple[int, int, Named, str]]:
+        """Start, end, kind and value of what the model found that counts."""
         assert self._entities is not None
         text = facts.request.text(self._scope)
         for entity in facts.got(self._entities):
             kind = _NAMED.get(entity.label.upper())
             if kind in self._named and kind is not None and entity.score >= self._certainty:
-                yield entity.start, kind, text[entity.start : entity.end]
+                yield entity.start, entity.end, kind, text[entity.start : entity.end]
 
     def _allows(self, kind: Kind, value: str) -> bool:
         if not self._allowed:
@@ -185,6 +212,20 @@ class Pii(Signal):
                 return True
             domain = domain.partition(".")[2]
         return False
+
+
+_Place = tuple[int, int, int, str, str]
+"""In which spelling of the text something is, its start and end there, kind and value."""
+
+
+class _Places:
+    """Quick input: everything that counts for one signal."""
+
+    def __init__(self, signal: Pii) -> None:
+        self._signal = signal
+
+    def compute(self, facts: Facts) -> list[_Place]:
+        return list(self._signal.all(facts))
 
 
 class Finding(NamedTuple):
@@ -230,17 +271,10 @@ def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) 
                 Finding(start, end, "phone", value) for start, end, value in _checked(pattern, detector, data, sift)
             )
             found += [one for one in phones if one not in taken]
-    return found if len(data) == len(text) else _in_characters(found, data)
-
-
-def _in_characters(found: list[Finding], data: bytes) -> list[Finding]:
-    """The same findings, from places in UTF-8 to places in the text."""
-    places: dict[int, int] = {}
-    at = count = 0
-    for place in sorted({place for one in found for place in one[:2]}):
-        count += len(data[at:place].decode(errors="replace"))
-        at, places[place] = place, count
-    return [one._replace(start=places[one.start], end=places[one.end]) for one in found]
+    if len(data) == len(text):
+        return found
+    spans = in_characters([one[:2] for one in found], data)
+    return [one._replace(start=start, end=end) for one, (start, end) in zip(found, spans, strict=True)]
 
 
 class _Taken:
@@ -273,9 +307,24 @@ def _checked(pattern: Any, detector: Detector, data: bytes, sift: bool) -> Itera
         found = data[start:end].decode(errors="replace")
         value = detector.check(found)
         if value is not None and (not sift or _fits(detector, found, data, (start, end))):
+            if detector.rescan:
+                end = start + _extent(found, value)
             yield start, end, value
         at = start + 1 if value is None and detector.rescan else end
     raise Unavailable("too_many")
+
+
+def _extent(found: str, value: str) -> int:
+    """Where `value` ends in a candidate that begins with it: what follows may be another one."""
+    at = 0
+    for place, char in enumerate(found):
+        if char.isalnum():
+            if char.upper() != value[at].upper():
+                break
+            at += 1
+            if at == len(value):
+                return place + 1
+    return len(found)
 
 
 def _fits(detector: Detector, found: str, data: bytes, span: tuple[int, int]) -> bool:

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from signals.bounds import said
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.kserve import Endpoint
+from signals.neural.kserve import InferenceClient, RemoteModel
 from signals.neural.service import Service
 from signals.neural.shipped import within
 from signals.reading import Reading, Unavailable
@@ -59,6 +59,7 @@ class Remote(Signal):
 
     kind = "remote"
     Parameters = RemoteParams
+    answers = True
     scored = True
     labelled = True
     cost = Cost.REMOTE
@@ -71,18 +72,10 @@ class Remote(Signal):
         self._labels, self._least, self._scope = labels, params.at_least, params.in_
         self._index = labels.index(params.label) if params.label else 0
         services = shared.services
-        endpoint = shared.use(
-            Endpoint,
-            params.url,
-            params.model,
-            params.version,
-            params.input,
-            params.output,
-            params.timeout,
-            services,
-        )
+        at = RemoteModel(params.url, params.model, params.version, params.input, params.output, params.timeout)
+        client = shared.use(InferenceClient, at, services)
         cap = services.max_input_tokens
-        self._answer = shared.use(_Answer, endpoint.service, params.in_, params.timeout, cap)
+        self._answer = shared.use(_Answer, client.service, params.in_, params.timeout, cap)
         self.slow = (self._answer,)
 
     def read(self, facts: Facts) -> Reading:

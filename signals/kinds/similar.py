@@ -40,6 +40,7 @@ class Similar(Signal):
 
     kind = "similar"
     Parameters = SimilarParams
+    answers = True
     scored = True
     cost = Cost.NEURAL
 

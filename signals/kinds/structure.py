@@ -114,6 +114,7 @@ class Structure(Signal):
 
     kind = "structure"
     Parameters = StructureParams
+    answers = True
     scored = True
 
     def __init__(self, name: str, params: StructureParams, shared: Shared) -> None:

@@ -11,7 +11,7 @@ import http.client
 import math
 import ssl
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -78,31 +78,34 @@ def messages() -> dict[str, Any]:
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}")) for name in shapes}
 
 
-class Endpoint:
+class RemoteModel(NamedTuple):
+    """A model on a server. `version`: None lets the server choose. `input`, `output`: names of its tensors. `timeout`:
+    seconds for one call."""
+
+    url: str
+    model: str
+    version: str | None
+    input: str
+    output: str
+    timeout: float
+
+
+class InferenceClient:
     """One model on one server, behind a queue. Unavailable("remote_…") says what went wrong with a call."""
 
-    def __init__(  # noqa: PLR0913
-        self,
-        url: str,
-        model: str,
-        version: str | None,
-        source: str,
-        output: str,
-        timeout: float,
-        services: Services,
-    ) -> None:
-        self._parts = urlsplit(url)
-        self._model, self._version, self._input, self._output = model, version, source, output
-        self._timeout = timeout
+    def __init__(self, at: RemoteModel, services: Services) -> None:
+        self._parts = urlsplit(at.url)
+        self._model, self._version, self._input, self._output = at.model, at.version, at.input, at.output
+        self._timeout = at.timeout
         self._connection: http.client.HTTPConnection | None = None
         self._channel: Any = None
         grpc = self._parts.scheme.startswith("grpc")
         self.service: Service[str, F32] = Service(
-            services.inference.meter(f"remote-{model}"),
+            services.inference.meter(f"remote-{at.model}"),
             self._over_grpc if grpc else self._over_http,
             len,
             # Its own timeout ends a call: no run is as long as a model's may be.
-            limits=services.limits._replace(hang=timeout + 2),
+            limits=services.limits._replace(hang=at.timeout + 2),
         )
         self.service.work, self.service.padded = _BATCH, False
 

@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Histogram:
-    """Counts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
+    """TokenCounts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,6 +54,11 @@ class Store(Protocol):
 
     async def keep(self, key: str, value: str, ttl: float) -> None:
         """Let `value` be the text under `key`. Raises `Unavailable`."""
+        ...
+
+    async def drop(self, pattern: str) -> int:
+        """Forget the texts whose keys fit `pattern`, in which `*` stands for anything and nothing else has a meaning;
+        says how many. Takes as long as it must. Raises `Unavailable`."""
         ...
 
     async def close(self) -> None:
@@ -103,6 +109,13 @@ class Memory:
     async def keep(self, key: str, value: str, ttl: float) -> None:
         self._put(key, value, ttl)
 
+    async def drop(self, pattern: str) -> int:
+        fits = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch
+        found = [key for key in self._kept if fits(key)]
+        for key in found:
+            del self._kept[key]
+        return len(found)
+
     async def close(self) -> None:
         """There is nothing to close."""
 
@@ -125,6 +138,11 @@ class Memory:
         self._kept.move_to_end(key)
         while len(self._kept) > self._limit:
             self._kept.popitem(last=False)
+
+
+def _glob(pattern: str) -> str:
+    """`pattern` for the server, where some other signs have a meaning."""
+    return re.sub(r"[\[\]?^\\]", r"\\\g<0>", pattern)
 
 
 def _kind(key: str) -> str:
@@ -196,6 +214,20 @@ class Valkey:
 
     async def keep(self, key: str, value: str, ttl: float) -> None:
         await self._asked(self._client.set(PREFIX + key, value, px=int(ttl * 1000)))
+
+    async def drop(self, pattern: str) -> int:
+        dropped = 0
+        try:
+            keys: list[str] = []
+            async for key in self._client.scan_iter(_glob(PREFIX + pattern), 1000):
+                keys.append(key)
+                if len(keys) == 1000:
+                    dropped += await self._client.unlink(*keys)
+                    keys = []
+            return dropped + (await self._client.unlink(*keys) if keys else 0)
+        except Exception as error:  # noqa: BLE001 - as in `_asked`
+            self._failed(error)
+            raise Unavailable(DOWN) from None
 
     async def close(self) -> None:
         if self._pending and time.monotonic() >= self._rest_until:

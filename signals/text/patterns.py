@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import re2
@@ -27,6 +28,8 @@ _LARGEST: Final = 120_000
 
 left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 """How many instructions the patterns of the policy that is being read may have (one number; None: no limit)."""
+MANY_PLACES: Final = 10_000
+"""Places of patterns in one text that are looked at; a text with more is Unknown."""
 _STRANGE = re.compile(r"[^\x00-\x7f]+")
 
 _CANARY = r"\z"
@@ -108,6 +111,31 @@ def plain_pattern(pattern: str) -> str:
         return checked(_STRANGE.sub(lambda found: str(re2.escape(next(parts))), pattern))
     except ValueError:
         return pattern
+
+
+def places(patterns: Sequence[Any], text: str) -> list[tuple[int, int]]:
+    """Where `text` has what `patterns`, compiled for bytes, find: first and last character but one, none of them empty.
+    `Unavailable` (`too_many`) where there are very many."""
+    data = text.encode(errors="replace")
+    found = [
+        (start, end)
+        for pattern in patterns
+        for start, end in (match.span() for match in islice(pattern.finditer(data), MANY_PLACES))
+        if end > start
+    ]
+    if len(found) >= MANY_PLACES:
+        raise Unavailable("too_many")
+    return found if len(data) == len(text) else in_characters(found, data)
+
+
+def in_characters(found: Sequence[tuple[int, int]], data: bytes) -> list[tuple[int, int]]:
+    """Spans of UTF-8 text, from bytes to characters."""
+    chars: dict[int, int] = {}
+    at = count = 0
+    for place in sorted({place for span in found for place in span}):
+        count += len(data[at:place].decode(errors="replace"))
+        at, chars[place] = place, count
+    return [(chars[start], chars[end]) for start, end in found]
 
 
 class PatternSet(Searcher):

@@ -160,8 +160,13 @@ def _ordinary(text: str) -> bool:
     data = text.encode()
     if len(data) <= _SMALL:
         return data.translate(_UNCONTROLLED) == data  # twice as fast as leaving them out
-    codes = np.frombuffer(data, np.uint8)
-    return not ((codes < 9).any() or ((codes - np.uint8(14)) < 18).any() or b"\x7f" in data)
+    if b"\x7f" in data:
+        return False
+    for at in range(0, len(data), SLICE):  # between two slices another thread may run
+        codes = np.frombuffer(data[at : at + SLICE], np.uint8)
+        if (codes < 9).any() or ((codes - np.uint8(14)) < 18).any():
+            return False
+    return True
 
 
 def slices(text: str, size: int = SLICE) -> Iterator[str]:

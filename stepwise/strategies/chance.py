@@ -8,12 +8,12 @@ from stepwise.strategy import (
     AnswerContext,
     Draft,
     Judge,
+    Judgement,
     Run,
     Share,
     Strategy,
     StrategyKind,
     StrategyParameter,
-    Verdict,
 )
 
 
@@ -35,8 +35,8 @@ class _RandomRun(Judge):
         self._p = p
         self._rng = rng
 
-    async def judge(self, draft: Draft) -> Verdict:
-        return Verdict(self._rng.random() >= self._p)
+    async def judge(self, draft: Draft) -> Judgement:
+        return Judgement(self._rng.random() >= self._p)
 
 
 KIND = StrategyKind(

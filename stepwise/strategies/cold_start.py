@@ -6,7 +6,7 @@ import math
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, Verdict, Wanted
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, Wanted
 from upstream.tokens import TOP
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
@@ -39,15 +39,15 @@ class _ColdRun(Judge):
     def __init__(self, rule: ColdStart) -> None:
         self._rule = rule
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         vector, rule = draft.vector, self._rule
         signs = (vector[_MEAN_LOGPROB], vector[_NUMBER_MIN], vector[_MIN_MARGIN], -vector[_FIRST_ENTROPY])
         score = sum(seen.rank(float(sign)) for seen, sign in zip(rule.signs, signs, strict=True)) / len(signs)
         warm = len(rule.doubt) >= ENOUGH
         rank = rule.doubt.rank(score)
         if warm:
-            return Verdict(rank >= rule.share, score)
-        return Verdict(bool(signs[0] >= -0.35 and signs[1] >= math.log(0.5)), score)
+            return Judgement(rank >= rule.share, score)
+        return Judgement(bool(signs[0] >= -0.35 and signs[1] >= math.log(0.5)), score)
 
 
 def _make(wanted: Wanted) -> Strategy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, Verdict
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
 
@@ -31,12 +31,12 @@ class _ConfidenceRun(Judge):
     def __init__(self, rule: Confidence) -> None:
         self._rule = rule
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         rule = self._rule
         value = float(draft.vector[_MEAN_LOGPROB])
         warm = len(rule.seen) >= ENOUGH
         rank = rule.seen.rank(value)
-        return Verdict(rank >= rule.share if warm else value >= rule.cold, value)
+        return Judgement(rank >= rule.share if warm else value >= rule.cold, value)
 
 
 KIND = StrategyKind("confidence", lambda wanted: Confidence(wanted.number("share", 0.2)), {"share": SHARE})

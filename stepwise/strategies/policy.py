@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwise.policy import GOAL, PolicyFailed, StepPolicy, StepPolicyError, Vector
-from stepwise.strategy import AnswerContext, Draft, Judge, NoVerdict, Run, Strategy, StrategyKind, Verdict, Wanted
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, NoJudgement, Run, Strategy, StrategyKind, Wanted
 from upstream.tokens import TOP
 
 
@@ -32,12 +32,12 @@ class _PolicyRun(Judge):
         self._hidden: Vector | None = None
         policy.answers += 1
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         try:
             keep, self._hidden = await self._policy.keep(draft.vector, self._hidden)
         except PolicyFailed as error:
-            raise NoVerdict(error.reason, str(error)) from error
-        return Verdict(keep >= self._kappa, keep)
+            raise NoJudgement(error.reason, str(error)) from error
+        return Judgement(keep >= self._kappa, keep)
 
     def close(self) -> None:
         self._policy.answers -= 1

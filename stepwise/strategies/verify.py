@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, StrategyKind, StrategyParameter, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, StrategyParameter
 
 
 class Verify(Strategy):
@@ -26,9 +26,9 @@ class _VerifyRun(Judge):
         self._threshold = threshold
         self._verify = verify
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         score = await self._verify(draft.step)
-        return Verdict(score >= self._threshold, score)
+        return Judgement(score >= self._threshold, score)
 
 
 KIND = StrategyKind(

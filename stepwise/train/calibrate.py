@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwise.policy import Row
+from stepwise.policy import CalibrationRow
 
 _RANGE = 4.0  # costs are cut at so many mean large answers, which no answer of a working pair comes near
 
@@ -33,6 +33,30 @@ class Trial:
     kappa: float
     right: NDArray[np.bool_]
     cost: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What was seen on the calibration questions. large_right: bool [questions], of the large model alone; large_cost:
+    float [questions], its mean being 1."""
+
+    trials: Sequence[Trial]
+    large_right: NDArray[np.bool_]
+    large_cost: NDArray[np.float64]
+
+    @property
+    def safe_first(self) -> list[Trial]:
+        return sorted(self.trials, key=lambda trial: -trial.kappa)
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What is to be promised. alphas: shares of accuracy lost; shares: of the large model's cost; each with probability
+    1 - delta."""
+
+    alphas: Sequence[float]
+    shares: Sequence[float]
+    delta: float
 
 
 def luck(losses: int, count: int, alpha: float) -> float:
@@ -91,32 +115,22 @@ def cost_threshold(
     return passed
 
 
-def table(  # noqa: PLR0913
-    trials: Sequence[Trial],
-    large_right: NDArray[np.bool_],
-    large_cost: NDArray[np.float64],
-    *,
-    alphas: Sequence[float],
-    shares: Sequence[float],
-    delta: float,
-) -> list[Row]:
+def table(seen: Trials, wanted: Promises) -> list[CalibrationRow]:
     """The kappa table: a row for each target that can be promised."""
-    safe_first = sorted(trials, key=lambda t: -t.kappa)
+    safe_first, delta = seen.safe_first, wanted.delta
     rows = []
-    for alpha in alphas:
-        kappa = loss_threshold(safe_first, large_right, alpha, delta)
+    for alpha in wanted.alphas:
+        kappa = loss_threshold(safe_first, seen.large_right, alpha, delta)
         if kappa is not None:
-            rows.append(Row("accuracy_loss", alpha, kappa, delta))
-    for share in shares:
-        kappa = cost_threshold(safe_first[::-1], large_cost, share, delta)
+            rows.append(CalibrationRow("accuracy_loss", alpha, kappa, delta))
+    for share in wanted.shares:
+        kappa = cost_threshold(safe_first[::-1], seen.large_cost, share, delta)
         if kappa is not None:
-            rows.append(Row("cost", share, kappa, delta))
+            rows.append(CalibrationRow("cost", share, kappa, delta))
     return rows
 
 
-def resample(  # noqa: PLR0913
-    trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float, *, splits: int, seed: int
-) -> tuple[float, float, float]:
+def resample(seen: Trials, alpha: float, delta: float, *, splits: int, seed: int) -> tuple[float, float, float]:
     """Whether the promise holds: the questions are split in halves many times, and each time the threshold is taken on
     one half and the loss measured on the other.
 
@@ -124,7 +138,7 @@ def resample(  # noqa: PLR0913
     itself, so a loss a little above alpha on it can be chance: the share is an upper estimate of what the promise
     allows (delta).
     """
-    safe_first = sorted(trials, key=lambda t: -t.kappa)
+    safe_first, large_right = seen.safe_first, seen.large_right
     right = np.stack([t.right for t in safe_first])
     cost = np.stack([t.cost for t in safe_first])
     rng = np.random.default_rng(seed)

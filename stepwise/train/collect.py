@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stepwise.train.tree import KEEP, REDO, Question, Store, Tree, Writer
+from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore
 from stepwise.train.walk import follow
 
 
@@ -44,7 +44,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
+async def grow(tree: Tree, writer: StepWriter, plan: Plan) -> None:
     """Writes the parts of one tree that `plan` asks for and that are not there yet."""
     await tree.unstepped(writer)
     await follow(tree, REDO * tree.max_steps, writer)
@@ -62,8 +62,9 @@ async def grow(tree: Tree, writer: Writer, plan: Plan) -> None:
         await follow(tree, path, writer)
 
 
-async def collect(store: Store, trees: Sequence[Tree], writer: Writer, plan: Plan, *, at_once: int, each: int) -> None:  # noqa: PLR0913
-    """Grows all trees, `at_once` side by side, and saves after every `each` of them."""
+async def collect(store: TreeStore, trees: Sequence[Tree], writer: StepWriter, plan: Plan, at_once: int) -> None:
+    """Grows all trees, `at_once` side by side, and saves after every four times as many."""
+    each = 4 * at_once
     with tqdm(total=len(trees), desc="questions", mininterval=2) as bar:
         for start in range(0, len(trees), each):
             part = trees[start : start + each]

@@ -9,9 +9,9 @@ from stepwise.continuation import CHAT_PATH, Continuation, Joint, build
 from stepwise.pair import PairModel
 from stepwise.probe import probe
 from stepwise.steps import Splitter, StepLimits
-from stepwise.strategy import NoVerdict
+from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written
-from upstream.client import Upstream, UpstreamError
+from upstream.client import ModelClient, UpstreamError
 from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import TOP, Token, estimate
 
@@ -29,7 +29,7 @@ class EndpointWriter:
     def __init__(
         self, small: Endpoint, large: Endpoint, limits: StepLimits, *, temperature: float = 0.0, max_tokens: int = 4096
     ) -> None:
-        self._upstreams = Upstream(small), Upstream(large)
+        self._upstreams = ModelClient(small), ModelClient(large)
         self._limits = limits
         self._temperature = temperature
         self._max_tokens = max_tokens
@@ -75,7 +75,7 @@ class EndpointWriter:
             try:
                 self._marks[key] = await self.models[1].upstream.ask(CHAT_PATH, body)
             except UpstreamError as error:
-                raise NoVerdict("verify_failed", str(error)) from error
+                raise NoJudgement("verify_failed", str(error)) from error
         answer = self._marks[key]
         usage = answer.get("usage")
         read = usage.get("prompt_tokens") if isinstance(usage, dict) else None

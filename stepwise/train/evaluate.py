@@ -18,11 +18,11 @@ from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import AnswerContext, Draft, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
-from stepwise.train.tree import REDO, Tree, Writer
-from stepwise.train.walk import Outcome, Price, follow, walk
+from stepwise.train.tree import REDO, StepWriter, Tree
+from stepwise.train.walk import Episode, Price, follow, walk
 from upstream.tokens import TOP, Token
 
 _SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -56,10 +56,10 @@ class _ScoredRun:
     def glance(self, token: Token, state: State) -> bool:
         return True
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         score = self._rule.score(draft.vector)
         self._kept = score >= self._rule.kappa
-        return Verdict(self._kept, score)
+        return Judgement(self._kept, score)
 
     def close(self) -> None:
         return None
@@ -96,22 +96,31 @@ class Point:
     right: NDArray[np.bool_]
     large: NDArray[np.float64]
     cost: NDArray[np.float64]
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[Episode] = ()
 
 
-async def measure(  # noqa: PLR0913
-    trees: Sequence[Tree], strategy: Strategy, parameter: float, writer: Writer | None, price: Price, max_redos: int
-) -> Point:
-    """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
-    outcomes = await asyncio.gather(*(walk(tree, strategy, writer, max_redos=max_redos) for tree in trees))
-    scale = float(np.mean([price.large * tree.plain.size for tree in trees if tree.plain is not None]))
-    return Point(
-        parameter,
-        np.array([o.right for o in outcomes]),
-        np.array([float(o.large_tokens) for o in outcomes]),
-        np.array([price.of(o) for o in outcomes]) / scale,
-        outcomes,
-    )
+@dataclass(frozen=True)
+class Exam:
+    """The questions that strategies answer, and by which terms. writer: asked for steps that nobody has written yet,
+    None where there is none to ask."""
+
+    trees: Sequence[Tree]
+    writer: StepWriter | None
+    price: Price
+    max_redos: int
+
+    async def measure(self, strategy: Strategy, parameter: float) -> Point:
+        """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
+        runs = (walk(tree, strategy, self.writer, max_redos=self.max_redos) for tree in self.trees)
+        outcomes = await asyncio.gather(*runs)
+        scale = float(np.mean([self.price.large * tree.plain.size for tree in self.trees if tree.plain is not None]))
+        return Point(
+            parameter,
+            np.array([o.right for o in outcomes]),
+            np.array([float(o.large_tokens) for o in outcomes]),
+            np.array([self.price.of(o) for o in outcomes]) / scale,
+            outcomes,
+        )
 
 
 def handcrafted(roots: NDArray[np.float32], verify: bool) -> dict[str, list[tuple[float, Strategy]]]:
@@ -138,7 +147,7 @@ def trained(path: Path, name: str, vectors: NDArray[np.float32], points: int = 1
     return [(float(k), Scored(name, score, float(k), once=False)) for k in [0.0, *kappas, 1.01]]
 
 
-async def oracle(tree: Tree, writer: Writer | None, price: Price, redos: int) -> tuple[float, float] | None:
+async def oracle(tree: Tree, writer: StepWriter | None, price: Price, redos: int) -> tuple[float, float] | None:
     """(large tokens, cost) of the cheapest right answer with at most `redos` redone steps.
 
     Else of the large model's own steps; None when no path tried is right.
@@ -216,19 +225,20 @@ class Figures:
     tokens: Mapping[int, tuple[float, float, float]]
 
 
-def figures(  # noqa: PLR0913
-    sweeps: Mapping[str, Sequence[Point]],
-    small: Point,
-    large: Point,
-    oracle_tokens: NDArray[np.float64],
-    *,
-    samples: int,
-    seed: int,
-) -> list[Figures]:
-    """All strategies on the same bootstrap samples of questions.
+@dataclass(frozen=True)
+class Comparison:
+    """All strategies on the same questions. sweeps: by strategy, a point for each parameter; small, large: either model
+    alone, large step by step; oracle_tokens: float [q], infinite where no path is right."""
 
-    oracle_tokens: float [q], infinite where no path is right.
-    """
+    sweeps: Mapping[str, Sequence[Point]]
+    small: Point
+    large: Point
+    oracle_tokens: NDArray[np.float64]
+
+
+def figures(seen: Comparison, *, samples: int, seed: int) -> list[Figures]:
+    """All strategies on the same bootstrap samples of questions."""
+    sweeps, small, large = seen.sweeps, seen.small, seen.large
     rng = np.random.default_rng(seed)
     count = len(small.right)
     draws = [np.arange(count), *(rng.integers(0, count, count) for _ in range(samples))]
@@ -251,7 +261,7 @@ def figures(  # noqa: PLR0913
             for name, (r, t, c) in stacked.items()
         }
         # The oracle spends on the cheapest questions first.
-        cheap = np.sort(oracle_tokens[draw])
+        cheap = np.sort(seen.oracle_tokens[draw])
         cheap = cheap[np.isfinite(cheap)]
         ratio = (high - low) / all_large
         spent = np.cumsum(cheap) / count
@@ -284,15 +294,15 @@ def chosen(points: Sequence[Point], low: float, high: float) -> int:
     return max(range(len(points)), key=lambda i: float(points[i].right.mean()))
 
 
-def report(  # noqa: PLR0913
+def report(
     found: Sequence[Figures],
-    small: Point,
-    large: Point,
+    seen: Comparison,
     plain: float,
     title: str,
     waits: Mapping[str, Latency] | None = None,
 ) -> str:
     """A Markdown table, best area first. waits: by strategy, where they were measured."""
+    small, large = seen.small, seen.large
 
     def cell(value: tuple[float, float, float], percent: bool) -> str:
         scale = 100 if percent else 1
@@ -327,7 +337,7 @@ def report(  # noqa: PLR0913
     return "\n".join(lines) + "\n"
 
 
-def plot(sweeps: Mapping[str, Sequence[Point]], oracle_tokens: NDArray[np.float64], large: Point, path: Path) -> None:
+def plot(seen: Comparison, path: Path) -> None:
     """Accuracy over large tokens (share of the large model's own), one line per strategy."""
     import matplotlib as mpl
 
@@ -335,7 +345,8 @@ def plot(sweeps: Mapping[str, Sequence[Point]], oracle_tokens: NDArray[np.float6
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5.5), dpi=120)
-    whole = large.large.mean()
+    sweeps, oracle_tokens = seen.sweeps, seen.oracle_tokens
+    whole = seen.large.large.mean()
     for name, points in sweeps.items():
         x, y = envelope(np.array([p.large.mean() / whole for p in points]), np.array([p.right.mean() for p in points]))
         axes.plot(100 * x, 100 * y, marker=".", label=name)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepwise import features
-from stepwise.policy import FORMAT, Row
+from stepwise.policy import FORMAT, CalibrationRow
 from stepwise.steps import StepLimits
 from stepwise.train.net import Net
 
@@ -33,7 +33,7 @@ class About:
     large: str
     limits: StepLimits
     token_budget: int
-    rows: Sequence[Row]
+    rows: Sequence[CalibrationRow]
     calibration_size: int
     commit: str
 

@@ -14,7 +14,7 @@ from stepwise.answer import Steps
 from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.ready import Stepwise, StepwiseError
 from stepwise.strategy import Strategy
-from stepwise.train.project import Settings
+from stepwise.train.project import ProjectSettings
 from stepwise.train.tree import Question
 from upstream.writer import Call
 
@@ -38,7 +38,7 @@ class Latency:
 
 async def measure(
     models: tuple[PairModel, PairModel],
-    settings: Settings,
+    settings: ProjectSettings,
     strategies: Mapping[str, Strategy],
     questions: Sequence[Question],
     *,

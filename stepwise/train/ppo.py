@@ -20,7 +20,7 @@ from stepwise.train.problem import Goal, area, rewards
 
 
 @dataclass(frozen=True)
-class Settings:
+class PPOSettings:
     """rounds of `runs` fresh answers; epochs over each; clip: of the ratio; lam: of the advantages; entropy; rate;
     seed."""
 
@@ -46,7 +46,7 @@ def advantages(value: Tensor, reward: Tensor, mask: Tensor, lam: float) -> Tenso
     return out
 
 
-def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: Settings) -> Net:
+def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: PPOSettings) -> Net:
     """Improves a copy of `start`; returns the network that was best on `check`."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)

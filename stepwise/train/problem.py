@@ -28,7 +28,7 @@ class Goal:
     pace: float = 0.5
 
 
-class Batch(NamedTuple):
+class RewardBatch(NamedTuple):
     """Runs as tensors [runs, time]: features [.., WIDTH], action, log chance of the acting policy, reward, mask."""
 
     x: Tensor
@@ -44,14 +44,14 @@ def lost(forest: Forest, runs: Runs) -> NDArray[np.bool_]:
     return out
 
 
-def rewards(forest: Forest, runs: Runs, multiplier: float) -> Batch:
+def rewards(forest: Forest, runs: Runs, multiplier: float) -> RewardBatch:
     """The Lagrangian's rewards of `runs`."""
     mask = runs.node >= 0
     reward = -runs.cost.copy()
     last = mask.sum(axis=1) - 1
     reward[np.arange(len(last)), last] -= multiplier * lost(forest, runs)
     node = np.where(mask, runs.node, 0)
-    return Batch(
+    return RewardBatch(
         torch.from_numpy(forest.vectors[node]),
         torch.from_numpy(runs.action),
         torch.from_numpy(np.log(np.maximum(runs.chance, 1e-6))),

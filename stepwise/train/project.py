@@ -13,7 +13,7 @@ from typing import Any
 from stepwise import features
 from stepwise.steps import StepLimits
 from stepwise.train.collect import read_questions
-from stepwise.train.tree import Store, Tree, Writer
+from stepwise.train.tree import StepWriter, Tree, TreeStore
 from stepwise.train.walk import Price
 from upstream.endpoint import Endpoint
 
@@ -21,7 +21,7 @@ SETS = ("policy", "calibration", "test")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProjectSettings:
     """What all parts of a project share. small, large: served names; price_*: of one token, in any unit; the rest as in
     the service (`stepwise.steps.Limits`, `features.State`, `session.Budget.steps`)."""
 
@@ -54,14 +54,14 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.settings = Settings(**json.loads((folder / "settings.json").read_text()))
+            self.settings = ProjectSettings(**json.loads((folder / "settings.json").read_text()))
         except FileNotFoundError:
             raise ValueError(f"{folder}: no settings.json; begin with `pointsman stepwise collect`") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{folder}/settings.json: {error}") from error
 
     @classmethod
-    def start(cls, folder: Path, settings: Settings) -> Project:
+    def start(cls, folder: Path, settings: ProjectSettings) -> Project:
         """Makes the folder, or opens it when it has the same settings. Raises ValueError when it has others."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "settings.json"
@@ -72,8 +72,8 @@ class Project:
             raise ValueError(f"{file}: made with other settings ({project.settings}, not {settings})")
         return project
 
-    def store(self, name: str) -> Store:
-        return Store(self.folder / "trees" / name, self.settings.of_trees())
+    def store(self, name: str) -> TreeStore:
+        return TreeStore(self.folder / "trees" / name, self.settings.of_trees())
 
     def questions(self, name: str, source: Path | None = None, count: int | None = None) -> Path:
         """The questions of a set; `source` is copied in the first time, as far as `count`. Raises ValueError."""
@@ -88,7 +88,7 @@ class Project:
             raise ValueError(f"{file}: no questions; run `pointsman stepwise collect --set {name} --questions FILE`")
         return file
 
-    def trees(self, name: str) -> tuple[Store, list[Tree]]:
+    def trees(self, name: str) -> tuple[TreeStore, list[Tree]]:
         """The store of a set and the trees of its questions, as far as they are written."""
         store, s = self.store(name), self.settings
         return store, store.load(read_questions(self.questions(name)), s.limits, s.token_budget, s.max_steps)
@@ -106,8 +106,8 @@ class Project:
 
 @asynccontextmanager
 async def open_writer(
-    settings: Settings, module: str | None, urls: Sequence[str | None], temperature: float
-) -> AsyncIterator[Writer | None]:
+    settings: ProjectSettings, module: str | None, urls: Sequence[str | None], temperature: float
+) -> AsyncIterator[StepWriter | None]:
     """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
     if module is not None:
         async with importlib.import_module(module).open_writer(settings.limits) as writer:

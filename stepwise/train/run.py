@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stepwise.policy import Row, StepPolicy
+from stepwise.policy import CalibrationRow, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategy import Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
@@ -24,16 +25,16 @@ from stepwise.train.latency import Latency, measure
 from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
-from stepwise.train.tree import Tree, Writer
+from stepwise.train.tree import StepWriter, Tree
 from stepwise.train.walk import Verifier
 
 ALGORITHMS = ("supervised", "ppo", "vtrace")
 
 
-async def do_collect(project: Project, name: str, writer: Writer, plan: Plan, at_once: int) -> None:
+async def do_collect(project: Project, name: str, writer: StepWriter, plan: Plan, at_once: int) -> None:
     """Grows the trees of a set."""
     store, trees = project.trees(name)
-    await collect(store, trees, writer, plan, at_once=at_once, each=4 * at_once)
+    await collect(store, trees, writer, plan, at_once)
     nodes = sum(node.draft is not None for tree in trees for node in tree.nodes.values())
     redone = sum(node.redo is not None for tree in trees for node in tree.nodes.values())
     small, large = (np.mean([_alone(tree, letter) for tree in trees]) for letter in "KR")
@@ -58,9 +59,9 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
         if name == "supervised":
             net = base
         elif name == "ppo":
-            net = ppo.train(fit, check, base, goal, ppo.Settings(rounds=max(1, updates // 4), seed=seed))
+            net = ppo.train(fit, check, base, goal, ppo.PPOSettings(rounds=max(1, updates // 4), seed=seed))
         else:
-            net, kappa = vtrace.train(fit, check, base, goal, vtrace.Settings(updates=updates, seed=seed))
+            net, kappa = vtrace.train(fit, check, base, goal, vtrace.VTraceSettings(updates=updates, seed=seed))
         torch.save(net.state_dict(), project.folder / f"{name}.pt")
         about = _about(project, (), 0)
         difference = export(net, project.folder / f"{name}.onnx", about, forest.vectors)
@@ -70,44 +71,52 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
 
 
 async def do_calibrate(
-    project: Project, name: str, writer: Writer | None, delta: float, targets: tuple[Sequence[float], Sequence[float]]
+    project: Project,
+    name: str,
+    writer: StepWriter | None,
+    wanted: calibrate.Promises,
 ) -> None:
     """The kappa table, from the calibration set."""
     store, trees = project.trees("calibration")
-    trials, large_right, large_cost = await _trials(project, name, trees, writer)
+    seen = await _trials(project, name, trees, writer)
+    large_right = seen.large_right
     store.save(trees)
-    rows = calibrate.table(trials, large_right, large_cost, alphas=targets[0], shares=targets[1], delta=delta)
+    rows = calibrate.table(seen, wanted)
     project.write(
         f"{name}.calibration.json",
         {"rows": [row._asdict() for row in rows], "size": len(trees), "large_right": int(large_right.sum())},
     )
     for row in rows:
-        at = next(t for t in trials if t.kappa == row.kappa)
+        at = next(t for t in seen.trials if t.kappa == row.kappa)
         lost = (large_right & ~at.right).sum() / large_right.sum()
         print(f"{row.kind} <= {row.target:g}: kappa {row.kappa:.4f} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})")
-    missing = [a for a in targets[0] if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]
+    missing = [a for a in wanted.alphas if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]
     if missing:
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
 
 
-async def do_evaluate(  # noqa: PLR0913
+class TimedModels(NamedTuple):
+    """Who is timed: the models behind addresses, on the first `questions` of the test set."""
+
+    served: EndpointWriter
+    questions: int
+
+
+async def do_evaluate(
     project: Project,
     names: Sequence[str],
-    writer: Writer | None,
+    writer: StepWriter | None,
     max_redos: int,
-    served: EndpointWriter | None = None,
-    sample: int = 0,
+    timed: TimedModels | None = None,
 ) -> None:
-    """The report: `report.md`, `curves.png`, `figures.json` in the project's folder.
-
-    served: the models behind addresses; `sample` questions are answered there, to take the time.
-    """
+    """The report: `report.md`, `curves.png`, `figures.json` in the project's folder."""
     store, trees = project.trees("test")
     price = project.settings.price
     for tree in trees:
         await tree.unstepped(writer)
-    small = await evaluate.measure(trees, Fixed.always_small(), 0, writer, price, max_redos)
-    large = await evaluate.measure(trees, Fixed.always_large(), 0, writer, price, max_redos)
+    exam = evaluate.Exam(trees, writer, price, max_redos)
+    small = await exam.measure(Fixed.always_small(), 0)
+    large = await exam.measure(Fixed.always_large(), 0)
     _, policy_trees = project.trees("policy")
     vectors = _vectors(policy_trees)
     sweeps: dict[str, list[tuple[float, Strategy]]] = {}
@@ -117,25 +126,26 @@ async def do_evaluate(  # noqa: PLR0913
     sweeps |= evaluate.handcrafted(vectors, verify=isinstance(writer, Verifier))
     points: dict[str, list[evaluate.Point]] = {}
     for name, sweep in tqdm(sweeps.items(), desc="strategies"):
-        points[name] = [await evaluate.measure(trees, s, p, writer, price, max_redos) for p, s in sweep]
+        points[name] = [await exam.measure(s, p) for p, s in sweep]
         store.save(trees)
     best = [await evaluate.oracle(tree, writer, price, redos=3) for tree in tqdm(trees, desc="oracle")]
     store.save(trees)
     tokens = np.array([np.inf if b is None else b[0] for b in best])
-    found = evaluate.figures(points, small, large, tokens, samples=1000, seed=0)
+    seen = evaluate.Comparison(points, small, large, tokens)
+    found = evaluate.figures(seen, samples=1000, seed=0)
     plain = float(_plain(trees).mean())
     title = f"{project.settings.small} and {project.settings.large}"
     waits: dict[str, Latency] = {}
-    if served is not None and sample:
+    if timed is not None:
         low, high = float(small.right.mean()), float(large.right.mean())
-        timed = {name: sweep[evaluate.chosen(points[name], low, high)][1] for name, sweep in sweeps.items()}
-        timed |= {"always-small": Fixed.always_small(), "always-large": Fixed.always_large()}
-        questions = [tree.question for tree in trees[:sample]]
-        waits = await measure(served.models, project.settings, timed, questions, max_redos=max_redos)
-    text = evaluate.report(found, small, large, plain, title, waits)
+        chosen = {name: sweep[evaluate.chosen(points[name], low, high)][1] for name, sweep in sweeps.items()}
+        chosen |= {"always-small": Fixed.always_small(), "always-large": Fixed.always_large()}
+        questions = [tree.question for tree in trees[: timed.questions]]
+        waits = await measure(timed.served.models, project.settings, chosen, questions, max_redos=max_redos)
+    text = evaluate.report(found, seen, plain, title, waits)
     text += f"\n{_hardness(trees)}\n{await _promises(project, names[-1:], trees, writer)}"
     (project.folder / "report.md").write_text(text)
-    evaluate.plot(points, tokens, large, project.folder / "curves.png")
+    evaluate.plot(seen, project.folder / "curves.png")
     project.write(
         "figures.json",
         {
@@ -161,7 +171,7 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
     except FileNotFoundError:
         raise ValueError(f"{project.folder}/{name}.pt: missing; run `pointsman stepwise train` first") from None
     _, trees = project.trees("calibration")
-    rows = [Row(**row) for row in calibration["rows"]]
+    rows = [CalibrationRow(**row) for row in calibration["rows"]]
     difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
     StepPolicy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
@@ -169,7 +179,7 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
         card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")
 
 
-def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int) -> str:
+def _card(project: Project, name: str, out: Path, rows: Sequence[CalibrationRow], size: int) -> str:
     """What there is to know about a policy file, as Markdown; the report is that of the last `evaluate`."""
     s, report = project.settings, project.folder / "report.md"
     if not report.exists():
@@ -197,7 +207,7 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[Row], size: int
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _about(project: Project, rows: Sequence[Row], size: int) -> About:
+def _about(project: Project, rows: Sequence[CalibrationRow], size: int) -> About:
     s = project.settings
     return About(s.small, s.large, s.limits, s.token_budget, rows, size, commit())
 
@@ -230,20 +240,21 @@ def _only(trees: Sequence[Tree], index: NDArray[np.int64], project: Project) -> 
 
 
 async def _trials(
-    project: Project, name: str, trees: Sequence[Tree], writer: Writer | None, max_redos: int = 8
-) -> tuple[list[calibrate.Trial], NDArray[np.bool_], NDArray[np.float64]]:
-    """Every threshold of a fixed ladder (from the policy set) on `trees`; large_right and large_cost beside them."""
+    project: Project, name: str, trees: Sequence[Tree], writer: StepWriter | None, max_redos: int = 8
+) -> calibrate.Trials:
+    """Every threshold of a fixed ladder (from the policy set) on `trees`."""
     for tree in trees:
         await tree.unstepped(writer)
     _, policy_trees = project.trees("policy")
     ladder = evaluate.trained(project.folder / f"{name}.onnx", name, _vectors(policy_trees), points=40)
     price = project.settings.price
+    exam = evaluate.Exam(trees, writer, price, max_redos)
     trials = []
     for kappa, strategy in tqdm(ladder, desc=f"{name}: thresholds"):
-        point = await evaluate.measure(trees, strategy, kappa, writer, price, max_redos)
+        point = await exam.measure(strategy, kappa)
         trials.append(calibrate.Trial(kappa, point.right, point.cost))
     large = np.array([price.large * tree.plain.size for tree in trees if tree.plain is not None])
-    return trials, _plain(trees), large / large.mean()
+    return calibrate.Trials(trials, _plain(trees), large / large.mean())
 
 
 def _question_level(trees: Sequence[Tree]) -> list[tuple[float, Strategy]]:
@@ -307,7 +318,7 @@ def _reaches(tree: Tree, path: str) -> bool:
     return _reaches(tree, path + "K") or _reaches(tree, path + "R")
 
 
-async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree], writer: Writer | None) -> str:
+async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree], writer: StepWriter | None) -> str:
     """Whether the calibrated promise holds over 200 halves of the calibration and test questions together."""
     lines = ["| policy | target | splits that break it (delta 0.1) | mean loss | mean cost |", "|---|---|---|---|---|"]
     try:
@@ -315,8 +326,8 @@ async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree
     except ValueError:
         more = []
     for name in names:
-        trials, large_right, _ = await _trials(project, name, [*trees, *more], writer)
+        seen = await _trials(project, name, [*trees, *more], writer)
         for alpha in (0.01, 0.02, 0.05):
-            broken, lost, cost = calibrate.resample(trials, large_right, alpha, 0.1, splits=200, seed=0)
+            broken, lost, cost = calibrate.resample(seen, alpha, 0.1, splits=200, seed=0)
             lines.append(f"| {name} | lose at most {alpha:.0%} | {broken:.1%} | {lost:.2%} | {cost:.1%} |")
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ class Written(NamedTuple):
     ended: bool
 
 
-class Writer(Protocol):
+class StepWriter(Protocol):
     """The two models. Both continue `prefix`, the beginning of an answer to `question`; many calls run at once."""
 
     async def small(self, question: Question, prefix: str) -> Written:
@@ -55,9 +55,9 @@ class Writer(Protocol):
         answer."""
 
 
-class Piece(NamedTuple):
-    """A written step. text, size (tokens), last: the answer ends with it; right: and is right (None when not
-    last)."""
+class Segment(NamedTuple):
+    """A step, or a whole answer, that follows a prefix. text, size (tokens), last: the answer ends with it; right: and
+    it is right (None when not last)."""
 
     text: str
     size: int
@@ -76,10 +76,10 @@ class Node:
     path: str
     prefix: str
     state: State
-    draft: Piece | None = None
+    draft: Segment | None = None
     vector: Vector | None = None
     top: tuple[float, ...] = ()
-    redo: Piece | None = None
+    redo: Segment | None = None
 
     def after(self, letter: str) -> tuple[str, State]:
         """Prefix and state of the child that K or R leads to."""
@@ -102,14 +102,14 @@ class Tree:
     token_budget: int
     max_steps: int
     nodes: dict[str, Node] = field(default_factory=dict)
-    plain: Piece | None = None
+    plain: Segment | None = None
     changed: bool = False
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes.setdefault("", Node("", "", State(token_budget=self.token_budget)))
 
-    async def drafted(self, path: str, writer: Writer | None) -> Node:
+    async def drafted(self, path: str, writer: StepWriter | None) -> Node:
         """The node at `path` with its draft. Raises Missing when it is not known and there is no writer."""
         node = self._node(path)
         if node.draft is None:
@@ -118,7 +118,7 @@ class Tree:
                     self._grow(path, await self._ask(writer).small(self.question, node.prefix))
         return node
 
-    async def redone(self, path: str, writer: Writer | None) -> Node:
+    async def redone(self, path: str, writer: StepWriter | None) -> Node:
         """The node at `path` with the large model's step. Raises Missing like `drafted`."""
         node = self._node(path)
         if node.redo is None:
@@ -130,7 +130,7 @@ class Tree:
                     self.changed = True
         return node
 
-    async def unstepped(self, writer: Writer | None) -> Piece:
+    async def unstepped(self, writer: StepWriter | None) -> Segment:
         """The large model's own answer in one go."""
         if self.plain is None:
             async with self._lock("plain"):
@@ -138,7 +138,7 @@ class Tree:
                     written = await self._ask(writer).large(self.question, "", rest=True)
                     text = "".join(token.text for token in written.tokens)
                     size = sum(token.size for token in written.tokens)
-                    self.plain = Piece(text, size, True, written.ended and right(self.question.answer, text))
+                    self.plain = Segment(text, size, True, written.ended and right(self.question.answer, text))
                     self.changed = True
         return self.plain
 
@@ -152,7 +152,7 @@ class Tree:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _ask(self, writer: Writer | None) -> Writer:
+    def _ask(self, writer: StepWriter | None) -> StepWriter:
         if writer is None:
             raise Missing(
                 f"question {self.question.id}: this step was never written, and no models are given to write it"
@@ -182,12 +182,12 @@ class Tree:
             steps[-1] = Step(steps[-1].tokens, End.STOP)
         return steps or [Step((), End.STOP)]  # the model had nothing more to say
 
-    def _piece(self, path: str, prefix: str, step: Step, written: Written) -> Piece:
+    def _piece(self, path: str, prefix: str, step: Step, written: Written) -> Segment:
         last = step.end is End.STOP or len(path) + 1 >= self.max_steps
         good = None
         if last:
             good = step.end is End.STOP and written.ended and right(self.question.answer, prefix + step.text)
-        return Piece(step.text, step.size, last, good)
+        return Segment(step.text, step.size, last, good)
 
 
 class Missing(ValueError):
@@ -205,7 +205,7 @@ _NODE = pa.schema(
 _PLAIN = "!plain"  # path of the row that holds the large model's own answer
 
 
-class Store:
+class TreeStore:
     """Trees in a folder of Parquet files; `save` adds a file, nothing is ever rewritten.
 
     settings: what the trees depend on (models, limits, features); kept in the files. Raises ValueError when the
@@ -272,13 +272,13 @@ class Store:
         return len(rows)
 
 
-def _write(piece: Piece | None, name: str) -> dict[str, Any]:
+def _write(piece: Segment | None, name: str) -> dict[str, Any]:
     if piece is None:
         return {name: None}
     return {name: piece.text, f"{name}_size": piece.size, f"{name}_last": piece.last, f"{name}_right": piece.right}
 
 
-def _read(row: Mapping[str, Any], name: str) -> Piece | None:
+def _read(row: Mapping[str, Any], name: str) -> Segment | None:
     if row[name] is None:
         return None
-    return Piece(row[name], row[f"{name}_size"], row[f"{name}_last"], row[f"{name}_right"])
+    return Segment(row[name], row[f"{name}_size"], row[f"{name}_last"], row[f"{name}_right"])

@@ -25,7 +25,7 @@ from stepwise.train.problem import Goal, area, at_threshold, lost, rewards
 
 
 @dataclass(frozen=True)
-class Settings:
+class VTraceSettings:
     """updates; runs drawn for each; lag: updates between two copies for acting; explore: share of chance in them;
     region: KL in nats that an update may reach; entropy: weight of the bonus that keeps P(keep) graded; rate;
     seed."""
@@ -59,7 +59,7 @@ def vtrace(value: Tensor, reward: Tensor, ratio: Tensor, mask: Tensor) -> tuple[
     return targets, weight * (reward + next_target - value)
 
 
-def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: Settings) -> tuple[Net, float]:
+def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: VTraceSettings) -> tuple[Net, float]:
     """Improves a copy of `start` on `forest`; returns the network that was best on `check` (by `area`) and kappa."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)

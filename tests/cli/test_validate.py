@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,14 @@ MISTAKES = [
     (20, 11, "R203"),  # two again
     (22, 22, "P104"),  # a duration without a unit
 ]
+
+
+def test_envoy_s_definitions_are_read_for_rendered_configuration_alone(policy: Path) -> None:
+    """They take a second, which who validates at each keystroke would wait for."""
+    code = "import sys; from cli.main import main; main(sys.argv[1:]); print('envoy_data_plane' in sys.modules)"
+    command = [sys.executable, "-c", code, "validate", str(policy)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "False"
 
 
 def test_a_good_policy(run: Run, policy: Path) -> None:

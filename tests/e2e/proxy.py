@@ -33,7 +33,7 @@ from extproc.exchange import Answerer, Context, Exchange
 from extproc.makers import Makers
 from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
-from extproc.transport.seam import Limits, Receiver, Stream
+from extproc.transport.seam import Receiver, Stream, TransportLimits
 from signals.request import Request
 from tests.patience import PATIENCE
 
@@ -395,7 +395,7 @@ class Canned(Silent):
 
 async def processor(address: str, receiver: Callable[[Stream], Receiver]) -> Http2Server:
     """Serve `receiver` as an external processor at `address`."""
-    server = Http2Server({PROCESS: receiver}, Limits())
+    server = Http2Server({PROCESS: receiver}, TransportLimits())
     await server.start(address)
     return server
 

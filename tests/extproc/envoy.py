@@ -20,6 +20,7 @@ from decisions.rule import ALWAYS, Leaf, Rule
 from extproc.bodies import Bodies
 from extproc.chains import Chains
 from extproc.exchange import Answerer, Exchange
+from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.transport.seam import Stream
@@ -93,6 +94,7 @@ class Service:
     meter: Meter | None = None
     bodies: Bodies = field(default_factory=lambda: Bodies(lambda seconds, call: None))
     makers: Makers = field(default_factory=Makers)
+    keeper: Keeper = field(default_factory=Keeper)
     chains: Chains = field(default_factory=Chains)
     unheard: list[tuple[str, str, str]] = field(default_factory=list)
 

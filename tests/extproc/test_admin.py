@@ -28,6 +28,9 @@ class FakeSource:
             raise RuntimeError("a broken view")
         return [{"decision": "code"}] * min(limit, 2)
 
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        return len((decision or "") + (scope or ""))
+
     def policy_text(self) -> bytes:
         return b"version: 1\n"
 
@@ -56,6 +59,18 @@ async def test_the_routes_answer(admin):
     assert "# TYPE pointsman_decisions_total counter" in body
     status, body = await _get(admin, "/debug/decisions?limit=1")
     assert json.loads(body) == {"decisions": [{"decision": "code"}]}
+
+
+async def test_kept_answers_are_dropped_by_delete_only(admin):
+    assert json.loads((await _get(admin, "/cache", "DELETE"))[1]) == {"dropped": 0}
+    assert json.loads((await _get(admin, "/cache?decision=faq", "DELETE"))[1]) == {"dropped": 3}
+    assert json.loads((await _get(admin, "/cache?decision=faq&tenant=a%20b", "DELETE"))[1]) == {"dropped": 3 + 32}
+    assert json.loads((await _get(admin, "/cache?all=", "DELETE"))[1]) == {"dropped": 32}
+    for wrong in ("?desicion=faq", "?tenant=", "?decision=", "?tenant=a&user=b", "?faq", "?tenant=a;b&x"):
+        assert (await _get(admin, f"/cache{wrong}", "DELETE"))[0] == 400, wrong
+    for method in ("GET", "POST"):
+        assert (await _get(admin, "/cache", method))[0] == 405
+    assert (await _get(admin, "/metrics", "DELETE"))[0] == 405
 
 
 async def test_not_ready_is_503(admin, monkeypatch):

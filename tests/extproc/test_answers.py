@@ -17,7 +17,7 @@ from extproc.answers import Answers, deadline
 from extproc.body import parse
 from extproc.paths import Target
 from signals.request import Request
-from stepwise.agent import Agent, Choice
+from stepwise.agent import Agent, LoopChoice
 from tests.stepwise.fakes import FakeModel, writer
 from upstream.usage import Spent
 
@@ -134,7 +134,7 @@ async def test_an_agent_s_budget_is_its_session_s_however_that_is_told(
     asked: list[str | None] = []
     choose = Agent.choose
 
-    async def told(self: Agent, body: Any, session: str | None = None, **more: Any) -> Choice:
+    async def told(self: Agent, body: Any, session: str | None = None, **more: Any) -> LoopChoice:
         asked.append(session)
         return await choose(self, body, session, **more)
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cli.calls import Call
+from cli.calls import RecordedCall
 from config.build import build
 from config.load import load
 from decisions.decision import Trace
@@ -53,14 +53,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def decided(engine: Engine, path: str, body: Mapping[str, Any], everything: bool = True) -> Trace:
-    trace = Call(orjson.dumps(body), path=path).begin(engine, everything=everything)
+    trace = RecordedCall(orjson.dumps(body), path=path).begin(engine, everything=everything)
     assert isinstance(trace, Trace)
     return trace
 
 
 def sent(engine: Engine, path: str, body: bytes) -> bytes:
     """What the model is sent."""
-    call = Call(body, path=path)
+    call = RecordedCall(body, path=path)
     request, trace = call.request(engine), call.begin(engine)
     assert request is not None
     assert isinstance(trace, Trace)

@@ -182,8 +182,11 @@ def check_other(seed: int, api: str) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_bodies_keep_every_byte_that_no_decision_changes() -> None:
-    for seed in range(10_000):
+@pytest.mark.parametrize(
+    "seeds", [range(2_000), pytest.param(range(2_000, 10_000), marks=pytest.mark.volume)], ids=["2000", "8000 more"]
+)
+def test_ten_thousand_bodies_keep_every_byte_that_no_decision_changes(seeds: range) -> None:
+    for seed in seeds:
         check(seed)
         check_other(seed, "messages" if seed % 2 else "responses")
 

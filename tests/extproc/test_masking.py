@@ -73,6 +73,19 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4111 1111 1111 1111 5500 0000 0000 0004", "[card] [card]"),
+        ("DE89 3704 0044 0532 0130 00 and 4111 1111 1111 1111", "[iban] and [card]"),
+        ("DE89370400440532013000 DE89370400440532013000", "[iban] [iban]"),
+        ("DE89 3704 0044 0532 0130 00 is GB82 WEST 1234 5698 7654 32.", "[iban] is [iban]."),
+    ],
+)
+def test_one_number_right_after_another_is_masked_too(text, expected):
+    assert masked(text) == expected
+
+
 @pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.booleans())
 def test_json_is_masked_as_its_parsed_values_would_be(value, pretty):

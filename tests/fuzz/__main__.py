@@ -1,4 +1,4 @@
-"""Fuzzing of what reads a peer's bytes: the HTTP/2 transport, the ext_proc messages, and whole requests.
+"""Fuzzing of what reads a peer's bytes: the HTTP/2 transport, the ext_proc messages, whole requests, and answers.
 
 An input is one read of a socket (transport) or one gRPC message (messages): pieces of a corpus of good and bad bytes,
 put together and damaged. A transport input goes to a connection that lives until an input ends it, so that deep states
@@ -7,6 +7,7 @@ are reached; then nothing may be left of it. Any exception is a finding, and is 
     python -m tests.fuzz transport --inputs 10000000
     python -m tests.fuzz messages --inputs 10000000
     python -m tests.fuzz requests --inputs 10000000                # with a guard: see tests.fuzz.requests
+    python -m tests.fuzz answers --inputs 1000000                  # streams of models: see tests.fuzz.answers
     python -m tests.fuzz messages --atheris -max_total_time=600    # guided by coverage; needs the `fuzz` extra
 """
 
@@ -23,13 +24,13 @@ from collections.abc import Callable
 from extproc import wire
 from extproc.transport import frames
 from extproc.transport.frames import END_HEADERS, END_STREAM, PADDED, PRIORITIZED, frame
-from extproc.transport.seam import Limits, Stream
+from extproc.transport.seam import Stream, TransportLimits
 from proto import ext_proc_pb2 as pb
 from tests.extproc.transport.conftest import METHOD, head, text
 from tests.extproc.transport.memory import InMemory
-from tests.fuzz import requests
+from tests.fuzz import answers, requests
 
-LIMITS = Limits(
+LIMITS = TransportLimits(
     max_message_bytes=4_000,
     max_partial_bytes=8_000,
     max_control_frames=200,
@@ -220,13 +221,15 @@ def rss() -> float:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=("transport", "messages", "requests"))
+    parser.add_argument("target", choices=("transport", "messages", "requests", "answers"))
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--atheris", action="store_true", help="further arguments go to libFuzzer")
     known, more = parser.parse_known_args()
     if known.target == "requests":
         return 1 if requests.run(known.inputs, known.seed) else 0
+    if known.target == "answers":
+        return 1 if answers.run(known.inputs, known.seed, damage) else 0
     target = TransportTarget() if known.target == "transport" else MessageTarget()
     corpus = frame_corpus() if known.target == "transport" else message_corpus()
     if known.atheris:

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 import celpy
-import yaml
 from celpy import celtypes
 from celpy.adapter import json_to_cel
 from jsonschema import Draft202012Validator
+
+from tests import yamls
 
 FOLDER = os.environ.get("POINTSMAN_CRDS", "")
 
@@ -27,7 +28,7 @@ def schemas():
             version = path.name.removesuffix(".schema.json").rpartition("_")[2]
             found[(group, version, rest)] = schema
             continue
-        for document in yaml.safe_load_all(path.read_text()):
+        for document in yamls.load_all(path.read_text()):
             if not document or document.get("kind") != "CustomResourceDefinition":
                 continue
             spec = document["spec"]

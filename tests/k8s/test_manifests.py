@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cli import serve
+from tests import yamls
 from tests.k8s import crd
 from tests.patience import PATIENCE
 
@@ -30,7 +31,7 @@ needs_crds = pytest.mark.skipif(not crd.FOLDER, reason="POINTSMAN_CRDS names no 
 def kustomize(folder):
     built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE)
     assert built.returncode == 0, built.stderr
-    return [document for document in yaml.safe_load_all(built.stdout) if document]
+    return [document for document in yamls.load_all(built.stdout) if document]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def test_mutual_tls_is_asked_for_on_one_side_as_it_is_offered_on_the_other(manif
     (processor,) = found[("EnvoyExtensionPolicy", "pointsman")]["extProc"]
     assert [ref["name"] for ref in processor["backendRefs"]] == ["pointsman-router"]
     guide = (ROOT / "docs" / "operate.md").read_text()
-    blocks = [yaml.safe_load_all(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
+    blocks = [yamls.load_all(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
     certificates = {
         each["spec"]["secretName"]: each["spec"]["dnsNames"]
         for block in blocks
@@ -239,7 +240,7 @@ def helm(values=None):
     with helm_python.Chart.load(str(K8S / "chart")) as chart:
         rendered = chart.render(values=values or {}, name="pointsman", namespace="pointsman")
     texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+    return [document for text in texts for document in yamls.load_all(text) if document]
 
 
 def by_name(resources):
@@ -340,7 +341,7 @@ def test_the_shipped_policy_is_valid_and_the_chart_carries_the_same():
     policy, problems = check(text)
     assert policy is not None
     assert problems == []
-    assert yaml.safe_load((K8S / "chart" / "values.yaml").read_text())["policy"] == text
+    assert yamls.load((K8S / "chart" / "values.yaml").read_text())["policy"] == text
 
 
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -348,7 +349,7 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 
 @pytest.fixture
 def rules(tmp_path):
-    resource = yaml.safe_load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(resource["spec"]))
     shutil.copy(Path(__file__).parent / "rules_test.yaml", tmp_path)
@@ -392,7 +393,7 @@ def test_every_metric_that_rules_and_dashboard_use_exists():
 
 
 def test_every_alert_has_a_paragraph_in_the_operators_guide():
-    resource = yaml.safe_load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
     guide = (ROOT / "docs" / "operate.md").read_text().lower()
     for rule in resource["spec"]["groups"][0]["rules"]:
         assert f"### {rule['alert'].lower()}\n" in guide

@@ -17,11 +17,11 @@ from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import StepLimits
-from stepwise.strategy import AnswerContext, Draft, Judge, Run, Strategy, Turn, Verdict
+from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, Turn
 from tests.patience import PATIENCE
 from upstream.answer import Answer
-from upstream.client import Upstream
-from upstream.endpoint import Endpoint, Mode
+from upstream.client import ModelClient
+from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.writer import Call
 
 PROBE_TEXT = "First add twelve and thirty five, then take away eight, which leaves the number thirty nine."
@@ -67,7 +67,7 @@ class FakeModel:
 
     name: str
     write: Callable[[str, int], str]
-    modes: frozenset[str] = frozenset(Mode)
+    modes: frozenset[str] = frozenset(ContinuationMode)
     refused: frozenset[str] = frozenset()
     top: int = 5  # -1: no log probabilities
     usage: bool = True
@@ -167,13 +167,13 @@ class FakeModel:
     def _mode(self, path: str, body: dict[str, Any]) -> tuple[str | None, str]:
         if path == "/v1/completions":
             prompt = body["prompt"]
-            return Mode.COMPLETIONS, prompt.split("\n\n", 1)[1] if "\n\n" in prompt else ""
+            return ContinuationMode.COMPLETIONS, prompt.split("\n\n", 1)[1] if "\n\n" in prompt else ""
         last = body["messages"][-1]
         if last["role"] != "assistant":
             return None, ""
         if body.get("continue_final_message"):
-            return Mode.FINAL_MESSAGE, last["content"]
-        return (Mode.PREFIX if last.get("prefix") else Mode.ASSISTANT), last["content"]
+            return ContinuationMode.FINAL_MESSAGE, last["content"]
+        return (ContinuationMode.PREFIX if last.get("prefix") else ContinuationMode.ASSISTANT), last["content"]
 
     async def _answer(
         self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter, path: str, body: dict[str, Any], probing: bool,
@@ -354,12 +354,12 @@ class _MarkedRun(Judge):
     def turn(self, state: object) -> Turn:
         return Turn.DRAFT
 
-    async def judge(self, draft: Draft) -> Verdict:
+    async def judge(self, draft: Draft) -> Judgement:
         await asyncio.sleep(0)
         if "✗" in draft.step.text:
             self._rule.rejected.append(draft.step.text)
-            return Verdict(False, 0.1)
-        return Verdict(True, 0.9)
+            return Judgement(False, 0.1)
+        return Judgement(True, 0.9)
 
     def close(self) -> None:
         self._rule.open -= 1
@@ -447,7 +447,7 @@ async def pair(
     models = []
     for name, model in (("small", small), ("large", large)):
         end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
-        models.append(PairModel(name, Upstream(end), unknown(end)))
+        models.append(PairModel(name, ModelClient(end), unknown(end)))
     stepwise = Stepwise(
         Setup(
             models[0],

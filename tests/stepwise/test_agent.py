@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from signals.reading import Unavailable
 from signals.state.store import Memory
 from stepwise import agent
-from stepwise.agent import NAMES, Agent, Choice, Spend, conversation, rule
+from stepwise.agent import NAMES, Agent, LoopChoice, Spend, conversation, rule
 from stepwise.policy import StepPolicyError
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.onnxes import metadata, write
 from upstream.endpoint import Endpoint
-from upstream.usage import Counts
+from upstream.usage import TokenCounts
 
 ENDS = {
     "small": Endpoint("http://127.0.0.1:9", "tiny", price_input=1.0, price_output=2.0),
@@ -127,7 +127,7 @@ async def test_what_was_reserved_and_not_used_is_given_back() -> None:
     chooser = an_agent(spend=spend, budget={"session": 1.0})
     choice = await chooser.choose(SMOOTH, "s")
     assert await spend.spent("s") == pytest.approx(choice.reserved) != 0
-    chooser.settle("s", choice, Counts(100, 10))
+    chooser.settle("s", choice, TokenCounts(100, 10))
     assert await spend.spent("s") == pytest.approx(120e-6)
 
 
@@ -141,7 +141,7 @@ async def test_whatever_the_models_do_a_session_never_costs_more_than_its_budget
 ) -> None:
     chooser = an_agent(budget={"session": limit})
     cost = 0.0
-    waiting: list[tuple[Choice, int, int]] = []
+    waiting: list[tuple[LoopChoice, int, int]] = []
     for stuck, asked, used in requests:
         request = {**(STUCK if stuck else SMOOTH), **({"max_tokens": asked} if asked else {})}
         choice = await chooser.choose(request, "s")
@@ -158,7 +158,7 @@ async def test_whatever_the_models_do_a_session_never_costs_more_than_its_budget
             assert done.model is not None
             short = int(most * used)
             cost -= ENDS[done.model].cost(prompt, most) - ENDS[done.model].cost(prompt, short)
-            chooser.settle("s", done, Counts(prompt, short))
+            chooser.settle("s", done, TokenCounts(prompt, short))
         assert cost <= limit + 1e-9
 
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from stepwise import features
-from stepwise.policy import PolicyFailed, StepPolicy, StepPolicyError, Target
+from stepwise.policy import PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError
 from tests.patience import PATIENCE
 from tests.stepwise.onnxes import ROWS, metadata, write
 
@@ -169,20 +169,20 @@ def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "kappa"),
     [
-        (Target("accuracy_loss", 0.01), 0.8),
-        (Target("accuracy_loss", 0.03), 0.8),  # between two rows: the one that promises more
-        (Target("accuracy_loss", 0.2), 0.5),
-        (Target("cost", 0.4), 0.6),
+        (PolicyTarget("accuracy_loss", 0.01), 0.8),
+        (PolicyTarget("accuracy_loss", 0.03), 0.8),  # between two rows: the one that promises more
+        (PolicyTarget("accuracy_loss", 0.2), 0.5),
+        (PolicyTarget("cost", 0.4), 0.6),
     ],
 )
-def test_a_target_takes_the_nearest_row_that_keeps_it(tmp_path: Path, target: Target, kappa: float) -> None:
+def test_a_target_takes_the_nearest_row_that_keeps_it(tmp_path: Path, target: PolicyTarget, kappa: float) -> None:
     policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
     assert policy.card.kappa(target) == kappa
 
 
-@pytest.mark.parametrize("target", [Target("accuracy_loss", 0.001), Target("cost", 0.1)])
-def test_a_target_that_no_row_keeps_is_an_error_that_lists_the_rows(tmp_path: Path, target: Target) -> None:
+@pytest.mark.parametrize("target", [PolicyTarget("accuracy_loss", 0.001), PolicyTarget("cost", 0.1)])
+def test_a_target_that_no_row_keeps_is_an_error_that_lists_the_rows(tmp_path: Path, target: PolicyTarget) -> None:
     policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
     with pytest.raises(StepPolicyError, match=r"accuracy_loss: 0\.01, accuracy_loss: 0\.05, cost: 0\.4"):

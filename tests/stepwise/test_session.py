@@ -18,7 +18,7 @@ from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
 from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, answer, pair, text_of, writer
-from upstream.endpoint import Mode
+from upstream.endpoint import ContinuationMode
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine", "four ✗ is wrong", "Answer: 9"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine", "FOUR is right", "Answer: 10"]
@@ -106,10 +106,10 @@ async def test_a_list_that_the_large_model_writes_is_one_step(stop_reason: bool)
     assert text_of(events) == f"{points}\n\nthat is it"
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-async def test_every_way_of_continuing_works(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", list(ContinuationMode))
+async def test_every_way_of_continuing_works(mode: ContinuationMode) -> None:
     only = frozenset({mode})
-    refused = frozenset(Mode) - only
+    refused = frozenset(ContinuationMode) - only
     small = FakeModel("tiny", writer(SMALL), modes=only, refused=refused)
     large = FakeModel("huge", writer(LARGE), modes=only)  # the other ways are ignored without a word
     async with pair(small, large) as both:
@@ -117,7 +117,7 @@ async def test_every_way_of_continuing_works(mode: Mode) -> None:
         records = both.stepwise.records()
         assert text_of(events) == MIXED
     assert (records["small"].mode, records["large"].mode) == (mode, mode)
-    tried = list(Mode)[: list(Mode).index(mode)]
+    tried = list(ContinuationMode)[: list(ContinuationMode).index(mode)]
     assert [records["small"].modes[other].startswith("refused: ") for other in tried] == [True] * len(tried)
     assert [records["large"].modes[other] for other in tried] == ["restarted"] * len(tried)
 

@@ -18,7 +18,7 @@ from stepwise.strategies.policy import PolicyStrategy
 from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Pair, text_of, writer
 from tests.stepwise.onnxes import metadata, write
-from upstream.endpoint import Endpoint, Mode
+from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.writer import Means
 
 ENDS = {"small": Endpoint("http://127.0.0.1:9", "tiny"), "large": Endpoint("http://127.0.0.1:9", "huge")}
@@ -271,6 +271,6 @@ async def test_an_upstream_that_was_down_is_probed_again_later(tmp_path: Path, m
         monkeypatch.setattr("stepwise.ready._RETRY", 0.0)
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(SMALL)
-        assert both.stepwise.records()["large"].mode is Mode.FINAL_MESSAGE
+        assert both.stepwise.records()["large"].mode is ContinuationMode.FINAL_MESSAGE
     finally:
         await ended(both)

@@ -17,7 +17,7 @@ from examples.tinylm.server import serve
 from stepwise.ready import Stepwise
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.fakes import answer, text_of
-from upstream.endpoint import Endpoint, Mode
+from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.writer import Means
 
 QUESTIONS = [problems.make(problems.SPLITS["dev"] + i, 1 + i % 4).question for i in range(8)]
@@ -67,7 +67,7 @@ async def test_the_probe_sees_what_the_server_can_do(url: str) -> None:
     async with started(url, strategy="random") as stepwise:
         records = stepwise.records()
     for record in records.values():
-        assert record.mode is Mode.FINAL_MESSAGE
+        assert record.mode is ContinuationMode.FINAL_MESSAGE
         assert (record.top_logprobs, record.usage, record.stop_reason) == (5, True, True)
 
 

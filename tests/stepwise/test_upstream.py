@@ -16,8 +16,8 @@ from stepwise import probe
 from stepwise.continuation import CHAT_PATH, Continuation, Joint, build, render
 from stepwise.probe import Capability
 from tests.stepwise.fakes import FakeModel, Fault, writer
-from upstream.client import Upstream, UpstreamError
-from upstream.endpoint import Endpoint, Mode
+from upstream.client import ModelClient, UpstreamError
+from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.tokens import TOP, Token
 
 REQUEST: dict[str, Any] = {
@@ -28,7 +28,7 @@ REQUEST: dict[str, Any] = {
 
 async def found(model: FakeModel, **more: Any) -> Capability:
     await model.start()
-    upstream = Upstream(model.endpoint(**more))
+    upstream = ModelClient(model.endpoint(**more))
     try:
         return await probe.probe(upstream, {})
     finally:
@@ -37,7 +37,7 @@ async def found(model: FakeModel, **more: Any) -> Capability:
 
 
 def test_the_client_s_sampling_parameters_are_kept_and_its_shape_is_not() -> None:
-    path, body = build(Mode.FINAL_MESSAGE, REQUEST, "So ", Continuation(9, ("\n\n",), top_logprobs=5))
+    path, body = build(ContinuationMode.FINAL_MESSAGE, REQUEST, "So ", Continuation(9, ("\n\n",), top_logprobs=5))
     assert path == "/v1/chat/completions"
     assert body == {
         "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "So "}],
@@ -49,7 +49,7 @@ def test_the_client_s_sampling_parameters_are_kept_and_its_shape_is_not() -> Non
 
 
 def test_without_a_prefix_nothing_is_continued() -> None:
-    for mode in (None, Mode.FINAL_MESSAGE, Mode.PREFIX, Mode.ASSISTANT):
+    for mode in (None, ContinuationMode.FINAL_MESSAGE, ContinuationMode.PREFIX, ContinuationMode.ASSISTANT):
         _, body = build(mode, REQUEST, "")
         assert body["messages"] == REQUEST["messages"]
         assert "continue_final_message" not in body
@@ -63,7 +63,7 @@ def test_without_a_way_of_continuing_a_prefix_is_an_error() -> None:
 def test_a_chat_template_makes_the_prompt() -> None:
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
-    path, body = build(Mode.COMPLETIONS, REQUEST, "So ", Continuation(template=template, top_logprobs=5))
+    path, body = build(ContinuationMode.COMPLETIONS, REQUEST, "So ", Continuation(template=template, top_logprobs=5))
     assert (path, body["prompt"], body["logprobs"]) == ("/v1/completions", "<user>hi<assistant>So ", 5)
     assert "messages" not in body
     assert "chat_template_kwargs" not in body
@@ -132,7 +132,7 @@ def test_the_same_first_words_are_no_restart() -> None:
 
 async def test_the_probe_finds_what_a_full_server_can_do() -> None:
     record = await found(FakeModel("tiny", writer(["x"]), running_usage=True))
-    assert record.mode is Mode.FINAL_MESSAGE
+    assert record.mode is ContinuationMode.FINAL_MESSAGE
     assert record.modes == {"continue_final_message": "honoured"}
     assert (record.top_logprobs, record.usage, record.running_usage, record.stop_reason) == (TOP, True, True, True)
 
@@ -163,8 +163,8 @@ async def test_the_probe_counts_the_top_log_probabilities() -> None:
 
 
 async def test_an_operator_s_word_beats_the_probe() -> None:
-    record = await found(FakeModel("tiny", writer(["x"]), modes=frozenset()), mode=Mode.PREFIX)
-    assert (record.mode, record.modes) == (Mode.PREFIX, {"prefix": "restarted"})
+    record = await found(FakeModel("tiny", writer(["x"]), modes=frozenset()), mode=ContinuationMode.PREFIX)
+    assert (record.mode, record.modes) == (ContinuationMode.PREFIX, {"prefix": "restarted"})
 
 
 async def test_probes_cost_a_handful_of_requests_at_most() -> None:
@@ -182,7 +182,7 @@ async def test_a_server_that_cannot_be_asked_is_an_error(kind: str) -> None:
 
 def test_records_are_kept_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "capabilities.json"
-    record = Capability("tiny", 12.5, Mode.PREFIX, {"prefix": "honoured"}, 5, True, False, True)
+    record = Capability("tiny", 12.5, ContinuationMode.PREFIX, {"prefix": "honoured"}, 5, True, False, True)
     assert probe.load(path) == {}
     probe.save(path, {"small": record})
     assert probe.load(path) == {"small": record}
@@ -196,7 +196,7 @@ def test_records_are_kept_in_a_file(tmp_path: Path) -> None:
 async def test_a_model_behind_a_unix_socket(tmp_path: Path) -> None:
     model = FakeModel("tiny", writer(["alone"]))
     model._server = await asyncio.start_unix_server(model._connection, tmp_path / "s")
-    upstream = Upstream(Endpoint("http://models", "tiny", socket=str(tmp_path / "s"), headers={"x-route": "small"}))
+    upstream = ModelClient(Endpoint("http://models", "tiny", socket=str(tmp_path / "s"), headers={"x-route": "small"}))
     stream = await upstream.open(*build(None, REQUEST, ""), {"x-route": "mine", "x-pointsman-hop": "0"})
     tokens = []
     while (piece := await stream.next()) is not None:
@@ -210,7 +210,7 @@ async def test_a_model_behind_a_unix_socket(tmp_path: Path) -> None:
 
 async def test_an_address_that_is_none_is_an_error_of_its_own() -> None:
     for url in ("no url at all", "http://[::1", "ftp://x"):
-        upstream = Upstream(Endpoint(url, "tiny"))
+        upstream = ModelClient(Endpoint(url, "tiny"))
         with pytest.raises(UpstreamError) as raised:
             await upstream.open("/v1/chat/completions", {})
         await upstream.close()
@@ -231,7 +231,7 @@ async def test_an_event_without_end_is_garbage() -> None:
             sink.close()
 
     server = await asyncio.start_server(endless, "127.0.0.1", 0)
-    upstream = Upstream(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
+    upstream = ModelClient(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
     stream = await upstream.open("/v1/chat/completions", {})
     with pytest.raises(UpstreamError, match="event of over") as raised:
         await stream.next()
@@ -271,9 +271,9 @@ async def test_calls_go_below_the_models_base_path(url: str, base: str | None, p
     server = await asyncio.get_running_loop().create_server(web.Server(answer), "127.0.0.1", 0)
     address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     upstreams = [
-        Upstream(endpoint(Model("m", "m", url=address + url, base_path=base), None, "stepwise")),
+        ModelClient(endpoint(Model("m", "m", url=address + url, base_path=base), None, "stepwise")),
         # Through the gateway, which puts the base path in itself.
-        Upstream(endpoint(Model("m", "m", url="http://nowhere" + url, base_path=base), address, "stepwise")),
+        ModelClient(endpoint(Model("m", "m", url="http://nowhere" + url, base_path=base), address, "stepwise")),
     ]
     for upstream in upstreams:
         await upstream.ask(CHAT_PATH, {})

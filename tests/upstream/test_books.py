@@ -6,7 +6,7 @@ import pytest
 
 from upstream.books import Books, Open
 from upstream.endpoint import Endpoint
-from upstream.usage import Counts, Spent, Usage, read
+from upstream.usage import Spent, TokenCounts, Usage, read
 
 ENDS = {
     "small": Endpoint("http://s", "tiny", price_input=1.0, price_output=2.0),
@@ -21,9 +21,9 @@ def books() -> Books:
 def test_what_the_upstream_counts_is_what_is_paid() -> None:
     each = books()
     each.asked("small")
-    each.stream(Open("small", 40, received=6), used=5, counts=Counts(60, 7))
+    each.stream(Open("small", 40, received=6), used=5, counts=TokenCounts(60, 7))
     each.asked("large")
-    each.aside("large", Counts(80, 1))
+    each.aside("large", TokenCounts(80, 1))
     assert each.cost() == pytest.approx((60 * 1 + 7 * 2 + 80 * 10 + 1 * 20) / 1e6)
     assert each.written == 8
     assert each.prompt_tokens("small", 40) == 60  # learnt: 50 for the question, and the prefix
@@ -45,7 +45,7 @@ def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
     assert each.cost() == pytest.approx((110 * 1 + 6 * 2) / 1e6)
     assert each.usage({})["pointsman"]["estimated"] is True
     # A later request that is counted says what the earlier one must have been.
-    each.stream(Open("small", 0, received=1), used=1, counts=Counts(20, 1))
+    each.stream(Open("small", 0, received=1), used=1, counts=TokenCounts(20, 1))
     assert each.cost() == pytest.approx((20 + 20 + 10 + 7 * 2) / 1e6)
 
 
@@ -60,8 +60,8 @@ def test_the_request_under_way_is_paid_as_far_as_it_has_come() -> None:
 def test_tokens_of_the_cache_have_their_prices() -> None:
     end = Endpoint("http://s", "m", price_input=10, price_output=20, price_cached=1, price_written=12.5)
     each = Books({"m": end}, lambda: 100)
-    each.stream(Open("m", 0, received=2), used=2, counts=Counts(100, 2, cached=60, written=30))
-    each.aside("m", Counts(100, 1, cached=100))
+    each.stream(Open("m", 0, received=2), used=2, counts=TokenCounts(100, 2, cached=60, written=30))
+    each.aside("m", TokenCounts(100, 1, cached=100))
     money = (10 * 10 + 60 * 1 + 30 * 12.5 + 2 * 20 + 100 * 1 + 1 * 20) / 1e6
     assert each.cost() == pytest.approx(money)
     assert each.spent() == Spent(200, 3, each.cost(), 160, None, 30)

@@ -14,7 +14,7 @@ import pytest
 from extproc.transport import frames
 from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
-from extproc.transport.seam import Handler, Limits, Server, Stream
+from extproc.transport.seam import Handler, Server, Stream, TransportLimits
 from tests.patience import PATIENCE
 
 METHOD = "/test.Service/Method"
@@ -95,7 +95,7 @@ async def _starter(kind: type[Any]) -> AsyncIterator[Start]:
 
     async def start(
         script: Callable[[Recorder, str, bytes], None] = echo,
-        limits: Limits | None = None,
+        limits: TransportLimits | None = None,
         listen: Any = "127.0.0.1:0",
         wrap: Callable[[Handler], Handler] = lambda handler: handler,
         **more: Any,

@@ -8,7 +8,7 @@ from typing import Any
 
 from extproc.transport import frames
 from extproc.transport.http2 import Http2Server, _Protocol
-from extproc.transport.seam import Handler, Limits
+from extproc.transport.seam import Handler, TransportLimits
 from tests.extproc.transport.conftest import Frame
 
 
@@ -95,7 +95,7 @@ class Wire:
 class InMemory:
     """A server with one connection."""
 
-    def __init__(self, handlers: dict[str, Handler], limits: Limits) -> None:
+    def __init__(self, handlers: dict[str, Handler], limits: TransportLimits) -> None:
         self.loop = Loop()
         self.server = Http2Server(handlers, limits)
         self.server.empty = asyncio.Event()

@@ -17,7 +17,7 @@ import pytest
 from extproc.transport import frames
 from extproc.transport.grpcio import GrpcioServer
 from extproc.transport.http2 import Http2Server
-from extproc.transport.seam import Handler, Limits, Receiver, Stream
+from extproc.transport.seam import Handler, Receiver, Stream, TransportLimits
 from extproc.transport.tls import TlsFiles
 from tests.extproc.transport.conftest import METHOD, Connect, Recorder, Start, echo, head, silent, until
 from tests.patience import PATIENCE
@@ -222,7 +222,7 @@ async def test_the_clients_deadline_closes_the_stream(start: Start) -> None:
 
 
 async def test_a_producer_that_drains_buffers_little_and_loses_nothing(start: Start) -> None:
-    limits = Limits(high_water_bytes=100_000)
+    limits = TransportLimits(high_water_bytes=100_000)
     running = await start(silent, limits)
     most = 0
     async with running.channel() as channel:
@@ -251,7 +251,7 @@ async def test_a_producer_that_drains_buffers_little_and_loses_nothing(start: St
 
 
 async def test_a_drain_that_waits_ends_with_the_stream(start: Start) -> None:
-    running = await start(silent, Limits(high_water_bytes=1_000))
+    running = await start(silent, TransportLimits(high_water_bytes=1_000))
     async with running.channel() as channel:
         call = channel.stream_stream(CALL)()
         await call.write(b"go")
@@ -267,7 +267,7 @@ async def test_a_drain_that_waits_ends_with_the_stream(start: Start) -> None:
 
 
 async def test_an_answer_that_nobody_reads_ends_with_resource_exhausted(start: Start) -> None:
-    running = await start(silent, Limits(max_buffered_bytes=1_000_000))
+    running = await start(silent, TransportLimits(max_buffered_bytes=1_000_000))
     async with running.channel() as channel:
         call = channel.stream_stream(CALL)()
         await call.write(b"go")
@@ -282,7 +282,7 @@ async def test_an_answer_that_nobody_reads_ends_with_resource_exhausted(start: S
 
 
 async def test_one_large_answer_is_no_overflow(start: Start) -> None:
-    running = await start(limits=Limits(max_buffered_bytes=1_000_000))
+    running = await start(limits=TransportLimits(max_buffered_bytes=1_000_000))
     async with running.channel() as channel:
         data = bytes(5_000_000)
         assert await channel.unary_unary(CALL)(data) == data
@@ -290,7 +290,7 @@ async def test_one_large_answer_is_no_overflow(start: Start) -> None:
 
 async def test_a_client_that_does_not_read_cannot_make_us_queue_more(start: Start) -> None:
     """Back-pressure through: unread answers stop the reading of requests."""
-    running = await start(limits=Limits(stream_window_bytes=200_000, high_water_bytes=100_000))
+    running = await start(limits=TransportLimits(stream_window_bytes=200_000, high_water_bytes=100_000))
     async with running.channel() as channel:
         call = channel.stream_stream(CALL)()
 
@@ -312,7 +312,7 @@ async def test_a_client_that_does_not_read_cannot_make_us_queue_more(start: Star
 
 
 async def test_a_message_beyond_the_limit_is_resource_exhausted(start: Start) -> None:
-    running = await start(limits=Limits(max_message_bytes=10_000))
+    running = await start(limits=TransportLimits(max_message_bytes=10_000))
     async with running.channel() as channel:
         assert len(await channel.unary_unary(CALL)(bytes(10_000))) == 10_000
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from extproc.transport import address, frames, headers
 from extproc.transport.faults import CompressionError, Malformed
 from extproc.transport.frames import END_HEADERS, END_STREAM, frame
-from extproc.transport.seam import Limits, Stream
+from extproc.transport.seam import Stream, TransportLimits
 from tests.extproc.transport.conftest import METHOD, Recorder, echo, head, silent, text
 from tests.extproc.transport.memory import InMemory
 
@@ -110,21 +110,21 @@ def test_a_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(tmp_path: P
         address.bind(f"unix:{path}")
 
 
-def connected(limits: Limits | None = None, script: object = silent) -> tuple[InMemory, list[Recorder]]:
+def connected(limits: TransportLimits | None = None, script: object = silent) -> tuple[InMemory, list[Recorder]]:
     made: list[Recorder] = []
 
     def handler(stream: Stream) -> Recorder:
         made.append(Recorder(stream, script))  # type: ignore[arg-type]
         return made[-1]
 
-    running = InMemory({METHOD: handler}, limits or Limits())
+    running = InMemory({METHOD: handler}, limits or TransportLimits())
     running.feed(frames.PREFACE + frames.settings({}) + frame(frames.SETTINGS, frames.ACK, 0))
     running.wire.take()
     return running, made
 
 
 def test_the_count_of_control_frames_begins_anew_with_each_window() -> None:
-    running, _ = connected(Limits(max_control_frames=100, window_s=10.0))
+    running, _ = connected(TransportLimits(max_control_frames=100, window_s=10.0))
     running.server._swept = running.loop.now
     for _ in range(5):
         running.feed(frame(frames.PING, 0, 0, bytes(8)) * 90)
@@ -200,7 +200,7 @@ def test_the_end_of_a_drain_cuts_streams_that_wait_for_a_window() -> None:
 
 
 def test_more_resets_than_are_remembered() -> None:
-    running, _ = connected(Limits(max_control_frames=10_000))
+    running, _ = connected(TransportLimits(max_control_frames=10_000))
     for number in range(1, 4_001, 2):
         running.feed(frame(frames.HEADERS, END_HEADERS, number, b"\x20\x83"))
     assert len(running.connection.numbers.resets) <= 1_024

@@ -29,7 +29,7 @@ from extproc.transport.frames import (
     WINDOW_UPDATE,
     frame,
 )
-from extproc.transport.seam import Limits
+from extproc.transport.seam import TransportLimits
 from tests.extproc.transport.conftest import METHOD, Connect, RawPeer, Recorder, Start, echo, head, silent, text, until
 from tests.patience import PATIENCE
 
@@ -219,7 +219,7 @@ async def test_frames_that_were_on_their_way_to_an_ended_stream_are_dropped(
 
 
 async def test_more_streams_than_announced_are_refused(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(silent, Limits(max_concurrent_streams=10))
+    running = await start_http2(silent, TransportLimits(max_concurrent_streams=10))
     peer = await connect(running)
     for number in range(1, 25, 2):
         peer.open(number)
@@ -230,7 +230,7 @@ async def test_more_streams_than_announced_are_refused(start_http2: Start, conne
 
 
 async def test_connections_beyond_the_limit_are_closed(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(limits=Limits(max_connections=2))
+    running = await start_http2(limits=TransportLimits(max_connections=2))
     peers = [await connect(running) for _ in range(2)]
     third = await connect(running, greet=False)
     with pytest.raises(EOFError):
@@ -286,7 +286,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 async def test_floods_end_the_connection_with_enhance_your_calm(
     start_http2: Start, connect: Connect, name: str
 ) -> None:
-    running = await start_http2(silent, Limits(max_concurrent_streams=100, max_control_frames=1_000))
+    running = await start_http2(silent, TransportLimits(max_concurrent_streams=100, max_control_frames=1_000))
     peer = await connect(running)
     peer.open(1)
     before = psutil.Process().memory_info().rss
@@ -301,7 +301,7 @@ async def test_floods_end_the_connection_with_enhance_your_calm(
 
 async def test_control_frames_that_go_with_requests_are_no_flood(start_http2: Start, connect: Connect) -> None:
     """A client that grants windows and pings for every answer, as grpcio does, may go on for ever."""
-    running = await start_http2(limits=Limits(max_control_frames=100))
+    running = await start_http2(limits=TransportLimits(max_control_frames=100))
     peer = await connect(running)
     for number in range(1, 1_001, 2):
         peer.open(number, block=head(first=number == 1))
@@ -314,7 +314,7 @@ async def test_control_frames_that_go_with_requests_are_no_flood(start_http2: St
 
 async def test_a_header_list_that_unpacks_to_too_much(start_http2: Start, connect: Connect) -> None:
     """A bomb: few bytes on the wire, with the connection's table (before it must be empty) and without."""
-    running = await start_http2(limits=Limits(max_header_bytes=16_384))
+    running = await start_http2(limits=TransportLimits(max_header_bytes=16_384))
     early = await connect(running, greet=False)
     bomb = head(first=False) + b"\x40" + text("a") + text("b" * 3_000) + b"\xbe" * 5_000
     early.write(frames.PREFACE, frames.settings({}), frame(HEADERS, END_HEADERS, 1, bomb))
@@ -378,7 +378,7 @@ async def test_requests_that_are_refused(start_http2: Start, connect: Connect, b
 
 
 async def test_data_beyond_the_streams_window(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(silent, Limits(stream_window_bytes=100_000, high_water_bytes=1))
+    running = await start_http2(silent, TransportLimits(stream_window_bytes=100_000, high_water_bytes=1))
     peer = await connect(running)
     peer.open(1)
     receiver = await running.receiver()
@@ -392,7 +392,7 @@ async def test_data_beyond_the_streams_window(start_http2: Start, connect: Conne
 
 async def test_data_beyond_the_connections_window(start_http2: Start, connect: Connect) -> None:
     """All of it in one batch of frames: between batches the window is granted anew."""
-    running = await start_http2(silent, Limits(connection_window_bytes=65_535, max_frame_bytes=65_536))
+    running = await start_http2(silent, TransportLimits(connection_window_bytes=65_535, max_frame_bytes=65_536))
     connection = await connect(running)
     connection.open(1)
     connection.open(3, block=head(first=False))
@@ -404,7 +404,7 @@ async def test_data_beyond_the_connections_window(start_http2: Start, connect: C
 
 
 async def test_windows_are_granted_in_bulk_while_requests_are_read(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(silent, Limits(stream_window_bytes=100_000, connection_window_bytes=200_000))
+    running = await start_http2(silent, TransportLimits(stream_window_bytes=100_000, connection_window_bytes=200_000))
     peer = await connect(running)
     peer.open(1)
     granted = {0: 0, 1: 0}
@@ -480,7 +480,7 @@ async def test_waiting_streams_share_the_connections_window(start_http2: Start, 
 
 # --- slow and silent peers ---
 
-HASTE = Limits(handshake_s=0.2, stall_s=0.2, keepalive_s=0.2, high_water_bytes=10_000)
+HASTE = TransportLimits(handshake_s=0.2, stall_s=0.2, keepalive_s=0.2, high_water_bytes=10_000)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ async def test_a_silent_peer_with_streams_is_asked_and_cut_off(start_http2: Star
 
 
 async def test_idle_and_old_connections_are_drained(start_http2: Start, connect: Connect) -> None:
-    for limits in (Limits(idle_s=0.2), Limits(max_age_s=0.2, window_s=0.4)):
+    for limits in (TransportLimits(idle_s=0.2), TransportLimits(max_age_s=0.2, window_s=0.4)):
         running = await start_http2(limits=limits)
         peer = await connect(running)
         assert (await peer.find(GOAWAY)).code == frames.NO_ERROR
@@ -582,7 +582,7 @@ async def test_idle_and_old_connections_are_drained(start_http2: Start, connect:
 
 
 async def test_unfinished_messages_together_are_bounded(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(silent, Limits(max_partial_bytes=100_000))
+    running = await start_http2(silent, TransportLimits(max_partial_bytes=100_000))
     peer = await connect(running)
     for number in range(1, 21, 2):
         peer.open(number, block=head(first=number == 1))
@@ -594,7 +594,7 @@ async def test_unfinished_messages_together_are_bounded(start_http2: Start, conn
 
 
 async def test_an_answer_queue_beyond_the_connections_bound_ends_it(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(limits=Limits(max_connection_buffer_bytes=200_000))
+    running = await start_http2(limits=TransportLimits(max_connection_buffer_bytes=200_000))
     peer = await connect(running)
     for number in range(1, 21, 2):
         peer.open(number, block=head(first=number == 1))
@@ -716,7 +716,7 @@ async def test_a_client_that_says_goaway_is_served_to_its_end(start_http2: Start
 
 
 async def test_remembered_blocks_stay_bounded(start_http2: Start, connect: Connect) -> None:
-    running = await start_http2(silent, Limits(max_concurrent_streams=20_000))
+    running = await start_http2(silent, TransportLimits(max_concurrent_streams=20_000))
     memory = running.server.memory  # type: ignore[attr-defined]
     peer = await connect(running)
     for number in range(1, 12_001, 2):

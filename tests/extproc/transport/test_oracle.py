@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from extproc.transport import frames
 from extproc.transport.frames import END_HEADERS, END_STREAM, PADDED, PRIORITIZED, frame
-from extproc.transport.seam import Limits, Stream
+from extproc.transport.seam import Stream, TransportLimits
 from tests.extproc.transport.conftest import METHOD, Frame, head, text
 from tests.extproc.transport.memory import InMemory
 
-LIMITS = Limits(
+LIMITS = TransportLimits(
     stream_window_bytes=70_000, connection_window_bytes=150_000, max_control_frames=1_000_000, max_concurrent_streams=8
 )
 EXAMPLES = os.environ.get("POINTSMAN_ORACLE_EXAMPLES")  # a longer, random search

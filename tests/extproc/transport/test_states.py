@@ -9,7 +9,7 @@ from h2.stream import StreamInputs, StreamState, _transitions
 
 from extproc.transport import frames, states
 from extproc.transport.frames import ACK, END_HEADERS, END_STREAM, PADDED, frame
-from extproc.transport.seam import Limits, Stream
+from extproc.transport.seam import Stream, TransportLimits
 from tests.extproc.transport.conftest import METHOD, Recorder, head, silent, text
 from tests.extproc.transport.memory import InMemory
 
@@ -46,7 +46,7 @@ def connected() -> tuple[InMemory, dict[int, Recorder]]:
         made[stream.number] = recorder  # type: ignore[attr-defined]
         return recorder
 
-    running = InMemory({METHOD: handler}, Limits())
+    running = InMemory({METHOD: handler}, TransportLimits())
     running.feed(GREETING)
     running.feed(frame(frames.HEADERS, END_HEADERS, 1, head()) + frames.rst_stream(1, 0))
     for number in (3, 5, 7, 9):
@@ -223,7 +223,7 @@ def test_what_is_sent_leads_where_h2_goes(state: int) -> None:
 
 @pytest.mark.parametrize("kind", range(11))
 def test_only_settings_may_come_first(kind: int) -> None:
-    running = InMemory({}, Limits())
+    running = InMemory({}, TransportLimits())
     running.feed(frames.PREFACE)
     running.wire.take()
     assert running.connection.phase == states.GREETING

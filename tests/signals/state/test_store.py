@@ -199,3 +199,25 @@ async def test_pending_amounts_are_bounded(monkeypatch):
     assert store.counts()["pending"] == 2.0
     assert store.counts()["dropped"] == 3.0
     await store.close()
+
+
+async def test_texts_are_dropped_by_a_pattern():
+    store = Memory()
+    for key in ("a:1", "a:2", "b:1", "a*:1"):
+        await store.keep(key, "x", 10.0)
+    assert await store.drop("a*:1") == 2
+    assert await store.drop("*") == 2
+
+
+@needs_server
+async def test_the_server_drops_by_the_same_pattern(server):
+    store = Valkey(server.url, timeout=1.0)
+    for key in ("a:1", "a:2", "b:1", "[ab]:1", "a?1"):
+        await store.keep(key, "x", 10.0)
+    assert await store.drop("[ab]:*") == 1
+    assert await store.drop("a?1") == 1
+    assert await store.drop("*") == 3
+    server.kill()
+    with pytest.raises(Unavailable):
+        await store.drop("*")
+    await store.close()

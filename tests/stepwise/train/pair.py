@@ -31,7 +31,7 @@ def _token(text: str, p: float) -> Token:
 
 
 class Pair:
-    """A `stepwise.train.tree.Writer`."""
+    """A `stepwise.train.tree.StepWriter`."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -12,17 +12,17 @@ import numpy as np
 from stepwise.steps import StepLimits
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import NoVerdict, Strategy
+from stepwise.strategy import NoJudgement, Strategy
 from stepwise.train.endpoints import EndpointWriter
-from stepwise.train.evaluate import Figures, Point, chosen, report
+from stepwise.train.evaluate import Comparison, Figures, Point, chosen, report
 from stepwise.train.latency import Latency, measure
-from stepwise.train.project import Settings
+from stepwise.train.project import ProjectSettings
 from stepwise.train.tree import Question
 from tests.stepwise.fakes import FakeModel, Fault, writer
 
 STEPS = ["first we add the two numbers up", "then we take the one away again", "Answer: 7"]
 QUESTIONS = [Question(str(i), f"What is {i}?", "7") for i in range(3)]
-SETTINGS = Settings("tiny", "huge")
+SETTINGS = ProjectSettings("tiny", "huge")
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ async def test_the_mark_is_asked_for_once_and_its_reading_counted() -> None:
         assert len(large.requests) == 1
         assert large.requests[0]["max_tokens"] == 1
         large.write = lambda prefix, n: "Well"
-        with pytest.raises(NoVerdict):
+        with pytest.raises(NoJudgement):
             await served.verify(QUESTIONS[1], "", STEPS[0])
         large.faults[-2] = Fault("status")
-        with pytest.raises(NoVerdict, match="500"):
+        with pytest.raises(NoJudgement, match="500"):
             await served.verify(QUESTIONS[2], "", STEPS[0])
     await small.stop()
     await large.stop()
@@ -107,10 +107,11 @@ def test_the_parameter_that_is_timed_closes_the_gap_cheaply() -> None:
 def test_the_table_says_whether_times_were_taken() -> None:
     row = Figures("mine", (0.5, 0.4, 0.6), {50: (0.1, 0.1, 0.1), 80: (0.2, 0.2, 0.2), 95: (0.3, 0.3, 0.3)})
     one = point(0, [True], 1)
-    text = report([row], one, one, 1.0, "t")
+    seen = Comparison({"mine": [one]}, one, one, np.ones(1))
+    text = report([row], seen, 1.0, "t")
     assert "Times were not measured" in text
     waits = {"mine": Latency([0.1], [0.2]), "always-small": Latency([0.05], [0.1])}
-    text = report([row], one, one, 1.0, "t", waits)
+    text = report([row], seen, 1.0, "t", waits)
     assert "| 100 (100) | 200 (200) |" in text
     assert "| always-small | – | – | – | – | 50 (50) | 100 (100) |" in text
     assert "of 1 questions" in text

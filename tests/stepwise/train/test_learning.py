@@ -46,10 +46,10 @@ def test_every_learner_finds_the_sign() -> None:
     fresh = Net()
     fresh.fit(fit.vectors)
     goal = Goal(alpha=0.02, multiplier=2.0)
-    after_ppo = ppo.train(fit, check, fresh, goal, ppo.Settings(rounds=30, runs=1024, rate=1e-3))
+    after_ppo = ppo.train(fit, check, fresh, goal, ppo.PPOSettings(rounds=30, runs=1024, rate=1e-3))
     assert agreement(after_ppo, check) > 0.8
     after_vtrace, kappa = vtrace.train(
-        fit, check, fresh, goal, vtrace.Settings(updates=120, runs=512, region=0.05, rate=2e-3)
+        fit, check, fresh, goal, vtrace.VTraceSettings(updates=120, runs=512, region=0.05, rate=2e-3)
     )
     assert agreement(after_vtrace, check) > 0.8
     assert 0 < kappa < 1
@@ -57,7 +57,7 @@ def test_every_learner_finds_the_sign() -> None:
 
 def test_training_twice_gives_the_same_network() -> None:
     fit, check = signs(300), signs(200, seed=1)
-    settings = vtrace.Settings(updates=25)
+    settings = vtrace.VTraceSettings(updates=25)
     base = supervised.train(fit, epochs=2)
     first, second = (vtrace.train(fit, check, base, Goal(), settings)[0] for _ in range(2))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):

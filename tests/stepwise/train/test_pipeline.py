@@ -16,7 +16,7 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 
 from cli.main import main
 from stepwise import features
-from stepwise.policy import StepPolicy, Target
+from stepwise.policy import PolicyTarget, StepPolicy
 from stepwise.steps import StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.project import Project
@@ -60,7 +60,7 @@ def test_the_policy_file_is_what_serving_loads(work: Path) -> None:
         assert (policy.card.small, policy.card.large) == ("tinylm-small", "tinylm-large")
         assert policy.card.steps == StepLimits(4, 512)
         assert policy.card.calibration_size == 150
-        assert 0 <= policy.card.kappa(Target("accuracy_loss", 0.1)) <= 1.01
+        assert 0 <= policy.card.kappa(PolicyTarget("accuracy_loss", 0.1)) <= 1.01
         vector = np.zeros(features.WIDTH, np.float32)
         assert 0 <= asyncio.run(policy.keep(vector))[0] <= 1
     finally:

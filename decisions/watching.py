@@ -1,0 +1,397 @@
+"""The decisions with `on: answer`: what a policy does about what a model answers, piece by piece as it comes.
+
+An answer is judged text by text. Each text is evaluated as a small request whose only message it is, by the same
+signals as requests (`in: answer`). What was found once holds for the rest of the answer; what was not found is open
+until the answer has ended, so that a rule with `not` is settled only then. Rules are Kleene's, as everywhere: a
+decision acts when its rule is true or, with `on_unknown: match`, as soon as it can no longer be false.
+
+What begins in the last `window` characters of a text that is not yet complete is left to the next judgement: it is held
+back and comes again, with more behind it. So it does not matter in which pieces an answer comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
+
+from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Rule, Test, leaves, take, text, told, unread
+from signals.facts import Facts
+from signals.gather import fetch
+from signals.reading import FALSE, TRUE, Reading, Span, Unavailable, unknown
+from signals.request import ANSWER, Message, Request
+from signals.signal import Signal
+
+Act = Literal["pass", "mask", "cut", "respond"]
+Does = Literal["mask", "cut", "respond", "flag"]
+
+OBSERVED: Final = "observe"
+"""The action of a decision with `observe: true`, as `Judge.acted` has it."""
+MASKED: Final = "masked"
+"""The label of a text that could not be read and is masked whole."""
+_READ: Final = Facts(Request("", b"", {}, None, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """One decision with `on: answer`, in the terms of the engine.
+
+    `window` and `stride` are characters. One that `observe`s is told when it would act, and does nothing.
+    """
+
+    name: str
+    when: Rule
+    does: Does
+    on_unknown: Literal["skip", "match"] = "skip"
+    status: int | None = None
+    message: str | None = None
+    window: int = 256
+    stride: int = 256
+    observe: bool = False
+
+    @property
+    def acts(self) -> bool:
+        """Whether it can change what the client gets."""
+        return self.does != "flag" and not self.observe
+
+
+class Verdict(NamedTuple):
+    """What becomes of a text.
+
+    `clause` is the decision that acts. `spans` are what is to be masked, disjoint and in order; of a cut or respond,
+    the first place of what led to it, as far as that is known: what stands before it may be shown.
+    """
+
+    act: Act
+    clause: str | None = None
+    spans: tuple[Span, ...] = ()
+    status: int | None = None
+    message: str | None = None
+
+
+PASS: Final = Verdict("pass")
+
+
+def answering(signals: Mapping[str, Signal]) -> frozenset[str]:
+    """The names of those signals that look at answers, themselves or by what they combine."""
+    found = {name for name, signal in signals.items() if ANSWER in signal.reads}
+    before = -1
+    while found and before != len(found):
+        before = len(found)
+        found |= {name for name, signal in signals.items() if not found.isdisjoint(signal.inputs)}
+    return frozenset(found)
+
+
+class _Seen(NamedTuple):
+    """A leaf over a signal that looks at answers. `key` is the name of its value, which holds for the whole answer."""
+
+    key: str
+    leaf: Leaf
+    signal: Signal
+    placed: bool
+
+    def spans(self, facts: Facts) -> list[Span]:
+        """Where the text has what the leaf asks for. May raise `Unavailable`."""
+        label = self.leaf.label
+        return [span for span in self.signal.spans(facts) if label is None or span.label == label]
+
+
+class _Clause:
+    """A decision made ready to run over the values of its leaves."""
+
+    __slots__ = ("asked", "closes", "placed", "seen", "test", "watching")
+
+    def __init__(self, watching: Watching, signals: Mapping[str, Signal], answers: frozenset[str]) -> None:
+        self.watching = watching
+        self.closes = watching.on_unknown == "match"
+        self.test: Test = told(_valued(watching.when))
+        found = dict.fromkeys(leaves(watching.when))
+        self.seen = tuple(
+            _Seen(text(leaf), leaf, signal, signal.params.placed())
+            for leaf in found
+            if leaf.signal in answers and (signal := signals[leaf.signal]) is not None
+        )
+        self.asked = tuple((text(leaf), leaf) for leaf in found if leaf.signal not in answers)
+        self.placed = all(seen.placed for seen in self.seen)
+
+    def begin(self, found: Mapping[str, list[Span] | None] | None) -> tuple[Span, ...]:
+        """Where what the decision has found in a text begins; () where that is not known of all of it."""
+        places = [found.get(seen.key, ()) for seen in self.seen] if found and self.placed else []
+        if None in places:
+            return ()
+        return tuple(sorted(span for here in places if here for span in here)[:1])
+
+
+def _valued(rule: Rule) -> Rule:
+    """`rule` over the values of its leaves, each of which has the name `text(leaf)`."""
+    match rule:
+        case Leaf():
+            return Leaf(text(rule))
+        case Not(of=child):
+            return Not(_valued(child))
+        case All(of=children):
+            return All(tuple(map(_valued, children)))
+        case AnyOf(of=children):
+            return AnyOf(tuple(map(_valued, children)))
+        case AtLeast(count=count, of=children):
+            return AtLeast(count, tuple(map(_valued, children)))
+
+
+class Watched:
+    """The decisions of a policy that look at answers, made ready to run."""
+
+    def __init__(self, watching: Sequence[Watching], signals: Mapping[str, Signal]) -> None:
+        self.signals = signals
+        self.watching = tuple(watching)
+        self.answers = answers = answering(signals)
+        self.clauses = tuple(_Clause(one, signals, answers) for one in watching)
+        self.asked = tuple(dict.fromkeys(leaf.signal for c in self.clauses for _, leaf in c.asked))
+        inputs = (name for c in self.clauses for one in c.seen for name in _below(one.signal.name, signals))
+        self.mixed = tuple(dict.fromkeys(name for name in inputs if name not in answers))
+
+    def judge(self, readings: Mapping[str, Reading], request: Request) -> Judge | None:
+        """The judge of the answer to `request`, whose own signals have said `readings`; None where, by what the request
+        says, no decision can act."""
+        judge = Judge(self, readings, request)
+        return judge if judge.live else None
+
+
+def _below(name: str, signals: Mapping[str, Signal]) -> Iterator[str]:
+    """The signal `name` and what it combines."""
+    yield name
+    for source in signals[name].inputs:
+        yield from _below(source, signals)
+
+
+class Judge:
+    """Judges one answer. Not to be used for two answers.
+
+    `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
+    every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
+    released at once. `acted` are the decisions that acted, with what they did, in this order; each once. `reads` are
+    the signals that it looks at, those of the request too.
+    """
+
+    def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
+        self.acted: list[tuple[str, str]] = []
+        self._watched = watched
+        self._signals = watched.signals
+        self._request = request
+        self._asked = Facts(request)
+        self._asked.shadow = True  # it was decided already: nothing of it is to be written to the store again
+        self._told: dict[str, Reading] = {}
+        self._values = Facts(_READ.request)
+        # No request has readings of answers, but a policy's test may say what they are.
+        self._stubs = {name: readings[name] for name in watched.answers if name in readings}
+        names = (*watched.asked, *watched.mixed)
+        for name in names:
+            known = readings.get(name)
+            if known is not None:
+                self._asked.readings[name] = known
+        self._missing = [name for name in names if take(self._signals[name], self._signals, self._asked) is None]
+        self.live = list(watched.clauses)
+        self._settle_asked()
+        self._changed = True
+        self.reads = frozenset((*self._needed, *names))
+        self.slow = bool(self._missing) or any(signal.slow or signal.whole for signal in self._needed.values())
+        self.holds = any(clause.watching.acts for clause in self.live)
+        self.window = max((clause.watching.window for clause in self.live), default=0)
+        self.stride = min((clause.watching.stride for clause in self.live), default=0)
+
+    def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
+        """What becomes of `text`: what was released of this channel, at most `window` characters, and what is held.
+        `final`: nothing follows. None: something must be read first that takes long; then call `read` instead."""
+        facts = self._facts(text, float("inf"))
+        if self._missing or any(take(signal, self._signals, facts) is None for signal in self._needed.values()):
+            return None
+        return self._judged(facts, text, final)
+
+    async def read(self, channel: Hashable, text: str, final: bool, deadline: float) -> Verdict:
+        """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`)."""
+        if self._missing:
+            self._asked.deadline = deadline
+            await self._fetch(self._missing, self._asked)
+            self._missing = []
+            self._settle_asked()
+        facts = self._facts(text, deadline)
+        await self._fetch(list(self._needed), facts)
+        return self._judged(facts, text, final)
+
+    @property
+    def responds(self) -> bool:
+        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
+        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
+
+    def end(self) -> Verdict:
+        """The whole answer was judged: what was never found is not there."""
+        values = self._values.readings
+        for clause in self.live:
+            for key, _ in clause.asked:
+                values.setdefault(key, unknown("not_read"))
+            for seen in clause.seen:
+                values.setdefault(seen.key, FALSE)
+        self._changed = True
+        return self._decided(None)
+
+    def unreadable(self) -> Verdict:
+        """The answer, or the rest of it, cannot be read: what was not found so far is Unknown."""
+        values = self._values.readings
+        for clause in self.live:
+            for key, _ in clause.asked:
+                values.setdefault(key, unknown("not_read"))
+            for seen in clause.seen:
+                if values.get(seen.key) is not TRUE:
+                    values[seen.key] = unknown("unreadable")
+        self._changed = True
+        return self._decided(None, unreadable=True)
+
+    async def _fetch(self, names: Iterable[str], facts: Facts) -> None:
+        signals = self._signals
+        while missing := {below for name in names for below in unread(name, signals, facts)}:
+            await fetch([signals[name] for name in missing], facts)
+            for name in missing:
+                take(signals[name], signals, facts)
+        for name in names:
+            take(signals[name], signals, facts)
+
+    def _facts(self, text: str, deadline: float) -> Facts:
+        asked = self._request
+        message = Message(ANSWER, text)
+        facts = Facts(
+            Request(asked.api, b"", {}, asked.model, (message,), asked.headers, asked.attributes, asked.received),
+            deadline,
+        )
+        facts.shadow = True
+        if self._told:
+            facts.readings.update(self._told)
+        return facts
+
+    def _settle_asked(self) -> None:
+        """Take over what the request's own signals have said, and leave out the decisions that it rules out."""
+        told, values = self._asked.readings, self._values.readings
+        self._told = self._stubs | {name: told[name] for name in self._watched.mixed if name in told}
+        for clause in self.live:
+            for key, leaf in clause.asked:
+                if leaf.signal in told:
+                    value = leaf.judge(told[leaf.signal])
+                    values[key] = unknown("asked") if value is None else TRUE if value else FALSE
+        self._thin()
+
+    def _thin(self) -> None:
+        """Leave out the decisions that are settled; what only they needed is not read any more."""
+        told = {name for name, action in self.acted if action in ("flag", OBSERVED)}
+        self.live = [
+            clause
+            for clause in self.live
+            if clause.watching.name not in told and clause.test.run(self._values) is not False
+        ]
+        self._seen: dict[str, _Seen] = {}
+        for clause in self.live:
+            masks = clause.watching.does == "mask" and clause.watching.acts
+            for seen in clause.seen:
+                if (masks and seen.placed) or self._values.readings.get(seen.key) is not TRUE:
+                    self._seen[seen.key] = seen
+        self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
+
+    def _judged(self, facts: Facts, text: str, final: bool) -> Verdict:
+        if not text.strip():
+            return PASS
+        horizon = len(text) + 1 if final else len(text) - self.window
+        values = self._values.readings
+        found: dict[str, list[Span] | None] = {}
+        for key, seen in self._seen.items():
+            value, spans = _value(seen, facts, len(text))
+            if spans:
+                spans = [span for span in spans if span.start < horizon]
+                value = bool(spans)
+                found[key] = spans
+            elif value is None and seen.placed:
+                found[key] = None
+            if value is not False and values.get(key) is not TRUE:
+                self._changed = True
+                values[key] = TRUE if value else unknown("answer")
+        return self._decided(found, Span(0, len(text), MASKED)) if found or self._changed else PASS
+
+    def _decided(
+        self, found: Mapping[str, list[Span] | None] | None, whole: Span | None = None, unreadable: bool = False
+    ) -> Verdict:
+        """What the decisions do, in order.
+
+        `found` is where this text has what the leaves ask for, by key, or None where that is Unknown; then `whole` is
+        masked. Without `found` there is no text any more: what was to be masked was, or, `unreadable`, cannot be.
+        """
+        masked: list[Span] = []
+        first: str | None = None
+        for clause in self.live:
+            watching = clause.watching
+            if not self._acts(clause):
+                continue
+            if not watching.acts:
+                self._note(watching.name, OBSERVED if watching.observe else watching.does)
+            elif watching.does != "mask":
+                act: Act = "respond" if watching.does == "respond" else "cut"
+                self._note(watching.name, act)
+                return Verdict(act, watching.name, clause.begin(found), watching.status, watching.message)
+            elif found is None:
+                if unreadable and clause.closes:
+                    self._note(watching.name, "cut")
+                    return Verdict("cut", watching.name)
+            else:
+                spans: list[Span] = []
+                for seen in clause.seen:
+                    here = found.get(seen.key, ())
+                    if here is not None:
+                        spans += here
+                    elif clause.closes and whole is not None:
+                        spans.append(whole)
+                if spans:
+                    self._note(watching.name, "mask")
+                    masked += spans
+                    first = first or watching.name
+        if self._changed:
+            self._changed = False
+            self._thin()
+        return Verdict("mask", first, _disjoint(masked)) if masked else PASS
+
+    def _acts(self, clause: _Clause) -> bool:
+        value = clause.test.run(self._values)
+        if value is True:
+            return True
+        if not clause.closes or value is False:
+            return False
+        return value is not PENDING or not clause.test.waiting(self._values, False)
+
+    def _note(self, name: str, action: str) -> None:
+        if all(known != name for known, _ in self.acted):
+            self.acted.append((name, action))
+
+
+def _value(seen: _Seen, facts: Facts, size: int) -> tuple[bool | None, list[Span]]:
+    """Whether a text has what a leaf asks for, and where, if its signal can say that."""
+    leaf = seen.leaf
+    reading = facts.readings[leaf.signal]
+    if not seen.placed:
+        return leaf.judge(reading), []
+    # The label of a reading is that of what was found first; here each place has its own.
+    value = (leaf if leaf.label is None else replace(leaf, label=None)).judge(reading)
+    if not value:
+        return value, []
+    try:
+        spans = seen.spans(facts)
+    except Unavailable:
+        return None, []
+    if spans or leaf.label is not None:
+        return bool(spans), spans
+    return True, [Span(0, size, MASKED)]  # it is there, and nobody knows where
+
+
+def _disjoint(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans in order; those that overlap are one, with the label of the first."""
+    joined: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if joined and span.start < joined[-1].end:
+            last = joined[-1]
+            joined[-1] = last._replace(end=max(last.end, span.end))
+        else:
+            joined.append(span)
+    return tuple(joined)

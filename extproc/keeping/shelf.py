@@ -1,0 +1,166 @@
+"""Where answers are kept: in this process, the least recently used ones dropped first, or in Valkey.
+
+An answer that cannot be had, for whatever reason, is one that is not there.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol
+
+import zstandard
+
+from extproc.keeping.key import Key
+from signals.reading import Unavailable
+from signals.state.store import Store
+
+_OVERHEAD: Final = 600
+"""Bytes that an entry takes beside its body: keys, numbers, and their places in two tables."""
+_KIND: Final = "cache:"
+
+
+class Kept(NamedTuple):
+    """An answer: the JSON text of the API's own object, and when it was kept, in seconds since the epoch."""
+
+    body: bytes
+    at: float
+
+    def age(self) -> float:
+        """Seconds; 0 where the clock of whoever kept it is ahead of ours."""
+        return max(0.0, time.time() - self.at)
+
+
+class Place(NamedTuple):
+    """Under what an answer is kept: the name of its decision, and its key."""
+
+    decision: str
+    key: Key
+
+
+class Shelf(Protocol):
+    """Keeps answers. Nothing here raises."""
+
+    async def get(self, place: Place) -> Kept | None: ...
+
+    async def put(self, place: Place, kept: Kept, ttl: float) -> None: ...
+
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        """Forget the answers of a decision, and of a scope (None: of all); says how many they were."""
+        ...
+
+
+class Memory:
+    """In this process, in at most `limit` bytes, all of which the entries are charged for."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self.evicted = 0
+        self._kept: OrderedDict[str, tuple[Place, Kept, float]] = OrderedDict()  # by digest; until when
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, place: Place) -> Kept | None:
+        return self.find(place)
+
+    def find(self, place: Place) -> Kept | None:
+        """The answer, which counts as used."""
+        digest = place.key.digest
+        entry = self._kept.get(digest)
+        if entry is None:
+            return None
+        if entry[2] <= time.monotonic():
+            self._remove(digest)
+            return None
+        self._kept.move_to_end(digest)
+        return entry[1]
+
+    async def put(self, place: Place, kept: Kept, ttl: float) -> None:
+        self.keep(place, kept, ttl)
+
+    def keep(self, place: Place, kept: Kept, ttl: float) -> None:
+        """The same at once."""
+        digest = place.key.digest
+        if digest in self._kept:
+            self._remove(digest)
+        if len(kept.body) + _OVERHEAD > self.limit:
+            return
+        self._kept[digest] = place, kept, time.monotonic() + ttl
+        self.bytes += len(kept.body) + _OVERHEAD
+        self.fit(self.limit)
+
+    def fit(self, limit: int) -> None:
+        """Let `limit` be the most bytes from now on."""
+        self.limit = limit
+        while self.bytes > limit:
+            self._remove(next(iter(self._kept)))
+            self.evicted += 1
+
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        found = [
+            digest
+            for digest, (place, _, _) in self._kept.items()
+            if decision in (None, place.decision) and scope in (None, place.key.scope)
+        ]
+        for digest in found:
+            self._remove(digest)
+        return len(found)
+
+    def _remove(self, digest: str) -> None:
+        self.bytes -= len(self._kept.pop(digest)[1].body) + _OVERHEAD
+
+
+class Shared:
+    """In the state store, compressed. What leaves this process of a request is the hash of its key.
+
+    `limit`: bytes of one answer; what is larger, or cannot be read, was not written by us and is not there.
+    """
+
+    def __init__(self, store: Store, limit: int) -> None:
+        self._store = store
+        self._limit = limit
+
+    async def get(self, place: Place) -> Kept | None:
+        try:
+            text = await self._store.text(_name(place))
+        except Unavailable:
+            return None
+        return None if text is None else unpacked(text, self._limit)
+
+    async def put(self, place: Place, kept: Kept, ttl: float) -> None:
+        with suppress(Unavailable):
+            await self._store.keep(_name(place), packed(kept), ttl)
+
+    async def drop(self, decision: str | None, scope: str | None) -> int:
+        try:
+            return await self._store.drop(f"{_KIND}{decision or '*'}:{scope or '*'}:*")
+        except Unavailable:
+            return 0
+
+
+def _name(place: Place) -> str:
+    return f"{_KIND}{place.decision}:{place.key.scope}:{place.key.digest}"
+
+
+def packed(kept: Kept) -> str:
+    """`kept` as a text for the store."""
+    data = zstandard.ZstdCompressor(3, write_checksum=True).compress(kept.body)
+    return f"{kept.at:.3f} {base64.b64encode(data).decode()}"
+
+
+def unpacked(text: str, limit: int) -> Kept | None:
+    """What `packed` made; None where that is something else, or more than `limit` bytes."""
+    said, _, data = text.partition(" ")
+    try:
+        at = float(said)
+        raw = base64.b64decode(data, validate=True)
+        if not (math.isfinite(at) and 0 < zstandard.frame_content_size(raw) <= limit):
+            return None
+        return Kept(zstandard.decompress(raw), at)
+    except (ValueError, zstandard.ZstdError):
+        return None

@@ -1,0 +1,384 @@
+"""Answers that are given again: through an exchange, for four APIs, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from config.build import build
+from config.load import parse
+from config.resources import Resources
+from extproc.keeping import keeper as keeping
+from extproc.keeping.key import scope_of
+from extproc.meter import Meter
+from extproc.watching.shapes import SHAPES
+from extproc.watching.sse import Events
+from tests.extproc.envoy import BUFFERED, DUPLEX, STREAMED, Envoy, Service, set_headers
+from tests.proto.oracle import ext_proc
+from upstream.events import DONE, event
+
+POLICY = """\
+version: 1
+models:
+  small: {name: tiny, price: {input: 1, output: 2}}
+  large: {name: huge, price: {input: 10, output: 20}, fallback: [small]}
+default: small
+signals: {hard: {keyword: {any: [prove]}}}
+decisions:
+  - {name: hard, when: hard, route: large, cache: {scope: all, ttl: 1m}}
+  - {name: faq, route: small, cache: {}, set: {headers: {x-a: b}}}
+settings: {tenant: {header: x-tenant}}
+"""
+ACME = {"x_tenant": "acme"}
+ASKED: dict[str, dict[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Where is Rome?"}]},
+    "completions": {"prompt": "Where is Rome?"},
+    "messages": {"messages": [{"role": "user", "content": "Where is Rome?"}], "max_tokens": 50},
+    "responses": {"input": "Where is Rome?", "store": False},
+}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "messages": "/v1/messages",
+    "responses": "/v1/responses",
+}
+TWO = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "chat": {
+        "id": "c-1", "object": "chat.completion", "created": 1, "model": "tiny", "usage": TWO,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "In Italy."}, "finish_reason": "stop", "logprobs": None}
+        ],
+    },
+    "completions": {
+        "id": "c-1", "object": "text_completion", "created": 1, "model": "tiny", "usage": TWO,
+        "choices": [{"index": 0, "text": "In Italy.", "finish_reason": "stop", "logprobs": None}],
+    },
+    "messages": {
+        "id": "m-1", "type": "message", "role": "assistant", "model": "tiny", "stop_reason": "end_turn",
+        "stop_sequence": None, "content": [{"type": "text", "text": "In Italy."}],
+        "usage": {"input_tokens": 3, "output_tokens": 4},
+    },
+    "responses": {
+        "id": "r-1", "object": "response", "created_at": 1, "model": "tiny", "status": "completed", "error": None,
+        "incomplete_details": None, "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
+        "output": [
+            {"id": "o-1", "type": "message", "role": "assistant", "status": "completed", "content": [
+                {"type": "output_text", "text": "In Italy.", "annotations": []}]}
+        ],
+    },
+}  # fmt: skip
+
+
+def world(policy: str = POLICY) -> Service:
+    resources = Resources()
+    return Service(build(parse(policy), resources), meter=Meter(resources.loads))
+
+
+def body(api: str = "chat", **fields: Any) -> bytes:
+    return orjson.dumps({"model": "auto", "temperature": 0, **ASKED[api], **fields})
+
+
+async def ask(service: Service, data: bytes, api: str = "chat", mode: Any = BUFFERED, **headers: str) -> Envoy:
+    """A request, as far as it goes without a model."""
+    envoy = Envoy(service, mode, response_body_mode=STREAMED)
+    envoy.request(data, PATHS[api], **(ACME | headers))
+    await envoy.settled()
+    return envoy
+
+
+def answer(envoy: Envoy, data: bytes, kind: str = "application/json", status: int = 200, cut: int = 7) -> str | None:
+    """The model's answer comes; gives what the client is told of the cache."""
+    head = envoy.response(status, content_type=kind)
+    for at in range(0, len(data), cut):
+        piece = data[at : at + cut]
+        envoy.say(response_body=ext_proc.HttpBody(body=piece, end_of_stream=at + cut >= len(data)))
+    envoy.exchange.closed()
+    return set_headers(head[0].response_headers.response.header_mutation).get("x-pointsman-cache")
+
+
+def given(envoy: Envoy) -> tuple[str, bytes] | None:
+    """What the client is told of the cache, and the answer; None where the request went on."""
+    reply = envoy.sent[-1].immediate_response
+    if reply is None:
+        return None
+    envoy.exchange.closed()
+    return set_headers(reply.headers)["x-pointsman-cache"], reply.body
+
+
+async def kept(service: Service, api: str = "chat", streamed: bool = False) -> None:
+    envoy = await ask(service, body(api, stream=streamed), api)
+    assert given(envoy) is None
+    final = ANSWERS[api]
+    data = SHAPES[api].stream(final) if streamed else orjson.dumps(final)
+    assert answer(envoy, data, "text/event-stream" if streamed else "application/json") == "miss"
+
+
+@pytest.mark.parametrize("api", ASKED)
+@pytest.mark.parametrize("came", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_an_equal_request_gets_the_same_answer_in_its_own_form(api: str, came: bool, wanted: bool) -> None:
+    service = world()
+    await kept(service, api, came)
+    envoy = await ask(service, body(api, stream=wanted, stream_options={"include_usage": True}), api)
+    found = given(envoy)
+    assert found is not None
+    told, data = found
+    assert told == "hit; age=0"
+    final = ANSWERS[api]
+    if wanted:
+        assembly = SHAPES[api].assembly(10**6)
+        for one in Events(10**6).feed(data):
+            if one.data != b"[DONE]":
+                assembly.add(orjson.loads(one.data))
+        assert assembly.final() is not None
+        same = assembly.final()
+    else:
+        same = orjson.loads(data)
+    texts = [text.holder[text.key] for text in SHAPES[api].texts(same)]
+    assert texts == [text.holder[text.key] for text in SHAPES[api].texts(final)]
+    if not wanted and not came:
+        assert same == final
+    assert [outcome.cache for outcome in service.outcomes] == ["miss", "hit"]
+    hit = service.outcomes[1]
+    assert (hit.money, hit.prompt, hit.completion, hit.status) == (0.0, 0, 0, 200)
+    assert hit.reference == pytest.approx((3 * 10 + 4 * 20) / 1e6)
+
+
+async def test_a_stream_says_its_usage_only_to_who_asks() -> None:
+    service = world()
+    await kept(service)
+    plain = given(await ask(service, body(stream=True)))
+    asked = given(await ask(service, body(stream=True, stream_options={"include_usage": True})))
+    assert plain is not None
+    assert asked is not None
+    assert b"prompt_tokens" not in plain[1]
+    assert b"prompt_tokens" in asked[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "why"),
+    [
+        ({"x_tenant": ""}, {}, "no_scope"),
+        ({"cache_control": "no-store"}, {}, "no_store"),
+        ({}, {"temperature": 0.7}, "sampled"),
+        ({}, {"temperature": None}, "sampled"),
+        ({}, {"temperature": True}, "sampled"),
+        ({}, {"store": True}, "stateful"),
+        ({}, {"web_search_options": {"a": 1}}, "stateful"),
+        ({}, {"tools": [{"type": "web_search_preview"}]}, "stateful"),
+        ({}, {"tools": ["?"]}, "stateful"),
+    ],
+)
+async def test_what_is_never_kept(headers: dict[str, str], fields: dict[str, Any], why: str) -> None:
+    service = world()
+    for _ in range(2):
+        envoy = await ask(service, body(**fields), **headers)
+        assert given(envoy) is None
+        assert answer(envoy, orjson.dumps(ANSWERS["chat"])) is None
+    assert [outcome.cache for outcome in service.outcomes] == [why, why]
+
+
+async def test_responses_are_stored_unless_they_say_otherwise() -> None:
+    service = world()
+    for fields in ({"store": None}, {"store": True}, {"previous_response_id": "r"}, {"conversation": "c"}):
+        envoy = await ask(service, body("responses", **fields), "responses")
+        assert given(envoy) is None
+        answer(envoy, orjson.dumps(ANSWERS["responses"]))
+    assert {outcome.cache for outcome in service.outcomes} == {"stateful"}
+
+
+async def test_no_cache_asks_anew_and_keeps_the_new_answer_and_max_age_is_heeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = world()
+    await kept(service)
+    again = await ask(service, body(), cache_control="no-cache")
+    assert given(again) is None
+    newer = {**ANSWERS["chat"], "id": "c-2"}
+    assert answer(again, orjson.dumps(newer)) == "miss"
+    found = given(await ask(service, body()))
+    assert found is not None
+    assert orjson.loads(found[1])["id"] == "c-2"
+    now = time.time()
+    monkeypatch.setattr("extproc.keeping.shelf.time.time", lambda: now + 30)
+    assert given(await ask(service, body(), cache_control="max-age=20")) is None
+    found = given(await ask(service, body(), cache_control="max-age=60"))
+    assert found is not None
+    assert found[0] == "hit; age=30"
+
+
+def variants() -> dict[str, bytes]:
+    final = ANSWERS["chat"]
+    choice = final["choices"][0]
+    return {
+        "cut by a limit": orjson.dumps({**final, "choices": [{**choice, "finish_reason": "length"}]}),
+        "filtered": orjson.dumps({**final, "choices": [{**choice, "finish_reason": "content_filter"}]}),
+        "one of two": orjson.dumps({**final, "choices": [choice, {**choice, "index": 1, "finish_reason": None}]}),
+        "not whole": orjson.dumps(final)[:-1],
+        "an error": orjson.dumps({"error": {"message": "no"}}),
+        "no object": b"[]",
+        "empty": b"",
+    }
+
+
+@pytest.mark.parametrize("name", variants())
+async def test_an_answer_that_is_not_whole_is_not_kept(name: str) -> None:
+    service = world()
+    envoy = await ask(service, body())
+    answer(envoy, variants()[name])
+    assert given(await ask(service, body())) is None
+
+
+async def test_neither_errors_nor_coded_nor_broken_streams_nor_other_models_answers_are_kept() -> None:
+    service = world()
+    good = orjson.dumps(ANSWERS["chat"])
+    answer(await ask(service, body()), good, status=500)
+    answer(await ask(service, body()), good, kind="text/plain")
+    stream = SHAPES["chat"].stream(ANSWERS["chat"])
+    assert stream.endswith(DONE)
+    answer(await ask(service, body()), stream[: -len(DONE)], "text/event-stream")
+    answer(await ask(service, body()), event({"error": {"message": "no"}}) + stream, "text/event-stream")
+    coded = await ask(service, body())
+    coded.response(200, content_type="application/json", content_encoding="gzip")
+    coded.say(response_body=ext_proc.HttpBody(body=good, end_of_stream=True))
+    coded.exchange.closed()
+    left = await ask(service, body())
+    left.response(200, content_type="application/json")
+    left.say(response_body=ext_proc.HttpBody(body=good))
+    left.exchange.closed()
+    assert given(await ask(service, body())) is None
+    hard = body(messages=[{"role": "user", "content": "prove it"}])
+    instead = await ask(service, hard)
+    instead.response(200, content_type="application/json", x_pointsman_fallback="small")
+    instead.say(response_body=ext_proc.HttpBody(body=good, end_of_stream=True))
+    instead.exchange.closed()
+    assert given(await ask(service, hard)) is None
+
+
+async def test_equal_requests_at_the_same_time_ask_the_model_once() -> None:
+    service = world()
+    first = await ask(service, body(), mode=DUPLEX)
+    others = [Envoy(service, mode, response_body_mode=STREAMED) for mode in (BUFFERED, DUPLEX, DUPLEX)]
+    for other in others:
+        other.request(body(), **ACME)
+    await asyncio.sleep(0.01)
+    assert all(other.sent == [] or other.sent[-1].immediate_response is None for other in others)
+    assert answer(first, orjson.dumps(ANSWERS["chat"])) == "miss"
+    for other in others:
+        await other.settled()
+        found = given(other)
+        assert found is not None
+        assert found[0] == "hit; age=0"
+    assert [outcome.cache for outcome in service.outcomes] == ["miss", "hit", "hit", "hit"]
+
+
+@pytest.mark.parametrize("fails", ["the client leaves", "the answer is not kept", "it takes too long"])
+async def test_who_waits_goes_itself(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = world()
+    first = await ask(service, body())
+    if fails == "it takes too long":
+        monkeypatch.setattr("extproc.exchange.BRIEF_S", 0.02)
+    other = Envoy(service, BUFFERED, response_body_mode=STREAMED)
+    other.request(body(), **ACME)
+    await asyncio.sleep(0.005)
+    if fails == "the client leaves":
+        first.exchange.closed()
+    elif fails == "the answer is not kept":
+        answer(first, b"{}")
+    await other.settled()
+    assert given(other) is None
+    assert other.sent[-1].request_body is not None
+    assert answer(other, orjson.dumps(ANSWERS["chat"])) == "miss"
+    assert given(await ask(service, body())) is not None
+    if fails == "it takes too long":
+        first.exchange.closed()
+    assert not service.keeper._flights
+
+
+async def test_a_waiting_client_that_leaves_frees_everything() -> None:
+    service = world()
+    first = await ask(service, body())
+    other = Envoy(service, BUFFERED, response_body_mode=STREAMED)
+    other.request(body(), **ACME)
+    await asyncio.sleep(0)
+    other.exchange.closed()
+    await asyncio.sleep(0)
+    assert service.bodies.total == 0
+    answer(first, orjson.dumps(ANSWERS["chat"]))
+    assert not service.keeper._flights
+
+
+async def test_the_least_recently_used_makes_room_and_a_large_answer_is_not_kept() -> None:
+    service = world(POLICY.replace("settings: {", "settings: {cache: {memory: 4KiB, answer: 2KiB}, "))
+    final = ANSWERS["chat"]
+    for number in range(20):
+        envoy = await ask(service, body(seed=number))
+        assert answer(envoy, orjson.dumps(final)) == "miss"
+    counts = service.keeper.counts()
+    assert counts["bytes"] <= 4096
+    assert counts["entries"] >= 3
+    assert counts["evicted_total"] == 20 - counts["entries"]
+    assert given(await ask(service, body(seed=19))) is not None
+    assert given(await ask(service, body(seed=0))) is None
+    large = {**final, "padding": "x" * 2048}
+    answer(await ask(service, body(seed=99)), orjson.dumps(large))
+    assert given(await ask(service, body(seed=99))) is None
+
+
+async def test_a_hit_is_judged_by_the_policy_in_force() -> None:
+    guard = """\
+  - {name: leak, on: answer, when: says, cut: {message: "No."}}
+"""
+    signals = 'signals: {says: {keyword: {any: ["in italy"], in: answer}}, '
+    guarded = POLICY.replace("signals: {", signals).replace("settings:", guard + "settings:")
+    service = world()
+    await kept(service)
+    assert given(await ask(service, body())) is not None
+    service.engine = world(guarded).engine
+    assert given(await ask(service, body())) is None
+    service.engine = world(guarded.replace("in italy", "in france")).engine
+    assert given(await ask(service, body())) is not None
+
+
+async def test_answers_are_dropped_by_decision_and_scope() -> None:
+    service = world()
+    engine, keeper = service.engine, service.keeper
+    hard = body(messages=[{"role": "user", "content": "prove it"}])
+    for data, tenant in ((body(), "acme"), (body(), "umbra"), (hard, "acme")):
+        answer(await ask(service, data, x_tenant=tenant), orjson.dumps(ANSWERS["chat"]))
+    assert await keeper.drop(engine, "nobody", None) == 0
+    assert await keeper.drop(engine, None, scope_of("tenant", "acme")) == 1
+    assert given(await ask(service, body())) is None
+    assert given(await ask(service, body(), x_tenant="umbra")) is not None
+    assert await keeper.drop(engine, "hard", scope_of("all", "")) == 1
+    assert await keeper.drop(engine, None, None) == 1
+
+
+async def test_an_observer_neither_takes_nor_leaves_answers() -> None:
+    service = world()
+    await kept(service)
+    envoy = Envoy(service, STREAMED, observing=True)
+    envoy.request(body(), **ACME)
+    await envoy.settled()
+    assert envoy.exchange._head.keeping is None
+
+
+async def test_a_long_body_is_read_in_a_thread() -> None:
+    service = world()
+    long = body(messages=[{"role": "user", "content": "word " * 20_000}])
+    assert len(long) > keeping.LONG
+    envoy = await ask(service, long)
+    assert answer(envoy, orjson.dumps(ANSWERS["chat"]), cut=1000) == "miss"
+    assert given(await ask(service, long)) is not None
+
+
+def test_a_policy_that_keeps_answers_asks_envoy_for_them(tmp_path: Path) -> None:
+    assert world().engine.watches == "text"
+    assert world().engine.metered
+    assert world(POLICY.replace("cache: {scope: all, ttl: 1m}", "").replace("cache: {}, ", "")).engine.watches == "none"
