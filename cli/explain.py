@@ -79,7 +79,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from cli.calls import Unread
     from decisions import explain
     from extproc.refusal import Refusal
-    from extproc.rewriting import rewritten
+    from extproc.rewriting import rewritten, unasked
     from extproc.told import request_headers, response_headers
 
     try:
@@ -115,7 +115,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     yield from _section("request headers set", (*request_headers(decision), *more))
     if decision.action != "respond":
         try:
-            body = rewritten(request, decision)
+            body = rewritten(request, decision, usage=engine.metered and unasked(request, decision))
         except Refusal as refusal:  # too deep to be written again
             yield f"\nrefused with {refusal.status} after the decision: {refusal.text}"
             return

@@ -64,6 +64,15 @@ def test_the_text_shows_the_tree_and_what_will_be_set(run: Run, policy: Path) ->
         assert line in ran.out
 
 
+def test_a_metered_stream_is_asked_for_its_usage(run: Run, policy: Path) -> None:
+    stream = json.dumps(chat(model="auto", stream=True)).encode()
+    line = "\n  stream_options: "
+    assert line not in run("explain", policy, "-", stdin=stream).out
+    policy.write_text(policy.read_text() + "settings: {meter: on}\n")
+    assert line in run("explain", policy, "-", stdin=stream).out
+    assert line not in run("explain", policy, "-", stdin=json.dumps(chat(model="auto")).encode()).out
+
+
 def test_response_headers_that_are_switched_off_are_not_shown(run: Run, policy: Path, body: Path) -> None:
     policy.write_text(policy.read_text() + "settings: {response_headers: false}\n")
     assert "response headers set" not in run("explain", policy, body).out

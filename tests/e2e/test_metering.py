@@ -280,7 +280,7 @@ STEPS = ["one and one is two so far", "two ✗ and two is five", "three is fine 
 @pytest.mark.timeout(300)
 async def test_a_thousand_mixed_requests_agree_in_all_places(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     """Streams that nobody asked the usage of, cut ones, cached tokens, calls of tools, agents and stepwise answers; two
-    workers with one store, a reload in the middle, and a worker that is killed.
+    workers with one store, a reload in the middle, a worker that is killed, and a store that is away for a while.
 
     What a killed worker had counted since its parent last asked is lost, so it is killed while nothing is under way.
     """
@@ -294,7 +294,9 @@ async def test_a_thousand_mixed_requests_agree_in_all_places(tmp_path: Path, cli
     text = WRITERS.replace("TINY", tiny.url).replace("HUGE", huge.url).replace("STORE", store.url)
     try:
         with running(tmp_path, text, "--workers", "2") as world:
-            await Mixed(world, client).run(store.url)
+            mixed = Mixed(world, client)
+            await mixed.run(store.url)
+            await mixed.without(store)
     finally:
         loop.run(tiny.stop())
         loop.run(huge.stop())
@@ -384,6 +386,21 @@ class Mixed:
         assert counted == pytest.approx(logged, rel=1e-9)
         assert charged == pytest.approx(logged, rel=1e-9)
         self.compare(world.lines())
+
+    async def without(self, store: Server) -> None:
+        """The store dies with all that it knew: what is charged while it is away is written once it is back."""
+        store.kill()
+        await self.many(range(1000, 1100))
+        await until(lambda: len(self.world.lines()) == self.ended, 60)
+        store.start()
+        wanted = sum(line["answer"]["cost"] for line in self.world.lines()[1000:])
+        charged = 0.0
+        for _ in range(200):
+            charged = await total(store.url)
+            if charged == pytest.approx(wanted, rel=1e-9):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{charged} of {wanted}")
 
     def compare(self, lines: list[dict[str, Any]]) -> None:
         """Every line says what the upstream has said of the same request."""
