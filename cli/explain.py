@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         call = Call(body, dict(args.header), args.path)
         trace = asyncio.run(call.decide(engine, detail=True, everything=args.all))
         if args.output == "json":
-            print(json.dumps(explain.as_object(engine, trace), indent=2))
+            cache = _cache(engine, call, trace)
+            kept = {} if cache is None else {"cache": cache}
+            print(json.dumps({**explain.as_object(engine, trace), **kept}, indent=2))
         else:
             print("\n".join(_lines(engine, call, trace)))
     finally:
@@ -54,6 +56,16 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME:VALUE")
     return name.strip().lower(), value.strip()
+
+
+def _cache(engine: Any, call: Any, trace: Any) -> str | None:
+    """`kept`, or why the answer is not; None where the decision keeps none."""
+    from extproc.keeping.keeper import Keeper
+
+    if trace.decision.cache is None:
+        return None
+    why = Keeper().ask(engine, trace, call.request(engine)).result
+    return "kept" if why == "miss" else why
 
 
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
@@ -72,6 +84,8 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     yield f"outcome   {request.said if isinstance(request, Unread) else explain.outcome(decision)}"
     for reason in explain.reasons(trace):
         yield f"          {reason}"
+    if (cache := _cache(engine, call, trace)) is not None:
+        yield f"cache     {'kept, and given to equal requests' if cache == 'kept' else f'not kept: {cache}'}"
     if (choice := explain.choice(trace)) is not None:
         yield f"choice    {choice}"
     yield f"policy    {trace.policy}"

@@ -381,10 +381,11 @@ class _Check:
         engine = self._engine
         if engine.metered and not (sent and body):
             text = "the answers are not shown to us, so that nothing of what they take is counted"
-            why = "no budget is ever charged" if engine.shared.metered else "settings.meter: on has no effect"
-            self._say(
-                found, "D412", f"{text}, and {why}: render it again", "error" if engine.shared.metered else "warning"
-            )
+            why = "settings.meter: on has no effect"
+            if engine.shared.metered or engine.caches:
+                why = "no budget is ever charged" if engine.shared.metered else "no answer is ever kept"
+            severity: Severity = "error" if engine.shared.metered else "warning"
+            self._say(found, "D412", f"{text}, and {why}: render it again", severity)
         if engine.settings.response_headers and not sent:
             text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
             self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")

@@ -52,7 +52,16 @@ def test_what_we_did_not_write_is_not_there() -> None:
     assert len(good) < len(KEPT.body) / 2
     bomb = packed(Kept(b"\0" * 100_000_000, 1.0))
     assert unpacked(bomb, 10_000) is None
-    for bad in ("", "x", "1000.5", good[:-5], good[:30] + "AAAA" + good[34:], good.replace("1000.500", "nan"), "x" + good, "1 é"):
+    for bad in (
+        "",
+        "x",
+        "1000.5",
+        good[:-5],
+        good[:30] + "AAAA" + good[34:],
+        good.replace("1000.500", "nan"),
+        "x" + good,
+        "1 é",
+    ):
         assert unpacked(bad, 10_000) is None, bad
 
 
