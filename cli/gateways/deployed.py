@@ -193,7 +193,8 @@ class _Check:
                 self._say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
 
     def _conclude_buffers(self) -> None:
-        if self._engine.writes and not self._steps:
+        duplex = bool(self._modes) and all(mode == "duplex" for _, mode in self._modes)
+        if duplex or (self._engine.writes and not self._steps):
             return  # nothing is buffered in full-duplex mode
         wanted = self._engine.settings.max_body
         gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]

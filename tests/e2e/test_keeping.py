@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from extproc.watching.shapes import SHAPES
 from tests.e2e.proxy import Envoy, Loop, Router, until
 from tests.extproc.keeping.test_keeper import ANSWERS, ASKED, PATHS
+from tests.patience import PATIENCE
 from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
 
 pytestmark = pytest.mark.e2e
@@ -255,5 +256,13 @@ async def test_no_request_fails_while_valkey_is_killed_under_load(
         calls = world.calls["chat"]
         assert calls > 5
         server.start()
-        while (await post(client, world, seed=1))[0] == "miss":  # a store that was away is left alone for a second
+        for _ in range(int(PATIENCE)):  # a store that was away is left alone for a second
+            if (await post(client, world, seed=1))[0] != "miss":
+                break
             await asyncio.sleep(0.1)
+        else:
+            raise AssertionError("nothing is kept any more")
+        request = urllib.request.Request(f"http://{world.router.admin}/cache?decision=faq", method="DELETE")
+        with await asyncio.to_thread(urllib.request.urlopen, request) as response:  # the supervisor asks its workers
+            assert orjson.loads(response.read())["dropped"] >= 1
+        assert (await post(client, world, seed=1))[0] == "miss"
