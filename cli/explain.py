@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             shown = explain.as_object(engine, trace)
             if given is not None:
                 shown["answer"] = None if after is None else after.as_object()
+            if (cache := _cache(engine, call, trace)) is not None:
+                shown["cache"] = cache
             print(json.dumps(shown, indent=2))
         else:
             print("\n".join(_lines(engine, call, trace)))
@@ -75,6 +77,16 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip().lower(), value.strip()
 
 
+def _cache(engine: Any, call: Any, trace: Any) -> str | None:
+    """`kept`, or why the answer is not; None where the decision keeps none."""
+    from extproc.keeping.keeper import Keeper
+
+    if trace.decision.cache is None:
+        return None
+    why = Keeper().ask(engine, trace, call.request(engine)).result
+    return "kept" if why == "miss" else why
+
+
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from cli.calls import Unread
     from decisions import explain
@@ -91,6 +103,8 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     yield f"outcome   {request.said if isinstance(request, Unread) else explain.outcome(decision)}"
     for reason in explain.reasons(trace):
         yield f"          {reason}"
+    if (cache := _cache(engine, call, trace)) is not None:
+        yield f"cache     {'kept, and given to equal requests' if cache == 'kept' else f'not kept: {cache}'}"
     if (choice := explain.choice(trace)) is not None:
         yield f"choice    {choice}"
     yield f"policy    {trace.policy}"

@@ -194,7 +194,8 @@ class _Check:
                 self._say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
 
     def _conclude_buffers(self) -> None:
-        if self._engine.writes and not self._steps:
+        duplex = bool(self._modes) and all(mode == "duplex" for _, mode in self._modes)
+        if duplex or (self._engine.writes and not self._steps):
             return  # nothing is buffered in full-duplex mode
         wanted = self._engine.settings.max_body
         gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]
@@ -382,10 +383,11 @@ class _Check:
         engine = self._engine
         if engine.metered and not (sent and body):
             text = "the answers are not shown to us, so that nothing of what they take is counted"
-            why = "no budget is ever charged" if engine.shared.metered else "settings.meter: on has no effect"
-            self._say(
-                found, "D412", f"{text}, and {why}: render it again", "error" if engine.shared.metered else "warning"
-            )
+            why = "settings.meter: on has no effect"
+            if engine.shared.metered or engine.caches:
+                why = "no budget is ever charged" if engine.shared.metered else "no answer is ever kept"
+            severity: Severity = "error" if engine.shared.metered else "warning"
+            self._say(found, "D412", f"{text}, and {why}: render it again", severity)
         if engine.settings.response_headers and not sent:
             text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
             self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")

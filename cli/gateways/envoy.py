@@ -132,8 +132,10 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
 
 
 def within(engine: Engine, place: Place) -> bool:
-    """Whether stepwise decisions are answered within the ext_proc exchange, which needs the full-duplex body mode."""
-    return engine.writes and place.steps is None
+    """Whether an answer may take long within the ext_proc exchange, which needs the full-duplex body mode: those of
+    stepwise decisions, and kept ones, since equal requests wait for the first one's. (Envoy Gateway cannot fail open
+    in that mode; kept answers do without.)"""
+    return (engine.writes and place.steps is None) or (engine.caches and not engine.settings.fail_open)
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:

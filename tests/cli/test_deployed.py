@@ -82,17 +82,22 @@ def test_a_gateway_that_lets_every_path_on_is_found(engine, tmp_path, target):
     assert found(passing, tmp_path, SETS[target](engine)) == []
 
 
+NO_HEADERS = "settings: {response_headers: false}\n"
 BROKE = POLICY.replace("[gold]}}}", "[gold]}}, broke: {budget: {header: x-tenant, limit: 1}}}")
 
 
 @pytest.mark.parametrize("target", SETS)
 def test_a_gateway_that_does_not_show_the_answers_that_are_counted_is_found(engine, tmp_path, target):
-    metered, broke = build(parse(POLICY + "settings: {meter: on, response_headers: false}\n")), build(parse(BROKE))
+    metered, broke = build(parse(POLICY + NO_HEADERS.replace("{", "{meter: on, "))), build(parse(BROKE))
     assert (metered.shared.metered, broke.shared.metered) == (False, True)
     assert found(metered, tmp_path, SETS[target](metered)) == []
     assert found(broke, tmp_path, SETS[target](broke)) == []
     assert found(metered, tmp_path, SETS[target](engine)) == [("D412", "warning")]
     assert found(broke, tmp_path, SETS[target](engine)) == [("D412", "error")]
+    kept = build(parse(POLICY.replace("route: large", "route: large, cache: {scope: all}") + NO_HEADERS))
+    assert kept.caches
+    assert found(kept, tmp_path, SETS[target](kept)) == []
+    assert found(kept, tmp_path, SETS[target](engine)) == [("D412", "warning")]
     assert found(engine, tmp_path, SETS[target](broke)) == []
 
 

@@ -201,3 +201,15 @@ def test_differences_of_bodies() -> None:
     assert told({"m": [1]}, {"m": [0, 1]}) == {"m[0]": "0, before the others"}
     assert list(differences({"z": 1, "model": "a"}, {"z": 2, "model": "b"})) == [("model", "b"), ("z", "2")]
     assert told({"a": True}, {"a": 1}) == {"a": "1"}
+
+
+def test_it_says_whether_the_answer_is_kept(run: Run, policy: Path, body: Path) -> None:
+    assert "cache" not in run("explain", policy, body, "-o", "json").json()
+    policy.write_text(policy.read_text() + "    cache: {scope: all}\n")
+    for fields, line, word in (
+        ({"temperature": 0}, "kept, and given to equal requests", "kept"),
+        ({}, "not kept: sampled", "sampled"),
+    ):
+        body.write_text(json.dumps({**chat(), **fields}))
+        assert f"cache     {line}\n" in run("explain", policy, body, "-H", "x-beta: 1").out
+        assert run("explain", policy, body, "-H", "x-beta: 1", "-o", "json").json()["cache"] == word

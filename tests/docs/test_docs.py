@@ -19,8 +19,10 @@ from config.document import parse
 from config.load import check
 from config.problem import CODES
 from config.schema import (
+    CacheSpec,
     CredentialSpec,
     DecisionSpec,
+    KeptSpec,
     ModelSpec,
     PathSpec,
     PickSpec,
@@ -67,6 +69,10 @@ def keys(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+class Kept(KeptSpec, CacheSpec):
+    """Both tables of one section."""
+
+
 @pytest.mark.parametrize(
     ("heading", "model"),
     [
@@ -82,6 +88,7 @@ def keys(model: type[BaseModel]) -> list[str]:
         ("Stepwise steps", StepSpec),
         ("Stepwise budget", BudgetSpec),
         ("Changes", SetSpec),
+        ("Kept answers", Kept),
         ("Paths", PathSpec),
         ("Settings", SettingsSpec),
         ("State store", StoreSpec),

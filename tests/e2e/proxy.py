@@ -30,6 +30,7 @@ from decisions.outcome import Outcome
 from extproc.bodies import Bodies
 from extproc.chains import Chains
 from extproc.exchange import Answerer, Context, Exchange
+from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
 from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
@@ -325,6 +326,7 @@ class Counting:
         self.failures: list[str] = []
         self.bodies = Bodies()
         self.makers = Makers()
+        self.keeper = Keeper()
         self.chains = Chains()
         self.live = 0
 

@@ -52,7 +52,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "chat": {
         "id": "c-1", "object": "chat.completion", "created": 1, "model": "tiny", "usage": TWO,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "In Italy."}, "finish_reason": "stop", "logprobs": None}
+            {"index": 0, "message": {"role": "assistant", "content": "In Italy."}, "finish_reason": "stop",
+             "logprobs": None}
         ],
     },
     "completions": {

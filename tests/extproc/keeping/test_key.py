@@ -29,13 +29,13 @@ DECISION = Decision("faq", "route", SMALL, cache=Cache())
 
 def asked(api: str, text: str, headers: Mapping[str, str] = TENANT, **fields: Any) -> Request:
     turn = {"role": "user", "content": text}
-    said: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "chat": {"messages": [{"role": "system", "content": "Be brief."}, turn]},
         "completions": {"prompt": text},
         "messages": {"system": "Be brief.", "messages": [turn], "max_tokens": 9},
         "responses": {"instructions": "Be brief.", "input": text, "store": False},
-    }[api]
-    data = orjson.dumps({"model": "auto", "temperature": 0, **said, **fields})
+    }
+    data = orjson.dumps({"model": "auto", "temperature": 0, **every[api], **fields})
     return parse(Target(api), dict(headers), {}, data, 1000)
 
 
@@ -168,8 +168,8 @@ def test_tools_of_the_client_may_be_offered_and_those_of_a_server_not() -> None:
         [{"type": "bash_20250124", "name": "bash"}], [],
     ):  # fmt: skip
         assert not stateful(asked("messages", "hi", tools=tools))
-    for tools in ([{"type": "web_search_20250305"}], [{"type": "mcp"}], [{"type": 5}], [{"type": "new"}], [None]):
-        assert stateful(asked("messages", "hi", tools=tools))
+    for tool in ({"type": "web_search_20250305"}, {"type": "mcp"}, {"type": 5}, {"type": "new"}, None):
+        assert stateful(asked("messages", "hi", tools=[tool]))
     assert stateful(asked("messages", "hi", mcp_servers=[{"url": "http://a"}]))
     assert not stateful(asked("completions", "hi"))  # whose prompt is a text
     assert stateful(asked("responses", "hi", prompt={"id": "p"}))
