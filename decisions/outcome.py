@@ -17,7 +17,8 @@ class Outcome(NamedTuple):
     `prompt`, `completion` (tokens) and `money` are what the answer said that it took, or a guess from its size; None
     where nobody looked at it; `cached` of the prompt were in the server's cache, `reasoning` of the completion are no
     part of the answer's text. `reference` is the money that the same tokens cost on `settings.reference`. `tenant` is
-    who asked, as `settings.tenant` says. An outcome holds nothing else of the request.
+    who asked, as `settings.tenant` says. `acted` are the decisions on the answer, each
+    with what it did. An outcome holds nothing else of the request.
     """
 
     trace: Trace
@@ -33,11 +34,12 @@ class Outcome(NamedTuple):
     reasoning: int | None = None
     reference: float | None = None
     tenant: str | None = None
+    acted: tuple[tuple[str, str], ...] = ()
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
     """The outcome in plain values, without any text of the request."""
-    answer = {
+    answer: dict[str, Any] = {
         "status": outcome.status,
         "first_byte": _rounded(outcome.first_byte),
         "seconds": _rounded(outcome.seconds),
@@ -48,6 +50,10 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         "cost": outcome.money,
         "reference_cost": outcome.reference,
     }
+    if outcome.acted:
+        answer["decision"], answer["action"] = outcome.acted[0]
+        if len(outcome.acted) > 1:
+            answer["acted"] = [list(one) for one in outcome.acted]
     chosen, model = outcome.trace.decision.model, outcome.model
     found = trace_object(outcome.trace)
     found["model"] = None if model is None else model.key

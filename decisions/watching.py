@@ -194,6 +194,11 @@ class Judge:
         self.window = max((clause.watching.window for clause in self.live), default=0)
         self.stride = min((clause.watching.stride for clause in self.live), default=0)
 
+    @property
+    def responds(self) -> bool:
+        """Whether a decision may still take the place of the whole answer, while nothing of it was sent."""
+        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
+
     def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
         """What becomes of `text`: what was released of this channel, at most `window` characters, and what is held.
         `final`: nothing follows. None: something must be read first that takes long; then call `read` instead."""

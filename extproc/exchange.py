@@ -41,6 +41,7 @@ from extproc.rewriting import rewritten
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
+from extproc.watching.watch import Watch
 from extproc.wire import Kind, Message, Mode, Pairs
 from signals.facts import Facts
 from signals.request import Request
@@ -278,7 +279,7 @@ class Exchange:
             reference = compared.cost(prompt, completion, cached or 0)
         found = (
             trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
-            reference, tenant,
+            reference, tenant, () if reply is None else reply.acted,
         )  # fmt: skip
         outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
@@ -435,7 +436,15 @@ class Exchange:
                 self._phase = Phase.ANSWERED
                 reply = self._reply = Reply(self._engine, self._context, self._request, self._trace)
                 shown, own = reply.head(message.headers, own, head.response_mode != Mode.NONE)
-                if head.response_mode == Mode.NONE and reply.watched:
+                handed = head.response_mode == Mode.FULL_DUPLEX_STREAMED
+                if reply.watched(message.headers, not handed) is not None:
+                    if handed:
+                        reply.hold(shown, own, message.end)
+                        self._watched(reply, b"", message.end)
+                        return
+                    head.response_mode = Mode.FULL_DUPLEX_STREAMED
+                    own, watching = [*own, "content-length"], wire.HANDING_OVER
+                elif head.response_mode == Mode.NONE and reply.counted:
                     watching = wire.WATCHING
             self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
             if not watching and head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
@@ -443,9 +452,46 @@ class Exchange:
         elif message.kind == Kind.RESPONSE_BODY:
             if reply is not None:
                 reply.take(message)
-            self._echo(message, head.response_mode)
+            if reply is not None and reply.watch is not None:
+                self._watched(reply, message.body, message.end)
+            else:
+                self._echo(message, head.response_mode)
+        elif reply is not None and reply.watch is not None:
+            reply.trailers = True
+            self._watched(reply, b"", True)
         else:
             self._stream.send(wire.trailers(message.kind))
+
+    def _watched(self, reply: Reply, data: bytes, end: bool) -> None:
+        """The next piece of an answer whose text is judged; goes on as far as it may."""
+        watch = reply.watch
+        assert watch is not None
+        self._release(reply, reply.feed(data, end))
+        if watch.waiting and self._task is None and not self._head.observing:
+            self._task = asyncio.get_running_loop().create_task(self._judge(reply, watch))
+
+    def _release(self, reply: Reply, out: bytes) -> None:
+        watch = reply.watch
+        if watch is not None and watch.error is not None:
+            _log(watch.error)
+            self._context.failed("error")
+            watch.error = None
+        refusal = reply.refusal()
+        if refusal is not None:
+            if self._phase != Phase.OVER:
+                self._refuse(refusal, self._trace)
+            return
+        for part in reply.given(out):
+            self._stream.send(part)
+
+    async def _judge(self, reply: Reply, watch: Watch) -> None:
+        """Judge what takes long, as long as there is something to judge."""
+        try:
+            while watch.waiting:
+                self._release(reply, await watch.judged(_monotonic() + self._engine.settings.deadline))
+        except Exception as error:  # noqa: BLE001 - nothing more of the answer may go on unjudged
+            self._recover(error)
+        self._rest()
 
     def _model(self) -> Model | None:
         """The model that the request went to."""
@@ -596,8 +642,8 @@ class Exchange:
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
         if path is not None:
             more = (*more, (":path", path))
-        if (self._engine.chained or self._engine.metered) and "accept-encoding" in head.headers:
-            more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
+        if (self._engine.chained or self._engine.watches != "none") and "accept-encoding" in head.headers:
+            more = (*more, ("accept-encoding", "identity"))  # nobody here reads an answer that is compressed
         if not head.json:
             more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
@@ -655,7 +701,7 @@ class Exchange:
         self._pay(request_headers(trace.decision) + more, body, metadata(trace, self._tenant()))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
-        elif not self._engine.metered and not self._context.keeps:  # nobody needs it while the answer comes
+        elif self._engine.watches == "none" and not self._context.keeps:  # nobody needs it while the answer comes
             self._request = request.shed()
             self._context.bodies.release(self)
 
@@ -821,6 +867,12 @@ class Exchange:
     def _recover(self, error: Exception) -> None:
         """Something of ours broke: the request fails closed or takes the default model, unless it is on its way."""
         _log(error)
+        reply = self._reply
+        if self._phase == Phase.ANSWERED and reply is not None and reply.watch is not None:
+            # Nothing more of it may go on unjudged. Where a part has gone already, Envoy breaks the answer off.
+            self._context.failed("error")
+            self._refuse(Refusal(502, "The answer could not be judged.", "answer_broken"), self._trace)
+            return
         if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED, Phase.OVER):
             self._context.failed("error")
             return

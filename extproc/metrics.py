@@ -67,6 +67,12 @@ FAMILIES: dict[str, Family] = {
             "pointsman_first_byte_seconds", "histogram", "Time to the head of an answer.", ("model",), ANSWER_SECONDS
         ),
         Family("pointsman_answer_seconds", "histogram", "Time to the end of an answer.", ("model",), ANSWER_SECONDS),
+        Family(
+            "pointsman_answer_decisions_total",
+            "counter",
+            "Answers on which a decision has acted, and how.",
+            ("decision", "action"),
+        ),
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_selection_total", "counter", "Models chosen, and why.", ("selector", "model", "why")),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
@@ -171,6 +177,7 @@ class Metrics:
         self.body = Histogram(BYTES)
         self.signals = Times(SECONDS)
         self.answers = Counts()
+        self.acted = Counts()
         self.tokens = Counts()
         self.costs = Counts()
         self.saved = Counts()
@@ -197,6 +204,8 @@ class Metrics:
                 self.unknown.add((name, reading.error or "unknown"))
         for name, microseconds in trace.timings.items() if trace.timings else ():
             self.signals.observe(name, microseconds * 1e-6)
+        for acted in outcome.acted:
+            self.acted.add(acted)
         if outcome.money is not None:
             self._answered(outcome, outcome.money)
 
@@ -256,6 +265,7 @@ class Metrics:
             "pointsman_signal_unknown_total": counters(self.unknown),
             "pointsman_fallback_total": counters(self.fallbacks),
             "pointsman_answers_total": counters(self.answers),
+            "pointsman_answer_decisions_total": counters(self.acted),
             "pointsman_answer_tokens_total": counters(self.tokens),
             "pointsman_answer_cost_total": counters(self.costs),
             "pointsman_saved_total": counters(self.saved),
