@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -843,10 +843,21 @@ class Exchange:
         ours = (pair for pair in response_headers(trace) if pair[0] not in answer.headers)
         headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
+        reply = Reply(self._engine, self._context, self._request, trace)
+        watch = reply.watched(wire.headers_of(answer.headers.items()))
         async with aclosing(answer.body) as body:
-            self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
+            pieces = body
             try:
-                async for piece in body:
+                if watch is not None:
+                    self._reply, reply.status = reply, answer.status
+                    pieces = self._judged(reply, watch, body)
+                    first = await anext(pieces, b"")
+                    if (refusal := reply.refusal()) is not None:
+                        self._refuse(refusal, trace)
+                        return
+                    headers, pieces = headers + reply.told(), _again(first, pieces)
+                self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
+                async for piece in pieces:
                     left -= len(piece)
                     if left < 0:
                         raise OverflowError("an answer without end")
@@ -861,6 +872,26 @@ class Exchange:
                 self._stream.finish(INTERNAL, "the answer broke off")
                 return
             self._stream.send(wire.stream_body(b"", True))
+
+    async def _judged(
+        self, reply: Reply, watch: Watch, body: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """The pieces of a writer's answer, as far as they may go on; no more is asked of it while a piece is judged."""
+        ended = False
+        while not (ended or watch.over):
+            piece = await anext(body, None)
+            ended = piece is None
+            out = reply.feed(piece or b"", ended)
+            if out:
+                yield out
+            while watch.waiting:
+                out = await watch.judged(_monotonic() + self._engine.settings.deadline)
+                if out:
+                    yield out
+            if watch.error is not None:
+                error, watch.error = watch.error, None
+                _log(error)
+                self._context.failed("error")
 
     # Failing
 
@@ -891,6 +922,13 @@ class Exchange:
         """Count `size` more bytes of this request's body; False where the worker holds too many."""
         settings = self._engine.settings
         return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
+
+
+async def _again(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece
 
 
 def _refusal(decision: Decision) -> Refusal:
