@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
     `reasoning` of the completion are no part of the answer's text. `reference` is the money that the same tokens cost
     on `settings.reference`; those of the answer that was kept, where one was given. `cache` is `hit`, `miss`, or why
     the decision's `cache` does not keep the answer (extproc.keeping). `tenant` is who asked, as `settings.tenant` says.
-    An outcome holds nothing else of the request.
+    `acted` are the decisions on the answer, each with what it did. An outcome holds nothing else of the request.
     """
 
     trace: Trace
@@ -37,11 +37,12 @@ class Outcome(NamedTuple):
     tenant: str | None = None
     written: int | None = None
     cache: str | None = None
+    acted: tuple[tuple[str, str], ...] = ()
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
     """The outcome in plain values, without any text of the request."""
-    answer = {
+    answer: dict[str, Any] = {
         "status": outcome.status,
         "first_byte": _rounded(outcome.first_byte),
         "seconds": _rounded(outcome.seconds),
@@ -53,6 +54,10 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         "cost": outcome.money,
         "reference_cost": outcome.reference,
     }
+    if outcome.acted:
+        answer["decision"], answer["action"] = outcome.acted[0]
+        if len(outcome.acted) > 1:
+            answer["acted"] = [list(one) for one in outcome.acted]
     chosen, model = outcome.trace.decision.model, outcome.model
     found = trace_object(outcome.trace)
     found["model"] = None if model is None else model.key

@@ -208,6 +208,11 @@ class Judge:
         self.window = max((clause.watching.window for clause in self.live), default=0)
         self.stride = min((clause.watching.stride for clause in self.live), default=0)
 
+    @property
+    def responds(self) -> bool:
+        """Whether a decision may still take the place of the whole answer, while nothing of it was sent."""
+        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
+
     def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
         """What becomes of `text`: what has come of this channel, without what lies more than `window` characters before
         what the last judgement could not settle (the last `window` characters of its text).
@@ -229,11 +234,6 @@ class Judge:
         facts = self._facts(text, deadline)
         await self._fetch(list(self._needed), facts)
         return self._judged(facts, channel, text, final)
-
-    @property
-    def responds(self) -> bool:
-        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
-        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
 
     def end(self) -> Verdict:
         """The whole answer was judged: what was never found is not there."""

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -43,6 +43,7 @@ from extproc.rewriting import rewritten, unasked
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
+from extproc.watching.watch import Watch
 from extproc.wire import Kind, Message, Mode, Pairs
 from signals.facts import Facts
 from signals.request import Request
@@ -302,7 +303,7 @@ class Exchange:
             reference = keeping.reference(compared) if kept == "hit" else reference
         found = (
             trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
-            reference, tenant, written, kept,
+            reference, tenant, written, kept, () if reply is None else reply.acted,
         )  # fmt: skip
         outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
@@ -461,15 +462,62 @@ class Exchange:
                 self._reply = reply
                 reply.bill = None if before is None else before.bill  # of a writer that failed
                 shown, own = reply.head(message.headers, own, head)
-                if head.response_mode == Mode.NONE and reply.watched:
+                handed = head.response_mode == Mode.FULL_DUPLEX_STREAMED
+                if reply.watched(message.headers, not handed) is not None:
+                    if handed:
+                        reply.hold(shown, own, message.end)
+                        self._watched(reply, b"", message.end)
+                        return
+                    head.response_mode = Mode.FULL_DUPLEX_STREAMED
+                    own, watching = [*own, "content-length"], wire.HANDING_OVER
+                elif head.response_mode == Mode.NONE and reply.counted:
                     watching = wire.WATCHING
             self._stream.send(wire.reply(message.kind, shown, own, extra=watching))
             if not watching and head.response_mode == Mode.NONE and self._phase != Phase.PASSING and self._task is None:
                 self._stream.finish()  # nothing more to say: a long answer need not keep the stream
         elif message.kind == Kind.RESPONSE_BODY:
-            self._echo(message, head.response_mode, None if reply is None else reply.take(message))
+            given = None if reply is None else reply.take(message)
+            if reply is not None and reply.watch is not None:
+                self._watched(reply, message.body if given is None else given, message.end)
+            else:
+                self._echo(message, head.response_mode, given)
+        elif reply is not None and reply.watch is not None:
+            reply.trailers = True
+            self._watched(reply, b"", True)
         else:
             self._stream.send(wire.trailers(message.kind))
+
+    def _watched(self, reply: Reply, data: bytes, end: bool) -> None:
+        """The next piece of an answer whose text is judged; goes on as far as it may."""
+        watch = reply.watch
+        assert watch is not None
+        self._hand_on(reply, reply.feed(data, end))
+        if watch.waiting and self._task is None and not self._head.observing:
+            self._task = asyncio.get_running_loop().create_task(self._judge(reply, watch))
+
+    def _hand_on(self, reply: Reply, out: bytes) -> None:
+        """Give the client what may be released of its answer, or what takes the answer's place."""
+        watch = reply.watch
+        if watch is not None and watch.error is not None:
+            _log(watch.error)
+            self._context.failed("error")
+            watch.error = None
+        refusal = reply.refusal()
+        if refusal is not None:
+            if self._phase != Phase.OVER:
+                self._refuse(refusal, self._trace)
+            return
+        for part in reply.given(out):
+            self._stream.send(part)
+
+    async def _judge(self, reply: Reply, watch: Watch) -> None:
+        """Judge what takes long, as long as there is something to judge."""
+        try:
+            while watch.waiting:
+                self._hand_on(reply, await watch.judged(_monotonic() + self._engine.settings.deadline))
+        except Exception as error:  # noqa: BLE001 - nothing more of the answer may go on unjudged
+            self._recover(error)
+        self._rest()
 
     def _model(self) -> Model | None:
         """The model that the request went to."""
@@ -658,8 +706,8 @@ class Exchange:
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
         if path is not None:
             more = (*more, (":path", path))
-        if (self._engine.chained or self._engine.metered) and "accept-encoding" in head.headers:
-            more = (*more, ("accept-encoding", "identity"))  # nobody here reads a usage or an id that is compressed
+        if (self._engine.chained or self._engine.watches != "none") and "accept-encoding" in head.headers:
+            more = (*more, ("accept-encoding", "identity"))  # nobody here reads an answer that is compressed
         if not head.json:
             more = (*more, *JSON_HEADERS)  # a form, say, has another meaning to whoever reads forms
         self._trace = trace
@@ -719,7 +767,7 @@ class Exchange:
         self._pay(request_headers(trace.decision) + more, body, metadata(trace, self._tenant()))
         if len(request.body) <= SMALL:
             self._context.bodies.release(self)
-        elif not self._engine.metered and not self._context.keeps:  # nobody needs it while the answer comes
+        elif self._engine.watches == "none" and not self._context.keeps:  # nobody needs it while the answer comes
             self._request = request.shed()
             self._context.bodies.release(self)
 
@@ -863,16 +911,26 @@ class Exchange:
         ours = (pair for pair in response_headers(trace) if pair[0] not in answer.headers)
         headers = (*answer.headers.items(), *ours)
         left = ANSWER_LIMIT
-        assert self._reply is not None
-        self._reply.begun(answer.status, answer.headers.get("x-pointsman-model"))
+        reply = self._reply
+        assert reply is not None
+        reply.begun(answer.status, answer.headers.get("x-pointsman-model"))
+        watch = reply.watched(wire.headers_of(answer.headers.items()))
         keeping = self._head.keeping
         if keeping is not None:
-            keeping.begin(answer.status, answer.headers.get("content-type", ""), False, self._reply.model)
+            keeping.begin(answer.status, answer.headers.get("content-type", ""), False, reply.model)
             headers += keeping.told()
         async with aclosing(answer.body) as body:
-            self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
+            pieces = body
             try:
-                async for piece in body:
+                if watch is not None:
+                    pieces = self._judged(reply, watch, body)
+                    first = await anext(pieces, b"")
+                    if (refusal := reply.refusal()) is not None:
+                        self._refuse(refusal, trace)
+                        return
+                    headers, pieces = headers + reply.told(), _again(first, pieces)
+                self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
+                async for piece in pieces:
                     left -= len(piece)
                     if left < 0:
                         raise OverflowError("an answer without end")
@@ -889,14 +947,42 @@ class Exchange:
                 self._stream.finish(INTERNAL, "the answer broke off")
                 return
             if keeping is not None:
+                if reply.acted:
+                    keeping.spoil()
                 keeping.take(b"", True)
             self._stream.send(wire.stream_body(b"", True))
+
+    async def _judged(
+        self, reply: Reply, watch: Watch, body: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """The pieces of a writer's answer, as far as they may go on; no more is asked of it while a piece is judged."""
+        ended = False
+        while not (ended or watch.over):
+            piece = await anext(body, None)
+            ended = piece is None
+            out = reply.feed(piece or b"", ended)
+            if out:
+                yield out
+            while watch.waiting:
+                out = await watch.judged(_monotonic() + self._engine.settings.deadline)
+                if out:
+                    yield out
+            if watch.error is not None:
+                error, watch.error = watch.error, None
+                _log(error)
+                self._context.failed("error")
 
     # Failing
 
     def _recover(self, error: Exception) -> None:
         """Something of ours broke: the request fails closed or takes the default model, unless it is on its way."""
         _log(error)
+        reply = self._reply
+        if self._phase == Phase.ANSWERED and reply is not None and reply.watch is not None:
+            # Nothing more of it may go on unjudged. Where a part has gone already, Envoy breaks the answer off.
+            self._context.failed("error")
+            self._refuse(Refusal(502, "The answer could not be judged.", "answer_broken"), self._trace)
+            return
         if not self._owed and self._phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED, Phase.OVER):
             self._context.failed("error")
             return
@@ -915,6 +1001,13 @@ class Exchange:
         """Count `size` more bytes of this request's body; False where the worker holds too many."""
         settings = self._engine.settings
         return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
+
+
+async def _again(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece
 
 
 def _refusal(decision: Decision, waits: float | None = None) -> Refusal:

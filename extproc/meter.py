@@ -41,7 +41,7 @@ class Tail:
 
 
 class Meter:
-    """TokenCounts for the requests of one policy in force."""
+    """Counts for the requests of one policy in force."""
 
     def __init__(self, loads: Loads) -> None:
         self._loads = loads

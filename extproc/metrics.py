@@ -73,6 +73,12 @@ FAMILIES: dict[str, Family] = {
             "pointsman_first_byte_seconds", "histogram", "Time to the head of an answer.", ("model",), ANSWER_SECONDS
         ),
         Family("pointsman_answer_seconds", "histogram", "Time to the end of an answer.", ("model",), ANSWER_SECONDS),
+        Family(
+            "pointsman_answer_decisions_total",
+            "counter",
+            "Answers on which a decision has acted, and how.",
+            ("decision", "action"),
+        ),
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_selection_total", "counter", "Models chosen, and why.", ("selector", "model", "why")),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
@@ -126,7 +132,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class Histogram:
-    """TokenCounts by bucket; `bounds` are inclusive upper limits in ascending order."""
+    """Counts by bucket; `bounds` are inclusive upper limits in ascending order."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -140,7 +146,7 @@ class Histogram:
         self.sum += value
 
 
-class TokenCounts(dict[Labels, float]):
+class Counts(dict[Labels, float]):
     """A counter with labels, of at most `MAX_SERIES` series."""
 
     def add(self, key: Labels, amount: float = 1) -> None:
@@ -172,23 +178,24 @@ class Metrics:
     """What one worker counts. `record` and `failed` are on the hot path of every request."""
 
     def __init__(self) -> None:
-        self.decisions = TokenCounts()
-        self.unknown = TokenCounts()
-        self.fallbacks = TokenCounts()
-        self.observed = TokenCounts()
-        self.selections = TokenCounts()
-        self.failures = TokenCounts()
-        self.reloads = TokenCounts()
-        self.candidates = TokenCounts()
+        self.decisions = Counts()
+        self.unknown = Counts()
+        self.fallbacks = Counts()
+        self.observed = Counts()
+        self.selections = Counts()
+        self.failures = Counts()
+        self.reloads = Counts()
+        self.candidates = Counts()
         self.duration = Histogram(SECONDS)
         self.body = Histogram(BYTES)
         self.signals = Times(SECONDS)
-        self.answers = TokenCounts()
-        self.tokens = TokenCounts()
-        self.costs = TokenCounts()
-        self.saved = TokenCounts()
-        self.overspent = TokenCounts()
-        self.cached = TokenCounts()
+        self.answers = Counts()
+        self.acted = Counts()
+        self.tokens = Counts()
+        self.costs = Counts()
+        self.saved = Counts()
+        self.overspent = Counts()
+        self.cached = Counts()
         self.first_byte = Times(ANSWER_SECONDS)
         self.answer = Times(ANSWER_SECONDS)
         self.last_reload_successful = True
@@ -213,6 +220,8 @@ class Metrics:
             self.signals.observe(name, microseconds * 1e-6)
         if outcome.cache is not None:
             self.cached.add((decision.name or "", outcome.cache))
+        for acted in outcome.acted:
+            self.acted.add(acted)
         if outcome.money is not None:
             self._answered(outcome, outcome.money)
 
@@ -263,7 +272,7 @@ class Metrics:
         def times(by_label: Times) -> list[Sample]:
             return histograms(((label,), each) for label, each in by_label.items())
 
-        def counters(counts: TokenCounts) -> list[Sample]:
+        def counters(counts: Counts) -> list[Sample]:
             return [(labels, float(count)) for labels, count in counts.items()]
 
         return {
@@ -273,6 +282,7 @@ class Metrics:
             "pointsman_signal_unknown_total": counters(self.unknown),
             "pointsman_fallback_total": counters(self.fallbacks),
             "pointsman_answers_total": counters(self.answers),
+            "pointsman_answer_decisions_total": counters(self.acted),
             "pointsman_answer_tokens_total": counters(self.tokens),
             "pointsman_answer_cost_total": counters(self.costs),
             "pointsman_saved_total": counters(self.saved),

@@ -1,28 +1,37 @@
 """The answer to a request that was sent on to a model, on its way back through Envoy: the Exchange's second half.
 
-What the client is told with it, and what it took and cost. Today nothing of an answer is held back: its pieces go on
-as they come.
+What the client is told with it, and what it took and cost. An answer whose text a decision watches is handed over to us
+(FULL_DUPLEX_STREAMED) and given back as far as it was judged, its headers with the first piece; any other goes on as it
+comes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from decisions.decision import Trace
 from decisions.engine import Engine
+from decisions.watching import OBSERVED, Judge
+from extproc import wire
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS
 from extproc.chains import Chains, IdFinder
 from extproc.head import Head, number
 from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
+from extproc.refusal import Refusal
 from extproc.told import FALLBACK, response_headers
+from extproc.watching.shapes import SHAPES, asks_json
 from extproc.watching.unasked import Unasked
-from extproc.wire import Headers, Message, Mode, Pairs
+from extproc.watching.watch import Watch
+from extproc.wire import Headers, Kind, Message, Mode, Pairs
 from signals.request import Request
 from upstream.usage import Spent
+
+_UNKNOWN = Request("chat", b"", {}, None, ())
+"""Stands for a request that could not be read."""
 
 
 class Context(Protocol):
@@ -46,17 +55,24 @@ class Reply:
     """
 
     __slots__ = (
+        "_bodiless",
         "_context",
+        "_ended",
         "_engine",
+        "_judge",
         "_keeping",
         "_request",
+        "_strange",
         "_tail",
         "_trace",
         "_unasked",
+        "_waiting",
         "bill",
         "first_byte",
         "model",
         "status",
+        "trailers",
+        "watch",
     )
 
     def __init__(self, engine: Engine, context: Context, request: Request | None, trace: Trace) -> None:
@@ -71,6 +87,13 @@ class Reply:
         self._keeping: Keeping | None = None  # whoever wants to give the answer again
         self._unasked: Unasked | None = None
         self._tail: Tail | None = None  # of an answer whose usage somebody wants to know
+        self._judge: Judge | None = None
+        self._waiting: tuple[Pairs, Sequence[str]] | None = None  # the changes of headers that are held
+        self._strange = False  # the body is nothing that can be read
+        self._bodiless = False
+        self._ended = False  # all was given back
+        self.trailers = False  # the answer has trailers, which follow its last piece
+        self.watch: Watch | None = None  # of an answer whose text is judged
 
     def charge(self, bill: Spent) -> None:
         """A writer's answer is over, and has taken this."""
@@ -123,12 +146,102 @@ class Reply:
             return tuple(pair for pair in shown if pair[0] not in own), ()
         return shown, [name for name in own if name not in dict(shown)] if own else own
 
+    def watched(self, headers: Headers, begun: bool = False) -> Watch | None:
+        """The watch of this answer, where a decision watches it; `headers` are the answer's. `begun`: they are on their
+        way to the client already. An answer that cannot be read is so from the beginning."""
+        engine, request = self._engine, self._request
+        if engine.watches != "text":
+            return None
+        request = request or _UNKNOWN
+        shape = SHAPES.get(request.api)
+        judge = None if shape is None or request.operation else engine.judge(self._trace, request)
+        if shape is None or judge is None:
+            return None
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        streamed = kind == "text/event-stream"
+        self._judge = judge
+        self.watch = watch = Watch(shape, judge, streamed, json=asks_json(request.fields))
+        watch.begun = begun
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        plain = streamed or kind == "application/json" or kind.endswith("+json")
+        self._strange = coding not in ("", "identity") or not plain
+        return watch
+
+    def hold(self, shown: Pairs, own: Sequence[str], bodiless: bool) -> None:
+        """Keep the answer's headers back, with these changes, until there is something to release. `bodiless`: nothing
+        follows them."""
+        self._waiting = shown, own
+        self._bodiless = bodiless
+
+    def feed(self, data: bytes, end: bool) -> bytes:
+        """The next piece of a watched answer: what may be released."""
+        watch = self.watch
+        assert watch is not None
+        out = b""
+        if self._strange and not self._bodiless:
+            self._strange = False
+            out = watch.unreadable()
+        return out + watch.feed(data, end)
+
+    def given(self, out: bytes) -> Iterator[bytes]:
+        """The messages that release `out`, and what else can go with it."""
+        watch = self.watch
+        assert watch is not None
+        done = watch.done
+        if self._ended or not (out or done):
+            return
+        if self._waiting is not None:
+            shown, own = self._waiting
+            self._waiting = None
+            yield wire.reply(Kind.RESPONSE_HEADERS, shown + self.told(), [*own, "content-length"])
+        self._ended = done
+        if done and self._keeping is not None:
+            if self.acted:
+                self._keeping.spoil()
+            self._keeping.take(b"", True)
+        if self._bodiless:
+            return
+        pieces = (
+            list(wire.chunks(Kind.RESPONSE_BODY, out, done and not self.trailers)) if out or not self.trailers else []
+        )
+        if done:
+            last = wire.texts(self._acted())
+            last = wire.metadata(last, None, {}) if last else b""
+            pieces.append(wire.trailers(Kind.RESPONSE_TRAILERS) if self.trailers else pieces.pop())
+            pieces[-1] += last
+        yield from pieces
+
+    def told(self) -> Pairs:
+        """The response header that names the decisions on the answer that have acted so far."""
+        names = [name for name, action in self.acted if action != OBSERVED]
+        if not names or not self._engine.settings.response_headers:
+            return ()
+        return (("x-pointsman-answer", ", ".join(names)),)
+
+    def _acted(self) -> Pairs:
+        acted = self.acted
+        return (("answer_decision", acted[0][0]), ("answer_action", acted[0][1])) if acted else ()
+
+    @property
+    def acted(self) -> tuple[tuple[str, str], ...]:
+        """The decisions on the answer that have acted, with what they did."""
+        return () if self._judge is None else tuple(self._judge.acted)
+
+    def refusal(self) -> Refusal | None:
+        """What takes the place of the answer, where a decision says so."""
+        verdict = None if self.watch is None else self.watch.responds
+        if verdict is None:
+            return None
+        self.status = verdict.status or 403
+        text = verdict.message or "The answer was withheld by policy."
+        return Refusal(self.status, text, "policy_refusal", headers=self.told())
+
     def take(self, message: Message) -> bytes | None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost. Gives what the
         client gets (None: what came)."""
         tail = self._tail
-        if self._keeping is not None:
-            self._keeping.take(message.body, message.end)
+        if self._keeping is not None:  # a watched answer is whole once it is judged
+            self._keeping.take(message.body, message.end and self.watch is None)
         if tail is None:
             return None
         tail.take(message.body)
@@ -137,8 +250,8 @@ class Reply:
         return None if self._unasked is None else self._unasked.feed(message.body, message.end)
 
     @property
-    def watched(self) -> bool:
-        """Whether the body must be looked at."""
+    def counted(self) -> bool:
+        """Whether the body must be looked at, for what it took."""
         return self._tail is not None
 
     def spent(self) -> Spent | None:

@@ -79,6 +79,8 @@ class Tracing:
         ):
             if value is not None:
                 attributes[name] = value
+        if outcome.acted:
+            attributes["pointsman.answer.decision"], attributes["pointsman.answer.action"] = outcome.acted[0]
         if SESSION_HEADER in headers:
             attributes["gen_ai.conversation.id"] = shown.word(headers[SESSION_HEADER])
         if decision.fallback is not None:

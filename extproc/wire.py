@@ -528,6 +528,14 @@ WATCHING = ext_proc_pb2.ProcessingResponse(
     )
 ).SerializeToString()
 """To be added to the answer to response headers: asks Envoy to show this answer's body. Heeded like `BUFFERING`."""
+HANDING_OVER = ext_proc_pb2.ProcessingResponse(
+    mode_override=ext_proc_pb2.ProcessingMode(
+        response_header_mode=ext_proc_pb2.ProcessingMode.SEND,
+        response_body_mode=ext_proc_pb2.ProcessingMode.FULL_DUPLEX_STREAMED,
+        response_trailer_mode=ext_proc_pb2.ProcessingMode.SEND,
+    )
+).SerializeToString()
+"""The same for an answer that goes on only as we give it back: its text is watched."""
 
 
 def immediate(status: int, headers: Pairs, body: bytes, details: str) -> bytes:

@@ -381,6 +381,10 @@ class _Check:
 
     def _response(self, found: _Object, sent: bool, body: str | None) -> None:
         engine = self._engine
+        if engine.watches == "text" and not (sent and str(body).replace("_", "").lower() == "fullduplexstreamed"):
+            text = "the text of answers is not handed over to us (full duplex, with trailers)"
+            why = "the decisions with `on: answer` depend on Envoy granting it for each answer, and `respond` is a cut"
+            self._say(found, "D412", f"{text}: {why}; render it again", "warning")
         if engine.metered and not (sent and body):
             text = "the answers are not shown to us, so that nothing of what they take is counted"
             why = "settings.meter: on has no effect"

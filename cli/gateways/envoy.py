@@ -74,13 +74,15 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
     body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
-        response_header_mode=send if engine.settings.response_headers or engine.chained or engine.metered else skip,
+        response_header_mode=send if shows_head(engine) else skip,
         request_body_mode=body.FULL_DUPLEX_STREAMED if duplex else body.BUFFERED,
-        # Only a policy with budgets looks at answers: for the usage at their end.
-        response_body_mode=body.STREAMED if engine.metered else body.NONE,
+        # For the usage at the end of an answer, a look at it will do; text that is watched is handed over (ADR 19).
+        response_body_mode={"none": body.NONE, "usage": body.STREAMED, "text": body.FULL_DUPLEX_STREAMED}[
+            engine.watches
+        ],
         # Envoy refuses a configuration with FULL_DUPLEX_STREAMED that does not send the trailers.
         request_trailer_mode=send if duplex else skip,
-        response_trailer_mode=skip,
+        response_trailer_mode=send if engine.watches == "text" else skip,
     )
     return api.ext_proc.ExternalProcessor(
         stat_prefix="pointsman",
@@ -96,6 +98,11 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
             receiving_namespaces=api.ext_proc.MetadataOptionsMetadataNamespaces(untyped=[METADATA]),
         ),
     )
+
+
+def shows_head(engine: Engine) -> bool:
+    """Whether the router has to see the headers of answers."""
+    return engine.settings.response_headers or engine.chained or engine.watches != "none"
 
 
 def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:

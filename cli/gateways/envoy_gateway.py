@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.gateways import allowed, browsers, replies
-from cli.gateways.envoy import AWAY, DECISION_HEADER, JWT, MESSAGE_SLACK_S, OUR_HEADERS, ROUTE_HEADER, within
+from cli.gateways.envoy import (
+    AWAY,
+    DECISION_HEADER,
+    JWT,
+    MESSAGE_SLACK_S,
+    OUR_HEADERS,
+    ROUTE_HEADER,
+    shows_head,
+    within,
+)
 from cli.gateways.failover import FULL
 from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
 from cli.gateways.parts import BODY_SLACK, METADATA, TOLD_HEADERS, access_log, as_dict
@@ -273,9 +282,9 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
         "allowModeOverride": True,
         "request": {"body": "FullDuplexStreamed" if duplex else "Buffered"},
     }
-    if engine.metered:
-        mode["response"] = {"body": "Streamed"}  # budgets read the usage at the end of an answer
-    elif engine.settings.response_headers or engine.chained:
+    if engine.watches != "none":  # a look at the usage at its end, or the answer itself
+        mode["response"] = {"body": "FullDuplexStreamed" if engine.watches == "text" else "Streamed"}
+    elif shows_head(engine):
         mode["response"] = {}  # present and empty: the headers, without the body
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],
@@ -284,7 +293,7 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
         "processingMode": mode,
         "metadata": {"accessibleNamespaces": [JWT], "writableNamespaces": [METADATA]},
     }
-    if not duplex:  # Envoy Gateway refuses failOpen with FullDuplexStreamed
+    if not duplex and engine.watches != "text":  # Envoy Gateway refuses failOpen with FullDuplexStreamed
         processor["failOpen"] = engine.settings.fail_open
     spec = {"targetRefs": routes, "extProc": [processor]}
     return named("EnvoyExtensionPolicy", EG, NAME, cluster.namespace, spec)

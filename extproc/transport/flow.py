@@ -111,7 +111,7 @@ class Partial:
 
 
 class Flood:
-    """TokenCounts frames that carry no request (pings, settings, early resets, …).
+    """Counts frames that carry no request (pings, settings, early resets, …).
 
     Its window is that of `TransportLimits.window_s`.
     """

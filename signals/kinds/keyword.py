@@ -245,7 +245,7 @@ class KeywordSignal(Signal):
 
 
 class Budget:
-    """TokenCounts the comparisons of one reading, and ends it when there are too many."""
+    """Counts the comparisons of one reading, and ends it when there are too many."""
 
     def __init__(self) -> None:
         self._left = _TOO_MANY

@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Histogram:
-    """TokenCounts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
+    """Counts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 

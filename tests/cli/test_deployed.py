@@ -102,6 +102,16 @@ def test_a_gateway_that_does_not_show_the_answers_that_are_counted_is_found(engi
 
 
 @pytest.mark.parametrize("target", SETS)
+def test_a_gateway_that_does_not_hand_over_the_answers_that_are_watched_is_found(engine, tmp_path, target):
+    text = POLICY.replace("[gold]}}}", "[gold]}}, leak: {pii: {in: answer}}}")
+    watched = build(parse(text.replace("decisions:", "decisions:\n  - {name: m, on: answer, when: leak, mask: {}}", 1)))
+    assert watched.watches == "text"
+    assert found(watched, tmp_path, SETS[target](watched)) == []
+    assert found(watched, tmp_path, SETS[target](engine)) == [("D412", "warning")]
+    assert found(engine, tmp_path, SETS[target](watched)) == []
+
+
+@pytest.mark.parametrize("target", SETS)
 def test_a_path_that_the_policy_opens_and_the_gateway_does_not_is_found(engine, tmp_path, target):
     opened = build(parse(OPENED))
     assert found(opened, tmp_path, SETS[target](opened)) == []

@@ -10,7 +10,7 @@ from decisions.model import Model
 from decisions.outcome import Outcome
 from extproc import metrics
 from extproc.exposition import expose
-from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Histogram, Metrics, TokenCounts, counted, gauge, merge
+from extproc.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, gauge, merge
 from signals.reading import FALSE, TRUE, Reading
 
 SMALL = Model("small", "Qwen/Qwen3-8B")
@@ -97,7 +97,7 @@ def test_a_bound_is_inclusive(value):
 
 
 def test_series_are_bounded_and_the_rest_is_counted_as_other():
-    counts = TokenCounts()
+    counts = Counts()
     for number in range(MAX_SERIES + 50):
         counts.add((f"decision-{number}", "m"))
     assert len(counts) == MAX_SERIES + 1

@@ -83,7 +83,7 @@ async def test_a_fallback_that_takes_the_chosen_model_s_place_says_so() -> None:
 
 
 class Counted(Selector):
-    """TokenCounts how often it is built."""
+    """Counts how often it is built."""
 
     name = "counted"
     about = "Take the first."

@@ -1,0 +1,517 @@
+"""One answer on its way to the client: held back until it is judged, masked or cut where a decision says so.
+
+Sans-IO. Events are kept in one queue, in their order. The texts of successive events that belong together are one
+channel, which is judged as it grows; an event goes on once every text in it lies before the part of its channel that
+is still to be judged again. An event in which nothing was found goes on byte for byte as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+import orjson
+
+from decisions.watching import Verdict
+from extproc.watching.jsontext import decode
+from extproc.watching.shape import AnswerShape, Channel, Text
+from extproc.watching.sse import Event, Events, encode
+
+LIMIT: Final = 4 * 2**20
+"""Bytes of an answer that are held at most, and of a whole answer that can be judged."""
+UNREADABLE: Final = 502
+"""The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
+_CHANNELS: Final = 256
+"""Texts that grow at the same time in one answer; a real one has a few."""
+_STEPS: Final = 8
+"""A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
+_DONE: Final = b"[DONE]"
+_NAME: Final = re.compile("[a-z_.]{0,64}")
+"""Names of events; they cannot tell a reader anything."""
+_REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"')
+"""Whether `AnswerShape.forget` may have something to do."""
+
+
+class Judging(Protocol):
+    """What a watch needs of `decisions.watching.Judge`."""
+
+    window: int
+    stride: int
+    slow: bool
+    holds: bool
+
+    @property
+    def responds(self) -> bool:
+        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
+        ...
+
+    def judge(self, channel: Any, text: str, final: bool) -> Verdict | None: ...
+
+    async def read(self, channel: Any, text: str, final: bool, deadline: float) -> Verdict: ...
+
+    def end(self) -> Verdict: ...
+
+    def unreadable(self) -> Verdict: ...
+
+
+class _Grown:
+    """The text of one channel. Offsets are those of its raw characters from the channel's beginning."""
+
+    __slots__ = ("after", "base", "code", "ended", "judged", "key", "lead", "masks", "out", "raw", "read")
+
+    def __init__(self, key: Channel, code: bool, ended: bool) -> None:
+        self.key = key
+        self.code = code
+        self.ended = ended  # nothing follows
+        self.base = 0  # where `raw` begins
+        self.raw = ""  # what is kept of what was released, and what is held
+        self.lead = ""  # of JSON text before `raw` (extproc.watching.jsontext)
+        self.out = 0  # what was released
+        self.read = -1  # how long the text was when it was judged last; -1: not yet
+        self.judged = 0  # what begins before is known
+        self.after = 0  # characters of the same item that have come behind it
+        self.masks: list[list[Any]] = []  # start, end, what is shown instead
+
+    @property
+    def end(self) -> int:
+        return self.base + len(self.raw)
+
+    def shown(self, start: int, end: int) -> str:
+        """What stands there once it is masked. What takes the place of a span stands where the span begins."""
+        raw, base = self.raw, self.base
+        parts: list[str] = []
+        at = start
+        for first, last, new in self.masks:
+            if last <= at:
+                continue
+            if first >= end:
+                break
+            if first >= at:
+                parts += (raw[at - base : first - base], new)
+            at = min(last, end)
+        parts.append(raw[at - base : end - base])
+        return "".join(parts)
+
+    def mask(self, start: int, end: int, new: str) -> None:
+        """Add a place to be masked; one that was known already, and has grown, stays one."""
+        for mask in self.masks:
+            if mask[0] < end and start < mask[1]:
+                if mask[0] > self.out:
+                    mask[0] = max(min(start, mask[0]), self.out)
+                mask[1] = max(mask[1], end)
+                return
+        if end > self.out:
+            self.masks.append([max(start, self.out), end, new])
+            self.masks.sort()
+
+    def forget(self, window: int) -> None:
+        """Keep what is not judged, and `window` characters before it."""
+        ahead = min(self.out, self.judged) - self.base - window * (2 if self.code else 1)
+        if ahead <= window:  # not for every event
+            return
+        if self.code:
+            self.lead = decode(self.raw, self.lead).lead(ahead)
+        self.raw = self.raw[ahead:]
+        self.base += ahead
+        self.masks = [mask for mask in self.masks if mask[1] > self.base]
+
+
+class _Piece:
+    """One text of a held event: the characters from `start` to `end` of `grown`."""
+
+    __slots__ = ("end", "grown", "start", "text")
+
+    def __init__(self, grown: _Grown, text: Text, start: int, end: int) -> None:
+        self.grown = grown
+        self.text = text
+        self.start = start
+        self.end = end
+
+
+class _Held:
+    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it."""
+
+    __slots__ = ("event", "fields", "last", "pieces")
+
+    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece]) -> None:
+        self.event = event
+        self.fields = fields
+        self.pieces = pieces
+        self.last = False
+
+
+class Watch:
+    """One answer. Not to be used for two.
+
+    `over`: it was cut, nothing more is released. `responds`: what to answer in its place; nothing of it was released.
+    `begun`: something was released. `error`: what broke here, if anything has. `limit`: bytes that are held at most;
+    beyond them the answer counts as unreadable. `json`: the model was asked for JSON.
+    """
+
+    def __init__(
+        self, shape: AnswerShape, judge: Judging, streamed: bool, limit: int = LIMIT, json: bool = False
+    ) -> None:
+        self.over = False
+        self.responds: Verdict | None = None
+        self.begun = False
+        self.error: Exception | None = None
+        self._shape = shape
+        self._judge = judge
+        self._streamed = streamed
+        self._limit = limit
+        self._json = json
+        self._course = shape.course()
+        self._events = Events(limit)
+        self._whole = bytearray()
+        self._queue: deque[_Held] = deque()
+        self._held = 0  # bytes in the queue
+        self._out: list[bytes] = []  # what is released with the end of the call
+        self._channels: dict[Channel, _Grown] = {}
+        self._todo: list[_Grown] = []  # texts whose signals take long to read
+        self._changed = False  # a text of the answer was masked
+        self._raw = False  # nothing can be read any more, and it goes on all the same
+        self._open = True  # more may come
+        self._ending = False  # the last event of the answer has come
+        self._settled = False  # the judge was told
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has to be read that takes long before more can be released: call `judged`."""
+        return bool(self._todo) and not self.over
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was released that ever will be."""
+        return self.over or not (self._open or self._queue or self._todo)
+
+    def feed(self, data: bytes, end: bool = False) -> bytes:
+        """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
+        if self.over:
+            return b""
+        self._open = not end
+        self._take(data, end)
+        return self._released()
+
+    async def judged(self, deadline: float) -> bytes:
+        """Reads what takes long, until `deadline` (`time.monotonic()`); gives what may be released then.
+
+        `feed` may be called meanwhile.
+        """
+        todo = self._todo
+        while todo and not self.over:
+            grown = todo[0]
+            base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
+            text = decode(raw, lead).text if grown.code else raw
+            try:
+                verdict = await self._judge.read(grown.key, text, final, deadline)
+                if grown in todo:  # it was not given up meanwhile
+                    todo.remove(grown)
+                    self._apply(grown, verdict, (base, raw, lead, final))
+                    if self._final(grown) and not (final and grown.read == grown.end):
+                        todo.append(grown)  # it has ended while it was read
+            except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+                self.error = error
+                self._lost([])
+            if self._out:
+                break
+        return self._released()
+
+    def unreadable(self) -> bytes:
+        """Nothing of what comes can be read: what may be released now. Later bytes go on as they come, or nothing."""
+        if not self.over:
+            self._lost([])
+        return self._released()
+
+    # What comes in
+
+    def _take(self, data: bytes, end: bool) -> None:
+        events: list[Event] = []
+        if self._raw:
+            events = [Event(data, "", b"")] if data else []
+        elif self._streamed:
+            try:
+                events = self._events.feed(data)
+                rest = self._events.end() if end else None
+                if rest is not None:
+                    events.append(rest)
+            except ValueError:
+                self._read_all(events)
+                self._lost([])
+        else:
+            self._whole += data
+            if len(self._whole) > self._limit:
+                self._lost([])
+            elif end and self._whole:
+                raw = bytes(self._whole)
+                self._whole.clear()
+                events = [Event(raw, "", raw)]
+        self._read_all(events)
+        if end and not self.over:
+            self._guarded(self._end)
+        if self._held > self._limit and not self.over:
+            if self._raw:  # whoever judges the rest does not get on
+                self._let_go()
+            else:
+                self._lost([])
+
+    def _read_all(self, events: list[Event]) -> None:
+        for place, event in enumerate(events):
+            if self.over:
+                return
+            if self._raw:
+                self._put(_Held(event, None, []))
+                continue
+            before = len(self._queue)
+            try:
+                self._read(event)
+            except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+                if not isinstance(error, (ValueError, RecursionError)):
+                    self.error = error
+                self._lost(events[place + (len(self._queue) > before) :])
+                return
+
+    def _read(self, event: Event) -> None:
+        """Take one event apart. Raises ValueError when it is none of this API's."""
+        pieces: list[_Piece] = []
+        fields: dict[str, Any] | None = None
+        if event.data and event.data != _DONE:
+            fields = orjson.loads(event.data)
+            if type(fields) is not dict:
+                raise ValueError("an event of the answer is no object")
+            for text in self._shape.texts(fields, self._json):
+                pieces.append(self._grow(text))
+        if event.other or (event.name and not _NAME.fullmatch(event.name)):
+            said = event.name + "\n" + event.other.decode(errors="replace")
+            pieces.append(self._grow(Text((), {"": said}, "", False, True)))
+        held = _Held(event, fields, pieces)
+        self._put(held)
+        for grown in dict.fromkeys(piece.grown for piece in pieces):
+            self._look(grown)
+        if not self._streamed:
+            return
+        closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
+        if closed:
+            self._close(closed)
+        if len(self._channels) > 1:
+            for grown in list(self._channels.values()):
+                self._look(grown)
+        if () in closed:
+            held.last = True
+            self._ending = True
+
+    def _put(self, held: _Held) -> None:
+        self._held += len(held.event.raw)
+        self._queue.append(held)
+
+    def _grow(self, text: Text) -> _Piece:
+        said: str = text.holder[text.key]
+        if text.whole:
+            grown = _Grown(text.channel, text.code, True)
+        else:
+            found = self._channels.get(text.channel)
+            if found is None:
+                if len(self._channels) >= _CHANNELS:
+                    raise ValueError("too many texts at the same time")
+                found = self._channels[text.channel] = _Grown(text.channel, text.code, False)
+            grown = found
+            if len(self._channels) > 1:
+                item = grown.key[:2]
+                for other in self._channels.values():
+                    if other.key[:2] == item:
+                        other.after += len(said)
+            grown.after = 0
+        start = grown.end
+        grown.raw += said
+        return _Piece(grown, text, start, grown.end)
+
+    def _close(self, beginnings: Iterable[Channel]) -> None:
+        """Channels that begin so have ended."""
+        for beginning in beginnings:
+            size = len(beginning)
+            for key in [key for key in self._channels if key[:size] == beginning]:
+                grown = self._channels.pop(key)
+                grown.ended = True
+                self._look(grown)
+
+    def _end(self) -> None:
+        self._close([()])
+        self._ending = True
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+            self._lost([])
+
+    # Judging
+
+    def _final(self, grown: _Grown) -> bool:
+        """Whether the text is complete, or as much of another one has come behind it as is held back: then it is the
+        other's turn."""
+        return grown.ended or 0 < self._judge.window <= grown.after
+
+    def _look(self, grown: _Grown) -> None:
+        """Judge a text, where enough of it has come."""
+        judge = self._judge
+        if self.over or grown in self._todo:
+            return
+        end, final = grown.end, self._final(grown)
+        if final:
+            if grown.judged >= end and grown.read == end:
+                return
+        elif end < judge.window or (
+            grown.read >= 0 and end - grown.read < (judge.stride if judge.slow else max(1, judge.window // _STEPS))
+        ):
+            return
+        text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
+        verdict = judge.judge(grown.key, text, final)
+        if verdict is None:
+            self._todo.append(grown)
+        else:
+            self._apply(grown, verdict, (grown.base, grown.raw, grown.lead, final))
+
+    def _apply(self, grown: _Grown, verdict: Verdict, read: tuple[int, str, str, bool]) -> None:
+        """Do what was said of a text; `read` is what was read of it: from where, the characters, the lead, whether all
+        of it."""
+        if verdict.act in ("cut", "respond"):
+            self._stop(verdict)
+            return
+        base, raw, lead, final = read
+        window = self._judge.window
+        known = base + len(raw)
+        grown.read = known
+        if not grown.code:
+            for span in verdict.spans:
+                grown.mask(base + span.start, base + span.end, f"[{span.label}]")
+            if not final:
+                known -= window
+        elif verdict.spans or not final:
+            text = decode(raw, lead)
+            for start, end, new in text.edits((span.start, span.end, f"[{span.label}]") for span in verdict.spans):
+                grown.mask(base + start, base + end, new)
+            if not final:
+                known = base + text.raw(max(0, len(text.text) - window))
+        grown.judged = max(grown.judged, known)
+
+    def _settle(self) -> None:
+        """The answer has ended, and all of it was judged: what is still open is settled."""
+        self._settled = True
+        verdict = self._judge.end()
+        if verdict.act in ("cut", "respond"):
+            self._stop(verdict)
+
+    def _stop(self, verdict: Verdict, lost: bool = False) -> None:
+        """End the answer here. What was judged before is still released; `lost`: what comes cannot be read."""
+        self._flush()
+        if not self.begun and (verdict.act == "respond" or lost):
+            self.responds = verdict._replace(status=verdict.status or UNREADABLE)
+        elif self._streamed:
+            self._out.append(self._course.cut(verdict.message or ""))
+        else:
+            fields = next((held.fields for held in self._queue if held.fields is not None), {})
+            self._out.append(orjson.dumps(self._shape.cut(fields, verdict.message or "")))
+        self.over = True
+        self._todo.clear()
+        self._queue.clear()
+        self._channels.clear()
+
+    def _lost(self, events: list[Event]) -> None:
+        """The rest cannot be read, from `events` on."""
+        verdict = self._judge.unreadable()
+        if verdict.act in ("cut", "respond"):
+            self._stop(verdict, True)
+            return
+        self._raw = True
+        try:
+            self._close([()])
+        except Exception as error:  # noqa: BLE001 - nobody has asked for more
+            self.error = error
+            self._let_go()
+        rest = b"".join(event.raw for event in events) + self._events.rest() + self._whole
+        self._whole = bytearray()
+        if rest and not self.over:
+            self._put(_Held(Event(rest, "", b""), None, []))
+
+    def _let_go(self) -> None:
+        """Release everything, with the masks that are known."""
+        self._todo.clear()
+        for held in self._queue:
+            for piece in held.pieces:
+                piece.grown.judged = max(piece.grown.judged, piece.end)
+
+    # What goes out
+
+    def _released(self) -> bytes:
+        if self._ending and not (self._settled or self._todo or self.over):
+            self._guarded(self._settle)
+        if not self.over:
+            self._guarded(self._flush)
+        out, self._out = b"".join(self._out), []
+        self.begun = self.begun or bool(out)
+        return out
+
+    def _flush(self) -> None:
+        """Move what may be released from the queue."""
+        queue, holds = self._queue, self._judge.holds
+        if self._judge.responds and not self.begun and not self._shows():
+            return
+        while queue:
+            held = queue[0]
+            if holds and not self._known(held):
+                return
+            queue.popleft()
+            self._held -= len(held.event.raw)
+            self._out.append(self._written(held))
+            self.begun = True
+            if held.fields is not None and self._streamed:
+                self._course.seen(held.fields)
+
+    def _known(self, held: _Held) -> bool:
+        if held.last and not self._settled:
+            return False
+        return all(piece.end <= piece.grown.judged for piece in held.pieces)
+
+    def _shows(self) -> bool:
+        """Whether a text of the answer may be released: until then another answer may take the place of all."""
+        for held in self._queue:
+            if not self._known(held):
+                return False
+            if held.pieces or self._raw:
+                return True
+        return self._settled
+
+    def _written(self, held: _Held) -> bytes:
+        """The event as it is to be sent: as it came, or masked."""
+        event, fields = held.event, held.fields
+        other = event.other
+        changed = False
+        for piece in held.pieces:
+            grown = piece.grown
+            if grown.masks:
+                shown = grown.shown(piece.start, piece.end)
+                text = piece.text
+                if shown != text.holder[text.key]:
+                    changed = True
+                    if text.channel:
+                        text.holder[text.key] = shown
+                    else:
+                        other = b""
+            grown.out = piece.end
+            grown.forget(self._judge.window)
+        if changed:
+            self._changed = True
+        if fields is not None and self._changed and (changed or _REPEATS.search(event.data)):
+            self._shape.forget(fields)
+            changed = True
+        if not changed:
+            return event.raw
+        if not self._streamed:
+            return orjson.dumps(fields)
+        name = event.name if _NAME.fullmatch(event.name) else ""
+        lead = other + b"\n" if other else b""
+        if fields is not None:
+            return lead + encode(name, fields)
+        return lead + (encode(name, event.data) if event.data else b"")

@@ -1,0 +1,376 @@
+"""Answers that leak what they must not, through a real Envoy: watched, masked, cut; read by the official SDKs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anthropic
+import openai
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.extproc.watching.test_watch import CARD, IBAN, KEY, SECRETS, WORDS, encoded, masked, shown, stream_of, whole
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.e2e
+
+POLICY = """\
+version: 1
+models:
+  small: {url: "http://UPSTREAM"}
+default: small
+signals:
+  leak: {pii: {in: answer, types: [card, iban]}}
+  words: {keyword: {in: answer, any: [project falcon]}}
+  key: {regex: {in: answer, any: ["AK-[0-9]{8}"]}}
+  far: {remote: {in: answer, url: "http://UPSTREAM", model: judge, timeout: 0.5}}
+  cuts: {header: {name: x-do, in: [cut]}}
+  masks: {header: {name: x-do, in: [mask]}}
+  responds: {header: {name: x-do, in: [respond]}}
+  flags: {header: {name: x-do, in: [flag]}}
+  asks: {header: {name: x-do, in: [far]}}
+  open: {header: {name: x-do, in: [open]}}
+decisions:
+  - name: cut
+    on: answer
+    when: {all: [cuts, {any: [leak, words, key]}]}
+    on_unknown: match
+    window: 64
+    cut: {message: "This answer ends here."}
+  - {name: mask, on: answer, when: {all: [masks, {any: [leak, words, key]}]}, on_unknown: match, window: 64, mask: {}}
+  - name: instead
+    on: answer
+    when: {all: [responds, words]}
+    on_unknown: match
+    window: 64
+    respond: {status: 451, message: "Not this answer."}
+  - {name: seen, on: answer, when: {all: [flags, words]}, flag: {}}
+  - {name: far, on: answer, when: {all: [asks, far]}, on_unknown: match, window: 64, cut: {message: "Too far."}}
+  - {name: open, on: answer, when: {all: [open, far]}, on_unknown: skip, window: 64, cut: {}}
+settings: {deadline: 1s}
+"""
+TEXT = f"so {CARD} and {IBAN} and {KEY} and {WORDS}; the rest is fine."
+
+
+@dataclass
+class Upstream:
+    """Answers with what the test has put here, in pieces of `size` bytes."""
+
+    body: bytes = b""
+    size: int = 10**9
+    headers: dict[str, str] = field(default_factory=dict)
+    sent: int = 0
+    gone: int = 0
+    endless: bytes = b""
+    trailers: bool = False
+    judged: int = 0
+    hangs: bool = False
+    asked: dict[str, str] = field(default_factory=dict)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        self.asked = {name.lower(): value for name, value in request.headers.items()}
+        self.sent = 0
+        response = web.StreamResponse(headers={"content-type": "text/event-stream", **self.headers})
+        await response.prepare(request)
+        try:
+            for at in range(0, len(self.body), self.size):
+                await response.write(self.body[at : at + self.size])
+                if self.size < 10**9:
+                    await asyncio.sleep(0)
+            while self.endless:
+                await response.write(self.endless)
+                self.sent += len(self.endless)
+                await asyncio.sleep(0)
+        except (ConnectionError, asyncio.CancelledError):
+            self.gone += 1
+            raise
+        return response
+
+    async def judge(self, request: web.Request) -> web.StreamResponse:
+        self.judged += 1
+        texts = (await request.json())["inputs"][0]["data"]
+        if self.hangs:
+            await asyncio.sleep(60)
+        scores = [1.0 if WORDS in text else 0.0 for text in texts]
+        output = {"name": "scores", "datatype": "FP32", "shape": [len(texts), 1], "data": scores}
+        return web.json_response({"model_name": "judge", "outputs": [output]})
+
+    async def about(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+
+@dataclass
+class World:
+    envoy: Envoy
+    router: Router
+    upstream: Upstream
+    log: Path
+
+    def url(self, listener: str = "ingress") -> str:
+        return self.envoy.url(listener)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("watching")
+    loop, upstream = Loop(), Upstream()
+    app = web.Application()
+    app.router.add_post("/v2/models/judge/infer", upstream.judge)
+    app.router.add_get("/v2/{path:.*}", upstream.about)
+    app.router.add_post("/{path:.*}", upstream.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+
+    async def start() -> str:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        return f"{host}:{port}"
+
+    policy, log, address = folder / "policy.yaml", folder / "log.jsonl", f"unix:{folder / 'router'}"
+    policy.write_text(POLICY.replace("UPSTREAM", loop.run(start())))
+    router = Router(policy, address, "--decision-log", str(log))
+    envoy = Envoy(folder, policy, {"pointsman": address})
+    for name, mode in (("none", "NONE"), ("streamed", "STREAMED")):
+        envoy.listen(name, processing_mode={"response_body_mode": mode, "response_trailer_mode": "SKIP"})
+    try:
+        router.start()
+        envoy.start()
+        yield World(envoy, router, upstream, log)
+    finally:
+        envoy.stop()
+        router.stop()
+        loop.run(runner.cleanup())
+        loop.close()
+
+
+@pytest.fixture(autouse=True)
+def fresh(world: World) -> None:
+    found = world.upstream
+    found.body, found.size, found.headers, found.endless, found.hangs = b"", 10**9, {}, b"", False
+
+
+PATHS = {"chat": "chat/completions", "completions": "completions", "messages": "messages", "responses": "responses"}
+
+
+def asked(api: str, stream: bool = True) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": "auto", "stream": stream}
+    if api == "completions":
+        return {**body, "prompt": "hi"}
+    if api == "responses":
+        return {**body, "input": "hi"}
+    return {**body, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def post(
+    world: World, client: aiohttp.ClientSession, api: str, do: str, listener: str = "ingress", stream: bool = True
+) -> tuple[int, dict[str, str], bytes]:
+    headers = {"x-do": do, "accept-encoding": "gzip"}
+    url = f"{world.url(listener)}/v1/{PATHS[api]}"
+    async with client.post(url, json=asked(api, stream), headers=headers) as response:
+        return response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read()
+
+
+@pytest.mark.parametrize("listener", ["ingress", "none", "streamed"])
+@pytest.mark.parametrize("api", PATHS)
+async def test_a_leak_is_masked_however_it_is_split(
+    world: World, client: aiohttp.ClientSession, api: str, listener: str
+) -> None:
+    for number, size in enumerate((1, 3, 17, 400, 10**9)):
+        stream = encoded(api, stream_of(api, TEXT, [number + 1, 5]))
+        world.upstream.body, world.upstream.size = stream, max(size, len(stream) // 300)
+        status, _, out = await post(world, client, api, "mask", listener)
+        assert status == 200
+        assert world.upstream.asked["accept-encoding"] == "identity"
+        assert shown(out) == {key: masked(said) for key, said in shown(stream).items()}
+        for secret in SECRETS:
+            assert secret.encode() not in out
+    fine = encoded(api, stream_of(api, "nothing to hide, " * 9, [4]))
+    world.upstream.body = fine
+    assert (await post(world, client, api, "mask", listener))[2] == fine
+    assert (await post(world, client, api, "none", listener))[2] == fine
+
+
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize("do", ["mask", "cut"])
+async def test_the_official_sdks_read_every_stream_to_its_end(world: World, api: str, do: str) -> None:
+    world.upstream.body = encoded(api, stream_of(api, "x" * 300 + TEXT, [4]))
+    world.upstream.size = 100
+    base, headers = f"{world.url()}/v1", {"x-do": do}
+    said = ""
+    if api == "messages":
+        async with anthropic.AsyncAnthropic(api_key="x", base_url=world.url(), default_headers=headers) as sdk:
+            messages: Any = asked(api)["messages"]
+            async with sdk.messages.stream(model="auto", max_tokens=9, messages=messages) as events:
+                async for _ in events:
+                    pass
+                final = await events.get_final_message()
+            said, reason = final.model_dump_json(), final.stop_reason
+            assert (reason == "refusal") == (do == "cut")
+    else:
+        async with openai.AsyncOpenAI(api_key="x", base_url=base, default_headers=headers) as sdk2:
+            if api == "chat":
+                turn: Any = asked(api)["messages"]
+                reasons = set()
+                async for chunk in await sdk2.chat.completions.create(model="auto", messages=turn, stream=True):
+                    said += chunk.model_dump_json()
+                    reasons |= {choice.finish_reason for choice in chunk.choices}
+                assert ("content_filter" in reasons) == (do == "cut")
+            elif api == "completions":
+                async for part in await sdk2.completions.create(model="auto", prompt="hi", stream=True):
+                    said += part.model_dump_json()
+            else:
+                last: Any = None
+                async for event in await sdk2.responses.create(model="auto", input="hi", stream=True):
+                    said += event.model_dump_json()
+                    last = event
+                assert last.type == ("response.incomplete" if do == "cut" else "response.completed")
+    for secret in SECRETS:
+        assert secret not in said
+    assert ("This answer ends here." in said) == (do == "cut")
+
+
+async def test_a_cut_ends_the_answer_and_the_upstream_is_let_go(world: World, client: aiohttp.ClientSession) -> None:
+    world.upstream.body = encoded("chat", stream_of("chat", "a" * 200 + TEXT + "b" * 200, [9]))[:-14]
+    world.upstream.endless = b": more\n\n" * 100
+    before = world.upstream.gone
+    status, _, out = await post(world, client, "chat", "cut")
+    assert status == 200
+    assert out.endswith(b"data: [DONE]\n\n")
+    assert b"1111" not in out
+    await until(lambda: world.upstream.gone > before)
+
+
+async def test_a_respond_before_anything_was_sent_has_its_own_status(
+    world: World, client: aiohttp.ClientSession
+) -> None:
+    stream = encoded("chat", stream_of("chat", f"it is {WORDS} then", [3]))
+    for world.upstream.body, kind in ((stream, "text/event-stream"), (whole(WORDS), "application/json")):
+        world.upstream.headers = {"content-type": kind}
+        status, headers, out = await post(world, client, "chat", "respond")
+        assert status == 451
+        assert json.loads(out)["error"]["message"] == "Not this answer."
+        assert headers["x-pointsman-answer"] == "instead"
+    world.upstream.body = encoded("chat", stream_of("chat", "x " * 250 + WORDS + " y" * 50, [3]))
+    world.upstream.headers = {}
+    status, _, out = await post(world, client, "chat", "respond")
+    assert status == 200
+    assert b"Not this answer." in out
+    assert b"falcon" not in out
+
+
+async def test_a_whole_answer_is_masked_or_cut(world: World, client: aiohttp.ClientSession) -> None:
+    world.upstream.body, world.upstream.headers = whole(TEXT), {"content-type": "application/json"}
+    status, headers, out = await post(world, client, "chat", "mask", stream=False)
+    assert status == 200
+    assert orjson.loads(out) == orjson.loads(whole(masked(TEXT)))
+    assert headers["x-pointsman-answer"] == "mask"
+    status, headers, out = await post(world, client, "chat", "cut", stream=False)
+    assert {choice["message"]["content"] for choice in orjson.loads(out)["choices"]} == {"This answer ends here."}
+    assert headers["x-pointsman-answer"] == "cut"
+    status, headers, out = await post(world, client, "chat", "flag", stream=False)
+    assert out == whole(TEXT)
+    assert headers["x-pointsman-answer"] == "seen"
+    await until(lambda: world.lines()[-1].get("answer", {}).get("decision") == "seen")
+    assert world.lines()[-1]["answer"]["action"] == "flag"
+    metrics = await asyncio.to_thread(world.router.metrics)
+    samples = [line for line in metrics.splitlines() if line.startswith("pointsman_answer_decisions_total{")]
+    assert any('decision="seen"' in line and 'action="flag"' in line for line in samples)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "text", "broken"])
+async def test_what_cannot_be_read_is_not_shown_under_match(
+    world: World, client: aiohttp.ClientSession, kind: str
+) -> None:
+    world.upstream.body = b"secret that nobody can read"
+    world.upstream.headers = {
+        "gzip": {"content-encoding": "br"},
+        "text": {"content-type": "text/plain"},
+        "broken": {"content-type": "application/json"},
+    }[kind]
+    status, _, out = await post(world, client, "chat", "mask")
+    assert status == 502
+    assert b"secret" not in out
+    async with client.post(
+        f"{world.url()}/v1/chat/completions", json=asked("chat"), headers={"x-do": "open"}
+    ) as response:
+        assert response.status == 200
+
+
+async def test_a_judge_far_away_holds_the_answer_until_it_has_spoken(
+    world: World, client: aiohttp.ClientSession
+) -> None:
+    stream = encoded("chat", stream_of("chat", "word " * 100, [5]))
+    world.upstream.body, world.upstream.size = stream, 500
+    assert (await post(world, client, "chat", "far"))[2] == stream
+    assert world.upstream.judged > 2
+    world.upstream.body = encoded("chat", stream_of("chat", "word " * 60 + WORDS + " word" * 60, [5]))
+    out = (await post(world, client, "chat", "far"))[2]
+    assert b"Too far." in out
+    assert b"falcon" not in out
+
+
+async def test_a_judge_that_hangs_follows_on_unknown(world: World, client: aiohttp.ClientSession) -> None:
+    stream = encoded("chat", stream_of("chat", "word " * 40, [5]))
+    world.upstream.body, world.upstream.hangs = stream, True
+    out = (await post(world, client, "chat", "far"))[2]
+    assert b"word" not in out
+    assert b"Too far." in out
+    assert (await post(world, client, "chat", "open"))[2] == stream
+
+
+async def test_a_client_that_leaves_frees_everything(world: World, client: aiohttp.ClientSession) -> None:
+    world.upstream.endless = encoded("chat", stream_of("chat", "word " * 20, [50]))[:-14]
+    before = world.upstream.gone
+    for do in ("mask", "far"):
+        response = await client.post(f"{world.url()}/v1/chat/completions", json=asked("chat"), headers={"x-do": do})
+        await response.content.readany()
+        response.close()
+        before += 1
+        await until(lambda count=before: world.upstream.gone >= count)  # type: ignore[misc]
+    await until(lambda: "pointsman_streams_inflight 0" in world.router.metrics())
+
+
+async def test_an_endless_answer_takes_bounded_memory(world: World) -> None:
+    event = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+    world.upstream.endless = event % (b"word " * 2000) * 8
+    body = json.dumps(asked("chat")).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.envoy.port("ingress"))
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-do: mask\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    pid = world.router._process.pid  # type: ignore[union-attr]
+    took, most, first = 0, 0, 0
+    try:
+        while took < 60_000_000:
+            took += len(await asyncio.wait_for(reader.read(1 << 20), PATIENCE))
+            most = max(most, memory(pid))
+            first = first or (most if took > 4_000_000 else 0)
+        assert most < first + 30_000
+        before = -1
+        while before != world.upstream.sent:  # nobody reads any more: it stops
+            before = world.upstream.sent
+            assert before < took + 100_000_000
+            await asyncio.sleep(1.0)
+        assert memory(pid) < first + 30_000
+    finally:
+        writer.transport.abort()
+
+
+def memory(pid: int) -> int:
+    """KiB of the process and its children."""
+    total = 0
+    for one in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
+        lines = Path(f"/proc/{one}/status").read_text().splitlines()
+        total += next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return total
