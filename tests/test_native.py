@@ -22,6 +22,7 @@ TESTS = (
     "tests/extproc/test_exchange.py",
     "tests/extproc/test_gemini.py",
     "tests/extproc/test_meter.py",
+    "tests/extproc/test_metered_streams.py",
     "tests/extproc/test_metrics.py",
     "tests/extproc/test_rewriting.py",
     "tests/extproc/test_rollout.py",
