@@ -24,8 +24,7 @@ class Weights:
     outer (matrix, bias) of the deep part, domain_of: the domain of each of the first columns, parts [rows, 2] and
     parts_bias [2] of the direct and the planted head over spans, weight [rows] of the entries, slopes and shifts of the
     calibration by head. drift: what windows and segments lose for each unit of the logarithm of
-    their number. length: (class, share, slope, shift): in that class of the domain head, `share` of difficulty's
-    logit gives way to slope x length + shift."""
+    their number."""
 
     wide: F32
     table: F32
@@ -37,7 +36,6 @@ class Weights:
     parts_bias: F32
     weight: F32
     calibration: dict[str, tuple[float, float]]
-    length: tuple[int, float, float, float]
     drift: tuple[float, float] = (0.0, 0.0)
 
 
@@ -70,14 +68,14 @@ class _Graph:
         return self.constant(np.array(value, np.float32))
 
 
-CHANCES: Final = ("difficulty", "reasoning", "jailbreak", "fact_check")
+CHANCES: Final = ("reasoning", "jailbreak", "fact_check")
 """The heads of one logit, in the order in which the graph gives their probabilities."""
 
 
 def build(weights: Weights) -> onnx.ModelProto:
     """The graph. Inputs: rows int64 [b, n] and words int32 [b, m] (padded with 0), scale float32 [b, 1], style float32
     [b, 7], flat int32 [4, p], spans int32 [s, 2] of first and one past the last of the p. Outputs, float32: chances
-    [b, 4] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
+    [b, 3] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
     (direct, planted), logits. Calibration is folded into the weights."""
     graph = _Graph()
     add, constant = graph.add, graph.constant
@@ -112,17 +110,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     gather = np.zeros((len(weights.domain_of), max(weights.domain_of) + 1), np.float32)
     gather[np.arange(len(weights.domain_of)), weights.domain_of] = 1
     add("MatMul", subjects, constant(gather), out="domain")
-    # difficulty = logit + chance of the class * (slope * line + share * shift - share * logit): see Weights.length
-    index, share, by_length, start = weights.length
-    steep, moved = weights.calibration.get("difficulty", (1.0, 0.0))
-    chance = add("Slice", subjects, graph.ints(index), graph.ints(index + 1), graph.ints(1))
-    characters = add("Slice", "style", graph.ints(STYLE - 1), graph.ints(STYLE), graph.ints(1))
-    line = add(
-        "Add", add("Mul", characters, graph.number(by_length * steep)), graph.number(start * steep + share * moved)
-    )
-    other = add("Mul", chance, add("Sub", line, add("Mul", "logits_difficulty", graph.number(share))))
-    difficulty = add("Add", "logits_difficulty", other)
-    add("Sigmoid", add("Concat", difficulty, *(f"logits_{head}" for head in CHANCES[1:]), axis=1), out="chances")
+    add("Sigmoid", add("Concat", *(f"logits_{head}" for head in CHANCES), axis=1), out="chances")
     for head in ("feedback", "modality"):
         add("Softmax", f"logits_{head}", axis=1, out=head)
 
@@ -171,6 +159,14 @@ def build(weights: Weights) -> onnx.ModelProto:
     model.ir_version = 9
     onnx.checker.check_model(model)
     return model
+
+
+def word_vectors(path: Path) -> F32:
+    """The word vectors float32 [words, d] in the graph at `path`: `build` adds their table and its steps right after
+    the wide one and its."""
+    values, steps = (numpy_helper.to_array(part) for part in onnx.load(path).graph.initializer[2:4])
+    found: F32 = values.astype(np.float32) * steps
+    return found
 
 
 def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None:

@@ -97,14 +97,13 @@ def calibrate(model: Heads, unseen: Corpus) -> dict[str, tuple[float, float]]:
     verdicts = run(model, [item.text for item in items], "calibrate")
     found: dict[str, tuple[float, float]] = {}
     reads: dict[str, Callable[[Verdict], float]] = {
-        "difficulty": lambda verdict: verdict.difficulty,
         "reasoning": lambda verdict: verdict.reasoning,
     }
     for head, read in reads.items():
         chosen = [
             (read(verdict), item.labels[head][0])
             for verdict, item in zip(verdicts, items, strict=True)
-            if head in item.labels and not (head == "difficulty" and item.source == "llmrouter")
+            if head in item.labels
         ]
         scores, truth = np.array(chosen, np.float64).T
         found[head] = platt(logit(scores), truth)
@@ -155,14 +154,6 @@ def auc(positive: F64, negative: F64) -> float:
     )
 
 
-def apgr(score: F64, weak: F64, strong: F64) -> float:
-    """Average performance gap recovered (Ong et al. 2024, RouteLLM): 1 for always the strong model's accuracy, 0.5 for
-    a random choice, averaged over all shares of strong calls."""
-    order = np.argsort(-score, kind="stable")
-    gained = np.concatenate(([0], np.cumsum((strong - weak)[order]))) / len(order)
-    return float(np.mean(gained / (strong.mean() - weak.mean())))
-
-
 def _bootstrap(name: str, value: Callable[..., float], *groups: Sequence[F64]) -> Figure:
     """`value` of the groups' columns; each group of arrays is resampled together."""
     chance = np.random.default_rng(5)
@@ -193,27 +184,6 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
         made.append(_bootstrap(f"domain accuracy, {name}", lambda x: float(x.mean()), (right,)))
         fresh = np.array([second_half(item.text) for item in items(source)])
         made.append(_bootstrap(f"domain ECE, {name}", ece, (array(p for _, p in best)[fresh], right[fresh])))
-    for source, file, name in (
-        ("mmlu", "domain/mmlu", "MMLU"),
-        ("mmlu bare", "domain/mmlu", "MMLU without choices"),
-        ("gsm8k graded", "difficulty/gsm8k", "GSM8K"),
-    ):  # fmt: skip
-        rows = data.part(file, held_out=True)
-        weak, strong = array(row["weak_correct"] for row in rows), array(row["strong_correct"] for row in rows)
-        hard = array(v.difficulty for v in of(source))
-        made.append(_bootstrap(f"difficulty APGR, {name}", apgr, (hard, weak, strong)))
-        length = array(len(row["prompt"]) for row in rows)
-        made.append(_bootstrap(f"APGR of the prompt's length alone, {name}", apgr, (length, weak, strong)))
-        made.append(
-            _bootstrap(
-                f"difficulty APGR less that of the prompt's length, {name}",
-                lambda h, n, w, s: apgr(h, w, s) - apgr(n, w, s),
-                (hard, length, weak, strong),
-            )
-        )
-        fresh = np.array([second_half(item.text) for item in items(source)])
-        label = ((strong > weak) * 1.0)[fresh]
-        made.append(_bootstrap(f"difficulty ECE, {name}", lambda p, y: ece(p, y), (hard[fresh], label)))
     labelled = [
         (v.reasoning, i.labels["reasoning"][0])
         for v, i in zip(verdicts, unseen.items, strict=True)
