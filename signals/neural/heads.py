@@ -20,6 +20,7 @@ from signals.neural.memory import trim
 from signals.neural.normalise import normalise
 from signals.neural.outcomes import OUTCOMES, Outcomes
 from signals.neural.tokenizer import LEXICON, MODELS, Lexicon
+from signals.text import template
 
 log = logging.getLogger("pointsman.neural")
 
@@ -93,13 +94,15 @@ _ROWS: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One text made ready for the graph: itself without disguises, its features, and the spans of its windows (first)
-    and segments in `flat`: the text's entries in order, and after them those of each window, every one once."""
+    and segments in `flat`: the text's entries in order, and after them those of each window, every one once. `asked`:
+    the features of the question in a template, which the field is that of."""
 
     text: str
     features: Features
     flat: NDArray[np.int32]
     spans: NDArray[np.int32]
     windows: int
+    asked: Features | None = None
 
     def suspect(self, parts: NDArray[np.floating[Any]]) -> str:
         """The whole text, or the window whose logit is the largest of `parts`."""
@@ -182,17 +185,19 @@ class Heads:
         plain = normalise(text, self.lexicon)
         found = read.features(plain, self.lexicon)
         segments = read.segments(found.found)
+        question = template.asked(plain)
+        asked = None if question is plain else read.features(question, self.lexicon)
         if len(found.found) <= read.WINDOW:
-            return Prepared(plain, found, found.flat, segments, 0)
+            return Prepared(plain, found, found.flat, segments, 0, asked)
         count = len(read.windows(len(found.found)))
         flat = np.concatenate((found.flat, read.distinct(found.flat, count)), 1)
         starts = np.arange(len(found.found), flat.shape[1], read.WINDOW, dtype=np.int32)
         windows = np.stack((starts, starts + read.WINDOW), 1)
-        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count)
+        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count, asked)
 
     def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
-        """What the graph gives for `texts` (`_OUTPUTS`), in one run."""
-        found = [text.features for text in texts]
+        """What the graph gives for `texts` (`_OUTPUTS`), in one run; a row for each, and then one for each question."""
+        found = [text.features for text in texts] + [text.asked for text in texts if text.asked]
         spans, start = [], 0
         for text in texts:
             spans.append(text.spans + start if start else text.spans)
@@ -211,9 +216,11 @@ class Heads:
     def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
         """The verdict on each text, in one run of the graph."""
         chances, domain, feedback, modality, embeddings, parts = self.outputs(texts)
-        rows = zip(
-            texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings, strict=True
-        )
+        questions = iter(domain[len(texts) :])
+        for index, text in enumerate(texts):
+            if text.asked:
+                domain[index] = next(questions)
+        rows = zip(texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings)  # noqa: B905
         verdicts, at = [], 0
         for text, (*_, reasoning, direct, fact_check), fields, mood, form, embedding in rows:
             first, at = at + text.windows, at + len(text.spans)

@@ -30,6 +30,7 @@ from signals.train import (
     card,
     corpus,
     difficulty,
+    domain,
     embedder,
     export,
     heads,
@@ -253,6 +254,7 @@ def main() -> None:
         weights.calibration[head] = level.slope, level.shift
     weights.drift = levels["window"].drift, levels["planted"].drift
     export.save(weights, labels, model_path)
+    domain.make(data, args.out, args.tests)
     shipped = runtime.Heads(model_path, lexicon_path, None)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"

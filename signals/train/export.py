@@ -169,6 +169,43 @@ def word_vectors(path: Path) -> F32:
     return found
 
 
+@dataclass(slots=True)
+class Own:
+    """A domain head with a network of its own. wide [rows, classes] already times the entries' weights; inner (matrix,
+    bias) from the embedding and the style to its units, outer (matrix, bias) from there to the classes."""
+
+    wide: F32
+    inner: tuple[F32, F32]
+    outer: tuple[F32, F32]
+
+    def times(self, slope: float) -> Own:
+        """The same with all logits times `slope`."""
+        return Own(self.wide * slope, self.inner, (self.outer[0] * slope, self.outer[1] * slope))
+
+
+def graft(path: Path, own: Own, shared: int) -> None:
+    """Puts `own` into the graph at `path` in place of its domain head, whose classes come first. The other heads stay
+    as they are: they read the first `shared` units, `own` those behind them."""
+    model = onnx.load(path)
+    parts = {part.name: part for part in model.graph.initializer}
+    first, second = (node.input[1:3] for node in model.graph.node if node.op_type == "Gemm")
+    names = (*(part.name for part in model.graph.initializer[:2]), *first, *second)
+    wide, step, inner, inner_bias, outer, bias = (np.array(numpy_helper.to_array(parts[name])) for name in names)
+    classes = own.wide.shape[1]
+    wide[:, :classes], step[:classes] = quantise(own.wide)
+    below = np.zeros((len(own.inner[1]), outer.shape[1]), np.float32)
+    below[:, :classes] = own.outer[0].T
+    outer = np.concatenate((outer[:shared], below))
+    outer[:shared, :classes] = 0
+    bias[:classes] = own.outer[1]
+    inner = np.concatenate((inner[:, :shared], own.inner[0].T), 1)
+    inner_bias = np.concatenate((inner_bias[:shared], own.inner[1]))
+    for name, value in zip(names, (wide, step, inner, inner_bias, outer, bias), strict=True):
+        parts[name].CopyFrom(numpy_helper.from_array(np.array(value, order="C"), name))
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
 def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None:
     """The graph with the names of the classes (`head` to comma-separated labels) and the drift in its metadata."""
     model = build(weights)
