@@ -194,3 +194,21 @@ def test_the_hand_written_sets_are_told_apart() -> None:
     seen = measure.tested(Path(__file__).parents[2] / "data")
     assert len(seen) >= 450
     assert all(text == text.casefold() for text in seen)
+
+
+def test_every_kind_of_text_is_told_at_several_thresholds() -> None:
+    chance, none = np.random.default_rng(1), np.array([])
+
+    def rows(source: str, middle: float, attack: bool = False) -> traffic.Seen:
+        return [
+            (traffic.Sample(source, "", attack=attack), traffic.Evidence(float(logit), none, none, 0.0), None)
+            for logit in chance.normal(middle, 1.0, 4000)
+        ]
+
+    level = traffic.Level(1.0, 0.0)
+    seen = rows("intents", -3) + rows("ok_security_frr", 0) + rows("atk_deepset", 2, attack=True)
+    found = {row.name: row for row in traffic.table(seen, dict.fromkeys(("direct", "window", "planted"), level))}
+    assert found["ordinary traffic, the mix"].curve == traffic.CURVE
+    for name in ("intents", "ok_security_frr", "atk_deepset"):
+        assert sorted(found[name].curve) == list(found[name].curve)
+    assert found["intents"].curve[1] < found["ok_security_frr"].curve[1] < found["atk_deepset"].curve[1]
