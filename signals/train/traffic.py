@@ -148,10 +148,10 @@ def evidence(model: Heads, text: str) -> Evidence:
     chances, _, _, _, _, parts = model.outputs([prepared])
     found = parts.astype(np.float64)
     return Evidence(
-        float(logit(chances[:1, 2].astype(np.float64))[0]),
+        float(logit(chances[:1, -2].astype(np.float64))[0]),
         found[: prepared.windows, 0],
         found[prepared.windows :, 1],
-        float(chances[0, 1]),
+        float(chances[0, -3]),
     )
 
 
