@@ -13,7 +13,7 @@ from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
-from signals.services import Services
+from signals.services import USUAL_STANDING, Services
 from signals.signal import Shared, Signal
 
 _METER: Final = {"auto": None, "on": True, "off": False}
@@ -36,11 +36,13 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         line, column = policy.places["settings", "store"]
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
     told = sessions(spec)
+    quality = policy.models[spec.default].quality
     shared = Shared(
         Services(
             folder=policy.folder,
             device=settings.device,
             readers=settings.readers,
+            standing=USUAL_STANDING if quality is None else quality,
             threads=settings.inference.threads,
             max_input_tokens=settings.max_input_tokens,
             limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),

@@ -166,7 +166,11 @@ class ModelSpec(Spec):
         "another model of its `pick`.",
     )
     quality: float | None = Field(
-        None, ge=0, le=1, description="How good its answers are, by your own estimate; shown by GET /v1/models."
+        None,
+        ge=0,
+        le=1,
+        description="How good its answers are, by your own estimate; shown by GET /v1/models. That of the default "
+        "model is the `standing` of `difficulty` where this has none.",
     )
     thinking: Thinking = Field("reasoning_effort", description="How this family switches reasoning on and off.")
     stream_usage: bool = Field(

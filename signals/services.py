@@ -14,6 +14,8 @@ from signals.state.store import Memory, Store
 Device = Literal["auto", "cuda", "cpu"]
 Readers = Literal["fast", "both"]
 USUAL_CAP: Final = 32768
+USUAL_STANDING: Final = 0.5
+"""That of a default model whose `quality` the policy does not tell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +23,7 @@ class Services:
     """Everything has a default, with which a signal works by itself: state in memory, models on this machine.
 
     `folder` is that of the policy file, to which paths in it are relative. `readers` says who reads for `jailbreak`.
+    `standing` is the quality of the default model, 0 to 1.
     `device` and `threads` (of one run) are for models that an operator mounts. A text of more than `max_input_tokens`
     tokens is not read by any model. `limits` bound what waits for a model. `inference` has the models that are loaded,
     `loads` the gauges of the policy's models, `store` what replicas share; these three outlive the engine. `sessions`
@@ -30,6 +33,7 @@ class Services:
     folder: Path = Path()
     device: Device = "auto"
     readers: Readers = "fast"
+    standing: float = USUAL_STANDING
     threads: int = 1
     max_input_tokens: int = USUAL_CAP
     limits: Limits = DEFAULT_LIMITS

@@ -18,13 +18,15 @@ from signals.neural import features as read
 from signals.neural.features import Features
 from signals.neural.memory import trim
 from signals.neural.normalise import normalise
+from signals.neural.outcomes import OUTCOMES, Outcomes
 from signals.neural.tokenizer import LEXICON, MODELS, Lexicon
+from signals.text import template
 
 log = logging.getLogger("pointsman.neural")
 
 MODEL: Final = MODELS / "heads.onnx"
 _OUTPUTS: Final = ("chances", "domain", "feedback", "modality", "embedding", "parts")
-"""What the graph gives: `chances` [b, 4] are those of difficulty, reasoning, jailbreak and fact_check."""
+"""What the graph gives: `chances` [b, n] ends with those of reasoning, jailbreak and fact_check."""
 
 
 DOUBT: Final = 0.2
@@ -58,17 +60,18 @@ class ModelError(ValueError):
 class Verdict:
     """What the heads say of one text.
 
-    domain, feedback, modality: label to probability. difficulty, reasoning, fact_check: probability. direct:
-    probability that the text as a whole, or one of its windows, attacks the model; planted: that one of its sentences
-    is an instruction hidden in a document. windows, segments: how many parts were looked at. known: the share of the
-    words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1; meant: the share of
-    the words that it is made of. suspect: the text, or of a long one the window, that is the likeliest attack,
-    disguises undone; order: the likeliest instruction with its neighbours. Both are what a second reader is given: ""
-    where the score is below DOUBT, else PART characters from the beginning and from the end of what is longer.
+    domain, feedback, modality: label to probability. item: hardness and steepness (`outcomes.Outcomes`). reasoning,
+    fact_check: probability. direct: probability that the text as a whole, or one of its windows, attacks the model;
+    planted: that one of its sentences is an instruction hidden in a document. windows, segments: how many parts were
+    looked at. known: the share of the words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32
+    [d], length 1; meant: the share of the words that it is made of. suspect: the text, or of a long one the window,
+    that is the likeliest attack, disguises undone; order: the likeliest instruction with its neighbours. Both are what
+    a second reader is given: "" where the score is below DOUBT, else PART characters from the beginning and from the
+    end of what is longer.
     """
 
     domain: dict[str, float]
-    difficulty: float
+    item: tuple[float, float]
     reasoning: float
     direct: float
     planted: float
@@ -91,13 +94,15 @@ _ROWS: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One text made ready for the graph: itself without disguises, its features, and the spans of its windows (first)
-    and segments in `flat`: the text's entries in order, and after them those of each window, every one once."""
+    and segments in `flat`: the text's entries in order, and after them those of each window, every one once. `asked`:
+    the features of the question in a template, which the field is that of."""
 
     text: str
     features: Features
     flat: NDArray[np.int32]
     spans: NDArray[np.int32]
     windows: int
+    asked: Features | None = None
 
     def suspect(self, parts: NDArray[np.floating[Any]]) -> str:
         """The whole text, or the window whose logit is the largest of `parts`."""
@@ -120,14 +125,18 @@ class Prepared:
 
 
 class Heads:
-    """The shipped model, loaded and warmed up. Threads may share it."""
+    """The shipped model, loaded and warmed up. Threads may share it. Without `outcomes`, as in its training, every
+    text is as hard as every other."""
 
-    def __init__(self, model: Path = MODEL, lexicon: Path = LEXICON, threads: int = 1) -> None:
+    def __init__(
+        self, model: Path = MODEL, lexicon: Path = LEXICON, outcomes: Path | None = OUTCOMES, threads: int = 1
+    ) -> None:
         import onnxruntime as ort  # 20 MB: only policies with a neural signal pay
 
         try:
             self.lexicon = Lexicon.load(lexicon)
-            self.digest = digest(model, lexicon)
+            self.outcomes = None if outcomes is None else Outcomes(outcomes)
+            self.digest = digest(model, lexicon, *filter(None, [outcomes]))
         except (OSError, ValueError) as error:
             raise ModelError(f"{error}: the shipped model is damaged; reinstall it") from None
         options = ort.SessionOptions()
@@ -145,9 +154,13 @@ class Heads:
         outputs = {output.name for output in self._session.get_outputs()}
         if missing := {*_OUTPUTS} - outputs:
             raise ModelError(f"{model}: has no output {', '.join(sorted(missing))}")
+        width = next(o.shape[1] for o in self._session.get_outputs() if o.name == "embedding")
+        if self.outcomes and not self.outcomes.fits(self.lexicon.rows, width):
+            raise ModelError(f"{outcomes}: does not belong to {lexicon}; reinstall the shipped model")
         log.info("the shipped model: sha256 %s", self.digest)
         self._vectors = self._embedded()
-        self.width = int(self.run([self.prepare("warm up")])[0].embedding.shape[0])
+        self.width = width
+        self.run([self.prepare("warm up")])
         trim()
 
     def _embedded(self) -> NDArray[np.bool_]:
@@ -172,17 +185,19 @@ class Heads:
         plain = normalise(text, self.lexicon)
         found = read.features(plain, self.lexicon)
         segments = read.segments(found.found)
+        question = template.asked(plain)
+        asked = None if question is plain else read.features(question, self.lexicon)
         if len(found.found) <= read.WINDOW:
-            return Prepared(plain, found, found.flat, segments, 0)
+            return Prepared(plain, found, found.flat, segments, 0, asked)
         count = len(read.windows(len(found.found)))
         flat = np.concatenate((found.flat, read.distinct(found.flat, count)), 1)
         starts = np.arange(len(found.found), flat.shape[1], read.WINDOW, dtype=np.int32)
         windows = np.stack((starts, starts + read.WINDOW), 1)
-        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count)
+        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count, asked)
 
     def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
-        """What the graph gives for `texts` (`_OUTPUTS`), in one run."""
-        found = [text.features for text in texts]
+        """What the graph gives for `texts` (`_OUTPUTS`), in one run; a row for each, and then one for each question."""
+        found = [text.features for text in texts] + [text.asked for text in texts if text.asked]
         spans, start = [], 0
         for text in texts:
             spans.append(text.spans + start if start else text.spans)
@@ -201,22 +216,25 @@ class Heads:
     def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
         """The verdict on each text, in one run of the graph."""
         chances, domain, feedback, modality, embeddings, parts = self.outputs(texts)
-        rows = zip(
-            texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings, strict=True
-        )
+        questions = iter(domain[len(texts) :])
+        for index, text in enumerate(texts):
+            if text.asked:
+                domain[index] = next(questions)
+        rows = zip(texts, chances.tolist(), domain.tolist(), feedback.tolist(), modality.tolist(), embeddings)  # noqa: B905
         verdicts, at = [], 0
-        for text, (difficulty, reasoning, direct, fact_check), fields, mood, form, embedding in rows:
+        for text, (*_, reasoning, direct, fact_check), fields, mood, form, embedding in rows:
             first, at = at + text.windows, at + len(text.spans)
             if text.windows:
                 window = _chance(parts[first - text.windows : first, 0], self._drift[0])
                 direct = direct if window <= direct else window  # what is no number stays
             planted = _chance(parts[first:at, 1], self._drift[1]) if at > first else 0.0
-            if not isfinite(sum(fields, sum(mood, sum(form, difficulty + reasoning + direct + fact_check + planted)))):
+            item = self.outcomes.item(text.features, embedding) if self.outcomes else (0.0, 1.0)
+            if not isfinite(sum(fields, sum(mood, sum(form, sum(item, reasoning + direct + fact_check + planted))))):
                 raise ModelError("the shipped model's answer is not a number")  # and would pass every test of a guard
             verdicts.append(
                 Verdict(
                     domain=dict(zip(self.labels["domain"], fields, strict=True)),
-                    difficulty=difficulty,
+                    item=item,
                     reasoning=reasoning,
                     direct=direct,
                     planted=planted,

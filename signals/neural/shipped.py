@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from signals.facts import Facts
 from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.heads import MODEL, Heads, Verdict
+from signals.neural.outcomes import OUTCOMES
 from signals.neural.service import Inference, Service
 from signals.neural.tokenizer import LEXICON
 from signals.reading import Unavailable
@@ -21,7 +23,8 @@ from signals.text.estimate import tokens_of
 
 def heads(inference: Inference) -> Heads:
     """The shipped model; engines that live at the same time (a hot reload) share one copy. ModelError."""
-    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (MODEL, LEXICON) if path.exists())
+    files = filter(Path.exists, (MODEL, LEXICON, OUTCOMES))
+    key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return inference.loaded(Heads, key, Heads)
 
 
@@ -47,6 +50,10 @@ class Shipped:
     async def verdict(self, text: str, deadline: float, client: str = "") -> Verdict:
         """What the heads say of `text`; see `Service.ask` for the rest."""
         return await self.service.ask(within(text, self.cap), deadline, client) if text else self._nothing
+
+    def ability(self, standing: float) -> float:
+        """The ability by a model's standing: see `outcomes.Outcomes`."""
+        return self.model.outcomes.ability(standing) if self.model.outcomes else 0.0
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""

@@ -26,13 +26,25 @@ from signals.neural import lexer
 from signals.neural.features import Features, features
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import MODELS, Lexicon
-from signals.train import card, corpus, embedder, export, heads, lexicon, measure, minilm, segments, traffic, written
+from signals.train import (
+    card,
+    corpus,
+    difficulty,
+    domain,
+    embedder,
+    export,
+    heads,
+    lexicon,
+    measure,
+    minilm,
+    segments,
+    traffic,
+    written,
+)
 from signals.train.data import Data, question_of
 
 SEED: Final = 7
 _TEACHER_CUT: Final = 600
-_LENGTH_SHARE: Final = 0.75
-"""How much of a word problem's difficulty is judged by its length: hardly anything else tells among them."""
 
 
 def _teach(texts: Sequence[str], what: str, cache: Path | None, batch: int = 32) -> NDArray[np.float32]:
@@ -108,16 +120,6 @@ def read_all(items: Sequence[corpus.Item], built: Lexicon, what: str) -> list[Fe
     return [known[item.text] for item in items]
 
 
-def _by_length(read: Sequence[Features], items: Sequence[corpus.Item]) -> tuple[float, float]:
-    """Slope and shift of the logistic regression of difficulty on the length of graded word problems."""
-    if all("difficulty" not in item.labels for item in items):
-        return 0.0, 0.0
-    graded = [(text.style[-1], item.labels["difficulty"][0]) for text, item in zip(read, items, strict=True)
-              if item.source == "gsm8k graded"]  # fmt: skip
-    length, hard = np.array(graded, np.float64).T
-    return measure.platt(length, hard)
-
-
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """What a training learns from: the texts, read by the lexicon, with the frozen word vectors."""
@@ -154,7 +156,6 @@ def learn(lesson: Lesson, without: Collection[str] = ()) -> export.Weights:
         parts_bias=np.array([heads.deep(model, long)[:, column].mean(), planted_bias], np.float32),
         weight=built.weight,
         calibration={},
-        length=(lessons.subjects.index("word problems"), _LENGTH_SHARE, *_by_length(read, items)),
     )
 
 
@@ -165,7 +166,7 @@ def lean(lesson: Lesson) -> Lesson:
         corpus.Item(item.text, {head: item.labels[head] for head in traffic.HEADS if head in item.labels}, item.source)
         for item in lesson.lessons.items
     ]
-    return replace(lesson, lessons=corpus.Corpus(items, ["word problems"], ["none"], [0]))
+    return replace(lesson, lessons=corpus.Corpus(items, ["none"], ["none"], [0]))
 
 
 def _outside(
@@ -178,7 +179,7 @@ def _outside(
     for number, without in enumerate(traffic.FOLDS):
         with TemporaryDirectory() as folder:
             export.save(learn(few, without), labels | {"domain": ["none"]}, Path(folder) / "heads.onnx")
-            model = runtime.Heads(Path(folder) / "heads.onnx", lexicon_path)
+            model = runtime.Heads(Path(folder) / "heads.onnx", lexicon_path, None)
         wanted = sorted(without)
         if number:
             # Held-out texts of sources that both learned from, and what neither did.
@@ -245,19 +246,21 @@ def main() -> None:
     levels, seen = _outside(lesson, labels, lexicon_path, args.tests)
     weights = learn(lesson)
     export.save(weights, labels, model_path)
-    levels = traffic.settled(levels, runtime.Heads(model_path, lexicon_path), data)
+    levels = traffic.settled(levels, runtime.Heads(model_path, lexicon_path, None), data)
     unseen = corpus.build(data, SEED, held_out=True)
     # Calibrated on one half of the held-out texts; the card reports the error on the other.
-    weights.calibration = measure.calibrate(runtime.Heads(model_path, lexicon_path), unseen)
+    weights.calibration = measure.calibrate(runtime.Heads(model_path, lexicon_path, None), unseen)
     for head, level in zip(("jailbreak", "window", "planted"), levels.values(), strict=True):
         weights.calibration[head] = level.slope, level.shift
     weights.drift = levels["window"].drift, levels["planted"].drift
     export.save(weights, labels, model_path)
-    shipped = runtime.Heads(model_path, lexicon_path)
+    domain.make(data, args.out, args.tests)
+    shipped = runtime.Heads(model_path, lexicon_path, None)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
     made = card.Made([model_path, lexicon_path], entries, levels, written.told(lessons.items))
     card.write(args.out / "heads.md", (traffic.table(seen, levels), figures), data, made)
+    difficulty.make(args.data, built, lesson.table, args.out)
     from signals.train import second  # it builds on this module
 
     second.make(lesson, args.out, args.tests)

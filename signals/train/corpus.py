@@ -112,14 +112,6 @@ _STEPS: Final = frozenset(
     ]
 )
 _NO_STEPS: Final = frozenset(("writing", "roleplay", "generic", "knowledge", "humanities", "health"))
-_SMALL: Final = (
-    "mistral-7b-instruct-v0.3",
-    "codegemma-7b",
-    "llama-3.1-8b-instruct",
-    "gemma-2-9b-it",
-    "qwen2.5-7b-instruct",
-)
-_LARGE: Final = ("llama-3.3-nemotron-super-49b-v1", "llama-3.1-nemotron-51b-instruct")
 
 
 @dataclass(slots=True)
@@ -232,7 +224,6 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
     chat, code, words = (float(subjects.index(name)) for name in _AUXILIARY)
     for row in part("domain/mmlu"):
         sums = row["domain"] in _SUMS
-        hard = float(row["strong_correct"] and not row["weak_correct"])
         labels: dict[str, tuple[float, float]] = {
             "domain": (subjects.index(row["subject"]), 1.0),
             "jailbreak": (0, 0.2),
@@ -245,13 +236,12 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
             labels["reasoning"] = (float(sums), 1.0 if sums else 0.6)
             labels["fact_check"] = (float(not sums), 0.15)
         question = question_of(row["prompt"])
-        add("mmlu", row["prompt"], difficulty=(hard, 1.0), **labels)
-        add("mmlu bare", question, difficulty=(hard, 0.5), **labels)
+        add("mmlu", row["prompt"], **labels)
+        add("mmlu bare", question, **labels)
         for text in () if held_out else _talk_of(row, talk_chance):
             add("mmlu talk", text, domain=(subjects.index(row["subject"]), 0.5), jailbreak=(0, 0.1))
     for row in part("difficulty/gsm8k"):
-        hard = float(row["strong_correct"] and not row["weak_correct"])
-        add("gsm8k graded", row["prompt"], difficulty=(hard, 4.0), reasoning=(1, 0.5), domain=(words, 0.2))
+        add("gsm8k graded", row["prompt"], reasoning=(1, 0.5), domain=(words, 0.2))
     for index, row in enumerate(part("reasoning/gsm8k_train")):
         if index % 2 or held_out:
             add(
@@ -260,13 +250,7 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
                 feedback=(0, 0.03), modality=(0, 0.03),
             )  # fmt: skip
     for row in part("selection/llmrouter_scores"):
-        small = sum(row["scores"][name] for name in _SMALL) / len(_SMALL)
-        large = sum(row["scores"][name] for name in _LARGE) / len(_LARGE)
-        labels = {
-            "difficulty": (max(0.0, min(1.0, large * (1 - small))), 0.3),
-            "jailbreak": (0, 0.2),
-            "feedback": (0, 0.03),
-        }
+        labels = {"jailbreak": (0, 0.2), "feedback": (0, 0.03)}
         if _CODE.search(row["question"]):
             labels |= {"domain": (code, 0.5), "fact_check": (0, 0.5), "modality": (0, 0.3), "reasoning": (1, 0.3)}
         add("llmrouter", row["question"], **labels)

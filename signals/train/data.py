@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -97,10 +97,10 @@ class Source:
 class Data:
     """The files of a data folder, read once. `checksums` maps each file to its SHA-256."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[str] = FILES) -> None:
         self.sources: dict[str, Source] = {}
         self.checksums: dict[str, str] = {}
-        for name in FILES:
+        for name in files:
             path = folder / f"{name}.jsonl.gz"
             try:
                 raw = path.read_bytes()

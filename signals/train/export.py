@@ -24,8 +24,7 @@ class Weights:
     outer (matrix, bias) of the deep part, domain_of: the domain of each of the first columns, parts [rows, 2] and
     parts_bias [2] of the direct and the planted head over spans, weight [rows] of the entries, slopes and shifts of the
     calibration by head. drift: what windows and segments lose for each unit of the logarithm of
-    their number. length: (class, share, slope, shift): in that class of the domain head, `share` of difficulty's
-    logit gives way to slope x length + shift."""
+    their number."""
 
     wide: F32
     table: F32
@@ -37,7 +36,6 @@ class Weights:
     parts_bias: F32
     weight: F32
     calibration: dict[str, tuple[float, float]]
-    length: tuple[int, float, float, float]
     drift: tuple[float, float] = (0.0, 0.0)
 
 
@@ -70,14 +68,14 @@ class _Graph:
         return self.constant(np.array(value, np.float32))
 
 
-CHANCES: Final = ("difficulty", "reasoning", "jailbreak", "fact_check")
+CHANCES: Final = ("reasoning", "jailbreak", "fact_check")
 """The heads of one logit, in the order in which the graph gives their probabilities."""
 
 
 def build(weights: Weights) -> onnx.ModelProto:
     """The graph. Inputs: rows int64 [b, n] and words int32 [b, m] (padded with 0), scale float32 [b, 1], style float32
     [b, 7], flat int32 [4, p], spans int32 [s, 2] of first and one past the last of the p. Outputs, float32: chances
-    [b, 4] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
+    [b, 3] (see CHANCES), domain, feedback and modality [b, classes], embedding [b, d] of length 1, parts [s, 2]
     (direct, planted), logits. Calibration is folded into the weights."""
     graph = _Graph()
     add, constant = graph.add, graph.constant
@@ -112,17 +110,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     gather = np.zeros((len(weights.domain_of), max(weights.domain_of) + 1), np.float32)
     gather[np.arange(len(weights.domain_of)), weights.domain_of] = 1
     add("MatMul", subjects, constant(gather), out="domain")
-    # difficulty = logit + chance of the class * (slope * line + share * shift - share * logit): see Weights.length
-    index, share, by_length, start = weights.length
-    steep, moved = weights.calibration.get("difficulty", (1.0, 0.0))
-    chance = add("Slice", subjects, graph.ints(index), graph.ints(index + 1), graph.ints(1))
-    characters = add("Slice", "style", graph.ints(STYLE - 1), graph.ints(STYLE), graph.ints(1))
-    line = add(
-        "Add", add("Mul", characters, graph.number(by_length * steep)), graph.number(start * steep + share * moved)
-    )
-    other = add("Mul", chance, add("Sub", line, add("Mul", "logits_difficulty", graph.number(share))))
-    difficulty = add("Add", "logits_difficulty", other)
-    add("Sigmoid", add("Concat", difficulty, *(f"logits_{head}" for head in CHANCES[1:]), axis=1), out="chances")
+    add("Sigmoid", add("Concat", *(f"logits_{head}" for head in CHANCES), axis=1), out="chances")
     for head in ("feedback", "modality"):
         add("Softmax", f"logits_{head}", axis=1, out=head)
 
@@ -171,6 +159,51 @@ def build(weights: Weights) -> onnx.ModelProto:
     model.ir_version = 9
     onnx.checker.check_model(model)
     return model
+
+
+def word_vectors(path: Path) -> F32:
+    """The word vectors float32 [words, d] in the graph at `path`: `build` adds their table and its steps right after
+    the wide one and its."""
+    values, steps = (numpy_helper.to_array(part) for part in onnx.load(path).graph.initializer[2:4])
+    found: F32 = values.astype(np.float32) * steps
+    return found
+
+
+@dataclass(slots=True)
+class Own:
+    """A domain head with a network of its own. wide [rows, classes] already times the entries' weights; inner (matrix,
+    bias) from the embedding and the style to its units, outer (matrix, bias) from there to the classes."""
+
+    wide: F32
+    inner: tuple[F32, F32]
+    outer: tuple[F32, F32]
+
+    def times(self, slope: float) -> Own:
+        """The same with all logits times `slope`."""
+        return Own(self.wide * slope, self.inner, (self.outer[0] * slope, self.outer[1] * slope))
+
+
+def graft(path: Path, own: Own, shared: int) -> None:
+    """Puts `own` into the graph at `path` in place of its domain head, whose classes come first. The other heads stay
+    as they are: they read the first `shared` units, `own` those behind them."""
+    model = onnx.load(path)
+    parts = {part.name: part for part in model.graph.initializer}
+    first, second = (node.input[1:3] for node in model.graph.node if node.op_type == "Gemm")
+    names = (*(part.name for part in model.graph.initializer[:2]), *first, *second)
+    wide, step, inner, inner_bias, outer, bias = (np.array(numpy_helper.to_array(parts[name])) for name in names)
+    classes = own.wide.shape[1]
+    wide[:, :classes], step[:classes] = quantise(own.wide)
+    below = np.zeros((len(own.inner[1]), outer.shape[1]), np.float32)
+    below[:, :classes] = own.outer[0].T
+    outer = np.concatenate((outer[:shared], below))
+    outer[:shared, :classes] = 0
+    bias[:classes] = own.outer[1]
+    inner = np.concatenate((inner[:, :shared], own.inner[0].T), 1)
+    inner_bias = np.concatenate((inner_bias[:shared], own.inner[1]))
+    for name, value in zip(names, (wide, step, inner, inner_bias, outer, bias), strict=True):
+        parts[name].CopyFrom(numpy_helper.from_array(np.array(value, order="C"), name))
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None:

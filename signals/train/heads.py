@@ -17,7 +17,7 @@ from signals.neural.features import STYLE, Features
 from signals.train.corpus import Item
 
 HIDDEN = 96
-SIZES = {"difficulty": 1, "reasoning": 1, "jailbreak": 1, "fact_check": 1, "feedback": 4, "modality": 3}
+SIZES = {"reasoning": 1, "jailbreak": 1, "fact_check": 1, "feedback": 4, "modality": 3}
 """Logits of every head but `domain`, which has one a class and comes first."""
 
 
@@ -47,7 +47,7 @@ def batch(texts: Sequence[Features]) -> Batch:
 
 
 class Heads(nn.Module):
-    """Logits float32 [n, classes + 11] of a batch of texts; the first `classes` are the domain head's.
+    """Logits float32 [n, classes + 10] of a batch of texts; the first `classes` are the domain head's.
 
     `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen
     embedding; `domain_of`: the domain of each of the classes
@@ -114,7 +114,6 @@ def labels(items: Sequence[Item]) -> dict[str, tuple[torch.Tensor, torch.Tensor]
 LOSS_WEIGHTS = {
     "domain": 1.0,
     "field": 1.0,
-    "difficulty": 0.6,
     "reasoning": 1.0,
     "jailbreak": 2.0,
     "fact_check": 1.0,

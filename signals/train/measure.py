@@ -82,6 +82,17 @@ def platt(scores: F64, truth: F64, weights: F64 | None = None) -> tuple[float, f
     return float(found[0]), float(found[1])
 
 
+def everyday(tests: Path) -> dict[str, list[tuple[str, str]]]:
+    """(text, domain) of the hand-written everyday questions: as they are, with a greeting, and in a template."""
+    rows = [json.loads(line) for line in (tests / "everyday.jsonl").read_text().splitlines()]
+    frames = {
+        "everyday questions": "{}",
+        "everyday questions, with a greeting": "Hi there! {} Thanks in advance!",
+        "everyday questions, in a template of retrieval": _RETRIEVED,
+    }
+    return {name: [(frame.replace("{}", row["text"]), row["label"]) for row in rows] for name, frame in frames.items()}
+
+
 def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
     return [
         verdict
@@ -97,34 +108,16 @@ def calibrate(model: Heads, unseen: Corpus) -> dict[str, tuple[float, float]]:
     verdicts = run(model, [item.text for item in items], "calibrate")
     found: dict[str, tuple[float, float]] = {}
     reads: dict[str, Callable[[Verdict], float]] = {
-        "difficulty": lambda verdict: verdict.difficulty,
         "reasoning": lambda verdict: verdict.reasoning,
     }
     for head, read in reads.items():
         chosen = [
             (read(verdict), item.labels[head][0])
             for verdict, item in zip(verdicts, items, strict=True)
-            if head in item.labels and not (head == "difficulty" and item.source == "llmrouter")
+            if head in item.labels
         ]
         scores, truth = np.array(chosen, np.float64).T
         found[head] = platt(logit(scores), truth)
-    # One temperature for the domain: the one with which the label is likeliest.
-    pairs = [
-        (v.domain, unseen.domain_of[int(i.labels["domain"][0])])
-        for v, i in zip(verdicts, items, strict=True)
-        if i.source.startswith("mmlu")
-    ]
-    table = np.log(np.clip([[row[name] for name in unseen.domains] for row, _ in pairs], 1e-9, 1))
-    truth_of = np.array([label for _, label in pairs])
-
-    def surprise(slope: float) -> float:
-        scaled = table * slope
-        scaled -= np.log(np.exp(scaled - scaled.max(1, keepdims=True)).sum(1, keepdims=True)) + scaled.max(
-            1, keepdims=True
-        )
-        return float(-scaled[np.arange(len(truth_of)), truth_of].mean())
-
-    found["domain"] = (float(min(np.arange(0.4, 2.01, 0.05), key=surprise)), 0.0)
     return found
 
 
@@ -155,15 +148,7 @@ def auc(positive: F64, negative: F64) -> float:
     )
 
 
-def apgr(score: F64, weak: F64, strong: F64) -> float:
-    """Average performance gap recovered (Ong et al. 2024, RouteLLM): 1 for always the strong model's accuracy, 0.5 for
-    a random choice, averaged over all shares of strong calls."""
-    order = np.argsort(-score, kind="stable")
-    gained = np.concatenate(([0], np.cumsum((strong - weak)[order]))) / len(order)
-    return float(np.mean(gained / (strong.mean() - weak.mean())))
-
-
-def _bootstrap(name: str, value: Callable[..., float], *groups: Sequence[F64]) -> Figure:
+def bootstrap(name: str, value: Callable[..., float], *groups: Sequence[F64]) -> Figure:
     """`value` of the groups' columns; each group of arrays is resampled together."""
     chance = np.random.default_rng(5)
     draws = []
@@ -186,34 +171,6 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
     items = lambda source: [item for item in unseen.items if item.source == source]  # noqa: E731
     array = lambda values: np.array(list(values), np.float64)  # noqa: E731
     made: list[Figure] = []
-    for source, name in (("mmlu", "MMLU with choices"), ("mmlu bare", "MMLU without choices")):
-        truth = [unseen.domains[unseen.domain_of[int(item.labels["domain"][0])]] for item in items(source)]
-        best = [max(v.domain.items(), key=lambda pair: pair[1]) for v in of(source)]
-        right = array(label == wanted for (label, _), wanted in zip(best, truth, strict=True))
-        made.append(_bootstrap(f"domain accuracy, {name}", lambda x: float(x.mean()), (right,)))
-        fresh = np.array([second_half(item.text) for item in items(source)])
-        made.append(_bootstrap(f"domain ECE, {name}", ece, (array(p for _, p in best)[fresh], right[fresh])))
-    for source, file, name in (
-        ("mmlu", "domain/mmlu", "MMLU"),
-        ("mmlu bare", "domain/mmlu", "MMLU without choices"),
-        ("gsm8k graded", "difficulty/gsm8k", "GSM8K"),
-    ):  # fmt: skip
-        rows = data.part(file, held_out=True)
-        weak, strong = array(row["weak_correct"] for row in rows), array(row["strong_correct"] for row in rows)
-        hard = array(v.difficulty for v in of(source))
-        made.append(_bootstrap(f"difficulty APGR, {name}", apgr, (hard, weak, strong)))
-        length = array(len(row["prompt"]) for row in rows)
-        made.append(_bootstrap(f"APGR of the prompt's length alone, {name}", apgr, (length, weak, strong)))
-        made.append(
-            _bootstrap(
-                f"difficulty APGR less that of the prompt's length, {name}",
-                lambda h, n, w, s: apgr(h, w, s) - apgr(n, w, s),
-                (hard, length, weak, strong),
-            )
-        )
-        fresh = np.array([second_half(item.text) for item in items(source)])
-        label = ((strong > weak) * 1.0)[fresh]
-        made.append(_bootstrap(f"difficulty ECE, {name}", lambda p, y: ece(p, y), (hard[fresh], label)))
     labelled = [
         (v.reasoning, i.labels["reasoning"][0])
         for v, i in zip(verdicts, unseen.items, strict=True)
@@ -221,7 +178,7 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
     ]
     sums, lookups = array(p for p, y in labelled if y), array(p for p, y in labelled if not y)
     made.append(
-        _bootstrap("reasoning AUC, GSM8K and MMLU maths/physics against intents and look-ups", auc, (sums,), (lookups,))
+        bootstrap("reasoning AUC, GSM8K and MMLU maths/physics against intents and look-ups", auc, (sums,), (lookups,))
     )
     for head, read in (("reasoning", lambda v: v.reasoning), ("jailbreak", lambda v: v.direct)):
         pairs = [
@@ -229,20 +186,20 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
             for v, item in zip(verdicts, unseen.items, strict=True)
             if head in item.labels and second_half(item.text)
         ]
-        made.append(_bootstrap(f"{head} ECE", ece, tuple(np.array(pairs, np.float64).T)))
+        made.append(bootstrap(f"{head} ECE", ece, tuple(np.array(pairs, np.float64).T)))
     attack, role = array(v.direct for v in of("jailbreaks")), array(v.direct for v in of("role prompts"))
     ordinary = array(v.direct for source in ("intents", "mmlu", "gsm8k") for v in of(source))
     made.append(
-        _bootstrap(
+        bootstrap(
             "jailbreaks found at 1 % false alarms on role-play prompts",
             lambda a, b: found_at(a, b, 0.01),
             (attack,),
             (role,),
         )
     )
-    made.append(_bootstrap("jailbreak AUC against role-play prompts", auc, (attack,), (role,)))
+    made.append(bootstrap("jailbreak AUC against role-play prompts", auc, (attack,), (role,)))
     made.append(
-        _bootstrap(
+        bootstrap(
             "jailbreaks found at 1 % false alarms on ordinary traffic",
             lambda a, b: found_at(a, b, 0.01),
             (attack,),
@@ -254,7 +211,7 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
         disguised = [attacks.obfuscate(item.text, kind, chance) for item in items("jailbreaks")]
         scores = array(v.direct for v in run(model, disguised, kind))
         made.append(
-            _bootstrap(
+            bootstrap(
                 f"the same against role-play prompts, attacks disguised by {kind}",
                 lambda a, b: found_at(a, b, 0.01),
                 (scores,),
@@ -264,30 +221,20 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
     documents, planted = segments.evaluation(data, 1)
     clean, dirty = (array(v.planted for v in run(model, texts, "planted")) for texts in (documents, planted))
     made.append(
-        _bootstrap(
+        bootstrap(
             "BIPIA attacks in documents found at 2 % false alarms",
             lambda a, b: found_at(a, b, 0.02),
             (dirty,),
             (clean,),
         )
     )
-    rows = [json.loads(line) for line in (tests / "everyday.jsonl").read_text().splitlines()]
-    for wrap in ("{}", "Hi there! {} Thanks in advance!", _RETRIEVED):
-        answers = run(model, [wrap.replace("{}", row["text"]) for row in rows], "everyday")
-        right = array(
-            max(v.domain, key=v.domain.__getitem__) == row["label"] for v, row in zip(answers, rows, strict=True)
-        )
-        how = {"{}": "", _RETRIEVED: ", in a template of retrieval"}.get(wrap, ", with a greeting")
-        made.append(
-            _bootstrap(f"domain accuracy, hand-written everyday questions{how}", lambda x: float(x.mean()), (right,))
-        )
     rows = [json.loads(line) for line in (tests / "reasoning.jsonl").read_text().splitlines()]
     answers = run(model, [row["text"] for row in rows], "steps")
     yes, no = (
         array(v.reasoning for v, row in zip(answers, rows, strict=True) if row["label"] == label)
         for label in ("yes", "no")
     )
-    made.append(_bootstrap("reasoning AUC, hand-written test set", auc, (yes,), (no,)))
+    made.append(bootstrap("reasoning AUC, hand-written test set", auc, (yes,), (no,)))
     for head in HAND_WRITTEN:
         rows = [json.loads(line) for line in (tests / f"{head}.jsonl").read_text().splitlines()]
         answers = run(model, [row["text"] for row in rows], head)
@@ -298,6 +245,6 @@ def measure(model: Heads, unseen: Corpus, data: Data, tests: Path) -> list[Figur
         else:
             given = [max(getattr(v, head).items(), key=lambda pair: pair[1]) for v in answers]
         right = array(label == row["label"] for (label, _), row in zip(given, rows, strict=True))
-        made.append(_bootstrap(f"{head} accuracy, hand-written test set", lambda x: float(x.mean()), (right,)))
-        made.append(_bootstrap(f"{head} ECE, hand-written test set", ece, (array(p for _, p in given), right)))
+        made.append(bootstrap(f"{head} accuracy, hand-written test set", lambda x: float(x.mean()), (right,)))
+        made.append(bootstrap(f"{head} ECE, hand-written test set", ece, (array(p for _, p in given), right)))
     return made

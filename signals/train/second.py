@@ -106,7 +106,7 @@ def look(model: Heads, samples: Sequence[traffic.Sample], drift: tuple[float, fl
         text = model.prepare(sample.tools or sample.user)
         chances, *_, parts = model.outputs([text])
         windows, segments = parts[: text.windows, 0].astype(np.float64), parts[text.windows :, 1].astype(np.float64)
-        direct = float(logit(chances[:1, 2].astype(np.float64))[0])
+        direct = float(logit(chances[:1, -2].astype(np.float64))[0])
         if len(windows):
             direct = max(direct, float(windows.max()) - drift[0] * log(len(windows)))
         planted = float(segments.max()) - drift[1] * log(len(segments)) if sample.tools and len(segments) else -np.inf
@@ -270,7 +270,7 @@ def make(lesson: first.Lesson, out: Path, tests: Path) -> None:
             path = Path(scratch) / "heads.onnx"
             labels = {"domain": ["none"], "feedback": corpus.FEEDBACK, "modality": corpus.MODALITY}
             export.save(first.learn(first.lean(lesson), without), labels, path)
-            half = look(Heads(path, out / "lexicon.npz"), list(calls(data, number, tests)), DRIFT)
+            half = look(Heads(path, out / "lexicon.npz", None), list(calls(data, number, tests)), DRIFT)
         model = trained(reader.lessons(data, reader.SEED, without, skip))
         found.append(half)
         read.append(tuple(second_logits(model, cutter, [getattr(call, name) for call in half], column)

@@ -138,6 +138,8 @@ class Level:
 
 
 Levels = dict[str, Level]
+CURVE: Final = 0.001, 0.01, 0.03
+"""The false alarms on the mix at whose thresholds every kind of text is told."""
 
 
 def evidence(model: Heads, text: str) -> Evidence:
@@ -146,10 +148,10 @@ def evidence(model: Heads, text: str) -> Evidence:
     chances, _, _, _, _, parts = model.outputs([prepared])
     found = parts.astype(np.float64)
     return Evidence(
-        float(logit(chances[:1, 2].astype(np.float64))[0]),
+        float(logit(chances[:1, -2].astype(np.float64))[0]),
         found[: prepared.windows, 0],
         found[prepared.windows :, 1],
-        float(chances[0, 1]),
+        float(chances[0, -3]),
     )
 
 
@@ -348,7 +350,7 @@ def settled(outside: Levels, model: Heads, data: Data) -> Levels:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the card's first table: a kind of text, how many, the share that the default threshold takes for
-    attacks, its 95 % interval (Wilson), and what is found at 0.1, 1 and 3 % false alarms on the mix."""
+    attacks, its 95 % interval (Wilson), and that share at the thresholds of 0.1, 1 and 3 % false alarms on the mix."""
 
     name: str
     attack: bool
@@ -356,14 +358,14 @@ class Row:
     share: float
     low: float
     high: float
-    curve: tuple[float, ...] = ()
+    curve: tuple[float, ...]
 
 
 def _row(name: str, attack: bool, scores: F64, thresholds: Sequence[float]) -> Row:
     count, share, z = len(scores), float((scores >= DEFAULT).mean()), 1.96
     middle = (share + z * z / 2 / count) / (1 + z * z / count)
     half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + z * z / 4 / count / count))
-    curve = tuple(float((scores > threshold).mean()) for threshold in thresholds) if attack else ()
+    curve = tuple(float((scores > threshold).mean()) for threshold in thresholds)
     return Row(name, attack, count, share, max(0.0, middle - half), min(1.0, middle + half), curve)
 
 
@@ -375,7 +377,7 @@ def table(seen: Seen, found: Levels) -> list[Row]:
     mixed = scores[calm]
     order = mixed.argsort()[::-1]
     above = np.cumsum(mass[order]) / mass.sum()
-    thresholds = [float(mixed[order[int(np.searchsorted(above, alarms))]]) for alarms in (0.001, 0.01, 0.03)]
+    thresholds = [float(mixed[order[int(np.searchsorted(above, alarms))]]) for alarms in CURVE]
     weighted = float((mass * (mixed >= DEFAULT)).sum() / mass.sum())
     spread = 1.96 * float(np.sqrt((mass**2 * ((mixed >= DEFAULT) - weighted) ** 2).sum()) / mass.sum())
     rows = [
@@ -386,6 +388,7 @@ def table(seen: Seen, found: Levels) -> list[Row]:
             weighted,
             max(0, weighted - spread),
             weighted + spread,
+            CURVE,
         )
     ]
     groups: dict[tuple[bool, str], list[float]] = defaultdict(list)

@@ -103,10 +103,19 @@ def wrapped(text: str, chance: random.Random, contexts: list[str]) -> str:
     return text
 
 
-def questions(chance: random.Random, size: int) -> Iterator[tuple[str, str]]:
-    """(question, domain) as people ask: of every field, one in four in another language than English."""
+def questions(
+    chance: random.Random, size: int, without: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[str, str]]:
+    """(question, domain) as people ask: of every field, one in four in another language than English. English questions
+    and topics that are to stay `without` are not used."""
     english = sections()["frames"].kinds["frame"]
     others = [section for section in languages() if "frame" in section.kinds]
+    used = {
+        domain: {
+            kind: [text for text in sections()[domain].kinds[kind] if not without(text)] for kind in ("ask", "topic")
+        }
+        for domain in DOMAINS
+    }
     for index in range(size):
         domain = DOMAINS[index % len(DOMAINS)]
         if chance.random() < 0.3:
@@ -114,9 +123,9 @@ def questions(chance: random.Random, size: int) -> Iterator[tuple[str, str]]:
             topic = chance.choice(section.kinds[domain])
             text = chance.choice(section.kinds["frame"]).replace("{t}", topic) if chance.random() < 0.9 else topic
         elif chance.random() < 0.6:
-            text = chance.choice(sections()[domain].kinds["ask"])
+            text = chance.choice(used[domain]["ask"])
         else:
-            text = chance.choice(english).replace("{t}", chance.choice(sections()[domain].kinds["topic"]))
+            text = chance.choice(english).replace("{t}", chance.choice(used[domain]["topic"]))
         if chance.random() < 0.5:
             text = text[:1].upper() + text[1:]
         yield casual(text, chance), domain

@@ -142,16 +142,15 @@ def right(model: Heads, frame: str) -> float:
 
 def test_a_greeting_hardly_costs_a_question_its_field(model: Heads) -> None:
     plain = right(model, "{}")
-    assert plain >= 0.4
+    assert plain >= 0.6
     assert right(model, GREETED) >= plain - 0.05
 
 
-@pytest.mark.xfail(reason="44 % for now: too many questions say `other`", strict=True)
+@pytest.mark.xfail(reason="65 % for now: what hangs on a word that nobody taught is `other` or a guess", strict=True)
 def test_everyday_questions_have_a_field(model: Heads) -> None:
     assert right(model, "{}") >= 0.75
 
 
-@pytest.mark.xfail(reason="a template of retrieval still costs 15 points", strict=True)
 def test_a_template_hardly_costs_a_question_its_field(model: Heads) -> None:
     assert right(model, RETRIEVED) >= right(model, "{}") - 0.05
 
