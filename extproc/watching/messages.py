@@ -21,6 +21,7 @@ from extproc.watching.shape import (
     Text,
     as_json,
     dicts,
+    exact,
     inner,
     kind_of,
     walk,
@@ -167,6 +168,8 @@ class MessagesCourse(Course):
 
 
 class MessagesAssembly(Assembly):
+    """There is no final object where an input has a number that is read as another one."""
+
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._failed = self._stopped = False
@@ -233,6 +236,8 @@ class MessagesAssembly(Assembly):
                 try:
                     block["input"] = orjson.loads(written)
                 except orjson.JSONDecodeError:
+                    return None
+                if not exact(block["input"]):
                     return None
             content.append(block)
         return {**self._message, "content": content}

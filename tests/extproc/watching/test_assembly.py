@@ -27,7 +27,11 @@ from tests.extproc.watching.streams import (
     STREAMS,
     USAGE,
     chunk,
+    delta,
     gpt,
+    message,
+    start,
+    stop,
     written,
 )
 from tests.linear import assert_linear
@@ -170,6 +174,30 @@ def test_a_longer_answer_than_the_limit_has_no_final_object(api: str, name: str)
 def test_many_entries_with_an_index_are_bounded() -> None:
     calls = [{"index": at, "function": {"arguments": "x"}} for at in range(2000)]
     assert assembled("chat", [chunk({"tool_calls": calls}), chunk(finish="stop")], 10**9) is None
+
+
+@pytest.mark.parametrize("api", SHAPES)
+def test_what_is_nested_too_deep_is_not_kept(api: str) -> None:
+    deep: Any = "x"
+    for _ in range(200):
+        deep = [deep] if api != "chat" else {"a": deep}
+    events = {
+        "chat": [chunk({"deep": deep}), chunk(finish="stop")],
+        "completions": [{**STREAMS[api]["openai"][0], "choices": [{"index": 0, "deep": deep, "finish_reason": "stop"}]}]
+        if api == "completions"
+        else [],
+        "gemini": [{"candidates": [{"content": {"parts": [{"deep": deep}]}, "finishReason": "STOP"}]}],
+        "messages": [MESSAGES["text"][0], start(0, type="x", deep=deep), *MESSAGES["text"][-2:]],
+        "responses": [{"type": "response.output_item.done", "item": {"deep": deep}}, RESPONSES["text"][-1]],
+    }
+    assert assembled(api, events[api], 10**9) is None
+
+
+def test_an_input_with_a_number_that_is_not_read_as_it_is_has_no_final_object() -> None:
+    for number, kept in ((2**64 - 1, True), (2**64, False)):
+        piece = delta(0, "input_json_delta", partial_json=f'{{"account": {number}}}')
+        block = [start(0, type="tool_use", id="t", name="f", input={}), piece, stop(0)]
+        assert (assembled("messages", message(*block, reason="tool_use")) is not None) == kept
 
 
 def test_the_work_is_linear() -> None:

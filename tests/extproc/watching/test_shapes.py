@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from typing import Any
 
 import orjson
@@ -199,6 +200,17 @@ def test_an_object_that_the_model_wrote_is_its_json_text() -> None:
     assert whole["content"][0]["input"] == {"[card]": "[card]"}
     with pytest.raises(ValueError, match="unexpected end of data"):
         written.holder[written.key] = "{"
+
+
+def test_a_number_of_more_digits_than_are_read_is_refused() -> None:
+    for number in (10**19 * 5, -(10**19), [{"x": 10**30}]):
+        block = {"type": "tool_use", "id": "t", "name": "pay", "input": {"account": number}}
+        fields = orjson.loads(json.dumps({**MESSAGE, "content": [block]}))
+        found = texts("messages", fields)[-1]
+        with pytest.raises(ValueError, match="too many digits"):
+            found.holder[found.key]
+    last = texts("messages", {**MESSAGE, "content": [{"type": "tool_use", "input": {"account": 2**63, "x": 0.5}}]})[-1]
+    assert last.holder[last.key] == '{"account":9223372036854775808,"x":0.5}'
 
 
 def test_whole_answers() -> None:
