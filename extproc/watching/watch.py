@@ -30,7 +30,7 @@ _STEPS: Final = 8
 _DONE: Final = b"[DONE]"
 _NAME: Final = re.compile("[a-z_.]{0,64}")
 """Names of events; they cannot tell a reader anything."""
-_REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"')
+_REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"|token_ids|"audio"')
 """Whether `AnswerShape.forget` may have something to do."""
 
 

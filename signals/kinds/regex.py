@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from re import _parser  # type: ignore[attr-defined]
+from re import _parser
 from typing import Any, Final
 
 from pydantic import Field

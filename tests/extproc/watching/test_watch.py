@@ -75,6 +75,7 @@ def run(one: Watch, pieces: Sequence[bytes]) -> bytes:
 def shown(stream: bytes) -> dict[Hashable, str]:
     """The texts of a stream, as whoever joins its deltas reads them."""
     texts: dict[Hashable, str] = {}
+    at: Hashable
     events = Events(10**7)
     for event in (*events.feed(stream), events.end()):
         if event is None or not event.data or event.data == b"[DONE]":
@@ -155,11 +156,11 @@ def stream_of(api: str, text: str, sizes: Sequence[int]) -> list[dict[str, Any]]
     item = {"id": "msg", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     events.append({"type": "response.output_item.added", "output_index": 0, "item": item})
     part_of = {"type": "output_text", "text": "", "annotations": []}
-    at = {"item_id": "msg", "output_index": 0, "content_index": 0}
-    events.append({"type": "response.content_part.added", **at, "part": part_of})
-    events += [{"type": "response.output_text.delta", **at, "delta": part} for part in cut_up(text, sizes)]
-    events.append({"type": "response.output_text.done", **at, "text": text})
-    events.append({"type": "response.content_part.done", **at, "part": {**part_of, "text": text}})
+    place = {"item_id": "msg", "output_index": 0, "content_index": 0}
+    events.append({"type": "response.content_part.added", **place, "part": part_of})
+    events += [{"type": "response.output_text.delta", **place, "delta": part} for part in cut_up(text, sizes)]
+    events.append({"type": "response.output_text.done", **place, "text": text})
+    events.append({"type": "response.content_part.done", **place, "part": {**part_of, "text": text}})
     done = {**item, "status": "completed", "content": [{**part_of, "text": text}]}
     events.append({"type": "response.output_item.done", "output_index": 0, "item": done})
     tool = {
