@@ -723,13 +723,13 @@ class Exchange:
     def _foreign(self, request: Request, model: Model | None) -> int:
         """How many of the call's first messages are another model's, whose thoughts `model` would not take.
 
-        Known is what this worker has seen of a session that a header names. Where it has seen nothing, and the call
-        names one model and goes to another, the turns that are over count as the former's: an answer does without
-        their thoughts. Otherwise nothing is known, and nothing foreign: 0.
+        Known is what this worker has seen of a session that headers or the body name. Where it has seen nothing, and
+        the call names one model and goes to another, the turns that are over count as the former's: an answer does
+        without their thoughts. Otherwise nothing is known, and nothing foreign: 0.
         """
         if model is None or request.operation:
             return 0
-        session = self._head.session(self._engine.sessions)
+        session = self._engine.sessions.name(request)
         if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
             return 0
         shape = BY_NAME[request.api]

@@ -18,8 +18,8 @@ MOST: Final = 10_000
 class Makers:
     """One per worker. A session that it does not know, or that has no key (''), has the default model.
 
-    Sessions are keys of `signals.state.session.Sessions.named`: a stored response is asked for without a body, so
-    headers alone tell the session.
+    For responses, sessions are keys of `signals.state.session.Sessions.named`: a stored one is asked for without a
+    body, so headers alone tell the session. For conversations they are what `Sessions.name` says.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Makers:
     def foreign(self, session: str, request: Request, model: str, length: int) -> int | None:
         """How many of the `length` messages of a call, which the model of this key takes, came before it took part.
 
-        None: the conversation was not known until now. A conversation is identified by the session that a header names
+        None: the conversation was not known until now. A conversation is identified by the session that the call names
         and by the user's first words, since an agent has several conversations in one session. If it is shorter than
         before, the client went back in it, so that none of its messages is certainly the model's.
         """

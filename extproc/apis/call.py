@@ -130,6 +130,8 @@ _IMAGES: Final = frozenset(("image_url", "image", "input_image", "computer_scree
 _AUDIO: Final = frozenset(("input_audio", "audio", "audio_url"))
 _VIDEO: Final = frozenset(("video", "video_url", "input_video"))
 _FILES: Final = frozenset(("file", "input_file", "document", "container_upload")) | _VIDEO
+_ATTACHED: Final = _IMAGES | _AUDIO | _FILES
+_SHOWN: Final = _IMAGES | _AUDIO | _VIDEO
 _THOUGHTS: Final = frozenset(("thinking", "redacted_thinking"))
 _HOLDERS: Final = ("source", "image_url", "input_audio", "audio_url", "video_url", "file")
 _BYTES: Final = (
@@ -251,10 +253,27 @@ def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
         parts.opaque.update(counted.opaque)
         parts.blobs |= counted.blobs
     elif type(content) is list:
-        collect(content, texts)
-        parts.results.append(Message("tool", "\n".join(texts)))
+        counted = Parts()
+        counted.depth = parts.depth + 1
+        any_form(counted, content, f"{param}.content")
+        counted.count_results()
+        parts.results.append(counted.message("tool", "\n".join((*counted.everything(), *texts))))
+        parts.opaque.update(counted.opaque)
+        parts.blobs |= counted.blobs
     else:
         raise wrong(f"{param}.content", "a string or an array of parts", content)
+
+
+def any_form(parts: Parts, items: list[Any], param: str) -> None:
+    """Results in a form of their own, whose text is all that they hold; images and files among them are counted."""
+    rest: list[Any] = []
+    for index, item in enumerate(items):
+        what = item.get("type") if type(item) is dict else None
+        if type(what) is str and what.lower() in _ATTACHED:
+            _part(parts, item, f"{param}[{index}]")
+        else:
+            rest.append(item)
+    collect(rest, parts.texts)
 
 
 def typed(parts: list[Any]) -> bool:
@@ -391,6 +410,10 @@ def read_prompt(call: Call, value: Any, param: str) -> None:
             parts.texts.append(item)
         elif type(item) is int:
             numbers = True
+        elif type(item) is list and any(type(one) is dict for one in item) and typed(item):
+            below = take_apart(item, f"{param}[{index}]")
+            parts.texts += below.everything()
+            parts.count(below)
         elif type(item) is list:
             inner: list[str] = []
             collect(item, inner)
@@ -403,6 +426,8 @@ def read_prompt(call: Call, value: Any, param: str) -> None:
                 parts.count(below)
             elif type(item.get("type")) is str:
                 _part(parts, item, f"{param}[{index}]")
+            elif shown := _SHOWN.intersection(item):  # as Jina has it: {"image": …}
+                _part(parts, {"type": min(shown), **item}, f"{param}[{index}]")
             else:
                 collect(item, parts.rest)
         else:

@@ -9,13 +9,18 @@ from typing import Any, Final
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns
 from extproc.apis.shape import USAGE, ApiShape, Static, lower, usage_unasked, wants_usage
-from extproc.edit import Draft
+from extproc.edit import Draft, exchanged
 from extproc.jsonbody import collect
 from upstream.events import DONE, event
 
 _COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-5|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
 """Served names of OpenAI's models that reason, which refuse `max_tokens`."""
-_THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details")
+_THOUGHTS: Final = (
+    "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "reasoning_opaque", "thinking_blocks",
+)  # fmt: skip
+"""The fields in which vLLM and DeepSeek, OpenRouter, Copilot and LiteLLM have them."""
+_PARTS: Final = ("thinking", "redacted_thinking")
+"""Parts of a message's content that are thoughts (LiteLLM, Mistral)."""
 
 
 class Chat(ApiShape):
@@ -56,11 +61,20 @@ class Chat(ApiShape):
         lower(draft, names, limit)
 
     def thinks(self, turn: dict[str, Any]) -> bool:
-        return turn.get("role") == "assistant" and any(key in turn for key in _THOUGHTS)
+        return turn.get("role") == "assistant" and (
+            any(key in turn for key in _THOUGHTS) or any(map(_thought, _content(turn)))
+        )
 
     def strip(self, turn: Draft) -> bool:
         for key in _THOUGHTS:
             turn.remove(key)
+        content = _content(turn.fields)
+        gone: dict[int, bytes | None] = {at: None for at, part in enumerate(content) if _thought(part)}
+        if len(gone) == len(content) > 0 and turn.fields.get("tool_calls") is None:
+            return False
+        if gone:
+            left = [part for at, part in enumerate(content) if at not in gone]
+            turn.put("content", exchanged(turn.raw("content"), gone) if left else b"null", left or None)
         return True
 
     def answer(self, given: Static) -> dict[str, Any]:
@@ -79,6 +93,15 @@ class Chat(ApiShape):
 
 
 CHAT: Final = Chat()
+
+
+def _content(turn: dict[str, Any]) -> list[Any]:
+    content = turn.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in _PARTS
 
 
 def _choice(given: Static, kind: str, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Completions(ApiShape):
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         given = fields.get("prompt")
-        if given is None and fields.get("prompt_embeds") is not None:
+        if given in (None, []) and fields.get("prompt_embeds") is not None:
             given = ""
         read_prompt(call, given, "prompt")
         suffix = fields.get("suffix")

@@ -18,6 +18,7 @@ from extproc.apis.call import ROLES, Call, Parts, encoded_in, wrong
 from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, lower, versioned
 from extproc.edit import Draft, elements, exchanged
 from extproc.jsonbody import KEYS, PLAIN, collect, decoded
+from extproc.pdf import pages
 from extproc.refusal import Refusal
 from signals.request import Message, Request
 from upstream.events import event
@@ -471,6 +472,8 @@ def _data(parts: Parts, given: Any, param: str) -> None:
             parts.opaque["video"] = None
         elif content is not None:
             parts.opaque["document"] = None
+            if type(content) is str:
+                parts.pages += pages(content)
 
 
 # Rewriting

@@ -122,6 +122,18 @@ class Messages(ApiShape):
         prefilled = [_role(message) for message in self.turns(fields)[-1:]] == ["assistant"]
         return kind in (None, "auto", "none") and not narrow and not prefilled
 
+    def closed(self, turns: list[Any]) -> int:
+        """As in all APIs, but the user's messages that follow each other are one: the API joins them."""
+        at = len(turns)
+        while at:
+            start = at
+            while start and _role(turns[start - 1]) == "user":
+                start -= 1
+            if start < at and all(map(self.asks, turns[start:at])):
+                return at
+            at = min(start, at - 1)
+        return 0
+
     def begun(self, fields: dict[str, Any]) -> bool:
         """Whether every answer of a turn that calls tools began with a thought; also where no tool was called."""
         return all(_thoughts(message)[:1] == [0] for message in self._answers(fields))

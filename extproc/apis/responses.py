@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.apis.call import IN_TURN, Call, Parts, read_turn, spelled, take_apart, typed, wrong
+from extproc.apis.call import IN_TURN, Call, Parts, any_form, read_turn, spelled, take_apart, typed, wrong
 from extproc.apis.shape import ApiShape, Static, lower, set_inside, wanted_effort
 from extproc.edit import Draft
 from extproc.jsonbody import collect
@@ -35,7 +35,7 @@ class Responses(ApiShape):
         prompt = fields.get("prompt")
         if type(given) is str:
             call.messages.append(Message("user", given))
-        elif given is not None or not (prompt or kept):
+        elif given or not (prompt or kept):
             _items(call, given, "input")
         if type(prompt) is dict:  # a template that the upstream keeps, and what is put into it
             call.extra(-1, "system", "", "", ("reference",))
@@ -114,25 +114,34 @@ def _item(call: Call, item: dict[str, Any], param: str) -> None:
             parts = take_apart(output, f"{param}.output")
         else:
             parts = Parts()
-            collect(output, parts.texts)
+            if type(output) is list:
+                any_form(parts, output, f"{param}.output")
+            else:
+                collect(output, parts.texts)
         collect({key: value for key, value in item.items() if key != "output"}, rest)
         text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
         parts.count_results()
         call.add(parts.message("tool", text), parts, rest)
     elif what.endswith("_call"):
-        call.messages.append(Message("assistant", "", tool_calls=1))
         given_back = {key: item[key] for key in ("output", "outputs", "results", "result", "error") if key in item}
-        if what == "image_generation_call":
-            call.blob(item.get("result"))
+        parts = Parts()
+        if type(item.get("outputs")) is list:  # of code, which draws pictures besides what it prints
+            any_form(parts, item["outputs"], f"{param}.outputs")
+        drawn = what == "image_generation_call" and bool(item.get("result"))
+        if drawn:
+            call.blob(item["result"])
+        call.messages.append(Message("assistant", "", parts.images + drawn, tool_calls=1))
         collect({key: value for key, value in item.items() if key not in given_back}, rest)
         call.extra(len(call.messages) - 1, "assistant", "\n".join(rest))
         results: list[str] = []
+        call.take(parts)
         collect(given_back, results, None, call.blobs)
-        call.extra(len(call.messages), "tool", "\n".join(results))
+        opaque: tuple[Opaque, ...] = ("image",) if drawn else ()
+        call.extra(len(call.messages), "tool", "\n".join(results), "", (*parts.opaque, *opaque))
     else:
         call.blob(item.get("encrypted_content"))
         collect(item, rest, None, call.blobs)
-        opaque: tuple[Opaque, ...] = ()
+        opaque = ()
         if what == "item_reference" or (not what and item.keys() <= {"id", "type"}):
             opaque = ("reference",)
         elif what != "reasoning" and item.get("encrypted_content"):

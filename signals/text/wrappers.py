@@ -1,8 +1,10 @@
 """What coding agents put into a user's message and no user has said.
 
 Each is a block in a tag of the agent's own, before or after what the user says: Claude Code and opencode
-(`system-reminder`, `env`), Codex (`environment_context`, `user_instructions`, `permissions instructions`,
-`INSTRUCTIONS`, `turn_aborted`), Cline and Roo Code (`environment_details`), Copilot (`environment_info`,
+(`system-reminder`, `env`, `ide_opened_file`, `ide_selection`, `local-command-caveat`, `local-command-stdout`,
+`task-notification`, `user-prompt-submit-hook`), Codex (`environment_context`, `user_instructions`,
+`permissions instructions`, `INSTRUCTIONS`, `turn_aborted`, `collaboration_mode`, `skills_instructions`,
+`apps_instructions`, `subagent_notification`), Cline and Roo Code (`environment_details`), Copilot (`environment_info`,
 `workspace_info`, `user_info`, `reminderInstructions`).
 """
 
@@ -14,6 +16,9 @@ from typing import Final
 TAGS: Final = (
     "system-reminder", "env", "environment_context", "user_instructions", "permissions instructions", "INSTRUCTIONS",
     "turn_aborted", "environment_details", "environment_info", "workspace_info", "user_info", "reminderInstructions",
+    "ide_opened_file", "ide_selection", "local-command-caveat", "local-command-stdout", "task-notification",
+    "user-prompt-submit-hook", "collaboration_mode", "skills_instructions", "apps_instructions",
+    "subagent_notification",
 )  # fmt: skip
 """The agents' tags, those of the session's key too (`signals.state.session`)."""
 TITLE: Final = re.compile(r"\s*# AGENTS\.md instructions[^\n]*")

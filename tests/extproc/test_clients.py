@@ -251,6 +251,47 @@ def test_newer_shapes_are_read(engine: Engine, path: str, body: dict[str, Any], 
     assert decided(engine, path, {"model": "auto", "max_tokens": 9} | guarded).decision.name == "guard"
 
 
+SHOT = {"type": "input_image", "image_url": PICTURE}
+RUN = {"type": "code_interpreter_call", "id": "c", "code": "plot()", "container_id": "k"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (RESPONSES, {"input": [RUN | {"outputs": [{"type": "logs", "logs": "1"}, {"type": "image", "url": PICTURE}]}]}),
+        (RESPONSES, {"input": [{"type": "image_generation_call", "id": "i", "result": "iVBORw0KGgo="}]}),
+        (RESPONSES, {"input": [{"type": "function_call_output", "call_id": "c", "output": [SHOT, {"note": "a fox"}]}]}),
+        (
+            MESSAGES,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "tool_result",
+                                "tool_use_id": "t",
+                                "content": [{"type": "image", "data": "iVBORw0KGgo="}, {"note": "a fox"}],
+                            }
+                        ],
+                    }
+                ]
+            },
+        ),
+        (EMBEDDINGS, {"input": [[{"type": "text", "text": "a fox"}, {"type": "image_url", "image_url": PICTURE}]]}),
+        (EMBEDDINGS, {"input": [{"text": "a fox"}, {"image": PICTURE}]}),
+    ],
+)
+def test_an_image_counts_in_whatever_form_results_and_inputs_have(
+    engine: Engine, path: str, body: dict[str, Any]
+) -> None:
+    trace = decided(engine, path, {"model": "auto", "max_tokens": 9} | body)
+    assert matched(trace, "images", "secret") == [True, False]
+    guarded = copy.deepcopy(body)
+    _last_object(guarded)["note"] = "zanzibar"
+    assert decided(engine, path, {"model": "auto", "max_tokens": 9} | guarded).decision.name == "guard"
+
+
 def _last_object(value: Any) -> Any:
     """The innermost object at the end of a body."""
     while True:
@@ -266,6 +307,8 @@ def _last_object(value: Any) -> Any:
         (COMPLETIONS, {"prompt_embeds": "AAECAw==", "max_tokens": 4}),
         (RESPONSES, {"conversation": "conv_7"}),
         (RESPONSES, {"conversation": {"id": "conv_7"}}),
+        (RESPONSES, {"previous_response_id": "resp_7", "input": []}),
+        (COMPLETIONS, {"prompt": [], "prompt_embeds": "AAECAw==", "max_tokens": 4}),
     ],
 )
 def test_what_cannot_be_read_is_accepted_and_kept_from_a_guard_on_everything(
@@ -302,12 +345,15 @@ def step(service: Service, body: dict[str, Any], **headers: str) -> dict[str, An
     return sent
 
 
-def test_a_session_s_new_model_gets_no_thoughts_of_the_old_one(engine: Engine) -> None:
+@pytest.mark.parametrize("named", ["header", "body"])
+def test_a_session_s_new_model_gets_no_thoughts_of_the_old_one(engine: Engine, named: str) -> None:
     service = Service(engine)
-    header = {"x-claude-code-session-id": "s1"}
+    header = {"x-claude-code-session-id": "s1"} if named == "header" else {}
     said = {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "Done."}]}
     messages = [{"role": "user", "content": "refactor it"}]
-    body = {"model": "auto", "max_tokens": 9000, "messages": messages}
+    body: dict[str, Any] = {"model": "auto", "max_tokens": 9000, "messages": messages}
+    if named == "body":
+        body["metadata"] = {"user_id": "user_1a2b_account__session_00000000-0000-4000-8000-000000000001"}
     assert step(service, body, **header)["model"] == "gpt-5"
     messages += [said, {"role": "user", "content": "refactor that"}]
     assert step(service, body, **header)["messages"] == messages

@@ -258,7 +258,10 @@ def test_thinking_rests_for_a_turn_whose_beginning_is_another_model_s() -> None:
     assert result["thinking"] == {"type": "disabled"}
     adaptive = own | {"thinking": {"type": "adaptive"}}
     assert sent(adaptive, foreign=3)["thinking"] == {"type": "adaptive"}
-    assert sent(own | {"messages": [*THOUGHTFUL, QUESTION]}, foreign=3)["thinking"] == own["thinking"]
+    over = [*THOUGHTFUL, {"role": "assistant", "content": "Done."}, QUESTION]
+    assert sent(own | {"messages": over}, foreign=3)["thinking"] == own["thinking"]
+    beside = [*THOUGHTFUL, QUESTION]  # the API joins the question to the results before it
+    assert sent(own | {"messages": beside}, foreign=3)["thinking"] == {"type": "disabled"}
 
 
 def test_a_turn_begins_with_what_the_user_says() -> None:
@@ -308,3 +311,43 @@ def test_without_a_session_nothing_is_known_and_little_is_remembered() -> None:
         foreign(makers, talk(str(number)), "a", 1)
     assert foreign(makers, talk("0"), "b", 1) is None
     assert foreign(makers, talk(str(MOST)), "b", 1) == 1
+
+
+# Siblings
+
+
+def test_messages_of_the_user_that_follow_each_other_are_one_turn() -> None:
+    """The API joins them, so that a text after the results of tools is no new turn for it."""
+    given = [*LOOP, {"role": "user", "content": "Go on."}]
+    assert MESSAGES.closed(given) == 1
+    assert "thinking" not in sent({"messages": given}, reasoning_effort="high")
+    assert sent({"messages": [*THOUGHTFUL, given[-1]]}, reasoning_effort="high")["thinking"]["type"] == "enabled"
+    assert MESSAGES.closed([QUESTION, QUESTION]) == 2
+    assert MESSAGES.closed([*LOOP, {"role": "assistant", "content": "a"}, QUESTION]) == 5
+    assert MESSAGES.closed([]) == 0
+
+
+def test_thoughts_in_the_fields_and_parts_of_other_gateways_are_left_out_too() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    text = {"type": "text", "text": "so"}
+    given = [
+        QUESTION,
+        {"role": "assistant", "content": "so", "thinking_blocks": [THOUGHT], "reasoning_opaque": "e"},
+        QUESTION,
+        {"role": "assistant", "content": [THOUGHT, text]},
+        QUESTION,
+        {"role": "assistant", "content": [THOUGHT]},
+        QUESTION,
+        {"role": "assistant", "content": [THOUGHT], "tool_calls": [call]},
+    ]
+    wanted = [
+        QUESTION,
+        {"role": "assistant", "content": "so"},
+        QUESTION,
+        {"role": "assistant", "content": [text]},
+        QUESTION,
+        QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    assert sent({"messages": given}, api="chat", foreign=len(given))["messages"] == wanted
+    assert sent({"messages": given}, api="chat")["messages"] == given

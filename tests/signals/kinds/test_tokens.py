@@ -124,6 +124,8 @@ def test_the_pages_of_a_pdf_count(data: str, pages: int) -> None:
     url = f"data:application/pdf;base64,{data}"
     result = {"type": "tool_result", "tool_use_id": "t", "content": [anthropic(data)]}
     output = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_data": url}]}
+    inline = {"inlineData": {"mimeType": "application/pdf", "data": data}}
+    gemini = "/v1beta/models/m:generateContent"
     for path, fields in (
         ("/v1/messages", {"messages": [{"role": "user", "content": [anthropic(data)]}]}),
         ("/v1/messages", {"messages": [{"role": "user", "content": [result]}]}),
@@ -133,6 +135,8 @@ def test_the_pages_of_a_pdf_count(data: str, pages: int) -> None:
         ),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": url}]}]}),
         ("/v1/responses", {"input": [output]}),
+        (gemini, {"contents": [{"parts": [inline]}]}),
+        (gemini, {"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {}, "parts": [inline]}}]}]}),
     ):
         target = paths.read(path)
         assert target is not None
