@@ -13,7 +13,7 @@ from decisions.engine import Engine
 from decisions.watching import Judge, Verdict
 from extproc.refusal import Refusal
 from extproc.watching.jsontext import decode
-from extproc.watching.shape import Text
+from extproc.watching.shape import AnswerText
 from extproc.watching.shapes import SHAPES, asks_json
 
 
@@ -66,10 +66,10 @@ async def answered(engine: Engine, call: RecordedCall, trace: Trace, answer: obj
         return None
     fields = _read(answer)
     judge = engine.judge(trace, request)
-    texts: list[Text] | None
+    texts: list[AnswerText] | None
     try:
         if isinstance(fields, str):
-            texts = [Text((), [fields], 0, whole=True)]
+            texts = [AnswerText((), [fields], 0, whole=True)]
         else:
             texts = SHAPES[request.api].texts(fields, asks_json(request.fields))
     except ValueError:
@@ -100,7 +100,7 @@ def _read(answer: object) -> str | dict[str, Any]:
     return found if isinstance(found, dict) else raw.decode(errors="replace")
 
 
-async def _judged(judge: Judge, texts: Sequence[Text]) -> Verdict:
+async def _judged(judge: Judge, texts: Sequence[AnswerText]) -> Verdict:
     """The verdict on the whole; masks are put into the texts."""
     for place, text in enumerate(texts):
         raw: str = text.holder[text.key]
@@ -126,5 +126,5 @@ def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
     return "".join(parts) + text[at:]
 
 
-def _joined(texts: Sequence[Text]) -> str:
+def _joined(texts: Sequence[AnswerText]) -> str:
     return "\n".join([text.holder[text.key] for text in texts])

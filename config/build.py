@@ -8,7 +8,7 @@ from config.clauses import reference, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
-from decisions.engine import Engine, Keeping, Opening, Settings
+from decisions.engine import CacheSettings, Engine, Opening, Settings
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
@@ -88,7 +88,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             _METER[settings.meter],
             reference(spec, policy.models),
             None if settings.tenant is None else settings.tenant.header.lower(),
-            Keeping(settings.cache.memory, settings.cache.answer, shelf),
+            CacheSettings(settings.cache.memory, settings.cache.answer, shelf),
         ),
         shared=shared,
         watching=policy.watching,

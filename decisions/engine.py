@@ -49,7 +49,7 @@ class Opening(NamedTuple):
         return other.match.startswith(self.match[:-1]) if self.match.endswith("*") else other.match == self.match
 
 
-class Keeping(NamedTuple):
+class CacheSettings(NamedTuple):
     """How answers are kept: in `memory` bytes of each process, or in `store`; at most `answer` bytes of each."""
 
     memory: int = 64 * 2**20
@@ -57,7 +57,7 @@ class Keeping(NamedTuple):
     store: Store | None = None
 
 
-KEEPING: Final = Keeping()
+KEEPING: Final = CacheSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Settings:
     meter: bool | None = None
     reference: Model | None = None
     tenant: str | None = None
-    cache: Keeping = KEEPING
+    cache: CacheSettings = KEEPING
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Strategy(ABC):
         return None
 
 
-class Judge:
+class StepJudge:
     """Defaults for the methods of a run: the small model drafts, and every draft is kept."""
 
     def turn(self, state: State) -> Turn:

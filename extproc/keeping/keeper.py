@@ -21,7 +21,7 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
-from extproc.keeping.shelf import Kept, Memory, Place, Shared, Shelf
+from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
 from extproc.watching.shapes import SHAPES
 from extproc.wire import Pairs
 from signals.request import Request
@@ -47,8 +47,8 @@ class Keeper:
     """What a worker keeps, whatever policy is in force."""
 
     def __init__(self) -> None:
-        self._memory = Memory(0)
-        self._flights: dict[str, asyncio.Future[Kept | None]] = {}
+        self._memory = MemoryShelf(0)
+        self._flights: dict[str, asyncio.Future[KeptAnswer | None]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     def ask(self, engine: Engine, trace: Trace, request: Request) -> Keeping:
@@ -59,14 +59,14 @@ class Keeper:
         """Where the policy of `engine` keeps answers."""
         settings = engine.settings.cache
         if settings.store is not None:
-            return Shared(settings.store, settings.answer)
+            return StoreShelf(settings.store, settings.answer)
         if self._memory.limit != settings.memory:
             self._memory.fit(settings.memory)
         return self._memory
 
-    def write(self, shelf: Shelf, place: Place, kept: Kept, ttl: float) -> None:
+    def write(self, shelf: Shelf, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None:
         """Keep an answer, soon."""
-        if isinstance(shelf, Memory):
+        if isinstance(shelf, MemoryShelf):
             shelf.keep(place, kept, ttl)
             return
         task = asyncio.get_running_loop().create_task(shelf.put(place, kept, ttl))
@@ -88,16 +88,16 @@ class Keeper:
 
     # One flight per key
 
-    def under_way(self, digest: str) -> asyncio.Future[Kept | None] | None:
+    def under_way(self, digest: str) -> asyncio.Future[KeptAnswer | None] | None:
         """The answer that an equal request waits for."""
         return self._flights.get(digest)
 
-    def lead(self, digest: str) -> asyncio.Future[Kept | None]:
+    def lead(self, digest: str) -> asyncio.Future[KeptAnswer | None]:
         """This request is the one that asks the model."""
         flight = self._flights[digest] = asyncio.get_running_loop().create_future()
         return flight
 
-    def land(self, digest: str, flight: asyncio.Future[Kept | None], kept: Kept | None) -> None:
+    def land(self, digest: str, flight: asyncio.Future[KeptAnswer | None], kept: KeptAnswer | None) -> None:
         """The answer has come, or (None) there is none to share."""
         if self._flights.get(digest) is flight:
             del self._flights[digest]
@@ -117,10 +117,10 @@ class Keeping:
         self._engine = engine
         self._trace = trace
         self._request = request
-        self._place: Place | None = None
-        self._flight: asyncio.Future[Kept | None] | None = None
+        self._place: ShelfPlace | None = None
+        self._flight: asyncio.Future[KeptAnswer | None] | None = None
         self._capture: Capture | None = None
-        self._kept: Kept | None = None
+        self._kept: KeptAnswer | None = None
         cache = self._cache
         asker = who(engine, request, cache.scope)
         self.result = unkept(request, cache) or ("miss" if asker is not None else "no_scope")
@@ -150,7 +150,7 @@ class Keeping:
         except (TypeError, ValueError, RecursionError):  # a number or a text that JSON has no one form for
             self.result = "unreadable"
             return None
-        self._place = Place(trace.decision.name or "", made)
+        self._place = ShelfPlace(trace.decision.name or "", made)
         said = directives(request.headers)
         if "no-cache" in said:  # the client wants a new answer, which may be kept
             return None
@@ -171,7 +171,7 @@ class Keeping:
         self.result = "hit"
         return found
 
-    async def _shared(self, digest: str, wait: float) -> Kept | None:
+    async def _shared(self, digest: str, wait: float) -> KeptAnswer | None:
         """The answer of an equal request that is under way; None where there is none, and this one leads."""
         flight = self._keeper.under_way(digest)
         if flight is None:
@@ -180,13 +180,13 @@ class Keeping:
         done, _ = await asyncio.wait((flight,), timeout=wait)
         return flight.result() if done else None
 
-    def _fresh(self, kept: Kept | None, most: str) -> Kept | None:
+    def _fresh(self, kept: KeptAnswer | None, most: str) -> KeptAnswer | None:
         """`kept`, unless it is older than the policy or the client (`max-age`) wants it."""
         if kept is None or kept.age() > self._cache.ttl or (most.isdecimal() and kept.age() > int(most[:9])):
             return None
         return kept
 
-    async def _passes(self, kept: Kept) -> bool:
+    async def _passes(self, kept: KeptAnswer) -> bool:
         """Whether no decision on answers acts on what is kept: that was judged for another request, maybe by another
         policy."""
         judge = self._engine.judge(self._trace, self._request)
@@ -243,7 +243,7 @@ class Keeping:
             self._capture = None
             body = capture.end()
             if body is not None:
-                self._keep(Kept(body, time.time()))
+                self._keep(KeptAnswer(body, time.time()))
 
     def spoil(self) -> None:
         """The answer is not to be kept: a decision has acted on it."""
@@ -256,7 +256,7 @@ class Keeping:
             self._keeper.land(self._place.key.digest, self._flight, None)
             self._flight = None
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: KeptAnswer) -> None:
         place, keeper = self._place, self._keeper
         assert place is not None
         keeper.write(keeper.shelf(self._engine), place, kept, self._cache.ttl)
@@ -265,7 +265,7 @@ class Keeping:
             self._flight = None
 
 
-def _written(kept: Kept, request: Request) -> tuple[str, bytes]:
+def _written(kept: KeptAnswer, request: Request) -> tuple[str, bytes]:
     """The kept answer in the form that `request` wants."""
     if not request.asking.streams(request):
         return JSON, kept.body

@@ -23,7 +23,7 @@ _OVERHEAD: Final = 600
 _KIND: Final = "cache:"
 
 
-class Kept(NamedTuple):
+class KeptAnswer(NamedTuple):
     """An answer: the JSON text of the API's own object, and when it was kept, in seconds since the epoch."""
 
     body: bytes
@@ -34,7 +34,7 @@ class Kept(NamedTuple):
         return max(0.0, time.time() - self.at)
 
 
-class Place(NamedTuple):
+class ShelfPlace(NamedTuple):
     """Under what an answer is kept: the name of its decision, and its key."""
 
     decision: str
@@ -44,31 +44,31 @@ class Place(NamedTuple):
 class Shelf(Protocol):
     """Keeps answers. Nothing here raises."""
 
-    async def get(self, place: Place) -> Kept | None: ...
+    async def get(self, place: ShelfPlace) -> KeptAnswer | None: ...
 
-    async def put(self, place: Place, kept: Kept, ttl: float) -> None: ...
+    async def put(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None: ...
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         """Forget the answers of a decision, and of a scope (None: of all); says how many they were."""
         ...
 
 
-class Memory:
+class MemoryShelf:
     """In this process, in at most `limit` bytes, all of which the entries are charged for."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
         self.evicted = 0
-        self._kept: OrderedDict[str, tuple[Place, Kept, float]] = OrderedDict()  # by digest; until when
+        self._kept: OrderedDict[str, tuple[ShelfPlace, KeptAnswer, float]] = OrderedDict()  # by digest; until when
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    async def get(self, place: Place) -> Kept | None:
+    async def get(self, place: ShelfPlace) -> KeptAnswer | None:
         return self.find(place)
 
-    def find(self, place: Place) -> Kept | None:
+    def find(self, place: ShelfPlace) -> KeptAnswer | None:
         """The answer, which counts as used."""
         digest = place.key.digest
         entry = self._kept.get(digest)
@@ -80,10 +80,10 @@ class Memory:
         self._kept.move_to_end(digest)
         return entry[1]
 
-    async def put(self, place: Place, kept: Kept, ttl: float) -> None:
+    async def put(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None:
         self.keep(place, kept, ttl)
 
-    def keep(self, place: Place, kept: Kept, ttl: float) -> None:
+    def keep(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None:
         """The same at once."""
         digest = place.key.digest
         if digest in self._kept:
@@ -115,7 +115,7 @@ class Memory:
         self.bytes -= len(self._kept.pop(digest)[1].body) + _OVERHEAD
 
 
-class Shared:
+class StoreShelf:
     """In the state store, compressed. What leaves this process of a request is the hash of its key.
 
     `limit`: bytes of one answer; what is larger, or cannot be read, was not written by us and is not there.
@@ -125,14 +125,14 @@ class Shared:
         self._store = store
         self._limit = limit
 
-    async def get(self, place: Place) -> Kept | None:
+    async def get(self, place: ShelfPlace) -> KeptAnswer | None:
         try:
             text = await self._store.text(_name(place))
         except Unavailable:
             return None
         return None if text is None else unpacked(text, self._limit)
 
-    async def put(self, place: Place, kept: Kept, ttl: float) -> None:
+    async def put(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None:
         with suppress(Unavailable):
             await self._store.keep(_name(place), packed(kept), ttl)
 
@@ -143,17 +143,17 @@ class Shared:
             return 0
 
 
-def _name(place: Place) -> str:
+def _name(place: ShelfPlace) -> str:
     return f"{_KIND}{place.decision}:{place.key.scope}:{place.key.digest}"
 
 
-def packed(kept: Kept) -> str:
+def packed(kept: KeptAnswer) -> str:
     """`kept` as a text for the store."""
     data = zstandard.ZstdCompressor(3, write_checksum=True).compress(kept.body)
     return f"{kept.at:.3f} {base64.b64encode(data).decode()}"
 
 
-def unpacked(text: str, limit: int) -> Kept | None:
+def unpacked(text: str, limit: int) -> KeptAnswer | None:
     """What `packed` made; None where that is something else, or more than `limit` bytes."""
     said, _, data = text.partition(" ")
     try:
@@ -161,6 +161,6 @@ def unpacked(text: str, limit: int) -> Kept | None:
         raw = base64.b64decode(data, validate=True)
         if not (math.isfinite(at) and 0 < zstandard.frame_content_size(raw) <= limit):
             return None
-        return Kept(zstandard.decompress(raw), at)
+        return KeptAnswer(zstandard.decompress(raw), at)
     except (ValueError, zstandard.ZstdError):
         return None

@@ -12,12 +12,12 @@ from typing import Any, Final
 from extproc.watching.shape import (
     DEEPEST,
     TOO_MANY,
+    AnswerCourse,
     AnswerShape,
+    AnswerText,
     Assembly,
     Channel,
-    Course,
     Pieces,
-    Text,
     as_json,
     dicts,
     index,
@@ -54,8 +54,8 @@ class ChoicesAnswer(AnswerShape):
 
 
 class ChatAnswer(ChoicesAnswer):
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
-        out: list[Text] = []
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
+        out: list[AnswerText] = []
         for place, choice in enumerate(objects(fields, "choices")):
             path: Channel = ("choices", index(choice, place))
             walk(inner(choice, "delta"), (*path, "delta"), False, out)
@@ -63,7 +63,7 @@ class ChatAnswer(ChoicesAnswer):
         walk(fields, (), True, out, ("choices",))
         return as_json(out, "content") if json else out
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         return ChatCourse(model)
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class ChatAnswer(ChoicesAnswer):
         return b"".join((*events, DONE))
 
 
-class Choices(Course):
+class Choices(AnswerCourse):
     """The course of a stream whose events have `choices`."""
 
     def __init__(self, model: str) -> None:

@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from extproc.watching.chat import Choices, ChoicesAnswer, ChoicesAssembly, cut_choices, grow, made
-from extproc.watching.shape import Assembly, Course, Text, as_json, dicts, index, objects, walk
+from extproc.watching.shape import AnswerCourse, AnswerText, Assembly, as_json, dicts, index, objects, walk
 from upstream.events import DONE, event
 
 
 class CompletionsAnswer(ChoicesAnswer):
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
-        out: list[Text] = []
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
+        out: list[AnswerText] = []
         for place, choice in enumerate(objects(fields, "choices")):
             walk(choice, ("choices", index(choice, place)), False, out)
         walk(fields, (), True, out, ("choices",))
         return as_json(out, "text") if json else out
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         return CompletionsCourse(model)
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from extproc.watching.chat import APART, grown
 from extproc.watching.shape import (
+    AnswerCourse,
     AnswerShape,
+    AnswerText,
     Assembly,
     Channel,
-    Course,
     Pieces,
-    Text,
     dicts,
     index,
     inner,
@@ -33,8 +33,8 @@ _CANDIDATES: Final = 1024
 
 
 class GeminiAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
-        out: list[Text] = []
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
+        out: list[AnswerText] = []
         for place, candidate in enumerate(objects(fields, "candidates")):
             path: Channel = ("candidates", index(candidate, place))
             content = inner(candidate, "content")
@@ -52,7 +52,7 @@ class GeminiAnswer(AnswerShape):
             if candidate.get("finishReason") is not None
         ]
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         return GeminiCourse(model)
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class GeminiAnswer(AnswerShape):
         return event(final)
 
 
-class GeminiCourse(Course):
+class GeminiCourse(AnswerCourse):
     def __init__(self, model: str) -> None:
         self._head: dict[str, Any] = {"modelVersion": model, "responseId": uuid.uuid4().hex}
         self._open: dict[int, bool] = {}
@@ -136,11 +136,11 @@ class GeminiAssembly(Assembly):
         return {**self._head, "candidates": candidates} if candidates else None
 
 
-def _part(part: dict[str, Any], path: Channel, number: int, json: bool, out: list[Text]) -> None:
+def _part(part: dict[str, Any], path: Channel, number: int, json: bool, out: list[AnswerText]) -> None:
     thought = bool(part.get("thought"))
     text = part.get("text")
     if type(text) is str and text:  # it goes on in the next event, whatever stands before it there
-        out.append(Text((*path, "thought" if thought else "text"), part, "text", json and not thought))
+        out.append(AnswerText((*path, "thought" if thought else "text"), part, "text", json and not thought))
     call = part.get("functionCall")
     pieces = type(call) is dict and "partialArgs" in call
     but = ("text",) if type(text) is str else ()

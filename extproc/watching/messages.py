@@ -13,12 +13,12 @@ import orjson
 
 from extproc.watching.chat import APART, grow, grown
 from extproc.watching.shape import (
+    AnswerCourse,
     AnswerShape,
+    AnswerText,
     Assembly,
     Channel,
-    Course,
     Pieces,
-    Text,
     as_json,
     dicts,
     exact,
@@ -44,8 +44,8 @@ _BLOCKS: Final = 4096
 
 
 class MessagesAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
-        out: list[Text] = []
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
+        out: list[AnswerText] = []
         kind = kind_of(fields)
         if kind == "content_block_delta":
             delta = inner(fields, "delta")
@@ -69,7 +69,7 @@ class MessagesAnswer(AnswerShape):
             return [("content", _place(fields))]
         return [()] if kind == "message_stop" else []
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         return MessagesCourse(model)
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class MessagesAnswer(AnswerShape):
         return _written(events)
 
 
-class MessagesCourse(Course):
+class MessagesCourse(AnswerCourse):
     def __init__(self, model: str) -> None:
         self._model = model
         self._begun = self._over = False
@@ -248,7 +248,7 @@ def _place(fields: dict[str, Any]) -> int:
     return given if type(given) is int else 0
 
 
-def _grows(text: Text, block: dict[str, Any]) -> bool:
+def _grows(text: AnswerText, block: dict[str, Any]) -> bool:
     return text.holder is block and text.key != "name"
 
 

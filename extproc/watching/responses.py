@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from extproc.watching.chat import APART, FILTERED
 from extproc.watching.shape import (
+    AnswerCourse,
     AnswerShape,
+    AnswerText,
     Assembly,
     Channel,
-    Course,
     Pieces,
-    Text,
     dicts,
     inner,
     kind_of,
@@ -73,12 +73,12 @@ _CALLS: Final = {
 
 
 class ResponsesAnswer(AnswerShape):
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
         out = self._texts(fields)
         return [text._replace(code=True) if _says(text) else text for text in out] if json else out
 
-    def _texts(self, fields: dict[str, Any]) -> list[Text]:
-        out: list[Text] = []
+    def _texts(self, fields: dict[str, Any]) -> list[AnswerText]:
+        out: list[AnswerText] = []
         kind = kind_of(fields)
         if not kind:
             walk(fields, (), True, out, _ECHOED)
@@ -89,7 +89,7 @@ class ResponsesAnswer(AnswerShape):
             delta = fields.get("delta")
             if type(delta) is str:
                 if delta and kind != "response.audio.delta":
-                    out.append(Text(channel, fields, "delta", kind.endswith("_arguments.delta")))
+                    out.append(AnswerText(channel, fields, "delta", kind.endswith("_arguments.delta")))
             else:
                 walk(inner(fields, "delta"), channel, False, out)
             walk(fields, channel, True, out, ("delta",))
@@ -108,7 +108,7 @@ class ResponsesAnswer(AnswerShape):
             return [("output", _number(fields, "output_index"))]
         return [_channel(fields, kind.removesuffix(_DONE))]
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         return ResponsesCourse(model)
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class ResponsesAnswer(AnswerShape):
         return _written(events, 0)
 
 
-class ResponsesCourse(Course):
+class ResponsesCourse(AnswerCourse):
     def __init__(self, model: str) -> None:
         self._model = model
         self._response: dict[str, Any] | None = None
@@ -259,7 +259,7 @@ class ResponsesAssembly(Assembly):
         return {**response, "output": [self._items[at] for at in sorted(self._items)]}
 
 
-def _says(text: Text) -> bool:
+def _says(text: AnswerText) -> bool:
     """Whether a text is of a message."""
     return type(text.holder) is dict and kind_of(text.holder) in _SAID and text.key in ("text", "delta")
 

@@ -71,7 +71,7 @@ TOO_MANY: Final = 1 << 60
 """The size of what is not kept."""
 
 
-class Text(NamedTuple):
+class AnswerText(NamedTuple):
     """One string that a reader of the answer may be shown: `holder[key]`, which may be replaced there."""
 
     channel: Channel
@@ -83,7 +83,7 @@ class Text(NamedTuple):
     """There is no more of it: it repeats what came in pieces before, or does not come in pieces."""
 
 
-class Written:
+class WrittenAnswer:
     """Holds an object that the model wrote, as its JSON text."""
 
     def __init__(self, holder: Any) -> None:
@@ -110,7 +110,7 @@ class Pieces:
         return "".join(self.list)
 
 
-class Course:
+class AnswerCourse:
     """What one stream has shown the client so far, and the events that end it before its time."""
 
     def seen(self, fields: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Assembly:
 class AnswerShape:
     """How an API answers. Without state."""
 
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[Text]:
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
         """The texts of an event, or of a whole answer, in their order. Empty ones are none. `json`: what the model says
         is JSON, as the call has asked for (`extproc.watching.shapes.asks_json`), and so its texts are `code`.
 
@@ -158,7 +158,7 @@ class AnswerShape:
         fields.pop("obfuscation", None)
         _forget(fields)
 
-    def course(self, model: str = "") -> Course:
+    def course(self, model: str = "") -> AnswerCourse:
         """The state of a new stream. `model`: its name, for an answer that is cut before its first event."""
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class AnswerShape:
         raise NotImplementedError
 
 
-def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but: Container[str] = ()) -> None:
+def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[AnswerText], but: Container[str] = ()) -> None:
     """Adds every string of `node` that is shown to `out`, those of unknown fields too; not those of
     the fields `but`."""
     if len(path) > DEEPEST:
@@ -185,12 +185,12 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[Text], but:
         kind = type(value)
         if kind is str:
             if value and key not in SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
-                out.append(Text((*path, key), node, key, key in _CODE, whole))
+                out.append(AnswerText((*path, key), node, key, key in _CODE, whole))
         elif (kind is dict or kind is list) and value and key not in _TOKENS and key not in but:
             if kind is list:
                 walk_list(value, (*path, key), whole, out)
             elif key in _OBJECTS:
-                out.append(Text((*path, key), Written(node), key, True, whole))
+                out.append(AnswerText((*path, key), WrittenAnswer(node), key, True, whole))
             else:
                 walk(value, (*path, key), whole, out)
 
@@ -200,12 +200,12 @@ def _is_bytes(node: dict[str, Any], path: Channel, key: str) -> bool:
     return kind_of(node) in kinds or (len(path) > 0 and path[-1] in kinds)
 
 
-def as_json(texts: list[Text], key: str) -> list[Text]:
+def as_json(texts: list[AnswerText], key: str) -> list[AnswerText]:
     """The texts, with those called `key` as JSON text in a string."""
     return [text._replace(code=True) if text.key == key else text for text in texts]
 
 
-def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> None:
+def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[AnswerText]) -> None:
     """The same for a list, whose entries may say their place (`index`)."""
     if len(path) > DEEPEST:
         raise ValueError(f"the answer is nested deeper than {DEEPEST} levels")
@@ -215,7 +215,7 @@ def walk_list(nodes: list[Any], path: Channel, whole: bool, out: list[Text]) -> 
             walk(value, (*path, index(value, place)), whole, out)
         elif kind is str:
             if value:
-                out.append(Text((*path, place), nodes, place, False, whole))
+                out.append(AnswerText((*path, place), nodes, place, False, whole))
         elif kind is list:
             walk_list(value, (*path, place), whole, out)
 

@@ -16,7 +16,7 @@ import orjson
 
 from decisions.watching import Verdict
 from extproc.watching.jsontext import decode
-from extproc.watching.shape import AnswerShape, Channel, Text
+from extproc.watching.shape import AnswerShape, AnswerText, Channel
 from extproc.watching.sse import Event, Events, encode
 
 LIMIT: Final = 4 * 2**20
@@ -123,14 +123,14 @@ class _Piece:
 
     __slots__ = ("end", "grown", "start", "text")
 
-    def __init__(self, grown: _Grown, text: Text, start: int, end: int) -> None:
+    def __init__(self, grown: _Grown, text: AnswerText, start: int, end: int) -> None:
         self.grown = grown
         self.text = text
         self.start = start
         self.end = end
 
 
-class _Held:
+class _HeldEvent:
     """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it."""
 
     __slots__ = ("event", "fields", "last", "pieces")
@@ -165,7 +165,7 @@ class Watch:
         self._course = shape.course()
         self._events = Events(limit)
         self._whole = bytearray()
-        self._queue: deque[_Held] = deque()
+        self._queue: deque[_HeldEvent] = deque()
         self._held = 0  # bytes in the queue
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, _Grown] = {}
@@ -261,7 +261,7 @@ class Watch:
             if self.over:
                 return
             if self._raw:
-                self._put(_Held(event, None, []))
+                self._put(_HeldEvent(event, None, []))
                 continue
             before = len(self._queue)
             try:
@@ -284,8 +284,8 @@ class Watch:
                 pieces.append(self._grow(text))
         if event.other or (event.name and not _NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
-            pieces.append(self._grow(Text((), {"": said}, "", False, True)))
-        held = _Held(event, fields, pieces)
+            pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
+        held = _HeldEvent(event, fields, pieces)
         self._put(held)
         for grown in dict.fromkeys(piece.grown for piece in pieces):
             self._look(grown)
@@ -301,11 +301,11 @@ class Watch:
             held.last = True
             self._ending = True
 
-    def _put(self, held: _Held) -> None:
+    def _put(self, held: _HeldEvent) -> None:
         self._held += len(held.event.raw)
         self._queue.append(held)
 
-    def _grow(self, text: Text) -> _Piece:
+    def _grow(self, text: AnswerText) -> _Piece:
         said: str = text.holder[text.key]
         if text.whole:
             grown = _Grown(text.channel, text.code, True)
@@ -433,7 +433,7 @@ class Watch:
         rest = b"".join(event.raw for event in events) + self._events.rest() + self._whole
         self._whole = bytearray()
         if rest and not self.over:
-            self._put(_Held(Event(rest, "", b""), None, []))
+            self._put(_HeldEvent(Event(rest, "", b""), None, []))
 
     def _let_go(self) -> None:
         """Release everything, with the masks that are known."""
@@ -469,7 +469,7 @@ class Watch:
             if held.fields is not None and self._streamed:
                 self._course.seen(held.fields)
 
-    def _known(self, held: _Held) -> bool:
+    def _known(self, held: _HeldEvent) -> bool:
         if held.last and not self._settled:
             return False
         return all(piece.end <= piece.grown.judged for piece in held.pieces)
@@ -483,7 +483,7 @@ class Watch:
                 return True
         return self._settled
 
-    def _written(self, held: _Held) -> bytes:
+    def _written(self, held: _HeldEvent) -> bytes:
         """The event as it is to be sent: as it came, or masked."""
         event, fields = held.event, held.fields
         other = event.other

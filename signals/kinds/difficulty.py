@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import Probability, ProbabilityParams, shipped
 from signals.neural.outcomes import fails
 from signals.signal import Shared
@@ -34,5 +34,5 @@ class Difficulty(Probability):
         standing = shared.services.standing if params.standing is None else params.standing
         self._ability = shipped(shared).ability(standing)
 
-    def probability(self, verdict: Verdict) -> float:
+    def probability(self, verdict: HeadVerdict) -> float:
         return fails(verdict.item, self._ability)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import Probability, ProbabilityParams
 
 
@@ -12,5 +12,5 @@ class FactCheck(Probability):
     kind = "fact_check"
     Parameters = ProbabilityParams
 
-    def probability(self, verdict: Verdict) -> float:
+    def probability(self, verdict: HeadVerdict) -> float:
         return verdict.fact_check

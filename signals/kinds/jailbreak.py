@@ -9,7 +9,7 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import LEAST_KNOWN, second, shipped
 from signals.neural.reader import Opinion, Opinions
 from signals.neural.shipped import Shipped, Verdicts
@@ -66,7 +66,7 @@ class Part(Verdicts):
         super().__init__(shipped, scope)
         self._part = part
 
-    async def fetch(self, facts: Facts) -> Verdict:
+    async def fetch(self, facts: Facts) -> HeadVerdict:
         texts = facts.request.apart(self.scope)
         text = texts[self._part] if any(texts[1:]) else ""
         return await self._shipped.verdict(text, facts.deadline, client_of(facts.request))

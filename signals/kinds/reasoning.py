@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import Probability, ProbabilityParams
 
 
@@ -13,5 +13,5 @@ class Reasoning(Probability):
     Parameters = ProbabilityParams
     words = True
 
-    def probability(self, verdict: Verdict) -> float:
+    def probability(self, verdict: HeadVerdict) -> float:
         return verdict.reasoning

@@ -57,7 +57,7 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HeadVerdict:
     """What the heads say of one text.
 
     domain, feedback, modality: label to probability. item: hardness and steepness (`outcomes.Outcomes`). reasoning,
@@ -213,7 +213,7 @@ class Heads:
         made: list[NDArray[np.float32]] = self._session.run(_OUTPUTS, given)
         return made
 
-    def run(self, texts: Sequence[Prepared]) -> list[Verdict]:
+    def run(self, texts: Sequence[Prepared]) -> list[HeadVerdict]:
         """The verdict on each text, in one run of the graph."""
         chances, domain, feedback, modality, embeddings, parts = self.outputs(texts)
         questions = iter(domain[len(texts) :])
@@ -232,7 +232,7 @@ class Heads:
             if not isfinite(sum(fields, sum(mood, sum(form, sum(item, reasoning + direct + fact_check + planted))))):
                 raise ModelError("the shipped model's answer is not a number")  # and would pass every test of a guard
             verdicts.append(
-                Verdict(
+                HeadVerdict(
                     domain=dict(zip(self.labels["domain"], fields, strict=True)),
                     item=item,
                     reasoning=reasoning,
@@ -252,7 +252,7 @@ class Heads:
             )
         return verdicts
 
-    def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, texts: Sequence[str]) -> list[HeadVerdict]:
         """The verdicts on `texts`, prepared and run here and now."""
         return self.run([self.prepare(text) for text in texts])
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from signals.bounds import Bounds
 from signals.facts import Facts
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.reader import Second
 from signals.neural.shipped import Shipped, Verdicts
 from signals.reading import Reading, unknown
@@ -57,7 +57,7 @@ class Probability(Signal):
         self._verdict = shared.use(Verdicts, shipped(shared), params.in_)
         self.slow = (self._verdict,)
 
-    def probability(self, verdict: Verdict) -> float:
+    def probability(self, verdict: HeadVerdict) -> float:
         raise NotImplementedError
 
     def read(self, facts: Facts) -> Reading:

@@ -19,7 +19,7 @@ from signals.facts import Facts
 from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.folder import F32, load
-from signals.neural.heads import ModelError, Verdict
+from signals.neural.heads import HeadVerdict, ModelError
 from signals.neural.service import Service
 from signals.neural.shipped import Verdicts
 from signals.neural.tokenizer import MODELS
@@ -57,7 +57,7 @@ class Opinion:
     sure, and whether the second was `asked`. `missing`: why it was not heard although it was wanted; the probabilities
     are those of the heads then."""
 
-    verdict: Verdict
+    verdict: HeadVerdict
     direct: float
     planted: float
     asked: bool
@@ -135,7 +135,7 @@ class Opinions:
             return Opinion(verdict, verdict.direct, verdict.planted, asked, missing)
         return Opinion(verdict, direct, planted, asked)
 
-    async def _verdict(self, facts: Facts) -> Verdict:
+    async def _verdict(self, facts: Facts) -> HeadVerdict:
         """What the heads say, kept for the other signals that want it."""
         verdicts = self._verdicts
         if facts.has(verdicts):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from signals.facts import Facts
 from signals.gather import let_go
 from signals.neural.fair import client_of
-from signals.neural.heads import MODEL, Heads, Verdict
+from signals.neural.heads import MODEL, Heads, HeadVerdict
 from signals.neural.outcomes import OUTCOMES
 from signals.neural.service import Inference, Service
 from signals.neural.tokenizer import LEXICON
@@ -45,9 +45,9 @@ class Shipped:
         self.model = heads(services.inference)
         self._nothing = self.model.verdicts([""])[0]
         meter = services.inference.meter("shipped")
-        self.service: Service[str, Verdict] = Service(meter, self.model.verdicts, len, limits=services.limits)
+        self.service: Service[str, HeadVerdict] = Service(meter, self.model.verdicts, len, limits=services.limits)
 
-    async def verdict(self, text: str, deadline: float, client: str = "") -> Verdict:
+    async def verdict(self, text: str, deadline: float, client: str = "") -> HeadVerdict:
         """What the heads say of `text`; see `Service.ask` for the rest."""
         return await self.service.ask(within(text, self.cap), deadline, client) if text else self._nothing
 
@@ -69,9 +69,9 @@ class Verdicts:
 
     def __init__(self, shipped: Shipped, scope: Scope) -> None:
         self._shipped, self.scope = shipped, scope
-        self._running: dict[Facts, asyncio.Task[Verdict]] = {}
+        self._running: dict[Facts, asyncio.Task[HeadVerdict]] = {}
 
-    async def fetch(self, facts: Facts) -> Verdict:
+    async def fetch(self, facts: Facts) -> HeadVerdict:
         request, running = facts.request, self._running
         task = running.get(facts)
         if task is None:  # else what builds on the verdict has asked for it already: it is read once

@@ -55,7 +55,7 @@ _ROUNDS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ExamQuestion:
     """One question: its text as the heads read it, the embedding, and the share of points that each model missed."""
 
     text: str
@@ -76,7 +76,7 @@ def outcomes(row: dict[str, Any]) -> dict[str, float]:
     return {model: 1 - min(1.0, max(0.0, float(score))) for model, score in scores.items()}
 
 
-def questions(data: Data, built: Lexicon, table: F32) -> list[Question]:
+def questions(data: Data, built: Lexicon, table: F32) -> list[ExamQuestion]:
     """All questions of the SOURCES. `table` float32 [words, d]: the word vectors of the heads."""
     found = []
     for name, (source, _) in SOURCES.items():
@@ -85,11 +85,11 @@ def questions(data: Data, built: Lexicon, table: F32) -> list[Question]:
             read = features(normalise(text, built), built)
             total = table[read.words].sum(0)
             embedding = (total / (np.linalg.norm(total) + 1e-6)).astype(np.float32)
-            found.append(Question(text, source, read, embedding, outcomes(row)))
+            found.append(ExamQuestion(text, source, read, embedding, outcomes(row)))
     return found
 
 
-class Model(nn.Module):
+class ExaminedModel(nn.Module):
     """Hardness and steepness (before softplus), float32 [n] each, of a batch; and an ability for each of some models."""
 
     def __init__(self, rows: int, seen: int, models: int) -> None:
@@ -100,7 +100,7 @@ class Model(nn.Module):
             nn.init.zeros_(part)
         self.abilities = nn.Parameter(torch.zeros(models))
 
-    def forward(self, some: Sequence[Question], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, some: Sequence[ExamQuestion], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         given = batch([one.read for one in some])
         weights = weight[given.flat]
         if self.training:
@@ -112,7 +112,7 @@ class Model(nn.Module):
         return wide[:, 0] * given.scale + deep[:, 0], deep[:, 1]
 
 
-def learn(lessons: Sequence[Question], built: Lexicon, without: Collection[str] = ()) -> Arrays:
+def learn(lessons: Sequence[ExamQuestion], built: Lexicon, without: Collection[str] = ()) -> Arrays:
     """The arrays of `Outcomes` but for the abilities, learned from the outcomes of all models but those in `without`.
 
     A question counts by the root of the number of its outcomes; they depend on each other.
@@ -124,7 +124,7 @@ def learn(lessons: Sequence[Question], built: Lexicon, without: Collection[str] 
     some = np.flatnonzero(~np.isnan(missed).all(1))
     share = dict(SOURCES.values())
     weight = torch.from_numpy(built.weight)
-    model = Model(built.rows, len(lessons[0].embedding) + STYLE, len(models))
+    model = ExaminedModel(built.rows, len(lessons[0].embedding) + STYLE, len(models))
     deep = [part for name, part in model.named_parameters() if name not in ("wide", "abilities")]
     groups = [([model.wide], PEAK, 0.0), (deep, PEAK / 4, 0.05), ([model.abilities], 0.05, 0.0)]
     adam = torch.optim.AdamW([{"params": part, "lr": rate, "weight_decay": decay} for part, rate, decay in groups])
@@ -162,7 +162,7 @@ def learn(lessons: Sequence[Question], built: Lexicon, without: Collection[str] 
     return arrays
 
 
-def graded(arrays: Arrays, reference: Sequence[Question], path: Path) -> Outcomes:
+def graded(arrays: Arrays, reference: Sequence[ExamQuestion], path: Path) -> Outcomes:
     """Writes the arrays at `path`, with the abilities of models by the share of the reference that they answer."""
     standings = np.linspace(0.02, 0.98, 49, dtype=np.float32)
     arrays |= {"standings": standings, "abilities": np.zeros_like(standings)}
@@ -176,12 +176,12 @@ def graded(arrays: Arrays, reference: Sequence[Question], path: Path) -> Outcome
     return Outcomes(path)
 
 
-def standing(model: str, reference: Sequence[Question]) -> float:
+def standing(model: str, reference: Sequence[ExamQuestion]) -> float:
     """The share of the reference's points that a model has."""
     return 1 - float(np.mean([one.missed[model] for one in reference if model in one.missed]))
 
 
-def _pairs(made: Outcomes, some: Sequence[Question], model: str, ability: float) -> tuple[F64, F64]:
+def _pairs(made: Outcomes, some: Sequence[ExamQuestion], model: str, ability: float) -> tuple[F64, F64]:
     """Foretold and real failures of a model, those at which it had all points or none."""
     rows = [(fails(made.item(one.read, one.embedding), ability), one.missed[model]) for one in some
             if one.missed.get(model) in (0.0, 1.0)]  # fmt: skip
@@ -212,7 +212,7 @@ def _row(name: str, given: float, chance: F64, truth: F64, length: F64) -> str:
     )
 
 
-def models_left_out(all_: Sequence[Question], built: Lexicon, scratch: Path) -> tuple[list[str], dict[str, float]]:
+def models_left_out(all_: Sequence[ExamQuestion], built: Lexicon, scratch: Path) -> tuple[list[str], dict[str, float]]:
     """Markdown rows of each model of the reference, left out of training, at questions that were left out as well; and
     the means."""
     lessons = [one for one in all_ if not one.unseen]
@@ -239,7 +239,7 @@ def models_left_out(all_: Sequence[Question], built: Lexicon, scratch: Path) -> 
     return [rows[model] for model in ranked], means
 
 
-def sources_left_out(all_: Sequence[Question], built: Lexicon, scratch: Path) -> list[str]:
+def sources_left_out(all_: Sequence[ExamQuestion], built: Lexicon, scratch: Path) -> list[str]:
     """Markdown rows of each source, left out of training: for every model that it has outcomes of, and their mean. A model
     has the standing with which as many failures are foretold as there are: only their order is tested."""
     rows = []
@@ -261,7 +261,7 @@ def sources_left_out(all_: Sequence[Question], built: Lexicon, scratch: Path) ->
     return rows
 
 
-def _matching(made: Outcomes, some: Sequence[Question], failures: float) -> float:
+def _matching(made: Outcomes, some: Sequence[ExamQuestion], failures: float) -> float:
     """The ability with which the share `failures` of the questions is foretold to be missed."""
     hard, steep = np.array([made.item(one.read, one.embedding) for one in some]).T
     low, high = -12.0, 12.0

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from signals.neural.heads import Heads as Runtime
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.tokenizer import MODELS, Lexicon
 from signals.train import corpus, export, heads, measure, written
 from signals.train.corpus import Corpus, Item
@@ -95,7 +95,7 @@ def lessons(data: Data, tests: Path) -> Corpus:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class FieldAnswers:
     """What the head says of some texts: the chances of all domains [n, 14], and the right ones."""
 
     chances: F64
@@ -112,18 +112,20 @@ class Answers:
         return np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
 
 
-def answers(model: Runtime, asked: Sequence[tuple[str, str]], what: str) -> Answers:
+def answers(model: Runtime, asked: Sequence[tuple[str, str]], what: str) -> FieldAnswers:
     """What `model` says of each (text, domain)."""
     names = sorted(model.labels["domain"])
 
-    def row(verdict: Verdict) -> list[float]:
+    def row(verdict: HeadVerdict) -> list[float]:
         return [verdict.domain[name] for name in names]
 
     verdicts = measure.run(model, [text for text, _ in asked], what)
-    return Answers(np.array([row(one) for one in verdicts]), np.array([names.index(domain) for _, domain in asked]))
+    return FieldAnswers(
+        np.array([row(one) for one in verdicts]), np.array([names.index(domain) for _, domain in asked])
+    )
 
 
-def slope(groups: Sequence[Answers]) -> float:
+def slope(groups: Sequence[FieldAnswers]) -> float:
     """The inverse temperature with which the right domains are likeliest; each group weighs the same."""
 
     def surprise(at: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from signals.neural.heads import Heads, Verdict
+from signals.neural.heads import Heads, HeadVerdict
 from signals.train import attacks, segments
 from signals.train.corpus import Corpus
 from signals.train.data import Data
@@ -93,7 +93,7 @@ def everyday(tests: Path) -> dict[str, list[tuple[str, str]]]:
     return {name: [(frame.replace("{}", row["text"]), row["label"]) for row in rows] for name, frame in frames.items()}
 
 
-def run(model: Heads, texts: Sequence[str], what: str) -> list[Verdict]:
+def run(model: Heads, texts: Sequence[str], what: str) -> list[HeadVerdict]:
     return [
         verdict
         for at in tqdm(range(0, len(texts), 32), desc=what, mininterval=5)
@@ -107,7 +107,7 @@ def calibrate(model: Heads, unseen: Corpus) -> dict[str, tuple[float, float]]:
     items = [item for item in unseen.items if not second_half(item.text)]
     verdicts = run(model, [item.text for item in items], "calibrate")
     found: dict[str, tuple[float, float]] = {}
-    reads: dict[str, Callable[[Verdict], float]] = {
+    reads: dict[str, Callable[[HeadVerdict], float]] = {
         "reasoning": lambda verdict: verdict.reasoning,
     }
     for head, read in reads.items():

@@ -7,10 +7,10 @@ import random
 from stepwise.strategy import (
     AnswerContext,
     Draft,
-    Judge,
     Judgement,
     Run,
     Share,
+    StepJudge,
     Strategy,
     StrategyKind,
     StrategyParameter,
@@ -30,7 +30,7 @@ class Random(Strategy):
         return _RandomRun(self.p, random.Random(f"{self.seed}:{context.key}"))
 
 
-class _RandomRun(Judge):
+class _RandomRun(StepJudge):
     def __init__(self, p: float, rng: random.Random) -> None:
         self._p = p
         self._rng = rng

@@ -6,7 +6,7 @@ import math
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, Wanted
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind, Wanted
 from upstream.tokens import TOP
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
@@ -35,7 +35,7 @@ class ColdStart(Strategy):
         return _ColdRun(self)
 
 
-class _ColdRun(Judge):
+class _ColdRun(StepJudge):
     def __init__(self, rule: ColdStart) -> None:
         self._rule = rule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwise import features
 from stepwise.quantile import ENOUGH, Quantile
-from stepwise.strategy import SHARE, AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind
+from stepwise.strategy import SHARE, AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind
 
 _MEAN_LOGPROB = features.NAMES.index("mean_logprob")
 
@@ -27,7 +27,7 @@ class Confidence(Strategy):
         return _ConfidenceRun(self)
 
 
-class _ConfidenceRun(Judge):
+class _ConfidenceRun(StepJudge):
     def __init__(self, rule: Confidence) -> None:
         self._rule = rule
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepwise.features import State
-from stepwise.strategy import AnswerContext, Judge, Run, Strategy, StrategyKind, StrategyParameter, Turn
+from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind, StrategyParameter, Turn
 
 
 class Fixed(Strategy):
@@ -37,7 +37,7 @@ class Fixed(Strategy):
         return _FixedRun(self.n, self.rest)
 
 
-class _FixedRun(Judge):
+class _FixedRun(StepJudge):
     def __init__(self, n: int, rest: Turn) -> None:
         self._n = n
         self._rest = rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwise.features import State
-from stepwise.strategy import AnswerContext, Judge, Run, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
 from upstream.tokens import TOP, Token, entropy
 
 
@@ -20,7 +20,7 @@ class Glimpse(Strategy):
         return _GlimpseRun(self.threshold)
 
 
-class _GlimpseRun(Judge):
+class _GlimpseRun(StepJudge):
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from stepwise.policy import GOAL, PolicyFailed, StepPolicy, StepPolicyError, Vector
-from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, NoJudgement, Run, Strategy, StrategyKind, Wanted
+from stepwise.strategy import (
+    AnswerContext,
+    Draft,
+    Judgement,
+    NoJudgement,
+    Run,
+    StepJudge,
+    Strategy,
+    StrategyKind,
+    Wanted,
+)
 from upstream.tokens import TOP
 
 
@@ -25,7 +35,7 @@ class PolicyStrategy(Strategy):
         return _PolicyRun(self.policy, self.kappa)
 
 
-class _PolicyRun(Judge):
+class _PolicyRun(StepJudge):
     def __init__(self, policy: StepPolicy, kappa: float) -> None:
         self._policy = policy
         self._kappa = kappa

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
 
 
 class Verify(Strategy):
@@ -21,7 +21,7 @@ class Verify(Strategy):
         return _VerifyRun(self.threshold, context.verify)
 
 
-class _VerifyRun(Judge):
+class _VerifyRun(StepJudge):
     def __init__(self, threshold: float, verify: Callable[[Step], Awaitable[float]]) -> None:
         self._threshold = threshold
         self._verify = verify

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from extproc.watching.jsontext import decode
-from extproc.watching.shape import SILENT, AnswerShape, Text
+from extproc.watching.shape import SILENT, AnswerShape, AnswerText
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events, encode
 from tests.extproc.watching.streams import STREAMS
@@ -166,7 +166,7 @@ def marked(chosen: random.Random, shape: AnswerShape, fields: dict[str, Any]) ->
     )
 
 
-def edit(text: Text) -> None:
+def edit(text: AnswerText) -> None:
     """Replaces the mark in a text, as a watch does."""
     given = text.holder[text.key]
     assert isinstance(given, str)

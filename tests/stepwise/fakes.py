@@ -17,7 +17,7 @@ from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import StepLimits
-from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, Turn
 from tests.patience import PATIENCE
 from upstream.answer import Answer
 from upstream.client import ModelClient
@@ -347,7 +347,7 @@ class Marked(Strategy):
         return _MarkedRun(self)
 
 
-class _MarkedRun(Judge):
+class _MarkedRun(StepJudge):
     def __init__(self, rule: Marked) -> None:
         self._rule = rule
 

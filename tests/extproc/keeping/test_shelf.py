@@ -9,18 +9,18 @@ import orjson
 import pytest
 
 from extproc.keeping.key import Key
-from extproc.keeping.shelf import Kept, Memory, Place, Shared, packed, unpacked
+from extproc.keeping.shelf import KeptAnswer, MemoryShelf, ShelfPlace, StoreShelf, packed, unpacked
 from signals.state.store import Memory as Texts
 from signals.state.store import Valkey
 from tests.extproc.keeping.test_keeper import ANSWERS, POLICY, answer, ask, body, given, world
 from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
 
-ONE = Place("faq", Key("a" * 64, "b" * 32))
-KEPT = Kept(b'{"a": 1}' * 100, 1000.5)
+ONE = ShelfPlace("faq", Key("a" * 64, "b" * 32))
+KEPT = KeptAnswer(b'{"a": 1}' * 100, 1000.5)
 
 
 async def test_memory_forgets_what_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, now = Memory(10_000), [5.0]
+    memory, now = MemoryShelf(10_000), [5.0]
     monkeypatch.setattr("extproc.keeping.shelf.time.monotonic", lambda: now[0])
     await memory.put(ONE, KEPT, 10.0)
     await memory.put(ONE, KEPT, 10.0)
@@ -29,17 +29,17 @@ async def test_memory_forgets_what_is_too_old(monkeypatch: pytest.MonkeyPatch) -
     now[0] += 10
     assert await memory.get(ONE) is None
     assert (memory.bytes, len(memory)) == (0, 0)
-    await memory.put(ONE, Kept(b"x" * 10_000, 1.0), 10.0)
+    await memory.put(ONE, KeptAnswer(b"x" * 10_000, 1.0), 10.0)
     assert len(memory) == 0
 
 
 async def test_what_is_kept_elsewhere_comes_back_as_it_was() -> None:
-    shelf = Shared(Texts(), 10_000)
+    shelf = StoreShelf(Texts(), 10_000)
     assert await shelf.get(ONE) is None
     await shelf.put(ONE, KEPT, 10.0)
     assert await shelf.get(ONE) == KEPT
-    assert await shelf.get(Place("faq", Key("c" * 64, "b" * 32))) is None
-    other = Place("faq", Key("d" * 64, "e" * 32))
+    assert await shelf.get(ShelfPlace("faq", Key("c" * 64, "b" * 32))) is None
+    other = ShelfPlace("faq", Key("d" * 64, "e" * 32))
     await shelf.put(other, KEPT, 10.0)
     assert await shelf.drop("fa", None) == 0
     assert await shelf.drop("faq", "e" * 32) == 1
@@ -50,7 +50,7 @@ def test_what_we_did_not_write_is_not_there() -> None:
     good = packed(KEPT)
     assert unpacked(good, 10_000) == KEPT
     assert len(good) < len(KEPT.body) / 2
-    bomb = packed(Kept(b"\0" * 100_000_000, 1.0))
+    bomb = packed(KeptAnswer(b"\0" * 100_000_000, 1.0))
     assert unpacked(bomb, 10_000) is None
     for bad in (
         "",
@@ -68,7 +68,7 @@ def test_what_we_did_not_write_is_not_there() -> None:
 @needs_server
 async def test_valkey_keeps_for_its_time_and_drops_by_scope(server: Server) -> None:  # noqa: F811
     store = Valkey(server.url, timeout=1.0)
-    shelf = Shared(store, 10_000)
+    shelf = StoreShelf(store, 10_000)
     await shelf.put(ONE, KEPT, 60.0)
     assert await shelf.get(ONE) == KEPT
     names = await store._client.keys("*")

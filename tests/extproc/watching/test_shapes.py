@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from extproc.watching.shape import Channel, Text
+from extproc.watching.shape import AnswerText, Channel
 from extproc.watching.shapes import SHAPES, asks_json
 from tests.extproc.watching.streams import (
     ALL,
@@ -32,7 +32,7 @@ from tests.extproc.watching.streams import (
 SECRET = "4111 1111 1111 1111"
 
 
-def texts(api: str, fields: dict[str, Any]) -> list[Text]:
+def texts(api: str, fields: dict[str, Any]) -> list[AnswerText]:
     return SHAPES[api].texts(fields)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signals.neural.fair import FairQueue, client_of
-from signals.neural.heads import Verdict
+from signals.neural.heads import HeadVerdict
 from signals.neural.service import Limits, Meter, Service
 from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
@@ -274,7 +274,7 @@ async def test_large_texts_in_a_loop_do_not_make_others_unknown(named: bool) -> 
     sizes: list[int] = []
     run = shipped.service._run
 
-    def noted(texts: list[str]) -> Sequence[Verdict | Unavailable]:
+    def noted(texts: list[str]) -> Sequence[HeadVerdict | Unavailable]:
         sizes.append(sum(map(len, texts)))
         started.append(len(texts[0]))
         return run(texts)

@@ -15,7 +15,7 @@ from signals.facts import Facts
 from signals.gather import fetch, read
 from signals.kinds.jailbreak import DEFAULT
 from signals.neural import features
-from signals.neural.heads import Heads, Verdict
+from signals.neural.heads import Heads, HeadVerdict
 from signals.reading import Reading
 from signals.request import Message, Request
 from signals.services import Services
@@ -128,7 +128,7 @@ async def test_what_cannot_be_read_is_not_called_harmless(guard: Signal) -> None
     assert (await take(guard, call(strange + attack))).matched in (True, None)
 
 
-def domain(verdict: Verdict) -> str:
+def domain(verdict: HeadVerdict) -> str:
     return max(verdict.domain, key=verdict.domain.__getitem__)
 
 

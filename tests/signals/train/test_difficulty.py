@@ -16,12 +16,12 @@ from signals.neural.heads import MODEL, Heads
 from signals.neural.outcomes import fails
 from signals.neural.tokenizer import Lexicon
 from signals.train import difficulty, export
-from signals.train.difficulty import Question
+from signals.train.difficulty import ExamQuestion
 
 ABILITIES = {"weak": -1.5, "middle": 0.0, "strong": 1.5}
 
 
-def made(size: int, built: Lexicon) -> list[Question]:
+def made(size: int, built: Lexicon) -> list[ExamQuestion]:
     """Questions about groups are hard, those about rivers easy."""
     chance = random.Random(4)
     found = []
@@ -32,7 +32,7 @@ def made(size: int, built: Lexicon) -> list[Question]:
             model: float(chance.random() < 1 / (1 + np.exp(ability - (1.5 if hard else -1.5))))
             for model, ability in ABILITIES.items()
         }
-        found.append(Question(text, "MMLU-Pro", features(text, built), np.zeros(96, np.float32), missed))
+        found.append(ExamQuestion(text, "MMLU-Pro", features(text, built), np.zeros(96, np.float32), missed))
     return found
 
 

@@ -109,5 +109,5 @@ def test_a_slope_is_the_one_with_which_the_truth_is_likeliest() -> None:
     chance = np.random.default_rng(3)
     right = chance.dirichlet(np.full(14, 0.3), 6000)
     truth = np.array([chance.choice(14, p=row) for row in right])
-    sure = domain.Answers(right, truth).scaled(2.0)
-    assert domain.slope([domain.Answers(sure, truth)]) == pytest.approx(0.5, abs=0.1)
+    sure = domain.FieldAnswers(right, truth).scaled(2.0)
+    assert domain.slope([domain.FieldAnswers(sure, truth)]) == pytest.approx(0.5, abs=0.1)
