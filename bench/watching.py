@@ -2,8 +2,8 @@
 
 Three routers, each behind a real Envoy with its own rendered configuration, are started once and driven in turn,
 several rounds interleaved. The model is a server that sends the same streamed answer at once (`short`: 2 KB as sent;
-`long`: 2 KB of text in events of four characters), or an event each millisecond for the time to the first text. Ratios within
-one run are what counts.
+`long`: 2 KB of text in events of four characters), or an event each millisecond for the time to the first text. Ratios
+within one run are what counts.
 
     python -m bench.watching                 # some two minutes
     python -m bench.watching --seconds 2 --rounds 2

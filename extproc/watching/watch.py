@@ -169,6 +169,7 @@ class Watch:
         self._held = 0  # bytes in the queue
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, _Grown] = {}
+        self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
         self._todo: list[_Grown] = []  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
         self._raw = False  # nothing can be read any more, and it goes on all the same
@@ -287,16 +288,15 @@ class Watch:
             pieces.append(self._grow(Text((), {"": said}, "", False, True)))
         held = _Held(event, fields, pieces)
         self._put(held)
-        for grown in dict.fromkeys(piece.grown for piece in pieces):
-            self._look(grown)
+        for piece in pieces:
+            self._dirty[piece.grown] = None
         if not self._streamed:
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if closed:
             self._close(closed)
         if len(self._channels) > 1:
-            for grown in list(self._channels.values()):
-                self._look(grown)
+            self._dirty.update(dict.fromkeys(self._channels.values()))
         if () in closed:
             held.last = True
             self._ending = True
@@ -334,6 +334,8 @@ class Watch:
                 grown = self._channels.pop(key)
                 grown.ended = True
                 self._look(grown)
+                if self.over:
+                    return
 
     def _end(self) -> None:
         self._close([()])
@@ -444,7 +446,20 @@ class Watch:
 
     # What goes out
 
+    def _looked(self) -> None:
+        """Look at the texts that have grown: once, however many events have come together."""
+        dirty, self._dirty = self._dirty, {}
+        try:
+            for grown in dirty:
+                self._look(grown)
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+            self._lost([])
+            if not self.over:
+                self._let_go()
+
     def _released(self) -> bytes:
+        self._looked()
         if self._ending and not (self._settled or self._todo or self.over):
             self._guarded(self._settle)
         if not self.over:
