@@ -159,11 +159,10 @@ class Watch:
         self.error: Exception | None = None
         self._shape = shape
         self._judge = judge
-        self._streamed = streamed
         self._limit = limit
         self._json = json
-        self._course = shape.course()
-        self._events = Events(limit)
+        self._course = shape.course() if streamed else None
+        self._events: Events | None = Events(limit)  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
         self._queue: deque[_Held] = deque()
         self._held = 0  # bytes in the queue
@@ -172,9 +171,7 @@ class Watch:
         self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
         self._todo: list[_Grown] = []  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
-        self._raw = False  # nothing can be read any more, and it goes on all the same
-        self._open = True  # more may come
-        self._ending = False  # the last event of the answer has come
+        self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
 
     @property
@@ -185,13 +182,14 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or not (self._open or self._queue or self._todo)
+        return self.over or (self._ends == 2 and not (self._queue or self._todo))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
         if self.over:
             return b""
-        self._open = not end
+        if end:
+            self._ends = 2
         self._take(data, end)
         return self._released()
 
@@ -229,9 +227,9 @@ class Watch:
 
     def _take(self, data: bytes, end: bool) -> None:
         events: list[Event] = []
-        if self._raw:
+        if self._events is None:
             events = [Event(data, "", b"")] if data else []
-        elif self._streamed:
+        elif self._course is not None:
             try:
                 events = self._events.feed(data)
                 rest = self._events.end() if end else None
@@ -252,7 +250,7 @@ class Watch:
         if end and not self.over:
             self._guarded(self._end)
         if self._held > self._limit and not self.over:
-            if self._raw:  # whoever judges the rest does not get on
+            if self._events is None:  # whoever judges the rest does not get on
                 self._let_go()
             else:
                 self._lost([])
@@ -261,7 +259,7 @@ class Watch:
         for place, event in enumerate(events):
             if self.over:
                 return
-            if self._raw:
+            if self._events is None:
                 self._put(_Held(event, None, []))
                 continue
             before = len(self._queue)
@@ -290,7 +288,7 @@ class Watch:
         self._put(held)
         for piece in pieces:
             self._dirty[piece.grown] = None
-        if not self._streamed:
+        if self._course is None:
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if closed:
@@ -299,7 +297,7 @@ class Watch:
             self._dirty.update(dict.fromkeys(self._channels.values()))
         if () in closed:
             held.last = True
-            self._ending = True
+            self._ends = max(self._ends, 1)
 
     def _put(self, held: _Held) -> None:
         self._held += len(held.event.raw)
@@ -339,7 +337,6 @@ class Watch:
 
     def _end(self) -> None:
         self._close([()])
-        self._ending = True
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -410,7 +407,7 @@ class Watch:
         self._flush()
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
-        elif self._streamed:
+        elif self._course is not None:
             self._out.append(self._course.cut(verdict.message or ""))
         else:
             fields = next((held.fields for held in self._queue if held.fields is not None), {})
@@ -426,13 +423,15 @@ class Watch:
         if verdict.act in ("cut", "respond"):
             self._stop(verdict, True)
             return
-        self._raw = True
+        rest = b"".join(event.raw for event in events) + self._whole
+        if self._events is not None:
+            rest += self._events.rest()
+        self._events = None
         try:
             self._close([()])
         except Exception as error:  # noqa: BLE001 - nobody has asked for more
             self.error = error
             self._let_go()
-        rest = b"".join(event.raw for event in events) + self._events.rest() + self._whole
         self._whole = bytearray()
         if rest and not self.over:
             self._put(_Held(Event(rest, "", b""), None, []))
@@ -460,7 +459,7 @@ class Watch:
 
     def _released(self) -> bytes:
         self._looked()
-        if self._ending and not (self._settled or self._todo or self.over):
+        if self._ends and not (self._settled or self._todo or self.over):
             self._guarded(self._settle)
         if not self.over:
             self._guarded(self._flush)
@@ -481,7 +480,7 @@ class Watch:
             self._held -= len(held.event.raw)
             self._out.append(self._written(held))
             self.begun = True
-            if held.fields is not None and self._streamed:
+            if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
 
     def _known(self, held: _Held) -> bool:
@@ -494,7 +493,7 @@ class Watch:
         for held in self._queue:
             if not self._known(held):
                 return False
-            if held.pieces or self._raw:
+            if held.pieces or self._events is None:
                 return True
         return self._settled
 
@@ -523,7 +522,7 @@ class Watch:
             changed = True
         if not changed:
             return event.raw
-        if not self._streamed:
+        if self._course is None:
             return orjson.dumps(fields)
         name = event.name if _NAME.fullmatch(event.name) else ""
         lead = other + b"\n" if other else b""
