@@ -159,21 +159,19 @@ class Watch:
         self.error: Exception | None = None
         self._shape = shape
         self._judge = judge
-        self._streamed = streamed
         self._limit = limit
         self._json = json
-        self._course = shape.course()
-        self._events = Events(limit)
+        self._course = shape.course() if streamed else None
+        self._events: Events | None = Events(limit)  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
         self._queue: deque[_HeldEvent] = deque()
         self._held = 0  # bytes in the queue
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, _Grown] = {}
+        self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
         self._todo: list[_Grown] = []  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
-        self._raw = False  # nothing can be read any more, and it goes on all the same
-        self._open = True  # more may come
-        self._ending = False  # the last event of the answer has come
+        self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
 
     @property
@@ -184,13 +182,14 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or not (self._open or self._queue or self._todo)
+        return self.over or (self._ends == 2 and not (self._queue or self._todo))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
         if self.over:
             return b""
-        self._open = not end
+        if end:
+            self._ends = 2
         self._take(data, end)
         return self._released()
 
@@ -228,9 +227,9 @@ class Watch:
 
     def _take(self, data: bytes, end: bool) -> None:
         events: list[Event] = []
-        if self._raw:
+        if self._events is None:
             events = [Event(data, "", b"")] if data else []
-        elif self._streamed:
+        elif self._course is not None:
             try:
                 events = self._events.feed(data)
                 rest = self._events.end() if end else None
@@ -251,7 +250,7 @@ class Watch:
         if end and not self.over:
             self._guarded(self._end)
         if self._held > self._limit and not self.over:
-            if self._raw:  # whoever judges the rest does not get on
+            if self._events is None:  # whoever judges the rest does not get on
                 self._let_go()
             else:
                 self._lost([])
@@ -260,7 +259,7 @@ class Watch:
         for place, event in enumerate(events):
             if self.over:
                 return
-            if self._raw:
+            if self._events is None:
                 self._put(_HeldEvent(event, None, []))
                 continue
             before = len(self._queue)
@@ -287,19 +286,18 @@ class Watch:
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
         held = _HeldEvent(event, fields, pieces)
         self._put(held)
-        for grown in dict.fromkeys(piece.grown for piece in pieces):
-            self._look(grown)
-        if not self._streamed:
+        for piece in pieces:
+            self._dirty[piece.grown] = None
+        if self._course is None:
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if closed:
             self._close(closed)
         if len(self._channels) > 1:
-            for grown in list(self._channels.values()):
-                self._look(grown)
+            self._dirty.update(dict.fromkeys(self._channels.values()))
         if () in closed:
             held.last = True
-            self._ending = True
+            self._ends = max(self._ends, 1)
 
     def _put(self, held: _HeldEvent) -> None:
         self._held += len(held.event.raw)
@@ -334,10 +332,11 @@ class Watch:
                 grown = self._channels.pop(key)
                 grown.ended = True
                 self._look(grown)
+                if self.over:
+                    return
 
     def _end(self) -> None:
         self._close([()])
-        self._ending = True
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -408,7 +407,7 @@ class Watch:
         self._flush()
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
-        elif self._streamed:
+        elif self._course is not None:
             self._out.append(self._course.cut(verdict.message or ""))
         else:
             fields = next((held.fields for held in self._queue if held.fields is not None), {})
@@ -424,13 +423,15 @@ class Watch:
         if verdict.act in ("cut", "respond"):
             self._stop(verdict, True)
             return
-        self._raw = True
+        rest = b"".join(event.raw for event in events) + self._whole
+        if self._events is not None:
+            rest += self._events.rest()
+        self._events = None
         try:
             self._close([()])
         except Exception as error:  # noqa: BLE001 - nobody has asked for more
             self.error = error
             self._let_go()
-        rest = b"".join(event.raw for event in events) + self._events.rest() + self._whole
         self._whole = bytearray()
         if rest and not self.over:
             self._put(_HeldEvent(Event(rest, "", b""), None, []))
@@ -444,8 +445,21 @@ class Watch:
 
     # What goes out
 
+    def _looked(self) -> None:
+        """Look at the texts that have grown: once, however many events have come together."""
+        dirty, self._dirty = self._dirty, {}
+        try:
+            for grown in dirty:
+                self._look(grown)
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+            self._lost([])
+            if not self.over:
+                self._let_go()
+
     def _released(self) -> bytes:
-        if self._ending and not (self._settled or self._todo or self.over):
+        self._looked()
+        if self._ends and not (self._settled or self._todo or self.over):
             self._guarded(self._settle)
         if not self.over:
             self._guarded(self._flush)
@@ -466,7 +480,7 @@ class Watch:
             self._held -= len(held.event.raw)
             self._out.append(self._written(held))
             self.begun = True
-            if held.fields is not None and self._streamed:
+            if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
 
     def _known(self, held: _HeldEvent) -> bool:
@@ -479,7 +493,7 @@ class Watch:
         for held in self._queue:
             if not self._known(held):
                 return False
-            if held.pieces or self._raw:
+            if held.pieces or self._events is None:
                 return True
         return self._settled
 
@@ -508,7 +522,7 @@ class Watch:
             changed = True
         if not changed:
             return event.raw
-        if not self._streamed:
+        if self._course is None:
             return orjson.dumps(fields)
         name = event.name if _NAME.fullmatch(event.name) else ""
         lead = other + b"\n" if other else b""
