@@ -28,7 +28,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--answer",
         metavar="FILE",
-        help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it",
+        help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it; "
+        "`-` reads standard input",
     )
     parser.add_argument("--all", action="store_true", help="read every signal, also those that no decision needs")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: text")
@@ -40,8 +41,11 @@ def run(args: argparse.Namespace) -> int:
     from config.load import load
     from decisions import explain
 
-    given = None if args.answer is None else Path(args.answer).read_bytes()
-    body = sys.stdin.buffer.read() if args.request == "-" else Path(args.request).read_bytes()
+    if args.request == args.answer == "-":
+        print("pointsman explain: only one of REQUEST.json and --answer can be standard input", file=sys.stderr)
+        return 2
+    given = None if args.answer is None else _read(args.answer)
+    body = _read(args.request)
     engine = build(load(args.policy))
     if given is not None and given.lstrip().startswith((b"data:", b"event:")):
         message = "is read as plain text, and looks like a stream; give the answer as its API gives it without `stream`"
@@ -63,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
     finally:
         engine.close()
     return 0
+
+
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
 async def _decided(engine: Any, call: Any, everything: bool, given: bytes | None) -> tuple[Any, Any]:

@@ -94,6 +94,14 @@ def test_explain_says_what_becomes_of_an_answer(
     assert shown.get("status") == (451 if action == "respond" else None)
 
 
+def test_explain_reads_an_answer_from_standard_input(run: Run, policy: Path, body: Path) -> None:
+    ran = run("explain", policy, body, "--answer", "-", stdin=f"pay {CARD}".encode())
+    assert ran.out.endswith("answer    mask by hide\n  pay [card]\n")
+    ran = run("explain", policy, "-", "--answer", "-")
+    assert ran.status == 2
+    assert "only one of REQUEST.json and --answer" in ran.err
+
+
 def test_explain_says_which_signals_only_the_answer_needs(run: Run, policy: Path, body: Path) -> None:
     policy.write_text(POLICY.replace("{name: premium, when: gold, route: large}", "{name: all, route: large}"))
     assert "signals read for the answer only: gold" in run("explain", policy, body).out
