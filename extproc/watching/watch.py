@@ -30,6 +30,10 @@ _STEPS: Final = 8
 _DONE: Final = b"[DONE]"
 _NAME: Final = re.compile("[a-z_.]{0,64}")
 """Names of events; they cannot tell a reader anything."""
+_UNESCAPED: Final = re.compile(rb'[^"\\\x00-\x1f]+')
+_PROBE: Final = "\u2603"
+_TRIES: Final = 8
+"""In some APIs every event has a number, and no two are alike."""
 _REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"|token_ids|"audio"')
 """Whether `AnswerShape.forget` may have something to do."""
 
@@ -131,15 +135,86 @@ class _Piece:
 
 
 class _HeldEvent:
-    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it."""
+    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it.
+    `alike`: it is like one before it but for its only text, and was not taken apart."""
 
-    __slots__ = ("event", "fields", "last", "pieces")
+    __slots__ = ("alike", "event", "fields", "last", "pieces")
 
-    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece]) -> None:
+    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], alike: bool = False) -> None:
         self.event = event
         self.fields = fields
         self.pieces = pieces
+        self.alike = alike
         self.last = False
+
+
+class _Alike:
+    """An event with one text. The next ones mostly differ from it in that text alone, and need not be taken apart."""
+
+    __slots__ = ("after", "before", "name", "text")
+
+    def __init__(self, before: bytes, after: bytes, name: str, text: AnswerText) -> None:
+        self.before = before  # what stands before the text, and after it
+        self.after = after
+        self.name = name
+        self.text = text
+
+    def said(self, event: Event) -> str | None:
+        """The text of such an event; None where it is another, or has an escape. Raises ValueError when it is no
+        UTF-8."""
+        data, before, after = event.data, self.before, self.after
+        if event.other or event.name != self.name or not (data.startswith(before) and data.endswith(after)):
+            return None
+        if len(data) <= len(before) + len(after):
+            return None
+        said = data[len(before) : len(data) - len(after)]
+        return said.decode() if _UNESCAPED.fullmatch(said) else None
+
+
+class _TextFinder:
+    """Finds the texts of one answer's events; those that are like one before are not taken apart."""
+
+    __slots__ = ("_json", "_known", "_shape", "_tries")
+
+    def __init__(self, shape: AnswerShape, json: bool) -> None:
+        self._shape = shape
+        self._json = json
+        self._known: _Alike | None = None
+        self._tries = 0  # events that might have been the first of several alike, and were not
+
+    def texts(self, fields: dict[str, Any]) -> list[AnswerText]:
+        return self._shape.texts(fields, self._json)
+
+    def alike(self, event: Event) -> tuple[AnswerText, str] | None:
+        """What the only text of `event` is, and the text of the event that it is like; None where there is none."""
+        known = self._known
+        if known is None or (said := known.said(event)) is None:
+            return None
+        self._tries = 0
+        return known.text, said
+
+    def learn(self, event: Event, text: AnswerText) -> None:
+        """`event` has only this text, and nothing ends with it: the next ones may be like it."""
+        if self._tries < _TRIES:
+            self._tries += 1
+            self._known = self._likeness(event, text) or self._known
+
+    def _likeness(self, event: Event, text: AnswerText) -> _Alike | None:
+        """What events have in common with this one, whose only text is `text`; None where that is not plain to see."""
+        said: str = text.holder[text.key]
+        before, quoted, after = event.data.partition(b'"%b"' % said.encode())
+        if not said or text.whole or not quoted or event.other:
+            return None
+        before, after = before + b'"', b'"' + after
+        try:  # the same letters may be a key, or another string, whose place is none that is shown
+            probed = self.texts(orjson.loads(before + _PROBE.encode() + after))
+        except ValueError:
+            return None
+        if [(one.channel, one.code, one.whole, one.holder[one.key]) for one in probed] != [
+            (text.channel, text.code, False, _PROBE)
+        ]:
+            return None
+        return _Alike(before, after, event.name, text)
 
 
 class Watch:
@@ -160,7 +235,7 @@ class Watch:
         self._shape = shape
         self._judge = judge
         self._limit = limit
-        self._json = json
+        self._finder = _TextFinder(shape, json)
         self._course = shape.course() if streamed else None
         self._events: Events | None = Events(limit)  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
@@ -273,38 +348,52 @@ class Watch:
 
     def _read(self, event: Event) -> None:
         """Take one event apart. Raises ValueError when it is none of this API's."""
+        if (known := self._finder.alike(event)) is not None:
+            piece = self._grow(*known)
+            self._put(_HeldEvent(event, None, [piece], True))
+            self._touch((piece,))
+            return
         pieces: list[_Piece] = []
         fields: dict[str, Any] | None = None
         if event.data and event.data != _DONE:
             fields = orjson.loads(event.data)
             if type(fields) is not dict:
                 raise ValueError("an event of the answer is no object")
-            for text in self._shape.texts(fields, self._json):
+            for text in self._finder.texts(fields):
                 pieces.append(self._grow(text))
         if event.other or (event.name and not _NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
         held = _HeldEvent(event, fields, pieces)
         self._put(held)
-        for piece in pieces:
-            self._dirty[piece.grown] = None
         if self._course is None:
+            self._touch(pieces)
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if closed:
             self._close(closed)
-        if len(self._channels) > 1:
-            self._dirty.update(dict.fromkeys(self._channels.values()))
+        self._touch(pieces)
         if () in closed:
             held.last = True
             self._ends = max(self._ends, 1)
+        if len(pieces) == 1 and not closed and fields is not None:
+            self._finder.learn(event, pieces[0].text)
+
+    def _touch(self, pieces: Iterable[_Piece]) -> None:
+        """These have come: their texts, and others that they stand behind, are to be looked at."""
+        for piece in pieces:
+            self._dirty[piece.grown] = None
+        if len(self._channels) > 1:
+            self._dirty.update(dict.fromkeys(self._channels.values()))
 
     def _put(self, held: _HeldEvent) -> None:
         self._held += len(held.event.raw)
         self._queue.append(held)
 
-    def _grow(self, text: AnswerText) -> _Piece:
-        said: str = text.holder[text.key]
+    def _grow(self, text: AnswerText, said: str | None = None) -> _Piece:
+        """Add a text to its channel; `said`: what it is in an event that is like the one that `text` is of."""
+        if said is None:
+            said = text.holder[text.key]
         if text.whole:
             grown = _Grown(text.channel, text.code, True)
         else:
@@ -506,9 +595,12 @@ class Watch:
             grown = piece.grown
             if grown.masks:
                 shown = grown.shown(piece.start, piece.end)
-                text = piece.text
-                if shown != text.holder[text.key]:
+                if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
                     changed = True
+                    if held.alike:
+                        fields = orjson.loads(event.data)
+                        (piece.text,) = self._finder.texts(fields)
+                    text = piece.text
                     if text.channel:
                         text.holder[text.key] = shown
                     else:
@@ -517,7 +609,8 @@ class Watch:
             grown.forget(self._judge.window)
         if changed:
             self._changed = True
-        if fields is not None and self._changed and (changed or _REPEATS.search(event.data)):
+        if self._changed and (changed or _REPEATS.search(event.data)) and (fields is not None or held.alike):
+            fields = orjson.loads(event.data) if fields is None else fields
             self._shape.forget(fields)
             changed = True
         if not changed:
