@@ -28,7 +28,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--answer",
         metavar="FILE",
-        help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it",
+        help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it; "
+        "`-` reads standard input",
     )
     parser.add_argument("--all", action="store_true", help="read every signal, also those that no decision needs")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: text")
@@ -40,9 +41,15 @@ def run(args: argparse.Namespace) -> int:
     from config.load import load
     from decisions import explain
 
-    given = None if args.answer is None else Path(args.answer).read_bytes()
-    body = sys.stdin.buffer.read() if args.request == "-" else Path(args.request).read_bytes()
+    if args.request == args.answer == "-":
+        print("pointsman explain: only one of REQUEST.json and --answer can be standard input", file=sys.stderr)
+        return 2
+    given = None if args.answer is None else _read(args.answer)
+    body = _read(args.request)
     engine = build(load(args.policy))
+    if given is not None and given.lstrip().startswith((b"data:", b"event:")):
+        message = "is read as plain text, and looks like a stream; give the answer as its API gives it without `stream`"
+        print(f"pointsman explain: {args.answer} {message}", file=sys.stderr)
     try:
         call = RecordedCall(body, dict(args.header), args.path)
         trace, after = asyncio.run(_decided(engine, call, args.all, given))
@@ -60,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
     finally:
         engine.close()
     return 0
+
+
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
 async def _decided(engine: Any, call: Any, everything: bool, given: bytes | None) -> tuple[Any, Any]:
@@ -122,8 +133,11 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         for name in others:
             yield f"  {name}: {explain.reading_text(trace.readings[name], trace.timings.get(name))}"
     unread = [name for name in engine.asked if name not in trace.readings]
-    if unread:
-        yield f"\nsignals not read: {', '.join(unread)} (the outcome did not hang on them)"
+    later = () if engine.watched is None else (*engine.watched.asked, *engine.watched.mixed)
+    if needless := [name for name in unread if name not in later]:
+        yield f"\nsignals not read: {', '.join(needless)} (the outcome did not hang on them)"
+    if waiting := [name for name in unread if name in later]:
+        yield f"\nsignals read for the answer only: {', '.join(waiting)}"
     path = None if decision.action == "respond" else call.sent(decision.model)
     more = () if path is None else ((":path", path),)
     yield from _section("request headers set", (*request_headers(decision), *more))

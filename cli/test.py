@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(results: Sequence[CaseResult], coverage: Sequence[str]) -> str:
     failed = sum(bool(result.differences) for result in results)
-    count = f"{len(results)} cases: {len(results) - failed} passed, {failed} failed"
+    cases = "1 case" if len(results) == 1 else f"{len(results)} cases"
+    count = f"{cases}: {len(results) - failed} passed, {failed} failed"
     return "\n".join([*(result.text() for result in results), count, *coverage])
 
 
@@ -140,8 +141,8 @@ def gate(engine: Engine, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed, `answer` what
-    became of the answer of one that has any."""
+    """How one case went; no `differences` when it passed. `drawn` is the rule tree of a case that failed, and what
+    became of its answer; `answer` is the latter for every case that has any."""
 
     case: Case
     place: str
@@ -243,6 +244,8 @@ async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
         after = await answered(engine, call, trace, case.answer)
         differences += answer_mismatches(case.expect.answer, None if after is None else after.as_object())
     drawn = _drawn(engine, call, trace) if differences else ""
+    if differences and after is not None:
+        drawn = "\n".join([drawn, *after.lines()]).lstrip("\n")
     return CaseResult(case, place, trace, differences, drawn, after)
 
 

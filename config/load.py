@@ -318,7 +318,7 @@ class _Checker:
                 others = " and ".join(action for action in ACTIONS if action != "respond")
                 message = f"sticky goes with {others}: a guard looks at every request"
                 self._document.report((*path, "sticky"), "P104", message, at_key=True)
-            if entry.get("cache") is not None:
+            if entry.get("on") != "answer" and entry.get("cache") is not None:
                 self._cached(entry["cache"], actions, path)
             if entry.get("on") != "answer" and entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
@@ -354,12 +354,16 @@ class _Checker:
         """What a decision on the answer must have, and cannot have."""
         report = self._document.report
         given = [key for key in ANSWERS if key in entry]
-        for key in ("set", "sticky", "override", "cache", *(key for key in ACTIONS if key not in ANSWERS)):
+        others = [key for key in ACTIONS if key not in ANSWERS and entry.get(key) is not None]
+        for key in others:
+            message = f"{key} is about requests: a decision on the answer has exactly one of {', '.join(ANSWERS)}"
+            report((*path, key), "P104", message, at_key=True)
+        for key in ("set", "sticky", "override", "cache"):
             if entry.get(key) not in (None, False):
-                others = ", ".join(ANSWERS)
-                message = f"{key} is about requests: a decision on the answer has exactly one of {others}"
+                message = f"{key} is about requests: a decision on the answer cannot have it"
                 report((*path, key), "P104", message, at_key=True)
-                return
+        if others:
+            return  # one of them was meant to be what the decision does
         if len(given) != 1:
             report(path, "P106", f"a decision on the answer has exactly one of {', '.join(ANSWERS)}")
         elif entry[given[0]] is None:

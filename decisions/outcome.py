@@ -57,7 +57,7 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
     if outcome.acted:
         answer["decision"], answer["action"] = outcome.acted[0]
         if len(outcome.acted) > 1:
-            answer["acted"] = [list(one) for one in outcome.acted]
+            answer["acted"] = [{"decision": name, "action": action} for name, action in outcome.acted]
     chosen, model = outcome.trace.decision.model, outcome.model
     found = trace_object(outcome.trace)
     found["model"] = None if model is None else model.key

@@ -52,6 +52,7 @@ LINE_KEYS: Final = frozenset(
         "choice",
         "chosen",
         "tenant",
+        "cache",
         "answer",
         "content_error",
     )

@@ -94,6 +94,27 @@ def test_explain_says_what_becomes_of_an_answer(
     assert shown.get("status") == (451 if action == "respond" else None)
 
 
+def test_explain_reads_an_answer_from_standard_input(run: Run, policy: Path, body: Path) -> None:
+    ran = run("explain", policy, body, "--answer", "-", stdin=f"pay {CARD}".encode())
+    assert ran.out.endswith("answer    mask by hide\n  pay [card]\n")
+    ran = run("explain", policy, "-", "--answer", "-")
+    assert ran.status == 2
+    assert "only one of REQUEST.json and --answer" in ran.err
+
+
+def test_explain_says_which_signals_only_the_answer_needs(run: Run, policy: Path, body: Path) -> None:
+    policy.write_text(POLICY.replace("{name: premium, when: gold, route: large}", "{name: all, route: large}"))
+    assert "signals read for the answer only: gold" in run("explain", policy, body).out
+
+
+@pytest.mark.parametrize(("answer", "warned"), [("data: {}\n\ndata: [DONE]\n", True), ("the data: 3", False)])
+def test_explain_warns_of_a_stream_for_an_answer(run: Run, policy: Path, body: Path, answer: str, warned: bool) -> None:
+    path = body.with_name("answer")
+    path.write_text(answer)
+    ran = run("explain", policy, body, "--answer", path)
+    assert (ran.status, "looks like a stream" in ran.err) == (0, warned)
+
+
 def test_arguments_of_tools_are_read_without_their_escapes_and_stay_json(run: Run, policy: Path, body: Path) -> None:
     hidden = json.dumps({"card": CARD, "n": 1}).replace("4111", "\\u0034111", 1)
     shown = explained(run, policy, body, completion("done", hidden))
@@ -207,6 +228,8 @@ def test_a_case_that_fails(run: Run, policy: Path) -> None:
         "answer action: expected 'mask', got 'pass'",
         "answer status: expected 403, got none",
         "answer text: expected 'other', got 'harmless'",
+        "answer    pass",
+        "  harmless",
         "answer: no model is asked, so that nothing is answered",
     ):
         assert f"      {line}\n" in ran.out, line

@@ -49,6 +49,11 @@ def test_what_a_policy_says_is_what_the_engine_gets() -> None:
     assert [clause.name for clause in policy.clauses] == ["route"]
 
 
+def test_everything_that_is_about_requests_is_named_at_once() -> None:
+    found = problems("name: a, on: answer, when: leak, set: {system: x}, sticky: session, cache: {}, route: small")
+    assert [one.split()[1] for one in found] == ["set", "sticky", "cache", "route"]
+
+
 @pytest.mark.parametrize(
     ("decision", "message"),
     [

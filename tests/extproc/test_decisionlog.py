@@ -11,6 +11,9 @@ import pytest
 from cli.main import main
 from config.build import build
 from config.load import parse
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.outcome import Outcome
 from extproc.body import parse as parse_request
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.paths import Target
@@ -77,6 +80,29 @@ def test_replay_reads_a_log_with_content_back(tmp_path, decided, capsys):
     assert main(["replay", str(policy), str(path)]) == 0
     replayed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["decision"] for line in replayed] == ["gold"] * 3
+
+
+def test_replay_knows_whatever_a_line_may_have(tmp_path, decided, capsys):
+    path, policy = tmp_path / "log.jsonl", tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    trace, request = decided
+    other = Model("other", "other")
+    trace = trace._replace(
+        observed=("guard",),
+        kept=True,
+        lacking={"small": ["vision"]},
+        choice=Choice(other, "its share", 1.0, "weighted"),
+    )
+    full = Outcome(
+        trace, other, 9, 200, 1.0, 2.0, 1, 1, 1.0, 1, 1, 1.0, "acme", 1, "hit", (("a", "mask"), ("b", "cut"))
+    )
+    log = DecisionLog(LogOptions(str(path), content=True))
+    log.record(full, request)
+    log.close()
+    (line,) = lines(path)
+    assert {"tenant", "cache", "answer", "chosen", "observed", "kept", "lacking", "choice"} <= set(line)
+    assert main(["replay", str(policy), str(path)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_choice_of_models_is_logged_and_decided_again(tmp_path, capsys):

@@ -302,6 +302,8 @@ async def test_meter_on_counts_tokens_money_and_savings():
     assert metrics["pointsman_saved_total", ""] == pytest.approx(outcome.reference - outcome.money)
     assert as_object(outcome)["answer"]["reference_cost"] == outcome.reference
     assert as_object(outcome)["tenant"] == "acme "
+    acted = as_object(outcome._replace(acted=(("hide", "mask"), ("stop", "cut"))))["answer"]["acted"]
+    assert acted == [{"decision": "hide", "action": "mask"}, {"decision": "stop", "action": "cut"}]
 
 
 @pytest.mark.parametrize("prompt", [None, 0, 10])
