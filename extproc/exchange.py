@@ -562,8 +562,9 @@ class Exchange:
             self._refuse(refusal)
 
     def _begin(self, work: Coroutine[Any, Any, None], size: int) -> None:
-        """Go on in a task; a body of `size` bytes is held as long."""
-        if not self._hold(max(0, size - len(self._body))):
+        """Go on in a task; a body of `size` bytes is held as long. What is counted of it already is not counted again:
+        a request may be decided in one task, and its kept answer be looked for in the next."""
+        if not self._hold(max(0, size - self._context.bodies.size(self))):
             work.close()
             self._refuse(_full())
             return

@@ -13,6 +13,7 @@ import pytest
 from config.build import build
 from config.load import parse
 from config.resources import Resources
+from extproc.exchange import APART
 from extproc.keeping import keeper as keeping
 from extproc.keeping.key import scope_of
 from extproc.meter import Meter
@@ -300,6 +301,22 @@ async def test_who_waits_goes_itself(fails: str, monkeypatch: pytest.MonkeyPatch
     if fails == "it takes too long":
         first.exchange.closed()
     assert not service.keeper._flights
+
+
+@pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
+async def test_a_body_that_is_read_in_a_thread_is_counted_once(mode: Any) -> None:
+    service = world()
+    long = body(messages=[{"role": "user", "content": "word " * 80_000}])
+    assert len(long) > APART
+    first = await ask(service, long)
+    other = Envoy(service, mode, response_body_mode=STREAMED)
+    other.request(long, **ACME)
+    await asyncio.sleep(0.2)  # it waits for the answer of the first one, which is held as well
+    assert service.bodies.total == 2 * len(long)
+    other.exchange.closed()
+    first.exchange.closed()
+    await asyncio.sleep(0)
+    assert service.bodies.total == 0
 
 
 async def test_a_waiting_client_that_leaves_frees_everything() -> None:
