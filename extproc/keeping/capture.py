@@ -14,14 +14,14 @@ from extproc.watching.shape import Assembly, dicts
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events
 
-_ENDS: Final = {
+ENDS: Final = {
     "chat": frozenset(("stop", "tool_calls", "function_call")),
     "completions": frozenset(("stop",)),
     "messages": frozenset(("end_turn", "tool_use", "stop_sequence")),
     "responses": frozenset(("completed",)),
 }
-"""Why a model ends an answer of its own accord, in the words of each API. A limit of tokens, a filter or a pause leaves
-a part of an answer."""
+"""Why a model ends an answer of its own accord, in the words of each API; answers of other APIs are not kept. A limit
+of tokens, a filter or a pause leaves a part of an answer."""
 
 _CLOSED_BY_DONE: Final = frozenset(("chat", "completions"))
 """APIs whose streams end with `[DONE]`; without it a choice may have gone missing."""
@@ -29,7 +29,7 @@ _CLOSED_BY_DONE: Final = frozenset(("chat", "completions"))
 
 def ended(api: str, final: dict[str, Any]) -> bool:
     """Whether `final`, an answer of the API of this name, was ended by the model itself."""
-    ends = _ENDS[api]
+    ends = ENDS[api]
     if final.get("error") is not None:
         return False
     if api == "messages":

@@ -22,7 +22,8 @@ from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
 from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
-from extproc.watching.shapes import SHAPES
+from extproc.watching.shapes import SHAPES, asks_json
+from extproc.watching.watch import LIMIT, Watch
 from extproc.wire import Pairs
 from signals.request import Request
 from upstream import usage
@@ -193,14 +194,13 @@ class Keeping:
         if judge is None:
             return True
         deadline = time.monotonic() + self._engine.settings.deadline
-        for text in SHAPES[self._request.api].texts(orjson.loads(kept.body)):
-            said = text.holder[text.key]
-            verdict = judge.judge(text.channel, said, True)
-            if verdict is None:
-                verdict = await judge.read(text.channel, said, True, deadline)
-            if verdict.act != "pass" or judge.acted:
-                return False
-        return judge.end().act == "pass" and not judge.acted
+        request = self._request
+        limit = max(LIMIT, len(kept.body))
+        watch = Watch(SHAPES[request.api], judge, False, limit, asks_json(request.fields))
+        shown = watch.feed(kept.body, True)
+        while watch.waiting:
+            shown += await watch.judged(deadline)
+        return shown == kept.body and not judge.acted
 
     # Answering
 

@@ -364,6 +364,22 @@ async def test_a_hit_is_judged_by_the_policy_in_force() -> None:
     assert given(await ask(service, body())) is not None
 
 
+@pytest.mark.parametrize("hidden", ["4111 1111 1111 1111", "\\u0034111 1111 1111 1111"])
+async def test_a_hit_is_judged_as_an_answer_that_comes(hidden: str) -> None:
+    """With the escapes in the arguments of its tools decoded."""
+    guarded = POLICY.replace("signals: {", "signals: {leak: {pii: {in: answer, types: [card]}}, ").replace(
+        "settings:", "  - {name: leak, on: answer, when: leak, mask: {}}\nsettings:"
+    )
+    call = {"id": "t-1", "type": "function", "function": {"name": "pay", "arguments": f'{{"to": "{hidden}"}}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    service = world()
+    assert answer(await ask(service, body()), orjson.dumps({**ANSWERS["chat"], "choices": [choice]})) == "miss"
+    assert given(await ask(service, body())) is not None
+    service.engine = world(guarded).engine
+    assert given(await ask(service, body())) is None
+
+
 async def test_answers_are_dropped_by_decision_and_scope() -> None:
     service = world()
     engine, keeper = service.engine, service.keeper
