@@ -481,10 +481,15 @@ class Exchange:
                 self._watched(reply, message.body if given is None else given, message.end)
             else:
                 self._echo(message, head.response_mode, given)
-        elif reply is not None and reply.watch is not None:
-            reply.trailers = True
-            self._watched(reply, b"", True)
         else:
+            rest = b"" if reply is None else reply.rest()
+            if reply is not None and reply.watch is not None:
+                reply.trailers = True
+                self._watched(reply, rest, True)
+                return
+            if rest and head.response_mode == Mode.FULL_DUPLEX_STREAMED:  # elsewhere a body is given only for a body
+                for chunk in wire.chunks(Kind.RESPONSE_BODY, rest, False):
+                    self._stream.send(chunk)
             self._stream.send(wire.trailers(message.kind))
 
     def _watched(self, reply: Reply, data: bytes, end: bool) -> None:

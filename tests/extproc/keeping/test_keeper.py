@@ -263,6 +263,16 @@ async def test_neither_errors_nor_coded_nor_broken_streams_nor_other_models_answ
     assert given(await ask(service, hard)) is None
 
 
+async def test_an_answer_that_ends_with_trailers_is_kept() -> None:
+    service = world()
+    envoy = await ask(service, body())
+    envoy.response(200, content_type="application/json")
+    envoy.say(response_body=ext_proc.HttpBody(body=orjson.dumps(ANSWERS["chat"])))
+    envoy.say(response_trailers=ext_proc.HttpTrailers())
+    envoy.exchange.closed()
+    assert given(await ask(service, body())) is not None
+
+
 async def test_equal_requests_at_the_same_time_ask_the_model_once() -> None:
     service = world()
     first = await ask(service, body(), mode=DUPLEX)
