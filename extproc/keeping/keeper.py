@@ -23,7 +23,7 @@ from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
 from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
 from extproc.watching.shapes import SHAPES, asks_json
-from extproc.watching.watch import LIMIT, Watch
+from extproc.watching.watch import Watch
 from extproc.wire import Pairs
 from signals.request import Request
 from upstream import usage
@@ -195,8 +195,7 @@ class Keeping:
             return True
         deadline = time.monotonic() + self._engine.settings.deadline
         request = self._request
-        limit = max(LIMIT, len(kept.body))
-        watch = Watch(SHAPES[request.api], judge, False, limit, asks_json(request.fields))
+        watch = Watch(SHAPES[request.api], judge, False, json=asks_json(request.fields))
         shown = watch.feed(kept.body, True)
         while watch.waiting:
             shown += await watch.judged(deadline)
