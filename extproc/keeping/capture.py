@@ -41,7 +41,8 @@ def ended(api: str, final: dict[str, Any]) -> bool:
 
 
 class Capture:
-    """Gathers the answer of the API `api`, of at most `limit` bytes; `streamed` tells in which form it comes."""
+    """Gathers the answer of the API `api`, of at most `limit` bytes; `streamed` tells in which form it comes. `lost`:
+    it is not to be kept, whatever comes."""
 
     def __init__(self, api: str, streamed: bool, limit: int) -> None:
         self._api = api
@@ -49,12 +50,12 @@ class Capture:
         self._whole = bytearray()
         self._events: Events | None = Events(limit) if streamed else None
         self._assembly: Assembly = SHAPES[api].assembly(limit)
-        self._lost = False
+        self.lost = False
         self._closed = api not in _CLOSED_BY_DONE or not streamed
 
     def take(self, data: bytes) -> None:
         """The next piece."""
-        if self._lost or not data:
+        if self.lost or not data:
             return
         if self._events is None:
             self._whole += data
@@ -68,7 +69,7 @@ class Capture:
 
     def end(self) -> bytes | None:
         """The whole answer has come: the JSON text of its object, or None where it is not to be kept."""
-        if self._lost:
+        if self.lost:
             return None
         try:
             if self._events is None:
@@ -96,5 +97,5 @@ class Capture:
                 self._assembly.add(fields)
 
     def _lose(self) -> None:
-        self._lost = True
+        self.lost = True
         self._whole = bytearray()

@@ -223,14 +223,14 @@ class Keeping:
     def begin(self, status: int, kind: str, coded: bool, model: Model | None) -> None:
         """The head of the model's answer has come: its `status`, its content type `kind`, whether it is `coded`, and
         the `model` that answers."""
-        chosen = self._trace.decision.model
-        if self._place is None or self._kept is not None or status != 200 or coded:
-            return
-        if self._trace.decision.writer is None and model is not chosen:  # another has answered in the model's place
-            return
-        streamed = kind.lower().startswith(EVENTS)
-        if streamed or kind.lower().startswith(JSON):
+        decision, kind = self._trace.decision, kind.lower()
+        streamed = kind.startswith(EVENTS)
+        its_own = decision.writer is not None or model is decision.model  # no other has answered in the model's place
+        readable = status == 200 and not coded and (streamed or kind.startswith(JSON))
+        if self._place is not None and self._kept is None and its_own and readable:
             self._capture = Capture(self._request.api, streamed, self._engine.settings.cache.answer)
+        else:
+            self.end()
 
     def take(self, data: bytes, end: bool) -> None:
         """A piece of the answer, as the model sent it; `end`: the last one."""
@@ -238,18 +238,19 @@ class Keeping:
         if capture is None:
             return
         capture.take(data)
-        if end:
-            self._capture = None
-            body = capture.end()
-            if body is not None:
-                self._keep(KeptAnswer(body, time.time()))
+        if not (end or capture.lost):
+            return
+        body = capture.end()
+        if body is not None:
+            self._keep(KeptAnswer(body, time.time()))
+        self.end()
 
     def spoil(self) -> None:
         """The answer is not to be kept: a decision has acted on it."""
-        self._capture = None
+        self.end()
 
     def end(self) -> None:
-        """The exchange is over, or the request is answered otherwise: nobody waits for it any more."""
+        """No answer comes that is kept, or the exchange is over: nobody is to wait any longer."""
         self._capture = None
         if self._flight is not None and self._place is not None:
             self._keeper.land(self._place.key.digest, self._flight, None)

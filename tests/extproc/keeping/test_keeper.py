@@ -329,6 +329,25 @@ async def test_a_body_that_is_read_in_a_thread_is_counted_once(mode: Any) -> Non
     assert service.bodies.total == 0
 
 
+@pytest.mark.parametrize("known", ["at its head", "by its length", "by an error"])
+async def test_nobody_waits_for_the_end_of_an_answer_that_is_not_kept(known: str) -> None:
+    service = world(POLICY.replace("settings: {", "settings: {cache: {answer: 2KiB}, "))
+    first = await ask(service, body())
+    other = Envoy(service, DUPLEX, response_body_mode=STREAMED)
+    other.request(body(), **ACME)
+    await asyncio.sleep(0.005)
+    assert other.sent == []
+    kind = "text/event-stream" if known == "by an error" else "application/json"
+    first.response(500 if known == "at its head" else 200, content_type=kind)
+    if known != "at its head":
+        piece = event({"error": {"message": "no"}}) if known == "by an error" else b" " * 4096
+        first.say(response_body=ext_proc.HttpBody(body=piece))
+    await asyncio.wait_for(other.settled(), 1)
+    assert other.sent[0].request_headers is not None
+    first.exchange.closed()
+    assert not service.keeper._flights
+
+
 async def test_a_waiting_client_that_leaves_frees_everything() -> None:
     service = world()
     first = await ask(service, body())
