@@ -21,7 +21,7 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
-from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
+from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
 from extproc.watching.shapes import SHAPES, asks_json
 from extproc.watching.watch import Watch
 from extproc.wire import Pairs
@@ -34,8 +34,6 @@ WAIT_S: Final = 10.0
 """How long a request waits for the answer of an equal one."""
 BRIEF_S: Final = 0.5
 """The same where Envoy's timer runs meanwhile (every body mode but FULL_DUPLEX_STREAMED)."""
-LONG: Final = 64 * 1024
-"""Bytes of a body or an answer from which on they are worked on in a thread."""
 
 
 class Apart(Protocol):

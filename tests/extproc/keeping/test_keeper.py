@@ -14,8 +14,8 @@ from config.build import build
 from config.load import parse
 from config.resources import Resources
 from extproc.exchange import APART
-from extproc.keeping import keeper as keeping
 from extproc.keeping.key import scope_of
+from extproc.keeping.shelf import LONG
 from extproc.meter import Meter
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Events
@@ -435,7 +435,7 @@ async def test_an_observer_neither_takes_nor_leaves_answers() -> None:
 async def test_a_long_body_is_read_in_a_thread() -> None:
     service = world()
     long = body(messages=[{"role": "user", "content": "word " * 20_000}])
-    assert len(long) > keeping.LONG
+    assert len(long) > LONG
     envoy = await ask(service, long)
     assert answer(envoy, orjson.dumps(ANSWERS["chat"]), cut=1000) == "miss"
     assert given(await ask(service, long)) is not None
