@@ -33,7 +33,7 @@ from extproc.body import parse
 from extproc.chains import Chains, before
 from extproc.head import NO_HEAD, Head, number, too_large
 from extproc.jsonbody import count
-from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper
+from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper, Keeping
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.paths import Target
@@ -660,15 +660,14 @@ class Exchange:
             self._refuse(_refusal(decision, waits), trace)
             return
         if decision.cache is not None and not self._head.observing:
-            self._head.keeping = self._context.keeper.ask(self._engine, trace, request)
-            self._begin(self._kept(trace, request), len(request.body))
-            return
+            keeping = self._head.keeping = self._context.keeper.ask(self._engine, trace, request)
+            if keeping.result == "miss":
+                self._begin(self._kept(trace, request, keeping), len(request.body))
+                return
         self._forward(trace, request)
 
-    async def _kept(self, trace: Trace, request: Request) -> None:
+    async def _kept(self, trace: Trace, request: Request, keeping: Keeping) -> None:
         """Answer with what was kept, or else go on."""
-        keeping = self._head.keeping
-        assert keeping is not None
         try:
             try:
                 wait = WAIT_S if self._head.mode == Mode.FULL_DUPLEX_STREAMED else BRIEF_S

@@ -134,12 +134,10 @@ class Keeping:
 
     async def find(self, apart: Apart, wait: float = WAIT_S) -> tuple[str, bytes] | None:
         """The content type and the body of an answer that is kept, in the form that the client wants; None where the
-        model must be asked.
+        model must be asked. Only to be asked where the `result` is a miss so far.
 
         Waits at most `wait` seconds for an equal request. Never raises for what a client sends.
         """
-        if self.result != "miss":
-            return None
         request, engine, trace = self._request, self._engine, self._trace
         asker = who(engine, request, self._cache.scope)
         assert asker is not None
