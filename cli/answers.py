@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from cli.calls import RecordedCall, Unread
 from decisions.decision import Trace
 from decisions.engine import Engine
-from decisions.watching import Judge, Verdict
 from extproc.refusal import Refusal
-from extproc.watching.jsontext import decode
-from extproc.watching.shape import AnswerText
+from extproc.watching.shape import AnswerCourse, AnswerShape, AnswerText
 from extproc.watching.shapes import SHAPES, asks_json
+from extproc.watching.watch import Watch
 
 
 class Answered(NamedTuple):
@@ -53,6 +52,23 @@ class Answered(NamedTuple):
         yield from (f"  {line}" for line in self.text.splitlines())
 
 
+class _PlainText(AnswerShape):
+    """An answer of which nothing but the text is known: `{"text": …}`."""
+
+    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
+        return [AnswerText(("text",), fields, "text", whole=True)] if fields["text"] else []
+
+    def course(self, model: str = "") -> AnswerCourse:
+        return AnswerCourse()
+
+    def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
+        return {"text": message}
+
+
+_PLAIN: Final = _PlainText()
+_RANK: Final = ("respond", "cut", "mask", "flag", "observe")
+
+
 async def answered(engine: Engine, call: RecordedCall, trace: Trace, answer: object) -> Answered | None:
     """What `engine`, which has decided the call as in `trace`, makes of an answer: an object as the call's API gives
     it, or its bytes, or plain text. None where no model answers."""
@@ -65,33 +81,30 @@ async def answered(engine: Engine, call: RecordedCall, trace: Trace, answer: obj
     if isinstance(request, Unread) or request.api not in SHAPES:
         return None
     fields = _read(answer)
+    shape = SHAPES[request.api]
+    if isinstance(fields, str):
+        shape, fields = _PLAIN, {"text": fields}
     judge = engine.judge(trace, request)
-    texts: list[AnswerText] | None
-    try:
-        if isinstance(fields, str):
-            texts = [AnswerText((), [fields], 0, whole=True)]
-        else:
-            texts = SHAPES[request.api].texts(fields, asks_json(request.fields))
-    except ValueError:
-        texts = None
     if judge is None:
-        return Answered(None, "pass", None, _joined(texts or ()))
-    read = judge.reads
-    verdict = judge.unreadable() if texts is None else await _judged(judge, texts)
-    if verdict.act in ("cut", "respond"):
-        return Answered(verdict.clause, verdict.act, verdict.status, verdict.message or "", tuple(judge.acted), read)
-    ranked = sorted(judge.acted, key=lambda one: _RANK.index(one[1]))
-    name, action = ranked[0] if ranked else (None, "pass")
-    return Answered(name, action, None, _joined(texts or ()), tuple(judge.acted), read)
-
-
-_RANK = ("mask", "flag", "observe")
+        return Answered(None, "pass", None, _text(shape, fields))
+    watch = Watch(shape, judge, False, json=asks_json(request.fields))
+    shown = watch.feed(orjson.dumps(fields), True)
+    while watch.waiting:
+        shown += await watch.judged(float("inf"))
+    if watch.error is not None:
+        raise watch.error
+    acted, read = tuple(judge.acted), judge.reads
+    name, action = min(acted, key=lambda one: _RANK.index(one[1]), default=(None, "pass"))
+    instead = watch.responds
+    if instead is not None:
+        return Answered(name, action, instead.status, instead.message or "", acted, read)
+    return Answered(name, action, None, _text(shape, orjson.loads(shown)), acted, read)
 
 
 def _read(answer: object) -> str | dict[str, Any]:
-    found: Any
     if isinstance(answer, dict):
-        answer = orjson.dumps(answer)  # a copy, since masks are put into it
+        return answer
+    found: Any
     raw = answer if isinstance(answer, bytes) else str(answer).encode(errors="replace")
     try:
         found = orjson.loads(raw)
@@ -100,31 +113,9 @@ def _read(answer: object) -> str | dict[str, Any]:
     return found if isinstance(found, dict) else raw.decode(errors="replace")
 
 
-async def _judged(judge: Judge, texts: Sequence[AnswerText]) -> Verdict:
-    """The verdict on the whole; masks are put into the texts."""
-    for place, text in enumerate(texts):
-        raw: str = text.holder[text.key]
-        decoded = decode(raw) if text.code else None
-        shown = raw if decoded is None else decoded.text
-        verdict = judge.judge(place, shown, True)
-        if verdict is None:
-            verdict = await judge.read(place, shown, True, float("inf"))
-        if verdict.act in ("cut", "respond"):
-            return verdict
-        if verdict.spans:
-            edits = [(span.start, span.end, f"[{span.label}]") for span in verdict.spans]
-            text.holder[text.key] = _edited(raw, edits if decoded is None else decoded.edits(edits))
-    return judge.end()
-
-
-def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    parts: list[str] = []
-    at = 0
-    for start, end, new in edits:
-        parts += (text[at:start], new)
-        at = end
-    return "".join(parts) + text[at:]
-
-
-def _joined(texts: Sequence[AnswerText]) -> str:
-    return "\n".join([text.holder[text.key] for text in texts])
+def _text(shape: AnswerShape, fields: dict[str, Any]) -> str:
+    """What is read of an answer; '' where it is none of its API's."""
+    try:
+        return "\n".join([text.holder[text.key] for text in shape.texts(fields)])
+    except ValueError:
+        return ""

@@ -85,6 +85,11 @@ class Bodies:
         self._most = max(self._most, self.total)
         return True
 
+    def size(self, holder: Holder) -> int:
+        """The bytes that are counted for `holder`."""
+        held = self._held.get(holder)
+        return 0 if held is None else held.size
+
     def arrived(self, holder: Holder) -> None:
         """The whole body is there: it is held on, and its time no longer counts."""
         held = self._held.get(holder)

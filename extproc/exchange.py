@@ -33,7 +33,7 @@ from extproc.body import parse
 from extproc.chains import Chains, before
 from extproc.head import NO_HEAD, Head, number, too_large
 from extproc.jsonbody import count
-from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper
+from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper, Keeping
 from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.paths import Target
@@ -482,10 +482,15 @@ class Exchange:
                 self._watched(reply, message.body if given is None else given, message.end)
             else:
                 self._echo(message, head.response_mode, given)
-        elif reply is not None and reply.watch is not None:
-            reply.trailers = True
-            self._watched(reply, b"", True)
         else:
+            rest = b"" if reply is None else reply.rest()
+            if reply is not None and reply.watch is not None:
+                reply.trailers = True
+                self._watched(reply, rest, True)
+                return
+            if rest and head.response_mode == Mode.FULL_DUPLEX_STREAMED:  # elsewhere a body is given only for a body
+                for chunk in wire.chunks(Kind.RESPONSE_BODY, rest, False):
+                    self._stream.send(chunk)
             self._stream.send(wire.trailers(message.kind))
 
     def _watched(self, reply: Reply, data: bytes, end: bool) -> None:
@@ -567,8 +572,9 @@ class Exchange:
             self._refuse(refusal)
 
     def _begin(self, work: Coroutine[Any, Any, None], size: int) -> None:
-        """Go on in a task; a body of `size` bytes is held as long."""
-        if not self._hold(max(0, size - len(self._body))):
+        """Go on in a task; a body of `size` bytes is held as long. What is counted of it already is not counted again:
+        a request may be decided in one task, and its kept answer be looked for in the next."""
+        if not self._hold(max(0, size - self._context.bodies.size(self))):
             work.close()
             self._refuse(_full())
             return
@@ -659,15 +665,14 @@ class Exchange:
             self._refuse(_refusal(decision, waits), trace)
             return
         if decision.cache is not None and not self._head.observing:
-            self._head.keeping = self._context.keeper.ask(self._engine, trace, request)
-            self._begin(self._kept(trace, request), len(request.body))
-            return
+            keeping = self._head.keeping = self._context.keeper.ask(self._engine, trace, request)
+            if keeping.result == "miss":
+                self._begin(self._kept(trace, request, keeping), len(request.body))
+                return
         self._forward(trace, request)
 
-    async def _kept(self, trace: Trace, request: Request) -> None:
+    async def _kept(self, trace: Trace, request: Request, keeping: Keeping) -> None:
         """Answer with what was kept, or else go on."""
-        keeping = self._head.keeping
-        assert keeping is not None
         try:
             try:
                 wait = WAIT_S if self._head.mode == Mode.FULL_DUPLEX_STREAMED else BRIEF_S

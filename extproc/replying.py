@@ -249,6 +249,12 @@ class Reply:
             self._context.chains.learn(self._engine, found, tail.finder.session)
         return None if self._unasked is None else self._unasked.feed(message.body, message.end)
 
+    def rest(self) -> bytes:
+        """Trailers have come, so that the body is over: what was held back of it, for the client or for its watch."""
+        if self._keeping is not None and self.watch is None:
+            self._keeping.take(b"", True)
+        return b"" if self._unasked is None else self._unasked.feed(b"", True)
+
     @property
     def counted(self) -> bool:
         """Whether the body must be looked at, for what it took."""

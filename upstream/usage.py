@@ -85,7 +85,8 @@ def read(said: object) -> Usage:
     elif thoughts is not None:
         completion = thoughts
     reasoning = thoughts
-    cached, written = _first(said, _CACHED), _first(said, _WRITTEN)
+    cached, beside = _first(said, _CACHED), _first(said, _WRITTEN)
+    written = beside
     for key in _DETAILS:
         details = said.get(key)
         if isinstance(details, dict):
@@ -95,8 +96,8 @@ def read(said: object) -> Usage:
     if "prompt_tokens" not in said:
         found = _first(said, _READ)
         cached = cached if found is None else found
-        if prompt is not None:  # Anthropic's `input_tokens` leave these out
-            prompt += (found or 0) + (written or 0)
+        if prompt is not None:  # Anthropic's `input_tokens` leave these out; details are of what the count has
+            prompt += (found or 0) + (beside or 0)
     cached = _at_most(cached, prompt)
     fresh = None if prompt is None else prompt - (cached or 0)
     return Usage(prompt, completion, cached, _at_most(reasoning, completion), _at_most(written, fresh))

@@ -14,14 +14,14 @@ from extproc.watching.shape import Assembly, dicts
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events
 
-_ENDS: Final = {
+ENDS: Final = {
     "chat": frozenset(("stop", "tool_calls", "function_call")),
     "completions": frozenset(("stop",)),
     "messages": frozenset(("end_turn", "tool_use", "stop_sequence")),
     "responses": frozenset(("completed",)),
 }
-"""Why a model ends an answer of its own accord, in the words of each API. A limit of tokens, a filter or a pause leaves
-a part of an answer."""
+"""Why a model ends an answer of its own accord, in the words of each API; answers of other APIs are not kept. A limit
+of tokens, a filter or a pause leaves a part of an answer."""
 
 _CLOSED_BY_DONE: Final = frozenset(("chat", "completions"))
 """APIs whose streams end with `[DONE]`; without it a choice may have gone missing."""
@@ -29,7 +29,7 @@ _CLOSED_BY_DONE: Final = frozenset(("chat", "completions"))
 
 def ended(api: str, final: dict[str, Any]) -> bool:
     """Whether `final`, an answer of the API of this name, was ended by the model itself."""
-    ends = _ENDS[api]
+    ends = ENDS[api]
     if final.get("error") is not None:
         return False
     if api == "messages":
@@ -41,7 +41,8 @@ def ended(api: str, final: dict[str, Any]) -> bool:
 
 
 class Capture:
-    """Gathers the answer of the API `api`, of at most `limit` bytes; `streamed` tells in which form it comes."""
+    """Gathers the answer of the API `api`, of at most `limit` bytes; `streamed` tells in which form it comes. `lost`:
+    it is not to be kept, whatever comes."""
 
     def __init__(self, api: str, streamed: bool, limit: int) -> None:
         self._api = api
@@ -49,12 +50,12 @@ class Capture:
         self._whole = bytearray()
         self._events: Events | None = Events(limit) if streamed else None
         self._assembly: Assembly = SHAPES[api].assembly(limit)
-        self._lost = False
+        self.lost = False
         self._closed = api not in _CLOSED_BY_DONE or not streamed
 
     def take(self, data: bytes) -> None:
         """The next piece."""
-        if self._lost or not data:
+        if self.lost or not data:
             return
         if self._events is None:
             self._whole += data
@@ -68,7 +69,7 @@ class Capture:
 
     def end(self) -> bytes | None:
         """The whole answer has come: the JSON text of its object, or None where it is not to be kept."""
-        if self._lost:
+        if self.lost:
             return None
         try:
             if self._events is None:
@@ -96,5 +97,5 @@ class Capture:
                 self._assembly.add(fields)
 
     def _lose(self) -> None:
-        self._lost = True
+        self.lost = True
         self._whole = bytearray()

@@ -21,8 +21,9 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
-from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
-from extproc.watching.shapes import SHAPES
+from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
+from extproc.watching.shapes import SHAPES, asks_json
+from extproc.watching.watch import Watch
 from extproc.wire import Pairs
 from signals.request import Request
 from upstream import usage
@@ -33,8 +34,6 @@ WAIT_S: Final = 10.0
 """How long a request waits for the answer of an equal one."""
 BRIEF_S: Final = 0.5
 """The same where Envoy's timer runs meanwhile (every body mode but FULL_DUPLEX_STREAMED)."""
-LONG: Final = 64 * 1024
-"""Bytes of a body or an answer from which on they are worked on in a thread."""
 
 
 class Apart(Protocol):
@@ -135,12 +134,10 @@ class Keeping:
 
     async def find(self, apart: Apart, wait: float = WAIT_S) -> tuple[str, bytes] | None:
         """The content type and the body of an answer that is kept, in the form that the client wants; None where the
-        model must be asked.
+        model must be asked. Only to be asked where the `result` is a miss so far.
 
         Waits at most `wait` seconds for an equal request. Never raises for what a client sends.
         """
-        if self.result != "miss":
-            return None
         request, engine, trace = self._request, self._engine, self._trace
         asker = who(engine, request, self._cache.scope)
         assert asker is not None
@@ -193,14 +190,12 @@ class Keeping:
         if judge is None:
             return True
         deadline = time.monotonic() + self._engine.settings.deadline
-        for text in SHAPES[self._request.api].texts(orjson.loads(kept.body)):
-            said = text.holder[text.key]
-            verdict = judge.judge(text.channel, said, True)
-            if verdict is None:
-                verdict = await judge.read(text.channel, said, True, deadline)
-            if verdict.act != "pass" or judge.acted:
-                return False
-        return judge.end().act == "pass" and not judge.acted
+        request = self._request
+        watch = Watch(SHAPES[request.api], judge, False, json=asks_json(request.fields))
+        shown = watch.feed(kept.body, True)
+        while watch.waiting:
+            shown += await watch.judged(deadline)
+        return shown == kept.body and not judge.acted
 
     # Answering
 
@@ -224,14 +219,14 @@ class Keeping:
     def begin(self, status: int, kind: str, coded: bool, model: Model | None) -> None:
         """The head of the model's answer has come: its `status`, its content type `kind`, whether it is `coded`, and
         the `model` that answers."""
-        chosen = self._trace.decision.model
-        if self._place is None or self._kept is not None or status != 200 or coded:
-            return
-        if self._trace.decision.writer is None and model is not chosen:  # another has answered in the model's place
-            return
-        streamed = kind.lower().startswith(EVENTS)
-        if streamed or kind.lower().startswith(JSON):
+        decision, kind = self._trace.decision, kind.lower()
+        streamed = kind.startswith(EVENTS)
+        its_own = decision.writer is not None or model is decision.model  # no other has answered in the model's place
+        readable = status == 200 and not coded and (streamed or kind.startswith(JSON))
+        if self._place is not None and self._kept is None and its_own and readable:
             self._capture = Capture(self._request.api, streamed, self._engine.settings.cache.answer)
+        else:
+            self.end()
 
     def take(self, data: bytes, end: bool) -> None:
         """A piece of the answer, as the model sent it; `end`: the last one."""
@@ -239,18 +234,19 @@ class Keeping:
         if capture is None:
             return
         capture.take(data)
-        if end:
-            self._capture = None
-            body = capture.end()
-            if body is not None:
-                self._keep(KeptAnswer(body, time.time()))
+        if not (end or capture.lost):
+            return
+        body = capture.end()
+        if body is not None:
+            self._keep(KeptAnswer(body, time.time()))
+        self.end()
 
     def spoil(self) -> None:
         """The answer is not to be kept: a decision has acted on it."""
-        self._capture = None
+        self.end()
 
     def end(self) -> None:
-        """The exchange is over, or the request is answered otherwise: nobody waits for it any more."""
+        """No answer comes that is kept, or the exchange is over: nobody is to wait any longer."""
         self._capture = None
         if self._flight is not None and self._place is not None:
             self._keeper.land(self._place.key.digest, self._flight, None)

@@ -14,7 +14,8 @@ import orjson
 from decisions.decision import Cache, Decision
 from decisions.engine import Engine
 from decisions.model import Model
-from extproc.watching.shapes import SHAPES
+from extproc.keeping.capture import ENDS
+from extproc.watching.shape import exact
 from signals.request import Request
 
 _FORM: Final = frozenset(("stream", "stream_options", "model"))
@@ -55,7 +56,7 @@ def scope_of(scope: str, name: str) -> str:
 def unkept(request: Request, cache: Cache) -> str | None:
     """Why the answer to `request` is never kept, whoever asks; None where it may be. One of a closed set."""
     fields = request.fields
-    if request.api not in SHAPES or request.operation:
+    if request.api not in ENDS or request.operation:
         return "api"
     if "no-store" in directives(request.headers):
         return "no_store"
@@ -123,7 +124,13 @@ def _user(request: Request) -> str:
 
 
 def key(request: Request, engine: Engine, decision: Decision, asker: tuple[str, str]) -> Key:
-    """The key of the answer to `request` under `decision` of `engine`, for `asker` (`who`). Linear in the body."""
+    """The key of the answer to `request` under `decision` of `engine`, for `asker` (`who`). Linear in the body.
+
+    Raises ValueError, TypeError or RecursionError where what the request says has no one form; a whole number of more
+    than 64 bits was read as one of several that look alike.
+    """
+    if not exact(request.fields):
+        raise ValueError("a number in the request has too many digits to be read")
     cache, model = decision.cache, decision.model
     assert cache is not None
     assert model is not None

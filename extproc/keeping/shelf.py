@@ -5,6 +5,7 @@ An answer that cannot be had, for whatever reason, is one that is not there.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import time
@@ -18,6 +19,8 @@ from extproc.keeping.key import Key
 from signals.reading import Unavailable
 from signals.state.store import Store
 
+LONG: Final = 64 * 1024
+"""Bytes of a body or an answer from which on they are worked on in a thread."""
 _OVERHEAD: Final = 600
 """Bytes that an entry takes beside its body: keys, numbers, and their places in two tables."""
 _KIND: Final = "cache:"
@@ -130,11 +133,16 @@ class StoreShelf:
             text = await self._store.text(_name(place))
         except Unavailable:
             return None
-        return None if text is None else unpacked(text, self._limit)
+        if text is None:
+            return None
+        if len(text) <= LONG:
+            return unpacked(text, self._limit)
+        return await asyncio.to_thread(unpacked, text, self._limit)
 
     async def put(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None:
+        text = packed(kept) if len(kept.body) <= LONG else await asyncio.to_thread(packed, kept)
         with suppress(Unavailable):
-            await self._store.keep(_name(place), packed(kept), ttl)
+            await self._store.keep(_name(place), text, ttl)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         try:

@@ -295,3 +295,9 @@ def test_replay_shows_what_another_policy_would_change_of_answers(run: Run, poli
     assert change["after"]["answer"] == {"decision": "hide", "action": "cut"}
     text = run("replay", policy, "-", "--against", other, stdin=given).out
     assert "2 × (none): default small, answer mask by hide → (none): default small, answer cut by hide" in text
+
+
+def test_an_answer_too_large_to_be_judged_is_what_it_is_when_served(run: Run, policy: Path, body: Path) -> None:
+    """Unreadable: `on_unknown: match` keeps it from the client."""
+    shown = explained(run, policy, body, completion("word " * 900_000))
+    assert (shown["decision"], shown["action"], shown["text"], shown["status"]) == ("hide", "cut", "", 502)

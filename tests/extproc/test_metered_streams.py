@@ -95,6 +95,22 @@ async def test_a_stream_is_asked_for_its_usage_which_its_client_never_sees(mode:
     assert outcome.money == pytest.approx((6 * 1 + 4 * 1.25 + 7 * 2) / 1e6)
 
 
+async def test_what_is_left_of_a_stream_goes_out_before_its_trailers() -> None:
+    envoy, _ = await sent(world(), chat(stream=True), response_body_mode=DUPLEX)
+    envoy.response(**TYPE)
+    left = b'data: {"choices":[{"delta":{"content":"b"}}]}'
+    out = b""
+    for message in envoy.say(response_body=ext_proc.HttpBody(body=STREAM + left)):
+        out += message.response_body.response.body_mutation.streamed_response.body
+    *pieces, last = envoy.say(response_trailers=ext_proc.HttpTrailers())
+    assert last.response_trailers is not None
+    for message in pieces:
+        streamed = message.response_body.response.body_mutation.streamed_response
+        assert not streamed.end_of_stream
+        out += streamed.body
+    assert out == SHOWN + left
+
+
 @pytest.mark.parametrize(
     ("fields", "terms", "policy"),
     [

@@ -87,6 +87,15 @@ def test_the_last_object_counts_and_an_earlier_one_fills_its_gaps() -> None:
             {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 6, "cache_creation_tokens": 99}},
             Usage(9, None, 6, written=3),
         ),
+        # Details are parts of OpenAI's count, also where it is called `input_tokens`.
+        (
+            {
+                "input_tokens": 100,
+                "output_tokens": 5,
+                "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 80},
+            },
+            Usage(100, 5, 10, written=80),
+        ),
         ({"output_tokens": 5, "cache_read_input_tokens": 4}, Usage(None, 5, 4)),
         (
             {

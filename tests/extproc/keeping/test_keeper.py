@@ -13,8 +13,9 @@ import pytest
 from config.build import build
 from config.load import parse
 from config.resources import Resources
-from extproc.keeping import keeper as keeping
+from extproc.exchange import APART
 from extproc.keeping.key import scope_of
+from extproc.keeping.shelf import LONG
 from extproc.meter import Meter
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Events
@@ -179,7 +180,9 @@ async def test_a_stream_says_its_usage_only_to_who_asks() -> None:
 async def test_what_is_never_kept(headers: dict[str, str], fields: dict[str, Any], why: str) -> None:
     service = world()
     for _ in range(2):
-        envoy = await ask(service, body(**fields), **headers)
+        envoy = Envoy(service, BUFFERED, response_body_mode=STREAMED)
+        envoy.request(body(**fields), **(ACME | headers))
+        assert envoy.exchange._task is None  # it goes on at once
         assert given(envoy) is None
         assert answer(envoy, orjson.dumps(ANSWERS["chat"])) is None
     assert [outcome.cache for outcome in service.outcomes] == [why, why]
@@ -262,6 +265,16 @@ async def test_neither_errors_nor_coded_nor_broken_streams_nor_other_models_answ
     assert given(await ask(service, hard)) is None
 
 
+async def test_an_answer_that_ends_with_trailers_is_kept() -> None:
+    service = world()
+    envoy = await ask(service, body())
+    envoy.response(200, content_type="application/json")
+    envoy.say(response_body=ext_proc.HttpBody(body=orjson.dumps(ANSWERS["chat"])))
+    envoy.say(response_trailers=ext_proc.HttpTrailers())
+    envoy.exchange.closed()
+    assert given(await ask(service, body())) is not None
+
+
 async def test_equal_requests_at_the_same_time_ask_the_model_once() -> None:
     service = world()
     first = await ask(service, body(), mode=DUPLEX)
@@ -299,6 +312,41 @@ async def test_who_waits_goes_itself(fails: str, monkeypatch: pytest.MonkeyPatch
     assert given(await ask(service, body())) is not None
     if fails == "it takes too long":
         first.exchange.closed()
+    assert not service.keeper._flights
+
+
+@pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
+async def test_a_body_that_is_read_in_a_thread_is_counted_once(mode: Any) -> None:
+    service = world()
+    long = body(messages=[{"role": "user", "content": "word " * 80_000}])
+    assert len(long) > APART
+    first = await ask(service, long)
+    other = Envoy(service, mode, response_body_mode=STREAMED)
+    other.request(long, **ACME)
+    await asyncio.sleep(0.2)  # it waits for the answer of the first one, which is held as well
+    assert service.bodies.total == 2 * len(long)
+    other.exchange.closed()
+    first.exchange.closed()
+    await asyncio.sleep(0)
+    assert service.bodies.total == 0
+
+
+@pytest.mark.parametrize("known", ["at its head", "by its length", "by an error"])
+async def test_nobody_waits_for_the_end_of_an_answer_that_is_not_kept(known: str) -> None:
+    service = world(POLICY.replace("settings: {", "settings: {cache: {answer: 2KiB}, "))
+    first = await ask(service, body())
+    other = Envoy(service, DUPLEX, response_body_mode=STREAMED)
+    other.request(body(), **ACME)
+    await asyncio.sleep(0.005)
+    assert other.sent == []
+    kind = "text/event-stream" if known == "by an error" else "application/json"
+    first.response(500 if known == "at its head" else 200, content_type=kind)
+    if known != "at its head":
+        piece = event({"error": {"message": "no"}}) if known == "by an error" else b" " * 4096
+        first.say(response_body=ext_proc.HttpBody(body=piece))
+    await asyncio.wait_for(other.settled(), 1)
+    assert other.sent[0].request_headers is not None
+    first.exchange.closed()
     assert not service.keeper._flights
 
 
@@ -347,6 +395,22 @@ async def test_a_hit_is_judged_by_the_policy_in_force() -> None:
     assert given(await ask(service, body())) is not None
 
 
+@pytest.mark.parametrize("hidden", ["4111 1111 1111 1111", "\\u0034111 1111 1111 1111"])
+async def test_a_hit_is_judged_as_an_answer_that_comes(hidden: str) -> None:
+    """With the escapes in the arguments of its tools decoded."""
+    guarded = POLICY.replace("signals: {", "signals: {leak: {pii: {in: answer, types: [card]}}, ").replace(
+        "settings:", "  - {name: leak, on: answer, when: leak, mask: {}}\nsettings:"
+    )
+    call = {"id": "t-1", "type": "function", "function": {"name": "pay", "arguments": f'{{"to": "{hidden}"}}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    service = world()
+    assert answer(await ask(service, body()), orjson.dumps({**ANSWERS["chat"], "choices": [choice]})) == "miss"
+    assert given(await ask(service, body())) is not None
+    service.engine = world(guarded).engine
+    assert given(await ask(service, body())) is None
+
+
 async def test_answers_are_dropped_by_decision_and_scope() -> None:
     service = world()
     engine, keeper = service.engine, service.keeper
@@ -373,7 +437,7 @@ async def test_an_observer_neither_takes_nor_leaves_answers() -> None:
 async def test_a_long_body_is_read_in_a_thread() -> None:
     service = world()
     long = body(messages=[{"role": "user", "content": "word " * 20_000}])
-    assert len(long) > keeping.LONG
+    assert len(long) > LONG
     envoy = await ask(service, long)
     assert answer(envoy, orjson.dumps(ANSWERS["chat"]), cut=1000) == "miss"
     assert given(await ask(service, long)) is not None

@@ -178,3 +178,20 @@ def test_tools_of_the_client_may_be_offered_and_those_of_a_server_not() -> None:
 def test_directives_of_a_request() -> None:
     assert directives({}) == {}
     assert directives({"cache-control": "No-Cache, max-age=5 ,x"}) == {"no-cache": "", "max-age": "5", "x": ""}
+
+
+def test_a_number_that_was_not_read_whole_has_no_key() -> None:
+    """Two of more than 64 bits would be the same."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"const": 0}}}
+    for number in (2**64, 2**64 + 1, -(2**63) - 1):
+        request = asked("chat", "hi", tools=[tool])
+        data = request.body.replace(b'"const":0', b'"const":%d' % number)
+        with pytest.raises(ValueError, match="too many digits"):
+            keyed(parse(Target("chat"), dict(TENANT), {}, data, 1000))
+    keyed(asked("chat", "hi", tools=[tool]))
+
+
+def test_an_api_whose_answers_are_not_kept_makes_nobody_wait() -> None:
+    data = orjson.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]})
+    request = parse(Target("gemini"), dict(TENANT), {}, data, 1000)
+    assert unkept(request, Cache(any_temperature=True)) == "api"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from extproc.keeping.key import Key
-from extproc.keeping.shelf import KeptAnswer, MemoryShelf, ShelfPlace, StoreShelf, packed, unpacked
+from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, ShelfPlace, StoreShelf, packed, unpacked
 from signals.state.store import Memory as Texts
 from signals.state.store import Valkey
 from tests.extproc.keeping.test_keeper import ANSWERS, POLICY, answer, ask, body, given, world
@@ -44,6 +48,25 @@ async def test_what_is_kept_elsewhere_comes_back_as_it_was() -> None:
     assert await shelf.drop("fa", None) == 0
     assert await shelf.drop("faq", "e" * 32) == 1
     assert await shelf.drop("faq", None) == 1
+
+
+async def test_a_long_answer_is_packed_and_unpacked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[threading.Thread] = []
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*given: Any) -> Any:
+            at_work.append(threading.current_thread())
+            return work(*given)
+
+        return done
+
+    monkeypatch.setattr("extproc.keeping.shelf.packed", watched(packed))
+    monkeypatch.setattr("extproc.keeping.shelf.unpacked", watched(unpacked))
+    shelf = StoreShelf(Texts(), 2**20)
+    for kept in (KEPT, KeptAnswer(random.Random(1).randbytes(2 * LONG), 2.0)):
+        await shelf.put(ONE, kept, 10.0)
+        assert await shelf.get(ONE) == kept
+    assert [thread is threading.main_thread() for thread in at_work] == [True, True, False, False]
 
 
 def test_what_we_did_not_write_is_not_there() -> None:
