@@ -25,6 +25,8 @@ UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
 _CHANNELS: Final = 256
 """Texts that grow at the same time in one answer; a real one has a few."""
+_LEAD: Final = 64
+"""Characters that are kept before those that are judged, so that what begins there is not taken for a word's beginning."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
@@ -47,9 +49,9 @@ class Judging(Protocol):
         """Whether some decision takes the place of the whole answer while nothing of it was sent."""
         ...
 
-    def judge(self, channel: Any, text: str, final: bool) -> Verdict | None: ...
+    def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None: ...
 
-    async def read(self, channel: Any, text: str, final: bool, deadline: float) -> Verdict: ...
+    async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict: ...
 
     def end(self) -> Verdict: ...
 
@@ -59,7 +61,7 @@ class Judging(Protocol):
 class _Grown:
     """The text of one channel. Offsets are those of its raw characters from the channel's beginning."""
 
-    __slots__ = ("after", "base", "code", "ended", "judged", "key", "lead", "masks", "out", "raw", "read")
+    __slots__ = ("after", "base", "code", "ended", "judged", "keep", "key", "lead", "masks", "out", "raw", "read")
 
     def __init__(self, key: Channel, code: bool, ended: bool) -> None:
         self.key = key
@@ -71,6 +73,7 @@ class _Grown:
         self.out = 0  # what was released
         self.read = -1  # how long the text was when it was judged last; -1: not yet
         self.judged = 0  # what begins before is known
+        self.keep = 0  # from where on it is looked at again
         self.after = 0  # characters of the same item that have come behind it
         self.masks: list[list[Any]] = []  # start, end, what is shown instead
 
@@ -107,8 +110,8 @@ class _Grown:
             self.masks.sort()
 
     def forget(self, window: int) -> None:
-        """Keep what is not judged, and `window` characters before it."""
-        ahead = min(self.out, self.judged) - self.base - window * (2 if self.code else 1)
+        """Drop what was released and is not looked at again."""
+        ahead = min(self.out, self.keep) - self.base
         if ahead <= window:  # not for every event
             return
         if self.code:
@@ -205,7 +208,7 @@ class Watch:
             base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
             text = decode(raw, lead).text if grown.code else raw
             try:
-                verdict = await self._judge.read(grown.key, text, final, deadline)
+                verdict = await self._judge.read(grown.key, text, final, deadline, _LEAD if base else 0)
                 if grown in todo:  # it was not given up meanwhile
                     todo.remove(grown)
                     self._apply(grown, verdict, (base, raw, lead, final))
@@ -367,7 +370,7 @@ class Watch:
         ):
             return
         text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
-        verdict = judge.judge(grown.key, text, final)
+        verdict = judge.judge(grown.key, text, final, _LEAD if grown.base else 0)
         if verdict is None:
             self._todo.append(grown)
         else:
@@ -383,17 +386,20 @@ class Watch:
         window = self._judge.window
         known = base + len(raw)
         grown.read = known
+        back = 2 * window + _LEAD  # what was judged just now, and what is looked back at from there
         if not grown.code:
             for span in verdict.spans:
                 grown.mask(base + span.start, base + span.end, f"[{span.label}]")
             if not final:
                 known -= window
+            grown.keep = base + max(0, len(raw) - back)
         elif verdict.spans or not final:
             text = decode(raw, lead)
             for start, end, new in text.edits((span.start, span.end, f"[{span.label}]") for span in verdict.spans):
                 grown.mask(base + start, base + end, new)
             if not final:
                 known = base + text.raw(max(0, len(text.text) - window))
+                grown.keep = base + text.raw(max(0, len(text.text) - back))
         grown.judged = max(grown.judged, known)
 
     def _settle(self) -> None:
