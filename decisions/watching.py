@@ -238,15 +238,21 @@ class Judge:
         return self._judged(facts, channel, text, final, lead)
 
     def end(self) -> Verdict:
-        """The whole answer was judged: what was never found is not there."""
+        """The whole answer was judged: what was never found is not there. Should more come all the same, it is judged
+        as before."""
+        before, live = dict(self._values.readings), self.live
         values = self._values.readings
         for clause in self.live:
             for key, _ in clause.asked:
                 values.setdefault(key, unknown("not_read"))
             for seen in clause.seen:
                 values.setdefault(seen.key, FALSE)
-        self._changed = True
-        return self._decided(None)
+        verdict = self._decided(None)
+        values.clear()
+        values.update(before)
+        self.live = live
+        self._thin()
+        return verdict
 
     def unreadable(self) -> Verdict:
         """The answer, or the rest of it, cannot be read: what was not found so far is Unknown."""

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import orjson
 
-from extproc.watching.shape import Assembly, dicts
+from extproc.watching.shape import Assembly, dicts, says_twice
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events
 
-_ENDS: Final = {
+ENDS: Final = {
     "chat": frozenset(("stop", "tool_calls", "function_call")),
     "completions": frozenset(("stop",)),
     "messages": frozenset(("end_turn", "tool_use", "stop_sequence")),
@@ -29,7 +29,7 @@ _CLOSED_BY_DONE: Final = frozenset(("chat", "completions"))
 
 def ended(api: str, final: dict[str, Any]) -> bool:
     """Whether `final`, an answer of the API of this name, was ended by the model itself."""
-    ends = _ENDS[api]
+    ends = ENDS[api]
     if final.get("error") is not None:
         return False
     if api == "messages":
@@ -74,6 +74,8 @@ class Capture:
             if self._events is None:
                 body = bytes(self._whole)
                 final = orjson.loads(body)
+                if says_twice(body, final):  # what is not read here is not judged when it is given again
+                    raise ValueError("a key stands twice")
             else:
                 last = self._events.end()
                 self._add([] if last is None else [last])

@@ -22,7 +22,8 @@ from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
 from extproc.keeping.key import directives, key, unkept, who
 from extproc.keeping.shelf import KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
-from extproc.watching.shapes import SHAPES
+from extproc.watching.jsontext import decode
+from extproc.watching.shapes import SHAPES, asks_json
 from extproc.wire import Pairs
 from signals.request import Request
 from upstream import usage
@@ -193,8 +194,11 @@ class Keeping:
         if judge is None:
             return True
         deadline = time.monotonic() + self._engine.settings.deadline
-        for text in SHAPES[self._request.api].texts(orjson.loads(kept.body)):
+        request = self._request
+        for text in SHAPES[request.api].texts(orjson.loads(kept.body), asks_json(request.fields)):
             said = text.holder[text.key]
+            if text.code:
+                said = decode(said).text
             verdict = judge.judge(text.channel, said, True)
             if verdict is None:
                 verdict = await judge.read(text.channel, said, True, deadline)

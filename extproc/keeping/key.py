@@ -14,7 +14,7 @@ import orjson
 from decisions.decision import Cache, Decision
 from decisions.engine import Engine
 from decisions.model import Model
-from extproc.watching.shapes import SHAPES
+from extproc.keeping.capture import ENDS
 from signals.request import Request
 
 _FORM: Final = frozenset(("stream", "stream_options", "model"))
@@ -55,7 +55,7 @@ def scope_of(scope: str, name: str) -> str:
 def unkept(request: Request, cache: Cache) -> str | None:
     """Why the answer to `request` is never kept, whoever asks; None where it may be. One of a closed set."""
     fields = request.fields
-    if request.api not in SHAPES or request.operation:
+    if request.api not in ENDS or request.operation:
         return "api"
     if "no-store" in directives(request.headers):
         return "no_store"

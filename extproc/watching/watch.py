@@ -8,6 +8,7 @@ is still to be judged again. An event in which nothing was found goes on byte fo
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
@@ -16,7 +17,7 @@ import orjson
 
 from decisions.watching import Verdict
 from extproc.watching.jsontext import decode
-from extproc.watching.shape import AnswerShape, AnswerText, Channel
+from extproc.watching.shape import AnswerShape, AnswerText, Channel, says_twice
 from extproc.watching.sse import Event, Events, encode
 
 LIMIT: Final = 4 * 2**20
@@ -61,14 +62,31 @@ class Judging(Protocol):
 class _Grown:
     """The text of one channel. Offsets are those of its raw characters from the channel's beginning."""
 
-    __slots__ = ("after", "base", "code", "ended", "judged", "keep", "key", "lead", "masks", "out", "raw", "read")
+    __slots__ = (
+        "_more",
+        "_raw",
+        "after",
+        "base",
+        "code",
+        "end",
+        "ended",
+        "judged",
+        "keep",
+        "key",
+        "lead",
+        "masks",
+        "out",
+        "read",
+    )
 
     def __init__(self, key: Channel, code: bool, ended: bool) -> None:
         self.key = key
         self.code = code
         self.ended = ended  # nothing follows
         self.base = 0  # where `raw` begins
-        self.raw = ""  # what is kept of what was released, and what is held
+        self.end = 0
+        self._raw = ""
+        self._more: list[str] = []  # what has come since; joined when it is needed, since a judge may take long
         self.lead = ""  # of JSON text before `raw` (extproc.watching.jsontext)
         self.out = 0  # what was released
         self.read = -1  # how long the text was when it was judged last; -1: not yet
@@ -78,17 +96,24 @@ class _Grown:
         self.masks: list[list[Any]] = []  # start, end, what is shown instead
 
     @property
-    def end(self) -> int:
-        return self.base + len(self.raw)
+    def raw(self) -> str:
+        """What is kept of what was released, and what is held."""
+        if self._more:
+            self._raw += "".join(self._more)
+            self._more.clear()
+        return self._raw
+
+    def add(self, text: str) -> None:
+        self._more.append(text)
+        self.end += len(text)
 
     def shown(self, start: int, end: int) -> str:
         """What stands there once it is masked. What takes the place of a span stands where the span begins."""
         raw, base = self.raw, self.base
         parts: list[str] = []
         at = start
-        for first, last, new in self.masks:
-            if last <= at:
-                continue
+        for place in range(self._from(start), len(self.masks)):
+            first, last, new = self.masks[place]
             if first >= end:
                 break
             if first >= at:
@@ -99,15 +124,21 @@ class _Grown:
 
     def mask(self, start: int, end: int, new: str) -> None:
         """Add a place to be masked; one that was known already, and has grown, stays one."""
-        for mask in self.masks:
-            if mask[0] < end and start < mask[1]:
-                if mask[0] > self.out:
-                    mask[0] = max(min(start, mask[0]), self.out)
-                mask[1] = max(mask[1], end)
-                return
-        if end > self.out:
-            self.masks.append([max(start, self.out), end, new])
-            self.masks.sort()
+        masks, at = self.masks, self._from(start)
+        if at < len(masks) and masks[at][0] < end:
+            mask = masks[at]
+            if mask[0] > self.out:
+                mask[0] = max(min(start, mask[0]), self.out)
+            mask[1] = max(mask[1], end)
+            while at + 1 < len(masks) and masks[at + 1][0] < mask[1]:
+                mask[1] = max(mask[1], masks.pop(at + 1)[1])
+        elif end > self.out:
+            masks.insert(at, [max(start, self.out), end, new])
+
+    def _from(self, start: int) -> int:
+        """Which of the masks is the first that ends behind `start`. They are disjoint and in their order."""
+        at = bisect_left(self.masks, [start])
+        return at - 1 if at and self.masks[at - 1][1] > start else at
 
     def forget(self, window: int) -> None:
         """Drop what was released and is not looked at again."""
@@ -116,7 +147,7 @@ class _Grown:
             return
         if self.code:
             self.lead = decode(self.raw, self.lead).lead(ahead)
-        self.raw = self.raw[ahead:]
+        self._raw = self.raw[ahead:]
         self.base += ahead
         self.masks = [mask for mask in self.masks if mask[1] > self.base]
 
@@ -134,14 +165,18 @@ class _Piece:
 
 
 class _HeldEvent:
-    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it."""
+    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it. `twice`:
+    its bytes may say more than `fields`."""
 
-    __slots__ = ("event", "fields", "last", "pieces")
+    __slots__ = ("event", "fields", "last", "pieces", "twice")
 
-    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece]) -> None:
+    def __init__(
+        self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], twice: bool = False
+    ) -> None:
         self.event = event
         self.fields = fields
         self.pieces = pieces
+        self.twice = twice
         self.last = False
 
 
@@ -178,6 +213,7 @@ class Watch:
         self._open = True  # more may come
         self._ending = False  # the last event of the answer has come
         self._settled = False  # the judge was told
+        self._closing: list[Channel] = []  # what ends, if it does not go on with the next text
 
     @property
     def waiting(self) -> bool:
@@ -279,24 +315,33 @@ class Watch:
         """Take one event apart. Raises ValueError when it is none of this API's."""
         pieces: list[_Piece] = []
         fields: dict[str, Any] | None = None
+        twice = False
         if event.data and event.data != _DONE:
             fields = orjson.loads(event.data)
             if type(fields) is not dict:
                 raise ValueError("an event of the answer is no object")
+            twice = says_twice(event.data, fields)
             for text in self._shape.texts(fields, self._json):
                 pieces.append(self._grow(text))
         if event.other or (event.name and not _NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
-        held = _HeldEvent(event, fields, pieces)
+        if self._closing and (grow := [piece.grown.key for piece in pieces if not piece.text.whole]):
+            # There are servers that say the end with every event, or before the last text.
+            ends = [one for one in self._closing if all(key[: len(one)] != one for key in grow)]
+            self._closing.clear()
+            self._close(ends)
+        held = _HeldEvent(event, fields, pieces, twice)
         self._put(held)
         for grown in dict.fromkeys(piece.grown for piece in pieces):
             self._look(grown)
         if not self._streamed:
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
-        if closed:
-            self._close(closed)
+        if () in closed:
+            self._close([()])
+        else:
+            self._closing += closed
         if len(self._channels) > 1:
             for grown in list(self._channels.values()):
                 self._look(grown)
@@ -326,7 +371,9 @@ class Watch:
                         other.after += len(said)
             grown.after = 0
         start = grown.end
-        grown.raw += said
+        grown.add(said)
+        if grown.end - grown.base > 2 * self._limit:
+            raise ValueError("too much of a text waits to be judged")
         return _Piece(grown, text, start, grown.end)
 
     def _close(self, beginnings: Iterable[Channel]) -> None:
@@ -334,7 +381,9 @@ class Watch:
         for beginning in beginnings:
             size = len(beginning)
             for key in [key for key in self._channels if key[:size] == beginning]:
-                grown = self._channels.pop(key)
+                grown = self._channels.pop(key, None)
+                if grown is None:  # the answer was cut meanwhile
+                    return
                 grown.ended = True
                 self._look(grown)
 
@@ -493,22 +542,20 @@ class Watch:
         """The event as it is to be sent: as it came, or masked."""
         event, fields = held.event, held.fields
         other = event.other
-        changed = False
+        changed = held.twice
         for piece in held.pieces:
             grown = piece.grown
             if grown.masks:
                 shown = grown.shown(piece.start, piece.end)
                 text = piece.text
                 if shown != text.holder[text.key]:
-                    changed = True
+                    changed = self._changed = True
                     if text.channel:
                         text.holder[text.key] = shown
                     else:
                         other = b""
             grown.out = piece.end
             grown.forget(self._judge.window)
-        if changed:
-            self._changed = True
         if fields is not None and self._changed and (changed or _REPEATS.search(event.data)):
             self._shape.forget(fields)
             changed = True
