@@ -20,6 +20,7 @@ from tests.extproc.watching.test_watch import CARD, WORDS, whole
 from tests.proto.oracle import core, ext_proc
 from upstream.answer import Answer
 from upstream.events import DONE
+from upstream.writer import Charge
 
 POLICY = """\
 version: 1
@@ -51,7 +52,7 @@ class Writes:
     def __init__(self, kind: str, *pieces: bytes) -> None:
         self.kind, self.pieces, self.left = kind, pieces, 0
 
-    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
         return Answer(200, {"content-type": self.kind}, self._body())
 
     def elsewhere(self, trace: Trace, request: Request) -> Pairs | None:
