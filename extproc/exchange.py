@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -38,6 +38,7 @@ from extproc.makers import Makers
 from extproc.meter import Meter
 from extproc.paths import Target
 from extproc.refusal import Refusal
+from extproc.relaying import again, judged
 from extproc.replying import Reply
 from extproc.rewriting import rewritten, unasked
 from extproc.static_answer import static_answer
@@ -499,9 +500,8 @@ class Exchange:
         """Give the client what may be released of its answer, or what takes the answer's place."""
         watch = reply.watch
         if watch is not None and watch.error is not None:
-            _log(watch.error)
-            self._context.failed("error")
-            watch.error = None
+            error, watch.error = watch.error, None
+            self._broke(error)
         refusal = reply.refusal()
         if refusal is not None:
             if self._phase != Phase.OVER:
@@ -509,6 +509,11 @@ class Exchange:
             return
         for part in reply.given(out):
             self._stream.send(part)
+
+    def _broke(self, error: Exception) -> None:
+        """Something of ours broke while an answer was judged; what it means for the answer is the watch's business."""
+        _log(error)
+        self._context.failed("error")
 
     async def _judge(self, reply: Reply, watch: Watch) -> None:
         """Judge what takes long, as long as there is something to judge."""
@@ -923,12 +928,12 @@ class Exchange:
             pieces = body
             try:
                 if watch is not None:
-                    pieces = self._judged(reply, watch, body)
+                    pieces = judged(reply, body, self._engine.settings.deadline, self._broke)
                     first = await anext(pieces, b"")
                     if (refusal := reply.refusal()) is not None:
                         self._refuse(refusal, trace)
                         return
-                    headers, pieces = headers + reply.told(), _again(first, pieces)
+                    headers, pieces = headers + reply.told(), again(first, pieces)
                 self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
                 async for piece in pieces:
                     left -= len(piece)
@@ -951,26 +956,6 @@ class Exchange:
                     keeping.spoil()
                 keeping.take(b"", True)
             self._stream.send(wire.stream_body(b"", True))
-
-    async def _judged(
-        self, reply: Reply, watch: Watch, body: AsyncGenerator[bytes, None]
-    ) -> AsyncGenerator[bytes, None]:
-        """The pieces of a writer's answer, as far as they may go on; no more is asked of it while a piece is judged."""
-        ended = False
-        while not (ended or watch.over):
-            piece = await anext(body, None)
-            ended = piece is None
-            out = reply.feed(piece or b"", ended)
-            if out:
-                yield out
-            while watch.waiting:
-                out = await watch.judged(_monotonic() + self._engine.settings.deadline)
-                if out:
-                    yield out
-            if watch.error is not None:
-                error, watch.error = watch.error, None
-                _log(error)
-                self._context.failed("error")
 
     # Failing
 
@@ -1001,13 +986,6 @@ class Exchange:
         """Count `size` more bytes of this request's body; False where the worker holds too many."""
         settings = self._engine.settings
         return self._context.bodies.hold(self, size, settings.max_open_bodies, settings.body_timeout)
-
-
-async def _again(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    if first:
-        yield first
-    async for piece in rest:
-        yield piece
 
 
 def _refusal(decision: Decision, waits: float | None = None) -> Refusal:

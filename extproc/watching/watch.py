@@ -33,6 +33,10 @@ _STEPS: Final = 8
 _DONE: Final = b"[DONE]"
 _NAME: Final = re.compile("[a-z_.]{0,64}")
 """Names of events; they cannot tell a reader anything."""
+_UNESCAPED: Final = re.compile(rb'[^"\\\x00-\x1f]+')
+_PROBE: Final = "\u2603"
+_TRIES: Final = 8
+"""In some APIs every event has a number, and no two are alike."""
 _REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"|token_ids|"audio"')
 """Whether `AnswerShape.forget` may have something to do."""
 
@@ -165,19 +169,88 @@ class _Piece:
 
 
 class _HeldEvent:
-    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it. `twice`:
-    its bytes may say more than `fields`."""
+    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it.
+    `alike`: it is like one before it but for its only text, and was not taken apart. `twice`: its bytes may say more
+    than `fields`."""
 
-    __slots__ = ("event", "fields", "last", "pieces", "twice")
+    __slots__ = ("alike", "event", "fields", "last", "pieces", "twice")
 
-    def __init__(
-        self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], twice: bool = False
-    ) -> None:
+    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], alike: bool = False) -> None:
         self.event = event
         self.fields = fields
         self.pieces = pieces
-        self.twice = twice
+        self.alike = alike
+        self.twice = False
         self.last = False
+
+
+class _Alike:
+    """An event with one text. The next ones mostly differ from it in that text alone, and need not be taken apart."""
+
+    __slots__ = ("after", "before", "name", "text")
+
+    def __init__(self, before: bytes, after: bytes, name: str, text: AnswerText) -> None:
+        self.before = before  # what stands before the text, and after it
+        self.after = after
+        self.name = name
+        self.text = text
+
+    def said(self, event: Event) -> str | None:
+        """The text of such an event; None where it is another, or has an escape. Raises ValueError when it is no
+        UTF-8."""
+        data, before, after = event.data, self.before, self.after
+        if event.other or event.name != self.name or not (data.startswith(before) and data.endswith(after)):
+            return None
+        if len(data) <= len(before) + len(after):
+            return None
+        said = data[len(before) : len(data) - len(after)]
+        return said.decode() if _UNESCAPED.fullmatch(said) else None
+
+
+class _TextFinder:
+    """Finds the texts of one answer's events; those that are like one before are not taken apart."""
+
+    __slots__ = ("_json", "_known", "_shape", "_tries")
+
+    def __init__(self, shape: AnswerShape, json: bool) -> None:
+        self._shape = shape
+        self._json = json
+        self._known: _Alike | None = None
+        self._tries = 0  # events that might have been the first of several alike, and were not
+
+    def texts(self, fields: dict[str, Any]) -> list[AnswerText]:
+        return self._shape.texts(fields, self._json)
+
+    def alike(self, event: Event) -> tuple[AnswerText, str] | None:
+        """What the only text of `event` is, and the text of the event that it is like; None where there is none."""
+        known = self._known
+        if known is None or (said := known.said(event)) is None:
+            return None
+        self._tries = 0
+        return known.text, said
+
+    def learn(self, event: Event, text: AnswerText) -> None:
+        """`event` has only this text, and nothing ends with it: the next ones may be like it."""
+        if self._tries < _TRIES:
+            self._tries += 1
+            self._known = self._likeness(event, text) or self._known
+
+    def _likeness(self, event: Event, text: AnswerText) -> _Alike | None:
+        """What events have in common with this one, whose only text is `text`; None where that is not plain to see."""
+        said: str = text.holder[text.key]
+        before, quoted, after = event.data.partition(b'"%b"' % said.encode())
+        if not said or text.whole or not quoted or event.other:
+            return None
+        before, after = before + b'"', b'"' + after
+        try:  # the same letters may be a key, or another string, whose place is none that is shown
+            probed = self.texts(orjson.loads(before + _PROBE.encode() + after))
+        except ValueError:
+            return None
+        if [(one.channel, one.code, one.whole, one.holder[one.key]) for one in probed] != [
+            (text.channel, text.code, False, _PROBE)
+        ]:
+            return None
+        return _Alike(before, after, event.name, text)
 
 
 class Watch:
@@ -197,21 +270,19 @@ class Watch:
         self.error: Exception | None = None
         self._shape = shape
         self._judge = judge
-        self._streamed = streamed
         self._limit = limit
-        self._json = json
-        self._course = shape.course()
-        self._events = Events(limit)
+        self._finder = _TextFinder(shape, json)
+        self._course = shape.course() if streamed else None
+        self._events: Events | None = Events(limit)  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
         self._queue: deque[_HeldEvent] = deque()
         self._held = 0  # bytes in the queue
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, _Grown] = {}
+        self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
         self._todo: list[_Grown] = []  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
-        self._raw = False  # nothing can be read any more, and it goes on all the same
-        self._open = True  # more may come
-        self._ending = False  # the last event of the answer has come
+        self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
         self._closing: list[Channel] = []  # what ends, if it does not go on with the next text
 
@@ -223,13 +294,14 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or not (self._open or self._queue or self._todo)
+        return self.over or (self._ends == 2 and not (self._queue or self._todo))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
         if self.over:
             return b""
-        self._open = not end
+        if end:
+            self._ends = 2
         self._take(data, end)
         return self._released()
 
@@ -267,9 +339,9 @@ class Watch:
 
     def _take(self, data: bytes, end: bool) -> None:
         events: list[Event] = []
-        if self._raw:
+        if self._events is None:
             events = [Event(data, "", b"")] if data else []
-        elif self._streamed:
+        elif self._course is not None:
             try:
                 events = self._events.feed(data)
                 rest = self._events.end() if end else None
@@ -290,7 +362,7 @@ class Watch:
         if end and not self.over:
             self._guarded(self._end)
         if self._held > self._limit and not self.over:
-            if self._raw:  # whoever judges the rest does not get on
+            if self._events is None:  # whoever judges the rest does not get on
                 self._let_go()
             else:
                 self._lost([])
@@ -299,7 +371,7 @@ class Watch:
         for place, event in enumerate(events):
             if self.over:
                 return
-            if self._raw:
+            if self._events is None:
                 self._put(_HeldEvent(event, None, []))
                 continue
             before = len(self._queue)
@@ -313,6 +385,12 @@ class Watch:
 
     def _read(self, event: Event) -> None:
         """Take one event apart. Raises ValueError when it is none of this API's."""
+        if (known := self._finder.alike(event)) is not None:
+            piece = self._grow(*known)
+            self._go_on((piece,))
+            self._put(_HeldEvent(event, None, [piece], True))
+            self._touch((piece,))
+            return
         pieces: list[_Piece] = []
         fields: dict[str, Any] | None = None
         twice = False
@@ -321,40 +399,53 @@ class Watch:
             if type(fields) is not dict:
                 raise ValueError("an event of the answer is no object")
             twice = says_twice(event.data, fields)
-            for text in self._shape.texts(fields, self._json):
+            for text in self._finder.texts(fields):
                 pieces.append(self._grow(text))
         if event.other or (event.name and not _NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
-        if self._closing and (grow := [piece.grown.key for piece in pieces if not piece.text.whole]):
-            # There are servers that say the end with every event, or before the last text.
-            ends = [one for one in self._closing if all(key[: len(one)] != one for key in grow)]
-            self._closing.clear()
-            self._close(ends)
-        held = _HeldEvent(event, fields, pieces, twice)
+        self._go_on(pieces)
+        held = _HeldEvent(event, fields, pieces)
+        held.twice = twice
         self._put(held)
-        for grown in dict.fromkeys(piece.grown for piece in pieces):
-            self._look(grown)
-        if not self._streamed:
+        if self._course is None:
+            self._touch(pieces)
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if () in closed:
             self._close([()])
         else:
             self._closing += closed
-        if len(self._channels) > 1:
-            for grown in list(self._channels.values()):
-                self._look(grown)
+        self._touch(pieces)
         if () in closed:
             held.last = True
-            self._ending = True
+            self._ends = max(self._ends, 1)
+        if len(pieces) == 1 and not (closed or twice) and fields is not None:
+            self._finder.learn(event, pieces[0].text)
+
+    def _go_on(self, pieces: Iterable[_Piece]) -> None:
+        """These have come: what was to end has ended, unless it goes on with one of them. There are servers that say
+        the end with every event, or before the last text."""
+        if self._closing and (grow := [piece.grown.key for piece in pieces if not piece.text.whole]):
+            ends = [one for one in self._closing if all(key[: len(one)] != one for key in grow)]
+            self._closing.clear()
+            self._close(ends)
+
+    def _touch(self, pieces: Iterable[_Piece]) -> None:
+        """These have come: their texts, and others that they stand behind, are to be looked at."""
+        for piece in pieces:
+            self._dirty[piece.grown] = None
+        if len(self._channels) > 1:
+            self._dirty.update(dict.fromkeys(self._channels.values()))
 
     def _put(self, held: _HeldEvent) -> None:
         self._held += len(held.event.raw)
         self._queue.append(held)
 
-    def _grow(self, text: AnswerText) -> _Piece:
-        said: str = text.holder[text.key]
+    def _grow(self, text: AnswerText, said: str | None = None) -> _Piece:
+        """Add a text to its channel; `said`: what it is in an event that is like the one that `text` is of."""
+        if said is None:
+            said = text.holder[text.key]
         if text.whole:
             grown = _Grown(text.channel, text.code, True)
         else:
@@ -389,7 +480,6 @@ class Watch:
 
     def _end(self) -> None:
         self._close([()])
-        self._ending = True
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -463,7 +553,7 @@ class Watch:
         self._flush()
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
-        elif self._streamed:
+        elif self._course is not None:
             self._out.append(self._course.cut(verdict.message or ""))
         else:
             fields = next((held.fields for held in self._queue if held.fields is not None), {})
@@ -479,13 +569,15 @@ class Watch:
         if verdict.act in ("cut", "respond"):
             self._stop(verdict, True)
             return
-        self._raw = True
+        rest = b"".join(event.raw for event in events) + self._whole
+        if self._events is not None:
+            rest += self._events.rest()
+        self._events = None
         try:
             self._close([()])
         except Exception as error:  # noqa: BLE001 - nobody has asked for more
             self.error = error
             self._let_go()
-        rest = b"".join(event.raw for event in events) + self._events.rest() + self._whole
         self._whole = bytearray()
         if rest and not self.over:
             self._put(_HeldEvent(Event(rest, "", b""), None, []))
@@ -499,8 +591,21 @@ class Watch:
 
     # What goes out
 
+    def _looked(self) -> None:
+        """Look at the texts that have grown: once, however many events have come together."""
+        dirty, self._dirty = self._dirty, {}
+        try:
+            for grown in dirty:
+                self._look(grown)
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+            self._lost([])
+            if not self.over:
+                self._let_go()
+
     def _released(self) -> bytes:
-        if self._ending and not (self._settled or self._todo or self.over):
+        self._looked()
+        if self._ends and not (self._settled or self._todo or self.over):
             self._guarded(self._settle)
         if not self.over:
             self._guarded(self._flush)
@@ -521,7 +626,7 @@ class Watch:
             self._held -= len(held.event.raw)
             self._out.append(self._written(held))
             self.begun = True
-            if held.fields is not None and self._streamed:
+            if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
 
     def _known(self, held: _HeldEvent) -> bool:
@@ -534,7 +639,7 @@ class Watch:
         for held in self._queue:
             if not self._known(held):
                 return False
-            if held.pieces or self._raw:
+            if held.pieces or self._events is None:
                 return True
         return self._settled
 
@@ -547,21 +652,25 @@ class Watch:
             grown = piece.grown
             if grown.masks:
                 shown = grown.shown(piece.start, piece.end)
-                text = piece.text
-                if shown != text.holder[text.key]:
+                if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
                     changed = self._changed = True
+                    if held.alike:
+                        fields = orjson.loads(event.data)
+                        (piece.text,) = self._finder.texts(fields)
+                    text = piece.text
                     if text.channel:
                         text.holder[text.key] = shown
                     else:
                         other = b""
             grown.out = piece.end
             grown.forget(self._judge.window)
-        if fields is not None and self._changed and (changed or _REPEATS.search(event.data)):
+        if self._changed and (changed or _REPEATS.search(event.data)) and (fields is not None or held.alike):
+            fields = orjson.loads(event.data) if fields is None else fields
             self._shape.forget(fields)
             changed = True
         if not changed:
             return event.raw
-        if not self._streamed:
+        if self._course is None:
             return orjson.dumps(fields)
         name = event.name if _NAME.fullmatch(event.name) else ""
         lead = other + b"\n" if other else b""

@@ -66,6 +66,7 @@ class Upstream:
 
     body: bytes = b""
     size: int = 10**9
+    pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     sent: int = 0
     gone: int = 0
@@ -85,7 +86,7 @@ class Upstream:
             for at in range(0, len(self.body), self.size):
                 await response.write(self.body[at : at + self.size])
                 if self.size < 10**9:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(self.pause)
             while self.endless:
                 await response.write(self.endless)
                 self.sent += len(self.endless)
@@ -158,6 +159,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def fresh(world: World) -> None:
     found = world.upstream
+    found.pause = 0.0
     found.body, found.size, found.headers, found.endless, found.hangs = b"", 10**9, {}, b"", False
 
 
@@ -263,7 +265,7 @@ async def test_a_respond_before_anything_was_sent_has_its_own_status(
         assert json.loads(out)["error"]["message"] == "Not this answer."
         assert headers["x-pointsman-answer"] == "instead"
     world.upstream.body = encoded("chat", stream_of("chat", "x " * 250 + WORDS + " y" * 50, [3]))
-    world.upstream.headers = {}
+    world.upstream.headers, world.upstream.size, world.upstream.pause = {}, 2000, 0.01
     status, _, out = await post(world, client, "chat", "respond")
     assert status == 200
     assert b"Not this answer." in out

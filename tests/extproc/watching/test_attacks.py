@@ -116,3 +116,10 @@ def test_a_judge_that_hangs_makes_nothing_slow_or_large() -> None:
         assert one.feed(piece)
     assert time.process_time() - begun < 6
     assert not one._channels
+
+
+def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"%s","content":"%s"}}]}\n\n'
+    out = run(watch(), [said % (CARD.encode(), word) for word in (b"one", b"two", b"three")])
+    assert CARD.encode() not in out
+    assert b"three" in out

@@ -1,0 +1,91 @@
+"""Events that are like one before them are not taken apart, and are watched all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from decisions.watching import Verdict
+from extproc.watching.shapes import SHAPES
+from extproc.watching.watch import Watch
+from signals.reading import Span
+
+
+class Everything:
+    """Finds what is planted, wherever it stands."""
+
+    window, stride, slow, holds, responds = 16, 16, False, True, False
+
+    def __init__(self, planted: str) -> None:
+        self.planted = planted
+
+    def judge(self, channel: Any, text: str, final: bool) -> Verdict | None:
+        at = text.find(self.planted)
+        if at < 0 or not (final or at < len(text) - self.window):
+            return Verdict("pass")
+        return Verdict("mask", "guard", (Span(at, at + len(self.planted), "x"),))
+
+    async def read(self, channel: Any, text: str, final: bool, deadline: float) -> Verdict:
+        raise AssertionError("nothing here is slow")
+
+    def end(self) -> Verdict:
+        return Verdict("pass")
+
+    def unreadable(self) -> Verdict:
+        return Verdict("cut", "guard", message="unreadable")
+
+
+def event(**delta: Any) -> bytes:
+    return b"data: " + orjson.dumps({"id": "c", "choices": [{"index": 0, "delta": delta}]}) + b"\n\n"
+
+
+END = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def watched(*events: bytes) -> bytes:
+    watch = Watch(SHAPES["chat"], Everything("secret"), True)
+    return b"".join([*(watch.feed(one) for one in events), watch.feed(b"", True)])
+
+
+def contents(stream: bytes) -> str:
+    found = ""
+    for line in stream.split(b"\n\n"):
+        if line.startswith(b"data: {"):
+            delta = orjson.loads(line[6:])["choices"][0]["delta"]
+            found += delta.get("content") or ""
+    return found
+
+
+def test_an_event_that_is_like_another_is_masked() -> None:
+    events = [event(content=part) for part in ("so the ", "sec", "r", "et", " is out", " and that is all of it")]
+    out = watched(*events, END)
+    assert contents(out) == "so the [x] is out and that is all of it"
+    assert b"sec" not in out
+
+
+def test_nothing_found_goes_on_byte_for_byte() -> None:
+    events = [event(content=part) for part in ("a", "b", "\u2603", '"', "\\", "a", "")]
+    assert watched(*events, END) == b"".join((*events, END))
+
+
+@pytest.mark.parametrize("said", ["c", "id", "index", "content", "choices"])
+def test_a_text_that_is_a_key_or_another_value_too_is_no_pattern(said: str) -> None:
+    events = [event(content=said), event(content="sec"), event(content="ret and what comes behind it")]
+    assert contents(watched(*events, END)) == said + "[x] and what comes behind it"
+
+
+def test_another_field_in_the_same_place_is_read() -> None:
+    events = [event(content="abc"), event(refusal="sec"), event(refusal="ret and what comes behind it")]
+    out = watched(*events, END)
+    assert b"secret" not in out
+    assert b'"sec"' not in out
+
+
+def test_a_character_that_json_forbids_is_unreadable() -> None:
+    bad = event(content="PLACE").replace(b"PLACE", b"a\x01b")
+    watch = Watch(SHAPES["chat"], Everything("secret"), True)
+    assert watch.feed(event(content="abc") + bad + event(content="more") + END, True) == b""
+    assert watch.responds is not None  # nothing was sent yet
+    assert watch.responds.message == "unreadable"
