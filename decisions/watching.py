@@ -213,18 +213,20 @@ class Judge:
         """Whether a decision may still take the place of the whole answer, while nothing of it was sent."""
         return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
 
-    def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
-        """What becomes of `text`: what has come of this channel, without what lies more than `window` characters before
-        what the last judgement could not settle (the last `window` characters of its text).
+    def judge(self, channel: Hashable, text: str, final: bool, lead: int = 0) -> Verdict | None:
+        """What becomes of `text`: what has come of this channel, without what lies more than `lead` + `window`
+        characters before what the last judgement could not settle (the last `window` characters of its text).
 
-        `final`: nothing follows. None: something must be read first that takes long; then call `read` instead.
+        `final`: nothing follows. `lead`: how many characters at the beginning only show what stands before the others.
+        Something did stand before them, so nothing that begins among them is believed: half of a word is another word.
+        None: something must be read first that takes long; then call `read` instead.
         """
         facts = self._facts(text, float("inf"))
         if self._missing or any(take(signal, self._signals, facts) is None for signal in self._needed.values()):
             return None
-        return self._judged(facts, channel, text, final)
+        return self._judged(facts, channel, text, final, lead)
 
-    async def read(self, channel: Hashable, text: str, final: bool, deadline: float) -> Verdict:
+    async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`)."""
         if self._missing:
             self._asked.deadline = deadline
@@ -233,18 +235,24 @@ class Judge:
             self._settle_asked()
         facts = self._facts(text, deadline)
         await self._fetch(list(self._needed), facts)
-        return self._judged(facts, channel, text, final)
+        return self._judged(facts, channel, text, final, lead)
 
     def end(self) -> Verdict:
-        """The whole answer was judged: what was never found is not there."""
+        """The whole answer was judged: what was never found is not there. Should more come all the same, it is judged
+        as before."""
+        before, live = dict(self._values.readings), self.live
         values = self._values.readings
         for clause in self.live:
             for key, _ in clause.asked:
                 values.setdefault(key, unknown("not_read"))
             for seen in clause.seen:
                 values.setdefault(seen.key, FALSE)
-        self._changed = True
-        return self._decided(None)
+        verdict = self._decided(None)
+        values.clear()
+        values.update(before)
+        self.live = live
+        self._thin()
+        return verdict
 
     def unreadable(self) -> Verdict:
         """The answer, or the rest of it, cannot be read: what was not found so far is Unknown."""
@@ -308,14 +316,14 @@ class Judge:
                     self._seen[seen.key] = seen
         self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
 
-    def _judged(self, facts: Facts, channel: Hashable, text: str, final: bool) -> Verdict:
+    def _judged(self, facts: Facts, channel: Hashable, text: str, final: bool, lead: int) -> Verdict:
         if not text.strip():
             return PASS
         horizon = len(text) + 1 if final else len(text) - self.window
         values = self._values.readings
         found: dict[str, list[Span] | None] = {}
         for key, seen in self._seen.items():
-            value, spans = _value(seen, facts, len(text))
+            value, spans = _value(seen, facts, len(text), lead)
             if spans or (channel, key) in self._long:
                 spans = self._followed((channel, key), spans, text, horizon)
             if spans:
@@ -404,8 +412,9 @@ class Judge:
             self.acted.append((name, action))
 
 
-def _value(seen: _Seen, facts: Facts, size: int) -> tuple[bool | None, list[Span]]:
-    """Whether a text has what a leaf asks for, and where, if its signal can say that."""
+def _value(seen: _Seen, facts: Facts, size: int, lead: int) -> tuple[bool | None, list[Span]]:
+    """Whether a text of `size` characters has what a leaf asks for behind the first `lead` of them, and where, if its
+    signal can say that."""
     leaf = seen.leaf
     reading = facts.readings[leaf.signal]
     if not seen.placed:
@@ -418,6 +427,9 @@ def _value(seen: _Seen, facts: Facts, size: int) -> tuple[bool | None, list[Span
         spans = seen.spans(facts)
     except Unavailable:
         return None, []
+    if spans and lead:
+        spans = [span for span in spans if span.start >= lead]
+        return bool(spans), spans
     if spans or leaf.label is not None:
         return bool(spans), spans
     return True, [Span(0, size, MASKED)]  # it is there, and nobody knows where

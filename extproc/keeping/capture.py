@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from extproc.watching.shape import Assembly, dicts
+from extproc.watching.shape import Assembly, dicts, says_twice
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events
 
@@ -75,6 +75,8 @@ class Capture:
             if self._events is None:
                 body = bytes(self._whole)
                 final = orjson.loads(body)
+                if says_twice(body, final):  # what is not read here is not judged when it is given again
+                    raise ValueError("a key stands twice")
             else:
                 last = self._events.end()
                 self._add([] if last is None else [last])

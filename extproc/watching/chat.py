@@ -49,7 +49,7 @@ class ChoicesAnswer(AnswerShape):
         return [
             ("choices", index(choice, place))
             for place, choice in enumerate(dicts(fields, "choices"))
-            if choice.get("finish_reason") is not None
+            if choice.get("finish_reason")  # some servers have "" in every event
         ]
 
 
@@ -114,7 +114,7 @@ class Choices(AnswerCourse):
                 known = self._open[at] = False
             if known is False and self.shows(choice):
                 self._open[at] = True
-            if choice.get("finish_reason") is not None:
+            if choice.get("finish_reason"):
                 self._finished.add(at)
 
     def shows(self, choice: dict[str, Any]) -> bool:
@@ -180,7 +180,7 @@ class ChoicesAssembly(Assembly):
 
     def final(self) -> dict[str, Any] | None:
         choices = [self.choice(grown(self._choices[at])) for at in sorted(self._choices)]
-        if not choices or any(choice["finish_reason"] is None for choice in choices):
+        if not choices or any(not choice["finish_reason"] for choice in choices):
             return None
         return self.whole(self._head, choices)
 

@@ -256,6 +256,15 @@ def _exact(value: Any, depth: int) -> bool:
     return True
 
 
+def says_twice(data: bytes, fields: Any) -> bool:
+    """Whether some object of `data`, whose fields these are, may hold a key twice: only the last one was read. As in
+    `extproc.jsonbody`, the quotation marks tell."""
+    written = orjson.dumps(fields)
+    if written == data:
+        return False
+    return data.count(b'"') + data.count(b"\\u0022") != written.count(b'"')
+
+
 def size(value: Any, depth: int = 0) -> int:
     """About how many characters an object has; `TOO_MANY` when it is nested too deep. `depth`: where it is itself."""
     if type(value) is str:

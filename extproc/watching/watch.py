@@ -8,6 +8,7 @@ is still to be judged again. An event in which nothing was found goes on byte fo
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
@@ -16,7 +17,7 @@ import orjson
 
 from decisions.watching import Verdict
 from extproc.watching.jsontext import decode
-from extproc.watching.shape import AnswerShape, AnswerText, Channel
+from extproc.watching.shape import AnswerShape, AnswerText, Channel, says_twice
 from extproc.watching.sse import Event, Events, encode
 
 LIMIT: Final = 4 * 2**20
@@ -25,6 +26,8 @@ UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
 _CHANNELS: Final = 256
 """Texts that grow at the same time in one answer; a real one has a few."""
+_LEAD: Final = 64
+"""Characters that are kept before those that are judged, so that what begins there is not taken for a word's beginning."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
@@ -51,9 +54,9 @@ class Judging(Protocol):
         """Whether some decision takes the place of the whole answer while nothing of it was sent."""
         ...
 
-    def judge(self, channel: Any, text: str, final: bool) -> Verdict | None: ...
+    def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None: ...
 
-    async def read(self, channel: Any, text: str, final: bool, deadline: float) -> Verdict: ...
+    async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict: ...
 
     def end(self) -> Verdict: ...
 
@@ -63,33 +66,58 @@ class Judging(Protocol):
 class _Grown:
     """The text of one channel. Offsets are those of its raw characters from the channel's beginning."""
 
-    __slots__ = ("after", "base", "code", "ended", "judged", "key", "lead", "masks", "out", "raw", "read")
+    __slots__ = (
+        "_more",
+        "_raw",
+        "after",
+        "base",
+        "code",
+        "end",
+        "ended",
+        "judged",
+        "keep",
+        "key",
+        "lead",
+        "masks",
+        "out",
+        "read",
+    )
 
     def __init__(self, key: Channel, code: bool, ended: bool) -> None:
         self.key = key
         self.code = code
         self.ended = ended  # nothing follows
         self.base = 0  # where `raw` begins
-        self.raw = ""  # what is kept of what was released, and what is held
+        self.end = 0
+        self._raw = ""
+        self._more: list[str] = []  # what has come since; joined when it is needed, since a judge may take long
         self.lead = ""  # of JSON text before `raw` (extproc.watching.jsontext)
         self.out = 0  # what was released
         self.read = -1  # how long the text was when it was judged last; -1: not yet
         self.judged = 0  # what begins before is known
+        self.keep = 0  # from where on it is looked at again
         self.after = 0  # characters of the same item that have come behind it
         self.masks: list[list[Any]] = []  # start, end, what is shown instead
 
     @property
-    def end(self) -> int:
-        return self.base + len(self.raw)
+    def raw(self) -> str:
+        """What is kept of what was released, and what is held."""
+        if self._more:
+            self._raw += "".join(self._more)
+            self._more.clear()
+        return self._raw
+
+    def add(self, text: str) -> None:
+        self._more.append(text)
+        self.end += len(text)
 
     def shown(self, start: int, end: int) -> str:
         """What stands there once it is masked. What takes the place of a span stands where the span begins."""
         raw, base = self.raw, self.base
         parts: list[str] = []
         at = start
-        for first, last, new in self.masks:
-            if last <= at:
-                continue
+        for place in range(self._from(start), len(self.masks)):
+            first, last, new = self.masks[place]
             if first >= end:
                 break
             if first >= at:
@@ -100,24 +128,30 @@ class _Grown:
 
     def mask(self, start: int, end: int, new: str) -> None:
         """Add a place to be masked; one that was known already, and has grown, stays one."""
-        for mask in self.masks:
-            if mask[0] < end and start < mask[1]:
-                if mask[0] > self.out:
-                    mask[0] = max(min(start, mask[0]), self.out)
-                mask[1] = max(mask[1], end)
-                return
-        if end > self.out:
-            self.masks.append([max(start, self.out), end, new])
-            self.masks.sort()
+        masks, at = self.masks, self._from(start)
+        if at < len(masks) and masks[at][0] < end:
+            mask = masks[at]
+            if mask[0] > self.out:
+                mask[0] = max(min(start, mask[0]), self.out)
+            mask[1] = max(mask[1], end)
+            while at + 1 < len(masks) and masks[at + 1][0] < mask[1]:
+                mask[1] = max(mask[1], masks.pop(at + 1)[1])
+        elif end > self.out:
+            masks.insert(at, [max(start, self.out), end, new])
+
+    def _from(self, start: int) -> int:
+        """Which of the masks is the first that ends behind `start`. They are disjoint and in their order."""
+        at = bisect_left(self.masks, [start])
+        return at - 1 if at and self.masks[at - 1][1] > start else at
 
     def forget(self, window: int) -> None:
-        """Keep what is not judged, and `window` characters before it."""
-        ahead = min(self.out, self.judged) - self.base - window * (2 if self.code else 1)
+        """Drop what was released and is not looked at again."""
+        ahead = min(self.out, self.keep) - self.base
         if ahead <= window:  # not for every event
             return
         if self.code:
             self.lead = decode(self.raw, self.lead).lead(ahead)
-        self.raw = self.raw[ahead:]
+        self._raw = self.raw[ahead:]
         self.base += ahead
         self.masks = [mask for mask in self.masks if mask[1] > self.base]
 
@@ -136,15 +170,17 @@ class _Piece:
 
 class _HeldEvent:
     """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it.
-    `alike`: it is like one before it but for its only text, and was not taken apart."""
+    `alike`: it is like one before it but for its only text, and was not taken apart. `twice`: its bytes may say more
+    than `fields`."""
 
-    __slots__ = ("alike", "event", "fields", "last", "pieces")
+    __slots__ = ("alike", "event", "fields", "last", "pieces", "twice")
 
     def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], alike: bool = False) -> None:
         self.event = event
         self.fields = fields
         self.pieces = pieces
         self.alike = alike
+        self.twice = False
         self.last = False
 
 
@@ -248,6 +284,7 @@ class Watch:
         self._changed = False  # a text of the answer was masked
         self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
+        self._closing: list[Channel] = []  # what ends, if it does not go on with the next text
 
     @property
     def waiting(self) -> bool:
@@ -279,7 +316,7 @@ class Watch:
             base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
             text = decode(raw, lead).text if grown.code else raw
             try:
-                verdict = await self._judge.read(grown.key, text, final, deadline)
+                verdict = await self._judge.read(grown.key, text, final, deadline, _LEAD if base else 0)
                 if grown in todo:  # it was not given up meanwhile
                     todo.remove(grown)
                     self._apply(grown, verdict, (base, raw, lead, final))
@@ -350,34 +387,49 @@ class Watch:
         """Take one event apart. Raises ValueError when it is none of this API's."""
         if (known := self._finder.alike(event)) is not None:
             piece = self._grow(*known)
+            self._go_on((piece,))
             self._put(_HeldEvent(event, None, [piece], True))
             self._touch((piece,))
             return
         pieces: list[_Piece] = []
         fields: dict[str, Any] | None = None
+        twice = False
         if event.data and event.data != _DONE:
             fields = orjson.loads(event.data)
             if type(fields) is not dict:
                 raise ValueError("an event of the answer is no object")
+            twice = says_twice(event.data, fields)
             for text in self._finder.texts(fields):
                 pieces.append(self._grow(text))
         if event.other or (event.name and not _NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
+        self._go_on(pieces)
         held = _HeldEvent(event, fields, pieces)
+        held.twice = twice
         self._put(held)
         if self._course is None:
             self._touch(pieces)
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
-        if closed:
-            self._close(closed)
+        if () in closed:
+            self._close([()])
+        else:
+            self._closing += closed
         self._touch(pieces)
         if () in closed:
             held.last = True
             self._ends = max(self._ends, 1)
-        if len(pieces) == 1 and not closed and fields is not None:
+        if len(pieces) == 1 and not (closed or twice) and fields is not None:
             self._finder.learn(event, pieces[0].text)
+
+    def _go_on(self, pieces: Iterable[_Piece]) -> None:
+        """These have come: what was to end has ended, unless it goes on with one of them. There are servers that say
+        the end with every event, or before the last text."""
+        if self._closing and (grow := [piece.grown.key for piece in pieces if not piece.text.whole]):
+            ends = [one for one in self._closing if all(key[: len(one)] != one for key in grow)]
+            self._closing.clear()
+            self._close(ends)
 
     def _touch(self, pieces: Iterable[_Piece]) -> None:
         """These have come: their texts, and others that they stand behind, are to be looked at."""
@@ -410,7 +462,9 @@ class Watch:
                         other.after += len(said)
             grown.after = 0
         start = grown.end
-        grown.raw += said
+        grown.add(said)
+        if grown.end - grown.base > 2 * self._limit:
+            raise ValueError("too much of a text waits to be judged")
         return _Piece(grown, text, start, grown.end)
 
     def _close(self, beginnings: Iterable[Channel]) -> None:
@@ -418,11 +472,11 @@ class Watch:
         for beginning in beginnings:
             size = len(beginning)
             for key in [key for key in self._channels if key[:size] == beginning]:
-                grown = self._channels.pop(key)
+                grown = self._channels.pop(key, None)
+                if grown is None:  # the answer was cut meanwhile
+                    return
                 grown.ended = True
                 self._look(grown)
-                if self.over:
-                    return
 
     def _end(self) -> None:
         self._close([()])
@@ -455,7 +509,7 @@ class Watch:
         ):
             return
         text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
-        verdict = judge.judge(grown.key, text, final)
+        verdict = judge.judge(grown.key, text, final, _LEAD if grown.base else 0)
         if verdict is None:
             self._todo.append(grown)
         else:
@@ -471,17 +525,20 @@ class Watch:
         window = self._judge.window
         known = base + len(raw)
         grown.read = known
+        back = 2 * window + _LEAD  # what was judged just now, and what is looked back at from there
         if not grown.code:
             for span in verdict.spans:
                 grown.mask(base + span.start, base + span.end, f"[{span.label}]")
             if not final:
                 known -= window
+            grown.keep = base + max(0, len(raw) - back)
         elif verdict.spans or not final:
             text = decode(raw, lead)
             for start, end, new in text.edits((span.start, span.end, f"[{span.label}]") for span in verdict.spans):
                 grown.mask(base + start, base + end, new)
             if not final:
                 known = base + text.raw(max(0, len(text.text) - window))
+                grown.keep = base + text.raw(max(0, len(text.text) - back))
         grown.judged = max(grown.judged, known)
 
     def _settle(self) -> None:
@@ -590,13 +647,13 @@ class Watch:
         """The event as it is to be sent: as it came, or masked."""
         event, fields = held.event, held.fields
         other = event.other
-        changed = False
+        changed = held.twice
         for piece in held.pieces:
             grown = piece.grown
             if grown.masks:
                 shown = grown.shown(piece.start, piece.end)
                 if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
-                    changed = True
+                    changed = self._changed = True
                     if held.alike:
                         fields = orjson.loads(event.data)
                         (piece.text,) = self._finder.texts(fields)
@@ -607,8 +664,6 @@ class Watch:
                         other = b""
             grown.out = piece.end
             grown.forget(self._judge.window)
-        if changed:
-            self._changed = True
         if self._changed and (changed or _REPEATS.search(event.data)) and (fields is not None or held.alike):
             fields = orjson.loads(event.data) if fields is None else fields
             self._shape.forget(fields)

@@ -447,3 +447,46 @@ def test_a_policy_that_keeps_answers_asks_envoy_for_them(tmp_path: Path) -> None
     assert world().engine.watches == "text"
     assert world().engine.metered
     assert world(POLICY.replace("cache: {scope: all, ttl: 1m}", "").replace("cache: {}, ", "")).engine.watches == "none"
+
+
+@pytest.mark.parametrize("where", ["arguments", "content"])
+async def test_escapes_hide_nothing_from_who_judges_what_was_kept(where: str) -> None:
+    """Arguments of tools are JSON text, as is what was asked to be JSON: it is judged as its reader will read it."""
+    said = '{"place": "in \\u0049taly"}'
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": said}}
+    message = {"role": "assistant", "content": said}
+    if where == "arguments":
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}  # type: ignore[dict-item]
+    ends = "tool_calls" if where == "arguments" else "stop"
+    final = {**ANSWERS["chat"], "choices": [{"index": 0, "message": message, "finish_reason": ends}]}
+    asked = body(response_format={"type": "json_object"})
+    service = world()
+    answer(await ask(service, asked), orjson.dumps(final))
+    assert given(await ask(service, asked)) is not None
+    guarded = POLICY.replace("signals: {", 'signals: {says: {keyword: {any: ["in italy"], in: answer}}, ').replace(
+        "settings:", '  - {name: leak, on: answer, when: says, cut: {message: "No."}}\nsettings:'
+    )
+    service.engine = build(parse(guarded))
+    assert given(await ask(service, asked)) is None
+
+
+async def test_an_answer_that_says_a_key_twice_is_not_kept() -> None:
+    """Only the last one would be judged when it is given again."""
+    service = world()
+    twice = orjson.dumps(ANSWERS["chat"]).replace(b'"content":', b'"content":"4111 1111 1111 1111","content":')
+    answer(await ask(service, body()), twice)
+    assert given(await ask(service, body())) is None
+
+
+async def test_an_api_whose_answers_are_not_kept_makes_nobody_wait() -> None:
+    service = world(POLICY.replace("cache: {}", "cache: {any_temperature: true}"))
+    data = orjson.dumps({"contents": [{"role": "user", "parts": [{"text": "Where is Rome?"}]}]})
+    envoys = []
+    for _ in range(2):
+        envoy = Envoy(service, DUPLEX, response_body_mode=STREAMED)
+        envoy.request(data, "/v1beta/models/auto:generateContent", **ACME)
+        await asyncio.sleep(0.05)
+        envoys.append(envoy)
+    assert all(envoy.sent for envoy in envoys)
+    for envoy in envoys:
+        envoy.exchange.closed()

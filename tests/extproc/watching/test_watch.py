@@ -362,14 +362,14 @@ class Slow:
         self.go = asyncio.Event()
         self.broken = False
 
-    def judge(self, channel: Hashable, text: str, final: bool) -> Verdict | None:
+    def judge(self, channel: Hashable, text: str, final: bool, lead: int = 0) -> Verdict | None:
         return None
 
-    async def read(self, channel: Hashable, text: str, final: bool, deadline: float) -> Verdict:
+    async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         await self.go.wait()
         if self.broken:
             raise RuntimeError("broken")
-        return self.real.judge(channel, text, final) or Verdict("pass")
+        return self.real.judge(channel, text, final, lead) or Verdict("pass")
 
     def end(self) -> Verdict:
         return self.real.end()

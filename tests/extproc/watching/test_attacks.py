@@ -1,0 +1,125 @@
+"""What somebody tried who wanted a guarded value out, or a harmless answer changed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+import pytest
+
+from config.build import build
+from config.load import parse
+from extproc.watching.shapes import SHAPES
+from extproc.watching.sse import encode
+from extproc.watching.watch import Watch
+from signals.request import Message, Request
+from tests.extproc.watching.streams import call, chunk
+from tests.extproc.watching.test_watch import CARD, CUT, FLAG, MASK, POLICY, WORDS, Slow, cut_up, judge, run, shown, watch
+from upstream.events import DONE
+
+SIGNALS = POLICY.replace(
+    "  any: {score",
+    "  word: {keyword: {in: answer, any: [ass]}}\n"
+    "  number: {regex: {in: answer, any: ['\\b[0-9]{16}\\b']}}\n"
+    "  any: {score",
+)
+
+
+def by(rule: str, signal: str) -> Watch:
+    decision = f"  - {{name: one, on: answer, when: {signal}, window: 64, on_unknown: match, {rule}: {{}}}}\n"
+    engine = build(parse(SIGNALS + decision))
+    request = Request("chat", b"{}", {}, "auto", (Message("user", "hello"),), {})
+    judge = engine.judge(engine.settle(request), request)  # type: ignore[arg-type]
+    assert judge is not None
+    return Watch(SHAPES["chat"], judge, True)
+
+
+def sent(*events: dict[str, Any]) -> list[bytes]:
+    return [*(encode("", one) for one in events), DONE]
+
+
+@pytest.mark.parametrize("rule", ["cut", "mask"])
+@pytest.mark.parametrize(("signal", "word"), [("word", "class "), ("number", "123456789012345678901 ")])
+@pytest.mark.parametrize("key", ["content", "arguments"])
+@pytest.mark.parametrize("size", [1, 5, 11, 64, 200])
+def test_half_of_a_word_is_no_word(rule: str, signal: str, word: str, key: str, size: int) -> None:
+    """What is looked back at begins somewhere in the text, and nothing is found because of that."""
+    text = word * 200
+    if key == "arguments":
+        parts = list(cut_up(orjson.dumps({"a": text}).decode(), (size,)))
+        stream = sent(*(chunk(call(0, arguments=part)) for part in parts), chunk(finish="tool_calls"))
+    else:
+        stream = sent(*(chunk({"content": part}) for part in cut_up(text, (size,))), chunk(finish="stop"))
+    assert run(by(rule, signal), stream) == b"".join(stream)
+
+
+@pytest.mark.parametrize("rule", [MASK, CUT])
+def test_what_comes_after_the_end_is_judged_too(rule: str) -> None:
+    """There is nothing behind the end of a stream, but not every client knows that."""
+    late = encode("", chunk({"content": f"{WORDS} and {CARD}"}))
+    out = run(watch(rule), [*sent(chunk({"content": "Hello."}), chunk(finish="stop")), late, DONE])
+    assert b"Hello." in out
+    assert WORDS.encode() not in out
+    assert CARD.encode() not in out
+
+
+@pytest.mark.parametrize("rule", [MASK, CUT])
+@pytest.mark.parametrize("said", ["", "stop"])
+def test_a_choice_that_says_it_has_ended_may_go_on(rule: str, said: str) -> None:
+    """Some servers say an empty reason with every event, or `stop` with each, as Gemini's first ones did."""
+    parts = [chunk({"content": part}, finish=said) for part in ("My 4111 1111 ", "1111 1111", " on proj", "ect falcon")]
+    out = shown(run(watch(rule), sent(*parts, chunk(finish="stop"))))
+    assert rule == CUT or out[0, "content"] == "My [card] on [masked]"
+    assert "4111" not in str(out)
+    assert "proj" not in str(out)
+
+
+@pytest.mark.parametrize("rule", [MASK, CUT])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_key_that_stands_twice_hides_nothing(rule: str, streamed: bool) -> None:
+    said = b'{"choices":[{"index":0,"finish_reason":"stop","%s":{"content":"%s","content":"x \\u0022 y"}}]}'
+    body = said % (b"delta" if streamed else b"message", CARD.encode())
+    out = run(watch(rule, streamed=streamed), [b"data: " + body + b"\n\n", DONE] if streamed else [body])
+    assert CARD.encode() not in out
+    assert b'"content":"x \\" y"' in out
+
+
+@pytest.mark.parametrize("form", ["whole", "content", "arguments"])
+def test_many_masks_take_time_that_is_linear(form: str) -> None:
+    """8,000 masks of one text took five seconds, in which nobody else was served."""
+    text = "AK-12345678 " * 8000
+    if form == "whole":
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        stream = [orjson.dumps({"object": "chat.completion", "choices": [choice]})]
+    elif form == "content":
+        stream = sent(chunk({"content": text}), chunk(finish="stop"))
+    else:
+        stream = sent(chunk(call(0, arguments=orjson.dumps({"a": text}).decode())), chunk(finish="tool_calls"))
+    begun = time.process_time()
+    out = run(watch(streamed=form != "whole"), stream)
+    assert time.process_time() - begun < 1
+    assert out.count(b"[masked]") == 8000
+
+
+def test_a_judge_that_hangs_makes_nothing_slow_or_large() -> None:
+    """Where a decision only flags, the answer goes on while its judge reads, and all that came meanwhile is kept."""
+
+    class Hangs(Slow):
+        holds = False
+
+    one = Watch(SHAPES["chat"], Hangs(judge(FLAG)), True, limit=2**18)
+    piece = b"".join(encode("", chunk({"content": "hello world how are"})) for _ in range(200))
+    begun = time.process_time()
+    for _ in range(500):
+        assert one.feed(piece)
+    assert time.process_time() - begun < 6
+    assert not one._channels
+
+
+def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"%s","content":"%s"}}]}\n\n'
+    out = run(watch(), [said % (CARD.encode(), word) for word in (b"one", b"two", b"three")])
+    assert CARD.encode() not in out
+    assert b"three" in out
