@@ -424,3 +424,28 @@ def test_tokens_that_repeat_a_masked_text_are_dropped() -> None:
     event["choices"][0]["logprobs"] = {"content": [{"token": "4111", "logprob": -1.0}]}
     out = run(watch(MASK), [encode("", event) + encode("", event) + DONE])
     assert b"4111" not in out
+
+
+def test_a_cut_repeats_what_was_shown_where_events_have_no_numbers() -> None:
+    """Of the Responses API the last event says everything again, however alike the events before it are."""
+    place = {"item_id": "m", "output_index": 0, "content_index": 0}
+    item = {"id": "m", "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+    begun = {"id": "r", "object": "response", "model": "m", "status": "in_progress", "output": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {
+            "type": "response.content_part.added",
+            **place,
+            "part": {"type": "output_text", "text": "", "annotations": []},
+        },
+    ]
+    words = f"{'word ' * 40}{WORDS}{' more' * 40}".split(" ")
+    events += [{"type": "response.output_text.delta", **place, "delta": f"{word} "} for word in words]
+    watch = Watch(SHAPES["responses"], judge(CUT, "responses"), True)
+    sent = b"".join(watch.feed(encode(one["type"], one)) for one in events)
+    shown = [orjson.loads(one.data) for one in Events(10**6).feed(sent)]
+    deltas = "".join(one["delta"] for one in shown if one["type"] == "response.output_text.delta")
+    assert deltas.startswith("word word word ")
+    assert shown[-1]["type"] == "response.incomplete"
+    assert shown[-1]["response"]["output"][0]["content"][0]["text"] == deltas
