@@ -108,6 +108,9 @@ class ResponsesAnswer(AnswerShape):
             return [("output", _number(fields, "output_index"))]
         return [_channel(fields, kind.removesuffix(_DONE))]
 
+    def repeats(self) -> bool:
+        return True
+
     def course(self, model: str = "") -> AnswerCourse:
         return ResponsesCourse(model)
 

@@ -152,6 +152,10 @@ class AnswerShape:
         """The beginnings of those channels that end with this event: `()` ends all."""
         raise NotImplementedError
 
+    def repeats(self) -> bool:
+        """Whether a stream's last event says all texts again, also that of an answer that is cut."""
+        return False
+
     def forget(self, fields: dict[str, Any]) -> None:
         """Drops what repeats the texts of the event (tokens, speech), or counts their characters (where a citation is):
         to be called when one was changed, and for every later event of that answer."""

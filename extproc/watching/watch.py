@@ -231,7 +231,7 @@ class _TextFinder:
 
     def learn(self, event: Event, text: AnswerText) -> None:
         """`event` has only this text, and nothing ends with it: the next ones may be like it."""
-        if self._tries < _TRIES:
+        if self._tries < _TRIES and not self._shape.repeats():  # else its course has to see every event
             self._tries += 1
             self._known = self._likeness(event, text) or self._known
 
