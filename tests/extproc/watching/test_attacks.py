@@ -15,7 +15,20 @@ from extproc.watching.sse import encode
 from extproc.watching.watch import Watch
 from signals.request import Message, Request
 from tests.extproc.watching.streams import call, chunk
-from tests.extproc.watching.test_watch import CARD, CUT, FLAG, MASK, POLICY, WORDS, Slow, cut_up, judge, run, shown, watch
+from tests.extproc.watching.test_watch import (
+    CARD,
+    CUT,
+    FLAG,
+    MASK,
+    POLICY,
+    WORDS,
+    Slow,
+    cut_up,
+    judge,
+    run,
+    shown,
+    watch,
+)
 from upstream.events import DONE
 
 SIGNALS = POLICY.replace(
