@@ -27,7 +27,7 @@ UNREADABLE: Final = 502
 _CHANNELS: Final = 256
 """Texts that grow at the same time in one answer; a real one has a few."""
 _LEAD: Final = 64
-"""Characters kept before those that are judged, so that what begins there is not taken for a word's beginning."""
+"""Characters that are kept before those that are judged: they show where a word begins."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"

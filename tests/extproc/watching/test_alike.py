@@ -21,13 +21,13 @@ class Everything:
     def __init__(self, planted: str) -> None:
         self.planted = planted
 
-    def judge(self, channel: Any, text: str, final: bool) -> Verdict | None:
+    def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None:
         at = text.find(self.planted)
         if at < 0 or not (final or at < len(text) - self.window):
             return Verdict("pass")
         return Verdict("mask", "guard", (Span(at, at + len(self.planted), "x"),))
 
-    async def read(self, channel: Any, text: str, final: bool, deadline: float) -> Verdict:
+    async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         raise AssertionError("nothing here is slow")
 
     def end(self) -> Verdict:

@@ -136,3 +136,12 @@ def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> Non
     out = run(watch(), [said % (CARD.encode(), word) for word in (b"one", b"two", b"three")])
     assert CARD.encode() not in out
     assert b"three" in out
+
+
+@pytest.mark.parametrize("size", [1, 13])
+def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> None:
+    text = "x " * 500 + f"{CARD} and {WORDS}" + " y" * 500
+    arguments = '{"a":"' + "".join(f"\\u{ord(one):04x}" for one in text) + '"}'
+    parts = (chunk(call(0, arguments=part)) for part in cut_up(arguments, (size,)))
+    out = shown(run(watch(), sent(*parts, chunk(finish="tool_calls"))))
+    assert orjson.loads(out[0, "tool", 0])["a"] == "x " * 500 + "[card] and [masked]" + " y" * 500
