@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Reading(NamedTuple):
@@ -33,6 +33,10 @@ def of(matched: bool) -> Reading:
 def unknown(reason: str) -> Reading:
     """An Unknown reading; `reason` must come from a small closed set, since it labels a metric."""
     return Reading(None, None, None, reason)
+
+
+MASKED: Final = "masked"
+"""The label of what policies look for in words of their own: a client learns nothing of it."""
 
 
 class Span(NamedTuple):

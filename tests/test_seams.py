@@ -138,7 +138,7 @@ BRIEF = '''
 
 from __future__ import annotations
 
-from stepwise.strategy import AnswerContext, Draft, Judge, Judgement, Run, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
 
 
 class Brief(Strategy):
@@ -151,7 +151,7 @@ class Brief(Strategy):
         return _BriefRun(self.longest)
 
 
-class _BriefRun(Judge):
+class _BriefRun(StepJudge):
     def __init__(self, longest: int) -> None:
         self._longest = longest
 

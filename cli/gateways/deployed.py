@@ -381,7 +381,7 @@ class _Check:
 
     def _response(self, found: _Object, sent: bool, body: str | None) -> None:
         engine = self._engine
-        if engine.watches == "text" and not (sent and str(body).replace("_", "").lower() == "fullduplexstreamed"):
+        if engine.watched is not None and not (sent and str(body).replace("_", "").lower() == "fullduplexstreamed"):
             text = "the text of answers is not handed over to us (full duplex, with trailers)"
             why = "the decisions with `on: answer` depend on Envoy granting it for each answer, and `respond` is a cut"
             self._say(found, "D412", f"{text}: {why}; render it again", "warning")

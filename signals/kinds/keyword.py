@@ -13,7 +13,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from signals.facts import Facts
-from signals.reading import FALSE, Reading, Span, Unavailable
+from signals.reading import FALSE, MASKED, Reading, Span, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
 from signals.text.automaton import Automaton, Keyword, fold
@@ -33,8 +33,6 @@ _K1, _B, _AVERAGE = 1.2, 0.75, 150
 """BM25's usual constants, and the words of an average prompt."""
 
 
-MASKED: Final = "masked"
-"""The label of what policies look for in words of their own: a client learns nothing of it."""
 _EXPRESSION: Final = re.compile(
     r"\\b$|\\[wds](?![A-Za-z])|(?<!\*)\.[*+]|^\^\w|\(\?[:i!=<]|\(\w+(\|\w+)+\)|\w\|\w+\|\w|\[[a-z0-9]-[a-z0-9]\]|\w{5}\*$",
     re.IGNORECASE,

@@ -11,8 +11,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from signals.facts import Facts
-from signals.kinds.keyword import MASKED
-from signals.reading import FALSE, Reading, Span
+from signals.reading import FALSE, MASKED, Reading, Span
 from signals.signal import Doubt, SearchParams, Shared, Signal
 from signals.text.hits import Hits
 from signals.text.patterns import Pattern, PatternSet, compiled, doubts, places, plain_pattern

@@ -9,6 +9,7 @@ from decisions.decision import Trace
 from extproc.wire import Pairs
 from signals.request import Request
 from upstream.answer import Answer
+from upstream.writer import Charge
 
 
 class Words:
@@ -18,7 +19,7 @@ class Words:
         self.sent = 0
         self.open = 0
 
-    async def answer(self, trace: Trace, request: Request) -> Answer | None:
+    async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
         words = request.text("user").split()
         if words[0] == "plain":
             return None

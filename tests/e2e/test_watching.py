@@ -342,6 +342,7 @@ async def test_a_client_that_leaves_frees_everything(world: World, client: aioht
         before += 1
         await until(lambda count=before: world.upstream.gone >= count)  # type: ignore[misc]
     await until(lambda: "pointsman_streams_inflight 0" in world.router.metrics())
+    assert world.upstream.gone >= before
 
 
 async def test_an_endless_answer_takes_bounded_memory(world: World) -> None:
