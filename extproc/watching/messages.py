@@ -89,7 +89,8 @@ class MessagesAnswer(AnswerShape):
             events.append({"type": "content_block_start", "index": at, "content_block": start})
             events += ({"type": "content_block_delta", "index": at, "delta": delta} for delta in deltas)
             events.append({"type": "content_block_stop", "index": at})
-        said = inner(final, "usage")
+        said = final.get("usage")
+        said = said if isinstance(said, dict) else {}
         counted = {"output_tokens": 0, **{key: said[key] for key in _COUNTS if key in said}}
         events += ({"type": "message_delta", "delta": ends, "usage": counted}, {"type": "message_stop"})
         return _written(events)
