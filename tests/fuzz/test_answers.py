@@ -14,7 +14,7 @@ def test_disturbed_answers_are_read_or_refused() -> None:
     assert answers.run(1_000, 11, damage, lines.append) == 0, "\n".join(lines)
 
 
-@pytest.mark.slow
+@pytest.mark.volume
 def test_many_disturbed_answers_are_read_or_refused() -> None:
     lines: list[str] = []
     assert answers.run(30_000, 12, damage, lines.append) == 0, "\n".join(lines)
