@@ -23,6 +23,7 @@ from extproc.watching.shape import (
     index,
     inner,
     objects,
+    put,
     size,
     walk,
 )
@@ -114,7 +115,7 @@ class Choices(AnswerCourse):
                 known = self._open[at] = False
             if known is False and self.shows(choice):
                 self._open[at] = True
-            if choice.get("finish_reason"):
+            if choice.get("finish_reason") and at in self._open:
                 self._finished.add(at)
 
     def shows(self, choice: dict[str, Any]) -> bool:
@@ -166,16 +167,17 @@ class ChoicesAssembly(Assembly):
             return
         for key, value in fields.items():
             if key not in ("choices", "obfuscation") and (value is not None or key not in self._head):
-                self._head[key] = value
+                self._left -= put(self._head, key, value)
         for place, choice in enumerate(dicts(fields, "choices")):
             at = index(choice, place)
             known = self._choices.get(at)
             if known is None:
                 known = self._choices[at] = {"index": at, "logprobs": None, "finish_reason": None}
                 self._left -= 1
-            self._left -= self.put(known, choice)
+            self._left -= self.add_choice(known, choice)
         if self._left < 0 or fields.get("error"):
             self._failed = True
+            self._head.clear()
             self._choices.clear()
 
     def final(self) -> dict[str, Any] | None:
@@ -184,7 +186,7 @@ class ChoicesAssembly(Assembly):
             return None
         return self.whole(self._head, choices)
 
-    def put(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
+    def add_choice(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
         """Adds a choice of an event to what is `known` of it; returns how many characters it took."""
         raise NotImplementedError
 
@@ -198,7 +200,7 @@ class ChoicesAssembly(Assembly):
 
 
 class ChatAssembly(ChoicesAssembly):
-    def put(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
+    def add_choice(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
         took = 0
         for key, value in choice.items():
             if key in ("delta", "logprobs"):
@@ -208,7 +210,7 @@ class ChatAssembly(ChoicesAssembly):
                         known[name] = {}
                     took += grow(known[name], value)
             elif value is not None or key not in known:
-                known[key] = value
+                took += put(known, key, value)
         return took
 
     def choice(self, grown: dict[str, Any]) -> dict[str, Any]:

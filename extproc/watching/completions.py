@@ -49,7 +49,7 @@ class CompletionsCourse(Choices):
 
 
 class CompletionsAssembly(ChoicesAssembly):
-    def put(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
+    def add_choice(self, known: dict[str, Any], choice: dict[str, Any]) -> int:
         ends = {key: choice[key] for key in ("finish_reason", "stop_reason") if choice.get(key) is not None}
         rest = {key: value for key, value in choice.items() if key not in ("index", "finish_reason", "stop_reason")}
         known.update(ends)

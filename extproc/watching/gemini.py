@@ -21,6 +21,7 @@ from extproc.watching.shape import (
     index,
     inner,
     objects,
+    put,
     size,
     walk,
 )
@@ -102,7 +103,9 @@ class GeminiAssembly(Assembly):
     def add(self, fields: dict[str, Any]) -> None:
         if self._failed:
             return
-        self._head.update({key: value for key, value in fields.items() if key != "candidates"})
+        for key, value in fields.items():
+            if key != "candidates":
+                self._left -= put(self._head, key, value)
         for place, candidate in enumerate(dicts(fields, "candidates")):
             at = index(candidate, place)
             known = self._candidates.setdefault(at, {})
@@ -110,17 +113,18 @@ class GeminiAssembly(Assembly):
             self._left -= 1
             for key, value in candidate.items():
                 if key != "content":
-                    self._left -= 0 if key in known else size(value)
-                    known[key] = value
+                    self._left -= put(known, key, value)
                 elif type(value) is dict:
-                    known.setdefault("content", {}).update(
-                        {name: one for name, one in value.items() if name != "parts"}
-                    )
+                    content = known.setdefault("content", {})
+                    for name, one in value.items():
+                        if name != "parts":
+                            self._left -= put(content, name, one)
                     for part in dicts(value, "parts"):
                         self._left -= 1 + size(part)
                         _join(parts, part)
         if self._left < 0 or fields.get("error"):
             self._failed = True
+            self._head.clear()
             self._candidates.clear()
             self._parts.clear()
 

@@ -24,6 +24,7 @@ from extproc.watching.shape import (
     exact,
     inner,
     kind_of,
+    put,
     walk,
 )
 from upstream.events import event
@@ -199,6 +200,7 @@ class MessagesAssembly(Assembly):
                 self._grow(_place(fields), block, fields["delta"])
         if self._left < 0:
             self._failed = True
+            self._message = None
             self._blocks.clear()
             self._inputs.clear()
 
@@ -220,11 +222,13 @@ class MessagesAssembly(Assembly):
     def _end(self, message: dict[str, Any], fields: dict[str, Any]) -> None:
         delta, usage = fields.get("delta"), fields.get("usage")
         if type(delta) is dict:
-            message.update({key: value for key, value in delta.items() if value is not None or key not in message})
+            for key, value in delta.items():
+                if value is not None or key not in message:
+                    self._left -= put(message, key, value)
         if type(usage) is dict:
             before = message.get("usage")
             said = {key: value for key, value in usage.items() if value is not None}
-            message["usage"] = {**before, **said} if type(before) is dict else said
+            self._left -= put(message, "usage", {**before, **said} if type(before) is dict else said)
 
     def final(self) -> dict[str, Any] | None:
         if self._failed or not self._stopped or self._message is None or self._message.get("stop_reason") is None:

@@ -285,6 +285,13 @@ def size(value: Any, depth: int = 0) -> int:
     return took
 
 
+def put(known: dict[str, Any], key: str, value: Any) -> int:
+    """Sets a field of what is `known` of an answer; returns how many characters more it has by that."""
+    before = size(known[key]) if key in known else -1 - len(key)
+    known[key] = value
+    return size(value) - before
+
+
 def index(entry: dict[str, Any], place: int) -> int:
     """The place that an entry of a list says it has, else where it is."""
     given = entry.get("index")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -280,11 +280,11 @@ class Watch:
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, _Grown] = {}
         self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
-        self._todo: list[_Grown] = []  # texts whose signals take long to read
+        self._todo: OrderedDict[_Grown, None] = OrderedDict()  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
         self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
-        self._closing: list[Channel] = []  # what ends, if it does not go on with the next text
+        self._closing: dict[Channel, None] = {}  # what ends, if it does not go on with the next text
 
     @property
     def waiting(self) -> bool:
@@ -312,19 +312,21 @@ class Watch:
         """
         todo = self._todo
         while todo and not self.over:
-            grown = todo[0]
+            grown = next(iter(todo))
             base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
             text = decode(raw, lead).text if grown.code else raw
             try:
                 verdict = await self._judge.read(grown.key, text, final, deadline, _LEAD if base else 0)
                 if grown in todo:  # it was not given up meanwhile
-                    todo.remove(grown)
+                    del todo[grown]
                     self._apply(grown, verdict, (base, raw, lead, final))
                     if self._final(grown) and not (final and grown.read == grown.end):
-                        todo.append(grown)  # it has ended while it was read
+                        todo[grown] = None  # it has ended while it was read
             except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
                 self.error = error
                 self._lost([])
+                todo.pop(grown, None)
+                grown.judged = grown.end  # where that does not stop it, it goes on
             if self._out:
                 break
         return self._released()
@@ -349,6 +351,7 @@ class Watch:
                     events.append(rest)
             except ValueError:
                 self._read_all(events)
+                events = []
                 self._lost([])
         else:
             self._whole += data
@@ -415,7 +418,11 @@ class Watch:
         if () in closed:
             self._close([()])
         else:
-            self._closing += closed
+            self._closing |= {
+                beginning: None
+                for beginning in closed
+                if any(key[: len(beginning)] == beginning for key in self._channels)  # else there is nothing to end
+            }
         self._touch(pieces)
         if () in closed:
             held.last = True
@@ -511,7 +518,7 @@ class Watch:
         text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
         verdict = judge.judge(grown.key, text, final, _LEAD if grown.base else 0)
         if verdict is None:
-            self._todo.append(grown)
+            self._todo[grown] = None
         else:
             self._apply(grown, verdict, (grown.base, grown.raw, grown.lead, final))
 

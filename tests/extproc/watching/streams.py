@@ -8,8 +8,12 @@ from typing import Any
 import anthropic
 import httpx2
 import openai
+from anthropic.types import Message
 from google import genai
 from google.genai import types
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from extproc.watching.sse import encode
 from upstream.events import DONE
@@ -461,3 +465,12 @@ READ: dict[str, Callable[[bytes], list[Any]]] = {
     "responses": _responses,
 }
 """Reads a stream with the official SDK, both as it comes and with the helper that gathers it; what that gave."""
+
+WHOLE: dict[str, Any] = {
+    "chat": ChatCompletion,
+    "completions": Completion,
+    "gemini": types.GenerateContentResponse,
+    "messages": Message,
+    "responses": Response,
+}
+"""What the official SDK reads a whole answer as."""

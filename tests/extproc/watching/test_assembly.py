@@ -7,11 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from anthropic.types import Message
-from google.genai import types
-from openai.types import Completion
-from openai.types.chat import ChatCompletion
-from openai.types.responses import Response
 
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import Static
@@ -26,6 +21,7 @@ from tests.extproc.watching.streams import (
     RESPONSES,
     STREAMS,
     USAGE,
+    WHOLE,
     chunk,
     delta,
     gpt,
@@ -35,14 +31,6 @@ from tests.extproc.watching.streams import (
     written,
 )
 from tests.linear import assert_linear
-
-WHOLE: dict[str, Any] = {
-    "chat": ChatCompletion,
-    "completions": Completion,
-    "gemini": types.GenerateContentResponse,
-    "messages": Message,
-    "responses": Response,
-}
 
 
 def read(body: bytes) -> list[dict[str, Any]]:
@@ -54,6 +42,22 @@ def assembled(api: str, events: list[dict[str, Any]], limit: int = 100_000) -> d
     for one in copy.deepcopy(events):
         assembly.add(one)
     return assembly.final()
+
+
+NEW: dict[str, Any] = {
+    "chat": lambda key, value: [chunk(**{key: value}), chunk() | {"choices": [{"index": 0, "delta": {}, key: value}]}],
+    "gemini": lambda key, value: [{"candidates": [{"content": {key: value}}], key: value}],
+    "messages": lambda key, value: [{"type": "message_delta", "delta": {key: value}, "usage": {key: value}}],
+}
+
+
+@pytest.mark.parametrize("api", NEW)
+def test_fields_that_nobody_knows_count_to_the_limit(api: str) -> None:
+    streams: dict[str, Any] = STREAMS[api]
+    begun, *rest = next(iter(streams.values()))
+    for fields, complete in ((10, True), (400, False)):
+        more = [one for number in range(fields) for one in NEW[api](f"key{number}", "x" * 100)]
+        assert (assembled(api, [begun, *more, *rest], 20_000) is not None) is complete
 
 
 def gathered(api: str, body: bytes) -> Any:

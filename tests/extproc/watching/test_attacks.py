@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ import pytest
 
 from config.build import build
 from config.load import parse
+from decisions.watching import PASS, Verdict
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import encode
 from extproc.watching.watch import Watch
@@ -29,6 +31,7 @@ from tests.extproc.watching.test_watch import (
     shown,
     watch,
 )
+from tests.linear import assert_linear
 from upstream.events import DONE
 
 SIGNALS = POLICY.replace(
@@ -50,6 +53,72 @@ def by(rule: str, signal: str) -> Watch:
 
 def sent(*events: dict[str, Any]) -> list[bytes]:
     return [*(encode("", one) for one in events), DONE]
+
+
+class Quiet:
+    """Judges nothing, and takes long for it; `breaks`: it cannot even do that."""
+
+    window, stride, holds, responds = 16, 16, True, False
+
+    def __init__(self, slow: bool = True, breaks: bool = False) -> None:
+        self.slow = slow
+        self.breaks = breaks
+        self.reads = 0
+
+    def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None:
+        return None if self.slow else PASS
+
+    async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
+        self.reads += 1
+        if self.breaks:
+            assert self.reads < 100, "it is asked without end"
+            raise OSError("broken on purpose")
+        return PASS
+
+    def end(self) -> Verdict:
+        return PASS
+
+    def unreadable(self) -> Verdict:
+        return PASS
+
+
+def test_the_last_piece_is_not_sent_twice_where_it_ends_in_an_event_that_is_too_long() -> None:
+    data = encode("", chunk({"content": "a"})) + b"data: " + b"x" * 2_000
+    assert Watch(SHAPES["chat"], Quiet(slow=False), True, 1_000).feed(data, True) == data
+
+
+async def test_a_judge_that_always_breaks_is_asked_once_a_text() -> None:
+    judge = Quiet(breaks=True)
+    data = b"".join(sent(chunk({"content": "a"}), chunk({"refusal": "b"}), chunk(finish="stop")))
+    watch = Watch(SHAPES["chat"], judge, True)
+    out = watch.feed(data, True)
+    while watch.waiting:
+        out += await watch.judged(float("inf"))
+    assert (out, watch.done, judge.reads) == (data, True, 2)
+    assert isinstance(watch.error, OSError)
+
+
+def test_many_texts_that_wait_for_a_slow_judge_are_linear() -> None:
+    def body(size: int) -> bytes:
+        message = {"role": "assistant", "content": "x", "more": ["ab"] * size}
+        return orjson.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+    assert_linear(body, lambda data: Watch(SHAPES["chat"], Quiet(), False).feed(data, True), 16_000)
+
+
+def test_an_end_that_is_said_without_end_takes_no_memory() -> None:
+    ends = [encode("", chunk(at=at, finish="stop")) for at in range(5_000)]
+    watch = Watch(SHAPES["chat"], Quiet(slow=False), True)
+    for one in ends:
+        watch.feed(one)
+    tracemalloc.start()
+    try:
+        for at in range(5_000, 10_000):
+            watch.feed(encode("", chunk(at=at, finish="stop")))
+        took = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert took < 100_000
 
 
 @pytest.mark.parametrize("rule", ["cut", "mask"])

@@ -8,15 +8,23 @@ from typing import Any
 import openai
 import orjson
 import pytest
-from anthropic.types import Message
 from google.genai import types
-from openai.types import Completion
-from openai.types.chat import ChatCompletion
-from openai.types.responses import Response
 from pydantic import BaseModel
 
 from extproc.watching.shapes import SHAPES
-from tests.extproc.watching.streams import ALL, READ, STREAMS, chunk, claude, google, gpt, response, said, written
+from tests.extproc.watching.streams import (
+    ALL,
+    READ,
+    STREAMS,
+    WHOLE,
+    chunk,
+    claude,
+    google,
+    gpt,
+    response,
+    said,
+    written,
+)
 
 NO = "Stopped by policy."
 
@@ -142,15 +150,6 @@ def test_a_long_answer_is_cut_in_bounded_memory() -> None:
     assert len(closing) < 10_000
     last = READ["responses"](written("responses", shown) + closing)[-1]
     assert (last.type, last.response.output_text) == ("response.incomplete", NO)
-
-
-WHOLE: dict[str, Any] = {
-    "chat": ChatCompletion,
-    "completions": Completion,
-    "gemini": types.GenerateContentResponse,
-    "messages": Message,
-    "responses": Response,
-}
 
 
 @pytest.mark.parametrize(("api", "name"), ALL)
