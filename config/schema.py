@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config.writers import WRITERS
-from decisions.decision import Effort
+from decisions.decision import CacheScope, Effort
 from decisions.model import FALLBACKS, Capability, Family, Thinking
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from decisions.selectors.selector import Params as SelectorParams
@@ -383,7 +383,7 @@ class CacheSpec(Spec):
     """Which answers of a decision are kept, and given again to equal requests."""
 
     ttl: Duration = Field(3600.0, gt=0, le=30 * 86_400, description="How long an answer is kept, such as 1h.")
-    scope: Literal["tenant", "user", "session", "all"] = Field(
+    scope: CacheScope = Field(
         "tenant", description="Who shares answers; a request that does not say whose it is, takes none and leaves none."
     )
     any_temperature: bool = Field(

@@ -31,12 +31,16 @@ class Changes:
         return any(value is not None for value in fields)
 
 
+CacheScope = Literal["tenant", "user", "session", "all"]
+"""Who shares kept answers."""
+
+
 class Cache(NamedTuple):
     """What a decision's `cache:` keeps: answers for `ttl` seconds, for the same `scope` only. `any_temperature`: those
     of calls that leave something to chance, too."""
 
     ttl: float = 3600.0
-    scope: Literal["tenant", "user", "session", "all"] = "tenant"
+    scope: CacheScope = "tenant"
     any_temperature: bool = False
 
 

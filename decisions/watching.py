@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Rule, Test, leaves, take, text, told, unread
 from signals.facts import Facts
 from signals.gather import fetch
-from signals.reading import FALSE, TRUE, Reading, Span, Unavailable, unknown
+from signals.reading import FALSE, MASKED, TRUE, Reading, Span, Unavailable, unknown
 from signals.request import ANSWER, Message, Request
 from signals.signal import Signal
 
@@ -28,8 +28,6 @@ Does = Literal["mask", "cut", "respond", "flag"]
 
 OBSERVED: Final = "observe"
 """The action of a decision with `observe: true`, as `Judge.acted` has it."""
-MASKED: Final = "masked"
-"""The label of a text that could not be read and is masked whole."""
 _MARK: Final = 32
 """Characters by which the place is found again to which a value was masked that is longer than what is in sight."""
 _GOES_ON: Final = re.compile(

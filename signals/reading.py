@@ -36,7 +36,8 @@ def unknown(reason: str) -> Reading:
 
 
 MASKED: Final = "masked"
-"""The label of what policies look for in words of their own: a client learns nothing of it."""
+"""The label of what policies look for in words of their own, of which a client learns nothing, and of a text that could
+not be read."""
 
 
 class Span(NamedTuple):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import orjson
 
-from decisions.decision import Cache, Decision
+from decisions.decision import Cache, CacheScope, Decision
 from decisions.engine import Engine
 from decisions.model import Model
 from extproc.keeping.capture import ENDS
@@ -37,7 +37,7 @@ _HEADERS: Final = ("anthropic-beta", "anthropic-version", "openai-beta")
 _CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
-SCOPES: Final = ("tenant", "user", "session", "all")
+SCOPES: Final = get_args(CacheScope)
 
 
 class Key(NamedTuple):
