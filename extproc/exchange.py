@@ -31,7 +31,7 @@ from extproc.apis.shape import JSON_HEADERS, ApiShape
 from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.chains import Chains, before
-from extproc.head import NO_HEAD, Head, number, too_large
+from extproc.head import NO_HEAD, Head, media_type, number, too_large
 from extproc.jsonbody import count
 from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper, Keeping
 from extproc.makers import Makers
@@ -927,7 +927,7 @@ class Exchange:
         watch = reply.watched(wire.headers_of(answer.headers.items()))
         keeping = self._head.keeping
         if keeping is not None:
-            keeping.begin(answer.status, answer.headers.get("content-type", ""), False, reply.model)
+            keeping.begin(answer.status, media_type(answer.headers.get("content-type", "")), False, reply.model)
             headers += keeping.told()
         async with aclosing(answer.body) as body:
             pieces = body
@@ -957,9 +957,7 @@ class Exchange:
                 self._stream.finish(INTERNAL, "the answer broke off")
                 return
             if keeping is not None:
-                if reply.acted:
-                    keeping.spoil()
-                keeping.take(b"", True)
+                keeping.judged(bool(reply.acted))
             self._stream.send(wire.stream_body(b"", True))
 
     # Failing

@@ -122,6 +122,11 @@ def too_large(most: int) -> Refusal:
     return Refusal(413, f"The request body is larger than {most} bytes.", "too_large")
 
 
+def media_type(given: str) -> str:
+    """The type that a `content-type` names, without its parameters (RFC 9110, 8.3.1)."""
+    return given.partition(";")[0].strip().lower()
+
+
 def number(text: str) -> int:
     """The number in a header; 0 where there is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0

@@ -16,9 +16,9 @@ from decisions.engine import Engine
 from decisions.watching import OBSERVED, Judge
 from extproc import wire
 from extproc.apis.registry import BY_NAME
-from extproc.apis.shape import EVENTS
+from extproc.apis.shape import EVENTS, JSON
 from extproc.chains import Chains, IdFinder
-from extproc.head import Head, number
+from extproc.head import Head, media_type, number
 from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
 from extproc.refusal import Refusal
@@ -133,14 +133,13 @@ class Reply:
                 self._tail = Tail(finder)
             if engine.metered and not watched:  # the gateway was rendered for a policy that wanted to know less
                 self._context.failed("answer_unseen")
-        streamed = headers.get("content-type", "").lower().startswith(EVENTS)
-        if asked.counted and streamed and "content-encoding" not in headers:
+        if asked.counted and "content-encoding" not in headers and _type(headers) == EVENTS:
             self._unasked = Unasked()
             own = [*own, "content-length"]
         shown = response_headers(trace, self.model) if engine.settings.response_headers else ()
         if (keeping := asked.keeping) is not None:
             self._keeping = keeping
-            keeping.begin(self.status, headers.get("content-type", ""), "content-encoding" in headers, self.model)
+            keeping.begin(self.status, _type(headers), "content-encoding" in headers, self.model)
             shown += keeping.told() if engine.settings.response_headers else ()
         if written:
             return tuple(pair for pair in shown if pair[0] not in own), ()
@@ -157,13 +156,13 @@ class Reply:
         judge = None if shape is None or request.operation else engine.judge(self._trace, request)
         if shape is None or judge is None:
             return None
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        streamed = kind == "text/event-stream"
+        kind = _type(headers)
+        streamed = kind == EVENTS
         self._judge = judge
         self.watch = watch = Watch(shape, judge, streamed, json=asks_json(request.fields))
         watch.begun = begun
         coding = headers.get("content-encoding", "identity").strip().lower()
-        plain = streamed or kind == "application/json" or kind.endswith("+json")
+        plain = streamed or kind == JSON or kind.endswith("+json")
         self._strange = coding not in ("", "identity") or not plain
         return watch
 
@@ -196,19 +195,15 @@ class Reply:
             yield wire.reply(Kind.RESPONSE_HEADERS, shown + self.told(), [*own, "content-length"])
         self._ended = done
         if done and self._keeping is not None:
-            if self.acted:
-                self._keeping.spoil()
-            self._keeping.take(b"", True)
+            self._keeping.judged(bool(self.acted))
         if self._bodiless:
             return
-        pieces = (
-            list(wire.chunks(Kind.RESPONSE_BODY, out, done and not self.trailers)) if out or not self.trailers else []
-        )
-        if done:
-            last = wire.texts(self._acted())
-            last = wire.metadata(last, None, {}) if last else b""
-            pieces.append(wire.trailers(Kind.RESPONSE_TRAILERS) if self.trailers else pieces.pop())
-            pieces[-1] += last
+        trailers = done and self.trailers
+        pieces = list(wire.chunks(Kind.RESPONSE_BODY, out, done and not trailers)) if out or not trailers else []
+        if trailers:
+            pieces.append(wire.trailers(Kind.RESPONSE_TRAILERS))
+        if done and (acted := wire.texts(self._acted())):
+            pieces[-1] += wire.metadata(acted, None, {})
         yield from pieces
 
     def told(self) -> Pairs:
@@ -269,6 +264,10 @@ class Reply:
         written = request is not None and not request.operation and BY_NAME[request.api].generates
         took = spent(self._trace, model, tail, written and self.status < 400)
         return took if bill is None else _both(took, bill)
+
+
+def _type(headers: Headers) -> str:
+    return media_type(headers.get("content-type", ""))
 
 
 def _both(one: Spent, other: Spent) -> Spent:

@@ -217,12 +217,11 @@ class Keeping:
     # Keeping
 
     def begin(self, status: int, kind: str, coded: bool, model: Model | None) -> None:
-        """The head of the model's answer has come: its `status`, its content type `kind`, whether it is `coded`, and
+        """The head of the model's answer has come: its `status`, its media type `kind`, whether it is `coded`, and
         the `model` that answers."""
-        decision, kind = self._trace.decision, kind.lower()
-        streamed = kind.startswith(EVENTS)
+        decision, streamed = self._trace.decision, kind == EVENTS
         its_own = decision.writer is not None or model is decision.model  # no other has answered in the model's place
-        readable = status == 200 and not coded and (streamed or kind.startswith(JSON))
+        readable = status == 200 and not coded and (streamed or kind == JSON)
         if self._place is not None and self._kept is None and its_own and readable:
             self._capture = Capture(self._request.api, streamed, self._engine.settings.cache.answer)
         else:
@@ -241,9 +240,12 @@ class Keeping:
             self._keep(KeptAnswer(body, time.time()))
         self.end()
 
-    def spoil(self) -> None:
-        """The answer is not to be kept: a decision has acted on it."""
-        self.end()
+    def judged(self, acted: bool) -> None:
+        """The whole answer was judged; it is not kept where a decision has acted on it."""
+        if acted:
+            self.end()
+        else:
+            self.take(b"", True)
 
     def end(self) -> None:
         """No answer comes that is kept, or the exchange is over: nobody is to wait any longer."""
