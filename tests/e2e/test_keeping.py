@@ -18,10 +18,9 @@ import openai
 import orjson
 import pytest
 from aiohttp import web
-from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.watching.shapes import SHAPES
-from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.e2e.proxy import Envoy, Observed, Router, hosted, until
 from tests.extproc.keeping.test_keeper import ANSWERS, ASKED, PATHS
 from tests.patience import PATIENCE
 from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
@@ -43,23 +42,10 @@ APIS = {path: api for api, path in PATHS.items()}
 
 
 @dataclass
-class World:
-    url: str
-    router: Router
-    log: Path
+class World(Observed):
+    url: str = ""
     calls: Counter[str] = field(default_factory=Counter)
     slow: float = 0.0
-
-    def samples(self) -> dict[tuple[str, ...], float]:
-        """The metrics' samples by name and label values, in the order of the labels' names."""
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(self.router.metrics())
-            for sample in family.samples
-        }
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 def upstream(world: World) -> web.Application:
@@ -86,30 +72,20 @@ def upstream(world: World) -> web.Application:
 
 
 def serving(folder: Path, policy_text: str, *flags: str) -> Iterator[World]:
-    loop = Loop()
     policy, log, address = folder / "policy.yaml", folder / "log.jsonl", f"unix:{folder / 'router'}"
     router = Router(policy, address, "--decision-log", str(log), *flags)
-    world = World("", router, log)
-    runner = web.AppRunner(upstream(world), access_log=None, shutdown_timeout=1.0)
-
-    async def start() -> str:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        return f"{host}:{port}"
-
-    policy.write_text(policy_text.replace("UPSTREAM", loop.run(start())))
-    envoy = Envoy(folder, policy, {"pointsman": address})
-    try:
-        router.start()
-        envoy.start()
-        world.url = envoy.url("ingress")
-        yield world
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(runner.cleanup())
-        loop.close()
+    world = World(router, log)
+    with hosted(upstream(world)) as there:
+        policy.write_text(policy_text.replace("UPSTREAM", there))
+        envoy = Envoy(folder, policy, {"pointsman": address})
+        try:
+            router.start()
+            envoy.start()
+            world.url = envoy.url("ingress")
+            yield world
+        finally:
+            envoy.stop()
+            router.stop()
 
 
 @pytest.fixture

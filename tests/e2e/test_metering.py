@@ -16,13 +16,11 @@ from typing import Any
 
 import aiohttp
 import openai
-import orjson
 import pytest
 from aiohttp import web
-from prometheus_client.parser import text_string_to_metric_families
 
 from signals.state.store import PREFIX, Valkey
-from tests.e2e.proxy import Envoy, Loop, Router, fetch, until
+from tests.e2e.proxy import Envoy, Loop, Observed, Router, fetch, hosted, until
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.signals.state.test_store import Server, needs_server
@@ -150,23 +148,10 @@ def upstream(truth: Truth) -> web.Application:
 
 
 @dataclass
-class World:
+class World(Observed):
     url: str
-    router: Router
-    log: Path
     truth: Truth
     policy: Path
-
-    def samples(self) -> dict[tuple[str, ...], float]:
-        """The metrics' samples by name and label values, in the order of the labels' names."""
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(self.router.metrics())
-            for sample in family.samples
-        }
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 @pytest.fixture
@@ -177,28 +162,19 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @contextmanager
 def running(tmp_path: Path, text: str, *flags: str) -> Iterator[World]:
-    loop, truth = Loop(), Truth()
-    runner = web.AppRunner(upstream(truth), access_log=None, shutdown_timeout=1.0)
-
-    async def start() -> str:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        return f"{host}:{port}"
-
+    truth = Truth()
     policy, log, address = tmp_path / "policy.yaml", tmp_path / "log.jsonl", f"unix:{tmp_path / 'router'}"
-    policy.write_text(text.replace("UPSTREAM", loop.run(start())))
-    router = Router(policy, address, "--decision-log", str(log), *flags)
-    envoy = Envoy(tmp_path, policy, {"pointsman": address})
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy.url("ingress"), router, log, truth, policy)
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(runner.cleanup())
-        loop.close()
+    with hosted(upstream(truth)) as there:
+        policy.write_text(text.replace("UPSTREAM", there))
+        router = Router(policy, address, "--decision-log", str(log), *flags)
+        envoy = Envoy(tmp_path, policy, {"pointsman": address})
+        try:
+            router.start()
+            envoy.start()
+            yield World(router, log, envoy.url("ingress"), truth, policy)
+        finally:
+            envoy.stop()
+            router.stop()
 
 
 def body(path: str, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.e2e.proxy import Envoy, Observed, Router, hosted, until
 from tests.extproc.watching.test_watch import CARD, IBAN, KEY, SECRETS, WORDS, encoded, masked, shown, stream_of, whole
 from tests.patience import PATIENCE
 
@@ -110,50 +110,36 @@ class Upstream:
 
 
 @dataclass
-class World:
+class World(Observed):
     envoy: Envoy
-    router: Router
     upstream: Upstream
-    log: Path
 
     def url(self, listener: str = "ingress") -> str:
         return self.envoy.url(listener)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("watching")
-    loop, upstream = Loop(), Upstream()
+    upstream = Upstream()
     app = web.Application()
     app.router.add_post("/v2/models/judge/infer", upstream.judge)
     app.router.add_get("/v2/{path:.*}", upstream.about)
     app.router.add_post("/{path:.*}", upstream.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
-
-    async def start() -> str:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        return f"{host}:{port}"
-
     policy, log, address = folder / "policy.yaml", folder / "log.jsonl", f"unix:{folder / 'router'}"
-    policy.write_text(POLICY.replace("UPSTREAM", loop.run(start())))
-    router = Router(policy, address, "--decision-log", str(log))
-    envoy = Envoy(folder, policy, {"pointsman": address})
-    for name, mode in (("none", "NONE"), ("streamed", "STREAMED")):
-        envoy.listen(name, processing_mode={"response_body_mode": mode, "response_trailer_mode": "SKIP"})
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy, router, upstream, log)
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(runner.cleanup())
-        loop.close()
+    with hosted(app, handler_cancellation=True) as there:
+        policy.write_text(POLICY.replace("UPSTREAM", there))
+        router = Router(policy, address, "--decision-log", str(log))
+        envoy = Envoy(folder, policy, {"pointsman": address})
+        for name, mode in (("none", "NONE"), ("streamed", "STREAMED")):
+            envoy.listen(name, processing_mode={"response_body_mode": mode, "response_trailer_mode": "SKIP"})
+        try:
+            router.start()
+            envoy.start()
+            yield World(router, log, envoy, upstream)
+        finally:
+            envoy.stop()
+            router.stop()
 
 
 @pytest.fixture(autouse=True)
