@@ -58,6 +58,8 @@ class CacheSettings(NamedTuple):
 
 
 KEEPING: Final = CacheSettings()
+LONG: Final = "[1m]"
+"""What Claude Code writes behind the name of a model that it takes for one of long context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,19 +382,22 @@ class Engine:
             return True
         if named in self._by_name:
             return False
-        # Clients write `Auto` and `AUTO`; Claude Code marks a model that it takes for one of long context with `[1m]`.
-        return named.strip().casefold().removesuffix("[1m]") in self._auto
+        return named.strip().casefold().removesuffix(LONG) in self._auto  # clients write `Auto` and `AUTO`
 
     def find(self, name: str) -> Model | None:
-        """The model that clients call `name`: by its key, its served name, an alias."""
+        """The model that clients call `name`: by its key, its served name, an alias; with or without the mark by which
+        Claude Code knows a model of long context."""
         model = self._by_name.get(name)
+        if model is None:
+            name = name.removesuffix(LONG)
+            model = self._by_name.get(name)
         if model is None:
             model = next((model for beginning, model in self._by_beginning if name.startswith(beginning)), None)
         return model
 
     def named(self, request: Request) -> Model | None:
         """The model of the policy that `request` names; None where it names none of them."""
-        return None if request.model is None or self.asks(request) else self._by_name.get(request.model)
+        return None if request.model is None or self.asks(request) else self.find(request.model)
 
     def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
         """The clauses that apply to `request` and the decision when none of them matches."""

@@ -171,6 +171,8 @@ def _objects(body: bytes, comments: bool) -> Iterator[dict[str, object]]:
     texts = [line.partition(b":")[2] for line in lines[-_EVENTS:]] if lines else [body]
     read = False
     for text in reversed(texts):
+        if lines and b'"usage' not in text:
+            continue
         try:
             event = orjson.loads(text)
         except orjson.JSONDecodeError:  # the end of a stream, or not whole

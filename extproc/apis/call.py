@@ -334,7 +334,9 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
         role = "tool"
     rest: list[str] = []
     if len(turn) > 2 or content is None:  # otherwise there is nothing else
-        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest)
+        if role == "assistant":
+            _sealed_thoughts(call, turn)
+        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest, None, call.blobs)
     if role not in ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")
@@ -355,6 +357,26 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
             call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
             return
     call.add(parts.message(role, text, count), parts, rest)
+
+
+def _sealed_thoughts(call: Call, turn: dict[str, Any]) -> None:
+    """Note the encrypted thoughts and signatures that chat completions have beside a message's content: Copilot's
+    `reasoning_opaque`, OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`, and what Google has its clients
+    send back with a call of a tool (`extra_content.google.thought_signature`)."""
+    call.blob(turn.get("reasoning_opaque"))
+    for name in ("reasoning_details", "thinking_blocks"):
+        for block in _objects(turn.get(name)):
+            call.blob(block.get("data"))
+            call.blob(block.get("signature"))
+    for made in _objects(turn.get("tool_calls")):
+        extra = made.get("extra_content")
+        google = extra.get("google") if type(extra) is dict else None
+        if type(google) is dict:
+            call.blob(google.get("thought_signature"))
+
+
+def _objects(given: Any) -> list[dict[str, Any]]:
+    return [one for one in given if type(one) is dict] if type(given) is list else []
 
 
 def read_turns(call: Call, given: Any, param: str) -> None:

@@ -81,6 +81,11 @@ class Events:
         held += data[start:]
         return self._wait(found)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether some of an event has come whose end has not, or one was too long."""
+        return bool(self._held) or self._over
+
     def _wait(self, found: list[Event]) -> list[Event]:
         """The events that were found; looks at what is left of the piece."""
         left = len(self._held)

@@ -45,6 +45,9 @@ def decide(model: str, text: str = POLICY, **headers: str) -> str | None:
         ("claude-sonnet-4-5", "large"),
         ("claude-", "large"),
         ("007", "large"),
+        ("haiku[1m]", "small"),
+        ("large[1m]", "large"),
+        ("claude-sonnet-4-5[1m]", "large"),
     ],
 )
 def test_clients_may_use_aliases_and_the_longest_beginning_counts(name: str, model: str) -> None:
@@ -59,7 +62,7 @@ def test_auto_is_asked_for_in_any_case(name: str) -> None:
     assert decide(name) == "small"
 
 
-@pytest.mark.parametrize("name", ["Haiku", "claude", "haiku-3", "auto:latest", "pointsman", "Org/Small", "[1m]", ""])
+@pytest.mark.parametrize("name", ["Haiku", "claude", "haiku-3", "auto:latest", "pointsman", "Org/Small", "[1m]", "haiku[1m][1m]", ""])
 def test_other_names_are_unknown(name: str) -> None:
     with pytest.raises(UnknownModel):
         decide(name)

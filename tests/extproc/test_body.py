@@ -350,6 +350,10 @@ def test_encoded_bytes_are_no_text() -> None:
 
 LONG = "A" * 600
 IMAGE = "data:image/png;base64,"
+GOOGLE_CALL = {
+    "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"},
+    "extra_content": {"google": {"thought_signature": LONG}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -367,6 +371,9 @@ IMAGE = "data:image/png;base64,"
         result([{"type": "x", "signature": LONG + "/" + MARK}]),
         item(type="mcp_call", name="f", arguments="{}", output={"b64_json": MARK + "/" + LONG}),
         item(type="function_call_output", call_id="c", output={"file_data": MARK + "/" + LONG}),
+        chat(role="user", content="a", reasoning_opaque=MARK + "/" + LONG),
+        chat(role="assistant", content="a", reasoning_content=MARK + "/" + LONG),
+        chat(role="assistant", content="a", reasoning_details=[{"type": "reasoning.text", "text": MARK + "/" + LONG}]),
     ],
 )
 def test_text_is_not_taken_for_encoded_bytes(path: str, fields: dict[str, Any]) -> None:
@@ -390,6 +397,10 @@ def test_text_is_not_taken_for_encoded_bytes(path: str, fields: dict[str, Any]) 
         item(type="image_generation_call", id="i", result=LONG),
         item(type="computer_call_output", output={"type": "computer_screenshot", "image_url": IMAGE + LONG}),
         item(role="user", content=[{"type": "input_image", "image_url": IMAGE + LONG}]),
+        chat(role="assistant", content="a", reasoning_opaque=LONG),
+        chat(role="assistant", content="a", reasoning_details=[{"type": "reasoning.encrypted", "data": LONG}]),
+        chat(role="assistant", content="a", thinking_blocks=[{"type": "thinking", "thinking": "", "signature": LONG}]),
+        chat(role="assistant", content=None, tool_calls=[GOOGLE_CALL]),
     ],
 )  # fmt: skip
 def test_bytes_where_the_api_has_bytes_are_no_text(path: str, fields: dict[str, Any]) -> None:
