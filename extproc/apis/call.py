@@ -336,7 +336,8 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
     if len(turn) > 2 or content is None:  # otherwise there is nothing else
         if role == "assistant":
             _sealed_thoughts(call, turn)
-        collect({key: value for key, value in turn.items() if key != "content" and key != "role"}, rest, None, call.blobs)
+        beside = {key: value for key, value in turn.items() if key != "content" and key != "role"}
+        collect(beside, rest, None, call.blobs)
     if role not in ROLES:
         rest.append(role)
     calls = turn.get("tool_calls")
