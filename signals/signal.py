@@ -43,7 +43,10 @@ class Doubt(NamedTuple):
 class Params(BaseModel):
     """Base of every kind's parameters: strict, immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+    # The check of a kind's parameters is made when a policy first has that kind: few have more than a handful.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False, defer_build=True
+    )
 
     def inputs(self) -> tuple[str, ...]:
         """The names of other signals that this one combines."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from signals.facts import Facts
 from signals.neural.embeddings import mounted
 from signals.neural.fair import client_of
-from signals.neural.folder import Mounted, Windows
 from signals.reading import Reading
 from signals.request import Scope
 from signals.signal import Cost, Shared, Signal, TextParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from signals.neural.folder import Mounted, Windows
 
 
 class ClassifierParams(TextParams):
@@ -71,6 +74,8 @@ class Classifier(Signal):
     cost = Cost.NEURAL
 
     def __init__(self, name: str, params: ClassifierParams, shared: Shared) -> None:
+        from signals.neural.folder import Windows
+
         super().__init__(name, params, shared)
         model = mounted(shared, params.path, "sequence")
         self._labels = model.model.labels

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
-from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import Probability, ProbabilityParams, shipped
-from signals.neural.outcomes import fails
 from signals.signal import Shared
+
+if TYPE_CHECKING:
+    from signals.neural.heads import HeadVerdict
 
 
 class DifficultyParams(ProbabilityParams):
@@ -35,4 +38,6 @@ class Difficulty(Probability):
         self._ability = shipped(shared).ability(standing)
 
     def probability(self, verdict: HeadVerdict) -> float:
+        from signals.neural.outcomes import fails
+
         return fails(verdict.item, self._ability)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from signals.neural.heads import HeadVerdict
+from typing import TYPE_CHECKING
+
 from signals.neural.kinds import Probability, ProbabilityParams
+
+if TYPE_CHECKING:
+    from signals.neural.heads import HeadVerdict
 
 
 class FactCheck(Probability):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.heads import HeadVerdict
 from signals.neural.kinds import LEAST_KNOWN, second, shipped
-from signals.neural.reader import Opinion, Opinions
 from signals.neural.shipped import Shipped, Verdicts
 from signals.reading import Reading, Unavailable, unknown
 from signals.request import Scope
 from signals.signal import Cost, Params, Shared, Signal
+
+if TYPE_CHECKING:
+    from signals.neural.heads import HeadVerdict
+    from signals.neural.reader import Opinion
 
 DEFAULT = 0.8
 """The threshold for which the model card promises at most 1 % false alarms on ordinary traffic."""
@@ -85,6 +87,8 @@ class Jailbreak(Signal):
     cost = Cost.NEURAL
 
     def __init__(self, name: str, params: JailbreakParams, shared: Shared) -> None:
+        from signals.neural.reader import Opinions
+
         super().__init__(name, params, shared)
         self._least = params.at_least
         model, other = shipped(shared), second(shared)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
-from rapidfuzz import process
-from rapidfuzz.distance import OSA
 
 from signals.facts import Facts
 from signals.reading import FALSE, MASKED, Reading, Span, Unavailable
@@ -194,6 +192,9 @@ class KeywordSignal(Signal):
 
     def _misspelled(self, facts: Facts, edits: int) -> dict[int, float]:
         """The keywords that a few edits find, by bit, with their likeness 0 to 1."""
+        from rapidfuzz import process
+        from rapidfuzz.distance import OSA
+
         words = facts.get(self._words)
         found = {}
         budget = Budget()

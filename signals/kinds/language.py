@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from signals.facts import Facts
@@ -175,6 +174,8 @@ class Identifier:
     def __init__(self, path: Path = MODEL, words: Path = WORDS) -> None:
         """OSError or ValueError when the model or the words cannot be read."""
         # Not at the top: a policy without this kind need not load them.
+        import numpy as np
+
         from signals.text.fasttext import FastText
         from signals.text.words import FrequentWords
 
@@ -191,6 +192,8 @@ class Identifier:
 
     def guess(self, text: str) -> Guess | None:
         """The likeliest language of `text`, or None when nothing in it tells: no letters, only code or names."""
+        import numpy as np
+
         text = view(sample(prose(text)))
         if not text.isascii():
             text = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8, which the model reads

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, StringConstraints
 
 from signals.bounds import said
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.kserve import InferenceClient, RemoteModel
 from signals.neural.service import Service
 from signals.neural.shipped import within
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
 from signals.signal import Cost, Shared, Signal, TextParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class RemoteParams(TextParams):
@@ -65,6 +66,8 @@ class Remote(Signal):
     cost = Cost.REMOTE
 
     def __init__(self, name: str, params: RemoteParams, shared: Shared) -> None:
+        from signals.neural.kserve import InferenceClient, RemoteModel
+
         super().__init__(name, params, shared)
         labels = params.labels or []
         if params.label is not None and params.label not in labels:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.folder import Entity, Mounted, Task
 from signals.neural.kinds import shipped
 from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
@@ -21,7 +18,13 @@ from signals.signal import Shared
 from signals.text.alike import Letters
 from signals.text.wrappers import said
 
-F32 = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from signals.neural.folder import Entity, Mounted, Task
+
+    F32 = NDArray[np.float32]
 
 ENCODER: Any = Field(
     None,
@@ -34,6 +37,8 @@ EXAMPLE_LIMIT = 500
 
 def mounted(shared: Shared, path: str, task: Task) -> Mounted:
     """The model in a folder, relative to the policy's. ModelError when it cannot be used."""
+    from signals.neural.folder import Mounted  # not at the top: whoever only checks a policy need not wait for it
+
     return shared.use(Mounted, shared.services.folder / path, task, shared.services)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import Field
 
 from signals.bounds import Bounds
 from signals.facts import Facts
-from signals.neural.heads import HeadVerdict
-from signals.neural.reader import Second
 from signals.neural.shipped import Shipped, Verdicts
 from signals.reading import Reading, unknown
 from signals.signal import Cost, Doubt, Shared, Signal, TextParams
+
+if TYPE_CHECKING:
+    from signals.neural.heads import HeadVerdict
+    from signals.neural.reader import Second
 
 LEAST_KNOWN: Final = 0.25
 """The share of known words below which `jailbreak`, `domain` and `reasoning` are Unknown (`too_little_known`): scripts
@@ -27,7 +29,11 @@ def shipped(shared: Shared) -> Shipped:
 
 def second(shared: Shared) -> Second | None:
     """The second reader of an engine, None where `settings.readers` is `fast`."""
-    return None if shared.services.readers == "fast" else shared.use(Second, shared.services)
+    if shared.services.readers == "fast":
+        return None
+    from signals.neural.reader import Second
+
+    return shared.use(Second, shared.services)
 
 
 class ProbabilityParams(Bounds, TextParams):

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from signals.facts import Facts
 from signals.gather import let_go
 from signals.neural.fair import client_of
-from signals.neural.heads import MODEL, Heads, HeadVerdict
-from signals.neural.outcomes import OUTCOMES
 from signals.neural.service import Inference, Service
-from signals.neural.tokenizer import LEXICON
 from signals.reading import Unavailable
 from signals.request import Scope
 from signals.services import Services
 from signals.text.estimate import tokens_of
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from signals.neural.heads import Heads, HeadVerdict
+
 
 def heads(inference: Inference) -> Heads:
     """The shipped model; engines that live at the same time (a hot reload) share one copy. ModelError."""
+    # Not at the top: whoever only checks a policy need not wait for it.
+    from signals.neural.heads import MODEL, Heads
+    from signals.neural.outcomes import OUTCOMES
+    from signals.neural.tokenizer import LEXICON
+
     files = filter(Path.exists, (MODEL, LEXICON, OUTCOMES))
     key = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return inference.loaded(Heads, key, Heads)
@@ -57,6 +63,8 @@ class Shipped:
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Embeddings float32 [n, d] of length 1, here and now: for examples, while an engine is built."""
+        import numpy as np
+
         # One by one: a batch is as long as its longest text, and nothing bounds that.
         return np.stack([self.model.verdicts([text])[0].embedding for text in texts])
 

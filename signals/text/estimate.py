@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 from zlib import adler32
 
-import numpy as np
 import orjson
 
 from signals.facts import Facts
@@ -73,6 +72,8 @@ class ByteWeights:
     """
 
     def __init__(self, path: Path = WEIGHTS, encoding: str = "o200k") -> None:
+        import numpy as np  # not at the top: whoever only checks a policy need not wait for it
+
         found = json.loads(path.read_bytes())[encoding]
         of_bytes, of_pairs = np.array(found["bytes"]), np.array(found["pairs"])
         self._step = max(float(np.ptp(of_bytes)), float(np.ptp(of_pairs)), 1e-9) / 127
@@ -101,6 +102,8 @@ class ByteWeights:
 
     def _sum(self, data: bytes, before: bytes) -> int:
         """The weights, in steps, of the bytes of `data`; `before` is the byte that stands before them, or none."""
+        import numpy as np
+
         size = len(data)
         kinds = np.frombuffer(data.translate(_CLASS), np.uint8)
         pairs = np.zeros(size, np.uint8)

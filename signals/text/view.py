@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final, NamedTuple
 
-import numpy as np
 import re2
 
 SLICE: Final = 1 << 14
@@ -162,6 +161,8 @@ def _ordinary(text: str) -> bool:
         return data.translate(_UNCONTROLLED) == data  # twice as fast as leaving them out
     if b"\x7f" in data:
         return False
+    import numpy as np  # not at the top: whoever only checks a policy need not wait for it
+
     for at in range(0, len(data), SLICE):  # between two slices another thread may run
         codes = np.frombuffer(data[at : at + SLICE], np.uint8)
         if (codes < 9).any() or ((codes - np.uint8(14)) < 18).any():

@@ -66,6 +66,18 @@ def test_envoy_s_definitions_are_read_for_rendered_configuration_alone(policy: P
     assert printed.splitlines()[-1] == "False"
 
 
+def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Path) -> None:
+    """Importing it takes longer than everything else that `validate` does for such a policy."""
+    heavy = ("numpy", "google.protobuf", "grpc", "onnxruntime", "tokenizers", "rapidfuzz", "phonenumbers", "extproc")
+    code = (
+        "import sys; from cli.main import main; status = main(sys.argv[1:])\n"
+        f"print(status, [name for name in {heavy!r} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "validate", str(policy)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "0 []"
+
+
 def test_a_good_policy(run: Run, policy: Path) -> None:
     ran = run("validate", policy)
     assert (ran.status, ran.err) == (0, "")
