@@ -50,6 +50,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             store=store,
             loads=resources.loads,
             sessions=told,
+            standings=resources.standings,
         )
     )
     try:
@@ -60,10 +61,12 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         shared.close()
         raise
     counts = "a budget" if shared.metered else "a cache" if any(clause.cache for clause in policy.clauses) else None
+    if counts is None and any(selector.watches_answers for selector in selectors.values()):
+        counts = "a choice of models"
     if settings.meter == "off" and counts is not None:
         shared.close()
         line, column = policy.places["settings", "meter"]
-        message = f"settings.meter: off, and yet {counts} counts what answers cost; leave one of them out"
+        message = f"settings.meter: off, and yet {counts} looks at what answers take; leave one of them out"
         raise PolicyError([Problem(policy.file, line, column, "P104", "error", message)])
     return Engine(
         policy=policy.digest,

@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
+from decisions.arm import arm
 from decisions.decision import Cache, Changes
 from decisions.engine import Clause
 from decisions.model import FALLBACKS, Credential, Model
@@ -148,10 +149,18 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer:
     return replace(clause, target=_target(entry, known))
 
 
+def arms(route: PickSpec, known: Mapping[str, Model]) -> tuple[Model, ...]:
+    """The candidates of a choice."""
+    return tuple(
+        known[one] if isinstance(one, str) else arm(one.key, known[one.model], Changes(**one.set.model_dump()))
+        for one in route.pick
+    )
+
+
 def _target(entry: DecisionSpec, known: Mapping[str, Model]) -> Model | Pick:
     route = entry.route
     if isinstance(route, PickSpec):
         sticky = route.sticky is not None or entry.sticky is not None
-        return Pick(entry.name, tuple(known[key] for key in route.pick), route.kind, route.params, sticky)
+        return Pick(entry.name, arms(route, known), route.kind, route.params, sticky)
     assert route is not None, "the schema allows exactly one action"
     return known[route]

@@ -514,7 +514,9 @@ class _Checker:
             base: Path = ("decisions", index)
             route = entry.get("route")
             if isinstance(route, dict) and isinstance(route.get("pick"), list):
-                mentions += [((*base, "route", "pick", i), name) for i, name in enumerate(route["pick"])]
+                for i, one in enumerate(route["pick"]):
+                    place: Path = (*base, "route", "pick", i)
+                    mentions.append(((*place, "model"), one.get("model")) if isinstance(one, dict) else (place, one))
             else:
                 mentions.append(((*base, "route"), route))
             for kind in WRITERS:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from config.clauses import arms
 from config.document import Path
 from decisions.lint import Finding
 from decisions.model import before
@@ -135,7 +136,7 @@ def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:
     route = entry.route
     keys = [route] if isinstance(route, str) else []
     if route is not None and not isinstance(route, str):
-        keys = route.pick
+        keys = list(dict.fromkeys(one if isinstance(one, str) else one.model for one in route.pick))
         yield from _pick(route, policy)
     writer = policy.writers.get(entry.name)
     if writer is not None:
@@ -153,10 +154,16 @@ def _decision(entry: DecisionSpec, policy: Policy) -> Iterator[Doubt]:
 
 
 def _pick(route: PickSpec, policy: Policy) -> Iterator[Doubt]:
-    for index, key in enumerate(route.pick):
-        if key in route.pick[:index]:
+    keys = route.keys
+    for index, (key, one) in enumerate(zip(keys, route.pick, strict=True)):
+        if key in keys[:index]:
             yield Doubt(("route", "pick", index), "L331", f"{key!r} stands there twice; {route.kind.twice}")
-    for doubt in route.params.doubts([policy.models[key] for key in route.pick]):
+        if not isinstance(one, str) and policy.models[one.model].thinking == "none":
+            for name in _THINKING:
+                if getattr(one.set, name) is not None:
+                    message = f"does nothing: {one.model!r} has `thinking: none`; remove one of them"
+                    yield Doubt(("route", "pick", index, "set", name), "L332", message)
+    for doubt in route.params.doubts(arms(route, policy.models)):
         yield Doubt(("route", *route.place(doubt.path)), doubt.code, doubt.message)
 
 

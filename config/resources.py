@@ -1,4 +1,5 @@
-"""What outlives a policy in one process: the models that are loaded, the gauges, and the state store."""
+"""What outlives a policy in one process: the models that are loaded, the gauges, what selectors have learned,
+and the state store."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from config.schema import StoreSpec
 from signals.neural.service import Inference
 from signals.state.gauges import Loads
+from signals.state.standing import Standings
 from signals.state.store import Memory, Store, Valkey
 
 
@@ -16,6 +18,7 @@ class Resources:
     def __init__(self) -> None:
         self.inference = Inference()
         self.loads = Loads()
+        self.standings = Standings()
         self._memory = Memory()
         self._stores: dict[tuple[StoreSpec, str | None, bool], Valkey] = {}
 

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config.writers import WRITERS
+from decisions.arm import name as arm_name
 from decisions.decision import CacheScope, Effort
 from decisions.model import FALLBACKS, Capability, Family, Thinking
 from decisions.selectors.registry import BY_NAME as SELECTORS
@@ -250,6 +251,45 @@ class FlagSpec(Spec):
     """The answer goes on; headers, metadata, metrics and the decision log tell of it. Nothing is to be said."""
 
 
+class SetSpec(Spec):
+    """Changes to the request on its way to the model."""
+
+    reasoning_effort: Effort | None = Field(None, description="How much to reason, in the model family's own field.")
+    thinking: bool | None = Field(None, description="Switch reasoning on or off, in the model family's own field.")
+    thinking_budget: int | None = Field(
+        None, gt=0, description="The most reasoning tokens, where the family has such a limit."
+    )
+    max_tokens: int | None = Field(None, gt=0, description="The most output tokens; replaces a higher limit, or none.")
+    system: str | None = Field(None, min_length=1, description="A system prompt put before the request's own.")
+    headers: dict[str, str] = Field({}, description="Request headers for the upstream; they replace the client's.")
+
+    @model_validator(mode="after")
+    def _headers(self) -> Self:
+        _check_headers(self.headers, ("host", "content-length"))
+        return self
+
+
+class CandidateSpec(Spec):
+    """A model with changes of its own, as one candidate of a choice."""
+
+    model: str = Field(description="The model that takes the request.")
+    set: SetSpec = Field(
+        description="Changes to the request where this candidate takes it; they precede the decision's."
+    )
+    name: Name | None = Field(None, description="What it is called; left out, the model and what is set: `large+low`.")
+
+    @property
+    def key(self) -> str:
+        """The name of the candidate."""
+        return self.name or arm_name(self.model, self.set.model_dump(exclude_none=True))
+
+
+Candidate = Annotated[
+    Annotated[str, Tag("<model>")] | Annotated[CandidateSpec, Tag("<candidate>")],
+    Discriminator(lambda value: "<candidate>" if isinstance(value, (dict, CandidateSpec)) else "<model>"),
+]
+
+
 class _OneKind(Spec):
     """A kind of selector with its parameters: `{name: {parameters}}`."""
 
@@ -278,7 +318,9 @@ else:
 class _Pick(Spec):
     """The beginning of a choice of models: which, and how."""
 
-    pick: list[str] = Field(min_length=1, description="The models to choose from.")
+    pick: list[Candidate] = Field(
+        min_length=1, description="The models to choose from: names, or {model: name, set: {changes}}."
+    )
     by: By = Field(next(iter(SELECTORS)), description="How to choose: a name, or {name: {parameters}}.")
 
 
@@ -301,6 +343,11 @@ class PickSpec(_Beside):
     """A choice between several models."""
 
     sticky: Literal["session"] | None = Field(None, description="Keep a conversation on its model.")
+
+    @property
+    def keys(self) -> list[str]:
+        """What the candidates are called."""
+        return [one if isinstance(one, str) else one.key for one in self.pick]
 
     @property
     def kind(self) -> type[Selector]:
@@ -338,7 +385,11 @@ class PickSpec(_Beside):
         except ValidationError as error:
             missing = ", ".join(f"{item['loc'][0]}: …" for item in error.errors())
             raise ValueError(f"`by` lacks parameters: write `by: {{{kind.name}: {{{missing}}}}}`") from None
-        params.check(self.pick)
+        named: dict[str, CandidateSpec | str] = {}
+        for key, one in zip(self.keys, self.pick, strict=True):
+            if named.setdefault(key, one) != one:
+                raise ValueError(f"two candidates are called {key!r}: give one of them a `name`")
+        params.check(self.keys)
         return self
 
 
@@ -346,24 +397,6 @@ Route = Annotated[
     Annotated[str, Tag("<model>")] | Annotated[PickSpec, Tag("<pick>")],
     Discriminator(lambda value: "<pick>" if isinstance(value, (dict, PickSpec)) else "<model>"),
 ]
-
-
-class SetSpec(Spec):
-    """Changes to the request on its way to the model."""
-
-    reasoning_effort: Effort | None = Field(None, description="How much to reason, in the model family's own field.")
-    thinking: bool | None = Field(None, description="Switch reasoning on or off, in the model family's own field.")
-    thinking_budget: int | None = Field(
-        None, gt=0, description="The most reasoning tokens, where the family has such a limit."
-    )
-    max_tokens: int | None = Field(None, gt=0, description="The most output tokens; replaces a higher limit, or none.")
-    system: str | None = Field(None, min_length=1, description="A system prompt put before the request's own.")
-    headers: dict[str, str] = Field({}, description="Request headers for the upstream; they replace the client's.")
-
-    @model_validator(mode="after")
-    def _headers(self) -> Self:
-        _check_headers(self.headers, ("host", "content-length"))
-        return self
 
 
 class StickySpec(Spec):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
+from decisions.arm import Arm, together
 from decisions.candidates import able
 from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
 from decisions.model import Model, UnknownModel
@@ -123,7 +124,14 @@ class Clause:
         """The models that may take the plain route, apart from those that stand in for another."""
         if self.target is None:
             return ()
-        return self.target.models if isinstance(self.target, Pick) else (self.target,)
+        if isinstance(self.target, Pick):
+            return tuple(dict.fromkeys(model.plain for model in self.target.models))
+        return (self.target,)
+
+    @property
+    def arms(self) -> tuple[Model, ...]:
+        """Who is chosen among: candidates, each with what it changes in the request."""
+        return self.target.models if isinstance(self.target, Pick) else self.candidates
 
     @property
     def instead(self) -> tuple[Model, ...]:
@@ -169,7 +177,7 @@ class _Compiled:
         self.run = self.test.run
         self.plain = self.test.plain
         self.instead = clause.instead
-        targets = [other for model in clause.candidates for other in (model, *model.fallback)]
+        targets = [other for model in clause.arms for other in (model, *model.fallback)]
         self.decisions = {target: self._decision(target) for target in targets}
         # Where there is nothing to choose.
         self.decision = self._decision(clause.target if isinstance(clause.target, Model) else None)
@@ -179,7 +187,9 @@ class _Compiled:
 
     def _decision(self, model: Model | None) -> Decision:
         c = self.clause
-        return Decision(c.name, c.action, model, c.status, c.message, c.changes, c.writer, None, c.headers, c.cache)
+        changes = together(c.changes, model.changes) if isinstance(model, Arm) else c.changes
+        model = None if model is None else model.plain
+        return Decision(c.name, c.action, model, c.status, c.message, changes, c.writer, None, c.headers, c.cache)
 
     def waiting(self, facts: Facts) -> set[str]:
         """The unread signals that can still make a difference; a pending rule without any counts as Unknown."""
@@ -196,11 +206,11 @@ class Engine:
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
     see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
-    decision's name. `sessions` says how sessions are told, `store` is what replicas share; `chained` says that
-    something is kept of a session, so that a chain of responses must be one. `ahead` are the signals that take long
-    where a text is long. `caches`: some decision keeps answers, and counts what that saves. `watching` are the
-    decisions with `on: answer`; `asked` are the signals that look at requests, which are all but those that look at
-    answers.
+    decision's name; those in `learning` are told what became of them. `sessions` says how sessions are told, `store` is
+    what replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
+    `ahead` are the signals that take long where a text is long. `caches`: some decision keeps answers, and counts what
+    that saves. `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are
+    all but those that look at answers.
     """
 
     def __init__(  # noqa: PLR0913
@@ -232,7 +242,9 @@ class Engine:
         self.shared = shared or Shared()
         meter = self.settings.meter
         self.caches = any(clause.cache is not None for clause in self.clauses)
-        self.metered = (self.shared.metered or self.caches) if meter is None else meter
+        watching_answers = any(selector.watches_answers for selector in self.selectors.values())
+        self.metered = (self.shared.metered or self.caches or watching_answers) if meter is None else meter
+        self.learning = {name: selector for name, selector in self.selectors.items() if selector.learns}
         self.store: Store = self.shared.services.store
         answers = answering(self.signals)
         self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
@@ -367,9 +379,17 @@ class Engine:
         return None if not seconds or evaluate(clause.when, readings) is True else seconds
 
     def record(self, outcome: Outcome, request: Request) -> None:
-        """A request that this engine decided is over: the budgets count what its answer cost, as far as it is known."""
+        """A request that this engine decided is over: the budgets count what its answer cost, as far as it is known,
+        and the selector that chose the model learns from it."""
         if outcome.money is not None:
             self.charge(request, outcome.money)
+        choice, name = outcome.trace.choice, outcome.trace.decision.name
+        selector = None if choice is None or name is None else self.learning.get(name)
+        if selector is not None and choice is not None:
+            try:
+                selector.learn(outcome, choice)
+            except Exception as error:  # noqa: BLE001 - as in `_selected`: what was learned too little costs no request
+                log.error("the selector %s of decision %s learns nothing: %s", choice.by, name, type(error).__name__)
 
     def close(self) -> None:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
@@ -414,7 +434,7 @@ class Engine:
         if self._able or decision.model is None:
             return {}
         needs = facts.get(NEEDS)
-        lacking = {model.key: tuple(sorted(model.lacks(needs))) for model in candidates or (decision.model,)}
+        lacking = {model.plain.key: tuple(sorted(model.lacks(needs))) for model in candidates or (decision.model,)}
         return {key: lacks for key, lacks in lacking.items() if lacks}
 
 

@@ -136,7 +136,7 @@ def reading_text(reading: Reading, microseconds: float | None) -> str:
 def _does(clause: Clause, selector: Selector | None) -> str:
     if clause.guard:
         return f"respond {clause.status}"
-    keys = ", ".join(model.key for model in (*clause.candidates, *clause.instead))
+    keys = ", ".join(model.key for model in (*clause.arms, *clause.instead))
     how = "" if selector is None else f"{selector.name} of "
     return f"{clause.action} {'first of ' if clause.instead else how}{keys}"
 

@@ -71,6 +71,11 @@ class Model:
     write_price: float | None = None
     stream_usage: bool = True
 
+    @property
+    def plain(self) -> Model:
+        """The model itself, without what a candidate for a choice changes in its requests."""
+        return self
+
     def lacks(self, needs: frozenset[str]) -> frozenset[str]:
         """Those of `needs` that the model cannot do."""
         return frozenset() if self.capabilities is None else needs - self.capabilities

@@ -385,8 +385,8 @@ class Worker:
 
 
 def _recording(engines: Sequence[Engine], record: Record) -> Record:
-    """`record`, and before it the engine that decided, where one of `engines` has budgets."""
-    if not any(engine.shared.metered for engine in engines):
+    """`record`, and before it the engine that decided, where one of `engines` has budgets or learns."""
+    if not any(engine.shared.metered or engine.learning for engine in engines):
         return record
     deciding = {engine.policy: engine for engine in engines}
 

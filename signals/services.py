@@ -9,6 +9,7 @@ from typing import Final, Literal
 from signals.neural.service import DEFAULT_LIMITS, Inference, Limits
 from signals.state.gauges import Loads
 from signals.state.session import USUAL, Sessions
+from signals.state.standing import Standings
 from signals.state.store import Memory, Store
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -26,8 +27,8 @@ class Services:
     `standing` is the quality of the default model, 0 to 1.
     `device` and `threads` (of one run) are for models that an operator mounts. A text of more than `max_input_tokens`
     tokens is not read by any model. `limits` bound what waits for a model. `inference` has the models that are loaded,
-    `loads` the gauges of the policy's models, `store` what replicas share; these three outlive the engine. `sessions`
-    tells which conversation a request belongs to.
+    `loads` the gauges of the policy's models, `store` what replicas share, `standings` what selectors have learned;
+    these four outlive the engine. `sessions` tells which conversation a request belongs to.
     """
 
     folder: Path = Path()
@@ -41,3 +42,4 @@ class Services:
     store: Store = field(default_factory=Memory)
     loads: Loads = field(default_factory=Loads)
     sessions: Sessions = USUAL
+    standings: Standings = field(default_factory=Standings)

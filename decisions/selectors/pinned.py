@@ -7,6 +7,7 @@ from typing import Final
 
 from decisions.decision import Choice
 from decisions.model import Model
+from decisions.outcome import Outcome
 from decisions.selectors.selector import Pick, Selector
 from signals.facts import Facts
 from signals.gather import fetch
@@ -47,6 +48,11 @@ class Pinned(Selector):
         self._scope = pick.decision
         self._by_key = {model.key: model for model in self.models}
         self.slow = (self,)
+        self.learns = chooser.learns
+        self.watches_answers = chooser.watches_answers
+
+    def learn(self, outcome: Outcome, choice: Choice) -> None:
+        self._chooser.learn(outcome, choice)
 
     async def fetch(self, facts: Facts) -> Choice:
         """The choice for the session (the slow input of this selector). Raises `Unavailable`."""

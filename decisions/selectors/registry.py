@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from decisions.selectors.cheapest import Cheapest
+from decisions.selectors.factors import Factors
+from decisions.selectors.fastest import Fastest
 from decisions.selectors.selector import Selector
 from decisions.selectors.weighted import Weighted
 
 KINDS: tuple[type[Selector], ...] = (
     Weighted,
     Cheapest,
+    Fastest,
+    Factors,
 )
 """The first is how a choice is made that does not say how."""
 

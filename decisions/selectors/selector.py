@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from decisions.candidates import able
 from decisions.decision import Choice
 from decisions.model import Model
+from decisions.outcome import Outcome
 from signals.facts import Facts, SlowInput
 from signals.needs import NEEDS
 from signals.signal import Doubt, Shared
@@ -60,8 +61,9 @@ class Selector(ABC):
     `name` is what `by:` calls the kind, `about` one sentence on how it chooses, for the policy's schema. `beside` names
     the parameters that may stand beside `by: name`, for policies from before kinds had parameters of their own; `twice`
     says what to do about a model that stands in `pick` twice. `slow` has to be fetched before `choose`; `by_session`
-    says that what is chosen depends on the session. Both may be set by an instance in its `__init__`, which raises
-    OSError or ValueError where something that it needs cannot be had.
+    says that what is chosen depends on the session. One that `learns` is told what became of the requests that it has
+    chosen for, off their path; `watches_answers` says that it has to be known what answers took. These four may be set
+    by an instance in its `__init__`, which raises OSError or ValueError where something that it needs cannot be had.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,8 @@ class Selector(ABC):
     twice: ClassVar[str] = "remove one"
     slow: tuple[SlowInput[Any], ...] = ()
     by_session: bool = False
+    learns: bool = False
+    watches_answers: bool = False
 
     def __init__(self, pick: Pick, params: Any, shared: Shared) -> None:
         self.models = tuple(dict.fromkeys(pick.models))
@@ -90,6 +94,10 @@ class Selector(ABC):
             return self.among(self.models, facts)
         needs = facts.get(NEEDS)
         return self.among(tuple(model for model in self.models if not model.lacks(needs)) or self.models, facts)
+
+    def learn(self, outcome: Outcome, choice: Choice) -> None:
+        """What became of a request that `choice` was made for, by this selector or by the one before a reload."""
+        raise NotImplementedError
 
     @abstractmethod
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:

@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from signals.reading import Unavailable
@@ -215,6 +216,19 @@ class Valkey:
     async def keep(self, key: str, value: str, ttl: float) -> None:
         await self._asked(self._client.set(PREFIX + key, value, px=int(ttl * 1000)))
 
+    async def gather(self, key: str, amounts: Mapping[str, float], ttl: float) -> None:
+        """Add to the numbers under `key` by their names, at once. Raises `Unavailable`."""
+        pipe = self._client.pipeline(transaction=True)
+        for name, amount in amounts.items():
+            pipe.hincrbyfloat(PREFIX + key, name, amount)
+        pipe.pexpire(PREFIX + key, int(ttl * 1000))
+        await self._asked(pipe.execute(), 10)
+
+    async def gathered(self, key: str) -> dict[str, float]:
+        """The numbers under `key` by their names. Raises `Unavailable`."""
+        found = await self._asked(self._client.hgetall(PREFIX + key), 10)
+        return {str(name): float(number) for name, number in found.items()}
+
     async def drop(self, pattern: str) -> int:
         dropped = 0
         try:
@@ -244,12 +258,13 @@ class Valkey:
             "dropped": float(self._dropped),
         }
 
-    async def _asked(self, command: Any) -> Any:
+    async def _asked(self, command: Any, patience: int = 1) -> Any:
+        """The server's answer, for which nobody waits longer than so many timeouts."""
         if time.monotonic() < self._rest_until:
             command.close()
             raise Unavailable(DOWN)
         try:
-            return await asyncio.wait_for(command, self._timeout)
+            return await asyncio.wait_for(command, self._timeout * patience)
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the store could not be asked
             self._failed(error)
             raise Unavailable(DOWN) from None

@@ -49,7 +49,7 @@ def test_parameters_are_the_same_beside_and_within() -> None:
 @pytest.mark.parametrize(
     ("route", "code", "at", "message"),
     [
-        ("{pick: [a, b], by: chepest}", "P104", "chepest", "by: input should be 'weighted' or 'cheapest'"),
+        ("{pick: [a, b], by: chepest}", "P104", "chepest", "by: input should be 'weighted', 'cheapest'"),
         ("{pick: [a, b], by: {chepest: {}}}", "P101", "chepest", "(did you mean 'cheapest'?)"),
         ("{pick: [a, b], by: {cheapest: {price: 1}}}", "P101", "price", "unknown key 'price'"),
         ("{pick: [a, b], by: {weighted: {weigths: {}}}}", "P101", "weigths", "(did you mean 'weights'?)"),

@@ -20,6 +20,7 @@ from config.load import check
 from config.problem import CODES
 from config.schema import (
     CacheSpec,
+    CandidateSpec,
     CredentialSpec,
     DecisionSpec,
     KeptSpec,
@@ -83,6 +84,7 @@ class Kept(KeptSpec, CacheSpec):
         ("Decisions", DecisionSpec),
         ("Refusals", RespondSpec),
         ("A choice of models", PickSpec),
+        ("Candidates", CandidateSpec),
         ("Stepwise", StepwiseSpec),
         ("Stepwise target", TargetSpec),
         ("Stepwise steps", StepSpec),

@@ -14,7 +14,7 @@ from decisions.decision import Choice, Trace
 from decisions.engine import Engine
 from decisions.explain import as_object, choice
 from decisions.model import Model
-from decisions.outcome import trace_object
+from decisions.outcome import Outcome, trace_object
 from decisions.selectors.registry import BY_NAME, KINDS
 from decisions.selectors.selector import STANDS_IN, Selector
 from signals.facts import Facts
@@ -185,3 +185,40 @@ def test_a_session_s_choice_makes_chains_of_responses_one() -> None:
 def test_a_choice_that_nobody_says_how_to_make_is_by_the_first_kind() -> None:
     made = engine("{pick: [small, large]}")
     assert type(made.selectors["one"]) is KINDS[0]
+
+
+async def test_a_selector_that_learns_is_told_what_became_of_its_choices_and_of_no_others() -> None:
+    made = engine("{pick: [large, small], by: {fastest: {explore: 0}}}")
+    for _ in range(2):
+        trace = await decide(made)
+        assert trace.choice is not None
+        seconds = 9.0 if trace.choice.model.key == "large" else 1.0
+        made.record(Outcome(trace, trace.choice.model, 0, 200, seconds, seconds), request())
+    named = await made.decide(request(model="small"))
+    made.record(Outcome(named, made.models["small"], 0, 200, 99.0, 99.0), request())
+    trace = await decide(made)
+    assert trace.choice is not None
+    assert trace.choice.model.key == "small"
+
+
+async def test_a_selector_that_cannot_learn_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = engine("{pick: [large, small], by: fastest}")
+    trace = await decide(made)
+
+    def learn(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(made.learning["one"], "learn", learn)
+    made.record(Outcome(trace, made.models["small"], 0, 200, 1.0, 1.0), request())
+    assert "learns nothing: RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_choice_by_the_end_of_answers_has_them_metered_and_cannot_do_without() -> None:
+    policy = POLICY.format(route="{pick: [large, small], by: {fastest: {until: end}}}")
+    assert build(parse(policy)).metered
+    assert not engine("{pick: [large, small], by: fastest}").metered
+    with pytest.raises(PolicyError, match=r"settings\.meter: off, and yet a choice of models"):
+        build(parse(policy + "settings: {meter: off}\n"))

@@ -1,0 +1,107 @@
+"""`factors`: a weighed sum of quality, cost, latency and load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pydantic import Field
+
+from decisions.candidates import expected_tokens
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.outcome import Outcome
+from decisions.selectors.selector import Params, Pick, Selector
+from decisions.selectors.timing import Timing
+from signals.facts import Facts
+from signals.signal import Doubt, Shared
+
+BEST: Final = "best sum of factors"
+LIMITS: Final = "best sum of factors, since none keeps the limits"
+USUAL: Final = 0.5
+"""The quality of a model whose `quality` the policy does not tell."""
+
+
+class FactorLimits(Params):
+    """What a candidate must keep, unless none does."""
+
+    cost: float | None = Field(None, gt=0, description="The most estimated money of the call.")
+    latency: float | None = Field(None, gt=0, description="The most expected seconds to the first byte.")
+    load: float | None = Field(None, ge=0, description="The most requests that wait for the model in this process.")
+    quality: float | None = Field(None, ge=0, le=1, description="The least `quality` of the model.")
+
+    def keeps(self, quality: float, cost: float, latency: float, load: float) -> bool:
+        """Whether a candidate with these figures keeps them all."""
+        most = ((self.cost, cost), (self.latency, latency), (self.load, load))
+        return all(limit is None or value <= limit for limit, value in most) and quality >= (self.quality or 0.0)
+
+
+class FactorsParams(Params):
+    """The weights of the factors, each of which is brought to 0 to 1 among the candidates; and limits."""
+
+    quality: float = Field(1.0, ge=0, description="Weight of the model's `quality`.")
+    cost: float = Field(0.0, ge=0, description="Weight of the estimated price of the call.")
+    latency: float = Field(0.0, ge=0, description="Weight of the expected seconds to the first byte.")
+    load: float = Field(0.0, ge=0, description="Weight of the requests that wait for the model.")
+    limits: FactorLimits = Field(FactorLimits(), description="What a candidate must keep, unless none does.")
+
+    def check(self, models: Sequence[str]) -> None:
+        if not self.quality + self.cost + self.latency + self.load > 0:
+            raise ValueError("all weights are 0: at least one factor must count")
+
+    def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:
+        unknown = next((model for model in models if model.quality is None), None)
+        if self.quality and unknown is not None:
+            yield Doubt((), "L326", f"{unknown.key!r} has no `quality` and so counts as {USUAL}: give every model one")
+        unpriced = next((model for model in models if not model.priced), None)
+        if self.cost and unpriced is not None:
+            message = f"{unpriced.key!r} has no price and so counts as free: give every model a `price`"
+            yield Doubt((), "L326", f"{message}, or `price: {{input: 0, output: 0}}` when it is free")
+
+
+class Factors(Selector):
+    """The highest sum of weighed factors among the candidates that keep the limits; the first of equals.
+
+    A factor is 0 for the least and 1 for the greatest figure among them; quality counts for a candidate, the others
+    against it.
+    """
+
+    name = "factors"
+    about = "Take the best weighed sum of quality, cost, latency and load, within limits."
+    Parameters = FactorsParams
+
+    def __init__(self, pick: Pick, params: FactorsParams, shared: Shared) -> None:
+        super().__init__(pick, params, shared)
+        self.learns = True
+        self._weights = (params.quality, -params.cost, -params.latency, -params.load)
+        self._limits = params.limits
+        self._timing = Timing(shared, "first_byte")
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        figures = self._figures(models, facts)
+        keeping = [at for at, each in enumerate(figures) if self._limits.keeps(*each)]
+        some = keeping or list(range(len(models)))
+        sums = [0.0] * len(some)
+        for factor, weight in enumerate(self._weights):
+            values = [figures[at][factor] for at in some]
+            least, width = min(values), max(values) - min(values)
+            if weight and width > 0:
+                sums = [total + weight * ((value - least) / width) for total, value in zip(sums, values, strict=True)]
+        best = some[max(range(len(some)), key=sums.__getitem__)]
+        return Choice(models[best], BEST if keeping else LIMITS, 1.0, self.name)
+
+    def learn(self, outcome: Outcome, choice: Choice) -> None:
+        self._timing.learn(outcome, choice.model)
+
+    def _figures(self, models: Sequence[Model], facts: Facts) -> list[tuple[float, float, float, float]]:
+        """Quality, money, seconds and waiting requests of each."""
+        tokens = expected_tokens(facts)
+        return [
+            (
+                USUAL if model.quality is None else model.quality,
+                model.cost(*tokens),
+                seconds,
+                self._timing.waiting(model),
+            )
+            for model, seconds in zip(models, self._timing.expected(models), strict=True)
+        ]

@@ -1,0 +1,167 @@
+"""What selectors have learned: sums by candidate that decay with time and add up, so that replicas share them.
+
+An amount that comes at the time t weighs 2^((t - L) / half-life), for a landmark L that all replicas agree on, and what
+is read is divided by the weight of now. So nothing that was added ever has to be changed, and the sums of replicas add
+up to those of one (forward decay: Cormode, Shkapenyuk, Srivastava, Xu, "Forward Decay", ICDE 2009). The landmark moves
+every SPAN half-lives; what is older than that has faded away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import exp2
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from signals.reading import Unavailable
+from signals.state.store import Store, Valkey
+
+F64 = NDArray[np.float64]
+SPAN: Final = 32
+"""Half-lives after which the landmark moves."""
+EVERY_S: Final = 1.0
+"""How often the store is asked for what other replicas have learned, while there are requests."""
+
+
+class Standing:
+    """Vectors of `size` sums by the key of a candidate, of this process or of all that share `store`.
+
+    Reading and adding never wait: what was added goes to the store in the background, together with the question for
+    what the others have added. Keys of candidates that are gone stay until they have faded, so that a candidate that
+    comes back is known. `version` changes with the sums. `clock` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self, store: Store, name: str, size: int, half_life: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.name = name
+        self.size = size
+        self.version = 0
+        self._store = store if isinstance(store, Valkey) else None  # nobody else learns in the memory of a process
+        self._half_life = half_life
+        self._clock = clock
+        self._epoch = self._epoch_now()
+        self._sums: dict[str, F64] = {}
+        self._pending: dict[str, F64] = {}  # not yet in the store, but in the sums
+        self._asked = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+        self._sharing = asyncio.Lock()  # while one tells what was added, another must not ask for the sums without it
+
+    def add(self, key: str, amounts: Sequence[float] | F64) -> None:
+        """Add to the sums of a candidate, now. Raises ValueError where these are not `size` finite numbers."""
+        given = np.asarray(amounts, np.float64)
+        if given.shape != (self.size,) or not np.isfinite(given).all():
+            raise ValueError(f"{self.size} finite numbers are needed")
+        self._turn()
+        given = given * exp2(self._age())
+        self._sums[key] = self._sums.get(key, 0.0) + given
+        if self._store is not None:
+            self._pending[key] = self._pending.get(key, 0.0) + given
+        self.version += 1
+        self.refresh()
+
+    def of(self, key: str) -> F64 | None:
+        """The sums of a candidate as they weigh now; None where nothing is known of it."""
+        self._turn()
+        found = self._sums.get(key)
+        return None if found is None else found * exp2(-self._age())
+
+    def all(self) -> dict[str, list[float]]:
+        """All sums as they weigh now, by candidate: what is exported."""
+        self._turn()
+        weight = exp2(-self._age())
+        return {key: (found * weight).tolist() for key, found in sorted(self._sums.items())}
+
+    def refresh(self) -> None:
+        """See to it, in the background, that the store and this process know of each other. Never raises."""
+        if self._store is None or self._task is not None or time.monotonic() - self._asked < EVERY_S:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a command, which asks for itself
+            return
+        self._asked = time.monotonic()
+        self._task = loop.create_task(self._in_background())
+
+    async def _in_background(self) -> None:
+        try:
+            await self.share()
+        except Unavailable:  # what was learned waits here, and choices are made by what is known here
+            pass
+        finally:
+            self._task = None
+
+    async def share(self) -> None:
+        """Tell the store what was added here, and ask it for the sums. Raises `Unavailable`."""
+        if self._store is not None:
+            async with self._sharing:
+                await self._share(self._store)
+
+    async def _share(self, store: Valkey) -> None:
+        self._turn()
+        epoch, mine, self._pending = self._epoch, self._pending, {}
+        named = {f"{at}:{key}": float(value) for key, sums in mine.items() for at, value in enumerate(sums) if value}
+        keeps = 2 * SPAN * self._half_life
+        try:
+            if named:
+                await store.gather(self._key(epoch), named, keeps)
+        except Unavailable:
+            for key, sums in mine.items():
+                self._pending[key] = self._pending.get(key, 0.0) + sums
+            raise
+        before = await store.gathered(self._key(epoch - 1))
+        now = await store.gathered(self._key(epoch))
+        self._turn()
+        if self._epoch != epoch:
+            return
+        found: dict[str, F64] = {}
+        for weight, fields in ((exp2(-SPAN), before), (1.0, now)):
+            for field, value in fields.items():
+                at, _, key = field.partition(":")
+                if int(at) < self.size:
+                    found.setdefault(key, np.zeros(self.size))[int(at)] += weight * value
+        for key, sums in self._pending.items():
+            found[key] = found.get(key, 0.0) + sums
+        self._sums = found
+        self.version += 1
+
+    def _key(self, epoch: int) -> str:
+        return f"standing:{self.name}:{self.size}:{self._half_life:g}:{epoch}"
+
+    def _epoch_now(self) -> int:
+        return int(self._clock() / (SPAN * self._half_life))
+
+    def _age(self) -> float:
+        """Half-lives since the landmark."""
+        return self._clock() / self._half_life - self._epoch * SPAN
+
+    def _turn(self) -> None:
+        """Move the landmark, where its time is over."""
+        moved = self._epoch_now() - self._epoch
+        if moved:
+            weight = exp2(-SPAN * moved) if moved < 30 else 0.0
+            self._epoch += moved
+            self._sums = {key: sums * weight for key, sums in self._sums.items()}
+            self._pending = {key: sums * weight for key, sums in self._pending.items()}
+
+
+class Standings:
+    """The standings of one process by their names. They outlive policies."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Standing] = {}
+
+    def of(self, store: Store, name: str, size: int, half_life: float) -> Standing:
+        """The standing of a name in a store; the same one as before where size and half-life are."""
+        key = (id(store), name, size, half_life)
+        if key not in self._known:
+            self._known[key] = Standing(store, name, size, half_life)
+        return self._known[key]
+
+    def known(self) -> Mapping[str, Standing]:
+        """Those that there are, by name."""
+        return {standing.name: standing for standing in self._known.values()}
