@@ -19,7 +19,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy file; watched, and reloaded on SIGHUP")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="host:port or unix:PATH")
     parser.add_argument(
-        "--admin", metavar="ADDR", help="livez, readyz, metrics, policy, debug/decisions (default: off)"
+        "--admin", metavar="ADDR", help="livez, readyz, metrics, policy, outcomes, debug/decisions (default: off)"
     )
     parser.add_argument(
         "--admin-host",
@@ -27,6 +27,12 @@ def add(subparsers: Any) -> None:
         default=[],
         metavar="NAME",
         help="a host name under which the admin port answers, beside addresses and localhost (repeatable)",
+    )
+    parser.add_argument(
+        "--admin-token-file",
+        type=Path,
+        metavar="FILE",
+        help="the admin port asks for the token in FILE, but for livez, readyz and metrics",
     )
     parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
     parser.add_argument(
@@ -150,7 +156,9 @@ def run(args: argparse.Namespace) -> int:
             decision_log=decision_log,
             traces=args.traces,
             admin_hosts=tuple(args.admin_host),
+            admin_token=args.admin_token_file,
         )
+        _ = options.callers  # its token is read here, where an error ends it all
         if tls is not None:
             tls.read()  # here, where an error ends it all: a worker's would have it started again
         if options.workers == 1:

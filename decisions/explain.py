@@ -93,24 +93,75 @@ def tree(engine: Engine, trace: Trace, *, named: bool) -> str:
 
     `named`: the request names a model, so only guards and decisions with `override` were asked.
     """
-    results = trace.results
     lines: list[str] = []
+    for found in walk(engine, trace, named=named):
+        word = {"kept": "kept", "not evaluated": "–"}.get(found["value"], found["value"])
+        note = "".join(f"  ({each})" for each in found["notes"])
+        lines.append(f"{word:8} {found['decision']}  → {found['does']}{note}")
+        if found["rule"] is not None:
+            lines += _drawn(found["rule"], "  ", "└─ ")
+    return "\n".join(lines)
+
+
+def walk(engine: Engine, trace: Trace, *, named: bool) -> list[dict[str, Any]]:
+    """The same in plain values: each decision with its `value` (`true`, `false`, `unknown`, `kept`, `not evaluated`),
+    what it `does`, `notes`, and its `rule`.
+
+    A rule is `{"text", "value", "of": [rules]}`, or a leaf `{"text", "signal", "value", "said"}`: `said` is the
+    signal's reading in words, or why there is none. `rule` is None where none was evaluated.
+    """
+    results = trace.results
+    found: list[dict[str, Any]] = []
     for clause in engine.clauses:
-        does = f"  → {_does(clause, engine.selectors.get(clause.name))}"
+        one: dict[str, Any] = {"decision": clause.name, "value": "not evaluated"}
+        one |= {"does": does(clause, engine.selectors.get(clause.name)), "notes": [], "rule": None}
+        found.append(one)
         if clause.name not in results:
-            lines.append(f"–        {clause.name}{does}  ({_passed_over(clause, trace, named)})")
+            one["notes"].append(_passed_over(clause, trace, named))
+            continue
+        if trace.kept and clause.name == trace.decision.name:
+            one["value"] = "kept"
             continue
         value = results[clause.name]
-        note = "" if value is not None else f"  (on_unknown: {clause.on_unknown})"
+        one["value"] = _word(value)
+        if value is None:
+            one["notes"].append(f"on_unknown: {clause.on_unknown}")
         if clause.observe:
-            note += "  (observed only)"
-        if trace.kept and clause.name == trace.decision.name:
-            lines.append(f"kept     {clause.name}{does}")
-            continue
-        lines.append(f"{_word(value):8} {clause.name}{does}{note}")
+            one["notes"].append("observed only")
         if leaves_of(clause):
-            lines += _branch(clause.when, trace, "  ", "└─ ", None)
-    return "\n".join(lines)
+            one["rule"] = _node(clause.when, trace, None)
+    return found
+
+
+def retraced(engine: Engine, found: Mapping[str, Any]) -> Trace:
+    """The trace of a decision of this engine, out of the object that `/debug/decisions` and the decision log show.
+
+    It has what `walk` reads. Raises ValueError for what is no such object, LookupError for one of another policy.
+    """
+    if found.get("policy") != engine.policy:
+        raise LookupError("another policy is in force")
+    signals, rules, name = found.get("signals"), found.get("rules"), found.get("decision")
+    if not isinstance(signals, dict) or not isinstance(rules, list) or not isinstance(name, str | None):
+        raise ValueError("a decision has `signals`, `rules` and `decision`")
+    try:
+        results = {rule["decision"]: rule["result"] for rule in rules}
+        readings = {key: _reading(said) for key, said in signals.items()}
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError("`signals` are readings by name, `rules` objects with `decision` and `result`") from None
+    if not all(isinstance(result, bool | None) for result in results.values()):
+        raise ValueError("a result is true, false or null")
+    action, kept = str(found.get("action")), found.get("kept") is True
+    return Trace(Decision(name, action, None), engine.policy, readings, results, 0.0, kept=kept)
+
+
+def _reading(said: Mapping[str, Any]) -> Reading:
+    """The reading that `trace_object` has shown; a signal that was not asked has none there."""
+    matched, score, label, error = (said.get(key) for key in ("matched", "score", "label", "error"))
+    if not (isinstance(matched, bool | None) and isinstance(score, int | float | None)):
+        raise TypeError("matched and score")
+    if not (isinstance(label, str | None) and isinstance(error, str | None)):
+        raise TypeError("label and error")
+    return Reading(matched, score, label, error, tuple(map(str, said.get("evidence") or ())))
 
 
 def leaves_of(clause: Clause) -> tuple[str, ...]:
@@ -133,7 +184,8 @@ def reading_text(reading: Reading, microseconds: float | None) -> str:
     return ", ".join(parts)
 
 
-def _does(clause: Clause, selector: Selector | None) -> str:
+def does(clause: Clause, selector: Selector | None) -> str:
+    """What a decision does with a request, in a few words."""
     if clause.guard:
         return f"respond {clause.status}"
     keys = ", ".join(model.key for model in (*clause.arms, *clause.instead))
@@ -151,22 +203,26 @@ def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
     return "not evaluated: the decision above failed"
 
 
-def _branch(rule: Rule, trace: Trace, indent: str, joint: str, settled: str | None) -> Iterator[str]:
-    """The lines of `rule` and what is below it. `settled` says why it need not be evaluated, if that is so."""
-    value = evaluate(rule, trace.readings)
-    start = indent + joint
+def _drawn(node: Mapping[str, Any], indent: str, joint: str) -> Iterator[str]:
+    """The lines of a rule and what is below it."""
+    said = node["said"] if "signal" in node else node["value"]
+    yield f"{indent}{joint}{node['text']}: {said}"
     below = indent + ("│  " if joint == "├─ " else "   ")
-    if isinstance(rule, Leaf):
-        yield f"{start}{text(rule)}: {_leaf(rule, value, trace, settled)}"
-        return
-    word = "not evaluated" if value is PENDING else _word(value)
-    yield f"{start}{_operator(rule)}: {word}"
-    if value is not PENDING:
-        settled = f"`{_operator(rule)}` is {_word(value)} without it"
-    children = (rule.of,) if isinstance(rule, Not) else rule.of
+    children = node.get("of", ())
     for index, child in enumerate(children):
-        last = index == len(children) - 1
-        yield from _branch(child, trace, below, "└─ " if last else "├─ ", settled)
+        yield from _drawn(child, below, "└─ " if index == len(children) - 1 else "├─ ")
+
+
+def _node(rule: Rule, trace: Trace, settled: str | None) -> dict[str, Any]:
+    """The object of `rule` (see `walk`). `settled` says why it need not be evaluated, if that is so."""
+    value = evaluate(rule, trace.readings)
+    word = "not evaluated" if value is PENDING else _word(value)
+    if isinstance(rule, Leaf):
+        return {"text": text(rule), "signal": rule.signal, "value": word, "said": _leaf(rule, value, trace, settled)}
+    if value is not PENDING:
+        settled = f"`{_operator(rule)}` is {word} without it"
+    children = (rule.of,) if isinstance(rule, Not) else rule.of
+    return {"text": _operator(rule), "value": word, "of": [_node(child, trace, settled) for child in children]}
 
 
 def _leaf(leaf: Leaf, value: Result, trace: Trace, settled: str | None) -> str:

@@ -1,30 +1,31 @@
-"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/debug/decisions`, `/cache`, for kubelet, Prometheus and
-people.
+"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/outcomes`, `/debug/decisions`, `/cache`, for kubelet,
+Prometheus, scripts and people.
 
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
-GET and HEAD, one request per connection, limited in size, time and number. It is meant for the pod's own network;
-nothing here carries prompt text, and nothing can be changed but by DELETE, which forgets answers that are kept.
-
-A foreign web page must not read it through its visitor's browser. The page's owner can let a name of theirs resolve to
-our address (DNS rebinding), but the request then carries that name; so requests that name another host than ours are
-refused. Requests that name an IP address are served, since the kubelet and Prometheus use the pod's.
+one request per connection, limited in size, time and number. Nothing here carries prompt text, and nothing can be
+changed but by DELETE, which forgets answers that are kept. Who may ask what: `extproc.callers`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from decisions import describe, explain
+from decisions.engine import Engine
 from extproc import shown
+from extproc.callers import Callers, Denial, Guard
+from extproc.history import EVERY_S, History
 from extproc.keeping.key import SCOPES, scope_of
 from extproc.metrics import Snapshot
 from extproc.transport import address
@@ -33,7 +34,13 @@ log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 8_192
 MAX_CONNECTIONS = 64
+MAX_BODY_BYTES = 1_048_576
+MAX_FOLLOWERS = 16
 TIMEOUT_S = 10.0
+FOLLOW_S = 0.25
+"""Between two looks at what was decided meanwhile."""
+ALIVE_S = 15.0
+"""A stream in which nothing happens says so as often as this: proxies close connections that seem dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +52,33 @@ class Status:
     details: dict[str, Any]
 
 
+class News(NamedTuple):
+    """Decisions that somebody who follows them has not seen, oldest first.
+
+    `seen` says, for each worker by its pid, how many it has recorded by now; `missed` how many it did not keep so long.
+    """
+
+    seen: Mapping[str, int]
+    decisions: list[dict[str, Any]]
+    missed: int
+
+
 class Source(Protocol):
     """What the admin port shows: one worker, or a supervisor that asks all of its workers."""
+
+    @property
+    def engine(self) -> Engine:
+        """The policy in force."""
+        ...
 
     async def status(self) -> Status: ...
     async def snapshot(self) -> Snapshot: ...
     async def decisions(self, limit: int) -> list[dict[str, Any]]:
         """The newest traces first."""
+        ...
+
+    async def since(self, seen: Mapping[str, int], limit: int) -> News:
+        """What was decided since `seen`; with none, the newest `limit` decisions."""
         ...
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
@@ -65,28 +92,63 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """`stream` goes on after `body` for as long as its caller stays."""
+
     status: HTTPStatus
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+    stream: AsyncGenerator[bytes, None] | None = None
+
+
+class Asked(NamedTuple):
+    """One request. `query` has the values of each parameter; `body` is empty but for POST."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    body: bytes
+
+    def number(self, name: str, otherwise: int) -> int:
+        """The value of a parameter, at least 0. Raises ValueError where it is no integer."""
+        given = [value for value in self.query.get(name, ()) if value]
+        return max(0, int(given[0])) if given else otherwise
+
+
+class Serving(NamedTuple):
+    """What answers a path, by which methods, and for whom."""
+
+    answer: Callable[[Asked], Awaitable[Reply]]
+    guard: Guard
+    methods: tuple[str, ...] = ("GET", "HEAD")
 
 
 class Admin:
     """The server. `start` binds, `close` ends it."""
 
-    def __init__(self, source: Source, hosts: Iterable[str] = ()) -> None:
-        """`hosts` are names, beside `localhost`, under which requests may come."""
+    def __init__(self, source: Source, callers: Callers | None = None, history: History | None = None) -> None:
+        """`callers` decides who may ask; `history` is what an earlier server has kept of the same source's counts."""
         self._source = source
-        self._hosts = frozenset(map(_name, (*hosts, "localhost")))
+        self._callers = callers or Callers()
+        self._history = history or History()
         self._server: asyncio.Server | None = None
         self._made = False  # its socket
         self._local = False  # a Unix socket, which no web page can reach
+        self._near = False  # nor can other machines
         self._tasks: set[asyncio.Task[None]] = set()
-        self._routes: dict[str, Callable[[dict[str, list[str]]], Awaitable[Reply]]] = {
-            "/livez": self._livez,
-            "/readyz": self._readyz,
-            "/metrics": self._metrics,
-            "/policy": self._policy,
-            "/debug/decisions": self._decisions,
+        self._looking: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        self._followers = 0
+        self._routes = {
+            "/livez": Serving(self._livez, Guard.NOTHING),
+            "/readyz": Serving(self._readyz, Guard.NOTHING),
+            "/metrics": Serving(self._metrics, Guard.NOTHING),
+            "/policy": Serving(self._policy, Guard.TOKEN),
+            "/outcomes": Serving(self._outcomes, Guard.CLOSE),
+            "/debug/decisions": Serving(self._decisions, Guard.TOKEN),
+            "/debug/tree": Serving(self._tree, Guard.CLOSE, ("POST",)),
+            "/cache": Serving(self._drop, Guard.TOKEN, ("DELETE",)),
+            "/openapi.json": Serving(self._openapi, Guard.SHELL),
         }
 
     async def start(self, listen: str | socket.socket) -> None:
@@ -95,6 +157,8 @@ class Admin:
         sock = address.bind(listen) if isinstance(listen, str) else listen
         self.address = address.name(sock)
         self._local = sock.family == socket.AF_UNIX
+        self._near = self._local or ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+        self._looking = asyncio.create_task(self._look())
         if self._local:
             keep = address.keep_file(asyncio.get_running_loop())
             self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES, **keep)
@@ -103,6 +167,10 @@ class Admin:
 
     async def close(self, grace: float = 0.5) -> None:
         """Stop accepting, give requests that have begun `grace` seconds to end, then cut them off."""
+        self._ending.set()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         if self._server is not None:
             # A connection that asyncio has accepted becomes a task of ours in three turns of its loop, and only while
             # the server is not closed. One that is lost there would be neither answered nor closed, for ever: a
@@ -126,8 +194,8 @@ class Admin:
         self._tasks.add(task)
         try:
             if len(self._tasks) <= MAX_CONNECTIONS:
-                async with asyncio.timeout(TIMEOUT_S):
-                    await self._answer(reader, writer)
+                async with asyncio.timeout(TIMEOUT_S) as limit:
+                    await self._answer(reader, writer, limit)
                     writer.close()
                     await writer.wait_closed()  # all of it is written
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -136,90 +204,126 @@ class Admin:
             self._tasks.discard(task)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: asyncio.Timeout) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
         method, target, *_ = [*first.split(" "), "", ""]
-        reply = self._refused(target, fields) or await self._reply(method, target)
-        lines = (
-            f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
-            f"content-type: {reply.content_type}",
-            f"content-length: {len(reply.body)}",
-            "cache-control: no-store",
-            "connection: close",
-        )
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if method == "HEAD" else reply.body))
-        await writer.drain()
-
-    def _refused(self, target: str, fields: list[str]) -> Reply | None:
-        """The answer to a request that names another host than ours, or comes from a page of another site."""
         headers: dict[str, list[str]] = {}
         for line in fields:
             name, _, value = line.partition(":")
             headers.setdefault(name.lower(), []).append(value.strip(" \t"))
+        reply = self._refused(target, headers) or await self._reply(method, target, headers, reader)
+        lines = [
+            f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
+            f"content-type: {reply.content_type}",
+            "x-content-type-options: nosniff",
+            "cache-control: no-store",
+            "connection: close",
+            *(f"{name}: {value}" for name, value in reply.headers),
+        ]
+        if reply.stream is None:
+            lines.append(f"content-length: {len(reply.body)}")
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if method == "HEAD" else reply.body))
+        await writer.drain()
+        if reply.stream is not None and method != "HEAD":
+            limit.reschedule(None)
+            async with contextlib.aclosing(reply.stream) as stream:
+                async for piece in stream:
+                    if reader.at_eof():
+                        break
+                    writer.write(piece)
+                    async with asyncio.timeout(TIMEOUT_S):  # a caller that reads nothing is let go
+                        await writer.drain()
+            limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
+
+    def _refused(self, target: str, headers: Mapping[str, list[str]]) -> Reply | None:
+        """The answer to a broken request, and to one that comes from a page of another site."""
         if any(not name or name.strip() != name for name in headers) or len(headers.get("host", ())) > 1:
             return Reply(HTTPStatus.BAD_REQUEST, b"a broken head\n")  # RFC 9112, sections 3.2 and 5
-        if self._local:
-            return None
-        authorities = headers.get("host", [])
-        if not target.startswith("/"):  # absolute form: it counts instead of Host (RFC 9112, section 3.2.2)
-            authorities = [*authorities, target.partition("://")[2].partition("/")[0]]
-        if not all(map(self._known, authorities)):
-            return Reply(HTTPStatus.MISDIRECTED_REQUEST, b"not a name of this server: --admin-host NAME allows one\n")
-        for origin in headers.get("origin", ()):
-            if origin.partition("://")[2].lower() not in map(str.lower, authorities):
-                return Reply(HTTPStatus.FORBIDDEN, b"pages of other sites may not read this\n")
-        return None
+        denial = None if self._local else self._callers.foreign(target, headers)
+        return None if denial is None else _denial(denial)
 
-    def _known(self, authority: str) -> bool:
-        """Whether a Host is an address or one of our names; the port does not matter."""
-        host, port = authority, ""
-        if not authority.endswith("]"):
-            host, _, port = authority.rpartition(":") if ":" in authority else (authority, "", "")
-        if port and not (port.isascii() and port.isdigit()):
-            return False
-        if host.startswith("[") and host.endswith("]"):
-            return _is_address(host[1:-1], ipaddress.IPv6Address)
-        return _is_address(host, ipaddress.IPv4Address) or _name(host) in self._hosts
-
-    async def _reply(self, method: str, target: str) -> Reply:
+    async def _reply(
+        self, method: str, target: str, headers: Mapping[str, list[str]], reader: asyncio.StreamReader
+    ) -> Reply:
         try:
             parts = urlsplit(target)
-            if parts.path == "/cache":
-                if method != "DELETE":
-                    return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only DELETE\n")
-                return await self._drop(parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-            if method not in ("GET", "HEAD"):
-                return Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n")
             route = self._routes.get(parts.path)
             if route is None:
                 return Reply(HTTPStatus.NOT_FOUND, ("try " + " ".join(self._routes) + "\n").encode())
-            return await route(parse_qs(parts.query))
+            if method not in route.methods:
+                return Reply(HTTPStatus.METHOD_NOT_ALLOWED, f"only {' and '.join(route.methods)}\n".encode())
+            strict = bool(parts.query) and method == "DELETE"  # what is misread there costs answers
+            query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=strict)
+            guard = Guard.CLOSE if "follow" in query else route.guard
+            denial = self._callers.denied(guard, headers, close=self._near)
+            if denial is not None:
+                return _denial(denial)
+            body = await _body(headers, reader) if method == "POST" else b""
+            return await route.answer(Asked(method, parts.path, query, body))
         except ValueError as error:
             return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
+        except asyncio.IncompleteReadError:
+            raise
         except Exception:  # a broken view must not take probes down with it, and must be seen
             log.exception("admin_request_failed", extra={"path": shown.path(target)})
             return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error, see the log\n")
 
-    async def _livez(self, query: dict[str, list[str]]) -> Reply:
+    async def _look(self) -> None:
+        """Look at the counts every few seconds, for `/outcomes`."""
+        while True:
+            try:
+                self._history.add(await self._source.snapshot())
+            except Exception:  # the points after this one come all the same
+                log.exception("admin_look_failed")
+            await asyncio.sleep(EVERY_S)
+
+    async def _livez(self, asked: Asked) -> Reply:
         return Reply(HTTPStatus.OK, b"ok\n")
 
-    async def _readyz(self, query: dict[str, list[str]]) -> Reply:
+    async def _readyz(self, asked: Asked) -> Reply:
         status = await self._source.status()
         code = HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return _json({"ready": status.ready, "policy": status.policy, **status.details}, code)
 
-    async def _metrics(self, query: dict[str, list[str]]) -> Reply:
+    async def _metrics(self, asked: Asked) -> Reply:
         from extproc.exposition import expose  # only a scrape needs it: start-up does not wait for it
 
         text = expose(await self._source.snapshot())
         return Reply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
 
-    async def _policy(self, query: dict[str, list[str]]) -> Reply:
+    async def _policy(self, asked: Asked) -> Reply:
+        form = asked.query.get("form", ["yaml"])[-1]
+        if form == "json":
+            return _json(describe.as_object(self._source.engine))
+        if form != "yaml":
+            raise ValueError("form=yaml (the file as it was read) or form=json")
         return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
 
-    async def _drop(self, query: dict[str, list[str]]) -> Reply:
-        given = {name: values[-1] for name, values in query.items()}
+    async def _outcomes(self, asked: Asked) -> Reply:
+        after = float(asked.query.get("after", ["0"])[-1] or 0)
+        return _json(self._history.as_object(await self._source.snapshot(), after))
+
+    async def _openapi(self, asked: Asked) -> Reply:
+        from extproc.openapi import DESCRIPTION  # only those who ask for it need it
+
+        return _json(DESCRIPTION)
+
+    async def _tree(self, asked: Asked) -> Reply:
+        found = orjson.loads(asked.body)
+        if not isinstance(found, dict):
+            raise ValueError("a decision is an object, as /debug/decisions shows it")
+        engine = self._source.engine
+        try:
+            trace = explain.retraced(engine, found)
+        except LookupError:
+            why = {"error": "another policy is in force by now", "policy": engine.policy}
+            return _json(why, HTTPStatus.CONFLICT)
+        named = trace.decision.name is None and trace.decision.action == "route"
+        return _json({"tree": explain.walk(engine, trace, named=named)})
+
+    async def _drop(self, asked: Asked) -> Reply:
+        given = {name: values[-1] for name, values in asked.query.items()}
         decision, scopes = given.pop("decision", None), [name for name in given if name in SCOPES]
         unknown = sorted(given.keys() - set(scopes))
         if unknown or len(scopes) > 1 or "" in (decision, *(given[name] for name in scopes if name != "all")):
@@ -227,22 +331,50 @@ class Admin:
         scope = scope_of(scopes[0], given[scopes[0]]) if scopes else None
         return _json({"dropped": await self._source.drop(decision, scope)})
 
-    async def _decisions(self, query: dict[str, list[str]]) -> Reply:
-        limit = int(query.get("limit", ["100"])[0])
-        return _json({"decisions": await self._source.decisions(max(0, limit))})
+    async def _decisions(self, asked: Asked) -> Reply:
+        if "follow" not in asked.query:
+            return _json({"decisions": await self._source.decisions(asked.number("limit", 100))})
+        limit = asked.number("limit", 0)
+        if self._followers >= MAX_FOLLOWERS:
+            why = f"{MAX_FOLLOWERS} already follow: try again later\n".encode()
+            return Reply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "10"),))
+        return Reply(HTTPStatus.OK, b": decisions as they are made\n\n", "text/event-stream", (), self._follow(limit))
+
+    async def _follow(self, limit: int) -> AsyncGenerator[bytes, None]:
+        """Server-sent events: one for each decision, and `missed` with a count where there were too many."""
+        self._followers += 1
+        try:
+            seen: Mapping[str, int] = {}
+            quiet = 0.0
+            while not self._ending.is_set():
+                seen, decisions, missed = await self._source.since(seen, limit)
+                lines = [b"event: missed\ndata: %d\n\n" % missed] if missed else []
+                lines += (b"id: %b\ndata: %b\n\n" % (each["key"].encode(), orjson.dumps(each)) for each in decisions)
+                quiet = 0.0 if lines else quiet + FOLLOW_S
+                if quiet >= ALIVE_S:
+                    quiet = 0.0
+                    lines.append(b": still here\n\n")
+                yield b"".join(lines)
+                limit = 0
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), FOLLOW_S)
+        finally:
+            self._followers -= 1
 
 
-def _is_address(text: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> bool:
-    try:
-        kind(text)
-    except ValueError:
-        return False
-    return True
+async def _body(headers: Mapping[str, list[str]], reader: asyncio.StreamReader) -> bytes:
+    """The body of a request. Raises ValueError for one that is too large, or does not say its length."""
+    lengths = headers.get("content-length", [])
+    if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        raise ValueError("a body with one content-length is needed")
+    if len(lengths[0]) > 19 or int(lengths[0]) > MAX_BODY_BYTES:
+        raise ValueError(f"a body of at most {MAX_BODY_BYTES} bytes")
+    return await reader.readexactly(int(lengths[0]))
 
 
-def _name(text: str) -> str:
-    """A host's name to compare: in lower case, without the dot of the DNS root."""
-    return text.lower().removesuffix(".")
+def _denial(denial: Denial) -> Reply:
+    more = (("www-authenticate", "Bearer"),) if denial.status == 401 else ()
+    return Reply(HTTPStatus(denial.status), f"{denial.why}\n".encode(), headers=more)
 
 
 def _json(value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Reply:

@@ -38,12 +38,13 @@ class Spans(Protocol):
 class Recorder:
     """On the hot path of every request. `outcomes` holds (seconds since the epoch, request id, outcome), oldest first.
 
-    `keeps`: requests must keep their bodies until they are recorded.
+    `recorded` is how many there were. `keeps`: requests must keep their bodies until they are recorded.
     """
 
     def __init__(self, metrics: Metrics, log: Log | None, spans: Spans | None) -> None:
         self.metrics = metrics
         self.outcomes: deque[tuple[float, str | None, Outcome]] = deque(maxlen=KEPT_DECISIONS)
+        self.recorded = 0
         self.keeps = log is not None and log.content
         self._log = log
         self._spans = spans
@@ -53,6 +54,7 @@ class Recorder:
         """A request that was decided is over."""
         self.metrics.record(outcome)
         id: str | None = request.headers.get("x-request-id")
+        self.recorded += 1
         self.outcomes.append((_now(), id if id is None else id[:LONGEST_ID], outcome))
         if self._log is not None:
             self._log.record(outcome, request)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,9 +25,10 @@ from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions.engine import Engine
 from decisions.outcome import Outcome, as_object
 from extproc import metrics, shown
-from extproc.admin import Admin, Status
+from extproc.admin import Admin, News, Status
 from extproc.answers import Answers
 from extproc.bodies import Bodies
+from extproc.callers import Callers
 from extproc.chains import Chains
 from extproc.decisionlog import DecisionLog, LogOptions
 from extproc.exchange import Answerer, Exchange
@@ -71,7 +73,8 @@ class Options:
     the address of Envoy's internal listener, for the calls of stepwise answers; `stepwise_listen` is where they are
     given over HTTP to proxies that cannot take them from us. `candidate` is a second policy, which decides the share
     `canary` (0 to 1) of the sessions, and all other requests without effect. `admin_hosts` are names, beside
-    addresses and `localhost`, under which the admin port answers.
+    addresses and `localhost`, under which the admin port answers; `admin_token` is the file of the token that it asks
+    for.
 
     Raises ValueError for TLS on a transport that has none.
     """
@@ -93,12 +96,18 @@ class Options:
     decision_log: LogOptions | None = None
     traces: bool = False
     admin_hosts: tuple[str, ...] = ()
+    admin_token: Path | None = None
 
     @property
     def admin_names(self) -> tuple[str, ...]:
         """The names under which the admin port answers: those given, and the one that it listens on."""
         where = "" if self.admin is None else address.parse(self.admin)
         return self.admin_hosts if isinstance(where, str) or not where[0] else (*self.admin_hosts, where[0])
+
+    @property
+    def callers(self) -> Callers:
+        """Who may ask the admin port. Raises ValueError where its token cannot be used."""
+        return Callers(self.admin_names, self.admin_token)
 
     def __post_init__(self) -> None:
         if self.tls is not None and self.transport == "http2":
@@ -371,17 +380,42 @@ class Worker:
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The last `limit` decisions, newest first."""
-        newest = list(self.recorder.outcomes)[::-1][:limit]
+        outcomes, last = self.recorder.outcomes, self.recorder.recorded
+        pid = os.getpid()
         return [
-            {"time": at, "request_id": None if id is None else shown.word(id), **as_object(outcome)}
-            for at, id, outcome in newest
+            {
+                "key": f"{pid}-{last - index}",
+                "time": at,
+                "request_id": None if id is None else shown.word(id),
+                **as_object(outcome),
+            }
+            for index, (at, id, outcome) in enumerate(islice(reversed(outcomes), limit))
         ]
+
+    def news(self, seen: int | None, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """How many decisions there were, and those after the first `seen` that are kept, newest first; with None the
+        newest `limit`."""
+        last = self.recorder.recorded
+        return last, self.recent(limit if seen is None else last - seen)
+
+    async def since(self, seen: Mapping[str, int], limit: int) -> News:
+        pid = str(os.getpid())
+        return followed(seen, {pid: self.news(seen.get(pid), limit)}, limit)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         return await self.keeper.drop(self.engine, decision, scope)
 
     def policy_text(self) -> bytes:
         return self._in_force.source
+
+
+def followed(seen: Mapping[str, int], found: Mapping[str, tuple[int, list[dict[str, Any]]]], limit: int) -> News:
+    """What workers, by their pids, have to say to somebody who has `seen` so many of their decisions."""
+    decisions = sorted((each for _, some in found.values() for each in some), key=lambda each: each["time"])
+    if not seen:
+        decisions = decisions[len(decisions) - min(limit, len(decisions)) :]
+    missed = sum(last - seen[pid] - len(some) for pid, (last, some) in found.items() if pid in seen)
+    return News({pid: last for pid, (last, _) in found.items()}, decisions, missed)
 
 
 def _recording(engines: Sequence[Engine], record: Record) -> Record:
@@ -451,7 +485,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
         await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
     await worker.start(options.listen, options.stepwise_listen)
-    admin = Admin(worker, options.admin_names)
+    admin = Admin(worker, options.callers)
     if options.admin is not None:
         await admin.start(options.admin)
     settle_memory()

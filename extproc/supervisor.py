@@ -22,16 +22,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from config.problem import PolicyError
 from config.watch import Loaded, Rejected, Watcher, from_sources, load
+from decisions.engine import Engine
 from extproc import metrics
-from extproc.admin import Admin, Status
+from extproc.admin import Admin, News, Status
+from extproc.history import History
 from extproc.metrics import Metrics, Snapshot, gauge
-from extproc.server import Options, Stop, Worker, about, preload, runner, settle_memory
+from extproc.server import Options, Stop, Worker, about, followed, preload, runner, settle_memory
 from extproc.transport import address
 
 log = logging.getLogger("pointsman.supervisor")
@@ -140,6 +142,8 @@ class Supervisor:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._metrics = Metrics()  # only the reloads are counted here
+        self._callers = options.callers
+        self._history = History()
         self._retired: Snapshot = {}  # the counts of workers that are gone
         self._restarts = 0
         self._stopping = False
@@ -211,7 +215,7 @@ class Supervisor:
         stop = Stop(self._reload)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        admin = Admin(self, self._options.admin_names)
+        admin = Admin(self, self._callers, self._history)
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._watcher.run(self._reload)),
@@ -400,6 +404,11 @@ class Supervisor:
 
     # What the admin port shows (extproc.admin.Source)
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the policy in force."""
+        return self._loaded.engine
+
     async def status(self) -> Status:
         await self._look()
         policy = self._loaded.engine.policy
@@ -425,6 +434,20 @@ class Supervisor:
                 with contextlib.suppress(Gone):  # the next heartbeat sees to a worker that is gone
                     found += await slot.channel.ask("decisions", limit, 5.0)
         return sorted(found, key=lambda each: -each["time"])[:limit]
+
+    async def since(self, seen: Mapping[str, int], limit: int) -> News:
+        found = {}
+        for slot in self._slots:
+            if slot.channel is not None:
+                pid = str(slot.pid)
+                # All of a worker that began meanwhile is new.
+                known = seen.get(pid, 0 if seen else None)
+                try:
+                    found[pid] = await slot.channel.ask("news", (known, limit), 5.0)
+                except Gone:  # for now, or for ever: the next heartbeat sees to it
+                    if known is not None:
+                        found[pid] = (known, [])
+        return followed(seen, found, limit)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         dropped = 0
@@ -504,6 +527,7 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
     questions: dict[str, Callable[[Any], Any]] = {
         "state": lambda _: (_state(worker), worker.counts()),
         "decisions": worker.recent,
+        "news": lambda wanted: worker.news(*wanted),
         "drop": lambda which: worker.drop(*which),
         "reload": lambda sources: worker.reload(
             lambda: from_sources(sources, options.policy, options.candidate, worker.resources)

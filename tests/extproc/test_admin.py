@@ -3,19 +3,39 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import pytest
 
-from extproc.admin import MAX_CONNECTIONS, Admin, Status
+from config.build import build
+from config.load import parse
+from extproc.admin import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_FOLLOWERS, Admin, News, Status
+from extproc.callers import Callers
 from extproc.metrics import Metrics, Snapshot
-from extproc.server import Options
+from extproc.server import Options, followed
+from tests.extproc.live import policy
 from tests.patience import PATIENCE
+
+DECISION = {
+    "key": "7-1",
+    "decision": "gold",
+    "action": "route",
+    "policy": "",
+    "signals": {"gold": {"matched": True, "score": 1.0, "label": None, "error": None, "evidence": []}},
+    "rules": [{"decision": "gold", "result": True}],
+}
 
 
 class FakeSource:
     ready = True
+    engine = build(parse(policy().encode(), "policy.yaml"))
+
+    async def since(self, seen: Mapping[str, int], limit: int) -> News:
+        """One decision after the other, and three that were missed at first."""
+        last = seen.get("7", 0) + 1
+        return News({"7": last}, [{"key": f"7-{last}", "decision": "code", "limit": limit}], 0 if seen else 3)
 
     async def status(self) -> Status:
         return Status(self.ready, "sha256:abc", {"pid": 7})
@@ -137,7 +157,7 @@ async def _raw(admin: Admin, head: str) -> int:
     ["127.0.0.1:9090", "10.1.2.3", "[::1]:9090", "[fd00::7]", "localhost", "LocalHost.:9090", "router.local:80"],
 )
 async def test_it_is_asked_by_address_or_by_a_name_of_its_own(host):
-    server = Admin(FakeSource(), ["Router.local"])
+    server = Admin(FakeSource(), Callers(["Router.local"]))
     await server.start("127.0.0.1:0")
     assert await _raw(server, f"GET /metrics HTTP/1.1\nHost: {host}") == 200
     assert await _raw(server, f"GET http://{host}/metrics HTTP/1.1\nHost: {host}") == 200
@@ -209,3 +229,125 @@ async def test_a_long_answer_is_whole_though_it_closes(tmp_path, monkeypatch):
     assert len(await asyncio.wait_for(reader.read(), PATIENCE)) == 3_000_000
     await closing
     writer.close()
+
+
+async def test_a_follower_gets_decisions_as_they_are_made(admin, monkeypatch):
+    monkeypatch.setattr("extproc.admin.FOLLOW_S", 0.01)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{admin.address}/debug/decisions?follow&limit=5") as answer,
+    ):
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        events = [(await answer.content.readuntil(b"\n\n")).decode().split("\n")[:-2] for _ in range(4)]
+    assert events[0][0].startswith(":")
+    assert events[1] == ["event: missed", "data: 3"]
+    assert events[2][0] == "id: 7-1"
+    assert json.loads(events[2][1].removeprefix("data: ")) == {"key": "7-1", "decision": "code", "limit": 5}
+    assert json.loads(events[3][1].removeprefix("data: "))["limit"] == 0  # only the first look goes back
+
+
+async def test_followers_are_bounded_and_leave_room_when_they_go(admin, monkeypatch):
+    monkeypatch.setattr("extproc.admin.FOLLOW_S", 0.01)
+    url = f"http://{admin.address}/debug/decisions?follow"
+    async with aiohttp.ClientSession() as session:
+        answers = [await session.get(url) for _ in range(MAX_FOLLOWERS)]
+        for answer in answers:
+            await answer.content.readuntil(b"id: 7-1")
+        async with session.get(url) as one_more:
+            assert (one_more.status, one_more.headers["retry-after"]) == (503, "10")
+        assert (await _get(admin, "/livez"))[0] == 200
+        for answer in answers:
+            answer.close()
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(url) as again:
+                if again.status == 200:
+                    break
+            await asyncio.sleep(0.01)
+
+
+async def test_a_follower_does_not_keep_it_from_closing(monkeypatch):
+    monkeypatch.setattr("extproc.admin.FOLLOW_S", PATIENCE)
+    server = Admin(FakeSource())
+    await server.start("127.0.0.1:0")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{server.address}/debug/decisions?follow") as answer,
+    ):
+        await answer.content.readuntil(b"id: 7-1")
+        await asyncio.wait_for(server.close(PATIENCE), PATIENCE / 10)
+
+
+async def _post(admin: Admin, path: str, body: Any) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{admin.address}{path}", data=data) as answer,
+    ):
+        return answer.status, await (answer.json() if answer.content_type == "application/json" else answer.text())
+
+
+async def test_a_decision_is_told_with_its_rules(admin):
+    decided = {**DECISION, "policy": FakeSource.engine.policy}
+    leaf = {"text": "gold", "signal": "gold", "value": "true", "said": "true, score 1"}
+    told = {"decision": "gold", "value": "true", "does": "route large", "notes": [], "rule": leaf}
+    assert await _post(admin, "/debug/tree", decided) == (200, {"tree": [told]})
+    status, why = await _post(admin, "/debug/tree", DECISION)
+    assert (status, why["policy"]) == (409, FakeSource.engine.policy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"signals": []}, {"rules": {}}, {"decision": 3}, {"signals": {"gold": 1}}, {"rules": [1]}, {"rules": [{}]}),
+        *({"signals": {"gold": {"score": "x"}}}, {"signals": {"gold": {"label": 1}}}),
+        {"rules": [{"decision": "gold", "result": "true"}]},
+    ],
+)
+async def test_what_is_no_decision_is_refused(admin, change):
+    decided = {**DECISION, "policy": FakeSource.engine.policy, **change}
+    assert (await _post(admin, "/debug/tree", decided))[0] == 400
+
+
+async def test_bodies_are_bounded_and_say_their_length(admin):
+    assert (await _post(admin, "/debug/tree", b"[]"))[0] == 400
+    assert (await _post(admin, "/debug/tree", b"{"))[0] == 400
+    head = "POST /debug/tree HTTP/1.1\nHost: localhost\n"
+    assert await _raw(admin, f"{head}Content-Length: {MAX_BODY_BYTES + 1}") == 400
+    assert await _raw(admin, f"{head}Content-Length: -1") == 400
+    assert await _raw(admin, f"{head}Content-Length: {'0' * 30}{MAX_BODY_BYTES + 1}") == 400
+    assert await _raw(admin, f"{head}Transfer-Encoding: chunked") == 400
+
+
+async def test_the_policy_comes_as_an_object_too(admin):
+    status, body = await _get(admin, "/policy?form=json")
+    found = json.loads(body)
+    assert status == 200
+    assert [each["name"] for each in found["models"]] == ["small", "large"]
+    assert found["decisions"][0]["rule"] == "gold"
+    assert found["signals"][0]["used_by"] == ["gold"]
+    assert (await _get(admin, "/policy?form=xml"))[0] == 400
+
+
+async def test_outcomes_are_sums_and_points_in_time(admin):
+    status, body = await _get(admin, "/outcomes")
+    assert (status, json.loads(body)["total"]["requests"]) == (200, 0)
+    assert (await _get(admin, "/outcomes?after=now"))[0] == 400
+
+
+async def test_pictures_and_scripts_of_other_sites_get_nothing(admin):
+    head = "GET /policy HTTP/1.1\nHost: localhost\nSec-Fetch-Site: cross-site\n"
+    assert await _raw(admin, f"{head}Sec-Fetch-Mode: no-cors") == 403
+    assert await _raw(admin, f"{head}Sec-Fetch-Mode: navigate") == 200
+
+
+def test_a_follower_sees_the_decisions_of_all_workers_in_order():
+    def made(*times: int) -> list[dict[str, Any]]:
+        return [{"time": time} for time in sorted(times, reverse=True)]
+
+    first = followed({}, {"7": (40, made(1, 4)), "8": (2, made(2, 3))}, 3)
+    assert first == ({"7": 40, "8": 2}, made(2, 3, 4)[::-1], 0)
+    assert followed({}, {"7": (40, [])}, 0) == ({"7": 40}, [], 0)
+    # One worker kept two of three, one is gone, a new one came.
+    later = followed({"7": 40, "8": 2}, {"7": (43, made(6, 5)), "9": (1, made(7))}, 0)
+    assert later == ({"7": 43, "9": 1}, made(5, 6, 7)[::-1], 1)
