@@ -128,7 +128,7 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer:
         entry.on_unknown,
         changes=Changes(**entry.set.model_dump()) if entry.set is not None else None,
         override=entry.override,
-        cache=None if entry.cache is None else Cache(entry.cache.ttl, entry.cache.scope, entry.cache.any_temperature),
+        cache=None if entry.cache is None else Cache(**dict(entry.cache)),
     )
     if entry.respond is not None:
         given = entry.respond

@@ -423,6 +423,13 @@ class CacheSpec(Spec):
         False,
         description="Keep answers of calls with a temperature above 0, or without one (the APIs then take 1), too.",
     )
+    similar: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="Give an answer to the same question put in another way, too (case, greeting, `how can I`), where "
+        "the embeddings are at least so close (cosine).",
+    )
 
 
 class _Action(Spec):

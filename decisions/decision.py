@@ -37,11 +37,13 @@ CacheScope = Literal["tenant", "user", "session", "all"]
 
 class Cache(NamedTuple):
     """What a decision's `cache:` keeps: answers for `ttl` seconds, for the same `scope` only. `any_temperature`: those
-    of calls that leave something to chance, too."""
+    of calls that leave something to chance, too. `similar`: how alike questions are that share an answer though they
+    are put in another way, as the cosine of their embeddings; None: only the same letters do."""
 
     ttl: float = 3600.0
     scope: CacheScope = "tenant"
     any_temperature: bool = False
+    similar: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

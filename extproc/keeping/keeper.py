@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
 
 from decisions.decision import Cache, Trace
@@ -20,11 +21,15 @@ from decisions.model import Model
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
 from extproc.keeping.capture import Capture
-from extproc.keeping.key import directives, key, unkept, who
+from extproc.keeping.key import directives, key, question, unkept, who
 from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, Shelf, ShelfPlace, StoreShelf
 from extproc.watching.shapes import SHAPES, asks_json
 from extproc.watching.watch import Watch
 from extproc.wire import Pairs
+from signals.facts import Facts
+from signals.neural.embeddings import meaning
+from signals.neural.kinds import shipped
+from signals.reading import Unavailable
 from signals.request import Request
 from upstream import usage
 
@@ -32,6 +37,8 @@ log = logging.getLogger("pointsman.cache")
 
 WAIT_S: Final = 10.0
 """How long a request waits for the answer of an equal one."""
+_STEPS: Final = 127
+"""Of an embedding's numbers, from 0 to 1, as they are kept."""
 BRIEF_S: Final = 0.5
 """The same where Envoy's timer runs meanwhile (every body mode but FULL_DUPLEX_STREAMED)."""
 
@@ -109,13 +116,25 @@ class Keeping:
     kept (`api`, `no_store`, `no_scope`, `sampled`, `stateful`, `unreadable`).
     """
 
-    __slots__ = ("_capture", "_engine", "_flight", "_keeper", "_kept", "_place", "_request", "_trace", "result")
+    __slots__ = (
+        "_asked",
+        "_capture",
+        "_engine",
+        "_flight",
+        "_keeper",
+        "_kept",
+        "_place",
+        "_request",
+        "_trace",
+        "result",
+    )
 
     def __init__(self, keeper: Keeper, engine: Engine, trace: Trace, request: Request) -> None:
         self._keeper = keeper
         self._engine = engine
         self._trace = trace
         self._request = request
+        self._asked = b""  # the embedding of the question, where others may put it in another way
         self._place: ShelfPlace | None = None
         self._flight: asyncio.Future[KeptAnswer | None] | None = None
         self._capture: Capture | None = None
@@ -141,7 +160,10 @@ class Keeping:
         request, engine, trace = self._request, self._engine, self._trace
         asker = who(engine, request, self._cache.scope)
         assert asker is not None
-        work = partial(key, request, engine, trace.decision, asker)
+        asked = None if self._cache.similar is None else question(request)
+        if asked is not None:
+            self._asked = await self._meaning(asked.text)
+        work = partial(key, request, engine, trace.decision, asker, asked if self._asked else None)
         try:
             made = await apart(work) if request.size > LONG else work()
         except (TypeError, ValueError, RecursionError):  # a number or a text that JSON has no one form for
@@ -181,7 +203,18 @@ class Keeping:
         """`kept`, unless it is older than the policy or the client (`max-age`) wants it."""
         if kept is None or kept.age() > self._cache.ttl or (most.isdecimal() and kept.age() > int(most[:9])):
             return None
-        return kept
+        least = self._cache.similar
+        return kept if least is None or _cosine(self._asked, kept.asked) >= least else None
+
+    async def _meaning(self, text: str) -> bytes:
+        """The embedding of a question; b'' where it cannot be had, or knows too few of the words."""
+        engine = self._engine
+        facts = Facts(self._request, time.monotonic() + engine.settings.deadline)
+        try:
+            vector, known = await meaning(shipped(engine.shared), text, facts)
+        except Unavailable:
+            return b""
+        return np.rint(vector * _STEPS).astype(np.int8).tobytes() if known else b""
 
     async def _passes(self, kept: KeptAnswer) -> bool:
         """Whether no decision on answers acts on what is kept: that was judged for another request, maybe by another
@@ -237,7 +270,7 @@ class Keeping:
             return
         body = capture.end()
         if body is not None:
-            self._keep(KeptAnswer(body, time.time()))
+            self._keep(KeptAnswer(body, time.time(), self._asked))
         self.end()
 
     def judged(self, acted: bool) -> None:
@@ -261,6 +294,16 @@ class Keeping:
         if self._flight is not None:
             keeper.land(place.key.digest, self._flight, kept)
             self._flight = None
+
+
+def _cosine(one: bytes, other: bytes) -> float:
+    """Of two embeddings; 1 where neither question may be put in another way: then their letters are the same."""
+    if one == other:
+        return 1.0
+    if len(one) != len(other):  # of another table, say
+        return 0.0
+    first, second = (np.frombuffer(each, np.int8).astype(np.float32) for each in (one, other))
+    return float(first @ second / np.sqrt(first @ first * (second @ second)))
 
 
 def _written(kept: KeptAnswer, request: Request) -> tuple[str, bytes]:

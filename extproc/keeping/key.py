@@ -15,6 +15,7 @@ from decisions.decision import Cache, CacheScope, Decision
 from decisions.engine import Engine
 from decisions.model import Model
 from extproc.keeping.capture import ENDS
+from extproc.keeping.wording import wording
 from extproc.watching.shape import exact
 from signals.request import Request
 
@@ -123,8 +124,46 @@ def _user(request: Request) -> str:
     return ""
 
 
-def key(request: Request, engine: Engine, decision: Decision, asker: tuple[str, str]) -> Key:
+class Question(NamedTuple):
+    """What a request asks last: the `text`, its `wording`, and the other fields of the body, in which the wording
+    stands in its place."""
+
+    text: str
+    wording: str
+    fields: dict[str, Any]
+
+
+def question(request: Request) -> Question | None:
+    """The question at the end of `request`; None where that is no plain text of a user, or has no wording."""
+    fields = request.fields
+    name = _ASKED.get(request.api, "")
+    given = fields.get(name)
+    last = given[-1] if isinstance(given, list) and given else given
+    content = last.get("content") if isinstance(last, dict) and last.get("role") == "user" else last
+    part = content[0] if isinstance(content, list) and len(content) == 1 else content
+    text = part.get("text") if isinstance(part, dict) and part.get("type") in ("text", "input_text") else part
+    said = wording(text) if isinstance(text, str) else None
+    if not isinstance(text, str) or said is None:
+        return None
+    put: Any = {"wording": said}
+    if isinstance(part, dict):
+        put = [part | {"text": put}]
+    if isinstance(last, dict):
+        put = last | {"content": put}
+    if isinstance(given, list):
+        put = [*given[:-1], put]
+    return Question(text, said, fields | {name: put})
+
+
+_ASKED: Final = {"chat": "messages", "messages": "messages", "responses": "input", "completions": "prompt"}
+
+
+def key(
+    request: Request, engine: Engine, decision: Decision, asker: tuple[str, str], asked: Question | None = None
+) -> Key:
     """The key of the answer to `request` under `decision` of `engine`, for `asker` (`who`). Linear in the body.
+
+    `asked`: what it asks, where all that ask the same may have the answer.
 
     Raises ValueError, TypeError or RecursionError where what the request says has no one form; a whole number of more
     than 64 bits was read as one of several that look alike.
@@ -135,7 +174,8 @@ def key(request: Request, engine: Engine, decision: Decision, asker: tuple[str, 
     assert cache is not None
     assert model is not None
     left_out = _FORM if request.api == "responses" else _FORM | _WHO
-    said = {name: value for name, value in request.fields.items() if name not in left_out}
+    fields = request.fields if asked is None else asked.fields
+    said = {name: value for name, value in fields.items() if name not in left_out}
     parts = [
         1,  # the form of the key
         request.api,
@@ -146,6 +186,8 @@ def key(request: Request, engine: Engine, decision: Decision, asker: tuple[str, 
         [request.headers.get(name) for name in _HEADERS],
         said,
     ]
+    if asked is not None:
+        parts.append("wording")
     text = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     return Key(hashlib.sha256(text).hexdigest(), scope_of(cache.scope, asker[0]))
 

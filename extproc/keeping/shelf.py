@@ -27,10 +27,14 @@ _KIND: Final = "cache:"
 
 
 class KeptAnswer(NamedTuple):
-    """An answer: the JSON text of the API's own object, and when it was kept, in seconds since the epoch."""
+    """An answer: the JSON text of the API's own object, and when it was kept, in seconds since the epoch.
+
+    `asked` is the embedding of the question, int8 [d], where others may put it in another way; else b''.
+    """
 
     body: bytes
     at: float
+    asked: bytes = b""
 
     def age(self) -> float:
         """Seconds; 0 where the clock of whoever kept it is ahead of ours."""
@@ -91,10 +95,10 @@ class MemoryShelf:
         digest = place.key.digest
         if digest in self._kept:
             self._remove(digest)
-        if len(kept.body) + _OVERHEAD > self.limit:
+        if _size(kept) > self.limit:
             return
         self._kept[digest] = place, kept, time.monotonic() + ttl
-        self.bytes += len(kept.body) + _OVERHEAD
+        self.bytes += _size(kept)
         self.fit(self.limit)
 
     def fit(self, limit: int) -> None:
@@ -115,7 +119,11 @@ class MemoryShelf:
         return len(found)
 
     def _remove(self, digest: str) -> None:
-        self.bytes -= len(self._kept.pop(digest)[1].body) + _OVERHEAD
+        self.bytes -= _size(self._kept.pop(digest)[1])
+
+
+def _size(kept: KeptAnswer) -> int:
+    return len(kept.body) + len(kept.asked) + _OVERHEAD
 
 
 class StoreShelf:
@@ -158,17 +166,19 @@ def _name(place: ShelfPlace) -> str:
 def packed(kept: KeptAnswer) -> str:
     """`kept` as a text for the store."""
     data = zstandard.ZstdCompressor(3, write_checksum=True).compress(kept.body)
-    return f"{kept.at:.3f} {base64.b64encode(data).decode()}"
+    parts = (data, kept.asked) if kept.asked else (data,)
+    return " ".join((f"{kept.at:.3f}", *(base64.b64encode(part).decode() for part in parts)))
 
 
 def unpacked(text: str, limit: int) -> KeptAnswer | None:
     """What `packed` made; None where that is something else, or more than `limit` bytes."""
-    said, _, data = text.partition(" ")
+    said, _, rest = text.partition(" ")
+    data, _, asked = rest.partition(" ")
     try:
         at = float(said)
         raw = base64.b64decode(data, validate=True)
         if not (math.isfinite(at) and 0 < zstandard.frame_content_size(raw) <= limit):
             return None
-        return KeptAnswer(zstandard.decompress(raw), at)
+        return KeptAnswer(zstandard.decompress(raw), at, base64.b64decode(asked, validate=True))
     except (ValueError, zstandard.ZstdError):
         return None

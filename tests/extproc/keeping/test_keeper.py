@@ -490,3 +490,78 @@ async def test_an_api_whose_answers_are_not_kept_makes_nobody_wait() -> None:
     assert all(envoy.sent for envoy in envoys)
     for envoy in envoys:
         envoy.exchange.closed()
+
+
+SIMILAR = POLICY.replace("cache: {scope: all, ttl: 1m}", "cache: {scope: all, similar: 0.9}")
+
+
+def says(api: str, text: str, **fields: Any) -> bytes:
+    turn = {"role": "user", "content": text}
+    every: dict[str, dict[str, Any]] = {
+        "chat": {"messages": [{"role": "system", "content": "Be brief."}, turn]},
+        "completions": {"prompt": text},
+        "messages": {"messages": [turn | {"content": [{"type": "text", "text": text}]}], "max_tokens": 50},
+        "responses": {"input": [turn], "store": False},
+    }
+    return body(api, **{**every[api], **fields})
+
+
+@pytest.mark.parametrize("api", ASKED)
+async def test_a_question_put_in_another_way_gets_the_answer_where_the_policy_says_so(api: str) -> None:
+    service = world(SIMILAR)
+    first = await ask(service, says(api, "How do I prove that the root of 2 is irrational?"), api)
+    assert given(first) is None
+    assert answer(first, orjson.dumps(ANSWERS[api])) == "miss"
+    for same in (
+        "How do I prove that the root of 2 is irrational?",
+        "how can i prove that the root of 2 is irrational",
+        "How to prove that the root of 2 is irrational?",
+    ):
+        found = given(await ask(service, says(api, same), api))
+        assert found is not None, same
+        assert found[0] == "hit; age=0"
+    for other in (
+        "How do I prove that the root of 3 is irrational?",
+        "How do I prove that the root of 2 is not irrational?",
+        "Hello! Could you please tell me how I prove that the root of 2 is irrational? Many thanks!",  # too far off
+        "```\nHow do I prove that the root of 2 is irrational?\n```",
+    ):
+        assert given(await ask(service, says(api, other), api)) is None, other
+
+
+async def test_all_but_the_question_is_compared_letter_by_letter() -> None:
+    service = world(SIMILAR)
+    first = await ask(service, says("chat", "How do I prove that a cow is an animal?"))
+    assert answer(first, orjson.dumps(ANSWERS["chat"])) == "miss"
+    same = "how can I prove that a cow is an animal"
+    system = [{"role": "system", "content": "be brief."}, {"role": "user", "content": same}]
+    later = [*system[1:], {"role": "assistant", "content": "No."}, {"role": "user", "content": same}]
+    for changed in ({"messages": system}, {"messages": later}, {"max_tokens": 5}, {"temperature": 0.0}):
+        assert given(await ask(service, says("chat", same, **changed))) is None
+    assert given(await ask(service, says("chat", same))) is not None
+    # Without the switch the letters count.
+    service = world()
+    first = await ask(service, says("chat", "How do I prove it all?"))
+    assert answer(first, orjson.dumps(ANSWERS["chat"])) == "miss"
+    assert given(await ask(service, says("chat", "how can I prove it all"))) is None
+
+
+async def test_words_that_the_embedding_does_not_know_are_compared_letter_by_letter() -> None:
+    service = world(SIMILAR)
+    first = await ask(service, says("chat", "prove Xyzzyq plughv frotzim gnustoq?"))
+    assert answer(first, orjson.dumps(ANSWERS["chat"])) == "miss"
+    assert given(await ask(service, says("chat", "Prove xyzzyq plughv frotzim gnustoq"))) is None
+    assert given(await ask(service, says("chat", "prove Xyzzyq plughv frotzim gnustoq?"))) is not None
+
+
+async def test_equal_questions_at_the_same_time_ask_the_model_once_however_they_are_put() -> None:
+    service = world(SIMILAR)
+    leads = await ask(service, says("chat", "How do I prove that snow is white?"), mode=DUPLEX)
+    follows = Envoy(service, DUPLEX, response_body_mode=STREAMED)
+    follows.request(says("chat", "how can i prove that snow is white"), PATHS["chat"], **ACME)
+    await asyncio.sleep(0.05)
+    assert answer(leads, orjson.dumps(ANSWERS["chat"])) == "miss"
+    await follows.settled()
+    found = given(follows)
+    assert found is not None
+    assert found[0].startswith("hit")
