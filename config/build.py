@@ -11,7 +11,6 @@ from config.resources import Resources
 from decisions.engine import CacheSettings, Engine, Opening, Settings
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
-from signals.neural.kinds import shipped
 from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.services import USUAL_STANDING, Services
@@ -58,6 +57,8 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         signals = _signals(policy, shared)
         selectors = _selectors(policy, shared)
         if any(clause.cache is not None and clause.cache.similar is not None for clause in policy.clauses):
+            from signals.neural.kinds import shipped  # runs a model, which few policies need
+
             shipped(shared)
         _freeze(policy, shared)
     except PolicyError:

@@ -124,7 +124,7 @@ def _user(request: Request) -> str:
     return ""
 
 
-class Question(NamedTuple):
+class LastQuestion(NamedTuple):
     """What a request asks last: the `text`, its `wording`, and the other fields of the body, in which the wording
     stands in its place."""
 
@@ -133,7 +133,7 @@ class Question(NamedTuple):
     fields: dict[str, Any]
 
 
-def question(request: Request) -> Question | None:
+def question(request: Request) -> LastQuestion | None:
     """The question at the end of `request`; None where that is no plain text of a user, or has no wording."""
     fields = request.fields
     name = _ASKED.get(request.api, "")
@@ -152,14 +152,14 @@ def question(request: Request) -> Question | None:
         put = last | {"content": put}
     if isinstance(given, list):
         put = [*given[:-1], put]
-    return Question(text, said, fields | {name: put})
+    return LastQuestion(text, said, fields | {name: put})
 
 
 _ASKED: Final = {"chat": "messages", "messages": "messages", "responses": "input", "completions": "prompt"}
 
 
 def key(
-    request: Request, engine: Engine, decision: Decision, asker: tuple[str, str], asked: Question | None = None
+    request: Request, engine: Engine, decision: Decision, asker: tuple[str, str], asked: LastQuestion | None = None
 ) -> Key:
     """The key of the answer to `request` under `decision` of `engine`, for `asker` (`who`). Linear in the body.
 
