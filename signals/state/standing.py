@@ -12,15 +12,17 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import exp2
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from signals.reading import Unavailable
 from signals.state.store import Store, Valkey
 
-F64 = NDArray[np.float64]
+if TYPE_CHECKING:  # loaded where something is learned, which few policies do
+    import numpy as np
+    from numpy.typing import NDArray
+
+    F64 = NDArray[np.float64]
+
 SPAN: Final = 32
 """Half-lives after which the landmark moves."""
 EVERY_S: Final = 1.0
@@ -53,6 +55,8 @@ class Standing:
 
     def add(self, key: str, amounts: Sequence[float] | F64) -> None:
         """Add to the sums of a candidate, now. Raises ValueError where these are not `size` finite numbers."""
+        import numpy as np
+
         given = np.asarray(amounts, np.float64)
         if given.shape != (self.size,) or not np.isfinite(given).all():
             raise ValueError(f"{self.size} finite numbers are needed")
@@ -118,6 +122,8 @@ class Standing:
         self._turn()
         if self._epoch != epoch:
             return
+        import numpy as np
+
         found: dict[str, F64] = {}
         for weight, fields in ((exp2(-SPAN), before), (1.0, now)):
             for field, value in fields.items():
