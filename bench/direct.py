@@ -339,7 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     from bench.messages import duplex_turns, turns  # here, so that the client works without protobuf
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("target", help="host:port or unix:PATH of an ext_proc server")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=2)

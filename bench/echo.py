@@ -67,7 +67,9 @@ async def serve(listen: str, transport: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("listen")
     parser.add_argument("--transport", choices=("http2", "grpcio"), default="http2")
     parser.add_argument("--asyncio", action="store_true", help="the standard event loop instead of uvloop")

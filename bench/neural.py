@@ -310,7 +310,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.neural", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.neural", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each throughput measurement")
     args = parser.parse_args()

@@ -290,7 +290,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each kind")
     parser.add_argument("--rate", type=float, default=200.0, help="benign requests a second")
     parser.add_argument("--only", default="", help="kinds whose name contains this")

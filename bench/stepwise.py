@@ -387,7 +387,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark, prints the tables, and writes `stepwise.json` and `stepwise.md` to `--out`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.stepwise", description="What the stepwise policy costs.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m bench.stepwise", description="What the stepwise policy costs."
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row of the network's table")
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     parser.add_argument("--without-tinylm", action="store_true", help="only the network and the splitter")

@@ -8,6 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and those of the commands below it, that takes no beginning of an option for the option.
+
+    A script that says `--prefix` for `--prefix-length` would change its meaning when `--prefixes` is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
 
 COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema", "stepwise")
 """Each is a module of this package with `add(subparsers)` and `run(args) -> int`."""
@@ -21,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Only the module that is asked for is imported, so that `serve` starts without the weight of the others.
     names = [argv[0]] if argv and argv[0] in COMMANDS else COMMANDS
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pointsman", description="Routes language-model requests behind Envoy by signals and Boolean rules."
     )
     parser.add_argument("--version", action="version", version=f"pointsman {_version()}")

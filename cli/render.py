@@ -77,11 +77,12 @@ def run(args: argparse.Namespace) -> int:
     from cli.gateways import browsers, envoy, envoy_gateway, istio
     from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Place, RenderError
-    from config.watch import load
+    from config.build import build
+    from config.load import load
 
     notes: list[str] = []
     try:
-        engine = load(args.policy).engine
+        engine = build(load(args.policy))
         place = Place(
             listen=args.listen or ("0.0.0.0:10000" if args.target == "envoy" else "0.0.0.0:80"),
             router=args.router,

@@ -37,6 +37,7 @@ def add(subparsers: Any) -> None:
     collect.add_argument("--price-large", type=float, default=10.0)
     collect.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
     collect.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
+    collect.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
     collect.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
     collect.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
     collect.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
@@ -80,17 +81,31 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from upstream.client import UpstreamError
-
     try:
         asyncio.run(_run(args))
-    except ImportError as error:
-        print(f"pointsman stepwise: {error}; training needs `pip install -e .[train]`", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        hint = "training needs `pip install -e .[train]`"
+        if error.name == getattr(args, "writer", None):
+            hint = "--writer names a module of yours, as Python imports it: is its folder in PYTHONPATH?"
+        print(f"pointsman stepwise: {error}; {hint}", file=sys.stderr)
         return 1
-    except (ValueError, UpstreamError) as error:  # a PolicyError is a ValueError, and so is Missing
-        print(f"pointsman stepwise {args.stepwise_command}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (expected := _expected(error)) is None:
+            raise
+        print(f"pointsman stepwise {args.stepwise_command}: {expected}", file=sys.stderr)
         return 1
     return 0
+
+
+def _expected(error: BaseException) -> BaseException | None:
+    """The first of the errors that a caller can expect, within those that tasks failed with together."""
+    from upstream.client import DeadlineError, UpstreamError
+
+    if isinstance(error, BaseExceptionGroup):
+        found = [_expected(one) for one in error.exceptions]
+        return None if None in found else found[0]
+    # A StepPolicyError is a ValueError, and so is Missing.
+    return error if isinstance(error, (ValueError, OSError, UpstreamError, DeadlineError)) else None
 
 
 def _inspect(path: Path) -> None:
@@ -121,7 +136,13 @@ async def _run(args: argparse.Namespace) -> None:
     command = args.stepwise_command
     if command == "collect":
         settings = ProjectSettings(
-            args.small, args.large, args.price_small, args.price_large, args.min_tokens, args.max_tokens
+            args.small,
+            args.large,
+            args.price_small,
+            args.price_large,
+            args.min_tokens,
+            args.max_tokens,
+            answer_tokens=args.answer_tokens,
         )
         project = Project.start(args.work, settings)
         project.questions(args.set, args.questions, args.count)

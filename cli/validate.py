@@ -60,7 +60,7 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
 
     Raises OSError when it cannot be read, ValueError when what is in `rendered` cannot.
     """
-    from config.build import build
+    from config.build import build, unservable
     from config.load import check
     from signals.files import POLICY, read
 
@@ -71,7 +71,7 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
     policy, problems = check(source, name)
     if policy is None:
         return problems, ""
-    problems = sorted([*problems, *_understood(policy)])
+    problems = sorted([*problems, *_understood(policy), *unservable(policy)])
     try:
         engine = build(policy)
     except PolicyError as error:

@@ -102,6 +102,26 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     )
 
 
+def unservable(policy: Policy) -> list[Problem]:
+    """What keeps the writers of `policy` from answering, as far as the policy and the files beside it tell.
+
+    It is no part of `build`, since a policy can be explained and rendered where those files are not.
+    """
+    names = {key: model.name for key, model in policy.models.items()}
+    problems: list[Problem] = []
+    for number, entry in enumerate(policy.spec.decisions):
+        writer = policy.writers.get(entry.name)
+        if writer is None:
+            continue
+        try:
+            writer.check(policy.folder, names)
+        except (OSError, ValueError) as error:
+            line, column = policy.places["decisions", number, writer.kind.name]
+            message = f"decision {entry.name!r} ({writer.kind.name}): {error}"
+            problems.append(Problem(policy.file, line, column, "P108", "error", message))
+    return problems
+
+
 def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
     signals: dict[str, Signal] = {}
     problems: list[Problem] = []

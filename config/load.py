@@ -46,7 +46,7 @@ class Policy:
     """A policy without errors.
 
     `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, choices of
-    models, the state store and opened paths stand in the file.
+    models, writers' blocks, the state store and opened paths stand in the file.
     `writers` holds the blocks of decisions that have a writer, by the name of the decision. `models`, `clauses` (the
     decisions on requests) and `watching` (those on answers) are what the engine is built from.
     """
@@ -144,7 +144,8 @@ class _Checker:
         signals = {name: known for name in order if (known := parameters[name]) is not None}
         wanted: list[Path] = [("settings", "store"), ("settings", "meter"), *(("signals", name) for name in signals)]
         wanted += [("paths", index, "match") for index in range(len(spec.paths))]
-        wanted += [("decisions", index, "route") for index in range(len(spec.decisions))]
+        keys = ("route", *(kind.name for kind in WRITERS))
+        wanted += [("decisions", index, key) for index in range(len(spec.decisions)) for key in keys]
         places = {path: document.keys[path] for path in wanted if path in document.keys}
         targets = models(spec)
         made = clauses(spec, rules, targets, self._writers)

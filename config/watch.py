@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from config.build import build
+from config.build import build, unservable
 from config.load import parse
 from config.problem import PolicyError
 from config.resources import Resources
@@ -81,7 +81,11 @@ def load(
 
 
 def _gated(path: Path, gate: Gate | None, resources: Resources) -> Loaded:
-    loaded = _built(read(path, POLICY), path, resources)
+    source = read(path, POLICY)
+    policy = parse(source, str(path))
+    if problems := unservable(policy):
+        raise PolicyError(problems)
+    loaded = Loaded(source, build(policy, resources), resources)
     cases = cases_file(path)
     if gate is not None and cases.exists():
         try:

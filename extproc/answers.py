@@ -72,6 +72,11 @@ class Answers:
         """The writer of the decision of that name in `policy` (its hash), or in the one in force."""
         return self._named.get((policy or self._in_force, name))
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why writers cannot answer as their decisions say, by the decision's name."""
+        return {name: writer.problem for (_, name), writer in self._named.items() if writer.problem is not None}
+
     async def start(self) -> None:
         """Let every writer make itself ready, all at the same time."""
         await asyncio.gather(*(writer.start() for writer in self._writers.values()))
@@ -131,6 +136,15 @@ def deadline(headers: Mapping[str, str]) -> float | None:
     """When Envoy gives up on this request (`x-envoy-expected-rq-timeout-ms`), on the running loop's clock."""
     milliseconds = number(headers.get("x-envoy-expected-rq-timeout-ms", ""))
     return asyncio.get_running_loop().time() + milliseconds / 1000 if milliseconds else None
+
+
+def reachable(engines: Sequence[Engine], through: str | None) -> None:
+    """Raises ValueError when a writer calls a model of which nobody says where it is served."""
+    for engine in engines:
+        for clause in engine.clauses:
+            if clause.writer is not None:
+                for key in clause.writer.models:
+                    endpoint(engine.models[key], through, clause.writer.kind.name)
 
 
 def endpoint(model: Model, through: str | None, who: str) -> Endpoint:

@@ -241,7 +241,7 @@ class Worker:
         try:
             before = self.engine.policy
             await self._install(await asyncio.to_thread(load))
-        except (PolicyError, Rejected, OSError) as error:
+        except (PolicyError, Rejected, OSError, ValueError) as error:
             reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
             log.error("policy_rejected", extra={"kept": self.engine.policy, "reasons": reasons})
         except Exception:  # a defect in a loader must not cost the running policy
@@ -263,8 +263,8 @@ class Worker:
         if any(engine.writes for engine in engines):
             options = self._options
             served = options.stepwise_listen is not None
-            answers = Answers(engines, options.policy.parent, options.models_through, self._counters, served=served)
             try:
+                answers = Answers(engines, options.policy.parent, options.models_through, self._counters, served=served)
                 await answers.start()
             except BaseException:
                 for engine in engines:
@@ -345,7 +345,9 @@ class Worker:
 
     def state(self) -> dict[str, Any]:
         """This worker in a few plain fields."""
-        new = {"models_perhaps_without_route": list(self._unrouted)} if self._unrouted else {}
+        new: dict[str, Any] = {"models_perhaps_without_route": list(self._unrouted)} if self._unrouted else {}
+        if self._in_force.answers is not None and (problems := self._in_force.answers.problems):
+            new["decisions_not_as_written"] = problems
         return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams, **new}
 
     async def snapshot(self) -> Snapshot:

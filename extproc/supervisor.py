@@ -31,6 +31,7 @@ from config.watch import Loaded, Rejected, Watcher, from_sources, load
 from decisions.engine import Engine
 from extproc import metrics
 from extproc.admin import Admin, News, Status
+from extproc.answers import reachable
 from extproc.history import History
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.server import Options, Stop, Worker, about, followed, preload, runner, settle_memory
@@ -150,7 +151,7 @@ class Supervisor:
         self._ready = False
         self._began = time.monotonic()
         self._watcher = Watcher(options.policy, options.poll, options.candidate)
-        self._loaded = load(options.policy, options.gate, options.candidate)
+        self._loaded = _load(options)
         self._admin_socket = None if options.admin is None else address.bind(options.admin)
         listens = _sockets(options)
         steps: list[socket.socket | None] = [None] * options.workers
@@ -188,6 +189,8 @@ class Supervisor:
                 self._close_inherited(slot)
                 _die_with(parent)
                 status = _work(self._loaded, self._options, slot, theirs)
+            except (OSError, ValueError) as error:  # an address that is taken, a writer that cannot be served
+                log.error("worker_failed", extra={"why": str(error)})
             except Exception:
                 log.exception("worker_failed")
             finally:
@@ -354,8 +357,8 @@ class Supervisor:
     async def _load_and_tell(self) -> None:
         kept = self._loaded.engine.policy
         try:
-            loaded = await asyncio.to_thread(load, self._options.policy, self._options.gate, self._options.candidate)
-        except (PolicyError, Rejected, OSError) as error:
+            loaded = await asyncio.to_thread(_load, self._options)
+        except (PolicyError, Rejected, OSError, ValueError) as error:
             reasons = [str(problem) for problem in error.problems] if isinstance(error, PolicyError) else [str(error)]
             log.error("policy_rejected", extra={"kept": kept, "reasons": reasons})
             self._metrics.reloaded("rejected")
@@ -459,6 +462,17 @@ class Supervisor:
 
     def policy_text(self) -> bytes:
         return self._loaded.source
+
+
+def _load(options: Options) -> Loaded:
+    """The policy, which every worker can serve. Raises what loading raises, and ValueError."""
+    loaded = load(options.policy, options.gate, options.candidate)
+    try:
+        reachable(loaded.engines, options.models_through)
+    except ValueError:
+        loaded.close()
+        raise
+    return loaded
 
 
 def _kill(slot: Slot, number: signal.Signals) -> None:

@@ -144,13 +144,7 @@ class Agent:
         if terms.policy is not None:
             self._policy = StepPolicy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
             try:
-                card = self._policy.card
-                if (card.small, card.large) != (self._small.model, self._large.model):
-                    raise StepPolicyError(
-                        f"{self._policy.path}: trained for {card.small} and {card.large}, but this decision has "
-                        f"{self._small.model} and {self._large.model}"
-                    )
-                self._kappa = card.kappa(terms.goal)
+                self._kappa = self._policy.card.of_pair(self._small.model, self._large.model).kappa(terms.goal)
             except StepPolicyError:
                 self._policy.close()
                 raise

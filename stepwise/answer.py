@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -78,6 +79,11 @@ class Steps:
 
     def __init__(self, stepwise: Stepwise) -> None:
         self.stepwise = stepwise
+        self._told: str | None = None  # what the log has said last of why steps cannot be taken
+
+    @property
+    def problem(self) -> str | None:
+        return self.stepwise.problem
 
     @property
     def metrics(self) -> StepwiseMetrics:
@@ -88,14 +94,26 @@ class Steps:
 
     async def start(self) -> None:
         """Probes the upstreams. If the block cannot work with them, this is logged and the large model answers."""
-        try:
+        with suppress(StepwiseError):
             await self.stepwise.start()
-        except StepwiseError as error:
-            small, large = self.stepwise.models
-            log.error("stepwise_unworkable", extra={"small": small, "large": large, "why": str(error)})
+        self._tell()
 
     async def answer(self, call: Call) -> Answer:
-        return await answer(await self.stepwise.ready(call.forwarded, call.deadline), call)
+        setup = await self.stepwise.ready(call.forwarded, call.deadline)
+        self._tell()
+        return await answer(setup, call)
+
+    def _tell(self) -> None:
+        """Logs that the block cannot work with what its upstreams can do, or that it can again."""
+        why = self.stepwise.unworkable
+        if why == self._told:
+            return
+        self._told = why
+        small, large = self.stepwise.models
+        if why is None:
+            log.info("stepwise_workable", extra={"small": small, "large": large})
+        else:
+            log.error("stepwise_unworkable", extra={"small": small, "large": large, "why": why})
 
     async def close(self) -> None:
         await self.stepwise.close()

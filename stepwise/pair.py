@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from stepwise.probe import Capability
 from stepwise.steps import StepLimits
 from stepwise.strategy import Strategy
 from upstream.client import ModelClient
+
+log = logging.getLogger("pointsman.stepwise")
 
 
 @dataclass(slots=True)
@@ -21,8 +24,21 @@ class PairModel:
     upstream: ModelClient
     capability: Capability
     suspect: bool = False  # it did not do what its capability says: probe it again
+    failure: str | None = None  # why its server does not work, as far as is known
     asked: float | None = None  # when it was last probed, by the monotonic clock
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def failed(self, why: str) -> None:
+        """Its server does not work: that is logged once, until it works again."""
+        if self.failure is None:
+            self.failure = why
+            log.error("stepwise_model_down", extra={"model": self.name, "why": why})
+
+    def works(self) -> None:
+        """Its server has answered the probe."""
+        if self.failure is not None:
+            self.failure = None
+            log.info("stepwise_model_up", extra={"model": self.name})
 
 
 class AnswerBudget(NamedTuple):

@@ -85,6 +85,16 @@ class Card:
     calibration_size: int
     commit: str
     sha256: str
+    path: Path
+
+    def of_pair(self, small: str, large: str) -> Card:
+        """This card, if the policy was trained for the models of these names. Raises StepPolicyError."""
+        if (self.small, self.large) != (small, large):
+            raise StepPolicyError(
+                f"{self.path}: trained for {self.small} and {self.large}, but this decision has {small} and {large}; "
+                "train one for this pair, or use a strategy without a policy"
+            )
+        return self
 
     def kappa(self, target: PolicyTarget) -> float:
         """The threshold for `target`: that of the nearest row whose bound is at least as strict.
@@ -95,7 +105,8 @@ class Card:
         if not usable:
             known = ", ".join(f"{row.kind}: {row.target:g}" for row in self.rows) or "none"
             raise StepPolicyError(
-                f"target {target.kind}: {target.value:g} cannot be promised by this policy; calibrated targets: {known}"
+                f"{self.path}: target {target.kind}: {target.value:g} cannot be promised by this policy; calibrated "
+                f"targets: {known}"
             )
         return max(usable, key=lambda row: row.target).kappa
 
@@ -356,6 +367,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
             calibration_size=int(read("calibration_size")),
             commit=read("commit"),
             sha256=hashlib.sha256(data).hexdigest(),
+            path=path,
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, StepPolicyError):

@@ -30,7 +30,6 @@ class Stepwise:
     """A stepwise decision, ready to answer. `start` it, `close` it at the end."""
 
     def __init__(self, setup: Setup, capabilities: Path | None = None) -> None:
-        self.problem: str | None = None  # why the strategy cannot work with these upstreams, once that is known
         self._setup = setup
         self._marks: bool | None = None  # can the large model mark steps, where the strategy wants it to
         self._fallback = replace(setup, strategy=Fixed.always_large())
@@ -46,15 +45,23 @@ class Stepwise:
         """The small model's name in the policy, and the large one's."""
         return self._setup.small.name, self._setup.large.name
 
+    @property
+    def problem(self) -> str | None:
+        """Why steps cannot be taken, as far as is known: the strategy cannot work with these upstreams, or one of them
+        does not work."""
+        if reason := self.unworkable:
+            return f"{reason}; until then {self._setup.large.name} alone answers"
+        down = (model for model in (self._setup.small, self._setup.large) if model.failure is not None)
+        return "; ".join(f"{model.name} does not work: {model.failure}" for model in down) or None
+
     async def start(self, headers: Mapping[str, str] | None = None) -> None:
         """Probes both upstreams. One that cannot be reached is tried again when an answer needs it.
 
         Raises StepwiseError when what they can do is known and the strategy cannot work with it.
         """
         await self._prepare(headers or {}, _PROBE)
-        self.problem = self._unworkable()
-        if self.problem:
-            raise StepwiseError(self.problem)
+        if reason := self.unworkable:
+            raise StepwiseError(reason)
 
     async def ready(self, headers: Mapping[str, str], deadline: float | None) -> Setup:
         """What an answer needs: the large model alone while the strategy cannot work, or while that is not known yet.
@@ -63,8 +70,7 @@ class Stepwise:
         """
         left = _PATIENCE if deadline is None else deadline - asyncio.get_running_loop().time()
         await self._prepare(headers, max(0.0, min(left, _PATIENCE)))
-        self.problem = self._unworkable()  # another decision may have probed the same model anew
-        if self.problem:
+        if self.unworkable:
             self.metrics.safe_side["unworkable"] += 1
             return self._fallback
         if self._setup.large.capability.mode is None and self._setup.strategy.judges:
@@ -88,13 +94,18 @@ class Stepwise:
         }
 
     async def _prepare(self, headers: Mapping[str, str], seconds: float) -> None:
-        """Probes the models that need it, once for all callers, and waits for that at most `seconds`."""
+        """Probes the models that need it, once for all callers, and waits for that at most `seconds`.
+
+        It does not wait where one is only asked whether its server works again.
+        """
         models = (self._setup.small, self._setup.large)
         if self._probing is None or self._probing.done():
             due = [model for model in models if self._due(model)]
             if not due:
                 return
             self._probing = asyncio.create_task(self._probe_all(due, dict(headers)))
+        if all(model.capability.checked and not model.suspect for model in models):
+            return
         done, _ = await asyncio.wait([self._probing], timeout=seconds)
         for task in done:
             task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
@@ -102,7 +113,8 @@ class Stepwise:
     def _due(self, model: PairModel) -> bool:
         if model.asked is None:
             return True
-        return (not model.capability.checked or model.suspect) and time.monotonic() - model.asked > _RETRY
+        wanted = not model.capability.checked or model.suspect or model.failure is not None
+        return wanted and time.monotonic() - model.asked > _RETRY
 
     async def _probe_all(self, models: list[PairModel], headers: Mapping[str, str]) -> None:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
@@ -122,9 +134,13 @@ class Stepwise:
                 try:
                     model.capability = await probe.probe(model.upstream, headers, limit)
                     model.suspect = False
-                except (UpstreamError, DeadlineError) as error:
-                    kind = error.kind if isinstance(error, UpstreamError) else "timeout"
-                    self.metrics.upstream_errors[model.name, f"probe_{kind}"] += 1
+                    model.works()
+                except UpstreamError as error:
+                    model.failed(str(error))
+                    self.metrics.upstream_errors[model.name, f"probe_{error.kind}"] += 1
+                except DeadlineError:
+                    model.failed(f"it did not answer a few tiny questions within {_PROBE:g} s")
+                    self.metrics.upstream_errors[model.name, "probe_timeout"] += 1
                 model.asked = time.monotonic()
         if not model.capability.checked and self._capabilities is not None:
             known = probe.load(self._capabilities).get(model.name)
@@ -138,7 +154,8 @@ class Stepwise:
             except OSError:
                 self.metrics.upstream_errors["-", "capabilities_not_saved"] += 1
 
-    def _unworkable(self) -> str | None:
+    @property
+    def unworkable(self) -> str | None:
         """Why the strategy cannot work with these upstreams; None when it can, or when nothing is known of them."""
         small, large, strategy = self._setup.small, self._setup.large, self._setup.strategy
         name = strategy.name

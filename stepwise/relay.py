@@ -35,6 +35,10 @@ class Loop:
         self._agent = agent
 
     @property
+    def problem(self) -> str | None:
+        return None  # its models are not asked what they can do
+
+    @property
     def metrics(self) -> StepwiseMetrics:
         return self._agent.metrics
 
@@ -69,7 +73,7 @@ class Loop:
             if session is not None:
                 agent.settle(session, choice, TokenCounts(0, 0))
             late = kind in ("deadline", "timeout")
-            return whole(504 if late else 502, problem(f"The model could not answer: {kind}.", "upstream_error"), head)
+            return whole(504 if late else 502, problem(_told(choice.model, error), "upstream_error"), head)
         given = _Relayed(stream, agent, call, _Sent(choice, session))
         return Answer(stream.status, {**head, "content-type": stream.content_type}, given)
 
@@ -127,7 +131,7 @@ class _Relayed(Body):
                 self._end("failed")
                 if not self._events:
                     raise
-                return event(orjson.loads(problem(f"The model broke off: {kind}.", "upstream_error"))) + DONE
+                return event(orjson.loads(problem(_told(self._choice.model, error), "upstream_error"))) + DONE
             except BaseException:
                 await self.aclose()
                 raise
@@ -195,6 +199,12 @@ class _Relayed(Body):
 
     def _take(self, found: JSON) -> None:
         self._usage = counts(found.get("usage")) or self._usage
+
+
+def _told(model: str | None, error: UpstreamError | DeadlineError) -> str:
+    """What the client is told of a model that failed."""
+    said = error.told if isinstance(error, UpstreamError) else "did not answer before the request's deadline"
+    return f"The model {model} {said}."
 
 
 def _object(data: bytes | bytearray) -> JSON:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from stepwise import features
 from stepwise.allowance import Allowance
@@ -314,6 +314,8 @@ class Session:
         setup, model = self._setup, self._model
         setup.metrics.upstream_errors[model.name, error.kind] += 1
         model.suspect = model.suspect or error.kind == "restart"
+        if error.broken:
+            model.failed(str(error))
         if (cut := self._passage.cut) is not None:
             self._record(cut, "cut")
         self._drop()
@@ -322,7 +324,7 @@ class Session:
         small = model is setup.large
         other = setup.small if small else setup.large
         if other.name in self._dead:
-            raise _failed(list(self._dead.values()))
+            raise _failed(self._dead)
         self._course.take_over(small)
 
     def _unjudged(self) -> str | None:
@@ -356,10 +358,12 @@ class Session:
         return None if self._opened is None else self._opened.tell()
 
 
-def _failed(errors: list[UpstreamError]) -> Failed:
+def _failed(dead: Mapping[str, UpstreamError]) -> Failed:
     """What the client is told when both models failed: the first one's own words if it refused the request."""
+    errors = list(dead.values())
     first = errors[0]
     if all(400 <= error.status < 500 for error in errors):
         return Failed(str(first), first.status, first.body)
     status = 504 if all(error.kind == "timeout" for error in errors) else 502
-    return Failed("Neither model could answer: " + "; ".join(error.kind for error in errors) + ".", status)
+    reasons = "; ".join(f"{name} {error.told}" for name, error in dead.items())
+    return Failed(f"Neither model could answer: {reasons}.", status)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from signals.signal import Doubt
+from stepwise import agent
 from stepwise.agent import Agent, LoopTerms, Spend
 from stepwise.answer import Steps
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import AnswerBudget, Setup
-from stepwise.policy import GOAL, Device, PolicyTarget, StepPolicyError
+from stepwise.policy import GOAL, Device, PolicyTarget, StepPolicy, StepPolicyError
 from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
@@ -206,6 +207,21 @@ class StepwiseSpec(_Parameters):
         looked = " and ".join(str(place) for place in places)
         raise StepPolicyError(f"policy {self.policy}: no such file; looked for {looked}")
 
+    def check(self, folder: Path, names: Mapping[str, str]) -> None:
+        small, large = names[self.small], names[self.large]
+        if self.per == "answer":
+            strategy = self._made(folder, small, large, device="cpu")  # whatever this machine has
+            try:
+                self._limits(strategy)
+            finally:
+                strategy.close()
+        elif (file := self.loop(folder).policy) is not None:
+            network = StepPolicy(file, device="cpu", names=agent.NAMES, version=agent.VERSION)
+            try:
+                network.card.of_pair(small, large).kappa(self.goal)
+            finally:
+                network.close()
+
     def build(self, means: Means) -> Writer:
         """The writer. Raises PolicyError and StepwiseError."""
         if self.per == "request":
@@ -228,18 +244,7 @@ class StepwiseSpec(_Parameters):
     def stepwise(self, means: Means) -> Stepwise:
         """What writes answers for `per: answer`. Raises PolicyError and StepwiseError."""
         small, large = means.endpoints[self.small], means.endpoints[self.large]
-        kind = self._strategy
-        given = self.model_dump(include=set(kind.parameters), exclude_none=True)
-        strategy = kind.make(
-            Wanted(
-                given,
-                self.target.resolve() if self.target else None,
-                self.policy_path(means.folder) if "policy" in kind.takes else None,
-                self.device,
-                small.model,
-                large.model,
-            )
-        )
+        strategy = self._made(means.folder, small.model, large.model, self.device)
         try:
             limits = self._limits(strategy)
         except ValueError:
@@ -261,6 +266,14 @@ class StepwiseSpec(_Parameters):
             ),
             means.folder / self.capabilities if self.capabilities else None,
         )
+
+    def _made(self, folder: Path, small: str, large: str, device: Device) -> Strategy:
+        """The strategy, for models of these names. Raises ValueError."""
+        kind = self._strategy
+        given = self.model_dump(include=set(kind.parameters), exclude_none=True)
+        target = self.target.resolve() if self.target else None
+        file = self.policy_path(folder) if "policy" in kind.takes else None
+        return kind.make(Wanted(given, target, file, device, small, large))
 
     def _limits(self, strategy: Strategy) -> StepLimits:
         """Where steps end: as the strategy was trained, else as the block says."""

@@ -156,6 +156,17 @@ def test_kinds_are_listed_in_their_registry_alone(what: str, names: set[str]) ->
                 )
 
 
+def test_no_parser_takes_the_beginning_of_an_option_for_the_option() -> None:
+    """`--price-small` would be taken for `--price-small-input` as soon as there is one, and mean something else."""
+    found = 0
+    for file, tree in files(*ROOMS, "bench", "examples", "tests/fuzz"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ArgumentParser"):
+                found += 1
+                assert any(ast.unparse(key) == "allow_abbrev=False" for key in node.keywords), f"{file}:{node.lineno}"
+    assert found > 20
+
+
 def test_the_tests_keep_what_they_compile() -> None:
     """Else each of the hundreds of processes that they start compiles every module anew, which takes over a second."""
     show = "shown: ; @echo said: $$PYTHONDONTWRITEBYTECODE"

@@ -76,6 +76,7 @@ class ParrotSpec(WriterSpec):
 class Parrot:
     kind = KIND
     by_session = False
+    problem = None
 
     def __init__(self, spec: ParrotSpec) -> None:
         self.metrics = WriterMetrics()

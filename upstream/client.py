@@ -27,6 +27,17 @@ _MAX_CONNECTIONS = 4096
 _READ_AHEAD = 1 << 15  # bytes read from a connection before the reader asks for more; aiohttp holds twice that
 
 
+_TOLD = {
+    "connect": "could not be reached",
+    "timeout": "did not answer in time",
+    "garbage": "sent something that is no answer",
+    "cut": "broke off in the middle of its answer",
+    "error": "reported an error in the middle of its answer",
+    "restart": "began its answer anew instead of continuing it",
+    "template": "has a chat template that cannot render this conversation",
+}
+
+
 class UpstreamError(Exception):
     """An upstream failed. `kind` is one of a fixed few words, fit for a metric label.
 
@@ -41,6 +52,16 @@ class UpstreamError(Exception):
         self.kind = kind
         self.status = status
         self.body = body
+
+    @property
+    def told(self) -> str:
+        """What a client may be told of it, after the model's name: no address, no text of the server's."""
+        return f"answered {self.status}" if self.kind == "status" else _TOLD[self.kind]
+
+    @property
+    def broken(self) -> bool:
+        """Whether the server has failed, and not this one request."""
+        return self.kind in ("connect", "timeout", "garbage", "cut") or self.status >= 500
 
 
 class DeadlineError(Exception):
@@ -263,9 +284,9 @@ class ModelClient:
             raise UpstreamError("status", message, status=response.status, body=body)
         kind = response.headers.get("content-type", "")
         if not kind.lower().startswith(wanted.decode()):
-            raise UpstreamError(
-                "garbage", f"{self.endpoint.model} sent {kind or 'no content type'}, not {wanted.decode()}"
-            )
+            wrong = f"{self.endpoint.model} sent {kind or 'no content type'}, not {wanted.decode()}"
+            hint = ": its server does not stream its answers" if kind.startswith("application/json") else ""
+            raise UpstreamError("garbage", wrong + hint)
 
     async def _all(self, response: aiohttp.ClientResponse, deadline: float | None) -> bytes:
         data = bytearray()

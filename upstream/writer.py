@@ -100,6 +100,11 @@ class Writer(Protocol):
         ...
 
     @property
+    def problem(self) -> str | None:
+        """Why it cannot answer as its decision says, for whoever runs it; None when it can, as far as it knows."""
+        ...
+
+    @property
     def metrics(self) -> WriterMetrics: ...
 
     def unfit(self, call: Call) -> str | None:
@@ -149,6 +154,11 @@ class WriterSpec(BaseModel, ABC):
     def doubts(self) -> Iterator[Doubt]:
         """What is allowed but probably not meant."""
         yield from ()
+
+    def check(self, folder: Path, names: Mapping[str, str]) -> None:
+        """Raises ValueError or OSError where `build` would, for a reason that lies in the block or in a file that it
+        names. `folder` is the policy file's; `names` are the models' names at their servers, by key."""
+        return None
 
     @abstractmethod
     def build(self, means: Means) -> Writer:

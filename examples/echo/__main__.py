@@ -23,7 +23,9 @@ async def _main(name: str, listen: str, delay: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.echo", description="An upstream that echoes.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m examples.echo", description="An upstream that echoes."
+    )
     parser.add_argument("--name", required=True, help="the model name that it serves; it refuses any other")
     parser.add_argument("--listen", default="127.0.0.1:8001", help="host:port, or fd:N for a bound socket")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds between two words of a streamed answer")

@@ -20,7 +20,9 @@ async def _main(models: tuple[str, ...], host: str, port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.tinylm", description="Two tiny language models, served.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m examples.tinylm", description="Two tiny language models, served."
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001, help="0 takes a free one")
     parser.add_argument("--model", choices=("small", "large", "both"), default="both")

@@ -43,7 +43,7 @@ async def measure(split: str, count: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.tinylm.measure", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m examples.tinylm.measure", description=__doc__)
     parser.add_argument("--split", choices=[name for name in problems.SPLITS if name != "train"], default="test")
     parser.add_argument("--count", type=int, default=2000)
     options = parser.parse_args()

@@ -11,7 +11,9 @@ from examples.tinylm import problems
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.tinylm.questions", description=__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m examples.tinylm.questions", description=__doc__
+    )
     parser.add_argument("split", choices=[name for name in problems.SPLITS if name != "train"])
     parser.add_argument("--count", type=int, default=2000)
     options = parser.parse_args()

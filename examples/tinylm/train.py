@@ -292,7 +292,7 @@ def accuracy(model: TinyLM, tokenizer: Tokenizer, first: int, count: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("which", nargs="?", choices=("small", "large", "both"), default="both")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints (not for git)")
     parser.add_argument("--count", type=int, default=1000, help="development problems to measure on")

@@ -197,7 +197,7 @@ def _outside(
 
 def options(prog: str, description: str | None) -> argparse.Namespace:
     """The options of a training's command."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog=prog, description=description)
     parser.add_argument("--data", type=Path, required=True, help="the folder of public data (docs/models.md)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the models and their card go")
     parser.add_argument("--cache", type=Path, help="keep the teacher's vectors here between runs")

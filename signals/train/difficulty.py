@@ -355,7 +355,7 @@ GSM8K: Cobbe et al. (2021), MIT, with the answers of Mixtral-8x7B and GPT-4 (110
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m signals.train.difficulty", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m signals.train.difficulty", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of public data (docs/models.md)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the heads are, and this model and its card go")
     args = parser.parse_args()

@@ -265,7 +265,7 @@ Everyday questions by what `at_least` asks for:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m signals.train.domain", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m signals.train.domain", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of public data (docs/models.md)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the heads are")
     parser.add_argument("--tests", type=Path, default=Path("tests/data"), help="the hand-written test sets")

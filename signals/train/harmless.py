@@ -240,7 +240,9 @@ def found(signal: Pii, text: str) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=2000, help="texts of each kind")
     parser.add_argument("--seed", default="pii")
     given = parser.parse_args()

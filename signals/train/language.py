@@ -299,7 +299,9 @@ def wheel_of(parser: argparse.ArgumentParser, path: Path | None) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with language/sentences.jsonl.gz")
     parser.add_argument("--lingua", type=Path, help="the wheel of lingua-language-detector 1.4.2")
     parser.add_argument("--card", action="store_true", help="train nothing, measure the model that is there")

@@ -56,7 +56,9 @@ def meaning(text: str, model: Heads) -> Meaning:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with language/sentences.jsonl.gz")
     parser.add_argument("--texts", type=int, default=60, help="sentences of each language")
     given = parser.parse_args()

@@ -110,7 +110,9 @@ def table(data: Data, letters: dict[str, dict[str, float]]) -> dict[str, dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with language/sentences.jsonl.gz")
     parser.add_argument("--lingua", type=Path, help="the wheel of lingua-language-detector 1.4.2")
     parser.add_argument("--letters", type=Path, help="keep what the wheel gives here between runs (JSON)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepwise.policy import GOAL, PolicyFailed, StepPolicy, StepPolicyError, Vector
+from stepwise.policy import GOAL, PolicyFailed, StepPolicy, Vector
 from stepwise.strategy import (
     AnswerContext,
     Draft,
@@ -57,13 +57,7 @@ def _make(wanted: Wanted) -> Strategy:
     assert wanted.policy is not None
     policy = StepPolicy(wanted.policy, device=wanted.device)
     try:
-        card = policy.card
-        if (card.small, card.large) != (wanted.small, wanted.large):
-            raise StepPolicyError(
-                f"{policy.path}: trained for {card.small} and {card.large}, but this decision has "
-                f"{wanted.small} and {wanted.large}; train one for this pair, or use strategy: cold-start"
-            )
-        return PolicyStrategy(policy, card.kappa(wanted.target or GOAL))
+        return PolicyStrategy(policy, policy.card.of_pair(wanted.small, wanted.large).kappa(wanted.target or GOAL))
     except ValueError:
         policy.close()
         raise

@@ -6,14 +6,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
-from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore
+from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore, Written
 from stepwise.train.walk import follow
+
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,45 @@ async def grow(tree: Tree, writer: StepWriter, plan: Plan) -> None:
         await follow(tree, path, writer)
 
 
+class _Counted:
+    """A writer that shows how many texts it has written."""
+
+    def __init__(self, writer: StepWriter, bar: tqdm[NoReturn]) -> None:
+        self._writer = writer
+        self._bar = bar
+        self._texts = 0
+        self._shown = time.monotonic()
+
+    async def small(self, question: Question, prefix: str) -> Written:
+        return self._count(await self._writer.small(question, prefix))
+
+    async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
+        return self._count(await self._writer.large(question, prefix, rest=rest))
+
+    def _count(self, written: Written) -> Written:
+        self._texts += 1
+        self._bar.set_postfix_str(f"{self._texts} texts written", refresh=False)
+        if time.monotonic() - self._shown >= self._bar.mininterval:
+            self._shown = time.monotonic()
+            self._bar.refresh()
+        return written
+
+
 async def collect(store: TreeStore, trees: Sequence[Tree], writer: StepWriter, plan: Plan, at_once: int) -> None:
-    """Grows all trees, `at_once` side by side, and saves after every four times as many."""
+    """Grows all trees, `at_once` side by side, and saves after every four times as many.
+
+    The bar counts the texts, too: a tree has dozens of them, so that the first one may take minutes.
+    """
     each = 4 * at_once
-    with tqdm(total=len(trees), desc="questions", mininterval=2) as bar:
+    with tqdm(total=len(trees), desc="questions", mininterval=2, bar_format=_BAR) as bar:
+        counted = _Counted(writer, bar)
         for start in range(0, len(trees), each):
             part = trees[start : start + each]
             places = asyncio.Semaphore(at_once)
 
             async def one(tree: Tree, places: asyncio.Semaphore = places) -> None:
                 async with places:
-                    await grow(tree, writer, plan)
+                    await grow(tree, counted, plan)
                 bar.update()
 
             async with asyncio.TaskGroup() as group:

@@ -22,8 +22,9 @@ SETS = ("policy", "calibration", "test")
 
 @dataclass(frozen=True)
 class ProjectSettings:
-    """What all parts of a project share. small, large: served names; price_*: of one token, in any unit; the rest as in
-    the service (`stepwise.steps.Limits`, `features.State`, `session.Budget.steps`)."""
+    """What all parts of a project share. small, large: served names; price_*: of one token, in any unit;
+    answer_tokens: the most that an answer may have; the rest as in the service (`stepwise.steps.StepLimits`,
+    `features.State`, `stepwise.pair.AnswerBudget.steps`). Raises ValueError for sizes that cannot be."""
 
     small: str
     large: str
@@ -33,6 +34,11 @@ class ProjectSettings:
     max_tokens: int = 512
     token_budget: int = 4096
     max_steps: int = 30
+    answer_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.answer_tokens < self.limits.min_tokens:
+            raise ValueError(f"--answer-tokens {self.answer_tokens} is less than --min-tokens {self.min_tokens}")
 
     @property
     def limits(self) -> StepLimits:
@@ -45,7 +51,9 @@ class ProjectSettings:
     def of_trees(self) -> dict[str, str]:
         """The settings on which the trees depend."""
         names = ("small", "large", "min_tokens", "max_tokens", "token_budget", "max_steps")
-        return {**{name: str(getattr(self, name)) for name in names}, "features_version": str(features.VERSION)}
+        said = {**{name: str(getattr(self, name)) for name in names}, "features_version": str(features.VERSION)}
+        # Trees from before the option have no such entry, and were written with its default.
+        return said if self.answer_tokens == 4096 else {**said, "answer_tokens": str(self.answer_tokens)}
 
 
 class Project:
@@ -110,14 +118,19 @@ async def open_writer(
 ) -> AsyncIterator[StepWriter | None]:
     """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
     if module is not None:
-        async with importlib.import_module(module).open_writer(settings.limits) as writer:
+        opened = getattr(importlib.import_module(module), "open_writer", None)
+        if opened is None:
+            raise ValueError(f"--writer {module}: the module has no open_writer(limits)")
+        async with opened(settings.limits) as writer:
             yield writer
     elif urls[0] and urls[1]:
         from stepwise.train.endpoints import EndpointWriter
 
         small = Endpoint(urls[0].removesuffix("/v1"), settings.small)
         large = Endpoint(urls[1].removesuffix("/v1"), settings.large)
-        async with EndpointWriter(small, large, settings.limits, temperature=temperature) as endpoints:
+        async with EndpointWriter(
+            small, large, settings.limits, temperature=temperature, max_tokens=settings.answer_tokens
+        ) as endpoints:
             yield endpoints
     else:
         yield None

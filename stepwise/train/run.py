@@ -165,6 +165,11 @@ async def do_evaluate(
 def do_export(project: Project, name: str, out: Path, card: Path | None = None) -> None:
     """The finished policy file: the network, its kappa table and where it comes from; with `card` a page about it."""
     calibration = project.read(f"{name}.calibration.json", f"calibrate --algorithm {name}")
+    if not calibration["rows"]:
+        raise ValueError(
+            f"{name} has no target that could be promised, so nothing could be served with it: collect more "
+            "calibration questions, or calibrate for larger targets (--loss, --cost)"
+        )
     net = Net()
     try:
         net.load_state_dict(torch.load(project.folder / f"{name}.pt"))

@@ -214,6 +214,13 @@ def test_a_model_that_is_added_has_its_route_before_it_is_chosen(tmp_path):
         assert "R202" in running.printed
         assert _ask(command, "wanted") == (200, "two")
 
+        block = "stepwise: {small: one, large: two, policy: nowhere}"
+        policy.write_text(
+            f"version: 1\nmodels: {{one: {{}}, two: {{}}}}\ndefault: one\ndecisions: [{{name: s, {block}}}]\n"
+        )
+        _until(running, "P108 decision 's' (stepwise): policy nowhere: no such file")
+        assert _ask(command, "wanted") == (200, "two")
+
         policy.write_text("version: 1\nmodels: {three: {}}\ndefault: three\n")
         deadline = time.monotonic() + START_S
         while _ask(command, "wanted") != (200, "three") and time.monotonic() < deadline:

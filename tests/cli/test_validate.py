@@ -12,7 +12,9 @@ import pytest
 
 from signals.kinds.header import Header
 from signals.registry import BY_NAME
+from stepwise import agent
 from tests.cli.conftest import Ran
+from tests.stepwise.onnxes import metadata, write
 
 Run = Callable[..., Ran]
 
@@ -181,3 +183,50 @@ def test_standard_input(run: Run, policy: Path) -> None:
     ran = run("validate", "-", stdin=b"version: 2\n")
     assert ran.status == 1
     assert "<stdin>:1:10: P104" in ran.out
+
+
+STEPS = """\
+version: 1
+models: {small: {name: SMALL}, large: {name: huge}}
+default: small
+decisions:
+  - name: steps
+    stepwise: {small: small, large: large, BLOCK}
+"""
+
+
+@pytest.mark.parametrize(
+    ("small", "block", "says"),
+    [
+        ("tiny", "policy: math", None),
+        ("tiny", "policy: math, target: {accuracy_loss: 0.05}", None),
+        ("tiny", "policy: loop, per: request", None),
+        ("tiny", "strategy: cold-start", None),
+        ("other", "policy: math", "trained for tiny and huge, but this decision has other and huge"),
+        ("other", "policy: loop, per: request", "trained for tiny and huge, but this decision has other and huge"),
+        ("tiny", "policy: math, target: {accuracy_loss: 0.005}", "calibrated targets: accuracy_loss: 0.01, "),
+        ("tiny", "policy: math, step: {max_tokens: 100}", "the policy was trained with 1 and 512; leave them out"),
+        ("tiny", "policy: nowhere", "no such file; looked for"),
+        ("tiny", "policy: loop", "trained with other features than this version computes"),
+    ],
+)
+def test_what_a_stepwise_block_cannot_be_served_with_is_a_problem_at_its_place(
+    run: Run, tmp_path: Path, small: str, block: str, says: str | None
+) -> None:
+    write(tmp_path / "math.onnx")
+    loops = metadata(agent.NAMES, features_version=str(agent.VERSION))
+    write(tmp_path / "loop.onnx", names=agent.NAMES, meta=loops)
+    path = tmp_path / "policy.yaml"
+    path.write_text(STEPS.replace("SMALL", small).replace("BLOCK", block))
+    for command in (["validate", path], ["serve", path, "--listen", "nowhere"]):
+        ran = run(*command)
+        said = ran.out + ran.err
+        if says is None:
+            assert "P108" not in said
+        else:
+            assert ran.status == 1
+            assert f"{path}:6:5: P108 decision 'steps' (stepwise): " in said
+            assert says in said
+            assert len(said.splitlines()) == 1
+    upstreams = ("--upstream", "small=http://127.0.0.1:1", "--upstream", "large=http://127.0.0.1:1")
+    assert run("render", path, "--for", "envoy", "--router", "127.0.0.1:1", *upstreams).status == 0

@@ -25,8 +25,23 @@ from proto import ext_proc_pb2 as pb
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.signal import Signal
-from tests.extproc.live import START_S, Load, chat, digest, echoes, envoy, policy, proxied, router, swap
+from tests.extproc.live import (
+    POINTSMAN,
+    ROOT,
+    START_S,
+    Load,
+    chat,
+    digest,
+    echoes,
+    envoy,
+    eventually,
+    policy,
+    proxied,
+    router,
+    swap,
+)
 from tests.patience import PATIENCE
+from tests.stepwise.fakes import FakeModel, writer
 
 pytestmark = pytest.mark.e2e
 
@@ -285,3 +300,58 @@ async def test_a_reload_that_adds_a_model_says_that_it_may_have_no_route(folder,
         status, shown = await running.get("/readyz")
         assert (status, shown["models_perhaps_without_route"]) == (200, ["newcomer"])
         assert (await running.metrics())["pointsman_models_perhaps_without_route{}"] == 1
+
+
+STEPS = """\
+version: 1
+models: {{small: {{name: tiny{small}}}, large: {{name: huge{large}}}}}
+default: small
+decisions: [{{name: steps, stepwise: {{small: small, large: large, strategy: {strategy}}}}}]
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_model_without_an_address_ends_the_start_with_one_line(tmp_path, workers):
+    (tmp_path / "policy.yaml").write_text(STEPS.format(small="", large="", strategy="random"))
+    command = [*POINTSMAN, "serve", str(tmp_path / "policy.yaml"), "--listen", "127.0.0.1:0", "--workers", workers]
+    ended = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+    _, said = await ended.communicate()
+    assert ended.returncode == 2
+    assert said.decode().startswith("pointsman serve: model small: stepwise decisions call it, so it needs a `url:`")
+    assert said.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_stepwise_decision_that_does_not_work_is_in_readyz_and_a_bad_edit_is_one_line(
+    folder, tmp_path, workers
+):
+    small, large = FakeModel("tiny", writer(["x"]), top=-1), FakeModel("huge", writer(["x"]), streams=False)
+    await small.start()
+    await large.start()
+    urls = {"small": f", url: '{small.url}'", "large": f", url: '{large.url}'"}
+    swap(folder, STEPS.format(**urls, strategy="random"))
+    async with router(folder / "policy.yaml", tmp_path, "--workers", workers) as running:
+
+        async def problems(said: str) -> bool:
+            shown = (await running.get("/readyz"))[1]
+            each = shown.get("workers", [shown])
+            return all(said in one.get("decisions_not_as_written", {}).get("steps", "-") for one in each)
+
+        await eventually(lambda: problems("large does not work: huge sent application/json"))
+        assert {line["model"] for line in running.logged("stepwise_model_down")} == {"large"}
+        large.streams = True
+        swap(folder, STEPS.format(**urls, strategy="glimpse"))
+        await eventually(lambda: problems("small gives no log probabilities"))
+        swap(folder, STEPS.format(**urls, strategy="random"))
+        await eventually(lambda: problems("-"))
+        swap(folder, STEPS.format(small=urls["small"], large="", strategy="random"))
+        await eventually(lambda: _true(running.logged("policy_rejected")))
+        (line,) = running.logged("policy_rejected")
+        assert "error" not in line
+        assert line["reasons"][0].startswith("model large: stepwise decisions call it, so it needs a `url:`")
+    await small.stop()
+    await large.stop()
+
+
+async def _true(found: object) -> bool:
+    return bool(found)

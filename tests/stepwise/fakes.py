@@ -73,6 +73,7 @@ class FakeModel:
     usage: bool = True
     running_usage: bool = False
     stop_reason: bool = True
+    streams: bool = True  # False: it answers as a whole, whatever it is asked
     confidence: Callable[[str], float] = lambda text: -0.5 if "✗" in text else -0.01
     faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the (not probing) request
     delay: float = 0.0
@@ -200,7 +201,7 @@ class FakeModel:
                 reason = stop if self.stop_reason else None
         prompt_tokens = 10 + len(words(prefix))
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(tokens), "total_tokens": 0}
-        if not body.get("stream"):
+        if not (body.get("stream") and self.streams):
             message = {"role": "assistant", "content": "".join(tokens)}
             logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}

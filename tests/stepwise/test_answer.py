@@ -12,9 +12,10 @@ import aiohttp
 import openai
 import pytest
 
-from stepwise.answer import ineligible
+from stepwise.answer import Steps, ineligible
+from stepwise.strategies.glimpse import Glimpse
 from tests.stepwise.fakes import FakeModel, Fault, Pair, answer, pair, served, text_of, writer
-from upstream.writer import Charge
+from upstream.writer import Call, Charge
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine"]
@@ -291,3 +292,50 @@ async def test_whoever_pays_is_told_the_cost_once_whatever_came_of_the_answer(st
 async def _read(both: Pair, body: dict[str, Any], charge: Charge) -> bytes:
     async with await answer(both.stepwise, body, {}, charge=charge) as reply:
         return b"".join([part async for part in reply.body])
+
+
+async def test_a_model_that_does_not_work_is_said_once_and_so_is_its_return(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logged() -> list[tuple[str, object]]:
+        return [(record.message, vars(record).get("why")) for record in caplog.records]
+
+    caplog.set_level("INFO", "pointsman.stepwise")
+    async with pair(SMALL, FakeModel("huge", writer(LARGE), streams=False), start=False) as both:
+        writes = Steps(both.stepwise)
+        await writes.start()
+        why = "huge sent application/json, not text/event-stream: its server does not stream its answers"
+        assert logged() == [("stepwise_model_down", why)]
+        assert str(writes.problem) == f"large does not work: {why}"
+        status, said = await both.ask(stream=False)  # the large one alone, and then the small one in its place
+        assert (status, said["choices"][0]["message"]["content"]) == (200, "\n\n".join(SMALL))
+        assert len(logged()) == 1
+        both.large.streams = True
+        monkeypatch.setattr("stepwise.ready._RETRY", 0.0)
+        await both.ask()
+        assert logged()[1:] == [("stepwise_model_up", None)]
+        assert writes.problem is None
+        both.small.faults[-2] = both.large.faults[-2] = Fault("status", status=500)
+        status, said = await both.ask()
+        assert (status, said["error"]["message"]) == (
+            502, "Neither model could answer: small answered 500; large answered 500.",
+        )  # fmt: skip
+        assert logged()[2:] == [
+            ("stepwise_model_down", "tiny answered 500"),
+            ("stepwise_model_down", "huge answered 500"),
+        ]
+
+
+async def test_a_strategy_that_cannot_work_is_logged_when_it_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    small = FakeModel("tiny", writer(SMALL), top=-1)
+    async with pair(small, LARGE, Glimpse(0.5), start=False) as both:
+        writes = Steps(both.stepwise)
+        await writes.start()
+        assert [record.message for record in caplog.records] == ["stepwise_unworkable"]
+        assert str(writes.problem).endswith(
+            "small gives no log probabilities: switch them on at the server, or use strategy: verify; until then large "
+            "alone answers"
+        )
+        async with await writes.answer(Call(ASK, {})):
+            pass
+        assert len(caplog.records) == 1

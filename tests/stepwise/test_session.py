@@ -498,7 +498,6 @@ async def test_a_model_that_starts_over_in_the_middle_of_an_answer_is_found_out(
     async with pair(small, large, start=False) as both:
         setup = await both.stepwise.ready({}, None)
         setup.large.capability = both.stepwise.records()["small"]  # what the probe would say had it been deceived
-        both.stepwise.problem = None
         _, events = await both.ask()
         assert both.stepwise.metrics.upstream_errors["large", "restart"] == 1
     assert text_of(events).count(long[0]) == 1

@@ -20,6 +20,7 @@ from stepwise.policy import PolicyTarget, StepPolicy
 from stepwise.steps import StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.project import Project
+from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.train.pair import Pair, questions
 
 PAIR = Pair()
@@ -142,3 +143,69 @@ def test_trees_survive_the_disk(work: Path) -> None:
         assert node.prefix == parent.prefix + piece.text
         assert node.state.index == len(path)
         assert node.state.redos == path.count("R")
+
+
+def test_a_policy_that_promises_nothing_is_not_exported(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = work / "vtrace.calibration.json"
+    before = file.read_text()
+    file.write_text(json.dumps({"rows": [], "size": 150, "large_right": 150}))
+    try:
+        assert command("export", "--work", work, "--out", tmp_path / "none.onnx") == 1
+    finally:
+        file.write_text(before)
+    assert not (tmp_path / "none.onnx").exists()
+    assert "vtrace has no target that could be promised" in capsys.readouterr().err
+
+
+STEPS = ["first we add the two numbers up", "then we take the one away again", "Answer: 7"]
+
+
+async def collected(folder: Path, small: FakeModel, large: FakeModel, *more: object) -> int:
+    """`collect` with models behind addresses, three questions."""
+    file = folder / "questions.jsonl"
+    file.write_text("".join(json.dumps({"question": f"What is {i}?", "answer": "7"}) + "\n" for i in range(3)))
+    words = ("collect", "--work", folder / "w", "--set", "policy", "--questions", file, "--min-tokens", 4, *more)
+    words += ("--small", "tiny", "--large", "huge", "--small-url", f"{small.url}/v1", "--large-url", f"{large.url}/v1")
+    return await asyncio.to_thread(command, *words)
+
+
+async def test_answers_are_as_long_as_is_said_and_progress_counts_their_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, large = FakeModel("tiny", writer(STEPS)), FakeModel("huge", writer(STEPS))
+    await small.start()
+    await large.start()
+    assert await collected(tmp_path, small, large, "--answer-tokens", 64) == 0
+    assert {request["max_tokens"] for request in (*small.requests, *large.requests)} == {64}
+    texts = len(small.requests) + len(large.requests)
+    assert f", {texts} texts written]" in capsys.readouterr().err
+    assert await collected(tmp_path, small, large) == 1  # the trees are of answers of at most 64 tokens
+    assert "other settings" in capsys.readouterr().err
+    assert await collected(tmp_path, small, large, "--answer-tokens", 3) == 1
+    assert "--answer-tokens 3 is less than --min-tokens 4" in capsys.readouterr().err
+    await small.stop()
+    await large.stop()
+
+
+async def test_what_goes_wrong_with_the_models_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = FakeModel("tiny", writer(STEPS), faults={-2: Fault("status", status=500)})
+    large = FakeModel("huge", writer(STEPS))
+    await small.start()
+    await large.start()
+    assert await collected(tmp_path, small, large) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "pointsman stepwise collect: tiny answered 500"
+    await small.stop()
+    assert await collected(tmp_path, small, large) == 1
+    assert capsys.readouterr().err.startswith("pointsman stepwise collect: no connection to tiny: ")
+    await large.stop()
+
+
+def test_a_module_without_a_writer_is_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("collect", "--work", work, "--set", "policy")
+    for module, says in (("no_such_module", "is its folder in PYTHONPATH?"), ("json", "has no open_writer(limits)")):
+        assert command(*words, "--min-tokens", 4, "--writer", module) == 1
+        said = capsys.readouterr().err
+        assert says in said
+        assert said.count("\n") == 1
