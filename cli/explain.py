@@ -101,6 +101,7 @@ def _cache(engine: Any, call: Any, trace: Any) -> str | None:
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from cli.calls import Unread
     from decisions import explain
+    from decisions.rule import names
     from extproc.refusal import Refusal
     from extproc.rewriting import rewritten, unasked
     from extproc.told import request_headers, response_headers
@@ -126,7 +127,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         yield ""
         yield explain.tree(engine, trace, named=not engine.asks(request))
     evaluated = trace.results
-    asked = {name for c in engine.clauses if c.name in evaluated for name in explain.leaves_of(c)}
+    asked = {name for c in engine.clauses if c.name in evaluated for name in names(c.when)}
     others = [name for name in trace.readings if name not in asked]
     if others:
         yield "\nother signals read"

@@ -21,7 +21,7 @@ from config.problem import PolicyError, did_you_mean
 from config.watch import Rejected
 from config.writers import ACTIONS
 from decisions import explain
-from decisions.cases import Case, Coverage, Suite, answer_mismatches, mismatches, stub
+from decisions.cases import Case, Coverage, Suite, answer_mismatches, mismatches, reading_mismatches, stub
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.refusal import Refusal
@@ -190,11 +190,17 @@ def _document(path: Path) -> Document:
 
 def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
     """Report what `case` names that the policy does not have."""
+    expected = ("cases", index, "expect")
     for name in case.signals:
         if name not in engine.signals:
             message = f"unknown signal {name!r}{did_you_mean(name, engine.signals)}"
             document.report(("cases", index, "signals", name), "R201", message, at_key=True)
-    expected = ("cases", index, "expect")
+    for name in case.expect.signals:
+        if name not in engine.asked:
+            message = f"unknown signal {name!r}{did_you_mean(name, engine.asked)}"
+            if name in engine.signals:
+                message = f"signal {name!r} looks at answers: write `answer:` to say what must become of one"
+            document.report((*expected, "signals", name), "R201", message, at_key=True)
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
@@ -239,6 +245,13 @@ async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
     trace = begun if isinstance(begun, Trace) else await begun.finish()
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)
+    if case.expect.signals:
+        whole = call.begin(engine, stubs=stubs, everything=True)
+        every = whole if isinstance(whole, Trace) else await whole.finish()
+        if every.readings:
+            differences += reading_mismatches(case.expect, every.readings)
+        else:
+            differences.append("signals: nothing is read of a request that is refused or passed on before any rule")
     after = None
     if case.expect.answer is not None:
         after = await answered(engine, call, trace, case.answer)

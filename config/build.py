@@ -9,6 +9,7 @@ from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
 from decisions.engine import CacheSettings, Engine, Opening, Settings
+from decisions.named import RuleSignal
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.neural.service import Limits
@@ -125,7 +126,12 @@ def unservable(policy: Policy) -> list[Problem]:
 def _signals(policy: Policy, shared: Shared) -> dict[str, Signal]:
     signals: dict[str, Signal] = {}
     problems: list[Problem] = []
-    for name, (kind, params) in policy.signals.items():
+    for name in policy.order:
+        if name in policy.named:
+            if not problems:  # else what it names may be missing
+                signals[name] = RuleSignal(name, policy.named[name], signals, shared)
+            continue
+        kind, params = policy.signals[name]
         try:
             signal = BY_NAME[kind](name, params, shared)
         except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -24,7 +24,8 @@ from config.writers import ACTIONS, ANSWERS, WRITERS
 from decisions.engine import Clause, Opening
 from decisions.lint import lint
 from decisions.model import Model
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, leaves
+from decisions.named import RuleParams
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, leaves
 from decisions.watching import Watching
 from signals.bounds import SAID
 from signals.files import POLICY, read
@@ -39,14 +40,17 @@ M = TypeVar("M", bound=BaseModel)
 _ON_ANSWER: Final = tuple(key for key in ANSWERS if key not in ACTIONS)
 _GUARDS: Final = ("mask", "cut")
 """What else keeps something from a client."""
+_DEEPEST: Final = 100
+"""The most levels of what names build on: evaluating a rule goes as deep."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy without errors.
 
-    `signals` holds (kind, parameters) by name, those that others combine first; `places` says where signals, choices of
-    models, writers' blocks, the state store and opened paths stand in the file.
+    `signals` holds (kind, parameters) by name, `named` the named rules, `rules` those of the decisions; `order` has the
+    names of signals and named rules, those that others combine first. `places` says where signals, choices of models,
+    writers' blocks, the state store and opened paths stand in the file.
     `writers` holds the blocks of decisions that have a writer, by the name of the decision. `models`, `clauses` (the
     decisions on requests) and `watching` (those on answers) are what the engine is built from.
     """
@@ -55,6 +59,8 @@ class Policy:
     digest: str
     spec: PolicySpec
     signals: Mapping[str, tuple[str, Params]]
+    named: Mapping[str, Rule]
+    order: Sequence[str]
     rules: Mapping[str, Rule]
     places: Mapping[Path, tuple[int, int]]
     writers: Mapping[str, WriterSpec]
@@ -130,18 +136,24 @@ class _Checker:
         self._data: dict[str, Any] = document.data
         signals = self._data.get("signals")
         self._signals: dict[str, Any] = signals if isinstance(signals, dict) else {}
+        rules = self._data.get("rules")
+        self._rules_given: dict[str, Any] = rules if isinstance(rules, dict) else {}
+        self._named: dict[str, Rule] = {}
         self._writers: dict[str, WriterSpec] = {}
 
     def policy(self, digest: str, doubts: bool) -> Policy | None:
         spec = self._validated(PolicySpec, self._data, ())
         parameters = {name: self._signal(name, entry) for name, entry in self._signals.items()}
+        known = {name: params for name, params in parameters.items() if params is not None}
+        order = self._order(known)
+        self._name_rules(order, known)
         rules = self._decisions()
         self._models()
-        order = self._order({name: params for name, params in parameters.items() if params is not None})
         document = self._document
         if spec is None or any(problem.severity == "error" for problem in document.problems):
             return None
-        signals = {name: known for name in order if (known := parameters[name]) is not None}
+        signals = {name: known[name] for name in order if name in known}
+        named = {name: self._named[name] for name in order if name in self._named}
         wanted: list[Path] = [("settings", "store"), ("settings", "meter"), *(("signals", name) for name in signals)]
         wanted += [("paths", index, "match") for index in range(len(spec.paths))]
         keys = ("route", *(kind.name for kind in WRITERS))
@@ -151,8 +163,22 @@ class _Checker:
         made = clauses(spec, rules, targets, self._writers)
         asked = [one for one in made if isinstance(one, Clause)]
         watching = [one for one in made if isinstance(one, Watching)]
-        policy = Policy(document.file, digest, spec, signals, rules, places, self._writers, targets, asked, watching)
-        for finding in lint(made, signals, targets, default=spec.default, best=spec.strategy == "best"):
+        policy = Policy(
+            document.file,
+            digest,
+            spec,
+            signals,
+            named,
+            order,
+            rules,
+            places,
+            self._writers,
+            targets,
+            asked,
+            watching,
+        )
+        combined = {name: known.get(name) or ("rule", RuleParams(rule=named[name])) for name in order}
+        for finding in lint(made, combined, targets, default=spec.default, best=spec.strategy == "best"):
             document.report(finding.path, finding.code, finding.message, warning=finding.warning, at_key=finding.at_key)
         for finding in mistakes(self._data, policy) if doubts else ():
             document.report(finding.path, finding.code, finding.message, warning=True, at_key=finding.at_key)
@@ -270,23 +296,74 @@ class _Checker:
         return None if params is None else (kind, params)
 
     def _order(self, parameters: Mapping[str, tuple[str, Params]]) -> list[str]:
-        """Signal names, those that others combine first; reports circles and unknown inputs."""
+        """The names of signals and named rules, those that others combine first; reports circles and unknown inputs."""
         graph: dict[str, set[str]] = {}
+        for name, rule in self._rules_given.items():
+            mentioned = self._mentioned(rule, ("rules", name))
+            graph[name] = {other for other in mentioned if other in parameters or other in self._rules_given}
+            if name in self._signals:
+                message = f"rule {name!r} has the name of a signal: signals and rules need names of their own"
+                self._document.report(("rules", name), "R203", message, at_key=True)
+                return []
         for name, (kind, params) in parameters.items():
             graph[name] = set()
             for source in params.inputs():
-                if source not in self._signals:
-                    message = f"unknown signal {source!r}{did_you_mean(source, self._signals)}"
+                if not self._knows(source):
+                    message = f"unknown signal {source!r}{did_you_mean(source, self._names)}"
                     self._document.report(self._mention(("signals", name, kind), source), "R201", message, at_key=True)
-                elif source in parameters:
+                elif source in parameters or source in self._rules_given:
                     graph[name].add(source)
         try:
             return list(TopologicalSorter(graph).static_order())
         except CycleError as error:
             circle = " → ".join(reversed(error.args[1]))
-            message = f"signals depend on each other in a circle: {circle}"
-            self._document.report(("signals", error.args[1][0]), "R204", message, at_key=True)
+            one = error.args[1][0]
+            what, where = ("rules", "rules") if one in self._rules_given else ("signals", "signals")
+            if len({name in self._rules_given for name in error.args[1]}) > 1:
+                what = "signals and rules"
+            self._document.report(
+                (where, one), "R204", f"{what} depend on each other in a circle: {circle}", at_key=True
+            )
             return []
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of all signals and named rules."""
+        return [*self._signals, *self._rules_given]
+
+    def _knows(self, name: str) -> bool:
+        return name in self._signals or name in self._rules_given
+
+    def _mentioned(self, data: Any, path: Path) -> Iterator[str]:
+        """The names in a rule as it is written, whether or not it is right."""
+        if isinstance(data, dict):
+            for key in ("all", "any", "not", "at_least", "of", "signal"):
+                if key in data and not (key == "at_least" and "signal" in data):
+                    yield from self._mentioned(data[key], (*path, key))
+        elif isinstance(data, list):
+            for index, item in enumerate(data):
+                yield from self._mentioned(item, (*path, index))
+        elif isinstance(data, str) or path in self._document.typed:
+            yield data if isinstance(data, str) else self._document.typed[path]
+
+    def _name_rules(self, order: Sequence[str], parameters: Mapping[str, tuple[str, Params]]) -> None:
+        """Read the named rules, in an order in which each comes after what it names."""
+        depths: dict[str, int] = {}
+        for name in order:
+            if name in self._rules_given:
+                rule = self._rule(self._rules_given[name], ("rules", name))
+                self._named[name] = ALWAYS if rule is None else rule
+                depths[name] = 1 + _depth(self._named[name], depths)
+            else:
+                depths[name] = 1 + max((depths.get(source, 0) for source in parameters[name][1].inputs()), default=0)
+            if depths[name] > _DEEPEST:
+                path: Path = ("rules" if name in self._rules_given else "signals", name)
+                message = (
+                    f"{name!r} and the signals and rules that it builds on are {depths[name]} levels deep, and "
+                    f"{_DEEPEST} is the most: write some of them out where they are used, or in one"
+                )
+                self._document.report(path, "P104", message, at_key=True)
+                return
 
     def _mention(self, path: Path, name: str) -> Path:
         """Where below `path` the key `name` stands."""
@@ -417,12 +494,13 @@ class _Checker:
             return None
         return parsed[0]
 
-    def _leaf(self, name: str, path: Path) -> Leaf | None:
-        if name not in self._signals:
-            message = f"unknown signal {name!r}{did_you_mean(name, self._signals)}"
+    def _leaf(self, name: str, path: Path) -> Leaf | NamedRule | None:
+        if not self._knows(name):
+            message = f"unknown signal {name!r}{did_you_mean(name, self._names)}"
             self._document.report(path, "R201", message)
             return None
-        return Leaf(name)
+        # A rule that is not there has been reported: it stands in a circle.
+        return NamedRule(name, self._named.get(name, ALWAYS)) if name in self._rules_given else Leaf(name)
 
     def _negation(self, data: Any, path: Path) -> Rule | None:
         child = self._rule(data, path)
@@ -459,7 +537,7 @@ class _Checker:
             return None
         return None if rules is None or count is None else AtLeast(count, rules)
 
-    def _test(self, data: dict[str, Any], path: Path) -> Leaf | None:
+    def _test(self, data: dict[str, Any], path: Path) -> Leaf | NamedRule | None:
         report = self._document.report
         allowed = ("signal", "at_least", "at_most", "is")
         for key in data:
@@ -488,6 +566,10 @@ class _Checker:
             return None
         if bounds.get("at_least", float("-inf")) > bounds.get("at_most", float("inf")):
             report((*path, "at_most"), "P104", "at_most is below at_least: the test can never hold")
+        if isinstance(leaf, NamedRule):
+            for key in [*bounds, *(["is"] if label is not None else ())]:
+                report((*path, key), "R205", f"rule {name!r} has no {'label' if key == 'is' else 'score'} to test")
+            return leaf
         entry = self._signals[name]
         kind = BY_NAME.get(next(iter(entry), "")) if isinstance(entry, dict) else None
         if kind is not None and bounds and not kind.scored:
@@ -554,13 +636,30 @@ class _Checker:
             self._document.report(graph[circle[0]][circle[1]], "R204", message)
 
 
+def _depth(rule: Rule, depths: Mapping[str, int]) -> int:
+    """How many levels `rule` has; `depths` are those of what it names."""
+    match rule:
+        case Leaf():
+            return depths.get(rule.signal, 0)
+        case NamedRule():
+            return depths.get(rule.name, 0)
+        case Not(of=child):
+            return 1 + _depth(child, depths)
+    return 1 + max((_depth(child, depths) for child in rule.of), default=0)
+
+
 def _named(policy: Policy, rule: Rule) -> set[str]:
-    """The signals that `rule` names, and those that they combine."""
+    """The signals that `rule` is made of, and those that they combine."""
     found: set[str] = set()
     names = {leaf.signal for leaf in leaves(rule)}
     while names:
         found |= names
-        names = {source for name in names for source in policy.signals[name][1].inputs()} - found
+        inputs = [source for name in names for source in policy.signals[name][1].inputs()]
+        names = {
+            leaf.signal
+            for source in inputs
+            for leaf in (leaves(policy.named[source]) if source in policy.named else (Leaf(source),))
+        } - found
     return found
 
 

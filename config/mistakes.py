@@ -65,6 +65,9 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
         if (bounds := params.bounds()) is not None:
             for doubt in idle(_Bounds(*bounds), *params.span()):
                 yield path, doubt
+    for name, rule in spec.rules.items():
+        for doubt in _tests(rule, policy, ()):
+            yield ("rules", name), doubt
     for index, entry in enumerate(spec.decisions):
         for doubt in _decision(entry, policy):
             yield ("decisions", index), doubt
@@ -179,8 +182,9 @@ def _stated(model: ModelSpec) -> bool:
 def _tests(rule: Any, policy: Policy, path: Path) -> Iterator[Doubt]:
     """Tests of scores, wherever they stand in a rule, that all scores or none pass."""
     if isinstance(rule, Mapping) and isinstance(rule.get("signal"), str):
-        _, params = policy.signals[rule["signal"]]
-        yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *params.span(), *path)
+        if rule["signal"] in policy.signals:
+            _, params = policy.signals[rule["signal"]]
+            yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *params.span(), *path)
     elif isinstance(rule, Mapping):
         for key, part in rule.items():
             yield from _tests(part, policy, (*path, key))

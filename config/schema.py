@@ -688,6 +688,7 @@ class PolicySpec(Spec):
     unknown_models: Literal["refuse", "pass"] = Field("refuse", description="What to do with model names not listed.")
     strategy: Literal["first", "best"] = Field("first", description="First match, or the most confident match.")
     signals: dict[Name, Any] = Field({}, description="What is looked at; each has exactly one kind.")
+    rules: dict[Name, Any] = Field({}, description="Rules with names, which stand wherever a signal's name stands.")
     decisions: list[DecisionSpec] = Field([], description="The decisions, in the order of their priority.")
     paths: list[PathSpec] = Field([], description="Further paths whose requests go to a model without being read.")
     settings: SettingsSpec = Field(SettingsSpec(), description="Run-time settings.")
@@ -704,9 +705,9 @@ def _rule_schema() -> dict[str, Any]:
     count = {"type": "integer", "minimum": 1}
     test = {"signal": {"type": "string"}, "at_least": number, "at_most": number, "is": {"type": "string"}}
     return {
-        "description": "A Boolean rule over signals.",
+        "description": "A Boolean rule over signals and named rules.",
         "oneOf": [
-            {"type": "string", "description": "A signal's name."},
+            {"type": "string", "description": "The name of a signal or of a rule."},
             one({"all": rules}, ["all"]),
             one({"any": rules}, ["any"]),
             one({"not": rule}, ["not"]),
@@ -744,5 +745,6 @@ def json_schema() -> dict[str, Any]:
         definitions[spec.__name__] = block
         definitions["DecisionSpec"]["properties"][writer.name] = {"$ref": f"#/$defs/{spec.__name__}"}
     schema["properties"]["signals"]["additionalProperties"] = {"oneOf": alternatives}
+    schema["properties"]["rules"]["additionalProperties"] = {"$ref": "#/$defs/Rule"}
     definitions["DecisionSpec"]["properties"]["when"] = {"$ref": "#/$defs/Rule"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Pointsman policy"}

@@ -27,6 +27,13 @@ class Stub(_Part):
     label: str | None = Field(None, description="The class that the signal chose.")
 
 
+class ExpectReading(_Part):
+    """What a signal must say. Only the fields that the case sets are compared."""
+
+    matched: bool | Literal["unknown"] | None = Field(None, description="The verdict.")
+    label: str | None = Field(None, description="The class that the signal chose; null for none.")
+
+
 class ExpectAnswer(_Part):
     """What must become of the answer. Only the fields that the case sets are compared."""
 
@@ -47,6 +54,9 @@ class Expect(_Part):
     status: int | None = Field(None, description="HTTP status of the refusal.")
     fallback: str | None = Field(None, description="Why the default model was taken, where something failed.")
     headers: dict[str, str] = Field({}, description="Request headers for the upstream; others may be set, too.")
+    signals: dict[str, bool | Literal["unknown"] | ExpectReading] = Field(
+        {}, description="What signals and named rules must say, whether or not the decision needs them."
+    )
     answer: ExpectAnswer | None = Field(None, description="What must become of the answer of the case.")
 
 
@@ -116,6 +126,20 @@ def mismatches(expect: Expect, decision: Decision, headers: Mapping[str, str]) -
     for name, value in expect.headers.items():
         if lower.get(name.lower()) != value:
             found.append(f"header {name}: expected {_shown(value)}, got {_shown(lower.get(name.lower()))}")
+    return found
+
+
+def reading_mismatches(expect: Expect, readings: Mapping[str, Reading]) -> list[str]:
+    """How what signals and named rules say differs from what was expected; `readings` has all of them."""
+    found = []
+    for name, wanted in expect.signals.items():
+        reading = readings[name]
+        actual = {"matched": "unknown" if reading.matched is None else reading.matched, "label": reading.label}
+        one = wanted if isinstance(wanted, ExpectReading) else ExpectReading(matched=wanted)
+        for key in actual:
+            if key in one.model_fields_set and getattr(one, key) != actual[key]:
+                what = f"signal {name}" if key == "matched" else f"label of {name}"
+                found.append(f"{what}: expected {_shown(getattr(one, key))}, got {_shown(actual[key])}")
     return found
 
 

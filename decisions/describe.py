@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from decisions.engine import Clause, Engine
-from decisions.explain import does, leaves_of
-from decisions.rule import Rule, leaves, text
+from decisions.explain import does
+from decisions.named import RuleSignal
+from decisions.rule import Rule, names, text
 from decisions.watching import Watching
 
 
@@ -40,6 +41,7 @@ def as_object(engine: Engine) -> dict[str, Any]:
                 "inputs": list(signal.inputs),
                 "on": "request" if name in engine.asked else "answer",
                 "used_by": _users(engine, name),
+                **({"rule": text(signal.rule)} if isinstance(signal, RuleSignal) else {}),
             }
             for name, signal in engine.signals.items()
         ],
@@ -59,7 +61,7 @@ def _clause(engine: Engine, clause: Clause) -> dict[str, Any]:
         "selector": None if selector is None else selector.name,
         "on_unknown": clause.on_unknown,
         "observe": clause.observe,
-        "signals": list(leaves_of(clause)),
+        "signals": list(names(clause.when)),
     }
 
 
@@ -74,7 +76,7 @@ def _watching(watching: Watching) -> dict[str, Any]:
         "selector": None,
         "on_unknown": watching.on_unknown,
         "observe": watching.observe,
-        "signals": list(dict.fromkeys(leaf.signal for leaf in leaves(watching.when))),
+        "signals": list(names(watching.when)),
     }
 
 
@@ -84,11 +86,11 @@ def _watched(engine: Engine) -> tuple[Watching, ...]:
 
 def _text(rule: Rule) -> str | None:
     """The rule on one line; None for one that holds for every request."""
-    return text(rule) if any(True for _ in leaves(rule)) else None
+    return text(rule) if names(rule) else None
 
 
 def _users(engine: Engine, name: str) -> list[str]:
-    """The decisions whose rules name the signal."""
+    """The decisions whose rules, or the named rules in them, name the signal or rule."""
     rules = {clause.name: clause.when for clause in engine.clauses}
     rules |= {watching.name: watching.when for watching in _watched(engine)}
-    return [decision for decision, rule in rules.items() if any(leaf.signal == name for leaf in leaves(rule))]
+    return [decision for decision, rule in rules.items() if name in names(rule)]

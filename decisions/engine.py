@@ -333,9 +333,10 @@ class Engine:
         settled = self.settle(request, deadline, detail=detail, everything=everything)
         return settled if isinstance(settled, Trace) else await settled.finish()
 
-    def stubbed(self, request: Request, readings: Mapping[str, Reading]) -> Evaluation:
-        """An evaluation in which `readings` stand for what their signals would say (policy tests, what-if)."""
-        evaluation = Evaluation(self, request, float("inf"), False, False)
+    def stubbed(self, request: Request, readings: Mapping[str, Reading], everything: bool = False) -> Evaluation:
+        """An evaluation in which `readings` stand for what their signals would say (policy tests, what-if);
+        `everything` as for `settle`."""
+        evaluation = Evaluation(self, request, float("inf"), False, everything)
         evaluation.facts.stub(readings)
         return evaluation
 
@@ -368,7 +369,9 @@ class Engine:
         clause = next((each for each in self.clauses if each.name == name), None)
         if clause is None or trace.results.get(clause.name) is not True:
             return None
-        seconds, readings = 0.0, dict(trace.readings)
+        seconds = 0.0
+        # What the named rules said is to be found out anew.
+        readings = {name: said for name, said in trace.readings.items() if self.signals[name].lazily is None}
         for leaf in leaves(clause.when):
             anew = self.signals[leaf.signal].renewed(when)
             before = trace.readings.get(leaf.signal)

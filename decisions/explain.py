@@ -8,7 +8,7 @@ from typing import Any, Final
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
 from decisions.outcome import trace_object
-from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Result, Rule, evaluate, leaves, text
+from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Result, Rule, evaluate, names, text
 from decisions.selectors.selector import Selector
 from signals.reading import Reading
 
@@ -108,10 +108,12 @@ def walk(engine: Engine, trace: Trace, *, named: bool) -> list[dict[str, Any]]:
     what it `does`, `notes`, and its `rule`.
 
     A rule is `{"text", "value", "of": [rules]}`, or a leaf `{"text", "signal", "value", "said"}`: `said` is the
-    signal's reading in words, or why there is none. `rule` is None where none was evaluated.
+    signal's reading in words, or why there is none. A named rule is `{"text", "named", "value", "of": [rule]}` where it
+    stands first, and then `{"text", "named", "value", "said"}`. `rule` is None where none was evaluated.
     """
     results = trace.results
     found: list[dict[str, Any]] = []
+    shown: set[str] = set()
     for clause in engine.clauses:
         one: dict[str, Any] = {"decision": clause.name, "value": "not evaluated"}
         one |= {"does": does(clause, engine.selectors.get(clause.name)), "notes": [], "rule": None}
@@ -128,8 +130,8 @@ def walk(engine: Engine, trace: Trace, *, named: bool) -> list[dict[str, Any]]:
             one["notes"].append(f"on_unknown: {clause.on_unknown}")
         if clause.observe:
             one["notes"].append("observed only")
-        if leaves_of(clause):
-            one["rule"] = _node(clause.when, trace, None)
+        if names(clause.when):
+            one["rule"] = _node(clause.when, trace, None, shown)
     return found
 
 
@@ -162,11 +164,6 @@ def _reading(said: Mapping[str, Any]) -> Reading:
     if not (isinstance(label, str | None) and isinstance(error, str | None)):
         raise TypeError("label and error")
     return Reading(matched, score, label, error, tuple(map(str, said.get("evidence") or ())))
-
-
-def leaves_of(clause: Clause) -> tuple[str, ...]:
-    """The signals that the rule of `clause` names."""
-    return tuple(dict.fromkeys(leaf.signal for leaf in leaves(clause.when)))
 
 
 def reading_text(reading: Reading, microseconds: float | None) -> str:
@@ -205,24 +202,30 @@ def _passed_over(clause: Clause, trace: Trace, named: bool) -> str:
 
 def _drawn(node: Mapping[str, Any], indent: str, joint: str) -> Iterator[str]:
     """The lines of a rule and what is below it."""
-    said = node["said"] if "signal" in node else node["value"]
-    yield f"{indent}{joint}{node['text']}: {said}"
+    yield f"{indent}{joint}{node['text']}: {node.get('said', node['value'])}"
     below = indent + ("│  " if joint == "├─ " else "   ")
     children = node.get("of", ())
     for index, child in enumerate(children):
         yield from _drawn(child, below, "└─ " if index == len(children) - 1 else "├─ ")
 
 
-def _node(rule: Rule, trace: Trace, settled: str | None) -> dict[str, Any]:
-    """The object of `rule` (see `walk`). `settled` says why it need not be evaluated, if that is so."""
+def _node(rule: Rule, trace: Trace, settled: str | None, shown: set[str]) -> dict[str, Any]:
+    """The object of `rule` (see `walk`). `settled` says why it need not be evaluated, if that is so; `shown` are the
+    named rules that stand before it."""
     value = evaluate(rule, trace.readings)
     word = "not evaluated" if value is PENDING else _word(value)
     if isinstance(rule, Leaf):
         return {"text": text(rule), "signal": rule.signal, "value": word, "said": _leaf(rule, value, trace, settled)}
+    found: dict[str, Any] = {"text": _operator(rule), "value": word}
+    if isinstance(rule, NamedRule):
+        found["named"] = rule.name
+        if rule.name in shown:
+            return {**found, "said": f"{word} (shown above)"}
+        shown.add(rule.name)
     if value is not PENDING:
         settled = f"`{_operator(rule)}` is {word} without it"
-    children = (rule.of,) if isinstance(rule, Not) else rule.of
-    return {"text": _operator(rule), "value": word, "of": [_node(child, trace, settled) for child in children]}
+    children = (rule.of,) if isinstance(rule, (Not, NamedRule)) else rule.of
+    return {**found, "of": [_node(child, trace, settled, shown) for child in children]}
 
 
 def _leaf(leaf: Leaf, value: Result, trace: Trace, settled: str | None) -> str:
@@ -235,6 +238,8 @@ def _leaf(leaf: Leaf, value: Result, trace: Trace, settled: str | None) -> str:
 
 def _operator(rule: Rule) -> str:
     match rule:
+        case NamedRule(name=name):
+            return name
         case All():
             return "all"
         case AnyOf():

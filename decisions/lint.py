@@ -18,7 +18,21 @@ from typing import Any, Final
 
 from decisions.engine import Clause
 from decisions.model import Model
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule, evaluate, leaves, quorum, text
+from decisions.rule import (
+    ALWAYS,
+    All,
+    AnyOf,
+    AtLeast,
+    Leaf,
+    NamedRule,
+    Not,
+    Rule,
+    evaluate,
+    leaves,
+    mentions,
+    quorum,
+    text,
+)
 from decisions.watching import Watching
 from signals.reading import FALSE
 from signals.request import ANSWER
@@ -53,7 +67,8 @@ def lint(
     default: str,
     best: bool = False,
 ) -> list[Finding]:
-    """What is wrong with `decisions`. `signals` has the kind and the parameters of every signal of the policy."""
+    """What is wrong with `decisions`. `signals` has the kind and the parameters of every signal of the policy, and the
+    named rules as signals of the kind `rule` (decisions.named)."""
     clauses = {at: one for at, one in enumerate(decisions) if isinstance(one, Clause)}
     asked = list(clauses.values())
     findings = _moved([*_checked(asked, signals, best), *_incapable(asked, signals)], list(clauses))
@@ -105,7 +120,7 @@ def _answering(signals: Mapping[str, tuple[str, Params]]) -> set[str]:
 
 def _misplaced(at: int, clause: Clause, answers: set[str]) -> Iterator[Finding]:
     """A decision on requests that names a signal of answers: there is no answer yet."""
-    named = next((leaf.signal for leaf in leaves(clause.when) if leaf.signal in answers), None)
+    named = next((name for name in mentions(clause.when) if name in answers), None)
     if named is not None:
         message = (
             f"decision {clause.name!r} looks at requests, and {named!r} at what the model answers: write `on: answer` "
@@ -121,11 +136,17 @@ def _guard(one: Watching, answers: set[str], apart: Mapping[str, object]) -> Cla
     nothing.
     """
 
+    rules: dict[str, Rule] = {}
+
     def told(rule: Rule) -> Rule:
         match rule:
             case Leaf():
                 tied = rule.label is None and rule.at_most is None and rule.signal in apart
                 return rule if tied or rule.signal not in answers else Leaf(text(rule))
+            case NamedRule(name=name, of=child):
+                if name not in rules:
+                    rules[name] = NamedRule(name, told(child))
+                return rules[name]
             case Not(of=child):
                 return Not(told(child))
             case AtLeast(count=count, of=children):
@@ -181,23 +202,37 @@ def _watching(
         yield Finding((*place, "window"), "L344", message, warning=True, at_key=True)
 
 
-def _negated(rule: Rule, odd: bool = False) -> set[str]:
+def _negated(rule: Rule) -> set[str]:
     """The signals that must not match for `rule` to be true."""
-    match rule:
-        case Leaf():
-            return {rule.signal} if odd else set()
-        case Not(of=child):
-            return _negated(child, not odd)
-        case _:
-            return set().union(*(_negated(child, odd) for child in rule.of))
+    found: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
+
+    def look(rule: Rule, odd: bool) -> None:
+        match rule:
+            case Leaf():
+                if odd:
+                    found.add(rule.signal)
+            case Not(of=child):
+                look(child, not odd)
+            case NamedRule(name=name, of=child):
+                if (name, odd) not in seen:
+                    seen.add((name, odd))
+                    look(child, odd)
+            case _:
+                for child in rule.of:
+                    look(child, odd)
+
+    look(rule, False)
+    return found
 
 
 def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Params]]) -> Iterator[Finding]:
     """Decisions for requests that none of their models can take, by what the models declare."""
+    known: dict[str, frozenset[str]] = {}
     for index, clause in enumerate(clauses):
         if clause.guard:
             continue
-        needs = _needs(clause.when, signals)
+        needs = _needs(clause.when, signals, known)
         if all(model.lacks(needs) for first in clause.candidates for model in (first, *first.fallback)):
             message = (
                 f"decision {clause.name!r} takes requests that need {', '.join(sorted(needs))}, and none of its models "
@@ -206,15 +241,19 @@ def _incapable(clauses: Sequence[Clause], signals: Mapping[str, tuple[str, Param
             yield Finding(("decisions", index), "L315", message, True)
 
 
-def _needs(rule: Rule, signals: Mapping[str, tuple[str, Params]]) -> frozenset[str]:
-    """What every request needs for which `rule` is true."""
+def _needs(rule: Rule, signals: Mapping[str, tuple[str, Params]], known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """What every request needs for which `rule` is true; `known` is that of named rules, as far as it was asked."""
     match rule:
         case Leaf():
             return signals[rule.signal][1].needs()
+        case NamedRule(name=name, of=child):
+            if name not in known:
+                known[name] = _needs(child, signals, known)
+            return known[name]
         case All(of=children):
-            return frozenset().union(*(_needs(child, signals) for child in children))
+            return frozenset().union(*(_needs(child, signals, known) for child in children))
         case AnyOf(of=children) if children:
-            return frozenset.intersection(*(_needs(child, signals) for child in children))
+            return frozenset.intersection(*(_needs(child, signals, known) for child in children))
     return frozenset()
 
 
@@ -222,13 +261,14 @@ def _unused_signals(
     clauses: Sequence[Clause | Watching], signals: Mapping[str, tuple[str, Params]]
 ) -> Iterator[Finding]:
     used: set[str] = set()
-    reached = {leaf.signal for clause in clauses for leaf in leaves(clause.when)}
+    reached = {name for clause in clauses for name in mentions(clause.when)}
     while reached:
         used |= reached
         reached = {source for name in reached for source in signals[name][1].inputs()} - used
-    for name in signals:
+    for name, (kind, _) in signals.items():
         if name not in used:
-            yield Finding(("signals", name), "L304", f"signal {name!r} is used by no decision", True, True)
+            what = "rule" if kind == "rule" else "signal"
+            yield Finding((f"{what}s", name), "L304", f"{what} {name!r} is used by no decision", True, True)
 
 
 def _unused_models(clauses: Sequence[Clause], models: Mapping[str, Model], default: str) -> Iterator[Finding]:
@@ -354,8 +394,16 @@ class _Decisions:
 
     def _conflict(self, rule: Rule) -> str:
         """The smallest part of `rule` that cannot be true."""
+        if isinstance(rule, NamedRule):
+            return f"in `{rule.name}`: {self._conflict(rule.of)}"
         if isinstance(rule, AnyOf):
-            return "; and ".join(dict.fromkeys(self._conflict(child) for child in rule.of))
+            # Not into further named rules: there may be too many.
+            return "; and ".join(
+                dict.fromkeys(
+                    f"`{child.name}` cannot hold" if isinstance(child, NamedRule) else self._conflict(child)
+                    for child in rule.of
+                )
+            )
         if isinstance(rule, All):
             parts = {self._circuit.rails(part)[0]: part for part in _conjuncts(rule)}
             clash = [parts[literal] for literal in self._circuit.core([], list(parts)) or ()]
@@ -476,6 +524,8 @@ class _Circuit:
         match rule:
             case Leaf():
                 return self._leaf(rule)
+            case NamedRule(of=child):
+                return self.rails(child)
             case Not(of=child):
                 true, false = self.rails(child)
                 return false, true

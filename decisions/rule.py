@@ -1,22 +1,25 @@
 """Boolean rules over readings, in Kleene's strong three-valued logic (S. C. Kleene, 1938).
 
-A rule is plain data (`Leaf`, `All`, `AnyOf`, `Not`, `AtLeast`). `compiled` turns one into a `Test` that evaluates it
-as far as the readings taken so far allow: True, False, None (Unknown), or `PENDING` when its value still depends on a
-signal whose slow inputs were not fetched. `PENDING` is an Unknown that may still become known, so a rule is
-settled as soon as no pending leaf can change it, and lazy evaluation cannot change a result.
+A rule is plain data (`Leaf`, `All`, `AnyOf`, `Not`, `AtLeast`, `NamedRule`). `compiled` turns one into a `Test` that
+evaluates it as far as the readings taken so far allow: True, False, None (Unknown), or `PENDING` when its value still
+depends on a signal whose slow inputs were not fetched. `PENDING` is an Unknown that may still become known, so a rule
+is settled as soon as no pending leaf can change it, and lazy evaluation cannot change a result.
+
+A named rule may stand in many others, so whatever walks rules visits each name once: written out, rules that build on
+each other would grow exponentially.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
 from signals.facts import Facts
 from signals.gather import read, ready
-from signals.reading import Reading
+from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.request import Request
 from signals.signal import Cost, Signal
 
@@ -80,21 +83,63 @@ class AtLeast:
     of: tuple[Rule, ...]
 
 
-Rule: TypeAlias = Leaf | All | AnyOf | Not | AtLeast
+@dataclass(frozen=True, slots=True)
+class NamedRule:
+    """A rule of the policy's `rules`, where its name stands. A policy has one rule of a name, so that equal names are
+    equal rules."""
+
+    name: str
+    of: Rule = field(compare=False, repr=False)
+
+
+Rule: TypeAlias = Leaf | All | AnyOf | Not | AtLeast | NamedRule
 ALWAYS: Final = All(())
 """The rule of a decision without `when`: true for every request."""
+_UNKNOWN: Final = unknown("input_unknown")
 
 
-def leaves(rule: Rule) -> Iterator[Leaf]:
-    """The leaves of `rule`, left to right."""
+def parts(rule: Rule) -> Iterator[Leaf | NamedRule]:
+    """The leaves and the named rules in `rule`, left to right, with what the named rules are made of; of a named rule
+    that stands in several places the first."""
+    return _parts(rule, set())
+
+
+def _parts(rule: Rule, seen: set[str]) -> Iterator[Leaf | NamedRule]:
     match rule:
         case Leaf():
             yield rule
         case Not(of=child):
-            yield from leaves(child)
+            yield from _parts(child, seen)
+        case NamedRule(name=name, of=child):
+            if name not in seen:
+                seen.add(name)
+                yield rule
+                yield from _parts(child, seen)
         case _:
             for child in rule.of:
-                yield from leaves(child)
+                yield from _parts(child, seen)
+
+
+def names(rule: Rule) -> tuple[str, ...]:
+    """The names of the signals and rules that `rule` is made of, left to right, each once."""
+    return tuple(dict.fromkeys(part.signal if isinstance(part, Leaf) else part.name for part in parts(rule)))
+
+
+def leaves(rule: Rule) -> Iterator[Leaf]:
+    """The leaves of `rule`, left to right; those of a named rule once."""
+    return (part for part in parts(rule) if isinstance(part, Leaf))
+
+
+def mentions(rule: Rule) -> tuple[str, ...]:
+    """The names of the signals and rules that stand in `rule` itself, each once."""
+    match rule:
+        case Leaf():
+            return (rule.signal,)
+        case NamedRule():
+            return (rule.name,)
+        case Not(of=child):
+            return mentions(child)
+    return tuple(dict.fromkeys(name for child in rule.of for name in mentions(child)))
 
 
 def text(rule: Rule) -> str:
@@ -102,6 +147,8 @@ def text(rule: Rule) -> str:
     match rule:
         case Leaf() if rule.plain:
             return rule.signal
+        case NamedRule():
+            return rule.name
         case Leaf():
             tests = {"at_least": rule.at_least, "at_most": rule.at_most, "is": rule.label}
             given = "".join(f", {key}: {value}" for key, value in tests.items() if value is not None)
@@ -129,21 +176,33 @@ def quorum(rule: All | AnyOf | AtLeast) -> int:
             return count
 
 
-def told(rule: Rule) -> Test:
-    """`rule` made ready to run over readings that somebody else puts into the facts; missing ones are pending."""
-    return _ready(rule, _Told)
+def told(rule: Rule, known: Container[str] = ()) -> Test:
+    """`rule` made ready to run over readings that somebody else puts into the facts; missing ones are pending. Among
+    them are those of the rules whose names are `known`; other named rules follow from what they are made of."""
+    nodes: dict[str, Test] = {}
+
+    def one(part: Leaf | NamedRule) -> Test:
+        if isinstance(part, Leaf):
+            return _Told(part)
+        node = nodes.get(part.name)
+        if node is None:
+            test = _Told(Leaf(part.name)) if part.name in known else RuleNode(part.name, _ready(part.of, one))
+            node = nodes[part.name] = test
+        return node
+
+    return _ready(rule, one)
 
 
 def evaluate(rule: Rule, readings: Mapping[str, Reading]) -> Result:
     """The value of `rule` as far as `readings` settle it; never `PENDING` when every signal it names has been read."""
     facts = Facts(Request("", b"", {}, None, ()))
     facts.readings.update(readings)
-    return told(rule).run(facts)
+    return told(rule, readings).run(facts)
 
 
 def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:
     """The most expensive class of signals that evaluating `rule` may need."""
-    return max((signals[leaf.signal].cost for leaf in leaves(rule)), default=Cost.INSTANT)
+    return max((signals[name].cost for name in mentions(rule)), default=Cost.INSTANT)
 
 
 class Test(ABC):
@@ -176,29 +235,39 @@ class Test(ABC):
 
 
 def compiled(rule: Rule, signals: Mapping[str, Signal]) -> Test:
-    """`rule` made ready to run over `signals`."""
+    """`rule` made ready to run over `signals`, among which are the named rules (decisions.named)."""
 
     def dear(child: Rule) -> Cost:
         return cost(child, signals)
 
-    return _ready(rule, lambda leaf: _Leaf(leaf, signals), dear)
+    def one(part: Leaf | NamedRule) -> Test:
+        if isinstance(part, Leaf):
+            return _Leaf(part, signals)
+        node = signals[part.name].lazily
+        assert isinstance(node, RuleNode)
+        return node
+
+    return _ready(rule, one, dear)
 
 
-def _ready(rule: Rule, leaf: Callable[[Leaf], Test], order: Callable[[Rule], int] | None = None) -> Test:
-    """`rule` made ready to run, with the leaves that `leaf` makes; children with the least `order` are first."""
+def _ready(rule: Rule, one: Callable[[Leaf | NamedRule], Test], order: Callable[[Rule], int] | None = None) -> Test:
+    """`rule` made ready to run, with leaves and named rules as `one` makes them; children with the least `order` are
+    first."""
     match rule:
-        case Leaf():
-            return leaf(rule)
+        case Leaf() | NamedRule():
+            return one(rule)
         case Not(of=child):
-            return _Not(_ready(child, leaf, order))
+            return _Not(_ready(child, one, order))
     children = rule.of if order is None else sorted(rule.of, key=order)
-    return _Several(tuple(_ready(child, leaf, order) for child in children), quorum(rule), isinstance(rule, All))
+    return _Several(tuple(_ready(child, one, order) for child in children), quorum(rule), isinstance(rule, All))
 
 
 def take(signal: Signal, signals: Mapping[str, Signal], facts: Facts) -> Reading | None:
     """`signal`'s reading, taken now if it can be; None while it, or what it combines, waits for slow inputs."""
     reading = facts.readings.get(signal.name)
     if reading is None:
+        if signal.lazily is not None:
+            return signal.lazily.take(facts)
         for name in signal.inputs:
             if take(signals[name], signals, facts) is None:
                 return None
@@ -213,6 +282,8 @@ def unread(name: str, signals: Mapping[str, Signal], facts: Facts) -> set[str]:
     if name in facts.readings:
         return set()
     signal = signals[name]
+    if signal.lazily is not None:
+        return signal.lazily.unread(facts)
     below = {deeper for source in signal.inputs for deeper in unread(source, signals, facts)}
     return below if below or not signal.slow or ready(signal, facts) else {name}
 
@@ -334,3 +405,66 @@ class _Several(Test):
             return ranked[min(self._quorum, len(ranked)) - 1]
         # False: an `all` fell by its weakest child, an `any` by even its strongest.
         return ranked[-1] if self._every else ranked[0]
+
+
+class RuleNode(Test):
+    """A named rule, which is evaluated once: what it says is remembered as a reading of its name.
+
+    As long as it waits for slow signals, what is still open is remembered until more is known.
+    """
+
+    def __init__(self, name: str, test: Test) -> None:
+        self._name = name
+        self._test = test
+
+    def run(self, facts: Facts) -> Result:
+        reading = facts.readings.get(self._name)
+        if reading is not None:
+            return reading.matched
+        if self._waits(facts) is not None:
+            return PENDING
+        value = self._test.run(facts)
+        if value is PENDING:
+            if facts.open is None:
+                facts.open = {}
+            facts.open[self._name] = (facts.known, {})
+        elif value is False:
+            facts.readings[self._name] = FALSE
+        else:
+            facts.readings[self._name] = facts.telling[self._name] = TRUE if value else _UNKNOWN
+        return value
+
+    def _waits(self, facts: Facts) -> dict[bool, set[str]] | None:
+        """What the rule waits for, by goal, as far as that was asked; None where more is known than when it was run."""
+        found = None if facts.open is None else facts.open.get(self._name)
+        return None if found is None or found[0] != facts.known else found[1]
+
+    def waiting(self, facts: Facts, goal: bool) -> set[str]:
+        if self.run(facts) is not PENDING:
+            return set()
+        waits = self._waits(facts)
+        if waits is None:  # pragma: no cover - `run` has just said what it waits for
+            return self._test.waiting(facts, goal)
+        if goal not in waits:
+            waits[goal] = self._test.waiting(facts, goal)
+        return waits[goal]
+
+    def take(self, facts: Facts) -> Reading | None:
+        """As `signals.signal.Lazily.take`."""
+        if self.run(facts) is PENDING:
+            if self.unread(facts):
+                return None
+            facts.readings[self._name] = facts.telling[self._name] = _UNKNOWN
+        return facts.readings[self._name]
+
+    def unread(self, facts: Facts) -> set[str]:
+        """As `signals.signal.Lazily.unread`."""
+        return self.waiting(facts, True) | self.waiting(facts, False)
+
+    def confidence(self, facts: Facts) -> float:
+        return facts.get(self)
+
+    def compute(self, facts: Facts) -> float:
+        """The confidence; a rule that a policy's test says the value of is sure of it."""
+        value = self.run(facts)
+        return self._test.confidence(facts) if self._test.run(facts) is value else float(value is True)

@@ -16,7 +16,23 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
-from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, Not, Rule, Test, leaves, take, text, told, unread
+from decisions.rule import (
+    PENDING,
+    All,
+    AnyOf,
+    AtLeast,
+    Leaf,
+    NamedRule,
+    Not,
+    Rule,
+    Test,
+    leaves,
+    parts,
+    take,
+    text,
+    told,
+    unread,
+)
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import FALSE, MASKED, TRUE, Reading, Span, Unavailable, unknown
@@ -105,12 +121,13 @@ class _Seen(NamedTuple):
 class _Clause:
     """A decision made ready to run over the values of its leaves."""
 
-    __slots__ = ("asked", "closes", "placed", "seen", "test", "watching")
+    __slots__ = ("asked", "closes", "placed", "rules", "seen", "test", "watching")
 
     def __init__(self, watching: Watching, signals: Mapping[str, Signal], answers: frozenset[str]) -> None:
         self.watching = watching
         self.closes = watching.on_unknown == "match"
-        self.test: Test = told(_valued(watching.when))
+        self.test: Test = told(_valued(watching.when, {}))
+        self.rules = tuple(part.name for part in parts(watching.when) if isinstance(part, NamedRule))
         found = dict.fromkeys(leaves(watching.when))
         self.seen = tuple(
             _Seen(text(leaf), leaf, signal, signal.params.placed())
@@ -128,19 +145,25 @@ class _Clause:
         return tuple(sorted(span for here in places if here for span in here)[:1])
 
 
-def _valued(rule: Rule) -> Rule:
-    """`rule` over the values of its leaves, each of which has the name `text(leaf)`."""
+def _valued(rule: Rule, named: dict[str, Rule]) -> Rule:
+    """`rule` over the values of its leaves, each of which has the name `text(leaf)`; `named` are the rules done."""
     match rule:
         case Leaf():
             return Leaf(text(rule))
+        case NamedRule(name=name, of=child):
+            if name not in named:
+                named[name] = NamedRule(name, _valued(child, named))
+            return named[name]
         case Not(of=child):
-            return Not(_valued(child))
-        case All(of=children):
-            return All(tuple(map(_valued, children)))
-        case AnyOf(of=children):
-            return AnyOf(tuple(map(_valued, children)))
-        case AtLeast(count=count, of=children):
-            return AtLeast(count, tuple(map(_valued, children)))
+            return Not(_valued(child, named))
+    children = tuple(_valued(child, named) for child in rule.of)
+    match rule:
+        case All():
+            return All(children)
+        case AnyOf():
+            return AnyOf(children)
+        case AtLeast(count=count):
+            return AtLeast(count, children)
 
 
 class Watched:
@@ -154,6 +177,7 @@ class Watched:
         self.asked = tuple(dict.fromkeys(leaf.signal for c in self.clauses for _, leaf in c.asked))
         inputs = (name for c in self.clauses for one in c.seen for name in _below(one.signal.name, signals))
         self.mixed = tuple(dict.fromkeys(name for name in inputs if name not in answers))
+        self.rules = frozenset(name for c in self.clauses for name in c.rules)
 
     def judge(self, readings: Mapping[str, Reading], request: Request) -> Judge | None:
         """The judge of the answer to `request`, whose own signals have said `readings`; None where, by what the request
@@ -191,6 +215,8 @@ class Judge:
         self._values = Facts(_READ.request)
         # No request has readings of answers, but a policy's test may say what they are.
         self._stubs = {name: readings[name] for name in watched.answers if name in readings}
+        # What a named rule says of the request holds; what it says of the answer, as long as no value changes.
+        self._rules = {name: readings[name] for name in watched.rules if name in readings}
         names = (*watched.asked, *watched.mixed)
         for name in names:
             known = readings.get(name)
@@ -245,9 +271,11 @@ class Judge:
                 values.setdefault(key, unknown("not_read"))
             for seen in clause.seen:
                 values.setdefault(seen.key, FALSE)
+        self._forget()
         verdict = self._decided(None)
         values.clear()
         values.update(before)
+        self._values.open = None
         self.live = live
         self._thin()
         return verdict
@@ -261,6 +289,7 @@ class Judge:
             for seen in clause.seen:
                 if values.get(seen.key) is not TRUE:
                     values[seen.key] = unknown("unreadable")
+        self._forget()
         self._changed = True
         return self._decided(None, unreadable=True)
 
@@ -285,6 +314,13 @@ class Judge:
             facts.readings.update(self._told)
         return facts
 
+    def _forget(self) -> None:
+        """A value has changed, and with it perhaps what the named rules say."""
+        for name in self._watched.rules:
+            self._values.readings.pop(name, None)
+        self._values.readings.update(self._rules)
+        self._values.open = None
+
     def _settle_asked(self) -> None:
         """Take over what the request's own signals have said, and leave out the decisions that it rules out."""
         told, values = self._asked.readings, self._values.readings
@@ -296,6 +332,7 @@ class Judge:
                 if leaf.signal in told:
                     value = leaf.judge(told[leaf.signal])
                     values[key] = unknown("asked") if value is None else TRUE if value else FALSE
+        self._forget()
         self._thin()
 
     def _thin(self) -> None:
@@ -333,6 +370,8 @@ class Judge:
             if value is not False and values.get(key) is not TRUE:
                 self._changed = True
                 values[key] = TRUE if value else unknown("answer")
+        if self._changed:
+            self._forget()
         return self._decided(found, Span(0, len(text), MASKED)) if found or self._changed else PASS
 
     def _followed(self, where: tuple[Hashable, str], spans: list[Span], text: str, horizon: int) -> list[Span]:

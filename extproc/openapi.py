@@ -135,10 +135,11 @@ SCHEMAS: Final[dict[str, Any]] = {
             "text": _STRING,
             "value": {"enum": ["true", "false", "unknown", "not evaluated"]},
             "signal": _STRING,
+            "named": {**_STRING, "description": "the name of a named rule, which is drawn where it stands first"},
             "said": _STRING,
             "of": _list(_ref("Rule")),
         },
-        *("signal", "said", "of"),
+        *("signal", "named", "said", "of"),
     ),
     "Tree": _object(
         {
@@ -186,7 +187,9 @@ SCHEMAS: Final[dict[str, Any]] = {
                         "inputs": _NAMES,
                         "on": {"enum": ["request", "answer"]},
                         "used_by": _NAMES,
-                    }
+                        "rule": {**_STRING, "description": "of a named rule: what it is"},
+                    },
+                    "rule",
                 )
             ),
             "decisions": _list(

@@ -35,10 +35,11 @@ class Facts:
     `deadline` is a `time.monotonic()` instant after which slow inputs are not worth having. `readings` holds the
     readings so far by signal name, in the order they were taken; `telling` those of them that are not simply `FALSE`,
     which is what metadata and metrics look at. `timings` holds microseconds per signal, when asked for. `shadow` says
-    that another engine decides the request, so that nothing may be written to the store for it.
+    that another engine decides the request, so that nothing may be written to the store for it. `open` is what the
+    named rules that are not settled yet (decisions.rule) remember.
     """
 
-    __slots__ = ("_memo", "_strict", "deadline", "readings", "request", "shadow", "telling", "timings")
+    __slots__ = ("_memo", "_strict", "deadline", "open", "readings", "request", "shadow", "telling", "timings")
 
     def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
@@ -49,6 +50,12 @@ class Facts:
         self._memo: dict[Any, Any] = {}
         self._strict = timed
         self.shadow = False
+        self.open: dict[str, tuple[int, dict[bool, set[str]]]] | None = None
+
+    @property
+    def known(self) -> int:
+        """How many things have been found out so far."""
+        return len(self.readings) + len(self._memo)
 
     def copy(self) -> Facts:
         """The same facts, which from now on grow apart from these. Safe while another thread adds to these."""

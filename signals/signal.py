@@ -28,6 +28,18 @@ class Cost(IntEnum):
     REMOTE = 3
 
 
+class Lazily(Protocol):
+    """How a derived signal is read that need not have all of its inputs."""
+
+    def take(self, facts: Facts) -> Reading | None:
+        """The reading, remembered in `facts`; None while it waits for slow inputs."""
+        ...
+
+    def unread(self, facts: Facts) -> set[str]:
+        """The signals with slow inputs to fetch before there can be a reading."""
+        ...
+
+
 class Doubt(NamedTuple):
     """Parameters that can be used but probably do not do what their author meant.
 
@@ -127,8 +139,9 @@ class Signal(ABC):
     `read` is synchronous, pure and quick. What takes longer is declared in `slow`: the gatherer awaits those inputs
     first (once per request, shared by all signals that name them) and `read` then finds them with `facts.got`.
     `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
-    in `facts.readings`). `scored` says that readings carry a score that a rule may test, `labelled` that they
-    carry a label, `sure` that they are never Unknown. `cost`, `slow` and `finds` may be set by an instance in its
+    in `facts.readings`); one that need not have all of these readings says in `lazily` how it is read. `scored` says
+    that readings carry a score that a rule may test, `labelled` that they carry a label, `sure` that they are never
+    Unknown. `cost`, `slow` and `finds` may be set by an instance in its
     `__init__`.
 
     `spends` says that what a signal reads is the money that requests have cost. `answers` says that the kind can read
@@ -151,6 +164,7 @@ class Signal(ABC):
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
+    lazily: Lazily | None = None
     finds: bool = False
     reads: tuple[Scope, ...] = ()
 

@@ -55,6 +55,53 @@ def test_all_pass(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
     assert ran.out.splitlines()[-1] == "5 cases: 5 passed, 0 failed"
 
 
+NAMED = """\
+version: 1
+models: {small: {}, large: {}}
+default: small
+signals:
+  code: {keyword: {any: [traceback]}}
+  gold: {header: {name: x-tier, in: [gold]}}
+  german: {language: {is: [de]}}
+rules:
+  worth: {all: [code, gold]}
+  rest: {not: worth}
+decisions:
+  - {name: worth, when: worth, route: large}
+  - {name: german, when: {all: [rest, german]}, route: large}
+"""
+NAMED_CASES = """\
+cases:
+  - name: a rule is asked for
+    request: {messages: [{role: user, content: "a traceback"}]}
+    headers: {x-tier: gold}
+    expect: {decision: worth, signals: {worth: true, rest: false, german: {matched: false, label: en}}}
+  - name: a rule is stubbed
+    signals: {worth: true}
+    expect: {decision: worth, signals: {worth: true, rest: false, code: false}}
+  - name: a rule is Unknown
+    signals: {gold: unknown, code: true}
+    expect: {decision: null, signals: {worth: unknown, rest: unknown}}
+"""
+
+
+def test_named_rules_are_stubbed_and_asked_for(run: Run, tmp_path: Path, cases: Callable[[str], Path]) -> None:
+    policy = tmp_path / "named.yaml"
+    policy.write_text(NAMED)
+    text = "The traceback of my program is long, and I do not understand what it says about the cause."
+    ran = run("test", policy, cases(NAMED_CASES.replace("a traceback", text)))
+    assert (ran.status, ran.out.splitlines()[-1]) == (0, "3 cases: 3 passed, 0 failed")
+    ran = run("test", policy, cases(NAMED_CASES.replace("worth: true, rest", "worth: false, rest")))
+    assert ran.status == 1
+    assert "signal worth: expected False, got True" in ran.out
+    wrong = NAMED_CASES.replace("label: en", "label: de").replace("a traceback", text)
+    assert "label of german: expected 'de', got 'en'" in run("test", policy, cases(wrong)).out
+    ran = run("test", policy, cases("cases:\n  - {name: x, expect: {signals: {wort: true}}}\n"))
+    assert "R201 unknown signal 'wort' (did you mean 'worth'?)" in ran.err
+    unread = "cases:\n  - {name: x, path: /v1/nothing, expect: {signals: {worth: true}}}\n"
+    assert "signals: nothing is read of a request" in run("test", policy, cases(unread)).out
+
+
 def test_coverage(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
     path = cases("cases:\n  - {name: one, headers: {x-tier: gold}, expect: {decision: premium}}\n")
     ran = run("test", policy, path, "--coverage")

@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 
 from config.build import build
 from config.clauses import models
+from config.document import parse as parse_document
 from config.load import check, load, parse
 from config.problem import CODES, PolicyError
 from config.schema import json_schema
@@ -459,3 +460,89 @@ def test_every_pattern_has_words_for_those_who_miss_it() -> None:
 def test_a_tab_is_called_a_tab(text: str) -> None:
     [message] = messages(text)
     assert message.startswith("not valid YAML: a tab stands here")
+
+
+RULES = """\
+version: 1
+models: {small: {}, large: {}}
+default: small
+signals:
+  code: {keyword: {any: [traceback]}}
+  gold: {header: {name: x-tier, in: [gold]}}
+  effort: {score: {sum: {worth: 0.6, gold: 0.4}, at_least: 0.5}}
+rules:
+  worth: {all: [code, gold]}
+  any-way: {any: [{signal: worth}, effort]}
+  5: gold
+decisions:
+  - {name: one, when: {all: [any-way, {not: worth}]}, route: large}
+  - {name: two, when: {all: [any-way, 5]}, route: large}
+"""
+
+
+def test_a_rules_name_stands_wherever_a_signals_name_stands():
+    assert found(RULES) == []
+    data = parse_document(RULES.replace(" 5", " '5'"), "p").data
+    assert [error.message for error in Draft202012Validator(json_schema()).iter_errors(data)] == []
+    policy = parse(RULES)
+    assert set(policy.named) == {"worth", "5", "any-way"}
+    assert policy.order.index("worth") < policy.order.index("effort") < policy.order.index("any-way")
+    assert decide(RULES, **{"x-tier": "gold"}).name is None
+    engine = build(policy)
+    asked = Request("chat", b"{}", {}, "auto", (Message("user", "a traceback"),), {"x-tier": "gold"})
+    trace = engine.settle(asked)
+    assert trace.decision.name == "two"
+    assert "effort" not in trace.readings
+    assert engine.settle(asked, everything=True).readings["effort"].score == 1.0
+    assert trace.readings["any-way"].matched is True
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("worth: {all: [code, gold]}", "worth: {all: [any-way, gold]}", ("R204", "any-way")),
+        (
+            "worth: {all: [code, gold]}",
+            "worth: {not: worth}",
+            ("R204", "rules depend on each other in a circle: worth"),
+        ),
+        ("worth: {all: [code, gold]}", "worth: {all: [code, effort]}", ("R204", "signals and rules depend")),
+        ("  5: gold", "  gold: code", ("R203", "rule 'gold' has the name of a signal")),
+        ("  5: gold", "  5: glod", ("R201", "unknown signal 'glod' (did you mean 'gold'?)")),
+        ("any-way, 5]", "any-wya, 5]", ("R201", "unknown signal 'any-wya' (did you mean 'any-way'?)")),
+        ("{worth: 0.6,", "{wroth: 0.6,", ("R201", "unknown signal 'wroth' (did you mean 'worth'?)")),
+        ("{signal: worth}", "{signal: worth, at_least: 0.5}", ("R205", "rule 'worth' has no score to test")),
+        ("{signal: worth}", "{signal: worth, is: x}", ("R205", "rule 'worth' has no label to test")),
+        ("  5: gold", "  5: {all: []}", ("P107", "empty all")),
+        ("  5: gold", "  5: [gold]", ("P103", "a rule is a signal's name")),
+        ("  5: gold", "  5: gold\n  more: code", ("L304", "rule 'more' is used by no decision")),
+    ],
+)
+def test_what_can_be_wrong_with_named_rules(old, new, expected):
+    problems = [(p.code, p.message) for p in check(RULES.replace(old, new), "p.yaml")[1]]
+    assert any(code == expected[0] and expected[1] in message for code, message in problems), problems
+    assert not [code for code, _ in problems if code not in (expected[0], "R201", "L304")]
+
+
+def test_rules_that_are_no_mapping():
+    assert found(RULES.split("rules:")[0] + "rules: [a]\n")[0][0] in ("P103", "R201")
+
+
+def chain(length):
+    rules = "".join(f"  r{n}: {{not: r{n - 1}}}\n" for n in range(1, length))
+    return HEAD + f"rules:\n  r0: gold\n{rules}decisions:\n  - {{name: d, when: r{length - 1}, route: large}}\n"
+
+
+def test_names_build_on_each_other_only_so_deep():
+    assert decide(chain(50), **{"x-tier": "gold"}).name is None
+    assert decide(chain(50)).name == "d"
+    (message,) = [m for m in messages(chain(5000)) if "levels deep" in m]
+    assert "100 is the most" in message
+
+
+def test_what_builds_on_each_other_is_checked_and_decided_in_the_time_that_its_length_takes():
+    rules = "".join(f"  r{n}: {{any: [{{all: [r{n - 1}, gold]}}, {{not: {{not: r{n - 1}}}}}]}}\n" for n in range(1, 25))
+    text = HEAD + f"rules:\n  r0: beta\n{rules}decisions:\n  - {{name: d, when: r24, respond: {{}}}}\n"
+    assert [code for code, _, _ in found(text)] == ["L305"]
+    assert decide(text, **{"x-beta": "1"}).name == "d"
+    assert decide(text).name is None

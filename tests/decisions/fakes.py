@@ -8,7 +8,8 @@ from typing import Any
 
 from decisions.engine import Clause, Engine
 from decisions.model import Model
-from decisions.rule import Rule
+from decisions.named import RuleSignal
+from decisions.rule import All, AnyOf, AtLeast, NamedRule, Not, Rule
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.facts import Facts
@@ -99,7 +100,23 @@ def selectors(clauses: Sequence[Clause], shared: Shared | None = None) -> dict[s
     return {name: built(pick, shared or Shared()) for name, pick in picks.items() if isinstance(pick, Pick)}
 
 
+def name_rules(rule: Rule, signals: dict[str, Signal]) -> None:
+    """Put the named rules in `rule` among `signals`."""
+    match rule:
+        case NamedRule(name=name, of=child):
+            if name not in signals:
+                name_rules(child, signals)
+                signals[name] = RuleSignal(name, child, signals, Shared())
+        case Not(of=child):
+            name_rules(child, signals)
+        case All(of=children) | AnyOf(of=children) | AtLeast(of=children):
+            for child in children:
+                name_rules(child, signals)
+
+
 def engine(signals: Sequence[Signal], clauses: Sequence[Clause], **more: Any) -> Engine:
     named = {signal.name: signal for signal in signals}
+    for each in clauses:
+        name_rules(each.when, named)
     more = {"models": MODELS, "default": "small", "selectors": selectors(clauses), **more}
     return Engine(policy="sha256:0", signals=named, clauses=clauses, **more)

@@ -11,7 +11,7 @@ import pytest
 from decisions.decision import Changes, Trace
 from decisions.engine import Evaluation
 from decisions.model import UnknownModel
-from decisions.rule import ALWAYS, All, AnyOf, Leaf, Not
+from decisions.rule import ALWAYS, All, AnyOf, Leaf, NamedRule, Not, Rule
 from decisions.selectors.weighted import Weighted
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
 from signals.signal import Cost
@@ -290,3 +290,18 @@ def test_a_guard_that_observes_and_would_fail_does_not() -> None:
     made = engine([Fake("a"), Fake("b")], [clause("watch", A, None, observe=True, on_unknown="fail"), clause("b", B)])
     trace = settled(made, request({"a": unknown("x"), "b": TRUE}))
     assert (trace.decision.name, trace.observed) == ("b", ())
+
+
+class _Spent(Fake):
+    """A budget that is spent until it begins anew in a minute."""
+
+    def renewed(self, when: float) -> tuple[float, Reading]:
+        return 60.0, FALSE
+
+
+@pytest.mark.parametrize("rule", [A, NamedRule("spent", A), NamedRule("out", Not(Not(NamedRule("spent", A))))])
+def test_a_refusal_for_a_budget_says_when_it_begins_anew_however_its_rule_is_written(rule: Rule) -> None:
+    made = engine([_Spent("a"), Fake("b")], [clause("out of money", rule, None)])
+    assert made.renewed(settled(made, request({"a": TRUE})), 0.0) == 60.0
+    made = engine([_Spent("a"), Fake("b")], [clause("out of money", AnyOf((All((B, rule)), B)), None)])
+    assert made.renewed(settled(made, request({"a": TRUE, "b": TRUE})), 0.0) is None

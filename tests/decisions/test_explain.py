@@ -8,7 +8,7 @@ import pytest
 
 from decisions.decision import Decision, Trace
 from decisions.explain import as_object, outcome, tree
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not
 from decisions.selectors.weighted import Weighted
 from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.signal import Cost
@@ -48,6 +48,28 @@ def test_the_object_has_every_signal_and_the_rules_in_order() -> None:
         "rules": [{"decision": "one", "result": None}, {"decision": "two", "result": True}],
         "policy": "sha256:0",
     }
+
+
+def test_a_named_rule_is_a_node_of_its_own_and_drawn_once() -> None:
+    rule = NamedRule("worth", AnyOf((A, B)))
+    made = engine([Fake("a"), Fake("b"), Fake("c")], [clause("one", All((rule, C))), clause("two", Not(Not(rule)))])
+    trace = run(made, request({"a": TRUE, "b": TRUE, "c": FALSE}))
+    assert tree(made, trace, named=False).splitlines() == [
+        "false    one  → route large",
+        "  └─ all: false",
+        "     ├─ worth: true",
+        "     │  └─ any: true",
+        "     │     ├─ a: true, score 1",
+        "     │     └─ b: not evaluated, `any` is true without it",
+        "     └─ c: false, score 0",
+        "true     two  → route large",
+        "  └─ not: true",
+        "     └─ not: false",
+        "        └─ worth: true (shown above)",
+    ]
+    shown = as_object(made, trace)["signals"]
+    assert shown["worth"] == {"matched": True, "score": 1.0, "label": None, "evaluated": True, "us": 0.0, "error": None}
+    assert shown["b"]["evaluated"] is False
 
 
 def test_the_tree_shows_what_each_leaf_read_and_what_was_not_looked_at() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from decisions.engine import Clause
 from decisions.lint import Finding, lint
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
+from decisions.named import RuleParams
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, parts
 from decisions.selectors.weighted import Weighted
 from signals.reading import Reading
 from signals.signal import Params
 from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, MODELS, SMALL, clause, pick
-from tests.decisions.test_properties import clause_lists, reference
+from tests.decisions.test_properties import clause_lists, named_rules, reference, rules_of
+from tests.decisions.test_rule import entangled
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 
@@ -49,7 +52,11 @@ def signals(names: Iterable[str]) -> dict[str, tuple[str, Params]]:
 
 def found(clauses: Sequence[Clause], best: bool = False) -> list[Finding]:
     """Findings about decisions."""
-    every = lint(clauses, signals("abcd"), MODELS, default="small", best=best)
+    known = signals(["a", "b", "c", "d", "t", "slow"])
+    for part in (part for one in clauses for part in parts(one.when)):
+        if isinstance(part, NamedRule):
+            known[part.name] = ("rule", RuleParams(rule=part.of))
+    every = lint(clauses, known, MODELS, default="small", best=best)
     return [finding for finding in every if finding.path[0] == "decisions"]
 
 
@@ -100,6 +107,53 @@ def test_with_best_nothing_is_reported_that_can_be_reached(clauses: list[Clause]
     reached = reachable(clauses, True)
     reported = {index for index, _, warning in codes(clauses, best=True) if not warning}
     assert reported <= {index for index, c in enumerate(clauses) if c.name not in reached}
+
+
+def written_out(rule: Rule) -> Rule:
+    """`rule` without names."""
+    match rule:
+        case Leaf():
+            return rule
+        case NamedRule(of=child):
+            return written_out(child)
+        case Not(of=child):
+            return Not(written_out(child))
+    return replace(rule, of=tuple(map(written_out, rule.of)))
+
+
+@st.composite
+def lists_with_names(draw: st.DrawFn) -> list[Clause]:
+    named = draw(named_rules(leaf, most=2))
+    return draw(clause_lists(rules_of(leaf | st.sampled_from(named) if named else leaf), most=4))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lists_with_names(), st.booleans())
+def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(clauses: list[Clause], best: bool) -> None:
+    assert codes(clauses, best) == codes([replace(c, when=written_out(c.when)) for c in clauses], best)
+
+
+def test_rules_that_build_on_each_other_are_no_larger_than_they_are_long() -> None:
+    rule = entangled(60, Leaf("slow"))
+    never = All((rule, Not(Leaf("slow")), Leaf("t")))
+    assert codes([clause("one", rule), clause("two", All((rule, A))), clause("three", never)]) == [
+        (1, "L302", False),
+        (2, "L301", False),
+    ]
+
+
+def test_a_conflict_in_a_named_rule_says_where_it_is() -> None:
+    inner = NamedRule("inner", All((A, Not(A), B)))
+    outer = NamedRule("outer", All((inner, C)))
+    assert only([clause("x", outer)]).message == (
+        "decision 'x' can never match: in `outer`: in `inner`: `a` and `{not: a}` cannot hold together"
+    )
+    assert only([clause("x", All((NamedRule("some", AnyOf((A, B))), Not(A), Not(B))))]).message == (
+        "decision 'x' can never match: `some`, `{not: a}` and `{not: b}` cannot hold together"
+    )
+    assert (
+        "`inner` cannot hold; and `c` and `{not: c}`" in only([clause("x", AnyOf((inner, All((C, Not(C))))))]).message
+    )
 
 
 # Words

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from decisions.decision import Trace
 from decisions.engine import Clause, Engine
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, Not, Rule
-from signals.reading import Reading, Unavailable
+from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule
+from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
 from signals.signal import Cost, Signal
-from tests.decisions.fakes import LARGE, SMALL, Fake, Sum, engine, request
+from tests.decisions.fakes import LARGE, SMALL, Fake, Sum, engine, name_rules, request
 
 # The reference: Kleene's logic on numbers (false 0, Unknown 1, true 2), so that all is min, any is max, not is 2 - x.
 
@@ -41,6 +41,8 @@ def leaf_value(leaf: Leaf, reading: Reading) -> int:
 def value(rule: Rule, readings: Mapping[str, Reading]) -> int:
     if isinstance(rule, Leaf):
         return leaf_value(rule, readings[rule.signal])
+    if isinstance(rule, NamedRule):
+        return value(rule.of, readings)
     if isinstance(rule, Not):
         return 2 - value(rule.of, readings)
     values = sorted((value(child, readings) for child in rule.of), reverse=True)
@@ -55,6 +57,8 @@ def sureness(rule: Rule, readings: Mapping[str, Reading]) -> float:
         if reading.score is None or not 0 <= reading.score <= 1:
             return 1.0 if value(rule, readings) == 2 else 0.0
         return reading.score
+    if isinstance(rule, NamedRule):
+        return sureness(rule.of, readings)
     if isinstance(rule, Not):
         return 1 - sureness(rule.of, readings)
     result = value(rule, readings)
@@ -123,16 +127,30 @@ def _counted(children: list[Rule]) -> st.SearchStrategy[Rule]:
     return st.builds(AtLeast, st.integers(1, len(children)), st.just(tuple(children)))
 
 
-rules: st.SearchStrategy[Rule] = st.recursive(
-    leaf,
-    lambda below: st.one_of(
-        st.builds(Not, below),
-        st.builds(All, st.lists(below, min_size=1, max_size=3).map(tuple)),
-        st.builds(AnyOf, st.lists(below, min_size=1, max_size=3).map(tuple)),
-        st.lists(below, min_size=1, max_size=4).flatmap(_counted),
-    ),
-    max_leaves=8,
-)
+def rules_of(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Rule]:
+    return st.recursive(
+        leaf,
+        lambda below: st.one_of(
+            st.builds(Not, below),
+            st.builds(All, st.lists(below, min_size=1, max_size=3).map(tuple)),
+            st.builds(AnyOf, st.lists(below, min_size=1, max_size=3).map(tuple)),
+            st.lists(below, min_size=1, max_size=4).flatmap(_counted),
+        ),
+        max_leaves=8,
+    )
+
+
+rules = rules_of(leaf)
+
+
+@st.composite
+def named_rules(draw: st.DrawFn, leaf: st.SearchStrategy[Any], most: int = 3) -> list[NamedRule]:
+    """Named rules that may build on each other."""
+    made: list[NamedRule] = []
+    for index in range(draw(st.integers(0, most))):
+        below = leaf | st.sampled_from(made) if made else leaf
+        made.append(NamedRule(f"r{index}", draw(rules_of(below))))
+    return made
 
 
 @st.composite
@@ -177,7 +195,20 @@ def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], 
     else:
         total = sum(score for score in scores if score is not None)
         readings["sum"] = Reading(total >= 1.0, total)
-    made = engine(signals, draw(clause_lists(rules)), best=draw(st.booleans()))
+    named = draw(named_rules(leaf))
+    leaves: st.SearchStrategy[Any] = leaf
+    if named:  # a signal that combines the last of them
+        every = {signal.name: signal for signal in signals}
+        for each in named:
+            name_rules(each, every)
+        signals = [*every.values(), Sum("mix", (every[named[-1].name], fakes[0]))]
+        leaves = leaf | st.sampled_from(named) | st.just(Leaf("mix"))
+        for each in named:
+            readings[each.name] = (FALSE, unknown("input_unknown"), TRUE)[value(each, readings)]
+        both = [readings[name].score for name in (named[-1].name, "a")]
+        total = sum(score for score in both if score is not None)
+        readings["mix"] = unknown("input_unknown") if None in both else Reading(total >= 1.0, total)
+    made = engine(signals, draw(clause_lists(rules_of(leaves))), best=draw(st.booleans()))
     return made, said, readings, draw(st.booleans())
 
 
@@ -224,6 +255,8 @@ def read_once(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b", "c")) -> Rule
             flat = tuple(parts)
             kinds: list[Rule] = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
             rule = draw(st.sampled_from(kinds))
+        if draw(st.booleans()):
+            rule = NamedRule(f"rule {rule}", rule)  # each rule has a name of its own
         return Not(rule) if draw(st.booleans()) else rule
 
     return build([Leaf(name) for name in chosen])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from decisions.named import RuleSignal
 from decisions.rule import (
     ALWAYS,
     PENDING,
@@ -11,18 +14,21 @@ from decisions.rule import (
     AnyOf,
     AtLeast,
     Leaf,
+    NamedRule,
     Not,
     Rule,
     compiled,
     cost,
     evaluate,
     leaves,
+    take,
     text,
+    unread,
 )
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading, unknown
-from signals.signal import Cost
-from tests.decisions.fakes import Fake, Sum, request
+from signals.signal import Cost, Shared, Signal
+from tests.decisions.fakes import Fake, Sum, clause, engine, request
 
 READINGS = {"t": TRUE, "f": FALSE, "u": unknown("down"), "s": Reading(True, 0.8, "math")}
 T, F, U = Leaf("t"), Leaf("f"), Leaf("u")
@@ -166,3 +172,57 @@ def test_an_unknown_part_does_not_hide_a_pending_one(rule: Rule) -> None:
     facts = Facts(request())
     facts.readings["b"] = unknown("down")
     assert compiled(rule, signals).run(facts) is PENDING
+
+
+# Named rules
+
+
+def test_a_named_rule_is_evaluated_once_and_remembered() -> None:
+    fakes = {"a": Fake("a"), "b": Fake("b")}
+    signals: dict[str, Signal] = dict(fakes)
+    rule = NamedRule("r", AnyOf((Leaf("a"), Leaf("b"))))
+    signals["r"] = RuleSignal("r", rule.of, signals, Shared())
+    test = compiled(All((rule, Not(Not(rule)))), signals)
+    facts = Facts(request({"a": FALSE, "b": TRUE}))
+    assert test.run(facts) is True
+    assert facts.request.fields["read"] == ["a", "b"]
+    assert facts.readings["r"] is TRUE
+    assert facts.telling["r"] is TRUE
+    facts = Facts(request())
+    facts.stub({"r": unknown("stubbed")})
+    assert test.run(facts) is None
+    assert "read" not in facts.request.fields
+
+
+def test_a_named_rule_that_nothing_can_settle_any_more_is_unknown_for_whoever_combines_it() -> None:
+    signals: dict[str, Signal] = {"u": Fake("u"), "slow": Fake("slow", Cost.REMOTE)}
+    # Neither value is possible, whatever the slow signal says.
+    rule = NamedRule("r", All((AnyOf((Leaf("u"), Leaf("slow"))), Leaf("u"))))
+    signals["r"] = RuleSignal("r", rule.of, signals, Shared())
+    facts = Facts(request({"u": unknown("down")}))
+    assert take(signals["r"], signals, facts) == unknown("input_unknown")
+    assert unread("r", signals, facts) == set()
+
+
+def entangled(depth: int, first: Rule) -> NamedRule:
+    """A rule of so many names that 2 to the power of `depth` leaves would stand in it, written out."""
+    rule = NamedRule("r0", first)
+    for index in range(1, depth):
+        rule = NamedRule(f"r{index}", AnyOf((All((rule, Leaf("t"))), All((rule, Not(Leaf("t")))), Not(Not(rule)))))
+    return rule
+
+
+@pytest.mark.parametrize("first", [Leaf("slow"), Leaf("t")])
+def test_rules_that_build_on_each_other_cost_no_more_than_they_are_long(first: Leaf) -> None:
+    rule = entangled(60, first)
+    assert [leaf.signal for leaf in leaves(rule)].count("t") == (59 * 2 if first.signal == "slow" else 59 * 2 + 1)
+    made = engine([Fake("t"), Fake("slow", Cost.REMOTE)], [clause("d", rule, on_unknown="fail")], best=True)
+    trace = asyncio.run(made.decide(request({"t": TRUE, "slow": TRUE})))
+    assert trace.decision.name == "d"
+    assert trace.readings["r59"] is TRUE
+    assert list(trace.readings).index("r0") < list(trace.readings).index("r59")
+    readings = {"t": TRUE} if first.signal == "slow" else {}
+    assert evaluate(rule, readings) is PENDING
+    assert evaluate(rule, {"t": TRUE, "slow": FALSE}) is (first.signal == "t")
+    assert made.clauses[0].when == NamedRule("r59", ALWAYS)  # equal by name
+    assert text(rule) == "r59"

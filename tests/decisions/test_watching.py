@@ -137,6 +137,56 @@ def test_a_cut_says_where_only_if_all_of_it_has_a_place() -> None:
     assert (verdict.act, verdict.spans) == ("cut", ())
 
 
+NAMED = HEAD.replace(
+    "decisions:\n",
+    """\
+rules:
+  secret: {any: [words, {signal: leak, is: card}]}
+  outside: {not: premium}
+  stop: {all: [secret, outside]}
+  never: {not: secret}
+decisions:
+  - {name: cards, on: answer, when: secret, mask: {}, on_unknown: match}
+  - {name: stop, on: answer, when: {all: [stop, shape]}, cut: {}, on_unknown: match}
+  - {name: clean, on: answer, when: never, flag: {}}
+""",
+)
+
+
+def test_named_rules_over_an_answer_hold_as_its_signals_do() -> None:
+    made = build(parse(NAMED))
+    judge = judge_of(made)
+    verdict = judge.judge("a", f"pay {CARD} and {IBAN}, then project falcon", True)
+    assert verdict is not None
+    assert (
+        shown(f"pay {CARD} and {IBAN}, then project falcon", verdict.spans) == f"pay [card] and {IBAN}, then [masked]"
+    )
+    found = judge.judge("b", "key AK-1234", True)
+    assert found is not None
+    assert (found.act, found.clause) == ("cut", "stop")
+    # What the request says settles a named rule for the whole of the answer.
+    judge = judge_of(made, request(x_tier="gold"))
+    for text in (f"pay {CARD}", "key AK-1234"):
+        one = judge.judge("a", text, True)
+        assert one is not None
+        assert one.act != "cut"
+    assert judge.end() == Verdict("pass")
+    assert judge.acted == [("cards", "mask")]
+
+
+def test_a_named_rule_over_an_answer_is_found_out_anew_when_more_has_come() -> None:
+    made = build(parse(NAMED))
+    judge = judge_of(made)
+    assert judge.judge("a", "nothing", True) == Verdict("pass")
+    assert judge.end() == Verdict("pass")
+    assert judge.acted == [("clean", "flag")]
+    # An end that was none: what is judged after it counts all the same.
+    verdict = judge.judge("a", f"pay {CARD}", True)
+    assert verdict is not None
+    assert verdict.act == "mask"
+    assert judge.unreadable().act in ("cut", "pass")
+
+
 def test_observed_decisions_are_told_and_change_nothing() -> None:
     cut = "name: stop, on: answer, when: words, cut: {}, on_unknown: match, observe: true"
     verdict, judge = judged(cut, text="project falcon")
