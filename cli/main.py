@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
 
-COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema", "stepwise")
+COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema", "completion", "stepwise")
 """Each is a module of this package with `add(subparsers)` and `run(args) -> int`."""
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"pointsman {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules: dict[str, ModuleType] = {name: importlib.import_module(f"cli.{name}") for name in names}
+    modules: dict[str, ModuleType] = {name: importlib.import_module(module_of(name)) for name in names}
     for module in modules.values():
         module.add(subparsers)
     args = parser.parse_args(argv)
@@ -59,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def module_of(command: str) -> str:
+    """The module of a command."""
+    return f"cli.{command}"
 
 
 def _version() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from cli.main import COMMANDS
+from cli.main import COMMANDS, module_of
 from config.document import parse
 from config.load import check
 from config.problem import CODES
@@ -135,7 +135,7 @@ def options() -> dict[str, list[str]]:
     """The subcommands and options of every command."""
     subparsers: Any = argparse.ArgumentParser().add_subparsers()
     for name in COMMANDS:
-        importlib.import_module(f"cli.{name}").add(subparsers)
+        importlib.import_module(module_of(name)).add(subparsers)
     return {name: typed(parser) for name, parser in subparsers.choices.items()}
 
 
