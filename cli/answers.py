@@ -58,7 +58,7 @@ class _PlainText(AnswerShape):
     def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
         return [AnswerText(("text",), fields, "text", whole=True)] if fields["text"] else []
 
-    def course(self, model: str = "") -> AnswerCourse:
+    def course(self) -> AnswerCourse:
         return AnswerCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:

@@ -293,7 +293,7 @@ class Engine:
     @property
     def watches(self) -> Literal["none", "usage", "text"]:
         """What of an answer Envoy has to show us: nothing, what it has taken, or all of it."""
-        if self.watched is not None or self.caches:
+        if self.watched is not None:
             return "text"
         return "usage" if self.metered else "none"
 

@@ -33,6 +33,7 @@ FILTERED: Final = "content_filter"
 """The finish reason of an answer that was cut."""
 KEPT: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint", "usage")
 """What stays of an answer that is cut, or of a stream's first event."""
+_NAMES: Final = tuple(key for key in KEPT if key != "usage")
 _ONCE: Final = frozenset(("role", "type", "id", "format", "signature"))
 """Strings of a delta that do not grow."""
 _CHOICES: Final = 1024
@@ -64,8 +65,8 @@ class ChatAnswer(ChoicesAnswer):
         walk(fields, (), True, out, ("choices",))
         return as_json(out, "content") if json else out
 
-    def course(self, model: str = "") -> AnswerCourse:
-        return ChatCourse(model)
+    def course(self) -> AnswerCourse:
+        return ChatCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         answered = {"role": "assistant", "content": message, "refusal": None}
@@ -96,18 +97,22 @@ class ChatAnswer(ChoicesAnswer):
 class Choices(AnswerCourse):
     """The course of a stream whose events have `choices`."""
 
-    def __init__(self, model: str) -> None:
-        self._head: dict[str, Any] = {"model": model}
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {"model": ""}
         self._begun = False
         self._open: dict[int, bool] = {}
         """The choices that have begun: whether any text of theirs that a message would follow was shown."""
         self._finished: set[int] = set()
 
-    def seen(self, fields: dict[str, Any]) -> None:
+    def unseen(self, fields: dict[str, Any]) -> None:
         if not self._begun:
             # Azure's first event has no choices, and nothing but empty names.
             self._begun = bool(fields.get("choices"))
-            self._head.update({key: fields[key] for key in KEPT if fields.get(key) and key != "usage"})
+            said = ((key, fields.get(key)) for key in _NAMES)
+            self._head.update({key: value for key, value in said if value and type(value) in (str, int)})
+
+    def seen(self, fields: dict[str, Any]) -> None:
+        self.unseen(fields)
         for place, choice in enumerate(dicts(fields, "choices")):
             at = index(choice, place)
             known = self._open.get(at)

@@ -20,8 +20,8 @@ class CompletionsAnswer(ChoicesAnswer):
         walk(fields, (), True, out, ("choices",))
         return as_json(out, "text") if json else out
 
-    def course(self, model: str = "") -> AnswerCourse:
-        return CompletionsCourse(model)
+    def course(self) -> AnswerCourse:
+        return CompletionsCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         return cut_choices(fields, {"text": message})

@@ -53,8 +53,8 @@ class GeminiAnswer(AnswerShape):
             if candidate.get("finishReason") is not None
         ]
 
-    def course(self, model: str = "") -> AnswerCourse:
-        return GeminiCourse(model)
+    def course(self) -> AnswerCourse:
+        return GeminiCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         places = [index(candidate, place) for place, candidate in enumerate(dicts(fields, "candidates"))] or [0]
@@ -69,11 +69,14 @@ class GeminiAnswer(AnswerShape):
 
 
 class GeminiCourse(AnswerCourse):
-    def __init__(self, model: str) -> None:
-        self._head: dict[str, Any] = {"modelVersion": model, "responseId": uuid.uuid4().hex}
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {"modelVersion": "", "responseId": uuid.uuid4().hex}
         self._open: dict[int, bool] = {}
         """The candidates that have begun, and whether they show a text."""
         self._finished: set[int] = set()
+
+    def unseen(self, fields: dict[str, Any]) -> None:
+        self._head |= {key: fields[key] for key in ("modelVersion", "responseId") if type(fields.get(key)) is str}
 
     def seen(self, fields: dict[str, Any]) -> None:
         self._head.update({key: fields[key] for key in _KEPT if fields.get(key)})

@@ -70,8 +70,8 @@ class MessagesAnswer(AnswerShape):
             return [("content", _place(fields))]
         return [()] if kind == "message_stop" else []
 
-    def course(self, model: str = "") -> AnswerCourse:
-        return MessagesCourse(model)
+    def course(self) -> AnswerCourse:
+        return MessagesCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         kept: dict[str, Any] = {key: fields[key] for key in _KEPT if key in fields}
@@ -98,8 +98,8 @@ class MessagesAnswer(AnswerShape):
 
 
 class MessagesCourse(AnswerCourse):
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self) -> None:
+        self._names: dict[str, Any] = {"id": "msg_" + uuid.uuid4().hex[:24], "model": ""}
         self._begun = self._over = False
         self._next = 0
         self._open: dict[int, bool] = {}
@@ -132,6 +132,11 @@ class MessagesCourse(AnswerCourse):
         elif kind == "message_stop":
             self._over = True
 
+    def unseen(self, fields: dict[str, Any]) -> None:
+        message = fields.get("message")
+        if type(message) is dict:
+            self._names |= {key: message[key] for key in self._names if type(message.get(key)) is str}
+
     def _count(self, holder: Any) -> None:
         usage = holder.get("usage") if type(holder) is dict else None
         tokens = usage.get("output_tokens") if type(usage) is dict else None
@@ -144,10 +149,9 @@ class MessagesCourse(AnswerCourse):
         events: list[dict[str, Any]] = []
         if not self._begun:
             begun: dict[str, Any] = {
-                "id": "msg_" + uuid.uuid4().hex[:24],
+                **self._names,
                 "type": "message",
                 "role": "assistant",
-                "model": self._model,
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,

@@ -111,8 +111,8 @@ class ResponsesAnswer(AnswerShape):
     def repeats(self) -> bool:
         return True
 
-    def course(self, model: str = "") -> AnswerCourse:
-        return ResponsesCourse(model)
+    def course(self) -> AnswerCourse:
+        return ResponsesCourse()
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
         item = _message("incomplete", [_part(message)] if message else [])
@@ -137,9 +137,9 @@ class ResponsesAnswer(AnswerShape):
 
 
 class ResponsesCourse(AnswerCourse):
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._response: dict[str, Any] | None = None
+        self._names: dict[str, Any] = {}
         self._sequence = -1
         self._next = 0
         self._left = _KEPT
@@ -182,6 +182,11 @@ class ResponsesCourse(AnswerCourse):
             self._response = {key: value for key, value in fields["response"].items() if key != "output"}
             self._over = kind in _ENDS
 
+    def unseen(self, fields: dict[str, Any]) -> None:
+        response = fields.get("response")
+        if type(response) is dict:
+            self._names |= {key: response[key] for key in ("id", "model") if type(response.get(key)) is str}
+
     def _keeps(self, characters: int) -> bool:
         """Whether so much more is kept; once it is too much, nothing is."""
         self._left -= characters
@@ -196,7 +201,7 @@ class ResponsesCourse(AnswerCourse):
             return b""
         events: list[dict[str, Any]] = []
         if self._response is None:
-            self._response = _begun(self._model)
+            self._response = _begun() | self._names
             events.append({"type": "response.created", "response": {**self._response, "output": []}})
         told = not message
         output = dict(self._done)
@@ -282,7 +287,7 @@ def _channel(fields: dict[str, Any], name: str) -> Channel:
     return "output", _number(fields, "output_index"), name, place
 
 
-def _begun(model: str) -> dict[str, Any]:
+def _begun() -> dict[str, Any]:
     """A response of our own, without its output."""
     return {
         "id": "resp_" + uuid.uuid4().hex,
@@ -293,7 +298,7 @@ def _begun(model: str) -> dict[str, Any]:
         "incomplete_details": None,
         "instructions": None,
         "metadata": {},
-        "model": model,
+        "model": "",
         "parallel_tool_calls": True,
         "temperature": None,
         "tool_choice": "auto",

@@ -55,7 +55,10 @@ SILENT: Final = frozenset(
 )
 """Fields that hold no text of the model's: names, states and what only the server reads."""
 _TOKENS: Final = frozenset(("logprobs", "logprobsResult", "token_ids"))
-"""Fields that repeat a text token by token. They are no texts, but go when their text changes."""
+"""Fields that repeat a text token by token. They go when their text changes; what their tokens say is a text of its own,
+since nothing keeps a server from sending them before the text that they repeat."""
+_LISTS: Final = ("tokens", "content", "refusal", "chosenCandidates")
+"""Where `logprobs` have their tokens: completions, chat, Gemini."""
 _CODE: Final = frozenset(("arguments", "partial_json"))
 """JSON text in a string."""
 _OBJECTS: Final = frozenset(("arguments", "input", "args"))
@@ -100,6 +103,30 @@ class WrittenAnswer:
         self._holder[key] = orjson.loads(text)
 
 
+class TokensAnswer:
+    """Holds tokens that repeat a text, as the text that they make. When that is changed they go."""
+
+    def __init__(self, holder: Any) -> None:
+        self._holder = holder
+
+    def __getitem__(self, key: Any) -> str:
+        return _tokens(self._holder[key])
+
+    def __setitem__(self, key: Any, text: str) -> None:
+        self._holder[key] = [] if type(self._holder[key]) is list else None
+
+
+def _tokens(given: Any) -> str:
+    """The tokens of `logprobs` in the form of any API, joined; those that the model might have said instead are not
+    among them."""
+    if type(given) is list:
+        return "".join([_tokens(one) if type(one) is dict else one if type(one) is str else "" for one in given])
+    if type(given) is not dict:
+        return ""
+    token = given.get("token")
+    return token if type(token) is str else "".join([_tokens(given[key]) for key in _LISTS if key in given])
+
+
 class Pieces:
     """A string that grows, piece by piece, in linear time."""
 
@@ -115,6 +142,11 @@ class AnswerCourse:
 
     def seen(self, fields: dict[str, Any]) -> None:
         """An event is released, as it is now."""
+        raise NotImplementedError
+
+    def unseen(self, fields: dict[str, Any]) -> None:
+        """An event is not released, since the answer is cut: what it says of the answer itself (id, model) holds all
+        the same, where none before it has said so."""
         raise NotImplementedError
 
     def cut(self, message: str) -> bytes:
@@ -162,8 +194,8 @@ class AnswerShape:
         fields.pop("obfuscation", None)
         _forget(fields)
 
-    def course(self, model: str = "") -> AnswerCourse:
-        """The state of a new stream. `model`: its name, for an answer that is cut before its first event."""
+    def course(self) -> AnswerCourse:
+        """The state of a new stream."""
         raise NotImplementedError
 
     def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
@@ -190,8 +222,11 @@ def walk(node: dict[str, Any], path: Channel, whole: bool, out: list[AnswerText]
         if kind is str:
             if value and key not in SILENT and key not in but and not (key in _BYTES and _is_bytes(node, path, key)):
                 out.append(AnswerText((*path, key), node, key, key in _CODE, whole))
-        elif (kind is dict or kind is list) and value and key not in _TOKENS and key not in but:
-            if kind is list:
+        elif (kind is dict or kind is list) and value and key not in but:
+            if key in _TOKENS:
+                if _tokens(value):
+                    out.append(AnswerText((*path, key), TokensAnswer(node), key))
+            elif kind is list:
                 walk_list(value, (*path, key), whole, out)
             elif key in _OBJECTS:
                 out.append(AnswerText((*path, key), WrittenAnswer(node), key, True, whole))

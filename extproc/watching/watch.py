@@ -561,6 +561,8 @@ class Watch:
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
         elif self._course is not None:
+            if self._queue and (fields := self._queue[0].fields) is not None:
+                self._course.unseen(fields)
             self._out.append(self._course.cut(verdict.message or ""))
         else:
             fields = next((held.fields for held in self._queue if held.fields is not None), {})

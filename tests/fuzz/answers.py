@@ -118,7 +118,7 @@ def one(chosen: random.Random, damage: Callable[[random.Random, bytes], bytes]) 
     whole = read([body])
     assert b"".join(event.raw for event in whole) == body
     assert read(pieces(chosen, body)) == whole, "events depend on the pieces"
-    course, assembly = shape.course("m"), shape.assembly(10_000)
+    course, assembly = shape.course(), shape.assembly(10_000)
     end = chosen.randrange(len(whole) + 1)
     for number, event in enumerate(whole):
         try:

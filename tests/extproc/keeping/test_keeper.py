@@ -444,7 +444,7 @@ async def test_a_long_body_is_read_in_a_thread() -> None:
 
 
 def test_a_policy_that_keeps_answers_asks_envoy_for_them(tmp_path: Path) -> None:
-    assert world().engine.watches == "text"
+    assert world().engine.watches == "usage"
     assert world().engine.metered
     assert world(POLICY.replace("cache: {scope: all, ttl: 1m}", "").replace("cache: {}, ", "")).engine.watches == "none"
 

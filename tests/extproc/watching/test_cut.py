@@ -30,9 +30,11 @@ NO = "Stopped by policy."
 
 
 def cut(api: str, events: list[dict[str, Any]], at: int) -> bytes:
-    course = SHAPES[api].course("served-model")
+    course = SHAPES[api].course()
     for one in events[:at]:
         course.seen(copy.deepcopy(one))
+    for one in events[at : at + 1]:
+        course.unseen(one)
     return written(api, events[:at], done=False) + course.cut(NO)
 
 
@@ -59,7 +61,7 @@ def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int)
     elif api == "gemini":
         assert {one.finish_reason for one in got[-1].candidates} == {types.FinishReason.SAFETY}
         assert got[-1].text.endswith(NO)
-        assert got[-1].model_version == ("gemini-2.5-flash" if at else "served-model")
+        assert got[-1].model_version == "gemini-2.5-flash"
     elif api == "messages":
         final = got[-1]
         if over:
@@ -73,7 +75,7 @@ def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int)
         final = got[-1].response
         assert (got[-1].type, final.incomplete_details.reason) == ("response.incomplete", "content_filter")
         assert final.output_text.endswith(NO)
-        assert final.model == ("gpt-4.1-2025-04-14" if at else "served-model")
+        assert final.model == "gpt-4.1-2025-04-14"
         numbers = [one.sequence_number for one in got]
         assert numbers == list(range(len(numbers)))
 
@@ -179,3 +181,22 @@ def test_a_whole_answer_that_is_cut_has_nothing_of_the_models(api: str, name: st
     else:
         made = gpt(body, "application/json").responses.create(model="m", input="x")
         assert (made.output_text, made.status) == (NO, "incomplete")
+
+
+@pytest.mark.parametrize("api", SHAPES)
+def test_a_cut_before_the_first_event_has_its_names_and_nothing_else_of_it(api: str) -> None:
+    """Also where a server puts objects in the place of names: what they say was judged, and is the reason to cut."""
+    secret = {"secret": "SECRET", "text": "SECRET"}
+    names = {"id": "an-id", "model": "a-model", "modelVersion": "a-model", "responseId": "an-id"}
+    for said, shown in ((names, True), ({key: secret for key in names}, False)):
+        inner = {**said, "instructions": "SECRET", "metadata": secret, "usage": secret, "content": [secret]}
+        event = {
+            **said, "type": "response.created", "response": inner, "message": inner, "usageMetadata": secret,
+            "choices": [{"index": 0, "delta": secret, "text": "SECRET"}], "candidates": [{"content": secret}],
+        }  # fmt: skip
+        course = SHAPES[api].course()
+        course.unseen(event)
+        closing = course.cut(NO)
+        assert b"SECRET" not in closing
+        assert (b'"an-id"' in closing and b'"a-model"' in closing) is shown
+        READ[api](closing)

@@ -63,6 +63,7 @@ def test_channels() -> None:
         ("choices", 0, "delta", "reasoning_content"): "Let me think.",
         ("choices", 0, "delta", "reasoning"): "Let me think.",
         ("choices", 0, "delta", "content"): "Four",
+        ("choices", 0, "logprobs"): "Four",
     }
     assert joined("chat", "openrouter") == {
         ("choices", 0, "delta", "reasoning"): "Hmm.",
@@ -136,7 +137,7 @@ def test_a_secret_in_any_string_is_found(api: str, name: str) -> None:
         for number in range(len(places(given))):
             one = copy.deepcopy(given)
             holder, key, path = places(one)[number]
-            if path[-1] in UNSHOWN or "logprobs" in path or (path[0] == "response" and path[1] in SENT):
+            if path[-1] in UNSHOWN or "top_logprobs" in path or (path[0] == "response" and path[1] in SENT):
                 continue
             holder[key] = SECRET
             hits = [text for text in texts(api, one) if SECRET in text.holder[text.key]]

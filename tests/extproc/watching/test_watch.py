@@ -426,6 +426,34 @@ def test_tokens_that_repeat_a_masked_text_are_dropped() -> None:
     assert b"4111" not in out
 
 
+def tokens(field: str, text: str, token: str) -> dict[str, Any]:
+    """An event that says `text`, and that `token` was what it came from."""
+    event = chunk({"content": text})
+    event["choices"][0]["logprobs"] = {field: [{"token": token, "logprob": -1.0, "top_logprobs": []}]}
+    return event
+
+
+@pytest.mark.parametrize("field", ["content", "refusal"])
+def test_tokens_that_come_before_their_text_are_judged_as_a_text(field: str) -> None:
+    """Whatever server does that: one that looks ahead, or one that says nothing but tokens."""
+    early = [encode("", tokens(field, "", digit)) for digit in CARD]
+    late = [encode("", chunk({"content": digit})) for digit in CARD]
+    for events in (early, early + late):
+        out = run(watch(MASK), [b"".join(events) + DONE])
+        said = [orjson.loads(one.data)["choices"][0] for one in Events(10**6).feed(out) if one.data != b"[DONE]"]
+        assert not any(one["logprobs"] and one["logprobs"][field] for one in said)
+        assert CARD not in "".join(one["delta"]["content"] for one in said)
+        assert len(said) == len(events)
+    cut = run(watch(CUT), [encode("", tokens(field, "", WORDS)) + DONE])
+    assert b"content_filter" in cut
+    assert WORDS.split()[0].encode() not in cut
+
+
+def test_tokens_of_a_harmless_text_stay() -> None:
+    stream = encode("", tokens("content", "Four", "Four")) + DONE
+    assert run(watch(MASK), [stream]) == stream
+
+
 def test_a_cut_repeats_what_was_shown_where_events_have_no_numbers() -> None:
     """Of the Responses API the last event says everything again, however alike the events before it are."""
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
