@@ -188,10 +188,10 @@ def test_a_cut_before_the_first_event_has_its_names_and_nothing_else_of_it(api: 
     """Also where a server puts objects in the place of names: what they say was judged, and is the reason to cut."""
     secret = {"secret": "SECRET", "text": "SECRET"}
     names = {"id": "an-id", "model": "a-model", "modelVersion": "a-model", "responseId": "an-id"}
-    for said, shown in ((names, True), ({key: secret for key in names}, False)):
-        inner = {**said, "instructions": "SECRET", "metadata": secret, "usage": secret, "content": [secret]}
+    for given, shown in ((names, True), (dict.fromkeys(names, secret), False)):
+        inner = {**given, "instructions": "SECRET", "metadata": secret, "usage": secret, "content": [secret]}
         event = {
-            **said, "type": "response.created", "response": inner, "message": inner, "usageMetadata": secret,
+            **given, "type": "response.created", "response": inner, "message": inner, "usageMetadata": secret,
             "choices": [{"index": 0, "delta": secret, "text": "SECRET"}], "candidates": [{"content": secret}],
         }  # fmt: skip
         course = SHAPES[api].course()
