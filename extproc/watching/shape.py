@@ -55,8 +55,8 @@ SILENT: Final = frozenset(
 )
 """Fields that hold no text of the model's: names, states and what only the server reads."""
 _TOKENS: Final = frozenset(("logprobs", "logprobsResult", "token_ids"))
-"""Fields that repeat a text token by token. They go when their text changes. What their tokens say is a text of its own,
-since nothing keeps a server from sending them before the text that they repeat."""
+"""Fields that repeat a text token by token. They go when their text changes. What their tokens say is a text of its
+own, since nothing keeps a server from sending them before the text that they repeat."""
 _LISTS: Final = ("tokens", "content", "refusal", "chosenCandidates")
 """Where `logprobs` have their tokens: completions, chat, Gemini."""
 _CODE: Final = frozenset(("arguments", "partial_json"))
