@@ -72,6 +72,18 @@ class Policy:
         """Whether the signal of this name always says yes or no."""
         return BY_NAME[self.signals[name][0]].sure
 
+    def made_of(self, rule: Rule) -> set[str]:
+        """The signals that `rule` is made of, and those that they combine."""
+        found: set[str] = set()
+        names = {leaf.signal for leaf in leaves(rule)}
+        while names:
+            found |= names
+            inputs = [source for name in names for source in self.signals[name][1].inputs()]
+            rules = [self.named[source] for source in inputs if source in self.named]
+            names = {source for source in inputs if source in self.signals} - found
+            names.update(leaf.signal for rule in rules for leaf in leaves(rule) if leaf.signal not in found)
+        return found
+
     @property
     def folder(self) -> FilePath:
         """The folder against which relative paths in the policy are meant."""
@@ -193,11 +205,17 @@ class _Checker:
             does = next((key for key in (*_GUARDS, "respond") if getattr(entry, key) is not None), None)
             if does is None or "on_unknown" in entry.model_fields_set:
                 continue
-            unsure = sorted({name for name in _named(policy, policy.rules[entry.name]) if not policy.sure(name)})
+            rule = policy.rules[entry.name]
+            unsure = [name for name in policy.made_of(rule) if not policy.sure(name)]
             if unsure:
+                # The one that is most likely to fail: what asks somebody else, then what takes long.
+                first = min(unsure, key=lambda name: (-BY_NAME[policy.signals[name][0]].cost, name))
+                shown = [leaf.signal for leaf in leaves(rule)]
+                inside = next((name for name in shown if first in policy.made_of(Leaf(name))), first)
+                where = "" if first in shown else f" (in {inside!r})"
                 what, refuse = ("an answer", f"{does} it") if on_answer else ("a request", "refuse it")
                 message = (
-                    f"guard {entry.name!r} has no on_unknown: {what} for which {unsure[0]!r} cannot be read passes; "
+                    f"guard {entry.name!r} has no on_unknown: {what} for which {first!r}{where} cannot be read passes; "
                     f"write `on_unknown: match` to {refuse} (or `skip`, if that is meant)"
                 )
                 self._document.report(("decisions", index, does), "L311", message, warning=True, at_key=True)
@@ -215,7 +233,7 @@ class _Checker:
             return
         for entry in spec.decisions:
             guards = entry.respond is not None and entry.on == "request"
-            named = _named(policy, policy.rules[entry.name]) if guards else ()
+            named = policy.made_of(policy.rules[entry.name]) if guards else ()
             if any(policy.signals[name][1].scopes() for name in named):
                 message = (
                     f"guard {entry.name!r} reads text, and what goes unread passes it: open only paths that show no "
@@ -646,21 +664,6 @@ def _depth(rule: Rule, depths: Mapping[str, int]) -> int:
         case Not(of=child):
             return 1 + _depth(child, depths)
     return 1 + max((_depth(child, depths) for child in rule.of), default=0)
-
-
-def _named(policy: Policy, rule: Rule) -> set[str]:
-    """The signals that `rule` is made of, and those that they combine."""
-    found: set[str] = set()
-    names = {leaf.signal for leaf in leaves(rule)}
-    while names:
-        found |= names
-        inputs = [source for name in names for source in policy.signals[name][1].inputs()]
-        names = {
-            leaf.signal
-            for source in inputs
-            for leaf in (leaves(policy.named[source]) if source in policy.named else (Leaf(source),))
-        } - found
-    return found
 
 
 def _joined(make: Callable[[tuple[Rule, ...]], Rule], rules: tuple[Rule, ...] | None) -> Rule | None:

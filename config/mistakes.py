@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from config.clauses import arms
 from config.document import Path
+from config.problem import did_you_mean
 from decisions.lint import Finding
 from decisions.model import before
-from decisions.rule import leaves
 from signals.bounds import idle
 from signals.registry import BY_NAME
-from signals.signal import Doubt
+from signals.signal import Doubt, Ends
 
 if TYPE_CHECKING:
     from config.load import Policy
@@ -58,20 +58,23 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
     for key, model in spec.models.items():
         for doubt in _model(key, model):
             yield ("models", key), doubt
+    spans = _spans(policy)
     for name, (kind, params) in policy.signals.items():
         path: Path = ("signals", name, kind)
         for doubt in params.doubts():
             yield path, doubt
         if (bounds := params.bounds()) is not None:
-            for doubt in idle(_Bounds(*bounds), *params.span()):
+            for doubt in idle(_Bounds(*bounds), *spans[name]):
                 yield path, doubt
+        for doubt in params.unreached(*spans[name]):
+            yield path, doubt
     for name, rule in spec.rules.items():
-        for doubt in _tests(rule, policy, ()):
+        for doubt in _tests(rule, policy, spans, ()):
             yield ("rules", name), doubt
     for index, entry in enumerate(spec.decisions):
         for doubt in _decision(entry, policy):
             yield ("decisions", index), doubt
-        for doubt in _tests(data["decisions"][index].get("when"), policy, ("when",)):
+        for doubt in _tests(data["decisions"][index].get("when"), policy, spans, ("when",)):
             yield ("decisions", index), doubt
     yield from _money(policy)
     store = spec.settings.store
@@ -179,18 +182,35 @@ def _stated(model: ModelSpec) -> bool:
     return bool(model.price.model_fields_set)
 
 
-def _tests(rule: Any, policy: Policy, path: Path) -> Iterator[Doubt]:
-    """Tests of scores, wherever they stand in a rule, that all scores or none pass."""
+def _spans(policy: Policy) -> dict[str, Ends]:
+    """The least and the greatest score of each signal and named rule."""
+    spans: dict[str, Ends] = {}
+    for name in policy.order:
+        spans[name] = (0, 1)
+        if name in policy.signals:
+            kind, params = policy.signals[name]
+            given = params.combined(spans)
+            if BY_NAME[kind].scored or given != (None, None):
+                spans[name] = given
+    return spans
+
+
+def _tests(rule: Any, policy: Policy, spans: Mapping[str, Ends], path: Path) -> Iterator[Doubt]:
+    """Tests of scores and labels, wherever they stand in a rule, that all readings or none pass."""
     if isinstance(rule, Mapping) and isinstance(rule.get("signal"), str):
         if rule["signal"] in policy.signals:
-            _, params = policy.signals[rule["signal"]]
-            yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *params.span(), *path)
+            name = rule["signal"]
+            yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *spans[name], *path)
+            labels = policy.signals[name][1].ranges()
+            if labels is not None and isinstance(rule.get("is"), str) and rule["is"] not in labels:
+                message = f"never holds: {name!r} has the labels {', '.join(labels)}{did_you_mean(rule['is'], labels)}"
+                yield Doubt((*path, "is"), "L323", message)
     elif isinstance(rule, Mapping):
         for key, part in rule.items():
-            yield from _tests(part, policy, (*path, key))
+            yield from _tests(part, policy, spans, (*path, key))
     elif isinstance(rule, list):
         for index, part in enumerate(rule):
-            yield from _tests(part, policy, (*path, index))
+            yield from _tests(part, policy, spans, (*path, index))
 
 
 def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
@@ -208,7 +228,7 @@ def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
             if not _stated(model):
                 message = f"model {key!r} has no price, so no budget counts it: give `price`, or `price: {{input: 0}}` "
                 yield ("models", key), Doubt((), "L326", message + "when it is free")
-    named = [{leaf.signal for leaf in leaves(policy.rules[entry.name])} for entry in spec.decisions]
+    named = [policy.made_of(policy.rules[entry.name]) for entry in spec.decisions]
     used = set().union(*named)
     sure = {name for name in used if BY_NAME[policy.signals[name][0]].sure}
     watched = {header for name in sure for header in policy.signals[name][1].named_headers()}

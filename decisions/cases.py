@@ -24,7 +24,9 @@ class Stub(_Part):
         None, description="The verdict; left out, it follows from the signal's own `at_least`, `at_most` and `is`."
     )
     score: float | None = Field(None, description="The signal's score.")
-    label: str | None = Field(None, description="The class that the signal chose.")
+    label: str | None = Field(
+        None, description="The class that the signal chose; left out, the band of the score, where the signal has any."
+    )
 
 
 class ExpectReading(_Part):
@@ -92,7 +94,12 @@ def stub(signal: Signal, value: bool | str | Stub) -> Reading:
     if isinstance(value, str) or value.matched == "unknown":
         return unknown("stubbed")
     matched = _verdict(signal, value) if value.matched is None else value.matched
-    return Reading(matched, value.score, value.label)
+    label, score = value.label, value.score
+    if label is None and score is not None:
+        ranges = (signal.params.ranges() or {}).items()
+        fit = (each for each, (low, end) in ranges if (low is None or score >= low) and (end is None or score < end))
+        label = next(fit, None)
+    return Reading(matched, score, label)
 
 
 def _verdict(signal: Signal, value: Stub) -> bool:

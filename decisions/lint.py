@@ -451,6 +451,12 @@ class _Circuit:
         self._known: dict[int, tuple[int, int]] = {}
         self._steps, self._conflicts, self._propagations = _STEPS, _CONFLICTS, 0
         self._measured = {name: found for name, entry in signals.items() if (found := _quantity(*entry)) is not None}
+        # Where the score decides on the label.
+        self._ranges = {
+            self._measured.get(name, (name,))[0]: labels
+            for name, (_, params) in signals.items()
+            if (labels := params.ranges()) is not None
+        }
         self._signals: dict[str, tuple[int, int, int]] = {}
         self._scores: dict[tuple[str, float, bool], int] = {}
         self._labels: dict[tuple[str, str], int] = {}
@@ -537,17 +543,17 @@ class _Circuit:
     def _measure(self, leaf: Leaf) -> Leaf:
         """A leaf whose signal is only a bound on a quantity, as a test of that quantity."""
         measured = self._measured.get(leaf.signal)
-        if measured is None or leaf.label is not None:
+        if measured is None or (leaf.label is not None and measured[0] not in self._ranges):
             return leaf
         quantity, least, most = measured
-        return Leaf(quantity, least, most) if leaf.plain else Leaf(quantity, leaf.at_least, leaf.at_most)
+        return Leaf(quantity, least, most) if leaf.plain else replace(leaf, signal=quantity)
 
     def _leaf(self, leaf: Leaf) -> tuple[int, int]:
         leaf = self._measure(leaf)
         unknown, matched, scoreless = self._signals[leaf.signal]
         if leaf.plain:
             return self._and([-unknown, matched]), self._and([-unknown, -matched])
-        right = self._yes if leaf.label is None else self._labels[leaf.signal, leaf.label]
+        right = self._yes if leaf.label is None else self._label(leaf.signal, leaf.label)
         if leaf.at_least is None and leaf.at_most is None:
             return self._and([-unknown, right]), self._and([-unknown, -right])
         low = self._yes if leaf.at_least is None else self._scores[leaf.signal, leaf.at_least, False]
@@ -557,6 +563,17 @@ class _Circuit:
         false = self._and([-unknown, self._or([-right, self._and([-scoreless, -inside])])])
         return true, false
 
+    def _label(self, signal: str, label: str) -> int:
+        ranges = self._ranges.get(signal)
+        if ranges is None:
+            return self._labels[signal, label]
+        if label not in ranges:
+            return -self._yes
+        low, end = ranges[label]
+        reached = self._yes if low is None else self._scores[signal, low, False]
+        passed = -self._yes if end is None else self._scores[signal, end, False]
+        return self._and([reached, -passed])
+
     def _declare(self, every: Iterable[Leaf]) -> None:
         """Makes variables for what the leaves test, with what is known about them before any request."""
         bounds: dict[str, set[tuple[float, bool]]] = {}
@@ -565,14 +582,16 @@ class _Circuit:
         for leaf in every:
             if leaf.signal not in self._signals:
                 self._signals[leaf.signal] = (self._new(), self._new(), self._new())
-                if leaf.signal in quantities:
+                if leaf.signal in quantities or leaf.signal in self._ranges:
                     self._solver.add_clause([-self._signals[leaf.signal][2]])
             tested = bounds.setdefault(leaf.signal, set())
             if leaf.at_least is not None:
                 tested.add((leaf.at_least, False))  # score >= bound
             if leaf.at_most is not None:
                 tested.add((leaf.at_most, True))  # score > bound
-            if leaf.label is not None:
+            if leaf.label is not None and leaf.signal in self._ranges:
+                tested |= {(end, False) for end in self._ranges[leaf.signal].get(leaf.label, ()) if end is not None}
+            elif leaf.label is not None:
                 labels.setdefault(leaf.signal, set()).add(leaf.label)
         for signal, tested in bounds.items():
             chain = [self._scores.setdefault((signal, *bound), self._new()) for bound in sorted(tested)]

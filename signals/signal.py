@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from enum import IntEnum
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,10 @@ class Doubt(NamedTuple):
     message: str
 
 
+Ends: TypeAlias = tuple[float | None, float | None]
+"""The two ends of a range of numbers; None where it has none."""
+
+
 class Params(BaseModel):
     """Base of every kind's parameters: strict, immutable, unknown keys refused."""
 
@@ -64,7 +68,7 @@ class Params(BaseModel):
         """The names of other signals that this one combines."""
         return ()
 
-    def bounds(self) -> tuple[float | None, float | None] | None:
+    def bounds(self) -> Ends | None:
         """The least and the greatest score with which the signal matches, where nothing else decides; else None.
 
         A kind that returns bounds must give every known reading a score, and signals whose parameters differ only in
@@ -76,10 +80,24 @@ class Params(BaseModel):
         """The capabilities (signals.needs) that every request needs for which the signal matches."""
         return frozenset()
 
-    def span(self) -> tuple[float | None, float | None]:
+    def span(self) -> Ends:
         """The least and the greatest score that there can be; None where there is no end. The linter then finds bounds
         within which every score lies, and bounds within which none does."""
         return None, None
+
+    def combined(self, spans: Mapping[str, Ends]) -> Ends:
+        """As `span`, of a signal that combines others: `spans` are theirs, by name."""
+        return self.span()
+
+    def ranges(self) -> Mapping[str, Ends] | None:
+        """Where the score decides on the label: the labels that there are, each with the least score that has it and
+        the one from which on another has it (None: no end). None where something else decides. The linter then finds
+        tests of labels that never hold, and knows how tests of the score and of the label hang together."""
+        return None
+
+    def unreached(self, low: float | None, high: float | None) -> Iterator[Doubt]:
+        """The labels that no score from `low` to `high` (None: no end) has."""
+        yield from ()
 
     def named_headers(self) -> tuple[str, ...]:
         """The request headers that the signal reads, in small letters."""

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from signals.facts import Facts
 from signals.reading import FALSE, MASKED, Reading, Span, Unavailable
 from signals.request import Scope
-from signals.signal import Cost, Doubt, Params, SearchParams, Shared, Signal
+from signals.signal import Cost, Doubt, Ends, Params, SearchParams, Shared, Signal
 from signals.text.automaton import Automaton, Keyword, fold
 from signals.text.hits import Hits
 from signals.text.places import Where
@@ -101,6 +101,9 @@ class KeywordParams(SearchParams):
         if modes and (self.case_sensitive or not self.whole_words):
             raise ValueError(f"{modes[0]} compares whole words without regard to case")
         return self
+
+    def span(self) -> Ends:
+        return 0, 1 if self.bm25 is None else None
 
     def placed(self) -> bool:
         return not (self.none or self.fuzzy or self.ngram or self.bm25)

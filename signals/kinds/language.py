@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable
 from signals.request import Scope
-from signals.signal import Shared, Signal, TextParams
+from signals.signal import Ends, Shared, Signal, TextParams
 from signals.text.prose import prose
 from signals.text.view import view
 
@@ -99,6 +99,9 @@ class LanguageParams(TextParams):
     at_least: float = Field(
         0.4, ge=0, le=1, description="The least probability that counts; below it neither `is` nor `not_in` matches."
     )
+
+    def span(self) -> Ends:
+        return 0, 1
 
     @field_validator("is_", "not_in")
     @classmethod

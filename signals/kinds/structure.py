@@ -14,7 +14,7 @@ from signals.bounds import check, idle, within
 from signals.facts import Facts
 from signals.reading import Reading, Unavailable, of, unknown
 from signals.request import Scope
-from signals.signal import Doubt, Params, SearchParams, Shared, Signal
+from signals.signal import Doubt, Ends, Params, SearchParams, Shared, Signal
 from signals.text.automaton import bounded
 from signals.text.patterns import Pattern, compiled, doubts, plain_pattern
 from signals.text.view import plain_keyword, slices
@@ -100,6 +100,9 @@ class StructureParams(SearchParams):
         if self.count is None and "bytes" in (self.density, self.exists, *(self.sequence or ())):
             raise ValueError("bytes can only be counted")
         return self
+
+    def span(self) -> Ends:
+        return 0, None
 
     def doubts(self) -> Iterator[Doubt]:
         yield from idle(self, 0, None)

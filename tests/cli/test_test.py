@@ -63,12 +63,14 @@ signals:
   code: {keyword: {any: [traceback]}}
   gold: {header: {name: x-tier, in: [gold]}}
   german: {language: {is: [de]}}
+  effort: {score: {sum: {worth: 0.5, code: 0.3}, of: matches, bands: {easy: {below: 0.4}, hard: {}}}}
 rules:
   worth: {all: [code, gold]}
   rest: {not: worth}
 decisions:
   - {name: worth, when: worth, route: large}
   - {name: german, when: {all: [rest, german]}, route: large}
+  - {name: hard, when: {signal: effort, is: hard}, route: large}
 """
 NAMED_CASES = """\
 cases:
@@ -78,7 +80,10 @@ cases:
     expect: {decision: worth, signals: {worth: true, rest: false, german: {matched: false, label: en}}}
   - name: a rule is stubbed
     signals: {worth: true}
-    expect: {decision: worth, signals: {worth: true, rest: false, code: false}}
+    expect: {decision: worth, signals: {worth: true, rest: false, code: false, effort: {label: hard}}}
+  - name: the band of a score that is stubbed
+    signals: {effort: {score: 0.45}}
+    expect: {decision: hard, signals: {effort: {matched: true, label: hard}}}
   - name: a rule is Unknown
     signals: {gold: unknown, code: true}
     expect: {decision: null, signals: {worth: unknown, rest: unknown}}
@@ -90,7 +95,7 @@ def test_named_rules_are_stubbed_and_asked_for(run: Run, tmp_path: Path, cases: 
     policy.write_text(NAMED)
     text = "The traceback of my program is long, and I do not understand what it says about the cause."
     ran = run("test", policy, cases(NAMED_CASES.replace("a traceback", text)))
-    assert (ran.status, ran.out.splitlines()[-1]) == (0, "3 cases: 3 passed, 0 failed")
+    assert (ran.status, ran.out.splitlines()[-1]) == (0, "4 cases: 4 passed, 0 failed")
     ran = run("test", policy, cases(NAMED_CASES.replace("worth: true, rest", "worth: false, rest")))
     assert ran.status == 1
     assert "signal worth: expected False, got True" in ran.out

@@ -342,3 +342,75 @@ def test_the_examples_and_what_is_shipped_are_clean() -> None:
         assert check(file.read_text(), str(file))[1] == []
     chart = yaml.safe_load((ROOT / "k8s/chart/values.yaml").read_text())["policy"]
     assert check(chart if isinstance(chart, str) else yaml.safe_dump(chart))[1] == []
+
+
+SCORED = """\
+version: 1
+models: {a: {price: {input: 1}}, b: {price: {input: 1}}}
+default: a
+signals:
+  word: {keyword: {any: [x]}}
+  long: {tokens: {at_least: 10}}
+  hard: {difficulty: {at_least: 0.5}}
+  s: {score: %s}
+  t: {score: {sum: {s: -1, r: 2}, at_least: %s}}
+rules:
+  r: {any: [word, long]}
+decisions:
+  - {name: d, when: {all: [s, t, hard, r]}, route: b}
+  - {name: e, when: {any: [{signal: s, is: easy}, t]}, route: b}
+"""
+
+
+@pytest.mark.parametrize(
+    ("score", "least", "expected"),
+    [
+        ("{sum: {word: 1, hard: 1}, at_least: 0}", "1", ("L322", "0}}")),
+        ("{sum: {word: 1, hard: 1}, at_least: 2.1}", "1", ("L323", "2.1}}")),
+        ("{sum: {long: 1}, at_least: 0}", "1", ("L322", "0}}")),
+        ("{sum: {long: 1}, of: matches, at_least: 1.5}", "1", ("L323", "1.5}}")),
+        ("{sum: {word: -0.5, hard: 1}, of: matches, at_least: -0.5}", "1", ("L322", "-0.5}}")),
+        ("{sum: {word: 1, hard: 1}, at_least: 1}", "-2", ("L322", "-2}}")),  # the sum of a score and a rule
+        ("{sum: {word: 1, hard: 1}, at_least: 1}", "2.5", ("L323", "2.5}}")),
+        (
+            "{sum: {word: 1}, at_least: 1, bands: {easy: {below: 0.5}, mid: {below: 2}, hard: {}}}",
+            "1",
+            ("L323", "{}}}}"),
+        ),
+        ("{sum: {word: 1}, at_least: 1, bands: {bad: {below: 0}, easy: {}}}", "1", ("L323", "{below: 0}, easy: {}}}}")),
+        ("{sum: {word: 1}, at_least: 1, bands: {low: 0, esay: 0.5}}", "1", ("L323", "easy}, t]}, route: b}")),
+    ],
+)
+def test_sums_that_always_or_never_hold(score: str, least: str, expected: tuple[str, str]) -> None:
+    assert [one for one in found(SCORED % (score, least)) if one[0] in ("L322", "L323")] == [expected]
+
+
+def test_sums_that_may_or_may_not_hold_are_left_alone() -> None:
+    for score in (
+        "{sum: {long: 1, word: 1}, at_least: 5000, bands: {easy: {below: 1}, hard: {}}}",
+        "{sum: {long: -1, word: 1}, at_least: -5000, bands: {easy: 0.0}}",
+        "{sum: {hard: 1, word: 1}, of: matches, at_least: 2, bands: {easy: {below: 2}, hard: {}}}",
+    ):
+        assert [code for code, _ in found(SCORED % (score, "1")) if code in ("L322", "L323")] == []
+
+
+SPENT = """\
+version: 1
+models: {a: {price: {input: 1}}, b: {price: {input: 1}}}
+default: a
+signals:
+  code: {keyword: {any: [x]}}
+  money: {budget: {header: x-team, limit: 5}}
+  heavy: {score: {sum: {money: 0.6, code: 0.4}, at_least: 0.5}}
+rules:
+  spent: {any: [heavy, code]}
+decisions:
+  - {name: g, when: spent, respond: {status: 429}}
+  - {name: d, when: code, route: b}
+"""
+
+
+def test_a_budget_within_a_score_is_found_and_named() -> None:
+    problems = {p.code: p.message for p in check(SPENT, "p.yaml")[1]}
+    assert "for which 'money' (in 'heavy') cannot be read passes" in problems["L311"]
+    assert "without the header 'x-team' escapes: nobody pays, and decision 'g' is skipped" in problems["L325"]

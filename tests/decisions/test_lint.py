@@ -16,6 +16,7 @@ from decisions.lint import Finding, lint
 from decisions.named import RuleParams
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, parts
 from decisions.selectors.weighted import Weighted
+from signals.kinds.score import ScoreParams
 from signals.reading import Reading
 from signals.signal import Params
 from stepwise.spec import StepwiseSpec
@@ -329,6 +330,32 @@ def test_signals_that_bound_one_quantity_imply_each_other() -> None:
     assert codes_of(AnyOf((Not(short), Not(huge)))) == [(0, "L306")]
     # The other bounds may be Unknown together only.
     assert codes_of(long, Not(long), All((huge, short, Leaf("long", label="x")))) == [(2, "L301")]
+
+
+def test_bands_hang_together_with_the_sum() -> None:
+    bands: dict[str, Any] = {"easy": {"below": 0.3}, "mid": {"below": 0.7}, "hard": {}}
+    known: dict[str, tuple[str, Params]] = {
+        "a": ("plain", Plain()),
+        "bounded": ("score", ScoreParams(sum={"a": 1.0}, at_least=0.8, bands=bands)),
+        "effort": ("score", ScoreParams(sum={"a": 0.5}, bands=bands)),
+    }
+
+    def codes_of(*rules: Rule) -> list[tuple[str | int, str]]:
+        clauses = [clause(f"d{n}", rule) for n, rule in enumerate(rules)]
+        findings = lint(clauses, known, MODELS, default="large")
+        return [(f.path[1], f.code) for f in findings if f.path[0] == "decisions"]
+
+    for name in ("effort", "bounded"):
+        easy, mid, hard = (Leaf(name, label=band) for band in bands)
+        assert codes_of(easy, mid, hard) == []
+        assert codes_of(All((easy, mid))) == [(0, "L301")]
+        assert codes_of(All((mid, Leaf(name, at_least=0.7)))) == [(0, "L301")]
+        assert codes_of(All((mid, Leaf(name, at_least=0.5)))) == []
+        assert codes_of(Leaf(name, at_least=0.5), hard) == [(1, "L302")]
+        assert codes_of(AnyOf((easy, mid, hard))) == [(0, "L306")]
+        assert codes_of(Leaf(name, label="none")) == [(0, "L301")]
+        assert codes_of(Leaf(name, at_least=0.7), hard) == [(1, "L303")]
+    assert codes_of(All((Leaf("bounded"), Leaf("bounded", label="mid")))) == [(0, "L301")]
 
 
 def test_one_score_is_there_for_all_its_bounds_or_for_none() -> None:

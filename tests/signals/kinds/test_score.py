@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from signals.facts import Facts
 from signals.gather import read
+from signals.kinds.score import ScoreParams
 from signals.reading import Reading, unknown
 from tests.signals.help import build, complaint, request
 
@@ -26,10 +30,49 @@ def test_the_weighted_sum_counts() -> None:
     assert score({"long": Reading(False)}, sum={"long": 1.0}, at_least=0.1).score == 0.0
 
 
+def test_of_matches_adds_the_weights_of_what_matches() -> None:
+    readings = {"hard": HARD, "long": LONG, "big": Reading(True, 12_000.0)}
+    found = score(readings, sum={"hard": 0.4, "long": 0.1, "big": 0.7}, of="matches", at_least=0.8)
+    assert (found.matched, found.score) == (True, 0.8)  # as floats, 0.1 and 0.7 are 0.7999999999999999
+    assert score(readings, sum={"hard": 0.4, "long": 0.2, "big": -0.5}, of="matches", at_most=0).score == -0.3
+    assert score({"long": unknown("late")}, sum={"long": 0.4}, of="matches", at_least=0).error == "input_unknown"
+
+
 @pytest.mark.parametrize(("value", "label"), [(0.1, None), (0.2, "low"), (0.5, "mid"), (0.9, "high")])
-def test_bands(value: float, label: str | None) -> None:
+def test_bands_by_lower_bounds(value: float, label: str | None) -> None:
     bands = {"high": 0.9, "low": 0.2, "mid": 0.5}
     assert score({"x": Reading(True, value)}, sum={"x": 1.0}, at_least=0.5, bands=bands).label == label
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [(-5.0, "easy"), (0.29, "easy"), (0.3, "mid"), (0.7, "hard"), (9.0, "hard")]
+)
+def test_bands_by_where_they_end(value: float, label: str) -> None:
+    bands: dict[str, Any] = {"easy": {"below": 0.3}, "mid": {"below": 0.7}, "hard": {}}
+    found = score({"x": Reading(True, value)}, sum={"x": 1.0}, bands=bands)
+    assert (found.matched, found.label) == (True, label)
+    del bands["hard"]
+    found = score({"x": Reading(True, value)}, sum={"x": 1.0}, bands=bands)
+    assert found.label == (None if label == "hard" else label)
+    assert found.matched is (label != "hard")
+    assert score({"x": Reading(True, value)}, sum={"x": 1.0}, bands=bands, at_least=100).matched is False
+
+
+edges = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=4, unique=True).map(sorted)
+
+
+@given(edges, st.booleans(), st.floats(-4, 4))
+def test_the_ranges_of_the_bands_say_what_the_label_is(ends: list[float], below: bool, value: float) -> None:
+    bands: dict[str, Any] = {f"b{n}": {"below": end} if below else end for n, end in enumerate(ends)}
+    if below:
+        bands["rest"] = {}
+    ranges = ScoreParams(sum={"x": 1.0}, bands=bands).ranges() or {}
+    fit = [
+        name for name, (low, end) in ranges.items() if (low is None or value >= low) and (end is None or value < end)
+    ]
+    found = score({"x": Reading(True, value)}, sum={"x": 1.0}, bands=bands)
+    assert [found.label] == (fit or [None])
+    assert all(first[1] == second[0] for first, second in pairwise(ranges.values()))
 
 
 def test_an_unknown_input_makes_the_sum_unknown() -> None:
@@ -42,9 +85,11 @@ def test_it_names_its_inputs() -> None:
 
 
 def test_wrong_parameters_are_explained() -> None:
-    assert "one of at_least, at_most" in complaint("score", sum={"a": 1.0})
-    assert "one of at_least, at_most" in complaint("score", sum={"a": 1.0}, bands={"low": 0.0})
+    assert "one of at_least, at_most, bands" in complaint("score", sum={"a": 1.0})
     assert "greater than" in complaint("score", sum={"a": 1.0}, at_least=2, at_most=1)
     assert "a weight is 0" in complaint("score", sum={"a": 0.0}, at_least=1)
     assert "two bands" in complaint("score", sum={"a": 1.0}, at_least=1, bands={"a": 1.0, "b": 1.0})
     assert "at least 1 item" in complaint("score", sum={}, at_least=1)
+    assert "either all" in complaint("score", sum={"a": 1.0}, bands={"a": {"below": 1.0}, "b": 1.0})
+    assert "must be the last" in complaint("score", sum={"a": 1.0}, bands={"a": {}, "b": {"below": 1.0}})
+    assert "no sum is in it" in complaint("score", sum={"a": 1.0}, bands={"a": {"below": 2.0}, "b": {"below": 2.0}})
