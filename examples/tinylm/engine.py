@@ -56,7 +56,8 @@ class Job:
     """One answer to write.
 
     prompt: token ids (1 to ``CONTEXT`` - 1); limit: most tokens to write; temperature: 0 is greedy; top_p: 0..1; top:
-    how many alternatives to report; rng: draws the samples; emit: called on the engine's thread with each ``Sampled``
+    how many alternatives to report; rng: draws the samples; sentences: where there are any, the answer is one of these
+    (token ids, ``END`` last); emit: called on the engine's thread with each ``Sampled``
     and then one ``Done``; it must not block.
     """
 
@@ -67,6 +68,7 @@ class Job:
     top_p: float = 1.0
     top: int = 0
     rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    sentences: Sequence[tuple[int, ...]] = ()
     cancelled: bool = False
     written: list[int] = field(default_factory=list)
     cached: int = 0
@@ -215,6 +217,10 @@ class Engine:
         """Draws the next token of `job`; False when the answer is over. `cache` is what stands before that token."""
         logits = logits.astype(np.float64)
         logits[NEVER] = -np.inf
+        if job.sentences:
+            open_ = [one for one in job.sentences if [*one[: len(job.written)]] == job.written]
+            goes_on = [one[len(job.written)] for one in open_]
+            logits[np.setdiff1d(np.arange(len(logits)), goes_on)] = -np.inf
         logprobs = logits - logits.max()
         logprobs -= np.log(np.exp(logprobs).sum())
         token = _draw(job, logprobs)

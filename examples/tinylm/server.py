@@ -1,7 +1,8 @@
-"""The OpenAI-compatible HTTP server in front of the engines.
+"""The HTTP server in front of the engines, for OpenAI's and Anthropic's SDKs.
 
 `/v1/models`, `/v1/chat/completions` and `/v1/completions`, streamed or not, with what vLLM adds and Pointsman uses:
-`stop_reason`, `continue_final_message`, `add_generation_prompt`. What the models cannot do is refused, not ignored.
+`stop_reason`, `continue_final_message`, `add_generation_prompt`; and in other shapes (`shapes.py`) `/v1/responses` and
+`/v1/messages`. What the models cannot do is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import numpy as np
 import orjson
 from aiohttp import web
 
+from examples.tinylm import talk
 from examples.tinylm.engine import CONTEXT, MAX_TOP, WEIGHTS, Done, Engine, Job, Overloaded, Sampled
-from examples.tinylm.tokenizer import SPECIAL, Stream, Tokenizer, render
+from examples.tinylm.shapes import Malformed, Messages, Responses, Shape
+from examples.tinylm.tokenizer import END, SPECIAL, Stream, Tokenizer, render
 
 Json = dict[str, Any]
 _MAX_BODY = 8 * 1_048_576
@@ -40,10 +43,12 @@ class ApiError(Exception):
         self.status, self.param, self.code = status, param, code
 
     def response(self) -> web.Response:
-        kinds = {404: "not_found_error", 503: "overloaded_error"}
-        kind = kinds.get(self.status, "invalid_request_error")
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
         return _json({"error": error}, self.status)
+
+    @property
+    def kind(self) -> str:
+        return {404: "not_found_error", 503: "overloaded_error"}.get(self.status, "invalid_request_error")
 
 
 class Piece(NamedTuple):
@@ -127,6 +132,7 @@ class Call:
     chat: bool
     engine: Engine
     prompt: list[int]
+    sentences: tuple[tuple[int, ...], ...]
     stop: tuple[str, ...]
     limit: int
     temperature: float
@@ -154,6 +160,8 @@ class Server:
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/v1/responses", self._responses)
+        app.router.add_post("/v1/messages", self._messages)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -181,14 +189,30 @@ class Server:
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=False)
 
-    async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=True, shape=Responses)
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=True, shape=Messages)
+
+    async def _answer(
+        self, request: web.Request, *, chat: bool, shape: type[Shape] | None = None
+    ) -> web.StreamResponse:
         try:
             body = orjson.loads(await request.read())
         except ValueError as error:
             raise ApiError(400, f"the body is not JSON: {error}") from error
         if not isinstance(body, dict):
             raise ApiError(400, "the body must be a JSON object")
-        call = self._check(body, chat=chat)
+        try:
+            call = self._check(body if shape is None else shape.chat(body), chat=chat)
+        except Malformed as error:
+            raise ApiError(400, str(error), error.param) from error
+        except ApiError as error:
+            if shape is None or error.param not in shape.names:
+                raise
+            name = shape.names[error.param]  # what this API calls it
+            raise ApiError(error.status, str(error).replace(error.param, name, 1), name, error.code) from error
         self.requests += 1
         self.running += 1
         loop = asyncio.get_running_loop()
@@ -201,12 +225,18 @@ class Server:
         job = Job(
             call.prompt, call.limit, emit, call.temperature, call.top_p, call.top, np.random.default_rng(call.seed)
         )
+        job.sentences = call.sentences
         try:
             try:
                 call.engine.submit(job)
             except Overloaded as error:
                 raise ApiError(503, str(error), code="overloaded") from error
-            answer = _Answer(call, job, events, f"{'chatcmpl' if chat else 'cmpl'}-tiny{next(self._ids)}")
+            prefix = shape.prefix if shape else "chatcmpl" if chat else "cmpl"
+            identity = f"{prefix}-tiny{next(self._ids)}"
+            answer = _Answer(call, job, events, identity)
+            if shape is not None:
+                made = shape(identity, call.engine.name)
+                return await (answer.stream_as(request, made) if call.stream else answer.whole_as(made))
             return await (answer.stream(request) if call.stream else answer.whole())
         except ConnectionResetError:  # the client left between two chunks: nobody is there to tell
             return web.Response(status=499)
@@ -222,7 +252,17 @@ class Server:
         form = body.get("response_format")
         if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
             raise ApiError(400, "response_format: only text is supported by this model", "response_format")
-        prompt = _chat_prompt(engine.tokenizer, body) if chat else _plain_prompt(engine.tokenizer, body)
+        sentences: tuple[tuple[int, ...], ...] = ()
+        if chat:
+            turns, resume = _turns(body)
+            prompt = render(engine.tokenizer, turns, open_turn=not resume)
+            # Whoever asks without a number asks for no sum. There the small model drifts off into nonsense, so that
+            # each chooses, by its own probabilities, among the sentences that it has learned for such questions.
+            if not resume and not any(c.isdigit() for role, text in turns if role == "user" for c in text):
+                said = talk.sentences(engine.name)
+                sentences = tuple((*engine.tokenizer.encode(sentence), END) for sentence in said)
+        else:
+            prompt = _plain_prompt(engine.tokenizer, body)
         if len(prompt) >= CONTEXT:
             message = f"This model's context is {CONTEXT} tokens; the prompt has {len(prompt)}."
             raise ApiError(400, message, "messages" if chat else "prompt", "context_length_exceeded")
@@ -247,6 +287,7 @@ class Server:
             chat=chat,
             engine=engine,
             prompt=prompt,
+            sentences=sentences,
             stop=tuple(stop),
             limit=int(_number(body, limit_name, default, (1, 10**9), whole=True)),
             temperature=_number(body, "temperature", 1.0, (0.0, 2.0)),
@@ -301,10 +342,33 @@ class _Answer:
         choice = self._choice(pieces, self._reason)
         return _json({**self._head, "choices": [choice], "usage": self._usage()})
 
+    async def whole_as(self, shape: Shape) -> web.Response:
+        text = "".join([piece.text async for settled in self._pieces() for piece in settled])
+        return _json(shape.whole(text, self._reason, self._hit, self._usage()))
+
+    async def stream_as(self, request: web.Request, shape: Shape) -> web.StreamResponse:
+        response = await _opened(request)
+        said: list[str] = []
+
+        async def tell(events: list[Json]) -> None:
+            for event in events:
+                await response.write(b"event: " + event["type"].encode() + b"\n")
+                await _event(response, event)
+
+        try:
+            await tell(shape.begin(self._usage()))
+            async for settled in self._pieces():
+                if text := "".join(piece.text for piece in settled):
+                    said.append(text)
+                    await tell(shape.delta(text))
+            await tell(shape.end("".join(said), self._reason, self._hit, self._usage()))
+        except ApiError as error:  # the head is out: the error can only go into the stream
+            await tell([shape.failed(str(error))])
+        await response.write_eof()
+        return response
+
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-cache"})
-        response.headers["x-accel-buffering"] = "no"
-        await response.prepare(request)
+        response = await _opened(request)
         rest: Json = {"usage": None} if self._call.usage else {}
         try:
             if self._call.chat:
@@ -391,7 +455,8 @@ def _number(body: Json, name: str, default: float, ends: tuple[float, float], *,
     return value
 
 
-def _chat_prompt(tokenizer: Tokenizer, body: Json) -> list[int]:
+def _turns(body: Json) -> tuple[list[tuple[str, str]], bool]:
+    """The messages as (role, text), and whether the last one is to be continued."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "messages must be a list of at least one message", "messages")
@@ -409,7 +474,7 @@ def _chat_prompt(tokenizer: Tokenizer, body: Json) -> list[int]:
         raise ApiError(400, "continue_final_message needs a final assistant message", "continue_final_message")
     if not resume and opened is False:
         raise ApiError(400, "add_generation_prompt: false needs continue_final_message: true", "add_generation_prompt")
-    return render(tokenizer, turns, open_turn=not resume)
+    return turns, bool(resume)
 
 
 def _content(content: object, i: int) -> str:
@@ -443,6 +508,13 @@ def _json(body: Json, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
 
+async def _opened(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-cache"})
+    response.headers["x-accel-buffering"] = "no"
+    await response.prepare(request)
+    return response
+
+
 async def _event(response: web.StreamResponse, body: Json) -> None:
     await response.write(b"data: " + orjson.dumps(body) + b"\n\n")
 
@@ -452,10 +524,14 @@ async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
         answer: web.StreamResponse = await handler(request)
     except ApiError as error:
-        return error.response()
+        failed = error
     except web.HTTPException as error:
-        return ApiError(error.status, f"{request.method} {request.path}: {error.reason}").response()
-    return answer
+        failed = ApiError(error.status, f"{request.method} {request.path}: {error.reason}")
+    else:
+        return answer
+    if request.path == "/v1/messages":
+        return _json({"type": "error", "error": {"type": failed.kind, "message": str(failed)}}, failed.status)
+    return failed.response()
 
 
 @dataclass(frozen=True)

