@@ -201,7 +201,7 @@ def _tests(rule: Any, policy: Policy, spans: Mapping[str, Ends], path: Path) -> 
         if rule["signal"] in policy.signals:
             name = rule["signal"]
             yield from idle(_Bounds(rule.get("at_least"), rule.get("at_most")), *spans[name], *path)
-            labels = policy.signals[name][1].ranges()
+            labels = policy.signals[name][1].label_names()
             if labels is not None and isinstance(rule.get("is"), str) and rule["is"] not in labels:
                 message = f"never holds: {name!r} has the labels {', '.join(labels)}{did_you_mean(rule['is'], labels)}"
                 yield Doubt((*path, "is"), "L323", message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -94,6 +94,11 @@ class Params(BaseModel):
         the one from which on another has it (None: no end). None where something else decides. The linter then finds
         tests of labels that never hold, and knows how tests of the score and of the label hang together."""
         return None
+
+    def label_names(self) -> Sequence[str] | None:
+        """The labels that readings can have, where the parameters say them."""
+        ranges = self.ranges()
+        return None if ranges is None else tuple(ranges)
 
     def unreached(self, low: float | None, high: float | None) -> Iterator[Doubt]:
         """The labels that no score from `low` to `high` (None: no end) has."""

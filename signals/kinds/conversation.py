@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from signals.bounds import Bounds, idle, within
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading
-from signals.request import Request, speaks
+from signals.request import Message, Request, speaks
 from signals.signal import Doubt, Params, Shared, Signal
 
 Test = bool | Bounds
@@ -35,6 +35,11 @@ class ConversationParams(Params):
         None,
         description="The request brings tool results: the number of assistant messages with tool calls "
         "since the last user message.",
+    )
+    tool_turn: Test | None = Field(
+        None,
+        description="As `tool_loop`, and also where the user's last message directly follows tool results, or where "
+        "tool calls have no results yet.",
     )
     images: Test | None = Field(None, description="The number of images in the messages.")
     audio: Test | None = Field(None, description="The number of audio parts in the messages.")
@@ -104,15 +109,30 @@ def _of_role(request: Request, role: str | None) -> int:
 def _tool_loop(request: Request) -> int:
     messages = request.messages
     last = next((m.role for m in reversed(messages) if m.role != "user" or speaks(m)), "")
-    if last != "tool":
-        return 0
+    return 0 if last != "tool" else _calls(messages)
+
+
+def _calls(messages: Sequence[Message]) -> int:
+    """Messages with tool calls after the last words of the user in `messages`, which end with tool results; 1 at the
+    least: results whose calls the client left out are a loop all the same."""
     calls = 0
     for message in reversed(messages):
         if speaks(message):
             break
         calls += message.role == "assistant" and message.tool_calls > 0
-    # Results whose calls the client left out are a loop all the same.
     return max(calls, 1)
+
+
+def _tool_turn(request: Request) -> int:
+    """As `_tool_loop`; words of the user that directly follow the results belong to the loop."""
+    messages = request.messages
+    end = len(messages)
+    while end and messages[end - 1].role == "user":
+        end -= 1
+    if end and messages[end - 1].role == "tool":
+        return _calls(messages[:end])
+    called = sum(message.tool_calls for message in messages if message.role == "assistant")
+    return int(called > sum(message.role == "tool" for message in messages))
 
 
 def _sum(attribute: str) -> Callable[[Request], int]:
@@ -123,6 +143,7 @@ _COUNTS: dict[str, Callable[[Request], Any]] = {
     "turns": lambda request: sum(map(speaks, request.messages)),
     "tools": lambda request: request.asking.tools(request),
     "tool_loop": _tool_loop,
+    "tool_turn": _tool_turn,
     "images": _sum("images"),
     "audio": _sum("audio"),
     "files": _sum("files"),

@@ -15,6 +15,9 @@ class ReaskParams(Params):
 
     at_least: float = Field(0.8, ge=0, le=1, description="The least cosine similarity that matches.")
     turns: int = Field(1, ge=1, le=20, description="How many of the user's earlier messages are compared.")
+    streak: bool = Field(
+        False, description="Each of the last `turns` earlier messages must be that alike, so that none may be missing."
+    )
     encoder: str | None = ENCODER
 
     def bounds(self) -> tuple[float | None, float | None]:
@@ -25,7 +28,8 @@ class ReaskParams(Params):
 
 
 class Reask(Signal):
-    """Reads the greatest similarity of the last user message to the earlier ones; 0 when it is the first.
+    """Reads the greatest similarity of the last user message to the earlier ones, the least one of a streak; 0 where
+    there are none, or too few for a streak.
 
     Unknown (`too_little_known`): no match, and one of them is in words that the embedding does not know.
     """
@@ -39,11 +43,20 @@ class Reask(Signal):
         super().__init__(name, params, shared)
         self._least = params.at_least
         self._turns = shared.use(Turns, source(shared, params.encoder), params.turns)
+        self._streak = params.turns if params.streak else None
         self.slow = (self._turns,)
 
     def read(self, facts: Facts) -> Reading:
         found = facts.got(self._turns)
-        score = max((one for one in found if one is not None), default=0.0)
-        if score < self._least and None in found:
+        known = [one for one in found if one is not None]
+        if self._streak is None:
+            score = max(known, default=0.0)
+            settled = score >= self._least
+        elif len(found) < self._streak:
+            score, settled = 0.0, True
+        else:
+            score = min(known, default=self._least)
+            settled = score < self._least
+        if not settled and None in found:
             return unknown("too_little_known")
         return Reading(score >= self._least, score, evidence=(f"turns={len(found)}",))

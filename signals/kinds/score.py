@@ -1,7 +1,8 @@
-"""`score`: a weighted sum of other signals' scores, or of those that match."""
+"""`score`: a weighted sum of other signals' scores, of those that match, or the one of them that is the strongest."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -16,6 +17,7 @@ from signals.signal import Doubt, Ends, Params, Shared, Signal
 
 _DIGITS: Final = 9
 """The sum of the weights of what matches is rounded to so many, so that 0.7 and 0.1 are 0.8."""
+_TEMPERATURE: Final = 0.1
 
 
 class BandParams(Params):
@@ -41,6 +43,15 @@ class ScoreParams(Params):
         description="`scores`: weight × score is added; a signal without a score counts 1 where it matches, else 0. "
         "`matches`: the weights of what matches are added.",
     )
+    exclusive: Literal["best", "softmax"] | None = Field(
+        None,
+        description="Instead of a sum, the strongest of the signals that match, by weight × score: the label is its "
+        "name, the score its strength (`best`) or its share (`softmax` over those that match).",
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="Of `softmax`: the lower, the greater the share of the strongest; 0.1 unless given."
+    )
+    default: str | None = Field(None, min_length=1, description="Of `exclusive`: the label where none matches.")
     at_least: float | None = Field(None, description="The least sum that matches.")
     at_most: float | None = Field(None, description="The greatest sum that matches.")
     bands: dict[str, _Band] = Field(
@@ -55,7 +66,14 @@ class ScoreParams(Params):
     def bounds(self) -> tuple[float | None, float | None] | None:
         return None if self.at_least is None and self.at_most is None else (self.at_least, self.at_most)
 
+    def label_names(self) -> tuple[str, ...] | None:
+        if self.exclusive is None:
+            return tuple(self.bands) or None
+        return tuple(dict.fromkeys((*self.sum, *([] if self.default is None else [self.default]))))
+
     def combined(self, spans: Mapping[str, Ends]) -> Ends:
+        if self.exclusive is not None:
+            return (0, 1) if self.exclusive == "softmax" else (None, None)
         ends = [_times(weight, (0, 1) if self.of == "matches" else spans[name]) for name, weight in self.sum.items()]
         lows, highs = [low for low, _ in ends], [high for _, high in ends]
         low = None if None in lows else sum(low for low in lows if low is not None)
@@ -94,8 +112,14 @@ class ScoreParams(Params):
     def _sensible(self) -> Self:
         if self.bounds() is not None:
             check(self.at_least, self.at_most)
-        elif not self.bands:
-            raise ValueError("one of at_least, at_most, bands is needed")
+        elif not self.bands and self.exclusive is None:
+            raise ValueError("one of at_least, at_most, bands, exclusive is needed")
+        if self.exclusive is not None and (self.bands or self.of == "matches"):
+            raise ValueError("exclusive gives the strongest signal as the label; it goes without bands and of: matches")
+        if self.exclusive is None and self.default is not None:
+            raise ValueError("default goes with exclusive only")
+        if self.exclusive != "softmax" and self.temperature is not None:
+            raise ValueError("temperature goes with `exclusive: softmax` only")
         if any(weight == 0 for weight in self.sum.values()):
             raise ValueError("a weight is 0; leave the signal out")
         given: list[Any] = list(self.bands.values())
@@ -119,7 +143,7 @@ def _times(weight: float, span: Ends) -> Ends:
 
 
 class Score(Signal):
-    """Reads the sum. Unknown (`input_unknown`) while any signal in it is Unknown."""
+    """Reads the sum, or the strongest signal. Unknown (`input_unknown`) while any of the signals is Unknown."""
 
     kind = "score"
     Parameters = ScoreParams
@@ -135,8 +159,12 @@ class Score(Signal):
         self._bounded = params.bounds() is not None
         self._least, self._most = params.at_least, params.at_most
         self._edges, self._names = params.edges()
+        self._exclusive, self._default = params.exclusive, params.default
+        self._temperature = _TEMPERATURE if params.temperature is None else params.temperature
 
     def read(self, facts: Facts) -> Reading:
+        if self._exclusive is not None:
+            return self._strongest(facts)
         readings = facts.readings
         total = 0.0
         for name, weight in self._weights:
@@ -152,3 +180,21 @@ class Score(Signal):
             total = round(total, _DIGITS)
         label = self._names[bisect_right(self._edges, total)]
         return Reading(within(total, self._least, self._most) if self._bounded else label is not None, total, label)
+
+    def _strongest(self, facts: Facts) -> Reading:
+        """The strongest of the signals that match; of equals the first."""
+        found: dict[str, float] = {}
+        for name, weight in self._weights:
+            reading = facts.readings.get(name)
+            if reading is None or reading.matched is None:
+                return unknown("input_unknown")
+            if reading.matched:
+                found[name] = weight * (1.0 if reading.score is None else reading.score)
+        label, score = self._default, 0.0
+        if found:
+            label = max(found, key=lambda name: found[name])
+            score = top = found[label]
+            if self._exclusive == "softmax":
+                score = 1.0 / sum(math.exp((each - top) / self._temperature) for each in found.values())
+        matched = within(score, self._least, self._most) if self._bounded else label is not None
+        return Reading(matched, score, label)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+import orjson
+from pydantic import Field, model_validator
 
 from signals.bounds import Bounds
 from signals.facts import Facts, QuickInput
@@ -26,6 +27,17 @@ class TokensParams(Bounds):
         False,
         description="Estimate the tokens of `encoding` (o200k where none is named) by a table: no package needed.",
     )
+    method: Literal["tokens", "bytes"] = Field(
+        "tokens",
+        description="`bytes`: a quarter of the bytes of the messages and tool definitions, as some routers count, "
+        "instead of tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.method == "bytes" and (self.encoding is not None or self.estimate):
+            raise ValueError("method: bytes counts no tokens; leave encoding and estimate out")
+        return self
 
     def bounds(self) -> tuple[float | None, float | None]:
         return self.at_least, self.at_most
@@ -45,7 +57,9 @@ class Tokens(Signal):
     def __init__(self, name: str, params: TokensParams, shared: Shared) -> None:
         super().__init__(name, params, shared)
         count: QuickInput[int] = estimate
-        if params.estimate and params.encoding not in (None, "o200k"):
+        if params.method == "bytes":
+            count = shared.use(Quarters)
+        elif params.estimate and params.encoding not in (None, "o200k"):
             count = shared.use(Estimate, params.encoding)
         elif params.encoding is not None and not params.estimate:
             count = shared.use(Exact, params.encoding)
@@ -77,6 +91,16 @@ class Size:
         if count < self._least:
             facts.silent(dict.fromkeys(self._names, Reading(False, float(count))), telling=True)
         return count
+
+
+class Quarters:
+    """Quick input: a quarter of the bytes of a request's text and tool definitions, rounded up."""
+
+    def compute(self, facts: Facts) -> int:
+        request = facts.request
+        offered = request.asking.offered(request)
+        size = len(request.spoken().rstrip("\n").encode(errors="surrogatepass"))
+        return -(-(size + (len(orjson.dumps(offered)) if offered else 0)) // 4)
 
 
 class Exact:

@@ -385,6 +385,14 @@ def test_sums_that_always_or_never_hold(score: str, least: str, expected: tuple[
     assert [one for one in found(SCORED % (score, least)) if one[0] in ("L322", "L323")] == [expected]
 
 
+def test_an_exclusive_score_has_the_labels_of_its_signals() -> None:
+    text = SCORED % ("{sum: {word: 1, hard: 1}, exclusive: softmax, at_least: 1.1}", "1")
+    problems = [one for one in found(text) if one[0] in ("L322", "L323")]
+    assert problems == [("L323", "1.1}}"), ("L323", "easy}, t]}, route: b}")]
+    fine = SCORED % ("{sum: {word: 1, hard: 1}, exclusive: softmax, default: easy}", "1")
+    assert [code for code, _ in found(fine) if code in ("L322", "L323")] == []
+
+
 def test_sums_that_may_or_may_not_hold_are_left_alone() -> None:
     for score in (
         "{sum: {long: 1, word: 1}, at_least: 5000, bands: {easy: {below: 1}, hard: {}}}",

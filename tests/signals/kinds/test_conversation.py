@@ -54,6 +54,33 @@ def test_conversation(params: dict[str, Any], loop: bool, plain: bool) -> None:
     assert matched("conversation", PLAIN, **params) is plain
 
 
+CALL, RESULT, ASKED = Message("assistant", "", tool_calls=1), Message("tool", "r"), Message("user", "u")
+
+
+@pytest.mark.parametrize(
+    ("messages", "loop", "turn"),
+    [
+        ([ASKED, CALL, RESULT], 1, 1),
+        ([ASKED, CALL, RESULT, CALL, RESULT], 2, 2),
+        ([ASKED, CALL, RESULT, ASKED], 0, 1),
+        ([ASKED, CALL, RESULT, CALL, RESULT, ASKED, ASKED], 0, 2),
+        ([ASKED, CALL, RESULT, Message("assistant", "done"), ASKED], 0, 0),
+        ([ASKED, CALL, ASKED], 0, 1),
+        ([ASKED, Message("assistant", "", tool_calls=2), RESULT, Message("assistant", "so"), ASKED], 0, 1),
+        ([RESULT, ASKED], 0, 1),
+        ([ASKED], 0, 0),
+        ([], 0, 0),
+    ],
+)
+def test_a_turn_of_the_user_after_tool_results_belongs_to_the_loop(
+    messages: list[Message], loop: int, turn: int
+) -> None:
+    given = request(messages=messages)
+    for name, count in (("tool_loop", loop), ("tool_turn", turn)):
+        assert matched("conversation", given, **{name: {"at_least": count, "at_most": count}})
+        assert matched("conversation", given, **{name: True}) is (count > 0)
+
+
 def test_evidence_gives_the_counts() -> None:
     assert reading(build("conversation", turns=True, images=True), LOOP).evidence == ("turns=1", "images=2")
 

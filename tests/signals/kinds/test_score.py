@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_it_names_its_inputs() -> None:
 
 
 def test_wrong_parameters_are_explained() -> None:
-    assert "one of at_least, at_most, bands" in complaint("score", sum={"a": 1.0})
+    assert "one of at_least, at_most, bands, exclusive" in complaint("score", sum={"a": 1.0})
     assert "greater than" in complaint("score", sum={"a": 1.0}, at_least=2, at_most=1)
     assert "a weight is 0" in complaint("score", sum={"a": 0.0}, at_least=1)
     assert "two bands" in complaint("score", sum={"a": 1.0}, at_least=1, bands={"a": 1.0, "b": 1.0})
@@ -93,3 +94,42 @@ def test_wrong_parameters_are_explained() -> None:
     assert "either all" in complaint("score", sum={"a": 1.0}, bands={"a": {"below": 1.0}, "b": 1.0})
     assert "must be the last" in complaint("score", sum={"a": 1.0}, bands={"a": {}, "b": {"below": 1.0}})
     assert "no sum is in it" in complaint("score", sum={"a": 1.0}, bands={"a": {"below": 2.0}, "b": {"below": 2.0}})
+
+
+MATCHING = {
+    "math": Reading(True, 0.6),
+    "code": Reading(True, 0.5),
+    "law": Reading(False, 0.9),
+    "header": Reading(True, None),
+}
+
+
+def test_the_strongest_of_what_matches_is_the_label() -> None:
+    found = score(MATCHING, sum={"math": 1, "code": 1, "law": 1}, exclusive="best")
+    assert found == Reading(True, 0.6, "math")
+    found = score(MATCHING, sum={"math": 1, "code": 1.3, "law": 1}, exclusive="best")
+    assert (found.label, found.score) == ("code", pytest.approx(0.65))
+    assert score(MATCHING, sum={"math": 1, "header": 0.6}, exclusive="best").label == "math"  # of equals the first
+    assert score(MATCHING, sum={"law": 1}, exclusive="best") == Reading(False, 0.0, None)
+    assert score(MATCHING, sum={"law": 1}, exclusive="best", default="other") == Reading(True, 0.0, "other")
+    assert score(MATCHING, sum={"math": 1}, exclusive="best", at_least=0.7).matched is False
+    readings = {**MATCHING, "late": unknown("deadline")}
+    assert score(readings, sum={"math": 1, "late": 1}, exclusive="best").error == "input_unknown"
+
+
+def test_softmax_gives_the_share_of_the_strongest() -> None:
+    found = score(MATCHING, sum={"math": 1, "code": 1, "law": 1}, exclusive="softmax")
+    assert (found.label, found.score) == ("math", pytest.approx(1 / (1 + math.exp(-1))))
+    found = score(MATCHING, sum={"math": 1, "code": 1}, exclusive="softmax", temperature=0.01, at_least=0.99)
+    assert (found.matched, found.label) == (True, "math")
+    found = score(MATCHING, sum={"math": 1, "code": 1}, exclusive="softmax", temperature=1e-9)
+    assert found.score == 1.0
+    assert score(MATCHING, sum={"math": 1, "code": 1}, exclusive="softmax", at_least=0.8).matched is False
+    assert score(MATCHING, sum={"math": 1}, exclusive="softmax").score == 1.0
+
+
+def test_wrong_parameters_of_exclusive_are_explained() -> None:
+    assert "goes without bands" in complaint("score", sum={"a": 1.0}, exclusive="best", bands={"a": 0.0})
+    assert "goes without bands" in complaint("score", sum={"a": 1.0}, exclusive="best", of="matches")
+    assert "default goes with exclusive" in complaint("score", sum={"a": 1.0}, at_least=1, default="a")
+    assert "softmax` only" in complaint("score", sum={"a": 1.0}, exclusive="best", temperature=1)

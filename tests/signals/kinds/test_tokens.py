@@ -298,3 +298,21 @@ def test_the_estimate_on_the_public_data() -> None:
     off = {language: abs(guessed / true - 1) for language, (guessed, true) in sums.items()}
     assert max(off.values()) < 0.3, off
     assert sum(off.values()) / len(off) < 0.10
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("äöü", 2), ("x" * 4000, 1000)]
+)
+def test_a_quarter_of_the_bytes(text: str, tokens: int) -> None:
+    given = request(text)
+    assert reading(build("tokens", at_least=0, method="bytes"), given).score == tokens
+    assert matched("tokens", given, at_least=1, method="bytes") is (tokens > 0)
+
+
+def test_a_quarter_of_the_bytes_counts_tool_definitions_and_all_messages() -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    messages = [Message("system", "abcd"), Message("user", "abc")]
+    given = request(messages=messages, fields={"tools": tools})
+    size = len("abcd\nabc") + len(json.dumps(tools, separators=(",", ":")))
+    assert reading(build("tokens", at_least=0, method="bytes"), given).score == -(-size // 4)
+    assert "leave encoding and estimate out" in complaint("tokens", at_least=0, method="bytes", estimate=True)

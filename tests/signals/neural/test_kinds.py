@@ -127,6 +127,8 @@ async def test_reask_compares_with_the_turn_before(shared: Shared) -> None:
     between = turns("How do I cancel my subscription?", "Tell me a joke", "how can i cancel my subscription")
     assert (await take(signal, between)).matched is False
     assert (await take(build("reask", shared, at_least=0.7, turns=2), between)).matched is True
+    streak = build("reask", shared, at_least=0.7, turns=2, streak=True)
+    assert (await take(streak, between)).matched is False
 
 
 async def test_one_run_serves_all_heads_of_a_text(shared: Shared) -> None:
@@ -218,3 +220,27 @@ def test_parameters_are_checked() -> None:
     assert "one of at_least, at_most is needed" in complaint("difficulty")
     assert "at_least" in complaint("similar", to=["x"])
     assert "url" in complaint("remote", url="ftp://x", model="m")
+
+
+@pytest.mark.parametrize(
+    ("found", "streak", "expected"),
+    [
+        ([0.9, 0.85], True, (True, 0.85)),
+        ([0.9, 0.3], True, (False, 0.3)),
+        ([0.9], True, (False, 0.0)),
+        ([], True, (False, 0.0)),
+        ([0.9, None], True, (None, None)),
+        ([0.3, None], True, (False, 0.3)),
+        ([None, None], True, (None, None)),
+        ([0.9, None], False, (True, 0.9)),
+        ([0.3, None], False, (None, None)),
+    ],
+)
+def test_a_streak_needs_every_turn(
+    shared: Shared, found: list[float | None], streak: bool, expected: tuple[bool | None, float | None]
+) -> None:
+    signal = build("reask", shared, at_least=0.7, turns=2, streak=streak)
+    facts = Facts(request())
+    facts.put(signal.slow[0], found)
+    reading = signal.read(facts)
+    assert (reading.matched, reading.score) == expected
