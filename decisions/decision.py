@@ -101,7 +101,8 @@ class Trace(NamedTuple):
     for token rate limits and logs. `observed` are the guards that would have refused but only watch (`observe: true`).
     `kept`: the decision is that of an earlier request of the session (`sticky: session`). `lacking` are the candidates,
     by key, that cannot do what the request needs, and what they lack; the model that takes it all the same among them.
-    `choice`: what a selector chose, where the decision leaves its model to one.
+    `choice`: what a selector chose, where the decision leaves its model to one; `context`: what it has to know of the
+    request to learn from what becomes of it.
     """
 
     decision: Decision
@@ -116,3 +117,4 @@ class Trace(NamedTuple):
     kept: bool = False
     lacking: Mapping[str, tuple[str, ...]] = _NONE
     choice: Choice | None = None
+    context: Any = None

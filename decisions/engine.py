@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from decisions.arm import Arm, together
 from decisions.candidates import able
 from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
+from decisions.grading import Grading, graded
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evaluate, leaves, take, unread
@@ -206,9 +207,10 @@ class Engine:
     `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
     most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
     see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
-    decision's name; those in `learning` are told what became of them. `sessions` says how sessions are told, `store` is
-    what replicas share; `chained` says that something is kept of a session, so that a chain of responses must be one.
-    `ahead` are the signals that take long where a text is long. `caches`: some decision keeps answers, and counts what
+    decision's name; those in `learning` are told what became of them, and `grading` takes what users think of it.
+    `sessions` says how sessions are told, `store` is what replicas share; `chained` says that something is kept of a
+    session, so that a chain of responses must be one. `ahead` are the signals that take long where a text is long.
+    `caches`: some decision keeps answers, and counts what
     that saves. `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are
     all but those that look at answers.
     """
@@ -263,6 +265,9 @@ class Engine:
         self.chained = self.kept is not None or by_session or self.shared.metered
         # With `best` guards go first, since nothing is compared with them.
         order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
+        grades = graded(self.selectors.items())
+        kinds = {name: signal.kind for name, signal in self.signals.items()}
+        self.grading = Grading(grades, self.store, self.sessions, self.settings.tenant, kinds) if grades else None
         self._all = tuple(self._compiled(clause) for clause in order)
         self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
         self._auto = frozenset(name.casefold() for name in self.auto)
@@ -457,6 +462,7 @@ class Evaluation:
         "_choice",
         "_chosen",
         "_clauses",
+        "_context",
         "_everything",
         "_held",
         "_kept",
@@ -479,6 +485,7 @@ class Evaluation:
         self._chosen: _Compiled | None = None  # matched, and waiting for its choice of a model
         self._candidates: Sequence[Model] = ()
         self._choice: Choice | None = None
+        self._context: Any = None
         sticky = any(clause.clause.keep is not None for clause in self._clauses) if engine.kept is not None else False
         self._kept: Kept | None = engine.kept if sticky else None  # until it is known on which decision the session is
         self._held = False  # it is on one
@@ -556,6 +563,7 @@ class Evaluation:
                 kept,
                 lacking,
                 self._choice,
+                self._context,
             ),
         )
 
@@ -695,6 +703,7 @@ class Evaluation:
         try:
             choice = selector.choose(self.facts)
             decision = clause.decisions[choice.model]
+            self._context = selector.context(self.facts) if selector.learns else None
         except Exception as error:  # noqa: BLE001 - as in signals.gather: the guards above have passed the request
             log.error("the selector %s of decision %s failed: %s", selector.name, clause.name, type(error).__name__)
             self._held = False

@@ -24,7 +24,11 @@ AGAIN_S: Final = 0.05
 LOOKED_AT: Final = 16 * 1024
 """Bytes of the beginning of an answer in which its id is looked for. It stands in the first event of a stream."""
 
-_ID: Final = re.compile(rb"resp[_-][A-Za-z0-9_.=-]{1,512}")
+_ID: Final = re.compile(rb"[A-Za-z0-9_.:=+/-]{1,512}")
+RESPONSE: Final = ("resp_", "resp-")
+"""How the ids of stored responses begin."""
+_KEYS: Final = (b"id", b"responseId")
+_PLACES: Final = ([None], [None, b"response"], [None, b"message"])
 _MARK: Final = re.compile(rb'["{}\[\]:,]')
 """What gives JSON its structure, outside of strings."""
 _STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
@@ -32,16 +36,19 @@ _STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
 
 
 class IdFinder:
-    """The beginning of an answer, until its id has been found; `session` is the key of the call's session.
+    """The beginning of an answer, until its id has been found; `session` is the key of the call's session. `any`: the
+    ids of all APIs are looked for, and not only those of stored responses.
 
-    The id is looked for where the API puts it: as the answer's own, or, in an event, as that of its `response`. What a
+    The id is looked for where the API puts it: as the answer's own, or, in an event, as that of its `response` or
+    `message`. What a
     client sent and the server says again (metadata, tools) may hold anything elsewhere. Each byte is looked at once.
     """
 
-    __slots__ = ("_at", "_begun", "_kept", "_key", "_last", "_path", "session")
+    __slots__ = ("_at", "_begun", "_kept", "_key", "_last", "_path", "any", "session")
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, anyone: bool = False) -> None:
         self.session = session
+        self.any = anyone
         self._kept: bytearray | None = bytearray()
         self._at = 0
         self._begun = -1  # where a string began that has not ended
@@ -70,8 +77,10 @@ class IdFinder:
                     break
                 self._last = bytes(kept[self._begun : self._at - 1])
                 self._begun = -1
-                if self._key == b"id" and self._path in ([None], [None, b"response"]) and _ID.fullmatch(self._last):
-                    return self._last.decode()
+                if self._key in _KEYS and self._path in _PLACES and _ID.fullmatch(self._last):
+                    found = self._last.decode()
+                    if self.any or found.startswith(RESPONSE):
+                        return found
                 continue
             mark = _MARK.search(kept, self._at)
             if mark is None:

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from decisions.decision import Decision, Trace, made
 from decisions.engine import Engine, Evaluation, tokens_of
+from decisions.grading import A_MINUTE
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
 from extproc import listing, paths, shown, wire
@@ -32,7 +33,7 @@ from extproc.bodies import Bodies
 from extproc.body import parse
 from extproc.chains import Chains, before
 from extproc.head import NO_HEAD, Head, media_type, number, too_large
-from extproc.jsonbody import count
+from extproc.jsonbody import count, load
 from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper, Keeping
 from extproc.makers import Makers
 from extproc.meter import Meter
@@ -169,6 +170,21 @@ class Context(Protocol):
         `reason` is from a closed set: the `code` of a refusal, or `body_mode`, `protocol`, `error`, `answer_broken`.
         """
         ...
+
+
+_UNGRADED: Final = {
+    refusal.code: refusal
+    for refusal in (
+        Refusal(
+            400, 'The body must be {"id": an answer, "score": 0 to 1}, or "better_than": another.', "invalid_feedback"
+        ),
+        Refusal(404, "There is no answer of this id that you may grade; it may be older than a day.", "unknown_answer"),
+        Refusal(409, "This answer has been graded already.", "graded_already"),
+        Refusal(429, f"No more than {A_MINUTE} grades are taken in a minute.", "too_many_grades"),
+        Refusal(503, "Grades cannot be taken at the moment; try again.", "store_down"),
+    )
+}
+"""Why a grade is not taken."""
 
 
 class Phase:
@@ -338,7 +354,10 @@ class Exchange:
         try:
             if target is None:
                 self._unknown(path, headers.get(":method", ""))
-            elif target.api is None:
+            elif target.operation == "feedback" and self._engine.grading is None:
+                head.target = None
+                self._unknown(path, headers.get(":method", ""))
+            elif target.api is None and target.operation != "feedback":
                 head.bodiless(message.end)
                 self._bodiless(target)
             else:
@@ -551,7 +570,11 @@ class Exchange:
     def _decide(self, body: bytes) -> None:
         self._phase = Phase.DECIDING
         self._context.bodies.arrived(self)
+        target = self._head.target
         try:
+            if target is not None and target.operation == "feedback":
+                self._begin(self._grade(body), len(body))
+                return
             if is_long(body) or self._head.coding is not None:
                 self._begin(self._decide_later(body), len(body))
                 return
@@ -570,6 +593,29 @@ class Exchange:
             self._refuse(self._shape().unknown_model(error.model))
         except Refusal as refusal:
             self._refuse(refusal)
+
+    async def _grade(self, body: bytes) -> None:
+        """What a user thinks of an answer."""
+        try:
+            try:
+                if len(body) > SMALL:
+                    raise too_large(SMALL)
+                head, grading = self._head, self._engine.grading
+                fields = load(head.decoded(body, SMALL), SMALL)
+                request = Request("feedback", body, fields, None, (), head.headers)
+                taken = "unknown_answer" if grading is None else await grading.take(request)
+                self._task = None
+                if taken != "taken":
+                    self._refuse(_UNGRADED[taken])
+                else:
+                    self._over(wire.immediate(200, JSON_HEADERS, b'{"taken":true}', "pointsman_feedback"))
+            except Refusal as refusal:
+                self._task = None
+                self._refuse(refusal)
+        except Exception as error:  # noqa: BLE001 - as in `message`; a grade must not go to a model
+            _log(error)
+            self._refuse(Refusal(500, "The grade could not be taken.", "error"))
+        self._rest()
 
     def _begin(self, work: Coroutine[Any, Any, None], size: int) -> None:
         """Go on in a task; a body of `size` bytes is held as long. What is counted of it already is not counted again:
@@ -771,6 +817,8 @@ class Exchange:
         if body is None and self._head.coding is not None:
             body = request.body
         model = trace.decision.model
+        if (grading := self._engine.grading) is not None:
+            grading.sent(trace, request)
         if model is not None and BY_NAME[request.api].stored:
             self._context.makers.note(self._head.session(self._engine.sessions), model.key)
             self._context.chains.mark(self._engine, request)

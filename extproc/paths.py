@@ -102,7 +102,7 @@ def plain(path: str) -> list[str] | None:
 
 
 def _named(low: list[str], segments: list[str], query: str) -> Found | None:
-    """The call that the segments end in, or the model list, or a stored response; `low` are they in small letters."""
+    """The call that the segments end in, the model list, a stored response or a grade; `low`: in small letters."""
     for size in range(_SEGMENTS, 0, -1):
         call = _CALLS.get(tuple(low[-size:])) if len(low) >= size else None
         if call is None:
@@ -117,6 +117,8 @@ def _named(low: list[str], segments: list[str], query: str) -> Found | None:
         found = shape.find(segments, query) if segments else None
         if found is not None:
             return found
+    if low[-1:] == ["feedback"] and _base(low[-2:-1]):
+        return Found(Target(None, "feedback"), segments[:-1], ["feedback"], [])
     for at in (at for at, segment in enumerate(low) if segment == "models" or segment in _STORED):
         if not (_base(low[max(at - 1, 0) : at]) or (at > 1 and low[at - 2] == "deployments")):
             continue

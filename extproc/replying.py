@@ -17,7 +17,7 @@ from decisions.watching import OBSERVED, Judge
 from extproc import wire
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
-from extproc.chains import Chains, IdFinder
+from extproc.chains import RESPONSE, Chains, IdFinder
 from extproc.head import Head, media_type, number
 from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
@@ -128,7 +128,8 @@ class Reply:
                 # Whoever answers in its place, the model that was sent the request has failed.
                 failed = not written and self.model is not chosen
                 meter.first_byte(chosen, request, 503 if failed else self.status)
-            finder = IdFinder(request.session) if request.stored else None
+            gradable = engine.grading is not None and trace.choice is not None and watched
+            finder = IdFinder(request.session, gradable) if request.stored or gradable else None
             if finder is not None or (engine.metered and watched):
                 self._tail = Tail(finder)
             if engine.metered and not watched:  # the gateway was rendered for a policy that wanted to know less
@@ -241,7 +242,11 @@ class Reply:
             return None
         tail.take(message.body)
         if tail.finder is not None and (found := tail.finder.take(message.body)) is not None:
-            self._context.chains.learn(self._engine, found, tail.finder.session)
+            request, grading = self._request, self._engine.grading
+            if request is not None and request.stored and found.startswith(RESPONSE):
+                self._context.chains.learn(self._engine, found, tail.finder.session)
+            if request is not None and grading is not None and tail.finder.any:
+                grading.answered(self._trace, request, found)
         return None if self._unasked is None else self._unasked.feed(message.body, message.end)
 
     def rest(self) -> bytes:

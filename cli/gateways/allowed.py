@@ -21,7 +21,7 @@ _BASE: Final = rf"(?:/{SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|de
 
 
 def _calls() -> str:
-    anywhere, based = [], ["models(?:/.+)?"]
+    anywhere, based = [], ["models(?:/.+)?", "feedback"]
     for shape in SHAPES:
         ends = ["/".join(end) for end in shape.calls]
         if shape.stored:  # an answer's id, which stands where further segments of a call do

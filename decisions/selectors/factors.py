@@ -74,12 +74,14 @@ class Factors(Selector):
         super().__init__(pick, params, shared)
         self.learns = True
         self._weights = (params.quality, -params.cost, -params.latency, -params.load)
-        self._limits = params.limits
+        self._priced = params.cost > 0 or params.limits.cost is not None
+        self._limits = None if params.limits == FactorLimits() else params.limits
         self._timing = Timing(shared, "first_byte")
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         figures = self._figures(models, facts)
-        keeping = [at for at, each in enumerate(figures) if self._limits.keeps(*each)]
+        limits = self._limits
+        keeping = [at for at, each in enumerate(figures) if limits is None or limits.keeps(*each)]
         some = keeping or list(range(len(models)))
         sums = [0.0] * len(some)
         for factor, weight in enumerate(self._weights):
@@ -95,11 +97,11 @@ class Factors(Selector):
 
     def _figures(self, models: Sequence[Model], facts: Facts) -> list[tuple[float, float, float, float]]:
         """Quality, money, seconds and waiting requests of each."""
-        tokens = expected_tokens(facts)
+        tokens = expected_tokens(facts) if self._priced else (0, 0)
         return [
             (
                 USUAL if model.quality is None else model.quality,
-                model.cost(*tokens),
+                model.cost(*tokens) if self._priced else 0.0,
                 seconds,
                 self._timing.waiting(model),
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.outcome import Outcome
-from decisions.selectors.selector import Pick, Selector
+from decisions.selectors.selector import Graded, Pick, Selector
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
@@ -49,10 +49,20 @@ class Pinned(Selector):
         self._by_key = {model.key: model for model in self.models}
         self.slow = (self,)
         self.learns = chooser.learns
+        self.graded = chooser.graded
         self.watches_answers = chooser.watches_answers
+
+    def context(self, facts: Facts) -> Any:
+        return self._chooser.context(facts)
 
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         self._chooser.learn(outcome, choice)
+
+    def grade(self, given: Graded, score: float) -> None:
+        self._chooser.grade(given, score)
+
+    def compare(self, better: Graded, worse: Graded) -> None:
+        self._chooser.compare(better, worse)
 
     async def fetch(self, facts: Facts) -> Choice:
         """The choice for the session (the slow input of this selector). Raises `Unavailable`."""

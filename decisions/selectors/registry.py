@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decisions.selectors.bandit import Bandit
 from decisions.selectors.cheapest import Cheapest
+from decisions.selectors.elo import Elo
+from decisions.selectors.ema import Ema
 from decisions.selectors.factors import Factors
 from decisions.selectors.fastest import Fastest
+from decisions.selectors.pheromone import Pheromone
 from decisions.selectors.selector import Selector
 from decisions.selectors.weighted import Weighted
 
@@ -13,6 +17,10 @@ KINDS: tuple[type[Selector], ...] = (
     Cheapest,
     Fastest,
     Factors,
+    Bandit,
+    Ema,
+    Pheromone,
+    Elo,
 )
 """The first is how a choice is made that does not say how."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,13 @@ from signals.signal import Doubt, Shared
 
 STANDS_IN: Final = "fallback of a model that lacks what is needed"
 """`Choice.why` of a model that is none of those chosen among."""
+
+
+class Graded(NamedTuple):
+    """A choice whose answer is graded: the key of the candidate, and what the selector knew of the request."""
+
+    arm: str
+    context: Any
 
 
 class Params(BaseModel):
@@ -62,8 +69,9 @@ class Selector(ABC):
     the parameters that may stand beside `by: name`, for policies from before kinds had parameters of their own; `twice`
     says what to do about a model that stands in `pick` twice. `slow` has to be fetched before `choose`; `by_session`
     says that what is chosen depends on the session. One that `learns` is told what became of the requests that it has
-    chosen for, off their path; `watches_answers` says that it has to be known what answers took. These four may be set
-    by an instance in its `__init__`, which raises OSError or ValueError where something that it needs cannot be had.
+    chosen for, off their path, and where it is `graded` how good their answers were; `watches_answers` says that the
+    answers have to be looked at. These five may be set by an instance in its `__init__`, which raises OSError or
+    ValueError where something that it needs cannot be had.
     """
 
     name: ClassVar[str]
@@ -74,6 +82,7 @@ class Selector(ABC):
     slow: tuple[SlowInput[Any], ...] = ()
     by_session: bool = False
     learns: bool = False
+    graded: bool = False
     watches_answers: bool = False
 
     def __init__(self, pick: Pick, params: Any, shared: Shared) -> None:
@@ -95,8 +104,20 @@ class Selector(ABC):
         needs = facts.get(NEEDS)
         return self.among(tuple(model for model in self.models if not model.lacks(needs)) or self.models, facts)
 
+    def context(self, facts: Facts) -> Any:
+        """What a selector that learns has to know of a request once it is over, as JSON has it."""
+        return None
+
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         """What became of a request that `choice` was made for, by this selector or by the one before a reload."""
+        raise NotImplementedError
+
+    def grade(self, given: Graded, score: float) -> None:
+        """The answer of a choice is worth `score`, 0 to 1. Raises ValueError where the context is not this kind's."""
+        raise NotImplementedError
+
+    def compare(self, better: Graded, worse: Graded) -> None:
+        """The answer of one choice is better than that of another. Raises ValueError as `grade` does."""
         raise NotImplementedError
 
     @abstractmethod

@@ -57,10 +57,10 @@ class Timing:
         return self._loads.of(model.plain.key).waiting
 
     def _mean(self, model: Model) -> float | None:
-        found = self._standing.of(model.key)
+        found = self._standing.told(model.key)
         if found is None:
             return None
-        count, seconds, failed = map(float, found)
+        count, seconds, failed = found
         if count < FEW:
             return None
         good = count - failed

@@ -1,0 +1,86 @@
+"""`elo`: ratings from comparisons of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log10
+from typing import Final
+
+from pydantic import Field
+
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.selectors.exploring import EXPLORED, explored
+from decisions.selectors.learner import ClassLearner, ClassParams, expected
+from decisions.selectors.selector import Graded, Pick
+from signals.facts import Facts
+from signals.signal import Shared
+
+BEST: Final = "highest rating"
+SCALE: Final = 400.0
+
+
+class EloParams(ClassParams):
+    """How quickly ratings move, and how much is left to chance."""
+
+    step: float = Field(32.0, gt=0, le=400, description="The most points that one comparison moves a rating.")
+    explore: float = Field(
+        0.05, ge=0, le=1, description="Share of requests spread evenly over all candidates, to learn of them."
+    )
+
+
+class Elo(ClassLearner):
+    """The highest Elo rating (Elo 1978), less the weighed price on the scale of its chance against an average opponent.
+
+    A rating is the sum of what comparisons have moved it, so that those of replicas add up. A grade without a second
+    answer is a game against an opponent of rating 0, that of a model of quality 0.5.
+    """
+
+    name = "elo"
+    about = "Take the model with the highest rating, by comparisons of answers."
+    Parameters = EloParams
+    sums = 2
+
+    def __init__(self, pick: Pick, params: EloParams, shared: Shared) -> None:
+        super().__init__(pick, params, shared)
+        self._explore = params.explore
+        self._step = params.step
+        self._first = {model.key: _rating(expected(model)) for model in self.models}
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        self.standing.refresh()
+        context, prices = self.context(facts), self.prices(models, facts)
+        worth = [
+            round(_chance(self.rating(context, one.key)) - price, 6) for one, price in zip(models, prices, strict=True)
+        ]
+        best = max(range(len(models)), key=worth.__getitem__)
+        at, propensity = explored(best, len(models), self._explore, facts)
+        return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
+
+    def rating(self, context: str, arm: str) -> float:
+        """The rating of a candidate in a class; 0 is that of an average one."""
+        _, moved = self.known(context, arm) or (0.0, 0.0)
+        return self._first.get(arm, 0.0) + moved
+
+    def grade(self, given: Graded, score: float) -> None:
+        self._play(given, 0.0, score)
+
+    def compare(self, better: Graded, worse: Graded) -> None:
+        above, below = self.rating(better.context, better.arm), self.rating(worse.context, worse.arm)
+        self._play(better, below, 1.0)
+        self._play(worse, above, 0.0)
+
+    def _play(self, given: Graded, opponent: float, score: float) -> None:
+        moved = self._step * (score - _chance(self.rating(given.context, given.arm) - opponent))
+        self.put(given, (1.0, moved))
+
+
+def _chance(difference: float) -> float:
+    """How likely one wins who is rated so much higher."""
+    return float(1.0 / (1.0 + 10.0 ** (-max(-4000.0, min(4000.0, difference)) / SCALE)))
+
+
+def _rating(quality: float) -> float:
+    """The rating of one who wins such a share of games against an average opponent."""
+    share = min(0.99, max(0.01, quality))
+    return SCALE * log10(share / (1.0 - share))

@@ -1,0 +1,113 @@
+"""What the kinds of selectors have in common that learn from grades of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from decisions.candidates import expected_tokens
+from decisions.decision import Choice
+from decisions.model import Model
+from decisions.outcome import Outcome
+from decisions.selectors.selector import Graded, Params, Pick, Selector
+from signals.facts import Facts
+from signals.signal import Doubt, Shared
+from signals.text.frame import FRAME
+
+DAY_H: Final = 24.0
+USUAL: Final = 0.5
+"""The quality of a model whose `quality` the policy does not tell."""
+CLASSES: Final = 256
+"""Into how many classes the frames of prompts fall."""
+
+
+class LearnerParams(Params):
+    """What counts beside quality, and how long what was learned counts."""
+
+    cost: float = Field(
+        0.0, ge=0, description="Weight of the call's estimated price (1 for the dearest candidate) against quality."
+    )
+    half_life: float = Field(
+        7 * DAY_H, gt=0, le=10_000, description="Hours after which what was learned counts half as much."
+    )
+
+    def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:
+        unpriced = next((model for model in models if not model.priced), None)
+        if self.cost and unpriced is not None:
+            message = f"{unpriced.key!r} has no price and so counts as free: give every model a `price`"
+            yield Doubt((), "L326", f"{message}, or `price: {{input: 0, output: 0}}` when it is free")
+
+
+class ClassParams(LearnerParams):
+    """What a class of requests is."""
+
+    per: Literal["decision", "template"] = Field(
+        "decision",
+        description="What is learned by itself: the decision as a whole, or each kind of prompt in it, told by its "
+        "first words and its labels.",
+    )
+
+
+class Learner(Selector):
+    """A selector that learns from grades: 0 (bad) to 1 (good), given to its choices one by one.
+
+    A failure of the model's server is a grade of 0. `sums` is how many numbers are kept of a candidate.
+    """
+
+    sums: ClassVar[int]
+
+    def __init__(self, pick: Pick, params: LearnerParams, shared: Shared) -> None:
+        super().__init__(pick, params, shared)
+        self.learns = self.graded = True
+        self.watches_answers = True  # the id of an answer stands in it
+        self.cost = params.cost
+        name = f"{self.name}:{pick.decision}"
+        half_life = params.half_life * 3600.0
+        self.standing = shared.services.standings.of(shared.services.store, name, self.sums, half_life)
+
+    def learn(self, outcome: Outcome, choice: Choice) -> None:
+        if outcome.status is not None and outcome.status >= 500 and outcome.model is choice.model.plain:
+            self.grade(Graded(choice.model.key, outcome.trace.context), 0.0)
+
+    def compare(self, better: Graded, worse: Graded) -> None:
+        self.grade(better, 1.0)
+        self.grade(worse, 0.0)
+
+    def prices(self, models: Sequence[Model], facts: Facts) -> list[float]:
+        """What each of `models` costs, weighed: `cost` for the dearest."""
+        if not self.cost:
+            return [0.0] * len(models)
+        tokens = expected_tokens(facts)
+        costs = [model.cost(*tokens) for model in models]
+        most = max(costs)
+        return [self.cost * cost / most for cost in costs] if most > 0 else costs
+
+
+class ClassLearner(Learner):
+    """A learner that keeps sums of each candidate in each class of requests. The context is the name of the class."""
+
+    def __init__(self, pick: Pick, params: ClassParams, shared: Shared) -> None:
+        super().__init__(pick, params, shared)
+        self._by_template = params.per == "template"
+
+    def context(self, facts: Facts) -> str:
+        if not self._by_template:
+            return ""
+        return f"{sum(facts.get(FRAME)) % CLASSES:02x}"
+
+    def known(self, context: str, arm: str) -> Sequence[float] | None:
+        """The sums of a candidate in a class; None where there are none."""
+        return self.standing.told(f"{context}|{arm}")
+
+    def put(self, given: Graded, amounts: Sequence[float]) -> None:
+        """Add to the sums of a choice. Raises ValueError."""
+        if type(given.context) is not str or len(given.context) > 2:
+            raise ValueError("not the name of a class")
+        self.standing.add(f"{given.context}|{given.arm}", amounts)
+
+
+def expected(model: Model) -> float:
+    """The quality of a model before anything was learned of it."""
+    return USUAL if model.quality is None else model.quality

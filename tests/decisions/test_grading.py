@@ -1,0 +1,161 @@
+"""Grades: who may give them, once, how many; what users say in the next turn; what is kept of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from config.build import build
+from config.load import parse
+from decisions.decision import Trace
+from decisions.engine import Engine
+from decisions.grading import A_MINUTE, Grading
+from decisions.outcome import Outcome
+from decisions.selectors.ema import Ema
+from signals.reading import Reading
+from signals.request import Message, Request
+
+POLICY = """\
+version: 1
+models: {small: {quality: 0.6}, large: {quality: 0.5}}
+default: small
+signals: {said: {feedback: {is: [satisfied, dissatisfied]}}, again: {reask: {}}}
+decisions:
+- {name: said, when: {any: [said, again]}, route: large}
+- {name: learned, route: {pick: [small, large], by: {ema: {explore: 0}}}}
+"""
+TENANT = "settings: {tenant: {header: x-tenant}}\n"
+
+
+def made(more: str = "") -> tuple[Engine, Grading]:
+    engine = build(parse(POLICY + more))
+    assert engine.grading is not None
+    return engine, engine.grading
+
+
+def asked(**headers: str) -> Request:
+    headers = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Request("chat", b"{}", {}, "auto", (Message("user", "hi"),), headers)
+
+
+def grade(body: dict[str, Any], **headers: str) -> Request:
+    headers = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Request("feedback", b"", body, None, (), headers)
+
+
+async def answer(engine: Engine, id: str, request: Request, said: Reading | None = None) -> Trace:
+    """A request is decided, sent and answered."""
+    silent = {"said": Reading(False), "again": Reading(False)}
+    evaluation = engine.stubbed(request, silent | ({} if said is None else {"said": said}))
+    trace = await evaluation.finish()
+    assert engine.grading is not None
+    engine.grading.sent(trace, request)
+    engine.grading.answered(trace, request, id)
+    await settled(engine.grading)
+    return trace
+
+
+async def settled(grading: Grading) -> None:
+    await asyncio.gather(*grading._writing)
+
+
+def means(engine: Engine) -> dict[str, float]:
+    selector = engine.selectors["learned"]
+    assert isinstance(selector, Ema)
+    return {model.key: selector.mean("", model) for model in selector.models}
+
+
+async def test_a_grade_is_taken_once_by_whichever_id() -> None:
+    engine, grading = made()
+    await answer(engine, "chatcmpl-1", asked(x_request_id="r1"))
+    assert await grading.take(grade({"id": "r1", "score": 0})) == "taken"
+    assert await grading.take(grade({"id": "chatcmpl-1", "score": 0})) == "graded_already"
+    assert means(engine) == {"small": pytest.approx(1.2 / 3, abs=1e-6), "large": 0.5}
+
+
+async def test_the_better_of_two_answers() -> None:
+    engine, grading = made()
+    await answer(engine, "a", asked())
+    await answer(engine, "b", asked())
+    assert await grading.take(grade({"id": "a", "better_than": "b"})) == "taken"
+    assert means(engine)["small"] == pytest.approx((1.2 + 1) / 4, abs=1e-6)
+    assert await grading.take(grade({"id": "b", "better_than": "a"})) == "graded_already"
+    assert await grading.take(grade({"id": "a", "better_than": "a"})) == "invalid_feedback"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"id": "a"},
+        {"score": 1},
+        {"id": "a", "score": True},
+        {"id": "a", "score": -0.1},
+        {"id": "a", "score": float("nan")},
+        {"id": "a", "score": 1, "better_than": "b"},
+        {"id": "a", "score": 1, "comment": "nice"},
+        {"id": "x" * 600, "score": 1},
+    ],
+)
+async def test_what_is_no_grade_is_refused(body: dict[str, Any]) -> None:
+    engine, grading = made()
+    await answer(engine, "a", asked())
+    assert await grading.take(grade(body)) == "invalid_feedback"
+    assert means(engine)["small"] == 0.6
+
+
+async def test_forged_grades_of_a_tenant_move_nobody_s_choice() -> None:
+    engine, grading = made(TENANT)
+    for number in range(50):
+        await answer(engine, f"a{number}", asked(x_tenant="honest"))
+    taken = {await grading.take(grade({"id": f"a{n % 50}", "score": 0}, x_tenant="forger")) for n in range(1000)}
+    assert taken == {"unknown_answer", "too_many_grades"}
+    assert means(engine) == {"small": 0.6, "large": 0.5}
+    assert await grading.take(grade({"id": "a1", "score": 1}, x_tenant="honest")) == "taken"
+
+
+async def test_only_so_many_grades_are_taken_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decisions.grading.time.time", lambda: 1.8e9)
+    engine, grading = made()
+    taken = []
+    for number in range(A_MINUTE + 5):
+        await answer(engine, f"a{number}", asked(x_session_id="one"))
+        taken.append(await grading.take(grade({"id": f"a{number}", "score": 1}, x_session_id="one")))
+    assert taken == ["taken"] * A_MINUTE + ["too_many_grades"] * 5
+    await answer(engine, "b", asked(x_session_id="two"))
+    assert await grading.take(grade({"id": "b", "score": 1}, x_session_id="two")) == "taken"
+
+
+@pytest.mark.parametrize(("label", "score"), [("satisfied", 1.0), ("clarification", 0.3), ("dissatisfied", 0.0)])
+async def test_what_the_user_says_next_grades_the_answer_before(label: str, score: float) -> None:
+    engine, grading = made()
+    await answer(engine, "a", asked(x_session_id="one"))
+    await answer(engine, "b", asked(x_session_id="two"), Reading(False, 0.9, label))
+    assert means(engine)["small"] == 0.6, "another session"
+    await answer(engine, "c", asked(x_session_id="one"), Reading(False, 0.9, label))
+    assert means(engine)["small"] == pytest.approx((1.2 + score) / 3, abs=1e-6)
+    assert await grading.take(grade({"id": "a", "score": 1}, x_session_id="one")) == "taken", "in words, and by a grade"
+
+
+async def test_a_failure_of_the_server_is_a_bad_grade() -> None:
+    engine, _ = made()
+    trace = await answer(engine, "a", asked())
+    engine.record(Outcome(trace, engine.models["small"], 0, 503, 1.0, 1.0), asked())
+    engine.record(Outcome(trace, engine.models["large"], 0, 503, 1.0, 1.0), asked())
+    assert means(engine) == {"small": pytest.approx(0.4, abs=1e-6), "large": 0.5}
+
+
+async def test_nothing_of_a_request_is_kept_but_numbers() -> None:
+    engine, _ = made()
+    request = Request("chat", b"{}", {}, "auto", (Message("user", "my secret plan"),), {"x-session-id": "name"})
+    await answer(engine, "a", request)
+    kept = " ".join(text for _, text in engine.store._kept.values())  # type: ignore[attr-defined]
+    assert "small" in kept
+    assert "secret" not in kept
+    assert "name" not in kept
+
+
+def test_a_policy_that_does_not_learn_takes_no_grades() -> None:
+    assert build(parse(POLICY.replace("by: {ema: {explore: 0}}", "by: cheapest"))).grading is None
