@@ -21,8 +21,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
 
-COMMANDS = ("up", "serve", "validate", "explain", "test", "replay", "render", "schema", "completion", "stepwise")
-"""Each is a module of this package with `add(subparsers)` and `run(args) -> int`."""
+COMMANDS = (
+    "up", "serve", "validate", "explain", "test", "replay", "render", "import", "schema", "completion", "stepwise",
+)  # fmt: skip
+"""Each is a module of this package with `add(subparsers)` and `run(args) -> int`; that of `import`, which is a word of
+Python's, has an underscore at its end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def module_of(command: str) -> str:
     """The module of a command."""
-    return f"cli.{command}"
+    return f"cli.{command}_" if command == "import" else f"cli.{command}"
 
 
 def _version() -> str:

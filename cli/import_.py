@@ -1,0 +1,102 @@
+"""`pointsman import`: another router's configuration as a policy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from config.problem import PolicyError, Problem
+
+if TYPE_CHECKING:
+    from cli.imports.ported import Ported
+    from cli.imports.source import Given
+
+SUMMARY = "write another router's configuration as a policy, and say what could not be said"
+SOURCES: Final = {"vllm-sr": "vllm_sr", "litellm": "litellm"}
+"""The routers whose configurations are read, and the module of each in cli.imports."""
+_NEVER: Final = ("L301", "L302", "L303")
+"""Findings by which a decision never decides anything, so that a policy without it decides the same."""
+
+
+def add(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser("import", help=SUMMARY, description=SUMMARY)
+    parser.add_argument("source", choices=tuple(SOURCES), metavar="ROUTER", help=f"one of {', '.join(SOURCES)}")
+    parser.add_argument("file", type=Path, metavar="CONFIG", help="its configuration, or - for standard input")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="POLICY", help="where to write the policy; left out, print it"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="where to write what differs, and why, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 0 when everything is said, 3 when something is lost, 2 when the source cannot be read."""
+    from importlib import import_module
+
+    from cli.imports.source import Unimportable, read
+    from signals.files import POLICY
+    from signals.files import read as read_file
+
+    if str(args.file) == "-":
+        name, source = "<stdin>", sys.stdin.buffer.read(POLICY + 1)
+        if len(source) > POLICY:
+            raise OSError(f"{name}: larger than {POLICY} bytes")
+    else:
+        name, source = args.file.name, read_file(args.file, POLICY)
+    port: Callable[[Given, Ported], None] = import_module(f"cli.imports.{SOURCES[args.source]}").port
+    try:
+        ported = imported(read(source, name), name, port)
+    except Unimportable as error:
+        print(f"pointsman import: {error}", file=sys.stderr)
+        return 2
+    text = ported.text()
+    problems = _problems(text, str(args.output or "<policy>"))
+    if args.output is None:
+        print(text, end="")
+    else:
+        args.output.write_text(text)
+    if args.report is not None:
+        args.report.write_text(ported.report())
+    for told in ported.told:
+        if told.kind != "note":
+            print(f"{name}:{told.line}: {told.kind}: {told.place}: {told.message}", file=sys.stderr)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 3 if ported.losses or problems else 0
+
+
+def imported(given: Given, name: str, port: Callable[[Given, Ported], None]) -> Ported:
+    """The policy for `given`, without the decisions of which the linter proves that they never decide anything."""
+    from cli.imports.ported import Ported, Told
+    from config.load import check
+
+    ported = Ported(name)
+    port(given, ported)
+    while True:
+        owners = [number for _, number in ported.lines()]
+        _, problems = check(ported.text(), name, doubts=False)
+        idle: dict[int, str] = {}
+        for problem in problems:
+            owner = owners[problem.line - 1] if problem.severity == "error" and problem.code in _NEVER else None
+            if owner is not None:
+                idle.setdefault(owner, problem.message)
+        if not idle:
+            return ported
+        for number, message in idle.items():
+            entry = ported.decisions[number]
+            ported.told.append(Told("contradiction", f"decisions[{entry.value['name']}]", 1, f"left out: {message}"))
+            entry.comments.append(f"contradiction: left out: {message}")
+            entry.value = None
+
+
+def _problems(text: str, name: str) -> list[Problem]:
+    """What would keep the policy from being used: an error of the source's that no comment mends."""
+    from config.load import check
+
+    try:
+        _, problems = check(text, name, doubts=False)
+    except PolicyError as error:
+        problems = error.problems
+    return [problem for problem in problems if problem.severity == "error"]

@@ -1,0 +1,515 @@
+"""Signals of vLLM Semantic Router's configurations, family by family: what each of theirs is in our kinds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from cli.imports.ported import Entry, Ported
+from cli.imports.source import Given
+
+Bounds = tuple[float | None, float | None]
+"""The least and the greatest number; None where there is no end."""
+Rule = str | dict[str, Any] | bool
+"""A rule of ours; a Boolean where it is known from the start."""
+
+DOMAINS: Final = (
+    "biology", "business", "chemistry", "computer science", "economics", "engineering", "health", "history", "law",
+    "math", "other", "philosophy", "physics", "psychology",
+)  # fmt: skip
+_FEEDBACK: Final = {
+    "wrong_answer": "dissatisfied",
+    "want_different": "dissatisfied",
+    "dissatisfied": "dissatisfied",
+    "need_clarification": "clarification",
+    "satisfied": "satisfied",
+}
+_MODALITIES: Final = {"ar": "text", "diffusion": "image", "both": "both"}
+PII: Final = {
+    "EMAIL_ADDRESS": "email",
+    "PHONE_NUMBER": "phone",
+    "CREDIT_CARD": "card",
+    "IBAN_CODE": "iban",
+    "US_SSN": "ssn",
+    "IP_ADDRESS": "ip",
+}
+"""Types of theirs that need no model here."""
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+_KINDS: Final = {
+    "keywords": "keyword",
+    "embeddings": "embedding",
+    "domains": "domain",
+    "fact_check": "fact_check",
+    "user_feedbacks": "user_feedback",
+    "reasks": "reask",
+    "preferences": "preference",
+    "language": "language",
+    "context": "context",
+    "structure": "structure",
+    "complexity": "complexity",
+    "modality": "modality",
+    "role_bindings": "authz",
+    "jailbreak": "jailbreak",
+    "pii": "pii",
+    "kb": "kb",
+    "conversation": "conversation",
+    "events": "event",
+    "metadata": "metadata",
+    "input_modality": "input_modality",
+}
+"""Their families, by the key that they stand under, and what conditions call them."""
+_CANNOT: Final = {
+    "kb": "there is no kind for knowledge bases: write their examples as a `similar` signal",
+    "event": "there is no kind for events: a `regex` or `parameter` signal may do",
+    "hallucination": "answers are not checked against their sources",
+    "safety": "no model of content risks ships with the router: mount one as a `classifier` signal",
+    "classifiers": "mount the model as a `classifier` signal (an ONNX folder), or ask its server by a `remote` one",
+    "latency": "the time that models take is no signal of a request; a `load` signal looks at one model",
+    "session": "what a session did is no signal; `sticky: session` on a decision keeps its model",
+    "session_metrics": "what a session did is no signal; `sticky: session` on a decision keeps its model",
+    "random": "write a `sample` signal for a share of the traffic",
+    "category_kb": "there is no kind for knowledge bases: write their examples as a `similar` signal",
+    "taxonomy": "there is no kind for knowledge bases: write their examples as a `similar` signal",
+}
+_ENCODER: Final = "the threshold is that of another encoder"
+_MODEL: Final = "the threshold is that of another model"
+_NEVER: Final = "; conditions on it never match"
+
+
+class SignalPorter:
+    """Writes the signals, and knows for each of theirs, by type and name, the rule that it is here."""
+
+    def __init__(self, ported: Ported, identity: tuple[str, str]) -> None:
+        self.ported, self._identity = ported, identity
+        self.rules: dict[tuple[str, str], Rule] = {}
+        self.composed: list[tuple[Given, str]] = []
+        """Complexities whose conditions are written when all signals are known."""
+
+    def family(self, key: str, given: list[Given]) -> None:
+        """All signals under one key."""
+        kind = _KINDS.get(key)
+        write: Callable[[Given, str], None] | None = getattr(self, f"_{kind}", None) if kind else None
+        for one in given:
+            name = one.text("name")
+            if write is None:
+                self.drop(
+                    (one, ""), (kind or key).rstrip("s"), _CANNOT.get(kind or key, "there is no such signal here")
+                )
+                continue
+            one.skip("description")
+            write(one, name)
+
+    def add(self, where: tuple[str, str], value: dict[str, Any], names: str = "") -> Entry:
+        """A signal of ours for the type and name of theirs, under a name that is free."""
+        kind, name = where
+        ours = self.free(names or name, kind)
+        entry = self.ported.signals[ours] = Entry(value)
+        self.rules[where] = ours
+        return entry
+
+    def drop(self, where: tuple[Given, str], kind: str, message: str) -> None:
+        """Leave out one of theirs that nothing here says, or that never matches."""
+        given, key = where
+        entry = self.ported.signals[f"-{kind}:{given.text('name')}"] = Entry(None)
+        self.ported.tell("loss", (given, key), f"{given.text('name')}: {message}{_NEVER}", entry)
+        self.rules[kind, given.text("name")] = False
+
+    def name_rule(self, where: tuple[str, str], rule: Rule) -> Entry:
+        """A named rule of ours for the type and name of theirs."""
+        ours = self.free(where[1], where[0])
+        entry = self.ported.rules[ours] = Entry(rule)
+        self.rules[where] = ours
+        return entry
+
+    def free(self, name: str, kind: str) -> str:
+        """`name`, or a longer one where a signal or a rule has it already."""
+        name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", name).strip()[:180] or kind
+        number, ours = 1, name
+        while ours in self.ported.signals or ours in self.ported.rules:
+            ours = f"{kind}:{name}" if number == 1 else f"{kind}:{name}:{number}"
+            number += 1
+        return ours
+
+    def rule_of(self, kind: str, name: str) -> Rule | None:
+        """The rule for one of theirs; None where the source has no such signal. Classes that a model of theirs knows
+        need no entry there, so they are made when they are first asked for."""
+        found = self.rules.get((kind, name))
+        if found is not None:
+            return found
+        implied = {"domain": self._domain, "fact_check": self._fact_check, "user_feedback": self._user_feedback,
+                   "modality": self._modality}.get(kind)  # fmt: skip
+        if implied is None:
+            return None
+        from cli.imports.source import Lined
+
+        implied(Given(Lined(), f"signals.{kind}[{name}]", ""), name)
+        return self.rules.get((kind, name))
+
+    def _unknown(self, given: Given, where: tuple[str, str], message: str) -> None:
+        """A class that no model here knows; conditions may name it without an entry in the source."""
+        entry = self.ported.signals[f"-{':'.join(where)}"] = Entry(None)
+        self.ported.tell("loss", (given, ""), f"{where[1]}: {message}{_NEVER}", entry)
+        self.rules[where] = False
+
+    # Their families.
+
+    def _keyword(self, given: Given, name: str) -> None:
+        operator, method = given.text("operator", "OR").upper(), given.text("method", "regex").lower()
+        words = [word for word in given.texts("keywords") if word.strip()]
+        if given.flag("fuzzy_match"):
+            method = "fuzzy"
+        field = {"AND": "all", "NOR": "none"}.get(operator, "any")
+        value: dict[str, Any] = {field: words}
+        entry = self.add(("keyword", name), {"keyword": value})
+        if not words:
+            self.ported.tell("contradiction", (given, "keywords"), f"{name} has no keywords{_NEVER}", entry)
+            entry.value, self.rules["keyword", name] = None, False
+            return
+        case = given.flag("case_sensitive")
+        if case and method == "regex":
+            value["case_sensitive"] = True
+        elif case:
+            message = f"`{method}` looks at no case here"
+            self.ported.tell("loss", (given, "case_sensitive"), message, entry)
+        least, arity = given.number("bm25_threshold"), given.number("ngram_arity")
+        alike, share = given.number("ngram_threshold"), given.number("fuzzy_threshold")
+        if method == "bm25" and field == "any":
+            value["bm25"] = {"at_least": least or 0.1}
+        elif method == "bm25":
+            message = f"BM25 weighs what any keyword adds; with {operator} the words themselves are looked for"
+            self.ported.tell("note", (given, "operator"), message, entry)
+        elif method == "ngram":
+            value["ngram"] = {"at_least": alike or 0.4}
+            if arity not in (None, 3):
+                self.ported.tell("note", (given, "ngram_arity"), "words are compared by triples of letters", entry)
+        elif method == "fuzzy":
+            sizes = sorted(map(len, words))
+            wrong = int((1 - (share or 80) / 100) * sizes[len(sizes) // 2])
+            value["fuzzy"] = {"max_edits": min(3, max(1, wrong))}
+            message = "a share of letters that may be wrong is a number of them here"
+            self.ported.tell("note", (given, "fuzzy_threshold"), message, entry)
+        self.ported.leftover(given, entry)
+
+    def _embedding(self, given: Given, name: str) -> None:
+        least, aggregate = given.number("threshold"), given.text("aggregation_method", "max")
+        examples, away = given.texts("candidates"), given.texts("negative_candidates")
+        if given.text("query_modality", "text") != "text" or not examples:
+            self.drop((given, "query_modality"), "embedding", "embeddings of images and sounds are not made here")
+            return
+        mean = {"aggregate": "mean"} if aggregate in ("mean", "avg", "average") else {}
+        if away:
+            value: dict[str, Any] = {"toward": examples[:500], "away": away[:500], "margin": least or 0.0}
+            entry = self.add(("embedding", name), {"contrast": value | (mean or {"aggregate": "max"})})
+        else:
+            value = {"to": examples[:500], "at_least": 0.7 if least is None else least}
+            entry = self.add(("embedding", name), {"similar": value | mean})
+        self._prototypes(given)
+        self.ported.tell("note", (given, "threshold"), _ENCODER, entry)
+        self.ported.leftover(given, entry)
+
+    def _prototypes(self, given: Given) -> None:
+        given.skip("prototype_scoring")  # all examples are compared
+
+    def _preference(self, given: Given, name: str) -> None:
+        least, examples = given.number("threshold"), given.texts("examples")
+        told = given.text("description")
+        if not examples and not told:
+            self.drop((given, ""), "preference", "nothing says what it looks like")
+            return
+        value = {"to": (examples or [told])[:500], "at_least": 0.7 if least is None else least}
+        entry = self.add(("preference", name), {"similar": value})
+        if not examples:
+            message = "a model is asked there; here what is alike to its description matches: give it examples"
+            self.ported.tell("loss", (given, ""), message, entry)
+        self._prototypes(given)
+        self.ported.leftover(given, entry)
+
+    def _domain(self, given: Given, name: str) -> None:
+        told = given.texts("mmlu_categories") or [name]
+        classes = list(dict.fromkeys(one for one in map(_class, [*told, name]) if one in DOMAINS))
+        if not classes:
+            classes = [one for one in (_class(name),) if one in DOMAINS]
+        strange = [one for one in told if _class(one) not in DOMAINS]
+        if not classes:
+            self._unknown(given, ("domain", name), f"no field of knowledge that is known here: {', '.join(strange)}")
+            return
+        entry = self.add(("domain", name), {"domain": {"is": classes}})
+        if strange and given.data:
+            self.ported.tell("loss", (given, "mmlu_categories"), f"not known here: {', '.join(strange)}", entry)
+        given.skip("model_scores", "use_reasoning", "reasoning_effort", "system_prompt", "reasoning_description")
+        self.ported.leftover(given, entry)
+
+    def _fact_check(self, given: Given, name: str) -> None:
+        if name.startswith("no_"):
+            other = self.rule_of("fact_check", "needs_fact_check")
+            self.name_rule(("fact_check", name), {"not": other})
+        else:
+            self.add(("fact_check", name), {"fact_check": {"at_least": 0.5}})
+        self.ported.leftover(given)
+
+    def _user_feedback(self, given: Given, name: str) -> None:
+        meant = _FEEDBACK.get(name)
+        if meant is None:
+            self._unknown(given, ("user_feedback", name), "no feedback that is known here")
+            return
+        entry = self.add(("user_feedback", name), {"feedback": {"is": [meant]}})
+        if name == "want_different":
+            self.ported.tell("note", (given, ""), "told by the same class as wrong answers here", entry)
+        self.ported.leftover(given, entry)
+
+    def _reask(self, given: Given, name: str) -> None:
+        least, turns = given.number("threshold"), int(given.number("lookback_turns") or 1)
+        value: dict[str, Any] = {"at_least": 0.8 if least is None else least}
+        if turns > 1:
+            value["turns"] = turns
+        entry = self.add(("reask", name), {"reask": value})
+        if turns > 1:
+            message = f"one of the last {turns} messages that is alike is enough here; there all in a row must be"
+            self.ported.tell("loss", (given, "lookback_turns"), message, entry)
+        self.ported.leftover(given, entry)
+
+    def _language(self, given: Given, name: str) -> None:
+        from signals.kinds.language import LANGUAGES
+
+        code = name.lower().split("-")[0].split("_")[0]
+        least = given.number("threshold")
+        if code not in LANGUAGES and code != "no":
+            self.drop((given, "name"), "language", "no language that is known here")
+            return
+        value: dict[str, Any] = {"is": [code]}
+        if least:
+            value["at_least"] = least
+        entry = self.add(("language", name), {"language": value})
+        self.ported.leftover(given, entry)
+
+    def _context(self, given: Given, name: str) -> None:
+        value = {}
+        for key, ours in (("min_tokens", "at_least"), ("max_tokens", "at_most")):
+            count = _count(given, key)
+            if count is not None and (count or ours == "at_most"):
+                value[ours] = count
+        if empty((value.get("at_least"), value.get("at_most"))):
+            self.drop((given, "max_tokens"), "context", "its bounds exclude each other")
+            return
+        if value:
+            entry = self.add(("context", name), {"tokens": value})
+        else:
+            self.ported.tell("note", (given, ""), "every request has such a length")
+            self.rules["context", name] = True
+            entry = None
+        self.ported.leftover(given, entry)
+
+    def _structure(self, given: Given, name: str) -> None:
+        feature = given.child("feature")
+        how, source = feature.text("type", "exists"), feature.child("source")
+        kind, (least, most) = source.text("type", "regex"), _bounds(given.child("predicate"), how)
+        sequences = source.data.get("sequences")
+        source.skip("sequences", "case_sensitive")
+        what: Any = {"regex": source.text("pattern")} if kind == "regex" else {"keywords": source.texts("keywords")}
+        if kind == "text_bytes":
+            what = "bytes"
+        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        if empty((least, most)):
+            self.drop((given, "predicate"), "structure", "its bounds exclude each other")
+            return
+        if how == "sequence":
+            orders = [[{"keywords": [str(word)]} for word in one] for one in sequences or [] if isinstance(one, list)]
+            names = [f"{name}:{number + 1}" if len(orders) > 1 else name for number in range(len(orders))]
+            parts = []
+            for order, label in zip(orders, names, strict=True):
+                self.add(("structure", label), {"structure": {"sequence": order}})
+                parts.append(self.rules["structure", label])
+            if len(parts) > 1:
+                self.name_rule(("structure", name), {"any": parts})
+            for one in (source, feature, given):
+                self.ported.leftover(one)
+            return
+        value = {how: what, **(bounds if how != "exists" else {})}
+        if how != "exists" and not bounds:
+            value = {"exists": what}
+        entry = self.add(("structure", name), {"structure": value})
+        for one in (source, feature, given.child("predicate"), given):
+            self.ported.leftover(one, entry)
+
+    def _complexity(self, given: Given, name: str) -> None:
+        hard, easy = given.child("hard"), given.child("easy")
+        toward, away = hard.texts("candidates"), easy.texts("candidates")
+        margin = given.number("threshold")
+        margin = 0.1 if margin is None else margin
+        above, below = given.number("hard_above"), given.number("easy_below")
+        if given.text("method", "embedding") not in ("embedding", "contrastive", "") or not (toward and away):
+            self.drop(
+                (given, "method"), "complexity", "here examples of both sides are needed, not a model trained for it"
+            )
+            for level in ("easy", "medium", "hard"):
+                self.rules["complexity", f"{name}:{level}"] = False
+            return
+        value = {"contrast": {"toward": toward[:500], "away": away[:500], "aggregate": "max"}}
+        entry = self.add(("complexity-score", name), value)
+        score = self.rules["complexity-score", name]
+        tests = {
+            "hard": {"signal": score, "at_least": margin if above is None else above},
+            "easy": {"signal": score, "at_most": -margin if below is None else below},
+        }
+        for level, test in tests.items():
+            self.name_rule(("complexity", f"{name}:{level}"), test)
+        neither = [{"not": self.rules["complexity", f"{name}:{level}"]} for level in ("hard", "easy")]
+        self.name_rule(("complexity", f"{name}:medium"), {"all": neither})
+        if "composer" in given:
+            self.composed.append((given.child("composer"), name))
+        self._prototypes(given)
+        self.ported.tell("note", (given, "threshold"), _ENCODER, entry)
+        for side in (hard, easy, given):
+            self.ported.leftover(side, entry)
+
+    def _modality(self, given: Given, name: str) -> None:
+        meant = _MODALITIES.get(name.lower())
+        if meant is None:
+            self._unknown(given, ("modality", name), "no modality that is known here")
+            return
+        self.add(("modality", name), {"modality": {"is": [meant]}})
+        self.ported.leftover(given)
+
+    def _authz(self, given: Given, name: str) -> None:
+        role = given.text("role", name)
+        users: list[str] = []
+        groups: list[str] = []
+        for subject in given.children("subjects"):
+            kind = subject.text("kind").lower()
+            (users if kind == "user" else groups).append(subject.text("name"))
+        known = self.rules.get(("authz", role))
+        if isinstance(known, str) and known in self.ported.signals:  # a second binding of the same role
+            entry = self.ported.signals[known]
+        else:
+            user, group = self._identity
+            headers = {"user": user, "groups": group}
+            entry = self.add(("authz", role), {"identity": {"role": role, "headers": headers}})
+        value = entry.value["identity"]
+        for key, more in (("users", users), ("groups", groups)):
+            if more:
+                value[key] = list(dict.fromkeys([*value.get(key, []), *more]))
+        value["headers"] = value.pop("headers")
+        self.rules.setdefault(("authz", name), self.rules["authz", role])
+        message = "the gateway must set these headers, and remove a client's own"
+        self.ported.tell("note", (given, "subjects"), message, entry)
+        self.ported.leftover(given, entry)
+
+    def _jailbreak(self, given: Given, name: str) -> None:
+        method, least = given.text("method", "classifier"), given.number("threshold")
+        toward, away = given.texts("jailbreak_patterns"), given.texts("benign_patterns")
+        history = given.flag("include_history")
+        answered = given.text("direction", "request") == "response"
+        if method == "contrastive" and toward and away:
+            value: dict[str, Any] = {"toward": toward, "away": away, "margin": least or 0.1, "aggregate": "max"}
+            where = {"in": "conversation"} if history else {}
+            entry = self.add(("jailbreak", name), {"contrast": value | where})
+            self.ported.tell("note", (given, "threshold"), _ENCODER, entry)
+        else:
+            scope = ["answer"] if answered else ["conversation"] if history else []
+            value = {"at_least": least} if least is not None else {}
+            if scope:
+                value["in"] = scope
+            entry = self.add(("jailbreak", name), {"jailbreak": value})
+            self.ported.tell("note", (given, "threshold"), _MODEL, entry)
+        self.ported.leftover(given, entry)
+
+    def _pii(self, given: Given, name: str) -> None:
+        allowed = set(given.texts("pii_types_allowed"))
+        types = [ours for theirs, ours in PII.items() if theirs not in allowed]
+        given.number("threshold")
+        if not types:
+            self.drop((given, "pii_types_allowed"), "pii", "what is left needs a model of names and places")
+            return
+        history = {"in": "conversation"} if given.flag("include_history") else {}
+        entry = self.add(("pii", name), {"pii": {"types": types, **history}})
+        message = "names, places and dates need a model of your own here (`model:`), the rest is found by its form"
+        self.ported.tell("loss", (given, "pii_types_allowed"), message, entry)
+        self.ported.leftover(given, entry)
+
+    def _conversation(self, given: Given, name: str) -> None:
+        feature = given.child("feature")
+        source = feature.child("source")
+        kind, role = source.text("type"), source.text("role")
+        least, most = _bounds(given.child("predicate"), "count")
+        if feature.text("type", "exists") == "exists" or (least is None and most is None):
+            least, most = 1, None
+        if empty((least, most)):
+            self.drop((given, "predicate"), "conversation", "its bounds exclude each other")
+            return
+        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        counted = {"tool_definition": "tools", "active_tool_loop": "tool_loop", "image_content": "images"}.get(kind)
+        if counted:
+            value: dict[str, Any] = {"conversation": {counted: bounds}}
+        elif kind in ("tool_choice_required", "tool_choice_none"):
+            value = {"parameter": {"path": "tool_choice", "equals": kind.removeprefix("tool_choice_")}}
+        elif kind == "message" and role in ("", *_ROLES):
+            value = {"conversation": {"messages": ({"role": role} if role else {}) | bounds}}
+        else:
+            self.drop((given, ""), "conversation", f"{' '.join((kind, role)).strip()} is not counted here")
+            return
+        entry = self.add(("conversation", name), value)
+        for one in (source, feature, given.child("predicate"), given):
+            self.ported.leftover(one, entry)
+
+    def _metadata(self, given: Given, name: str) -> None:
+        predicate = given.child("predicate")
+        key = given.text("key")
+        path = f"metadata.{key}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key) else f'metadata["{key}"]'
+        test: dict[str, Any] = {}
+        if "equals" in predicate:
+            test["equals"] = predicate.text("equals")
+        elif "in" in predicate:
+            test["in"] = predicate.texts("in")
+        else:
+            test["exists"] = predicate.flag("exists", True)
+        entry = self.add(("metadata", name), {"parameter": {"path": path, **test}})
+        self.ported.leftover(predicate, entry)
+        self.ported.leftover(given, entry)
+
+    def _input_modality(self, given: Given, name: str) -> None:
+        what = {"image": "images", "audio": "audio", "file": "files", "document": "files"}.get(given.text("modality"))
+        if what is None:
+            self.drop((given, "modality"), "input_modality", "not looked for here")
+            return
+        self.add(("input_modality", name), {"conversation": {what: True}})
+        self.ported.leftover(given)
+
+
+def _class(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")
+
+
+def _count(given: Given, key: str) -> int | None:
+    """A number of tokens, such as 32K (thousands)."""
+    told = given.text(key).strip().upper()
+    if not told:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?)", told)
+    if found is None:
+        given.number(key)  # which says what is wrong with it
+        return None
+    return round(float(found[1]) * {"": 1, "K": 1000, "M": 1_000_000}[found[2]])
+
+
+def empty(bounds: Bounds) -> bool:
+    """Whether no number is within `bounds`."""
+    least, most = bounds
+    return least is not None and most is not None and least > most
+
+
+def _bounds(given: Given, of: str) -> Bounds:
+    """The least and the greatest number that a predicate lets through: a whole one of a `count`, one per 100 words of a
+    `density`, which is one per word there."""
+    told = {key: given.number(key) for key in ("gt", "gte", "lt", "lte")}
+    if of == "density":
+        told = {key: None if value is None else round(value * 100, 9) for key, value in told.items()}
+    over, least, under, most = told.values()
+    if over is not None:
+        above = math.floor(over) + 1 if of == "count" else math.nextafter(over, math.inf)
+        least = above if least is None else max(least, above)
+    if under is not None:
+        below = math.ceil(under) - 1 if of == "count" else math.nextafter(under, -math.inf)
+        most = below if most is None else min(most, below)
+    return least, most

@@ -1,0 +1,408 @@
+"""`import vllm-sr`: every construct of its configurations, in the words of a policy, and what of it is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.import_ import imported
+from cli.imports import vllm_sr
+from cli.imports.ported import Ported
+from cli.imports.source import read
+from config.document import parse
+from config.load import check
+from tests.cli.test_validate import Run
+
+HERE = Path(__file__).parent
+EVERYTHING = HERE / "everything.yaml"
+FLAT = HERE / "flat.yaml"
+
+
+def ported(source: str | dict[str, Any], name: str = "config.yaml") -> Ported:
+    text = source if isinstance(source, str) else yaml.safe_dump(source, sort_keys=False)
+    return imported(read(text.encode(), name), name, vllm_sr.port)
+
+
+def policy(made: Ported) -> dict[str, Any]:
+    found: dict[str, Any] = parse(made.text(), "policy.yaml").data
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything() -> Ported:
+    return ported(EVERYTHING.read_text(), EVERYTHING.name)
+
+
+@pytest.fixture(scope="module")
+def flat() -> Ported:
+    return ported(FLAT.read_text(), FLAT.name)
+
+
+@pytest.mark.parametrize("path", [EVERYTHING, FLAT], ids=lambda path: path.stem)
+def test_the_result_is_a_policy_without_errors(path: Path) -> None:
+    _, problems = check(ported(path.read_text(), path.name).text(), "policy.yaml", doubts=False)
+    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+
+
+@pytest.mark.parametrize("path", [EVERYTHING, FLAT], ids=lambda path: path.stem)
+def test_the_same_source_gives_the_same_bytes(path: Path) -> None:
+    first, second = (ported(path.read_text(), path.name) for _ in range(2))
+    assert first.text() == second.text()
+    assert first.report() == second.report()
+
+
+def test_what_is_said_of_an_entry_stands_above_it_and_in_the_report(everything: Ported) -> None:
+    text = everything.text()
+    for told in everything.told:
+        words = told.message.split()[:3]
+        assert told.place
+        assert told.line >= 1
+        assert " ".join(words) in " ".join(text.replace("#", " ").split()), told
+
+
+def test_models_keep_their_servers_prices_families_and_names(everything: Ported) -> None:
+    models = policy(everything)["models"]
+    assert list(models) == ["swift", "swift@second", "scholar", "sage", "painter", "swift-law", "absent"]
+    assert models["swift"] == {
+        "name": "org/swift-8b",
+        "thinking": "enable_thinking",
+        "price": {"input": 0.1, "output": 0.3, "cached_input": 0.02, "cache_write": 0.12},
+        "url": "http://10.0.0.1:8000",
+        "credential": {"from": {"secret": "swift-key", "key": "token"}},
+        "fallback": ["swift@second"],
+        "context": 32768,
+        "max_output": 4096,
+        "quality": 0.5,
+        "capabilities": ["tools"],
+    }
+    assert models["swift@second"]["url"] == "https://10.0.0.2:8000"
+    scholar = models["scholar"]
+    assert (scholar["url"], scholar["base_path"]) == ("https://models.example.com", "/api/paas/v4")
+    assert scholar["credential"] == {
+        "header": "x-key",
+        "from": {"secret": "hosted-key", "key": "token"},
+        "prefix": "Token ",
+    }
+    assert models["sage"]["url"] == "http://sage:9000"
+    assert models["painter"]["url"] == "http://[fd00::1]:9"
+    assert "not-to-be-copied" not in everything.text()
+
+
+def test_signals_keep_their_order_and_names(everything: Ported) -> None:
+    source = yaml.safe_load(EVERYTHING.read_text())["routing"]["signals"]
+    wanted = [one["name"] for family in source.values() for one in family]
+    found = [*policy(everything)["signals"], *policy(everything)["rules"]]
+    kept = [name for name in wanted if name in found and name not in ("no_fact_check_needed", "ordered")]
+    assert len(kept) > 45
+    assert [name for name in found if name in kept] == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("both_words", {"keyword": {"all": ["left", "right"], "case_sensitive": True}}),
+        ("no_spam", {"keyword": {"none": ["buy now"]}}),
+        ("topic", {"keyword": {"any": ["sharding", "replication"], "bm25": {"at_least": 0.15}}}),
+        ("typos", {"keyword": {"any": ["urgent"], "ngram": {"at_least": 0.4}}}),
+        ("secrets", {"keyword": {"any": ["password", "credit card"], "fuzzy": {"max_edits": 1}}}),
+        ("billing", {"similar": {"to": ["my invoice is wrong"], "at_least": 0.6, "aggregate": "mean"}}),
+        (
+            "not_billing",
+            {
+                "contrast": {
+                    "toward": ["a refund, please"],
+                    "away": ["a recipe for soup"],
+                    "margin": 0.1,
+                    "aggregate": "max",
+                }
+            },
+        ),
+        ("maths", {"domain": {"is": ["math", "physics"]}}),
+        ("computer_science", {"domain": {"is": ["computer science"]}}),
+        ("wrong_answer", {"feedback": {"is": ["dissatisfied"]}}),
+        ("thrice", {"reask": {"at_least": 0.8, "turns": 3}}),
+        ("de", {"language": {"is": ["de"], "at_least": 0.5}}),
+        ("long", {"tokens": {"at_least": 32000, "at_most": 1000000}}),
+        ("many_questions", {"structure": {"count": {"regex": "[?？]"}, "at_least": 4}}),
+        ("dense", {"structure": {"density": {"keywords": ["must", "never"]}, "at_least": 8.000000000000002}}),
+        ("big", {"structure": {"count": "bytes", "at_least": 4000}}),
+        (
+            "needs_thought",
+            {"contrast": {"toward": ["prove it step by step"], "away": ["answer in a word"], "aggregate": "max"}},
+        ),
+        ("DIFFUSION", {"modality": {"is": ["image"]}}),
+        (
+            "admin",
+            {
+                "identity": {
+                    "role": "admin",
+                    "users": ["root"],
+                    "groups": ["ops", "night"],
+                    "headers": {"user": "x-user", "groups": "x-groups"},
+                }
+            },
+        ),
+        ("attack", {"jailbreak": {"at_least": 0.7, "in": ["conversation"]}}),
+        ("personal", {"pii": {"types": ["phone", "card", "iban", "ssn", "ip"], "in": "conversation"}}),
+        ("many_turns", {"conversation": {"messages": {"role": "user", "at_least": 3}}}),
+        ("must_call", {"parameter": {"path": "tool_choice", "equals": "required"}}),
+        ("known_plan", {"parameter": {"path": 'metadata["plan-name"]', "in": ["a", "b"]}}),
+        ("hears", {"conversation": {"audio": True}}),
+        ("recipe:cheap", {"parameter": {"path": "model", "in": ["their/cheap", "their/cheaper"]}}),
+    ],
+)
+def test_each_signal_is_the_kind_that_asks_the_same(everything: Ported, name: str, value: object) -> None:
+    assert policy(everything)["signals"][name] == value
+
+
+def test_sums_and_bands_become_a_score_and_named_rules(everything: Ported) -> None:
+    made = policy(everything)
+    score = made["signals"]["effort"]["score"]
+    # What a `miss` adds whether or not it matches, and what always matches, moves the bands instead: 0.15 + 0.05.
+    assert score["sum"] == {"code_words": 0.2, "topic": 0.1, "needs_thought:hard": 0.4, "long": 0.45, "support": -0.1}
+    assert score["of"] == "matches"
+    assert score["bands"] == {"easy": {"below": 0.1}, "medium": {"below": 0.300000001}, "hard": {}}
+    rules = made["rules"]
+    assert rules["hard"] == {"signal": "effort", "is": "hard"}
+    assert rules["needs_thought:hard"] == {
+        "all": [{"signal": "needs_thought", "at_least": 0.1}, {"any": ["long", "code_words"]}]
+    }
+    assert rules["low"] == {"signal": "effort", "at_most": -1e-9}
+    assert rules["rest"] == {"all": [{"signal": "effort", "at_least": -0.1}, {"not": "low"}, {"not": "high"}]}
+    assert rules["some"] == {"signal": "effort", "at_least": 0.05}
+
+
+def test_decisions_come_in_the_order_in_which_the_first_counts(everything: Ported) -> None:
+    assert [one["name"] for one in policy(everything)["decisions"]] == [
+        "guarded",
+        "hard-law-EU",
+        "quick",
+        "balanced",
+        "panel",
+        "saturated",
+        "images-jailbreak",
+        "images-pii",
+        "images",
+        "a-tie",
+        "everything-else",
+        "cheap-route",
+    ]
+
+
+def test_decisions_do_what_theirs_do(everything: Ported) -> None:
+    made = {one["name"]: one for one in policy(everything)["decisions"]}
+    gate = {"not": "recipe:cheap"}
+    assert made["guarded"] == {"name": "guarded", "when": {"all": [gate, "attack"]}, "route": "swift", "override": True}
+    law = made["hard-law-EU"]
+    assert law["when"] == {"all": [gate, "hard", {"not": "zh"}, "maths"]}
+    assert law["on_unknown"] == "match"
+    assert law["route"] == {
+        "pick": [
+            {"model": "scholar", "name": "scholar", "set": {"reasoning_effort": "high"}},
+            {"model": "swift-law", "name": "swift-law", "set": {"thinking": True}},
+        ],
+        "by": "weighted",
+        "weights": {"scholar": 0.7, "swift-law": 0.3},
+    }
+    assert law["set"] == {"system": "Cite the law.", "headers": {"x-lane": "law", "x-from": "router"}}
+    assert law["cache"] == {"ttl": "1h", "scope": "user", "any_temperature": True, "similar": 0.9}
+    assert made["quick"]["route"]["by"] == "fastest"
+    assert made["balanced"]["route"]["by"] == {"factors": {"quality": 0.5, "cost": 0.5, "limits": {"latency": 0.8}}}
+    assert made["saturated"]["respond"] == {"status": 200, "message": "Try again later."}
+    assert made["images-jailbreak"]["respond"] == {"status": 403}
+    assert made["images"]["set"] == {"max_tokens": 500}
+    assert made["everything-else"] == {"name": "everything-else", "when": gate, "route": "swift"}
+    assert made["cheap-route"]["when"] == {"all": ["recipe:cheap", "cheap_words"]}
+
+
+def test_decisions_that_can_never_match_are_left_out_with_the_reason(everything: Ported) -> None:
+    told = {one.place: one.message for one in everything.told if one.kind == "contradiction"}
+    assert "can never match" in told["decisions[rarely]"]
+    assert "the source has no signal 'nobody'" in " ".join(told.values())
+
+
+def mappings(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping of a configuration, with its path as the report writes it."""
+    if isinstance(value, dict):
+        yield path, value
+        for key, inner in value.items():
+            yield from mappings(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            if isinstance(inner, dict):
+                name = next((inner[key] for key in ("name", "model", "type") if inner.get(key)), number)
+                yield from mappings(inner, f"{path}[{name}]")
+
+
+BY_NAME = ("signals", "model_config", "reasoning_families")
+"""Mappings whose keys are names, so that none of them can be unknown."""
+LABELS = (
+    "annotations",
+    "external_model_ids",
+    "model_scores",
+    "plugins[memory]",
+    "plugins[semantic-cache]",
+    "calibration",
+    "prototype_scoring",
+    "modalities",
+    "evaluation",
+)
+"""What is read as a label, or says how something is computed there, whatever is in it."""
+
+
+@pytest.mark.parametrize("path", [EVERYTHING, FLAT], ids=lambda path: path.stem)
+def test_no_key_is_lost_without_a_word(path: Path) -> None:
+    source = yaml.safe_load(path.read_text())
+    places = [place for place, _ in mappings(source) if not place.endswith(BY_NAME)]
+    for place, mapping in list(mappings(source)):
+        if place in places:
+            mapping["unheard_of"] = "x"
+    made = ported(source)
+    told = {one.place for one in made.told}
+    gone = [one.place for one in made.told if "never match" in one.message or "left out" in one.message]
+    dropped = [place if place.endswith("]") else place.rpartition(".")[0] for place in gone]
+    missing = [
+        place
+        for place in places
+        if not any(label in place for label in LABELS)
+        and (f"{place}.unheard_of" if place else "unheard_of") not in told
+        and not any(place == one or place.startswith((f"{one}.", f"{one}[")) for one in told)
+        and not any(place.startswith(one) for one in dropped)
+    ]
+    assert missing == []
+
+
+def test_the_flat_form(flat: Ported) -> None:
+    made = policy(flat)
+    assert made["models"]["reader"] == {
+        "thinking": "enable_thinking",
+        "price": {"input": 1.0, "output": 2.0},
+        "url": "http://10.1.0.1:8000",
+        "fallback": ["reader@far"],
+    }
+    assert made["default"] == "reader"
+    assert made["auto"] == ["auto", "MoM", "vllm-sr/auto"]
+    assert [one["name"] for one in made["decisions"]] == ["never-both", "law-pii", "law", "other", "rest"]
+    assert made["decisions"][0]["when"] == {"all": [{"any": ["code", "proofs"]}, {"not": {"all": ["code", "proofs"]}}]}
+    assert made["decisions"][1]["respond"] == {"status": 403}
+    assert made["signals"]["law"] == {"domain": {"is": ["law"]}}
+
+
+def test_the_oldest_form_has_categories_alone() -> None:
+    made = policy(
+        ported(
+            {
+                "vllm_endpoints": [{"name": "one", "address": "10.0.0.1", "port": 8000}],
+                "model_config": {"a": {"preferred_endpoints": ["one"]}, "b": {"preferred_endpoints": ["one"]}},
+                "categories": [
+                    {"name": "math", "model_scores": [{"model": "a", "score": 0.2}, {"model": "b", "score": 0.9}]},
+                    {"name": "law", "system_prompt": "Be exact.", "model_scores": [{"model": "a", "score": 0.7}]},
+                ],
+                "default_model": "a",
+            }
+        )
+    )
+    assert made["decisions"] == [
+        {"name": "math", "when": "math", "route": "b"},
+        {"name": "law", "when": "law", "route": "a", "set": {"system": "Be exact."}},
+    ]
+
+
+SMALL = {
+    "version": "v0.3",
+    "providers": {"defaults": {"default_model": "m"}, "models": [{"name": "m", "backend_refs": [{"endpoint": "h:1"}]}]},
+    "routing": {
+        "signals": {"keywords": [{"name": "k", "operator": "OR", "keywords": ["word"]}]},
+        "decisions": [
+            {"name": "d", "priority": 1, "rules": {"type": "keyword", "name": "k"}, "modelRefs": [{"model": "m"}]}
+        ],
+    },
+}
+
+
+def test_exit_statuses(run: Run, tmp_path: Path) -> None:
+    source, out, report = (tmp_path / name for name in ("config.yaml", "policy.yaml", "report.json"))
+    source.write_text(yaml.safe_dump(SMALL))
+    ran = run("import", "vllm-sr", source, "-o", out, "--report", report)
+    assert (ran.status, ran.out, ran.err) == (0, "", "")
+    assert json.loads(report.read_text()) == {
+        "source": "config.yaml",
+        "loss": 0,
+        "contradiction": 0,
+        "note": 0,
+        "told": [],
+    }
+    assert run("validate", out).status == 0
+    assert run("import", "vllm-sr", "-", stdin=source.read_bytes()).out == out.read_text().replace(
+        "config.yaml", "<stdin>"
+    )
+    lossy = run("import", "vllm-sr", EVERYTHING, "-o", out, "--report", report)
+    assert lossy.status == 3
+    assert "everything.yaml:" in lossy.err
+    assert json.loads(report.read_text())["loss"] > 30
+    assert run("import", "vllm-sr", tmp_path / "missing.yaml").status == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: ]", "config.yaml:2: not valid YAML"),
+        ("- a", "config.yaml: a configuration is a mapping"),
+        ("model_list: []", "not a configuration of vLLM Semantic Router"),
+        ("routing: 3", "config.yaml:1: routing: a mapping is needed"),
+        ("routing:\n  decisions: {a: 1}\n  modelCards: [{name: m}]", "config.yaml:2: routing.decisions: a list"),
+        (
+            "routing:\n  modelCards: [{name: m}]\n  decisions:\n  - priority: high\n    name: x",
+            "config.yaml:4: routing.decisions[x].priority: a number is needed",
+        ),
+        ("routing: {}", "it names no model"),
+        ("a: &a [*a]\nrouting: {decisions: []}", "config.yaml"),
+        ("\ufeff\x00", "config.yaml"),
+    ],
+)
+def test_what_cannot_be_read_says_where(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    source = tmp_path / "config.yaml"
+    source.write_text(text)
+    ran = run("import", "vllm-sr", source)
+    assert ran.status == 2
+    assert said in ran.err
+    assert ran.out == ""
+
+
+def test_names_and_words_of_any_kind_come_out_as_they_are() -> None:
+    strange = [
+        "true",
+        "null",
+        "1e5",
+        "- x",
+        "a: b",
+        "c #d",
+        "'",
+        '"',
+        "\\",
+        "é\u2028",
+        "日本",
+        "*",
+        "&",
+        "{",
+        "~",
+        "=",
+        "a\x85b",
+    ]
+    source = json.loads(json.dumps(SMALL))
+    source["routing"]["signals"]["keywords"][0]["keywords"] = strange
+    made = ported(source)
+    policy_, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert policy_ is not None, problems
+    assert policy_.signals["k"][1].any == strange  # type: ignore[attr-defined]
+
+
+def test_an_alias_bomb_is_read_in_no_time() -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
+    made = ported("\n".join([*lines, yaml.safe_dump(SMALL)]))
+    assert len([one for one in made.told if one.place.startswith("a")]) == 60
