@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Mtls, Secrets
 
 SUMMARY = "write a gateway's configuration for a policy"
@@ -21,15 +23,17 @@ def add(subparsers: Any) -> None:
         "--for", dest="target", required=True, choices=("envoy", "envoy-gateway", "istio"), help="the gateway"
     )
     parser.add_argument("--namespace", default="pointsman", help="Kubernetes namespace of the router and the objects")
-    parser.add_argument("--service", default="pointsman", help="the router's Service (port as in --router)")
+    parser.add_argument(
+        "--service", metavar="NAME[:PORT]", help="the router's Service (default: pointsman:50051, or as --router says)"
+    )
+    _add_gateway(parser)
     parser.add_argument(
         "--listen", metavar="ADDR", help="where Envoy takes requests (default: port 10000; 80 in Kubernetes)"
     )
     parser.add_argument(
         "--router",
-        default="127.0.0.1:50051",
         metavar="ADDR[,ADDR…]",
-        help="where `pointsman serve` listens, every replica",
+        help="where `pointsman serve` listens, every replica (default: 127.0.0.1:50051; in Kubernetes see --service)",
     )
     parser.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDR", help="Envoy's admin port, or `none`")
     parser.add_argument(
@@ -73,9 +77,34 @@ def add(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
 
 
+def _add_gateway(parser: argparse.ArgumentParser) -> None:
+    """What says which gateway it is in Kubernetes."""
+    parser.add_argument(
+        "--gateway", metavar="[NAMESPACE/]NAME", help="join this Gateway instead of writing one of our own"
+    )
+    parser.add_argument("--section", metavar="NAME", help="the listener of that Gateway which is ours alone")
+    parser.add_argument("--gateway-class", metavar="NAME", help="the GatewayClass of our own (default: eg, or istio)")
+    parser.add_argument(
+        "--host", action="append", default=[], metavar="NAME", help="a host name that clients call (default: all)"
+    )
+    parser.add_argument("--tls", metavar="SECRET", help="the Secret with our own Gateway's certificate: HTTPS")
+    parser.add_argument(
+        "--gateway-api", action="store_true", help="Istio: HTTPRoutes of the Gateway API instead of a VirtualService"
+    )
+    parser.add_argument(
+        "--gateway-namespace", metavar="NAME", help="Istio: where the gateway's pods run (default: istio-system)"
+    )
+    parser.add_argument(
+        "--gateway-labels",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE[,…]",
+        help="Istio: the labels of the gateway's pods (default: istio=ingressgateway)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     from cli.gateways import browsers, envoy, envoy_gateway, istio
-    from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Place, RenderError
     from config.build import build
     from config.load import load
@@ -84,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         engine = build(load(args.policy))
         place = Place(
-            listen=args.listen or ("0.0.0.0:10000" if args.target == "envoy" else "0.0.0.0:80"),
-            router=args.router,
+            listen=args.listen or _usual(args),
+            router=args.router or "127.0.0.1:50051",
             admin=None if args.envoy_admin == "none" else args.envoy_admin,
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
@@ -95,15 +124,15 @@ def run(args: argparse.Namespace) -> int:
             origins=browsers.origins(args.cors),
         )
         _seen(args)
-        cluster = Cluster(args.namespace, args.service)
+        cluster = _cluster(args)
         if args.target == "envoy":
             rendered = [envoy.render(engine, place)]
         elif args.target == "envoy-gateway":
             rendered = envoy_gateway.render(engine, place, cluster)
-            notes = envoy_gateway.left_out(engine, place)
+            notes = envoy_gateway.left_out(engine, place, cluster)
         else:
             rendered = istio.render(engine, place, cluster)
-            notes = istio.left_out(engine)
+            notes = istio.left_out(engine, place)
     except RenderError as error:
         print(f"pointsman render: {error}", file=sys.stderr)
         return 1
@@ -111,6 +140,75 @@ def run(args: argparse.Namespace) -> int:
         print(f"pointsman render: left out: {note}", file=sys.stderr)
     _write(rendered, args)
     return 0
+
+
+_GATEWAY_OPTIONS = {
+    "--gateway": ("envoy-gateway", "istio"),
+    "--section": ("envoy-gateway", "istio"),
+    "--gateway-class": ("envoy-gateway", "istio"),
+    "--host": ("envoy-gateway", "istio"),
+    "--tls": ("envoy-gateway", "istio"),
+    "--gateway-api": ("istio",),
+    "--gateway-namespace": ("istio",),
+    "--gateway-labels": ("istio",),
+}
+
+
+def _usual(args: argparse.Namespace) -> str:
+    """Where a gateway takes requests unless told otherwise."""
+    if args.target == "envoy":
+        return "0.0.0.0:10000"
+    return "0.0.0.0:443" if args.tls else "0.0.0.0:80"
+
+
+def _cluster(args: argparse.Namespace) -> Cluster:
+    """Raises RenderError for names that Kubernetes does not take, and for options that do not fit together."""
+    from cli.gateways import kubernetes
+    from cli.gateways.place import RenderError
+
+    given = {option for option in _GATEWAY_OPTIONS if getattr(args, option[2:].replace("-", "_"))}
+    for option in sorted(given):
+        if args.target not in _GATEWAY_OPTIONS[option]:
+            raise RenderError(f"{option}: that is for --for {' and --for '.join(_GATEWAY_OPTIONS[option])}")
+    if args.target == "envoy":
+        return kubernetes.Cluster()
+    for option, other in (
+        ("--tls", "--gateway"),
+        ("--gateway-class", "--gateway"),
+        ("--gateway-labels", "--gateway-api"),
+    ):
+        if option in given and other in given:
+            raise RenderError(f"{option}: leave it out beside {other}, which says it already")
+    if "--section" in given and "--gateway" not in given:
+        raise RenderError("--section: say with --gateway whose listener it is")
+    if args.target == "istio" and "--gateway-api" not in given and given & {"--section", "--gateway-class"}:
+        raise RenderError("--section and --gateway-class: Istio's own Gateway has neither; see --gateway-api")
+    if {"--gateway-api", "--gateway-namespace"} <= given:
+        raise RenderError("--gateway-namespace: with --gateway-api write --gateway NAMESPACE/NAME")
+    namespace = kubernetes.label(args.namespace, "--namespace")
+    service, port = kubernetes.router(args.service, args.router, namespace)
+    before, _, name = (args.gateway or "").rpartition("/")
+    if before:
+        kubernetes.label(before, "--gateway")
+    if name and args.target == "istio" and not args.gateway_api:
+        home = args.gateway_namespace
+        name = f"{before or namespace}/{kubernetes.domain(name, '--gateway')}"
+    else:
+        home = before or args.gateway_namespace
+        if args.gateway:
+            kubernetes.domain(name, "--gateway")
+    front = kubernetes.Front(
+        name=name or None,
+        namespace=home and kubernetes.label(home, "--gateway-namespace"),
+        section=args.section and kubernetes.domain(args.section, "--section"),
+        class_name=args.gateway_class and kubernetes.domain(args.gateway_class, "--gateway-class"),
+        hosts=tuple(kubernetes.host_name(host) for host in args.host),
+        tls=args.tls and kubernetes.domain(args.tls, "--tls"),
+        gateway_api=args.gateway_api,
+    )
+    if args.gateway_labels:
+        front = replace(front, labels=kubernetes.labels(args.gateway_labels))
+    return kubernetes.Cluster(namespace, service, port, front)
 
 
 def _seen(args: argparse.Namespace) -> None:

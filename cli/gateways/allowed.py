@@ -73,7 +73,7 @@ class Rewrite(NamedTuple):
 def to_call(server: Upstream) -> Rewrite | None:
     """For paths that fit `CALLS`: the server's own base path replaces the client's."""
     if server.base is None:
-        return _before(server)
+        return below(server)
     return Rewrite(_CALL, rf"{_literal(server.path + server.base)}/\1\2")
 
 
@@ -93,11 +93,12 @@ def to_other_named(server: Upstream, shape: ApiShape) -> Rewrite:
 def to_opened(server: Upstream, path: Path) -> Rewrite | None:
     """For an opened path: a version at its beginning is the client's base path."""
     if server.base is None or re.match(_VERSION, path.text) is None:
-        return _before(server)
+        return below(server)
     return Rewrite(f"^{_VERSION}", f"{_literal(server.path + server.base)}/")
 
 
-def _before(server: Upstream) -> Rewrite | None:
+def below(server: Upstream) -> Rewrite | None:
+    """For any path: the path of the server's URL comes before it."""
     return Rewrite("^/", f"{_literal(server.path)}/") if server.path else None
 
 

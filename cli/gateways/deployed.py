@@ -24,6 +24,8 @@ from decisions.engine import Engine
 ENVOY_GATEWAY_BUFFER = 32 * 1024  # ClientTrafficPolicy.spec.connection.bufferLimit when it is left out
 ENVOY_BUFFER = 1024 * 1024  # per_connection_buffer_limit_bytes when it is left out
 AI_GATEWAY_HEADER = "x-ai-eg-model"
+_EVERY = (("PathPrefix", "/"), ("RegularExpression", ".*"))
+"""The matches of an HTTPRoute that take every path."""
 _QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|k|M|G)?")
 _UNITS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
 _FILTER = "ext_proc.v3.ExternalProcessor"
@@ -130,10 +132,10 @@ class _Check:
 
     def conclude(self) -> None:
         """Reports what can only be seen from the whole set."""
-        for family in {self._family(found) for found in self.filters}:
+        for kind, family in {(found.kind, self._family(found)) for found in self.filters}:
             self._conclude_routes(family)
             self._conclude_paths(family)
-            if not self._strips.get(family, False):
+            if not self._strips.get("istio" if kind == "EnvoyFilter" else family, False):
                 text = f"a client's own {ROUTE_HEADER} header is not removed before the first route is chosen"
                 self._say(self.filters[0], "D406", f"{text}: it picks the filter set of that route", "warning")
         for found in self._http_routes:
@@ -144,7 +146,7 @@ class _Check:
                 self._say(found, "D405", text)
         for found, name in self._names if self._off else ():
             if name not in self._switched:
-                text = f"route {name!r} of the VirtualService does not switch the filter on"
+                text = f"route {name!r} does not switch the filter on"
                 self._say(found, "D405", f"{text}: requests that match it first never reach us")
         self._conclude_modes()
         self._conclude_buffers()
@@ -211,6 +213,8 @@ class _Check:
                 )
 
     def _family(self, found: _Object) -> str:
+        if found.kind == "EnvoyFilter" and "istio" not in self._routes and self._http_routes:
+            return "gateway"  # Istio takes routes of the Gateway API, too
         return {"EnvoyExtensionPolicy": "gateway", "EnvoyFilter": "istio"}.get(found.kind, "envoy")
 
     def _route(self, family: str, found: _Object, models: set[str], default: bool) -> None:
@@ -227,6 +231,7 @@ class _Check:
         models: set[str] = set()
         default = False
         for rule in found.spec.get("rules", ()):
+            self._names.append((found, str(rule.get("name", ""))))
             for match in rule.get("matches") or [{}]:
                 headers = {str(h.get("name", "")).lower(): h for h in match.get("headers", ())}
                 if DECISION_HEADER in headers:
@@ -235,7 +240,7 @@ class _Check:
                 named = [headers[ROUTE_HEADER]] if ROUTE_HEADER in headers else []
                 models |= {str(header.get("value")) for header in named}
                 path = match.get("path") or {}
-                any_path = path.get("type", "PathPrefix") == "PathPrefix" and path.get("value", "/") == "/"
+                any_path = (path.get("type", "PathPrefix"), path.get("value", "/")) in _EVERY
                 default = default or (any_path and not headers)
                 if not headers and rule.get("backendRefs"):
                     self._lets_on("gateway", found, None if any_path else str(path.get("value")))
@@ -302,6 +307,8 @@ class _Check:
             value = (patch.get("patch") or {}).get("value") or {}
             typed = value.get("typed_config") or {}
             if patch.get("applyTo") == "HTTP_ROUTE" and EXT_PROC in (value.get("typed_per_filter_config") or {}):
+                if (limit := value.get("request_body_buffer_limit")) and (found, int(limit)) not in self._buffers:
+                    self._buffers.append((found, int(limit)))
                 where = (patch.get("match") or {}).get("routeConfiguration") or {}
                 self._switched.add(str(((where.get("vhost") or {}).get("route") or {}).get("name")))
             elif str(typed.get("@type", "")).endswith(_FILTER):

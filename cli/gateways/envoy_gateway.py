@@ -27,15 +27,25 @@ from cli.gateways.envoy import (
     within,
 )
 from cli.gateways.failover import FULL
-from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
-from cli.gateways.parts import BODY_SLACK, METADATA, TOLD_HEADERS, access_log, as_dict
+from cli.gateways.kubernetes import (
+    NAME,
+    Cluster,
+    Front,
+    fqdn,
+    listener,
+    named,
+    object_name,
+    parents,
+    port,
+    service_of,
+)
+from cli.gateways.parts import BODY_SLACK, METADATA, STREAMS, TOLD_HEADERS, access_log, as_dict
 from cli.gateways.place import Place, RenderError, Upstream, is_ip, upstreams
 from decisions.engine import Engine
 from decisions.model import Credential
 
 EG = "gateway.envoyproxy.io/v1alpha1"
 GATEWAY = "gateway.networking.k8s.io/v1"
-NAME = "pointsman"
 RULES = 16  # an HTTPRoute holds no more
 LONGEST = 1024  # characters of a path in an HTTPRoute
 EVERY = {"type": "PathPrefix", "value": "/"}
@@ -43,12 +53,19 @@ CALLS = {"type": "RegularExpression", "value": allowed.CALLS}
 REFUSED = f"{NAME}-refused"
 FALLBACK = f"{NAME}-fallback"
 SECRET_KEY = "credential"  # the one key that Envoy Gateway reads of a secret (HTTPRouteFilter.credentialInjection)
+BREAKER = dict.fromkeys(("maxConnections", "maxParallelRequests", "maxPendingRequests", "maxParallelRetries"), STREAMS)
 CONNECT_RETRY = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
     """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
     servers = upstreams(engine, place)
+    front = cluster.front
+    if front.name is not None and front.section is None and place.steps is not None:
+        raise RenderError(
+            f"--stepwise: a client's own {DECISION_HEADER} must not reach the routes, and only a listener of ours can "
+            "take it away: name it with --section"
+        )
     rules = _rules(engine, servers)
     plain = [rule.object() for rule in rules if not rule.standbys]
     if not engine.settings.pass_unread:
@@ -59,25 +76,33 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
         routes.append(_steps_route(place.steps, EVERY if engine.settings.pass_unread else CALLS, cluster))
     duplex = within(engine, place)
     standbys = {server.key: server for rule in rules for server in rule.standbys}
+    own = front.name is None
+    roomy = {}
+    if not own and front.section is None and not duplex:  # what the ClientTrafficPolicy would do, for our routes alone
+        roomy = {"requestBuffer": {"limit": _buffer(engine)}}
     return [
-        _proxy(cluster),
-        _gateway(place, cluster),
-        *(_backend(server, cluster) for server in servers),
+        *([_proxy(cluster), _gateway(place, cluster)] if own else []),
+        *_grants(servers, cluster),
+        *(_backend(server, cluster) for server in servers if _service(server) is None),
         *(_backend(server, cluster, standby=True) for server in standbys.values()),
         *_filters(rules, engine.settings.pass_unread, cluster),
         *routes,
         *failing_over,
         _extension_policy(engine, duplex, cluster, _references(routes + failing_over)),
-        _client_policy(engine, duplex, cluster),
-        _traffic_policy(NAME, CONNECT_RETRY, cluster, _references(routes)),
-        *([_traffic_policy(FALLBACK, _failover(rules), cluster, _references(failing_over))] if failing_over else []),
-        *([_cors_policy(place.origins, cluster)] if place.origins else []),
-        _replies(cluster),
+        *([_client_policy(engine, duplex, cluster)] if own or front.section is not None else []),
+        *(
+            _traffic_policy(name, {"retry": dict(retry), **roomy}, cluster, _references(some))
+            for name, retry, some in ((NAME, CONNECT_RETRY, routes), (FALLBACK, _failover(rules), failing_over))
+            if some
+        ),
+        *([_cors_policy(place.origins, cluster, routes + failing_over)] if place.origins else []),
+        *([_replies(place, cluster)] if own else []),
     ]
 
 
-def left_out(engine: Engine, place: Place) -> list[str]:
-    """What Envoy Gateway cannot do of the policy: fallbacks that need another body, path or credential."""
+def left_out(engine: Engine, place: Place, cluster: Cluster) -> list[str]:
+    """What Envoy Gateway cannot do of the policy (fallbacks that need another body, path or credential), and what would
+    change the routes of others on a Gateway that is there."""
     texts = []
     for server in upstreams(engine, place):
         for other in server.fallback:
@@ -86,6 +111,14 @@ def left_out(engine: Engine, place: Place) -> list[str]:
                     f"model {server.key}: Envoy Gateway does not fail over to {other.key}, since its name or path is "
                     "another, or one of them has a credential"
                 )
+    if cluster.front.name is not None:
+        whole = f"Gateway {cluster.front.name}"
+        texts.append(f"{whole}: our access log and the shape of its own errors, which it would have for all its routes")
+        if cluster.front.section is None:
+            texts.append(
+                f"{whole}: a client may choose a model by {ROUTE_HEADER} while no router is there (fail_open), and "
+                "paths with %2F (names of models) are redirected; with --section, a listener of ours, both are seen to"
+            )
     return texts
 
 
@@ -135,6 +168,9 @@ class _Rule:
         backends: list[dict[str, Any]] = [
             {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": name} for name in names
         ]
+        if (service := _service(server)) is not None:
+            name, namespace = service
+            backends = [{"kind": "Service", "name": name, "namespace": namespace, "port": server.port}]
         if server.credential is not None:
             # Here and not at the rule: a rule's own is that of the rule which a request matches first.
             backends[0]["filters"] = [_extension(_key(server))]
@@ -147,6 +183,34 @@ def _standbys(server: Upstream) -> tuple[Upstream, ...]:
         return ()  # Envoy Gateway makes of backends with filters of their own one cluster each, and chooses by weight
     same = (server.name, server.path, server.base, None)
     return tuple(one for one in server.fallback if (one.name, one.path, one.base, one.credential) == same)
+
+
+def _service(server: Upstream) -> tuple[str, str] | None:
+    """Name and namespace of the Service whose pods Envoy Gateway is to call itself.
+
+    Other names are a Backend's, and so are those of servers with TLS (which a Backend says) and with standbys (Envoy
+    Gateway does not mix both kinds in one rule).
+    """
+    return None if server.tls or _standbys(server) else service_of(server)
+
+
+def _grants(servers: list[Upstream], cluster: Cluster) -> list[dict[str, Any]]:
+    """Leave to send our requests to Services of other namespaces, which those namespaces give."""
+    found: dict[str, set[str]] = {}
+    for name, namespace in filter(None, map(_service, servers)):
+        if namespace != cluster.namespace:
+            found.setdefault(namespace, set()).add(name)
+    source = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": cluster.namespace}
+    return [
+        named(
+            "ReferenceGrant",
+            f"{GATEWAY}beta1",
+            f"{NAME}-{cluster.namespace}"[:63],
+            namespace,
+            {"from": [dict(source)], "to": [{"group": "", "kind": "Service", "name": name} for name in sorted(names)]},
+        )
+        for namespace, names in found.items()
+    ]
 
 
 def _key(server: Upstream) -> str:
@@ -177,19 +241,11 @@ def _proxy(cluster: Cluster) -> dict[str, Any]:
 
 
 def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
+    parameters = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": NAME}
     spec = {
-        "gatewayClassName": "eg",
-        "infrastructure": {
-            "parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": NAME},
-        },
-        "listeners": [
-            {
-                "name": "http",
-                "protocol": "HTTP",
-                "port": int(place.listen.rpartition(":")[2]),
-                "allowedRoutes": {"namespaces": {"from": "Same"}},
-            }
-        ],
+        "gatewayClassName": cluster.front.class_name or "eg",
+        "infrastructure": {"parametersRef": parameters},
+        "listeners": [listener(place, cluster.front)],
     }
     return named("Gateway", GATEWAY, NAME, cluster.namespace, spec)
 
@@ -233,9 +289,14 @@ def _routes(name: str, rules: list[dict[str, Any]], cluster: Cluster) -> list[di
     routes = []
     for start in range(0, len(rules), RULES):
         numbered = name if start == 0 else f"{name}-{start // RULES + 1}"
-        spec = {"parentRefs": [{"name": NAME}], "rules": rules[start : start + RULES]}
-        routes.append(named("HTTPRoute", GATEWAY, numbered, cluster.namespace, spec))
+        routes.append(_http_route(numbered, rules[start : start + RULES], cluster))
     return routes
+
+
+def _http_route(name: str, rules: list[dict[str, Any]], cluster: Cluster) -> dict[str, Any]:
+    hosts = {"hostnames": list(cluster.front.hosts)} if cluster.front.hosts else {}
+    spec = {"parentRefs": parents(cluster.front), **hosts, "rules": rules}
+    return named("HTTPRoute", GATEWAY, name, cluster.namespace, spec)
 
 
 def _steps_route(where: str, path: dict[str, str], cluster: Cluster) -> dict[str, Any]:
@@ -244,9 +305,7 @@ def _steps_route(where: str, path: dict[str, str], cluster: Cluster) -> dict[str
     headers = [{"type": "RegularExpression", "name": name, "value": ".+"} for name in (DECISION_HEADER, ROUTE_HEADER)]
     match = {"path": dict(path), "headers": headers}
     rule = {"matches": [match], "backendRefs": [{"name": cluster.service, "port": port(where)}]}
-    return named(
-        "HTTPRoute", GATEWAY, f"{NAME}-stepwise", cluster.namespace, {"parentRefs": [{"name": NAME}], "rules": [rule]}
-    )
+    return _http_route(f"{NAME}-stepwise", [rule], cluster)
 
 
 def _extension(name: str) -> dict[str, Any]:
@@ -288,6 +347,7 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
         mode["response"] = {}  # present and empty: the headers, without the body
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],
+        "backendSettings": {"circuitBreaker": dict(BREAKER)},  # one stream for each request under way
         "messageTimeout": _duration(engine.settings.deadline + MESSAGE_SLACK_S),
         "statusOnError": AWAY,
         "processingMode": mode,
@@ -300,8 +360,10 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
 
 
 def _client_policy(engine: Engine, duplex: bool, cluster: Cluster) -> dict[str, Any]:
+    """For our own Gateway, or our listener of another one: all that comes in there has it."""
+    front = cluster.front
     spec: dict[str, Any] = {
-        "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}],
+        "targetRefs": [_target(front)],
         "headers": {"earlyRequestHeaders": {"remove": list(OUR_HEADERS)}},
         # Model names have slashes (`/v1/models/Qwen%2FQwen3-8B`): by default Envoy Gateway sends the client elsewhere
         # before the router has seen the path. The router undoes escapes itself, and writes the path that it has read.
@@ -312,15 +374,29 @@ def _client_policy(engine: Engine, duplex: bool, cluster: Cluster) -> dict[str, 
         whole = math.ceil(settings.body_timeout + settings.deadline + MESSAGE_SLACK_S)
         spec["timeout"] = {"http": {"requestReceivedTimeout": f"{whole}s"}}
     if not duplex:  # the default is 32 KiB, and a longer prompt would get 413 from Envoy
-        limit = math.ceil((engine.settings.max_body + BODY_SLACK) / 1024)
-        spec["connection"] = {"bufferLimit": f"{limit}Ki"}
-    return named("ClientTrafficPolicy", EG, NAME, cluster.namespace, spec)
+        spec["connection"] = {"bufferLimit": _buffer(engine)}
+    return named("ClientTrafficPolicy", EG, NAME, _home(cluster), spec)
 
 
-def _traffic_policy(name: str, retry: dict[str, Any], cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
+def _buffer(engine: Engine) -> str:
+    return f"{math.ceil((engine.settings.max_body + BODY_SLACK) / 1024)}Ki"
+
+
+def _target(front: Front) -> dict[str, str]:
+    """The Gateway, or its listener, as the target of a policy."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": front.name or NAME}
+    return target if front.section is None else {**target, "sectionName": front.section}
+
+
+def _home(cluster: Cluster) -> str:
+    """The namespace of the Gateway: a policy acts on targets of its own namespace only."""
+    return (cluster.front.name and cluster.front.namespace) or cluster.namespace
+
+
+def _traffic_policy(name: str, more: dict[str, Any], cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
     # A stream of tokens may last for as long as it has something to say.
     timeout = {"http": {"requestTimeout": "0s", "streamIdleTimeout": "15m"}}
-    spec = {"targetRefs": routes, "timeout": timeout, "retry": dict(retry)}
+    spec = {"targetRefs": routes, "timeout": timeout, "circuitBreaker": dict(BREAKER), **more}
     return named("BackendTrafficPolicy", EG, name, cluster.namespace, spec)
 
 
@@ -333,26 +409,27 @@ def _failover(rules: list[_Rule]) -> dict[str, Any]:
     }
 
 
-def _cors_policy(origins: tuple[str, ...], cluster: Cluster) -> dict[str, Any]:
+def _cors_policy(origins: tuple[str, ...], cluster: Cluster, routes: list[dict[str, Any]]) -> dict[str, Any]:
     cors = {"allowOrigins": list(origins), **browsers.fields()}
-    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}
-    return named("SecurityPolicy", EG, NAME, cluster.namespace, {"targetRefs": [target], "cors": cors})
+    targets = [_target(cluster.front)] if cluster.front.name is None else _references(routes)
+    return named("SecurityPolicy", EG, NAME, cluster.namespace, {"targetRefs": targets, "cors": cors})
 
 
-def _replies(cluster: Cluster) -> dict[str, Any]:
+def _replies(place: Place, cluster: Cluster) -> dict[str, Any]:
     """Envoy's own answers in the API's shape. Nothing but a patch reaches them: `responseOverride` takes the router's
     and the models' answers as well. It counts where EnvoyGateway.extensionApis.enableEnvoyPatchPolicy is set."""
+    made = listener(place, cluster.front)
+    chain = "/default_filter_chain" if cluster.front.tls is None else "/filter_chains/0"
     patch = {
         "type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": f"{cluster.namespace}/{NAME}/http",  # as Envoy Gateway names the listener `http` of the Gateway
+        "name": f"{cluster.namespace}/{NAME}/{made['name']}",  # as Envoy Gateway names a Gateway's listeners
         "operation": {
             "op": "add",
-            "path": "/default_filter_chain/filters/0/typed_config/local_reply_config",
+            "path": f"{chain}/filters/0/typed_config/local_reply_config",
             "value": as_dict(replies.config()),
         },
     }
-    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": NAME}
-    spec = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [patch]}
+    spec = {"targetRef": _target(cluster.front), "type": "JSONPatch", "jsonPatches": [patch]}
     return named("EnvoyPatchPolicy", EG, NAME, cluster.namespace, spec)
 
 

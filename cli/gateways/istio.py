@@ -1,26 +1,41 @@
 """Istio objects for a policy: an EnvoyFilter on the ingress gateway, routes, and the way to the router.
 
-The filter goes in right before Envoy's router filter, so that authentication has run; INSERT_FIRST would come before.
+Others share the gateway, so nothing of theirs may change: the filter is there for all and switched on for our routes
+alone, which the EnvoyFilter finds by their names, and whatever Envoy has per route (buffer, idle time, credentials) is
+set there. What it has for a whole connection manager (the access log, its own answers) is told to look at our routes
+alone. The filter goes in right before Envoy's router filter, so that authentication has run; INSERT_FIRST would come
+before, and so might a filter of others that is applied after ours, hence the priority.
+
+The routes are a VirtualService, or an HTTPRoute of the Gateway API. Istio sorts the rules of the latter: exact path,
+prefix, expression; the longer path; more headers. So all of ours are expressions, and that of the refusal is short.
+What an HTTPRoute has no words for is written into the routes by the EnvoyFilter.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from cli.gateways import allowed, browsers, replies
+from cli.gateways import allowed, api, browsers, credentials, replies
 from cli.gateways.envoy import DECISION_HEADER, HOP_HEADER, OUR_HEADERS, ROUTE_HEADER, ext_proc, within
-from cli.gateways.kubernetes import Cluster, fqdn, named, object_name, port
-from cli.gateways.parts import BODY_SLACK, EXT_PROC, STREAM_IDLE_S, TOLD_HEADERS, access_log, as_dict, packed
+from cli.gateways.kubernetes import NAME, Cluster, fqdn, listener, listening, named, object_name, parents, port
+from cli.gateways.parts import BODY_SLACK, EXT_PROC, STREAM_IDLE_S, STREAMS, TOLD_HEADERS, access_log, as_dict, packed
 from cli.gateways.place import Place, RenderError, Upstream, upstreams
 from decisions.engine import Engine
 
-NAME = "pointsman"
 NETWORKING = "networking.istio.io/v1"
 ENVOY_FILTER = "networking.istio.io/v1alpha3"
-SELECTOR = {"istio": "ingressgateway"}
+GATEWAY = "gateway.networking.k8s.io"
+HOME = "istio-system"  # where an installation puts the gateway's pods unless told otherwise
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 ROUTER_FILTER = "envoy.filters.http.router"
 CALLS = {"regex": allowed.CALLS}
+EVERY = {"prefix": "/"}
+OURS = f"xds.route_name.startsWith('{NAME}-')"
+"""CEL condition for requests on our routes: the names that `_Way` gives."""
+PRIORITY = 10
+"""Of the EnvoyFilter: after those of others (0 unless given), which then stand before ours."""
+RULES = 16  # an HTTPRoute holds no more
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
@@ -32,164 +47,271 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
                 f"model {server.key}: Istio routes to services by name: write {server.host!r} as name.namespace.svc "
                 "or as a ServiceEntry's host"
             )
-    routes = _routes(engine, servers, place, cluster)
-    names = [rule["name"] for rule in routes["spec"]["http"]]
+    rules = _rules(engine, servers, place, cluster)
+    api_form = cluster.front.gateway_api
+    routes = _http_routes(rules, place, cluster) if api_form else [_virtual_service(rules, place, cluster)]
     return [
-        _gateway(place, cluster),
-        routes,
+        *([] if cluster.front.name is not None else [_gateway(place, cluster)]),
+        *routes,
         _way_to_router(cluster),
-        *(_way_to_model(server, cluster) for server in servers if server.tls),
-        _filter(engine, place, cluster, names),
+        *(_way_to_model(server, place, cluster) for server in servers if server.tls or _subset(server, place)),
+        _filter(engine, place, cluster, servers),
     ]
 
 
-def left_out(engine: Engine) -> list[str]:
+def left_out(engine: Engine, place: Place) -> list[str]:
     """What Istio's objects cannot do of the policy."""
     texts = []
     for key, model in engine.models.items():
         if model.fallback:
             texts.append(f"model {key}: Istio fails over within one service only, so `fallback` is the router's alone")
-        if model.credential is not None:
+        if model.credential is not None and place.secrets is None:
             texts.append(
-                f"model {key}: Istio has no object that puts a credential on the way to one service; let the service "
-                "or a proxy before it add it"
+                f"model {key}: its credential, since --secrets does not say in which folder the gateway's pods find it"
             )
     return texts
 
 
-def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
-    port = {"number": int(place.listen.rpartition(":")[2]), "name": "http", "protocol": "HTTP"}
-    spec = {"selector": SELECTOR, "servers": [{"port": port, "hosts": ["*"]}]}
-    return named("Gateway", NETWORKING, NAME, cluster.namespace, spec)
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """A service as Istio names it; `subset` is one of ours, which nobody else's routes lead to."""
+
+    host: str
+    port: int
+    subset: str | None = None
+
+    @property
+    def cluster(self) -> str:
+        """Its name in Envoy."""
+        return f"outbound|{self.port}|{self.subset or ''}|{self.host}"
 
 
-def _routes(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One route: what it matches (`uri`, `headers` as a VirtualService writes them, and a header that must not be
+    there), and where it leads (None: the refusal), with which path and authority."""
+
+    part: str
+    uri: dict[str, str]
+    headers: dict[str, dict[str, str]]
+    to: _Destination | None = None
+    put: allowed.Rewrite | None = None
+    authority: str | None = None
+    without: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the route in Envoy, too."""
+        return f"{NAME}-{self.part}"
+
+
+def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> list[_Way]:
     by_key = {server.key: server for server in servers}
     default = by_key[engine.default.key]
-    rules = [] if place.steps is None else [_steps_rule(place.steps, cluster)]
-    for name, server, chosen in [*((f"model-{s.key}", s, _chosen(s)) for s in servers), ("default", default, {})]:
+
+    def rule(part: str, server: Upstream, uri: dict[str, str], put: allowed.Rewrite | None) -> _Way:
+        chosen = {} if part.startswith(("default", "path-")) else {ROUTE_HEADER: {"exact": server.key}}
+        to = _Destination(fqdn(server), server.port, _subset(server, place))
+        return _Way(part, uri, chosen, to, put, server.authority)
+
+    rules = []
+    if place.steps is not None:  # the router's own requests, with the hop header, never match
+        to = _Destination(cluster.host, port(place.steps))
+        rules.append(_Way("stepwise", EVERY, {DECISION_HEADER: {}}, to, without=HOP_HEADER))
+    for part, server in [*((object_name(server.key), server) for server in servers), ("default", default)]:
         if not engine.settings.pass_unread:
-            rules.append(_rule(name, server, {"uri": CALLS, **chosen}, allowed.to_call(server)))
+            rules.append(rule(part, server, CALLS, allowed.to_call(server)))
             continue
         if server.base is not None:
-            rules.append(_rule(f"{name}-calls", server, {"uri": CALLS, **chosen}, allowed.to_call(server)))
-        rules.append(_rule(name, server, {"uri": {"prefix": "/"}, **chosen}))
+            rules.append(rule(f"{part}-calls", server, CALLS, allowed.to_call(server)))
+        rules.append(rule(part, server, EVERY, allowed.below(server)))
     if not engine.settings.pass_unread:
         for number, opened in enumerate(allowed.opened(engine), 1):
             uri = {"exact" if opened.exact else "regex": opened.text}
             server = by_key[opened.to]
-            rules.append(_rule(f"path-{number}", server, {"uri": uri}, allowed.to_opened(server, opened)))
-        rules.append(_refusal())
-    if place.origins:
-        for rule in rules:
-            rule["corsPolicy"] = _cors(place.origins)
-    spec = {"hosts": ["*"], "gateways": [NAME], "http": rules}
+            rules.append(rule(f"path-{number}", server, uri, allowed.to_opened(server, opened)))
+        rules.append(_Way("refused", EVERY, {}))
+    return rules
+
+
+def _subset(server: Upstream, place: Place) -> str | None:
+    """That of a server to which the gateway sends a credential, so that it goes with our requests alone."""
+    return NAME if server.credential is not None and place.secrets is not None else None
+
+
+def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
+    front = cluster.front
+    if front.gateway_api:
+        spec = {"gatewayClassName": front.class_name or "istio", "listeners": [listener(place, front)]}
+        return named("Gateway", f"{GATEWAY}/v1", NAME, cluster.namespace, spec)
+    number = listening(place, front)
+    server: dict[str, Any] = {"port": {"number": number, "name": "http", "protocol": "HTTP"}}
+    if front.tls is not None:
+        server["port"] = {"number": number, "name": "https", "protocol": "HTTPS"}
+        server["tls"] = {"mode": "SIMPLE", "credentialName": front.tls}
+    server["hosts"] = list(front.hosts) or ["*"]
+    return named("Gateway", NETWORKING, NAME, cluster.namespace, {"selector": dict(front.labels), "servers": [server]})
+
+
+def _virtual_service(rules: list[_Way], place: Place, cluster: Cluster) -> dict[str, Any]:
+    front = cluster.front
+    http = []
+    for rule in rules:
+        match: dict[str, Any] = {"uri": dict(rule.uri)}  # a copy: YAML would write one that stands twice as an alias
+        if rule.headers:
+            match["headers"] = dict(rule.headers)
+        if rule.without is not None:
+            match["withoutHeaders"] = {rule.without: {}}
+        written: dict[str, Any] = {"name": rule.name, "match": [match]}
+        if rule.to is None:
+            written["directResponse"] = {"status": allowed.STATUS, "body": {"string": allowed.BODY}}
+            written["headers"] = {"response": {"set": {"content-type": allowed.CONTENT_TYPE}}}
+        else:
+            destination: dict[str, Any] = {"host": rule.to.host, "port": {"number": rule.to.port}}
+            if rule.to.subset is not None:
+                destination["subset"] = rule.to.subset
+            # No `timeout`: Istio then has none, as a stream of tokens needs; it refuses to be told 0.
+            written["route"] = [{"destination": destination}]
+            if rule.authority is not None:
+                written["rewrite"] = {"authority": rule.authority}
+                # The model's copies, before ext_proc adds ours.
+                written["headers"] = {"response": {"remove": list(TOLD_HEADERS)}}
+            if rule.put is not None:
+                written["rewrite"]["uriRegexRewrite"] = {"match": rule.put.pattern, "rewrite": rule.put.substitution}
+            written["retries"] = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
+        if place.origins and rule.part != "stepwise":
+            origins = [{"exact": origin} for origin in place.origins]
+            written["corsPolicy"] = {"allowOrigins": origins, **browsers.fields()}
+        http.append(written)
+    spec = {"hosts": list(front.hosts) or ["*"], "gateways": [front.name or NAME], "http": http}
     return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
 
 
-def _chosen(server: Upstream) -> dict[str, Any]:
-    return {"headers": {ROUTE_HEADER: {"exact": server.key}}}
+def _http_routes(rules: list[_Way], place: Place, cluster: Cluster) -> list[dict[str, Any]]:
+    """As many HTTPRoutes as the rules need."""
+    routes = []
+    for start in range(0, len(rules), RULES):
+        numbered = NAME if start == 0 else f"{NAME}-{start // RULES + 1}"
+        spec: dict[str, Any] = {"parentRefs": parents(cluster.front)}
+        if cluster.front.hosts:
+            spec["hostnames"] = list(cluster.front.hosts)
+        spec["rules"] = [_http_rule(rule, place) for rule in rules[start : start + RULES]]
+        routes.append(named("HTTPRoute", f"{GATEWAY}/v1", numbered, cluster.namespace, spec))
+    return routes
 
 
-def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
-    return {"allowOrigins": [{"exact": origin} for origin in origins], **browsers.fields()}
-
-
-def _rule(name: str, server: Upstream, match: dict[str, Any], put: allowed.Rewrite | None = None) -> dict[str, Any]:
-    rewrite: dict[str, Any] = {"authority": server.authority}
-    if server.path and "prefix" in match["uri"]:
-        rewrite["uri"] = f"{server.path}/"
-    elif put is not None:  # `uri` would put it in the place of all that was matched
-        rewrite["uriRegexRewrite"] = {"match": put.pattern, "rewrite": put.substitution}
-    # No `timeout`: Istio then has none, as a stream of tokens needs; it refuses to be told 0.
-    return {
-        "name": f"{NAME}-{name}",
-        "match": [match | {"uri": dict(match["uri"])}],  # a copy: YAML would write one that stands twice as an alias
-        "route": [{"destination": {"host": fqdn(server), "port": {"number": server.port}}}],
-        "rewrite": rewrite,
-        "headers": {"response": {"remove": list(TOLD_HEADERS)}},  # the model's copies, before ext_proc adds ours
-        "retries": {"attempts": 2, "retryOn": "connect-failure,refused-stream"},
-    }
-
-
-def _refusal() -> dict[str, Any]:
-    return {
-        "name": f"{NAME}-refused",
-        "match": [{"uri": {"prefix": "/"}}],
-        "directResponse": {"status": allowed.STATUS, "body": {"string": allowed.BODY}},
-        "headers": {"response": {"set": {"content-type": allowed.CONTENT_TYPE}}},
-    }
-
-
-def _steps_rule(where: str, cluster: Cluster) -> dict[str, Any]:
-    """Requests whose stepwise decision the router answers over HTTP; its own, with the hop header, never match."""
-    match = {"uri": {"prefix": "/"}, "headers": {DECISION_HEADER: {}}, "withoutHeaders": {HOP_HEADER: {}}}
-    destination = {"host": cluster.host, "port": {"number": port(where)}}
-    retries = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
-    return {"name": f"{NAME}-stepwise", "match": [match], "route": [{"destination": destination}], "retries": retries}
+def _http_rule(rule: _Way, place: Place) -> dict[str, Any]:
+    kind, value = next(iter(rule.uri.items()))
+    path = {"type": "Exact", "value": value}
+    if kind != "exact":  # a prefix would come before every expression
+        path = {"type": "RegularExpression", "value": ".*" if rule.uri == EVERY else value}
+    match: dict[str, Any] = {"path": path}
+    if rule.headers:
+        match["headers"] = [
+            {"type": "Exact", "name": name, "value": text["exact"]}
+            if text
+            else {"type": "RegularExpression", "name": name, "value": ".+"}
+            for name, text in rule.headers.items()
+        ]
+    filters: list[dict[str, Any]] = []
+    if rule.authority is not None:
+        told = {"remove": list(TOLD_HEADERS)}  # see `_virtual_service`
+        filters.append({"type": "URLRewrite", "urlRewrite": {"hostname": rule.authority.partition(":")[0]}})
+        filters.append({"type": "ResponseHeaderModifier", "responseHeaderModifier": told})
+    if place.origins and rule.part != "stepwise":
+        origins = ["*"] if "*" in place.origins else list(place.origins)  # it may not stand beside others here
+        cors = {"allowOrigins": origins, **browsers.fields(), "maxAge": browsers.MAX_AGE_S}
+        filters.append({"type": "CORS", "cors": cors})
+    written: dict[str, Any] = {"name": rule.name, "matches": [match]}
+    if filters:
+        written["filters"] = filters
+    if rule.to is not None:  # a host name, as a service of another namespace would have to be granted to us
+        reference = {"group": "networking.istio.io", "kind": "Hostname", "name": rule.to.host, "port": rule.to.port}
+        written["backendRefs"] = [reference]
+    return written
 
 
 def _way_to_router(cluster: Cluster) -> dict[str, Any]:
     # No `tls`: Istio then uses mutual TLS of its own when the router has a sidecar, and plaintext when it has none.
-    policy = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE", "http2MaxRequests": 65536}}}
+    policy = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE", "http2MaxRequests": STREAMS}}}
     spec = {"host": cluster.host, "trafficPolicy": policy}
     return named("DestinationRule", NETWORKING, NAME, cluster.namespace, spec)
 
 
-def _way_to_model(server: Upstream, cluster: Cluster) -> dict[str, Any]:
-    spec = {"host": fqdn(server), "trafficPolicy": {"tls": {"mode": "SIMPLE", "sni": server.host}}}
+def _way_to_model(server: Upstream, place: Place, cluster: Cluster) -> dict[str, Any]:
+    spec: dict[str, Any] = {"host": fqdn(server)}
+    if server.tls:
+        spec["trafficPolicy"] = {"tls": {"mode": "SIMPLE", "sni": server.host}}
+    if (subset := _subset(server, place)) is not None:
+        spec["subsets"] = [{"name": subset}]  # without labels: all of the service
     return named("DestinationRule", NETWORKING, object_name(server.key), cluster.namespace, spec)
 
 
-def _filter(engine: Engine, place: Place, cluster: Cluster, routes: list[str]) -> dict[str, Any]:
-    """The filter itself, and what its connection manager and listener must do for it.
-
-    It is switched off except for our own `routes` (their names), so that other hosts of the gateway are not affected.
-    """
-    processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}", duplex=within(engine, place)))
+def _filter(engine: Engine, place: Place, cluster: Cluster, servers: list[Upstream]) -> dict[str, Any]:
+    """The filter itself, and what Envoy has to do for it."""
+    front = cluster.front
+    duplex = within(engine, place)
+    processor = packed(ext_proc(engine, f"outbound|{cluster.port}||{cluster.host}", duplex=duplex))
+    # An own Gateway of the Gateway API has pods of its own, and a port that its Service may have another of.
+    where = {} if front.name is not None else {"portNumber": listening(place, front)}
     manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}
-    mutations = [{"remove": name} for name in OUR_HEADERS]
+    before = {"filterChain": {"filter": {"name": CONNECTION_MANAGER, "subFilter": {"name": ROUTER_FILTER}}}}
+    insert = {"name": EXT_PROC, "disabled": True, "typed_config": processor}
+    patches = [
+        _patch("HTTP_FILTER", {"listener": {**where, **before}}, "INSERT_BEFORE", insert),
+        *(
+            _patch("HTTP_ROUTE", _route_of(rule), "MERGE", _routed(rule, engine, duplex, front.gateway_api))
+            for rule in _rules(engine, servers, place, cluster)
+        ),
+        _patch("NETWORK_FILTER", {"listener": {**where, **manager}}, "MERGE", {"typed_config": _connection()}),
+    ]
+    for server in servers:
+        if (subset := _subset(server, place)) is not None:
+            made = api.cluster.Cluster()
+            credentials.add(made, server, place.secrets)
+            match = {"cluster": {"service": fqdn(server), "portNumber": server.port, "subset": subset}}
+            patches.append(_patch("CLUSTER", match, "MERGE", as_dict(made)))
+    if front.gateway_api:
+        target = {"group": GATEWAY, "kind": "Gateway", "name": front.name or NAME}
+        spec: dict[str, Any] = {"targetRefs": [target]}
+        home = front.namespace if front.name is not None and front.namespace else cluster.namespace
+    else:
+        spec = {"workloadSelector": {"labels": dict(front.labels)}}
+        home = front.namespace or HOME
+    # Where the gateway is: an EnvoyFilter acts on workloads of its own namespace only.
+    return named("EnvoyFilter", ENVOY_FILTER, NAME, home, {**spec, "priority": PRIORITY, "configPatches": patches})
+
+
+def _connection() -> dict[str, Any]:
+    """What Envoy has for all routes together. The headers that only we give requests are taken from those of all
+    clients, since it is done before there is a route."""
     early = {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": "type.googleapis.com/"
             "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": mutations,
+            "mutations": [{"remove": name} for name in OUR_HEADERS],
         },
     }
     log = {
         "name": "envoy.access_loggers.stdout",
+        "filter": as_dict(replies.where(OURS)),
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {"json_format": access_log()},
         },
     }
-    connection = {
+    return {
         "@type": "type.googleapis.com/"
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stream_idle_timeout": f"{STREAM_IDLE_S}s",
         "early_header_mutation_extensions": [early],
         "access_log": [log],
-        "local_reply_config": as_dict(replies.config()),
+        "local_reply_config": as_dict(replies.config(OURS)),
     }
-    patches = [
-        _patch(
-            "HTTP_FILTER",
-            {"filterChain": {"filter": {"name": CONNECTION_MANAGER, "subFilter": {"name": ROUTER_FILTER}}}},
-            {"operation": "INSERT_BEFORE", "value": {"name": EXT_PROC, "disabled": True, "typed_config": processor}},
-        ),
-        *(_switched_on(route) for route in routes),
-        _patch("NETWORK_FILTER", manager, {"operation": "MERGE", "value": {"typed_config": connection}}),
-    ]
-    if not within(engine, place):
-        limit = {"per_connection_buffer_limit_bytes": engine.settings.max_body + BODY_SLACK}
-        patches.append(_patch("LISTENER", {}, {"operation": "MERGE", "value": limit}))
-    spec = {"workloadSelector": {"labels": SELECTOR}, "configPatches": patches}
-    # Where the gateway runs: an EnvoyFilter acts on workloads of its own namespace only.
-    return named("EnvoyFilter", ENVOY_FILTER, NAME, "istio-system", spec)
 
 
-def _switched_on(route: str) -> dict[str, Any]:
+def _routed(rule: _Way, engine: Engine, duplex: bool, gateway_api: bool) -> dict[str, Any]:
+    """What is merged into the route of `rule`."""
     switch = {
         "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
         "config": {
@@ -197,13 +319,36 @@ def _switched_on(route: str) -> dict[str, Any]:
             "overrides": {},
         },
     }
-    match = {"context": "GATEWAY", "routeConfiguration": {"vhost": {"route": {"name": route}}}}
-    value = {"typed_per_filter_config": {EXT_PROC: switch}}
-    return {"applyTo": "HTTP_ROUTE", "match": match, "patch": {"operation": "MERGE", "value": value}}
+    value: dict[str, Any] = {"typed_per_filter_config": {EXT_PROC: switch}}
+    if not duplex:  # BUFFERED: Envoy answers 413 itself to a body over this
+        value["request_body_buffer_limit"] = engine.settings.max_body + BODY_SLACK
+    if rule.to is not None:
+        value["route"] = {"idle_timeout": f"{STREAM_IDLE_S}s"}
+    if not gateway_api:
+        return value
+    if rule.to is None:
+        content_type = {"header": {"key": "content-type", "value": allowed.CONTENT_TYPE}}
+        value["direct_response"] = {"status": allowed.STATUS, "body": {"inline_string": allowed.BODY}}
+        value["response_headers_to_add"] = [{**content_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    if rule.to is not None and rule.to.subset is not None:
+        value["route"]["cluster"] = rule.to.cluster
+    if rule.put is not None:
+        pattern = {"regex": rule.put.pattern}
+        value["route"]["regex_rewrite"] = {"pattern": pattern, "substitution": rule.put.substitution}
+    if rule.authority is not None and ":" in rule.authority:
+        value["route"]["host_rewrite_literal"] = rule.authority  # the Gateway API takes no port there
+    if rule.without is not None:
+        value["match"] = {"headers": [{"name": rule.without, "present_match": True, "invert_match": True}]}
+    return value
 
 
-def _patch(apply_to: str, listener: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    match: dict[str, Any] = {"context": "GATEWAY"}
-    if listener:
-        match["listener"] = listener
-    return {"applyTo": apply_to, "match": match, "patch": patch}
+def _route_of(rule: _Way) -> dict[str, Any]:
+    return {"routeConfiguration": {"vhost": {"route": {"name": rule.name}}}}
+
+
+def _patch(to: str, match: dict[str, Any], operation: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "applyTo": to,
+        "match": {"context": "GATEWAY", **match},
+        "patch": {"operation": operation, "value": value},
+    }

@@ -19,6 +19,7 @@ TOLD_HEADERS = (
 response phase does not reach the router for requests that it let pass, or when the policy wants none."""
 STREAM_IDLE_S = 900  # a reasoning model may say nothing for minutes
 CONNECT_S = 5
+STREAMS = 65_536  # requests to one cluster at a time; Envoy's own 1,024 would turn a busy hour into 503s
 BODY_SLACK = 65_536  # room above `max_body`, so that the router's own 413 (in the API's shape) comes first
 
 
@@ -109,9 +110,8 @@ def no_timeout() -> timedelta:
 
 
 def breakers() -> api.cluster.CircuitBreakers:
-    many = 65_536  # Envoy's own 1,024 would turn a busy hour into 503s
     limits = api.cluster.CircuitBreakersThresholds(
-        max_connections=many, max_pending_requests=many, max_requests=many, max_retries=many
+        max_connections=STREAMS, max_pending_requests=STREAMS, max_requests=STREAMS, max_retries=STREAMS
     )
     return api.cluster.CircuitBreakers(thresholds=[limits])
 

@@ -37,9 +37,17 @@ _TEXTS: Final[tuple[tuple[str, int, str, str], ...]] = (
 _SAID: Final = "The gateway refused the request (CODE, DETAILS)."
 
 
-def config() -> api.hcm.LocalReplyConfig:
-    """`local_reply_config` of Envoy's HttpConnectionManager; the first mapper that fits counts."""
-    mappers = [api.hcm.ResponseMapper(filter=_filter(_OURS))]
+def config(only: str = "") -> api.hcm.LocalReplyConfig:
+    """`local_reply_config` of Envoy's HttpConnectionManager; the first mapper that fits counts.
+
+    `only` is a condition (CEL) for answers to be ours at all, where others share the connection manager.
+    """
+
+    def mapper(condition: str, **fields: Any) -> api.hcm.ResponseMapper:
+        whole = f"{only} && ({condition})" if only else condition
+        return api.hcm.ResponseMapper(filter=where(whole), **fields)
+
+    mappers = [mapper(_OURS)]
     for condition, status, code, text in _TEXTS:
         for api_shape in _APIS:
             body = orjson.loads(api_shape.error(Refusal(status, text or _SAID, code)))
@@ -47,11 +55,12 @@ def config() -> api.hcm.LocalReplyConfig:
                 json_format=api.protobuf.Struct.from_dict(_operators(body)), content_type="application/json"
             )
             fits = f"{condition} && {api_shape.sign}" if api_shape.sign else condition
-            mappers.append(api.hcm.ResponseMapper(filter=_filter(fits), body_format_override=shape))
+            mappers.append(mapper(fits, body_format_override=shape))
     return api.hcm.LocalReplyConfig(mappers=mappers)
 
 
-def _filter(expression: str) -> api.accesslog.AccessLogFilter:
+def where(expression: str) -> api.accesslog.AccessLogFilter:
+    """The requests for which `expression` (CEL over Envoy's attributes) is true; those that lack one are not."""
     extension = api.accesslog.ExtensionFilter(
         name="envoy.access_loggers.extension_filters.cel",
         typed_config=api.protobuf.Any.pack(api.cel.ExpressionFilter(expression=expression)),

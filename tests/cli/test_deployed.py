@@ -8,7 +8,7 @@ import pytest
 
 from cli.gateways import envoy, envoy_gateway, istio
 from cli.gateways.deployed import check
-from cli.gateways.kubernetes import Cluster
+from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.place import Place, RenderError
 from cli.main import main
 from config.build import build
@@ -32,10 +32,12 @@ def engine():
     return build(parse(POLICY))
 
 
+ON_80 = Place(listen="0.0.0.0:80")
 RENDERED = {
     "envoy": cache(lambda engine: [envoy.render(engine, Place())]),
     "envoy-gateway": cache(lambda engine: envoy_gateway.render(engine, Place(), Cluster())),
-    "istio": cache(lambda engine: istio.render(engine, Place(), Cluster())),
+    "istio": cache(lambda engine: istio.render(engine, ON_80, Cluster())),
+    "istio-gateway-api": cache(lambda engine: istio.render(engine, ON_80, Cluster(front=Front(gateway_api=True)))),
 }
 # Tests change what they get.
 SETS = {target: lambda engine, render=render: copy.deepcopy(render(engine)) for target, render in RENDERED.items()}
@@ -160,6 +162,7 @@ BESIDE_SETS = {
     "envoy": lambda engine: [envoy.render(engine, BESIDE)],
     "envoy-gateway": lambda engine: envoy_gateway.render(engine, BESIDE, Cluster()),
     "istio": lambda engine: istio.render(engine, BESIDE, Cluster()),
+    "istio-gateway-api": lambda engine: istio.render(engine, BESIDE, Cluster(front=Front(gateway_api=True))),
 }
 
 

@@ -381,7 +381,7 @@ def test_envoy_gateway_fails_over_to_what_takes_the_very_request():
     (extension,) = [each["spec"] for each in objects if each["kind"] == "EnvoyExtensionPolicy"]
     assert {ref["name"] for ref in extension["targetRefs"]} == {"pointsman", "pointsman-fallback"}
     assert extension["extProc"][0]["statusOnError"] == 503
-    left = envoy_gateway.left_out(made, place)
+    left = envoy_gateway.left_out(made, place, Cluster())
     assert [text[:60] for text in left] == [
         "model a: Envoy Gateway does not fail over to c, since its na",
         "model a: Envoy Gateway does not fail over to d, since its na",
@@ -421,7 +421,7 @@ def test_istio_says_what_it_leaves_out(tmp_path, capsys):
     assert main(["render", str(tmp_path / "policy.yaml"), "--for", "istio"]) == 0
     printed = capsys.readouterr()
     assert "left out: model a: Istio fails over within one service only" in printed.err
-    assert "left out: model b: Istio has no object that puts a credential" in printed.err
+    assert "left out: model b: its credential, since --secrets does not say in which folder" in printed.err
     assert list(yamls.load_all(printed.out))
 
 
@@ -489,7 +489,7 @@ def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ("--listen", "a\x01:80"), ("--router", "unix:/x\ny"), ("--upstream", "a=http://x\n:80"),
+        ("--listen", "a\x01:80"), ("--router", "unix:/x\ny"), ("--host", "a\n"), ("--upstream", "a=http://x\n:80"),
         ("--namespace", "a\nb"), ("--secrets", "/a\tb"), ("--router-sds", "/a\u202eb"), ("--service", "a\r"),
     ],
 )  # fmt: skip
@@ -521,4 +521,227 @@ def test_envoys_own_answers_have_a_shape_in_every_gateway():
     assert patch["jsonPatches"][0]["name"] == "pointsman/pointsman/http"
     (filter_,) = [e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "EnvoyFilter"]
     merged = [patch["patch"]["value"] for patch in filter_["configPatches"] if patch["applyTo"] == "NETWORK_FILTER"]
-    assert [value["typed_config"]["local_reply_config"] for value in merged] == [config]
+    (shared,) = [value["typed_config"]["local_reply_config"]["mappers"] for value in merged]
+    assert len(shared) == len(config["mappers"])
+    for ours, plain in zip(shared, config["mappers"], strict=True):
+        assert ours.get("body_format_override") == plain.get("body_format_override")
+        condition = ours["filter"]["extension_filter"]["typed_config"]["expression"]
+        whole = plain["filter"]["extension_filter"]["typed_config"]["expression"]
+        assert condition == f"xds.route_name.startsWith('pointsman-') && ({whole})"
+
+
+IN_CLUSTER = (
+    "version: 1\nmodels: {a: {url: 'http://a.models.svc:8000'}, b: {url: 'https://b.example.com'}}\ndefault: a\n"
+)
+
+
+def rendered(tmp_path, capsys, target, *options):
+    """The objects by kind and name."""
+    (tmp_path / "policy.yaml").write_text(IN_CLUSTER)
+    assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, *options]) == 0, capsys.readouterr().err
+    objects = [each for each in yamls.load_all(capsys.readouterr().out) if each]
+    return {(each["kind"], each["metadata"]["name"]): each for each in objects}
+
+
+def refused(tmp_path, capsys, target, *options):
+    (tmp_path / "policy.yaml").write_text(IN_CLUSTER)
+    assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, *options]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "service", "port"),
+    [
+        ((), "pointsman", 50051),
+        (("--router", "x:6000"), "x", 6000),
+        (("--router", "10.0.0.1:6000"), "pointsman", 6000),
+        (("--router", "x.pointsman.svc:6000"), "x", 6000),
+        (("--service", "ps:6000"), "ps", 6000),
+        (("--service", "ps", "--router", "x:6000"), "ps", 6000),
+        (("--service", "ps:6000", "--router", "x:6000"), "ps", 6000),
+    ],
+)
+def test_the_routers_service_is_as_the_options_say(tmp_path, capsys, options, service, port):
+    gateway = rendered(tmp_path, capsys, "envoy-gateway", *options)
+    (processor,) = gateway["EnvoyExtensionPolicy", "pointsman"]["spec"]["extProc"]
+    assert processor["backendRefs"] == [{"kind": "Service", "name": service, "port": port}]
+    spec = rendered(tmp_path, capsys, "istio", *options)["EnvoyFilter", "pointsman"]["spec"]
+    filter_ = spec["configPatches"][0]["patch"]["value"]["typed_config"]
+    name = f"outbound|{port}||{service}.pointsman.svc.cluster.local"
+    assert filter_["grpc_service"]["envoy_grpc"]["cluster_name"] == name
+
+
+@pytest.mark.parametrize("target", ["envoy-gateway", "istio"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--service", "Ps"), "--service 'Ps': Kubernetes takes small letters"),
+        (("--service", "a" * 64), "at most 63"),
+        (("--service", "ps:x"), "--service ps:x: write NAME or NAME:PORT"),
+        (("--service", "ps:0"), "--service ps:0: write NAME or NAME:PORT"),
+        (("--service", "ps:1", "--router", "x:2"), "--router x:2: --service ps:1 says another port"),
+        (("--router", "unix:/run/x"), "--router unix:/run/x: in Kubernetes give the router's Service"),
+        (("--router", "a:1,b:1"), "--router a:1,b:1"),
+        (("--router", "x.elsewhere:1"), "the router is in the namespace 'pointsman'"),
+        (("--router", "_:1"), "--router '_': Kubernetes takes small letters"),
+        (("--namespace", "a.b"), "--namespace 'a.b': Kubernetes takes small letters"),
+        (("--host", "a b"), "--host 'a b': Kubernetes takes small letters"),
+        (("--gateway", "x/Y"), "--gateway 'Y': Kubernetes takes small letters"),
+        (("--gateway", "X/y"), "--gateway 'X': Kubernetes takes small letters"),
+        (("--tls", "a/b"), "--tls 'a/b': Kubernetes takes small letters"),
+        (("--tls", "cert", "--gateway", "there"), "--tls: leave it out beside --gateway"),
+        (("--section", "llm"), "--section: say with --gateway whose listener it is"),
+        (("--listen", "0.0.0.0:443"), "--listen: port 443 is for TLS: name the Secret"),
+        (("--listen", "unix:/x"), "--listen: a gateway in Kubernetes has no Unix socket"),
+    ],
+)
+def test_names_and_ports_that_kubernetes_does_not_take_are_refused(tmp_path, capsys, target, options, says):
+    assert says in refused(tmp_path, capsys, target, *options)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "says"),
+    [
+        ("envoy", ("--host", "a.example.com"), "--host: that is for --for envoy-gateway and --for istio"),
+        ("envoy", ("--tls", "cert"), "--tls: that is for --for envoy-gateway and --for istio"),
+        ("envoy-gateway", ("--gateway-labels", "a=b"), "--gateway-labels: that is for --for istio"),
+        ("envoy-gateway", ("--gateway-api",), "--gateway-api: that is for --for istio"),
+        ("istio", ("--gateway-labels", "a"), "--gateway-labels 'a': write KEY=VALUE"),
+        ("istio", ("--gateway-class", "x"), "Istio's own Gateway has neither"),
+        ("istio", ("--gateway-api", "--gateway-labels", "a=b"), "--gateway-labels: leave it out beside --gateway-api"),
+        ("istio", ("--gateway-api", "--gateway-namespace", "a"), "with --gateway-api write --gateway NAMESPACE/NAME"),
+        ("envoy-gateway", ("--gateway", "there", "--gateway-class", "x"), "--gateway-class: leave it out beside"),
+    ],
+)
+def test_options_for_another_gateway_are_refused(tmp_path, capsys, target, options, says):
+    assert says in refused(tmp_path, capsys, target, *options)
+
+
+def test_envoy_gateway_joins_a_gateway_and_touches_our_routes_alone(tmp_path, capsys):
+    options = ("--gateway", "shared/public", "--host", "llm.example.com", "--cors", "*")
+    objects = rendered(tmp_path, capsys, "envoy-gateway", *options)
+    assert {kind for kind, _ in objects} == {
+        "Backend", "ReferenceGrant", "HTTPRouteFilter", "HTTPRoute", "EnvoyExtensionPolicy", "BackendTrafficPolicy",
+        "SecurityPolicy",
+    }  # fmt: skip
+    route = objects["HTTPRoute", "pointsman"]["spec"]
+    assert route["parentRefs"] == [{"name": "public", "namespace": "shared"}]
+    assert route["hostnames"] == ["llm.example.com"]
+    assert {
+        target["kind"] for each in objects.values() for target in each["spec"].get("targetRefs", ())
+    } == {"HTTPRoute"}  # fmt: skip
+    assert objects["BackendTrafficPolicy", "pointsman"]["spec"]["requestBuffer"] == {"limit": "10304Ki"}
+    section = rendered(tmp_path, capsys, "envoy-gateway", *options, "--section", "llm")
+    assert section["HTTPRoute", "pointsman"]["spec"]["parentRefs"][0]["sectionName"] == "llm"
+    policy = section["ClientTrafficPolicy", "pointsman"]
+    assert (policy["metadata"]["namespace"], policy["spec"]["targetRefs"][0]["sectionName"]) == ("shared", "llm")
+    assert "requestBuffer" not in section["BackendTrafficPolicy", "pointsman"]["spec"]
+
+
+def test_what_joining_a_gateway_leaves_out_is_said(tmp_path, capsys):
+    (tmp_path / "policy.yaml").write_text(IN_CLUSTER)
+    assert main(["render", str(tmp_path / "policy.yaml"), "--for", "envoy-gateway", "--gateway", "public"]) == 0
+    said = capsys.readouterr().err
+    assert "left out: Gateway public: our access log" in said
+    assert "left out: Gateway public: a client may choose a model by x-pointsman-route" in said
+    (tmp_path / "policy.yaml").write_text(
+        IN_CLUSTER
+        + "signals: {s: {keyword: {any: [x]}}}\ndecisions: [{name: d, when: s, stepwise: {small: a, large: b}}]\n"
+    )
+    command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy-gateway", "--gateway", "public"]
+    assert main([*command, "--stepwise", "pointsman:50052"]) == 1
+    assert "--stepwise: a client's own x-pointsman-decision must not reach the routes" in capsys.readouterr().err
+    assert main([*command, "--stepwise", "pointsman:50052", "--section", "llm"]) == 0
+
+
+@pytest.mark.parametrize(("target", "kind"), [("envoy-gateway", "listeners"), ("istio", "servers")])
+def test_a_gateway_of_our_own_has_tls_a_class_and_hosts(tmp_path, capsys, target, kind):
+    objects = rendered(
+        tmp_path, capsys, target, "--tls", "cert", "--host", "a.example.com", "--host", "*.b.example.com"
+    )
+    (server,) = objects["Gateway", "pointsman"]["spec"][kind]
+    if target == "istio":
+        assert server == {
+            "port": {"number": 443, "name": "https", "protocol": "HTTPS"},
+            "tls": {"mode": "SIMPLE", "credentialName": "cert"},
+            "hosts": ["a.example.com", "*.b.example.com"],
+        }
+        assert objects["VirtualService", "pointsman"]["spec"]["hosts"] == server["hosts"]
+        return
+    assert (server["name"], server["port"], server["tls"]["certificateRefs"][0]["name"]) == ("https", 443, "cert")
+    assert objects["HTTPRoute", "pointsman"]["spec"]["hostnames"] == ["a.example.com", "*.b.example.com"]
+    patch = objects["EnvoyPatchPolicy", "pointsman"]["spec"]["jsonPatches"][0]
+    assert (patch["name"], patch["operation"]["path"].split("/")[1]) == ("pointsman/pointsman/https", "filter_chains")
+    named = rendered(tmp_path, capsys, target, "--gateway-class", "public")
+    assert named["Gateway", "pointsman"]["spec"]["gatewayClassName"] == "public"
+
+
+def test_envoy_gateway_calls_the_pods_of_services_in_the_cluster(tmp_path, capsys):
+    objects = rendered(tmp_path, capsys, "envoy-gateway")
+    assert {name for kind, name in objects if kind == "Backend"} == {"model-b"}
+    backends = [rule.get("backendRefs") for rule in objects["HTTPRoute", "pointsman"]["spec"]["rules"]]
+    assert backends[0] == [{"kind": "Service", "name": "a", "namespace": "models", "port": 8000}]
+    grant = objects["ReferenceGrant", "pointsman-pointsman"]
+    assert grant["metadata"]["namespace"] == "models"
+    assert grant["spec"]["to"] == [{"group": "", "kind": "Service", "name": "a"}]
+    assert "ReferenceGrant" not in {
+        kind for kind, _ in rendered(tmp_path, capsys, "envoy-gateway", "--namespace", "models")
+    }
+
+
+def test_envoy_gateway_lets_more_than_a_thousand_requests_at_a_time_on(tmp_path, capsys):
+    objects = rendered(tmp_path, capsys, "envoy-gateway")
+    limits = objects["BackendTrafficPolicy", "pointsman"]["spec"]["circuitBreaker"]
+    (processor,) = objects["EnvoyExtensionPolicy", "pointsman"]["spec"]["extProc"]
+    assert processor["backendSettings"]["circuitBreaker"] == limits
+    assert set(limits) == {"maxConnections", "maxParallelRequests", "maxPendingRequests", "maxParallelRetries"}
+    assert set(limits.values()) == {65_536}
+
+
+@pytest.mark.parametrize(
+    ("options", "namespace", "gateways", "target"),
+    [
+        ((), "istio-system", ["pointsman"], {"workloadSelector": {"labels": {"istio": "ingressgateway"}}}),
+        (
+            ("--gateway-namespace", "edge", "--gateway-labels", "app=gw,tier=public"),
+            "edge",
+            ["pointsman"],
+            {"workloadSelector": {"labels": {"app": "gw", "tier": "public"}}},
+        ),
+        (
+            ("--gateway", "edge/public"),
+            "istio-system",
+            ["edge/public"],
+            {"workloadSelector": {"labels": {"istio": "ingressgateway"}}},
+        ),
+        (
+            ("--gateway-api", "--gateway", "edge/public", "--section", "llm"),
+            "edge",
+            [{"name": "public", "namespace": "edge", "sectionName": "llm"}],
+            {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public"}]},
+        ),
+        (
+            ("--gateway-api",),
+            "pointsman",
+            [{"name": "pointsman"}],
+            {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "pointsman"}]},
+        ),
+    ],
+)
+def test_istios_filter_is_where_the_gateway_is(tmp_path, capsys, options, namespace, gateways, target):
+    objects = rendered(tmp_path, capsys, "istio", *options)
+    found = objects["EnvoyFilter", "pointsman"]
+    assert found["metadata"]["namespace"] == namespace
+    assert target.items() <= found["spec"].items()
+    assert found["spec"]["priority"] == 10
+    kind = ("HTTPRoute", "parentRefs") if "--gateway-api" in options else ("VirtualService", "gateways")
+    assert objects[kind[0], "pointsman"]["spec"][kind[1]] == gateways
+    assert (("Gateway", "pointsman") in objects) is ("--gateway" not in options)
+    ports = {
+        patch["match"]["listener"].get("portNumber")
+        for patch in found["spec"]["configPatches"]
+        if "listener" in patch["match"]
+    }
+    assert ports == ({None} if "--gateway" in options else {80})

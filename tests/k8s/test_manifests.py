@@ -75,7 +75,7 @@ def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
 @pytest.mark.parametrize("unread", ["refuse", "pass"])
 def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(unread):
     from cli.gateways import envoy_gateway, istio
-    from cli.gateways.kubernetes import Cluster
+    from cli.gateways.kubernetes import Cluster, Front
     from cli.gateways.place import Place
     from config.build import build
     from config.load import parse
@@ -86,13 +86,30 @@ def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(
       large: {url: 'https://l.example.com/v1',
               credential: {header: authorization, prefix: '', from: {secret: large, key: credential}}}}"""
     engine = build(parse(f"version: 1\nmodels: {models}\ndefault: small\nsettings: {{unread: {unread}}}\n"))
-    for target in (envoy_gateway, istio):
+    place = Place(origins=("https://a.example.com", "*"), secrets="/secrets")
+    hosts, joined = ("a.example.com",), {"name": "public", "namespace": "shared"}
+    for target, front in [
+        (envoy_gateway, Front()),
+        (envoy_gateway, Front(hosts=hosts, tls="cert", class_name="public")),
+        (envoy_gateway, Front(**joined, hosts=hosts)),
+        (envoy_gateway, Front(**joined, section="llm")),
+        (istio, Front()),
+        (istio, Front(hosts=hosts, tls="cert")),
+        (istio, Front(name="edge/public", namespace="edge")),
+        (istio, Front(gateway_api=True, tls="cert")),
+        (istio, Front(**joined, gateway_api=True, hosts=hosts, section="llm")),
+    ]:
         seen = set()
-        for resource in target.render(engine, Place(origins=("https://a.example.com", "*")), Cluster()):
+        for resource in target.render(engine, place, Cluster(front=front)):
             seen.add(resource["kind"])
             if resource["kind"] not in UNCHECKED:
                 assert crd.problems(resource) == [], resource["kind"]
-        assert {"EnvoyPatchPolicy", "SecurityPolicy"} <= seen or target is istio
+        if target is envoy_gateway:
+            assert ("EnvoyPatchPolicy" in seen) is (front.name is None)
+            assert {"SecurityPolicy", "ReferenceGrant"} <= seen
+        else:
+            assert ("HTTPRoute" in seen) is front.gateway_api
+            assert "EnvoyFilter" in seen
 
 
 @needs_crds
@@ -133,8 +150,11 @@ CUSTOM_MUTATIONS = [
     ("envoy-gateway", "EnvoyExtensionPolicy", ("spec", "extProc", 0, "backendRefs", 0, "kind"), "Pod"),
     ("envoy-gateway", "ClientTrafficPolicy", ("spec", "connection", "bufferLimt"), "1Mi"),
     ("envoy-gateway", "HTTPRoute", ("spec", "rules", 0, "backendRef"), []),
-    ("envoy-gateway", "Backend", ("spec", "endpoints", 0, "ip"), {"address": "10.0.0.1", "port": 80}),
+    ("mtls", "Backend", ("spec", "endpoints", 0, "ip"), {"address": "10.0.0.1", "port": 80}),
     ("istio", "EnvoyFilter", ("spec", "configPatches", 0, "patch", "operation"), "INSERT"),
+    ("istio", "EnvoyFilter", ("spec", "targetRefs"), [{"kind": "Gateway", "name": "x"}]),
+    ("envoy-gateway", "ReferenceGrant", ("spec", "form"), []),
+    ("envoy-gateway", "BackendTrafficPolicy", ("spec", "circuitBreaker", "maxStreams"), 1),
     ("istio", "VirtualService", ("spec", "http", 0, "retires"), {}),
     ("ai-gateway", "AIGatewayRoute", ("spec", "rules", 0, "backendRefs", 0, "named"), "x"),
     ("inference-pool", "InferencePool", ("spec", "targetPorts"), []),
