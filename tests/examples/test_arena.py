@@ -13,9 +13,18 @@ from tests import yamls
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = yamls.load((Path(__file__).parent / "paraphrases.yaml").read_text())
-DECISIONS = {"mathematics": {"mathematics"}, "code": {"code"}, "multilingual": {"multilingual"}, "reading": {"reading"},
-             "multiple_choice": {"multiple-choice"}, "writing": {"writing"}, "logic": {"logic", "mathematics"},
-             "science": {"science", "trivia"}, "trivia": {"trivia", "science"}, "everyday": {"trivia", "science", None}}  # fmt: skip
+DECISIONS = {
+    "mathematics": {"mathematics"},
+    "code": {"code"},
+    "multilingual": {"multilingual"},
+    "reading": {"reading"},
+    "multiple_choice": {"multiple-choice"},
+    "writing": {"writing"},
+    "logic": {"logic", "mathematics"},
+    "science": {"science", "trivia"},
+    "trivia": {"trivia", "science"},
+    "everyday": {"trivia", "science", None},
+}
 
 
 async def test_a_paraphrase_goes_to_the_same_model() -> None:
