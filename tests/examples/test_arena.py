@@ -13,7 +13,7 @@ from tests import yamls
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = yamls.load((Path(__file__).parent / "paraphrases.yaml").read_text())
-DECISIONS = {
+DECISIONS: dict[str, set[str | None]] = {
     "mathematics": {"mathematics"},
     "code": {"code"},
     "multilingual": {"multilingual"},
