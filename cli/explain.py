@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
                 shown["answer"] = None if after is None else after.as_object()
             if (cache := _cache(engine, call, trace)) is not None:
                 shown["cache"] = cache
+            if (planned := _calls(engine, call, trace)) is not None:
+                shown["writer"] = planned
             print(json.dumps(shown, indent=2))
         else:
             print("\n".join(_lines(engine, call, trace)))
@@ -98,6 +100,21 @@ def _cache(engine: Any, call: Any, trace: Any) -> str | None:
     return "kept" if why == "miss" else why
 
 
+def _calls(engine: Any, call: Any, trace: Any) -> dict[str, Any] | None:
+    """The calls that the decision's writer plans for this request, and what they may cost."""
+    from decisions import explain
+    from decisions.engine import tokens_of
+    from signals.facts import Facts
+
+    if trace.decision.writer is None:
+        return None
+    request = call.request(engine)
+    fields = request.fields
+    limits = [fields.get(key) for key in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    limit = next((value for value in limits if isinstance(value, int)), explain.ANSWER_TOKENS)
+    return explain.calls(engine, trace, tokens_of(Facts(request)) or 0, limit)
+
+
 def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from cli.calls import Unread
     from decisions import explain
@@ -119,6 +136,10 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         yield f"cache     {'kept, and given to equal requests' if cache == 'kept' else f'not kept: {cache}'}"
     if (choice := explain.choice(trace)) is not None:
         yield f"choice    {choice}"
+    if (planned := _calls(engine, call, trace)) is not None:
+        calls, cost = explain.calls_text(planned)
+        yield f"calls     {calls}"
+        yield f"          {cost}"
     yield f"policy    {trace.policy}"
     yield f"time      {trace.microseconds:.1f} µs"
     if request is None or isinstance(request, Unread):

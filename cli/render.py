@@ -50,9 +50,10 @@ def add(subparsers: Any) -> None:
         help="Envoy's listener for the router's calls of stepwise models (serve --models-through), or `none`",
     )
     parser.add_argument(
+        "--writers",
         "--stepwise",
         metavar="ADDR[,ADDR…]",
-        help="where `serve --stepwise-listen` answers over HTTP: for an Envoy before 1.40 (default: in the exchange)",
+        help="where `serve --writers-listen` answers over HTTP: for an Envoy before 1.40 (default: in the exchange)",
     )
     parser.add_argument(
         "--secrets", metavar="DIR", help="where Envoy finds the models' credentials, as SECRET/KEY.yaml"
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             upstreams=dict(_pair(text) for text in args.upstream),
             mtls=_mtls(args),
             internal=args.internal if engine.writes and args.internal != "none" else None,
-            steps=args.stepwise if engine.writes else None,
+            steps=args.writers if engine.writes else None,
             secrets=args.secrets,
             origins=browsers.origins(args.cors),
         )

@@ -62,12 +62,15 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
     parser.add_argument(
-        "--models-through", metavar="URL", help="Envoy's internal listener, through which stepwise answers call models"
+        "--models-through",
+        metavar="URL",
+        help="Envoy's internal listener, through which stepwise and panel answers call models",
     )
     parser.add_argument(
+        "--writers-listen",
         "--stepwise-listen",
         metavar="ADDR",
-        help="stepwise answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
+        help="stepwise and panel answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
     )
     parser.add_argument(
         "--candidate",
@@ -150,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
             poll=args.poll,
             gate=_gate,
             models_through=args.models_through,
-            stepwise_listen=args.stepwise_listen,
+            stepwise_listen=args.writers_listen,
             candidate=args.candidate,
             canary=args.canary,
             decision_log=decision_log,

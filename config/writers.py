@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from panel import kind as panel
 from stepwise import kind as stepwise
 from upstream.writer import WriterKind
 
-WRITERS: Final[tuple[WriterKind, ...]] = (stepwise.KIND,)
+WRITERS: Final[tuple[WriterKind, ...]] = (stepwise.KIND, panel.KIND)
 
 ACTIONS: Final = ("route", "respond", *(kind.name for kind in WRITERS))
 """What a decision may do: it has exactly one of these keys."""

@@ -65,6 +65,43 @@ def outcome(decision: Decision) -> str:
     return f"route {where}"
 
 
+ANSWER_TOKENS: Final = 256
+"""Tokens of an answer whose length the request does not limit, for what its calls may cost."""
+
+
+def calls(engine: Engine, trace: Trace, prompt: int, completion: int = ANSWER_TOKENS) -> dict[str, Any] | None:
+    """The calls of models that the decision's writer plans, and the least and the most that they cost; None where there
+    are none.
+
+    `prompt` and `completion`: tokens of each call.
+    """
+    writer = trace.decision.writer
+    planned = () if writer is None else writer.planned()
+    if not planned:
+        return None
+    costs = [engine.models[call.model].cost(prompt, completion) for call in planned]
+    least = sum(cost for call, cost in zip(planned, costs, strict=True) if call.always)
+    most = sum(cost * call.times for call, cost in zip(planned, costs, strict=True))
+    return {
+        "calls": [call._asdict() for call in planned],
+        "cost": {"least": round(least, 9), "most": round(most, 9)},
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+    }
+
+
+def calls_text(planned: Mapping[str, Any]) -> Iterator[str]:
+    """The same, in lines for people."""
+    said = []
+    for call in planned["calls"]:
+        times = "" if call["times"] == 1 else f"{call['times']} × "
+        said.append(f"{times}{call['model']} ({call['why']}{'' if call['always'] else ', if needed'})")
+    yield ", ".join(said)
+    cost = planned["cost"]
+    size = f"{planned['prompt_tokens']} tokens in and {planned['completion_tokens']} out"
+    yield f"cost {cost['least']:.6g} to {cost['most']:.6g}, where each call has {size}"
+
+
 def reasons(trace: Trace) -> Iterator[str]:
     """Why the request goes to its model, where the rule alone does not say it: the session's decision, what models
     lack."""

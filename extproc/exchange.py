@@ -750,7 +750,8 @@ class Exchange:
             if sent:
                 self._route(trace, request, sent)
                 return
-            trace = _plain(trace, "no_answerer" if answerer is None else "body_mode" if sent is None else "ineligible")
+            reason = "no_answerer" if answerer is None else "body_mode" if sent is None else "ineligible"
+            trace = _plain(trace, request, reason)
         self._route(trace, request)
 
     def _can_stream(self) -> bool:
@@ -954,7 +955,7 @@ class Exchange:
                 _log(error)
                 reason = "answerer_error"
             if answer is None:
-                self._route(_plain(trace, reason), request)
+                self._route(_plain(trace, request, reason), request)
             else:
                 await self._send_answer(answer, trace)
         except Refusal as refusal:
@@ -1047,8 +1048,11 @@ def _refusal(decision: Decision, waits: float | None = None) -> Refusal:
     return Refusal(decision.status or 403, text, "policy_refusal", headers=headers)
 
 
-def _plain(trace: Trace, reason: str) -> Trace:
-    """The plain route of a decision that has a writer."""
+def _plain(trace: Trace, request: Request, reason: str) -> Trace:
+    """The plain route of a decision that has a writer. Raises `Refusal` where its model must not see the request."""
+    writer = trace.decision.writer
+    if writer is not None and writer.bars(request.headers):
+        raise Refusal(403, f"This request cannot be answered within its trust domain ({reason}).", "trust")
     return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
 
 

@@ -7,7 +7,6 @@ that no request can go in a circle.
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,8 +16,10 @@ from aiohttp import web
 
 from extproc.answers import DECISION, POLICY, PRIOR, SESSION, deadline
 from extproc.apis.chat import CHAT
-from extproc.apis.shape import JSON
+from extproc.apis.registry import BY_NAME
+from extproc.apis.shape import JSON, ApiShape
 from extproc.head import too_large
+from extproc.paths import read
 from extproc.refusal import Refusal
 from signals.reading import Reading
 from signals.state.session import USUAL
@@ -31,11 +32,10 @@ Borrow = Callable[[str, str], AbstractAsyncContextManager[Writer | None]]
 
 _MAX_BODY = 16 << 20
 _MAX_HEADER = 64 << 10  # bytes of one; Envoy takes 60 KiB of all together
-_PATH = re.compile(r".*/chat/+completions/*")
 
 
 def application(borrow: Borrow, healthy: Callable[[], bool], max_body: int = _MAX_BODY) -> web.Application:
-    """An application with `POST …/chat/completions` and `GET /healthz` (503 once not `healthy`).
+    """An application with `POST` of the calls that a model answers, and `GET /healthz` (503 once not `healthy`).
 
     `borrow` is asked for every request, so a new policy holds from the next request on. `max_body`: bytes; more is
     refused with 413.
@@ -74,26 +74,29 @@ def _completions(borrow: Borrow, max_body: int) -> Callable[[web.Request], Await
         if HOP in headers:
             text = "This request has come from here before: the model's route leads back to pointsman."
             return _refuse(Refusal(508, text, "second_pass"))
-        if not _PATH.fullmatch(request.path):
-            return _refuse(Refusal(404, "Only chat completions are answered here.", "unknown_path"))
+        target = read(request.raw_path)
+        shape = None if target is None or target.api is None or target.operation else BY_NAME[target.api]
+        if shape is None or not shape.generates:
+            return _refuse(Refusal(404, "Only calls that a model answers are answered here.", "unknown_path"))
         limit = deadline(headers)
         name = headers.get(DECISION, "")
         try:
             body = orjson.loads(await request.read())
         except web.HTTPRequestEntityTooLarge:
-            return _refuse(too_large(max_body))
+            return _refuse(too_large(max_body), shape)
         except ValueError:
-            return _refuse(Refusal(400, "The request body is not valid JSON.", "invalid_json"))
+            return _refuse(Refusal(400, "The request body is not valid JSON.", "invalid_json"), shape)
         if not isinstance(body, dict):
-            return _refuse(Refusal(400, "The request body must be a JSON object.", "invalid_type"))
+            return _refuse(Refusal(400, "The request body must be a JSON object.", "invalid_type"), shape)
         async with borrow(name, headers.get(POLICY, "")) as writer:
             if writer is None:
                 said = f"no decision {name!r} that is answered here" if name else f"no header {DECISION}"
-                return _refuse(Refusal(404, f"There is {said}.", "unknown_decision"))
+                return _refuse(Refusal(404, f"There is {said}.", "unknown_decision"), shape)
             score = _share(headers.get(PRIOR, ""))
             call = Call(
                 body,
                 headers,
+                shape.name,
                 deadline=limit,
                 readings={} if score is None else {DIFFICULTY: Reading(None, score)},
                 session=headers.get(SESSION) or USUAL.named(headers),
@@ -102,7 +105,7 @@ def _completions(borrow: Borrow, max_body: int) -> Callable[[web.Request], Await
             if reason := writer.unfit(call):
                 writer.metrics.ineligible[reason] += 1
                 text = f"This request cannot be answered as its decision says ({reason})."
-                return _refuse(Refusal(400, text, "ineligible"))
+                return _refuse(Refusal(400, text, "ineligible"), shape)
             async with await writer.answer(call) as reply:
                 return await _send(request, reply)
 
@@ -130,5 +133,5 @@ def _share(text: str) -> float | None:
     return share if 0.0 <= share <= 1.0 else None
 
 
-def _refuse(refusal: Refusal) -> web.Response:
-    return web.Response(status=refusal.status, body=CHAT.error(refusal), content_type=JSON)
+def _refuse(refusal: Refusal, shape: ApiShape = CHAT) -> web.Response:
+    return web.Response(status=refusal.status, body=shape.error(refusal), content_type=JSON)

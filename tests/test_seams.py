@@ -20,7 +20,7 @@ import pytest
 from decisions.selectors.registry import BY_NAME as SELECTORS
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "decisions", "extproc", "proto", "signals", "stepwise", "tests", "upstream")
+ROOMS = ("cli", "config", "decisions", "extproc", "panel", "proto", "signals", "stepwise", "tests", "upstream")
 
 PARROT = '''
 """A writer that says again what the user has said."""
@@ -406,7 +406,7 @@ def test_a_writer_is_one_file_and_one_entry(tmp_path: Path, command_line: Callab
         "from stepwise import kind as stepwise",
         "from stepwise import kind as stepwise, parrot",
     )
-    enter(tree / "config/writers.py", "(stepwise.KIND,)", "(stepwise.KIND, parrot.KIND)")
+    enter(tree / "config/writers.py", "(stepwise.KIND, panel.KIND)", "(stepwise.KIND, panel.KIND, parrot.KIND)")
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
 

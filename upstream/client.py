@@ -70,10 +70,12 @@ class DeadlineError(Exception):
 
 @dataclass(slots=True)
 class Delta:
-    """The content of one event: text with its tokens, and why the text ended, if it did."""
+    """The content of one event: text with its tokens, pieces of tool calls as they came, and why the text ended, if it
+    did."""
 
     tokens: list[Token] = field(default_factory=list)
     reasoning: str = ""
+    tools: list[JSON] = field(default_factory=list)
     finish: str | None = None
     stop_reason: str | int | None = None
 
@@ -170,12 +172,14 @@ class CompletionStream:
             raise TypeError("content is no string")
         piece = Delta(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
         piece.tokens = tokens.read(text, choice.get("logprobs"))
+        piece.tools = [{**call} for call in delta.get("tool_calls") or ()]
         self.received += sum(token.size for token in piece.tokens) + (estimate(reasoning) if reasoning else 0)
+        self.received += sum(estimate(str(call)) for call in piece.tools)
         self._wait = self._endpoint.idle_timeout
         if piece.finish:
             self.finished = True
             self._wait = min(self._wait, 2.0)  # only counts and [DONE] are still to come
-        if piece.tokens or reasoning or piece.finish:
+        if piece.tokens or reasoning or piece.tools or piece.finish:
             self._ready.append(piece)
 
 

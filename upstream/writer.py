@@ -125,6 +125,16 @@ class Writer(Protocol):
         ...
 
 
+class Planned(NamedTuple):
+    """A call of a model that an answer may take: which, what for, whether every answer takes it, and how often at
+    most."""
+
+    model: str
+    why: str
+    always: bool
+    times: int = 1
+
+
 class WriterSpec(BaseModel, ABC):
     """A writer's block in the policy: its parameters, and what the other rooms must know about them."""
 
@@ -159,6 +169,14 @@ class WriterSpec(BaseModel, ABC):
         """Raises ValueError or OSError where `build` would, for a reason that lies in the block or in a file that it
         names. `folder` is the policy file's; `names` are the models' names at their servers, by key."""
         return None
+
+    def planned(self) -> tuple[Planned, ...]:
+        """The calls that an answer may take, in their order, where that is known in advance; else none."""
+        return ()
+
+    def bars(self, headers: Mapping[str, str]) -> bool:
+        """Whether the model of the plain route must not see a request with these headers (names in lower case)."""
+        return False
 
     @abstractmethod
     def build(self, means: Means) -> Writer:

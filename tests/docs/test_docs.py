@@ -39,6 +39,8 @@ from decisions.cases import Case, Expect, Stub
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.exchange import Phase
 from extproc.metrics import FAMILIES
+from panel.kinds.cascade import UntilSpec
+from panel.spec import MemberCard, PanelBudget, PanelSpec, TrustSpec
 from signals.registry import KINDS
 from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
 
@@ -89,6 +91,11 @@ class Kept(KeptSpec, CacheSpec):
         ("Stepwise target", TargetSpec),
         ("Stepwise steps", StepSpec),
         ("Stepwise budget", BudgetSpec),
+        ("Panels", PanelSpec),
+        ("Panel until", UntilSpec),
+        ("Panel budget", PanelBudget),
+        ("Panel cards", MemberCard),
+        ("Panel trust", TrustSpec),
         ("Changes", SetSpec),
         ("Kept answers", Kept),
         ("Paths", PathSpec),
@@ -155,7 +162,7 @@ def test_every_kind_of_signal_and_parameter_is_documented(kind: Any) -> None:
 
 def exceptions() -> list[tuple[str, str]]:
     """The public exception classes of all rooms, each with its file."""
-    rooms = ("cli", "config", "decisions", "extproc", "signals", "stepwise", "upstream")
+    rooms = ("cli", "config", "decisions", "extproc", "panel", "signals", "stepwise", "upstream")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
     nodes = [(node, str(file.relative_to(ROOT))) for file in files for node in ast.walk(ast.parse(file.read_text()))]
     classes = [(node, file) for node, file in nodes if isinstance(node, ast.ClassDef)]

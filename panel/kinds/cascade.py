@@ -1,0 +1,211 @@
+"""`cascade`: members are asked in order until an answer is sure enough; the sure one is released.
+
+After FrugalGPT (Chen, Zaharia, Zou, arXiv 2305.05176) and AutoMix (Aggarwal et al., arXiv 2310.12963). The last member
+is not judged: its answer is streamed as it comes. An earlier one is held until it is sure. A measure that only falls
+(the least probable token) ends a draft as soon as it has fallen too low, which saves the rest of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from panel.certainty import MEASURES, Curve, Measure
+from panel.sitting import Asked, Member, Sitting, Spoken, Wish
+from panel.strategy import PanelBlock, PanelKind, PanelParameter
+from signals.signal import Doubt
+from upstream.client import DeadlineError, UpstreamError
+from upstream.writer import Planned
+
+if TYPE_CHECKING:
+    MeasureName = str
+else:
+    MeasureName = Literal[tuple(MEASURES)]
+
+DEFAULT: Final = "least"
+
+
+class UntilSpec(BaseModel):
+    """When an answer is sure enough."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    sure: Annotated[float, Field(gt=0, le=1)]
+    """With a `calibration`: this share of the answers that are released early is right at least. Without: the measure
+    itself must reach it."""
+    by: MeasureName = DEFAULT
+    """How sure a member is of its answer, from the probabilities of its tokens: `least` (the default), `mean`, `digits`
+    or `margin`."""
+    calibration: str | None = None
+    """A file beside the policy that says for which values of the measure which share of answers is right."""
+
+
+class Cascade:
+    """One cascade; `threshold`: what the measure must reach."""
+
+    def __init__(self, members: tuple[str, ...], measure: Measure, threshold: float) -> None:
+        self._members = members
+        self._measure = measure
+        self._threshold = threshold
+
+    async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
+        members = [sitting.members[name] for name in self._members if name in sitting.members]
+        drafts: list[Asked] = []
+        for member in members[:-1]:
+            if sitting.spent:
+                break
+            try:
+                asked, sure = await self._draft(sitting, member)
+            except DeadlineError:
+                break
+            if sure:
+                for piece in released(sitting, asked):
+                    yield piece
+                return
+            drafts.append(asked)
+        # The last one speaks for itself. When it fails before it has said anything, a whole draft is better than none,
+        # and whoever was cut off is asked again.
+        rest = [members[-1], *(draft.member for draft in reversed(drafts) if draft.error is None)]
+        whole = [draft for draft in drafts if draft.complete]
+        why = "last"
+        while rest and not sitting.spent:
+            member = rest.pop(0)
+            asked = sitting.ask(member, Wish(why), patient=True)
+            try:
+                async for piece in streamed(sitting, asked):
+                    yield piece
+                return
+            except (UpstreamError, DeadlineError):
+                if asked.released:
+                    raise
+            if whole:
+                break
+            why = "again"
+        if not whole:
+            raise sitting.give_up()
+        for piece in released(sitting, max(whole, key=lambda draft: self._read(draft) or 0.0)):
+            yield piece
+
+    async def _draft(self, sitting: Sitting, member: Member) -> tuple[Asked, bool]:
+        """Reads a draft, as far as it may still be sure; whether it is. Raises DeadlineError."""
+        asked = sitting.ask(member, Wish("draft", sure=True))
+        try:
+            while await asked.next() is not None:
+                value = self._read(asked) if self._measure.falls else None
+                if value is not None and value < self._threshold:
+                    asked.close()
+                    return asked, False
+        except UpstreamError:
+            return asked, False
+        value = self._read(asked)
+        if value is None:
+            sitting.room.metrics.unjudged["no_logprobs"] += 1
+        return asked, asked.complete and value is not None and value >= self._threshold
+
+    def _read(self, asked: Asked) -> float | None:
+        """How sure the draft is so far; None where its server says no probabilities."""
+        return self._measure.read(asked.surety) if asked.surety.tokens else None
+
+
+def released(sitting: Sitting, asked: Asked) -> list[Spoken]:
+    """A draft that is complete goes to the client: as one piece, unless its log probabilities or tools go with it."""
+    asked.release()
+    sitting.finish = asked.finish
+    if sitting.entries or any(piece.tools for piece in asked.said):
+        return asked.said
+    return [Spoken(asked.text, "".join(piece.reasoning for piece in asked.said))]
+
+
+async def streamed(sitting: Sitting, asked: Asked) -> AsyncGenerator[Spoken, None]:
+    """An answer goes to the client as it comes. Raises UpstreamError and DeadlineError."""
+    while (piece := await asked.next()) is not None:
+        asked.said.clear()  # it is gone
+        if piece.text or piece.reasoning or piece.tools:
+            if not asked.released:
+                asked.release()
+            yield piece
+    if not asked.released:
+        asked.release()
+    sitting.finish = asked.finish
+
+
+def _until(block: PanelBlock) -> UntilSpec:
+    until: UntilSpec = block.given["until"]
+    return until
+
+
+def _make(block: PanelBlock) -> Cascade:
+    until = _until(block)
+    threshold: float | None = until.sure
+    if until.calibration is not None:
+        curve = Curve.read(block.folder / until.calibration)
+        _fits(curve, until, block)
+        threshold = curve.threshold(until.sure)
+        if threshold is None:
+            raise ValueError(
+                f"until: {until.calibration} promises a share of {max(curve.right):.3f} of right answers at most, and "
+                f"not {until.sure:g}: lower `sure`, or calibrate with more questions"
+            )
+    assert threshold is not None
+    return Cascade(tuple(block.value), MEASURES[until.by], threshold)
+
+
+def _fits(curve: Curve, until: UntilSpec, block: PanelBlock) -> None:
+    """Raises ValueError where the curve is another measure's, or another model's."""
+    first = block.served[block.value[0]]
+    if curve.by != until.by:
+        raise ValueError(f"until: the calibration is of the measure {curve.by}, and not of {until.by}")
+    if curve.model != first:
+        raise ValueError(f"until: the calibration is of the model {curve.model}, and not of {first}")
+    if len(block.value) > 2:
+        raise ValueError("until: a calibration is of one model's answers, so it goes with two members only")
+
+
+def _check(block: PanelBlock) -> str | None:
+    if "until" not in block.given:
+        return "cascade needs `until`, such as {sure: 0.9}"
+    if len(set(block.value)) < len(block.value):
+        return "cascade names a model twice"
+    return None
+
+
+def _doubts(block: PanelBlock) -> Iterable[Doubt]:
+    until = _until(block)
+    if until.calibration is None and until.by == "mean" and until.sure < 0.5:
+        text = (
+            f"the mean probability of tokens is over {until.sure:g} for nearly every answer: the first is always sure"
+        )
+        yield Doubt(("until", "sure"), "L331", text)
+
+
+def _planned(block: PanelBlock) -> tuple[Planned, ...]:
+    *early, last = block.value
+    calls = [Planned(name, "draft", at == 0) for at, name in enumerate(early)]
+    return (*calls, Planned(last, "last", not early))
+
+
+def _how(block: PanelBlock) -> str:
+    return f"answered by the first of the models {', '.join(block.value)} that is sure enough"
+
+
+def _members(block: PanelBlock) -> tuple[str, ...]:
+    return tuple(block.value)
+
+
+KIND: Final = PanelKind(
+    name="cascade",
+    own=PanelParameter(
+        Annotated[tuple[str, ...], Field(min_length=2, max_length=16)],
+        "Models that are asked in this order until an answer is sure enough; needs `until`.",
+    ),
+    parameters={"until": PanelParameter(UntilSpec, "When an answer is sure enough.")},
+    models=_members,
+    make=_make,
+    planned=_planned,
+    how=_how,
+    check=_check,
+    doubts=_doubts,
+    tools=True,
+)

@@ -1,0 +1,209 @@
+"""Answers of panels, from inside the ext_proc exchange and over HTTP: a real Envoy, the router's own process, two real
+language models (examples/tinylm), the official SDKs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anthropic
+import openai
+import pytest
+
+from examples.tinylm import problems
+from examples.tinylm.server import serve
+from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.panel.fakes import says
+from tests.stepwise.fakes import FakeModel, Fault
+
+pytestmark = pytest.mark.e2e
+
+POLICY = """\
+version: 1
+models:
+  small: {name: tinylm-small, price: {input: 0.05, output: 0.20}, url: "TINYLM"}
+  large: {name: tinylm-large, price: {input: 0.50, output: 2.00}, url: "TINYLM"}
+  first: {name: first, price: {input: 0.05, output: 0.20}, url: "FIRST"}
+  second: {name: second, price: {input: 0.50, output: 2.00}, url: "SECOND"}
+default: small
+signals:
+  faulty: {keyword: {any: [faulty]}}
+  guarded: {keyword: {any: [guarded]}}
+decisions:
+  - name: faulty
+    when: faulty
+    panel: {cascade: [first, second], until: {sure: 0.9}}
+  - name: guarded
+    when: guarded
+    panel:
+      cascade: [first, second]
+      until: {sure: 0.9}
+      cards: {first: {trust: [inside]}, second: {trust: [outside]}}
+      trust: {header: x-trust}
+  - name: cascade
+    panel: {cascade: [small, large], until: {sure: 0.9, by: digits}, heartbeat: 300}
+"""
+EASY, HARD = "Work out 2 + 3.", problems.make(problems.SPLITS["test"] + 7).question
+UNSURE = "it is ✗ five or six"
+
+
+@dataclass
+class Parts:
+    """Everything that runs."""
+
+    envoy: Envoy
+    router: Router
+    first: FakeModel
+    second: FakeModel
+    way: str  # "exchange" or "http"
+
+    @property
+    def base(self) -> str:
+        return self.envoy.url()
+
+    def sdk(self, **more: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.base}/v1", api_key="k", max_retries=0, **more)
+
+    def claude(self) -> anthropic.AsyncAnthropic:
+        return anthropic.AsyncAnthropic(base_url=self.base, api_key="k", max_retries=0)
+
+
+@pytest.fixture(scope="module", params=["exchange", "http"])
+def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Parts]:
+    folder: Path = tmp_path_factory.mktemp("panels")
+    loop, stack = Loop(), AsyncExitStack()
+    first, second = says("first", UNSURE), says("second", "IT IS FOUR")
+    tiny = loop.run(stack.enter_async_context(serve()))
+    loop.run(first.start())
+    loop.run(second.start())
+    policy = folder / "policy.yaml"
+    urls = {"TINYLM": tiny.url, "FIRST": first.url, "SECOND": second.url}
+    text = POLICY
+    for name, url in urls.items():
+        text = text.replace(f'"{name}"', f'"{url}"')
+    policy.write_text(text)
+    socket, listen = f"unix:{folder}/pointsman", f"unix:{folder}/writers"
+    if request.param == "http":
+        router = Router(policy, socket, "--writers-listen", listen)
+        envoy = Envoy(folder, policy, {"pointsman": socket}, steps=listen)
+    else:
+        router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
+    try:
+        router.start()
+        envoy.start()
+        yield Parts(envoy, router, first, second, request.param)
+    finally:
+        envoy.stop()
+        router.stop()
+        loop.run(first.stop())
+        loop.run(second.stop())
+        loop.run(stack.aclose())
+        loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _fresh(parts: Parts) -> None:
+    for model in (parts.first, parts.second):
+        model.faults.clear()
+        model.requests.clear()
+
+
+def ask(question: str) -> Any:
+    return {"model": "auto", "temperature": 0, "messages": [{"role": "user", "content": question}]}
+
+
+async def test_chat_is_answered_by_the_first_model_that_is_sure(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        easy = await sdk.chat.completions.with_raw_response.create(**ask(EASY))
+        raw = await sdk.chat.completions.with_raw_response.create(
+            **ask(HARD), stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in raw.parse()]
+        alone = await sdk.chat.completions.create(**{**ask(HARD), "model": "large"})
+    assert easy.headers["x-pointsman-panel"] == raw.headers["x-pointsman-panel"] == "cascade"
+    assert easy.headers["x-pointsman-model"] == "small"
+    assert "Answer: 5" in easy.parse().choices[0].message.content
+    calls = chunks[-1].usage.model_extra["pointsman"]["calls"]
+    assert [(call["model"], call["released"]) for call in calls] == [("small", False), ("large", True)]
+    assert raw.headers["x-pointsman-model"] == "large"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == alone.choices[0].message.content
+
+
+async def test_responses_and_messages_are_answered_alike(parts: Parts) -> None:
+    async with parts.sdk() as sdk, parts.claude() as claude:
+        whole = await sdk.responses.create(model="auto", temperature=0, input=EASY)
+        async with sdk.responses.stream(model="auto", temperature=0, input=HARD) as stream:
+            async for _ in stream:
+                pass
+            streamed = await stream.get_final_response()
+        turns: Any = [{"role": "user", "content": EASY}]
+        said: Any = {"model": "auto", "max_tokens": 300, "messages": turns, "extra_body": {"temperature": 0}}
+        message = await claude.messages.create(**said)
+        async with claude.messages.stream(**said) as events:
+            final = await events.get_final_message()
+    assert "Answer: 5" in whole.output_text
+    assert [call["model"] for call in streamed.usage.model_extra["pointsman"]["calls"]] == ["small", "large"]
+    assert message.content[0].text == final.content[0].text == whole.output_text
+    assert message.usage.model_extra["pointsman"]["panel"] == "cascade"
+
+
+async def test_what_is_not_eligible_takes_the_last_member_s_route(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        two = await sdk.chat.completions.with_raw_response.create(
+            **ask("faulty"), extra_headers={"x-pointsman-hop": "1"}
+        )
+    assert "x-pointsman-panel" not in two.headers
+    assert (len(parts.first.requests), len(parts.second.requests)) == (0, 1)
+    assert 'pointsman_panel_ineligible_total{reason="hop"}' in await asyncio.to_thread(parts.router.metrics)
+
+
+async def test_a_member_that_dies_is_done_without(parts: Parts) -> None:
+    parts.first.faults[-2] = Fault("kill", 1)
+    async with parts.sdk() as sdk:
+        whole = await sdk.chat.completions.create(**ask("faulty"))
+    assert whole.choices[0].message.content == "IT IS FOUR"
+
+
+async def test_when_all_die_the_client_gets_a_proper_error(parts: Parts) -> None:
+    parts.first.faults[-2] = parts.second.faults[-2] = Fault("status", status=500)
+    async with parts.sdk() as sdk, parts.claude() as claude:
+        with pytest.raises(openai.InternalServerError, match="No member of the panel could answer"):
+            await sdk.chat.completions.create(**ask("faulty"), stream=True)
+        with pytest.raises(anthropic.InternalServerError, match="No member of the panel could answer"):
+            await claude.messages.create(max_tokens=9, model="auto", messages=ask("faulty")["messages"])
+
+
+async def test_a_client_that_leaves_ends_every_call(parts: Parts) -> None:
+    parts.second.faults[-2], gone = Fault("hang", 2), parts.second.gone
+    async with aiohttp.ClientSession() as http:
+        reply = await http.post(f"{parts.base}/v1/chat/completions", json={**ask("faulty"), "stream": True})
+        assert b"IT" in await reply.content.readany()
+        assert parts.second.gone == gone
+        reply.close()
+        await until(lambda: parts.second.gone == gone + 1)
+
+
+async def test_a_request_reaches_no_member_outside_of_its_trust_domain(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        inside = await sdk.chat.completions.create(**ask("guarded"), extra_headers={"x-trust": "inside"})
+        assert inside.choices[0].message.content == UNSURE
+        for headers in ({"x-trust": "inside", "x-pointsman-hop": "1"}, {"x-trust": "nowhere"}, {}):
+            with pytest.raises(openai.PermissionDeniedError, match="trust domain"):
+                await sdk.chat.completions.create(**ask("guarded"), extra_headers=headers)
+        with pytest.raises(openai.PermissionDeniedError, match="trust domain"):  # `n` takes the plain route
+            await sdk.chat.completions.create(**ask("guarded"), n=2, extra_headers={"x-trust": "inside"})
+    assert (len(parts.first.requests), len(parts.second.requests)) == (1, 0)
+
+
+async def test_many_at_once(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        asked = [sdk.chat.completions.create(**ask(EASY if at % 2 else "faulty")) for at in range(40)]
+        answers = [answer.choices[0].message.content for answer in await asyncio.gather(*asked)]
+    assert set(answers[::2]) == {"IT IS FOUR"}
+    assert all("Answer: 5" in (answer or "") for answer in answers[1::2])

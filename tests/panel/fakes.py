@@ -1,0 +1,123 @@
+"""A panel over real HTTP servers that play models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panel.answer import Panel
+from panel.spec import PanelSpec
+from tests.patience import PATIENCE
+from tests.stepwise.fakes import FakeModel
+from upstream.usage import Spent
+from upstream.writer import Call, Means
+
+ASK = [{"role": "user", "content": "What is it?"}]
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    for _ in range(int(PATIENCE / 0.002)):
+        if reached():
+            return
+        await asyncio.sleep(0.002)
+    raise TimeoutError("it did not come to that")
+
+
+def says(name: str, *texts: str, **more: Any) -> FakeModel:
+    """A model that gives these answers, one after the other, and the last one for ever; a ✗ is improbable to it."""
+    return FakeModel(name, lambda _, number: texts[min(number, len(texts) - 1)], **more)
+
+
+@dataclass
+class Given:
+    """What a client got. `events` are those of a stream, without [DONE]."""
+
+    status: int
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.raw)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        lines = [line for line in self.raw.decode().split("\n") if line.startswith("data: ")]
+        return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
+
+    @property
+    def text(self) -> str:
+        """Of a chat completion, streamed or whole."""
+        if self.headers["content-type"].startswith("text/event-stream"):
+            choices = [choice for event in self.events for choice in event.get("choices", ())]
+            return "".join(choice["delta"].get("content") or "" for choice in choices)
+        text: str = self.body["choices"][0]["message"]["content"]
+        return text
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        found: dict[str, Any] = (
+            next(event["usage"] for event in reversed(self.events) if event.get("usage"))
+            if self.headers["content-type"].startswith("text/event-stream")
+            else self.body["usage"]
+        )
+        return found
+
+    @property
+    def calls(self) -> list[tuple[str, str, bool]]:
+        """Who was asked, what for, and whether it was released."""
+        return [(call["model"], call["why"], call["released"]) for call in self.usage["pointsman"]["calls"]]
+
+
+@dataclass
+class Table:
+    """A panel and its members' servers."""
+
+    panel: Panel
+    models: dict[str, FakeModel]
+    charged: list[Spent]
+
+    def call(self, api: str = "chat", headers: dict[str, str] | None = None, **body: Any) -> Call:
+        fields = {"model": "auto", **({"messages": ASK} if api == "chat" else {}), **body}
+        if api == "chat" and fields.get("stream"):
+            fields.setdefault("stream_options", {"include_usage": True})
+        return Call(fields, headers or {}, api, charge=self.charged.append)
+
+    async def ask(self, api: str = "chat", headers: dict[str, str] | None = None, **body: Any) -> Given:
+        call = self.call(api, headers, **body)
+        assert self.panel.unfit(call) is None
+        async with await self.panel.answer(call) as answer:
+            raw = b"".join([part async for part in answer.body])
+            return Given(answer.status, dict(answer.headers), raw)
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """How many requests each member's server has got."""
+        return {name: len(model.requests) for name, model in self.models.items()}
+
+    async def quiet(self) -> None:
+        await until(lambda: not any(model.connections for model in self.models.values()))
+
+
+@asynccontextmanager
+async def table(models: list[FakeModel], block: dict[str, Any], folder: Path = Path()) -> AsyncIterator[Table]:
+    """A panel ready to answer. At the end nothing may be left over: no task, no connection."""
+    before = asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+        for model in models:
+            await model.start()
+            stack.push_async_callback(model.stop)
+        ends = {model.name: model.endpoint(first_timeout=10 * PATIENCE) for model in models}
+        panel = PanelSpec.model_validate(block).build(Means(ends, folder))
+        assert isinstance(panel, Panel)
+        stack.push_async_callback(panel.close)
+        made = Table(panel, {model.name: model for model in models}, [])
+        yield made
+        await made.quiet()
+    await until(lambda: all(task.done() for task in asyncio.all_tasks() - before))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from panel.extract import EXTRACTORS, field, groups, same
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "answer"),
+    [
+        ("number", "First 3 + 4 = 7.\n\nAnswer: 7", "7"),
+        ("number", "The answer is 1,200.50 dollars", "1200.5"),
+        ("number", "Answer: 12\n\nI checked it 3 times.", "12"),
+        ("number", "so we get -5.0", "-5"),
+        ("number", "1e3", "1000"),
+        ("number", "no idea", None),
+        ("number", "Answer: -0", "0"),
+        ("choice", "A is wrong, so the answer is (C).", "C"),
+        ("choice", "It must be B", "B"),
+        ("choice", "I don't know", None),
+        ("boxed", r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+        ("boxed", r"\boxed{1} no, \boxed{ 2.0 }", "2"),
+        ("boxed", r"\boxed{never closed", None),
+        ("text", "Yes, it is!", "yes it is"),
+        ("text", " ... ", None),
+        ("auto", r"the answer is 3, I mean \boxed{4}", "4"),
+        ("auto", "The answer is D.", "D"),
+        ("auto", "Bonjour le monde", "bonjour le monde"),
+    ],
+)
+def test_the_final_answer(how: str, text: str, answer: str | None) -> None:
+    assert EXTRACTORS[how](text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('{"total": {"sum": 7.0}}', "7"),
+        ('Here:\n```json\n{"total": {"sum": 7}}\n```', "7"),
+        ('I say {"total": {"sum": [1, "b"]}} so', '[1,"b"]'),
+        ('{"total": 3}', None),
+        ("{", None),
+    ],
+)
+def test_a_field_of_json(text: str, answer: str | None) -> None:
+    assert field(["total", "sum"])(text) == answer
+
+
+def test_which_answers_are_one() -> None:
+    one = "the committee met on monday and agreed on the plan"
+    assert same(one, one.replace("agreed on", "agreed to"))
+    assert not same(one, "nobody knows what the committee did last week at all")
+    assert not same("it costs 12 dollars in the shop", "it costs 13 dollars in the shop")
+    assert not same("4", "5")
+    assert groups(["4", None, "5", "4"]) == [[0, 3], [2]]
+
+
+def test_hostile_texts_take_no_longer_than_others() -> None:
+    """Whatever a member writes is read in the event loop."""
+    began = time.process_time()
+    for text in (
+        "answer" * 200_000,
+        "\\boxed{" * 100_000,
+        "{" * 600_000,
+        "1," * 300_000,
+        "answer is " * 100_000,
+        "```" * 90_000,
+    ):
+        for how in EXTRACTORS.values():
+            how(text)
+        field(["a"])(text)
+    assert time.process_time() - began < 30
