@@ -37,6 +37,7 @@ class Panel:
 
     kind = KIND
     by_session = False
+    problem = None
 
     def __init__(self, room: Room, strategy: PanelStrategy, rules: Trust, tools: bool) -> None:
         """`tools`: calls with tools can be answered."""

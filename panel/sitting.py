@@ -86,7 +86,7 @@ class Wish:
     sure: bool = False
 
 
-class Asked:
+class MemberCall:
     """One call of a member. Read it with `next` until None, or as a whole with `all`; `close` it then or earlier."""
 
     def __init__(self, sitting: Sitting, member: Member, wish: Wish, limit: float) -> None:
@@ -235,7 +235,7 @@ class Sitting:
         self.question = question
         self.members = members
         self.deadline = until if call.deadline is None else min(until, call.deadline)
-        self.asked: list[Asked] = []
+        self.asked: list[MemberCall] = []
         self.entries = bool(question.get("logprobs"))  # the client wants to see log probabilities
         self.finish: str | None = None  # the finish_reason, once the answer is complete
         messages = question["messages"]
@@ -252,22 +252,22 @@ class Sitting:
             return True
         return limits.money is not None and self.books.cost() >= limits.money
 
-    def ask(self, member: Member, wish: Wish, patient: bool = False) -> Asked:
+    def ask(self, member: Member, wish: Wish, patient: bool = False) -> MemberCall:
         """A call of `member`, which begins when it is read. `patient`: it may take as long as the whole answer."""
         now = asyncio.get_running_loop().time()
         limit = self.deadline if patient else min(self.deadline, now + self.room.limits.each)
-        made = Asked(self, member, wish, limit)
+        made = MemberCall(self, member, wish, limit)
         self.asked.append(made)
         self.room.metrics.calls[member.name, wish.why] += 1
         return made
 
-    def begin(self, asked: Asked) -> asyncio.Task[None]:
+    def begin(self, asked: MemberCall) -> asyncio.Task[None]:
         """Reads a call to its end beside others."""
         task = asyncio.create_task(self._read(asked))
         self._tasks.append(task)
         return task
 
-    async def _read(self, asked: Asked) -> None:
+    async def _read(self, asked: MemberCall) -> None:
         try:
             await asked.all()
         except DeadlineError:

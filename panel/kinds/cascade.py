@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from panel.certainty import MEASURES, Curve, Measure
-from panel.sitting import Asked, Member, Sitting, Spoken, Wish
+from panel.sitting import Member, MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
 from signals.signal import Doubt
 from upstream.client import DeadlineError, UpstreamError
@@ -52,7 +52,7 @@ class Cascade:
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
         members = [sitting.members[name] for name in self._members if name in sitting.members]
-        drafts: list[Asked] = []
+        drafts: list[MemberCall] = []
         for member in members[:-1]:
             if sitting.spent:
                 break
@@ -88,7 +88,7 @@ class Cascade:
         for piece in released(sitting, max(whole, key=lambda draft: self._read(draft) or 0.0)):
             yield piece
 
-    async def _draft(self, sitting: Sitting, member: Member) -> tuple[Asked, bool]:
+    async def _draft(self, sitting: Sitting, member: Member) -> tuple[MemberCall, bool]:
         """Reads a draft, as far as it may still be sure; whether it is. Raises DeadlineError."""
         asked = sitting.ask(member, Wish("draft", sure=True))
         try:
@@ -104,12 +104,12 @@ class Cascade:
             sitting.room.metrics.unjudged["no_logprobs"] += 1
         return asked, asked.complete and value is not None and value >= self._threshold
 
-    def _read(self, asked: Asked) -> float | None:
+    def _read(self, asked: MemberCall) -> float | None:
         """How sure the draft is so far; None where its server says no probabilities."""
         return self._measure.read(asked.surety) if asked.surety.tokens else None
 
 
-def released(sitting: Sitting, asked: Asked) -> list[Spoken]:
+def released(sitting: Sitting, asked: MemberCall) -> list[Spoken]:
     """A draft that is complete goes to the client: as one piece, unless its log probabilities or tools go with it."""
     asked.release()
     sitting.finish = asked.finish
@@ -118,7 +118,7 @@ def released(sitting: Sitting, asked: Asked) -> list[Spoken]:
     return [Spoken(asked.text, "".join(piece.reasoning for piece in asked.said))]
 
 
-async def streamed(sitting: Sitting, asked: Asked) -> AsyncGenerator[Spoken, None]:
+async def streamed(sitting: Sitting, asked: MemberCall) -> AsyncGenerator[Spoken, None]:
     """An answer goes to the client as it comes. Raises UpstreamError and DeadlineError."""
     while (piece := await asked.next()) is not None:
         asked.said.clear()  # it is gone

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import Field
 
 from panel.extract import EXTRACTORS, Answer, field
-from panel.sitting import Asked, Member, Sitting, Wish
+from panel.sitting import Member, MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelParameter
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def extractor(block: PanelBlock) -> Callable[[str], Answer | None]:
     return EXTRACTORS[wanted]
 
 
-def sampled(sitting: Sitting, member: Member, count: int, why: str) -> list[Asked]:
+def sampled(sitting: Sitting, member: Member, count: int, why: str) -> list[MemberCall]:
     """So many calls of a member as the budget allows, not yet begun. More than one have a temperature and each a seed
     of its own, so that they differ, and are the same when the request is made again."""
-    made: list[Asked] = []
+    made: list[MemberCall] = []
     question = sitting.question
     for place in range(count):
         if sitting.spent:

@@ -14,7 +14,7 @@ from typing import Final
 from panel.extract import Answer, groups
 from panel.kinds.cascade import released
 from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, sampled
-from panel.sitting import Asked, Sitting, Spoken
+from panel.sitting import MemberCall, Sitting, Spoken
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
 from upstream.writer import Planned
 
@@ -22,7 +22,7 @@ from upstream.writer import Planned
 class Poll:
     """Votes over the answers of `asked`, as far as they have come."""
 
-    def __init__(self, asked: Sequence[Asked], read: Callable[[str], Answer | None]) -> None:
+    def __init__(self, asked: Sequence[MemberCall], read: Callable[[str], Answer | None]) -> None:
         self._asked = asked
         self._read = read
         self._answers: list[Answer | None] = [None] * len(asked)
@@ -62,7 +62,7 @@ class Poll:
         return self._asked[place].member.quality
 
 
-async def elect(sitting: Sitting, asked: Sequence[Asked], read: Callable[[str], Answer | None]) -> Poll:
+async def elect(sitting: Sitting, asked: Sequence[MemberCall], read: Callable[[str], Answer | None]) -> Poll:
     """Reads these calls until the vote over them is decided; cancels the others."""
     poll = Poll(asked, read)
     open_ = {sitting.begin(one) for one in asked}
@@ -84,7 +84,7 @@ class Vote:
         self._read = read
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
-        asked: list[Asked] = []
+        asked: list[MemberCall] = []
         for name in self._members:
             if name in sitting.members:
                 asked += sampled(sitting, sitting.members[name], self._samples, "vote")
@@ -93,7 +93,7 @@ class Vote:
             yield piece
 
 
-def winner(sitting: Sitting, asked: Sequence[Asked], poll: Poll, quorum: int) -> list[Spoken]:
+def winner(sitting: Sitting, asked: Sequence[MemberCall], poll: Poll, quorum: int) -> list[Spoken]:
     """The first of the answers that won. Raises NoAnswer where too few have answered."""
     whole = [one for one in asked if one.complete]
     if len(whole) < quorum:
@@ -102,7 +102,7 @@ def winner(sitting: Sitting, asked: Sequence[Asked], poll: Poll, quorum: int) ->
     return released(sitting, asked[ranked[0][1][0]] if ranked else whole[0])
 
 
-def _tools(asked: Asked) -> Answer | None:
+def _tools(asked: MemberCall) -> Answer | None:
     """The tools that an answer calls, which are what it says then."""
     calls = [call.get("function") or {} for piece in asked.said for call in piece.tools]
     if not calls:
