@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ENDS = ("auto", "blank", "line", "sentence")
+"""`stepwise.steps.Ends`, whose module would make every command slower to start."""
 SUMMARY = "train, calibrate, evaluate and export a stepwise policy for a pair of models"
 
 
@@ -37,6 +39,7 @@ def add(subparsers: Any) -> None:
     collect.add_argument("--price-large", type=float, default=10.0)
     collect.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
     collect.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
+    collect.add_argument("--ends", choices=ENDS, help="what ends a step (auto)")
     collect.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
     collect.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
     collect.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
@@ -116,7 +119,8 @@ def _inspect(path: Path) -> None:
     card = policy.card
     policy.close()
     print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
-    print(f"pair: {card.small} and {card.large}; steps of {card.steps.min_tokens} to {card.steps.max_tokens} tokens")
+    sizes = f"{card.steps.min_tokens} to {card.steps.max_tokens} tokens"
+    print(f"pair: {card.small} and {card.large}; steps of {sizes}, which end by: {card.steps.ends}")
     print(f"calibrated on {card.calibration_size} questions")
     for row in card.rows:
         print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
@@ -143,6 +147,7 @@ async def _run(args: argparse.Namespace) -> None:
             args.min_tokens,
             args.max_tokens,
             answer_tokens=args.answer_tokens,
+            ends=Project.ends(args.work, args.ends),
         )
         project = Project.start(args.work, settings)
         project.questions(args.set, args.questions, args.count)

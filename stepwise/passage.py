@@ -13,12 +13,12 @@ class Opened:
     """One request to a model, which goes on from the answer's beginning.
 
     `model`: its name in the configuration. `used`: tokens of the stream that are in the answer. `ended`: the stream's
-    last piece, once it has come. `stopped`: it was asked to stop at a blank line.
+    last piece, once it has come. `stop`: where it was asked to stop.
     """
 
-    def __init__(self, model: str, stream: CompletionStream, prefix: str, stopped: bool) -> None:
+    def __init__(self, model: str, stream: CompletionStream, prefix: str, stop: str | None) -> None:
         self.stream = stream
-        self.stopped = stopped
+        self.stop = stop
         self.used = 0
         self.ended: Delta | None = None
         self._model = model

@@ -24,7 +24,7 @@ from signals import files
 from signals.neural import service
 from signals.reading import Unavailable
 from stepwise import features
-from stepwise.steps import StepLimits
+from stepwise.steps import Ends, StepLimits
 
 _LARGEST: Final = 1 << 28
 """The most bytes of a policy file: the shipped one has some hundred thousand."""
@@ -33,7 +33,8 @@ Vector = NDArray[np.float32]
 Device = Literal["auto", "cuda", "cpu"]
 Kind = Literal["accuracy_loss", "cost"]
 
-FORMAT = "1"
+FORMATS = ("1", "2")
+"""Format 2 says what ends a step, which in format 1 is a blank line."""
 INLINE = 0.0002
 """Seconds for one step under which a network runs on the event loop. A thread would have to wait for the interpreter
 lock twice, up to 5 ms each time while the loop is busy (`sys.getswitchinterval`)."""
@@ -345,8 +346,10 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         except ValueError as error:
             raise StepPolicyError(f"{path}: metadata pointsman.{key} is not JSON: {error}") from error
 
-    if str(read("format")) != FORMAT:
-        raise StepPolicyError(f"{path}: policy format {read('format')}, but this version reads format {FORMAT}")
+    if str(read("format")) not in FORMATS:
+        raise StepPolicyError(
+            f"{path}: policy format {read('format')}, but this version reads formats {' and '.join(FORMATS)}"
+        )
     if read("features_version") != version or read("features") != list(names):
         raise StepPolicyError(
             f"{path}: trained with other features than this version computes: {_difference(read('features'), names)} "
@@ -361,7 +364,11 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         card = Card(
             small=str(pair["small"]),
             large=str(pair["large"]),
-            steps=StepLimits(int(read("steps")["min_tokens"]), int(read("steps")["max_tokens"])),
+            steps=StepLimits(
+                int(read("steps")["min_tokens"]),
+                int(read("steps")["max_tokens"]),
+                Ends(read("steps").get("ends", Ends.BLANK)),
+            ),
             token_budget=int(read("token_budget")) if "pointsman.token_budget" in metadata else 4096,
             rows=rows,
             calibration_size=int(read("calibration_size")),

@@ -32,8 +32,6 @@ from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
 from upstream.writer import Call
 
-_BLANK = "\n\n"
-
 
 class Failed(Exception):
     """Neither model could go on. `status` and `body` are the HTTP answer, when nothing was sent yet."""
@@ -155,13 +153,14 @@ class Session:
         self._model = model = setup.small if self._course.small else setup.large
         capability = model.capability
         prefix = self._transcript.text
-        stopped = self._course.turn is Turn.LARGE and capability.stop_reason and not self._again
+        stop = setup.limits.stop if self._course.turn is Turn.LARGE and capability.stop_reason else None
+        stop = None if self._again else stop
         if not self._again:
             self._passage = Passage(setup.limits, prefix)
         self._again = False
         how = Continuation(
             max_tokens=self._allowance.left(self._transcript.tokens),
-            stop=(_BLANK,) if stopped else (),
+            stop=() if stop is None else (stop,),
             top_logprobs=self._top if capability.logprobs else -1,
             running_usage=capability.running_usage,
             template=model.upstream.endpoint.template,
@@ -169,7 +168,7 @@ class Session:
         path, body = build(capability.mode, self._call.body, prefix, how)
         self._books.asked(model.name)
         stream = await model.upstream.open(path, body, self._call.forwarded, self._call.deadline)
-        self._opened = Opened(model.name, stream, prefix, stopped)
+        self._opened = Opened(model.name, stream, prefix, stop)
 
     async def _pull(self) -> Delta | None:
         """The open request's next piece; None at the end."""
@@ -230,9 +229,9 @@ class Session:
         request = self._opened
         assert request is not None
         ended = request.ended or Delta(finish="stop")
-        if request.stopped and ended.stop_reason == _BLANK:
+        if request.stop is not None and ended.stop_reason == request.stop:
             if request.used or self._passage.unfinished:
-                self._flow([Token(_BLANK, size=0)])
+                self._flow([Token(request.stop, size=0)])
             if self._course.turn is Turn.LARGE and self._opened is not None:
                 self._say(self._passage.show())
                 self._drop()

@@ -19,7 +19,7 @@ from stepwise.policy import GOAL, Device, PolicyTarget, StepPolicy, StepPolicyEr
 from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
-from stepwise.steps import StepLimits
+from stepwise.steps import Ends, StepLimits
 from stepwise.strategies import cold_start, policy
 from stepwise.strategy import Share, Strategy, StrategyKind, Wanted
 from upstream.writer import Means, Writer, WriterKind, WriterSpec
@@ -54,8 +54,10 @@ class TargetSpec(_Block):
 
 
 class StepSpec(_Block):
-    """Where steps end. Left out: as in the policy's training, or 8 and 512 without a policy."""
+    """Where steps end. Left out: as in the policy's training, or 8, 512 and `auto` without a policy."""
 
+    ends: Ends | None = None
+    """What ends a step: a `blank` line, a `line`, a `sentence`, or, by how long the step has become, each: `auto`."""
     min_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
@@ -277,13 +279,15 @@ class StepwiseSpec(_Parameters):
 
     def _limits(self, strategy: Strategy) -> StepLimits:
         """Where steps end: as the strategy was trained, else as the block says."""
-        trained = strategy.limits or StepLimits()
-        mine = (self.step.min_tokens or trained.min_tokens, self.step.max_tokens or trained.max_tokens)
-        if strategy.limits is None:
-            return StepLimits(*mine)
-        if mine != (trained.min_tokens, trained.max_tokens):
+        trained = strategy.limits or StepLimits(ends=Ends.AUTO)
+        mine = StepLimits(
+            self.step.min_tokens or trained.min_tokens,
+            self.step.max_tokens or trained.max_tokens,
+            self.step.ends or trained.ends,
+        )
+        if strategy.limits is not None and mine != trained:
             raise StepwiseError(
-                f"step: min_tokens and max_tokens are {mine[0]} and {mine[1]}, but the policy was trained with "
-                f"{trained.min_tokens} and {trained.max_tokens}; leave them out"
+                f"step: min_tokens, max_tokens and ends are {mine}, but the policy was trained with {trained}; leave "
+                "them out"
             )
-        return trained
+        return mine

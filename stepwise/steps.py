@@ -1,7 +1,9 @@
 """Where a reasoning step ends: the one splitter, which the service and the training share.
 
-A step ends at a blank line outside code fences, LaTeX blocks, tables and lists, once it holds `min_tokens` tokens.
-Text goes in as it streams; the pieces that come out, joined, are byte for byte the text that went in.
+A step ends at a border outside code fences and LaTeX blocks, once it holds `min_tokens` tokens. What a border is, a
+blank line, the end of a line or the end of a sentence, `Ends` says. No step ends within a table, and a blank line
+within a list is no border. Text goes in as it streams; the pieces that come out, joined, are byte for byte the text
+that went in.
 
 Two rules keep it bounded. A step never holds more than `max_tokens` tokens, whatever it contains (a longer code block
 is cut, because an unbounded buffer would be worse). And where a LaTeX block is not closed within a whole step, its
@@ -22,6 +24,8 @@ class End(StrEnum):
     """Why a step ended."""
 
     BLANK = "blank"  # a blank line
+    LINE = "line"  # the end of a line
+    SENTENCE = "sentence"  # the end of a sentence
     CAP = "cap"  # `max_tokens`
     STOP = "stop"  # the text ended
 
@@ -43,16 +47,55 @@ class Step:
         return sum(token.size for token in self.tokens)
 
 
+class Ends(StrEnum):
+    """Which borders end a step. Each takes those of the one before it, too.
+
+    AUTO takes blank lines as long as they come; a step that has become long ends at the next line's end, a longer one
+    at the next sentence's. So it fits a model that writes paragraphs, one that writes single lines and one that writes
+    everything in one go, answer by answer, and nobody has to find out which of them a model is.
+    """
+
+    BLANK = "blank"
+    LINE = "line"
+    SENTENCE = "sentence"
+    AUTO = "auto"
+
+
+_LONG, _LONGER = 24, 40
+"""Tokens from which a step ends at a line's end, and at a sentence's, under `Ends.AUTO`: a step of worked reasoning has
+some 10 to 40."""
+_NEVER = 1 << 62
+
+
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """Sizes of a step, in model tokens: no end before `min_tokens`, a forced one at `max_tokens`."""
+    """Where steps end. Sizes are in model tokens: no end before `min_tokens`, a forced one at `max_tokens`."""
 
     min_tokens: int = 8
     max_tokens: int = 512
+    ends: Ends = Ends.BLANK
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_tokens <= self.max_tokens:
             raise ValueError(f"step limits: 1 <= min_tokens <= max_tokens, not {self.min_tokens}, {self.max_tokens}")
+
+    def __str__(self) -> str:
+        return f"{self.min_tokens}, {self.max_tokens} and {self.ends}"
+
+    @property
+    def lines_from(self) -> int:
+        """Tokens from which the end of a line ends a step."""
+        return max(self.min_tokens, {Ends.BLANK: _NEVER, Ends.AUTO: _LONG}.get(self.ends, 0))
+
+    @property
+    def sentences_from(self) -> int:
+        """Tokens from which the end of a sentence ends a step."""
+        return max(self.min_tokens, {Ends.SENTENCE: 0, Ends.AUTO: _LONGER}.get(self.ends, _NEVER))
+
+    @property
+    def stop(self) -> str | None:
+        """What a server can be told to stop at, to write one step; None where what follows tells whether it ends."""
+        return "\n\n" if self.ends is Ends.BLANK else None
 
 
 _FENCE = re.compile(r"\s*(?:>\s*)*(`{3,}|~{3,})(.*)")
@@ -63,6 +106,15 @@ _CLOSES = {"]": "[", ")": "("}
 _LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s+\S")
 _LIST_START = re.compile(r"(?:[-*+]|\d{1,9}[.)])\s")
 _LIST_MAYBE = re.compile(r"(?:[-*+]|\d{1,9}[.)]?)\Z")
+
+_BORDER = re.compile(r"""(?<=[.!?…"'”’)\]*_])[ \t]|(?<=[。！？])(?=.)""", re.DOTALL)
+"""Where the next sentence may begin, whatever stands before."""
+_SENTENCE = re.compile(r"""(?:[.!?…]["'”’)\]*_]*|[。！？])\Z""")
+_NO_SENTENCE = re.compile(
+    r"(?:(?:^|\n)\s*(?:[-*+]\s+)?\d{1,9}[.)]"  # the number of a list's item
+    r"|\b(?:[A-Z]|e\.g|i\.e|cf|vs|approx|Mrs?|Ms|Dr|Prof|St|No|Fig|Eq|Sec|Ch)\.)\Z"
+)
+_CJK = "。！？"
 
 
 class _Blocks:
@@ -160,6 +212,9 @@ class Splitter:
         self._tokens: list[Token] = []  # of the step being written
         self._count = 0
         self._written = False  # the step being written has something else than white space
+        self._lines_from, self._sentences_from = self._limits.lines_from, self._limits.sentences_from
+        self._start = 0  # where in `_line` the step being written begins
+        self._line_ended = False  # a line has ended that ends the step, alone or with a blank line that follows
         self._pending: list[Token] | None = None  # tokens up to a blank line that may turn out to be inside a list
 
     def feed(self, token: Token) -> list[Step]:
@@ -171,6 +226,8 @@ class Splitter:
             self._count += token.size
         while text:
             cut = text.find("\n") + 1 or len(text)
+            if self._sentences_from < _NEVER and (border := _BORDER.search(text, 1, cut)):
+                cut = border.start()
             # A token belongs to the step in which it starts: the rest of a token that was cut counts for nothing.
             self._take(token if cut == len(text) and token.text == text else token._replace(text=text[:cut]), steps)
             text = text[cut:]
@@ -203,23 +260,49 @@ class Splitter:
         """One piece that ends at a line end or holds none."""
         if self._pending is not None:
             self._settle(self._line + piece.text, steps)
+        if self._line_ended:
+            if piece.text == "\n":  # the blank line belongs to the step that it ends
+                self._tokens.append(piece)
+                self._count += piece.size
+                self._blocks.line("\n")
+                self._cut(End.BLANK, steps)
+                return
+            self._cut(End.LINE, steps)
+        elif self._count >= self._sentences_from and self._sentence_ended(piece.text[:1]):
+            self._cut(End.SENTENCE, steps)
         self._tokens.append(piece)
         self._count += piece.size
         self._line += piece.text
         if not self._line.endswith("\n"):
             self._written = self._written or not piece.text.isspace()
             return
-        line, self._line = self._line, ""
+        line, self._line, self._start = self._line, "", 0
         self._blocks.line(line)
         if line.isspace():
             self._blank(steps)
-        else:
-            self._written = True
+            return
+        self._written = True
+        self._line_ended = (
+            self._count >= self._lines_from and not self._blocks.protected and self._blocks.group != "table"
+        )
+
+    def _sentence_ended(self, follows: str) -> bool:
+        """Whether a sentence ends before the piece that begins with the character `follows`."""
+        text = self._line[self._start :]
+        if not self._written or not _SENTENCE.search(text) or self._blocks.protected or self._blocks.group == "table":
+            return False
+        if self._line.lstrip().startswith("|"):
+            return False  # a row of a table
+        if follows not in " \t" and (text[-1] not in _CJK or follows in "\r\n」』”’)"):
+            return False
+        if _NO_SENTENCE.search(text) or text.count("`") % 2:
+            return False
+        return text.count("\\(") <= text.count("\\)") and text.count("\\[") <= text.count("\\]")
 
     def _blank(self, steps: list[Step]) -> None:
         if self._blocks.protected or not self._written or self._count < self._limits.min_tokens:
             return
-        if not self._blocks.group:
+        if not self._blocks.group or self._count >= self._lines_from:
             self._cut(End.BLANK, steps)
         elif self._pending is None:
             self._pending = self._tokens
@@ -247,6 +330,8 @@ class Splitter:
             self._pending = None
 
     def _cut(self, end: End, steps: list[Step]) -> None:
+        self._unsettle()
+        self._start, self._line_ended = len(self._line), False
         steps.append(Step(tuple(self._tokens), end))
         self._tokens = []
         self._count = 0

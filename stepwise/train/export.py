@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepwise import features
-from stepwise.policy import FORMAT, CalibrationRow
-from stepwise.steps import StepLimits
+from stepwise.policy import FORMATS, CalibrationRow
+from stepwise.steps import Ends, StepLimits
 from stepwise.train.net import Net
 
 PARITY = 1e-5
@@ -39,12 +39,13 @@ class About:
 
     def metadata(self) -> dict[str, str]:
         limits = {"min_tokens": self.limits.min_tokens, "max_tokens": self.limits.max_tokens}
+        blank = self.limits.ends is Ends.BLANK  # then versions that know no other end can read the file, too
         return {
-            "pointsman.format": FORMAT,
+            "pointsman.format": FORMATS[0] if blank else FORMATS[1],
             "pointsman.features": json.dumps(list(features.NAMES)),
             "pointsman.features_version": json.dumps(features.VERSION),
             "pointsman.pair": json.dumps({"small": self.small, "large": self.large}),
-            "pointsman.steps": json.dumps(limits),
+            "pointsman.steps": json.dumps(limits if blank else {**limits, "ends": self.limits.ends}),
             "pointsman.kappa": json.dumps([row._asdict() for row in self.rows]),
             "pointsman.calibration_size": json.dumps(self.calibration_size),
             "pointsman.commit": self.commit,

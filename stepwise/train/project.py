@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise import features
-from stepwise.steps import StepLimits
+from stepwise.steps import Ends, StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.tree import StepWriter, Tree, TreeStore
 from stepwise.train.walk import Price
@@ -35,6 +35,7 @@ class ProjectSettings:
     token_budget: int = 4096
     max_steps: int = 30
     answer_tokens: int = 4096
+    ends: Ends = Ends.BLANK
 
     def __post_init__(self) -> None:
         if self.answer_tokens < self.limits.min_tokens:
@@ -42,7 +43,7 @@ class ProjectSettings:
 
     @property
     def limits(self) -> StepLimits:
-        return StepLimits(self.min_tokens, self.max_tokens)
+        return StepLimits(self.min_tokens, self.max_tokens, Ends(self.ends))
 
     @property
     def price(self) -> Price:
@@ -52,8 +53,9 @@ class ProjectSettings:
         """The settings on which the trees depend."""
         names = ("small", "large", "min_tokens", "max_tokens", "token_budget", "max_steps")
         said = {**{name: str(getattr(self, name)) for name in names}, "features_version": str(features.VERSION)}
-        # Trees from before the option have no such entry, and were written with its default.
-        return said if self.answer_tokens == 4096 else {**said, "answer_tokens": str(self.answer_tokens)}
+        # Trees from before these options have no such entries, and were written with their defaults.
+        new = {"answer_tokens": (self.answer_tokens, 4096), "ends": (self.ends, Ends.BLANK)}
+        return said | {name: str(value) for name, (value, default) in new.items() if value != default}
 
 
 class Project:
@@ -67,6 +69,13 @@ class Project:
             raise ValueError(f"{folder}: no settings.json; begin with `pointsman stepwise collect`") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{folder}/settings.json: {error}") from error
+
+    @staticmethod
+    def ends(folder: Path, given: str | None) -> Ends:
+        """What ends a step: as `given`, else as in the project in `folder`, else `auto`."""
+        if given is None and (folder / "settings.json").exists():
+            return Ends(Project(folder).settings.ends)
+        return Ends(given or Ends.AUTO)
 
     @classmethod
     def start(cls, folder: Path, settings: ProjectSettings) -> Project:

@@ -205,7 +205,11 @@ decisions:
         ("other", "policy: math", "trained for tiny and huge, but this decision has other and huge"),
         ("other", "policy: loop, per: request", "trained for tiny and huge, but this decision has other and huge"),
         ("tiny", "policy: math, target: {accuracy_loss: 0.005}", "calibrated targets: accuracy_loss: 0.01, "),
-        ("tiny", "policy: math, step: {max_tokens: 100}", "the policy was trained with 1 and 512; leave them out"),
+        (
+            "tiny",
+            "policy: math, step: {max_tokens: 100}",
+            "the policy was trained with 1, 512 and blank; leave them out",
+        ),
         ("tiny", "policy: nowhere", "no such file; looked for"),
         ("tiny", "policy: loop", "trained with other features than this version computes"),
     ],

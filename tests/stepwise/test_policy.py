@@ -200,7 +200,8 @@ def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "2"}, "format 2, but this version reads format 1"),
+        ({"format": "3"}, "format 3, but this version reads formats 1 and 2"),
+        ({"steps": json.dumps({"min_tokens": 1, "max_tokens": 3, "ends": "word"})}, "wrong shape"),
         ({"format": None}, r"pointsman\.format is missing"),
         ({"features_version": "99"}, "feature version 99 in the file"),
         ({"features": json.dumps([*features.NAMES[1:], features.NAMES[0]])}, "in another order"),

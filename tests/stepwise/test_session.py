@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepwise.pair import AnswerBudget
-from stepwise.steps import StepLimits
+from stepwise.steps import Ends, StepLimits
 from stepwise.strategies.chance import Random
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
@@ -482,6 +483,29 @@ async def test_the_deadline_ends_the_answer_with_an_error() -> None:
         assert LARGE[0].encode() in data
         reply = await answer(both.stepwise, body | {"stream": False}, {}, deadline=loop.time() + 0.3)
         assert reply.status == 504
+
+
+@pytest.mark.parametrize(
+    ("ends", "mark", "parts"),
+    [
+        (Ends.LINE, "\n", ["one and one is two\n", "two {} and two\n", "three is fine"]),
+        (Ends.SENTENCE, ".", ["One and one is two.", " Two {} and two.", " Three is fine."]),
+        (Ends.SENTENCE, "。", ["一加一等于二。", "二{}加二。", "三。"]),
+    ],
+)
+async def test_steps_end_at_lines_and_sentences_too(ends: Ends, mark: str, parts: list[str]) -> None:
+    def speaker(doubt: str) -> Callable[[str, int], str]:
+        return lambda prefix, _: "".join(parts[prefix.count(mark) :]).format(doubt)
+
+    small, large = FakeModel("tiny", speaker("✗")), FakeModel("huge", speaker("right"))
+    async with pair(small, large, limits=StepLimits(1, 512, ends)) as both:
+        _, events = await both.ask()
+    assert text_of(events) == "".join(parts).format("right")
+    assert steps_of(events[-1]["usage"]) == [
+        ("small", "keep"), ("large", "redo"), ("small", "keep"),
+    ]  # fmt: skip
+    assert (len(small.requests), len(large.requests)) == (2, 1)
+    assert large.requests[0].get("stop") is None  # what follows a line or a sentence tells whether it ends there
 
 
 async def test_a_server_without_log_probabilities_serves_strategies_that_need_none() -> None:

@@ -107,7 +107,7 @@ async def test_the_policy_says_where_its_steps_end(tmp_path: Path) -> None:
     setup = (await built(tmp_path, policy="math"))._setup
     assert (setup.limits.min_tokens, setup.limits.max_tokens, setup.token_budget) == (3, 99, 777)
     await built(tmp_path, policy="math", step={"min_tokens": 3})
-    with pytest.raises(StepwiseError, match="trained with 3 and 99; leave them out"):
+    with pytest.raises(StepwiseError, match="trained with 3, 99 and blank; leave them out"):
         await built(tmp_path, policy="math", step={"min_tokens": 4})
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwise.steps import End, Splitter, StepLimits, split
+from stepwise.steps import End, Ends, Splitter, StepLimits, split
 from upstream.tokens import Token, estimate
 
 ONE = StepLimits(min_tokens=1)
@@ -120,17 +120,22 @@ def test_limits_must_make_sense() -> None:
 
 PIECES = st.sampled_from(
     ["word", " ", "\n", "\n\n", "```", "~~~", "```py\n", "$$", "\\[", "\\]", "\\(", "\\)", "\\begin{a}", "\\end{a}",
-     "| a |", "- ", "1. ", "  ", "\r\n", "`", "\\\\", "é", "漢字", "👩‍🚀", "\t", "2.5", "**b**", ">", "\x0b", "\u2028"]
+     "| a |", "- ", "1. ", "  ", "\r\n", "`", "\\\\", "é", "漢字", "👩‍🚀", "\t", "2.5", "**b**", ">", "\x0b", "\u2028",
+     "So. ", "e.g. ", "It is? ", "Yes!\" ", "。", "1. ", "$3. "]
 )  # fmt: skip
 
 
-@given(st.lists(PIECES, max_size=60).map("".join), st.data())
-@settings(max_examples=400, deadline=None)
-def test_joined_again_it_is_the_same_text_however_it_was_cut(text: str, data: st.DataObject) -> None:
-    whole = split(text, StepLimits(min_tokens=2, max_tokens=12))
+@pytest.mark.parametrize("ends", Ends)
+@given(text=st.lists(PIECES, max_size=60).map("".join), data=st.data(), most=st.sampled_from([12, 400]))
+@settings(max_examples=200, deadline=None)
+def test_joined_again_it_is_the_same_text_however_it_was_cut(
+    ends: Ends, text: str, data: st.DataObject, most: int
+) -> None:
+    limits = StepLimits(2, most, ends)
+    whole = split(text, limits)
     assert "".join(step.text for step in whole) == text
     # The same text in other pieces, with the same tokens at the same places.
-    splitter = Splitter(StepLimits(min_tokens=2, max_tokens=12))
+    splitter = Splitter(limits)
     steps = []
     for at in range(0, len(text), 4):
         token = text[at : at + 4]
@@ -140,6 +145,64 @@ def test_joined_again_it_is_the_same_text_however_it_was_cut(text: str, data: st
     last = splitter.finish()
     assert "".join(step.text for step in [*steps, *([last] if last else [])]) == text
     assert [step.size for step in steps] == [step.size for step in whole[: len(steps)]]
+    for one, other in zip(steps, whole, strict=False):
+        if End.CAP in (one.end, other.end):
+            break  # it falls into the middle of a token
+        assert (one.text, one.end) == (other.text, other.end)
+
+
+def by(ends: Ends, text: str, least: int = 1) -> list[str]:
+    return texts(text, StepLimits(least, 512, ends))
+
+
+def test_by_lines_each_line_is_a_step_and_a_blank_line_belongs_to_the_one_before() -> None:
+    assert by(Ends.LINE, "one\ntwo\n\nthree\n- four\n- five\nsix") == [
+        "one\n", "two\n\n", "three\n", "- four\n", "- five\n", "six",
+    ]  # fmt: skip
+    assert by(Ends.LINE, "See:\n```\na = 1\nb = 2\n```\nEnd") == ["See:\n", "```\na = 1\nb = 2\n```\n", "End"]
+    assert by(Ends.LINE, "| a |\n|---|\n| 1 |\nEnd") == ["| a |\n|---|\n| 1 |\nEnd"]
+    assert by(Ends.LINE, "one\ntwo and three\nfour", 3) == ["one\ntwo and three\n", "four"]
+
+
+def test_by_sentences_each_sentence_is_a_step_and_so_is_each_line() -> None:
+    assert by(Ends.SENTENCE, 'It is so. "Is it?" Yes (it is). Next\nline. End') == [
+        "It is so.", ' "Is it?"', " Yes (it is).", " Next\n", "line.", " End",
+    ]  # fmt: skip
+    assert by(Ends.SENTENCE, "一二三。四五六！End") == ["一二三。", "四五六！", "End"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It costs 5.50 in all",
+        "Ask Dr. Who, e.g. today, or Mr. A. Smith",
+        "1. First we add",
+        "- 2. Then we add",
+        "Write `a. b` there",
+        "Take \\(x. y\\) there",
+        "```\nOne. Two. Three\n```",
+        "| One. Two | Three. Four |",
+        "wait... what",
+        "「一。」と",
+    ],
+)
+def test_what_only_looks_like_the_end_of_a_sentence_is_none(text: str) -> None:
+    found = by(Ends.SENTENCE, text)
+    assert found == ([text] if text != "wait... what" else ["wait...", " what"])
+
+
+def test_by_length_a_long_step_ends_at_a_line_and_a_longer_one_at_a_sentence() -> None:
+    """A token is a word here, with the white space before it."""
+
+    def sizes(text: str) -> list[tuple[str, int]]:
+        words = [Token(word) for word in text.replace(" ", "\1 ").replace("\n", "\1\n").split("\1") if word]
+        return [(step.end, step.size) for step in split(words, StepLimits(8, 512, Ends.AUTO))]
+
+    ten = "one two three four five six seven eight nine ten."
+    assert sizes("\n\n".join([ten] * 3)) == [("blank", 12), ("blank", 11), ("stop", 9)]
+    assert sizes("\n".join([ten] * 6)) == [("line", 31), ("stop", 29)]
+    assert sizes(" ".join([ten] * 10)) == [("sentence", 40), ("sentence", 40), ("stop", 20)]
+    assert sizes(ten) == [("stop", 10)]
 
 
 PARAGRAPH = st.lists(

@@ -17,7 +17,7 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 from cli.main import main
 from stepwise import features
 from stepwise.policy import PolicyTarget, StepPolicy
-from stepwise.steps import StepLimits
+from stepwise.steps import Ends, StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.project import Project
 from tests.stepwise.fakes import FakeModel, Fault, writer
@@ -59,7 +59,7 @@ def test_the_policy_file_is_what_serving_loads(work: Path) -> None:
     policy = StepPolicy(work / "pair.onnx", device="cpu")
     try:
         assert (policy.card.small, policy.card.large) == ("tinylm-small", "tinylm-large")
-        assert policy.card.steps == StepLimits(4, 512)
+        assert policy.card.steps == StepLimits(4, 512, Ends.AUTO)
         assert policy.card.calibration_size == 150
         assert 0 <= policy.card.kappa(PolicyTarget("accuracy_loss", 0.1)) <= 1.01
         vector = np.zeros(features.WIDTH, np.float32)
