@@ -74,6 +74,7 @@ CASES = [
     BenchCase("router, 20 x 10, grpcio", "20 x 10, grpcio"),
     BenchCase("router, 20 x 10, not compiled", "20 x 10, not compiled"),
     BenchCase("router, 20 x 10, collector untuned", "20 x 10, collector untuned"),
+    BenchCase("router, 46 rules, 40 bands", "46 rules, 40 bands"),
     BenchCase("router, 100 x 50", "100 x 50"),
     BenchCase("router, 1000 keywords x 200", "1000 keywords x 200"),
 ]
@@ -338,6 +339,7 @@ def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
     """The comparisons that the project promises, as far as this run has both sides."""
     router, cpp = "router, 20 x 10 · 1 KB · buffered", "C++ gRPC, JSON + regex · 1 KB · buffered"
     grpcio, many = "router, 20 x 10, grpcio · 1 KB · buffered", "router, 1000 keywords x 200 · 1 KB · buffered"
+    rules = "router, 46 rules, 40 bands · 1 KB · buffered"
     one, two = ("direct, 100 x 50, 32 KB, workers: 1", "direct, 100 x 50, 32 KB, workers: 2")
     asked = {
         "CPU a request, 20 x 10 / C++ (at most 1.0)": (router, cpp, "cpu_us"),
@@ -347,6 +349,7 @@ def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
         "CPU, not compiled / compiled": ("router, 20 x 10, not compiled · 1 KB · buffered", router, "cpu_us"),
         "p99.9, collector untuned / tuned": ("router, 20 x 10, collector untuned · 1 KB · buffered", router, "p999_ms"),
         "CPU, 1000 keywords x 200 / 20 x 10 (at most 2)": (many, router, "cpu_us"),
+        "CPU, 46 named rules and 40 bands / 20 x 10 (at most 1.3)": (rules, router, "cpu_us"),
         "CPU, 256 KB / 32 KB (at most 8)": (
             "router, 20 x 10 · 256 KB · buffered",
             "router, 20 x 10 · 32 KB · buffered",

@@ -38,6 +38,23 @@ def instant(signals: int, decisions: int) -> str:
     return text + _decisions(rules)
 
 
+def named(rules: int, scores: int) -> str:
+    """The signals of 20 x 10, scores over them with four bands each, and named rules that build on signals, bands and
+    each other; ten decisions combine those. No rule is true, so that all are evaluated."""
+    text = instant(20, 10).split("decisions:")[0]
+    for number in range(scores):
+        weights = ", ".join(f"s{(number * 2 + place) % 20}: 0.{place + 1}" for place in range(5))
+        bands = "{none: {below: 0.1}, easy: {below: 0.4}, medium: {below: 0.8}, hard: {}}"
+        text += f"  e{number}: {{score: {{sum: {{{weights}}}, of: matches, bands: {bands}}}}}\n"
+    text += "rules:\n"
+    for number in range(rules):
+        band = f"{{signal: e{number % scores}, is: {('easy', 'medium', 'hard')[number % 3]}}}"
+        parts = [f"s{number % 20}", f"{{all: [s{(number + 1) % 20}, {{not: s{(number + 2) % 20}}}]}}", band]
+        parts += [f"r{number - 10}"] if number >= 10 else []
+        text += f"  r{number}: {{any: [{', '.join(parts)}]}}\n"
+    return text + _decisions([[f"r{number}" for number in range(place, rules, 10)] for place in range(10)])
+
+
 def keywords(words: int, decisions: int) -> str:
     """`words` keywords in as many signals as there are decisions."""
     share = words // decisions
@@ -60,6 +77,7 @@ def write(folder: Path) -> dict[str, Path]:
     texts = {
         "no-op": no_op(),
         "20 x 10": instant(20, 10),
+        "46 rules, 40 bands": named(46, 10),
         "100 x 50": instant(100, 50),
         "1000 keywords x 200": keywords(1_000, 200),
     }

@@ -32,6 +32,7 @@ SIGNALS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "tokens": ("tokens", {"at_least": 8000}),
     "language": ("language", {"is": ["de"]}),
     "structure": ("structure", {"count": "questions", "at_least": 3}),
+    "event": ("event", {"types": ["payment_failed"], "severities": ["critical", "high"], "urgent": True}),
     "conversation": ("conversation", {"tools": {"at_least": 1}}),
     "parameter": ("parameter", {"path": "metadata.tier", "equals": "gold"}),
     "header": ("header", {"name": "x-tenant-tier", "in": ["gold", "platinum"]}),

@@ -18,6 +18,7 @@ from decisions.candidates import able
 from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
 from decisions.grading import Grading, graded
 from decisions.model import Model, UnknownModel
+from decisions.named import bundle
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evaluate, leaves, take, unread
 from decisions.selectors.selector import Pick, Selector
@@ -250,6 +251,7 @@ class Engine:
         self.store: Store = self.shared.services.store
         answers = answering(self.signals)
         self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
+        bundle(self.asked)
         self.watched = Watched(watching, self.signals) if watching else None
         long = [
             signal

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from pydantic import Field
 
-from decisions.rule import Rule, RuleNode, compiled, cost, mentions
+from decisions.rule import Bundle, Leaf, NamedRule, Not, Rule, RuleNode, compiled, cost, mentions
 from signals.facts import Facts
 from signals.reading import Reading
 from signals.signal import Params, Shared, Signal
@@ -36,9 +36,50 @@ class RuleSignal(Signal):
         self.rule = rule
         self.inputs = mentions(rule)
         self.cost = cost(rule, signals)
-        self._node = RuleNode(name, compiled(rule, signals))
-        self.lazily = self._node
+        self.node = RuleNode(name, compiled(rule, signals))
+        self.lazily = self.node
 
     def read(self, facts: Facts) -> Reading:
         """The reading, once `lazily` has one."""
         return facts.readings[self.name]
+
+
+_FEW: Final = 8
+"""So few rules are as quickly evaluated as looked up."""
+
+
+def bundle(signals: Mapping[str, Signal]) -> None:
+    """Let the named rules among `signals`, which hold first what others combine, share their readings with later
+    requests, as far as they follow from which signals match."""
+    base: dict[str, None] = {}
+    members: dict[str, Signal] = {}
+    for name, signal in signals.items():
+        pure = signal.by_matches
+        if isinstance(signal, RuleSignal):
+            # Of the signals that others combine a label and a score follow from what matches; of others they do not.
+            own = [leaf for leaf in _own(signal.rule) if leaf.signal not in members]
+            pure = all(leaf.plain for leaf in own)
+        below = [source for source in signal.inputs if source not in members]
+        if not pure or any(signals[each].slow or signals[each].inputs for each in below):
+            continue
+        members[name] = signal
+        base.update(dict.fromkeys(below))
+    rules = [signal for signal in members.values() if isinstance(signal, RuleSignal)]
+    if len(rules) >= _FEW:
+        made = Bundle(tuple(base), members, signals)
+        for rule in rules:
+            rule.node.bundle = made
+
+
+def _own(rule: Rule) -> Iterator[Leaf]:
+    """The leaves that stand in `rule` itself."""
+    match rule:
+        case Leaf():
+            yield rule
+        case NamedRule():
+            return
+        case Not(of=child):
+            yield from _own(child)
+        case _:
+            for child in rule.of:
+                yield from _own(child)

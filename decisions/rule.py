@@ -12,10 +12,10 @@ each other would grow exponentially.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from signals.facts import Facts
 from signals.gather import read, ready
@@ -205,13 +205,23 @@ def cost(rule: Rule, signals: Mapping[str, Signal]) -> Cost:
     return max((signals[name].cost for name in mentions(rule)), default=Cost.INSTANT)
 
 
+class Glance(NamedTuple):
+    """The reading of `name`, the other way round if it is `negated`; with a `label`, whether the reading has it."""
+
+    name: str
+    label: str | None = None
+    negated: bool = False
+
+
 class Test(ABC):
     """A rule made ready to run: cheapest children first, readings taken as they are needed.
 
     `plain` lists the signals, by name, of a rule that is true when any of them is and that can all be read at once.
+    `glance`: the rule is but this look at one reading, so that it needs no call where that is there.
     """
 
     plain: tuple[tuple[str, Signal], ...] | None = None
+    glance: Glance | None = None
 
     @abstractmethod
     def run(self, facts: Facts) -> Result:
@@ -232,6 +242,10 @@ class Test(ABC):
         A leaf's confidence is its reading's score; a score outside 0..1 is a measurement, not a probability, and counts
         as certain. `at_least: n` takes the n-th best of the children that hold.
         """
+
+
+_UNSEEN: Final = Glance("")
+"""For a rule that is more than a look at one reading: no signal has this name."""
 
 
 def compiled(rule: Rule, signals: Mapping[str, Signal]) -> Test:
@@ -268,8 +282,9 @@ def take(signal: Signal, signals: Mapping[str, Signal], facts: Facts) -> Reading
     if reading is None:
         if signal.lazily is not None:
             return signal.lazily.take(facts)
+        known = facts.readings
         for name in signal.inputs:
-            if take(signals[name], signals, facts) is None:
+            if name not in known and take(signals[name], signals, facts) is None:
                 return None
         if signal.slow and not ready(signal, facts):
             return None
@@ -294,6 +309,8 @@ class _Told(Test):
     def __init__(self, leaf: Leaf) -> None:
         self._leaf = leaf
         self._name = leaf.signal
+        if leaf.at_least is None and leaf.at_most is None:
+            self.glance = Glance(leaf.signal, leaf.label)
 
     def run(self, facts: Facts) -> Result:
         reading = facts.readings.get(self._name)
@@ -336,6 +353,8 @@ class _Leaf(_Told):
 class _Not(Test):
     def __init__(self, child: Test) -> None:
         self._child = child
+        if child.glance is not None:
+            self.glance = child.glance._replace(negated=not child.glance.negated)
 
     def run(self, facts: Facts) -> Result:
         value = self._child.run(facts)
@@ -356,7 +375,8 @@ class _Several(Test):
 
     def __init__(self, children: tuple[Test, ...], quorum: int, every: bool) -> None:
         self._children = children
-        self._runs = tuple(child.run for child in children)
+        glances = [child.glance or _UNSEEN for child in children]
+        self._looks = tuple((*glance, child.run) for glance, child in zip(glances, children, strict=True))
         self._quorum = quorum
         self._spare = len(children) - quorum
         self._every = every
@@ -366,8 +386,17 @@ class _Several(Test):
     def run(self, facts: Facts) -> Result:
         wanted, spare = self._quorum, self._spare  # so many must still be true, so many may still be false
         pending = False
-        for run in self._runs:
-            value = run(facts)
+        known = facts.readings.get
+        value: Result
+        for name, label, negated, run in self._looks:
+            reading = known(name)
+            if reading is None:
+                value = run(facts)
+            else:
+                matched = reading.matched
+                if label is not None and matched is not None:
+                    matched = reading.label == label
+                value = not matched if negated and matched is not None else matched
             if value is True:
                 wanted -= 1
                 if wanted <= 0:
@@ -407,6 +436,57 @@ class _Several(Test):
         return ranked[-1] if self._every else ranked[0]
 
 
+class Bundle:
+    """Named rules, and signals that go `by_matches`, that follow from which of some other signals match.
+
+    Where those have all been read, the readings of the `members` are taken at once if an earlier request was alike: a
+    policy of many rules costs most requests little more than a look. `base` are the names of the others.
+    """
+
+    def __init__(self, base: Sequence[str], members: Mapping[str, Signal], signals: Mapping[str, Signal]) -> None:
+        self._base = tuple((name, 1 << place, 1 << place + len(base)) for place, name in enumerate(base))
+        self._names = frozenset(base)
+        self._members = members
+        self._signals = signals
+        self._known: dict[int, tuple[dict[str, Reading], dict[str, Reading]]] = {}
+
+    def take(self, facts: Facts) -> bool:
+        """Take the readings of all members, if there is all that they follow from. It is looked for at the first,
+        second, fourth, … call for a request."""
+        tried = facts.tried
+        if tried < 0:
+            return False
+        facts.tried = tried + 1
+        if tried & (tried + 1) or not facts.whole(self._names):
+            return False
+        facts.tried = -1  # found, or about to be
+        state = 0
+        readings = facts.readings
+        for name, true, unsure in self._base:
+            matched = readings[name].matched
+            if matched:
+                state |= true
+            elif matched is None:
+                state |= unsure
+        known = self._known.get(state)
+        if known is None:
+            for signal in self._members.values():
+                take(signal, self._signals, facts)
+            found = {name: readings[name] for name in self._members}
+            known = found, {name: reading for name, reading in found.items() if reading is not FALSE}
+            if len(self._known) >= _STATES:
+                self._known.clear()
+            self._known[state] = known
+            return True
+        readings.update(known[0])
+        facts.telling.update(known[1])
+        return True
+
+
+_STATES: Final = 256
+"""Of so many kinds of requests a bundle remembers the readings."""
+
+
 class RuleNode(Test):
     """A named rule, which is evaluated once: what it says is remembered as a reading of its name.
 
@@ -416,13 +496,17 @@ class RuleNode(Test):
     def __init__(self, name: str, test: Test) -> None:
         self._name = name
         self._test = test
+        self.glance = Glance(name)
+        self.bundle: Bundle | None = None
 
     def run(self, facts: Facts) -> Result:
         reading = facts.readings.get(self._name)
         if reading is not None:
             return reading.matched
-        if self._waits(facts) is not None:
+        if facts.open is not None and self._waits(facts) is not None:
             return PENDING
+        if self.bundle is not None and self.bundle.take(facts):
+            return facts.readings[self._name].matched
         value = self._test.run(facts)
         if value is PENDING:
             if facts.open is None:

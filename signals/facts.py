@@ -36,10 +36,11 @@ class Facts:
     readings so far by signal name, in the order they were taken; `telling` those of them that are not simply `FALSE`,
     which is what metadata and metrics look at. `timings` holds microseconds per signal, when asked for. `shadow` says
     that another engine decides the request, so that nothing may be written to the store for it. `open` is what the
-    named rules that are not settled yet (decisions.rule) remember.
+    named rules that are not settled yet (decisions.rule) remember, `tried` how often they have looked for what they
+    said of an earlier request that was alike (below 0: they need not look again).
     """
 
-    __slots__ = ("_memo", "_strict", "deadline", "open", "readings", "request", "shadow", "telling", "timings")
+    __slots__ = ("_memo", "_strict", "deadline", "open", "readings", "request", "shadow", "telling", "timings", "tried")
 
     def __init__(self, request: Request, deadline: float = float("inf"), timed: bool = False) -> None:
         self.request = request
@@ -51,6 +52,7 @@ class Facts:
         self._strict = timed
         self.shadow = False
         self.open: dict[str, tuple[int, dict[bool, set[str]]]] | None = None
+        self.tried = 0
 
     @property
     def known(self) -> int:
@@ -101,6 +103,11 @@ class Facts:
         self.readings.update(readings)
         if telling:
             self.telling.update(readings)
+
+    def whole(self, names: frozenset[str]) -> bool:
+        """Whether the signals of these names have been read, and what follows from them may be taken without being
+        asked for, as `silent` says."""
+        return not self._strict and names <= self.readings.keys()
 
     def put(self, source: SlowInput[T] | QuickInput[T], value: T | Unavailable) -> None:
         """Remember what `source` gave to whoever asked it, or why it gave nothing."""

@@ -8,12 +8,14 @@ from signals.kinds.contrast import Contrast
 from signals.kinds.conversation import Conversation
 from signals.kinds.difficulty import Difficulty
 from signals.kinds.domain import Domain
+from signals.kinds.event import Event
 from signals.kinds.fact_check import FactCheck
 from signals.kinds.feedback import Feedback
 from signals.kinds.header import Header
 from signals.kinds.identity import Identity
 from signals.kinds.jailbreak import Jailbreak
 from signals.kinds.keyword import KeywordSignal
+from signals.kinds.knowledge import Knowledge
 from signals.kinds.language import Language
 from signals.kinds.load import Load
 from signals.kinds.modality import Modality
@@ -39,12 +41,14 @@ KINDS: tuple[type[Signal], ...] = (
     Conversation,
     Difficulty,
     Domain,
+    Event,
     FactCheck,
     Feedback,
     Header,
     Identity,
     Jailbreak,
     KeywordSignal,
+    Knowledge,
     Language,
     Load,
     Modality,

@@ -162,10 +162,10 @@ class Signal(ABC):
     `read` is synchronous, pure and quick. What takes longer is declared in `slow`: the gatherer awaits those inputs
     first (once per request, shared by all signals that name them) and `read` then finds them with `facts.got`.
     `inputs` names other signals whose readings this one combines (only derived kinds have any; `read` finds them
-    in `facts.readings`); one that need not have all of these readings says in `lazily` how it is read. `scored` says
-    that readings carry a score that a rule may test, `labelled` that they carry a label, `sure` that they are never
-    Unknown. `cost`, `slow` and `finds` may be set by an instance in its
-    `__init__`.
+    in `facts.readings`); one that need not have all of these readings says in `lazily` how it is read, and `by_matches`
+    says of one that only counts which of them match. `scored` says that readings carry a score that a rule may test,
+    `labelled` that they carry a label, `sure` that they are never
+    Unknown. `cost`, `slow` and `finds` may be set by an instance in its `__init__`.
 
     `spends` says that what a signal reads is the money that requests have cost. `answers` says that the kind can read
     what a model answers (`in: answer`), `whole` that it says something of a text as a whole, so that a few words
@@ -188,6 +188,7 @@ class Signal(ABC):
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()
     lazily: Lazily | None = None
+    by_matches: bool = False
     finds: bool = False
     reads: tuple[Scope, ...] = ()
 

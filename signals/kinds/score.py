@@ -18,6 +18,8 @@ from signals.signal import Doubt, Ends, Params, Shared, Signal
 _DIGITS: Final = 9
 """The sum of the weights of what matches is rounded to so many, so that 0.7 and 0.1 are 0.8."""
 _TEMPERATURE: Final = 0.1
+_KEPT: Final = 1024
+"""For how many combinations of what matches a score remembers its reading."""
 
 
 class BandParams(Params):
@@ -155,7 +157,9 @@ class Score(Signal):
         super().__init__(name, params, shared)
         self.inputs = params.inputs()
         self._weights = tuple(params.sum.items())
-        self._matches = params.of == "matches"
+        self._matches = self.by_matches = params.of == "matches"
+        self._bits = tuple((name, 1 << place) for place, name in enumerate(params.sum))
+        self._made: dict[int, Reading] = {}  # by what matches
         self._bounded = params.bounds() is not None
         self._least, self._most = params.at_least, params.at_most
         self._edges, self._names = params.edges()
@@ -165,19 +169,33 @@ class Score(Signal):
     def read(self, facts: Facts) -> Reading:
         if self._exclusive is not None:
             return self._strongest(facts)
-        readings = facts.readings
+        known = facts.readings.get
+        if self._matches:
+            found = 0
+            for name, bit in self._bits:
+                reading = known(name)
+                if reading is None or reading.matched is None:
+                    return unknown("input_unknown")
+                if reading.matched:
+                    found |= bit
+            made = self._made.get(found)
+            if made is None:
+                total = sum(
+                    weight for (_, weight), (_, bit) in zip(self._weights, self._bits, strict=True) if bit & found
+                )
+                made = self._sum(round(total, _DIGITS))
+                if len(self._made) < _KEPT:
+                    self._made[found] = made
+            return made
         total = 0.0
         for name, weight in self._weights:
-            reading = readings.get(name)
+            reading = known(name)
             if reading is None or reading.matched is None:
                 return unknown("input_unknown")
-            if self._matches or reading.score is None:
-                if reading.matched:
-                    total += weight
-            else:
-                total += weight * reading.score
-        if self._matches:
-            total = round(total, _DIGITS)
+            total += weight * (float(reading.matched) if reading.score is None else reading.score)
+        return self._sum(total)
+
+    def _sum(self, total: float) -> Reading:
         label = self._names[bisect_right(self._edges, total)]
         return Reading(within(total, self._least, self._most) if self._bounded else label is not None, total, label)
 

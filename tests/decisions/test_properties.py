@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from decisions.decision import Trace
 from decisions.engine import Clause, Engine
+from decisions.named import RuleSignal
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule
+from signals.kinds.score import Score, ScoreParams
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
-from signals.signal import Cost, Signal
+from signals.signal import Cost, Shared, Signal
 from tests.decisions.fakes import LARGE, SMALL, Fake, Sum, engine, name_rules, request
 
 # The reference: Kleene's logic on numbers (false 0, Unknown 1, true 2), so that all is min, any is max, not is 2 - x.
@@ -311,3 +314,66 @@ def test_a_slow_signal_is_fetched_only_if_it_can_change_the_outcome_or_which_dec
         ), f"{name} was fetched although the outcome was settled"
     slow = {name for name, cost in zip(names, costs, strict=True) if cost >= Cost.NEURAL}
     assert slow & trace.readings.keys() <= {name for name, _ in asked.fields.get("fetched", ())}
+
+
+# Many named rules: their readings are those of an earlier request that was alike.
+
+MATCHES = (Reading(True), Reading(False), Reading(None))
+BANDS: dict[str, Any] = {"low": {"below": 0.3}, "high": {}}
+
+
+@st.composite
+def many_rules(draw: st.DrawFn) -> list[NamedRule]:
+    """Ten rules over three signals, a sum of what matches, and each other."""
+    made: list[NamedRule] = []
+    band = st.sampled_from((Leaf("count", label="low"), Leaf("count", at_least=0.5), Leaf("count")))
+    for index in range(10):
+        below = st.sampled_from([Leaf("a"), Leaf("b"), Leaf("c"), *made]) | band
+        made.append(NamedRule(f"r{index}", draw(rules_of(below))))
+    return made
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(st.data(), many_rules(), st.randoms())
+def test_rules_say_the_same_of_each_request_that_is_alike(
+    data: st.DataObject, named: list[NamedRule], random: Random
+) -> None:
+    clauses = data.draw(clause_lists(st.sampled_from(named), most=4))
+    clauses.append(Clause("every", AtLeast(len(named), tuple(named)), "route", LARGE))
+    count = Score("count", ScoreParams(sum={"a": 0.2, "b": 0.4}, of="matches", bands=BANDS), Shared())
+    made = engine([*(Fake(name) for name in "abc"), count], clauses)
+    asked = [*product(MATCHES, repeat=3)] * 2
+    random.shuffle(asked)
+    for said in asked:
+        readings = dict(zip("abc", said, strict=True))
+        total = round(0.2 * bool(said[0].matched) + 0.4 * bool(said[1].matched), 9)
+        band = Reading(True, total, "low" if total < 0.3 else "high")
+        if None in (said[0].matched, said[1].matched):
+            band = unknown("input_unknown")
+        everything = {**readings, "count": band}
+        trace = made.settle(request(readings))
+        assert isinstance(trace, Trace)
+        assert shown(trace) == reference(made.clauses, everything, False, False)
+        for name, reading in trace.readings.items():
+            if name in everything:
+                assert reading == everything[name]
+            else:
+                rule = made.signals[name]
+                assert isinstance(rule, RuleSignal)
+                assert reading.matched is (False, None, True)[value(rule.rule, everything)]
+
+
+def test_a_request_like_an_earlier_one_takes_all_its_readings_at_once() -> None:
+    names = [f"r{index}" for index in range(10)]
+    rules: list[Rule] = [NamedRule(name, All((Leaf("a"), Not(Leaf("b"))))) for name in names]
+    made = engine([Fake("a"), Fake("b")], [Clause(f"d{n}", rule, "route", LARGE) for n, rule in enumerate(rules)])
+    for _ in range(3):
+        trace = made.settle(request({"a": Reading(True), "b": FALSE}))
+        assert isinstance(trace, Trace)
+        assert trace.decision.name == "d0"
+        assert made.settle(request({"a": FALSE, "b": Reading(None)})).decision.name is None
+    assert trace.readings.keys() == {"a", "b", "r0"}  # taken before anything else could be
+    detailed = made.settle(request({"a": FALSE, "b": FALSE}), detail=True)
+    assert isinstance(detailed, Trace)
+    assert detailed.readings.keys() == {"a", *names}

@@ -112,6 +112,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "keyword, fuzzy": ("keyword", {"any": WORDS, "fuzzy": {"max_edits": 2}}),
     "keyword, ngram": ("keyword", {"any": WORDS, "ngram": BOUND}),
     "keyword, bm25": ("keyword", {"any": WORDS, "bm25": BOUND}),
+    "event": ("event", {"types": WORDS, "severities": ["high"], "codes": ["he"], "urgent": True}),
     "regex": ("regex", {"any": [r"\bSELECT\b.+\bFROM\b", r"(?i)(a|b|ab)*c", r"https?://\S+"]}),
     "language": ("language", {"is": ["de"]}),
     "structure, fences": ("structure", {"count": "code_fences", "at_least": 3}),
