@@ -50,7 +50,10 @@ def build(mode: ContinuationMode | None, request: JSON, prefix: str, how: Contin
     max_tokens, stop, top_logprobs, running_usage, template = how
     body: JSON = {key: value for key, value in request.items() if key not in _OURS}
     body["stream"] = True
-    body["stream_options"] = {"include_usage": True, **({"continuous_usage_stats": True} if running_usage else {})}
+    body["stream_options"] = {"include_usage": True}
+    if running_usage:  # vLLM's and SGLang's way of asking, and llama.cpp's
+        body["stream_options"]["continuous_usage_stats"] = True
+        body["timings_per_token"] = True
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     if stop:

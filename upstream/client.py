@@ -18,7 +18,7 @@ import orjson
 from upstream import events, tokens
 from upstream.endpoint import HOP, JSON, Endpoint
 from upstream.tokens import Token, estimate
-from upstream.usage import TokenCounts, counts
+from upstream.usage import TokenCounts, counts, timed
 
 _T = TypeVar("_T")
 
@@ -160,6 +160,9 @@ class CompletionStream:
             self.counts = counts(usage)
             if self.counts is None:
                 raise ValueError("a usage without its counts")
+            self.counted_early = self.counted_early or not self.finished
+        elif (counted := timed(event.get("timings"))) is not None:
+            self.counts = counted
             self.counted_early = self.counted_early or not self.finished
         choices = event.get("choices") or ()
         if not choices:

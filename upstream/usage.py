@@ -130,6 +130,15 @@ def counts(said: object) -> TokenCounts | None:
     return None if prompt is None or completion is None else TokenCounts(prompt, completion, cached or 0, written or 0)
 
 
+def timed(said: object) -> TokenCounts | None:
+    """The counts in one `timings` object of llama.cpp's server, which has them in every piece of a stream that asks for
+    `timings_per_token`; None unless it says them. What it read anew and what it had in its cache are apart there."""
+    if not isinstance(said, dict):
+        return None
+    read, cached, completion = (_first(said, (name,)) for name in ("prompt_n", "cache_n", "predicted_n"))
+    return None if read is None or completion is None else TokenCounts(read + (cached or 0), completion, cached or 0)
+
+
 def last(end: bytes, ours: bool = False) -> tuple[Usage, float | None]:
     """What the end of an answer's body says; `ours`: a writer's, which says it in a comment where no client asked, and
     beside it the money that it has cost (None for all others).

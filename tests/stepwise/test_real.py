@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stepwise.continuation import Continuation, build
 from stepwise.pair import PairModel, Setup
 from stepwise.probe import marks, probe
 from stepwise.ready import Stepwise, unknown
@@ -78,7 +79,7 @@ async def test_the_probe_finds_what_this_server_can_do(server: Llama) -> None:
     upstream = ModelClient(patient(server))
     found = await probe(upstream, {})
     assert found.mode is ContinuationMode.FINAL_MESSAGE
-    assert (found.top_logprobs, found.usage, found.running_usage, found.stop_reason) == (TOP, True, False, False)
+    assert (found.top_logprobs, found.usage, found.running_usage, found.stop_reason) == (TOP, True, True, False)
     assert not await marks(upstream, {})  # this model rates nothing with a digit
     await upstream.close()
 
@@ -93,6 +94,7 @@ async def test_answers_have_clean_borders_and_cost_no_request_that_is_not_told(s
         models = ours["models"]
         redos += ours["redos"]
         assert ours["steps"]
+        assert not ours["estimated"]  # although most streams were cut off
         last_was_rewritten = ours["steps"][-1]["model"] == "large"
         assert models["small"]["requests"] == 1 + ours["redos"] - last_was_rewritten
         assert models["large"]["requests"] == ours["redos"]
@@ -107,6 +109,24 @@ async def test_answers_have_clean_borders_and_cost_no_request_that_is_not_told(s
             tokens = await (await http.post("/tokenize", json={"content": text})).json()
             assert (await (await http.post("/detokenize", json=tokens)).json())["content"] == text
     assert redos
+
+
+async def test_a_stream_that_is_cut_off_is_counted_as_the_server_counts(server: Llama) -> None:
+    upstream = ModelClient(patient(server))
+    for question, prefix in ((QUESTIONS[0], ""), (QUESTIONS[1], "Each pen costs 3 dollars, so that 4 pens cost")):
+        request: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+        mode = ContinuationMode.FINAL_MESSAGE
+        path, body = build(mode, request, prefix, Continuation(60, top_logprobs=5, running_usage=True))
+        stream = await upstream.open(path, body)
+        for _ in range(5):
+            await stream.next()
+        stream.close()
+        del body["stream"], body["stream_options"]
+        whole = await upstream.ask(path, {**body, "max_tokens": 1})
+        assert stream.counts is not None
+        assert stream.counts.prompt == whole["usage"]["prompt_tokens"]
+        assert abs(stream.counts.completion - stream.received) <= 1
+    await upstream.close()
 
 
 async def test_a_client_that_leaves_stops_the_model(server: Llama, both: Real) -> None:

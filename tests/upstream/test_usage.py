@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from upstream.usage import Usage, counts, last, read
+from upstream.usage import TokenCounts, Usage, counts, last, read, timed
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,19 @@ def test_cached_tokens_belong_to_the_prompt_that_is_taken() -> None:
 def test_what_a_writer_s_answer_has_cost(end: bytes, money: float | None) -> None:
     assert last(end, True)[1] == money
     assert last(end)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        ({"prompt_n": 12, "cache_n": 30, "predicted_n": 5, "prompt_ms": 1.5}, TokenCounts(42, 5, 30)),
+        ({"prompt_n": 12, "predicted_n": 0}, TokenCounts(12, 0)),
+        ({"prompt_n": -1, "predicted_n": 0}, None),
+        ({"prompt_n": 12}, None),
+        ({"prompt_n": True, "predicted_n": 1}, None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_llama_cpp_s_timings_are_counts_too(said: object, counted: TokenCounts | None) -> None:
+    assert timed(said) == counted
