@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from signals.gather import fetch, read
 from signals.kinds.jailbreak import Jailbreak, JailbreakParams
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
+from signals.neural.service import Meter
 from signals.reading import Reading, Unavailable
 from signals.request import Message, Request
 from signals.services import Readers, Services
@@ -200,12 +201,22 @@ def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]
     """Requests a second and latencies of one 40-token text a request, closed loop."""
     mounted = Mounted(folder, "encoder", Services(device=device))  # type: ignore[arg-type]
     text = text_of(40)
+    try:
+        return closed_loop(device, lambda: mounted.embedding(text, _FOREVER), mounted.service.meter, seconds)
+    finally:
+        mounted.close()
+
+
+def closed_loop(
+    device: str, ask: Callable[[], Awaitable[object]], meter: Meter, seconds: float
+) -> list[dict[str, Any]]:
+    """So many clients that each `ask` again as soon as they were answered, for `seconds` each."""
 
     async def client(until: float, times: list[float], failed: list[str]) -> None:
         while time.monotonic() < until:
             started = time.monotonic()
             try:
-                await mounted.embedding(text, _FOREVER)
+                await ask()
             except Unavailable as error:
                 failed.append(error.reason)
             else:
@@ -214,7 +225,6 @@ def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]
     async def run(clients: int) -> dict[str, Any]:
         times: list[float] = []
         failed: list[str] = []
-        meter = mounted.service.meter
         batches, runs = meter.batch.total, sum(meter.batch.counts)
         used, started = time.process_time(), time.monotonic()
         await asyncio.gather(*(client(started + seconds, times, failed) for _ in range(clients)))
@@ -232,13 +242,10 @@ def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]
         }
 
     async def all_of() -> list[dict[str, Any]]:
-        await mounted.embedding(text, _FOREVER)
+        await ask()
         return [await run(clients) for clients in CONCURRENCY]
 
-    try:
-        return asyncio.run(all_of())
-    finally:
-        mounted.close()
+    return asyncio.run(all_of())
 
 
 def ordinary(data: Path) -> list[Request]:

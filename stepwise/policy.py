@@ -289,7 +289,7 @@ class _Network:
         feeds = {"features": vectors}
         if self.hidden_width and hidden is not None:
             feeds["hidden"] = hidden
-        results = self._session.run(self._names, feeds) if self.device == "cpu" else self.run_bound(feeds)
+        results = self.run_unbound(feeds) if self.device == "cpu" else self.run_bound(feeds)
         return results[0], results[1] if self.hidden_width else None
 
     def run_one(self, vector: Vector, hidden: Vector | None) -> tuple[float, Vector | None]:
@@ -303,6 +303,11 @@ class _Network:
             buffers["hidden"][0] = hidden
         self._session.run_with_iobinding(self._one)
         return float(buffers["keep"][0]), buffers["hidden_out"][0].copy() if hidden is not None else None
+
+    def run_unbound(self, feeds: Mapping[str, Vector]) -> list[Vector]:
+        """The outputs, with whatever onnxruntime does by itself to bring the inputs to the device."""
+        results: list[Vector] = self._session.run(self._names, feeds)
+        return results
 
     def run_bound(self, feeds: Mapping[str, Vector]) -> list[Vector]:
         """The same through I/O binding: the batch is padded to a bucket whose device buffers are kept."""
