@@ -9,5 +9,5 @@ dest=$(cd "$dest" && pwd)
 source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 cd "$(dirname "$0")"
-cp -R pyproject.toml README.md LICENSE cli config decisions extproc panel proto signals stepwise upstream "$source"
+cp -R pyproject.toml README.md LICENSE cli config console decisions extproc panel proto signals stepwise upstream "$source"
 "${PYTHON:-python3}" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$dest" "$@" "$source"

@@ -79,7 +79,7 @@ class RecordedCall:
                 return _trace(engine, request.decision)
             try:
                 if stubs is not None:
-                    evaluation = engine.stubbed(request, stubs, everything)
+                    evaluation = engine.stubbed(request, stubs, everything=everything, detail=detail)
                     return evaluation.advance() or evaluation
                 return engine.settle(request, detail=detail, everything=everything)
             except UnknownModel as error:

@@ -19,7 +19,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy file; watched, and reloaded on SIGHUP")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="host:port or unix:PATH")
     parser.add_argument(
-        "--admin", metavar="ADDR", help="livez, readyz, metrics, policy, outcomes, debug/decisions (default: off)"
+        "--admin",
+        metavar="ADDR",
+        help="console, livez, readyz, metrics, policy, outcomes, debug/decisions (default: off)",
     )
     parser.add_argument(
         "--admin-host",
@@ -33,6 +35,9 @@ def add(subparsers: Any) -> None:
         type=Path,
         metavar="FILE",
         help="the admin port asks for the token in FILE, but for livez, readyz and metrics",
+    )
+    parser.add_argument(
+        "--playground", action="store_true", help="let the console try requests against edited copies of the policy"
     )
     parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
     parser.add_argument(
@@ -160,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
             traces=args.traces,
             admin_hosts=tuple(args.admin_host),
             admin_token=args.admin_token_file,
+            playground=(sys.executable, "-m", "cli.playground", str(args.policy)) if args.playground else (),
         )
         _ = options.callers  # its token is read here, where an error ends it all
         if tls is not None:

@@ -283,6 +283,7 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
     command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
     command += ["--models-through", f"http://{internal}", "--poll", "3600"]  # we say when to load a policy
+    command.append("--playground")
     router = children.start("router", command)
     children.until(f"http://{admin}/readyz", router)
     _await_health(children, where)
@@ -429,6 +430,7 @@ def _print(children: Children, engine: Any, upstreams: dict[str, str], port: int
             print(f"model    {model.key}: {model.name}, an example model at {upstreams[model.key]}")
         else:
             print(f"model    {model.key}: {model.name} at {model.url}")
+    print(f"console  http://{admin}/console")
     print(f"router   http://{admin}/metrics  /readyz  /policy  /debug/decisions")
     print(f"envoy    http://localhost:{port}  (access log: {children.folder}/envoy.log)")
     print("\nTry:\n")

@@ -13,6 +13,8 @@ from config.problem import PolicyError, Problem
 
 if TYPE_CHECKING:
     from config.load import Policy
+    from config.resources import Resources
+    from decisions.engine import Engine
 
 SUMMARY = "check a policy: its schema, what it refers to, decisions that can never match"
 
@@ -60,22 +62,15 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
 
     Raises OSError when it cannot be read, ValueError when what is in `rendered` cannot.
     """
-    from config.build import build, unservable
-    from config.load import check
     from signals.files import POLICY, read
 
     name = "<stdin>" if str(path) == "-" else str(path)
     source = sys.stdin.buffer.read(POLICY + 1) if str(path) == "-" else read(path, POLICY)
     if len(source) > POLICY:
         raise OSError(f"{name}: larger than {POLICY} bytes")
-    policy, problems = check(source, name)
-    if policy is None:
+    policy, problems, engine = checked(source, name)
+    if policy is None or engine is None:
         return problems, ""
-    problems = sorted([*problems, *_understood(policy), *unservable(policy)])
-    try:
-        engine = build(policy)
-    except PolicyError as error:
-        return sorted([*problems, *error.problems]), ""
     try:
         if rendered is not None:
             from cli.gateways.deployed import check as check_deployed  # takes a second: the definitions of Envoy's API
@@ -89,7 +84,25 @@ def _validate(path: Path, rendered: Path | None) -> tuple[list[Problem], str]:
     return problems, f"{name}: ok ({counts})"
 
 
-def _understood(policy: Policy) -> Iterator[Problem]:
+def checked(
+    source: bytes, name: str, resources: Resources | None = None
+) -> tuple[Policy | None, list[Problem], Engine | None]:
+    """The policy in `source`, every problem with it in file order, and its engine, to be closed; None where there is
+    none because of an error."""
+    from config.build import build, unservable
+    from config.load import check
+
+    policy, problems = check(source, name)
+    if policy is None:
+        return None, problems, None
+    problems = sorted([*problems, *_unread_paths(policy), *unservable(policy)])
+    try:
+        return policy, problems, build(policy, resources)
+    except PolicyError as error:
+        return policy, sorted([*problems, *error.problems]), None
+
+
+def _unread_paths(policy: Policy) -> Iterator[Problem]:
     """Warnings of opened paths that the router reads, so that they never go unread."""
     if not policy.spec.paths:
         return

@@ -340,10 +340,12 @@ class Engine:
         settled = self.settle(request, deadline, detail=detail, everything=everything)
         return settled if isinstance(settled, Trace) else await settled.finish()
 
-    def stubbed(self, request: Request, readings: Mapping[str, Reading], everything: bool = False) -> Evaluation:
+    def stubbed(
+        self, request: Request, readings: Mapping[str, Reading], *, everything: bool = False, detail: bool = False
+    ) -> Evaluation:
         """An evaluation in which `readings` stand for what their signals would say (policy tests, what-if);
-        `everything` as for `settle`."""
-        evaluation = Evaluation(self, request, float("inf"), False, everything)
+        `everything` and `detail` as for `settle`."""
+        evaluation = Evaluation(self, request, float("inf"), detail, everything)
         evaluation.facts.stub(readings)
         return evaluation
 

@@ -189,8 +189,9 @@ def retraced(engine: Engine, found: Mapping[str, Any]) -> Trace:
         raise ValueError("`signals` are readings by name, `rules` objects with `decision` and `result`") from None
     if not all(isinstance(result, bool | None) for result in results.values()):
         raise ValueError("a result is true, false or null")
-    action, kept = str(found.get("action")), found.get("kept") is True
-    return Trace(Decision(name, action, None), engine.policy, readings, results, 0.0, kept=kept)
+    fallback = found.get("fallback")
+    decision = Decision(name, str(found.get("action")), None, fallback=None if fallback is None else str(fallback))
+    return Trace(decision, engine.policy, readings, results, 0.0, kept=found.get("kept") is True)
 
 
 def _reading(said: Mapping[str, Any]) -> Reading:

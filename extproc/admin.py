@@ -13,14 +13,16 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+import console
 from decisions import describe, explain
 from decisions.engine import Engine
 from extproc import shown
@@ -28,6 +30,7 @@ from extproc.callers import Callers, Denial, Guard
 from extproc.history import EVERY_S, History
 from extproc.keeping.key import SCOPES, scope_of
 from extproc.metrics import Snapshot
+from extproc.playground import ANSWER_S, Asker, PlaygroundError
 from extproc.transport import address
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ MAX_HEAD_BYTES = 8_192
 MAX_CONNECTIONS = 64
 MAX_BODY_BYTES = 1_048_576
 MAX_FOLLOWERS = 16
+MOST_REPLAYED = 2_000
 TIMEOUT_S = 10.0
 FOLLOW_S = 0.25
 """Between two looks at what was decided meanwhile."""
@@ -121,16 +125,25 @@ class Serving(NamedTuple):
     answer: Callable[[Asked], Awaitable[Reply]]
     guard: Guard
     methods: tuple[str, ...] = ("GET", "HEAD")
+    seconds: float = TIMEOUT_S
 
 
 class Admin:
     """The server. `start` binds, `close` ends it."""
 
-    def __init__(self, source: Source, callers: Callers | None = None, history: History | None = None) -> None:
-        """`callers` decides who may ask; `history` is what an earlier server has kept of the same source's counts."""
+    def __init__(
+        self,
+        source: Source,
+        callers: Callers | None = None,
+        history: History | None = None,
+        playground: Sequence[str] = (),
+    ) -> None:
+        """`callers` decides who may ask; `history` is what an earlier server has kept of the same source's counts;
+        `playground` starts the process that answers its questions (none: there is no playground)."""
         self._source = source
         self._callers = callers or Callers()
         self._history = history or History()
+        self._asker = Asker(playground) if playground else None
         self._server: asyncio.Server | None = None
         self._made = False  # its socket
         self._local = False  # a Unix socket, which no web page can reach
@@ -147,8 +160,11 @@ class Admin:
             "/outcomes": Serving(self._outcomes, Guard.CLOSE),
             "/debug/decisions": Serving(self._decisions, Guard.TOKEN),
             "/debug/tree": Serving(self._tree, Guard.CLOSE, ("POST",)),
+            "/playground": Serving(self._playground, Guard.CLOSE, ("POST",), ANSWER_S + TIMEOUT_S),
             "/cache": Serving(self._drop, Guard.TOKEN, ("DELETE",)),
             "/openapi.json": Serving(self._openapi, Guard.SHELL),
+            "/console/state": Serving(self._state, Guard.CLOSE),
+            **dict.fromkeys(console.FILES, Serving(self._console, Guard.SHELL)),
         }
 
     async def start(self, listen: str | socket.socket) -> None:
@@ -168,6 +184,8 @@ class Admin:
     async def close(self, grace: float = 0.5) -> None:
         """Stop accepting, give requests that have begun `grace` seconds to end, then cut them off."""
         self._ending.set()
+        if self._asker is not None:
+            self._asker.close()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -212,7 +230,7 @@ class Admin:
         for line in fields:
             name, _, value = line.partition(":")
             headers.setdefault(name.lower(), []).append(value.strip(" \t"))
-        reply = self._refused(target, headers) or await self._reply(method, target, headers, reader)
+        reply = self._refused(target, headers) or await self._reply(method, target, headers, reader, limit)
         lines = [
             f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
             f"content-type: {reply.content_type}",
@@ -244,7 +262,12 @@ class Admin:
         return None if denial is None else _denial(denial)
 
     async def _reply(
-        self, method: str, target: str, headers: Mapping[str, list[str]], reader: asyncio.StreamReader
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, list[str]],
+        reader: asyncio.StreamReader,
+        limit: asyncio.Timeout,
     ) -> Reply:
         try:
             parts = urlsplit(target)
@@ -260,6 +283,7 @@ class Admin:
             if denial is not None:
                 return _denial(denial)
             body = await _body(headers, reader) if method == "POST" else b""
+            limit.reschedule(asyncio.get_running_loop().time() + route.seconds)
             return await route.answer(Asked(method, parts.path, query, body))
         except ValueError as error:
             return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
@@ -321,6 +345,44 @@ class Admin:
             return _json(why, HTTPStatus.CONFLICT)
         named = trace.decision.name is None and trace.decision.action == "route"
         return _json({"tree": explain.walk(engine, trace, named=named)})
+
+    async def _playground(self, asked: Asked) -> Reply:
+        """The question goes to the playground's process, with what that one cannot know."""
+        if self._asker is None:
+            return Reply(HTTPStatus.NOT_FOUND, b"there is no playground: start the router with --playground\n")
+        given = orjson.loads(asked.body)
+        if not isinstance(given, dict):
+            raise ValueError("a question is an object: policy, request, path, headers, replay")
+        in_force = self._source.policy_text().decode("utf-8", "replace")
+        question: dict[str, Any] = {"in_force": in_force, "policy": given.get("policy")}
+        if question["policy"] is None:
+            question["policy"] = in_force
+        for name, kind in (("policy", str), ("request", str), ("path", str), ("headers", dict), ("replay", int)):
+            if not isinstance(question.setdefault(name, given.get(name)), kind | None):
+                raise ValueError(f"{name}: {'a string' if kind is str else 'a number' if kind is int else 'an object'}")
+        if (limit := question.pop("replay")) is not None:
+            question["decisions"] = await self._source.decisions(min(max(0, limit), MOST_REPLAYED))
+        try:
+            answer = await self._asker.ask(question)
+        except PlaygroundError as error:
+            return _json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json(answer, HTTPStatus.BAD_REQUEST if "error" in answer else HTTPStatus.OK)
+
+    async def _state(self, asked: Asked) -> Reply:
+        status = await self._source.status()
+        return _json(
+            {
+                "version": version("pointsman"),
+                "ready": status.ready,
+                "policy": status.policy,
+                "details": status.details,
+                "playground": self._asker is not None,
+            }
+        )
+
+    async def _console(self, asked: Asked) -> Reply:
+        file = console.FILES[asked.path]
+        return Reply(HTTPStatus.OK, file.content(), file.content_type, console.HEADERS)
 
     async def _drop(self, asked: Asked) -> Reply:
         given = {name: values[-1] for name, values in asked.query.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any, Final
 
+import console
+
 
 def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
     """An object that may have further properties later; those of `optional` may be missing now."""
@@ -154,6 +156,39 @@ SCHEMAS: Final[dict[str, Any]] = {
                     }
                 )
             )
+        }
+    ),
+    "Answer": _object(
+        {
+            "problems": _list(
+                _object(
+                    {
+                        "file": _STRING,
+                        "line": _COUNT,
+                        "column": _COUNT,
+                        "code": _STRING,
+                        "severity": {"enum": ["error", "warning"]},
+                        "message": _STRING,
+                    }
+                )
+            ),
+            "explained": {"type": ["object", "null"], "description": "as `pointsman explain -o json`, and more"},
+            "replay": {
+                "anyOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "decisions": _COUNT,
+                            "same": _COUNT,
+                            "changed": _COUNT,
+                            "untold": _list(_object({"why": _STRING, "count": _COUNT})),
+                            "changes": _list(
+                                _object({"before": _STRING, "after": _STRING, "count": _COUNT, "keys": _NAMES})
+                            ),
+                        }
+                    ),
+                ]
+            },
         }
     ),
     "Policy": _object(
@@ -306,6 +341,62 @@ DESCRIPTION: Final[dict[str, Any]] = {
                     "409": _json("Another policy is in force by now.", _object({"error": _STRING, "policy": _STRING})),
                 },
             }
+        },
+        "/playground": {
+            "post": {
+                "summary": "Try a request against a policy, and see what the policy would change",
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {
+                            "schema": _object(
+                                {
+                                    "policy": {**_WORD, "description": "a policy's text; null: the one in force"},
+                                    "request": {**_WORD, "description": "a body, as text"},
+                                    "path": _WORD,
+                                    "headers": {"type": ["object", "null"], "additionalProperties": _STRING},
+                                    "replay": {"type": ["integer", "null"], "description": "how many decisions"},
+                                },
+                                *("policy", "request", "path", "headers", "replay"),
+                            )
+                        }
+                    },
+                },
+                "responses": {
+                    "200": _json("What it says.", _ref("Answer")),
+                    "404": _text("The router was not started with --playground.", "text/plain"),
+                    "503": _json("No answer.", _object({"error": _STRING})),
+                },
+            }
+        },
+        "/console/state": {
+            "get": {
+                "summary": "What the console asks for first",
+                "responses": {
+                    "200": _json(
+                        "Whether the router is ready, and what it can do.",
+                        _object(
+                            {
+                                "version": _STRING,
+                                "ready": _FLAG,
+                                "policy": _STRING,
+                                "details": {"type": "object"},
+                                "playground": _FLAG,
+                            }
+                        ),
+                    )
+                },
+            }
+        },
+        **{
+            path: {
+                "get": {
+                    "summary": "A file of the console",
+                    "security": _OPEN,
+                    "responses": {"200": _text("It.", file.content_type.partition(";")[0])},
+                }
+            }
+            for path, file in console.FILES.items()
         },
         "/cache": {
             "delete": {

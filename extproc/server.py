@@ -74,7 +74,7 @@ class Options:
     given over HTTP to proxies that cannot take them from us. `candidate` is a second policy, which decides the share
     `canary` (0 to 1) of the sessions, and all other requests without effect. `admin_hosts` are names, beside
     addresses and `localhost`, under which the admin port answers; `admin_token` is the file of the token that it asks
-    for.
+    for; `playground` starts the process behind the console's playground (none: there is none).
 
     Raises ValueError for TLS on a transport that has none.
     """
@@ -97,6 +97,7 @@ class Options:
     traces: bool = False
     admin_hosts: tuple[str, ...] = ()
     admin_token: Path | None = None
+    playground: tuple[str, ...] = ()
 
     @property
     def admin_names(self) -> tuple[str, ...]:
@@ -487,7 +488,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
         await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
     await worker.start(options.listen, options.stepwise_listen)
-    admin = Admin(worker, options.callers)
+    admin = Admin(worker, options.callers, playground=options.playground)
     if options.admin is not None:
         await admin.start(options.admin)
     settle_memory()

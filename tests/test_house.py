@@ -19,7 +19,7 @@ from signals.registry import KINDS
 from stepwise.registry import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "decisions", "extproc", "panel", "signals", "stepwise", "upstream")
+ROOMS = ("cli", "config", "console", "decisions", "extproc", "panel", "signals", "stepwise", "upstream")
 MOST_ATTRIBUTES = 20
 
 FIELDS = "a record, or a message: its parameters are its fields"

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "decisions", "extproc", "panel", "proto", "signals", "stepwise", "upstream")
+ROOMS = ("cli", "config", "console", "decisions", "extproc", "panel", "proto", "signals", "stepwise", "upstream")
 
 
 @pytest.mark.parametrize("room", ROOMS)

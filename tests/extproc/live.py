@@ -38,7 +38,7 @@ POINTSMAN = [sys.executable, "-m", "cli.main"]
 class Router:
     process: asyncio.subprocess.Process
     listen: str
-    admin: Path
+    admin: Path | str
     log: Path
 
     @property
@@ -52,9 +52,11 @@ class Router:
         return [line for line in lines if line["event"] == event]
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """One request to the admin socket: status, and JSON or text."""
-        connector = aiohttp.UnixConnector(str(self.admin))
-        async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://admin{path}") as answer:
+        """One request to the admin socket, or port: status, and JSON or text."""
+        url, connector = f"http://{self.admin}{path}", None
+        if isinstance(self.admin, Path):
+            url, connector = f"http://admin{path}", aiohttp.UnixConnector(str(self.admin))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
             is_json = answer.content_type == "application/json"
             return answer.status, await (answer.json() if is_json else answer.text())
 
@@ -99,11 +101,14 @@ class Router:
 
 
 @asynccontextmanager
-async def router(policy: Path, folder: Path, *flags: str, listen: str | None = None) -> AsyncIterator[Router]:
+async def router(
+    policy: Path, folder: Path, *flags: str, listen: str | None = None, admin_port: int | None = None
+) -> AsyncIterator[Router]:
     """`pointsman serve POLICY`, ready; by default one worker on a Unix socket that drains at once."""
     listen = listen or f"unix:{folder}/router.sock"
-    admin = folder / "admin.sock"
-    command = [*POINTSMAN, "serve", str(policy), "--listen", listen, "--admin", f"unix:{admin}"]
+    admin = folder / "admin.sock" if admin_port is None else f"127.0.0.1:{admin_port}"
+    where = admin if isinstance(admin, str) else f"unix:{admin}"
+    command = [*POINTSMAN, "serve", str(policy), "--listen", listen, "--admin", where]
     command += ["--workers", "1", "--drain-wait", "0", "--grace", "5", "--poll", "0.02", "--log-format", "json", *flags]
     log = folder / "router.log"
     with log.open("ab") as output:
@@ -243,11 +248,15 @@ def digest(text: str) -> str:
 
 
 @asynccontextmanager
-async def proxied(mount: Path, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[Router, str]]:
+async def proxied(
+    mount: Path, tmp_path: Path, *flags: str, admin_port: int | None = None
+) -> AsyncIterator[tuple[Router, str]]:
     """Router, echo models and Envoy for the policy in `mount`: the router and Envoy's URL."""
     engine = load(mount / "policy.yaml").engine
     async with AsyncExitStack() as stack:
-        running = await stack.enter_async_context(router(mount / "policy.yaml", tmp_path, *flags))
+        running = await stack.enter_async_context(
+            router(mount / "policy.yaml", tmp_path, *flags, admin_port=admin_port)
+        )
         upstreams = await stack.enter_async_context(echoes(engine))
         base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path))
         yield running, base

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+import console
 from extproc.admin import Admin
 from extproc.callers import Callers, Guard, secret
 from tests.extproc.test_admin import FakeSource, _raw
 
 TOKEN = "0123456789abcdef"
 OPEN = ("/livez", "/readyz", "/metrics")
-SHELL = ("/openapi.json",)
+SHELL = ("/openapi.json", *console.FILES)
 BEFORE = ("/policy", "/debug/decisions")
-CLOSE = ("/outcomes", "/debug/decisions?follow", "/debug/decisions?limit=1&follow=")
+CLOSE = ("/console/state", "/outcomes", "/debug/decisions?follow", "/debug/decisions?limit=1&follow=")
 
 
 @pytest.fixture

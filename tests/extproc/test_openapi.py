@@ -51,7 +51,7 @@ def test_its_schemas_are_schemas_and_refuse_what_is_wrong():
 @pytest.mark.e2e
 async def test_two_workers_answer_as_it_says_and_a_follower_sees_each_decision_once(folder, tmp_path):
     swap(folder, METERED)
-    async with proxied(folder, tmp_path, "--workers", "2", "--poll", "3600") as (running, base):
+    async with proxied(folder, tmp_path, "--workers", "2", "--poll", "3600", "--playground") as (running, base):
         connector = aiohttp.UnixConnector(str(running.admin))
         async with aiohttp.ClientSession(connector=connector) as session:
             follow = await session.get("http://admin/debug/decisions?follow")
@@ -88,6 +88,15 @@ async def test_two_workers_answer_as_it_says_and_a_follower_sees_each_decision_o
             _check(tree, SCHEMAS["Tree"])
             assert tree["tree"][0]["rule"]["said"].startswith("true")
 
+            question = {"request": json.dumps(chat("hi")), "replay": 100, "headers": {"x-tier": "gold"}}
+            async with session.post("http://admin/playground", json=question) as answer:
+                told = await answer.json()
+            _check(told, SCHEMAS["Answer"])
+            assert told["explained"]["decision"] == "gold"
+            assert told["replay"]["same"] == told["replay"]["decisions"] == 100
+            for wrong in ([], {"policy": 1}, {"replay": "all"}, {"headers": []}):
+                async with session.post("http://admin/playground", json=wrong) as answer:
+                    assert answer.status == 400, wrong
         kept = (await running.get("/debug/decisions?limit=7"))[1]["decisions"]
         assert len(kept) == 7
         for each in kept:
