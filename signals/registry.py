@@ -8,7 +8,7 @@ from signals.kinds.contrast import Contrast
 from signals.kinds.conversation import Conversation
 from signals.kinds.difficulty import Difficulty
 from signals.kinds.domain import Domain
-from signals.kinds.event import Event
+from signals.kinds.event import EventSignal
 from signals.kinds.fact_check import FactCheck
 from signals.kinds.feedback import Feedback
 from signals.kinds.header import Header
@@ -41,7 +41,7 @@ KINDS: tuple[type[Signal], ...] = (
     Conversation,
     Difficulty,
     Domain,
-    Event,
+    EventSignal,
     FactCheck,
     Feedback,
     Header,

@@ -49,7 +49,7 @@ class EventParams(SearchParams):
         return 0, 1
 
 
-class Event(Signal):
+class EventSignal(Signal):
     """Reads which of the lists have something in the text, as a whole word, or as a value of the call's `metadata`.
 
     Score: 0.5 and half of the share of the lists that have, or 0. Evidence: the lists.
