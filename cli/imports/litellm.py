@@ -221,8 +221,8 @@ class _Proxy:
                 self._ported.tell("loss", (given, name), message, entry)
             elif other not in known and other != name:
                 known.append(other)
-        if not entry.value["fallback"]:
-            del entry.value["fallback"]
+        if not entry.value.get("fallback"):
+            entry.value.pop("fallback", None)
 
     def _reaches(self, name: str, goal: str) -> bool:
         seen, left = set(), [name]

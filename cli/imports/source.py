@@ -63,7 +63,7 @@ class Given:
 
     def text(self, key: str, default: str = "") -> str:
         """The text at `key`; numbers and Booleans as they are written in JSON."""
-        value = self._of(key, "text", str, int, float)
+        value = self._of(key, "text", str, int, float, bool)
         if value is None:
             return default
         return str(value).lower() if isinstance(value, bool) else str(value)
@@ -131,8 +131,6 @@ class Given:
         self._taken.add(key)
         value = self.data.get(key)
         if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            if isinstance(value, bool) and str in types:
-                return value
             raise self._wrong(key, what)
         return value
 

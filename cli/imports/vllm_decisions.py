@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final
 
@@ -55,9 +56,9 @@ class DecisionPorter:
     def _rank(self, given: Given, tiers: bool, number: int) -> tuple[float, bool, float, int, str]:
         """Tiers first, whatever matches everything last in its tier, then by priority, and what has the same one by its
         name, or in the flat form by its place."""
-        rules = given.data.get("rules")
-        catch_all = not rules or (not rules.get("type") and not rules.get("conditions"))
-        name = "" if number else str(given.data.get("name", ""))
+        rules = given.child("rules")
+        catch_all = "type" not in rules and not rules.children("conditions")
+        name = "" if number else given.text("name")
         return (
             (given.number("tier") or 0.0) if tiers else 0.0,
             catch_all,
@@ -96,7 +97,7 @@ class DecisionPorter:
                     "note", (given, "modelRefs"), "the answer is the policy's own, whichever model was asked for", entry
                 )
         else:
-            self._route(given, entry, actions)
+            self._route(given, entry)
             if action.text("type") == "route" and action.text("destination"):
                 self._models.missing(action.text("destination"), (action, "destination"))
                 entry.value |= {"route": action.text("destination"), "override": True}
@@ -138,7 +139,7 @@ class DecisionPorter:
 
     # Models.
 
-    def _route(self, given: Given, entry: Entry, actions: dict[str, Any]) -> None:
+    def _route(self, given: Given, entry: Entry) -> None:
         refs = given.children("modelRefs")
         algorithm = given.child("algorithm")
         names, changes, weights = [], [], {}
@@ -158,6 +159,15 @@ class DecisionPorter:
             default = str(self._ported.head["default"])
             self._ported.tell("note", (given, "modelRefs"), "it names no model, so it takes the default", entry)
             names, changes = [default], [{}]
+        alike = all(one == changes[0] for one in changes)
+        if len(names) > 1 and algorithm.text("type") == "confidence" and self._cascade(algorithm, names, entry):
+            if alike and changes[0]:
+                entry.value["set"] = changes[0]
+            elif not alike:
+                self._ported.tell("loss", (given, "modelRefs"), "each model of a panel reasons as it likes", entry)
+            algorithm.skip("minimum_candidates", "on_error")
+            self._ported.leftover(algorithm, entry)
+            return
         by = self._selector(given, weights if len(weights) == len(names) else {}, len(names), entry)
         algorithm.skip("on_error", "minimum_candidates", algorithm.text("type"))
         self._ported.leftover(algorithm, entry)
@@ -166,7 +176,6 @@ class DecisionPorter:
             if changes[0]:
                 entry.value["set"] = changes[0]
             return
-        alike = all(one == changes[0] for one in changes)
         pick = [
             name if alike or not change else {"model": name, **({"name": name} if weights else {}), "set": change}
             for name, change in zip(names, changes, strict=True)
@@ -174,6 +183,21 @@ class DecisionPorter:
         entry.value["route"] = {"pick": pick, **by}
         if alike and changes[0]:
             entry.value["set"] = changes[0]
+
+    def _cascade(self, of: Given, names: list[str], entry: Entry) -> bool:
+        """Models that are asked one after the other until one is sure; False where it is not known where they are."""
+        given = of.child("confidence")
+        if not all("url" in self._ported.models[name].value for name in names):
+            return False
+        method, least = given.text("confidence_method", "avg_logprob"), given.number("threshold")
+        least = 0.7 if least is None else math.exp(least) if least <= 0 else least  # a log probability, or none
+        until = {"sure": round(min(1.0, max(0.01, least)), 4), "by": "margin" if method == "margin" else "mean"}
+        entry.value["panel"] = {"cascade": names, "until": until}
+        message = "how sure a model is, is measured in another way, so the threshold needs a look (docs/panels.md)"
+        self._ported.tell("note", (of, "confidence"), message, entry)
+        given.skip("on_error", "hybrid_weights", "verifier_timeout_seconds", "max_response_bytes")
+        self._ported.leftover(given, entry)
+        return True
 
     def _reasoning(self, ref: Given, name: str, entry: Entry) -> dict[str, Any]:
         """The changes by which reasoning is switched for one model."""
@@ -214,7 +238,7 @@ class DecisionPorter:
             return None
         message = f"nothing here chooses as `{kind}` does, so the first model is taken"
         if kind in _SEVERAL:
-            message = f"`{kind}` asks several models; here the first is taken (docs/answers.md tells of `panel`)"
+            message = f"`{kind}` asks several models; here the first is taken (docs/panels.md tells of others)"
         self._ported.tell("loss", (of, "algorithm"), message, entry)
         return None
 
@@ -253,6 +277,8 @@ class DecisionPorter:
                 self._ported.leftover(how, entry)
             elif kind in ("pii", "jailbreak"):
                 self._guard(kind, how, (entry, rule))
+            elif kind == "response_jailbreak":
+                self._watch(how, (entry, rule))
             elif kind in _ELSEWHERE:
                 self._ported.tell("note", (plugin, ""), _ELSEWHERE[kind], entry)
             else:
@@ -309,10 +335,20 @@ class DecisionPorter:
             message = "a limit that only counts where the client gives none is not set"
             self._ported.tell("loss", (given, "default_max_tokens"), message, entry)
 
-    def _with_response_jailbreak(self, given: Given, entry: Entry, found: dict[str, Any]) -> None:
-        message = "write a decision with `on: answer` and a `jailbreak` signal with `in: [answer]`"
-        self._ported.tell("loss", (given, ""), message, entry)
-        given.skip(*given.data)
+    def _watch(self, given: Given, of: tuple[Entry, Rule]) -> None:
+        """A decision on the answer: an attack in it ends it, or is told of."""
+        entry, rule = of
+        if rule is False:
+            return
+        least, action = given.number("threshold"), given.text("action", "header")
+        name = f"{entry.value['name']}-answer"
+        jailbreak = {"at_least": least} if least is not None else {}
+        signal = self._signals.alike(("jailbreak", name), {"jailbreak": {**jailbreak, "in": ["answer"]}})
+        watch = Entry({"name": self.name(name), "on": "answer", "when": both([rule, signal])})
+        watch.value |= {"on_unknown": "match", "cut": {}} if action == "block" else {"flag": {}}
+        self._ported.tell("note", (given, ""), "it looks at all answers to requests for which that rule holds", watch)
+        self._ported.leftover(given, watch)
+        self._ported.decisions.append(watch)
 
     def _guard(self, kind: str, given: Given, of: tuple[Entry, Rule]) -> None:
         """A refusal of its own, before the decision that has the plugin."""
@@ -328,10 +364,7 @@ class DecisionPorter:
         else:
             least = given.number("threshold")
             value = {"jailbreak": {} if least is None else {"at_least": least}}
-        same = next((ours for ours, one in self._ported.signals.items() if one.value == value), None)
-        if same is None:
-            self._signals.add((kind, name), value)
-            same = str(self._signals.rules[kind, name])
+        same = self._signals.alike((kind, name), value)
         guard = Entry({"name": self.name(name), "when": both([rule, same]), "on_unknown": "match"})
         guard.value["respond"] = {"status": 403}
         guard.comments.append(f"note: {given.place}: what the plugin refuses there")

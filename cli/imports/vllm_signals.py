@@ -116,6 +116,14 @@ class SignalPorter:
         self.ported.tell("loss", (given, key), f"{given.text('name')}: {message}{_NEVER}", entry)
         self.rules[kind, given.text("name")] = False
 
+    def alike(self, where: tuple[str, str], value: dict[str, Any]) -> str:
+        """The signal that is `value` already, or a new one."""
+        same = next((ours for ours, one in self.ported.signals.items() if one.value == value), None)
+        if same is None:
+            self.add(where, value)
+            same = str(self.rules[where])
+        return same
+
     def name_rule(self, where: tuple[str, str], rule: Rule) -> Entry:
         """A named rule of ours for the type and name of theirs."""
         ours = self.free(where[1], where[0])
@@ -413,6 +421,10 @@ class SignalPorter:
                 value["in"] = scope
             entry = self.add(("jailbreak", name), {"jailbreak": value})
             self.ported.tell("note", (given, "threshold"), _MODEL, entry)
+            if answered:
+                self.rules["jailbreak", name] = False
+                message = f"it reads answers, for decisions with `on: answer`{_NEVER} on a request"
+                self.ported.tell("note", (given, "direction"), message, entry)
         self.ported.leftover(given, entry)
 
     def _pii(self, given: Given, name: str) -> None:

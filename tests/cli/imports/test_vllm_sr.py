@@ -185,6 +185,7 @@ def test_decisions_come_in_the_order_in_which_the_first_counts(everything: Porte
         "balanced",
         "panel",
         "saturated",
+        "images-answer",
         "images-jailbreak",
         "images-pii",
         "images",
@@ -216,6 +217,9 @@ def test_decisions_do_what_theirs_do(everything: Ported) -> None:
     assert made["saturated"]["respond"] == {"status": 200, "message": "Try again later."}
     assert made["images-jailbreak"]["respond"] == {"status": 403}
     assert made["images"]["set"] == {"max_tokens": 500}
+    assert made["images-answer"]["on"] == "answer"
+    assert (made["images-answer"]["when"]["all"][-1], made["images-answer"]["cut"]) == ("images-answer", {})
+    assert made["panel"]["panel"] == {"cascade": ["swift", "scholar"], "until": {"sure": 0.7, "by": "mean"}}
     assert made["everything-else"] == {"name": "everything-else", "when": gate, "route": "swift"}
     assert made["cheap-route"]["when"] == {"all": ["recipe:cheap", "cheap_words"]}
 
