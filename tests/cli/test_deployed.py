@@ -241,7 +241,8 @@ def test_no_default_route_and_no_response_phase_are_found(engine, tmp_path):
 def test_the_ai_gateway_overlay_routes_by_served_names(tmp_path, capsys):
     root = Path(__file__).parents[2] / "k8s"
     assert (
-        main(["validate", str(root / "base" / "policy.yaml"), "--rendered", str(root / "overlays" / "ai-gateway")]) == 0
+        main(["validate", str(root / "base" / "policy.yaml"), "--rendered", str(root / "components" / "ai-gateway")])
+        == 0
     )
 
 

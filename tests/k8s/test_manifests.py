@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import itertools
 import os
 import re
 import shutil
@@ -20,8 +21,12 @@ from tests.patience import PATIENCE
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+GATEWAYS = ("ai-gateway", "envoy-gateway", "istio", "sidecar")  # one of them, and before what is done to it
+COMPONENTS = (*GATEWAYS, *sorted({path.name for path in (K8S / "components").iterdir()} - set(GATEWAYS)))
+APART = [*itertools.combinations(GATEWAYS, 2), ("fixed-size", "keda")]
 VERSIONS = [f"1.{minor}.0" for minor in range(30, 38)]
 UNCHECKED = {"EnvoyProxy", "HTTPRouteFilter", "SecurityPolicy"}  # their CRDs are not among the schemas at hand
+GUIDE = "https://github.com/example/pointsman/blob/main/docs/operate.md"
 BUILT_IN = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -140,7 +145,7 @@ def test_rendered_objects_pass_their_schemas_and_rules(more, steps):
 
 MUTATIONS = [
     ("base", "Deployment", ("spec", "template", "spec", "containers", 0, "securtyContext"), {}),
-    ("base", "Deployment", ("spec", "replicas"), "two"),
+    ("base", "Deployment", ("spec", "revisionHistoryLimit"), "two"),
     ("base", "NetworkPolicy", ("spec", "ingres"), []),
     ("base", "HorizontalPodAutoscaler", ("spec", "minReplica"), 2),
 ]
@@ -249,6 +254,59 @@ def test_mutual_tls_is_asked_for_on_one_side_as_it_is_offered_on_the_other(manif
     }
 
 
+@pytest.mark.slow
+@needs_kubectl
+@pytest.mark.parametrize(
+    "pair", [pair for pair in itertools.combinations(COMPONENTS, 2) if pair not in APART], ids="+".join
+)
+def test_components_can_be_combined(tmp_path, pair):
+    def built(*names):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        there = [os.path.relpath(K8S / "components" / name, folder.resolve()) for name in names]
+        base = os.path.relpath(K8S / "base", folder.resolve())
+        made = {"kind": "Kustomization", "resources": [base], "components": there}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
+        return by_name(kustomize(folder))
+
+    base, both, alone = by_name(kustomize(K8S / "base")), built(*pair), [built(name) for name in pair]
+    gone = {("HorizontalPodAutoscaler", "pointsman")} if set(pair) & {"fixed-size", "keda"} else set()
+
+    def known(found):  # what has the hash of its content in its name
+        return {(kind, re.sub(r"^(pointsman-envoy)-.*", r"\1", name)) for kind, name in found}
+
+    assert known(both) == (known(alone[0]) | known(alone[1])) - gone
+    for resource in both.values():
+        assert resource["kind"] == "Namespace" or resource["metadata"]["namespace"], resource["metadata"]["name"]
+        if resource["apiVersion"] in BUILT_IN:
+            validate(resource, VERSIONS[-1])
+    for key in base.keys() & both.keys():  # what only one of them changes is as that one leaves it
+        changed = [one[key] for one in alone if one.get(key) != base[key]]
+        if len(changed) == 1:
+            assert both[key] == changed[0], key
+
+
+@needs_kubectl
+def test_nothing_sets_a_scaled_deployment_back(manifests):
+    for name, resources in manifests.items():
+        scaled = [r for r in resources if r["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")]
+        (deployment,) = [r for r in resources if r["kind"] == "Deployment"]
+        assert len(scaled) == 1, name
+        assert "replicas" not in deployment["spec"], name
+
+
+def test_the_charts_scale_is_its_own_or_the_autoscalers():
+    def scale(**autoscaling):
+        found = by_name(helm({"autoscaling": autoscaling, "replicas": 5}))
+        hpa = found.get(("HorizontalPodAutoscaler", "pointsman"))
+        metrics = None if hpa is None else [metric["type"] for metric in hpa["spec"]["metrics"]]
+        return found["Deployment", "pointsman"]["spec"].get("replicas"), metrics
+
+    assert scale() == (None, ["Resource"])
+    assert scale(streams=200) == (None, ["Resource", "Pods"])
+    assert scale(enabled=False) == (5, None)
+
+
 def parser():
     made = argparse.ArgumentParser()
     serve.add(made.add_subparsers())
@@ -272,13 +330,7 @@ def by_name(resources):
     ("folder", "values"),
     [
         ("base", {}),
-        (
-            "overlays/gpu",
-            {
-                "gpu": {"enabled": True},
-                "resources": {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
-            },
-        ),
+        ("overlays/gpu", {"gpu": {"enabled": True}}),
         ("overlays/stepwise", {"stepwise": {"enabled": True}}),
         (
             "overlays/mtls",
@@ -343,7 +395,7 @@ def test_the_shipped_gateway_is_what_render_writes(overlay, target, options, cap
     from cli.main import main
 
     assert main(["render", str(K8S / "base" / "policy.yaml"), "--for", target, *options]) == 0
-    assert capsys.readouterr().out == (K8S / "overlays" / overlay / "gateway.yaml").read_text()
+    assert capsys.readouterr().out == (K8S / "components" / overlay / "gateway.yaml").read_text()
 
 
 def test_the_sidecars_envoy_is_what_render_writes(capsys):
@@ -351,7 +403,7 @@ def test_the_sidecars_envoy_is_what_render_writes(capsys):
 
     policy = str(K8S / "base" / "policy.yaml")
     assert main(["render", policy, "--for", "envoy", "--router", "unix:/run/pointsman/ext_proc.sock"]) == 0
-    assert capsys.readouterr().out == (K8S / "overlays" / "sidecar" / "envoy.yaml").read_text()
+    assert capsys.readouterr().out == (K8S / "components" / "sidecar" / "envoy.yaml").read_text()
 
 
 def test_the_shipped_policy_is_valid_and_the_chart_carries_the_same():
@@ -369,7 +421,7 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 
 @pytest.fixture
 def rules(tmp_path):
-    resource = yamls.load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "components" / "monitoring" / "rules.yaml").read_text())
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(resource["spec"]))
     shutil.copy(Path(__file__).parent / "rules_test.yaml", tmp_path)
@@ -404,8 +456,8 @@ def test_every_metric_that_rules_and_dashboard_use_exists():
     from extproc.metrics import FAMILIES
 
     known = set(FAMILIES)
-    monitoring = K8S / "overlays" / "monitoring"
-    for name in ("rules.yaml", "dashboard.json", "scaledobject.yaml"):
+    monitoring = K8S / "components" / "monitoring"
+    for name in ("rules.yaml", "dashboard.json", "../keda/scaledobject.yaml"):
         used = set(re.findall(r"\bpointsman_[a-z_]+", (monitoring / name).read_text()))
         used = {re.sub(r"_(bucket|sum|count)$", "", metric) for metric in used}
         assert used <= known, (name, used - known)
@@ -413,11 +465,11 @@ def test_every_metric_that_rules_and_dashboard_use_exists():
 
 
 def test_every_alert_has_a_paragraph_in_the_operators_guide():
-    resource = yamls.load((K8S / "overlays" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "components" / "monitoring" / "rules.yaml").read_text())
     guide = (ROOT / "docs" / "operate.md").read_text().lower()
     for rule in resource["spec"]["groups"][0]["rules"]:
         assert f"### {rule['alert'].lower()}\n" in guide
-        assert rule["annotations"]["runbook_url"] == f"docs/operate.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == f"{GUIDE}#{rule['alert'].lower()}"
 
 
 @pytest.mark.parametrize(("lock", "extra"), [("cpu", "cpu"), ("cuda", "cuda")])
