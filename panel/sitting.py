@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from panel.certainty import Surety
 from panel.metrics import PanelMetrics
+from signals.state.store import Store
 from upstream.books import Books, Open
 from upstream.client import CompletionStream, DeadlineError, ModelClient, UpstreamError
 from upstream.endpoint import JSON
@@ -73,17 +74,20 @@ class Room:
     members: Mapping[str, Member]
     limits: PanelLimits
     metrics: PanelMetrics
+    store: Store
 
 
 @dataclass(slots=True)
 class Wish:
     """How a member is asked beside the client's own words: `why` is told in the trace and counted. `messages` stand in
-    the place of the client's, `more` are fields of the request. `sure`: log probabilities are needed."""
+    the place of the client's, `more` are fields of the request. `sure`: log probabilities are needed. `bare`: none
+    of the client's parameters hold, since the call is not its answer but about others'."""
 
     why: str
     messages: list[JSON] | None = None
     more: JSON = field(default_factory=dict)
     sure: bool = False
+    bare: bool = False
 
 
 class MemberCall:
@@ -276,9 +280,9 @@ class Sitting:
     def body(self, wish: Wish) -> JSON:
         """The request of a call."""
         question = self.question
-        body: JSON = {key: value for key, value in question.items() if key not in _OURS}
+        body: JSON = {} if wish.bare else {key: value for key, value in question.items() if key not in _OURS}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        if self.entries or wish.sure:
+        if (self.entries and not wish.bare) or wish.sure:
             top = question.get("top_logprobs") or 0
             body |= {"logprobs": True, "top_logprobs": max(TOP, top) if wish.sure else top}
         if wish.messages is not None:

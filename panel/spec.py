@@ -15,6 +15,7 @@ from panel.registry import PANELS
 from panel.sitting import Member, PanelLimits, Room
 from panel.strategy import PanelBlock, PanelKind, PanelStrategy
 from signals.signal import Doubt
+from signals.state.store import Memory
 from upstream.client import ModelClient
 from upstream.writer import Means, Planned, Writer, WriterKind, WriterSpec
 
@@ -175,7 +176,7 @@ class PanelSpec(_Kinds):
             members[name] = Member(name, upstream, card.quality, frozenset(card.trust), card.about)
         budget = self.budget
         limits = PanelLimits(budget.calls, budget.seconds, budget.each, budget.money)
-        room = Room(self._kind.name, members, limits, means.counters.of(PanelMetrics))
+        room = Room(self._kind.name, members, limits, means.counters.of(PanelMetrics), means.store or Memory())
         return Panel(room, strategy, self, self._kind.tools)
 
 

@@ -26,7 +26,9 @@ ANSWERS: Final = PanelParameter(
     "Where a text's final answer is: `number`, `choice` (a letter), `boxed`, `json:path.to.field`, `text` (all of it), "
     "or `auto` (boxed, or the number or letter after `answer`, or the text).",
 )
-QUORUM: Final = PanelParameter(Annotated[int, Field(ge=1)], "Fewer answers than these are no result, but an error (1).")
+QUORUM: Final = PanelParameter(
+    Annotated[int, Field(ge=1)], "`vote`, `merge`, `rank`: fewer answers than these are no result, but an error (1)."
+)
 TEMPERATURE: Final = 0.7
 """Of samples whose call asks for none: without one they would all be the same."""
 

@@ -34,6 +34,10 @@ default: small
 signals:
   faulty: {keyword: {any: [faulty]}}
   guarded: {keyword: {any: [guarded]}}
+  voted: {keyword: {any: [voted]}}
+  agreed: {keyword: {any: [agreed]}}
+  merged: {keyword: {any: [merged]}}
+  ranked: {keyword: {any: [ranked]}}
 decisions:
   - name: faulty
     when: faulty
@@ -45,6 +49,10 @@ decisions:
       until: {sure: 0.9}
       cards: {first: {trust: [inside]}, second: {trust: [outside]}}
       trust: {header: x-trust}
+  - {name: vote, when: voted, panel: {vote: [small, large, first], answers: number, quorum: 2}}
+  - {name: agree, when: agreed, panel: {agree: small, then: [large], answers: number}}
+  - {name: merge, when: merged, panel: {merge: [first, large], writer: second}}
+  - {name: rank, when: ranked, panel: {rank: [first, small], judges: [second]}}
   - name: cascade
     panel: {cascade: [small, large], until: {sure: 0.9, by: digits}, heartbeat: 300}
 """
@@ -207,3 +215,42 @@ async def test_many_at_once(parts: Parts) -> None:
         answers = [answer.choices[0].message.content for answer in await asyncio.gather(*asked)]
     assert set(answers[::2]) == {"IT IS FOUR"}
     assert all("Answer: 5" in (answer or "") for answer in answers[1::2])
+
+
+async def test_a_vote_takes_the_answer_of_the_majority(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        whole = await sdk.chat.completions.with_raw_response.create(**ask("Work out 2 + 3. (voted)"))
+        stream = await sdk.chat.completions.create(**ask("Work out 2 + 3. (voted)"), stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    said = whole.parse()
+    assert whole.headers["x-pointsman-panel"] == "vote"
+    calls = said.usage.model_extra["pointsman"]["calls"]
+    assert [call["model"] for call in calls] == ["small", "large", "first"]
+    assert sum(call["released"] for call in calls) == 1
+    assert text
+
+
+async def test_an_answer_that_the_small_model_agrees_on_costs_no_other(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        easy = await sdk.chat.completions.create(**ask(f"{EASY} agreed"))
+    calls = [(call["model"], call["why"]) for call in easy.usage.model_extra["pointsman"]["calls"]]
+    assert calls[:3] == [("small", "sample")] * 3
+    assert calls[3:] in ([], [("large", "alone")])
+
+
+async def test_drafts_are_merged_and_streamed(parts: Parts) -> None:
+    async with parts.sdk() as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(**ask("merged"), stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in raw.parse()])
+    assert (raw.headers["x-pointsman-panel"], raw.headers["x-pointsman-model"]) == ("merge", "second")
+    assert text == "IT IS FOUR"
+    (asked,) = parts.second.requests
+    assert f"Draft 1:\n\n{UNSURE}\n\nDraft 2:\n\n" in asked["messages"][-1]["content"]
+
+
+async def test_answers_are_ranked(parts: Parts) -> None:
+    """The judge says neither A nor B, so that the earlier answer wins."""
+    async with parts.claude() as claude:
+        message = await claude.messages.create(model="auto", max_tokens=300, messages=ask("ranked")["messages"])
+    assert message.content[0].text == UNSURE
+    assert [call["why"] for call in message.usage.model_extra["pointsman"]["calls"]] == ["draft"] * 2 + ["judge"] * 2

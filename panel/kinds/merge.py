@@ -1,0 +1,120 @@
+"""`merge`: the members draft at the same time, and one model writes the answer from their drafts, streamed.
+
+After "Mixture-of-Agents" (Wang et al., arXiv 2406.04692), whose aggregator is told to weigh the drafts and not to copy
+them. The drafts are always in the order of the members, and nothing names their writers; without a temperature in the
+call the writer gets 0, so that the same drafts give the same answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, Literal
+
+from panel.kinds.cascade import released, streamed
+from panel.kinds.drafts import QUORUM, Members, sampled
+from panel.sitting import MemberCall, Sitting, Spoken, Wish
+from panel.strategy import PanelBlock, PanelKind, PanelParameter
+from upstream.client import DeadlineError, UpstreamError
+from upstream.endpoint import JSON
+from upstream.writer import Planned
+
+Style = Literal["synthesis", "refine"]
+PROMPTS: Final[dict[str, str]] = {
+    "synthesis": (
+        "Several assistants have each drafted an answer to the conversation that follows; the drafts stand at its end. "
+        "Write one answer of your own from them. Some drafts may be wrong or biased: check them against each other and "
+        "against what you know, keep what is right, and leave out what is not. Do not mention the drafts."
+    ),
+    "refine": (
+        "Several assistants have each drafted an answer to the conversation that follows; the drafts stand at its end. "
+        "Take the best draft, correct its mistakes, and fill its gaps from the others. Otherwise leave it as it is. Do "
+        "not mention the drafts."
+    ),
+}
+
+
+class Merge:
+    def __init__(self, members: Sequence[str], writer: str, prompt: str, quorum: int) -> None:
+        self._members = members
+        self._writer = writer
+        self._prompt = prompt
+        self._quorum = quorum
+
+    async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
+        asked: list[MemberCall] = []
+        for name in self._members:
+            if name in sitting.members:
+                asked += sampled(sitting, sitting.members[name], 1, "draft")
+        if asked:
+            await asyncio.wait([sitting.begin(one) for one in asked])
+        drafts = [one for one in asked if one.complete]
+        if len(drafts) < self._quorum:
+            raise sitting.give_up()
+        writer = sitting.members.get(self._writer)
+        if writer is not None and not sitting.spent:
+            wish = Wish("write", messages(sitting.question, self._prompt, drafts))
+            if sitting.question.get("temperature") is None:
+                wish.more["temperature"] = 0
+            call = sitting.ask(writer, wish, patient=True)
+            try:
+                async for piece in streamed(sitting, call):
+                    yield piece
+                return
+            except (UpstreamError, DeadlineError):
+                if call.released:
+                    raise
+        # Nobody is there to write: the best member's draft, or the earliest one's among equals.
+        for piece in released(sitting, max(drafts, key=lambda one: one.member.quality)):
+            yield piece
+
+
+def messages(question: JSON, prompt: str, drafts: Sequence[MemberCall]) -> list[JSON]:
+    """The conversation for whoever writes: `prompt` before it, the drafts after it."""
+    shown = "\n\n".join(f"Draft {number}:\n\n{one.text.strip()}" for number, one in enumerate(drafts, start=1))
+    lead: JSON = {"role": "system", "content": prompt}
+    given: list[JSON] = question["messages"]
+    first = given[0]
+    if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
+        lead["content"] = f"{first['content']}\n\n{prompt}"  # many chat templates take one system message
+        given = given[1:]
+    ask = f"These are the drafts.\n\n{shown}\n\nNow write the answer."
+    return [lead, *given, {"role": "user", "content": ask}]
+
+
+def _make(block: PanelBlock) -> Merge:
+    given = block.given
+    return Merge(block.value, given["writer"], PROMPTS[given.get("style", "synthesis")], given.get("quorum", 1))
+
+
+def _check(block: PanelBlock) -> str | None:
+    if "writer" not in block.given:
+        return "merge needs a `writer`: the model that writes the answer from the drafts"
+    if len(set(block.value)) < len(block.value):
+        return "merge names a model twice"
+    if block.given.get("quorum", 1) > len(block.value):
+        return f"quorum: only {len(block.value)} drafts are asked for"
+    return None
+
+
+def _planned(block: PanelBlock) -> tuple[Planned, ...]:
+    return (*(Planned(name, "draft", True) for name in block.value), Planned(block.given["writer"], "write", True))
+
+
+KIND: Final = PanelKind(
+    name="merge",
+    own=PanelParameter(Members, "Models that draft at the same time; `writer` writes the answer from the drafts."),
+    parameters={
+        "writer": PanelParameter(str, "`merge`: the model that writes the answer."),
+        "style": PanelParameter(
+            Style, "`merge`: whether the writer makes a `synthesis` of the drafts or refines the best one (`refine`)."
+        ),
+        "quorum": QUORUM,
+    },
+    names=("writer",),
+    models=lambda block: (*block.value, block.given.get("writer", block.value[0])),
+    make=_make,
+    planned=_planned,
+    how=lambda block: f"written by the model {block.given['writer']} from drafts of {', '.join(block.value)}",
+    check=_check,
+)
