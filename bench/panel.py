@@ -281,7 +281,7 @@ async def measured(options: argparse.Namespace) -> dict[str, list[PanelRun]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.panel", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.panel", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", nargs="?", choices=("measure", "calibrate"), default="measure")
     parser.add_argument("--count", type=int, default=2000, help="problems (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, default=Path("examples/panels.sure.json"), metavar="FILE")

@@ -36,7 +36,7 @@ _ROUNDS: Final = 100  # of the iteration; it converges in about ten
 _TOKENS: Final = 16  # of a judge's answer
 
 
-class Comparison(NamedTuple):
+class JudgedPair(NamedTuple):
     """A judge's answer about two places of the list: `first` was shown as A."""
 
     judge: str
@@ -81,14 +81,14 @@ class Rank:
         if len(found) == 1:
             return whole[found[0][0]]
         texts = [whole[group[0]].text for group in found]
-        compared: list[Comparison] = []
+        compared: list[JudgedPair] = []
         for name in self._judges:
             for first, second in permutations(range(len(texts)), 2):
                 if name in sitting.members and not sitting.spent:
                     shown = messages(sitting.question, texts[first], texts[second])
                     wish = Wish("judge", shown, {"temperature": 0, "max_tokens": _TOKENS}, bare=True)
                     call = sitting.ask(sitting.members[name], wish)
-                    compared.append(Comparison(name, first, second, call))
+                    compared.append(JudgedPair(name, first, second, call))
         if compared:
             await asyncio.wait([sitting.begin(one.call) for one in compared])
         weights = await reliability(sitting.room.store, self._judges)
@@ -117,7 +117,7 @@ async def reliability(store: Store, judges: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def tally(compared: Sequence[Comparison], weights: dict[str, float], store: Store) -> dict[tuple[int, int], float]:
+def tally(compared: Sequence[JudgedPair], weights: dict[str, float], store: Store) -> dict[tuple[int, int], float]:
     """The weight of the judges that prefer one place to another, by (winner, loser); `store` learns of them."""
     said = {(one.judge, one.first, one.second): one.winner for one in compared}
     wins: dict[tuple[int, int], float] = {}
