@@ -23,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 COMMANDS = (
     "up", "serve", "validate", "explain", "test", "replay", "render", "import", "schema", "completion", "stepwise",
+    "select",
 )  # fmt: skip
 """Each is a module of this package with `add(subparsers)` and `run(args) -> int`; that of `import`, which is a word of
 Python's, has an underscore at its end."""

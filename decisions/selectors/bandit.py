@@ -28,12 +28,12 @@ SIZE: Final = 1 + BUCKETS + STYLE
 """Numbers that a request is told by: a constant, hashed facts, style."""
 DRAWS: Final = 64
 """In how many ways the qualities may be that fit what was learned; each is as likely as the others."""
-SPREAD: Final = 0.1
+SPREAD: Final = 0.2
 """How far models may differ on each fact before anything is known (a standard deviation)."""
 NOISE: Final = 0.04
 """The variance of a grade before anything is known of it, and how many grades that counts for."""
 NOISES: Final = 4.0
-_STYLED: Final = 0.1
+_STYLED: Final = 0.05
 _TRI: Final = np.triu_indices(SIZE)
 _SEED: Final = 17
 
@@ -42,7 +42,7 @@ class BanditParams(LearnerParams):
     """How much is tried."""
 
     explore: float = Field(
-        0.8,
+        0.7,
         ge=0,
         le=5,
         description="How much is tried: how far a model may be off, of what follows from the grades.",

@@ -77,12 +77,7 @@ class Learner(Selector):
 
     def prices(self, models: Sequence[Model], facts: Facts) -> list[float]:
         """What each of `models` costs, weighed: `cost` for the dearest."""
-        if not self.cost:
-            return [0.0] * len(models)
-        tokens = expected_tokens(facts)
-        costs = [model.cost(*tokens) for model in models]
-        most = max(costs)
-        return [self.cost * cost / most for cost in costs] if most > 0 else costs
+        return weighed(self.cost, models, facts)
 
 
 class ClassLearner(Learner):
@@ -111,3 +106,13 @@ class ClassLearner(Learner):
 def expected(model: Model) -> float:
     """The quality of a model before anything was learned of it."""
     return USUAL if model.quality is None else model.quality
+
+
+def weighed(weight: float, models: Sequence[Model], facts: Facts) -> list[float]:
+    """What each of `models` costs, weighed: `weight` for the dearest."""
+    if not weight:
+        return [0.0] * len(models)
+    tokens = expected_tokens(facts)
+    costs = [model.cost(*tokens) for model in models]
+    most = max(costs)
+    return [weight * cost / most for cost in costs] if most > 0 else costs

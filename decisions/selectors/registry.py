@@ -8,6 +8,7 @@ from decisions.selectors.elo import Elo
 from decisions.selectors.ema import Ema
 from decisions.selectors.factors import Factors
 from decisions.selectors.fastest import Fastest
+from decisions.selectors.foretold import Irt, Nearest, Quality
 from decisions.selectors.pheromone import Pheromone
 from decisions.selectors.selector import Selector
 from decisions.selectors.weighted import Weighted
@@ -21,6 +22,9 @@ KINDS: tuple[type[Selector], ...] = (
     Ema,
     Pheromone,
     Elo,
+    Irt,
+    Nearest,
+    Quality,
 )
 """The first is how a choice is made that does not say how."""
 

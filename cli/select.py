@@ -1,0 +1,229 @@
+"""`pointsman select`: learns from graded answers which model suits which requests, and says what a choice is worth."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from signals.neural.foretelling import Way
+
+SUMMARY = "learn from graded answers which model suits which requests, and say what a choice is worth"
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("select", help=SUMMARY, description=SUMMARY)
+    commands = parser.add_subparsers(dest="select_command", required=True, metavar="COMMAND")
+
+    text = "train a file for `by: irt`, `nearest` or `quality`"
+    train = commands.add_parser("train", help=text, description=text)
+    train.add_argument(
+        "outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers (.gz too), one question a line"
+    )
+    train.add_argument("--by", metavar="KIND", default="irt", help="the selector that it is for (irt)")
+    train.add_argument("--out", type=Path, required=True, help="the file")
+    train.add_argument(
+        "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
+    )
+    train.add_argument("--seed", type=int, default=0)
+
+    text = "say what choices are worth on graded answers: quality, cost, and how much of what could be gained"
+    evaluate = commands.add_parser("evaluate", help=text, description=text)
+    evaluate.add_argument("outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers (.gz too)")
+    source = evaluate.add_mutually_exclusive_group()
+    source.add_argument("--file", type=Path, help="a file of `select train`")
+    source.add_argument("--policy", type=Path, help="a policy, whose choice is evaluated")
+    evaluate.add_argument("--decision", metavar="NAME", help="the decision of the policy; its first choice of models")
+    evaluate.add_argument("--by", metavar="KIND", help="the kind of selector, where no policy says it")
+    evaluate.add_argument("--at-least", type=float, default=0.8, help="the quality that `--by quality` wants (0.8)")
+    evaluate.add_argument("--stream", action="store_true", help="reveal only the grade of the model that was chosen")
+    evaluate.add_argument("--seed", type=int, default=0, help="order of the questions of a stream, and its chances")
+    evaluate.add_argument(
+        "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
+    )
+    evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality by cost (needs matplotlib)")
+    evaluate.add_argument("-o", "--output", choices=("text", "json"), default="text")
+
+    text = "show what was learned"
+    inspect = commands.add_parser("inspect", help=text, description=text)
+    inspect.add_argument("file", type=Path, help="a file of `select train`")
+    inspect.add_argument("-o", "--output", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        match args.select_command:
+            case "train":
+                return _train(args)
+            case "evaluate":
+                return _evaluate(args)
+            case _:
+                return _inspect(args)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"pointsman select {args.select_command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(args: argparse.Namespace) -> int:
+    from cli.selecting import ways
+    from signals.train.choices import train
+
+    rows = list(_rows(args.outcomes))
+    models = sorted({model for row in rows for model in row["scores"]})
+    grades = _matrix(rows, models, "scores")
+    prices = _prices(args.price, models, rows)
+    known = ways()
+    if args.by not in known:
+        raise ValueError(f"--by {args.by}: a file is read by {', '.join(known)}")
+    way: Way = "neighbours" if known[args.by] == "neighbours" else "abilities"
+    made = train([row["text"] for row in rows], grades, prices, way, args.seed)
+    made.card["trained_on"] = args.outcomes.name
+    made.save(args.out)
+    apart = made.card["foretold_apart"]
+    print(
+        f"{args.out}: {len(models)} models, {made.card['questions']} questions; on questions left out its choice gets "
+        f"{apart['mean']:.3f}, the best single model {apart['best_single']:.3f}"
+    )
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from cli.selecting import Table, evaluated, foretold, streamed, text_of
+
+    rows = list(_rows(args.outcomes))
+    models = sorted({model for row in rows for model in row["scores"]})
+    table = Table(
+        rows,
+        models,
+        _matrix(rows, models, "scores"),
+        _matrix(rows, models, "costs"),
+        _given(args.price, models),
+        args.seed,
+    )
+    if args.file is not None:
+        found = foretold(table, args.file, args.by, args.at_least)
+    else:
+        found = asyncio.run(streamed(table, args.policy, args.decision, args.by, learn=args.stream))
+    result = evaluated(table, found)
+    if args.plot is not None:
+        _draw(result, args.plot)
+    print(json.dumps(result) if args.output == "json" else text_of(result))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from signals.neural.foretelling import Foretelling
+
+    made = Foretelling.load(args.file)
+    prices = {name: None if math.isnan(price) else price for name, price in made.prices.items()}
+    bars = {f"{share:.2f}": round(bar, 3) for share, bar in made.bars.T.tolist()}
+    weights = {
+        name: [round(one, 3) for one in row] for name, row in zip(made.models, made.weights.tolist(), strict=True)
+    }
+    shown = {"way": made.way, "card": made.card, "prices": prices, "weights": weights, "bars": bars}
+    if args.output == "json":
+        print(json.dumps(shown))
+        return 0
+    print(f"{args.file}: {made.way}, {made.card['questions']} questions")
+    for name in made.models:
+        price = "" if prices[name] is None else f", price {prices[name]:g}"
+        print(f"  {name}: mean {made.card['means'][name]:.3f}{price}")
+    return 0
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of outcomes, each with its `text`. Raises ValueError with the line, OSError."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield _row(json.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def _row(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError('an object is needed: {"question": …, "scores": {model: 0 to 1}}')
+    scores = row.get("scores", row.get("rewards"))
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError("`scores` (or `rewards`) are needed: {model: 0 to 1}")
+    costs = row.get("costs") or {}
+    for name, numbers, most in (("scores", scores, 1.0), ("costs", costs, math.inf)):
+        for model, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= most:
+                raise ValueError(f"`{name}` of {model}: {'0 to 1' if most == 1 else 'a number from 0'} is needed")
+    request = row.get("request")
+    text = row.get("question")
+    if isinstance(request, dict):
+        text = "\n".join(_said(request)) or text
+    if not isinstance(text, str):
+        raise ValueError("`question` (a text) or `request` (the body of a chat completion) is needed")
+    return {**row, "text": text, "scores": scores, "costs": costs}
+
+
+def _said(request: dict[str, Any]) -> Iterator[str]:
+    """What the user says last."""
+    turns = [turn for turn in request.get("messages") or () if isinstance(turn, dict) and turn.get("role") == "user"]
+    content = turns[-1].get("content") if turns else None
+    parts = content if isinstance(content, list) else [{"text": content}]
+    yield from (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+
+
+def _matrix(rows: list[dict[str, Any]], models: list[str], key: str) -> Any:
+    import numpy as np
+
+    if not rows:
+        raise ValueError("there are no outcomes")
+    return np.array([[float(row[key].get(model, math.nan)) for model in models] for row in rows], np.float64)
+
+
+def _given(prices: list[str], models: list[str]) -> dict[str, float]:
+    """The prices of `--price`. Raises ValueError."""
+    found: dict[str, float] = {}
+    for price in prices:
+        name, _, number = price.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = math.nan
+        if name not in models or not found[name] >= 0:
+            raise ValueError(f"--price {price}: write MODEL=NUMBER, with one of {', '.join(models)}")
+    return found
+
+
+def _prices(given: list[str], models: list[str], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The price of each model: as given, or the mean of its costs; NaN where nobody knows."""
+    import numpy as np
+
+    told = _given(given, models)
+    costs = _matrix(rows, models, "costs")
+    means = {model: float(costs[:, at][~np.isnan(costs[:, at])].mean()) for at, model in enumerate(models)
+             if not np.isnan(costs[:, at]).all()}  # fmt: skip
+    return {model: told.get(model, means.get(model, math.nan)) for model in models}
+
+
+def _draw(result: dict[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots()
+    budgets = result["budgets"]
+    for key, label in (("mean", "choice"), ("best_single", "best single model"), ("table", "table per category")):
+        points = [(one["cost"], one[key]) for one in budgets if one[key] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=label)
+    axes.plot([result["cost"]], [result["mean"]], "k*", label="as evaluated")
+    axes.set(xlabel="cost", ylabel="quality")
+    axes.legend()
+    figure.savefig(path)

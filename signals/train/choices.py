@@ -1,0 +1,213 @@
+"""Trains what `irt`, `nearest` and `quality` read (`pointsman select train`) from outcomes, with numpy alone.
+
+The grades of each model are foretold from the words of the question (ridge regression over the lexicon's entries), and
+brought to a few factors, each a sum over words; an item-response model with several abilities (Reckase 2009) then says
+how much of each factor a model has. The factors that it is fitted to are those of questions that the regression has not
+seen, so that its chances are no surer than they should be.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from signals.neural.features import Features, features
+from signals.neural.foretelling import F64, NEAREST, Foretelling, TextFigures, Way, chances
+from signals.neural.normalise import normalise
+from signals.neural.tokenizer import Lexicon
+
+F32 = NDArray[np.float32]
+
+FOLDS: Final = 5
+RIDGE: Final = 10.0
+FACTORS: Final = 12
+SPREAD: Final = 1.0
+"""How far apart abilities are (the precision of their prior)."""
+MOST: Final = 6000
+"""Questions that are learned from; of more a random part."""
+INDEX: Final = 4096
+"""Questions of which `nearest` knows the grades."""
+LONGEST: Final = 20_000
+"""Characters of a text that are read, as when it is served."""
+COMMON: Final = 0.05
+NOTHING: Final = 0.5
+"""Standard errors of the mean grade that a cheaper choice may cost."""
+SHARES: Final = np.linspace(0.3, 0.98, 35)
+SURE: Final = 1.64
+
+
+def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: Way, seed: int = 0) -> Foretelling:
+    """A model of `grades` float64 [n, models], NaN where a model was not tried; `prices` are by the models' names, in
+    their order. Raises ValueError where there is too little to learn from."""
+    known = ~np.isnan(grades)
+    if known.any(1).sum() < 2 * FOLDS or not known.any(0).all():
+        raise ValueError(f"at least {2 * FOLDS} questions are needed, and a score of every model")
+    chance = np.random.default_rng(seed)
+    some = chance.permutation(np.flatnonzero(known.any(1)))[:MOST]
+    grades, known = grades[some], known[some]
+    lexicon = Lexicon.load()
+    read = [features(normalise(texts[at][:LONGEST], lexicon), lexicon) for at in _bar(some, "reading")]
+    mean = np.nansum(grades, 0) / known.sum(0)
+    less = np.where(known, grades - mean, 0.0).astype(np.float32)
+    folds = chance.integers(0, FOLDS, len(some))
+    alike = similarity(read, lexicon)
+    if way == "abilities":
+        figures, seen = _factors(read, lexicon, alike, less, folds)
+    else:
+        figures, seen = _index(read, alike, less, folds)
+    weights = np.array([_abilities(seen[known[:, at]], grades[known[:, at], at]) for at in range(len(mean))])
+    foretold = chances(weights, seen)
+    bars = _bars(foretold, grades, np.array(list(prices.values())))
+    weight, taken = _weighed(foretold, grades, np.array(list(prices.values())))
+    card = {
+        "questions": len(some),
+        "cost": weight,
+        "foretold_apart": {
+            "mean": float(grades[np.arange(len(some)), taken].mean()),
+            "best_single": float(max(mean)),
+            "calibration_error": float(np.abs(np.nanmean(np.where(known, foretold - grades, np.nan), 0)).mean()),
+        },
+        "means": dict(zip(prices, (round(float(one), 4) for one in mean), strict=True)),
+    }
+    return Foretelling(lexicon, figures, dict(prices), weights, bars, card)
+
+
+def similarity(read: Sequence[Features], lexicon: Lexicon) -> F32:
+    """The cosine of each two texts' weighed entries, float32 [n, n]."""
+    count = len(read)
+    rows = np.concatenate([one.rows for one in read])
+    texts = np.repeat(np.arange(count), [len(one.rows) for one in read])
+    values = (lexicon.weight[rows] * np.repeat([one.scale for one in read], [len(one.rows) for one in read])).astype(
+        np.float32
+    )
+    order = np.argsort(rows, kind="stable")
+    rows, texts, values = rows[order], texts[order], values[order]
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+    ends = np.r_[starts[1:], len(rows)]
+    found = np.zeros((count, count), np.float32)
+    common: list[tuple[int, int]] = []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        if end - start > COMMON * count:
+            common.append((start, end))
+        elif end - start > 1:
+            some, value = texts[start:end], values[start:end]
+            found[some[:, None], some] += value[:, None] * value
+        else:
+            found[texts[start], texts[start]] += values[start] ** 2
+    for at in range(0, len(common), 512):
+        part = common[at : at + 512]
+        block = np.zeros((count, len(part)), np.float32)
+        for column, (start, end) in enumerate(part):
+            block[texts[start:end], column] = values[start:end]
+        found += block @ block.T
+    return found
+
+
+def _solved(alike: F32, less: F32) -> F32:
+    found: F32 = np.linalg.solve(alike + RIDGE * np.eye(len(alike), dtype=np.float32), less)
+    return found
+
+
+def _factors(
+    read: Sequence[Features], lexicon: Lexicon, alike: F32, less: F32, folds: NDArray[np.int64]
+) -> tuple[TextFigures, F64]:
+    """Factors of questions, and those of each question foretold by the others."""
+    apart = np.zeros_like(less)
+    for fold in _bar(range(FOLDS), "folds"):
+        learned, left = folds != fold, folds == fold
+        apart[left] = alike[np.ix_(left, learned)] @ _solved(alike[np.ix_(learned, learned)], less[learned])
+    _, _, turned = np.linalg.svd(apart, full_matrices=False)
+    turned = turned[: min(FACTORS, less.shape[1])].T
+    seen = apart @ turned
+    spread = np.maximum(seen.std(0), 1e-6)
+    turned = turned / spread
+    pull = _solved(alike, less) @ turned
+    used = np.unique(np.concatenate([one.rows for one in read]))
+    weights = np.zeros((len(used), turned.shape[1]), np.float32)
+    for one, pulled in zip(read, pull, strict=True):
+        weights[np.searchsorted(used, one.rows)] += (one.scale * lexicon.weight[one.rows])[:, None] * pulled
+    return TextFigures("abilities", used.astype(np.int32), weights.astype(np.float16)), (seen / spread).astype(
+        np.float64
+    )
+
+
+def _index(read: Sequence[Features], alike: F32, less: F32, folds: NDArray[np.int64]) -> tuple[TextFigures, F64]:
+    """Graded questions, and the figures of each question by those that are alike of the other folds."""
+    near = np.where(folds[:, None] == folds, 0.0, alike)
+    near[:, INDEX:] = 0.0
+    best = np.argpartition(near, -min(NEAREST, len(read)), axis=1)[:, -NEAREST:]
+    share = np.take_along_axis(near, best, 1).astype(np.float64)
+    seen = np.einsum("nk,nkm->nm", share, less[best].astype(np.float64)) / (share.sum(1, keepdims=True) + 1.0)
+    kept = read[:INDEX]
+    starts = np.cumsum([0, *(max(1, len(one.rows)) for one in kept)])[:-1]
+    rows = np.concatenate([one.rows if len(one.rows) else np.zeros(1, np.int64) for one in kept])
+    scales = np.array([one.scale for one in kept], np.float32)
+    return TextFigures(
+        "neighbours", rows.astype(np.int32), starts=starts.astype(np.int32), scales=scales, grades=less[:INDEX]
+    ), seen
+
+
+def _abilities(figures: F64, grades: F64) -> F64:
+    """The weights of one model: the likeliest under a normal prior, by Newton's method."""
+    told = np.c_[np.ones(len(figures)), figures]
+    prior = np.r_[1e-2, np.full(figures.shape[1], SPREAD)]
+    found = np.zeros(told.shape[1])
+    for _ in range(25):
+        chance = 1 / (1 + np.exp(-np.clip(told @ found, -30, 30)))
+        slope = told.T @ (grades - chance) - prior * found
+        step = np.linalg.solve((told * (chance * (1 - chance))[:, None]).T @ told + np.diag(prior), slope)
+        found = found + step
+        if np.abs(step).max() < 1e-6:
+            break
+    return found
+
+
+def _weighed(foretold: F64, grades: F64, prices: F64) -> tuple[float, NDArray[np.int64]]:
+    """The greatest weight of the price (1 for the dearest) that costs hardly any quality, and the choices with it."""
+    known = ~np.isnan(grades)
+    priced = not np.isnan(prices).any() and prices.max() > 0
+    at = np.arange(len(grades))
+    found: list[tuple[float, NDArray[np.int64], float]] = []
+    for weight in (0.0, *np.geomspace(0.005, 0.5, 24).tolist()) if priced else (0.0,):
+        less = weight * prices / prices.max() if priced else 0.0
+        taken = np.where(known, foretold - less, -np.inf).argmax(1)
+        found.append((float(weight), taken, float(grades[at, taken].mean())))
+    most = max(mean for *_, mean in found)
+    slack = NOTHING * float(np.nanstd(grades)) / np.sqrt(len(grades))
+    weight, taken, _ = next(one for one in reversed(found) if one[2] >= most - slack)
+    return weight, taken
+
+
+def _bars(foretold: F64, grades: F64, prices: F64) -> F64:
+    """For each of SHARES the least bar by which the cheapest model above it is good so often, with some safety."""
+    order = np.argsort(np.nan_to_num(prices, nan=0.0), kind="stable")
+    bars: list[float] = []
+    for share in SHARES:
+        bar = 0.995
+        for tried in np.arange(max(0.05, share - 0.1), 0.995, 0.005):
+            good = np.where(np.isnan(grades), False, foretold >= tried)[:, order]
+            some = good.any(1)
+            count = int(some.sum())
+            if not count:
+                break
+            taken = grades[:, order][some, good[some].argmax(1)]
+            if taken.mean() - SURE * taken.std() / np.sqrt(count) >= share:
+                bar = float(tried)
+                break
+        bars.append(max(bar, bars[-1] if bars else 0.0))
+    return np.array([SHARES, bars])
+
+
+def _bar(each: Any, what: str) -> Any:
+    """With a progress bar, where somebody looks and `tqdm` is there."""
+    if not sys.stderr.isatty():
+        return each
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return each
+    return tqdm(each, desc=what)

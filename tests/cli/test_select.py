@@ -1,0 +1,216 @@
+"""`pointsman select`: what is learned from outcomes is worth what it says, on questions left out and served."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.problem import PolicyError
+from config.watch import load
+from decisions.selectors.foretold import BEST, ENOUGH, NONE
+from signals.neural.foretelling import Foretelling
+from signals.request import Message, Request
+from tests.cli.conftest import Ran
+
+Run = Callable[..., Ran]
+JSON = dict[str, Any]
+
+SUMS = ("What is the sum of {} and {}?", "Compute the integral of x to the power {} from 0 to {}.", "Solve {}x = {}.")
+LORE = ("Who wrote book {} of the saga about king {}?", "In which year did the battle of {} hill end, {} of them?")
+WORTH = {"sums": {"small": 0.3, "large": 0.6, "maths": 0.9}, "lore": {"small": 0.8, "large": 0.85, "maths": 0.1}}
+PRICES = ("--price", "small=1", "--price", "large=10", "--price", "maths=5")
+
+
+def outcomes(path: Path, count: int, seed: int, **more: Any) -> Path:
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(count):
+        kind = chance.choice(list(WORTH))
+        text = chance.choice(SUMS if kind == "sums" else LORE).format(chance.randrange(99), chance.randrange(99))
+        scores = {model: float(chance.random() < worth) for model, worth in WORTH[kind].items()}
+        lines.append(json.dumps({"question": text, "category": kind, "scores": scores, **more}))
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt") as file:
+        file.write("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("select")
+    outcomes(folder / "a.jsonl", 600, 1)
+    outcomes(folder / "b.jsonl.gz", 400, 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(files: Path) -> Path:
+    from cli.main import main
+
+    for by in ("irt", "nearest"):
+        assert main(["select", "train", str(files / "a.jsonl"), "--by", by, "--out", str(files / by), *PRICES]) == 0
+    return files
+
+
+def evaluated(run: Run, *args: Any) -> JSON:
+    ran = run("select", "evaluate", *args, "-o", "json")
+    assert ran.status == 0, ran.out
+    found: JSON = json.loads(ran.out)
+    return found
+
+
+@pytest.mark.parametrize("by", ["irt", "nearest"])
+def test_what_was_learned_holds_on_other_questions(run: Run, trained: Path, by: str) -> None:
+    found = evaluated(run, trained / "b.jsonl.gz", "--file", trained / by)
+    assert found["questions"] == 400
+    assert found["mean"] > found["best_single"]["mean"] + 0.1
+    assert found["random"] < found["best_single"]["mean"] < found["mean"] < found["oracle"]
+    assert found["interval"][0] < found["mean"] < found["interval"][1]
+    assert found["normalised"] == pytest.approx((found["mean"] - found["random"]) / (found["oracle"] - found["random"]))
+    assert found["cost"] < 8.5, "small does for lore, where large is hardly better"
+    assert sum(model["share"] for model in found["models"].values()) == pytest.approx(1)
+    assert [one["cost"] for one in found["budgets"]][::9] == [1, 10]
+    assert all(one["mean"] >= one["best_single"] for one in found["budgets"] if one["mean"] is not None)
+
+
+def test_the_cheapest_that_will_do(run: Run, trained: Path) -> None:
+    few, many = (
+        evaluated(run, trained / "b.jsonl.gz", "--file", trained / "irt", "--by", "quality", "--at-least", share)
+        for share in (0.3, 0.7)
+    )
+    assert 0.3 <= few["mean"] < many["mean"]
+    assert many["mean"] >= 0.7
+    assert few["cost"] < many["cost"]
+
+
+@pytest.mark.parametrize("by", ["bandit", "ema", "pheromone", "elo"])
+def test_a_stream_reveals_only_what_was_chosen(run: Run, files: Path, by: str) -> None:
+    found = evaluated(run, files / "b.jsonl.gz", "--by", by, "--stream", "--seed", 3)
+    assert found["mean"] > found["random"] + 0.05
+    again = evaluated(run, files / "b.jsonl.gz", "--by", by, "--stream", "--seed", 3)
+    assert again == found
+    without = evaluated(run, files / "b.jsonl.gz", "--by", by, "--seed", 3)
+    assert without["mean"] < found["mean"]
+
+
+def test_models_that_were_not_tried_are_no_choice(run: Run, trained: Path, tmp_path: Path) -> None:
+    rows = [{"question": "Solve 3x = 4.", "rewards": {"small": 0.25, "large": 0.5}, "costs": {"small": 2}}] * 20
+    path = tmp_path / "o.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for source in (["--file", trained / "irt"], ["--by", "bandit", "--stream"]):
+        found = evaluated(run, path, *source)
+        assert set(found["models"]) == {"small", "large"}
+        assert 0.25 <= found["mean"] <= 0.5
+    assert found["models"]["small"]["cost"] == 2
+
+
+def test_the_choice_of_a_policy_is_evaluated_with_what_its_signals_read(run: Run, files: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("""\
+version: 1
+models: {small: {}, large: {}, maths: {}}
+default: small
+signals: {sums: {keyword: {any: [sum, integral, solve]}}}
+decisions:
+- {name: sums, when: sums, route: maths}
+- {name: rest, route: {pick: [small, maths], by: {bandit: {}}}}
+""")
+    found = evaluated(run, files / "b.jsonl.gz", "--policy", policy, "--stream")
+    assert found["models"]["large"]["share"] == 0
+    assert found["mean"] > 0.6
+    ran = run("select", "evaluate", files / "b.jsonl.gz", "--policy", policy, "--decision", "sums")
+    assert ran.status == 1
+    assert "others have: rest" in ran.err
+
+
+@pytest.mark.parametrize("by", ["irt", "nearest"])
+async def test_a_file_chooses_in_a_policy(trained: Path, by: str) -> None:
+    (trained / "p.yaml").write_text(f"""\
+version: 1
+models: {{small: {{price: {{input: 1}}}}, large: {{price: {{input: 10}}}}, maths: {{price: {{input: 5}}}}}}
+default: small
+decisions:
+- {{name: foretold, route: {{pick: [small, large, maths], by: {{{by}: {{file: {by}}}}}}}}}
+""")
+    engine = load(trained / "p.yaml").engine
+    for text, maths in (("Compute the integral of x to the power 3 from 0 to 9.", True), (LORE[0].format(1, 2), False)):
+        trace = await engine.decide(Request("chat", b"{}", {}, "auto", (Message("user", text),)))
+        assert trace.choice is not None
+        assert (trace.choice.model.key == "maths", trace.choice.why, trace.choice.propensity) == (maths, BEST, 1.0)
+
+
+async def test_quality_in_a_policy(trained: Path) -> None:
+    text = """\
+version: 1
+models: {small: {price: {input: 1}}, large: {price: {input: 10}}, maths: {price: {input: 5}}}
+default: small
+decisions: [{name: d, route: {pick: [small, large, maths], by: {quality: {file: irt, at_least: %s}}}}]
+"""
+    sums = Request("chat", b"{}", {}, "auto", (Message("user", "Solve 7x = 9."),))
+    for at_least, model, why in ((0.3, "small", ENOUGH), (0.65, "maths", ENOUGH), (0.98, "maths", NONE)):
+        (trained / "q.yaml").write_text(text % at_least)
+        trace = await load(trained / "q.yaml").engine.decide(sums)
+        assert trace.choice is not None
+        assert (trace.choice.model.key, trace.choice.why) == (model, why), at_least
+
+
+def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Path) -> None:
+    def problem(route: str) -> str:
+        models = "version: 1\nmodels: {small: {}, b: {}}\ndefault: b\n"
+        (trained / "w.yaml").write_text(models + f"decisions: [{{name: d, route: {route}}}]\n")
+        with pytest.raises(PolicyError) as caught:
+            load(trained / "w.yaml")
+        return str(caught.value)
+
+    assert "No such file" in problem("{pick: [small, b], by: {irt: {file: missing}}}")
+    assert "holds neighbours" in problem("{pick: [small, b], by: {irt: {file: nearest}}}")
+    assert "knows none of the candidates; it knows large" in problem("{pick: [b], by: {irt: {file: irt}}}")
+    assert "not a file of `pointsman select train`" in problem("{pick: [small, b], by: {irt: {file: w.yaml}}}")
+    (tmp_path / "cut").write_bytes((trained / "irt").read_bytes()[:900])
+    with pytest.raises(ValueError, match="not a file of"):
+        Foretelling.load(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", ":1:"),
+        ("[]", "an object is needed"),
+        ('{"question": "a"}', "`scores` (or `rewards`) are needed"),
+        ('{"question": "a", "scores": {"m": 2}}', "`scores` of m: 0 to 1"),
+        ('{"question": "a", "scores": {"m": NaN}}', "`scores` of m: 0 to 1"),
+        ('{"scores": {"m": 1}}', "`question` (a text) or `request`"),
+        ('{"question": "a", "scores": {"m": 1}}', "at least 10 questions"),
+        ("", "there are no outcomes"),
+    ],
+)
+def test_what_is_wrong_with_outcomes_is_said_with_its_line(run: Run, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text(line)
+    ran = run("select", "train", path, "--out", tmp_path / "x")
+    assert ran.status == 1
+    assert message in ran.err
+
+
+def test_what_was_learned_is_shown(run: Run, trained: Path) -> None:
+    ran = run("select", "inspect", trained / "irt")
+    assert ran.status == 0
+    assert "maths: mean 0." in ran.out
+    assert "price 5" in ran.out
+    shown = json.loads(run("select", "inspect", trained / "nearest", "-o", "json").out)
+    assert (shown["way"], shown["card"]["questions"], shown["prices"]["large"]) == ("neighbours", 600, 10)
+
+
+def test_evaluate_says_what_it_needs(run: Run, trained: Path) -> None:
+    ran = run("select", "evaluate", trained / "a.jsonl")
+    assert (ran.status, "give --file, or --policy" in ran.err) == (1, True)
+    ran = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "irt", "--by", "nearest")
+    assert (ran.status, "holds abilities" in ran.err) == (1, True)
+    text = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "irt")
+    assert "best single" in text.out
