@@ -66,13 +66,20 @@ class Transcript:
         return sum(map(len, self.parts))
 
     def say(self, model: PairModel, tokens: Iterable[Token]) -> int:
-        """Text becomes part of the answer, and goes to the client. Returns how many tokens that is."""
+        """Text becomes part of the answer, and goes to the client token by token, as it was made: a step that was kept
+        would else come as one jump. Returns how many tokens that is."""
         tokens = list(tokens)
         size = sum(token.size for token in tokens)
         self.tokens += size
+        entries: list[object] = []  # those of tokens without text, parts of a character, go with the next one's
+        for token in tokens:
+            if token.raw:
+                entries.append(token.raw)
+            if token.text:
+                self.out.append(Text(model, token.text, entries=tuple(entries)))
+                entries.clear()
         if text := "".join(token.text for token in tokens):
             self.parts.append(text)
-            self.out.append(Text(model, text, entries=tuple(token.raw for token in tokens if token.raw)))
         return size
 
     def record(self, record: Record) -> None:

@@ -11,6 +11,7 @@ from bench import gpu, neural
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the exporter's own, where torch is
 def test_everything_is_measured_and_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

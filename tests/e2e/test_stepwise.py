@@ -181,7 +181,7 @@ async def test_a_client_that_leaves_stops_the_models(parts: Parts) -> None:
         reply = await http.post(
             f"{parts.envoy.url()}/v1/chat/completions", json={"model": "auto", "messages": QUESTION, "stream": True}
         )
-        assert SMALL[0].encode() in await reply.content.readany()
+        assert b'"content":"one"' in await reply.content.readany()
         assert parts.small.connections
         reply.close()
         await until(lambda: not parts.small.connections)

@@ -199,7 +199,7 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason() -> None:
         said = "This request cannot be answered as its decision says (n)."
         assert await post(json.dumps({**ASK, "n": 2}).encode()) == (400, "ineligible", said)
         assert (await post(b" " * 200_000))[:2] == (413, "too_large")
-        async with http.post(f"{url}/v1/messages", data=good, headers={"x-pointsman-decision": "math"}) as reply:
+        async with http.post(f"{url}/v1/nothing", data=good, headers={"x-pointsman-decision": "math"}) as reply:
             assert reply.status == 404
         async with http.get(f"{url}/healthz") as reply:
             assert reply.status == 200
