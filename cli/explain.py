@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from cli.colour import EXPLAINED, painted
+
 SHOWN = 200
 """Characters of a new value that are shown."""
 SUMMARY = "show how a policy decides one request, and why"
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 shown["writer"] = planned
             print(json.dumps(shown, indent=2))
         else:
-            print("\n".join(_lines(engine, call, trace)))
+            print(painted("\n".join(_lines(engine, call, trace)), EXPLAINED))
             if given is not None:
                 print("", *(["answer    none: no model is asked"] if after is None else after.lines()), sep="\n")
     finally:

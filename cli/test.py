@@ -15,6 +15,7 @@ import orjson
 
 from cli.answers import Answered, answered
 from cli.calls import RecordedCall, Unread, lowered
+from cli.colour import CASES, painted
 from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
             if result.answer is not None:
                 coverage.add_answer(result.answer.acted, result.answer.read)
         report = coverage.report()
-    print(FORMATS[args.output](results, report))
+    shown = FORMATS[args.output](results, report)
+    print(painted(shown, CASES) if args.output == "text" else shown)
     return int(any(result.differences for result in results))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.colour import PROBLEMS, painted
 from config.problem import PolicyError, Problem
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
             fine.append(summary)
     shown = FORMATS[args.output](problems) if seen else ""
     if shown:
-        print(shown)
+        print(painted(shown, PROBLEMS) if args.output == "text" else shown)
     if fine and args.output == "text":
-        print("\n".join(fine))
+        print(painted("\n".join(fine), PROBLEMS))
     return status
 
 
