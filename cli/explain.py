@@ -28,6 +28,11 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--path", default="/v1/chat/completions", help="the API's path (default: %(default)s)")
     parser.add_argument(
+        "--attributes",
+        metavar="FILE",
+        help="Envoy's filter metadata by namespace, such as the claims of a JWT: a JSON object, as in cases",
+    )
+    parser.add_argument(
         "--answer",
         metavar="FILE",
         help="what the model answers, as the call's API gives it without streaming, or plain text: what becomes of it; "
@@ -47,13 +52,18 @@ def run(args: argparse.Namespace) -> int:
         print("pointsman explain: only one of REQUEST.json and --answer can be standard input", file=sys.stderr)
         return 2
     given = None if args.answer is None else _read(args.answer)
+    attributes = {} if args.attributes is None else _attributes(args.attributes)
+    if attributes is None:
+        what = 'write a JSON object of objects, as in {"envoy.filters.http.jwt_authn": {"payload": {"sub": "alice"}}}'
+        print(f"pointsman explain: --attributes {args.attributes}: {what}", file=sys.stderr)
+        return 2
     body = _read(args.request)
     engine = build(load(args.policy))
     if given is not None and given.lstrip().startswith((b"data:", b"event:")):
         message = "is read as plain text, and looks like a stream; give the answer as its API gives it without `stream`"
         print(f"pointsman explain: {args.answer} {message}", file=sys.stderr)
     try:
-        call = RecordedCall(body, dict(args.header), args.path)
+        call = RecordedCall(body, dict(args.header), args.path, attributes)
         trace, after = asyncio.run(_decided(engine, call, args.all, given))
         if args.output == "json":
             shown = explain.as_object(engine, trace)
@@ -75,6 +85,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+
+
+def _attributes(name: str) -> dict[str, Any] | None:
+    """The object of objects in a file; None where there is none."""
+    try:
+        found = orjson.loads(Path(name).read_bytes())
+    except orjson.JSONDecodeError:
+        return None
+    right = isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())
+    return found if right else None
 
 
 async def _decided(engine: Any, call: Any, everything: bool, given: bytes | None) -> tuple[Any, Any]:

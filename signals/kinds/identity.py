@@ -31,10 +31,28 @@ class ClaimSource(Params):
     """A namespace of Envoy's dynamic metadata, which no client can write."""
 
     namespace: str = Field("envoy.filters.http.jwt_authn", min_length=1, description="The metadata namespace.")
+    provider: str | None = Field(
+        None,
+        min_length=1,
+        description="The name under which the claims stand there: Envoy Gateway stores them under the provider's name. "
+        "It takes the place of `payload` in the default paths, and excludes paths of your own.",
+    )
     user: Path | None = Field("payload.sub", description="Path of the user's name in it.")
     groups: Path | None = Field(
         "payload.groups", description="Path of the list of groups in it (a comma-separated string will do)."
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.provider is not None and self.model_fields_set & {"user", "groups"}:
+            raise ValueError("provider and a path (user, groups) exclude one another: begin the paths with its name")
+        return self
+
+    def steps(self, path: str | None) -> tuple[str | int, ...] | None:
+        """The steps of `user` or `groups` in the namespace."""
+        if path is None or self.provider is None:
+            return None if path is None else parse_path(path)
+        return (self.provider, *parse_path(path)[1:])
 
 
 class IdentityParams(Params):
@@ -52,8 +70,8 @@ class IdentityParams(Params):
     )
     claims: ClaimSource | None = Field(
         None,
-        description="Take it from Envoy's dynamic metadata (the default): `namespace`, and the paths `user` and "
-        "`groups` in it.",
+        description="Take it from Envoy's dynamic metadata (the default): `namespace`, and in it the "
+        "`provider`, or the paths `user` and `groups`.",
     )
 
     @model_validator(mode="after")
@@ -91,8 +109,7 @@ class Identity(Signal):
         self._headers = params.headers
         claims = params.claims or ClaimSource()
         self._namespace = claims.namespace
-        self._user_path = parse_path(claims.user) if claims.user is not None else None
-        self._groups_path = parse_path(claims.groups) if claims.groups is not None else None
+        self._user_path, self._groups_path = claims.steps(claims.user), claims.steps(claims.groups)
         self._held = Reading(True, 1.0, params.role)
         self._not_held = Reading(False, 0.0)
 

@@ -213,3 +213,22 @@ def test_it_says_whether_the_answer_is_kept(run: Run, policy: Path, body: Path) 
         body.write_text(json.dumps({**chat(), **fields}))
         assert f"cache     {line}\n" in run("explain", policy, body, "-H", "x-beta: 1").out
         assert run("explain", policy, body, "-H", "x-beta: 1", "-o", "json").json()["cache"] == word
+
+
+def test_claims_are_read_from_a_file(run: Run, tmp_path: Path, body: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(
+        "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\n"
+        "signals: {staff: {identity: {role: staff, users: [alice], claims: {provider: corp}}}}\n"
+        "decisions: [{name: staff, when: staff, route: large}]\n"
+    )
+    attributes = tmp_path / "attributes.json"
+    command = ("explain", tmp_path / "policy.yaml", body, "-o", "json")
+    assert run(*command).json()["signals"]["staff"]["error"] == "no_identity"
+    for user, model in (("alice", "large"), ("bob", "small")):
+        attributes.write_text(json.dumps({"envoy.filters.http.jwt_authn": {"corp": {"sub": user}}}))
+        assert run(*command, "--attributes", attributes).json()["model"] == model
+    for wrong in ("{", "[]", '{"a": 1}'):
+        attributes.write_text(wrong)
+        ran = run(*command, "--attributes", attributes)
+        assert (ran.status, ran.out) == (2, "")
+        assert "write a JSON object of objects" in ran.err

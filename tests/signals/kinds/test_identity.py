@@ -55,8 +55,24 @@ def test_claims_with_other_names() -> None:
     assert reading(build("identity", role="admin", groups=["ops"], claims=claims), given).matched is True
 
 
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [({"sub": "alice"}, True), ({"sub": "bob"}, False), ({"groups": ["ops"]}, True), ({}, None)],
+)
+def test_claims_under_a_providers_name(claims: dict[str, Any], expected: bool | None) -> None:
+    """As Envoy Gateway has them; what stands under another provider's name is not read."""
+    signal = build("identity", role="admin", users=["alice"], groups=["ops"], claims={"provider": "my.idp"})
+    assert reading(signal, request("", attributes={JWT: {"my.idp": claims}})).matched is expected
+    for other in ("payload", "my"):
+        assert reading(signal, request("", attributes={JWT: {other: {"sub": "alice"}}})).matched is None
+
+
 def test_wrong_parameters_are_explained() -> None:
     assert "must list somebody" in complaint("identity", role="a")
     assert "exclude" in complaint("identity", role="a", users=["b"], headers={"user": "x"}, claims={})
     assert "name the header" in complaint("identity", role="a", users=["b"], headers={})
     assert "not a path" in complaint("identity", role="a", users=["b"], claims={"user": "a["})
+    for more in ({"user": "a.b"}, {"groups": None}):
+        assert "begin the paths with its name" in complaint(
+            "identity", role="a", users=["b"], claims={"provider": "a", **more}
+        )
