@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", choices=("measure", "calibrate"), default="measure")
     parser.add_argument("--count", type=int, default=2000, help="problems (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, default=Path("examples/panels.sure.json"), metavar="FILE")
-    parser.add_argument("--by", choices=tuple(MEASURES), default="digits", help="the measure that is calibrated")
+    parser.add_argument("--by", choices=tuple(MEASURES), default="product", help="the measure that is calibrated")
     parser.add_argument("--sure", type=float, nargs="+", default=[0.9, 0.95, 0.97])
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="what was measured, as JSON; of `calibrate`, the curve"

@@ -25,7 +25,7 @@ from upstream.tokens import FLOOR, Token
 class Surety:
     """What is known of an answer's tokens so far; one for each answer, fed as they come."""
 
-    __slots__ = ("digits", "least", "logprobs", "margins", "tokens")
+    __slots__ = ("digits", "least", "logprobs", "margins", "product", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0  # whose probability is known
@@ -33,6 +33,7 @@ class Surety:
         self.margins = 1.0  # the least one
         self.least = 0.0  # log probability
         self.digits = 0.0  # the least log probability of a token that has a digit
+        self.product = 0.0  # the sum of those of all tokens that have one
 
     def feed(self, token: Token) -> None:
         """The answer's next token."""
@@ -46,6 +47,7 @@ class Surety:
             self.margins = min(self.margins, token.certainty[1])
         if any(character.isdigit() for character in token.text):
             self.digits = min(self.digits, logprob)
+            self.product += logprob
 
 
 class Measure(NamedTuple):
@@ -64,6 +66,11 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "digits": Measure(
         "the same, of the tokens that have a digit: for answers that are computed",
         lambda seen: math.exp(seen.digits),
+        True,
+    ),
+    "product": Measure(
+        "the probability of all tokens that have a digit together: that every one of them is right",
+        lambda seen: math.exp(seen.product),
         True,
     ),
     "margin": Measure(

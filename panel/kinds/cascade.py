@@ -36,8 +36,8 @@ class UntilSpec(BaseModel):
     """With a `calibration`: this share of the answers that are released early is right at least. Without: the measure
     itself must reach it."""
     by: MeasureName = DEFAULT
-    """How sure a member is of its answer, from the probabilities of its tokens: `least` (the default), `mean`, `digits`
-    or `margin`."""
+    """How sure a member is of its answer, from the probabilities of its tokens: `least` (the default), `mean`,
+    `digits`, `product` or `margin`."""
     calibration: str | None = None
     """A file beside the policy that says for which values of the measure which share of answers is right."""
 

@@ -64,6 +64,9 @@ async def test_the_last_member_reaches_the_client_word_by_word() -> None:
         ("least", "a b c d e f g ✗", "large"),
         ("digits", "a ✗ b 4", "small"),
         ("digits", "a b 4✗", "large"),
+        ("digits", "1 2 3 4 5 6 7 8 9 10 11", "small"),
+        ("product", "1 2 3 4 5 6 7 8 9 10 11", "large"),
+        ("product", "a ✗ b 4", "small"),
         ("margin", "a ✗", "large"),
     ],
 )
