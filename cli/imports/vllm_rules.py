@@ -109,10 +109,13 @@ class RulePorter:
 
     # Projections.
 
-    def projections(self, given: Given) -> None:
-        """The sums of one profile, with their bands."""
+    def partitions(self, given: Given) -> None:
+        """The partitions of one profile, before anything asks for their members."""
         for partition in given.children("partitions"):
             self._partition(partition)
+
+    def projections(self, given: Given) -> None:
+        """The sums of one profile, with their bands."""
         scores = {score.text("name"): self._score(score) for score in given.children("scores")}
         for mapping in given.children("mappings"):
             self._mapping(mapping, scores)
@@ -123,12 +126,26 @@ class RulePorter:
         self._ported.leftover(given)
 
     def _partition(self, given: Given) -> None:
-        members = given.texts("members")
-        fields = [self._signals.rules.get(("domain", one)) for one in members]
-        given.skip("name", "semantics", "temperature", "default")
-        if not all(fields):
-            message = "of these signals each that matches counts here, not the nearest alone"
-            self._ported.tell("loss", (given, "members"), message)
+        """Of signals in a partition the strongest alone counts. Fields of knowledge exclude each other without it."""
+        name, known = given.text("name"), self._signals.rules
+        members = {
+            one: found for one in given.texts("members") if isinstance(found := known.get(("embedding", one)), str)
+        }
+        default, temperature = given.text("default"), given.number("temperature")
+        softmax = given.text("semantics", "exclusive") != "exclusive"
+        if len(members) > 1:
+            value: dict[str, Any] = {"sum": dict.fromkeys(members.values(), 1.0)}
+            value["exclusive"] = "softmax" if softmax else "best"
+            if softmax and temperature:
+                value["temperature"] = temperature
+            if default in members:
+                value["default"] = members[default]
+            self._signals.add(("partition", name), {"score": value})
+            ours = known["partition", name]
+            for one, signal in members.items():
+                rule = self._signals.free(f"{ours}:{one}", "partition")
+                self._ported.rules[rule] = Entry({"signal": ours, "is": signal})
+                known["embedding", one] = rule
         self._ported.leftover(given)
 
     def _score(self, given: Given) -> tuple[str, float] | None:

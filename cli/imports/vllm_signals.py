@@ -60,9 +60,9 @@ _KINDS: Final = {
     "input_modality": "input_modality",
 }
 """Their families, by the key that they stand under, and what conditions call them."""
+_KNOWLEDGE: Final = "its examples stand in files of another form: write them into one for a `knowledge` signal"
 _CANNOT: Final = {
-    "kb": "there is no kind for knowledge bases: write their examples as a `similar` signal",
-    "event": "there is no kind for events: a `regex` or `parameter` signal may do",
+    "kb": _KNOWLEDGE,
     "hallucination": "answers are not checked against their sources",
     "safety": "no model of content risks ships with the router: mount one as a `classifier` signal",
     "classifiers": "mount the model as a `classifier` signal (an ONNX folder), or ask its server by a `remote` one",
@@ -70,8 +70,8 @@ _CANNOT: Final = {
     "session": "what a session did is no signal; `sticky: session` on a decision keeps its model",
     "session_metrics": "what a session did is no signal; `sticky: session` on a decision keeps its model",
     "random": "write a `sample` signal for a share of the traffic",
-    "category_kb": "there is no kind for knowledge bases: write their examples as a `similar` signal",
-    "taxonomy": "there is no kind for knowledge bases: write their examples as a `similar` signal",
+    "category_kb": _KNOWLEDGE,
+    "taxonomy": _KNOWLEDGE,
 }
 _ENCODER: Final = "the threshold is that of another encoder"
 _MODEL: Final = "the threshold is that of another model"
@@ -271,11 +271,19 @@ class SignalPorter:
         least, turns = given.number("threshold"), int(given.number("lookback_turns") or 1)
         value: dict[str, Any] = {"at_least": 0.8 if least is None else least}
         if turns > 1:
-            value["turns"] = turns
+            value |= {"turns": turns, "streak": True}
         entry = self.add(("reask", name), {"reask": value})
-        if turns > 1:
-            message = f"one of the last {turns} messages that is alike is enough here; there all in a row must be"
-            self.ported.tell("loss", (given, "lookback_turns"), message, entry)
+        self.ported.leftover(given, entry)
+
+    def _event(self, given: Given, name: str) -> None:
+        lists = {"types": "event_types", "severities": "severities", "codes": "action_codes"}
+        value: dict[str, Any] = {ours: words for ours, theirs in lists.items() if (words := given.texts(theirs))}
+        if given.flag("temporal"):
+            value["urgent"] = True
+        if not value:
+            self.drop((given, ""), "event", "it names no type, severity or code")
+            return
+        entry = self.add(("event", name), {"event": value})
         self.ported.leftover(given, entry)
 
     def _language(self, given: Given, name: str) -> None:

@@ -110,6 +110,8 @@ class _Router:
         profiles = [self._routing, *(recipe.child("routing") for recipe in recipes)]
         for profile in profiles:
             self._collect(profile)
+        for profile in profiles:
+            self._rules.partitions(profile.child("projections"))
         self._rules.compose()
         for profile in profiles:
             self._rules.projections(profile.child("projections"))

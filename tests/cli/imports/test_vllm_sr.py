@@ -125,7 +125,15 @@ def test_signals_keep_their_order_and_names(everything: Ported) -> None:
         ("maths", {"domain": {"is": ["math", "physics"]}}),
         ("computer_science", {"domain": {"is": ["computer science"]}}),
         ("wrong_answer", {"feedback": {"is": ["dissatisfied"]}}),
-        ("thrice", {"reask": {"at_least": 0.8, "turns": 3}}),
+        ("thrice", {"reask": {"at_least": 0.8, "turns": 3, "streak": True}}),
+        (
+            "outage",
+            {"event": {"types": ["down"], "severities": ["critical"], "codes": ["E1"], "urgent": True}},
+        ),
+        (
+            "intents",
+            {"score": {"sum": {"support": 1.0, "billing": 1.0}, "exclusive": "softmax", "default": "support"}},
+        ),
         ("de", {"language": {"is": ["de"], "at_least": 0.5}}),
         ("long", {"tokens": {"at_least": 32000, "at_most": 1000000}}),
         ("many_questions", {"structure": {"count": {"regex": "[?？]"}, "at_least": 4}}),
@@ -164,10 +172,17 @@ def test_sums_and_bands_become_a_score_and_named_rules(everything: Ported) -> No
     made = policy(everything)
     score = made["signals"]["effort"]["score"]
     # What a `miss` adds whether or not it matches, and what always matches, moves the bands instead: 0.15 + 0.05.
-    assert score["sum"] == {"code_words": 0.2, "topic": 0.1, "needs_thought:hard": 0.4, "long": 0.45, "support": -0.1}
+    assert score["sum"] == {
+        "code_words": 0.2,
+        "topic": 0.1,
+        "needs_thought:hard": 0.4,
+        "long": 0.45,
+        "intents:support": -0.1,
+    }
     assert score["of"] == "matches"
     assert score["bands"] == {"easy": {"below": 0.1}, "medium": {"below": 0.300000001}, "hard": {}}
     rules = made["rules"]
+    assert rules["intents:billing"] == {"signal": "intents", "is": "billing"}
     assert rules["hard"] == {"signal": "effort", "is": "hard"}
     assert rules["needs_thought:hard"] == {
         "all": [{"signal": "needs_thought", "at_least": 0.1}, {"any": ["long", "code_words"]}]
