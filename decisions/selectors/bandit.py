@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from decisions.candidates import fraction, request_key
@@ -19,7 +17,11 @@ from signals.facts import Facts
 from signals.signal import Shared
 from signals.text.frame import FRAME, STYLE, style
 
-F64 = NDArray[np.float64]
+if TYPE_CHECKING:  # imported where it is used: whoever only checks a policy need not wait for it
+    import numpy as np
+    from numpy.typing import NDArray
+
+    F64 = NDArray[np.float64]
 
 LIKELY: Final = "likely the best"
 TRIED: Final = "tried, since it may be the best"
@@ -34,7 +36,6 @@ NOISE: Final = 0.04
 """The variance of a grade before anything is known of it, and how many grades that counts for."""
 NOISES: Final = 4.0
 _STYLED: Final = 0.05
-_TRI: Final = np.triu_indices(SIZE)
 _SEED: Final = 17
 
 
@@ -53,6 +54,8 @@ class Described:
     """Quick input: the numbers that a request is told by. What the policy has read of it counts, too."""
 
     def compute(self, facts: Facts) -> F64:
+        import numpy as np
+
         found = np.zeros(SIZE)
         hashed = list(facts.get(FRAME))
         for name, reading in facts.telling.items():
@@ -89,8 +92,11 @@ class Bandit(Learner):
     sums = SIZE * (SIZE + 1) // 2 + SIZE + 1
 
     def __init__(self, pick: Pick, params: BanditParams, shared: Shared) -> None:
+        import numpy as np
+
         super().__init__(pick, params, shared)
         self._explore = params.explore
+        self._triangle = np.triu_indices(SIZE)
         self._scope = pick.decision
         self._places = {model.key: at for at, model in enumerate(self.models)}
         prior = np.array([expected(model) for model in self.models])
@@ -102,10 +108,14 @@ class Bandit(Learner):
         self._solve()
 
     def context(self, facts: Facts) -> list[tuple[int, float]]:
+        import numpy as np
+
         found = facts.get(DESCRIBED)
         return [(int(at), round(float(found[at]), 6)) for at in np.flatnonzero(found)]
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        import numpy as np
+
         self.standing.refresh()
         self._follow()
         told = facts.get(DESCRIBED)
@@ -125,10 +135,14 @@ class Bandit(Learner):
         return Choice(self.models[at], LIKELY if at == likely else TRIED, share, self.name)
 
     def grade(self, given: Graded, score: float) -> None:
+        import numpy as np
+
         told = np.zeros(SIZE)
         for at, value in _pairs(given.context):
             told[at] = value
-        self.standing.add(given.arm, np.concatenate((np.outer(told, told)[_TRI], score * told, [score * score])))
+        self.standing.add(
+            given.arm, np.concatenate((np.outer(told, told)[self._triangle], score * told, [score * score]))
+        )
 
     def _follow(self) -> None:
         """Solve again, where enough has been learned since: the more is known the less one grade changes."""
@@ -138,6 +152,8 @@ class Bandit(Learner):
 
     def _solve(self) -> None:
         """The weights that fit the grades, and how far they may be off."""
+        import numpy as np
+
         self._seen = (self.standing.version, self.standing.pulls)
         count = len(self.models)
         squares, products, power = np.zeros((count, SIZE, SIZE)), np.zeros((count, SIZE)), 0.0
@@ -145,7 +161,7 @@ class Bandit(Learner):
         for at, model in enumerate(self.models):
             sums = self.standing.of(model.key)
             if sums is not None:
-                squares[at][_TRI] = sums[:half]
+                squares[at][self._triangle] = sums[:half]
                 products[at] = sums[half:-1]
                 power += float(sums[-1])
         squares += np.triu(squares, 1).transpose(0, 2, 1)
