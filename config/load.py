@@ -514,7 +514,7 @@ class _Checker:
 
     def _leaf(self, name: str, path: Path) -> Leaf | NamedRule | None:
         if not self._knows(name):
-            message = f"unknown signal {name!r}{did_you_mean(name, self._names)}"
+            message = f"unknown signal {name!r}{_as_a_rule(name) or did_you_mean(name, self._names)}"
             self._document.report(path, "R201", message)
             return None
         # A rule that is not there has been reported: it stands in a circle.
@@ -690,6 +690,17 @@ def _replaced(data: Any, values: Mapping[Path, Any], path: Path = ()) -> Any:
 @cache
 def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
     return model.model_json_schema(by_alias=True)
+
+
+def _as_a_rule(text: str) -> str:
+    """How a rule that is written as a sentence (`a and b`, `not a`) is written in a policy; '' for any other text."""
+    words = text.split()
+    if len(words) == 2 and words[0].lower() == "not":
+        return f": a rule is written as {{not: {words[1]}}}"
+    joints = {word.lower() for word in words[1::2]}
+    if len(words) < 3 or len(words) % 2 == 0 or joints not in ({"and"}, {"or"}):
+        return ""
+    return f": a rule is written as {{{'all' if joints == {'and'} else 'any'}: [{', '.join(words[::2])}]}}"
 
 
 _NEEDED: Final = {
