@@ -1,0 +1,54 @@
+"""More requests at a time than Envoy lets on by itself (1,024 to a cluster), through a real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.e2e.proxy import POLICY, Envoy, Loop, Router, Upstream
+from tests.e2e.test_routing import PATH, post
+from tests.extproc.envoy import chat
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MANY = 1300
+HELD_S = 10
+"""How long the model takes for each, so that all are under way together."""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[tuple[Router, Envoy]]:
+    loop, upstream = Loop(), Upstream("small")
+    loop.run(upstream.start())
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address))
+    socket = f"unix:{tmp_path / 'router'}"
+    router, envoy = Router(policy, socket), Envoy(tmp_path, policy, {"pointsman": socket})
+    try:
+        router.start()
+        yield router, envoy
+    finally:
+        envoy.stop()
+        router.stop()
+        loop.run(upstream.stop())
+        loop.close()
+
+
+@pytest.mark.parametrize("broken", [None, "pointsman"])
+async def test_a_busy_hour_opens_no_circuit_breaker(
+    parts: tuple[Router, Envoy], client: aiohttp.ClientSession, broken: str | None
+) -> None:
+    """Without the rendered limits of the router's cluster some are refused."""
+    _, envoy = parts
+    for cluster in envoy.config["static_resources"]["clusters"]:
+        if cluster["name"] == broken:
+            del cluster["circuit_breakers"]
+    envoy.start()
+    waiting = (post(client, envoy.url() + PATH, chat("hello"), x_sleep=str(HELD_S)) for _ in range(MANY))
+    statuses = Counter(status for status, _, _ in await asyncio.gather(*waiting))
+    assert (statuses == {200: MANY}) is (broken is None), statuses
