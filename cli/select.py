@@ -27,7 +27,7 @@ def add(subparsers: Any) -> None:
     train.add_argument(
         "outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers (.gz too), one question a line"
     )
-    train.add_argument("--by", metavar="KIND", default="irt", help="the selector that it is for (irt)")
+    train.add_argument("--by", metavar="KIND", help="the selector that it is for (irt)")
     train.add_argument("--out", type=Path, required=True, help="the file")
     train.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
@@ -80,9 +80,10 @@ def _train(args: argparse.Namespace) -> int:
     grades = _matrix(rows, models, "scores")
     prices = _prices(args.price, models, rows)
     known = ways()
-    if args.by not in known:
+    by = next(iter(known)) if args.by is None else args.by
+    if by not in known:
         raise ValueError(f"--by {args.by}: a file is read by {', '.join(known)}")
-    way: Way = "neighbours" if known[args.by] == "neighbours" else "abilities"
+    way: Way = "neighbours" if known[by] == "neighbours" else "abilities"
     made = train([row["text"] for row in rows], grades, prices, way, args.seed)
     made.card["trained_on"] = args.outcomes.name
     made.save(args.out)

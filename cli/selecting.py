@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from config.watch import load
 from decisions.engine import Engine
 from decisions.model import Model
-from decisions.selectors.foretold import ForetoldChoice, Quality
 from decisions.selectors.learner import ClassParams, Learner
 from decisions.selectors.registry import BY_NAME
 from decisions.selectors.selector import Graded, Pick, Selector
@@ -107,7 +106,7 @@ def foretold(table: Table, path: Path, by: str | None, at_least: float) -> Picke
             if model in at:
                 worth[number, place] = chances[at[model]]
     picks = table.best(worth, float(made.card["cost"]))
-    if by == Quality.name:
+    if by is not None and "at_least" in BY_NAME[by].Parameters.model_fields:
         enough = table.tried & (worth >= made.bar(at_least))
         cheapest = np.where(enough, table.spent, np.inf).argmin(1)
         picks = np.where(enough.any(1), cheapest, picks)
@@ -161,7 +160,7 @@ def learners() -> list[str]:
 
 def ways() -> dict[str, str | None]:
     """What a file for each kind of selector that reads one has to hold (None: anything)."""
-    return {name: kind.way for name, kind in BY_NAME.items() if issubclass(kind, ForetoldChoice)}
+    return {name: getattr(kind, "way", None) for name, kind in BY_NAME.items() if hasattr(kind, "way")}
 
 
 def _alone(table: Table, by: str) -> Selector:
