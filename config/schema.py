@@ -634,8 +634,8 @@ class SettingsSpec(Spec):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where neural signals run.")
     readers: Literal["fast", "both"] = Field(
         "fast",
-        description="Who reads for `jailbreak`: the fast heads alone, or also a small multilingual encoder, which is "
-        "asked where they are not sure.",
+        description="Who reads for `jailbreak` and `domain`: the fast heads alone, or also a small multilingual "
+        "encoder, which is asked where they are not sure.",
     )
     inference: InferenceSpec = Field(InferenceSpec(), description="How neural signals run.")
     store: StoreSpec | None = Field(

@@ -23,8 +23,8 @@ USUAL_STANDING: Final = 0.5
 class Services:
     """Everything has a default, with which a signal works by itself: state in memory, models on this machine.
 
-    `folder` is that of the policy file, to which paths in it are relative. `readers` says who reads for `jailbreak`.
-    `standing` is the quality of the default model, 0 to 1.
+    `folder` is that of the policy file, to which paths in it are relative. `readers` says who reads for `jailbreak` and
+    `domain`. `standing` is the quality of the default model, 0 to 1.
     `device` and `threads` (of one run) are for models that an operator mounts. A text of more than `max_input_tokens`
     tokens is not read by any model. `limits` bound what waits for a model. `inference` has the models that are loaded,
     `loads` the gauges of the policy's models, `store` what replicas share, `standings` what selectors have learned;

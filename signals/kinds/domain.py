@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from signals.neural.kinds import Choice, ChoiceParams
+from signals.facts import Facts
+from signals.neural.kinds import Choice, ChoiceParams, second
+from signals.reading import Reading
+from signals.signal import Shared
+
+if TYPE_CHECKING:
+    from signals.neural.reader import FieldOpinions
 
 Label = Literal[
     "biology",
@@ -33,8 +39,24 @@ class DomainParams(ChoiceParams):
 
 
 class Domain(Choice):
-    """Reads the field of knowledge, one of 14."""
+    """Reads the field of knowledge, one of 14: as the heads say or, where there is a second reader and they are not
+    sure, as both do."""
 
     kind = head = "domain"
     Parameters = DomainParams
     words = True
+
+    def __init__(self, name: str, params: DomainParams, shared: Shared) -> None:
+        super().__init__(name, params, shared)
+        self._both: FieldOpinions | None = None
+        if other := second(shared):
+            from signals.neural.reader import FieldOpinions
+
+            self._both = shared.use(FieldOpinions, self._verdict, other)
+            self.slow = (self._both,)
+
+    def read(self, facts: Facts) -> Reading:
+        if self._both is None:
+            return self.choose(facts, facts.got(self._verdict))
+        found = facts.got(self._both)
+        return self.choose(facts, found.verdict, found.both)

@@ -29,6 +29,8 @@ _OUTPUTS: Final = ("chances", "domain", "feedback", "modality", "embedding", "pa
 """What the graph gives: `chances` [b, n] ends with those of reasoning, jailbreak and fact_check."""
 
 
+_CODE: Final = "computer science"
+"""The field whose harmless texts (on passwords, injections, keys) look most like attacks."""
 DOUBT: Final = 0.2
 """The probability below which no second reader is given the text."""
 PART: Final = 1000
@@ -62,18 +64,20 @@ class HeadVerdict:
 
     domain, feedback, modality: label to probability. item: hardness and steepness (`outcomes.Outcomes`). reasoning,
     fact_check: probability. direct: probability that the text as a whole, or one of its windows, attacks the model;
-    planted: that one of its sentences is an instruction hidden in a document. windows, segments: how many parts were
-    looked at. known: the share of the words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32
-    [d], length 1; meant: the share of the words that it is made of. suspect: the text, or of a long one the window,
-    that is the likeliest attack, disguises undone; order: the likeliest instruction with its neighbours. Both are what
-    a second reader is given: "" where the score is below DOUBT, else PART characters from the beginning and from the
-    end of what is longer.
+    alone: the same where no second reader stands by, lowered for texts about computer science; planted: that one of its
+    sentences is an instruction hidden in a document. windows, segments: how many parts were looked at. known: the share
+    of the words that the lexicon holds, 1 of a text with fewer than ten. embedding: float32 [d], length 1; meant: the
+    share of the words that it is made of. suspect: the text, or of a long one the window, that is the likeliest attack,
+    disguises undone; order: the likeliest instruction with its neighbours. Both are what a second reader is given: ""
+    where the score is below DOUBT, else PART characters from the beginning and from the end of what is longer. asked:
+    in the same way, the question of a template, or the text.
     """
 
     domain: dict[str, float]
     item: tuple[float, float]
     reasoning: float
     direct: float
+    alone: float
     planted: float
     fact_check: float
     feedback: dict[str, float]
@@ -85,6 +89,7 @@ class HeadVerdict:
     embedding: NDArray[np.float32]
     suspect: str = ""
     order: str = ""
+    asked: str = ""
 
 
 _ROWS: Final = 1024
@@ -94,14 +99,16 @@ _ROWS: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One text made ready for the graph: itself without disguises, its features, and the spans of its windows (first)
-    and segments in `flat`: the text's entries in order, and after them those of each window, every one once. `asked`:
-    the features of the question in a template, which the field is that of."""
+    and segments in `flat`: the text's entries in order, and after them those of each window, every one once.
+    `question`: that of a template, which the field is that of, or the text; `asked`: its features, None where it is the
+    text."""
 
     text: str
     features: Features
     flat: NDArray[np.int32]
     spans: NDArray[np.int32]
     windows: int
+    question: str
     asked: Features | None = None
 
     def suspect(self, parts: NDArray[np.floating[Any]]) -> str:
@@ -149,6 +156,8 @@ class Heads:
             labels = self._session.get_modelmeta().custom_metadata_map
             self.labels = {head: tuple(labels[head].split(",")) for head in ("domain", "feedback", "modality")}
             self._drift = tuple(map(float, labels["drift"].split(",")))
+            self._lowered = float(labels.get("lowered", "0"))
+            self._code = self.labels["domain"].index(_CODE) if self._lowered else 0
         except Exception as error:  # noqa: BLE001  onnxruntime raises its own unrelated classes
             raise ModelError(f"{model}: cannot be loaded: {str(error)[:300]}") from None
         outputs = {output.name for output in self._session.get_outputs()}
@@ -188,12 +197,12 @@ class Heads:
         question = template.asked(plain)
         asked = None if question is plain else read.features(question, self.lexicon)
         if len(found.found) <= read.WINDOW:
-            return Prepared(plain, found, found.flat, segments, 0, asked)
+            return Prepared(plain, found, found.flat, segments, 0, question, asked)
         count = len(read.windows(len(found.found)))
         flat = np.concatenate((found.flat, read.distinct(found.flat, count)), 1)
         starts = np.arange(len(found.found), flat.shape[1], read.WINDOW, dtype=np.int32)
         windows = np.stack((starts, starts + read.WINDOW), 1)
-        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count, asked)
+        return Prepared(plain, found, flat, np.concatenate((windows, segments)), count, question, asked)
 
     def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """What the graph gives for `texts` (`_OUTPUTS`), in one run; a row for each, and then one for each question."""
@@ -237,6 +246,7 @@ class Heads:
                     item=item,
                     reasoning=reasoning,
                     direct=direct,
+                    alone=_less(direct, self._lowered * fields[self._code]),
                     planted=planted,
                     fact_check=fact_check,
                     feedback=dict(zip(self.labels["feedback"], mood, strict=True)),
@@ -248,6 +258,7 @@ class Heads:
                     embedding=embedding,
                     suspect=text.suspect(parts[first - text.windows : first, 0]) if direct >= DOUBT else "",
                     order=text.order(parts[first:at, 1]) if planted >= DOUBT else "",
+                    asked=_cut(text.question),
                 )
             )
         return verdicts
@@ -262,6 +273,12 @@ def _chance(logits: NDArray[np.float32], drift: float) -> float:
     harmless ones: `drift` a unit of the logarithm of their number, which is taken off (docs/models.md)."""
     against = drift * math.log(len(logits)) - float(logits.max())
     return 0.0 if against > 700 else 1 / (1 + math.exp(against))
+
+
+def _less(chance: float, logit: float) -> float:
+    """`chance` with its logit lowered by `logit`."""
+    odds = math.exp(-logit)
+    return chance * odds / (1 - chance + chance * odds)
 
 
 def _join(parts: Sequence[NDArray[np.int32]], axis: int) -> NDArray[np.int32]:

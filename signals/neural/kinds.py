@@ -110,13 +110,17 @@ class Choice(Signal):
         self.slow = (self._verdict,)
 
     def read(self, facts: Facts) -> Reading:
-        verdict = facts.got(self._verdict)
+        return self.choose(facts, facts.got(self._verdict))
+
+    def choose(self, facts: Facts, verdict: HeadVerdict, both: dict[str, float] | None = None) -> Reading:
+        """The reading by the verdict, or by the probabilities that `both` readers give where the second was asked."""
         if not facts.request.text(self._scope):
             return Reading(False, 0.0)
-        if self.words and verdict.known < LEAST_KNOWN:
+        if both is None and self.words and verdict.known < LEAST_KNOWN:
             return unknown("too_little_known")
-        chances: dict[str, float] = getattr(verdict, self.head)
+        chances: dict[str, float] = both or getattr(verdict, self.head)
         score = min(1.0, sum(chances[label] for label in self._wanted))
         label = max(chances, key=chances.__getitem__)
         matched = label in self._wanted if self._least is None else score >= self._least
-        return Reading(matched, score, label, evidence=(f"windows={verdict.windows}",))
+        told = (f"windows={verdict.windows}",) if both is None else (f"windows={verdict.windows}", "readers=both")
+        return Reading(matched, score, label, evidence=told)

@@ -1,7 +1,8 @@
 """`python -m signals.train --data DIR`: rebuilds signals/models/ from public data. About twenty minutes on one core.
 
 Three trainings: two that leave sources out, to calibrate and to measure, and the one that is shipped; and the same for
-the second reader (`python -m signals.train.second` trains that alone)."""
+the second reader (`python -m signals.train.second` trains that alone). `--limit 300 --out FOLDER` tries all of it in
+some minutes, with few texts."""
 
 from __future__ import annotations
 
@@ -70,10 +71,10 @@ def _kept(cache: Path | None, of: Path, make: Callable[[], NDArray[np.float32]])
     return found
 
 
-def vocabulary() -> list[str]:
-    """The teacher's whole words and signs."""
+def vocabulary(data: Data) -> list[str]:
+    """The teacher's whole words and signs; in a trial some of them."""
     lines = (minilm.folder() / "vocab.txt").read_text().split("\n")
-    return [line for line in lines if re.fullmatch(r"[^\W_]+|[^\w\s]", line)]
+    return [line for line in lines if re.fullmatch(r"[^\W_]+|[^\w\s]", line)][: data.limit]
 
 
 def teaching_texts(data: Data) -> list[str]:
@@ -88,7 +89,7 @@ def teaching_texts(data: Data) -> list[str]:
 
 def embed_table(data: Data, built: Lexicon, cache: Path | None) -> NDArray[np.float32]:
     """The word vectors float32 [embedded, 96], distilled from the teacher."""
-    names, texts = vocabulary(), teaching_texts(data)
+    names, texts = vocabulary(data), teaching_texts(data)
     of_words, of_texts = _teach(names, "teacher: words", cache, 128), _teach(texts, "teacher: texts", cache)
     mean, directions = embedder.components(of_texts)
     start = np.zeros((built.embedded, embedder.WIDTH), np.float32)
@@ -203,7 +204,13 @@ def options(prog: str, description: str | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="keep the teacher's vectors here between runs")
     parser.add_argument("--tests", type=Path, default=Path("tests/data"), help="the hand-written test sets")
     parser.add_argument("--epochs", type=int, default=4)
-    return parser.parse_args()
+    parser.add_argument("--limit", type=int, help="a trial: no more texts of each source than this; needs --out")
+    args = parser.parse_args()
+    if args.limit is not None and (args.limit < 100 or args.out == MODELS):
+        parser.error(
+            "--limit: at least 100, and with --out, since models that learned from so few texts are not to ship"
+        )
+    return args
 
 
 def prepare(args: argparse.Namespace) -> Lesson:
@@ -211,7 +218,7 @@ def prepare(args: argparse.Namespace) -> Lesson:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(SEED)
-    data = Data(args.data)
+    data = Data(args.data, limit=args.limit)
     lessons = corpus.build(data, SEED)
     tested = measure.tested(args.tests)
     public = {letters(text) for held_out in (False, True) for text in data.texts(held_out)}
@@ -230,7 +237,7 @@ def prepare(args: argparse.Namespace) -> Lesson:
     texts = list(dict.fromkeys(own + more))
     args.out.mkdir(parents=True, exist_ok=True)
     lexicon_path = args.out / "lexicon.npz"
-    lexicon.save(lexicon.build(texts, vocabulary()), lexicon_path)
+    lexicon.save(lexicon.build(texts, vocabulary(data)), lexicon_path)
     built = Lexicon.load(lexicon_path)
     table = _kept(args.cache, lexicon_path, lambda: embed_table(data, built, args.cache))
     read = read_all(lessons.items, built, "features")
@@ -255,12 +262,15 @@ def main() -> None:
     weights.drift = levels["window"].drift, levels["planted"].drift
     export.save(weights, labels, model_path)
     domain.make(data, args.out, args.tests)
+    seen = traffic.coded(seen, runtime.Heads(model_path, lexicon_path, None))
+    levels = traffic.lowered(levels, seen)
+    export.mark(model_path, "lowered", levels["direct"].lowered)
     shipped = runtime.Heads(model_path, lexicon_path, None)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
     made = card.Made([model_path, lexicon_path], entries, levels, written.told(lessons.items))
     card.write(args.out / "heads.md", (traffic.table(seen, levels), figures), data, made)
-    difficulty.make(args.data, built, lesson.table, args.out)
+    difficulty.make(Data(args.data, tuple(difficulty.SOURCES), args.limit), built, lesson.table, args.out)
     from signals.train import second  # it builds on this module
 
     second.make(lesson, args.out, args.tests)

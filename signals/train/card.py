@@ -51,7 +51,10 @@ largest of n parts grows with n, so {window} (windows) or {planted} (sentences) 
 Whole sources were left out, those of one origin together, the heads trained on the rest and measured on them
 (signals/train/traffic.py). What is shipped is then trained on all of them. The scores are calibrated there, on ordinary
 traffic of {mix}, and {attacks:.0%} attacks beside it: the slope is Platt's, and the default threshold, {default}, lies where it promises at
-most 1 % false alarms on that mix. Above and below it a score is a probability only as far as attacks are like those here. Left-out sources are measured with trainings that did not have
+most 1 % false alarms on that mix. Texts about computer science look most like attacks (passwords, injections, keys): where the heads read alone, the logit of a
+direct attack is lowered by {lowered} times the probability that the domain head gives this field, so that no more than {code:.0%} of security questions
+are false alarms. That head has learned from questions of `ok_security_frr`; of those that it has not seen it says the same. The table has
+the heads reading alone. Above and below it a score is a probability only as far as attacks are like those here. Left-out sources are measured with trainings that did not have
 them; documentation, code files and sessions are of the Python packages that the training needs, never learned from; of
 plain sentences, role-play prompts, intents and exam questions the texts are held out. Shares are those of scores at or
 over {default}, with their 95 % intervals (Wilson).
@@ -128,6 +131,8 @@ def write(path: Path, figures: tuple[Sequence[traffic.Row], Sequence[Figure]], d
             mix=", ".join(f"{share:.0%} {kind}" for kind, share in traffic.MIX.items()),
             attacks=traffic.ATTACKS,
             default=DEFAULT,
+            lowered=f"{made.levels['direct'].lowered:.2f}",
+            code=traffic.OF_CODE,
             known=LEAST_KNOWN,
             calm="\n".join(line(row) for row in rows if not row.attack),
             found="\n".join(line(row) for row in rows if row.attack),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,4 +321,14 @@ def build(data: Data, seed: int, held_out: bool = False) -> Corpus:
         add("written modality", text, modality=(MODALITY.index(label), 1.0), feedback=(0, 0.03), jailbreak=(0, 0.2))
     for text, label in dict.fromkeys(talk.fact_check(chance, 6000)):
         add("written fact_check", text, fact_check=(label == "needed", 1.0), feedback=(0, 0.03), jailbreak=(0, 0.2))
+    if data.limit:
+        chance.shuffle(items)
+        counts: Counter[str] = Counter()
+        items = [item for item in items if _first(item.source, counts) <= data.limit]
     return Corpus(items, subjects, domains, domain_of)
+
+
+def _first(source: str, counts: Counter[str]) -> int:
+    """The number of this text among those of its source."""
+    counts[source] += 1
+    return counts[source]

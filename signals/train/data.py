@@ -95,9 +95,11 @@ class Source:
 
 
 class Data:
-    """The files of a data folder, read once. `checksums` maps each file to its SHA-256."""
+    """The files of a data folder, read once. `checksums` maps each file to its SHA-256. `limit`: of each file no more
+    than so many rows count, evenly chosen, for a trial of the training."""
 
-    def __init__(self, folder: Path, files: Sequence[str] = FILES) -> None:
+    def __init__(self, folder: Path, files: Sequence[str] = FILES, limit: int | None = None) -> None:
+        self.limit = limit
         self.sources: dict[str, Source] = {}
         self.checksums: dict[str, str] = {}
         for name in files:
@@ -110,6 +112,7 @@ class Data:
                 ) from None
             self.checksums[name] = hashlib.sha256(raw).hexdigest()
             rows = tuple(json.loads(line) for line in gzip.decompress(raw).splitlines())
+            rows = rows[:: -(-len(rows) // limit)] if limit else rows
             key = next(key for key in ("prompt", "question", "text", "context", "request") if key in rows[0])
             self.sources[name] = Source(rows, "context" if name == "injection/bipia_contexts" else key)
 

@@ -271,9 +271,8 @@ def _matching(made: Outcomes, some: Sequence[ExamQuestion], failures: float) -> 
     return low
 
 
-def make(folder: Path, built: Lexicon, table: F32, out: Path) -> None:
-    """Measures, trains and writes difficulty.npz and its card to `out`."""
-    data = Data(folder, tuple(SOURCES))
+def make(data: Data, built: Lexicon, table: F32, out: Path) -> None:
+    """Measures, trains and writes difficulty.npz and its card to `out`. `data`: the files of SOURCES."""
     all_ = questions(data, built, table)
     path = out / "difficulty.npz"
     rows, means = models_left_out(all_, built, path)
@@ -362,7 +361,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     built = Lexicon.load(args.out / "lexicon.npz")
-    make(args.data, built, export.word_vectors(args.out / "heads.onnx"), args.out)
+    make(Data(args.data, tuple(SOURCES)), built, export.word_vectors(args.out / "heads.onnx"), args.out)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,14 @@ class Source:
     scores: NDArray[np.float32]
     tensors: dict[str, NDArray[Any]]
 
-    def matrix(self, name: str, width: int, rows: Sequence[int] | None = None) -> torch.Tensor:
-        """The 4-bit matrix `name` of rows of `width`, or some of its rows, as float32."""
+    def blocks(self, name: str, width: int, rows: Sequence[int] | None = None) -> NDArray[Any]:
+        """The 4-bit matrix `name` of rows of `width`, or some of its rows, as it is stored: blocks of 32 weights."""
         blocks = self.tensors[name].view(_BLOCK).reshape(-1, width // 32)
-        chosen = blocks if rows is None else blocks[np.asarray(rows)]
+        return blocks if rows is None else blocks[np.asarray(rows)]
+
+    def matrix(self, name: str, width: int, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """The same as float32."""
+        chosen = self.blocks(name, width, rows)
         nibbles = chosen["nibbles"]
         halves = np.concatenate((nibbles & 15, nibbles >> 4), -1).astype(np.float32) - 8
         made = halves * chosen["scale"].astype(np.float32)[..., None]
@@ -86,13 +90,15 @@ def load(where: Path | None = None) -> Source:
 
 class Reader(nn.Module):
     """The first `layers` layers, the pieces `kept` and one logit on the mean of the token vectors: `forward(input_ids,
-    attention_mask)`, int64 [batch, length], gives logits float32 [batch, outputs]."""
+    attention_mask)`, int64 [batch, length], gives logits float32 [batch, outputs]. `stored`: the pieces' vectors as
+    the package has them."""
 
     def __init__(self, source: Source, kept: Sequence[int], layers: int, outputs: int) -> None:
         super().__init__()
         floats = {name: torch.from_numpy(np.array(part, np.float32))
                   for name, part in source.tensors.items() if part.dtype != np.uint8}  # fmt: skip
         self.words = nn.Embedding.from_pretrained(source.matrix("emb.word", HIDDEN, kept), freeze=False)
+        self.stored = source.blocks("emb.word", HIDDEN, kept)
         places = floats["emb.pos"].view(-1, HIDDEN)[:LONGEST] + floats["emb.type"].view(-1, HIDDEN)[:1]
         self.places = nn.Embedding.from_pretrained(places, freeze=False)
         self.norm = nn.LayerNorm(HIDDEN, eps=1e-12)

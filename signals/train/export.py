@@ -212,3 +212,11 @@ def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None
     drift = ",".join(f"{value:.4f}" for value in weights.drift)
     helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()} | {"drift": drift})
     onnx.save(model, path)
+
+
+def mark(path: Path, name: str, value: float) -> None:
+    """Writes a number into the metadata of the graph at `path`."""
+    model = onnx.load(path)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, props | {name: f"{value:.4f}"})
+    onnx.save(model, path)

@@ -204,24 +204,25 @@ def train(model: e5.Reader, cutter: Tokenizer, texts: Sequence[Lesson], steps: i
 
 
 class _Shipped(nn.Module):
-    """The reader with its word vectors in eight bits, each row with its own scale."""
+    """The reader with its word vectors in the 4 bits in which they came: training has left them as they are."""
 
     def __init__(self, model: e5.Reader) -> None:
         super().__init__()
-        table = model.words.weight.detach()
-        scale = table.abs().amax(1, keepdim=True).clamp(min=1e-9) / 127
-        self.register_buffer("table", (table / scale).round().to(torch.int8))
-        self.register_buffer("scale", scale)
+        self.register_buffer("nibbles", torch.from_numpy(model.stored["nibbles"].copy()))
+        self.register_buffer("scale", torch.from_numpy(model.stored["scale"][..., None].copy()))
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        words = self.table[input_ids].float() * self.scale[input_ids]
+        pairs = self.nibbles[input_ids].float()
+        high = torch.floor(pairs / 16)
+        halves = torch.cat((pairs - 16 * high, high), -1) - 8
+        words = (halves * self.scale[input_ids].float()).flatten(2)
         return self.model.head(self.model.mean(words, attention_mask))  # type: ignore[no-any-return]
 
 
 def export(model: e5.Reader, cutter: Tokenizer, out: Path, bands: dict[str, dict[str, float]]) -> None:
-    """Writes the folder of a Hugging Face classifier that signals/neural/reader.py loads: int8 word vectors and
-    matrices (dynamic quantisation, a scale for each column)."""
+    """Writes the folder of a Hugging Face classifier that signals/neural/reader.py loads: word vectors in 4 bits,
+    matrices in 8 (dynamic quantisation, a scale for each column)."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out.mkdir(parents=True, exist_ok=True)

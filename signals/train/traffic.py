@@ -8,7 +8,7 @@ import random
 import site
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Final
@@ -97,6 +97,8 @@ ATTACKS: Final = 0.05
 """The share of attacks in that traffic."""
 ALARMS: Final = 0.003
 """The most false alarms at the default threshold that calibration allows: of whole texts, windows, sentences each."""
+OF_CODE: Final = 0.02
+"""The most false alarms that the heads alone may have on security questions, and on code: the promise is 3 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +114,26 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Logits of one text: of the whole, of each window (long texts only), of each segment; and the probability of
-    `reasoning`."""
+    """Logits of one text: of the whole, of each window (long texts only), of each segment; the probability of
+    `reasoning`, and that the text is about computer science."""
 
     whole: float
     windows: F64
     segments: F64
     reasoning: float
+    code: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
     """Slope and shift that turn a logit into that of a calibrated probability; what the largest of several parts
-    loses for each unit of the logarithm of their number."""
+    loses for each unit of the logarithm of their number. `lowered`: what a text that is surely about computer
+    science loses where the heads read alone."""
 
     slope: float
     shift: float
     drift: float = 0.0
+    lowered: float = 0.0
 
     def of(self, parts: F64) -> float:
         """The calibrated logit by the largest of `parts`, -inf without any."""
@@ -159,7 +164,8 @@ def score(user: Evidence, tools: Evidence | None, levels: Levels) -> float:
     """The score of `jailbreak` with its default scopes, as signals/kinds/jailbreak.py reads it."""
 
     def direct(found: Evidence) -> float:
-        return _sigmoid(max(levels["direct"].of(np.array([found.whole])), levels["window"].of(found.windows)))
+        logit = max(levels["direct"].of(np.array([found.whole])), levels["window"].of(found.windows))
+        return _sigmoid(logit - levels["direct"].lowered * found.code)
 
     planted = _sigmoid(levels["planted"].of(user.segments)) if len(user.segments) >= DOCUMENT else 0.0
     best = max(direct(user), PASTED * planted)
@@ -329,6 +335,33 @@ def levels(traffic: Seen, longer: Seen, orders: Seen) -> Levels:
     return made
 
 
+def coded(seen: Seen, model: Heads) -> Seen:
+    """`seen` with what the domain head of `model` says: whether each text is about computer science."""
+    known: dict[str, float] = {}
+
+    def one(text: str, found: Evidence) -> Evidence:
+        if text not in known:
+            known[text] = model.verdicts([text])[0].domain["computer science"]
+        return replace(found, code=known[text])
+
+    return [
+        (sample, one(sample.user, user), one(sample.tools, tools) if tools else None)
+        for sample, user, tools in tqdm(seen, desc="fields of traffic", mininterval=5)
+    ]
+
+
+def lowered(found: Levels, seen: Seen) -> Levels:
+    """`found` with the least `lowered` (in steps of 0.05, at most 2) with which no more than OF_CODE of security
+    questions, and of code, are false alarms."""
+    kinds = [[row for row in seen if row[0].source in KINDS[kind]] for kind in ("security", "code")]
+    for step in range(41):
+        made = found | {"direct": replace(found["direct"], lowered=step / 20)}
+        alarms = [sum(score(user, tools, made) >= DEFAULT for _, user, tools in rows) for rows in kinds]
+        if all(count <= OF_CODE * len(rows) for count, rows in zip(alarms, kinds, strict=True)):
+            break
+    return made
+
+
 def settled(outside: Levels, model: Heads, data: Data) -> Levels:
     """The calibration `outside`, lowered where the model that is shipped (its scale is its own) needs more to keep the
     same promise on all the sources."""
@@ -343,7 +376,7 @@ def settled(outside: Levels, model: Heads, data: Data) -> Levels:
         # Where the own calibration puts the default threshold, on the scale of the logit.
         edge = (float(logit(np.array([DEFAULT]))[0]) - own[name].shift) / own[name].slope
         shift = min(level.shift, float(logit(np.array([DEFAULT]))[0]) - level.slope * edge)
-        made[name] = Level(level.slope, shift, level.drift)
+        made[name] = replace(level, shift=shift)
     return made
 
 

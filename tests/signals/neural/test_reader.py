@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from signals.gather import fetch, read
 from signals.kinds.jailbreak import DEFAULT
 from signals.neural import reader
 from signals.neural.heads import DOUBT, NEAR, PART, Heads, ModelError
-from signals.neural.reader import CHUNK, READER, Band, Second
+from signals.neural.reader import CHUNK, READER, Band, FieldWeights, Second
 from signals.reading import Reading, Unavailable
 from signals.request import Request
 from signals.services import Services
@@ -56,7 +57,7 @@ def test_the_files_are_those_of_the_card() -> None:
     listed = dict(re.findall(r"- `(\S+)`: [\d,]+ bytes, sha256 `(\w{64})`", READER.with_name("reader.md").read_text()))
     files = ("model.onnx", "tokenizer.json", "config.json")
     assert listed == {name: hashlib.sha256((READER / name).read_bytes()).hexdigest() for name in files}
-    assert sum((READER / name).stat().st_size for name in files) < 34e6
+    assert sum(path.stat().st_size for path in READER.parent.rglob("*") if path.is_file()) < 40e6
 
 
 def test_of_a_long_text_the_first_and_the_last_pieces_are_read(second: Second) -> None:
@@ -81,6 +82,46 @@ def test_the_heads_probability_stands_outside_the_band(second: Second) -> None:
         assert band.weigh(0.5, 0.999) > band.weigh(0.5, 0.001)
     assert Band(0.1, 0.9, 1.0, 0.0, 0.0).weigh(0.3, 0.9) == pytest.approx(0.3)
     assert 0 <= Band(0.1, 0.9, 1000.0, 1000.0, 0.0).weigh(0.0, 0.0) <= Band(0, 1, 9, 9, 0).weigh(1.0, 1.0) <= 1
+
+
+async def test_the_field_of_what_the_heads_are_not_sure_of_is_read_twice(second: Second, both: Shared) -> None:
+    plain, signal = build("domain", **{"is": ["math"]}), build("domain", both, **{"is": ["math"]})
+    right = {"fast": 0, "both": 0}
+    model, everyday = Heads(), list(rows("everyday"))[::2]
+    for row in everyday:
+        fast, found = await take(plain, request(row["text"])), await take(signal, request(row["text"]))
+        right["fast"] += fast.label == row["label"]
+        right["both"] += found.label == row["label"]
+        (verdict,) = model.verdicts([row["text"]])
+        assert second.wants(verdict) == (found.evidence[-1] == "readers=both")
+        if found.evidence == fast.evidence:
+            assert (found.label, found.score) == (fast.label, fast.score)
+    assert right["both"] >= max(0.7 * len(everyday), right["fast"] + 5)
+
+
+async def test_where_the_second_reader_is_not_heard_the_heads_tell_the_field(both: Shared) -> None:
+    shared = Shared(Services(device="cpu", readers="both"))
+    plain, signal = build("domain", **{"is": ["law"]}), build("domain", shared, **{"is": ["law"]})
+    texts = [request(row["text"]) for row in list(rows("everyday"))[:30]]
+    assert "readers=both" in {(await take(signal, one)).evidence[-1] for one in texts}
+    shared.use(Second, shared.services).close()
+    for one in texts:
+        assert await take(signal, one) == await take(plain, one)
+    shared.close()
+
+
+async def test_a_field_in_words_that_the_heads_do_not_know_is_unknown(both: Shared) -> None:
+    text = request("როგორ იყენებენ მცენარეები მზის სინათლეს წყალს და ჰაერს ფოთლებში საკვების შესაქმნელად და რისთვის")
+    found = await take(build("domain", both, **{"is": ["biology"]}), text)
+    assert (found.matched, found.error) == (None, "too_little_known")
+
+
+def test_fields_are_weighed_as_the_card_says() -> None:
+    weights = FieldWeights(0.8, 1.0, 0.5)
+    fast, reader = {"law": 0.5, "math": 0.5}, {"law": 2.0, "math": 0.0}
+    assert weights.weigh(fast, reader)["law"] == pytest.approx(1 / (1 + exp(-1)))
+    assert weights.weigh({"law": 0.2, "math": 0.8}, {"law": 0.0, "math": 0.0})["law"] == pytest.approx(0.2)
+    assert sum(weights.weigh({"law": 0.0, "math": 1.0}, reader).values()) == pytest.approx(1)
 
 
 def test_a_second_reader_is_given_the_window_and_the_order() -> None:

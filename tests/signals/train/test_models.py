@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,35 @@ def test_a_calibration_keeps_its_promise() -> None:
     level = traffic.Level(1.0, 0.0, 1.0)
     assert level.of(np.full(100, 3.0)) == pytest.approx(3 - np.log(100))
     assert level.of(np.array([])) == -np.inf
+
+
+def test_security_questions_alarm_no_more_often_than_promised() -> None:
+    chance, none = np.random.default_rng(4), np.array([])
+
+    def rows(source: str, middle: float, code: float, attack: bool = False) -> traffic.Seen:
+        return [
+            (traffic.Sample(source, "", attack=attack), traffic.Evidence(float(logit), none, none, 0.0, code), None)
+            for logit in chance.normal(middle, 0.8, 400)
+        ]
+
+    before = dict.fromkeys(("direct", "window", "planted"), traffic.Level(1.0, 0.5))
+    seen = rows("ok_security_frr", 0, 1.0) + rows("ok_humaneval", -4, 1.0) + rows("atk_deepset", 2, 0.02, attack=True)
+    after = traffic.lowered(before, seen)
+    found = [{row.name: row.share for row in traffic.table(seen, level)} for level in (before, after)]
+    assert found[0]["ok_security_frr"] > 0.1
+    assert traffic.OF_CODE - 0.015 < found[1]["ok_security_frr"] <= traffic.OF_CODE
+    assert found[1]["atk_deepset"] > found[0]["atk_deepset"] - 0.03
+    assert traffic.lowered(after, rows("ok_security_frr", -5, 1.0))["direct"].lowered == 0
+
+
+def test_a_trial_learns_from_few_texts(data: Data, tmp_path: Path) -> None:
+    few = Data(tmp_path, limit=20)
+    assert max(len(source.rows) for source in few.sources.values()) <= 20
+    assert {row["domain"] for row in few.sources["domain/mmlu"].rows} >= {"health", "math"}
+    sizes = Counter(item.source for item in corpus.build(few, 1).items)
+    assert max(sizes.values()) <= 20
+    assert sizes["written questions"] == 20
+    assert len(corpus.build(data, 1).items) > 10 * sum(sizes.values())
 
 
 def test_a_rule_that_is_missing_is_an_error() -> None:
