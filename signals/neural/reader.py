@@ -185,7 +185,7 @@ class Opinions:
                 found = await second.ask(verdict.order, "planted", deadline, client)
                 planted, asked = second.planted.weigh(planted, found), True
         except Unavailable as missing:
-            return Opinion(verdict, verdict.direct, verdict.planted, asked, missing)
+            return Opinion(verdict, verdict.alone, verdict.planted, asked, missing)
         return Opinion(verdict, direct, planted, asked)
 
 
