@@ -76,7 +76,8 @@ def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.Sample]:
         return
     yield from traffic.samples(data, ["sentences", "role prompts", "atk_cse_indirect_tool"])
     for name in ("intents", "exams"):
-        yield from chance.sample(list(traffic.samples(data, [name])), 500)
+        some = list(traffic.samples(data, [name]))
+        yield from chance.sample(some, min(len(some), 500))
     packages: dict[str, list[traffic.Sample]] = defaultdict(list)
     for sample in traffic.packages(2):
         packages[sample.source].append(sample)
