@@ -146,9 +146,8 @@ async def test_only_what_the_heads_are_not_sure_of_is_read_twice(both: Shared) -
         assert fast.evidence[1] == "readers=fast"
         asked[row["label"]] += found.evidence[1] == "readers=both"
         if found.evidence[1] == "readers=fast":
-            assert (
-                fast.score - 1e-6 <= found.score <= fast.score + 0.15
-            )  # alone, the heads ask more of talk of computers
+            # Alone, the heads ask more of talk about computers.
+            assert 0 <= (found.score or 0) - (fast.score or 0) + 1e-6 <= 0.15
     everyday = [await take(signal, request(row["text"])) for row in rows("everyday")]
     assert asked["attack"] >= 5
     assert sum(reading.evidence[1] == "readers=both" for reading in everyday) <= 0.05 * len(everyday)
