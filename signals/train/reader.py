@@ -208,6 +208,8 @@ class _Shipped(nn.Module):
 
     def __init__(self, model: e5.Reader) -> None:
         super().__init__()
+        self.nibbles: torch.Tensor
+        self.scale: torch.Tensor
         self.register_buffer("nibbles", torch.from_numpy(model.stored["nibbles"].copy()))
         self.register_buffer("scale", torch.from_numpy(model.stored["scale"][..., None].copy()))
         self.model = model

@@ -274,8 +274,8 @@ def make(lesson: first.Lesson, out: Path, tests: Path) -> None:
             half = look(Heads(path, out / "lexicon.npz", None), list(calls(data, number, tests)), DRIFT)
         model = trained(reader.lessons(data, reader.SEED, without, skip))
         found.append(half)
-        read.append(tuple(second_logits(model, cutter, [getattr(call, name) for call in half], column)
-                          for column, name in enumerate(("suspect", "order"))))  # fmt: skip
+        suspects = second_logits(model, cutter, [call.suspect for call in half], 0)
+        read.append((suspects, second_logits(model, cutter, [call.order for call in half], 1)))
     bands, tables = {}, {}
     for planted, name in enumerate(("direct", "planted")):
         seen = together(found, read, bool(planted))
