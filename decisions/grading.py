@@ -113,7 +113,10 @@ class Grading:
                     return "graded_already"
         except Unavailable:
             return "store_down"
-        self._learn([kept for kept in found if kept is not None], score)
+        try:
+            self._learn([kept for kept in found if kept is not None], score)
+        except (ValueError, TypeError):  # another kind of selector chose it, before the policy was changed
+            return "unknown_answer"
         return "taken"
 
     def _learn(self, found: list[dict[str, Any]], score: float | None) -> None:
@@ -156,7 +159,8 @@ class Grading:
         if selector is None or kept["arm"] not in {model.key for model in selector.models}:
             return
         if await self._first(kept["key"], "heard"):
-            selector.grade(Graded(kept["arm"], kept["context"]), score)
+            with contextlib.suppress(ValueError, TypeError):  # as above
+                selector.grade(Graded(kept["arm"], kept["context"]), score)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, Self
 
 import orjson
 
+from signals import files
 from upstream.tokens import FLOOR, Token
 
 
@@ -96,7 +97,7 @@ class Curve:
     def read(cls, path: Path) -> Self:
         """The curve in a file. Raises ValueError when it is none."""
         try:
-            said = orjson.loads(path.read_bytes())
+            said = orjson.loads(files.read(path, files.POLICY))
             thresholds = tuple(float(pair[0]) for pair in said["curve"])
             right = tuple(float(pair[1]) for pair in said["curve"])
             made = cls(str(said["by"]), str(said["model"]), thresholds, right)

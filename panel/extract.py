@@ -19,7 +19,7 @@ READ: Final = 20_000
 _NUMBER: Final = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?|-?\.\d+")
 _LED: Final = re.compile(r"(?:answer|result|solution)\b[^\n]{0,20}?(?:is|:|=)\s*([^\n]{1,200})", re.IGNORECASE)
 _CHOICE: Final = re.compile(r"\(([A-J])\)|(?<![A-Za-z])(?:([B-HJ])(?![A-Za-z'])|(A)(?![A-Za-z']| [a-z]))")
-_FENCE: Final = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+_FENCE: Final = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```", re.DOTALL)
 _SPACE: Final = re.compile(r"[\W_]+")
 
 Answer = str

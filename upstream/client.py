@@ -173,9 +173,12 @@ class CompletionStream:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
         if not isinstance(text, str) or not isinstance(reasoning, str):
             raise TypeError("content is no string")
-        piece = Delta(reasoning=reasoning, finish=choice.get("finish_reason"), stop_reason=choice.get("stop_reason"))
+        finish = choice.get("finish_reason")
+        if not isinstance(finish, str | None):
+            raise TypeError("finish_reason is no string")
+        piece = Delta(reasoning=reasoning, finish=finish, stop_reason=choice.get("stop_reason"))
         piece.tokens = tokens.read(text, choice.get("logprobs"))
-        piece.tools = [{**call} for call in delta.get("tool_calls") or ()]
+        piece.tools = [_tool(call) for call in delta.get("tool_calls") or ()]
         self.received += sum(token.size for token in piece.tokens) + (estimate(reasoning) if reasoning else 0)
         self.received += sum(estimate(str(call)) for call in piece.tools)
         self._wait = self._endpoint.idle_timeout
@@ -184,6 +187,15 @@ class CompletionStream:
             self._wait = min(self._wait, 2.0)  # only counts and [DONE] are still to come
         if piece.tokens or reasoning or piece.tools or piece.finish:
             self._ready.append(piece)
+
+
+def _tool(call: JSON) -> JSON:
+    """A piece of a tool call as it came. Raises TypeError or AttributeError where a field has another type."""
+    said = call.get("function") or {}
+    texts = (call.get("id"), said.get("name"), said.get("arguments"))
+    if not isinstance(call.get("index"), int | None) or not all(isinstance(text, str | None) for text in texts):
+        raise TypeError("a tool call has a field of another type")
+    return {**call}
 
 
 class Relay:

@@ -14,6 +14,7 @@ from upstream.endpoint import JSON
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for text whose tokens are not known
 TOP = 5
 """How many top log probabilities are asked for, and used, per token: the most that nearly every server gives."""
+_ROUNDING = 0.01  # log probabilities that are rounded may be over 0 by so much
 FLOOR = -50.0  # upstreams write -9999 or -inf for a token that could not happen
 
 
@@ -103,4 +104,6 @@ def _number(value: object) -> float | None:
         return None
     if not isinstance(value, (int, float)):
         raise TypeError("a log probability is no number")
-    return float(value)
+    if value > _ROUNDING:
+        raise ValueError("a log probability is over 0")
+    return min(0.0, float(value))

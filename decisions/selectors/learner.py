@@ -30,7 +30,7 @@ class LearnerParams(Params):
         0.0, ge=0, description="Weight of the call's estimated price (1 for the dearest candidate) against quality."
     )
     half_life: float = Field(
-        7 * DAY_H, gt=0, le=10_000, description="Hours after which what was learned counts half as much."
+        7 * DAY_H, ge=0.001, le=10_000, description="Hours after which what was learned counts half as much."
     )
 
     def doubts(self, models: Sequence[Model]) -> Iterator[Doubt]:

@@ -130,8 +130,8 @@ class Base:
                 raise ValueError(f"{file}: group {name!r} has the name of a label")
             if not isinstance(members, list) or not members:
                 raise ValueError(f"{file}: group {name!r} needs a list of labels")
-            if unknown := next((one for one in members if one not in self.labels), None):
-                raise ValueError(f"{file}: group {name!r} has no label {unknown!r} to take")
+            if unknown := [one for one in members if one not in self.labels]:
+                raise ValueError(f"{file}: group {name!r} has no label {unknown[0]!r} to take")
         return {name: tuple(members) for name, members in groups.items()}
 
     def named(self, names: list[str]) -> frozenset[str]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
 
+from signals import files
 from signals.neural.features import Features, features
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import Lexicon
@@ -27,6 +30,8 @@ VERSION: Final = 1
 NEAREST: Final = 40
 """Questions that are asked for their grades."""
 LEAST: Final = 1e-6
+_LARGEST: Final = 1 << 30
+"""Bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +120,7 @@ class Foretelling:
         """OSError when the file cannot be read, ValueError when it is not one."""
         lexicon = lexicon or Lexicon.load()
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            with np.load(BytesIO(files.read(path, _LARGEST)), allow_pickle=False) as found:
                 about = json.loads(bytes(found["about"]))
                 if about["version"] != VERSION or about["entries"] != lexicon.rows:
                     raise ValueError("it belongs to another version of Pointsman; train it anew")
@@ -124,9 +129,11 @@ class Foretelling:
                 made = cls(
                     lexicon, TextFigures(about["way"], **parts), prices, found["models"], found["bars"], about["card"]
                 )
-                made.chances("a text to see whether its parts belong together")
+                if len(made.chances("a text to see whether its parts belong together")) != len(made.models):
+                    raise ValueError("its models are others than those it has weights of")
+                float(made.card["cost"]), made.bar(0.5)
                 return made
-        except (KeyError, TypeError, BadZipFile, EOFError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, BadZipFile, ZlibError, EOFError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: not a file of `pointsman select train`: {error}") from None
 
 

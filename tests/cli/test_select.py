@@ -173,8 +173,12 @@ def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Pa
     assert "knows none of the candidates; it knows large" in problem("{pick: [b], by: {irt: {file: irt}}}")
     assert "not a file of `pointsman select train`" in problem("{pick: [small, b], by: {irt: {file: w.yaml}}}")
     (tmp_path / "cut").write_bytes((trained / "irt").read_bytes()[:900])
-    with pytest.raises(ValueError, match="not a file of"):
-        Foretelling.load(tmp_path / "cut")
+    whole = bytearray((trained / "irt").read_bytes())
+    whole[len(whole) // 2] ^= 255
+    (tmp_path / "flipped").write_bytes(whole)
+    for damaged in ("cut", "flipped"):
+        with pytest.raises(ValueError, match="not a file of"):
+            Foretelling.load(tmp_path / damaged)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,25 @@ def test_no_secret_comes_from_a_file_that_never_ends(odd: Path) -> None:
     assert str(odd) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "does",
+    [
+        "panel: {cascade: [small, large], until: {sure: 0.9, calibration: FILE}}",
+        "route: {pick: [small, large], by: {irt: {file: FILE}}}",
+    ],
+)
+def test_no_decision_comes_from_a_file_that_never_ends(
+    odd: Path, does: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    models = HEAD.replace("{}", "{url: 'http://127.0.0.1:9'}")
+    policy.write_text(models + f"decisions: [{{name: d, {does.replace('FILE', str(odd))}}}]\n")
+    assert main(["validate", str(policy)]) == 1
+    out = capsys.readouterr().out
+    assert "P108" in out
+    assert str(odd) in out
+
+
 def test_a_policy_and_its_cases_are_files(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OSError, match=str(odd)):
         load(odd)

@@ -13,6 +13,7 @@ from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.grading import A_MINUTE, Grading
 from decisions.outcome import Outcome
+from decisions.selectors.bandit import Bandit
 from decisions.selectors.ema import Ema
 from signals.reading import Reading
 from signals.request import Message, Request
@@ -83,6 +84,18 @@ async def test_the_better_of_two_answers() -> None:
     assert means(engine)["small"] == pytest.approx((1.2 + 1) / 4, abs=1e-6)
     assert await grading.take(grade({"id": "b", "better_than": "a"})) == "graded_already"
     assert await grading.take(grade({"id": "a", "better_than": "a"})) == "invalid_feedback"
+
+
+async def test_an_answer_that_another_kind_of_selector_chose_is_unknown() -> None:
+    """The policy was changed between an answer and its grade; the store stays."""
+    engine, grading = made()
+    await answer(engine, "a", asked(x_session_id="s"))
+    bandit = build(parse(POLICY.replace("ema: {explore: 0}", "bandit: {}"))).selectors["learned"]
+    grading._selectors["learned"] = bandit
+    await answer(engine, "b", asked(x_session_id="s"), said=Reading(True, None, "dissatisfied"))
+    assert await grading.take(grade({"id": "a", "score": 1}, x_session_id="s")) == "unknown_answer"
+    assert isinstance(bandit, Bandit)
+    assert bandit.standing.all() == {}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from panel.extract import EXTRACTORS, field, groups, same
+from tests.linear import spent
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,10 @@ def test_hostile_texts_take_no_longer_than_others() -> None:
             how(text)
         field(["a"])(text)
     assert time.process_time() - began < 30
+
+
+def test_a_fence_that_is_never_closed_is_read_once() -> None:
+    def fenced(lines: int) -> str:
+        return "```" + "\n" * lines
+
+    assert spent(field(["a"]), fenced(16_000)) < 40 * max(spent(field(["a"]), fenced(1_000)), 1e-4)

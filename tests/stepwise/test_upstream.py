@@ -242,6 +242,42 @@ async def test_an_event_without_end_is_garbage() -> None:
     assert raised.value.kind == "garbage"
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"delta": {"content": "x"}, "finish_reason": ["stop"]},
+        {"delta": {"tool_calls": [{"index": 0, "function": [1]}]}},
+        {"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": {"a": 1}}}]}},
+        {"delta": {"tool_calls": [{"index": "a", "function": {"name": "f"}}]}},
+        {"delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": 1000.0}]}},
+        {"delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": 0.5}]}},
+        {
+            "delta": {"content": "x"},
+            "logprobs": {"content": [{"token": "x", "logprob": -1, "top_logprobs": [{"logprob": 1e308}] * 2}]},
+        },
+    ],
+)
+async def test_a_field_of_another_type_is_garbage(choice: dict[str, Any]) -> None:
+    """Or whoever reads the answer later would stumble over it."""
+
+    async def odd(reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sink.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: ")
+        sink.write(json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        sink.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    upstream = ModelClient(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
+    stream = await upstream.open("/v1/chat/completions", {})
+    with pytest.raises(UpstreamError, match="malformed event") as raised:
+        await stream.next()
+    stream.close()
+    await upstream.close()
+    server.close()
+    await server.wait_closed()
+    assert raised.value.kind == "garbage"
+
+
 async def test_one_character_spread_over_two_tokens_stays_whole() -> None:
     from upstream.tokens import read
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from decisions.model import Model
 from decisions.selectors.pinned import built
@@ -133,3 +134,9 @@ def test_the_frame_tells_templates_apart_and_not_what_they_hold() -> None:
     assert frame("Pick one.\nA. red\nB. blue\n") != frame("Pick one.\nA. red\nB. blue\nC. green\n")
     assert frame("") == frame(" \n")
     assert all(abs(value) <= 2.5 for text in ("", "9" * 5000, "\ud800", "Ä!" * 99) for value in style(text))
+
+
+@pytest.mark.parametrize("hours", [1e-320, 1e-9])
+def test_a_half_life_is_time_enough_to_count_with(hours: float) -> None:
+    with pytest.raises(ValidationError, match="half_life"):
+        BY_NAME["ema"].Parameters.model_validate({"half_life": hours})

@@ -132,6 +132,8 @@ async def test_signals_on_one_file_share_its_examples_and_the_embedding(shared: 
         ('{"labels": {"a": ["x"]}, "group": {}}', "unknown key 'group'"),
         ('{"labels": {"a": ["x"]}, "groups": {"a": ["a"]}}', "has the name of a label"),
         ('{"labels": {"a": ["x"]}, "groups": {"g": ["b"]}}', "no label 'b'"),
+        ('{"labels": {"a": ["x"]}, "groups": {"g": [{}]}}', "no label {}"),
+        ('{"labels": {"a": ["x"]}, "groups": {"g": [null]}}', "no label None"),
         ('{"labels": {"a": ["x"]}, "groups": {"g": []}}', "needs a list of labels"),
         ('{"labels": {"a": ["x"]}, "groups": []}', "an object of lists"),
         (json.dumps({"labels": {"a": ["x"] * (MOST + 1)}}), f"{MOST} is the most"),
