@@ -26,7 +26,7 @@ ENVOY_PORT ?= 10000
 .PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 venv: $(VENV)/.installed ## create .venv with the product installed, nothing started
 

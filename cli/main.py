@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 0
     except OSError as error:
-        print(f"pointsman {args.command}: {error}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"pointsman {args.command}: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

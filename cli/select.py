@@ -28,7 +28,7 @@ def add(subparsers: Any) -> None:
         "outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers (.gz too), one question a line"
     )
     train.add_argument("--by", metavar="KIND", help="the selector that it is for (irt)")
-    train.add_argument("--out", type=Path, required=True, help="the file")
+    train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file")
     train.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
@@ -53,7 +53,7 @@ def add(subparsers: Any) -> None:
 
     text = "show what was learned"
     inspect = commands.add_parser("inspect", help=text, description=text)
-    inspect.add_argument("file", type=Path, help="a file of `select train`")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a file of `select train`")
     inspect.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
 
@@ -147,6 +147,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if line.strip():
                 try:
                     yield _row(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}:{number}:{error.colno}: not JSON: {error.msg}") from None
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: {error}") from None
 

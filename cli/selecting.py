@@ -144,11 +144,11 @@ async def streamed(table: Table, policy: Path | None, decision: str | None, by: 
 
 
 def _choice(engine: Engine, decision: str | None) -> Selector:
-    if decision is None and engine.selectors:
-        return next(iter(engine.selectors.values()))
-    found = engine.selectors.get(decision or "")
+    if not engine.selectors:
+        raise ValueError("no decision of the policy has a choice of models (`route: {pick: […]}`)")
+    found = next(iter(engine.selectors.values())) if decision is None else engine.selectors.get(decision)
     if found is None:
-        named = ", ".join(engine.selectors) or "none"
+        named = ", ".join(engine.selectors)
         raise ValueError(f"the policy has no decision {decision!r} with a choice of models; others have: {named}")
     return found
 

@@ -116,7 +116,20 @@ class Asked(NamedTuple):
     def number(self, name: str, otherwise: int) -> int:
         """The value of a parameter, at least 0. Raises ValueError where it is no integer."""
         given = [value for value in self.query.get(name, ()) if value]
-        return max(0, int(given[0])) if given else otherwise
+        try:
+            return max(0, int(given[0])) if given else otherwise
+        except ValueError:
+            raise ValueError(f"{name}: an integer is needed") from None
+
+    def asks(self, what: str) -> dict[str, Any]:
+        """The JSON object of the body, which is `what`. Raises ValueError."""
+        try:
+            found = orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"the body is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(what)
+        return found
 
 
 class Serving(NamedTuple):
@@ -325,7 +338,10 @@ class Admin:
         return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
 
     async def _outcomes(self, asked: Asked) -> Reply:
-        after = float(asked.query.get("after", ["0"])[-1] or 0)
+        try:
+            after = float(asked.query.get("after", ["0"])[-1] or 0)
+        except ValueError:
+            raise ValueError("after: seconds since the epoch are needed") from None
         return _json(self._history.as_object(await self._source.snapshot(), after))
 
     async def _openapi(self, asked: Asked) -> Reply:
@@ -334,9 +350,7 @@ class Admin:
         return _json(DESCRIPTION)
 
     async def _tree(self, asked: Asked) -> Reply:
-        found = orjson.loads(asked.body)
-        if not isinstance(found, dict):
-            raise ValueError("a decision is an object, as /debug/decisions shows it")
+        found = asked.asks("a decision is an object, as /debug/decisions shows it")
         engine = self._source.engine
         try:
             trace = explain.retraced(engine, found)
@@ -350,9 +364,7 @@ class Admin:
         """The question goes to the playground's process, with what that one cannot know."""
         if self._asker is None:
             return Reply(HTTPStatus.NOT_FOUND, b"there is no playground: start the router with --playground\n")
-        given = orjson.loads(asked.body)
-        if not isinstance(given, dict):
-            raise ValueError("a question is an object: policy, request, path, headers, replay")
+        given = asked.asks("a question is an object: policy, request, path, headers, replay")
         in_force = self._source.policy_text().decode("utf-8", "replace")
         question: dict[str, Any] = {"in_force": in_force, "policy": given.get("policy")}
         if question["policy"] is None:

@@ -120,7 +120,7 @@ class Foretelling:
         """OSError when the file cannot be read, ValueError when it is not one."""
         lexicon = lexicon or Lexicon.load()
         try:
-            with np.load(BytesIO(files.read(path, _LARGEST)), allow_pickle=False) as found:
+            with np.lib.npyio.NpzFile(BytesIO(files.read(path, _LARGEST)), allow_pickle=False) as found:
                 about = json.loads(bytes(found["about"]))
                 if about["version"] != VERSION or about["entries"] != lexicon.rows:
                     raise ValueError("it belongs to another version of Pointsman; train it anew")

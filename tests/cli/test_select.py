@@ -171,7 +171,8 @@ def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Pa
     assert "No such file" in problem("{pick: [small, b], by: {irt: {file: missing}}}")
     assert "holds neighbours" in problem("{pick: [small, b], by: {irt: {file: nearest}}}")
     assert "knows none of the candidates; it knows large" in problem("{pick: [b], by: {irt: {file: irt}}}")
-    assert "not a file of `pointsman select train`" in problem("{pick: [small, b], by: {irt: {file: w.yaml}}}")
+    told = problem("{pick: [small, b], by: {irt: {file: w.yaml}}}")
+    assert "not a file of `pointsman select train`: File is not a zip file" in told
     (tmp_path / "cut").write_bytes((trained / "irt").read_bytes()[:900])
     whole = bytearray((trained / "irt").read_bytes())
     whole[len(whole) // 2] ^= 255
@@ -184,7 +185,7 @@ def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", ":1:"),
+        ("{", "o.jsonl:1:2: not JSON: "),
         ("[]", "an object is needed"),
         ('{"question": "a"}', "`scores` (or `rewards`) are needed"),
         ('{"question": "a", "scores": {"m": 2}}', "`scores` of m: 0 to 1"),
@@ -216,5 +217,11 @@ def test_evaluate_says_what_it_needs(run: Run, trained: Path) -> None:
     assert (ran.status, "give --file, or --policy" in ran.err) == (1, True)
     ran = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "irt", "--by", "nearest")
     assert (ran.status, "holds abilities" in ran.err) == (1, True)
+    ran = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "absent")
+    assert (ran.status, ran.err) == (2, f"pointsman select: {trained / 'absent'}: No such file or directory\n")
+    policy = trained / "choice.yaml"
+    policy.write_text("version: 1\nmodels: {small: {}, large: {}}\ndefault: small\ndecisions: []\n")
+    ran = run("select", "evaluate", trained / "a.jsonl", "--policy", policy)
+    assert (ran.status, "no decision of the policy has a choice of models" in ran.err) == (1, True)
     text = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "irt")
     assert "best single" in text.out

@@ -234,6 +234,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_whole(page: Path) -> None:
+    """A blank line ends a table: what follows would be shown as text, unless it begins with a head of its own."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    assert re.findall(r"\n\n(\|.*)\n(?!\|[-:| ]+\|\n)", text) == []
+
+
 def commands(page: Path) -> list[list[str]]:
     """The `pointsman` and `make` commands in the code of `page`."""
     text = page.read_text()

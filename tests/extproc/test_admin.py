@@ -102,7 +102,7 @@ async def test_not_ready_is_503(admin, monkeypatch):
 async def test_wrong_requests_get_their_status(admin):
     assert (await _get(admin, "/nothing"))[0] == 404
     assert (await _get(admin, "/livez", "POST"))[0] == 405
-    assert (await _get(admin, "/debug/decisions?limit=many"))[0] == 400
+    assert await _get(admin, "/debug/decisions?limit=many") == (400, "limit: an integer is needed\n")
     assert (await _get(admin, "/debug/decisions?limit=13"))[0] == 500
     assert await _get(admin, "/policy", "HEAD") == (200, "")
 
@@ -311,7 +311,8 @@ async def test_what_is_no_decision_is_refused(admin, change):
 
 async def test_bodies_are_bounded_and_say_their_length(admin):
     assert (await _post(admin, "/debug/tree", b"[]"))[0] == 400
-    assert (await _post(admin, "/debug/tree", b"{"))[0] == 400
+    status, why = await _post(admin, "/debug/tree", b"{")
+    assert (status, why.partition(": ")[0]) == (400, "the body is not JSON")
     head = "POST /debug/tree HTTP/1.1\nHost: localhost\n"
     assert await _raw(admin, f"{head}Content-Length: {MAX_BODY_BYTES + 1}") == 400
     assert await _raw(admin, f"{head}Content-Length: -1") == 400
@@ -332,7 +333,7 @@ async def test_the_policy_comes_as_an_object_too(admin):
 async def test_outcomes_are_sums_and_points_in_time(admin):
     status, body = await _get(admin, "/outcomes")
     assert (status, json.loads(body)["total"]["requests"]) == (200, 0)
-    assert (await _get(admin, "/outcomes?after=now"))[0] == 400
+    assert await _get(admin, "/outcomes?after=now") == (400, "after: seconds since the epoch are needed\n")
 
 
 async def test_pictures_and_scripts_of_other_sites_get_nothing(admin):
