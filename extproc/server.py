@@ -392,7 +392,7 @@ class Worker:
                 "request_id": None if id is None else shown.word(id),
                 **as_object(outcome),
             }
-            for index, (at, id, outcome) in enumerate(islice(reversed(outcomes), limit))
+            for index, (at, id, outcome) in enumerate(islice(reversed(outcomes), min(limit, len(outcomes))))
         ]
 
     def news(self, seen: int | None, limit: int) -> tuple[int, list[dict[str, Any]]]:

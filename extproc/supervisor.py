@@ -56,7 +56,11 @@ def run(options: Options) -> int:
 
 
 class Gone(Exception):
-    """The worker died, or did not answer in time."""
+    """The worker died, or did not answer in time, or could not."""
+
+
+class Failure(str):
+    """A worker's answer that it has none: the name of the error that its log has."""
 
 
 @dataclass(eq=False)
@@ -110,7 +114,10 @@ class Channel:
     async def _ask(self, question: str, argument: Any) -> Any:
         async with self._turn:
             await send(self._writer, (question, argument))
-            return await receive(self._reader)
+            answer = await receive(self._reader)
+        if isinstance(answer, Failure):
+            raise Gone(answer)
+        return answer
 
     async def leave(self) -> None:
         """Close this end between two answers, so that a later channel on the same pair starts clean. Raises Gone."""
@@ -550,8 +557,13 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
     try:
         while True:
             question, argument = await receive(reader)
-            answer = questions[question](argument)
-            await send(writer, await answer if asyncio.iscoroutine(answer) else answer)
+            try:
+                answer = questions[question](argument)
+                answer = await answer if asyncio.iscoroutine(answer) else answer
+            except Exception as error:  # a view that is broken must not take its worker down with it
+                log.exception("question_failed", extra={"question": question})
+                answer = Failure(type(error).__name__)
+            await send(writer, answer)
     except (OSError, asyncio.IncompleteReadError):
         log.debug("parent_gone")
 

@@ -45,6 +45,24 @@ async def test_a_supervisor_restarts_a_dead_worker_and_keeps_its_counts(folder, 
     assert not any(map(alive, workers))
 
 
+async def test_no_question_to_the_admin_port_ends_a_worker(folder, tmp_path, monkeypatch):
+    broken = (
+        "recent = s.Worker.recent\n"
+        "def answer(self, limit):\n"
+        "    assert limit != 13\n"
+        "    return recent(self, limit)\n"
+        "s.Worker.recent = answer"
+    )
+    monkeypatch.setattr("tests.extproc.live.POINTSMAN", _patched(broken, module="s"))
+    async with router(folder / "policy.yaml", tmp_path, "--workers", "2") as running:
+        before = children(running.process.pid)
+        for limit in (13, 10**30):
+            assert await running.get(f"/debug/decisions?limit={limit}") == (200, {"decisions": []})
+        await asyncio.sleep(1.2)  # a heartbeat
+        assert children(running.process.pid) == before
+        assert "question_failed" in running.log.read_text()
+
+
 async def test_workers_die_with_a_supervisor_that_is_killed(folder, tmp_path):
     async with router(folder / "policy.yaml", tmp_path, "--workers", "2", listen="127.0.0.1:0") as running:
         workers = children(running.process.pid)
