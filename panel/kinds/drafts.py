@@ -10,11 +10,17 @@ from pydantic import Field
 from panel.extract import EXTRACTORS, Answer, field
 from panel.sitting import Member, MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelParameter
+from signals.bounds import said
 
 if TYPE_CHECKING:
     Extraction = str
 else:
-    Extraction = Literal[tuple(EXTRACTORS)] | Annotated[str, Field(pattern=r"^json:[^:\s]{1,200}$")]
+    Extraction = (
+        Literal[tuple(EXTRACTORS)]
+        | Annotated[
+            str, Field(pattern=r"^json:[^:\s]{1,200}$", json_schema_extra=said("`json:` and a field's name are needed"))
+        ]
+    )
 
 Members = Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
 

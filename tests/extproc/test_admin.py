@@ -276,6 +276,8 @@ async def test_a_follower_does_not_keep_it_from_closing(monkeypatch):
     ):
         await answer.content.readuntil(b"id: 7-1")
         await asyncio.wait_for(server.close(PATIENCE), PATIENCE / 10)
+        await answer.content.read()
+        assert answer.content.at_eof()
 
 
 async def _post(admin: Admin, path: str, body: Any) -> tuple[int, Any]:

@@ -146,6 +146,7 @@ FEW: dict[str, tuple[str, dict[str, Any]]] = {
     "remote": ("remote", {"url": "http://127.0.0.1:9", "model": "m"}),
     "sample": ("sample", {"percent": 5.0, "key": "body"}),
     "score": ("score", {"sum": {"other": 1.0}, "at_least": 0.5}),
+    "knowledge": ("knowledge", {"file": "knowledge.json"}),
     "similar": ("similar", {"to": ["a"], "at_least": 0.5}),
     "time": ("time", {"between": ["22:00", "06:00"]}),
     "unreadable": ("unreadable", {}),
@@ -159,6 +160,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     folder: Path = tmp_path_factory.mktemp("models")
     models.mood(folder / "mood")
     models.names(folder / "names")
+    (folder / "knowledge.json").write_text('{"labels": {"a": ["one thing"], "b": ["another"]}}')
     made = Shared(Services(device="cpu", folder=folder))
     yield made
     made.close()
