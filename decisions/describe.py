@@ -13,6 +13,7 @@ from decisions.watching import Watching
 
 def as_object(engine: Engine) -> dict[str, Any]:
     """The object of `/policy?form=json`. Nothing in it is a secret: a credential is named by where it is found."""
+    users = _users(engine)
     return {
         "policy": engine.policy,
         "default": engine.default.key,
@@ -40,7 +41,7 @@ def as_object(engine: Engine) -> dict[str, Any]:
                 "cost": signal.cost.name.lower(),
                 "inputs": list(signal.inputs),
                 "on": "request" if name in engine.asked else "answer",
-                "used_by": _users(engine, name),
+                "used_by": users.get(name, []),
                 **({"rule": text(signal.rule)} if isinstance(signal, RuleSignal) else {}),
             }
             for name, signal in engine.signals.items()
@@ -89,8 +90,12 @@ def _text(rule: Rule) -> str | None:
     return text(rule) if names(rule) else None
 
 
-def _users(engine: Engine, name: str) -> list[str]:
-    """The decisions whose rules, or the named rules in them, name the signal or rule."""
+def _users(engine: Engine) -> dict[str, list[str]]:
+    """By the name of a signal or a named rule: the decisions whose rules, or the named rules in them, name it."""
     rules = {clause.name: clause.when for clause in engine.clauses}
     rules |= {watching.name: watching.when for watching in _watched(engine)}
-    return [decision for decision, rule in rules.items() if name in names(rule)]
+    users: dict[str, list[str]] = {}
+    for decision, rule in rules.items():
+        for name in names(rule):
+            users.setdefault(name, []).append(decision)
+    return users

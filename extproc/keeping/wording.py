@@ -4,6 +4,7 @@ Embeddings alone cannot tell that. Those of "Is it safe?" and "Is it not safe?",
 km", are nearly the same, and at the thresholds at which caches by similarity work, many a hit answers another question.
 So all words, numbers, names and signs must be the same, in the same order; only what changes no question may differ:
 letters' case, the marks at the end of a word, contractions, greetings, politeness, and "how can I" for "how do I".
+In questions about words and languages not even that may differ.
 """
 
 from __future__ import annotations
@@ -19,6 +20,18 @@ _EXACT: Final = re.compile(r"[`\t\n\r{}<>\\]|  ")
 _MARKS: Final = "?.,!;:…。？！、，"
 _CLOSING: Final = "?.,…。？"
 """Marks that change nothing behind a number or a single letter either, as in `5!` and `n!` they would."""
+_OF_WORDS: Final = frozenset((
+    "word", "words", "say", "says", "said", "spell", "spelled", "spelt", "mean", "means", "meaning", "language",
+    "languages", "translate", "translation", "phrase", "phrases", "sentence", "sentences", "grammar", "correct", "noun",
+    "verb", "plural", "singular", "tense", "conjugate", "pronounce", "rhyme", "rhymes", "letter", "letters",
+    "syllables", "synonym", "synonyms", "greeting", "polite", "formal", "wort", "wörter", "sagt", "sage", "heißt",
+    "bedeutet", "sprache", "übersetze", "satz", "grammatik", "mot", "mots", "dit", "dire", "signifie", "langue",
+    "traduis", "traduire", "palabra", "palabras", "dice", "decir", "significa", "idioma", "traduce", "traducir",
+    "parola", "parole", "lingua", "traduci", "palavra", "dizer", "traduza",
+))  # fmt: skip
+"""In a question about words, those that are left out elsewhere may be what it is about: "Merci, what does that mean?"
+and "Gracias, what does that mean?"."""
+_WORD: Final = re.compile(r"\w+")
 _CONTRACTED: Final = {
     "can't": "can not", "cannot": "can not", "won't": "will not", "shan't": "shall not",
     **{f"{word}'s": f"{word} is" for word in ("what", "who", "where", "how", "when", "that", "it", "there")},
@@ -67,6 +80,8 @@ def wording(text: str) -> str | None:
     if not text or _EXACT.search(text):
         return None
     text = text.replace("\u2019", "'")
+    if not _OF_WORDS.isdisjoint(_WORD.findall(text.lower())):
+        return text if " " in text else None
     text = _BYE.sub("", _HELLO.sub("", text))
     loud = text.isupper()
     words: list[str] = []

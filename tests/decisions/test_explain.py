@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from config.build import build
+from config.load import parse
+from decisions import describe
 from decisions.decision import Decision, Trace
 from decisions.explain import as_object, outcome, tree
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not
@@ -14,6 +17,7 @@ from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.signal import Cost
 from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, SMALL, Fake, clause, engine, pick, request
+from tests.linear import spent
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 
@@ -164,3 +168,16 @@ def test_a_stepwise_clause_says_what_it_does() -> None:
     step = Clause("s", ALWAYS, "stepwise", LARGE)
     made = engine([], [step])
     assert tree(made, run(made, request()), named=False) == "true     s  → stepwise large"
+
+
+def test_a_policy_is_described_in_time_linear_in_its_rules() -> None:
+    """The admin port does so in the event loop."""
+
+    def made(count: int) -> Any:
+        rules = "".join(f"  r{at}: {{any: [code, {{not: code}}, {{all: [code, code]}}]}}\n" for at in range(count))
+        names = ", ".join(f"r{at}" for at in range(count))
+        head = "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\nsignals: {code: {tokens: {at_least: 9}}}\n"
+        return build(parse(f"{head}rules:\n{rules}decisions: [{{name: d, when: {{any: [{names}]}}, route: large}}]\n"))
+
+    assert describe.as_object(made(2))["signals"][1]["used_by"] == ["d"]
+    assert spent(describe.as_object, made(400)) < 9 * spent(describe.as_object, made(100))

@@ -40,6 +40,10 @@ OTHERS = [
     ("Is C better than D?", "Is C++ better than D?", "Is C# better than D?"),
     ("What did she say?", "What does she say?", "What will she say?"),
     ("Wer hat das Tor geschossen?", "Who scored the goal?"),
+    ("Hola, what language is that?", "Bonjour, what language is that?"),
+    ("What does that mean in English, merci?", "What does that mean in English, gracias?"),
+    ("What is the plural of is?", "What is the plural of are?"),
+    ("Hello! How do you say that in French?", "Hi! How do you say that in French?", "How do you say that in French?"),
 ]
 
 
