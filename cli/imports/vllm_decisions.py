@@ -31,6 +31,7 @@ _CANNOT: Final = {
     "provider_prompt_cache": "marks for a provider's cache are the client's to set",
 }
 _STATIC: Final = ("", "static")
+_LEARNED: Final = {"elo": "elo", "rl_driven": "bandit"}
 _SEVERAL: Final = ("confidence", "ratings", "remom", "fusion", "workflows")
 
 
@@ -236,7 +237,11 @@ class DecisionPorter:
                 "note", (of, "algorithm"), "the first of the models is taken; the others never are", entry
             )
             return None
-        message = f"nothing here chooses as `{kind}` does, so the first model is taken"
+        if kind in _LEARNED:
+            message = "it learns anew, from grades, and with parameters of its own (docs/choices.md)"
+            self._ported.tell("note", (of, "algorithm"), message, entry)
+            return {"by": _LEARNED[kind]}
+        message = f"nothing here chooses as `{kind}` does, so the first model is taken (docs/choices.md: what learns)"
         if kind in _SEVERAL:
             message = f"`{kind}` asks several models; here the first is taken (docs/panels.md tells of others)"
         self._ported.tell("loss", (of, "algorithm"), message, entry)
@@ -244,19 +249,23 @@ class DecisionPorter:
 
     def _factors(self, given: Given, entry: Entry) -> dict[str, Any]:
         told = given.child("weights")
-        found: dict[str, Any] = {
-            key: weight or 0.0
-            for key in ("quality", "cost", "latency", "load")
-            if (weight := told.number(key)) is not None
-        }
+        factors = ("quality", "cost", "latency", "load")
+        found: dict[str, Any] = {key: weight or 0.0 for key in factors if (weight := told.number(key)) is not None}
         found.setdefault("quality", 0.0)
+        if not any(found.values()):  # theirs are equal then, and ours must not all be 0
+            found = dict.fromkeys(factors, 0.25)
+        objective = given.child("objective")
+        if objective.text("strategy") == "lexicographic":
+            message = "factors are weighed here, not looked at one after the other"
+            self._ported.tell("loss", (given, "objective"), message, entry)
+            objective.skip("priorities")
         limits = given.child("slo")
         kept = {"latency": limits.number("max_ttft_ms"), "load": limits.number("max_inflight")}
         ours = {key: value / 1000 if key == "latency" else value for key, value in kept.items() if value is not None}
         if ours:
             found["limits"] = ours
-        given.skip("latency_percentile", "latency_metric", "on_no_candidates", "objective", "expected_output_tokens")
-        for one in (limits, told, given):
+        given.skip("latency_percentile", "latency_metric", "on_no_candidates", "expected_output_tokens")
+        for one in (limits, told, objective, given):
             self._ported.leftover(one, entry)
         return found
 

@@ -344,6 +344,39 @@ SMALL = {
 }
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "by", "said"),
+    [
+        ({"type": "elo", "elo": {"k_factor": 16}}, "elo", "note: it learns anew"),
+        ({"type": "rl_driven"}, "bandit", "note: it learns anew"),
+        ({"type": "knn"}, None, "loss: nothing here chooses as `knn` does"),
+        ({"type": "multi_factor"}, {"factors": dict.fromkeys(("quality", "cost", "latency", "load"), 0.25)}, ""),
+        (
+            {
+                "type": "multi_factor",
+                "multi_factor": {"objective": {"strategy": "lexicographic", "priorities": [{"factor": "cost"}]}},
+            },
+            {"factors": dict.fromkeys(("quality", "cost", "latency", "load"), 0.25)},
+            "loss: factors are weighed here",
+        ),
+        (
+            {"type": "multi_factor", "multi_factor": {"weights": {"cost": 1}, "objective": {"strategy": "weighted"}}},
+            {"factors": {"cost": 1, "quality": 0.0}},
+            "",
+        ),
+    ],
+)
+def test_how_one_of_several_models_is_chosen(algorithm: object, by: object, said: str) -> None:
+    decision = {"name": "d", "modelRefs": [{"model": "m"}, {"model": "n"}], "algorithm": algorithm}
+    made = ported({"routing": {"modelCards": [{"name": "m"}, {"name": "n"}], "decisions": [decision]}})
+    (found,) = policy(made)["decisions"]
+    assert found["route"] == ("m" if by is None else {"pick": ["m", "n"], "by": by})
+    told = [f"{one.kind}: {one.message}" for one in made.told if "algorithm" in one.place]
+    assert [one.startswith(said) for one in told] == ([True] if said else [])
+    _, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+
+
 def test_exit_statuses(run: Run, tmp_path: Path) -> None:
     source, out, report = (tmp_path / name for name in ("config.yaml", "policy.yaml", "report.json"))
     source.write_text(yaml.safe_dump(SMALL))
