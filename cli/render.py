@@ -242,6 +242,10 @@ def _mtls(args: argparse.Namespace) -> Mtls | Secrets | None:
         raise RenderError("--router-sds names the certificates itself: leave --router-ca, -cert and -key out")
     if args.router_sds:
         return Secrets(args.router_sds)
+    if (args.router_cert or args.router_key) and not args.router_ca:
+        raise RenderError("--router-cert, --router-key: Envoy must know the router, too: give --router-ca")
+    if bool(args.router_cert) != bool(args.router_key):
+        raise RenderError("--router-cert and --router-key belong together: give both, or neither for TLS alone")
     return Mtls(args.router_ca, args.router_cert, args.router_key) if args.router_ca else None
 
 

@@ -454,9 +454,9 @@ def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
         request: dict[str, Any] = {"model": auto, "messages": [{"role": "user", "content": prompt}]}
         if not different:
             request["stream"] = True
-        decision = _decide(engine, request)
-        kind = (decision.action == "respond", decision.model)
-        (alike if kind in seen else different).append((request, _fate(decision, "stream" in request)))
+        trace = _decide(engine, request)
+        kind = (trace.decision.action == "respond", trace.decision.model)
+        (alike if kind in seen else different).append((request, _fate(trace, "stream" in request)))
         seen.add(kind)
     return [*different, *alike][:3]
 
@@ -467,16 +467,19 @@ def _decide(engine: Any, request: dict[str, Any]) -> Any:
 
     headers = {":path": "/v1/chat/completions", ":method": "POST"}
     parsed = parse(Target("chat"), headers, {}, json.dumps(request).encode())
-    return asyncio.run(engine.decide(parsed)).decision
+    return asyncio.run(engine.decide(parsed))
 
 
-def _fate(decision: Any, stream: bool) -> str:
+def _fate(trace: Any, stream: bool) -> str:
+    decision, choice = trace.decision, trace.choice
     why = f"decision {decision.name}" if decision.name else "no decision matches: the default"
     if decision.action == "respond":
         return f"refused with {decision.status} ({why})"
     if decision.writer is not None:
         return f"{decision.writer.how} ({why})"
-    return f"answered{', streamed,' if stream else ''} by the model {decision.model.key}, {decision.model.name} ({why})"
+    chance = f", or by another that `{choice.by}` may choose" if choice is not None and choice.propensity < 1 else ""
+    by = f"by the model {decision.model.key}, {decision.model.name}"
+    return f"answered{', streamed,' if stream else ''} {by}{chance} ({why})"
 
 
 def _tail(child: Child) -> str:

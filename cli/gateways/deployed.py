@@ -156,8 +156,8 @@ class _Check:
             return
         for found, mode in self._modes:
             if mode != "duplex":
-                text = "stepwise decisions answer with a stream: the request body mode must be full duplex"
-                self._say(found, "D404", f"{text} (or render with --stepwise, for an Envoy before 1.40)")
+                text = "stepwise and panel decisions answer with a stream: the request body mode must be full duplex"
+                self._say(found, "D404", f"{text} (or render with --writers, for an Envoy before 1.40)")
 
     def _conclude_routes(self, family: str) -> None:
         routes = self._routes.get(family, [])

@@ -252,7 +252,7 @@ def _steps_route() -> api.route.Route:
 
 
 def _steps_cluster(where: str) -> api.cluster.Cluster:
-    hosts, addresses = _hosts(where, "--stepwise")
+    hosts, addresses = _hosts(where, "--writers")
     cluster = parts.cluster(STEPS, addresses, all(not host or is_ip(host) for host in hosts))
     cluster.health_checks = [
         _health_check(http_health_check=api.core.HealthCheckHttpHealthCheck(path="/healthz", host=ROUTER))

@@ -63,7 +63,7 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
     front = cluster.front
     if front.name is not None and front.section is None and place.steps is not None:
         raise RenderError(
-            f"--stepwise: a client's own {DECISION_HEADER} must not reach the routes, and only a listener of ours can "
+            f"--writers: a client's own {DECISION_HEADER} must not reach the routes, and only a listener of ours can "
             "take it away: name it with --section"
         )
     rules = _rules(engine, servers)

@@ -156,10 +156,10 @@ def object_name(key: str) -> str:
 
 
 def port(where: str) -> int:
-    """The port of `host:port` (`--stepwise`), which the router's Service has too. Raises RenderError."""
-    found = endpoint(where, "--stepwise")
+    """The port of `host:port` (`--writers`), which the router's Service has too. Raises RenderError."""
+    found = endpoint(where, "--writers")
     if isinstance(found, str):
-        raise RenderError("--stepwise: a Service has no Unix socket: give host:port")
+        raise RenderError("--writers: a Service has no Unix socket: give host:port")
     return found[1]
 
 

@@ -181,7 +181,7 @@ def test_a_route_to_the_stepwise_service_takes_the_place_of_full_duplex(tmp_path
 
 
 def test_a_service_has_no_unix_socket():
-    with pytest.raises(RenderError, match="--stepwise"):
+    with pytest.raises(RenderError, match="--writers"):
         istio.render(build(parse(STEPWISE)), Place(steps="unix:/run/s"), Cluster())
 
 

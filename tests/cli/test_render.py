@@ -269,8 +269,8 @@ def test_every_model_has_a_route_and_the_default_comes_after_them():
         (Place(upstreams={"smal": "http://x"}), "no such model in the policy: smal"),
         (Place(listen="10000"), "--listen"),
         (Place(router="pointsman"), "--router"),
-        (Place(steps="50052"), "--stepwise"),
-        (Place(steps="a.svc:1,unix:/run/b.sock"), "--stepwise: .*beside a Unix socket"),
+        (Place(steps="50052"), "--writers"),
+        (Place(steps="a.svc:1,unix:/run/b.sock"), "--writers: .*beside a Unix socket"),
     ],
 )
 def test_what_is_wrong_is_said(place, says):
@@ -335,6 +335,21 @@ def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
     )
     assert main([*command, "--router-sds", "/sds", "--router-ca", "ca.pem"]) == 1
     assert "--router-ca" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--router-cert", "cert.pem", "--router-key", "key.pem"], "give --router-ca"),
+        (["--router-ca", "ca.pem", "--router-cert", "cert.pem"], "give both"),
+        (["--router-ca", "ca.pem", "--router-key", "key.pem"], "give both"),
+    ],
+)
+def test_half_a_certificate_is_refused_instead_of_left_out(tmp_path, capsys, given, said):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    assert main(["render", str(policy), "--for", "envoy", *given]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -652,7 +667,7 @@ def test_what_joining_a_gateway_leaves_out_is_said(tmp_path, capsys):
     )
     command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy-gateway", "--gateway", "public"]
     assert main([*command, "--stepwise", "pointsman:50052"]) == 1
-    assert "--stepwise: a client's own x-pointsman-decision must not reach the routes" in capsys.readouterr().err
+    assert "--writers: a client's own x-pointsman-decision must not reach the routes" in capsys.readouterr().err
     assert main([*command, "--stepwise", "pointsman:50052", "--section", "llm"]) == 0
 
 

