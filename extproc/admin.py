@@ -32,6 +32,7 @@ from extproc.keeping.key import SCOPES, scope_of
 from extproc.metrics import Snapshot
 from extproc.playground import ANSWER_S, Asker, PlaygroundError
 from extproc.transport import address
+from signals.reading import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class Source(Protocol):
         ...
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
-        """Forget the kept answers of a decision, and of a scope (extproc.keeping.key.scope_of); None: of all."""
+        """Forget the kept answers of a decision, and of a scope (extproc.keeping.key.scope_of); None: of all. Raises
+        Unavailable."""
         ...
 
     def policy_text(self) -> bytes:
@@ -403,7 +405,10 @@ class Admin:
         if unknown or len(scopes) > 1 or "" in (decision, *(given[name] for name in scopes if name != "all")):
             raise ValueError("say which: decision=NAME, and one of tenant=, user=, session=, all=; nothing for all")
         scope = scope_of(scopes[0], given[scopes[0]]) if scopes else None
-        return _json({"dropped": await self._source.drop(decision, scope)})
+        try:
+            return _json({"dropped": await self._source.drop(decision, scope)})
+        except Unavailable:
+            return _json({"error": "not all answers could be reached: ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _decisions(self, asked: Asked) -> Reply:
         if "follow" not in asked.query:

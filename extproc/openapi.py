@@ -409,7 +409,10 @@ DESCRIPTION: Final[dict[str, Any]] = {
                     ),
                     _parameter("all", "those that everybody shares", type="string"),
                 ],
-                "responses": {"200": _json("How many there were.", _object({"dropped": _COUNT}))},
+                "responses": {
+                    "200": _json("How many there were.", _object({"dropped": _COUNT})),
+                    "503": _json("Some are kept still.", _object({"error": _STRING})),
+                },
             }
         },
     },

@@ -36,6 +36,7 @@ from extproc.history import History
 from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.server import Options, Stop, Worker, about, followed, preload, runner, settle_memory
 from extproc.transport import address
+from signals.reading import Unavailable
 
 log = logging.getLogger("pointsman.supervisor")
 
@@ -463,8 +464,13 @@ class Supervisor:
         dropped = 0
         for slot in self._slots:
             if slot.channel is not None:
-                with contextlib.suppress(Gone):  # what it kept has gone with it
+                pid = slot.pid
+                try:
                     dropped += await slot.channel.ask("drop", (decision, scope), 5.0)
+                except Gone as gone:
+                    self._reap()
+                    if slot.pid == pid:  # what a worker kept that has died has gone with it
+                        raise Unavailable(str(gone)) from None
         return dropped
 
     def policy_text(self) -> bytes:

@@ -129,7 +129,7 @@ class _Proxy:
         if base.startswith("os.environ/"):
             self._ported.tell("note", (params, "api_base"), f"write `url:` here; the source has it in {base}", entry)
         elif base:
-            entry.value |= params.server("api_base" if "api_base" in params else "base_url", base)
+            self._ported.server((params, "api_base" if "api_base" in params else "base_url"), base, entry)
         elif provider in _SERVERS:
             entry.value["url"] = _SERVERS[provider]
             if provider in _PATHS:

@@ -76,6 +76,13 @@ class Ported:
         if comment not in comments:
             comments.append(comment)
 
+    def server(self, where: tuple[Given, str], url: str, entry: Entry) -> None:
+        """Put where a model's server is, which stands at a key of the source, into its entry."""
+        given, key = where
+        entry.value |= given.server(key, url)
+        if "@" in url.partition("?")[0]:
+            self.tell("loss", where, "its user and password have no place here: use `credential`", entry)
+
     def leftover(self, given: Given, entry: Entry | None = None, message: str = "nothing here says this") -> None:
         """Say that what nobody took of `given` is lost."""
         for key in given.rest():

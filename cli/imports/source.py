@@ -111,14 +111,15 @@ class Given:
         return [(name, inner.child(name)) for name in inner.data]
 
     def server(self, key: str, url: str) -> dict[str, str]:
-        """`url` and `base_path` of a model for the address of a server, which stands at `key`."""
+        """`url` and `base_path` of a model for the address of a server, which stands at `key`; without the user and
+        the password in it (`Ported.server` says so)."""
         self._taken.add(key)
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
         except ValueError:
             raise self._wrong(key, "an address") from None
         path = parts.path.rstrip("/")
-        found = {"url": f"{parts.scheme}://{parts.netloc}"}
+        found = {"url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
         return found if path in ("", "/v1") else found | {"base_path": path}
 
     def _mappings(self, key: str) -> list[Lined]:

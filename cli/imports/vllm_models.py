@@ -177,7 +177,7 @@ class ModelPorter:
         """Where one server is: the URL, the path before the calls, the credential."""
         url = _url(given)
         if url:
-            entry.value |= given.server("base_url" if "base_url" in given else "endpoint", url)
+            self._ported.server((given, "base_url" if "base_url" in given else "endpoint"), url, entry)
         chat = given.text("chat_path")
         if chat and chat.strip("/") != "chat/completions":
             self._ported.tell("loss", (given, "chat_path"), "calls have the API's own paths here", entry)

@@ -80,7 +80,8 @@ class Keeper:
         task.add_done_callback(self._writing.discard)
 
     async def drop(self, engine: Engine, decision: str | None, scope: str | None) -> int:
-        """Forget the answers of a decision, and of a scope (`extproc.keeping.key.scope_of`); None: of all."""
+        """Forget the answers of a decision, and of a scope (`extproc.keeping.key.scope_of`); None: of all. Raises
+        Unavailable."""
         return await self.shelf(engine).drop(decision, scope)
 
     def counts(self) -> dict[str, float]:

@@ -56,7 +56,10 @@ class Shelf(Protocol):
     async def put(self, place: ShelfPlace, kept: KeptAnswer, ttl: float) -> None: ...
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
-        """Forget the answers of a decision, and of a scope (None: of all); says how many they were."""
+        """Forget the answers of a decision, and of a scope (None: of all); says how many they were.
+
+        Raises Unavailable where they cannot be reached, and so are kept still.
+        """
         ...
 
 
@@ -153,10 +156,7 @@ class StoreShelf:
             await self._store.keep(_name(place), text, ttl)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
-        try:
-            return await self._store.drop(f"{_KIND}{decision or '*'}:{scope or '*'}:*")
-        except Unavailable:
-            return 0
+        return await self._store.drop(f"{_KIND}{decision or '*'}:{scope or '*'}:*")
 
 
 def _name(place: ShelfPlace) -> str:

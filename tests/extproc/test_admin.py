@@ -15,6 +15,7 @@ from extproc.admin import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_FOLLOWERS, Admin,
 from extproc.callers import Callers
 from extproc.metrics import Metrics, Snapshot
 from extproc.server import Options, followed
+from signals.reading import Unavailable
 from tests.extproc.live import policy
 from tests.patience import PATIENCE
 
@@ -49,6 +50,8 @@ class FakeSource:
         return [{"decision": "code"}] * min(limit, 2)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
+        if decision == "away":
+            raise Unavailable("store_down")
         return len((decision or "") + (scope or ""))
 
     def policy_text(self) -> bytes:
@@ -88,6 +91,7 @@ async def test_kept_answers_are_dropped_by_delete_only(admin):
     assert json.loads((await _get(admin, "/cache?all=", "DELETE"))[1]) == {"dropped": 32}
     for wrong in ("?desicion=faq", "?tenant=", "?decision=", "?tenant=a&user=b", "?faq", "?tenant=a;b&x"):
         assert (await _get(admin, f"/cache{wrong}", "DELETE"))[0] == 400, wrong
+    assert (await _get(admin, "/cache?decision=away", "DELETE"))[0] == 503
     for method in ("GET", "POST"):
         assert (await _get(admin, "/cache", method))[0] == 405
     assert (await _get(admin, "/metrics", "DELETE"))[0] == 405

@@ -91,6 +91,17 @@ def test_the_policy_routes_as_the_proxy_would(run: Run, made: Ported, tmp_path: 
     assert ran.status == 0, ran.out
 
 
+def test_no_credential_of_the_source_stands_in_the_policy(run: Run, tmp_path: Path) -> None:
+    params = "{model: openai/x, api_key: sk-hidden, api_base: 'http://me:hidden@host:8000/v1?key=hidden'}"
+    text = f"model_list: [{{model_name: x, litellm_params: {params}}}]\ngeneral_settings: {{master_key: hidden}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    ran = run("import", "litellm", tmp_path / "config.yaml", "--report", tmp_path / "report.json")
+    assert ran.status == 3
+    assert "url: http://host:8000" in ran.out
+    assert "hidden" not in ran.out + ran.err + (tmp_path / "report.json").read_text()
+    assert "api_base: its user and password have no place here" in ran.err
+
+
 @pytest.mark.parametrize(
     "text", ["model_list: []", "routing: {decisions: []}", "model_list: [1]", "model_list:\n- a: ["]
 )

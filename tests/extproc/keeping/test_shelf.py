@@ -14,6 +14,7 @@ import pytest
 
 from extproc.keeping.key import Key
 from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, ShelfPlace, StoreShelf, packed, unpacked
+from signals.reading import Unavailable
 from signals.state.store import Memory as Texts
 from signals.state.store import Valkey
 from tests.extproc.keeping.test_keeper import ANSWERS, POLICY, answer, ask, body, given, world
@@ -102,6 +103,9 @@ async def test_valkey_keeps_for_its_time_and_drops_by_scope(server: Server) -> N
     assert await shelf.drop("b*k", "c" * 32) == 2500
     assert await shelf.drop("f?q", None) == 0
     assert await shelf.drop(None, "b" * 32) == 1
+    server.kill()
+    with pytest.raises(Unavailable):
+        await shelf.drop(None, None)
     await store.close()
 
 
