@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,8 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from cli.selecting import Table, evaluated, foretold, streamed, text_of
 
+    if args.plot is not None and find_spec("matplotlib") is None:  # before minutes of work are lost
+        raise ValueError("--plot needs matplotlib: pip install matplotlib")
     rows = list(_rows(args.outcomes))
     models = sorted({model for row in rows for model in row["scores"]})
     table = Table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,14 @@ def test_what_was_learned_is_shown(run: Run, trained: Path) -> None:
     assert "price 5" in ran.out
     shown = json.loads(run("select", "inspect", trained / "nearest", "-o", "json").out)
     assert (shown["way"], shown["card"]["questions"], shown["prices"]["large"]) == ("neighbours", 600, 10)
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = run("select", "evaluate", tmp_path / "absent.jsonl", "--by", "ema", "--plot", tmp_path / "plot.png")
+    assert (ran.status, ran.err) == (1, "pointsman select evaluate: --plot needs matplotlib: pip install matplotlib\n")
 
 
 def test_evaluate_says_what_it_needs(run: Run, trained: Path) -> None:
