@@ -11,7 +11,8 @@ from cli.calls import RecordedCall, Unread
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.refusal import Refusal
-from extproc.watching.shape import AnswerCourse, AnswerShape, AnswerText
+from extproc.watching.plain import PlainText
+from extproc.watching.shape import AnswerShape
 from extproc.watching.shapes import SHAPES, asks_json
 from extproc.watching.watch import Watch
 
@@ -52,20 +53,7 @@ class Answered(NamedTuple):
         yield from (f"  {line}" for line in self.text.splitlines())
 
 
-class _PlainText(AnswerShape):
-    """An answer of which nothing but the text is known: `{"text": …}`."""
-
-    def texts(self, fields: dict[str, Any], json: bool = False) -> list[AnswerText]:
-        return [AnswerText(("text",), fields, "text", whole=True)] if fields["text"] else []
-
-    def course(self) -> AnswerCourse:
-        return AnswerCourse()
-
-    def cut(self, fields: dict[str, Any], message: str) -> dict[str, Any]:
-        return {"text": message}
-
-
-_PLAIN: Final = _PlainText()
+_PLAIN: Final = PlainText()
 _RANK: Final = ("respond", "cut", "mask", "flag", "observe")
 
 
