@@ -1,4 +1,4 @@
-"""An answer of which nothing but the text is known (`{"text": …}`): people write it to ask what a policy makes of it."""
+"""An answer of which nothing but the text is known (`{"text": …}`): people write it to ask what a policy does."""
 
 from __future__ import annotations
 
