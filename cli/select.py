@@ -152,6 +152,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield _row(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{path}:{number}:{error.colno}: not JSON: {error.msg}") from None
+                except RecursionError:
+                    raise ValueError(f"{path}:{number}: nested too deep") from None
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: {error}") from None
 

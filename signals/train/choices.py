@@ -51,6 +51,8 @@ def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: W
     grades, known = grades[some], known[some]
     lexicon = Lexicon.load()
     read = [features(normalise(texts[at][:LONGEST], lexicon), lexicon) for at in _bar(some, "reading")]
+    if not any(len(one.rows) for one in read):
+        raise ValueError("the questions have no word that the lexicon knows")
     mean = np.nansum(grades, 0) / known.sum(0)
     less = np.where(known, grades - mean, 0.0).astype(np.float32)
     folds = chance.integers(0, FOLDS, len(some))

@@ -193,6 +193,8 @@ def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Pa
         ('{"question": "a", "scores": {"m": NaN}}', "`scores` of m: 0 to 1"),
         ('{"scores": {"m": 1}}', "`question` (a text) or `request`"),
         ('{"question": "a", "scores": {"m": 1}}', "at least 10 questions"),
+        ('{"question": ' + "[" * 100_000, "o.jsonl:1: nested too deep"),
+        ('{"question": "", "scores": {"m": 1}}\n' * 20, "no word that the lexicon knows"),
         ("", "there are no outcomes"),
     ],
 )
