@@ -25,6 +25,7 @@ from cli.explain import differences
 from cli.validate import checked
 from config.load import Policy
 from config.resources import Resources
+from config.schema import StoreSpec
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -36,6 +37,7 @@ from extproc.told import request_headers
 from signals.facts import Facts
 from signals.reading import Reading, unknown
 from signals.signal import Cost
+from signals.state.store import Store
 
 NOT_ASKED: Final = unknown("not_asked")
 EXAMPLES: Final = 5
@@ -46,12 +48,20 @@ KEPT: Final = 2
 Built = tuple[Policy | None, list[dict[str, Any]], Engine | None]
 
 
+class TrialResources(Resources):
+    """Resources whose state is this process's own: a request that is tried moves nobody's session."""
+
+    def store(self, spec: StoreSpec | None, folder: Path, answers: bool = False) -> Store:
+        super().store(spec, folder, answers)  # what is wrong with it is a problem all the same
+        return super().store(None, folder)
+
+
 class Playground:
     """Answers questions about the policy at `path`, and about edited copies of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._resources = Resources()
+        self._resources = TrialResources()
         self._built: dict[bytes, Built] = {}
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:

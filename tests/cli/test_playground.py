@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from cli.calls import RecordedCall
 from cli.playground import Playground, questions
@@ -19,6 +20,7 @@ from decisions.outcome import Outcome, as_object
 from extproc import playground
 from extproc.playground import Asker, PlaygroundError
 from tests.extproc.live import eventually
+from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
 
 POLICY = """\
 version: 1
@@ -68,6 +70,18 @@ def test_headers_and_paths_count_and_broken_bodies_are_told():
 def test_nothing_is_sent_to_another_service():
     found = _ask(request=_body("a traceback"))["explained"]["signals"]["far"]
     assert (found["matched"], found["error"]) == (None, "not_asked")
+
+
+@needs_server
+def test_a_trial_leaves_nothing_in_the_state_store(server: Server) -> None:  # noqa: F811
+    head = "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\n"
+    text = head + "decisions: [{name: d, route: {pick: [small, large], by: bandit, sticky: session}}]\n"
+    text += f"settings: {{store: {{url: '{server.url}'}}}}\n"
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]})
+    found = Playground(Path("policy.yaml")).answer({"policy": text, "request": body, "headers": {"x-session-id": "s"}})
+    assert found["explained"]["decision"] == "d"
+    with redis.Redis.from_url(server.url) as client:
+        assert client.keys("*") == []
 
 
 def test_problems_have_their_place_and_leave_nothing_to_explain():
