@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from cli.calls import RecordedCall
     from config.build import build
     from config.load import load
+    from config.resources import TrialResources
     from decisions import explain
 
     if args.request == args.answer == "-":
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"pointsman explain: --attributes {args.attributes}: {what}", file=sys.stderr)
         return 2
     body = _read(args.request)
-    engine = build(load(args.policy))
+    engine = build(load(args.policy), TrialResources())
     if given is not None and given.lstrip().startswith((b"data:", b"event:")):
         message = "is read as plain text, and looks like a stream; give the answer as its API gives it without `stream`"
         print(f"pointsman explain: {args.answer} {message}", file=sys.stderr)

@@ -24,8 +24,7 @@ from cli.calls import CHAT, RecordedCall, Unread, lowered
 from cli.explain import differences
 from cli.validate import checked
 from config.load import Policy
-from config.resources import Resources
-from config.schema import StoreSpec
+from config.resources import TrialResources
 from decisions import explain
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
@@ -37,7 +36,6 @@ from extproc.told import request_headers
 from signals.facts import Facts
 from signals.reading import Reading, unknown
 from signals.signal import Cost
-from signals.state.store import Store
 
 NOT_ASKED: Final = unknown("not_asked")
 EXAMPLES: Final = 5
@@ -46,14 +44,6 @@ KEPT: Final = 2
 """Policies that are kept built: the one in force, and the edited one."""
 
 Built = tuple[Policy | None, list[dict[str, Any]], Engine | None]
-
-
-class TrialResources(Resources):
-    """Resources whose state is this process's own: a request that is tried moves nobody's session."""
-
-    def store(self, spec: StoreSpec | None, folder: Path, answers: bool = False) -> Store:
-        super().store(spec, folder, answers)  # what is wrong with it is a problem all the same
-        return super().store(None, folder)
 
 
 class Playground:

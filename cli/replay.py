@@ -51,12 +51,13 @@ def run(args: argparse.Namespace) -> int:
     """The exit status: 0, or 1 when some lines are not requests; the other lines are decided all the same."""
     from config.build import build
     from config.load import load
+    from config.resources import TrialResources
 
     with ExitStack() as stack:
         engines = []
         for path in (args.policy, args.against):
             if path is not None:
-                engines.append(build(load(path)))
+                engines.append(build(load(path), TrialResources()))
                 stack.callback(engines[-1].close)
         lines = sys.stdin.buffer if args.requests == "-" else stack.enter_context(open(args.requests, "rb"))
         sink: Sink

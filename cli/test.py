@@ -24,7 +24,7 @@ from config.writers import ACTIONS
 from decisions import explain
 from decisions.cases import Case, Coverage, Suite, answer_mismatches, mismatches, reading_mismatches, stub
 from decisions.decision import Trace
-from decisions.engine import Engine
+from decisions.engine import Engine, Evaluation
 from extproc.refusal import Refusal
 from extproc.told import request_headers
 from signals.files import POLICY, read
@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """The exit status: 0 when every case passes, 1 when one fails or is not a case. OSError: an unreadable file."""
     from config.build import build
     from config.load import load
+    from config.resources import TrialResources
 
-    engine = build(load(args.policy))
+    engine = build(load(args.policy), TrialResources())
     try:
         suites = _read(args.cases, engine)
         results = asyncio.run(_run(engine, suites))
@@ -243,13 +244,11 @@ async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseRe
 async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
     call = RecordedCall(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
     stubs = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
-    begun = call.begin(engine, stubs=stubs)
-    trace = begun if isinstance(begun, Trace) else await begun.finish()
+    trace = await _decided(call.begin(engine, stubs=stubs))
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)
     if case.expect.signals:
-        whole = call.begin(engine, stubs=stubs, everything=True)
-        every = whole if isinstance(whole, Trace) else await whole.finish()
+        every = await _decided(call.begin(engine, stubs=stubs, everything=True))
         if every.readings:
             differences += reading_mismatches(case.expect, every.readings)
         else:
@@ -262,6 +261,13 @@ async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
     if differences and after is not None:
         drawn = "\n".join([drawn, *after.lines()]).lstrip("\n")
     return CaseResult(case, place, trace, differences, drawn, after)
+
+
+async def _decided(begun: Trace | Evaluation) -> Trace:
+    if isinstance(begun, Trace):
+        return begun
+    begun.facts.shadow = True  # before a policy is used its cases are run on its own store, and move no session there
+    return await begun.finish()
 
 
 def _drawn(engine: Engine, call: RecordedCall, trace: Trace) -> str:

@@ -45,3 +45,12 @@ class Resources:
         """Write what is pending and close the connections."""
         for store in self._stores.values():
             await store.close()
+
+
+class TrialResources(Resources):
+    """Resources whose state is this process's own, for requests that are only tried: no session moves by them, and no
+    store is asked."""
+
+    def store(self, spec: StoreSpec | None, folder: Path, answers: bool = False) -> Store:
+        super().store(spec, folder, answers)  # what is wrong with it is a problem all the same
+        return super().store(None, folder)
