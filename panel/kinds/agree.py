@@ -13,12 +13,10 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from panel.extract import Answer
-from panel.kinds.cascade import streamed
-from panel.kinds.drafts import ANSWERS, SAMPLES, Members, extractor, sampled
+from panel.kinds.drafts import ANSWERS, SAMPLES, Members, extractor, samples, streamed
 from panel.kinds.vote import Poll, elect, winner
 from panel.sitting import Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
-from upstream.client import DeadlineError, UpstreamError
 from upstream.writer import Planned
 
 Levels = Annotated[tuple[str | Members, ...], Field(min_length=1, max_length=8)]
@@ -36,8 +34,7 @@ class Agree:
         self._read = read
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
-        first = sitting.members.get(self._first)
-        asked = [] if first is None else sampled(sitting, first, self._samples, "sample")
+        asked = samples(sitting, (self._first,), self._samples, "sample")
         if asked:
             await asyncio.wait([sitting.begin(one) for one in asked])
         poll = Poll(asked, self._read)
@@ -47,16 +44,11 @@ class Agree:
             names = [name for name in self._levels[level] if name in sitting.members]
             if len(names) == 1 and not sitting.spent:
                 call = sitting.ask(sitting.members[names[0]], Wish("alone"), patient=True)
-                try:
-                    async for piece in streamed(sitting, call):
-                        yield piece
+                async for piece in streamed(sitting, call):
+                    yield piece
+                if call.released:
                     return
-                except (UpstreamError, DeadlineError):
-                    if call.released:
-                        raise
-            more = []
-            if len(names) > 1:
-                more = [one for name in names for one in sampled(sitting, sitting.members[name], 1, "vote")]
+            more = samples(sitting, names, 1, "vote") if len(names) > 1 else []
             if more:
                 votes = await elect(sitting, more, self._read)
                 if any(one.complete for one in more):

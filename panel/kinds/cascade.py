@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from panel.certainty import MEASURES, Curve, Measure
+from panel.kinds.drafts import released, streamed
 from panel.sitting import Member, MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
 from signals.signal import Doubt
@@ -73,13 +74,10 @@ class Cascade:
         while rest and not sitting.spent:
             member = rest.pop(0)
             asked = sitting.ask(member, Wish(why), patient=True)
-            try:
-                async for piece in streamed(sitting, asked):
-                    yield piece
+            async for piece in streamed(sitting, asked):
+                yield piece
+            if asked.released:
                 return
-            except (UpstreamError, DeadlineError):
-                if asked.released:
-                    raise
             if whole:
                 break
             why = "again"
@@ -107,28 +105,6 @@ class Cascade:
     def _read(self, asked: MemberCall) -> float | None:
         """How sure the draft is so far; None where its server says no probabilities."""
         return self._measure.read(asked.surety) if asked.surety.tokens else None
-
-
-def released(sitting: Sitting, asked: MemberCall) -> list[Spoken]:
-    """A draft that is complete goes to the client: as one piece, unless its log probabilities or tools go with it."""
-    asked.release()
-    sitting.finish = asked.finish
-    if sitting.entries or any(piece.tools for piece in asked.said):
-        return asked.said
-    return [Spoken(asked.text, "".join(piece.reasoning for piece in asked.said))]
-
-
-async def streamed(sitting: Sitting, asked: MemberCall) -> AsyncGenerator[Spoken, None]:
-    """An answer goes to the client as it comes. Raises UpstreamError and DeadlineError."""
-    while (piece := await asked.next()) is not None:
-        asked.said.clear()  # it is gone
-        if piece.text or piece.reasoning or piece.tools:
-            if not asked.released:
-                asked.release()
-            yield piece
-    if not asked.released:
-        asked.release()
-    sitting.finish = asked.finish
 
 
 def _until(block: PanelBlock) -> UntilSpec:

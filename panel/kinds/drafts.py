@@ -1,16 +1,20 @@
-"""What kinds share that ask several members at the same time: the samples, and the keys of the block for them."""
+"""What kinds share: asking several members at the same time, the keys of the block for that, and how an answer goes to
+the client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from panel.extract import EXTRACTORS, Answer, field
-from panel.sitting import Member, MemberCall, Sitting, Wish
+from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelParameter
 from signals.bounds import said
+from upstream.client import DeadlineError, UpstreamError
 
 if TYPE_CHECKING:
     Extraction = str
@@ -47,12 +51,16 @@ def extractor(block: PanelBlock) -> Callable[[str], Answer | None]:
     return EXTRACTORS[wanted]
 
 
-def sampled(sitting: Sitting, member: Member, count: int, why: str) -> list[MemberCall]:
-    """So many calls of a member as the budget allows, not yet begun. More than one have a temperature and each a seed
-    of its own, so that they differ, and are the same when the request is made again."""
+def samples(sitting: Sitting, names: Iterable[str], count: int, why: str) -> list[MemberCall]:
+    """`count` calls of each of these members that may see the request, as far as the budget allows, not yet begun.
+
+    Several of one member have a temperature and each a seed of its own, so that they differ, and are the same when the
+    request is made again.
+    """
     made: list[MemberCall] = []
     question = sitting.question
-    for place in range(count):
+    members = (sitting.members[name] for name in names if name in sitting.members)
+    for member, place in product(members, range(count)):
         if sitting.spent:
             break
         more: dict[str, Any] = {}
@@ -62,3 +70,43 @@ def sampled(sitting: Sitting, member: Member, count: int, why: str) -> list[Memb
             more["temperature"] = question.get("temperature") or TEMPERATURE
         made.append(sitting.ask(member, Wish(why, more=more)))
     return made
+
+
+async def drafts(sitting: Sitting, names: Iterable[str], quorum: int) -> list[MemberCall]:
+    """An answer of each of these members, read to its end: those that are complete. Raises NoAnswer for fewer than
+    `quorum`."""
+    asked = samples(sitting, names, 1, "draft")
+    if asked:
+        await asyncio.wait([sitting.begin(one) for one in asked])
+    whole = [one for one in asked if one.complete]
+    if len(whole) < quorum:
+        raise sitting.give_up()
+    return whole
+
+
+def released(sitting: Sitting, asked: MemberCall) -> list[Spoken]:
+    """A draft that is complete goes to the client: as one piece, unless its log probabilities or tools go with it."""
+    asked.release()
+    sitting.finish = asked.finish
+    if sitting.entries or any(piece.tools for piece in asked.said):
+        return asked.said
+    return [Spoken(asked.text, "".join(piece.reasoning for piece in asked.said))]
+
+
+async def streamed(sitting: Sitting, asked: MemberCall) -> AsyncGenerator[Spoken, None]:
+    """An answer goes to the client as it comes. Where it fails before it has said anything there is none, and the call
+    is not `released`; what fails later is raised (UpstreamError, DeadlineError)."""
+    try:
+        while (piece := await asked.next()) is not None:
+            asked.said.clear()  # it is gone
+            if piece.text or piece.reasoning or piece.tools:
+                if not asked.released:
+                    asked.release()
+                yield piece
+    except (UpstreamError, DeadlineError):
+        if asked.released:
+            raise
+        return
+    if not asked.released:
+        asked.release()
+    sitting.finish = asked.finish

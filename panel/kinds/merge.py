@@ -7,15 +7,12 @@ call the writer gets 0, so that the same drafts give the same answer.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Literal
 
-from panel.kinds.cascade import released, streamed
-from panel.kinds.drafts import QUORUM, Members, sampled
+from panel.kinds.drafts import QUORUM, Members, drafts, released, streamed
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
-from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import JSON
 from upstream.writer import Planned
 
@@ -42,30 +39,19 @@ class Merge:
         self._quorum = quorum
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
-        asked: list[MemberCall] = []
-        for name in self._members:
-            if name in sitting.members:
-                asked += sampled(sitting, sitting.members[name], 1, "draft")
-        if asked:
-            await asyncio.wait([sitting.begin(one) for one in asked])
-        drafts = [one for one in asked if one.complete]
-        if len(drafts) < self._quorum:
-            raise sitting.give_up()
+        whole = await drafts(sitting, self._members, self._quorum)
         writer = sitting.members.get(self._writer)
         if writer is not None and not sitting.spent:
-            wish = Wish("write", messages(sitting.question, self._prompt, drafts))
+            wish = Wish("write", messages(sitting.question, self._prompt, whole))
             if sitting.question.get("temperature") is None:
                 wish.more["temperature"] = 0
             call = sitting.ask(writer, wish, patient=True)
-            try:
-                async for piece in streamed(sitting, call):
-                    yield piece
+            async for piece in streamed(sitting, call):
+                yield piece
+            if call.released:
                 return
-            except (UpstreamError, DeadlineError):
-                if call.released:
-                    raise
         # Nobody is there to write: the best member's draft, or the earliest one's among equals.
-        for piece in released(sitting, max(drafts, key=lambda one: one.member.quality)):
+        for piece in released(sitting, max(whole, key=lambda one: one.member.quality)):
             yield piece
 
 

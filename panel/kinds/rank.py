@@ -14,8 +14,7 @@ from itertools import permutations
 from typing import Final, NamedTuple
 
 from panel.extract import Answer, groups
-from panel.kinds.cascade import released
-from panel.kinds.drafts import ANSWERS, QUORUM, Members, extractor, sampled
+from panel.kinds.drafts import ANSWERS, QUORUM, Members, drafts, extractor, released
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
 from signals.reading import Unavailable
@@ -61,15 +60,7 @@ class Rank:
         self._read = read
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
-        asked: list[MemberCall] = []
-        for name in self._members:
-            if name in sitting.members:
-                asked += sampled(sitting, sitting.members[name], 1, "draft")
-        if asked:
-            await asyncio.wait([sitting.begin(one) for one in asked])
-        whole = [one for one in asked if one.complete]
-        if len(whole) < self._quorum:
-            raise sitting.give_up()
+        whole = await drafts(sitting, self._members, self._quorum)
         for piece in released(sitting, await self._strongest(sitting, whole)):
             yield piece
 

@@ -12,8 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from panel.extract import Answer, groups
-from panel.kinds.cascade import released
-from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, sampled
+from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, released, samples
 from panel.sitting import MemberCall, Sitting, Spoken
 from panel.strategy import PanelBlock, PanelKind, PanelParameter
 from upstream.writer import Planned
@@ -84,10 +83,7 @@ class Vote:
         self._read = read
 
     async def run(self, sitting: Sitting) -> AsyncGenerator[Spoken, None]:
-        asked: list[MemberCall] = []
-        for name in self._members:
-            if name in sitting.members:
-                asked += sampled(sitting, sitting.members[name], self._samples, "vote")
+        asked = samples(sitting, self._members, self._samples, "vote")
         poll = await elect(sitting, asked, self._read)
         for piece in winner(sitting, asked, poll, self._quorum):
             yield piece
