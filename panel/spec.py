@@ -18,7 +18,7 @@ from signals.bounds import said
 from signals.signal import Doubt
 from signals.state.store import Memory
 from upstream.client import ModelClient
-from upstream.writer import Means, Planned, Writer, WriterKind, WriterSpec
+from upstream.writer import Means, Planned, Writer, WriterKind, WriterSpec, parameter_fields
 
 _SPECIFIC = frozenset[str]().union(*(kind.parameters for kind in PANELS))
 
@@ -65,18 +65,11 @@ class TrustSpec(_Section):
 if TYPE_CHECKING:
     _Kinds = WriterSpec
 else:
-    _ABOUT = {
-        key: {each.about: each.type for kind in PANELS for name, each in kind.parameters.items() if name == key}
-        for key in dict.fromkeys(name for kind in PANELS for name in kind.parameters)
-    }
     _Kinds = create_model(
         "_Kinds",
         __base__=WriterSpec,
         **{kind.name: (kind.own.type | None, Field(None, description=kind.own.about)) for kind in PANELS},
-        **{
-            key: (next(iter(said.values())) | None, Field(None, description=" ".join(said)))
-            for key, said in _ABOUT.items()
-        },
+        **parameter_fields(kind.parameters for kind in PANELS),
     )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from panel.sitting import Sitting, Spoken
 from signals.signal import Doubt
-from upstream.writer import Planned
+from upstream.writer import Planned, WriterParameter
 
 
 class PanelStrategy(Protocol):
@@ -24,13 +24,6 @@ class PanelStrategy(Protocol):
         Raises NoAnswer and DeadlineError. It may be closed at any moment; the sitting's calls are ended by the sitting.
         """
         ...
-
-
-class PanelParameter(NamedTuple):
-    """One key of the `panel:` block that some kinds take: its type, as pydantic takes it, and what it is."""
-
-    type: object
-    about: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +54,8 @@ class PanelKind:
     """
 
     name: str
-    own: PanelParameter
-    parameters: Mapping[str, PanelParameter]
+    own: WriterParameter
+    parameters: Mapping[str, WriterParameter]
     models: Callable[[PanelBlock], tuple[str, ...]]
     make: Callable[[PanelBlock], PanelStrategy]
     planned: Callable[[PanelBlock], tuple[Planned, ...]]

@@ -22,7 +22,7 @@ from stepwise.relay import Loop
 from stepwise.steps import Ends, StepLimits
 from stepwise.strategies import cold_start, policy
 from stepwise.strategy import Share, Strategy, StrategyKind, Wanted
-from upstream.writer import Means, Writer, WriterKind, WriterSpec
+from upstream.writer import Means, Writer, WriterKind, WriterSpec, parameter_fields
 
 _SHIPPED = Path(__file__).parent / "models"
 _SPECIFIC = frozenset[str]().union(*(kind.keys for kind in STRATEGIES))
@@ -101,18 +101,11 @@ class _ModelPair(WriterSpec):
 if TYPE_CHECKING:
     _Parameters = _ModelPair
 else:
-    # The strategies bring their own keys; one that several of them share says what it is for each.
-    _ABOUT = {
-        key: {each.about: each.type for kind in STRATEGIES for name, each in kind.parameters.items() if name == key}
-        for key in dict.fromkeys(name for kind in STRATEGIES for name in kind.parameters)
-    }
+    # The strategies bring their own keys.
     _Parameters = create_model(
         "_Parameters",
         __base__=_ModelPair,
-        **{
-            key: (next(iter(said.values())) | None, Field(None, description=" ".join(said)))
-            for key, said in _ABOUT.items()
-        },
+        **parameter_fields(kind.parameters for kind in STRATEGIES),
     )
 
 

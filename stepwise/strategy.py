@@ -20,6 +20,7 @@ from stepwise.features import State
 from stepwise.policy import Device, PolicyTarget, Vector
 from stepwise.steps import Step, StepLimits
 from upstream.tokens import Token
+from upstream.writer import WriterParameter
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -145,19 +146,7 @@ class Wanted:
         return self.values.get(name, default)
 
 
-class StrategyParameter(NamedTuple):
-    """One key of the `stepwise:` block that is a strategy's own: its type, as pydantic takes it, and what it is.
-
-    Strategies may share a key, which then has one type.
-    """
-
-    type: object
-    about: str
-
-
-SHARE = StrategyParameter(
-    Share, "`confidence`, `cold-start`: share of the steps to be written by the large model (0.2)."
-)
+SHARE = WriterParameter(Share, "`confidence`, `cold-start`: share of the steps to be written by the large model (0.2).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +159,7 @@ class StrategyKind:
 
     name: str
     make: Callable[[Wanted], Strategy]
-    parameters: Mapping[str, StrategyParameter] = field(default_factory=dict)
+    parameters: Mapping[str, WriterParameter] = field(default_factory=dict)
     takes: frozenset[str] = frozenset()
     loops: bool = False
 

@@ -139,7 +139,8 @@ BRIEF = '''
 
 from __future__ import annotations
 
-from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind
+from upstream.writer import WriterParameter
 
 
 class Brief(Strategy):
@@ -163,7 +164,7 @@ class _BriefRun(StepJudge):
 KIND = StrategyKind(
     "brief",
     lambda wanted: Brief(int(wanted.number("longest", 10))),
-    {"longest": StrategyParameter(int, "`brief`: characters of the longest draft that is kept (10).")},
+    {"longest": WriterParameter(int, "`brief`: characters of the longest draft that is kept (10).")},
 )
 '''
 STEPS = """

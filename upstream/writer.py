@@ -9,12 +9,12 @@ from __future__ import annotations
 import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from signals.reading import Reading
 from signals.signal import Doubt
@@ -123,6 +123,28 @@ class Writer(Protocol):
     async def close(self) -> None:
         """Close every connection. Answers still under way fail."""
         ...
+
+
+class WriterParameter(NamedTuple):
+    """One key of a writer's block that is one kind's own: its type, as pydantic takes it, and what it is.
+
+    Kinds may share a key, which then has one type.
+    """
+
+    type: Any
+    about: str
+
+
+def parameter_fields(kinds: Iterable[Mapping[str, WriterParameter]]) -> dict[str, Any]:
+    """The fields for the own keys of all `kinds`, as `pydantic.create_model` takes them. Each may be left out; one that
+    several kinds share says what it is for each."""
+    types: dict[str, Any] = {}
+    about: dict[str, dict[str, None]] = {}
+    for parameters in kinds:
+        for name, each in parameters.items():
+            types.setdefault(name, each.type)
+            about.setdefault(name, {})[each.about] = None
+    return {name: (types[name] | None, Field(None, description=" ".join(about[name]))) for name in types}
 
 
 class Planned(NamedTuple):

@@ -16,8 +16,8 @@ from panel.extract import Answer
 from panel.kinds.drafts import ANSWERS, SAMPLES, Members, extractor, samples, streamed
 from panel.kinds.vote import Poll, elect, winner
 from panel.sitting import Sitting, Spoken, Wish
-from panel.strategy import PanelBlock, PanelKind, PanelParameter
-from upstream.writer import Planned
+from panel.strategy import PanelBlock, PanelKind
+from upstream.writer import Planned, WriterParameter
 
 Levels = Annotated[tuple[str | Members, ...], Field(min_length=1, max_length=8)]
 
@@ -99,11 +99,11 @@ def _planned(block: PanelBlock) -> tuple[Planned, ...]:
 
 KIND: Final = PanelKind(
     name="agree",
-    own=PanelParameter(str, "A model that answers several times; where its answers differ, `then` says who answers."),
+    own=WriterParameter(str, "A model that answers several times; where its answers differ, `then` says who answers."),
     parameters={
         "samples": SAMPLES,
         "answers": ANSWERS,
-        "then": PanelParameter(
+        "then": WriterParameter(
             Levels,
             "Who answers, from a little disagreement to a total one: a model each, or a list of models that vote.",
         ),

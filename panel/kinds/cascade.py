@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from panel.certainty import MEASURES, Curve, Measure
 from panel.kinds.drafts import released, streamed
 from panel.sitting import Member, MemberCall, Sitting, Spoken, Wish
-from panel.strategy import PanelBlock, PanelKind, PanelParameter
+from panel.strategy import PanelBlock, PanelKind
 from signals.signal import Doubt
 from upstream.client import DeadlineError, UpstreamError
-from upstream.writer import Planned
+from upstream.writer import Planned, WriterParameter
 
 if TYPE_CHECKING:
     MeasureName = str
@@ -172,11 +172,11 @@ def _members(block: PanelBlock) -> tuple[str, ...]:
 
 KIND: Final = PanelKind(
     name="cascade",
-    own=PanelParameter(
+    own=WriterParameter(
         Annotated[tuple[str, ...], Field(min_length=2, max_length=16)],
         "Models that are asked in this order until an answer is sure enough; needs `until`.",
     ),
-    parameters={"until": PanelParameter(UntilSpec, "When an answer is sure enough.")},
+    parameters={"until": WriterParameter(UntilSpec, "When an answer is sure enough.")},
     models=_members,
     make=_make,
     planned=_planned,

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from panel.extract import EXTRACTORS, Answer, field
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
-from panel.strategy import PanelBlock, PanelParameter
+from panel.strategy import PanelBlock
 from signals.bounds import said
 from upstream.client import DeadlineError, UpstreamError
+from upstream.writer import WriterParameter
 
 if TYPE_CHECKING:
     Extraction = str
@@ -28,15 +29,15 @@ else:
 
 Members = Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
 
-SAMPLES: Final = PanelParameter(
+SAMPLES: Final = WriterParameter(
     Annotated[int, Field(ge=1, le=32)], "`vote`: answers of each member (1). `agree`: answers of the first one (3)."
 )
-ANSWERS: Final = PanelParameter(
+ANSWERS: Final = WriterParameter(
     Extraction,
     "Where a text's final answer is: `number`, `choice` (a letter), `boxed`, `json:path.to.field`, `text` (all of it), "
     "or `auto` (boxed, or the number or letter after `answer`, or the text).",
 )
-QUORUM: Final = PanelParameter(
+QUORUM: Final = WriterParameter(
     Annotated[int, Field(ge=1)], "`vote`, `merge`, `rank`: fewer answers than these are no result, but an error (1)."
 )
 TEMPERATURE: Final = 0.7

@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 from panel.kinds.drafts import QUORUM, Members, drafts, released, streamed
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
-from panel.strategy import PanelBlock, PanelKind, PanelParameter
+from panel.strategy import PanelBlock, PanelKind
 from upstream.endpoint import JSON
-from upstream.writer import Planned
+from upstream.writer import Planned, WriterParameter
 
 Style = Literal["synthesis", "refine"]
 PROMPTS: Final[dict[str, str]] = {
@@ -89,10 +89,10 @@ def _planned(block: PanelBlock) -> tuple[Planned, ...]:
 
 KIND: Final = PanelKind(
     name="merge",
-    own=PanelParameter(Members, "Models that draft at the same time; `writer` writes the answer from the drafts."),
+    own=WriterParameter(Members, "Models that draft at the same time; `writer` writes the answer from the drafts."),
     parameters={
-        "writer": PanelParameter(str, "`merge`: the model that writes the answer."),
-        "style": PanelParameter(
+        "writer": WriterParameter(str, "`merge`: the model that writes the answer."),
+        "style": WriterParameter(
             Style, "`merge`: whether the writer makes a `synthesis` of the drafts or refines the best one (`refine`)."
         ),
         "quorum": QUORUM,

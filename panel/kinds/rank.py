@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from panel.extract import Answer, groups
 from panel.kinds.drafts import ANSWERS, QUORUM, Members, drafts, extractor, released
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
-from panel.strategy import PanelBlock, PanelKind, PanelParameter
+from panel.strategy import PanelBlock, PanelKind
 from signals.reading import Unavailable
 from signals.state.store import Store
 from upstream.endpoint import JSON
-from upstream.writer import Planned
+from upstream.writer import Planned, WriterParameter
 
 PROMPT: Final = (
     "Two assistants have each answered the conversation above. Compare the answers: which one is right, or, where both "
@@ -177,9 +177,9 @@ def _planned(block: PanelBlock) -> tuple[Planned, ...]:
 
 KIND: Final = PanelKind(
     name="rank",
-    own=PanelParameter(Members, "Models that answer at the same time; `judges` compare the answers two by two."),
+    own=WriterParameter(Members, "Models that answer at the same time; `judges` compare the answers two by two."),
     parameters={
-        "judges": PanelParameter(Members, "`rank`: models that compare answers; the members themselves unless given."),
+        "judges": WriterParameter(Members, "`rank`: models that compare answers; the members themselves unless given."),
         "answers": ANSWERS,
         "quorum": QUORUM,
     },

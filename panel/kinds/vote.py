@@ -14,8 +14,8 @@ from typing import Final
 from panel.extract import Answer, groups
 from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, released, samples
 from panel.sitting import MemberCall, Sitting, Spoken
-from panel.strategy import PanelBlock, PanelKind, PanelParameter
-from upstream.writer import Planned
+from panel.strategy import PanelBlock, PanelKind
+from upstream.writer import Planned, WriterParameter
 
 
 class Poll:
@@ -124,7 +124,7 @@ def _check(block: PanelBlock) -> str | None:
 
 KIND: Final = PanelKind(
     name="vote",
-    own=PanelParameter(Members, "Models that answer at the same time; an answer of the majority is released."),
+    own=WriterParameter(Members, "Models that answer at the same time; an answer of the majority is released."),
     parameters={"samples": SAMPLES, "answers": ANSWERS, "quorum": QUORUM},
     models=lambda block: tuple(block.value),
     make=_make,

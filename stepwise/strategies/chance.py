@@ -13,8 +13,8 @@ from stepwise.strategy import (
     StepJudge,
     Strategy,
     StrategyKind,
-    StrategyParameter,
 )
+from upstream.writer import WriterParameter
 
 
 class Random(Strategy):
@@ -43,7 +43,7 @@ KIND = StrategyKind(
     "random",
     lambda wanted: Random(wanted.number("p", 0.2), int(wanted.number("seed", 0))),
     {
-        "p": StrategyParameter(Share, "`random`: probability that a draft is rejected (0.2)."),
-        "seed": StrategyParameter(int, "`random` (0)."),
+        "p": WriterParameter(Share, "`random`: probability that a draft is rejected (0.2)."),
+        "seed": WriterParameter(int, "`random` (0)."),
     },
 )

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from stepwise.features import State
-from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind, StrategyParameter, Turn
+from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind, Turn
+from upstream.writer import WriterParameter
 
 
 class Fixed(Strategy):
@@ -49,7 +50,7 @@ class _FixedRun(StepJudge):
 FIRST_N = StrategyKind(
     "first-n",
     lambda wanted: Fixed.first_n(int(wanted.number("n", 1))),
-    {"n": StrategyParameter(Annotated[int, Field(ge=0)], "`first-n`: steps written by the large model (1).")},
+    {"n": WriterParameter(Annotated[int, Field(ge=0)], "`first-n`: steps written by the large model (1).")},
 )
 ALWAYS_SMALL = StrategyKind("always-small", lambda wanted: Fixed.always_small())
 ALWAYS_LARGE = StrategyKind("always-large", lambda wanted: Fixed.always_large())

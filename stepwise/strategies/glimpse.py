@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stepwise.features import State
-from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Run, StepJudge, Strategy, StrategyKind
 from upstream.tokens import TOP, Token, entropy
+from upstream.writer import WriterParameter
 
 
 class Glimpse(Strategy):
@@ -31,5 +32,5 @@ class _GlimpseRun(StepJudge):
 KIND = StrategyKind(
     "glimpse",
     lambda wanted: Glimpse(wanted.number("threshold", 0.5)),
-    {"threshold": StrategyParameter(float, "`glimpse`: entropy in nats (0.5).")},
+    {"threshold": WriterParameter(float, "`glimpse`: entropy in nats (0.5).")},
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind, StrategyParameter
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, StrategyKind
+from upstream.writer import WriterParameter
 
 
 class Verify(Strategy):
@@ -34,5 +35,5 @@ class _VerifyRun(StepJudge):
 KIND = StrategyKind(
     "verify",
     lambda wanted: Verify(wanted.number("threshold", 0.7)),
-    {"threshold": StrategyParameter(float, "`verify`: score from 0 to 1 (0.7).")},
+    {"threshold": WriterParameter(float, "`verify`: score from 0 to 1 (0.7).")},
 )

@@ -58,9 +58,7 @@ def test_a_command_moves_no_session(command: str, files: dict[str, Path], server
 
 
 @needs_server
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # its connection ends with a loop
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its connection ends with a loop
 def test_cases_that_are_checked_move_no_session(files: dict[str, Path], server: Server) -> None:  # noqa: F811
     loaded = load(files["policy"])
     gate(loaded.engine, files["test"])
