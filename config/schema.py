@@ -30,7 +30,7 @@ from decisions.model import FALLBACKS, Capability, Family, Thinking
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from decisions.selectors.selector import Params as SelectorParams
 from decisions.selectors.selector import Selector
-from signals.bounds import said
+from signals.bounds import HEADER_NAME, said
 from signals.credentials import credential
 from signals.files import SECRET, read
 from signals.path import Path as FieldPath
@@ -132,7 +132,7 @@ class CredentialSpec(Spec):
 
     header: str = Field(
         "authorization",
-        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
+        pattern=HEADER_NAME,
         description="The header that it goes into; the client's own is overwritten.",
         json_schema_extra=said("a header's name is needed, such as authorization"),
     )
@@ -589,7 +589,7 @@ class TenantSpec(Spec):
     """Where the gateway says who asks."""
 
     header: str = Field(
-        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$",
+        pattern=HEADER_NAME,
         json_schema_extra=said("a header's name is needed, such as x-tenant"),
         description="A request header that the gateway sets and clients cannot.",
     )

@@ -347,3 +347,9 @@ def unescaped(text: str) -> str:
     except ValueError:
         return ""
     return read.encode(errors="replace").decode()
+
+
+def dicts(holder: Any, key: str) -> list[dict[str, Any]]:
+    """The objects in the list `holder[key]`; none where there is no such list."""
+    found = holder.get(key) if type(holder) is dict else None
+    return [entry for entry in found if type(entry) is dict] if type(found) is list else []

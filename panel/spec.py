@@ -14,7 +14,7 @@ from panel.metrics import PanelMetrics
 from panel.registry import PANELS
 from panel.sitting import Member, PanelLimits, Room
 from panel.strategy import PanelBlock, PanelKind, PanelStrategy
-from signals.bounds import said
+from signals.bounds import HEADER_NAME, said
 from signals.signal import Doubt
 from signals.state.store import Memory
 from upstream.client import ModelClient
@@ -54,9 +54,7 @@ class MemberCard(_Section):
 class TrustSpec(_Section):
     """Where a request says to which trust domain it belongs."""
 
-    header: Annotated[
-        str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$", json_schema_extra=said("a header's name is needed"))
-    ]
+    header: Annotated[str, Field(pattern=HEADER_NAME, json_schema_extra=said("a header's name is needed"))]
     """A request header that the gateway sets and clients cannot."""
     unsaid: str | None = None
     """The domain of a request without it; left out, no member may see such a request."""

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from signals.signal import Doubt, Params
 
+HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$"
+"""The name of a header (RFC 9110, section 5.1), as a field's pattern."""
 SAID: Final = "patternErrorMessage"
 """The key of a JSON Schema under which editors (VS Code's) look for what to say of text that a pattern refuses."""
 

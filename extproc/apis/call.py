@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from extproc.jsonbody import collect, decoded, encoded, kind
+from extproc.jsonbody import collect, decoded, dicts, encoded, kind
 from extproc.pdf import pages
 from extproc.refusal import Refusal
 from signals.request import TEXTUAL, Extra, Message, Opaque
@@ -366,18 +366,14 @@ def _sealed_thoughts(call: Call, turn: dict[str, Any]) -> None:
     send back with a call of a tool (`extra_content.google.thought_signature`)."""
     call.blob(turn.get("reasoning_opaque"))
     for name in ("reasoning_details", "thinking_blocks"):
-        for block in _objects(turn.get(name)):
+        for block in dicts(turn, name):
             call.blob(block.get("data"))
             call.blob(block.get("signature"))
-    for made in _objects(turn.get("tool_calls")):
+    for made in dicts(turn, "tool_calls"):
         extra = made.get("extra_content")
         google = extra.get("google") if type(extra) is dict else None
         if type(google) is dict:
             call.blob(google.get("thought_signature"))
-
-
-def _objects(given: Any) -> list[dict[str, Any]]:
-    return [one for one in given if type(one) is dict] if type(given) is list else []
 
 
 def read_turns(call: Call, given: Any, param: str) -> None:

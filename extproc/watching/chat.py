@@ -9,6 +9,7 @@ import time
 import uuid
 from typing import Any, Final
 
+from extproc.jsonbody import dicts
 from extproc.watching.shape import (
     DEEPEST,
     TOO_MANY,
@@ -19,7 +20,6 @@ from extproc.watching.shape import (
     Channel,
     Pieces,
     as_json,
-    dicts,
     index,
     inner,
     objects,

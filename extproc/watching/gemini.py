@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
+from extproc.jsonbody import dicts
 from extproc.watching.chat import APART, grown
 from extproc.watching.shape import (
     AnswerCourse,
@@ -17,7 +18,6 @@ from extproc.watching.shape import (
     Assembly,
     Channel,
     Pieces,
-    dicts,
     index,
     inner,
     objects,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from extproc.jsonbody import dicts
 from extproc.watching.chat import APART, grow, grown
 from extproc.watching.shape import (
     AnswerCourse,
@@ -20,7 +21,6 @@ from extproc.watching.shape import (
     Channel,
     Pieces,
     as_json,
-    dicts,
     exact,
     inner,
     kind_of,

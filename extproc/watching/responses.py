@@ -11,6 +11,7 @@ import uuid
 from types import NoneType
 from typing import Any, Final
 
+from extproc.jsonbody import dicts
 from extproc.watching.chat import APART, FILTERED
 from extproc.watching.shape import (
     AnswerCourse,
@@ -19,7 +20,6 @@ from extproc.watching.shape import (
     Assembly,
     Channel,
     Pieces,
-    dicts,
     inner,
     kind_of,
     size,

@@ -361,9 +361,3 @@ def kind_of(holder: dict[str, Any]) -> str:
     """The `type` that an object says it has; '' without."""
     kind = holder.get("type")
     return kind if type(kind) is str else ""
-
-
-def dicts(holder: Any, key: str) -> list[dict[str, Any]]:
-    """The objects in the list `holder[key]`; none where there is no such list."""
-    found = holder.get(key) if type(holder) is dict else None
-    return [entry for entry in found if type(entry) is dict] if type(found) is list else []
