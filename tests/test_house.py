@@ -17,9 +17,9 @@ from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.apis.registry import SHAPES
 from signals.registry import KINDS
 from stepwise.registry import STRATEGIES
+from tests.rooms import ROOMS
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "console", "decisions", "extproc", "panel", "signals", "stepwise", "upstream")
 MOST_ATTRIBUTES = 20
 
 FIELDS = "a record, or a message: its parameters are its fields"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.rooms import ROOMS
+
 ROOT = Path(__file__).parents[1]
-PRODUCT = ("cli", "config", "console", "decisions", "extproc", "panel", "signals", "stepwise", "upstream")
 COMPILED = "POINTSMAN_TEST_COMPILED"
 """Names the folder whose compiled modules the tests are to run; without it they run the plain ones."""
 TESTS = (
@@ -80,7 +81,7 @@ def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(site: Path) -> No
 @pytest.mark.timeout(0)
 def test_every_module_can_be_imported_beside_the_compiled_ones(site: Path) -> None:
     """A plain class cannot inherit from a compiled one, which only whoever imports it would see."""
-    files = (file.relative_to(site).with_suffix("") for room in PRODUCT for file in (site / room).rglob("*.py"))
+    files = (file.relative_to(site).with_suffix("") for room in ROOMS for file in (site / room).rglob("*.py"))
     names = sorted(".".join(file.parts).removesuffix(".__init__") for file in files if "train" not in file.parts)
     assert len(names) > 200
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"

@@ -8,11 +8,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.rooms import ROOMS
+
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "console", "decisions", "extproc", "panel", "proto", "signals", "stepwise", "upstream")
+PACKAGES = (*ROOMS, "proto")
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", PACKAGES)
 def test_no_other_distribution_provides_a_package_of_ours(room):
     assert set(packages_distributions().get(room, ())) <= {"pointsman"}
 

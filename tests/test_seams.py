@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from decisions.selectors.registry import BY_NAME as SELECTORS
+from tests.rooms import ROOMS
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "config", "decisions", "extproc", "panel", "proto", "signals", "stepwise", "tests", "upstream")
 
 PARROT = '''
 """A writer that says again what the user has said."""
@@ -574,13 +574,10 @@ def imported(tree: ast.Module) -> set[str]:
     return found
 
 
-PRODUCT = [room for room in ROOMS if room not in ("proto", "tests")]
-
-
 def test_no_kind_of_selector_is_named_outside_its_file_and_the_registry() -> None:
     own = {name: kind.__module__ for name, kind in SELECTORS.items()}
     named = set()
-    for file, tree in sources(*PRODUCT):
+    for file, tree in sources(*ROOMS):
         module = file.removesuffix(".py").replace("/", ".")
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and own.get(str(node.value), module) != module:
@@ -599,7 +596,7 @@ def test_no_kind_of_signal_is_imported_but_by_the_registry() -> None:
     policy in our language asks which languages there are."""
     users = {
         file
-        for file, tree in sources(*PRODUCT)
+        for file, tree in sources(*ROOMS)
         if any(used.startswith("signals.kinds.") for used in imported(tree)) and not file.startswith("signals/train/")
     }
     assert users == {"signals/registry.py", "extproc/masking.py", "cli/imports/vllm_signals.py"}
