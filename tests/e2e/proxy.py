@@ -567,3 +567,23 @@ class Envoy:
             self._process.terminate()
             self._process.wait(PATIENCE)
             self._log.close()
+
+
+@contextmanager
+def written(folder: Path, policy: Path, listener: str | None) -> Iterator[tuple[Envoy, Router]]:
+    """An Envoy and a router whose writers answer within the exchange, or over HTTP, where `listener` is the flag that
+    says at which address."""
+    socket = f"unix:{folder}/pointsman"
+    if listener is None:
+        router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
+    else:
+        writers = f"unix:{folder}/writers"
+        router = Router(policy, socket, listener, writers)
+        envoy = Envoy(folder, policy, {"pointsman": socket}, steps=writers)
+    try:
+        router.start()
+        envoy.start()
+        yield envoy, router
+    finally:
+        envoy.stop()
+        router.stop()

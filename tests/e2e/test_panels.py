@@ -17,7 +17,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.e2e.proxy import Envoy, Loop, Router, until, written
 from tests.panel.fakes import says
 from tests.stepwise.fakes import FakeModel, Fault
 
@@ -95,19 +95,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     for name, url in urls.items():
         text = text.replace(f'"{name}"', f'"{url}"')
     policy.write_text(text)
-    socket, listen = f"unix:{folder}/pointsman", f"unix:{folder}/writers"
-    if request.param == "http":
-        router = Router(policy, socket, "--writers-listen", listen)
-        envoy = Envoy(folder, policy, {"pointsman": socket}, steps=listen)
-    else:
-        router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
     try:
-        router.start()
-        envoy.start()
-        yield Parts(envoy, router, first, second, request.param)
+        with written(folder, policy, "--writers-listen" if request.param == "http" else None) as (envoy, router):
+            yield Parts(envoy, router, first, second, request.param)
     finally:
-        envoy.stop()
-        router.stop()
         loop.run(first.stop())
         loop.run(second.stop())
         loop.run(stack.aclose())

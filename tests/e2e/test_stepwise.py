@@ -14,7 +14,7 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.proxy import Envoy, Loop, Router, fetch, until
+from tests.e2e.proxy import Envoy, Loop, Router, fetch, until, written
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.onnxes import write
 
@@ -71,19 +71,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     write(folder / "math.onnx", weights={"min_logprob": 20.0}, bias=4.0)
     policy = folder / "policy.yaml"
     policy.write_text(POLICY.replace("SMALL", small.url).replace("LARGE", large.url))
-    socket, steps = f"unix:{folder}/pointsman", f"unix:{folder}/steps"
-    if request.param == "http":
-        router = Router(policy, socket, "--stepwise-listen", steps)
-        envoy = Envoy(folder, policy, {"pointsman": socket}, steps=steps)
-    else:
-        router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket})
     try:
-        router.start()
-        envoy.start()
-        yield Parts(envoy, router, small, large, request.param)
+        with written(folder, policy, "--stepwise-listen" if request.param == "http" else None) as (envoy, router):
+            yield Parts(envoy, router, small, large, request.param)
     finally:
-        envoy.stop()
-        router.stop()
         loop.run(small.stop())
         loop.run(large.stop())
         loop.close()

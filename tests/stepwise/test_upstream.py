@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,23 @@ async def test_an_address_that_is_none_is_an_error_of_its_own() -> None:
         assert raised.value.kind == "connect"
 
 
+Serves = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def failure(serves: Serves, said: str) -> str:
+    """The kind of the error, which says `said`, of the first piece of a stream that a server like this sends."""
+    server = await asyncio.start_server(serves, "127.0.0.1", 0)
+    upstream = ModelClient(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
+    stream = await upstream.open("/v1/chat/completions", {})
+    with pytest.raises(UpstreamError, match=said) as raised:
+        await stream.next()
+    stream.close()
+    await upstream.close()
+    server.close()
+    await server.wait_closed()
+    return raised.value.kind
+
+
 async def test_an_event_without_end_is_garbage() -> None:
     async def endless(reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -230,16 +248,7 @@ async def test_an_event_without_end_is_garbage() -> None:
         finally:
             sink.close()
 
-    server = await asyncio.start_server(endless, "127.0.0.1", 0)
-    upstream = ModelClient(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
-    stream = await upstream.open("/v1/chat/completions", {})
-    with pytest.raises(UpstreamError, match="event of over") as raised:
-        await stream.next()
-    stream.close()
-    await upstream.close()
-    server.close()
-    await server.wait_closed()
-    assert raised.value.kind == "garbage"
+    assert await failure(endless, "event of over") == "garbage"
 
 
 @pytest.mark.parametrize(
@@ -266,16 +275,7 @@ async def test_a_field_of_another_type_is_garbage(choice: dict[str, Any]) -> Non
         sink.write(json.dumps({"choices": [choice]}).encode() + b"\n\n")
         sink.close()
 
-    server = await asyncio.start_server(odd, "127.0.0.1", 0)
-    upstream = ModelClient(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "tiny"))
-    stream = await upstream.open("/v1/chat/completions", {})
-    with pytest.raises(UpstreamError, match="malformed event") as raised:
-        await stream.next()
-    stream.close()
-    await upstream.close()
-    server.close()
-    await server.wait_closed()
-    assert raised.value.kind == "garbage"
+    assert await failure(odd, "malformed event") == "garbage"
 
 
 async def test_one_character_spread_over_two_tokens_stays_whole() -> None:
