@@ -138,6 +138,7 @@ async def streamed(table: Table, policy: Path | None, decision: str | None, by: 
         place = picks[number] = places[choice.model.key]
         if learn and selector.graded:
             selector.grade(Graded(choice.model.key, selector.context(facts)), float(table.grades[number, place]))
+            await selector.settle()
     if (picks < 0).all():
         raise ValueError("none of the questions was tried by a model of the choice")
     return Picked(picks)

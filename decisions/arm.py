@@ -27,9 +27,8 @@ class Arm(Model):
 
 def arm(key: str, model: Model, changes: Changes) -> Arm:
     """`model` with `changes` as a candidate of the name `key`."""
-    return Arm(
-        **{one.name: getattr(model, one.name) for one in fields(model)} | {"key": key}, model=model, changes=changes
-    )
+    of_model = {one.name: getattr(model, one.name) for one in fields(model) if one.init}
+    return Arm(**of_model | {"key": key}, model=model, changes=changes)
 
 
 def name(model: str, changes: Mapping[str, Any]) -> str:

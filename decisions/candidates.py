@@ -27,7 +27,14 @@ def request_key(request: Request) -> str:
 
 def fraction(*parts: str) -> float:
     """A number in (0, 1) that depends on `parts` alone, evenly spread."""
-    digest = hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return _share(_hash("\0".join(parts)).digest())
+
+
+def _hash(text: str) -> hashlib.blake2b:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8)
+
+
+def _share(digest: bytes) -> float:
     return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
 
 
@@ -39,8 +46,11 @@ def rendezvous(key: str, weighed: Sequence[tuple[Model, float]]) -> tuple[Model,
     """
     chosen = weighed[0]
     least = float("inf")
+    start = _hash(key + "\0")
     for one in weighed:
-        distance = -log(fraction(key, one[0].key)) / one[1]
+        hashed = start.copy()
+        hashed.update(one[0].key.encode(errors="surrogatepass"))
+        distance = -log(_share(hashed.digest())) / one[1]
         if distance < least:
             chosen, least = one, distance
     return chosen

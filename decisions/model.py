@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from upstream.prices import Prices
@@ -70,6 +70,11 @@ class Model:
     cached_price: float | None = None
     write_price: float | None = None
     stream_usage: bool = True
+    _prices: Prices = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        prices = Prices(self.input_price, self.output_price, self.cached_price, self.write_price)
+        object.__setattr__(self, "_prices", prices)
 
     @property
     def plain(self) -> Model:
@@ -83,8 +88,7 @@ class Model:
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> float:
         """The price of one call, in the policy's money; `cached` of the input tokens were in the server's cache, and
         `written` of them were put there."""
-        prices = Prices(self.input_price, self.output_price, self.cached_price, self.write_price)
-        return prices.cost(input_tokens, output_tokens, cached, written)
+        return self._prices.cost(input_tokens, output_tokens, cached, written)
 
 
 def before(path: str, base_path: str | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -56,20 +58,18 @@ class Described:
     def compute(self, facts: Facts) -> F64:
         import numpy as np
 
-        found = np.zeros(SIZE)
         hashed = list(facts.get(FRAME))
         for name, reading in facts.telling.items():
             if reading.matched is not None:
                 said = f"{name}={reading.label if reading.label is not None else reading.matched}"
                 hashed.append(hash_of(said))
         hashed.append(sum(hashed))  # all of them together
+        counts = [0.0] * BUCKETS
         for each in hashed:
-            found[1 + each % BUCKETS] += 1.0
-        found /= max(1.0, float(np.sqrt(found @ found)))
-        found[0] = 1.0
-        found[1 + BUCKETS :] = style(facts.request.text("user"))
-        found[1 + BUCKETS :] *= _STYLED
-        return found
+            counts[each % BUCKETS] += 1.0
+        size = max(1.0, sqrt(sum(count * count for count in counts)))
+        figures = [figure * _STYLED for figure in style(facts.request.text("user"))]
+        return np.array([1.0, *(count / size for count in counts), *figures])
 
 
 DESCRIBED: Final = Described()
@@ -95,35 +95,33 @@ class Bandit(Learner):
         import numpy as np
 
         super().__init__(pick, params, shared)
-        self._explore = params.explore
         self._triangle = np.triu_indices(SIZE)
         self._scope = pick.decision
         self._places = {model.key: at for at, model in enumerate(self.models)}
         prior = np.array([expected(model) for model in self.models])
         self._prior = prior - prior.mean()
-        self._normal = np.random.default_rng(_SEED).standard_normal((DRAWS, len(self.models)))
-        self._seen = (-1, -1)
-        self._weights = np.zeros((len(self.models), SIZE))
-        self._spreads = np.zeros((len(self.models) * SIZE, SIZE))
-        self._solve()
+        normal = np.random.default_rng(_SEED).standard_normal((DRAWS, len(self.models)))
+        self._normal = params.explore * normal
+        self._solving: asyncio.Task[None] | None = None
+        self._told = (self.standing.version, self.standing.pulls)
+        self._fit = self._solved(self._sums())
 
     def context(self, facts: Facts) -> list[tuple[int, float]]:
-        import numpy as np
-
-        found = facts.get(DESCRIBED)
-        return [(int(at), round(float(found[at]), 6)) for at in np.flatnonzero(found)]
+        return [(at, round(number, 6)) for at, number in enumerate(facts.get(DESCRIBED).tolist()) if number]
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         import numpy as np
 
         self.standing.refresh()
-        self._follow()
+        if self.standing.pulls != self._told[1]:
+            self._follow()
         told = facts.get(DESCRIBED)
-        mean = self._weights @ told
-        spread = np.sqrt(np.maximum((self._spreads @ told).reshape(-1, SIZE) @ told, 0.0))
+        weights, spreads = self._fit
+        mean = weights @ told
+        spread = np.sqrt(np.maximum((spreads @ told).reshape(-1, SIZE) @ told, 0.0))
         if self.cost:
             mean = mean - np.array(self.prices(self.models, facts))
-        drawn = mean + self._explore * spread * self._normal
+        drawn = mean + spread * self._normal
         if len(models) < len(self.models):
             able = [self._places[model.key] for model in models]
             best = np.array(able)[drawn[:, able].argmax(1)]
@@ -143,23 +141,50 @@ class Bandit(Learner):
         self.standing.add(
             given.arm, np.concatenate((np.outer(told, told)[self._triangle], score * told, [score * score]))
         )
+        self._follow()
+
+    async def settle(self) -> None:
+        if self._solving is not None:
+            await asyncio.shield(self._solving)
 
     def _follow(self) -> None:
-        """Solve again, where enough has been learned since: the more is known the less one grade changes."""
-        version, pulls = self.standing.version, self.standing.pulls
-        if pulls != self._seen[1] or version - self._seen[0] >= max(1, version // 50):
-            self._solve()
+        """Solve anew, where enough has been learned since: in a thread, for no request is to wait for it; at once only
+        where no event loop runs, as in a command."""
+        if self._solving is not None or not self._behind():
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._told = (self.standing.version, self.standing.pulls)
+            self._fit = self._solved(self._sums())
+        else:
+            self._solving = loop.create_task(self._solve_apart())
 
-    def _solve(self) -> None:
-        """The weights that fit the grades, and how far they may be off."""
+    def _behind(self) -> bool:
+        """Whether enough has been learned to solve anew: the more is known the less one grade changes."""
+        version, pulls = self.standing.version, self.standing.pulls
+        return pulls != self._told[1] or version - self._told[0] >= max(1, version // 50)
+
+    async def _solve_apart(self) -> None:
+        try:
+            while self._behind():
+                self._told = (self.standing.version, self.standing.pulls)
+                self._fit = await asyncio.to_thread(self._solved, self._sums())
+        finally:
+            self._solving = None
+
+    def _sums(self) -> list[F64 | None]:
+        """What was learned of each candidate."""
+        return [self.standing.of(model.key) for model in self.models]
+
+    def _solved(self, learned: Sequence[F64 | None]) -> tuple[F64, F64]:
+        """The weights that fit the grades [candidates, SIZE], and how far they may be off [candidates * SIZE, SIZE]."""
         import numpy as np
 
-        self._seen = (self.standing.version, self.standing.pulls)
         count = len(self.models)
         squares, products, power = np.zeros((count, SIZE, SIZE)), np.zeros((count, SIZE)), 0.0
         half = SIZE * (SIZE + 1) // 2
-        for at, model in enumerate(self.models):
-            sums = self.standing.of(model.key)
+        for at, sums in enumerate(learned):
             if sums is not None:
                 squares[at][self._triangle] = sums[:half]
                 products[at] = sums[half:-1]
@@ -180,9 +205,8 @@ class Bandit(Learner):
         left = told - told @ own @ told
         weight = pull - np.einsum("kde,kef,kf->kd", told, own, pull + first / SPREAD**2)
         common = np.linalg.solve(left.sum(0) + unit, weight.sum(0) + start)
-        self._weights = common + np.einsum("kde,ke->kd", own, pull - told @ common + first / SPREAD**2)
-        spreads = own
-        self._spreads = spreads.reshape(-1, SIZE)
+        weights = common + np.einsum("kde,ke->kd", own, pull - told @ common + first / SPREAD**2)
+        return weights, own.reshape(-1, SIZE)
 
 
 def hash_of(said: str) -> int:

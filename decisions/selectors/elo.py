@@ -49,13 +49,14 @@ class Elo(ClassLearner):
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         self.standing.refresh()
-        context, prices = self.context(facts), self.prices(models, facts)
-        worth = [
-            round(_chance(self.rating(context, one.key)) - price, 6) for one, price in zip(models, prices, strict=True)
-        ]
+        worth = self.worths(models, facts)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
+
+    def worth(self, context: str, model: Model) -> float:
+        """The chance against an average candidate."""
+        return _chance(self.rating(context, model.key))
 
     def rating(self, context: str, arm: str) -> float:
         """The rating of a candidate in a class; 0 is that of an average one."""

@@ -42,14 +42,12 @@ class Ema(ClassLearner):
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         self.standing.refresh()
-        context, prices = self.context(facts), self.prices(models, facts)
-        # Equals are those that differ by no more than the time between two grades makes them.
-        worth = [round(self.mean(context, model) - price, 6) for model, price in zip(models, prices, strict=True)]
+        worth = self.worths(models, facts)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
 
-    def mean(self, context: str, model: Model) -> float:
+    def worth(self, context: str, model: Model) -> float:
         """The mean of the grades of a candidate in a class; its own quality counts for PRIOR of them."""
         count, total = self.known(context, model.key) or (0.0, 0.0)
         return (total + PRIOR * expected(model)) / (count + PRIOR)

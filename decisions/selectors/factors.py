@@ -11,6 +11,7 @@ from decisions.candidates import expected_tokens
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.outcome import Outcome
+from decisions.selectors.learner import USUAL, expected
 from decisions.selectors.selector import Params, Pick, Selector
 from decisions.selectors.timing import Timing
 from signals.facts import Facts
@@ -18,8 +19,6 @@ from signals.signal import Doubt, Shared
 
 BEST: Final = "best sum of factors"
 LIMITS: Final = "best sum of factors, since none keeps the limits"
-USUAL: Final = 0.5
-"""The quality of a model whose `quality` the policy does not tell."""
 
 
 class FactorLimits(Params):
@@ -74,20 +73,28 @@ class Factors(Selector):
         super().__init__(pick, params, shared)
         self.learns = True
         self._weights = (params.quality, -params.cost, -params.latency, -params.load)
-        self._priced = params.cost > 0 or params.limits.cost is not None
-        self._limits = None if params.limits == FactorLimits() else params.limits
+        limits = params.limits
+        self._priced = params.cost > 0 or limits.cost is not None
+        self._timed = params.latency > 0 or limits.latency is not None
+        self._loaded = params.load > 0 or limits.load is not None
+        self._limits = None if limits == FactorLimits() else limits
         self._timing = Timing(shared, "first_byte")
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        figures = self._figures(models, facts)
+        columns = self._figures(models, facts)
         limits = self._limits
-        keeping = [at for at, each in enumerate(figures) if limits is None or limits.keeps(*each)]
-        some = keeping or list(range(len(models)))
+        every = list(range(len(models)))
+        keeping = every
+        if limits is not None:
+            keeping = [at for at, each in enumerate(zip(*columns, strict=True)) if limits.keeps(*each)]
+        some = keeping or every
         sums = [0.0] * len(some)
-        for factor, weight in enumerate(self._weights):
-            values = [figures[at][factor] for at in some]
+        for column, weight in zip(columns, self._weights, strict=True):
+            if not weight:
+                continue
+            values = column if some is every else [column[at] for at in some]
             least, width = min(values), max(values) - min(values)
-            if weight and width > 0:
+            if width > 0:
                 sums = [total + weight * ((value - least) / width) for total, value in zip(sums, values, strict=True)]
         best = some[max(range(len(some)), key=sums.__getitem__)]
         return Choice(models[best], BEST if keeping else LIMITS, 1.0, self.name)
@@ -95,15 +102,15 @@ class Factors(Selector):
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         self._timing.learn(outcome, choice.model)
 
-    def _figures(self, models: Sequence[Model], facts: Facts) -> list[tuple[float, float, float, float]]:
-        """Quality, money, seconds and waiting requests of each."""
-        tokens = expected_tokens(facts) if self._priced else (0, 0)
-        return [
-            (
-                USUAL if model.quality is None else model.quality,
-                model.cost(*tokens) if self._priced else 0.0,
-                seconds,
-                self._timing.waiting(model),
-            )
-            for model, seconds in zip(models, self._timing.expected(models), strict=True)
-        ]
+    def _figures(self, models: Sequence[Model], facts: Facts) -> tuple[list[float], ...]:
+        """Quality, money, seconds and waiting requests of each; nothing of what does not count."""
+        nothing = [0.0] * len(models)
+        money, seconds, waiting = nothing, nothing, nothing
+        if self._priced:
+            tokens = expected_tokens(facts)
+            money = [model.cost(*tokens) for model in models]
+        if self._timed:
+            seconds = self._timing.expected(models)
+        if self._loaded:
+            waiting = [float(self._timing.waiting(model)) for model in models]
+        return [expected(model) for model in models], money, seconds, waiting

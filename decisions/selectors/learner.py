@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final, Literal
 
@@ -86,11 +87,30 @@ class ClassLearner(Learner):
     def __init__(self, pick: Pick, params: ClassParams, shared: Shared) -> None:
         super().__init__(pick, params, shared)
         self._by_template = params.per == "template"
+        self._stamp = (-1, -1, -1)
+        self._worths: dict[str, dict[Model, float]] = {}
 
     def context(self, facts: Facts) -> str:
         if not self._by_template:
             return ""
         return f"{sum(facts.get(FRAME)) % CLASSES:02x}"
+
+    @abstractmethod
+    def worth(self, context: str, model: Model) -> float:
+        """How good a candidate is in a class, by what was learned: 0 to 1."""
+
+    def worths(self, models: Sequence[Model], facts: Facts) -> list[float]:
+        """That of each of `models`, less its weighed price."""
+        stamp = self.standing.stamp()
+        if stamp != self._stamp:
+            self._stamp, self._worths = stamp, {}
+        context = self.context(facts)
+        found = self._worths.get(context)
+        if found is None:
+            found = self._worths[context] = {model: self.worth(context, model) for model in self.models}
+        # Equals are those that differ by no more than the time between two grades makes them.
+        prices = self.prices(models, facts)
+        return [round(found[model] - price, 6) for model, price in zip(models, prices, strict=True)]
 
     def known(self, context: str, arm: str) -> Sequence[float] | None:
         """The sums of a candidate in a class; None where there are none."""

@@ -47,8 +47,7 @@ class Pheromone(ClassLearner):
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         self.standing.refresh()
-        context, prices = self.context(facts), self.prices(models, facts)
-        strengths = [max(1e-3, self.trail(context, one) - price) for one, price in zip(models, prices, strict=True)]
+        strengths = [max(1e-3, worth) for worth in self.worths(models, facts)]
         most = max(strengths)
         shares = [(strength / most) ** self._sharpness for strength in strengths]
         ends = list(accumulate(shares))
@@ -57,7 +56,7 @@ class Pheromone(ClassLearner):
         why = STRONGEST if strengths[at] == most else OTHER
         return Choice(models[at], why, shares[at] / ends[-1], self.name)
 
-    def trail(self, context: str, model: Model) -> float:
+    def worth(self, context: str, model: Model) -> float:
         """How strong the trail of a candidate is in a class, 0 to 1."""
         count, left = self.known(context, model.key) or (0.0, 0.0)
         return (left + FIRST * expected(model)) / (count + FIRST)

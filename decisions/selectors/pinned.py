@@ -64,6 +64,9 @@ class Pinned(Selector):
     def compare(self, better: Graded, worse: Graded) -> None:
         self._chooser.compare(better, worse)
 
+    async def settle(self) -> None:
+        await self._chooser.settle()
+
     async def fetch(self, facts: Facts) -> Choice:
         """The choice for the session (the slow input of this selector). Raises `Unavailable`."""
         await fetch((self._chooser,), facts)

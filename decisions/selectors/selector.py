@@ -120,6 +120,9 @@ class Selector(ABC):
         """The answer of one choice is better than that of another. Raises ValueError as `grade` does."""
         raise NotImplementedError
 
+    async def settle(self) -> None:  # noqa: B027 - for most kinds it does at once
+        """Wait until everything counts that it was told."""
+
     @abstractmethod
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         """One of `models`, which are some of those given, at least one."""

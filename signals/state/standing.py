@@ -93,6 +93,10 @@ class Standing:
             found = self._fresh[key] = tuple(sums.tolist())
         return found
 
+    def stamp(self) -> tuple[int, int, int]:
+        """Changes when what `told` says may have changed."""
+        return self.version, self.pulls, int(self._clock() / self._half_life * 1000)
+
     def all(self) -> dict[str, list[float]]:
         """All sums as they weigh now, by candidate: what is exported."""
         self._turn()

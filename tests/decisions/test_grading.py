@@ -65,7 +65,7 @@ async def settled(grading: Grading) -> None:
 def means(engine: Engine) -> dict[str, float]:
     selector = engine.selectors["learned"]
     assert isinstance(selector, Ema)
-    return {model.key: selector.mean("", model) for model in selector.models}
+    return {model.key: selector.worth("", model) for model in selector.models}
 
 
 async def test_a_grade_is_taken_once_by_whichever_id() -> None:

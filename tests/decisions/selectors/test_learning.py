@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from decisions.model import Model
+from decisions.selectors.bandit import Bandit
 from decisions.selectors.pinned import built
 from decisions.selectors.registry import BY_NAME
 from decisions.selectors.selector import Graded, Selector
@@ -134,6 +136,27 @@ def test_the_frame_tells_templates_apart_and_not_what_they_hold() -> None:
     assert frame("Pick one.\nA. red\nB. blue\n") != frame("Pick one.\nA. red\nB. blue\nC. green\n")
     assert frame("") == frame(" \n")
     assert all(abs(value) <= 2.5 for text in ("", "9" * 5000, "\ud800", "Ä!" * 99) for value in style(text))
+
+
+async def test_a_bandit_solves_beside_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    solved = Bandit._solved
+
+    def seen(self: Bandit, learned: Any) -> Any:
+        threads.append(threading.current_thread())
+        return solved(self, learned)
+
+    selector = made("bandit", explore=0.0)
+    monkeypatch.setattr(Bandit, "_solved", seen)
+    asked = facts(MATHS.format(1), headers={"x-request-id": "r"})
+    for _ in range(20):
+        selector.grade(Graded("a", selector.context(asked)), 0.0)
+        selector.grade(Graded("c", selector.context(asked)), 1.0)
+        assert selector.choose(asked).model.key == "a", "nothing has been solved yet"
+    await selector.settle()
+    assert selector.choose(asked).model.key == "c"
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize("hours", [1e-320, 1e-9])
