@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
@@ -64,11 +64,12 @@ class Grading:
             and (score := SAID.get(reading.label or "") if kind == "feedback" else 0.0 if reading.matched else None)
             is not None
         ]
-        named = request.headers.get("x-request-id", "")
+        owner, named = self._owner(request), request.headers.get("x-request-id", "")
         kept = self._kept(trace, request, named) if self._says or named else None
-        session = self._sessions.key(request) if self._says else ""
+        session = f"{_digest(owner)}:{key}" if self._says and (key := self._sessions.key(request)) else ""
         if (scores and session) or kept is not None:
-            self._begin(self._sent(session, min(scores, default=None), _digest(named) if named else "", kept))
+            asked = _asked(owner, named) if named else ""
+            self._begin(self._sent(session, min(scores, default=None), asked, kept))
 
     def answered(self, trace: Trace, request: Request, answer: str) -> None:
         """The answer of this id comes from the choice in `trace`. Never waits and never raises."""
@@ -77,90 +78,116 @@ class Grading:
             self._begin(self._store.keep(f"decided:{_digest(answer)}", kept, DAY_S))
 
     def _kept(self, trace: Trace, request: Request, answer: str) -> str | None:
-        """What is remembered of a choice; None where no selector of ours has made it."""
+        """What is remembered of a choice; None where no selector of ours has made it. Its `key` is the answer's,
+        whichever id names it: nobody else's request has the same, though it have the same id."""
         name, choice = trace.decision.name, trace.choice
         if choice is None or name not in self._selectors or len(answer) > LONGEST:
             return None
+        owner = self._owner(request)
         kept = {
             "decision": name,
             "arm": choice.model.key,
             "context": trace.context,
-            "owner": self._owner(request),
-            "key": _digest(request.headers.get("x-request-id") or answer),
+            "owner": owner,
+            "key": _digest(f"{owner} {request.headers.get('x-request-id') or answer} {request.received}"),
         }
         return orjson.dumps(kept).decode()
 
     async def take(self, request: Request) -> Taken:
         """The grade in the body of `request`: `{"id": …, "score": 0 to 1}` or `{"id": …, "better_than": …}`."""
-        fields = request.fields
-        answer, score, worse = fields.get("id"), fields.get("score"), fields.get("better_than")
-        if not {"id", "score", "better_than"} >= {*fields} - {"session_id", "metadata"} or not _id(answer):
+        if not _sound(request.fields):
             return "invalid_feedback"
-        if (score is None) == (worse is None) or (worse is not None and (not _id(worse) or worse == answer)):
-            return "invalid_feedback"
-        if score is not None and (type(score) not in (int, float) or not 0 <= score <= 1):
-            return "invalid_feedback"
+        owner = self._owner(request)
         try:
-            owner = self._owner(request)
-            minute = f"grades:{int(time.time() // 60)}:{_digest(owner)}"
-            if not await self._store.take(minute, 1.0, A_MINUTE, 120.0):
-                return "too_many_grades"
-            found = [await self._found(str(each), owner) for each in (answer, worse) if each is not None]
-            if None in found:
-                return "unknown_answer"
-            for kept in found:
-                if kept is not None and not await self._first(kept["key"], "said"):
-                    return "graded_already"
+            return await self._take(request.fields, owner) if await self._soon(owner) else "too_many_grades"
         except Unavailable:
             return "store_down"
+
+    async def take_all(self, grades: Sequence[Any]) -> list[Taken]:
+        """What becomes of grades that the operator gives, in any number and of anybody's answers. Where an `id` is a
+        request's, its `tenant` or `session_id` is told besides, whichever tells askers apart. Raises `Unavailable`; what
+        was taken by then is taken."""
+        return [
+            await self._take(grade, None) if isinstance(grade, dict) and _sound(grade, "tenant") else "invalid_feedback"
+            for grade in grades
+        ]
+
+    async def _take(self, fields: Mapping[str, Any], owner: str | None) -> Taken:
+        """Take one grade; `owner` None: of the operator. Raises `Unavailable`."""
+        score = fields.get("score")
+        found = [
+            await self._found(fields, str(fields[name]), owner) for name in ("id", "better_than") if name in fields
+        ]
+        kept = [each for each in found if each is not None]
+        if len(kept) < len(found):
+            return "unknown_answer"
+        if kept[0]["decision"] != kept[-1]["decision"]:
+            return "invalid_feedback"  # of two decisions, so that nothing can be learned of either
+        taken: list[str] = []
         try:
-            self._learn([kept for kept in found if kept is not None], score)
+            for each in kept:
+                if not await self._first(each["key"], "said"):
+                    return "graded_already"
+                taken.append(each["key"])
+            graded = [Graded(each["arm"], each["context"]) for each in kept]
+            selector = self._selectors[kept[0]["decision"]]
+            if score is None:
+                selector.compare(graded[0], graded[1])
+            else:
+                selector.grade(graded[0], float(score))
+            taken = []
         except (ValueError, TypeError):  # another kind of selector chose it, before the policy was changed
             return "unknown_answer"
+        finally:
+            for key in taken:  # it has not counted, and may be graded yet
+                self._store.add(f"said:{key}", -1.0, DAY_S)
         return "taken"
 
-    def _learn(self, found: list[dict[str, Any]], score: float | None) -> None:
-        selector = self._selectors[found[0]["decision"]]
-        graded = [Graded(kept["arm"], kept["context"]) for kept in found]
-        if score is not None:
-            selector.grade(graded[0], float(score))
-        elif found[1]["decision"] == found[0]["decision"]:
-            selector.compare(graded[0], graded[1])
-
-    async def _found(self, answer: str, owner: str) -> dict[str, Any] | None:
+    async def _found(self, fields: Mapping[str, Any], answer: str, owner: str | None) -> dict[str, Any] | None:
         """What is remembered of an answer; None where that is nothing, or another's."""
-        text = await self._store.text(f"decided:{_digest(answer)}")
-        if text is None:
-            return None
-        kept: dict[str, Any] = orjson.loads(text)
+        if owner is None:
+            owners = ["", *(self._named(str(fields[name])) for name in ("tenant", "session_id") if name in fields)]
+        else:
+            owners = ["", owner]
+        places = [f"decided:{_digest(answer)}", *(_asked(each, answer) for each in dict.fromkeys(owners))]
+        for place in places:
+            text = await self._store.text(place)
+            if text is not None:
+                kept: dict[str, Any] = orjson.loads(text)
+                known = self._knows(kept) and (owner is None or kept["owner"] in owners)
+                return kept if known else None
+        return None
+
+    def _knows(self, kept: Mapping[str, Any]) -> bool:
+        """Whether the candidate is still one of a selector that learns."""
         selector = self._selectors.get(kept["decision"])
-        if selector is None or kept["owner"] not in ("", owner):
-            return None
-        return kept if kept["arm"] in {model.key for model in selector.models} else None
+        return selector is not None and kept["arm"] in {model.key for model in selector.models}
+
+    async def _soon(self, owner: str) -> bool:
+        """Whether another grade of this owner may be taken in this minute."""
+        minute = f"grades:{int(time.time() // 60)}:{_digest(owner)}"
+        return await self._store.take(minute, 1.0, A_MINUTE, 120.0)
 
     async def _first(self, key: str, how: str) -> bool:
         """Whether nobody has graded the answer of this key so before."""
         return await self._store.take(f"{how}:{key}", 1.0, 1.0, DAY_S)
 
-    async def _sent(self, session: str, score: float | None, key: str, kept: str | None) -> None:
+    async def _sent(self, session: str, score: float | None, asked: str, kept: str | None) -> None:
         if score is not None and session:
             await self._hear(session, score)
-        if kept is not None and key:
-            await self._store.keep(f"decided:{key}", kept, DAY_S)
+        if kept is not None and asked:
+            await self._store.pin(asked, kept, DAY_S)  # an id that is used again names the first
         if kept is not None and session:
             await self._store.keep(f"answered:{session}", kept, DAY_S)
 
     async def _hear(self, session: str, score: float) -> None:
         text = await self._store.text(f"answered:{session}")
-        if text is None:
+        kept: dict[str, Any] | None = None if text is None else orjson.loads(text)
+        if kept is None or not self._knows(kept):
             return
-        kept: dict[str, Any] = orjson.loads(text)
-        selector = self._selectors.get(kept["decision"])
-        if selector is None or kept["arm"] not in {model.key for model in selector.models}:
-            return
-        if await self._first(kept["key"], "heard"):
-            with contextlib.suppress(ValueError, TypeError):  # as above
-                selector.grade(Graded(kept["arm"], kept["context"]), score)
+        if await self._first(kept["key"], "heard") and await self._soon(kept["owner"]):
+            with contextlib.suppress(ValueError, TypeError):  # as in `_take`
+                self._selectors[kept["decision"]].grade(Graded(kept["arm"], kept["context"]), score)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -175,9 +202,28 @@ class Grading:
         """Who asks: the tenant, where the policy says how that is told, else the session that the request names; ''
         where nobody is named, so that whoever knows the answer's id may grade it."""
         if self._tenant is not None:
-            return "tenant " + _digest(request.headers.get(self._tenant, ""))
+            return self._named(request.headers.get(self._tenant, ""))
         name = self._sessions.name(request)
-        return "session " + _digest(name) if name else ""
+        return self._named(name) if name else ""
+
+    def _named(self, name: str) -> str:
+        """The owner of this name."""
+        return f"{'session' if self._tenant is None else 'tenant'} {_digest(name)}"
+
+
+def _sound(fields: Mapping[str, Any], *more: str) -> bool:
+    """Whether `fields` are a grade, which may have `more` of them."""
+    answer, score, worse = fields.get("id"), fields.get("score"), fields.get("better_than")
+    if {*fields} - {"id", "score", "better_than", "session_id", "metadata", *more} or not _id(answer):
+        return False
+    if worse is not None:
+        return score is None and _id(worse) and worse != answer
+    return isinstance(score, (int, float)) and type(score) is not bool and 0 <= score <= 1
+
+
+def _asked(owner: str, name: str) -> str:
+    """Where it is remembered what the owner's request of this id has chosen: another's may have the same id."""
+    return f"asked:{_digest(f'{owner} {name}')}"
 
 
 def _id(value: Any) -> bool:

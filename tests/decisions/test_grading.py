@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -36,9 +37,12 @@ def made(more: str = "") -> tuple[Engine, Grading]:
     return engine, engine.grading
 
 
+ARRIVALS = count(1.0)
+
+
 def asked(**headers: str) -> Request:
     headers = {key.replace("_", "-"): value for key, value in headers.items()}
-    return Request("chat", b"{}", {}, "auto", (Message("user", "hi"),), headers)
+    return Request("chat", b"{}", {}, "auto", (Message("user", "hi"),), headers, None, next(ARRIVALS))
 
 
 def grade(body: dict[str, Any], **headers: str) -> Request:
@@ -84,6 +88,57 @@ async def test_the_better_of_two_answers() -> None:
     assert means(engine)["small"] == pytest.approx((1.2 + 1) / 4, abs=1e-6)
     assert await grading.take(grade({"id": "b", "better_than": "a"})) == "graded_already"
     assert await grading.take(grade({"id": "a", "better_than": "a"})) == "invalid_feedback"
+
+
+async def test_a_comparison_that_does_not_count_takes_no_grade_away() -> None:
+    engine, grading = made()
+    for id in ("a", "b", "c"):
+        await answer(engine, id, asked())
+    assert await grading.take(grade({"id": "b", "score": 1})) == "taken"
+    assert await grading.take(grade({"id": "a", "better_than": "b"})) == "graded_already"
+    assert await grading.take(grade({"id": "a", "better_than": "c"})) == "taken"
+
+
+async def test_answers_of_two_decisions_are_not_compared() -> None:
+    other = "- {name: other, when: other, route: {pick: [small, large], by: ema}}\n- {name: learned,"
+    policy = POLICY.replace("- {name: learned,", other).replace(
+        "again:", "other: {header: {name: x-other, exists: true}}, again:"
+    )
+    engine = build(parse(policy))
+    assert (grading := engine.grading) is not None
+    await answer(engine, "a", asked())
+    await answer(engine, "b", asked(x_other="yes"))
+    assert await grading.take(grade({"id": "a", "better_than": "b"})) == "invalid_feedback"
+    assert await grading.take(grade({"id": "a", "score": 1})) == "taken"
+
+
+async def test_a_request_s_id_that_another_tenant_uses_again_names_the_first_one_s_answer() -> None:
+    engine, grading = made(TENANT)
+    await answer(engine, "a", asked(x_tenant="honest", x_request_id="r"))
+    await answer(engine, "b", asked(x_tenant="forger", x_request_id="r"))
+    await answer(engine, "c", asked(x_tenant="honest", x_request_id="r"))
+    assert await grading.take(grade({"id": "r", "score": 0}, x_tenant="forger")) == "taken", "of its own answer"
+    assert await grading.take(grade({"id": "r", "score": 1}, x_tenant="honest")) == "taken"
+    assert await grading.take(grade({"id": "a", "score": 1}, x_tenant="honest")) == "graded_already"
+    assert await grading.take(grade({"id": "c", "score": 1}, x_tenant="honest")) == "taken"
+
+
+async def test_the_operator_gives_grades_of_anybody_s_answers() -> None:
+    engine, grading = made(TENANT)
+    for number in range(A_MINUTE + 10):
+        await answer(engine, f"a{number}", asked(x_tenant="t", x_request_id=f"r{number}"))
+    grades = [{"id": f"a{number}", "score": 0.0} for number in range(A_MINUTE + 8)]
+    assert await grading.take_all(grades) == ["taken"] * len(grades)
+    last = A_MINUTE + 9
+    more = [
+        {"id": "a0", "score": 1},
+        {"id": f"r{last}", "score": 1},
+        {"id": f"r{last}", "score": 1, "tenant": "t"},
+        3,
+        {},
+    ]
+    told = ["graded_already", "unknown_answer", "taken", "invalid_feedback", "invalid_feedback"]
+    assert await grading.take_all(more) == told
 
 
 async def test_an_answer_that_another_kind_of_selector_chose_is_unknown() -> None:
@@ -150,6 +205,22 @@ async def test_what_the_user_says_next_grades_the_answer_before(label: str, scor
     await answer(engine, "c", asked(x_session_id="one"), Reading(False, 0.9, label))
     assert means(engine)["small"] == pytest.approx((1.2 + score) / 3, abs=1e-6)
     assert await grading.take(grade({"id": "a", "score": 1}, x_session_id="one")) == "taken", "in words, and by a grade"
+
+
+async def test_nobody_s_words_grade_the_answer_of_another_tenant() -> None:
+    engine, _ = made(TENANT)
+    await answer(engine, "a", asked(x_session_id="one", x_tenant="honest"))
+    await answer(engine, "b", asked(x_session_id="one", x_tenant="forger"), Reading(False, 0.9, "dissatisfied"))
+    assert means(engine)["small"] == 0.6
+
+
+async def test_only_so_much_is_heard_of_one_tenant_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decisions.grading.time.time", lambda: 1.8e9)
+    engine, _ = made(TENANT)
+    for number in range(A_MINUTE + 20):
+        await answer(engine, f"a{number}", asked(x_session_id="one", x_tenant="t"), Reading(False, 0.9, "satisfied"))
+    learned = engine.selectors["learned"].standing.all()  # type: ignore[attr-defined]
+    assert learned["|small"][0] == pytest.approx(A_MINUTE, abs=0.01)
 
 
 async def test_a_failure_of_the_server_is_a_bad_grade() -> None:
