@@ -104,9 +104,9 @@ class Grading:
             return "store_down"
 
     async def take_all(self, grades: Sequence[Any]) -> list[Taken]:
-        """What becomes of grades that the operator gives, in any number and of anybody's answers. Where an `id` is a
-        request's, its `tenant` or `session_id` is told besides, whichever tells askers apart. Raises `Unavailable`; what
-        was taken by then is taken."""
+        """What becomes of grades that the operator gives, in any number and of anybody's answers. With a request's `id`
+        its `tenant` or `session_id` is told, whichever tells askers apart. Raises `Unavailable`; what was taken by then
+        is taken."""
         return [
             await self._take(grade, None) if isinstance(grade, dict) and _sound(grade, "tenant") else "invalid_feedback"
             for grade in grades
