@@ -701,17 +701,27 @@ def _rule_schema() -> dict[str, Any]:
     def one(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
-    number = {"type": "number"}
-    count = {"type": "integer", "minimum": 1}
-    test = {"signal": {"type": "string"}, "at_least": number, "at_most": number, "is": {"type": "string"}}
+    def told(schema: dict[str, Any], description: str) -> dict[str, Any]:
+        return {**schema, "description": description}
+
+    counted = {
+        "count": told({"type": "integer", "minimum": 1}, "How many of the rules must hold."),
+        "of": told(rules, "The rules that are counted."),
+    }
+    test = {
+        "signal": told({"type": "string"}, "The name of a signal or of a rule, whose reading is tested."),
+        "at_least": told({"type": "number"}, "Its score must not be below this."),
+        "at_most": told({"type": "number"}, "Its score must not be above this."),
+        "is": told({"type": "string"}, "Its label must be this one."),
+    }
     return {
         "description": "A Boolean rule over signals and named rules.",
         "oneOf": [
             {"type": "string", "description": "The name of a signal or of a rule."},
-            one({"all": rules}, ["all"]),
-            one({"any": rules}, ["any"]),
-            one({"not": rule}, ["not"]),
-            one({"at_least": one({"count": count, "of": rules}, ["count", "of"])}, ["at_least"]),
+            one({"all": told(rules, "Every one of these rules must hold.")}, ["all"]),
+            one({"any": told(rules, "One of these rules must hold; more may.")}, ["any"]),
+            one({"not": told(rule, "This rule must not hold.")}, ["not"]),
+            one({"at_least": told(one(counted, ["count", "of"]), "So many of some rules must hold.")}, ["at_least"]),
             one(test, ["signal"]),
         ],
     }

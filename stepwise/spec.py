@@ -59,7 +59,9 @@ class StepSpec(_Block):
     ends: Ends | None = None
     """What ends a step: a `blank` line, a `line`, a `sentence`, or, by how long the step has become, each: `auto`."""
     min_tokens: Annotated[int, Field(ge=1)] | None = None
+    """No step ends before it has this many tokens of the model that writes it."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Every step ends when it has this many, wherever that is."""
 
 
 class BudgetSpec(_Block):

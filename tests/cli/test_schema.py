@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -45,6 +46,67 @@ def test_it_takes_policies(schema: jsonschema.Draft202012Validator, text: str) -
 )
 def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, new: str) -> None:
     assert not schema.is_valid(parse(POLICY.replace(old, new), "p").data)
+
+
+CASES = sorted(Path(__file__, "../../../examples").resolve().glob("*.cases.yaml"))
+
+
+@pytest.fixture
+def cases(run: Callable[..., Ran]) -> jsonschema.Draft202012Validator:
+    ran = run("schema", "cases")
+    assert ran.status == 0
+    jsonschema.Draft202012Validator.check_schema(ran.json())
+    return jsonschema.Draft202012Validator(ran.json())
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.name)
+def test_that_of_cases_takes_the_examples(cases: jsonschema.Draft202012Validator, path: Path) -> None:
+    assert [error.message for error in cases.iter_errors(parse(path.read_text(), "c").data)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cases: []",
+        "case: [{name: a, expect: {decision: b}}]",
+        "cases: [{expect: {decision: b}}]",
+        "cases: [{name: a, expects: {decision: b}}]",
+        "cases: [{name: a, expect: {desicion: b}}]",
+        "cases: [{name: a, expect: {status: '403'}}]",
+        "cases: [{name: a, signals: {s: maybe}, expect: {decision: b}}]",
+        "cases: [{name: a, expect: {answer: {action: passes}}}]",
+    ],
+)
+def test_that_of_cases_refuses_mistakes(cases: jsonschema.Draft202012Validator, text: str) -> None:
+    assert not cases.is_valid(parse(text, "c").data)
+
+
+def undescribed(schema: dict[str, Any]) -> Iterator[str]:
+    """Where properties stand that neither say what they are nor refer to something that does."""
+    definitions = schema["$defs"]
+
+    def walk(node: Any, path: str) -> Iterator[str]:
+        if isinstance(node, list):
+            for index, each in enumerate(node):
+                yield from walk(each, f"{path}/{index}")
+        elif isinstance(node, dict):
+            for name, each in node.get("properties", {}).items():
+                named = definitions.get(each.get("$ref", "").removeprefix("#/$defs/"), {})
+                if not (each.get("description") or named.get("description")):
+                    yield f"{path}/{name}"
+            for key, each in node.items():
+                yield from walk(each, f"{path}/{key}")
+
+    return walk(schema, "")
+
+
+@pytest.mark.parametrize("of", ["policy", "cases"])
+def test_every_property_says_what_it_is(run: Callable[..., Ran], of: str) -> None:
+    schema = run("schema", of).json()
+    assert list(undescribed(schema)) == []
+    model, key = {"policy": ("StepSpec", "max_tokens"), "cases": ("Stub", "score")}[of]
+    del schema["$defs"][model]["properties"][key]["description"]
+    assert list(undescribed(schema)) == [f"/$defs/{model}/{key}"]
 
 
 @pytest.mark.slow
