@@ -16,6 +16,7 @@ import orjson
 from cli.answers import Answered, answered
 from cli.calls import RecordedCall, Unread, lowered
 from cli.colour import CASES, painted
+from config.advice import one_of
 from config.document import Document, parse
 from config.load import validated
 from config.problem import PolicyError, did_you_mean
@@ -224,8 +225,7 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
     action, decision, model = case.expect.action, case.expect.decision, case.expect.model
     actions = (*ACTIONS, "default")
     if action is not None and action not in actions:
-        message = f"action: input should be {', '.join(map(repr, actions[:-1]))} or {actions[-1]!r}"
-        document.report((*expected, "action"), "P104", message)
+        document.report((*expected, "action"), "P104", f"action: {one_of(actions, action)}")
     if decision is not None and decision in watching:
         message = f"{decision!r} looks at the answer: write `answer: {{decision: {decision}}}`"
         document.report((*expected, "decision"), "R206", message)

@@ -6,13 +6,13 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from config import advice
 from config.clauses import clauses, models
 from config.document import Document, Path
 from config.document import parse as parse_yaml
@@ -20,6 +20,7 @@ from config.mistakes import mistakes
 from config.names import clashes
 from config.problem import PolicyError, Problem, did_you_mean
 from config.schema import PolicySpec
+from config.wording import said
 from config.writers import ACTIONS, ANSWERS, WRITERS
 from decisions.engine import Clause, Opening
 from decisions.lint import lint
@@ -27,7 +28,6 @@ from decisions.model import Model
 from decisions.named import RuleParams
 from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, leaves
 from decisions.watching import Watching
-from signals.bounds import SAID
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
 from signals.request import ANSWER
@@ -40,6 +40,8 @@ M = TypeVar("M", bound=BaseModel)
 _ON_ANSWER: Final = tuple(key for key in ANSWERS if key not in ACTIONS)
 _GUARDS: Final = ("mask", "cut")
 """What else keeps something from a client."""
+_EVERYTHING: Final = frozenset(("", "true", "always", "null", "~", "*", "default", "else"))
+"""What stands in the place of a rule where other languages say that it always holds."""
 _DEEPEST: Final = 100
 """The most levels of what names build on: evaluating a rule goes as deep."""
 
@@ -257,8 +259,8 @@ class _Checker:
         }
         if as_typed:
             return self._validated(model, _replaced(data, as_typed), base)
-        for place, item in places:
-            self._report(model, base, place, item)
+        for each in said(model, data, places):
+            self._document.report(base + each.place, each.code, each.message, at_key=each.at_key)
         return None
 
     def _place(self, data: Any, location: tuple[str | int, ...]) -> Path:
@@ -271,26 +273,6 @@ class _Checker:
             place.append(part)
         return tuple(place)
 
-    def _report(self, model: type[BaseModel], base: Path, place: Path, item: Any) -> None:
-        kind: str = item["type"]
-        if kind == "extra_forbidden":
-            known = _keys_at(_schema(model), place[:-1])
-            message = f"unknown key {place[-1]!r}{did_you_mean(str(place[-1]), known)}"
-            self._document.report(base + place, "P101", message, at_key=True)
-        elif kind == "missing":
-            self._document.report(base + place, "P102", f"missing key {item['loc'][-1]!r}", at_key=True)
-        elif kind == "value_error":
-            message = str(item["ctx"]["error"])
-            self._document.report(base + place, "P104", message)
-        elif kind.startswith("P1"):
-            self._document.report(base + place, kind, item["msg"], at_key=item["loc"][-1] == "[key]")
-        else:
-            wrong_type = kind.endswith(("_type", "_parsing")) or kind == "is_instance_of"
-            message = _plainly(model, place, item)
-            if place:
-                message = f"{place[-1] if isinstance(place[-1], str) else place[-2]}: {message}"
-            self._document.report(base + place, "P103" if wrong_type else "P104", message)
-
     def _signal(self, name: str, entry: Any) -> tuple[str, Params] | None:
         path: Path = ("signals", name)
         if not isinstance(entry, dict) or len(entry) != 1:
@@ -300,6 +282,8 @@ class _Checker:
         known = BY_NAME.get(kind)
         if known is None:
             message = f"unknown kind of signal {kind!r}{did_you_mean(kind, BY_NAME)}"
+            if kind in ("all", "any", "not"):
+                message = f"{kind!r} makes a rule, no signal: rules with names stand below `rules:`"
             self._document.report((*path, kind), "P105", message, at_key=True)
             return None
         params = self._validated(known.Parameters, {} if given is None else given, (*path, kind))
@@ -490,7 +474,10 @@ class _Checker:
         if isinstance(data, str) or path in self._document.typed:
             return self._leaf(data if isinstance(data, str) else self._document.typed[path], path)
         if not isinstance(data, dict):
-            report(path, "P103", "a rule is a signal's name, or a mapping with all, any, not, at_least or signal")
+            message = "a rule is a signal's name, or a mapping with all, any, not, at_least or signal"
+            if isinstance(data, list) and data:
+                message += f"; several stand below `all` or `any`: {advice.flow({'all': data})}"
+            report(path, "P103", message)
             return None
         if "signal" in data:
             return self._test(data, path)
@@ -502,7 +489,11 @@ class _Checker:
         }
         for key in data:
             if key not in parsers:
-                message = f"unknown key {key!r}{did_you_mean(key, [*parsers, 'signal'])}"
+                message = f"unknown key {key!r}"
+                if self._knows(key):
+                    message += f": to say that it holds, a rule is its name alone, {key}"
+                else:
+                    message += did_you_mean(key, [*parsers, "signal"])
                 report((*path, key), "P101", message, at_key=True)
         given = [key for key in data if key in parsers]
         parsed = [parsers[key](data[key], (*path, key)) for key in given]
@@ -515,6 +506,8 @@ class _Checker:
     def _leaf(self, name: str, path: Path) -> Leaf | NamedRule | None:
         if not self._knows(name):
             message = f"unknown signal {name!r}{_as_a_rule(name) or did_you_mean(name, self._names)}"
+            if name.lower() in _EVERYTHING:
+                message += ": a decision that takes every request has no `when`"
             self._document.report(path, "R201", message)
             return None
         # A rule that is not there has been reported: it stands in a circle.
@@ -526,7 +519,8 @@ class _Checker:
 
     def _rules(self, data: Any, path: Path) -> tuple[Rule, ...] | None:
         if not isinstance(data, list):
-            self._document.report(path, "P103", f"{path[-1]} takes a list of rules")
+            one = f": write [{data}]" if isinstance(data, str) else ""
+            self._document.report(path, "P103", f"{path[-1]} takes a list of rules{one}")
             return None
         if not data:
             self._document.report(path, "P107", f"empty {path[-1]}: it needs at least one rule")
@@ -571,7 +565,7 @@ class _Checker:
             if key in data:
                 value = data[key]
                 if not isinstance(value, (int, float)) or isinstance(value, bool):
-                    report((*path, key), "P103", f"{key}: a number is needed")
+                    report((*path, key), "P103", f"{key}: {advice.number(value)}")
                     return None
                 if not abs(value) <= sys.float_info.max:
                     report((*path, key), "P104", f"{key}: a number is needed that is neither infinite nor .nan")
@@ -687,68 +681,7 @@ def _replaced(data: Any, values: Mapping[Path, Any], path: Path = ()) -> Any:
     return data
 
 
-@cache
-def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
-    return model.model_json_schema(by_alias=True)
-
-
 def _as_a_rule(text: str) -> str:
-    """How a rule that is written as a sentence (`a and b`, `not a`) is written in a policy; '' for any other text."""
-    words = text.split()
-    if len(words) == 2 and words[0].lower() == "not":
-        return f": a rule is written as {{not: {words[1]}}}"
-    joints = {word.lower() for word in words[1::2]}
-    if len(words) < 3 or len(words) % 2 == 0 or joints not in ({"and"}, {"or"}):
-        return ""
-    return f": a rule is written as {{{'all' if joints == {'and'} else 'any'}: [{', '.join(words[::2])}]}}"
-
-
-_NEEDED: Final = {
-    "list_type": "a list is needed",
-    "string_type": "text is needed",
-    "int_type": "a whole number is needed",
-    "float_type": "a number is needed",
-    "bool_type": "true or false is needed",
-}
-"""What is said of the types of pydantic's errors."""
-
-
-def _plainly(model: type[BaseModel], place: Path, item: Any) -> str:
-    """What is wrong with a value, without the names of our classes, and without expressions for patterns."""
-    kind: str = item["type"]
-    if kind in ("dict_type", "model_type", "model_attributes_type", "is_instance_of"):
-        keys = _keys_at(_schema(model), place)
-        return f"a mapping is needed, with {', '.join(keys[:8])}" if keys else "a mapping is needed, {key: value}"
-    if kind == "string_pattern_mismatch":
-        words = [node[SAID] for node in _nodes_at(_schema(model), place) if SAID in node]
-        return words[0] if words else "it is not spelled as it must be"
-    message: str = item["msg"]
-    return _NEEDED.get(kind, message[0].lower() + message[1:])
-
-
-def _keys_at(schema: Mapping[str, Any], path: Path) -> list[str]:
-    """The keys that a JSON schema allows at `path`."""
-    return [key for node in _nodes_at(schema, path) for key in node.get("properties", ())]
-
-
-def _nodes_at(schema: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
-    """The schemas of what stands at `path`."""
-    nodes: list[Mapping[str, Any]] = [schema]
-    for part in (*path, None):
-        opened: list[Mapping[str, Any]] = []
-        while nodes:
-            node = nodes.pop()
-            if "$ref" in node:
-                nodes.append(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
-                continue
-            nodes += node.get("anyOf", ()) or node.get("oneOf", ())
-            opened.append(node)
-        if part is None:
-            return opened
-        for node in opened:
-            below = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-            if below is None and isinstance(part, str) and isinstance(node.get("additionalProperties"), dict):
-                below = node["additionalProperties"]
-            if isinstance(below, dict):
-                nodes.append(below)
-    return []
+    """How a rule that is written as a sentence (`a and b`, `not a`, `a > 5`) is written in a policy; '' for others."""
+    meant = advice.sentence(text)
+    return "" if meant is None else f": a rule is written as {advice.flow(meant)}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from config.advice import TEMPLATE, unfilled
 from config.clauses import arms
 from config.document import Path
 from config.problem import did_you_mean
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from config.load import Policy
     from config.schema import DecisionSpec, ModelSpec, PickSpec
 
-_TEMPLATE: Final = re.compile(
-    r"\$\{\{?\s*[A-Za-z_][^{}\n]{0,200}\}|\{\{-?\s*[.$A-Za-z_][^{}\n]{0,200}\}\}|\$\([A-Za-z_]\w{0,100}\)"
-    r"|(?<![\w$])\$[A-Z][A-Z0-9]*_[A-Z0-9_]+|\bos\.environ[/\[]|<%=?\s"
-)
-"""`${X}`, `{{ .x }}`, `$(X)`, `$AN_X`, `os.environ/X`, `<%= x %>`: shells, Helm, Jinja, Kubernetes, LiteLLM, ERB."""
 _SEARCHED: Final = frozenset(
     {"all", "allow", "any", "away", "count", "density", "exists", "keywords", "matches", "none", "regex"}
     | {"sequence", "to", "toward"}
@@ -68,6 +64,10 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
                 yield path, doubt
         for doubt in params.unreached(*spans[name]):
             yield path, doubt
+        for parameter, named in params.named_models().items():
+            if named not in spec.models:
+                message = f"never holds: the policy has no model {named!r}{did_you_mean(named, spec.models)}"
+                yield path, Doubt((parameter,), "L323", message)
     for name, rule in spec.rules.items():
         for doubt in _tests(rule, policy, spans, ()):
             yield ("rules", name), doubt
@@ -103,7 +103,7 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
     for index, other in enumerate(model.fallback):
         if other in model.fallback[:index]:
             yield Doubt(("fallback", index), "L330", f"{other!r} stands there twice: remove one")
-    if model.url is None or _TEMPLATE.search(model.url):
+    if model.url is None or TEMPLATE.search(model.url):
         return
     parts = urlsplit(model.url)
     if parts.query or parts.fragment or "@" in parts.netloc:
@@ -247,12 +247,12 @@ def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
 def _templates(value: Any, path: Path) -> Iterator[Finding]:
     """Templates in keys and values: they are never filled in."""
     if isinstance(value, str):
-        found = _TEMPLATE.search(value)
+        found = TEMPLATE.search(value)
         if found is not None:
             yield Finding(path, "L320", _unfilled(found[0]), warning=True)
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            found = _TEMPLATE.search(key) if isinstance(key, str) else None
+            found = TEMPLATE.search(key) if isinstance(key, str) else None
             if found is not None:
                 yield Finding((*path, key), "L320", _unfilled(found[0]), warning=True, at_key=True)
             if not (len(path) >= 3 and path[0] == "signals" and key in _SEARCHED):
@@ -264,6 +264,5 @@ def _templates(value: Any, path: Path) -> Iterator[Finding]:
 
 def _unfilled(found: str) -> str:
     return (
-        f"{found!r} is used as it stands, nothing fills it in: write the value, or fill the file in before that; "
-        "keys of models belong into the gateway"
+        f"{unfilled(found)}: write the value, or fill the file in before that; keys of models belong into the gateway"
     )

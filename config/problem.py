@@ -109,8 +109,23 @@ class PolicyError(Exception):
         self.problems = problems
 
 
-_MEANT: Final = {"and": "all", "or": "any", "if": "when", "model": "route", "then": "route", "deny": "respond"}
-"""Words of other rule languages, and ours for them."""
+_MEANT: Final = {
+    **dict.fromkeys(("and", "all_of", "every"), ("all",)),
+    **dict.fromkeys(("or", "any_of", "one_of"), ("any",)),
+    **dict.fromkeys(("none", "none_of", "nor", "unless", "except"), ("not",)),
+    **dict.fromkeys(("if", "rule", "condition", "match", "matches"), ("when",)),
+    **dict.fromkeys(("model", "then", "target", "use"), ("route",)),
+    **dict.fromkeys(("deny", "block", "refuse", "reject"), ("respond",)),
+    **dict.fromkeys(("min", "minimum", "threshold", "more_than", "above", "score", ">=", ">"), ("at_least",)),
+    **dict.fromkeys(("max", "maximum", "less_than", "below", "<=", "<"), ("at_most",)),
+    **dict.fromkeys(("label", "labels", "equals", "in", "==", "eq"), ("is", "equals", "in")),
+    **dict.fromkeys(("pattern", "patterns", "regex", "words", "keywords", "values", "terms"), ("any",)),
+    **dict.fromkeys(("api_key", "key", "token", "secret"), ("credential",)),
+    "out": ("output",),
+    "endpoint": ("url",),
+    "base_url": ("url",),
+}
+"""Words of other rule languages, and ours for them: the first that may stand there."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -118,8 +133,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if len(name) > _LETTERS:
         return ""
     known = tuple(islice(known, _NAMES))
-    if _MEANT.get(name) in known:  # what looks alike says something else: `and` is not `any`
-        return f" (did you mean {_MEANT[name]!r}?)"
-    names = [other for other in islice(known, _NAMES) if len(other) <= _LETTERS]
+    # What looks alike says something else: `and` is not `any`.
+    for meant in (*((name.lower(),) if name != name.lower() else ()), *_MEANT.get(name.lower(), ())):
+        if meant in known:
+            return f" (did you mean {meant!r}?)"
+    names = [other for other in known if len(other) <= _LETTERS]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""

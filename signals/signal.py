@@ -108,6 +108,10 @@ class Params(BaseModel):
         """The request headers that the signal reads, in small letters."""
         return ()
 
+    def named_models(self) -> Mapping[str, str]:
+        """The models that the signal is about: the parameter that names each, and its key in the policy."""
+        return {}
+
     def doubts(self) -> Iterator[Doubt]:
         """What looks like a mistake although it is allowed."""
         yield from ()

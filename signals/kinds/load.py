@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -26,6 +26,9 @@ class LoadParams(Params):
         if self.waiting is None and self.error_rate is None and self.first_byte is None:
             raise ValueError("one of waiting, error_rate, first_byte is needed")
         return self
+
+    def named_models(self) -> Mapping[str, str]:
+        return {"model": self.model}
 
     def doubts(self) -> Iterator[Doubt]:
         for name, high in (("waiting", None), ("error_rate", 1), ("first_byte", None)):

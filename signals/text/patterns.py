@@ -46,7 +46,27 @@ def compiled(pattern: str | bytes) -> Any:
     except re2.error as error:
         why = error.args[0]
         text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-        raise ValueError(f"{pattern!r} is not an RE2 expression: {text}") from None
+        raise ValueError(f"{pattern!r} is not an RE2 expression: {_plainly(text)}") from None
+
+
+_WHY: Final = {
+    "missing )": "a ( is not closed",
+    "unexpected )": "a ) closes nothing",
+    "missing ]": "a [ is not closed",
+    "no argument for repetition operator": "{} has nothing before it to repeat; the character itself is written \\{}",
+    "bad repetition operator": "{} repeats what is repeated already",
+    "invalid repetition size": "{} is more repetitions than RE2 takes, which are 1000",
+    "invalid perl operator": "RE2 has no {}: it cannot look ahead or behind, since its time is linear",
+    "invalid escape sequence": "RE2 does not know {}; back-references are nothing that it has",
+    "trailing \\": "its last \\ has nothing to escape",
+}
+"""RE2's errors (github.com/google/re2, re2/regexp.cc) in plain words; `{}` is the piece that it names."""
+
+
+def _plainly(why: str) -> str:
+    kind, _, piece = why.partition(": ")
+    words = next((words for known, words in _WHY.items() if kind.startswith(known)), None)
+    return why if words is None else words.replace("{}", piece)
 
 
 def _options() -> Any:

@@ -249,7 +249,7 @@ def test_a_case_that_fails(run: Run, policy: Path) -> None:
         ),
         ("answer: x\n    expect: {answer: {decision: premium}}", "R206 unknown decision on the answer 'premium'"),
         ("expect: {decision: hide}", "R206 'hide' looks at the answer: write `answer: {decision: hide}`"),
-        ("answer: x\n    expect: {answer: {action: masks}}", "P104 action: input should be 'pass', 'mask'"),
+        ("answer: x\n    expect: {answer: {action: masks}}", "flag or observe is needed (did you mean 'mask'?)"),
     ],
 )
 def test_what_is_no_case(run: Run, policy: Path, case: str, message: str) -> None:

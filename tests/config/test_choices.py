@@ -49,11 +49,11 @@ def test_parameters_are_the_same_beside_and_within() -> None:
 @pytest.mark.parametrize(
     ("route", "code", "at", "message"),
     [
-        ("{pick: [a, b], by: chepest}", "P104", "chepest", "by: input should be 'weighted', 'cheapest'"),
+        ("{pick: [a, b], by: chepest}", "P104", "chepest", "by: weighted, cheapest, fastest"),
         ("{pick: [a, b], by: {chepest: {}}}", "P101", "chepest", "(did you mean 'cheapest'?)"),
         ("{pick: [a, b], by: {cheapest: {price: 1}}}", "P101", "price", "unknown key 'price'"),
         ("{pick: [a, b], by: {weighted: {weigths: {}}}}", "P101", "weigths", "(did you mean 'weights'?)"),
-        ("{pick: [a, b], by: {weighted: {weights: {a: -1}}}}", "P104", "-1", "greater than or equal to 0"),
+        ("{pick: [a, b], by: {weighted: {weights: {a: -1}}}}", "P104", "-1", "a: a number of at least 0 is needed"),
         ("{pick: [a, b], by: {weighted: {weights: {c: 1}}}}", "P104", "{pick", "not in pick: c"),
         ("{pick: [a, b], by: {}}", "P106", "{}", "exactly one kind"),
         ("{pick: [a, b], by: {weighted: {}, cheapest: {}}}", "P106", "{weighted", "exactly one kind"),

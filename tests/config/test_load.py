@@ -435,7 +435,7 @@ def test_messages_say_what_is_needed_in_plain_words() -> None:
         "paths: a mapping is needed, with match, to",
         "session: a mapping is needed, with header, field",
         "fail_open: true or false is needed",
-        "max_values: a whole number is needed",
+        "max_values: a whole number above 0 is needed",
         "url: a URL is needed, such as redis://host:6379/0",
     ):
         assert any(message.startswith(words) for message in said), words

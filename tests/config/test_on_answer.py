@@ -78,8 +78,8 @@ def test_everything_that_is_about_requests_is_named_at_once() -> None:
             "name: a, on: answer, when: leak, respond: {headers: {retry-after: '3'}}",
             "P104 headers go with a respond on",
         ),
-        ("name: a, on: answer, when: leak, cut: {}, window: 15", "P104 window: input should be greater than or equal"),
-        ("name: a, on: answre, when: leak, cut: {}", "P104 on: input should be 'request' or 'answer'"),
+        ("name: a, on: answer, when: leak, cut: {}, window: 15", "P104 window: a whole number from 16 to 8192 is"),
+        ("name: a, on: answre, when: leak, cut: {}", "P104 on: request or answer is needed (did you mean 'answer'?)"),
         (
             "name: a, when: leak, route: small",
             "L340 decision 'a' looks at requests, and 'leak' at what the model answers",
