@@ -14,6 +14,8 @@ from typing import Final
 import orjson
 from rapidfuzz import fuzz
 
+from upstream.endpoint import JSON
+
 READ: Final = 20_000
 """Characters of the end of a text that are looked at."""
 _NUMBER: Final = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?|-?\.\d+")
@@ -23,6 +25,12 @@ _FENCE: Final = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```", re.DOTALL)
 _SPACE: Final = re.compile(r"[\W_]+")
 
 Answer = str
+
+
+class Words(str):
+    """A whole text. Unlike other answers, two that are alike say the same."""
+
+    __slots__ = ()
 
 
 def number(text: str) -> Answer | None:
@@ -75,7 +83,7 @@ def field(path: Sequence[str]) -> Callable[[str], Answer | None]:
 
 def words(text: str) -> Answer | None:
     """The whole text, in small letters and without punctuation."""
-    return _SPACE.sub(" ", text[-READ:].casefold()).strip() or None
+    return Words(_SPACE.sub(" ", text[-READ:].casefold()).strip()) or None
 
 
 def any_answer(text: str) -> Answer | None:
@@ -83,6 +91,33 @@ def any_answer(text: str) -> Answer | None:
     led = _led(text)
     found = boxed(text) or (led and (number(led) or choice(led)))
     return found or words(text)
+
+
+def joined(parts: Sequence[JSON]) -> list[JSON]:
+    """Whole tool calls from the pieces of a stream."""
+    calls: dict[int, JSON] = {}
+    for part in parts:
+        call = calls.setdefault(part.get("index") or 0, {"id": "", "type": "function", "function": {}})
+        call["id"] = part.get("id") or call["id"]
+        said = part.get("function") or {}
+        inner = call["function"]
+        inner["name"] = said.get("name") or inner.get("name", "")
+        inner["arguments"] = inner.get("arguments", "") + (said.get("arguments") or "")
+    return [calls[at] for at in sorted(calls)]
+
+
+def called(parts: Sequence[JSON]) -> Answer | None:
+    """The tools that an answer calls, from the pieces of its stream: the names, and the arguments as JSON."""
+    said = [call["function"] for call in joined(parts)]
+    return "\n".join(f"{one['name']} {_sorted(one['arguments'])}" for one in said) or None
+
+
+def _sorted(text: str) -> str:
+    """JSON with its keys in order, so that equal objects are equal texts; what is no JSON as it stands."""
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONDecodeError:
+        return text
 
 
 EXTRACTORS: Final[Mapping[str, Callable[[str], Answer | None]]] = {
@@ -99,10 +134,10 @@ _COMPARED: Final = 2_000
 
 
 def same(one: Answer, other: Answer) -> bool:
-    """Whether two extracted answers are one: equal, or long texts that are alike. Numbers and letters must be equal."""
+    """Whether two extracted answers are one: equal, or both of them long texts that are alike."""
     if one == other:
         return True
-    if min(len(one), len(other)) < 12:
+    if not (isinstance(one, Words) and isinstance(other, Words)) or min(len(one), len(other)) < 12:
         return False
     if _NUMBER.findall(one) != _NUMBER.findall(other):  # texts that differ in a number do not say the same
         return False

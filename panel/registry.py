@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from panel.kinds import agree, cascade, merge, rank, vote
+from panel.kinds import agree, cascade, merge, plan, rank, rounds, vote
 from panel.strategy import PanelKind
 
-PANELS: Final[tuple[PanelKind, ...]] = (cascade.KIND, agree.KIND, vote.KIND, merge.KIND, rank.KIND)
+PANELS: Final[tuple[PanelKind, ...]] = (
+    cascade.KIND,
+    agree.KIND,
+    vote.KIND,
+    merge.KIND,
+    rank.KIND,
+    rounds.KIND,
+    plan.KIND,
+)
 BY_NAME: Final[dict[str, PanelKind]] = {kind.name: kind for kind in PANELS}

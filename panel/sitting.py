@@ -81,7 +81,8 @@ class Room:
 class Wish:
     """How a member is asked beside the client's own words: `why` is told in the trace and counted. `messages` stand in
     the place of the client's, `more` are fields of the request. `sure`: log probabilities are needed. `bare`: none
-    of the client's parameters hold, since the call is not its answer but about others'."""
+    of the client's parameters hold, since the call is not its answer but about others'; its log probabilities are kept
+    where they are needed."""
 
     why: str
     messages: list[JSON] | None = None
@@ -157,7 +158,8 @@ class MemberCall:
         self._size += len(text) + len(piece.reasoning)
         if self._size > LONGEST:
             raise self._failed(UpstreamError("garbage", f"{self.member.name} wrote over {LONGEST} characters"))
-        spoken = Spoken(text, piece.reasoning, tuple(piece.tools), _entries(piece.tokens) if sitting.entries else ())
+        kept = self._wish.sure if self._wish.bare else sitting.entries
+        spoken = Spoken(text, piece.reasoning, tuple(piece.tools), _entries(piece.tokens) if kept else ())
         if spoken != _NOTHING:
             self.said.append(spoken)
         return spoken
@@ -186,6 +188,8 @@ class MemberCall:
     def release(self) -> None:
         """What it says goes to the client."""
         self.released = True
+        if self._stream is not None:  # what limits a call is for those that the client does not see
+            self._stream.deadline = self._sitting.deadline
         if self._closed:  # its tokens were entered as thrown away
             self._sitting.books.accounts[self.member.name].discarded -= self.received
         metrics = self._sitting.room.metrics
@@ -294,7 +298,7 @@ class Sitting:
         errors = [asked.error for asked in self.asked if asked.error is not None]
         if errors and all(400 <= error.status < 500 for error in errors):
             return NoAnswer(str(errors[0]), errors[0].status, errors[0].body)
-        late = asyncio.get_running_loop().time() >= self.deadline or all(error.kind == "timeout" for error in errors)
+        late = asyncio.get_running_loop().time() >= self.deadline or {error.kind for error in errors} == {"timeout"}
         why = "; ".join(error.kind for error in errors) or ("time is up" if late else "no call was allowed")
         return NoAnswer(f"No member of the panel could answer: {why}.", 504 if late else 502)
 

@@ -133,9 +133,8 @@ class PanelSpec(_Kinds):
 
     @classmethod
     def mentions(cls, data: Mapping[str, object]) -> Iterator[tuple[tuple[str | int, ...], object]]:
-        for kind in PANELS:
-            for key in (kind.name, *kind.names):
-                yield from _names((key,), data.get(key))
+        for key in dict.fromkeys(key for kind in PANELS for key in (kind.name, *kind.names)):
+            yield from _names((key,), data.get(key))
 
     def doubts(self) -> Iterator[Doubt]:
         yield from self._kind.doubts(self._block)
@@ -178,9 +177,12 @@ _NO_CARD = MemberCard()
 
 
 def _names(path: tuple[str | int, ...], value: Any) -> Iterator[tuple[tuple[str | int, ...], object]]:
-    """The names of models in a value: itself, or those in its lists."""
+    """The names of models in a value: itself, or those in its lists, or those that its ways are of."""
     if isinstance(value, list):
         for at, inner in enumerate(value):
             yield from _names((*path, at), inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _names((*path, name, "model"), inner.get("model") if isinstance(inner, dict) else None)
     elif value is not None:
         yield path, value

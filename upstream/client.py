@@ -90,7 +90,7 @@ class CompletionStream:
         self.counted_early = False  # the upstream counted before the answer's end
         self._response = response
         self._endpoint = endpoint
-        self._deadline = deadline
+        self.deadline = deadline  # on the loop's clock; a reader may move it
         self._lines = events.Lines()
         self._ready: deque[Delta] = deque()
         self._wait = endpoint.first_timeout
@@ -115,7 +115,7 @@ class CompletionStream:
     async def _read(self, until: float) -> None:
         left = until - asyncio.get_running_loop().time()
         try:
-            data = await within(self._response.content.readany(), left, self._deadline)
+            data = await within(self._response.content.readany(), left, self.deadline)
         except TimeoutError:
             if self.finished:  # everything that matters has come
                 self.close()

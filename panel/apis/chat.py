@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from panel.apis.shape import Manuscript, PanelApi, Unfit, count
+from panel.extract import joined
 from panel.sitting import Spoken
 from upstream.endpoint import JSON
 from upstream.events import DONE, comment, event
@@ -44,7 +45,7 @@ class ChatManuscript(Manuscript):
         message: JSON = {"role": "assistant", "content": "".join(piece.text for piece in spoken)}
         if reasoning := "".join(piece.reasoning for piece in spoken):
             message["reasoning_content"] = reasoning
-        if tools := _joined([part for piece in spoken for part in piece.tools]):
+        if tools := joined([part for piece in spoken for part in piece.tools]):
             message["tool_calls"] = tools
             message["content"] = message["content"] or None
         choice = {"index": 0, "message": message, "logprobs": self._entries(spoken), "finish_reason": finish}
@@ -63,19 +64,6 @@ class ChatManuscript(Manuscript):
         return {
             "content": [{**entry, "top_logprobs": (entry.get("top_logprobs") or [])[: self._top]} for entry in entries]
         }
-
-
-def _joined(parts: list[JSON]) -> list[JSON]:
-    """Whole tool calls from the pieces of a stream."""
-    calls: dict[int, JSON] = {}
-    for part in parts:
-        call = calls.setdefault(part.get("index") or 0, {"id": "", "type": "function", "function": {}})
-        call["id"] = part.get("id") or call["id"]
-        said = part.get("function") or {}
-        inner = call["function"]
-        inner["name"] = said.get("name") or inner.get("name", "")
-        inner["arguments"] = inner.get("arguments", "") + (said.get("arguments") or "")
-    return [calls[at] for at in sorted(calls)]
 
 
 class ChatApi(PanelApi):

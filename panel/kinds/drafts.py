@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from panel.extract import EXTRACTORS, Answer, field
+from panel.extract import EXTRACTORS, Answer, called, field
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock
 from signals.bounds import said
 from upstream.client import DeadlineError, UpstreamError
+from upstream.endpoint import JSON
 from upstream.writer import WriterParameter
 
 if TYPE_CHECKING:
@@ -73,6 +74,20 @@ def samples(sitting: Sitting, names: Iterable[str], count: int, why: str) -> lis
     return made
 
 
+def led(question: JSON, prompt: str) -> list[JSON]:
+    """The client's conversation with `prompt` as a system message before it, after what the client's own says: many
+    chat templates take one system message."""
+    first, *rest = question["messages"]
+    if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
+        return [{"role": "system", "content": f"{first['content']}\n\n{prompt}"}, *rest]
+    return [{"role": "system", "content": prompt}, first, *rest]
+
+
+def tools(asked: MemberCall) -> Answer | None:
+    """The tools that an answer calls, which are what it says then."""
+    return called([part for piece in asked.said for part in piece.tools])
+
+
 async def drafts(sitting: Sitting, names: Iterable[str], quorum: int) -> list[MemberCall]:
     """An answer of each of these members, read to its end: those that are complete. Raises NoAnswer for fewer than
     `quorum`."""
@@ -95,8 +110,13 @@ def released(sitting: Sitting, asked: MemberCall) -> list[Spoken]:
 
 
 async def streamed(sitting: Sitting, asked: MemberCall) -> AsyncGenerator[Spoken, None]:
-    """An answer goes to the client as it comes. Where it fails before it has said anything there is none, and the call
-    is not `released`; what fails later is raised (UpstreamError, DeadlineError)."""
+    """An answer goes to the client as it comes, what it has said already first. Where it fails before it has said
+    anything there is none, and the call is not `released`; what fails later is raised (UpstreamError,
+    DeadlineError)."""
+    if asked.said:
+        asked.release()
+    for begun in [*asked.said]:
+        yield begun
     try:
         while (piece := await asked.next()) is not None:
             asked.said.clear()  # it is gone

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Literal
 
-from panel.kinds.drafts import QUORUM, Members, drafts, released, streamed
+from panel.kinds.drafts import QUORUM, Members, drafts, led, released, streamed
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind
 from upstream.endpoint import JSON
@@ -58,14 +58,8 @@ class Merge:
 def messages(question: JSON, prompt: str, drafts: Sequence[MemberCall]) -> list[JSON]:
     """The conversation for whoever writes: `prompt` before it, the drafts after it."""
     shown = "\n\n".join(f"Draft {number}:\n\n{one.text.strip()}" for number, one in enumerate(drafts, start=1))
-    lead: JSON = {"role": "system", "content": prompt}
-    given: list[JSON] = question["messages"]
-    first = given[0]
-    if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
-        lead["content"] = f"{first['content']}\n\n{prompt}"  # many chat templates take one system message
-        given = given[1:]
     ask = f"These are the drafts.\n\n{shown}\n\nNow write the answer."
-    return [lead, *given, {"role": "user", "content": ask}]
+    return [*led(question, prompt), {"role": "user", "content": ask}]
 
 
 def _make(block: PanelBlock) -> Merge:

@@ -14,7 +14,7 @@ from itertools import permutations
 from typing import Final, NamedTuple
 
 from panel.extract import Answer, groups
-from panel.kinds.drafts import ANSWERS, QUORUM, Members, drafts, extractor, released
+from panel.kinds.drafts import ANSWERS, QUORUM, Members, drafts, extractor, released, tools
 from panel.sitting import MemberCall, Sitting, Spoken, Wish
 from panel.strategy import PanelBlock, PanelKind
 from signals.reading import Unavailable
@@ -66,18 +66,21 @@ class Rank:
 
     async def _strongest(self, sitting: Sitting, whole: list[MemberCall]) -> MemberCall:
         """The answer that the judges prefer; of several that say the same, one is judged."""
-        found = groups([self._read(one.text) for one in whole])
+        found = groups([tools(one) or self._read(one.text) for one in whole])
         said = {place for group in found for place in group}
         found += [[place] for place in range(len(whole)) if place not in said]
         if len(found) == 1:
             return whole[found[0][0]]
-        texts = [whole[group[0]].text for group in found]
+        texts = [_shown(whole[group[0]]) for group in found]
+        more: JSON = {"temperature": 0, "max_tokens": _TOKENS}
+        if sitting.question.get("tools"):  # a judge knows of them, and calls none
+            more |= {"tools": sitting.question["tools"], "tool_choice": "none"}
         compared: list[JudgedPair] = []
         for name in self._judges:
             for first, second in permutations(range(len(texts)), 2):
                 if name in sitting.members and not sitting.spent:
                     shown = messages(sitting.question, texts[first], texts[second])
-                    wish = Wish("judge", shown, {"temperature": 0, "max_tokens": _TOKENS}, bare=True)
+                    wish = Wish("judge", shown, more, bare=True)
                     call = sitting.ask(sitting.members[name], wish)
                     compared.append(JudgedPair(name, first, second, call))
         if compared:
@@ -145,6 +148,12 @@ def bradley_terry(wins: dict[tuple[int, int], float], count: int) -> list[float]
     return strengths
 
 
+def _shown(answer: MemberCall) -> str:
+    """An answer as judges see it, with the tools that it calls."""
+    called = tools(answer)
+    return answer.text if called is None else f"{answer.text.strip()}\n\n(calls a tool: {called})".strip()
+
+
 def _key(judge: str, what: str) -> str:
     return f"panel:judge:{what}:{judge}"
 
@@ -189,4 +198,5 @@ KIND: Final = PanelKind(
     planned=_planned,
     how=lambda block: f"answered by the model of {', '.join(block.value)} whose answer the judges prefer",
     check=_check,
+    tools=True,
 )

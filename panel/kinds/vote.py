@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from panel.extract import Answer, groups
-from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, released, samples
+from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, released, samples, tools
 from panel.sitting import MemberCall, Sitting, Spoken
 from panel.strategy import PanelBlock, PanelKind
 from upstream.writer import Planned, WriterParameter
@@ -34,7 +34,7 @@ class Poll:
             if asked.over:
                 self._open.discard(place)
                 if asked.complete:
-                    self._answers[place] = _tools(asked) or self._read(asked.text)
+                    self._answers[place] = tools(asked) or self._read(asked.text)
 
     @property
     def groups(self) -> list[tuple[float, list[int]]]:
@@ -96,14 +96,6 @@ def winner(sitting: Sitting, asked: Sequence[MemberCall], poll: Poll, quorum: in
         raise sitting.give_up()
     ranked = poll.groups
     return released(sitting, asked[ranked[0][1][0]] if ranked else whole[0])
-
-
-def _tools(asked: MemberCall) -> Answer | None:
-    """The tools that an answer calls, which are what it says then."""
-    calls = [call.get("function") or {} for piece in asked.said for call in piece.tools]
-    if not calls:
-        return None
-    return "".join(f"{call.get('name') or ''} {call.get('arguments') or ''}" for call in calls)
 
 
 def _make(block: PanelBlock) -> Vote:

@@ -40,6 +40,7 @@ from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.exchange import Phase
 from extproc.metrics import FAMILIES
 from panel.kinds.cascade import UntilSpec
+from panel.kinds.plan import WaySpec
 from panel.spec import MemberCard, PanelBudget, PanelSpec, TrustSpec
 from signals.registry import KINDS
 from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
@@ -93,6 +94,7 @@ class Kept(KeptSpec, CacheSpec):
         ("Stepwise budget", BudgetSpec),
         ("Panels", PanelSpec),
         ("Panel until", UntilSpec),
+        ("Panel way", WaySpec),
         ("Panel budget", PanelBudget),
         ("Panel cards", MemberCard),
         ("Panel trust", TrustSpec),

@@ -38,6 +38,8 @@ signals:
   agreed: {keyword: {any: [agreed]}}
   merged: {keyword: {any: [merged]}}
   ranked: {keyword: {any: [ranked]}}
+  rounded: {keyword: {any: [rounded]}}
+  planned: {keyword: {any: [planned]}}
 decisions:
   - name: faulty
     when: faulty
@@ -53,6 +55,10 @@ decisions:
   - {name: agree, when: agreed, panel: {agree: small, then: [large], answers: number}}
   - {name: merge, when: merged, panel: {merge: [first, large], writer: second}}
   - {name: rank, when: ranked, panel: {rank: [first, small], judges: [second]}}
+  - {name: rounds, when: rounded, panel: {rounds: [small, second], planner: first}}
+  - name: plan
+    when: planned
+    panel: {plan: {short: {model: small}, long: {model: large}}, planner: first, answers: number}
   - name: cascade
     panel: {cascade: [small, large], until: {sure: 0.9, by: digits}, heartbeat: 300}
 """
@@ -245,3 +251,29 @@ async def test_answers_are_ranked(parts: Parts) -> None:
         message = await claude.messages.create(model="auto", max_tokens=300, messages=ask("ranked")["messages"])
     assert message.content[0].text == UNSURE
     assert [call["why"] for call in message.usage.model_extra["pointsman"]["calls"]] == ["draft"] * 2 + ["judge"] * 2
+
+
+async def test_a_planner_asks_and_answers(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.first, "write", lambda _, number: ("ASK small: Work out 2 + 3.", "Five.")[number])
+    async with parts.sdk() as sdk, sdk.responses.stream(model="auto", temperature=0, input="rounded") as stream:
+        async for _ in stream:
+            pass
+        response = await stream.get_final_response()
+    calls = response.usage.model_extra["pointsman"]["calls"]
+    assert response.output_text == "Five."
+    assert [(call["model"], call["why"]) for call in calls] == [("first", "plan"), ("small", "ask"), ("first", "plan")]
+    assert "Answer: 5" in parts.first.requests[1]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(("said", "ways"), [("B", ["large"]), ("neither", ["small", "large"])])
+async def test_a_planner_chooses_ways(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, said: str, ways: list[str]
+) -> None:
+    monkeypatch.setattr(parts.first, "write", lambda _, number: said)
+    async with parts.claude() as claude:
+        message = await claude.messages.create(
+            model="auto", max_tokens=300, messages=ask(f"{EASY} planned")["messages"], extra_body={"temperature": 0}
+        )
+    calls = message.usage.model_extra["pointsman"]["calls"]
+    assert [call["model"] for call in calls] == ["first", *ways]
+    assert message.content[0].text

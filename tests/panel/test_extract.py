@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from panel.extract import EXTRACTORS, field, groups, same
+from panel.extract import EXTRACTORS, Words, boxed, called, field, groups, same
 from tests.linear import spent
 
 
@@ -50,10 +50,10 @@ def test_a_field_of_json(text: str, answer: str | None) -> None:
 
 
 def test_which_answers_are_one() -> None:
-    one = "the committee met on monday and agreed on the plan"
-    assert same(one, one.replace("agreed on", "agreed to"))
-    assert not same(one, "nobody knows what the committee did last week at all")
-    assert not same("it costs 12 dollars in the shop", "it costs 13 dollars in the shop")
+    one = Words("the committee met on monday and agreed on the plan")
+    assert same(one, Words(one.replace("agreed on", "agreed to")))
+    assert not same(one, Words("nobody knows what the committee did last week at all"))
+    assert not same(Words("it costs 12 dollars in the shop"), Words("it costs 13 dollars in the shop"))
     assert not same("4", "5")
     assert groups(["4", None, "5", "4"]) == [[0, 3], [2]]
 
@@ -80,3 +80,22 @@ def test_a_fence_that_is_never_closed_is_read_once() -> None:
         return "```" + "\n" * lines
 
     assert spent(field(["a"]), fenced(16_000)) < 40 * max(spent(field(["a"]), fenced(1_000)), 1e-4)
+
+
+def test_only_whole_texts_say_the_same_when_they_are_alike() -> None:
+    one, other = r"\boxed{\frac{x+1}{y+22222222}}", r"\boxed{\frac{x-1}{y+22222222}}"
+    assert groups([boxed(one), boxed(other)]) == [[0], [1]]
+    read = field(["where"])
+    assert groups([read('{"where": "on the northern side"}'), read('{"where": "on the southern side"}')]) == [[0], [1]]
+
+
+def test_tools_say_the_same_when_they_are_called_with_the_same_arguments() -> None:
+    def call(*pieces: str, name: str = "look") -> str | None:
+        first, *rest = pieces
+        parts = [{"index": 0, "id": "1", "function": {"name": name, "arguments": first}}]
+        return called([*parts, *({"index": 0, "function": {"arguments": piece}} for piece in rest)])
+
+    whole = call('{"a": 1, "b": "a long enough text"}')
+    assert whole == call('{"b":"a long ', 'enough text", "a":1}')
+    assert len(groups([whole, call('{"a": 1, "b": "a long enough text"}'), call("{}"), call("{", name="see")])) == 3
+    assert called([]) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -24,6 +25,19 @@ class Judge(FakeModel):
         verdict = "A" if not self.fair or int(first) > int(second) else "B"
         self.write = lambda prefix, number: f"I prefer {verdict}."
         return await super()._answer(reader, sink, path, body, *more)
+
+
+class Caller(FakeModel):
+    """Calls a tool."""
+
+    place = ""
+
+    async def _event(self, sink: Any, event: Any) -> None:
+        if event["choices"] and event["choices"][0]["finish_reason"] == "stop":
+            said = {"name": "look", "arguments": json.dumps({"place": self.place})}
+            delta = {"tool_calls": [{"index": 0, "id": "1", "type": "function", "function": said}]}
+            await super()._event(sink, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        await super()._event(sink, event)
 
 
 def four(*texts: str, fair: bool = True) -> list[Any]:
@@ -74,6 +88,24 @@ async def test_without_a_quorum_there_is_no_answer() -> None:
         made.models["a"].faults[-2] = Fault("kill")
         given = await made.ask()
     assert given.status == 502
+
+
+async def test_answers_that_call_tools_are_judged_and_one_is_released() -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    models = [Caller(name, lambda prefix, number: "") for name in "abc"]
+    for model, place in zip(models, ("here", "there", "here"), strict=True):
+        model.place = place
+    judge = says("j", "A", "B")  # whatever is shown second, then first: the same answer both times
+    async with table([*models, judge], RANK) as made:
+        given = await made.ask(tools=tools)
+        shown, other = judge.requests
+    (call,) = given.body["choices"][0]["message"]["tool_calls"]
+    assert (call["function"]["name"], given.headers["x-pointsman-model"]) == ("look", "a")
+    assert call["function"]["arguments"] == '{"place": "here"}'
+    assert (shown["tools"], shown["tool_choice"]) == (tools, "none")
+    ours, theirs = ('(calls a tool: look {"place":"' + place + '"})' for place in ("here", "there"))
+    assert f"Answer A:\n\n{ours}\n\nAnswer B:\n\n{theirs}" in shown["messages"][-1]["content"]
+    assert f"Answer A:\n\n{theirs}\n\nAnswer B:\n\n{ours}" in other["messages"][-1]["content"]
 
 
 def test_strengths_follow_the_comparisons() -> None:
