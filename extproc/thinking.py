@@ -1,6 +1,7 @@
 """What a decision does with the thoughts of a model, whichever API it is called by.
 
-A model belongs to a family (`thinking:` in a policy) that has a field of its own, or is asked in the API's field.
+A model belongs to a family (`thinking:` in a policy) that has a field of its own. Where it has none, or the API has no
+place for it, the model is asked in the API's field.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ def think(draft: Draft, shape: ApiShape, model: Model, changes: Changes) -> None
     if effort is None and changes.thinking_budget is None and changes.thinking is None:
         return
     on = changes.thinking if changes.thinking is not None else effort != "none"
-    if model.thinking in ("enable_thinking", "thinking"):
-        set_inside(draft, "chat_template_kwargs", model.thinking, on)
-    elif model.thinking in ("anthropic", "adaptive"):
-        MESSAGES.think(draft, model, changes, on)
-    elif model.thinking == "reasoning_effort":
+    if model.thinking == "none":
+        return
+    if model.thinking not in shape.families:
         shape.think(draft, model, changes, on)
+    elif model.thinking in ("enable_thinking", "thinking"):
+        set_inside(draft, "chat_template_kwargs", model.thinking, on)
+    else:
+        MESSAGES.think(draft, model, changes, on)
 
 
 def forget(draft: Draft, shape: ApiShape, until: int) -> None:
@@ -36,4 +39,4 @@ def forget(draft: Draft, shape: ApiShape, until: int) -> None:
         return
     thinking = draft.fields.get("thinking")
     if isinstance(thinking, dict) and thinking.get("type") == "enabled" and not MESSAGES.begun(draft.fields):
-        draft.set("thinking", {"type": "disabled"})
+        MESSAGES.rest(draft)

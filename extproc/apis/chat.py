@@ -13,7 +13,7 @@ from extproc.edit import Draft, exchanged
 from extproc.jsonbody import collect
 from upstream.events import DONE, event
 
-_COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-5|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
+_COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-[5-9]|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)
 """Served names of OpenAI's models that reason, which refuse `max_tokens`."""
 _THOUGHTS: Final = (
     "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "reasoning_opaque", "thinking_blocks",

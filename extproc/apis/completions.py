@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from decisions.decision import Changes
+from decisions.model import Model
 from extproc.apis.call import Call, count_ids, read_prompt
 from extproc.apis.shape import USAGE, ApiShape, Static, usage_unasked, wants_usage
+from extproc.edit import Draft
 from signals.request import Request
 from upstream.events import DONE, event
 
@@ -14,6 +17,7 @@ from upstream.events import DONE, event
 class Completions(ApiShape):
     def __init__(self) -> None:
         super().__init__("completions", {("completions",): ""}, "text_completion")
+        self.families = ()
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         given = fields.get("prompt")
@@ -23,6 +27,9 @@ class Completions(ApiShape):
         suffix = fields.get("suffix")
         if type(suffix) is str:
             call.extra(0, "user", suffix)
+
+    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+        """A prompt is continued as it stands; no field of this API says how much to think."""
 
     def silent(self, fields: dict[str, Any]) -> bool:
         return usage_unasked(fields)

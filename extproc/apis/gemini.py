@@ -74,6 +74,7 @@ class Gemini(ApiShape):
         self.hidden = frozenset((*_HIDDEN, *map(_snake, _HIDDEN)))
         self.keys = _KEYS
         self.turns_key = "contents"
+        self.families = ()
         methods = "|".join(_METHODS.values())
         self.sign = f"('x-goog-api-key' in request.headers || request.url_path.matches('.*:({methods})$'))"
         self.version = "/v1beta"

@@ -1,13 +1,15 @@
 """Anthropic's messages (`POST /v1/messages`).
 
-Its rules of thinking (its documentation: "Extended thinking", "Adaptive thinking", "Effort"): thinking excludes a
-forced tool, a beginning of the answer that the client gives, `temperature` and `top_k`, and `top_p` below 0.95;
-`budget_tokens` is at least 1,024 and below `max_tokens`; while tools are called, thinking is neither switched on nor
-off. A thought is signed by the model that had it, and no other model accepts it.
+Its rules of thinking (its documentation: "Extended thinking", "Adaptive thinking", "Effort", "Context editing"):
+thinking excludes a forced tool, a beginning of the answer that the client gives, `temperature` and `top_k`, and `top_p`
+below 0.95; `budget_tokens` is at least 1,024 and below `max_tokens`, and newer models take none; while tools are
+called, thinking is neither switched on nor off; only where it is on can older thoughts be cleared. A thought is signed
+by the model that had it, and no other model accepts it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -24,6 +26,12 @@ from upstream.events import event
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 """Anthropic's `output_config.effort` for an effort."""
 _THOUGHTS: Final = ("thinking", "redacted_thinking")
+_NO_BUDGET: Final = re.compile(
+    r"claude-(?:(?:opus|sonnet|haiku)-4[-.][7-9]|[a-z]+-(?:[5-9]|[1-9][0-9])|mythos-)(?![0-9])"
+)
+"""Served names of models that refuse a budget of thinking: they are told an effort."""
+_ALWAYS: Final = re.compile(r"claude-(?:fable|mythos)-")
+"""Served names of models whose thinking cannot be switched off."""
 _ERRORS: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -76,15 +84,15 @@ class Messages(ApiShape):
         fields = draft.fields
         given = fields.get("thinking")
         kind = given.get("type") if isinstance(given, dict) else None
-        effort = changes.reasoning_effort
-        if not on:
+        effort = changes.reasoning_effort if on else "low"
+        if not on and _ALWAYS.search(model.name) is None:
             self._off(draft)
-        elif model.thinking == "adaptive" or kind not in (None, "enabled", "disabled"):
+        elif model.thinking == "adaptive" or kind not in (None, "enabled", "disabled") or _NO_BUDGET.search(model.name):
             # A client that has `adaptive`, or what comes after it, knows that the model takes it, and the effort beside
             # it.
             if effort in _EFFORTS:
                 set_inside(draft, "output_config", "effort", _EFFORTS[effort])
-            if kind in (None, "enabled", "disabled") and self._free(fields):
+            if on and kind in (None, "enabled", "disabled") and self._free(fields):
                 draft.set("thinking", {"type": "adaptive"})
                 _drop_sampling(draft)
         elif kind == "enabled" or (self._free(fields) and self.begun(fields)):
@@ -92,9 +100,10 @@ class Messages(ApiShape):
 
     def _spend(self, draft: Draft, budget: int) -> None:
         """Switch thinking on with `budget` tokens, or off where `max_tokens` leaves no room for any."""
-        limit = draft.fields.get("max_tokens")
-        if isinstance(limit, int):
-            budget = min(budget, limit - 1)
+        for name in ("max_tokens", "max_completion_tokens"):  # the second where this is a chat completion
+            limit = draft.fields.get(name)
+            if isinstance(limit, int):
+                budget = min(budget, limit - 1)
         if budget < BUDGETS["minimal"]:
             self._off(draft)
             return
@@ -107,11 +116,23 @@ class Messages(ApiShape):
 
     def _off(self, draft: Draft) -> None:
         """Switch thinking off. A turn that has thoughts already loses them, since one without thinking has none."""
+        self.rest(draft)
+        if any(_thoughts(message) for message in self._answers(draft.fields)):
+            self.forget(draft)
+
+    def rest(self, draft: Draft) -> None:
+        """Switch thinking off for this call, and the clearing of older thoughts, which is refused without it."""
         given = draft.fields.get("thinking")
         if not isinstance(given, dict) or given.get("type") != "disabled":
             draft.set("thinking", {"type": "disabled"})
-        if any(_thoughts(message) for message in self._answers(draft.fields)):
-            self.forget(draft)
+        inner = draft.inner("context_management")
+        edits = inner.fields.get("edits")
+        given = edits if isinstance(edits, list) else []
+        gone = dict.fromkeys(at for at, edit in enumerate(given) if _clears_thoughts(edit))
+        if gone:
+            left = [edit for at, edit in enumerate(given) if at not in gone]
+            inner.put("edits", exchanged(inner.raw("edits"), gone), left)
+            draft.put("context_management", inner.text, inner.fields)
 
     def _free(self, fields: dict[str, Any]) -> bool:
         """Whether thinking may be switched on beside the other fields, and no answer is begun by the client."""
@@ -136,6 +157,8 @@ class Messages(ApiShape):
 
     def begun(self, fields: dict[str, Any]) -> bool:
         """Whether every answer of a turn that calls tools began with a thought; also where no tool was called."""
+        if before(fields) is not None and not self.closed(self.turns(fields)):
+            return False  # the turn began in what the upstream keeps
         return all(_thoughts(message)[:1] == [0] for message in self._answers(fields))
 
     def _answers(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -207,6 +230,17 @@ MESSAGES: Final = Messages()
 def _drop_sampling(draft: Draft) -> None:
     draft.remove("temperature")
     draft.remove("top_k")
+
+
+def before(fields: dict[str, Any]) -> Any:
+    """The id of the answer from which a call goes on that the upstream keeps the conversation of; else None."""
+    thread = fields.get("thread")
+    return thread.get("previous_message_id") if isinstance(thread, dict) else None
+
+
+def _clears_thoughts(edit: Any) -> bool:
+    kind = edit.get("type") if isinstance(edit, dict) else None
+    return isinstance(kind, str) and kind.startswith("clear_thinking_")
 
 
 def _role(message: Any) -> Any:

@@ -21,6 +21,7 @@ class Responses(ApiShape):
         super().__init__("responses", calls, "chat")
         self.stored = True
         self.turns_key = "input"
+        self.families = ("enable_thinking", "thinking")
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         kept = fields.get("previous_response_id") is not None or fields.get("conversation") is not None

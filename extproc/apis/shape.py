@@ -10,7 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from decisions.decision import Changes
-from decisions.model import Model
+from decisions.model import Model, Thinking
 from extproc.apis.call import Call
 from extproc.edit import Draft, elements, exchanged
 from extproc.jsonbody import KEYS
@@ -126,6 +126,8 @@ class ApiShape(Asking):
         self.model_in = ""
         """RE2 expression of its paths that name the model, with a group for what is between the base path and the name,
         and one for what is after it."""
+        self.families: tuple[Thinking, ...] = ("enable_thinking", "thinking", "anthropic", "adaptive")
+        """Families of models (`thinking:` in a policy) whose own fields of reasoning may stand in its calls."""
         self.anywhere = False
         """Whether the ends of its paths are unlike those of all other APIs, so that anything may stand before them."""
         self.generates = True

@@ -27,15 +27,20 @@ models:
   gpt: {name: gpt-5, url: "URL"}
   claude: {name: claude-x, thinking: anthropic, url: "URL"}
   newer: {name: claude-y, thinking: adaptive, url: "URL"}
+  newest: {name: claude-opus-5, thinking: anthropic, url: "URL"}
 default: small
 signals:
   cap: {keyword: {any: [briefly]}}
   think: {keyword: {any: [ponder]}}
   muse: {keyword: {any: [muse]}}
+  brood: {keyword: {any: [brood]}}
+  rest: {keyword: {any: [rest]}}
 decisions:
   - {name: cap, when: cap, route: gpt, set: {max_tokens: 1000, system: "Be kind."}}
   - {name: think, when: think, route: claude, set: {reasoning_effort: high}}
   - {name: muse, when: muse, route: newer, set: {reasoning_effort: xhigh}}
+  - {name: brood, when: brood, route: newest, set: {reasoning_effort: high}}
+  - {name: rest, when: rest, route: newer, set: {reasoning_effort: none}}
 """
 MODES = ["ingress", "duplex"]
 THOUGHT: Any = {"type": "thinking", "thinking": "Hm.", "signature": "c2lnbmVk"}
@@ -167,6 +172,13 @@ async def test_anthropic_is_asked_to_think_where_it_allows_that(world: World, cl
     await ask(**(plain | {"messages": [asked("muse")]}))
     assert world.upstream.last["thinking"] == {"type": "adaptive"}
     assert world.upstream.last["output_config"] == {"effort": "xhigh"}
+    await ask(**(plain | {"messages": [asked("brood")]}))
+    assert world.upstream.last["thinking"] == {"type": "adaptive"}, "a budget is refused by this model"
+    clearing = {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}
+    resting = plain | {"messages": [asked("rest")], "thinking": {"type": "adaptive"}, "extra_body": clearing}
+    await ask(**resting)
+    assert world.upstream.last["thinking"] == {"type": "disabled"}
+    assert world.upstream.last["context_management"] == {"edits": []}
 
 
 async def test_a_model_gets_no_thoughts_of_another(

@@ -94,6 +94,96 @@ def test_adaptive_thinking_is_not_begun_there_either(fields: dict[str, Any]) -> 
     assert sent(given, ADAPTIVE, reasoning_effort="high") == given | wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        ("claude-3-7-sonnet-20250219", True),
+        ("claude-opus-4-20250514", True),
+        ("claude-opus-4-1", True),
+        ("claude-haiku-4-5-20251001", True),
+        ("anthropic.claude-sonnet-4-6", True),
+        ("claude-opus-4-7", False),
+        ("anthropic/claude-opus-4.8", False),
+        ("us.anthropic.claude-sonnet-5", False),
+        ("claude-haiku-5-5", False),
+        ("claude-mythos-preview", False),
+        ("claude-fable-5-1", False),
+        ("claude-opus-10", False),
+    ],
+)
+@pytest.mark.parametrize("family", ["anthropic", "reasoning_effort"])
+def test_a_model_that_takes_no_budget_is_told_an_effort(name: str, budget: bool, family: Any) -> None:
+    model = Model("m", name, thinking=family)
+    result = sent({}, model, reasoning_effort="high")
+    if budget:
+        assert result["thinking"] == {"type": "enabled", "budget_tokens": 24_576}
+        assert "output_config" not in result
+    else:
+        assert (result["thinking"], result["output_config"]) == ({"type": "adaptive"}, {"effort": "high"})
+        assert "thinking" not in sent({"tool_choice": {"type": "any"}}, model, reasoning_effort="high")
+
+
+def test_thinking_that_cannot_be_switched_off_is_made_small() -> None:
+    for name in ("claude-fable-5", "anthropic.claude-mythos-5-1", "claude-mythos-preview"):
+        model = Model("m", name, thinking="adaptive")
+        given = {"messages": THOUGHTFUL}
+        assert sent(given, model, reasoning_effort="none") == sent(given, model) | {"output_config": {"effort": "low"}}
+        own = given | {"thinking": {"type": "adaptive"}}
+        assert sent(own, model, thinking=False)["thinking"] == {"type": "adaptive"}
+    assert sent({}, Model("m", "claude-opus-5"), reasoning_effort="none")["thinking"] == {"type": "disabled"}
+
+
+CLEARING = {"type": "clear_thinking_20251015", "keep": "all"}
+USES = {"type": "clear_tool_uses_20250919"}
+
+
+@pytest.mark.parametrize(("edits", "left"), [([CLEARING, USES], [USES]), ([CLEARING], []), ([USES], [USES])])
+def test_thoughts_are_not_cleared_where_there_are_none(edits: list[Any], left: list[Any]) -> None:
+    clearing = {"context_management": {"edits": edits, "n": 1}}
+    own = clearing | {"thinking": {"type": "enabled", "budget_tokens": 2000}}
+    adaptive = clearing | {"thinking": {"type": "adaptive"}}
+    for result in (
+        sent(own, reasoning_effort="none"),
+        sent(adaptive, ADAPTIVE, reasoning_effort="none"),
+        sent(own, max_tokens=900),
+        sent(own | {"messages": THOUGHTFUL}, foreign=3),
+    ):
+        assert result["thinking"] == {"type": "disabled"}
+        assert result["context_management"] == {"edits": left, "n": 1}
+    assert sent(own, reasoning_effort="high")["context_management"]["edits"] == edits
+    assert sent(adaptive, foreign=3)["context_management"]["edits"] == edits
+
+
+def test_a_turn_that_began_in_what_the_upstream_keeps_is_not_known() -> None:
+    thread = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    result = {"role": "user", "content": [RESULT]}
+    assert "thinking" not in sent(thread | {"messages": [result]}, reasoning_effort="high")
+    assert sent(thread, reasoning_effort="high")["thinking"]["type"] == "enabled"
+    assert sent({"thread": {"type": "create"}, "messages": [result]}, reasoning_effort="high")["thinking"]
+
+
+def test_a_budget_is_below_the_limit_of_a_chat_completion() -> None:
+    given = {"max_tokens": None, "max_completion_tokens": 3000}
+    assert sent(given, api="chat", reasoning_effort="high")["thinking"]["budget_tokens"] == 2999
+    assert sent(given | {"max_tokens": 2000}, api="chat", reasoning_effort="high")["thinking"]["budget_tokens"] == 1999
+
+
+@pytest.mark.parametrize("family", ["enable_thinking", "thinking", "anthropic", "adaptive", "reasoning_effort"])
+def test_a_family_s_field_stands_only_where_the_api_has_a_place_for_it(family: Any) -> None:
+    model = Model("m", "served", thinking=family)
+    gemini: Any = {"max_tokens": None, "messages": None, "contents": [{"parts": [{"text": "x"}]}]}
+    config = sent(gemini, model, "gemini", reasoning_effort="low")
+    assert config == gemini | {"generationConfig": {"thinkingConfig": {"thinkingBudget": 2048}}}
+    prompt: Any = {"messages": None, "prompt": "x"}
+    assert sent(prompt, model, "completions", reasoning_effort="low") == sent(prompt, model, "completions")
+    response = sent({"messages": None, "input": "x"}, model, "responses", reasoning_effort="low")
+    if family in ("enable_thinking", "thinking"):
+        assert response["chat_template_kwargs"] == {family: True}
+    else:
+        assert response["reasoning"] == {"effort": "low"}
+        assert "thinking" not in response
+
+
 def test_a_client_s_own_budget_is_changed_in_place() -> None:
     own = {"type": "enabled", "budget_tokens": 20_000, "display": "omitted"}
     result = sent({"messages": LOOP, "thinking": own}, reasoning_effort="minimal")
@@ -163,6 +253,8 @@ def test_a_cap_leaves_room_for_the_client_s_own_budget() -> None:
         ("gpt-5", None, True),
         ("gpt-5-mini-2025-08-07", None, True),
         ("gpt-5.2", None, True),
+        ("gpt-6-sol", None, True),
+        ("openai/gpt-6.2-astra", None, True),
         ("openai/o3-mini", None, True),
         ("o1", None, True),
         ("gpt-4o", None, False),
