@@ -56,6 +56,11 @@ def add(subparsers: Any) -> None:
         help="where `serve --writers-listen` answers over HTTP: for an Envoy before 1.40 (default: in the exchange)",
     )
     parser.add_argument(
+        "--full-duplex",
+        action="store_true",
+        help="hand bodies over as they come, so that a router's death loses no request that is not decided yet",
+    )
+    parser.add_argument(
         "--secrets", metavar="DIR", help="where Envoy finds the models' credentials, as SECRET/KEY.yaml"
     )
     parser.add_argument(
@@ -123,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
             steps=args.writers if engine.writes else None,
             secrets=args.secrets,
             origins=browsers.origins(args.cors),
+            duplex=args.full_duplex,
         )
         _seen(args)
         cluster = _cluster(args)

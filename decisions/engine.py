@@ -304,6 +304,12 @@ class Engine:
             return "text"
         return "usage" if self.metered else "none"
 
+    @property
+    def sees_answers(self) -> bool:
+        """Whether Envoy has to show us answers at all: their headers, at least."""
+        told = self.settings.response_headers or self.chained or self.watches != "none"
+        return told or bool(self.learning) or any(signal.timed for signal in self.signals.values())
+
     def judge(self, trace: Trace, request: Request) -> Judge | None:
         """The judge of the answer to `request`, which this engine has decided; None where nothing watches its text.
 

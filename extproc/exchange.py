@@ -61,6 +61,8 @@ _monotonic: Final = time.monotonic
 _UNSEEN: Final[tuple[None, None, None, None, None, None]] = (None, None, None, None, None, None)
 """Tokens and money of an answer that nobody looked at; see `Spent`."""
 _WHOLE: Final = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
+_ENDS: Final = (Mode.BUFFERED, Mode.BUFFERED_PARTIAL, Mode.FULL_DUPLEX_STREAMED)
+"""Modes in which a stream may end with the last of the request: Envoy 1.40 repeats a chunk in STREAMED."""
 MAX_OWED = 65_536  # chunks of one held body that each want an answer of their own
 ANSWER_LIMIT = 16 * 2**20
 """Bytes of one answer of our own. Envoy 1.40 keeps what a slow client does not read, without a limit and without
@@ -856,6 +858,8 @@ class Exchange:
             else:  # chunks of a held STREAMED body: the first makes way for the new body, the others for nothing
                 send(wire.replace(kind, body) if index == 1 else wire.clear(kind))
         self._body = bytearray()
+        if ended and not self._engine.sees_answers and head.mode in _ENDS:
+            self._stream.finish()  # a stream that is over does not take its request along when its router dies
 
     def _give_back(self, body: bytes | None, end: bool) -> None:
         """The body that full-duplex mode handed over: `body`, or what came."""

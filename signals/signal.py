@@ -173,7 +173,7 @@ class Signal(ABC):
 
     `spends` says that what a signal reads is the money that requests have cost. `answers` says that the kind can read
     what a model answers (`in: answer`), `whole` that it says something of a text as a whole, so that a few words
-    tell it little.
+    tell it little, `timed` that it reads when the answers of models came, and with which status.
 
     `reads` are the scopes whose text the signal reads. Where some of that text cannot be read (token ids, references
     to what the upstream keeps, documents that are not text) the reading is Unknown (`unreadable`), unless the signal
@@ -188,6 +188,7 @@ class Signal(ABC):
     spends: ClassVar[bool] = False
     answers: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
     cost: Cost = Cost.INSTANT
     slow: tuple[SlowInput[Any], ...] = ()
     inputs: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ with warnings.catch_warnings():  # the generated classes use a form of pydantic'
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_headers
     from envoy_data_plane.envoy.extensions.http.injected_credentials.generic import v3 as generic_credential
+    from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
     from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities import v3 as previous_priorities
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as http
@@ -57,6 +58,7 @@ __all__ = [
     "lua",
     "matcher",
     "mutation_rules",
+    "previous_hosts",
     "previous_priorities",
     "protobuf",
     "route",

@@ -27,6 +27,8 @@ STEPS = "pointsman-stepwise"
 JWT = "envoy.filters.http.jwt_authn"  # identity signals read the claims that Envoy has verified
 MESSAGE_SLACK_S = 1.0  # the router keeps its own deadline; Envoy's timer is for a router that hangs
 REGEX_SIZE = 100_000  # RE2 instructions; Envoy refuses a path expression of more than 100 unless it is told otherwise
+RETRIES = 2  # of a stream to a router that broke before the router had said anything
+RETRY_ON = ("connect-failure", "refused-stream", "reset")
 AWAY = 503  # what a client gets when no router answers; Envoy's own is 500, which clients need not try again
 
 
@@ -74,7 +76,7 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
     body = api.ext_proc.ProcessingModeBodySendMode
     mode = api.ext_proc.ProcessingMode(
         request_header_mode=send,
-        response_header_mode=send if shows_head(engine) else skip,
+        response_header_mode=send if engine.sees_answers else skip,
         request_body_mode=body.FULL_DUPLEX_STREAMED if duplex else body.BUFFERED,
         # For the usage at the end of an answer, a look at it will do; text that is watched is handed over (ADR 19).
         response_body_mode={"none": body.NONE, "usage": body.STREAMED, "text": body.FULL_DUPLEX_STREAMED}[
@@ -86,7 +88,9 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
     )
     return api.ext_proc.ExternalProcessor(
         stat_prefix="pointsman",
-        grpc_service=api.core.GrpcService(envoy_grpc=api.core.GrpcServiceEnvoyGrpc(cluster_name=cluster)),
+        grpc_service=api.core.GrpcService(
+            envoy_grpc=api.core.GrpcServiceEnvoyGrpc(cluster_name=cluster), retry_policy=_retries()
+        ),
         processing_mode=mode,
         allow_mode_override=True,
         failure_mode_allow=engine.settings.fail_open,
@@ -100,9 +104,24 @@ def ext_proc(engine: Engine, cluster: str = ROUTER, *, duplex: bool) -> api.ext_
     )
 
 
-def shows_head(engine: Engine) -> bool:
-    """Whether the router has to see the headers of answers."""
-    return engine.settings.response_headers or engine.chained or engine.watches != "none"
+def _retries() -> api.core.RetryPolicy:
+    """Begin a stream anew that breaks before the router has said anything, with another router where there is one.
+
+    Envoy repeats what it has sent, as long as that is no more than 64 KiB (ADR 27).
+    """
+    other = api.core.RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts",
+        typed_config=parts.pack(api.previous_hosts.PreviousHostsPredicate()),
+    )
+    return api.core.RetryPolicy(
+        retry_on=",".join(RETRY_ON),
+        num_retries=RETRIES,
+        retry_back_off=api.core.BackoffStrategy(
+            base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250)
+        ),
+        retry_host_predicate=[other],
+        host_selection_retry_max_attempts=3,
+    )
 
 
 def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.listener.Listener:
@@ -141,8 +160,13 @@ def _ingress(engine: Engine, place: Place, servers: list[Upstream]) -> api.liste
 def within(engine: Engine, place: Place) -> bool:
     """Whether an answer may take long within the ext_proc exchange, which needs the full-duplex body mode: those of
     stepwise decisions, and kept ones, since equal requests wait for the first one's. (Envoy Gateway cannot fail open
-    in that mode; kept answers do without.)"""
-    return (engine.writes and place.steps is None) or (engine.caches and not engine.settings.fail_open)
+    in that mode; kept answers do without.)
+
+    Raises RenderError where the operator asks for that mode and the policy for something that it does not go with.
+    """
+    if place.duplex and engine.settings.fail_open:
+        raise RenderError("--full-duplex: settings.fail_open has no effect in that mode; leave one of them out")
+    return place.duplex or (engine.writes and place.steps is None) or (engine.caches and not engine.settings.fail_open)
 
 
 def _internal(engine: Engine, where: str, servers: list[Upstream]) -> api.listener.Listener:

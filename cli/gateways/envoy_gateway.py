@@ -22,8 +22,9 @@ from cli.gateways.envoy import (
     JWT,
     MESSAGE_SLACK_S,
     OUR_HEADERS,
+    RETRIES,
+    RETRY_ON,
     ROUTE_HEADER,
-    shows_head,
     within,
 )
 from cli.gateways.failover import FULL
@@ -343,11 +344,14 @@ def _extension_policy(engine: Engine, duplex: bool, cluster: Cluster, routes: li
     }
     if engine.watches != "none":  # a look at the usage at its end, or the answer itself
         mode["response"] = {"body": "FullDuplexStreamed" if engine.watches == "text" else "Streamed"}
-    elif shows_head(engine):
+    elif engine.sees_answers:
         mode["response"] = {}  # present and empty: the headers, without the body
     processor: dict[str, Any] = {
         "backendRefs": [{"kind": "Service", "name": cluster.service, "port": cluster.port}],
-        "backendSettings": {"circuitBreaker": dict(BREAKER)},  # one stream for each request under way
+        "backendSettings": {
+            "circuitBreaker": dict(BREAKER),  # one stream for each request under way
+            "retry": {"numRetries": RETRIES, "retryOn": {"triggers": list(RETRY_ON)}},
+        },
         "messageTimeout": _duration(engine.settings.deadline + MESSAGE_SLACK_S),
         "statusOnError": AWAY,
         "processingMode": mode,

@@ -44,7 +44,7 @@ class Place:
     for an Envoy before 1.40 (None: within the exchange). `secrets` is the folder in which Envoy finds the models'
     credentials (SDS); `origins` are those of the web pages that may call from a browser (CORS). `examples` are the
     models for which `up` has put example servers into `upstreams`: their calls are under `/v1`, and they want no
-    credentials."""
+    credentials. `duplex`: bodies are handed over as they come, whatever the policy needs."""
 
     listen: str = "0.0.0.0:10000"
     router: str = "127.0.0.1:50051"
@@ -56,6 +56,7 @@ class Place:
     secrets: str | None = None
     origins: tuple[str, ...] = ()
     examples: frozenset[str] = frozenset()
+    duplex: bool = False
 
 
 @dataclass(frozen=True, slots=True)

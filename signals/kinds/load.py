@@ -44,6 +44,7 @@ class Load(Signal):
     kind = "load"
     Parameters = LoadParams
     scored = True
+    timed = True
 
     def __init__(self, name: str, params: LoadParams, shared: Shared) -> None:
         super().__init__(name, params, shared)

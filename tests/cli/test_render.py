@@ -106,6 +106,45 @@ def test_the_filter_asks_for_the_least_messages():
     assert mode["response_header_mode"] == "SKIP"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "signals: {busy: {load: {model: small, waiting: {at_least: 9}}}}",
+        "decisions: [{name: any, route: {pick: [small, large], by: fastest}}]",
+    ],
+)
+def test_answers_are_shown_where_something_reads_when_they_came(more):
+    def shown(text):
+        made = build(parse(POLICY + "settings: {response_headers: false}\n" + text))
+        return ext_proc(render(made, Place()))["processing_mode"]["response_header_mode"]
+
+    assert (shown(""), shown(more)) == ("SKIP", "SEND")
+
+
+def test_full_duplex_may_be_asked_for(tmp_path, capsys):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    assert main(["render", str(policy), "--for", "envoy", "--full-duplex"]) == 0
+    mode = ext_proc(yamls.load(capsys.readouterr().out))["processing_mode"]
+    assert (mode["request_body_mode"], mode["request_trailer_mode"]) == ("FULL_DUPLEX_STREAMED", "SEND")
+    policy.write_text(POLICY + "settings: {fail_open: true}\n")
+    assert main(["render", str(policy), "--for", "envoy", "--full-duplex"]) == 1
+    assert "--full-duplex: settings.fail_open has no effect in that mode" in capsys.readouterr().err
+
+
+def test_every_gateway_begins_a_broken_stream_anew():
+    made = build(parse(POLICY.replace("10.0.0.1", "a.b.svc").replace("[fd00::1]", "c.b.svc")))
+    plain = ext_proc(render(made, Place()))["grpc_service"]["retry_policy"]
+    objects = istio.render(made, Place("0.0.0.0:80"), Cluster())
+    patches = next(each for each in objects if each["kind"] == "EnvoyFilter")["spec"]["configPatches"]
+    assert patches[0]["patch"]["value"]["typed_config"]["grpc_service"]["retry_policy"] == plain
+    objects = envoy_gateway.render(made, Place("0.0.0.0:80"), Cluster())
+    policy = next(each for each in objects if each["kind"] == "EnvoyExtensionPolicy")
+    retry = policy["spec"]["extProc"][0]["backendSettings"]["retry"]
+    assert ",".join(retry["retryOn"]["triggers"]) == plain["retry_on"]
+    assert retry["numRetries"] == plain["num_retries"]
+
+
 def test_stepwise_decisions_need_the_streamed_mode_and_its_trailers():
     mode = ext_proc(render(engine(stepwise=True), Place()))["processing_mode"]
     assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
