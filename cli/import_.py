@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         name, source = args.file.name, read_file(args.file, POLICY)
     port: Callable[[Given, Ported], None] = import_module(f"cli.imports.{SOURCES[args.source]}").port
     try:
-        ported = imported(read(source, name), name, port)
+        folder = None if str(args.file) == "-" else args.file.parent
+        ported = imported(read(source, name), name, port, folder)
     except Unimportable as error:
         print(f"pointsman import: {error}", file=sys.stderr)
         return 2
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         args.output.write_text(text)
+        for file, content in ported.files.items():
+            (args.output.parent / file).write_text(content)
     if args.report is not None:
         args.report.write_text(ported.report())
     for told in ported.told:
@@ -64,15 +67,19 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name}:{told.line}: {told.kind}: {told.place}: {told.message}", file=sys.stderr)
     for problem in problems:
         print(problem, file=sys.stderr)
-    return 3 if ported.losses or problems else 0
+    unwritten = ported.files if args.output is None else {}
+    for file in unwritten:
+        print(f"{name}: loss: {file}: the policy names this file: write both with -o POLICY", file=sys.stderr)
+    return 3 if ported.losses or problems or unwritten else 0
 
 
-def imported(given: Given, name: str, port: Callable[[Given, Ported], None]) -> Ported:
-    """The policy for `given`, without the decisions of which the linter proves that they never decide anything."""
+def imported(given: Given, name: str, port: Callable[[Given, Ported], None], folder: Path | None = None) -> Ported:
+    """The policy for `given`, without the decisions of which the linter proves that they never decide anything. Files
+    that the source names are looked for in `folder`."""
     from cli.imports.ported import Ported, Told
     from config.load import check
 
-    ported = Ported(name)
+    ported = Ported(name, folder)
     port(given, ported)
     while True:
         owners = [number for _, number in ported.lines()]
@@ -88,6 +95,11 @@ def imported(given: Given, name: str, port: Callable[[Given, Ported], None]) -> 
             entry = ported.decisions[number]
             ported.told.append(Told("contradiction", f"decisions[{entry.value['name']}]", 1, f"left out: {message}"))
             entry.comments.append(f"contradiction: left out: {message}")
+            below: dict[str, Any] = next(
+                (one.value for one in ported.decisions[number + 1 :] if one.value is not None), {}
+            )
+            if not entry.value.get("tied"):  # it was the first of its rank
+                below.pop("tied", None)
             entry.value = None
 
 

@@ -171,7 +171,7 @@ def _decided(engine: Engine, trace: Trace, fresh: set[str]) -> tuple[str | None,
         return _does(engine, None, "respond"), ""
     if trace.decision.fallback is not None:
         return None, "something failed"
-    if engine.best:
+    if engine.ranked:
         return None, "the policy takes the most confident decision"
     named = trace.decision.name is None and trace.decision.action == "route"
     readings: dict[str, Reading] = {name: each for name, each in trace.readings.items() if name not in fresh}

@@ -129,6 +129,7 @@ def _clause(entry: DecisionSpec, rule: Rule, known: Mapping[str, Model], writer:
         changes=Changes(**entry.set.model_dump()) if entry.set is not None else None,
         override=entry.override,
         cache=None if entry.cache is None else Cache(**dict(entry.cache)),
+        tied=entry.tied,
     )
     if entry.respond is not None:
         given = entry.respond

@@ -375,7 +375,8 @@ class _Checker:
         """The rules by decision name; reports bad rules and names given twice."""
         rules: dict[str, Rule] = {}
         entries = self._data.get("decisions")
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        given = entries if isinstance(entries, list) else []
+        for index, entry in enumerate(given):
             if not isinstance(entry, dict):
                 continue
             path: Path = ("decisions", index)
@@ -403,6 +404,8 @@ class _Checker:
             if entry.get("on") != "answer" and entry.get("observe") and actions != ["respond"]:
                 message = "observe goes with respond only"
                 self._document.report((*path, "observe"), "P104", message, at_key=True)
+            if entry.get("on") != "answer" and entry.get("tied"):
+                self._tied(actions, given[index - 1] if index else None, path)
             rule = self._rule(entry["when"], (*path, "when")) if "when" in entry else ALWAYS
             name = self._document.typed.get((*path, "name"), entry.get("name"))
             if not isinstance(name, str):
@@ -414,6 +417,17 @@ class _Checker:
                 if entry.get(kind.name) is not None:
                     self._writer(kind, name, entry[kind.name], (*path, kind.name))
         return rules
+
+    def _tied(self, actions: Sequence[str], above: Any, path: Path) -> None:
+        """What `tied` needs: two decisions that can be compared, and nothing else that compares them."""
+        compared = isinstance(above, dict) and above.get("respond") is None and above.get("on") != "answer"
+        if actions == ["respond"] or not compared:
+            message = "tied compares a decision with the one above it: neither can be a guard, or look at answers"
+        elif self._data.get("strategy") == "best":
+            message = "tied says nothing new under `strategy: best`, which compares all decisions"
+        else:
+            return
+        self._document.report((*path, "tied"), "P104", message, at_key=True)
 
     def _cached(self, given: Any, actions: list[str], path: Path) -> None:
         """What `cache` needs beside itself."""
@@ -438,7 +452,7 @@ class _Checker:
         for key in others:
             message = f"{key} is about requests: a decision on the answer has exactly one of {', '.join(ANSWERS)}"
             report((*path, key), "P104", message, at_key=True)
-        for key in ("set", "sticky", "override", "cache"):
+        for key in ("set", "sticky", "override", "cache", "tied"):
             if entry.get(key) not in (None, False):
                 message = f"{key} is about requests: a decision on the answer cannot have it"
                 report((*path, key), "P104", message, at_key=True)

@@ -489,6 +489,11 @@ class DecisionSpec(_Writers):
         le=1 << 16,
         description="On an answer: characters after which signals that take long read again.",
     )
+    tied: bool = Field(
+        False,
+        description="It has the rank of the decision above it: of those of one rank that match, the most confident one "
+        "is taken.",
+    )
     override: bool = Field(False, description="Apply to requests that name a real model, too.")
     sticky: Sticky | None = Field(
         None,

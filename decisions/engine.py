@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ class Clause:
     real model too; `respond` always does. `headers` go with the answer of a `respond`; one that `observe`s is evaluated
     and told, and the request goes on. `writer` writes the answer, and `target` takes the requests
     that it cannot answer. `keep`: for so many seconds after its last request a session stays on this decision.
-    `cache`: its answers are kept.
+    `cache`: its answers are kept. `tied`: it has the rank of the clause before it.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Clause:
     observe: bool = False
     keep: float | None = None
     cache: Cache | None = None
+    tied: bool = False
 
     @property
     def guard(self) -> bool:
@@ -141,18 +143,32 @@ class Clause:
         return self.target.fallback if isinstance(self.target, Model) and self.writer is None else ()
 
 
+def ranks(clauses: Sequence[Clause], best: bool) -> list[int]:
+    """The rank of each clause: the first rank in which one matches has the decision, and of those that match in it the
+    most confident one. With `best` all routes have one, after the guards."""
+    found: list[int] = []
+    for clause in clauses:
+        if best and not clause.guard:
+            found.append(len(clauses))
+        else:
+            found.append(found[-1] if clause.tied and found else len(found))
+    return found
+
+
 class _Compiled:
     """A clause made ready to run, its decisions prebuilt so that the hot path allocates none."""
 
     __slots__ = (
         "_goals",
         "clause",
+        "compared",
         "decision",
         "decisions",
         "instead",
         "name",
         "observe",
         "plain",
+        "rank",
         "run",
         "selector",
         "slow",
@@ -164,15 +180,17 @@ class _Compiled:
         clause: Clause,
         selector: Selector | None,
         signals: Mapping[str, Signal],
-        best: bool,
         kept: Kept | None,
+        place: tuple[int, bool] = (0, False),
     ) -> None:
         self.clause = clause
         self.selector = selector
+        # `compared`: others of its rank are, so that its confidence may decide.
+        self.rank, self.compared = place
         # What of the rule's value makes a difference: `skip` asks whether it is true, `match` whether it is false.
         goals = {"skip": (True,), "match": (False,), "fail": (True, False)}
-        compared = best and not clause.guard and clause.on_unknown == "match"
-        self._goals = (True, False) if compared else goals[clause.on_unknown]
+        both = self.compared and clause.on_unknown == "match"
+        self._goals = (True, False) if both else goals[clause.on_unknown]
         self.name = clause.name
         self.observe = clause.observe
         self.test: Test = compiled(clause.when, signals)
@@ -205,15 +223,15 @@ class _Compiled:
 class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
-    `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the
-    most confident match instead of the first. `metered` says that somebody wants to know what answers cost (a budget,
-    see `record`, or the operator), so that Envoy must show them to us. `selectors` make the choices of models, by the
-    decision's name; those in `learning` are told what became of them, and `grading` takes what users think of it.
-    `sessions` says how sessions are told, `store` is what replicas share; `chained` says that something is kept of a
-    session, so that a chain of responses must be one. `ahead` are the signals that take long where a text is long.
-    `caches`: some decision keeps answers, and counts what
-    that saves. `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are
-    all but those that look at answers.
+    `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the most
+    confident match instead of the first; `ranked` says that confidences are compared anywhere. `metered` says that
+    somebody wants to know what answers cost (a budget, see `record`, or the operator), so that Envoy must show them to
+    us. `selectors` make the choices of models, by the decision's name; those in `learning` are told what became of
+    them, and `grading` takes what users think of it. `sessions` says how sessions are told, `store` is what replicas
+    share; `chained` says that something is kept of a session, so that a chain of responses must be one. `ahead` are the
+    signals that take long where a text is long. `caches`: some decision keeps answers, and counts what that saves.
+    `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are all but
+    those that look at answers.
     """
 
     def __init__(  # noqa: PLR0913
@@ -265,12 +283,19 @@ class Engine:
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         by_session = any(selector.by_session for selector in self.selectors.values())
         self.chained = self.kept is not None or by_session or self.shared.metered
-        # With `best` guards go first, since nothing is compared with them.
-        order = sorted(self.clauses, key=lambda clause: not clause.guard) if best else self.clauses
         grades = graded(self.selectors.items())
         kinds = {name: signal.kind for name, signal in self.signals.items()}
         self.grading = Grading(grades, self.store, self.sessions, self.settings.tenant, kinds) if grades else None
-        self._all = tuple(self._compiled(clause) for clause in order)
+        rank = ranks(self.clauses, best)
+        members = Counter(rank)
+        # With `best` guards go first, since nothing is compared with them.
+        self._all = tuple(
+            sorted(
+                (self._compiled(clause, (at, members[at] > 1)) for clause, at in zip(self.clauses, rank, strict=True)),
+                key=lambda compiled: compiled.rank,
+            )
+        )
+        self.ranked = best or len(members) < len(rank)
         self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
         self._auto = frozenset(name.casefold() for name in self.auto)
         self._by_name = {model.name: model for model in self.models.values()} | self.models
@@ -293,9 +318,9 @@ class Engine:
             model: Decision(None, "route", model) for model in (*self.models.values(), None)
         }
 
-    def _compiled(self, clause: Clause) -> _Compiled:
+    def _compiled(self, clause: Clause, place: tuple[int, bool] = (0, False)) -> _Compiled:
         selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
-        return _Compiled(clause, selector, self.signals, self.best, self.kept)
+        return _Compiled(clause, selector, self.signals, self.kept, place)
 
     @property
     def watches(self) -> Literal["none", "usage", "text"]:
@@ -463,8 +488,8 @@ class Evaluation:
     rule: on whether it matches or, with `on_unknown: fail`, on whether the request takes the default model because of
     it. What later decisions would do is not considered: if a later one led to the default model as well, the result
     would be the same, but the signal is fetched nevertheless. No signal is fetched in vain if each rule names a signal
-    only once (otherwise one may count as open that can change nothing) and the strategy is `first`: `best` also reads
-    every signal of the routes that match.
+    only once (otherwise one may count as open that can change nothing) and no decisions are compared: of those that
+    match and are, every signal is read.
     """
 
     __slots__ = (
@@ -548,7 +573,7 @@ class Evaluation:
                 return None
             self._hold(self._kept)
         engine = self.engine
-        decision = self._best() if engine.best else self._first()
+        decision = self._ranked() if engine.ranked else self._first()
         if decision is None:
             return None
         if engine._instead and decision is engine._fallbacks[None]:
@@ -613,7 +638,7 @@ class Evaluation:
             for clause in self._clauses:
                 if clause.run(self.facts) is PENDING and (names := clause.waiting(self.facts)):
                     break
-                if self.engine.best and self._results.get(clause.name) is True:
+                if clause.compared and self._results.get(clause.name) is True:
                     names = {n for leaf in leaves(clause.clause.when) for n in unread(leaf.signal, signals, self.facts)}
                     if names:
                         break
@@ -656,13 +681,15 @@ class Evaluation:
                 return self.engine.fallback("on_unknown")
         return self._otherwise
 
-    def _best(self) -> Decision | None:
-        """Guards first, in order; then the most confident of the routes that match, the first of equals."""
+    def _ranked(self) -> Decision | None:
+        """The most confident of the clauses of the first rank in which one matches, the first of equals."""
         facts = self.facts
         signals = self.engine.signals
         chosen: _Compiled | None = None
         highest = -1.0
         for clause in self._clauses:
+            if chosen is not None and clause.rank != chosen.rank:
+                break
             value = clause.run(facts)
             if value is PENDING:
                 if clause.waiting(facts):
@@ -682,7 +709,7 @@ class Evaluation:
             if clause.clause.guard:
                 return self._decided(clause)
             sure = 0.0
-            if value:
+            if value and clause.compared:
                 # The confidence depends on every leaf, so here laziness has to read them all.
                 for leaf in leaves(clause.clause.when):
                     if take(signals[leaf.signal], signals, facts) is None:

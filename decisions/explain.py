@@ -167,6 +167,8 @@ def walk(engine: Engine, trace: Trace, *, named: bool) -> list[dict[str, Any]]:
             one["notes"].append(f"on_unknown: {clause.on_unknown}")
         if clause.observe:
             one["notes"].append("observed only")
+        if clause.tied:
+            one["notes"].append("tied with the decision above")
         if names(clause.when):
             one["rule"] = _node(clause.when, trace, None, shown)
     return found

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-from decisions.engine import Clause
+from decisions.engine import Clause, ranks
 from decisions.model import Model
 from decisions.rule import (
     ALWAYS,
@@ -294,7 +294,7 @@ class _Decisions:
         self._clauses = clauses
         self._what = what
         self._circuit = circuit
-        self._best = best
+        self._ranks = {id(clause): rank for clause, rank in zip(clauses, ranks(clauses, best), strict=True)}
 
     def findings(self) -> Iterator[Finding]:
         for index, clause in enumerate(self._clauses):
@@ -323,7 +323,7 @@ class _Decisions:
         if asking is not None and pinned:
             takers = self._takers(index, clause, [c for c in self._clauses if c.guard or c.override])
         if asking is None:
-            same = None if self._best else self._same(index, clause)
+            same = self._same(index, clause)
             if same is not None:
                 message = (
                     f"decision {clause.name!r} has the same rule as {same.name!r}: it can only take {self._what}s "
@@ -343,8 +343,8 @@ class _Decisions:
         self._circuit.spend(index)
         if self._circuit.cut:
             return None
-        rails = self._circuit.rails(clause.when)
-        earlier = (other for other in self._clauses[:index] if not other.observe)
+        rails, rank = self._circuit.rails(clause.when), self._ranks[id(clause)]
+        earlier = (one for one in self._clauses[:index] if not one.observe and self._ranks[id(one)] < rank)
         return next((other for other in earlier if self._circuit.rails(other.when) == rails), None)
 
     def _takers(self, index: int, clause: Clause, among: Sequence[Clause]) -> list[Clause] | None:
@@ -363,11 +363,10 @@ class _Decisions:
 
     def _blocks(self, other: Clause, clause: Clause, earlier: bool) -> int | None:
         """True where `other`, which may stand `earlier`, certainly keeps `clause` from being the decision."""
-        if not self._best or other.guard:
-            return self._takes(other) if earlier or (self._best and not clause.guard) else None
-        if clause.guard:
-            return None
-        # Routes compete by confidence, which is not known here; but equals tie, and a catch-all is certain.
+        rank, own = self._ranks[id(other)], self._ranks[id(clause)]
+        if rank != own:
+            return self._takes(other) if rank < own else None
+        # Those of one rank compete by confidence, which is not known here; but equals tie, and a catch-all is certain.
         if earlier and other.when in (ALWAYS, clause.when):
             return self._takes(other)
         return self._circuit.unknown(other.when) if other.on_unknown == "fail" else None

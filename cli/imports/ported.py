@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from cli.imports.source import Given
@@ -45,9 +46,12 @@ class Entry:
 
 @dataclass
 class Ported:
-    """The policy and the report. `of` says where it comes from, for the first line."""
+    """The policy and the report. `of` says where it comes from, for the first line; `folder` is that of the source,
+    None where it has none. `files` are those that the policy names, by the names under which they lie beside it."""
 
     of: str
+    folder: Path | None = None
+    files: dict[str, str] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
     models: dict[str, Entry] = field(default_factory=dict)
     signals: dict[str, Entry] = field(default_factory=dict)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
 from cli.imports.source import Given
+from cli.imports.vllm_choices import ChoicePorter
 from cli.imports.vllm_models import ModelPorter
 from cli.imports.vllm_rules import RulePorter, both
 from cli.imports.vllm_signals import PII, Rule, SignalPorter
@@ -30,9 +30,6 @@ _CANNOT: Final = {
     "image_gen": "calls go to the API that was called",
     "provider_prompt_cache": "marks for a provider's cache are the client's to set",
 }
-_STATIC: Final = ("", "static")
-_LEARNED: Final = {"elo": "elo", "rl_driven": "bandit"}
-_SEVERAL: Final = ("confidence", "ratings", "remom", "fusion", "workflows")
 
 
 class DecisionPorter:
@@ -43,16 +40,35 @@ class DecisionPorter:
         self._ported: Ported = signals.ported
         self.effort = ""
         """The reasoning effort where a model's entry gives none."""
-        self.algorithm = ""
-        """How one of several models is chosen where a decision does not say."""
+        self.choices = ChoicePorter(self._ported)
+        self.learning = False
+        """Whether choices of models learn there, whatever the algorithm."""
         self._names: set[str] = set()
 
     def decisions(self, given: list[Given], gate: Rule, flat: bool) -> None:
         """Decisions that apply where `gate` is true."""
         tiers = any(one.number("tier") for one in given)
         ranks = [self._rank(one, tiers, number if flat else 0) for number, one in enumerate(given)]
-        for number in sorted(range(len(given)), key=lambda number: (ranks[number], number)):
+        order = sorted(range(len(given)), key=lambda number: (ranks[number], number))
+        for before, number in zip([None, *order], order, strict=False):
             self._decision(given[number], gate)
+            equal = before is not None and not flat and ranks[before][:3] == ranks[number][:3]
+            if equal and not ranks[number][1] and "strategy" not in self._ported.head:
+                self._tie((given[number], "priority"))
+
+    def _tie(self, where: tuple[Given, str]) -> None:
+        """Let the last decision be compared with the one before it, which has the same priority, by how sure their
+        rules are; where both only know yes and no, the first one counts anyway."""
+        above, last = self._ported.decisions[-2:]
+        if all(
+            entry.value is not None
+            and ("route" in entry.value or "panel" in entry.value)
+            and self._rules.unsure(entry.value.get("when", True))
+            for entry in (above, last)
+        ):
+            last.value["tied"] = True
+            message = "of equal priority with the decision above: the one whose rule is the surer is taken"
+            self._ported.tell("note", where, message, last)
 
     def _rank(self, given: Given, tiers: bool, number: int) -> tuple[float, bool, float, int, str]:
         """Tiers first, whatever matches everything last in its tier, then by priority, and what has the same one by its
@@ -88,7 +104,9 @@ class DecisionPorter:
             entry.value["when"] = rule
         if unknown in _UNKNOWN and unknown != "no_match":
             entry.value["on_unknown"] = _UNKNOWN[unknown]
-        if unknown == "fail_request":
+        if unknown == "fail_request" and "respond" in actions:  # which keeps it from every model, too
+            entry.value["on_unknown"] = "match"
+        elif unknown == "fail_request":
             message = "the request goes to the default model, and is counted; it is not refused"
             self._ported.tell("loss", (tree, "on_unknown"), message, entry)
         if "respond" in actions:
@@ -129,10 +147,17 @@ class DecisionPorter:
             "output_contract_spec": "answers are not put into a form",
             "candidateIterations": "candidates are written out here",
             "emits": "`sticky: session` keeps a conversation on its model, `cache` keeps answers",
-            "adaptations": "choices learn through a selector, not for each decision",
             "fallback": "`fallback` of a model says who takes its place",
             "tool_scope": "the tools that a request offers are passed on as they came",
         }
+        learns = given.child("adaptations")
+        if learns.text("mode") == "bypass" or not self.learning:
+            given.skip("adaptations")
+            learns.skip("mode", "adaptation", "protection")
+            self._ported.leftover(learns, entry)
+        elif "adaptations" in given:
+            message = "choices learn through a selector, not for each decision"
+            self._ported.tell("loss", (given, "adaptations"), message, entry)
         for key, message in messages.items():
             if key in given:
                 given.skip(key)
@@ -161,44 +186,39 @@ class DecisionPorter:
             self._ported.tell("note", (given, "modelRefs"), "it names no model, so it takes the default", entry)
             names, changes = [default], [{}]
         alike = all(one == changes[0] for one in changes)
-        if len(names) > 1 and algorithm.text("type") == "confidence" and self._cascade(algorithm, names, entry):
+        panel = self.choices.panel(algorithm, names, entry)
+        if panel is not None:
+            entry.value["panel"] = panel
             if alike and changes[0]:
                 entry.value["set"] = changes[0]
             elif not alike:
                 self._ported.tell("loss", (given, "modelRefs"), "each model of a panel reasons as it likes", entry)
-            algorithm.skip("minimum_candidates", "on_error")
-            self._ported.leftover(algorithm, entry)
             return
-        by = self._selector(given, weights if len(weights) == len(names) else {}, len(names), entry)
-        algorithm.skip("on_error", "minimum_candidates", algorithm.text("type"))
-        self._ported.leftover(algorithm, entry)
-        if len(names) == 1 or by is None:
-            entry.value["route"] = names[0]
-            if changes[0]:
-                entry.value["set"] = changes[0]
-            return
-        pick = [
-            name if alike or not change else {"model": name, **({"name": name} if weights else {}), "set": change}
-            for name, change in zip(names, changes, strict=True)
-        ]
-        entry.value["route"] = {"pick": pick, **by}
+        by = self.choices.choice(given, names, weights if len(weights) == len(names) else {}, entry)
+        if by is None:
+            names, changes, by = names[:1], changes[:1], {"by": "weighted"}
+            alike = True
+        entry.value["route"] = self._among(names, [{} for _ in names] if alike else changes, by)
         if alike and changes[0]:
             entry.value["set"] = changes[0]
 
-    def _cascade(self, of: Given, names: list[str], entry: Entry) -> bool:
-        """Models that are asked one after the other until one is sure; False where it is not known where they are."""
-        given = of.child("confidence")
-        if not all("url" in self._ported.models[name].value for name in names):
-            return False
-        method, least = given.text("confidence_method", "avg_logprob"), given.number("threshold")
-        least = 0.7 if least is None else math.exp(least) if least <= 0 else least  # a log probability, or none
-        until = {"sure": round(min(1.0, max(0.01, least)), 4), "by": "margin" if method == "margin" else "mean"}
-        entry.value["panel"] = {"cascade": names, "until": until}
-        message = "how sure a model is, is measured in another way, so the threshold needs a look (docs/panels.md)"
-        self._ported.tell("note", (of, "confidence"), message, entry)
-        given.skip("on_error", "hybrid_weights", "verifier_timeout_seconds", "max_response_bytes")
-        self._ported.leftover(given, entry)
-        return True
+    def _among(self, names: list[str], changes: list[dict[str, Any]], by: dict[str, Any]) -> str | dict[str, Any]:
+        """The models that a decision goes to. Where shares count, those of a model with several servers are shared."""
+        weighted = by["by"] == "weighted"
+        pick: list[Any] = []
+        weights: dict[str, float] = {}
+        for name, change in zip(names, changes, strict=True):
+            servers = self._models.servers.get(name, {}) if weighted else {}
+            whole = by.get("weights", {}).get(name, 1.0)
+            for key, share in (servers or {name: 1.0}).items():
+                called = {"name": key} if weighted else {}
+                pick.append({"model": key, **called, "set": change} if change else key)
+                weights[key] = round(whole * share, 6)
+        if len(pick) == 1:
+            return names[0]
+        if weighted and len(set(weights.values())) > 1:
+            by = {**by, "weights": weights}
+        return {"pick": pick, **by}
 
     def _reasoning(self, ref: Given, name: str, entry: Entry) -> dict[str, Any]:
         """The changes by which reasoning is switched for one model."""
@@ -217,57 +237,6 @@ class DecisionPorter:
                 return {}
             return {"reasoning_effort": effort or "medium"} if wanted else {}
         return {"thinking": wanted} if given else {}
-
-    def _selector(self, of: Given, weights: dict[str, float], models: int, entry: Entry) -> dict[str, Any] | None:
-        """How the decision `of` chooses one of several models; None: the first is taken."""
-        given = of.child("algorithm")
-        kind = given.text("type", self.algorithm)
-        if models == 1:
-            return None
-        if kind == "latency_aware":
-            given.child(kind).skip("tpot_percentile", "ttft_percentile", "description")
-            self._ported.leftover(given.child(kind), entry)
-            return {"by": "fastest"}
-        if kind == "multi_factor":
-            return {"by": {"factors": self._factors(given.child(kind), entry)}}
-        if kind in ("", "weighted") and any(weights.values()):
-            return {"by": "weighted", "weights": weights}
-        if kind in _STATIC:
-            self._ported.tell(
-                "note", (of, "algorithm"), "the first of the models is taken; the others never are", entry
-            )
-            return None
-        if kind in _LEARNED:
-            message = "it learns anew, from grades, and with parameters of its own (docs/choices.md)"
-            self._ported.tell("note", (of, "algorithm"), message, entry)
-            return {"by": _LEARNED[kind]}
-        message = f"nothing here chooses as `{kind}` does, so the first model is taken (docs/choices.md: what learns)"
-        if kind in _SEVERAL:
-            message = f"`{kind}` asks several models; here the first is taken (docs/panels.md tells of others)"
-        self._ported.tell("loss", (of, "algorithm"), message, entry)
-        return None
-
-    def _factors(self, given: Given, entry: Entry) -> dict[str, Any]:
-        told = given.child("weights")
-        factors = ("quality", "cost", "latency", "load")
-        found: dict[str, Any] = {key: weight or 0.0 for key in factors if (weight := told.number(key)) is not None}
-        found.setdefault("quality", 0.0)
-        if not any(found.values()):  # theirs are equal then, and ours must not all be 0
-            found = dict.fromkeys(factors, 0.25)
-        objective = given.child("objective")
-        if objective.text("strategy") == "lexicographic":
-            message = "factors are weighed here, not looked at one after the other"
-            self._ported.tell("loss", (given, "objective"), message, entry)
-            objective.skip("priorities")
-        limits = given.child("slo")
-        kept = {"latency": limits.number("max_ttft_ms"), "load": limits.number("max_inflight")}
-        ours = {key: value / 1000 if key == "latency" else value for key, value in kept.items() if value is not None}
-        if ours:
-            found["limits"] = ours
-        given.skip("latency_percentile", "latency_metric", "on_no_candidates", "expected_output_tokens")
-        for one in (limits, told, objective, given):
-            self._ported.leftover(one, entry)
-        return found
 
     # Plugins.
 

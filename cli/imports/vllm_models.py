@@ -40,6 +40,8 @@ class ModelPorter:
     def __init__(self, ported: Ported, strict: bool) -> None:
         self._ported, self._strict = ported, strict
         self.thinking: dict[str, str | None] = {}
+        self.servers: dict[str, dict[str, float]] = {}
+        """The servers of each model that has several, with their shares of its requests."""
 
     def known(self, name: str) -> bool:
         return name in self._ported.models
@@ -167,11 +169,17 @@ class ModelPorter:
             self._served(backend, extra)
             self.thinking[other] = self.thinking.get(name)
             entry.value.setdefault("fallback", []).append(other)
-        weights = {backend.text("weight", "1") for backend in backends}
         if len(backends) > 1:
-            message = "requests are not spread over these servers by weight; the others are its fallbacks. One address "
-            message += "with several hosts behind it (a Service, DNS) spreads them"
-            self._ported.tell("loss", (backends[0], "weight" if len(weights) > 1 else ""), message, entry)
+            keys = [name, *entry.value["fallback"]]
+            weights = [1.0 if (told := backend.number("weight")) is None else told for backend in backends]
+            whole = sum(weights)
+            if whole > 0:
+                self.servers[name] = {key: weight / whole for key, weight in zip(keys, weights, strict=True)}
+            message = (
+                "decisions spread requests over these servers by weight; a request that names the model, or takes "
+            )
+            message += "the default, goes to the first. One address with several hosts behind it spreads all of them"
+            self._ported.tell("note", (backends[0], "weight"), message, entry)
 
     def _served(self, given: Given, entry: Entry) -> None:
         """Where one server is: the URL, the path before the calls, the credential."""

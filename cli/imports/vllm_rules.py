@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
@@ -10,6 +12,8 @@ from cli.imports.source import Given
 from cli.imports.vllm_signals import Bounds, Rule, SignalPorter, empty
 
 _STEP: Final = 1e-9
+_MEASURED: Final = ("similar", "contrast", "tokens", "structure", "knowledge")
+"""Kinds whose scores are what there are the values of the same signals."""
 
 
 def both(rules: list[Rule]) -> Rule:
@@ -55,6 +59,8 @@ class RulePorter:
     def __init__(self, signals: SignalPorter) -> None:
         self._signals = signals
         self._ported: Ported = signals.ported
+        self._sums: dict[str, tuple[str, float] | None] = {}
+        """Our signal of each of theirs that adds up, and by how much it is less; of one profile."""
 
     def rule(self, given: Given, entry: Entry | None) -> Rule:
         """A tree of conditions. A tree without any matches everything."""
@@ -109,68 +115,88 @@ class RulePorter:
 
     # Projections.
 
-    def partitions(self, given: Given) -> None:
-        """The partitions of one profile, before anything asks for their members."""
+    def partitions(self, given: Given, several: bool) -> None:
+        """The partitions of one profile, before anything asks for their members. Where not `several` embeddings match
+        at once, the strongest of all is the one that counts."""
+        known = self._signals.rules
+        own = [name for kind, name in self._signals.own() if kind == "embedding"]
+        names = [name for name in own if isinstance(known["embedding", name], str)]
+        if not several and len(names) > 1:
+            self._exclusive("embeddings", names, {"exclusive": "best"})
         for partition in given.children("partitions"):
-            self._partition(partition)
+            self._partition(partition, several)
 
     def projections(self, given: Given) -> None:
         """The sums of one profile, with their bands."""
-        scores = {score.text("name"): self._score(score) for score in given.children("scores")}
+        self._sums = {}
+        for score in given.children("scores"):
+            self._sums[score.text("name")] = self._score(score)
         for mapping in given.children("mappings"):
-            self._mapping(mapping, scores)
-        for ours, _ in filter(None, scores.values()):
+            self._mapping(mapping)
+        for ours, _ in filter(None, self._sums.values()):
             score = self._ported.signals[ours].value["score"]
             if not {"bands", "at_least", "at_most"} & set(score):
                 score["bands"] = {"any": {}}
         self._ported.leftover(given)
 
-    def _partition(self, given: Given) -> None:
+    def _partition(self, given: Given, several: bool) -> None:
         """Of signals in a partition the strongest alone counts. Fields of knowledge exclude each other without it."""
         name, known = given.text("name"), self._signals.rules
-        members = {
-            one: found for one in given.texts("members") if isinstance(found := known.get(("embedding", one)), str)
-        }
+        members = [one for one in given.texts("members") if isinstance(known.get(("embedding", one)), str)]
         default, temperature = given.text("default"), given.number("temperature")
         softmax = given.text("semantics", "exclusive") != "exclusive"
-        if len(members) > 1:
-            value: dict[str, Any] = {"sum": dict.fromkeys(members.values(), 1.0)}
-            value["exclusive"] = "softmax" if softmax else "best"
+        if len(members) > 1 and several:
+            how: dict[str, Any] = {"exclusive": "softmax" if softmax else "best"}
             if softmax and temperature:
-                value["temperature"] = temperature
+                how["temperature"] = temperature
             if default in members:
-                value["default"] = members[default]
-            self._signals.add(("partition", name), {"score": value})
-            ours = known["partition", name]
-            for one, signal in members.items():
-                rule = self._signals.free(f"{ours}:{one}", "partition")
-                self._ported.rules[rule] = Entry({"signal": ours, "is": signal})
-                known["embedding", one] = rule
+                how["default"] = self._signals.sources["embedding", default]
+            self._exclusive(name, members, how)
+        elif default in members:  # one embedding matches at the most; where it is none of these, the default does
+            others = [known["embedding", one] for one in members if one != default]
+            rule = either([known["embedding", default], neither(either(others))])
+            self._signals.name_rule(("embedding", default), rule, f"{name}:{default}")
         self._ported.leftover(given)
+
+    def _exclusive(self, name: str, members: list[str], how: dict[str, Any]) -> None:
+        """Make the strongest of embeddings the only one that counts."""
+        signals = self._signals
+        sources = {one: signals.sources["embedding", one] for one in members}
+        signals.add(("partition", name), {"score": {"sum": dict.fromkeys(sources.values(), 1.0), **how}})
+        ours = signals.rules["partition", name]
+        for one, signal in sources.items():
+            signals.name_rule(("embedding", one), {"signal": ours, "is": signal}, f"{ours}:{one}")
 
     def _score(self, given: Given) -> tuple[str, float] | None:
         """A sum: the name of our signal, and by how much it is less than theirs."""
         name, offset = given.text("name"), 0.0
-        weights: dict[str, float] = {}
+        matches: dict[str, float] = {}
+        scores: dict[str, float] = {}
         entry = Entry({})
         if given.text("method", "weighted_sum") != "weighted_sum":
             self._ported.tell("loss", (given, "method"), "sums are weighted sums here", entry)
         for one in given.children("inputs"):
-            kind, weight = one.text("type").lower(), one.number("weight") or 0.0
+            kind, weight = one.text("type").strip().lower(), one.number("weight") or 0.0
+            source = one.text("value_source", "binary").strip().lower()
             match, miss = one.number("match") or 1.0, one.number("miss") or 0.0
-            source = one.text("value_source", "binary").lower()
-            found = self._signals.rule_of(kind, one.text("name"))
-            if kind == "kb_metric" or found is None or isinstance(found, dict):
-                message = (
-                    f"nothing here gives {one.text('name') or one.text('metric')!r} of type {kind}; it adds nothing"
-                )
-                self._ported.tell("loss" if kind == "kb_metric" else "contradiction", (one, ""), message, entry)
+            valued = self._valued(one, (kind, source), entry)
+            if valued is not None:
+                signal, less = valued
+                offset += weight * less
+                scores[signal] = scores.get(signal, 0.0) + weight
+                self._ported.leftover(one, entry)
+                continue
+            found = None if kind in ("kb_metric", "projection") else self._signals.rule_of(kind, one.text("name"))
+            if found is None or isinstance(found, dict):
+                what = one.text("name") or one.text("metric")
+                message = f"nothing here gives {what!r} of type {kind}; it adds nothing"
+                self._ported.tell("contradiction" if found is None else "loss", (one, ""), message, entry)
                 one.skip("kb", "metric")
                 continue
             if source == "raw":
                 self._ported.tell("loss", (one, "value_source"), "its match is added, not its value", entry)
             elif source == "confidence":
-                if self._doubtful(found):
+                if not isinstance(found, bool) and self.doubtful(self._signals.sources.get((kind, one.text("name")))):
                     message = "where it matches it adds its weight whole, not by how sure it is"
                     self._ported.tell("note", (one, "value_source"), message, entry)
                 match, miss = 1.0, 0.0
@@ -178,46 +204,89 @@ class RulePorter:
             if isinstance(found, bool):
                 offset += weight * (match - miss) * found
             elif weight * (match - miss):
-                weights[found] = weights.get(found, 0.0) + weight * (match - miss)
+                matches[found] = matches.get(found, 0.0) + weight * (match - miss)
             self._ported.leftover(one, entry)
         self._ported.leftover(given, entry)
-        weights = {name: round(weight, 9) for name, weight in weights.items() if round(weight, 9)}
-        if not weights:
-            self._ported.tell("contradiction", (given, "inputs"), f"nothing adds to {name!r}")
+        entry.value = {"score": self._sum(name, _plain(matches), _plain(scores))}
+        if not entry.value["score"]:
+            entry.value = None
+            self._ported.signals[f"-score:{name}"] = entry
+            self._ported.tell("contradiction", (given, "inputs"), f"{name}: nothing adds to it", entry)
             return None
-        entry.value = {"score": {"of": "matches", "sum": weights}}
         ours = self._signals.free(name, "score")
         self._ported.signals[ours] = entry
-        self._signals.rules["score", name] = ours
         return ours, offset
 
-    def _doubtful(self, found: Rule) -> bool:
+    def _sum(self, name: str, matches: dict[str, float], scores: dict[str, float]) -> dict[str, Any]:
+        """What adds up the weights of what matches, and weighted scores."""
+        if not scores:
+            return {"of": "matches", "sum": matches} if matches else {}
+        if matches:
+            inner = self._signals.free(f"{name}:matches", "score")
+            self._ported.signals[inner] = Entry({"score": {"of": "matches", "sum": matches, "bands": {"any": {}}}})
+            scores = {inner: 1.0, **scores}
+        return {"sum": scores}
+
+    def _valued(self, one: Given, how: tuple[str, str], entry: Entry) -> tuple[str, float] | None:
+        """The signal whose score an input adds, and by how much that is less than theirs; None where it is the match
+        that is added."""
+        kind, source = how
+        name = one.text("name")
+        if kind == "kb_metric":
+            found = self._signals.metric(one.text("kb"), one.text("metric"))
+            return None if found is None else (found, 0.0)
+        if kind == "projection":
+            if source == "confidence":
+                message = "the sum itself is added, not how far it is from the end of a band"
+                self._ported.tell("loss", (one, "value_source"), message, entry)
+            return self._sums.get(name)
+        signal = self._signals.sources.get((kind, name))
+        value = self._ported.signals[signal].value if signal is not None else None
+        if source == "raw" and value is not None and next(iter(value)) in _MEASURED:
+            return str(signal), 0.0
+        if source == "confidence" and self.doubtful(signal) and self._signals.rules.get((kind, name)) == signal:
+            sure = {"score": {"sum": {signal: 1.0}, "exclusive": "best"}}  # its score where it matches, else 0
+            self._signals.add((f"{kind}-confidence", name), sure, f"{signal}:confidence")
+            return str(self._signals.rules[f"{kind}-confidence", name]), 0.0
+        return None
+
+    def doubtful(self, signal: str | None) -> bool:
         """Whether a signal says how sure it is, between no and yes."""
-        entry = self._ported.signals.get(found) if isinstance(found, str) else None
-        if entry is None:
+        entry = self._ported.signals.get(signal) if signal is not None else None
+        if entry is None or entry.value is None:
             return False
         kind, value = next(iter(entry.value.items()))
         plain = kind == "keyword" and not {"bm25", "ngram", "fuzzy"} & set(value)
-        return not plain and kind not in ("structure", "tokens", "conversation", "parameter", "identity")
+        return not plain and kind not in ("structure", "tokens", "conversation", "parameter", "identity", "regex")
 
-    def _mapping(self, given: Given, scores: dict[str, tuple[str, float] | None]) -> None:
+    def unsure(self, rule: Rule) -> bool:
+        """Whether some signal of `rule`, or of what it names, says how sure it is."""
+        found, names = False, list(_names(rule))
+        for name in names:  # which grows
+            named = self._ported.rules.get(name)
+            names += [one for one in _names(named.value if named else True) if one not in names]
+            found = found or self.doubtful(name)
+        return found
+
+    def _mapping(self, given: Given) -> None:
         source, method = given.text("source"), given.text("method", "threshold_bands")
         outputs = given.children("outputs")
         given.skip(
             "name", "top_k", "calibration"
         )  # of the confidence, which decides nothing where the first match is taken
-        found = scores.get(source)
+        found = self._sums.get(source)
         if found is None:
             for output in outputs:
                 self._signals.rules["projection", output.text("name")] = False
             message = f"there is no sum {source!r}; its bands never match"
             self._ported.tell("contradiction", (given, "source"), message)
             return
-        if method not in ("threshold_bands", "multi_emit", ""):
-            self._ported.tell("loss", (given, "method"), "every band that fits counts here, not the nearest ones")
         score, offset = found
         entry = self._ported.signals[score]
         bounds = [_limits(output, offset) for output in outputs]
+        nearest = method not in ("threshold_bands", "multi_emit", "")
+        if nearest and any(_overlap(one, other) for one, other in combinations(bounds, 2)):
+            self._ported.tell("loss", (given, "method"), "every band that fits counts here, not the nearest ones")
         bands = _bands([output.text("name") for output in outputs], bounds)
         if bands and method in ("threshold_bands", "") and "bands" not in entry.value["score"]:
             entry.value["score"]["bands"] = bands
@@ -241,6 +310,23 @@ class RulePorter:
                 self._signals.name_rule(where, whole)
             self._ported.leftover(output)
         self._ported.leftover(given)
+
+
+def _names(rule: Rule) -> Iterator[str]:
+    """The signals and rules that `rule` names."""
+    if isinstance(rule, str):
+        yield rule
+    elif isinstance(rule, dict):
+        yield from [rule["signal"]] if "signal" in rule else ()
+        for key in ("all", "any", "not"):
+            parts = rule.get(key, [])
+            for part in parts if isinstance(parts, list) else [parts]:
+                yield from _names(part)
+
+
+def _plain(weights: dict[str, float]) -> dict[str, float]:
+    """`weights` to nine digits, without those that are 0."""
+    return {name: rounded for name, weight in weights.items() if (rounded := round(weight, 9))}
 
 
 def _limits(given: Given, offset: float = 0.0) -> Bounds:

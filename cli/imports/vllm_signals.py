@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
 from cli.imports.source import Given
+from signals import files
 
 Bounds = tuple[float | None, float | None]
 """The least and the greatest number; None where there is no end."""
@@ -36,6 +41,10 @@ PII: Final = {
     "IP_ADDRESS": "ip",
 }
 """Types of theirs that need no model here."""
+_SPECIAL: Final = frozenset("\\.+*?()|[]{}^$")
+"""What makes an expression of a word."""
+_EDITS: Final = 10
+"""The greatest `fuzzy_threshold` that is a number of letters; from there on it is a percentage."""
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _KINDS: Final = {
     "keywords": "keyword",
@@ -62,7 +71,6 @@ _KINDS: Final = {
 """Their families, by the key that they stand under, and what conditions call them."""
 _KNOWLEDGE: Final = "its examples stand in files of another form: write them into one for a `knowledge` signal"
 _CANNOT: Final = {
-    "kb": _KNOWLEDGE,
     "hallucination": "answers are not checked against their sources",
     "safety": "no model of content risks ships with the router: mount one as a `classifier` signal",
     "classifiers": "mount the model as a `classifier` signal (an ONNX folder), or ask its server by a `remote` one",
@@ -78,14 +86,44 @@ _MODEL: Final = "the threshold is that of another model"
 _NEVER: Final = "; conditions on it never match"
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A knowledge base of theirs: the file of ours, its labels and groups, and the numbers that it gives."""
+
+    file: str
+    labels: list[str]
+    groups: dict[str, list[str]]
+    metrics: dict[str, Given]
+
+    def group(self, name: str) -> str | None:
+        """The name of a group in our file."""
+        return next((one for one in (f"{name}s", name) if one in self.groups and one not in self.labels), None)
+
+
 class SignalPorter:
     """Writes the signals, and knows for each of theirs, by type and name, the rule that it is here."""
 
     def __init__(self, ported: Ported, identity: tuple[str, str]) -> None:
         self.ported, self._identity = ported, identity
-        self.rules: dict[tuple[str, str], Rule] = {}
+        self._shared: dict[tuple[str, str], Rule] = {}
+        self.rules: MutableMapping[tuple[str, str], Rule] = self._shared
+        self.sources: MutableMapping[tuple[str, str], str] = {}
+        """The signals of ours for theirs, by type and name, also where something else says when they match."""
         self.composed: list[tuple[Given, str]] = []
         """Complexities whose conditions are written when all signals are known."""
+        self._entered = False
+        self._bases: dict[str, _Base] = {}
+
+    def enter(self) -> None:
+        """Begin with a profile: its signals are its own, beside those of the first profile, which is the top one."""
+        if self._entered:
+            self.rules = ChainMap({}, self._shared)
+        self._entered = True
+        self.composed.clear()
+
+    def own(self) -> list[tuple[str, str]]:
+        """Type and name of what this profile has."""
+        return list(self.rules.maps[0] if isinstance(self.rules, ChainMap) else self.rules)
 
     def family(self, key: str, given: list[Given]) -> None:
         """All signals under one key."""
@@ -104,9 +142,13 @@ class SignalPorter:
     def add(self, where: tuple[str, str], value: dict[str, Any], names: str = "") -> Entry:
         """A signal of ours for the type and name of theirs, under a name that is free."""
         kind, name = where
+        same = self.ported.signals.get(names or name)
+        if same is not None and same.value == value:  # another profile's, which says the same
+            self.rules[where] = self.sources[where] = names or name
+            return same
         ours = self.free(names or name, kind)
         entry = self.ported.signals[ours] = Entry(value)
-        self.rules[where] = ours
+        self.rules[where] = self.sources[where] = ours
         return entry
 
     def drop(self, where: tuple[Given, str], kind: str, message: str) -> None:
@@ -124,9 +166,14 @@ class SignalPorter:
             same = str(self.rules[where])
         return same
 
-    def name_rule(self, where: tuple[str, str], rule: Rule) -> Entry:
+    def name_rule(self, where: tuple[str, str], rule: Rule, names: str = "") -> Entry:
         """A named rule of ours for the type and name of theirs."""
-        ours = self.free(where[1], where[0])
+        name = names or where[1]
+        same = self.ported.rules.get(name)
+        if same is not None and same.value == rule:  # another profile's, which says the same
+            self.rules[where] = name
+            return same
+        ours = self.free(name, where[0])
         entry = self.ported.rules[ours] = Entry(rule)
         self.rules[where] = ours
         return entry
@@ -161,43 +208,147 @@ class SignalPorter:
         self.ported.tell("loss", (given, ""), f"{where[1]}: {message}{_NEVER}", entry)
         self.rules[where] = False
 
+    def base(self, given: Given) -> None:
+        """A knowledge base: its examples go into a file of their own beside the policy."""
+        name, source = given.text("name"), given.child("source")
+        path = Path(source.text("path")) / source.text("manifest", "labels.json")
+        self._prototypes(given)
+        given.skip("name")
+        try:
+            examples = _examples(self.ported.folder, path)
+        except (OSError, ValueError) as error:
+            message = f"{name}: its examples cannot be read here ({error}), so it is left out: import where {path} is"
+            self.ported.tell("loss", (given, ""), message)
+            return
+        usual = given.number("threshold")
+        own = {label: found for label, one in given.child("label_thresholds").data.items() if (found := _cosine(one))}
+        given.child("label_thresholds").skip(*own)
+        least = {label: own.get(label, usual) for label in examples}
+        labels: dict[str, Any] = {
+            label: texts if least[label] is None else {"examples": texts, "at_least": least[label]}
+            for label, texts in examples.items()
+        }
+        told = given.child("groups")
+        groups: dict[str, list[str]] = {}
+        for group in told.data:
+            members = [label for label in told.texts(group) if label in labels]
+            if len(members) < len(told.texts(group)):
+                self.ported.tell("contradiction", (told, group), f"{name}: it names labels that have no examples")
+            if members:
+                groups[f"{group}s" if group in labels else group] = members
+        metrics = {one.text("name"): one for one in given.children("metrics")}
+        file = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'knowledge'}.knowledge.json"
+        self._bases[name] = _Base(file, list(labels), groups, metrics)
+        whole = {"labels": labels, **({"groups": groups} if groups else {})}
+        self.ported.files[file] = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        for one in metrics.values():
+            one.skip("type", "positive_group", "negative_group")
+        for one in (source, told, given.child("label_thresholds"), *metrics.values(), given):
+            self.ported.leftover(one)
+
+    def metric(self, base: str, name: str) -> str | None:
+        """The signal whose score is a number that a knowledge base gives; None where it is not known."""
+        known = self._bases.get(base)
+        if known is None:
+            return None
+        where = ("kb_metric", f"{base}:{name}")
+        if name == "best_score":
+            self.add(where, {"knowledge": {"file": known.file}})
+        elif name == "best_matched_score":
+            nearest = self.metric(base, "best_score")
+            self.add(where, {"score": {"sum": {nearest: 1.0}, "exclusive": "best"}})
+        elif name in known.metrics and known.metrics[name].text("type") == "group_margin":
+            given = known.metrics[name]
+            sides = [known.group(given.text(key)) for key in ("positive_group", "negative_group")]
+            if None in sides:
+                return None
+            self.add(where, {"knowledge": {"file": known.file, "is": [sides[0]], "over": [sides[1]]}})
+        else:
+            return None
+        return self.sources[where]
+
     # Their families.
 
+    def _kb(self, given: Given, name: str) -> None:
+        base = self._bases.get(given.text("kb"))
+        target, match = given.child("target"), given.text("match", "threshold")
+        if base is None:
+            self.drop((given, "kb"), "kb", f"there is no knowledge base {given.text('kb')!r} here")
+            return
+        wanted = target.text("value")
+        of = base.group(wanted) if target.text("kind", "label") == "group" else wanted
+        if of is None or (of not in base.groups and of not in base.labels):
+            self.drop((given, "target"), "kb", f"the base has no {target.text('kind')} {wanted!r}")
+            return
+        others = [label for label in base.labels if label not in base.groups.get(of, [of])]
+        value: dict[str, Any] = {"file": base.file, "is": [of]}
+        value |= {"over": others} if match == "best" and others else {"match": "enough"}
+        entry = self.add(("kb", name), {"knowledge": value})
+        self.ported.tell("note", (given, "match"), _ENCODER if match != "best" else "told by another encoder", entry)
+        for one in (target, given):
+            self.ported.leftover(one, entry)
+
     def _keyword(self, given: Given, name: str) -> None:
-        operator, method = given.text("operator", "OR").upper(), given.text("method", "regex").lower()
+        operator, method = given.text("operator", "OR").upper(), given.text("method").lower()
         words = [word for word in given.texts("keywords") if word.strip()]
         if given.flag("fuzzy_match"):
             method = "fuzzy"
-        field = {"AND": "all", "NOR": "none"}.get(operator, "any")
-        value: dict[str, Any] = {field: words}
-        entry = self.add(("keyword", name), {"keyword": value})
         if not words:
+            entry = self.add(("keyword", name), {})
             self.ported.tell("contradiction", (given, "keywords"), f"{name} has no keywords{_NEVER}", entry)
             entry.value, self.rules["keyword", name] = None, False
             return
+        if method == "regex" and any(_SPECIAL & set(word) for word in words):
+            self._expressions(given, name, operator, words)
+            return
+        field = {"AND": "all", "NOR": "none"}.get(operator, "any")
+        value: dict[str, Any] = {field: words}
+        notes: list[tuple[str, str]] = []
+        least, alike = given.number("bm25_threshold"), given.number("ngram_threshold")
+        arity, share = given.number("ngram_arity"), given.number("fuzzy_threshold")
         case = given.flag("case_sensitive")
-        if case and method == "regex":
+        if case and method in ("", "regex"):
             value["case_sensitive"] = True
-        elif case:
-            message = f"`{method}` looks at no case here"
-            self.ported.tell("loss", (given, "case_sensitive"), message, entry)
-        least, arity = given.number("bm25_threshold"), given.number("ngram_arity")
-        alike, share = given.number("ngram_threshold"), given.number("fuzzy_threshold")
-        if method == "bm25" and field == "any":
+        if method == "regex":  # expressions, which find parts of words, too
+            value["whole_words"] = False
+        elif method == "bm25" and field == "any":
             value["bm25"] = {"at_least": least or 0.1}
         elif method == "bm25":
             message = f"BM25 weighs what any keyword adds; with {operator} the words themselves are looked for"
-            self.ported.tell("note", (given, "operator"), message, entry)
+            notes.append(("operator", message))
         elif method == "ngram":
             value["ngram"] = {"at_least": alike or 0.4}
             if arity not in (None, 3):
-                self.ported.tell("note", (given, "ngram_arity"), "words are compared by triples of letters", entry)
+                notes.append(("ngram_arity", "words are compared by triples of letters"))
         elif method == "fuzzy":
             sizes = sorted(map(len, words))
-            wrong = int((1 - (share or 80) / 100) * sizes[len(sizes) // 2])
-            value["fuzzy"] = {"max_edits": min(3, max(1, wrong))}
-            message = "a share of letters that may be wrong is a number of them here"
-            self.ported.tell("note", (given, "fuzzy_threshold"), message, entry)
+            wrong = share or 2
+            if wrong > _EDITS:  # a percentage of letters that must be right
+                wrong = int((1 - wrong / 100) * sizes[len(sizes) // 2])
+                notes.append(("fuzzy_threshold", "a share of letters that may be wrong is a number of them here"))
+            value["fuzzy"] = {"max_edits": int(min(3, max(1, wrong)))}
+        entry = self.add(("keyword", name), {"keyword": value})
+        for key, message in notes:
+            self.ported.tell("note", (given, key), message, entry)
+        if case and "case_sensitive" not in value:
+            self.ported.tell("loss", (given, "case_sensitive"), f"`{method}` looks at no case here", entry)
+        self.ported.leftover(given, entry)
+
+    def _expressions(self, given: Given, name: str, operator: str, words: list[str]) -> None:
+        """Keywords that are regular expressions, as those with `method: regex` are."""
+        mark = "" if given.flag("case_sensitive") else "(?i)"
+        found = [f"{mark}{word}" for word in words]
+        if operator == "AND":
+            parts = []
+            for number, one in enumerate(found):
+                self.add(("keyword", f"{name}:{number + 1}"), {"regex": {"any": [one]}})
+                parts.append(self.rules["keyword", f"{name}:{number + 1}"])
+            entry = self.name_rule(("keyword", name), {"all": parts})
+        elif operator == "NOR":
+            self.add(("keyword", f"{name}:any"), {"regex": {"any": found}})
+            entry = self.name_rule(("keyword", name), {"not": self.rules["keyword", f"{name}:any"]})
+        else:
+            entry = self.add(("keyword", name), {"regex": {"any": found}})
         self.ported.leftover(given, entry)
 
     def _embedding(self, given: Given, name: str) -> None:
@@ -310,7 +461,7 @@ class SignalPorter:
             self.drop((given, "max_tokens"), "context", "its bounds exclude each other")
             return
         if value:
-            entry = self.add(("context", name), {"tokens": value})
+            entry = self.add(("context", name), {"tokens": value | {"method": "bytes"}})
         else:
             self.ported.tell("note", (given, ""), "every request has such a length")
             self.rules["context", name] = True
@@ -459,17 +610,19 @@ class SignalPorter:
             self.drop((given, "predicate"), "conversation", "its bounds exclude each other")
             return
         bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
-        counted = {"tool_definition": "tools", "active_tool_loop": "tool_loop", "image_content": "images"}.get(kind)
-        if counted:
-            value: dict[str, Any] = {"conversation": {counted: bounds}}
-        elif kind in ("tool_choice_required", "tool_choice_none"):
-            value = {"parameter": {"path": "tool_choice", "equals": kind.removeprefix("tool_choice_")}}
-        elif kind == "message" and role in ("", *_ROLES):
-            value = {"conversation": {"messages": ({"role": role} if role else {}) | bounds}}
+        entry: Entry
+        if kind == "tool_choice_required":  # a tool that is named must be called, too
+            for label, test in (("any", {"equals": "required"}), ("named", {"in": ["function", "custom", "tool"]})):
+                path = "tool_choice" if label == "any" else "tool_choice.type"
+                self.add(("conversation", f"{name}:{label}"), {"parameter": {"path": path, **test}})
+            either = [self.rules["conversation", f"{name}:{label}"] for label in ("any", "named")]
+            entry = self.name_rule(("conversation", name), {"any": either})
         else:
-            self.drop((given, ""), "conversation", f"{' '.join((kind, role)).strip()} is not counted here")
-            return
-        entry = self.add(("conversation", name), value)
+            value = _counted(kind, role, bounds)
+            if value is None:
+                self.drop((given, ""), "conversation", f"{' '.join((kind, role)).strip()} is not counted here")
+                return
+            entry = self.add(("conversation", name), value)
         for one in (source, feature, given.child("predicate"), given):
             self.ported.leftover(one, entry)
 
@@ -489,12 +642,57 @@ class SignalPorter:
         self.ported.leftover(given, entry)
 
     def _input_modality(self, given: Given, name: str) -> None:
-        what = {"image": "images", "audio": "audio", "file": "files", "document": "files"}.get(given.text("modality"))
+        modality = given.text("modality")
+        what = {"image": "images", "audio": "audio", "file": "files", "document": "files"}.get(modality)
+        if modality == "text":
+            self.rules["input_modality", name] = True
+            self.ported.leftover(given)
+            self.ported.tell("note", (given, "modality"), f"{name}: every request counts as one with text")
+            return
         if what is None:
             self.drop((given, "modality"), "input_modality", "not looked for here")
             return
         self.add(("input_modality", name), {"conversation": {what: True}})
         self.ported.leftover(given)
+
+
+def _examples(folder: Path | None, path: Path) -> dict[str, list[str]]:
+    """The examples of each label in a manifest, which lies below `folder`. OSError or ValueError without any."""
+    if folder is None:
+        raise OSError("the configuration came from standard input")
+    found = json.loads(files.read(folder / path, files.POLICY))
+    labels = found.get("labels") if isinstance(found, dict) else None
+    examples = {
+        name: [text for text in one.get("exemplars") or [] if isinstance(text, str) and text.strip()]
+        for name, one in (labels.items() if isinstance(labels, dict) else ())
+        if isinstance(one, dict)
+    }
+    if not any(examples.values()):
+        raise ValueError(f"{path}: there are no labels with examples in it")
+    return {name: texts for name, texts in examples.items() if texts}
+
+
+def _cosine(value: object) -> float | None:
+    return min(1.0, max(0.0, float(value))) if isinstance(value, int | float) else None
+
+
+def _counted(kind: str, role: str, bounds: dict[str, float]) -> dict[str, Any] | None:
+    """The signal that counts what `kind` is in a conversation; None where there is none."""
+    fields = {
+        "tool_definition": "tools",
+        "active_tool_loop": "tool_turn",
+        "assistant_tool_call": "tool_calls",
+        "image_content": "images",
+    }
+    if kind in fields:
+        return {"conversation": {fields[kind]: bounds}}
+    if kind == "tool_choice_none":
+        return {"parameter": {"path": "tool_choice", "equals": "none"}}
+    roles: dict[str, Any] = {"": {}, "non_user": {"role": [one for one in _ROLES if one != "user"]}}
+    roles |= {one: {"role": one} for one in _ROLES}
+    if kind == "assistant_tool_cycle":
+        kind, role = "message", "tool"
+    return {"conversation": {"messages": roles[role] | bounds}} if kind == "message" and role in roles else None
 
 
 def _class(name: str) -> str:

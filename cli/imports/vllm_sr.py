@@ -81,6 +81,13 @@ def port(given: Given, ported: Ported) -> None:
     _Router(given, ported, flat).port()
 
 
+def _at(value: object, path: tuple[str, ...]) -> object:
+    """What stands at `path` in plain data; None where there is nothing. It does not count as taken."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 class _Router:
     """One configuration on its way into a policy."""
 
@@ -89,6 +96,7 @@ class _Router:
         self._global = given if flat else given.child("global")
         self._routing = given if flat else given.child("routing")
         self._router = given if flat else self._global.child("router")
+        self._profiles = [self._routing, *(recipe.child("routing") for recipe in given.children("recipes"))]
         need = self._routing.child("candidate_requirements")
         self._models = ModelPorter(ported, need.text("capabilities") == "declared")
         need.skip("context")
@@ -105,20 +113,18 @@ class _Router:
         else:
             self._provided_models()
         strategy = self._routing.text("strategy") or self._router.text("strategy")
-        recipes = given.children("recipes")
         self._head(strategy)
-        profiles = [self._routing, *(recipe.child("routing") for recipe in recipes)]
-        for profile in profiles:
+        self._catalog()
+        recipes, profiles = given.children("recipes"), self._profiles
+        for profile, gate in zip(profiles, self._gates(recipes), strict=True):
+            self._signals.enter()
             self._collect(profile)
-        for profile in profiles:
-            self._rules.partitions(profile.child("projections"))
-        self._rules.compose()
-        for profile in profiles:
+            self._rules.partitions(profile.child("projections"), self._several)
+            self._rules.compose()
             self._rules.projections(profile.child("projections"))
-        gates = self._gates(recipes)
-        for profile, gate in zip(profiles, gates, strict=True):
             self._decisions.decisions(profile.children("decisions"), gate, self._flat)
-            if profile is not self._routing and "strategy" in profile:
+            own = profile.text("strategy") if profile is not self._routing else ""
+            if own and (own == "confidence") != ("strategy" in ported.head):
                 self._ported.tell("loss", (profile, "strategy"), "one strategy counts for the whole policy")
         if self._flat and not ported.decisions:
             self._by_category()
@@ -158,9 +164,14 @@ class _Router:
         name = given.text(key)
         if not name:
             name = next(iter(self._ported.models), "")
-            if not name:
-                raise Unimportable(f"{self._ported.of}: it names no model")
-            self._ported.tell("note", (given, key), f"none is given, so it is the first: {name}")
+            decides = any(profile.children("decisions") for profile in self._profiles)
+            if not name and not decides:
+                raise Unimportable(f"{self._ported.of}: it names no model, and decides nothing")
+            if name:
+                self._ported.tell("note", (given, key), f"none is given, so it is the first: {name}")
+            else:
+                name = "model"
+                self._ported.tell("loss", (given, key), "the source names no model: put yours in place of `model`")
         self._models.missing(name, (given, key))
         self._ported.head["default"] = name
 
@@ -177,8 +188,40 @@ class _Router:
             if any(one.number("tier") for one in self._routing.children("decisions")):
                 message = "all matching decisions are compared by confidence here, whatever their tier"
                 self._ported.tell("loss", (self._routing, "strategy"), message)
-        self._decisions.algorithm = router.child("model_selection").text("method") if not self._flat else ""
+        choices, learning = self._decisions.choices, router.child("learning")
+        choices.usual = router.child("model_selection").text("method") if not self._flat else ""
+        enabled = learning.flag("enabled")
+        self._decisions.learning = enabled and learning.child("adaptation").flag("enabled", True)
+        protection = learning.child("protection")
+        choices.sticky = enabled and protection.flag("enabled")
+        if choices.sticky:
+            message = "a conversation stays on its model (`sticky`), whatever a change would cost or gain"
+            self._ported.tell("note", (learning, "protection"), message)
+        if self._decisions.learning:
+            self._ported.tell("loss", (learning, "adaptation"), _HINTS["learning"])
+        learning.skip("adaptation", "protection", "state_store")
+        self._ported.leftover(learning)
         router.skip("strategy", "include_config_models_in_list", "config_source", "clear_route_cache", "streamed_body")
+
+    _several = True
+
+    def _catalog(self) -> None:
+        """What the models of signals say of the signals: how many embeddings match at once, and knowledge bases."""
+        given = self._global
+        catalog = given.child("model_catalog")
+        for base in catalog.children("kbs"):
+            self._signals.base(base)
+        places = [("embedding_models", "hnsw_config"), ("embedding_models", "embedding_config"), ("embeddings",)]
+        places = [("embeddings", "semantic", "embedding_config")] if not self._flat else places
+        data: object = given.data if self._flat else catalog.data
+        found = [_at(data, (*place, "top_k")) for place in places]
+        most = next((one for one in found if isinstance(one, int)), 1)
+        self._several = most != 1
+        if most > 1:
+            message = f"every embedding that is near enough matches, not the {most} nearest alone"
+            self._ported.tell("loss", (catalog, "embeddings"), message)
+        for key in catalog.rest():
+            self._ported.tell("note", (catalog, key), _HINTS["model_catalog"])
 
     def _identity(self) -> tuple[str, str]:
         authz = self._global.child("authz") if self._flat else self._global.child("services").child("authz")
@@ -189,7 +232,7 @@ class _Router:
         )
 
     def _collect(self, profile: Given) -> None:
-        """The signals of one profile; those of all share one name space there, too."""
+        """The signals of one profile."""
         if self._flat:
             for theirs, key in _FLAT.items():
                 if theirs in profile and isinstance(profile.data[theirs], list):
@@ -218,16 +261,20 @@ class _Router:
                 gates.append(True)
                 continue
             if not own:
-                message = f"no entry point names the recipe {name!r}, so its decisions are left out"
-                self._ported.tell("contradiction", (recipe, "name"), message)
-                gates.append(False)
-                continue
+                own = [name]
+                self._auto.append(name)
+                message = f"no entry point names this recipe: here it is asked for by its name, {name!r}"
+                self._ported.tell("note", (recipe, "name"), message)
             entry = self._signals.add(("recipe", name), {"parameter": {"path": "model", "in": own}}, f"recipe:{name}")
             if "description" in recipe:
                 entry.comments.append(recipe.text("description"))
             gates.append(self._signals.rules["recipe", name])
         others = [gate for gate in gates if isinstance(gate, str)]
-        return [neither(either(list(others))), *gates]
+        top = neither(either(list(others)))
+        if len(others) > 1:
+            self._signals.name_rule(("recipe", "default"), top, "recipe:default")
+            top = self._signals.rules["recipe", "default"]
+        return [top, *gates]
 
     def _by_category(self) -> None:
         """The oldest form has no decisions: each category names its models, and the best of them takes it."""

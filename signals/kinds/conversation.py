@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,15 +13,16 @@ from signals.reading import FALSE, TRUE, Reading
 from signals.request import Message, Request, speaks
 from signals.signal import Doubt, Params, Shared, Signal
 
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 Test = bool | Bounds
 """A count's test: true (at least one), false (none), or bounds."""
 
 
 class Messages(Bounds):
-    """How many messages there are, of one role or of all."""
+    """How many messages there are, of some roles or of all."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"] | None = Field(
-        None, description="Count the messages of this role only."
+    role: Role | Annotated[list[Role], Field(min_length=1)] | None = Field(
+        None, description="Count the messages of this role only, or of these roles."
     )
 
 
@@ -29,8 +30,9 @@ class ConversationParams(Params):
     """All tests that are given must hold. A count takes true (at least one), false (none), or bounds."""
 
     turns: Test | None = Field(None, description="The number of user messages.")
-    messages: Messages | None = Field(None, description="The number of messages, of one `role` or of all.")
+    messages: Messages | None = Field(None, description="The number of messages, of one `role`, of several or of all.")
     tools: Test | None = Field(None, description="The number of tools that the request offers the model.")
+    tool_calls: Test | None = Field(None, description="The number of calls of tools in the assistant's messages.")
     tool_loop: Test | None = Field(
         None,
         description="The request brings tool results: the number of assistant messages with tool calls "
@@ -82,8 +84,9 @@ class Conversation(Signal):
             if test is not None:
                 self._tests.append((field, count, *_limits(test)))
         if params.messages is not None:
-            role, bounds = params.messages.role, params.messages
-            self._tests.append(("messages", lambda request: _of_role(request, role), bounds.at_least, bounds.at_most))
+            bounds = params.messages
+            roles = (bounds.role,) if isinstance(bounds.role, str) else tuple(bounds.role or ())
+            self._tests.append(("messages", lambda request: _of_role(request, roles), bounds.at_least, bounds.at_most))
 
     def read(self, facts: Facts) -> Reading:
         request = facts.request
@@ -102,8 +105,8 @@ def _limits(test: Test) -> tuple[float | None, float | None]:
     return test.at_least, test.at_most
 
 
-def _of_role(request: Request, role: str | None) -> int:
-    return sum(role is None or message.role == role for message in request.messages)
+def _of_role(request: Request, roles: tuple[str, ...]) -> int:
+    return sum(not roles or message.role in roles for message in request.messages)
 
 
 def _tool_loop(request: Request) -> int:
@@ -142,6 +145,7 @@ def _sum(attribute: str) -> Callable[[Request], int]:
 _COUNTS: dict[str, Callable[[Request], Any]] = {
     "turns": lambda request: sum(map(speaks, request.messages)),
     "tools": lambda request: request.asking.tools(request),
+    "tool_calls": _sum("tool_calls"),
     "tool_loop": _tool_loop,
     "tool_turn": _tool_turn,
     "images": _sum("images"),

@@ -546,3 +546,27 @@ def test_what_builds_on_each_other_is_checked_and_decided_in_the_time_that_its_l
     assert [code for code, _, _ in found(text)] == ["L305"]
     assert decide(text, **{"x-beta": "1"}).name == "d"
     assert decide(text).name is None
+
+
+TIED = "signals: {a: {keyword: {any: [a]}}, b: {keyword: {any: [b]}}}\ndecisions:\n"
+
+
+@pytest.mark.parametrize(
+    ("decisions", "wrong"),
+    [
+        ("- {name: a, when: a, route: small}\n- {name: b, when: b, route: large, tied: true}\n", None),
+        ("- {name: b, when: b, route: large, tied: true}\n", "neither can be a guard"),
+        ("- {name: a, when: a, respond: {}}\n- {name: b, when: b, route: large, tied: true}\n", "neither can be"),
+        ("- {name: a, when: a, route: small}\n- {name: b, when: b, respond: {}, tied: true}\n", "neither can be"),
+        ("strategy: best", "compares all decisions"),
+    ],
+)
+def test_tied_needs_a_decision_above_that_can_be_compared(decisions, wrong):
+    head = "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\n"
+    if decisions == "strategy: best":
+        head, decisions = (
+            head + decisions + "\n",
+            "- {name: a, when: a, route: small}\n- {name: b, when: b, route: large, tied: true}\n",
+        )
+    errors = [p.message for p in check(head + TIED + decisions, "p.yaml")[1] if p.severity == "error"]
+    assert [wrong in message for message in errors] == ([] if wrong is None else [True])

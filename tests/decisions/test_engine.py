@@ -207,6 +207,31 @@ def test_best_takes_the_most_confident_match(scores: tuple[float | None, float],
     assert settled(made, request(said)).decision.name == winner
 
 
+@pytest.mark.parametrize(
+    ("scores", "winner"),
+    [
+        ((0.2, 0.9, 0.4, 0.9), "first"),  # a rank above
+        ((None, 0.6, 0.9, 0.9), "three"),
+        ((None, 0.9, 0.9, 0.1), "two"),  # of equals the first
+        ((None, None, None, 0.1), "last"),
+    ],
+)
+def test_of_tied_decisions_the_most_confident_match_is_taken(scores: tuple[float | None, ...], winner: str) -> None:
+    clauses = [clause("first", A), clause("two", B), clause("three", Leaf("c"), tied=True), clause("last", Leaf("d"))]
+    made = engine([Fake(name) for name in "abcd"], clauses)
+    said = {name: Reading(s is not None, s or 0.0) for name, s in zip("abcd", scores, strict=True)}
+    assert settled(made, request(said)).decision.name == winner
+
+
+async def test_only_tied_decisions_are_read_whole() -> None:
+    rule = AnyOf((A, B))
+    clauses = [clause("one", rule), clause("two", Leaf("c")), clause("three", rule, tied=True)]
+    made = engine([Fake("a"), Fake("b", Cost.NEURAL), Fake("c")], clauses)
+    assert (await made.decide(request({"a": TRUE}))).readings.keys() == {"a"}
+    sure = {"a": FALSE, "b": Reading(True, 0.9), "c": Reading(True, 0.8)}
+    assert (await made.decide(request(sure))).decision.name == "one"
+
+
 async def test_with_best_guards_still_come_first() -> None:
     clauses = [clause("sure", B), clause("guard", A, None)]
     made = engine([Fake("a"), Fake("b", Cost.NEURAL)], clauses, best=True)

@@ -84,17 +84,21 @@ def outcome(name: str | None, action: str, model: Any = None, fallback: str | No
 
 
 def reference(clauses: Sequence[Clause], readings: Mapping[str, Reading], best: bool, named: bool) -> Outcome:
+    heads = [at for at, c in enumerate(clauses) if not c.tied]
+    rank = {c.name: max(head for head in heads if head <= at) for at, c in enumerate(clauses)}
     if named:
         clauses = [c for c in clauses if c.action == "respond" or c.override]
     if best:
         clauses = [c for c in clauses if c.action == "respond"] + [c for c in clauses if c.action != "respond"]
     candidates: list[tuple[float, Clause]] = []
     for c in clauses:
+        if candidates and not best and rank[c.name] != rank[candidates[0][1].name]:
+            break
         result = value(c.when, readings)
         if result == 1 and c.on_unknown == "fail":
             return outcome(None, "default", SMALL, "on_unknown")
         if result == 2 or (result == 1 and c.on_unknown == "match"):
-            if not best or c.action == "respond":
+            if c.action == "respond":
                 return outcome(c.name, c.action, c.target)
             candidates.append((sureness(c.when, readings) if result == 2 else 0.0, c))
     if candidates:
@@ -170,9 +174,15 @@ def clause_lists(draw: st.DrawFn, rule: st.SearchStrategy[Rule], most: int = 5) 
                 draw(st.sampled_from(("skip", "match", "fail"))),
                 status=403 if target is None else None,
                 override=draw(st.booleans()),
+                tied=bool(clauses and target and clauses[-1].target) and draw(st.booleans()),
             )
         )
     return clauses
+
+
+def untied(clauses: Sequence[Clause]) -> list[Clause]:
+    """`clauses`, none of which is compared with another."""
+    return [replace(clause, tied=False) for clause in clauses]
 
 
 COSTS = st.sampled_from(tuple(Cost))
@@ -301,6 +311,7 @@ def settled(clauses: Sequence[Clause], readings: Mapping[str, Reading], named: b
 def test_a_slow_signal_is_fetched_only_if_it_can_change_the_outcome_or_which_decision_falls_back(
     costs: tuple[Cost, Cost, Cost], clauses: list[Clause], said: tuple[Reading, Reading, Reading], named: bool
 ) -> None:
+    clauses = untied(clauses)
     names = ("a", "b", "c")
     made = engine([Fake(name, cost) for name, cost in zip(names, costs, strict=True)], clauses)
     asked = request(dict(zip(names, said, strict=True)), "large" if named else "auto")

@@ -25,7 +25,7 @@ FLAT = HERE / "flat.yaml"
 
 def ported(source: str | dict[str, Any], name: str = "config.yaml") -> Ported:
     text = source if isinstance(source, str) else yaml.safe_dump(source, sort_keys=False)
-    return imported(read(text.encode(), name), name, vllm_sr.port)
+    return imported(read(text.encode(), name), name, vllm_sr.port, HERE)
 
 
 def policy(made: Ported) -> dict[str, Any]:
@@ -93,11 +93,15 @@ def test_models_keep_their_servers_prices_families_and_names(everything: Ported)
     assert "not-to-be-copied" not in everything.text()
 
 
+RULES = ("no_fact_check_needed", "ordered", "every_pattern", "no_pattern", "must_call")
+"""Signals there that are named rules here."""
+
+
 def test_signals_keep_their_order_and_names(everything: Ported) -> None:
     source = yaml.safe_load(EVERYTHING.read_text())["routing"]["signals"]
     wanted = [one["name"] for family in source.values() for one in family]
     found = [*policy(everything)["signals"], *policy(everything)["rules"]]
-    kept = [name for name in wanted if name in found and name not in ("no_fact_check_needed", "ordered")]
+    kept = [name for name in wanted if name in found and name not in RULES]
     assert len(kept) > 45
     assert [name for name in found if name in kept] == kept
 
@@ -135,7 +139,7 @@ def test_signals_keep_their_order_and_names(everything: Ported) -> None:
             {"score": {"sum": {"support": 1.0, "billing": 1.0}, "exclusive": "softmax", "default": "support"}},
         ),
         ("de", {"language": {"is": ["de"], "at_least": 0.5}}),
-        ("long", {"tokens": {"at_least": 32000, "at_most": 1000000}}),
+        ("long", {"tokens": {"at_least": 32000, "at_most": 1000000, "method": "bytes"}}),
         ("many_questions", {"structure": {"count": {"regex": "[?？]"}, "at_least": 4}}),
         ("dense", {"structure": {"density": {"keywords": ["must", "never"]}, "at_least": 8.000000000000002}}),
         ("big", {"structure": {"count": "bytes", "at_least": 4000}}),
@@ -158,7 +162,21 @@ def test_signals_keep_their_order_and_names(everything: Ported) -> None:
         ("attack", {"jailbreak": {"at_least": 0.7, "in": ["conversation"]}}),
         ("personal", {"pii": {"types": ["phone", "card", "iban", "ssn", "ip"], "in": "conversation"}}),
         ("many_turns", {"conversation": {"messages": {"role": "user", "at_least": 3}}}),
-        ("must_call", {"parameter": {"path": "tool_choice", "equals": "required"}}),
+        ("must_call:any", {"parameter": {"path": "tool_choice", "equals": "required"}}),
+        ("must_call:named", {"parameter": {"path": "tool_choice.type", "in": ["function", "custom", "tool"]}}),
+        ("tool_loop", {"conversation": {"tool_turn": {"at_least": 1}}}),
+        ("called", {"conversation": {"tool_calls": {"at_least": 2}}}),
+        ("cycles", {"conversation": {"messages": {"role": "tool", "at_least": 2}}}),
+        (
+            "other_roles",
+            {"conversation": {"messages": {"role": ["system", "developer", "assistant", "tool"], "at_least": 6}}},
+        ),
+        ("parts", {"keyword": {"any": ["invoice", "receipt"], "whole_words": False}}),
+        ("patterns", {"regex": {"any": [r"(?i)order \d+", r"(?i)\brefund\b"]}}),
+        ("every_pattern:2", {"regex": {"any": ["regards$"]}}),
+        ("privacy", {"knowledge": {"file": "company.knowledge.json", "is": ["private"], "over": ["recipe"]}}),
+        ("pay", {"knowledge": {"file": "company.knowledge.json", "is": ["salary"], "match": "enough"}}),
+        ("cooking", {"knowledge": {"file": "company.knowledge.json", "is": ["recipes"], "match": "enough"}}),
         ("known_plan", {"parameter": {"path": 'metadata["plan-name"]', "in": ["a", "b"]}}),
         ("hears", {"conversation": {"audio": True}}),
         ("recipe:cheap", {"parameter": {"path": "model", "in": ["their/cheap", "their/cheaper"]}}),
@@ -170,17 +188,20 @@ def test_each_signal_is_the_kind_that_asks_the_same(everything: Ported, name: st
 
 def test_sums_and_bands_become_a_score_and_named_rules(everything: Ported) -> None:
     made = policy(everything)
-    score = made["signals"]["effort"]["score"]
+    signals = made["signals"]
     # What a `miss` adds whether or not it matches, and what always matches, moves the bands instead: 0.15 + 0.05.
-    assert score["sum"] == {
-        "code_words": 0.2,
-        "topic": 0.1,
-        "needs_thought:hard": 0.4,
-        "long": 0.45,
-        "intents:support": -0.1,
+    assert signals["effort"]["score"] == {
+        "sum": {"effort:matches": 1.0, "topic:confidence": 0.1, "support": -0.1, "company:margin": 1.0},
+        "bands": {"easy": {"below": 0.1}, "medium": {"below": 0.300000001}, "hard": {}},
     }
-    assert score["of"] == "matches"
-    assert score["bands"] == {"easy": {"below": 0.1}, "medium": {"below": 0.300000001}, "hard": {}}
+    inner = signals["effort:matches"]["score"]
+    assert (inner["of"], inner["sum"]) == ("matches", {"code_words": 0.2, "needs_thought:hard": 0.4, "long": 0.45})
+    # How sure a signal is counts where it matches; the numbers of knowledge bases and other sums count as they are.
+    assert signals["topic:confidence"] == {"score": {"sum": {"topic": 1.0}, "exclusive": "best"}}
+    assert signals["company:margin"] == {
+        "knowledge": {"file": "company.knowledge.json", "is": ["private"], "over": ["open"]}
+    }
+    assert signals["care"] == {"score": {"sum": {"company:best_matched_score": 0.5, "effort": 2.0}, "at_least": 0.5}}
     rules = made["rules"]
     assert rules["intents:billing"] == {"signal": "intents", "is": "billing"}
     assert rules["hard"] == {"signal": "effort", "is": "hard"}
@@ -205,17 +226,20 @@ def test_decisions_come_in_the_order_in_which_the_first_counts(everything: Porte
         "images-pii",
         "images",
         "a-tie",
+        "second-tie",
         "everything-else",
         "cheap-route",
+        "lost-route",
     ]
 
 
 def test_decisions_do_what_theirs_do(everything: Ported) -> None:
     made = {one["name"]: one for one in policy(everything)["decisions"]}
-    gate = {"not": "recipe:cheap"}
+    gate = "recipe:default"
+    assert policy(everything)["rules"][gate] == {"not": {"any": ["recipe:cheap", "recipe:forgotten"]}}
     assert made["guarded"] == {"name": "guarded", "when": {"all": [gate, "attack"]}, "route": "swift", "override": True}
     law = made["hard-law-EU"]
-    assert law["when"] == {"all": [gate, "hard", {"not": "zh"}, "maths"]}
+    assert law["when"] == {"all": [gate, "hard", {"not": "zh"}, {"any": ["privacy", "maths"]}]}
     assert law["on_unknown"] == "match"
     assert law["route"] == {
         "pick": [
@@ -235,7 +259,10 @@ def test_decisions_do_what_theirs_do(everything: Ported) -> None:
     assert made["images-answer"]["on"] == "answer"
     assert (made["images-answer"]["when"]["all"][-1], made["images-answer"]["cut"]) == ("images-answer", {})
     assert made["panel"]["panel"] == {"cascade": ["swift", "scholar"], "until": {"sure": 0.7, "by": "mean"}}
-    assert made["everything-else"] == {"name": "everything-else", "when": gate, "route": "swift"}
+    servers = {"pick": ["swift", "swift@second"], "by": "weighted", "weights": {"swift": 0.8, "swift@second": 0.2}}
+    assert made["everything-else"] == {"name": "everything-else", "when": gate, "route": servers}
+    assert "tied" not in made["a-tie"]
+    assert made["second-tie"]["tied"] is True
     assert made["cheap-route"]["when"] == {"all": ["recipe:cheap", "cheap_words"]}
 
 
@@ -344,20 +371,66 @@ SMALL = {
 }
 
 
+FACTORS = ("quality", "cost", "latency", "load")
+
+
+def routed(algorithm: object, **more: Any) -> tuple[Ported, dict[str, Any]]:
+    """What becomes of a decision on two models."""
+    decision = {"name": "d", "modelRefs": [{"model": "m"}, {"model": "n"}], "algorithm": algorithm, **more}
+    servers = [{"name": name, "backend_refs": [{"endpoint": f"{name}:1"}]} for name in "mn"]
+    cards = [{"name": "m"}, {"name": "n", "quality_score": 0.9}]
+    made = ported({"providers": {"models": servers}, "routing": {"modelCards": cards, "decisions": [decision]}})
+    _, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+    (found,) = policy(made)["decisions"]
+    return made, found
+
+
 @pytest.mark.parametrize(
     ("algorithm", "by", "said"),
     [
         ({"type": "elo", "elo": {"k_factor": 16}}, "elo", "note: it learns anew"),
         ({"type": "rl_driven"}, "bandit", "note: it learns anew"),
-        ({"type": "knn"}, None, "loss: nothing here chooses as `knn` does"),
-        ({"type": "multi_factor"}, {"factors": dict.fromkeys(("quality", "cost", "latency", "load"), 0.25)}, ""),
+        ({"type": "gmtrouter", "gmtrouter": {"num_layers": 2}}, "bandit", "note: it learns anew"),
+        ({"type": "router_dc", "router_dc": {"temperature": 0.2}}, "bandit", "loss: models are told from each other"),
+        ({"type": "knn"}, None, "loss: what `knn` was trained to is not read"),
+        ({"type": "mlp"}, None, "loss: what `mlp` was trained to is not read"),
+        ({"type": "ratings", "ratings": {"max_concurrent": 3}}, None, "loss: `ratings` asks several models"),
+        ({"type": "prompt", "prompt": {"model": "m"}}, None, "loss: nothing here chooses as `prompt` does"),
+        ({"type": "static"}, None, "note: the first of the models is taken"),
+        ({"type": "random"}, "weighted", ""),
+        ({"type": "latency_aware", "latency_aware": {"ttft_percentile": 95}}, "fastest", ""),
+        ({"type": "latency_aware", "latency_aware": {"tpot_percentile": 95}}, {"fastest": {"until": "end"}}, ""),
+        (
+            {"type": "automix", "automix": {"cost_quality_tradeoff": 0.35}},
+            {"factors": {"quality": 0.65, "cost": 0.35}},
+            "note: `quality` and price are weighed",
+        ),
+        (
+            {"type": "automix", "automix": {"cost_aware_routing": False}},
+            {"factors": {"quality": 0.0, "cost": 1.0}},
+            "note: `quality` and price are weighed",
+        ),
+        (
+            {"type": "hybrid", "hybrid": {"experience_weight": 0.4, "router_dc_weight": 0.3, "cost_weight": 0.1}},
+            {"factors": {"quality": 0.9, "cost": 0.1}},
+            "loss: `quality` and price are weighed",
+        ),
+        ({"type": "multi_factor"}, {"factors": dict.fromkeys(FACTORS, 0.25)}, ""),
         (
             {
                 "type": "multi_factor",
-                "multi_factor": {"objective": {"strategy": "lexicographic", "priorities": [{"factor": "cost"}]}},
+                "multi_factor": {
+                    "objective": {
+                        "strategy": "lexicographic",
+                        "priorities": [{"factor": "cost", "tolerance": 0.1}, {"factor": "quality"}],
+                    },
+                    "slo": {"max_inflight": 9},
+                    "quality": {"min_score": 0.4, "on_missing": "exclude"},
+                },
             },
-            {"factors": dict.fromkeys(("quality", "cost", "latency", "load"), 0.25)},
-            "loss: factors are weighed here",
+            {"factors": {"quality": 0.25, "cost": 1.0, "limits": {"load": 9, "quality": 0.4}}},
+            "loss: factors are weighed here, the first ones more",
         ),
         (
             {"type": "multi_factor", "multi_factor": {"weights": {"cost": 1}, "objective": {"strategy": "weighted"}}},
@@ -367,14 +440,166 @@ SMALL = {
     ],
 )
 def test_how_one_of_several_models_is_chosen(algorithm: object, by: object, said: str) -> None:
-    decision = {"name": "d", "modelRefs": [{"model": "m"}, {"model": "n"}], "algorithm": algorithm}
-    made = ported({"routing": {"modelCards": [{"name": "m"}, {"name": "n"}], "decisions": [decision]}})
-    (found,) = policy(made)["decisions"]
+    made, found = routed(algorithm)
     assert found["route"] == ("m" if by is None else {"pick": ["m", "n"], "by": by})
     told = [f"{one.kind}: {one.message}" for one in made.told if "algorithm" in one.place]
     assert [one.startswith(said) for one in told] == ([True] if said else [])
-    _, problems = check(made.text(), "policy.yaml", doubts=False)
-    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "panel", "said"),
+    [
+        (
+            {"type": "confidence", "confidence": {"confidence_method": "margin", "threshold": 0.4}},
+            {"cascade": ["m", "n"], "until": {"sure": 0.4, "by": "margin"}},
+            "note: how sure",
+        ),
+        (
+            {"type": "fusion", "fusion": {"model": "m", "min_successful_responses": 5, "round_timeout_seconds": 90}},
+            {"merge": ["m", "n"], "writer": "m", "quorum": 2, "budget": {"each": 90, "seconds": 270}},
+            "",
+        ),
+        (
+            {"type": "fusion", "fusion": {"analysis_models": ["n"], "grounding": {"enabled": True}}},
+            {"merge": ["n"], "writer": "n"},
+            "loss: drafts are not weighed",
+        ),
+        (
+            {"type": "remom", "remom": {"breadth_schedule": [3, 2], "synthesis_model": "m"}},
+            {"merge": ["m", "n"], "writer": "m"},
+            "loss: each model drafts once here, before the answer is written; rounds of 3, 2 drafts are not",
+        ),
+        (
+            {"type": "workflows", "workflows": {"mode": "static", "roles": [{"name": "a"}], "final": {"model": "m"}}},
+            {"merge": ["m", "n"], "writer": "m"},
+            "loss: models draft at the same time",
+        ),
+    ],
+)
+def test_which_panel_answers_for_several_models(algorithm: dict[str, Any], panel: object, said: str) -> None:
+    made, found = routed(algorithm)
+    assert found["panel"] == panel
+    told = [f"{one.kind}: {one.message}" for one in made.told if "algorithm" in one.place]
+    assert [one.startswith(said) for one in told] == ([True] if said else [])
+    away = ported(
+        {
+            "routing": {
+                "decisions": [{"name": "d", "modelRefs": [{"model": "m"}, {"model": "n"}], "algorithm": algorithm}]
+            }
+        }
+    )
+    assert policy(away)["decisions"] == [{"name": "d", "route": "m"}]
+    assert any("so it must know where they are" in one.message for one in away.told)
+
+
+def test_conversations_stay_on_their_models_where_switching_is_guarded_there() -> None:
+    source: dict[str, Any] = {
+        "providers": {"models": [{"name": "m"}, {"name": "n"}]},
+        "routing": {
+            "decisions": [
+                {
+                    "name": name,
+                    "priority": -number,
+                    "rules": {"type": "keyword", "name": name},
+                    "modelRefs": [{"model": "m"}, {"model": "n"}],
+                    "algorithm": {"type": "latency_aware"},
+                    "adaptations": {"mode": mode},
+                }
+                for number, (name, mode) in enumerate([("free", "bypass"), ("held", "apply")])
+            ],
+            "signals": {
+                "keywords": [{"name": name, "operator": "OR", "keywords": [name]} for name in ("free", "held")]
+            },
+        },
+        "global": {"router": {"learning": {"enabled": True, "protection": {"enabled": True}, "adaptation": {}}}},
+    }
+    free, held = policy(ported(source))["decisions"]
+    assert free["route"] == {"pick": ["m", "n"], "by": "fastest"}
+    assert held["route"] == {"pick": ["m", "n"], "by": "fastest", "sticky": "session"}
+
+
+EMBEDDINGS: dict[str, Any] = {
+    "providers": {"models": [{"name": "m"}]},
+    "routing": {
+        "signals": {
+            "embeddings": [
+                {"name": name, "threshold": 0.5, "candidates": [f"talk of {name}"]}
+                for name in ("bread", "cheese", "wine")
+            ]
+        },
+        "projections": {"partitions": [{"name": "food", "members": ["bread", "cheese"], "default": "bread"}]},
+        "decisions": [
+            {"name": name, "rules": {"type": "embedding", "name": name}, "modelRefs": [{"model": "m"}]}
+            for name in ("bread", "cheese", "wine")
+        ],
+    },
+}
+
+
+def test_the_strongest_embedding_alone_counts_unless_several_may() -> None:
+    made = policy(ported(EMBEDDINGS))
+    assert made["signals"]["embeddings"] == {
+        "score": {"sum": {"bread": 1.0, "cheese": 1.0, "wine": 1.0}, "exclusive": "best"}
+    }
+    assert made["rules"] == {
+        "embeddings:bread": {"signal": "embeddings", "is": "bread"},
+        "embeddings:cheese": {"signal": "embeddings", "is": "cheese"},
+        "embeddings:wine": {"signal": "embeddings", "is": "wine"},
+        "food:bread": {"any": ["embeddings:bread", {"not": "embeddings:cheese"}]},
+    }
+    assert [one["when"] for one in made["decisions"]] == ["food:bread", "embeddings:cheese", "embeddings:wine"]
+    several = {"global": {"model_catalog": {"embeddings": {"semantic": {"embedding_config": {"top_k": 0}}}}}}
+    made = policy(ported(EMBEDDINGS | several))
+    assert made["signals"]["food"]["score"]["default"] == "bread"
+    assert [one["when"] for one in made["decisions"]] == ["food:bread", "food:cheese", "wine"]
+
+
+def test_each_recipe_has_signals_of_its_own() -> None:
+    def recipe(name: str, words: list[str]) -> dict[str, Any]:
+        signals = {
+            "keywords": [{"name": "k", "operator": "OR", "keywords": words}, {"name": "same", "keywords": ["x"]}]
+        }
+        rules = {"operator": "AND", "conditions": [{"type": "keyword", "name": key} for key in ("k", "same")]}
+        decisions = [{"name": name, "rules": rules, "modelRefs": [{"model": "m"}]}]
+        return {"name": name, "routing": {"signals": signals, "decisions": decisions}}
+
+    made = policy(
+        ported(
+            {
+                "providers": {"models": [{"name": "m"}]},
+                "entrypoints": [{"model_names": [f"their/{name}"], "recipe": name} for name in ("one", "two")],
+                "recipes": [recipe("one", ["first"]), recipe("two", ["second"])],
+            }
+        )
+    )
+    assert made["signals"]["k"] == {"keyword": {"any": ["first"]}}
+    assert made["signals"]["keyword:k"] == {"keyword": {"any": ["second"]}}
+    assert [one["when"]["all"] for one in made["decisions"]] == [
+        ["recipe:one", "k", "same"],
+        ["recipe:two", "keyword:k", "same"],
+    ]
+
+
+def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path) -> None:
+    ran = run("import", "vllm-sr", EVERYTHING, "-o", tmp_path / "policy.yaml")
+    assert ran.status == 3
+    assert json.loads((tmp_path / "company.knowledge.json").read_text()) == {
+        "labels": {
+            "contract": {"examples": ["end the lease in March", "which clause covers late payment?"], "at_least": 0.5},
+            "salary": {"examples": ["what does our accountant earn?"], "at_least": 0.65},
+            "recipe": {"examples": ["a soup for six people", "how long do lentils cook?"], "at_least": 0.5},
+        },
+        "groups": {"private": ["contract", "salary"], "open": ["recipe"], "recipes": ["recipe"]},
+    }
+    assert run("validate", tmp_path / "policy.yaml").status == 0
+    assert "company.knowledge.json: the policy names this file" in run("import", "vllm-sr", EVERYTHING).err
+
+
+def test_a_source_without_models_keeps_its_rules() -> None:
+    decision = {"name": "d", "rules": {"type": "keyword", "name": "k"}}
+    made = ported({"routing": {"signals": SMALL["routing"]["signals"], "decisions": [decision]}})
+    assert policy(made)["decisions"] == [{"name": "d", "when": "k", "route": "model"}]
+    assert any(one.message.startswith("the source names no model") for one in made.told)
 
 
 def test_exit_statuses(run: Run, tmp_path: Path) -> None:
@@ -412,7 +637,7 @@ def test_exit_statuses(run: Run, tmp_path: Path) -> None:
             "routing:\n  modelCards: [{name: m}]\n  decisions:\n  - priority: high\n    name: x",
             "config.yaml:4: routing.decisions[x].priority: a number is needed",
         ),
-        ("routing: {}", "it names no model"),
+        ("routing: {}", "it names no model, and decides nothing"),
         ("a: &a [*a]\nrouting: {decisions: []}", "config.yaml"),
         ("\ufeff\x00", "config.yaml"),
     ],

@@ -35,6 +35,8 @@ PLAIN = request("hi", fields={"tools": None, "response_format": {"type": "json_o
         ({"messages": {"at_least": 7}}, True, False),
         ({"messages": {"role": "tool", "at_least": 3}}, True, False),
         ({"messages": {"role": "system", "at_most": 0}}, False, True),
+        ({"messages": {"role": ["assistant", "tool"], "at_least": 5, "at_most": 5}}, True, False),
+        ({"tool_calls": {"at_least": 3}}, True, False),
         ({"tools": {"at_least": 3, "at_most": 3}}, True, False),
         ({"tools": True}, True, False),
         ({"tools": False}, False, True),
@@ -105,3 +107,4 @@ def test_wrong_parameters_are_explained() -> None:
     assert "one of at_least, at_most" in complaint("conversation", turns={})
     assert "greater than" in complaint("conversation", turns={"at_least": 2, "at_most": 1})
     assert "Input should be" in complaint("conversation", messages={"role": "robot", "at_least": 1})
+    assert "at least 1 item" in complaint("conversation", messages={"role": [], "at_least": 1})
