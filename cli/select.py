@@ -52,10 +52,34 @@ def add(subparsers: Any) -> None:
     evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw quality by cost (needs matplotlib)")
     evaluate.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
-    text = "show what was learned"
+    text = "show what was learned: by `select train`, or from grades"
     inspect = commands.add_parser("inspect", help=text, description=text)
-    inspect.add_argument("file", type=Path, metavar="FILE", help="a file of `select train`")
+    inspect.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a file of `select train`")
+    _where(inspect)
     inspect.add_argument("-o", "--output", choices=("text", "json"), default="text")
+
+    text = "write what choices have learned from grades"
+    export = commands.add_parser("export", help=text, description=text)
+    _where(export)
+    export.add_argument("--out", type=Path, metavar="FILE", help="the file (standard output)")
+
+    text = "add what `select export` has written to what choices have learned"
+    taking = commands.add_parser("import", help=text, description=text)
+    taking.add_argument("file", type=Path, metavar="FILE", help="a file of `select export`")
+    _where(taking, decision=False)
+
+    text = "forget what choices have learned from grades"
+    _where(commands.add_parser("reset", help=text, description=text))
+
+
+def _where(parser: argparse.ArgumentParser, *, decision: bool = True) -> None:
+    """Where what was learned from grades is."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--policy", type=Path, help="a policy, in whose state store it is")
+    source.add_argument("--admin", metavar="URL", help="the admin port of a router, such as http://127.0.0.1:8080")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="the token that the admin port asks for")
+    if decision:
+        parser.add_argument("--decision", metavar="NAME", help="of this decision only")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,8 +89,14 @@ def run(args: argparse.Namespace) -> int:
                 return _train(args)
             case "evaluate":
                 return _evaluate(args)
-            case _:
+            case "inspect" if args.file is not None:
+                if args.policy is not None or args.admin is not None:
+                    raise ValueError("give FILE, or --policy, or --admin, and only one of them")
                 return _inspect(args)
+            case command:
+                from cli.standing import run as standing
+
+                return standing(command, args)
     except (ValueError, ModuleNotFoundError) as error:
         print(f"pointsman select {args.select_command}: {error}", file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from decisions.decision import Trace
+from decisions.selectors.learner import given
 from decisions.selectors.selector import Graded, Selector
 from signals.reading import Unavailable
 from signals.request import Request
@@ -88,6 +89,7 @@ class Grading:
             "decision": name,
             "arm": choice.model.key,
             "context": trace.context,
+            "propensity": given(choice, None).propensity,
             "owner": owner,
             "key": _digest(f"{owner} {request.headers.get('x-request-id') or answer} {request.received}"),
         }
@@ -129,7 +131,7 @@ class Grading:
                 if not await self._first(each["key"], "said"):
                     return "graded_already"
                 taken.append(each["key"])
-            graded = [Graded(each["arm"], each["context"]) for each in kept]
+            graded = [_graded(each) for each in kept]
             selector = self._selectors[kept[0]["decision"]]
             if score is None:
                 selector.compare(graded[0], graded[1])
@@ -187,7 +189,7 @@ class Grading:
             return
         if await self._first(kept["key"], "heard") and await self._soon(kept["owner"]):
             with contextlib.suppress(ValueError, TypeError):  # as in `_take`
-                self._selectors[kept["decision"]].grade(Graded(kept["arm"], kept["context"]), score)
+                self._selectors[kept["decision"]].grade(_graded(kept), score)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -209,6 +211,10 @@ class Grading:
     def _named(self, name: str) -> str:
         """The owner of this name."""
         return f"{'session' if self._tenant is None else 'tenant'} {_digest(name)}"
+
+
+def _graded(kept: Mapping[str, Any]) -> Graded:
+    return Graded(kept["arm"], kept["context"], kept.get("propensity"))
 
 
 def _sound(fields: Mapping[str, Any], *more: str) -> bool:

@@ -1,9 +1,10 @@
-"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/outcomes`, `/debug/decisions`, `/cache`, for kubelet,
-Prometheus, scripts and people.
+"""The admin port: `/livez`, `/readyz`, `/metrics`, `/policy`, `/outcomes`, `/debug/decisions`, `/cache`, `/selection`,
+for kubelet, Prometheus, scripts and people.
 
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
-one request per connection, limited in size, time and number. Nothing here carries prompt text, and nothing can be
-changed but by DELETE, which forgets answers that are kept. Who may ask what: `extproc.callers`.
+one request per connection, limited in size, time and number. Nothing here carries prompt text. What can be
+changed is state: DELETE forgets answers that are kept or what choices have learned, and choices are given grades of
+answers and what others have learned. Who may ask what: `extproc.callers`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 import console
-from decisions import describe, explain
+from decisions import describe, explain, learned
 from decisions.engine import Engine
+from decisions.grading import Taken
 from extproc import shown
 from extproc.callers import Callers, Denial, Guard
 from extproc.history import EVERY_S, History
@@ -89,6 +91,23 @@ class Source(Protocol):
     async def drop(self, decision: str | None, scope: str | None) -> int:
         """Forget the kept answers of a decision, and of a scope (extproc.keeping.key.scope_of); None: of all. Raises
         Unavailable."""
+        ...
+
+    async def grade(self, grades: Sequence[Any]) -> list[Taken]:
+        """What becomes of the operator's grades (decisions.grading). Raises Unavailable."""
+        ...
+
+    async def learned(self, decision: str | None) -> dict[str, Any]:
+        """What the choice of a decision has learned from grades, or all have (decisions.learned). Raises ValueError,
+        Unavailable; so do the next two."""
+        ...
+
+    async def take_in(self, state: Any) -> int:
+        """Add what others have learned; of how many candidates that was."""
+        ...
+
+    async def forget(self, decision: str | None) -> list[str]:
+        """Let the choice of a decision begin anew, or all of them; of which decisions."""
         ...
 
     def policy_text(self) -> bytes:
@@ -177,6 +196,8 @@ class Admin:
             "/debug/tree": Serving(self._tree, Guard.CLOSE, ("POST",)),
             "/playground": Serving(self._playground, Guard.CLOSE, ("POST",), ANSWER_S + TIMEOUT_S),
             "/cache": Serving(self._drop, Guard.TOKEN, ("DELETE",)),
+            "/feedback": Serving(self._feedback, Guard.TOKEN, ("POST",)),
+            "/selection": Serving(self._selection, Guard.TOKEN, ("GET", "HEAD", "POST", "DELETE")),
             "/openapi.json": Serving(self._openapi, Guard.SHELL),
             "/console/state": Serving(self._state, Guard.CLOSE),
             **dict.fromkeys(console.FILES, Serving(self._console, Guard.SHELL)),
@@ -409,6 +430,35 @@ class Admin:
             return _json({"dropped": await self._source.drop(decision, scope)})
         except Unavailable:
             return _json({"error": "not all answers could be reached: ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _feedback(self, asked: Asked) -> Reply:
+        try:
+            grades = orjson.loads(asked.body)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"the body is not JSON: {error}") from None
+        if not isinstance(grades, list):
+            raise ValueError("a list of grades is needed: [{id, score}, {id, better_than}, …]")
+        try:
+            told = await self._source.grade(grades)
+        except Unavailable:
+            return _json({"error": "the state store is away: ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        refused = [{"at": at, "why": why} for at, why in enumerate(told) if why != "taken"]
+        return _json({"taken": len(told) - len(refused), "refused": refused})
+
+    async def _selection(self, asked: Asked) -> Reply:
+        if set(asked.query) - {"decision"} or (asked.query and asked.method == "POST"):
+            raise ValueError("say which: decision=NAME, or nothing for all; what is posted says it itself")
+        decision = asked.query.get("decision", [None])[-1]
+        try:
+            if asked.method == "DELETE":
+                return _json({"forgotten": await self._source.forget(decision)})
+            if asked.method == "POST":
+                given = asked.asks("what was learned is an object, as GET shows it")
+                return _json({"candidates": await self._source.take_in(given)})
+            return _json(learned.summed_up(self._source.engine, await self._source.learned(decision)))
+        except Unavailable:
+            why = {"error": "what was learned could not be reached: ask again"}
+            return _json(why, HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _decisions(self, asked: Asked) -> Reply:
         if "follow" not in asked.query:

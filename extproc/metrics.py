@@ -7,15 +7,18 @@ Every label value comes from the policy or from a closed set of ours, and each f
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import signals.neural.service
 from config.writers import WRITERS
+from decisions.engine import Engine
 from decisions.outcome import Outcome
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
+from signals.state.tally import Tally
 from upstream.writer import MetricSample
 
 MAX_SERIES = 2_000
@@ -34,7 +37,7 @@ BYTES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0
 @dataclass(frozen=True, slots=True)
 class Family:
     """One metric: Prometheus name, kind, help, label names, and a histogram's upper bounds. Of several
-    processes' values the sum counts, or the `least`."""
+    processes' values the sum counts, or the `least`, or their `mean`."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -42,6 +45,7 @@ class Family:
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
     least: bool = False
+    mean: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -81,6 +85,22 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("pointsman_observed_total", "counter", "Requests that a guard would have stopped.", ("decision",)),
         Family("pointsman_selection_total", "counter", "Models chosen, and why.", ("selector", "model", "why")),
+        *(
+            Family(f"pointsman_selection_{name}_total", "counter", help, ("decision", "model"))
+            for name, help in (
+                ("grades", "Grades of answers of models that were chosen."),
+                ("grade_sum", "Sum of these grades."),
+                ("grade_weight", "Sum of the weights of these grades, each 1 / propensity of its choice."),
+                ("weighted_grade_sum", "Sum of these grades times their weights."),
+            )
+        ),
+        Family(
+            "pointsman_selection_standing",
+            "gauge",
+            "Quality of a candidate by the grades that count now.",
+            ("decision", "model"),
+            mean=True,
+        ),
         Family("pointsman_failures_total", "counter", "Requests refused or broken before a decision.", ("reason",)),
         Family("pointsman_body_bytes", "histogram", "Size of the request bodies decided on.", (), BYTES),
         *(Family(name, "counter", help, labels) for kind in WRITERS for name, help, labels in kind.families),
@@ -304,6 +324,25 @@ def gauge(value: float, *labels: str) -> list[Sample]:
     return [(labels, value)]
 
 
+def selections(engine: Engine, tally: Tally) -> Snapshot:
+    """What is known of choices that learn from grades: of each candidate its grades, and its quality by them."""
+    named = [
+        (name, key, quality)
+        for name, each in engine.selectors.items()
+        if each.standing is not None
+        for key, (_, quality) in each.summary(each.standing.all()).items()
+    ]
+    grades = list(tally)
+    names = ("grades", "grade_sum", "grade_weight", "weighted_grade_sum")
+    return {
+        "pointsman_selection_standing": [((name, key), quality) for name, key, quality in named],
+        **{
+            f"pointsman_selection_{each}_total": [(labels, sums[at]) for labels, sums in grades]
+            for at, each in enumerate(names)
+        },
+    }
+
+
 def labelled(
     samples: Iterable[MetricSample | signals.neural.service.Sample],
 ) -> dict[str, list[Sample]]:
@@ -317,13 +356,16 @@ def labelled(
 
 def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:
     """The sum of several processes' snapshots, series by series; gauges are sums too (streams of all workers), or the
-    least value where the family says so."""
+    least value or the mean where the family says so."""
     sums: dict[str, dict[Labels, Any]] = {}
+    counts_of: Counter[tuple[str, Labels]] = Counter()
     for snapshot in snapshots:
         for name, samples in snapshot.items():
             family = sums.setdefault(name, {})
             for labels, value in samples:
                 key = tuple(labels)
+                if FAMILIES[name].mean:
+                    counts_of[name, key] += 1
                 before = family.get(key)
                 if before is None:
                     family[key] = value
@@ -334,6 +376,8 @@ def merge(snapshots: Iterable[Snapshot]) -> dict[str, list[Sample]]:
                 else:
                     counts = [a + b for a, b in zip(before[0], value[0], strict=True)]
                     family[key] = (counts, before[1] + value[1])
+    for (name, key), count in counts_of.items():
+        sums[name][key] /= count
     return {name: list(family.items()) for name, family in sums.items()}
 
 

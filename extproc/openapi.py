@@ -42,6 +42,7 @@ _WORD: Final = {"type": ["string", "null"]}
 _MAYBE: Final = {"type": ["number", "null"]}
 _RESULT: Final = {"type": ["boolean", "null"], "description": "null: Unknown"}
 _NAMES: Final = _list(_STRING)
+_ERROR: Final = _object({"error": _STRING})
 _OPEN: Final[list[Any]] = [{}]
 """Of an operation that needs no token."""
 
@@ -132,6 +133,40 @@ SCHEMAS: Final[dict[str, Any]] = {
             *("chosen", "tenant", "cache", "observed", "kept", "lacking", "choice", "answer"),
         ),
     },
+    "Grade": {
+        "description": "Of an answer, by its id; or that it is better than another. With a request's id, who asked.",
+        **_object(
+            {
+                "id": _STRING,
+                "score": {**_NUMBER, "minimum": 0, "maximum": 1},
+                "better_than": _STRING,
+                "tenant": _STRING,
+                "session_id": _STRING,
+            },
+            *("score", "better_than", "tenant", "session_id"),
+        ),
+    },
+    "Learned": _object(
+        {
+            "decisions": {
+                "type": "object",
+                "additionalProperties": _object(
+                    {
+                        "by": _STRING,
+                        "size": {**_COUNT, "description": "how many sums a candidate has"},
+                        "half_life": {**_COUNT, "description": "hours"},
+                        "sums": {"type": "object", "additionalProperties": _list(_NUMBER)},
+                        "models": {
+                            "type": "object",
+                            "description": "what the sums say of each: how many grades count, and its quality by them",
+                            "additionalProperties": _object({"grades": _COUNT, "quality": _COUNT}),
+                        },
+                    },
+                    "models",
+                ),
+            }
+        }
+    ),
     "Rule": _object(
         {
             "text": _STRING,
@@ -397,6 +432,49 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 }
             }
             for path, file in console.FILES.items()
+        },
+        "/feedback": {
+            "post": {
+                "summary": "Grade answers, anybody's, in any number",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _list(_ref("Grade"))}},
+                },
+                "responses": {
+                    "200": _json(
+                        "How many count, and the places of those that do not.",
+                        _object({"taken": _COUNT, "refused": _list(_object({"at": _COUNT, "why": _STRING}))}),
+                    ),
+                    "503": _json("The state store is away; what was taken by then is taken.", _ERROR),
+                },
+            }
+        },
+        "/selection": {
+            "get": {
+                "summary": "What choices have learned from grades",
+                "parameters": [_parameter("decision", "of this decision only", type="string")],
+                "responses": {
+                    "200": _json("It, as POST takes it in.", _ref("Learned")),
+                    "503": _json("It cannot be reached.", _ERROR),
+                },
+            },
+            "post": {
+                "summary": "Add what was learned elsewhere, or before",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Learned")}}},
+                "responses": {
+                    "200": _json("Of how many candidates it was.", _object({"candidates": _COUNT})),
+                    "400": _text("It does not fit, and nothing was added.", "text/plain"),
+                    "503": _json("It could not be told to all.", _ERROR),
+                },
+            },
+            "delete": {
+                "summary": "Forget what choices have learned",
+                "parameters": [_parameter("decision", "of this decision only", type="string")],
+                "responses": {
+                    "200": _json("Whose choices begin anew.", _object({"forgotten": _NAMES})),
+                    "503": _json("Some is known still.", _ERROR),
+                },
+            },
         },
         "/cache": {
             "delete": {

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
+from decisions import learned
 from decisions.engine import Engine
+from decisions.grading import Taken
 from decisions.outcome import Outcome, as_object
 from extproc import metrics, shown
 from extproc.admin import Admin, News, Status
@@ -360,6 +362,7 @@ class Worker:
             **self.metrics.snapshot(),
             **metrics.labelled(self._counters.samples()),
             **metrics.labelled(self.resources.inference.samples()),
+            **metrics.selections(self.engine, self.resources.standings.tally),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
             "pointsman_open_body_bytes": gauge(self.bodies.total),
@@ -407,6 +410,19 @@ class Worker:
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         return await self.keeper.drop(self.engine, decision, scope)
+
+    async def grade(self, grades: Sequence[Any]) -> list[Taken]:
+        grading = self.engine.grading
+        return ["unknown_answer"] * len(grades) if grading is None else await grading.take_all(grades)
+
+    async def learned(self, decision: str | None) -> dict[str, Any]:
+        return await learned.learned(self.engine, decision)
+
+    async def take_in(self, state: Any) -> int:
+        return await learned.take_in(self.engine, state)
+
+    async def forget(self, decision: str | None) -> list[str]:
+        return await learned.forget(self.engine, decision)
 
     def policy_text(self) -> bytes:
         return self._in_force.source

@@ -22,13 +22,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from config.problem import PolicyError
 from config.watch import Loaded, Rejected, Watcher, from_sources, load
+from decisions import learned
 from decisions.engine import Engine
+from decisions.grading import Taken
 from extproc import metrics
 from extproc.admin import Admin, News, Status
 from extproc.answers import reachable
@@ -37,6 +39,7 @@ from extproc.metrics import Metrics, Snapshot, gauge
 from extproc.server import Options, Stop, Worker, about, followed, preload, runner, settle_memory
 from extproc.transport import address
 from signals.reading import Unavailable
+from signals.state.store import Valkey
 
 log = logging.getLogger("pointsman.supervisor")
 
@@ -62,6 +65,10 @@ class Gone(Exception):
 
 class Failure(str):
     """A worker's answer that it has none: the name of the error that its log has."""
+
+
+class Refused(str):
+    """A worker's answer to what is wrong: why."""
 
 
 @dataclass(eq=False)
@@ -100,7 +107,7 @@ class Channel:
         self._turn = asyncio.Lock()
 
     async def ask(self, question: str, argument: Any = None, within: float | None = None) -> Any:
-        """The worker's answer. Raises Gone.
+        """The worker's answer. Raises Gone, and ValueError where the worker refuses the argument.
 
         A question whose asker has given up or was cancelled still takes its answer off the channel.
         """
@@ -118,6 +125,8 @@ class Channel:
             answer = await receive(self._reader)
         if isinstance(answer, Failure):
             raise Gone(answer)
+        if isinstance(answer, Refused):
+            raise ValueError(str(answer))
         return answer
 
     async def leave(self) -> None:
@@ -473,8 +482,54 @@ class Supervisor:
                         raise Unavailable(str(gone)) from None
         return dropped
 
+    async def grade(self, grades: Sequence[Any]) -> list[Taken]:
+        """Without a store each worker knows its own answers only, so that all of them are asked."""
+        found: list[Taken] = ["unknown_answer"] * len(grades)
+        for slot in self._slots:
+            left = [at for at, told in enumerate(found) if told == "unknown_answer"]
+            if left and slot.channel is not None:
+                for at, told in zip(left, await _ask(slot.channel, "grade", [grades[at] for at in left]), strict=True):
+                    found[at] = told
+        return found
+
+    async def learned(self, decision: str | None) -> dict[str, Any]:
+        return learned.together(await self._each("learned", decision))
+
+    async def take_in(self, state: Any) -> int:
+        if len(self._slots) > 1 and not self._shared:
+            raise ValueError(
+                "several workers without a state store learn each for themselves: none can be given it all"
+            )
+        count: int = (await self._each("take_in", state))[0]
+        return count
+
+    async def forget(self, decision: str | None) -> list[str]:
+        names: list[str] = (await self._each("forget", decision))[0]
+        return names
+
+    @property
+    def _shared(self) -> bool:
+        """Whether what one worker has learned is what all have."""
+        return isinstance(self.engine.store, Valkey)
+
+    async def _each(self, question: str, argument: Any) -> list[Any]:
+        """The answers of all workers that learn for themselves; of one, where they learn together. Raises Unavailable,
+        ValueError."""
+        channels = [slot.channel for slot in self._slots if slot.channel is not None]
+        if not channels:
+            raise Unavailable("no worker")
+        return [await _ask(channel, question, argument) for channel in channels[: 1 if self._shared else None]]
+
     def policy_text(self) -> bytes:
         return self._loaded.source
+
+
+async def _ask(channel: Channel, question: str, argument: Any) -> Any:
+    """A worker's answer to a question that it may refuse. Raises Unavailable, ValueError."""
+    try:
+        return await channel.ask(question, argument, 10.0)
+    except Gone as gone:
+        raise Unavailable(str(gone)) from None
 
 
 def _load(options: Options) -> Loaded:
@@ -556,6 +611,10 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
         "decisions": worker.recent,
         "news": lambda wanted: worker.news(*wanted),
         "drop": lambda which: worker.drop(*which),
+        "grade": worker.grade,
+        "learned": worker.learned,
+        "take_in": worker.take_in,
+        "forget": worker.forget,
         "reload": lambda sources: worker.reload(
             lambda: from_sources(sources, options.policy, options.candidate, worker.resources)
         ),
@@ -566,6 +625,10 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
             try:
                 answer = questions[question](argument)
                 answer = await answer if asyncio.iscoroutine(answer) else answer
+            except ValueError as error:
+                answer = Refused(error)
+            except Unavailable as error:
+                answer = Failure(error)
             except Exception as error:  # a view that is broken must not take its worker down with it
                 log.exception("question_failed", extra={"question": question})
                 answer = Failure(type(error).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -132,7 +132,7 @@ class Bandit(Learner):
         share = int(np.count_nonzero(best == at)) / DRAWS
         return Choice(self.models[at], LIKELY if at == likely else TRIED, share, self.name)
 
-    def grade(self, given: Graded, score: float) -> None:
+    def take(self, given: Graded, score: float) -> None:
         import numpy as np
 
         told = np.zeros(SIZE)
@@ -142,6 +142,15 @@ class Bandit(Learner):
             given.arm, np.concatenate((np.outer(told, told)[self._triangle], score * told, [score * score]))
         )
         self._follow()
+
+    def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+        half = SIZE * (SIZE + 1) // 2  # behind it stands the sum of grades times the constant
+        found = {}
+        for model in self.models:
+            some = sums.get(model.key)
+            count, total = (0.0, 0.0) if some is None else (some[0], some[half])
+            found[model.key] = (count, (total + NOISES * expected(model)) / (count + NOISES))
+        return found
 
     async def settle(self) -> None:
         if self._solving is not None:

@@ -54,16 +54,16 @@ class Elo(ClassLearner):
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
 
-    def worth(self, context: str, model: Model) -> float:
+    def valued(self, model: Model, sums: Sequence[float]) -> float:
         """The chance against an average candidate."""
-        return _chance(self.rating(context, model.key))
+        return _chance(self._first[model.key] + sums[1])
 
     def rating(self, context: str, arm: str) -> float:
         """The rating of a candidate in a class; 0 is that of an average one."""
         _, moved = self.known(context, arm) or (0.0, 0.0)
         return self._first.get(arm, 0.0) + moved
 
-    def grade(self, given: Graded, score: float) -> None:
+    def take(self, given: Graded, score: float) -> None:
         self._play(given, 0.0, score)
 
     def compare(self, better: Graded, worse: Graded) -> None:

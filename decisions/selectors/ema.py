@@ -47,10 +47,10 @@ class Ema(ClassLearner):
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
 
-    def worth(self, context: str, model: Model) -> float:
-        """The mean of the grades of a candidate in a class; its own quality counts for PRIOR of them."""
-        count, total = self.known(context, model.key) or (0.0, 0.0)
+    def valued(self, model: Model, sums: Sequence[float]) -> float:
+        """The mean of the grades; the model's own quality counts for PRIOR of them."""
+        count, total = sums
         return (total + PRIOR * expected(model)) / (count + PRIOR)
 
-    def grade(self, given: Graded, score: float) -> None:
+    def take(self, given: Graded, score: float) -> None:
         self.put(given, (1.0, score))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Final, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -12,9 +12,10 @@ from decisions.candidates import expected_tokens
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.outcome import Outcome
-from decisions.selectors.selector import Graded, Params, Pick, Selector
+from decisions.selectors.selector import STAYED, Graded, Params, Pick, Selector
 from signals.facts import Facts
 from signals.signal import Doubt, Shared
+from signals.state.standing import Standing
 from signals.text.frame import FRAME
 
 DAY_H: Final = 24.0
@@ -64,13 +65,25 @@ class Learner(Selector):
         self.learns = self.graded = True
         self.watches_answers = True  # the id of an answer stands in it
         self.cost = params.cost
+        self._decision = pick.decision
         name = f"{self.name}:{pick.decision}"
         half_life = params.half_life * 3600.0
-        self.standing = shared.services.standings.of(shared.services.store, name, self.sums, half_life)
+        standings = shared.services.standings
+        self.standing: Standing = standings.of(shared.services.store, name, self.sums, half_life)
+        self._tally = standings.tally
 
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         if outcome.status is not None and outcome.status >= 500 and outcome.model is choice.model.plain:
-            self.grade(Graded(choice.model.key, outcome.trace.context), 0.0)
+            self.grade(given(choice, outcome.trace.context), 0.0)
+
+    def grade(self, given: Graded, score: float) -> None:
+        self.take(given, score)
+        if given.propensity is not None:
+            self._tally.add(self._decision, given.arm, score, given.propensity)
+
+    @abstractmethod
+    def take(self, given: Graded, score: float) -> None:
+        """Learn from a grade. Raises ValueError where the context is not this kind's."""
 
     def compare(self, better: Graded, worse: Graded) -> None:
         self.grade(better, 1.0)
@@ -96,8 +109,26 @@ class ClassLearner(Learner):
         return f"{sum(facts.get(FRAME)) % CLASSES:02x}"
 
     @abstractmethod
+    def valued(self, model: Model, sums: Sequence[float]) -> float:
+        """How good a candidate is by its sums in a class: 0 to 1."""
+
     def worth(self, context: str, model: Model) -> float:
         """How good a candidate is in a class, by what was learned: 0 to 1."""
+        return self.valued(model, self.known(context, model.key) or (0.0,) * self.sums)
+
+    def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+        """Over all classes, by how many grades each has."""
+        models = {model.key: model for model in self.models}
+        totals = dict.fromkeys(models, (0.0, 0.0))
+        for name, some in sums.items():
+            key = name.partition("|")[2]
+            if key in models and some[0] > 0:
+                count, total = totals[key]
+                totals[key] = count + some[0], total + some[0] * self.valued(models[key], some)
+        return {
+            key: (count, total / count if count else self.valued(models[key], (0.0,) * self.sums))
+            for key, (count, total) in totals.items()
+        }
 
     def worths(self, models: Sequence[Model], facts: Facts) -> list[float]:
         """That of each of `models`, less its weighed price."""
@@ -121,6 +152,11 @@ class ClassLearner(Learner):
         if type(given.context) is not str or len(given.context) > 2:
             raise ValueError("not the name of a class")
         self.standing.add(f"{given.context}|{given.arm}", amounts)
+
+
+def given(choice: Choice, context: Any) -> Graded:
+    """What is graded of a choice."""
+    return Graded(choice.model.key, context, None if choice.why == STAYED else choice.propensity)
 
 
 def expected(model: Model) -> float:

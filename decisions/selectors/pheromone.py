@@ -56,10 +56,10 @@ class Pheromone(ClassLearner):
         why = STRONGEST if strengths[at] == most else OTHER
         return Choice(models[at], why, shares[at] / ends[-1], self.name)
 
-    def worth(self, context: str, model: Model) -> float:
-        """How strong the trail of a candidate is in a class, 0 to 1."""
-        count, left = self.known(context, model.key) or (0.0, 0.0)
+    def valued(self, model: Model, sums: Sequence[float]) -> float:
+        """How strong the trail is."""
+        count, left = sums
         return (left + FIRST * expected(model)) / (count + FIRST)
 
-    def grade(self, given: Graded, score: float) -> None:
+    def take(self, given: Graded, score: float) -> None:
         self.put(given, (1.0, score if score >= self._gate else 0.0))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.outcome import Outcome
-from decisions.selectors.selector import Graded, Pick, Selector
+from decisions.selectors.selector import STAYED, Graded, Pick, Selector
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import Unavailable
@@ -18,7 +18,6 @@ from signals.state.store import Store
 
 PIN_S: Final = 86_400.0
 """How long a session stays pinned after its last request, in seconds."""
-SESSION: Final = "the session's model"
 
 
 def built(pick: Pick, shared: Shared) -> Selector:
@@ -51,6 +50,7 @@ class Pinned(Selector):
         self.learns = chooser.learns
         self.graded = chooser.graded
         self.watches_answers = chooser.watches_answers
+        self.standing = chooser.standing
 
     def context(self, facts: Facts) -> Any:
         return self._chooser.context(facts)
@@ -63,6 +63,13 @@ class Pinned(Selector):
 
     def compare(self, better: Graded, worse: Graded) -> None:
         self._chooser.compare(better, worse)
+
+    def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+        return self._chooser.summary(sums)
+
+    @property
+    def grades_by(self) -> str:
+        return self._chooser.grades_by
 
     async def settle(self) -> None:
         await self._chooser.settle()
@@ -84,7 +91,7 @@ class Pinned(Selector):
         model = self._by_key.get(pinned or "")
         if model is None or model is chosen.model:
             return chosen
-        return Choice(model, SESSION, 1.0, chosen.by)
+        return Choice(model, STAYED, 1.0, chosen.by)
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         try:

@@ -6,7 +6,7 @@ A kind is a subclass of `Selector` in a file of its own; the registry lists them
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -19,16 +19,21 @@ from decisions.outcome import Outcome
 from signals.facts import Facts, SlowInput
 from signals.needs import NEEDS
 from signals.signal import Doubt, Shared
+from signals.state.standing import Standing
 
 STANDS_IN: Final = "fallback of a model that lacks what is needed"
 """`Choice.why` of a model that is none of those chosen among."""
+STAYED: Final = "the session's model"
+"""`Choice.why` of a model that nobody has chosen anew for a session."""
 
 
 class Graded(NamedTuple):
-    """A choice whose answer is graded: the key of the candidate, and what the selector knew of the request."""
+    """A choice whose answer is graded: the key of the candidate, what the selector knew of the request, and with which
+    propensity it chose (None: it did not choose, for the session stayed on its model)."""
 
     arm: str
     context: Any
+    propensity: float | None = None
 
 
 class Params(BaseModel):
@@ -70,8 +75,8 @@ class Selector(ABC):
     says what to do about a model that stands in `pick` twice. `slow` has to be fetched before `choose`; `by_session`
     says that what is chosen depends on the session. One that `learns` is told what became of the requests that it has
     chosen for, off their path, and where it is `graded` how good their answers were; `watches_answers` says that the
-    answers have to be looked at. These five may be set by an instance in its `__init__`, which raises OSError or
-    ValueError where something that it needs cannot be had.
+    answers have to be looked at; `standing` is what a graded one has learned. These six may be set by an instance in
+    its `__init__`, which raises OSError or ValueError where something that it needs cannot be had.
     """
 
     name: ClassVar[str]
@@ -84,6 +89,7 @@ class Selector(ABC):
     learns: bool = False
     graded: bool = False
     watches_answers: bool = False
+    standing: Standing | None = None
 
     def __init__(self, pick: Pick, params: Any, shared: Shared) -> None:
         self.models = tuple(dict.fromkeys(pick.models))
@@ -120,8 +126,18 @@ class Selector(ABC):
         """The answer of one choice is better than that of another. Raises ValueError as `grade` does."""
         raise NotImplementedError
 
+    @property
+    def grades_by(self) -> str:
+        """The kind that learns from grades: what it has learned is of no use to another."""
+        return self.name
+
     async def settle(self) -> None:  # noqa: B027 - for most kinds it does at once
         """Wait until everything counts that it was told."""
+
+    def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+        """Of each candidate by key how many grades count, and its quality by them (0 to 1), where `sums` are those of a
+        `standing` like this one's."""
+        raise NotImplementedError
 
     @abstractmethod
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from signals.reading import Unavailable
 from signals.state.store import Store, Valkey
+from signals.state.tally import Tally
 
 if TYPE_CHECKING:  # loaded where something is learned, which few policies do
     import numpy as np
@@ -46,7 +47,7 @@ class Standing:
         self.version = 0
         self.pulls = 0
         self._store = store if isinstance(store, Valkey) else None  # nobody else learns in the memory of a process
-        self._half_life = half_life
+        self.half_life = half_life
         self._clock = clock
         self._epoch = self._epoch_now()
         self._sums: dict[str, F64] = {}
@@ -59,11 +60,7 @@ class Standing:
 
     def add(self, key: str, amounts: Sequence[float] | F64) -> None:
         """Add to the sums of a candidate, now. Raises ValueError where these are not `size` finite numbers."""
-        import numpy as np
-
-        given = np.asarray(amounts, np.float64)
-        if given.shape != (self.size,) or not np.isfinite(given).all():
-            raise ValueError(f"{self.size} finite numbers are needed")
+        given = self.check(amounts)
         self._turn()
         given = given * exp2(self._age())
         self._sums[key] = self._sums.get(key, 0.0) + given
@@ -72,6 +69,15 @@ class Standing:
             self._pending[key] = self._pending.get(key, 0.0) + given
         self.version += 1
         self.refresh()
+
+    def check(self, amounts: Sequence[float] | F64) -> F64:
+        """`amounts`, which can be added. Raises ValueError where these are not `size` finite numbers."""
+        import numpy as np
+
+        given = np.asarray(amounts, np.float64)
+        if given.shape != (self.size,) or not np.isfinite(given).all():
+            raise ValueError(f"{self.size} finite numbers are needed")
+        return given
 
     def of(self, key: str) -> F64 | None:
         """The sums of a candidate as they weigh now; None where nothing is known of it."""
@@ -84,7 +90,7 @@ class Standing:
         now = self._clock()
         if now >= self._fresh_until:
             self._fresh = {}
-            self._fresh_until = now + self._half_life / 1000
+            self._fresh_until = now + self.half_life / 1000
         found = self._fresh.get(key)
         if found is None:
             sums = self.of(key)
@@ -93,9 +99,27 @@ class Standing:
             found = self._fresh[key] = tuple(sums.tolist())
         return found
 
+    async def take_in(self, sums: Mapping[str, Sequence[float]]) -> None:
+        """Add what another has learned. Raises ValueError as `add` does, and then nothing was added; `Unavailable`
+        where it waits here to be told to the store."""
+        for amounts in sums.values():
+            self.check(amounts)
+        for key, amounts in sums.items():
+            self.add(key, amounts)
+        self.pulls += 1
+        await self.share()
+
+    async def forget(self) -> None:
+        """Forget all sums, of everybody who shares them. Raises `Unavailable`."""
+        async with self._sharing:
+            if self._store is not None:
+                await self._store.ungather([self._key(self._epoch_now() - back) for back in (0, 1)])
+            self._sums, self._fresh, self._pending = {}, {}, {}
+            self.pulls += 1
+
     def stamp(self) -> tuple[int, int, int]:
         """Changes when what `told` says may have changed."""
-        return self.version, self.pulls, int(self._clock() / self._half_life * 1000)
+        return self.version, self.pulls, int(self._clock() / self.half_life * 1000)
 
     def all(self) -> dict[str, list[float]]:
         """All sums as they weigh now, by candidate: what is exported."""
@@ -132,7 +156,7 @@ class Standing:
         self._turn()
         epoch, mine, self._pending = self._epoch, self._pending, {}
         named = {f"{at}:{key}": float(value) for key, sums in mine.items() for at, value in enumerate(sums) if value}
-        keeps = 2 * SPAN * self._half_life
+        keeps = 2 * SPAN * self.half_life
         try:
             if named:
                 await store.gather(self._key(epoch), named, keeps)
@@ -160,14 +184,14 @@ class Standing:
         self.pulls += 1
 
     def _key(self, epoch: int) -> str:
-        return f"standing:{self.name}:{self.size}:{self._half_life:g}:{epoch}"
+        return f"standing:{self.name}:{self.size}:{self.half_life:g}:{epoch}"
 
     def _epoch_now(self) -> int:
-        return int(self._clock() / (SPAN * self._half_life))
+        return int(self._clock() / (SPAN * self.half_life))
 
     def _age(self) -> float:
         """Half-lives since the landmark."""
-        return self._clock() / self._half_life - self._epoch * SPAN
+        return self._clock() / self.half_life - self._epoch * SPAN
 
     def _turn(self) -> None:
         """Move the landmark, where its time is over."""
@@ -183,6 +207,7 @@ class Standings:
     """The standings of one process by their names. They outlive policies."""
 
     def __init__(self) -> None:
+        self.tally = Tally()
         self._known: dict[tuple[Any, ...], Standing] = {}
 
     def of(self, store: Store, name: str, size: int, half_life: float) -> Standing:

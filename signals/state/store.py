@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from signals.reading import Unavailable
@@ -228,6 +228,10 @@ class Valkey:
         """The numbers under `key` by their names. Raises `Unavailable`."""
         found = await self._asked(self._client.hgetall(PREFIX + key), 10)
         return {str(name): float(number) for name, number in found.items()}
+
+    async def ungather(self, keys: Sequence[str]) -> None:
+        """Forget the numbers under `keys`. Raises `Unavailable`."""
+        await self._asked(self._client.unlink(*(PREFIX + key for key in keys)), 10)
 
     async def drop(self, pattern: str) -> int:
         dropped = 0

@@ -3,17 +3,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import jsonschema
 import pytest
 
 from config.build import build
 from config.load import parse
+from decisions import learned
+from decisions.grading import Taken
+from decisions.selectors.selector import Graded
 from extproc.admin import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_FOLLOWERS, Admin, News, Status
 from extproc.callers import Callers
 from extproc.metrics import Metrics, Snapshot
+from extproc.openapi import SCHEMAS
 from extproc.server import Options, followed
 from signals.reading import Unavailable
 from tests.extproc.live import policy
@@ -53,6 +58,20 @@ class FakeSource:
         if decision == "away":
             raise Unavailable("store_down")
         return len((decision or "") + (scope or ""))
+
+    async def grade(self, grades: Sequence[Any]) -> list[Taken]:
+        if grades == ["away"]:
+            raise Unavailable("store_down")
+        return ["taken" if isinstance(grade, dict) else "invalid_feedback" for grade in grades]
+
+    async def learned(self, decision: str | None) -> dict[str, Any]:
+        return await learned.learned(self.engine, decision)
+
+    async def take_in(self, state: Any) -> int:
+        return await learned.take_in(self.engine, state)
+
+    async def forget(self, decision: str | None) -> list[str]:
+        return await learned.forget(self.engine, decision)
 
     def policy_text(self) -> bytes:
         return b"version: 1\n"
@@ -95,6 +114,71 @@ async def test_kept_answers_are_dropped_by_delete_only(admin):
     for method in ("GET", "POST"):
         assert (await _get(admin, "/cache", method))[0] == 405
     assert (await _get(admin, "/metrics", "DELETE"))[0] == 405
+
+
+async def test_grades_come_in_any_number(admin):
+    told = {"taken": 2, "refused": [{"at": 1, "why": "invalid_feedback"}]}
+    assert await _post(admin, "/feedback", [{"id": "a"}, 3, {"id": "b"}]) == (200, told)
+    assert await _post(admin, "/feedback", []) == (200, {"taken": 0, "refused": []})
+    assert (await _post(admin, "/feedback", {"id": "a", "score": 1}))[0] == 400
+    assert (await _post(admin, "/feedback", ["away"]))[0] == 503
+
+
+LEARNING = """\
+version: 1
+models: {small: {quality: 0.6}, large: {quality: 0.5}}
+default: small
+signals: {one: {header: {name: x-one, exists: true}}}
+decisions:
+- {name: one, when: one, route: {pick: [small, large], by: ema, sticky: session}}
+- {name: two, route: {pick: [small, large], by: bandit}}
+"""
+
+
+async def test_what_was_learned_is_taken_out_and_in_and_forgotten(admin, monkeypatch):
+    first, second = (build(parse(LEARNING)) for _ in range(2))
+    monkeypatch.setattr(FakeSource, "engine", first)
+    for score in (1.0, 0.0, 0.0):
+        first.selectors["one"].grade(Graded("small", ""), score)
+        first.selectors["two"].grade(Graded("large", [(0, 1.0)]), score)
+    status, state = await _shown(admin, "/selection")
+    assert status == 200
+    jsonschema.validate(state, {**SCHEMAS["Learned"], "components": {"schemas": SCHEMAS}})
+    assert state["decisions"]["one"]["models"] == {
+        "small": {"grades": pytest.approx(3, abs=1e-3), "quality": pytest.approx(2.2 / 5, abs=1e-3)},
+        "large": {"grades": 0, "quality": 0.5},
+    }
+    assert state["decisions"]["two"]["models"]["large"] == {
+        "grades": pytest.approx(3, abs=1e-3),
+        "quality": pytest.approx(3 / 7, abs=1e-3),
+    }
+    assert set((await _shown(admin, "/selection?decision=one"))[1]["decisions"]) == {"one"}
+
+    monkeypatch.setattr(FakeSource, "engine", second)
+    assert await _post(admin, "/selection", state) == (200, {"candidates": 2})
+    again = (await _shown(admin, "/selection"))[1]["decisions"]
+    for name in ("one", "two"):
+        for key, sums in state["decisions"][name]["sums"].items():
+            assert again[name]["sums"][key] == pytest.approx(sums, abs=1e-3), name
+
+    wrong = {**state, "decisions": {**state["decisions"], "two": {**state["decisions"]["two"], "by": "ema"}}}
+    short = {"by": "ema", "size": 2, "sums": {"|a": [1]}}
+    for bad in (wrong, {}, {"decisions": {"none": {}}}, {"decisions": {"one": short}}):
+        assert (await _post(admin, "/selection", bad))[0] == 400, bad
+    sums = (await _shown(admin, "/selection"))[1]["decisions"]["one"]["sums"]
+    assert sums["|small"] == pytest.approx(again["one"]["sums"]["|small"], abs=1e-3), "nothing was added"
+
+    assert json.loads((await _get(admin, "/selection?decision=one", "DELETE"))[1]) == {"forgotten": ["one"]}
+    left = (await _shown(admin, "/selection"))[1]["decisions"]
+    assert (left["one"]["sums"], set(left["two"]["sums"])) == ({}, {"large"})
+    assert (await _get(admin, "/selection?decision=none", "DELETE"))[0] == 400
+    assert (await _get(admin, "/selection?desicion=one", "DELETE"))[0] == 400
+    assert json.loads((await _get(admin, "/selection", "DELETE"))[1]) == {"forgotten": ["one", "two"]}
+
+
+async def _shown(admin: Admin, path: str) -> tuple[int, Any]:
+    status, text = await _get(admin, path)
+    return status, json.loads(text)
 
 
 async def test_not_ready_is_503(admin, monkeypatch):

@@ -13,6 +13,9 @@ import aiohttp
 import pytest
 import yaml
 
+from decisions.selectors.bandit import TRIED
+from decisions.selectors.exploring import EXPLORED
+from decisions.selectors.pheromone import OTHER
 from tests.extproc.live import chat, eventually, proxied, swap
 from tests.ports import free_port
 
@@ -38,7 +41,7 @@ decisions:
   - {name: no-override, when: override, on_unknown: match, respond: {status: 403, message: "No."}}
   - {name: broke, when: spent, on_unknown: skip, respond: {status: 402, message: "Spent."}}
   - {name: faq, when: question, route: small, cache: {ttl: 1h, scope: all}}
-  - {name: code, when: code, route: {pick: [small, large], by: weighted}}
+  - {name: code, when: code, route: {pick: [small, large], by: {ema: {explore: 0.5}}}}
   - {name: distant, when: far, route: large}
   - {name: quiet, on: answer, when: hush, mask: {}}
 """
@@ -86,7 +89,11 @@ async def _load(base: str) -> None:
         while True:
             for text in TEXTS:
                 async with session.post(url, json=chat(text, temperature=0), headers={"x-tenant": "a"}) as answer:
-                    await answer.read()
+                    told = await answer.read()
+                if "refactor" in text:
+                    grade = {"id": json.loads(told)["id"], "score": 1}
+                    async with session.post(f"{base}/v1/feedback", json=grade) as answer:
+                        await answer.read()
             async with session.post(url, data=b"{", headers={"content-type": "application/json"}) as answer:
                 assert answer.status == 400
             await asyncio.sleep(0.05)
@@ -122,6 +129,12 @@ async def test_every_query_finds_what_a_router_under_load_counts(folder, tmp_pat
 
             await eventually(answered)
         loading.cancel()
+
+
+def test_all_that_choices_try_is_shown_as_tried():
+    (tried,) = [query for title, query in QUERIES if title == "Choices made to learn from"]
+    for why in (EXPLORED, TRIED, OTHER):
+        assert why in tried.split('why=~"')[1].split('"')[0].split("|")
 
 
 def test_queries_are_of_this_dashboard_and_panels_do_not_overlap():

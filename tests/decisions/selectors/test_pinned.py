@@ -11,8 +11,8 @@ from decisions.engine import Clause, Engine
 from decisions.model import Model
 from decisions.rule import ALWAYS
 from decisions.selectors.cheapest import PRICE, Cheapest
-from decisions.selectors.pinned import SESSION, built
-from decisions.selectors.selector import Selector
+from decisions.selectors.pinned import built
+from decisions.selectors.selector import STAYED, Selector
 from decisions.selectors.weighted import Weighted
 from signals.facts import Facts
 from signals.gather import fetch
@@ -94,7 +94,7 @@ async def test_the_choice_says_whether_it_is_the_session_s() -> None:
     first = await choice(*pinned(store, LONG))
     assert (first.model.key, first.why, first.by) == ("large", PRICE, "cheapest")
     later = await choice(*pinned(store))
-    assert (later.model.key, later.why, later.propensity, later.by) == ("large", SESSION, 1.0, "cheapest")
+    assert (later.model.key, later.why, later.propensity, later.by) == ("large", STAYED, 1.0, "cheapest")
 
 
 async def test_a_session_s_first_choice_keeps_its_propensity() -> None:
