@@ -70,7 +70,7 @@ def microseconds(work: Callable[[Any], object], items: Sequence[Any]) -> float:
 
 async def main() -> None:
     """In an event loop, as a router has it, so that what is learned is learned beside it."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--candidates", type=int, default=16)
     args = parser.parse_args()
     selectors = {kind: selector(kind, params, args.candidates) for kind, params in KINDS.items()}

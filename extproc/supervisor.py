@@ -67,7 +67,7 @@ class Failure(str):
     """A worker's answer that it has none: the name of the error that its log has."""
 
 
-class Refused(str):
+class Objection(str):
     """A worker's answer to what is wrong: why."""
 
 
@@ -125,7 +125,7 @@ class Channel:
             answer = await receive(self._reader)
         if isinstance(answer, Failure):
             raise Gone(answer)
-        if isinstance(answer, Refused):
+        if isinstance(answer, Objection):
             raise ValueError(str(answer))
         return answer
 
@@ -626,7 +626,7 @@ async def _answer(worker: Worker, options: Options, reader: asyncio.StreamReader
                 answer = questions[question](argument)
                 answer = await answer if asyncio.iscoroutine(answer) else answer
             except ValueError as error:
-                answer = Refused(error)
+                answer = Objection(error)
             except Unavailable as error:
                 answer = Failure(error)
             except Exception as error:  # a view that is broken must not take its worker down with it
