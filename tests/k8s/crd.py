@@ -15,13 +15,15 @@ from jsonschema import Draft202012Validator
 from tests import yamls
 
 FOLDER = os.environ.get("POINTSMAN_CRDS", "")
+OWN = Path(__file__).parent / "crds"
+"""Of the kinds that are not there."""
 
 
 @functools.cache
 def schemas():
     """(group, version, kind) → (schema, has CEL rules)."""
     found = {}
-    for path in sorted(Path(FOLDER).iterdir()):
+    for path in [*sorted(Path(FOLDER).iterdir()), *sorted(OWN.glob("*.yaml"))]:
         if path.suffix == ".json":
             schema = json.loads(path.read_text())
             group, _, rest = path.name.removesuffix(".schema.json").rpartition("_")[0].rpartition(".")

@@ -20,7 +20,7 @@ from tests.extproc.live import chat, eventually, proxied, swap
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-DASHBOARD = json.loads((ROOT / "k8s" / "components" / "monitoring" / "dashboard.json").read_text())
+DASHBOARD = json.loads((ROOT / "k8s" / "chart" / "files" / "dashboard.json").read_text())
 QUERIES = [(each["title"], target["expr"]) for each in DASHBOARD["panels"] for target in each["targets"]]
 PROMETHEUS = shutil.which("prometheus")
 POLICY = """\

@@ -1,6 +1,5 @@
 """Every manifest we ship is what an API server would take, and says the same wherever it is said twice."""
 
-import argparse
 import copy
 import itertools
 import os
@@ -13,30 +12,27 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cli import serve
 from tests import yamls
 from tests.k8s import crd
+from tests.k8s.objects import (
+    BUILT_IN,
+    K8S,
+    ROOT,
+    VERSIONS,
+    by_name,
+    kustomize,
+    needs_crds,
+    needs_kubectl,
+    serve_arguments,
+    validate,
+)
 from tests.patience import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 GATEWAYS = ("ai-gateway", "envoy-gateway", "istio", "sidecar")  # one of them, and before what is done to it
 COMPONENTS = (*GATEWAYS, *sorted({path.name for path in (K8S / "components").iterdir()} - set(GATEWAYS)))
 APART = [*itertools.combinations(GATEWAYS, 2), ("fixed-size", "keda")]
-VERSIONS = [f"1.{minor}.0" for minor in range(30, 38)]
-UNCHECKED = {"EnvoyProxy", "HTTPRouteFilter", "SecurityPolicy"}  # their CRDs are not among the schemas at hand
 GUIDE = "https://github.com/example/pointsman/blob/main/docs/operate.md"
-BUILT_IN = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
-
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-needs_crds = pytest.mark.skipif(not crd.FOLDER, reason="POINTSMAN_CRDS names no folder of CRD schemas")
-
-
-def kustomize(folder):
-    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE)
-    assert built.returncode == 0, built.stderr
-    return [document for document in yamls.load_all(built.stdout) if document]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +40,6 @@ def manifests():
     """Overlay name → its objects; `base` too."""
     folders = {"base": K8S / "base"} | {name: K8S / "overlays" / name for name in OVERLAYS}
     return {name: kustomize(folder) for name, folder in folders.items()}
-
-
-def validate(resource, version):
-    kubernetes_validate.validate(resource, version, strict=True)
 
 
 @pytest.mark.slow
@@ -70,8 +62,6 @@ def test_built_in_objects_pass_strict_validation(manifests, version):
 def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
     for resource in manifests[overlay]:
         if resource["apiVersion"] in BUILT_IN:
-            continue
-        if resource["kind"] in UNCHECKED:
             continue
         assert crd.problems(resource) == [], (resource["kind"], resource["metadata"]["name"])
 
@@ -107,8 +97,7 @@ def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(
         seen = set()
         for resource in target.render(engine, place, Cluster(front=front)):
             seen.add(resource["kind"])
-            if resource["kind"] not in UNCHECKED:
-                assert crd.problems(resource) == [], resource["kind"]
+            assert crd.problems(resource) == [], resource["kind"]
         if target is envoy_gateway:
             assert ("EnvoyPatchPolicy" in seen) is (front.name is None)
             assert {"SecurityPolicy", "ReferenceGrant"} <= seen
@@ -139,8 +128,7 @@ def test_rendered_objects_pass_their_schemas_and_rules(more, steps):
     engine = build(parse(f"version: 1\nmodels: {models}\ndefault: small\n{more}\n"))
     for target in (envoy_gateway, istio):
         for resource in target.render(engine, Place(steps=steps), Cluster()):
-            if resource["kind"] not in UNCHECKED:
-                assert crd.problems(resource) == [], resource["kind"]
+            assert crd.problems(resource) == [], resource["kind"]
 
 
 MUTATIONS = [
@@ -230,7 +218,7 @@ def test_mutual_tls_is_asked_for_on_one_side_as_it_is_offered_on_the_other(manif
     """`serve` takes the router's flags, their files lie in the mounted Secret, and Envoy expects the name in it."""
     found = {key: resource.get("spec") for key, resource in by_name(manifests["mtls"]).items()}
     pod = found[("Deployment", "pointsman")]["template"]["spec"]
-    args = parser().parse_args(pod["containers"][0]["args"])
+    args = serve_arguments(pod)
     (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
     (mounted,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "tls"]
     assert [args.tls_cert, args.tls_key, args.tls_client_ca] == [
@@ -295,98 +283,6 @@ def test_nothing_sets_a_scaled_deployment_back(manifests):
         assert "replicas" not in deployment["spec"], name
 
 
-def test_the_charts_scale_is_its_own_or_the_autoscalers():
-    def scale(**autoscaling):
-        found = by_name(helm({"autoscaling": autoscaling, "replicas": 5}))
-        hpa = found.get(("HorizontalPodAutoscaler", "pointsman"))
-        metrics = None if hpa is None else [metric["type"] for metric in hpa["spec"]["metrics"]]
-        return found["Deployment", "pointsman"]["spec"].get("replicas"), metrics
-
-    assert scale() == (None, ["Resource"])
-    assert scale(streams=200) == (None, ["Resource", "Pods"])
-    assert scale(enabled=False) == (5, None)
-
-
-def parser():
-    made = argparse.ArgumentParser()
-    serve.add(made.add_subparsers())
-    return made
-
-
-def helm(values=None):
-    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
-    with helm_python.Chart.load(str(K8S / "chart")) as chart:
-        rendered = chart.render(values=values or {}, name="pointsman", namespace="pointsman")
-    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
-    return [document for text in texts for document in yamls.load_all(text) if document]
-
-
-def by_name(resources):
-    return {(r["kind"], r["metadata"]["name"]): r for r in resources}
-
-
-@needs_kubectl
-@pytest.mark.parametrize(
-    ("folder", "values"),
-    [
-        ("base", {}),
-        ("overlays/gpu", {"gpu": {"enabled": True}}),
-        ("overlays/stepwise", {"stepwise": {"enabled": True}}),
-        (
-            "overlays/mtls",
-            {
-                "tls": {"secretName": "pointsman-tls", "clientSans": ["envoy.pointsman"]},
-                "networkPolicy": {
-                    "gatewayNamespaceLabels": {
-                        "pointsman.dev/gateway": None,  # takes the default away
-                        "kubernetes.io/metadata.name": "envoy-gateway-system",
-                    }
-                },
-            },
-        ),
-    ],
-)
-def test_kustomize_and_helm_give_the_same_workload(folder, values):
-    plain = by_name(kustomize(K8S / folder))
-    charted = by_name(helm(values))
-    plain = {key: resource for key, resource in plain.items() if resource["apiVersion"] in BUILT_IN}  # no gateway's
-    plain.pop(("Namespace", "pointsman"))  # Helm installs into a namespace that is there
-    charted.pop(("Pod", "pointsman-test-ready"))  # a hook, run by `helm test` only
-    assert charted == plain
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_chart_passes_strict_validation(version):
-    resources = helm()
-    for resource in resources:
-        validate(resource, version)
-    assert {"Deployment", "Service", "ConfigMap"} <= {resource["kind"] for resource in resources}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"replica": 3},
-        {"replicas": 0},
-        {"policy": ""},
-        {"image": {"tag": "x", "name": "y"}},
-        {"stepwise": {"modelPorts": []}},
-        {"tls": {"secret": "pointsman-tls"}},
-    ],
-)
-def test_the_chart_refuses_values_that_it_does_not_know(values):
-    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
-    with pytest.raises(helm_python.HelmError):
-        helm(values)
-
-
-def test_the_chart_passes_helms_own_lint():
-    helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
-    report = helm_python.lint(str(K8S / "chart"))
-    assert report["errors"] == []
-    assert [message for message in report["messages"] if message["severity"] > 1] == []
-
-
 @needs_kubectl
 @pytest.mark.parametrize(
     ("overlay", "target", "options"), [("envoy-gateway", "envoy-gateway", []), ("istio", "istio", [])]
@@ -421,7 +317,7 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 
 @pytest.fixture
 def rules(tmp_path):
-    resource = yamls.load((K8S / "components" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "chart" / "files" / "rules.yaml").read_text())
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(resource["spec"]))
     shutil.copy(Path(__file__).parent / "rules_test.yaml", tmp_path)
@@ -456,16 +352,15 @@ def test_every_metric_that_rules_and_dashboard_use_exists():
     from extproc.metrics import FAMILIES
 
     known = set(FAMILIES)
-    monitoring = K8S / "components" / "monitoring"
-    for name in ("rules.yaml", "dashboard.json", "../keda/scaledobject.yaml"):
-        used = set(re.findall(r"\bpointsman_[a-z_]+", (monitoring / name).read_text()))
+    for name in ("chart/files/rules.yaml", "chart/files/dashboard.json", "components/keda/scaledobject.yaml"):
+        used = set(re.findall(r"\bpointsman_[a-z_]+", (K8S / name).read_text()))
         used = {re.sub(r"_(bucket|sum|count)$", "", metric) for metric in used}
         assert used <= known, (name, used - known)
         assert used
 
 
 def test_every_alert_has_a_paragraph_in_the_operators_guide():
-    resource = yamls.load((K8S / "components" / "monitoring" / "rules.yaml").read_text())
+    resource = yamls.load((K8S / "chart" / "files" / "rules.yaml").read_text())
     guide = (ROOT / "docs" / "operate.md").read_text().lower()
     for rule in resource["spec"]["groups"][0]["rules"]:
         assert f"### {rule['alert'].lower()}\n" in guide
