@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cli.gateways.folder import Folder
     from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Mtls, Secrets
 
@@ -80,7 +81,13 @@ def add(subparsers: Any) -> None:
         metavar="DIR",
         help="mTLS to the router: Envoy's secrets, router-ca.yaml and router-cert.yaml, so that it follows renewals",
     )
-    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="yaml",
+        metavar="yaml|json|DIR",
+        help="print YAML or JSON, or write files with a README of their order into a folder (default: yaml)",
+    )
 
 
 def _add_gateway(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
     notes: list[str] = []
     try:
+        folder = None if args.output in ("yaml", "json") else _folder(args, notes)
         engine = build(load(args.policy))
         place = Place(
             listen=args.listen or _usual(args),
@@ -136,16 +144,20 @@ def run(args: argparse.Namespace) -> int:
             rendered = [envoy.render(engine, place)]
         elif args.target == "envoy-gateway":
             rendered = envoy_gateway.render(engine, place, cluster)
-            notes = envoy_gateway.left_out(engine, place, cluster)
+            notes += envoy_gateway.left_out(engine, place, cluster)
         else:
             rendered = istio.render(engine, place, cluster)
-            notes = istio.left_out(engine, place)
+            notes += istio.left_out(engine, place)
+        written = folder.write(rendered, engine, place, cluster) if folder is not None else []
     except RenderError as error:
         print(f"pointsman render: {error}", file=sys.stderr)
         return 1
     for note in notes:
         print(f"pointsman render: left out: {note}", file=sys.stderr)
-    _write(rendered, args)
+    if folder is None:
+        _write(rendered, args)
+    else:
+        print(f"{len(written)} files in {folder.path}; {written[-1]} says in which order they are used")
     return 0
 
 
@@ -227,6 +239,17 @@ def _seen(args: argparse.Namespace) -> None:
             if isinstance(text, str) and not text.isprintable():
                 shown = f"--{name.replace('_', '-')} {text!r}"
                 raise RenderError(f"{shown}: it has a line break or another character that cannot be seen; take it out")
+
+
+def _folder(args: argparse.Namespace, notes: list[str]) -> Folder:
+    """Raises RenderError for what is no folder."""
+    from cli.gateways.folder import Folder
+    from cli.gateways.place import RenderError
+
+    path = Path(args.output)
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        raise RenderError(f"-o {path}: that is a file; name a folder, or write `pointsman render … > {path.name}`")
+    return Folder(path, args.policy, args.target, notes)
 
 
 def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:

