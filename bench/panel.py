@@ -37,7 +37,9 @@ from upstream.writer import Call, Means, Writer
 
 CONCURRENT = 24
 HALVES = 200
-PRICES = {"small": (0.05, 0.20), "large": (0.50, 2.00)}  # as in examples/tinylm.yaml
+PRICES = {"small": (0.05, 0.20), "large": (0.50, 2.00), "again": (0.50, 2.00)}  # as in examples/tinylm.yaml
+"""`again` is the large model once more, for panels of three."""
+SERVED = {"small": "tinylm-small", "large": "tinylm-large", "again": "tinylm-large"}
 TOKENS = 300  # the most of one answer
 
 
@@ -67,7 +69,7 @@ async def endpoints() -> AsyncIterator[dict[str, Endpoint]]:
         yield {
             name: Endpoint(
                 running.url,
-                f"tinylm-{name}",
+                SERVED[name],
                 price_input=money[0],
                 price_output=money[1],
                 first_timeout=600.0,
@@ -162,26 +164,29 @@ async def panel(writer: Writer, made: Sequence[problems.Problem]) -> list[PanelR
                     usage = event.get("usage") or usage
                     text += "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
             ours = usage["pointsman"]
-            large = ours["models"]["large"]["completion_tokens"] if "large" in ours["models"] else 0
+            large = sum(took["completion_tokens"] for name, took in ours["models"].items() if name != "small")
             return PanelRun(problems.check(problem, text), large, ours["cost"], first, len(ours["calls"]))
 
     return await asyncio.gather(*(one(problem) for problem in made))
 
 
-def kept(curve_by: str, seen: Sequence[OpenDraft], sure: float) -> tuple[int, float]:
-    """In how many of `HALVES` halves the promise `sure` is kept that was made with the other half, and which share of
-    the drafts is released then, on average."""
+def kept(curve_by: str, seen: Sequence[OpenDraft], sure: float) -> tuple[int, int, float]:
+    """In how many of `HALVES` halves the other half can promise `sure`, in how many of these the promise is kept, and
+    which share of the drafts is released then, on average."""
     draw = random.Random(7)
-    good, released = 0, 0.0
+    made, good, released = 0, 0, 0.0
     for _ in range(HALVES):
         order = draw.sample(range(len(seen)), len(seen))
         half = len(order) // 2
         curve = calibrated(curve_by, "", [(seen[at].measures[curve_by], seen[at].right) for at in order[:half]])
         threshold = curve.threshold(sure)
-        out = [seen[at] for at in order[half:] if threshold is not None and seen[at].measures[curve_by] >= threshold]
-        good += not out or sum(draft.right for draft in out) >= sure * len(out)
+        if threshold is None:
+            continue
+        out = [seen[at] for at in order[half:] if seen[at].measures[curve_by] >= threshold]
+        made += 1
+        good += sum(draft.right for draft in out) >= sure * len(out)
         released += len(out) / half
-    return good, released / HALVES
+    return made, good, released / max(1, made)
 
 
 def row(name: str, runs: Sequence[PanelRun], large: Sequence[PanelRun]) -> str:
@@ -244,12 +249,17 @@ async def measured(options: argparse.Namespace) -> dict[str, list[PanelRun]]:
         for sure in options.sure
     }
     blocks["vote, small × 5"] = {"vote": ["small"], "samples": 5, "answers": "number"}
-    blocks["agree, small × 3, then large"] = {
-        "agree": "small",
-        "samples": 3,
-        "answers": "number",
-        "then": ["large", "large"],
-    }
+    for samples in (3, 5):
+        blocks[f"agree, small × {samples}, then large"] = {
+            "agree": "small",
+            "samples": samples,
+            "answers": "number",
+            "then": ["large"],
+        }
+    three = ["small", "large", "again"]
+    blocks["vote, always three"] = {"vote": three, "answers": "number"}
+    blocks["rank, always three"] = {"rank": three, "judges": ["large"], "answers": "number"}
+    blocks = {name: block for name, block in blocks.items() if options.only in name}
     found: dict[str, list[PanelRun]] = {}
     async with endpoints() as ends:
         seen = await drafts(ends["small"], made)
@@ -274,8 +284,8 @@ async def measured(options: argparse.Namespace) -> dict[str, list[PanelRun]]:
         share = (sum(run.right for run in runs) - sum(run.right for run in small)) / max(1, gap)
         lines.append(f"{name}: {share:.1%} of the gap; {paired(runs, small)} over the small one")
     for sure in options.sure:
-        good, released = kept(by, seen, sure)
-        lines.append(f"sure {sure}: kept in {good} of {HALVES} halves ({good / HALVES:.0%}); {released:.1%} released")
+        promised, good, released = kept(by, seen, sure)
+        lines.append(f"sure {sure}: kept in {good} of {promised} of {HALVES} halves; {released:.1%} released")
     print("\n".join(lines))
     return found
 
@@ -286,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=2000, help="problems (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, default=Path("examples/panels.sure.json"), metavar="FILE")
     parser.add_argument("--by", choices=tuple(MEASURES), default="product", help="the measure that is calibrated")
+    parser.add_argument("--only", default="", metavar="TEXT", help="panels whose name has this text")
     parser.add_argument("--sure", type=float, nargs="+", default=[0.9, 0.95, 0.97])
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="what was measured, as JSON; of `calibrate`, the curve"

@@ -117,11 +117,17 @@ class Curve:
         return self.thresholds[at] if at < len(self.thresholds) else None
 
 
+_EXPECTED: Final = 5
+"""The usual condition for the normal approximation of a share."""
+
+
 def calibrated(by: str, model: str, seen: Sequence[tuple[float, bool]], delta: float = 0.05) -> Curve:
     """The curve of answers `seen`: their measure, and whether they were right.
 
     The promise is of as many answers to come, not of the expectation alone: a threshold's share is what its answers
-    had, less what chance may make of two samples of that size (normal approximation, one-sided at `delta`).
+    had, less what chance may make of two samples of that size (normal approximation, one-sided at `delta`). A
+    threshold promises no more than leaves `_EXPECTED` wrong ones to be expected among its answers: with fewer the
+    approximation does not hold, and the best of many small sets is good by chance.
     """
     z = {0.1: 1.2816, 0.05: 1.6449, 0.01: 2.3263}[delta]
     ranked = sorted(seen, reverse=True)
@@ -132,7 +138,8 @@ def calibrated(by: str, model: str, seen: Sequence[tuple[float, bool]], delta: f
         if count < len(ranked) and ranked[count][0] == value:
             continue
         share = (right + 1) / (count + 2)
-        found[value] = max(0.0, right / count - z * math.sqrt(2 * share * (1 - share) / count))
+        bound = right / count - z * math.sqrt(2 * share * (1 - share) / count)
+        found[value] = max(0.0, min(bound, 1 - _EXPECTED / count))
     thresholds = sorted(found)
     shares: list[float] = []
     for value in thresholds:  # a higher threshold promises no less than a lower one does

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -110,9 +111,16 @@ def released(sitting: Sitting, asked: MemberCall) -> list[Spoken]:
 
 
 async def streamed(sitting: Sitting, asked: MemberCall) -> AsyncGenerator[Spoken, None]:
-    """An answer goes to the client as it comes, what it has said already first. Where it fails before it has said
-    anything there is none, and the call is not `released`; what fails later is raised (UpstreamError,
+    """An answer goes to the client as it comes, what it has said already first. Where it fails before the client has
+    seen any of it there is none, and the call is not `released`; what fails later is raised (UpstreamError,
     DeadlineError)."""
+    if not sitting.call.body.get("stream"):  # the client sees nothing before the end, so another may still answer
+        with suppress(DeadlineError):
+            await asked.all()
+            if asked.error is None:
+                for whole in released(sitting, asked):
+                    yield whole
+        return
     if asked.said:
         asked.release()
     for begun in [*asked.said]:

@@ -55,13 +55,14 @@ class Rounds:
                 break
             call = sitting.ask(planner, Wish("plan", talk, {**fixed}))
             asks = await _asks(call)
-            if asks is None or (asks and not left):
-                call.close()
-                break
-            if not asks:
+            if asks is False:
                 async for piece in streamed(sitting, call):
                     yield piece
-                return
+                if call.released:
+                    return
+            if not asks or not left:
+                call.close()
+                break
             await sitting.begin(call)
             told = await self._told(sitting, members, call.text)
             talk = [

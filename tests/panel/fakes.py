@@ -106,14 +106,17 @@ class Table:
 
 
 @asynccontextmanager
-async def table(models: list[FakeModel], block: dict[str, Any], folder: Path = Path()) -> AsyncIterator[Table]:
-    """A panel ready to answer. At the end nothing may be left over: no task, no connection."""
+async def table(
+    models: list[FakeModel], block: dict[str, Any], folder: Path = Path(), wait: float = 10 * PATIENCE
+) -> AsyncIterator[Table]:
+    """A panel ready to answer, which waits so many seconds for a server. At the end nothing may be left over: no task,
+    no connection."""
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
         for model in models:
             await model.start()
             stack.push_async_callback(model.stop)
-        ends = {model.name: model.endpoint(first_timeout=10 * PATIENCE) for model in models}
+        ends = {model.name: model.endpoint(first_timeout=wait, idle_timeout=wait) for model in models}
         panel = PanelSpec.model_validate(block).build(Means(ends, folder))
         assert isinstance(panel, Panel)
         stack.push_async_callback(panel.close)
