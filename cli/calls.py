@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation, Opening
@@ -31,11 +31,22 @@ class Unread:
     said: str
 
 
+class Log(NamedTuple):
+    """What a line of the decision log says of the model that was chosen: how good its answer was (0 to 1), what it cost
+    (None: nobody knows), which candidate it was, and with which propensity it was taken."""
+
+    score: float
+    cost: float | None
+    took: str
+    propensity: float
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
     """A request as it would come through Envoy; header names in lower case.
 
-    `response` is what a model answered to it, where that is known: an object of its API, or plain text.
+    `response` is what a model answered to it, where that is known: an object of its API, or plain text. `log` is what
+    was chosen then, where the answer has been graded since.
     """
 
     body: bytes
@@ -43,6 +54,7 @@ class RecordedCall:
     path: str = CHAT
     attributes: Mapping[str, Any] = field(default_factory=dict)
     response: str | dict[str, Any] | None = None
+    log: Log | None = None
 
     def request(self, engine: Engine) -> Request | Unread:
         """The parsed call. Raises `Refusal` where the router refuses it before any rule.

@@ -17,9 +17,11 @@ from typing import IO, Any, Protocol
 
 import orjson
 
+from cli import foreseen
 from cli.answers import Answered, answered
-from cli.calls import CHAT, RecordedCall, Unread, lowered
-from decisions import explain
+from cli.calls import CHAT, Log, RecordedCall, Unread, lowered
+from cli.foreseen import Logged
+from decisions import explain, learned
 from decisions.candidates import expected_tokens
 from decisions.decision import Trace
 from decisions.engine import Engine
@@ -43,6 +45,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="read every signal and print its reading")
     parser.add_argument("--against", type=Path, metavar="POLICY2", help="print what POLICY2 would change instead")
     parser.add_argument(
+        "--learned", type=Path, metavar="FILE", help="what the choices of the last policy know, of `select export`"
+    )
+    parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="the form of the report of --against"
     )
 
@@ -59,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
             if path is not None:
                 engines.append(build(load(path), TrialResources()))
                 stack.callback(engines[-1].close)
+        if args.learned is not None:
+            try:
+                asyncio.run(learned.take_in(engines[-1], orjson.loads(args.learned.read_bytes())))
+            except ValueError as error:
+                print(f"pointsman replay: {args.learned}: {error}", file=sys.stderr)
+                return 1
         lines = sys.stdin.buffer if args.requests == "-" else stack.enter_context(open(args.requests, "rb"))
         sink: Sink
         if args.against is None:
@@ -162,7 +173,7 @@ def _call(line: bytes) -> RecordedCall | str | None:
         return f"not JSON: {error}"
     if not isinstance(data, dict):
         return "not an object with `request`"
-    unknown = sorted(data.keys() - {"request", "response", "headers", "path", "attributes"} - LINE_KEYS)
+    unknown = sorted(data.keys() - {"request", "response", "headers", "path", "attributes", "score"} - LINE_KEYS)
     if unknown:
         return f"unknown key {unknown[0]!r}: a line has request, response, headers, path and attributes"
     if "request" not in data and "content_error" in data:
@@ -184,7 +195,26 @@ def _call(line: bytes) -> RecordedCall | str | None:
         body = orjson.dumps(data["request"])
     except orjson.JSONEncodeError:  # 254 levels are the most that it writes
         return "its request is nested too deeply"
-    return RecordedCall(body, lowered(headers), path, attributes, response)
+    score = given.get("score")
+    if score is not None and (_number(score) is None or not 0 <= score <= 1):
+        return "score: must be a number from 0 to 1"
+    return RecordedCall(body, lowered(headers), path, attributes, response, _log(given))
+
+
+def _log(line: dict[str, Any]) -> Log | None:
+    """What a logged line says of its choice and of its answer, where somebody has added its score."""
+    choice, answer = line.get("choice"), line.get("answer")
+    if "score" not in line or not isinstance(choice, dict) or not isinstance(choice.get("model"), str):
+        return None
+    propensity = _number(choice.get("propensity"))
+    if propensity is None or not 0 < propensity <= 1:
+        return None
+    cost = _number(answer.get("cost")) if isinstance(answer, dict) else None
+    return Log(float(line["score"]), cost, choice["model"], propensity)
+
+
+def _number(value: Any) -> float | None:
+    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
 
 
 class Decisions:
@@ -247,6 +277,7 @@ class Report:
         self._bad = 0
         self._costs = [0.0, 0.0]
         self._pairs: dict[tuple[Outcome, Outcome], _Change] = {}
+        self._graded: list[Logged] = []
 
     def take(self, index: int, call: RecordedCall, traces: list[Trace], answers: Answers) -> None:
         pairs = zip_longest(traces, answers)
@@ -255,6 +286,11 @@ class Report:
         self._requests += 1
         for side, cost in enumerate(costs):
             self._costs[side] += cost
+        if (log := call.log) is not None and (model := traces[1].decision.model) is not None:
+            choice = traces[1].choice
+            takes = model.key if choice is None else choice.model.key
+            cost = costs[0] if log.cost is None else log.cost
+            self._graded.append(Logged(log.score, cost, log.took, log.propensity, takes))
         if before == after:
             return
         pair = self._pairs.setdefault((before, after), _Change())
@@ -276,6 +312,8 @@ class Report:
         print(f"{self._requests} requests, {changed} decided differently ({share:.1f} %), {self._bad} bad lines")
         before, after = self._costs
         print(f"estimated cost: {before:.6g} → {after:.6g} ({after - before:+.6g})")
+        if self._graded:
+            print("\n".join(foreseen.text(foreseen.foreseen(self._graded))))
         for (old, new), pair in ranked:
             print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
             print(f"    for example line {', '.join(map(str, pair.lines))}")
@@ -303,6 +341,7 @@ class Report:
             "changed": changed,
             "bad_lines": self._bad,
             "cost": {"before": self._costs[0], "after": self._costs[1]},
+            **({"expected": foreseen.foreseen(self._graded)} if self._graded else {}),
             "changes": [
                 {
                     "before": _outcome_object(old),
