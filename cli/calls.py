@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from decisions.decision import Decision, Trace
@@ -29,6 +30,13 @@ class Unread:
 
     decision: Decision
     said: str
+
+
+class Stubs(NamedTuple):
+    """What a test case says itself: the readings of signals, and the qualities of candidates by decision."""
+
+    readings: Mapping[str, Reading]
+    qualities: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 class Log(NamedTuple):
@@ -82,7 +90,7 @@ class RecordedCall:
         *,
         detail: bool = False,
         everything: bool = False,
-        stubs: Mapping[str, Reading] | None = None,
+        stubs: Stubs | None = None,
     ) -> Trace | Evaluation:
         """How `engine` decides the call, without a deadline; refused calls have a trace like all others."""
         try:
@@ -91,7 +99,9 @@ class RecordedCall:
                 return _trace(engine, request.decision)
             try:
                 if stubs is not None:
-                    evaluation = engine.stubbed(request, stubs, everything=everything, detail=detail)
+                    evaluation = engine.stubbed(request, stubs.readings, everything=everything, detail=detail)
+                    for name, qualities in stubs.qualities.items():
+                        engine.selectors[name].stub(evaluation.facts, qualities)
                     return evaluation.advance() or evaluation
                 return engine.settle(request, detail=detail, everything=everything)
             except UnknownModel as error:

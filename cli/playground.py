@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from cli.calls import CHAT, RecordedCall, Unread, lowered
+from cli.calls import CHAT, RecordedCall, Stubs, Unread, lowered
 from cli.explain import differences
 from cli.validate import checked
 from config.load import Policy
@@ -93,7 +93,7 @@ class Playground:
 async def explained(engine: Engine, call: RecordedCall) -> dict[str, Any]:
     """How `engine` decides the call, and why; what it would cost with each model; what would change in it."""
     stubs = {name: NOT_ASKED for name, signal in engine.asked.items() if signal.cost == Cost.REMOTE}
-    begun = call.begin(engine, detail=True, everything=True, stubs=stubs)
+    begun = call.begin(engine, detail=True, everything=True, stubs=Stubs(stubs))
     trace = begun if isinstance(begun, Trace) else await begun.finish()
     decision = trace.decision
     found: dict[str, Any] = {

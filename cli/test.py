@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import orjson
 
 from cli.answers import Answered, answered
-from cli.calls import RecordedCall, Unread, lowered
+from cli.calls import RecordedCall, Stubs, Unread, lowered
 from cli.colour import CASES, painted
 from config.advice import one_of
 from config.document import Document, parse
@@ -28,7 +28,9 @@ from decisions.decision import Trace
 from decisions.engine import Engine, Evaluation
 from extproc.refusal import Refusal
 from extproc.told import request_headers
+from signals.facts import Facts
 from signals.files import POLICY, read
+from signals.request import Request
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SUMMARY = "run a policy's test cases"
@@ -205,6 +207,21 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
             if name in engine.signals:
                 message = f"signal {name!r} looks at answers: write `answer:` to say what must become of one"
             document.report((*expected, "signals", name), "R201", message, at_key=True)
+    for name, qualities in case.qualities.items():
+        place = ("cases", index, "qualities", name)
+        selector = engine.selectors.get(name)
+        if selector is None:
+            message = f"no decision {name!r} with a choice of models{did_you_mean(name, engine.selectors)}"
+            document.report(place, "R206", message, at_key=True)
+            continue
+        try:
+            selector.stub(Facts(Request("chat", b"", {}, None, (), {})), qualities)
+        except ValueError as error:
+            document.report(place, "P108", str(error), at_key=True)
+        keys = [model.key for model in selector.models]
+        for key in qualities.keys() - set(keys):
+            message = f"{key!r} is no candidate of {name!r}{did_you_mean(key, keys)}"
+            document.report((*place, key), "R202", message, at_key=True)
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
@@ -243,7 +260,8 @@ async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseRe
 
 async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
     call = RecordedCall(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
-    stubs = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
+    readings = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
+    stubs = Stubs(readings, case.qualities)
     trace = await _decided(call.begin(engine, stubs=stubs))
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)

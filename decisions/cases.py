@@ -75,6 +75,11 @@ class Case(_Part):
     signals: dict[str, bool | Literal["unknown"] | Stub] = Field(
         {}, description="Readings to use instead of asking the signals."
     )
+    qualities: dict[str, dict[str, float]] = Field(
+        {},
+        description="By decision, the quality (0 to 1) of each candidate to use instead of what its choice has learned "
+        "or foretells; then nothing is left to chance.",
+    )
     answer: str | dict[str, Any] | None = Field(
         None, description="What the model answers: plain text, or a whole answer of the API that is called."
     )

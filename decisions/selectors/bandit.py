@@ -109,10 +109,9 @@ class Bandit(Learner):
     def context(self, facts: Facts) -> list[tuple[int, float]]:
         return [(at, round(number, 6)) for at, number in enumerate(facts.get(DESCRIBED).tolist()) if number]
 
-    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
         import numpy as np
 
-        self.standing.refresh()
         if self.standing.pulls != self._told[1]:
             self._follow()
         told = facts.get(DESCRIBED)

@@ -47,8 +47,7 @@ class Elo(ClassLearner):
         self._step = params.step
         self._first = {model.key: _rating(expected(model)) for model in self.models}
 
-    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        self.standing.refresh()
+    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
         worth = self.worths(models, facts)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)

@@ -40,8 +40,7 @@ class Ema(ClassLearner):
         super().__init__(pick, params, shared)
         self._explore = params.explore
 
-    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        self.standing.refresh()
+    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
         worth = self.worths(models, facts)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -80,6 +80,9 @@ class ForetoldChoice(Selector):
         self._source = Foretold(model)
         self._places = {one.key: model.models.index(one.key) for one in known}
         self.slow = (self._source,)
+
+    def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
+        facts.put(self._source, [qualities.get(key, 0.0) for key in self.foretelling.models])
 
     def chances(self, models: Sequence[Model], facts: Facts) -> list[float] | None:
         """Those of `models`; None where they are not there."""

@@ -25,6 +25,17 @@ CLASSES: Final = 256
 """Into how many classes the frames of prompts fall."""
 
 
+STUBBED: Final = "best of the qualities in the case"
+"""`Choice.why` in a policy's own test that says what is known of the candidates."""
+
+
+class Stubbed:
+    """Quick input: the qualities by candidate that a policy's test says; there only where one does."""
+
+    def compute(self, facts: Facts) -> Mapping[str, float]:
+        return {}
+
+
 class LearnerParams(Params):
     """What counts beside quality, and how long what was learned counts."""
 
@@ -66,6 +77,7 @@ class Learner(Selector):
         self.watches_answers = True  # the id of an answer stands in it
         self.cost = params.cost
         self._decision = pick.decision
+        self._stubbed = Stubbed()
         name = f"{self.name}:{pick.decision}"
         half_life = params.half_life * 3600.0
         standings = shared.services.standings
@@ -80,6 +92,22 @@ class Learner(Selector):
         self.take(given, score)
         if given.propensity is not None:
             self._tally.add(self._decision, given.arm, score, given.propensity)
+
+    def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
+        facts.put(self._stubbed, qualities)
+
+    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
+        if facts.has(self._stubbed):
+            qualities = facts.get(self._stubbed)
+            prices = self.prices(models, facts)
+            worth = [qualities.get(one.key, expected(one)) - price for one, price in zip(models, prices, strict=True)]
+            return Choice(models[worth.index(max(worth))], STUBBED, 1.0, self.name)
+        self.standing.refresh()
+        return self.chosen(models, facts)
+
+    @abstractmethod
+    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
+        """As `among`, by what was learned."""
 
     @abstractmethod
     def take(self, given: Graded, score: float) -> None:

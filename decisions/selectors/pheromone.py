@@ -45,8 +45,7 @@ class Pheromone(ClassLearner):
         self._gate = params.gate
         self._sharpness = params.sharpness
 
-    def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        self.standing.refresh()
+    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
         strengths = [max(1e-3, worth) for worth in self.worths(models, facts)]
         most = max(strengths)
         shares = [(strength / most) ** self._sharpness for strength in strengths]

@@ -67,6 +67,9 @@ class Pinned(Selector):
     def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         return self._chooser.summary(sums)
 
+    def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
+        self._chooser.stub(facts, qualities)
+
     @property
     def grades_by(self) -> str:
         return self._chooser.grades_by

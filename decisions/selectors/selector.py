@@ -126,6 +126,11 @@ class Selector(ABC):
         """The answer of one choice is better than that of another. Raises ValueError as `grade` does."""
         raise NotImplementedError
 
+    def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
+        """Let `qualities` by candidate stand for what is known of them, for one request (policy tests). Raises
+        ValueError where nothing is known of a quality here."""
+        raise ValueError(f"`by: {self.name}` knows of no quality that could be stubbed")
+
     @property
     def grades_by(self) -> str:
         """The kind that learns from grades: what it has learned is of no use to another."""

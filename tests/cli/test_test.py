@@ -107,6 +107,42 @@ def test_named_rules_are_stubbed_and_asked_for(run: Run, tmp_path: Path, cases: 
     assert "signals: nothing is read of a request" in run("test", policy, cases(unread)).out
 
 
+LEARNING = """\
+version: 1
+models: {small: {price: {input: 1, output: 1}}, large: {price: {input: 9, output: 9}}}
+default: small
+signals: {hard: {header: {name: x-hard, exists: true}}}
+decisions:
+- {name: hard, when: hard, route: {pick: [small, large], by: cheapest}}
+- {name: learned, route: {pick: [small, large], by: BY, sticky: session}}
+"""
+
+
+@pytest.mark.parametrize(
+    "by", ["bandit: {cost: 0.3}", "ema: {explore: 1, cost: 0.3}", "pheromone: {cost: 0.3}", "elo: {cost: 0.3}"]
+)
+def test_what_was_learned_is_stubbed(run: Run, tmp_path: Path, cases: Callable[[str], Path], by: str) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(LEARNING.replace("BY", f"{{{by}}}"))
+    text = "cases:\n"
+    for number in range(8):
+        for small, large, model in ((0.2, 0.9, "large"), (0.8, 0.9, "small"), (0.4, 0.5, "small")):
+            case = {"name": "a", "request": {"messages": [{"role": "user", "content": f"hi {number}"}]}}
+            case |= {"qualities": {"learned": {"small": small, "large": large}}, "expect": {"model": model}}
+            text += f"- {json.dumps(case)}\n"
+    ran = run("test", policy, cases(text))
+    assert ran.status == 0, ran.out
+    wrong = "cases:\n- {name: a, qualities: {QUALITIES}, expect: {model: small}}\n"
+    for qualities, said in (
+        ("learnt: {small: 1}", "no decision 'learnt' with a choice of models (did you mean 'learned'?)"),
+        ("learned: {smal: 1}", "'smal' is no candidate of 'learned' (did you mean 'small'?)"),
+        ("hard: {small: 1}", "`by: cheapest` knows of no quality"),
+    ):
+        ran = run("test", policy, cases(wrong.replace("QUALITIES", qualities)))
+        assert ran.status == 1
+        assert said in ran.err + ran.out
+
+
 def test_coverage(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:
     path = cases("cases:\n  - {name: one, headers: {x-tier: gold}, expect: {decision: premium}}\n")
     ran = run("test", policy, path, "--coverage")

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.calls import RecordedCall
+from cli.calls import RecordedCall, Stubs
 from cli.import_ import imported
 from cli.imports import vllm_sr
 from cli.imports.source import read
@@ -154,7 +154,7 @@ def policy_of(source: dict[str, Any]) -> str:
 
 
 def taken(engine: Engine, readings: dict[str, Reading]) -> str | None:
-    trace = RecordedCall(BODY).begin(engine, stubs=readings)
+    trace = RecordedCall(BODY).begin(engine, stubs=Stubs(readings))
     assert isinstance(trace, Trace)
     return trace.decision.name
 
