@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 from typing import Any, Final
 
@@ -122,7 +123,9 @@ class RulePorter:
         own = [name for kind, name in self._signals.own() if kind == "embedding"]
         names = [name for name in own if isinstance(known["embedding", name], str)]
         if not several and len(names) > 1:
-            self._exclusive("embeddings", names, {"exclusive": "best"})
+            for name in names:  # written where something asks for it
+                how = {"exclusive": "best"}
+                self._signals.later["embedding", name] = partial(self._exclusive, "embeddings", names, how, [name])
         for partition in given.children("partitions"):
             self._partition(partition, several)
 
@@ -143,6 +146,7 @@ class RulePorter:
         """Of signals in a partition the strongest alone counts. Fields of knowledge exclude each other without it."""
         name, known = given.text("name"), self._signals.rules
         members = [one for one in given.texts("members") if isinstance(known.get(("embedding", one)), str)]
+        ask = self._signals.rule_of
         default, temperature = given.text("default"), given.number("temperature")
         softmax = given.text("semantics", "exclusive") != "exclusive"
         if len(members) > 1 and several:
@@ -151,21 +155,21 @@ class RulePorter:
                 how["temperature"] = temperature
             if default in members:
                 how["default"] = self._signals.sources["embedding", default]
-            self._exclusive(name, members, how)
+            self._exclusive(name, members, how, members)
         elif default in members:  # one embedding matches at the most; where it is none of these, the default does
-            others = [known["embedding", one] for one in members if one != default]
-            rule = either([known["embedding", default], neither(either(others))])
+            others = [ask("embedding", one) or False for one in members if one != default]
+            rule = either([ask("embedding", default) or False, neither(either(others))])
             self._signals.name_rule(("embedding", default), rule, f"{name}:{default}")
         self._ported.leftover(given)
 
-    def _exclusive(self, name: str, members: list[str], how: dict[str, Any]) -> None:
-        """Make the strongest of embeddings the only one that counts."""
+    def _exclusive(self, name: str, members: list[str], how: dict[str, Any], asked: list[str]) -> None:
+        """Make the strongest of embeddings the only one that counts; write the rules of those that are `asked` for."""
         signals = self._signals
         sources = {one: signals.sources["embedding", one] for one in members}
         signals.add(("partition", name), {"score": {"sum": dict.fromkeys(sources.values(), 1.0), **how}})
         ours = signals.rules["partition", name]
-        for one, signal in sources.items():
-            signals.name_rule(("embedding", one), {"signal": ours, "is": signal}, f"{ours}:{one}")
+        for one in asked:
+            signals.name_rule(("embedding", one), {"signal": ours, "is": sources[one]}, f"{ours}:{one}")
 
     def _score(self, given: Given) -> tuple[str, float] | None:
         """A sum: the name of our signal, and by how much it is less than theirs."""
@@ -244,7 +248,7 @@ class RulePorter:
         value = self._ported.signals[signal].value if signal is not None else None
         if source == "raw" and value is not None and next(iter(value)) in _MEASURED:
             return str(signal), 0.0
-        if source == "confidence" and self.doubtful(signal) and self._signals.rules.get((kind, name)) == signal:
+        if source == "confidence" and self.doubtful(signal) and self._signals.rule_of(kind, name) == signal:
             sure = {"score": {"sum": {signal: 1.0}, "exclusive": "best"}}  # its score where it matches, else 0
             self._signals.add((f"{kind}-confidence", name), sure, f"{signal}:confidence")
             return str(self._signals.rules[f"{kind}-confidence", name]), 0.0

@@ -109,6 +109,8 @@ class SignalPorter:
         self.rules: MutableMapping[tuple[str, str], Rule] = self._shared
         self.sources: MutableMapping[tuple[str, str], str] = {}
         """The signals of ours for theirs, by type and name, also where something else says when they match."""
+        self.later: dict[tuple[str, str], Callable[[], None]] = {}
+        """Rules that are written when something asks for them first."""
         self.composed: list[tuple[Given, str]] = []
         """Complexities whose conditions are written when all signals are known."""
         self._entered = False
@@ -120,6 +122,7 @@ class SignalPorter:
             self.rules = ChainMap({}, self._shared)
         self._entered = True
         self.composed.clear()
+        self.later.clear()
 
     def own(self) -> list[tuple[str, str]]:
         """Type and name of what this profile has."""
@@ -190,6 +193,9 @@ class SignalPorter:
     def rule_of(self, kind: str, name: str) -> Rule | None:
         """The rule for one of theirs; None where the source has no such signal. Classes that a model of theirs knows
         need no entry there, so they are made when they are first asked for."""
+        make = self.later.pop((kind, name), None)
+        if make is not None:
+            make()
         found = self.rules.get((kind, name))
         if found is not None:
             return found

@@ -128,11 +128,20 @@ class _Router:
                 self._ported.tell("loss", (profile, "strategy"), "one strategy counts for the whole policy")
         if self._flat and not ported.decisions:
             self._by_category()
+        self._readers()
         services = self._global.child("services")
         apart = [services, services.child("authz"), services.child("authz").child("identity")]
         wholes = [self._router, *([] if self._flat else apart), self._global, given]
         for one in dict.fromkeys([self._routing, *profiles, *recipes, *wholes]):
             self._rest(one)
+
+    def _readers(self) -> None:
+        """The models there read many languages; here the second reader does."""
+        kinds = {next(iter(entry.value)) for entry in self._ported.signals.values() if entry.value}
+        if kinds & {"domain", "jailbreak"}:
+            self._ported.settings["readers"] = "both"
+            message = "note: settings.readers: a second reader is asked for other languages than English, and in doubt"
+            self._ported.comments.append(f"{message} (docs/models.md); `fast` does without it")
 
     # Models.
 
@@ -271,7 +280,7 @@ class _Router:
             gates.append(self._signals.rules["recipe", name])
         others = [gate for gate in gates if isinstance(gate, str)]
         top = neither(either(list(others)))
-        if len(others) > 1:
+        if len(others) > 1 and self._routing.children("decisions"):
             self._signals.name_rule(("recipe", "default"), top, "recipe:default")
             top = self._signals.rules["recipe", "default"]
         return [top, *gates]

@@ -542,8 +542,8 @@ def test_the_strongest_embedding_alone_counts_unless_several_may() -> None:
         "score": {"sum": {"bread": 1.0, "cheese": 1.0, "wine": 1.0}, "exclusive": "best"}
     }
     assert made["rules"] == {
-        "embeddings:bread": {"signal": "embeddings", "is": "bread"},
         "embeddings:cheese": {"signal": "embeddings", "is": "cheese"},
+        "embeddings:bread": {"signal": "embeddings", "is": "bread"},
         "embeddings:wine": {"signal": "embeddings", "is": "wine"},
         "food:bread": {"any": ["embeddings:bread", {"not": "embeddings:cheese"}]},
     }
@@ -552,6 +552,11 @@ def test_the_strongest_embedding_alone_counts_unless_several_may() -> None:
     made = policy(ported(EMBEDDINGS | several))
     assert made["signals"]["food"]["score"]["default"] == "bread"
     assert [one["when"] for one in made["decisions"]] == ["food:bread", "food:cheese", "wine"]
+
+
+def test_models_that_read_many_languages_become_the_second_reader(everything: Ported, flat: Ported) -> None:
+    assert policy(everything)["settings"] == policy(flat)["settings"] == {"readers": "both"}
+    assert "settings" not in policy(ported(SMALL))
 
 
 def test_each_recipe_has_signals_of_its_own() -> None:
