@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
-from cli.imports.source import Given, Unimportable
+from cli.imports.source import Given, Unimportable, titled
 
 _SERVERS: Final = {
     "openai": "https://api.openai.com",
@@ -181,12 +181,12 @@ class _Proxy:
             value = aliases.data[alias]
             target = value if isinstance(value, str) else aliases.child(alias).text("model")
             aliases.skip(alias)
-            entry = self._ported.models.get(target)
+            entry = self._ported.models.get(titled(target))
             if entry is None:
                 message = f"{alias!r} means the model {target!r}, which the source does not have"
                 self._ported.tell("contradiction", (aliases, alias), message)
-            elif alias not in self._ported.models:
-                entry.value.setdefault("aliases", []).append(alias)
+            elif titled(alias) not in self._ported.models:
+                entry.value.setdefault("aliases", []).append(titled(alias))
         for group in ("model_alias_map",):
             if group in self._settings:
                 self._ported.tell("loss", (self._settings, group), "write these aliases at their models")
@@ -195,8 +195,8 @@ class _Proxy:
         for one in (self._router, self._settings):
             for given in one.children("fallbacks"):
                 for name in given.data:
-                    self._fallback(given, name, given.texts(name))
-            general = one.texts("default_fallbacks")
+                    self._fallback(given, name, list(map(titled, given.texts(name))))
+            general = list(map(titled, one.texts("default_fallbacks")))
             if general:
                 for name in list(self._ported.models):
                     if name not in general:
@@ -207,7 +207,7 @@ class _Proxy:
                     self._ported.tell("loss", (one, key), message)
 
     def _fallback(self, given: Given, name: str, others: list[str]) -> None:
-        entry = self._ported.models.get(name)
+        entry = self._ported.models.get(titled(name))
         if entry is None:
             self._ported.tell("contradiction", (given, name), f"the source has no model {name!r}")
             return
@@ -216,10 +216,10 @@ class _Proxy:
             if other not in self._ported.models:
                 message = f"the source has no model {other!r}"
                 self._ported.tell("contradiction", (given, name), message, entry)
-            elif self._reaches(other, name):
+            elif self._reaches(other, titled(name)):
                 message = f"{other!r} falls back on it, too; of such a circle one half is left out"
                 self._ported.tell("loss", (given, name), message, entry)
-            elif other not in known and other != name:
+            elif other not in known and other != titled(name):
                 known.append(other)
         if not entry.value.get("fallback"):
             entry.value.pop("fallback", None)
@@ -319,6 +319,7 @@ class _Proxy:
         found: list[Any] = []
         for one in value if isinstance(value, list) else [value] if value else []:
             model = one if isinstance(one, str) else str(one.get("model_name", "")) if isinstance(one, dict) else ""
+            model = titled(model)
             if model not in self._ported.models:
                 message = f"the source has no model {model!r}"
                 self._ported.tell("contradiction", (tiers, tier), message, entry)

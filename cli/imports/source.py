@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,6 +14,16 @@ DEEPEST: Final = 100
 
 _NAMES: Final = ("name", "model", "model_name", "type")
 """Keys by which one mapping of a list is told from the others."""
+_TITLES: Final = frozenset(
+    ["name", "model", "model_name", "lora_name", "provider_model_id", "default_model", "destination", "recipe"]
+)
+"""Keys at which names stand, of models and signals."""
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def titled(text: str) -> str:
+    """`text` as a name that a policy can have: without control characters, spaces at its ends and what is too long."""
+    return _CONTROLS.sub(" ", text).strip()[:180].strip()
 
 
 class Unimportable(ValueError):
@@ -66,6 +77,8 @@ class Given:
         value = self._of(key, "text", str, int, float, bool)
         if value is None:
             return default
+        if key in _TITLES:
+            return titled(str(value))
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def number(self, key: str) -> float | None:

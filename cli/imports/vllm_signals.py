@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
-from cli.imports.source import Given
+from cli.imports.source import Given, titled
 from signals import files
 
 Bounds = tuple[float | None, float | None]
@@ -67,6 +67,7 @@ _KINDS: Final = {
     "events": "event",
     "metadata": "metadata",
     "input_modality": "input_modality",
+    "session": "session",
 }
 """Their families, by the key that they stand under, and what conditions call them."""
 _KNOWLEDGE: Final = "its examples stand in files of another form: write them into one for a `knowledge` signal"
@@ -75,7 +76,6 @@ _CANNOT: Final = {
     "safety": "no model of content risks ships with the router: mount one as a `classifier` signal",
     "classifiers": "mount the model as a `classifier` signal (an ONNX folder), or ask its server by a `remote` one",
     "latency": "the time that models take is no signal of a request; a `load` signal looks at one model",
-    "session": "what a session did is no signal; `sticky: session` on a decision keeps its model",
     "session_metrics": "what a session did is no signal; `sticky: session` on a decision keeps its model",
     "random": "write a `sample` signal for a share of the traffic",
     "category_kb": _KNOWLEDGE,
@@ -183,7 +183,7 @@ class SignalPorter:
 
     def free(self, name: str, kind: str) -> str:
         """`name`, or a longer one where a signal or a rule has it already."""
-        name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", name).strip()[:180] or kind
+        name = titled(name) or kind
         number, ours = 1, name
         while ours in self.ported.signals or ours in self.ported.rules:
             ours = f"{kind}:{name}" if number == 1 else f"{kind}:{name}:{number}"
@@ -630,6 +630,21 @@ class SignalPorter:
                 return
             entry = self.add(("conversation", name), value)
         for one in (source, feature, given.child("predicate"), given):
+            self.ported.leftover(one, entry)
+
+    def _session(self, given: Given, name: str) -> None:
+        """Facts of a conversation that stand in its messages; what a router remembers of it is no signal."""
+        fact, (least, most) = given.text("fact"), _bounds(given.child("predicate"), "count")
+        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        if fact == "session_present" and (least or 1) == 1 and most is None:
+            value: dict[str, Any] = {"messages": {"role": "assistant", "at_least": 1}}
+        elif fact == "turn_number" and bounds:
+            value = {"turns": bounds}
+        else:
+            self.drop((given, "fact"), "session", _CANNOT["session_metrics"])
+            return
+        entry = self.add(("session", name), {"conversation": value})
+        for one in (given.child("predicate"), given):
             self.ported.leftover(one, entry)
 
     def _metadata(self, given: Given, name: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from cli.imports.ported import Entry, Ported
-from cli.imports.source import Given, Unimportable
+from cli.imports.source import Given, Unimportable, titled
 from cli.imports.vllm_decisions import DecisionPorter
 from cli.imports.vllm_models import ModelPorter
 from cli.imports.vllm_rules import RulePorter, either, neither
@@ -164,7 +164,7 @@ class _Router:
         endpoints = {one.text("name"): one for one in given.children("vllm_endpoints")}
         families = given.child("reasoning_families")
         for name, model in given.named("model_config"):
-            self._models.configured(name, model, endpoints, families)
+            self._models.configured(titled(name), model, endpoints, families)
         self._models.families(families)
         self._default(given, "default_model")
         self._decisions.effort = given.text("default_reasoning_effort")
@@ -189,7 +189,7 @@ class _Router:
     def _head(self, strategy: str) -> None:
         router = self._router
         names = [*router.texts("auto_model_names"), router.text("auto_model_name")]
-        told = [name for name in dict.fromkeys(names) if name]
+        told = [name for name in dict.fromkeys(map(titled, names)) if name]
         self._auto = told or list(_AUTO)
         self._ported.head["auto"] = self._auto
         if strategy == "confidence":
@@ -256,7 +256,7 @@ class _Router:
         that a client may ask for."""
         names: dict[str, list[str]] = {}
         for point in self._given.children("entrypoints"):
-            names.setdefault(point.text("recipe"), []).extend(point.texts("model_names"))
+            names.setdefault(point.text("recipe"), []).extend(map(titled, point.texts("model_names")))
             self._ported.leftover(point)
         known = {recipe.text("name") for recipe in recipes}
         default = [name for recipe, own in names.items() if recipe not in known for name in own]

@@ -14,6 +14,7 @@ from cli.import_ import imported
 from cli.imports import litellm, vllm_sr
 from cli.imports.source import Unimportable, read
 from config.document import parse
+from config.load import check
 
 HERE = Path(__file__).parent
 JUNK = (
@@ -74,3 +75,63 @@ def test_mangled_configurations(file: str, module: ModuleType) -> None:
 
 
 ROUNDS = 30
+
+STRANGE = "a\x01b\u2028\n"
+"""As a policy has it: `a b`."""
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            litellm,
+            {
+                "model_list": [
+                    {"model_name": STRANGE, "litellm_params": {"model": f"openai/{STRANGE}"}},
+                    {"model_name": "other", "litellm_params": {"model": "openai/o", "api_base": "http://o"}},
+                    {
+                        "model_name": "auto",
+                        "litellm_params": {
+                            "model": "auto_router/complexity_router",
+                            "complexity_router_config": {"tiers": {"SIMPLE": STRANGE, "COMPLEX": [STRANGE]}},
+                        },
+                    },
+                ],
+                "router_settings": {
+                    "model_group_alias": {f"{STRANGE}x": STRANGE},
+                    "fallbacks": [{"other": [STRANGE]}],
+                },
+            },
+        ),
+        (
+            vllm_sr,
+            {
+                "providers": {"defaults": {"model": STRANGE}, "models": [{"name": STRANGE}]},
+                "entrypoints": [{"recipe": "r", "model_names": [f"{STRANGE}x"]}],
+                "global": {"router": {"auto_model_names": [f"{STRANGE}y"]}},
+                "recipes": [
+                    {
+                        "name": "r",
+                        "routing": {
+                            "signals": {"keywords": [{"name": STRANGE, "operator": "OR", "keywords": ["k"]}]},
+                            "decisions": [
+                                {
+                                    "name": STRANGE,
+                                    "rules": {"type": "keyword", "name": STRANGE},
+                                    "modelRefs": [{"model": STRANGE}],
+                                }
+                            ],
+                        },
+                    }
+                ],
+            },
+        ),
+    ],
+    ids=["litellm", "vllm-sr"],
+)
+def test_names_with_control_characters_become_names(module: ModuleType, source: dict[str, Any]) -> None:
+    made = imported(read(yaml.safe_dump(source).encode(), "config.yaml"), "config.yaml", module.port)
+    policy, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert policy is not None, (problems, made.text())
+    assert "a b" in policy.models
+    assert any("a b" in [model.key for model in clause.candidates] for clause in policy.clauses)

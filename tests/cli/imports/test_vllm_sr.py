@@ -171,6 +171,8 @@ def test_signals_keep_their_order_and_names(everything: Ported) -> None:
             "other_roles",
             {"conversation": {"messages": {"role": ["system", "developer", "assistant", "tool"], "at_least": 6}}},
         ),
+        ("continued", {"conversation": {"messages": {"role": "assistant", "at_least": 1}}}),
+        ("fourth_turn", {"conversation": {"turns": {"at_least": 4}}}),
         ("parts", {"keyword": {"any": ["invoice", "receipt"], "whole_words": False}}),
         ("patterns", {"regex": {"any": [r"(?i)order \d+", r"(?i)\brefund\b"]}}),
         ("every_pattern:2", {"regex": {"any": ["regards$"]}}),
