@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="pointsman", description="Routes language-model requests behind Envoy by signals and Boolean rules."
     )
-    parser.add_argument("--version", action="version", version=f"pointsman {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules: dict[str, ModuleType] = {name: importlib.import_module(module_of(name)) for name in names}
     for module in modules.values():
@@ -64,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes longer to find than many a command to run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"pointsman {_version()}\n")
 
 
 def module_of(command: str) -> str:

@@ -64,6 +64,9 @@ class ModelPorter:
         self._backends(name, given.children("backend_refs"), entry)
         if "catalog" in given:
             self._ported.tell("loss", (given, "catalog"), "what their catalog says of it must be written here", entry)
+        if "reliability" in given:
+            message = "retries, checks of health and the ejection of servers are the gateway's (docs/install.md)"
+            self._ported.tell("note", (given, "reliability"), message, entry)
         given.skip(*_LABELS)
         self._ported.leftover(given, entry)
 
@@ -110,6 +113,16 @@ class ModelPorter:
             self._ported.tell("loss", (given, "pii_policy"), message, entry)
         given.skip("capabilities", *_LABELS)
         self._ported.leftover(given, entry)
+
+    def rated(self, given: Given) -> None:
+        """One of `evaluation.records`: what a model is worth, where nothing else says it."""
+        name, metrics = given.text("model"), given.child("metrics")
+        score = metrics.number("score")
+        entry = self._ported.models.get(name)
+        if entry is not None and score is not None and 0 <= score <= 1 and "quality" not in entry.value:
+            entry.value["quality"] = round(score, 6)
+            message = f"its score in {given.text('benchmark') or 'a benchmark'} stands as `quality`"
+            self._ported.tell("note", (given, ""), message, entry)
 
     def families(self, given: Given) -> None:
         """What is left of the families of reasoning when all models are written."""

@@ -57,7 +57,7 @@ _HINTS: Final = {
     "model_catalog": "models of signals ship with the router; others are mounted (docs/models.md)",
     "learning": "choices of models learn through a selector (docs/policy.md)",
     "model_selection": "a decision's `route` says how one of several models is chosen",
-    "evaluation": "write what a model is worth into `quality`",
+    "evaluation": "what a model is worth is its `quality`; a `score` stands there where nothing else did",
     "skip_processing": "no header of a client switches the router off",
     "fallback": "`fallback` of a model says who takes its place",
     "model_bindings": "models of signals ship with the router; others are mounted (docs/models.md)",
@@ -153,6 +153,10 @@ class _Router:
             self._models.provided(model, families)
         for card in self._routing.children("modelCards"):
             self._models.card(card)
+        for record in self._given.child("evaluation").children("records"):
+            self._models.rated(record)
+        if "evaluation" in self._given:
+            self._ported.tell("note", (self._given, "evaluation"), _HINTS["evaluation"])
         self._models.families(families)
         self._default(defaults, "default_model" if "default_model" in defaults else "model")
         self._decisions.effort = defaults.text("default_reasoning_effort") or defaults.text("reasoning_effort")

@@ -24,6 +24,12 @@ BODY = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}'
 WORDS = [f"k{number}" for number in range(5)]
 BOUNDS = st.integers(-3, 8).map(lambda tenths: tenths / 10)
 
+ALIKE = [f"e{number}" for number in range(3)]
+NEAR = 0.5
+"""From which cosine on an embedding matches."""
+COSINES = st.sampled_from([0.0, 0.131, 0.373, 0.617, 0.809])
+"""So that no sum of some, weighted by tenths, is a bound."""
+
 Matched = frozenset[tuple[str, str]]
 
 
@@ -47,20 +53,42 @@ def fits(output: dict[str, Any], total: float) -> bool:
     return all(test(output[key]) for key, test in tests.items() if key in output)
 
 
-def projected(routing: dict[str, Any], matched: Matched) -> Matched:
+def emitted(cosines: dict[str, float], several: bool) -> set[str]:
+    """The embeddings that match: all that are near enough, or the nearest of them."""
+    near = [name for name in ALIKE if cosines[name] >= NEAR]
+    return set(near if several else sorted(near, key=lambda name: -cosines[name])[:1])
+
+
+def added(one: dict[str, Any], matched: Matched, cosines: dict[str, float], totals: dict[str, float]) -> float:
+    """What an input adds to a sum, before its weight."""
+    if one["type"] == "projection":
+        return totals[one["name"]]
+    match, source = (one["type"], one["name"]) in matched, one.get("value_source", "binary")
+    if source == "raw":
+        return cosines[one["name"]]
+    if source == "confidence":
+        return cosines.get(one["name"], 1.0) if match else 0.0
+    return one.get("match", 1.0) if match else one.get("miss", 0.0)
+
+
+def projected(routing: dict[str, Any], matched: Matched, cosines: dict[str, float]) -> Matched:
     found = set(matched)
+    totals: dict[str, float] = {}
     for score, mapping in zip(routing["projections"]["scores"], routing["projections"]["mappings"], strict=True):
-        total = 0.0
-        for one in score["inputs"]:
-            total += one["weight"] * ((one["type"], one["name"]) in matched)
+        total = sum(one["weight"] * added(one, matched, cosines, totals) for one in score["inputs"])
+        totals[score["name"]] = total
         # 0.1 and 0.2 are 0.3 here.
         fitting = [output["name"] for output in mapping["outputs"] if fits(output, round(total, 9))]
         found |= {("projection", name) for name in (fitting if mapping["method"] == "multi_emit" else fitting[:1])}
     return frozenset(found)
 
 
-def decided(routing: dict[str, Any], matched: Matched) -> str | None:
-    everything = projected(routing, matched)
+def decided(source: dict[str, Any], words: set[str], cosines: dict[str, float]) -> str | None:
+    routing = source["routing"]
+    several = source["global"]["model_catalog"]["embeddings"]["semantic"]["embedding_config"]["top_k"] == 0
+    near = emitted(cosines, several)
+    matched = frozenset([*(("keyword", word) for word in words), *(("embedding", name) for name in near)])
+    everything = projected(routing, matched, cosines)
     tiers = any(one.get("tier") for one in routing["decisions"])
 
     def rank(one: dict[str, Any]) -> tuple[Any, ...]:
@@ -108,14 +136,28 @@ def outputs(draw: st.DrawFn, prefix: str) -> list[dict[str, Any]]:
 
 
 @st.composite
+def inputs_of(draw: st.DrawFn, several: bool, earlier: list[str]) -> list[dict[str, Any]]:
+    """What a sum adds up: matches, and values."""
+    names = draw(st.lists(st.sampled_from([*WORDS, *ALIKE, *earlier]), min_size=1, max_size=4, unique=True))
+    found = []
+    for name in names:
+        kind = "keyword" if name in WORDS else "embedding" if name in ALIKE else "projection"
+        one: dict[str, Any] = {"type": kind, "name": name, "weight": draw(BOUNDS.filter(bool))}
+        if kind == "embedding":
+            # Where one alone may match, what is sure of it is not its cosine here.
+            one["value_source"] = draw(st.sampled_from(["binary", "raw", *(["confidence"] if several else [])]))
+        elif kind == "keyword" and draw(st.booleans()):
+            one |= {"match": draw(BOUNDS.filter(bool)), "miss": draw(BOUNDS)}
+        found.append(one)
+    return found
+
+
+@st.composite
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     scores, mappings = [], []
+    several = draw(st.booleans())
     for number in range(draw(st.integers(0, 2))):
-        words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4, unique=True))
-        weights = [draw(BOUNDS.filter(bool)) for _ in words]
-        inputs = [
-            {"type": "keyword", "name": word, "weight": weight} for word, weight in zip(words, weights, strict=True)
-        ]
+        inputs = draw(inputs_of(several, [score["name"] for score in scores]))
         scores.append({"name": f"s{number}", "method": "weighted_sum", "inputs": inputs})
         method = draw(st.sampled_from(["threshold_bands", "multi_emit"]))
         mapping = {
@@ -125,25 +167,29 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             "outputs": draw(outputs(f"b{number}")),
         }
         mappings.append(mapping)
-    leaves = [("keyword", word) for word in WORDS]
+    leaves = [*(("keyword", word) for word in WORDS), *(("embedding", name) for name in ALIKE)]
     leaves += [("projection", output["name"]) for mapping in mappings for output in mapping["outputs"]]
-    decisions = []
+    decisions: list[dict[str, Any]] = []
     for number in range(draw(st.integers(1, 5))):
         rule = draw(rules(leaves) | st.just({"operator": "AND", "conditions": []}))
-        decision = {"name": f"d{number}", "priority": draw(st.integers(0, 3)), "rules": rule}
+        decision: dict[str, Any] = {"name": f"d{number}", "priority": draw(st.integers(0, 3)), "rules": rule}
         decisions.append(decision | {"modelRefs": [{"model": "m"}]})
     if draw(st.booleans()):
         for decision in decisions:
             decision["tier"] = draw(st.integers(0, 2))
     keywords = [{"name": word, "operator": "OR", "keywords": [word]} for word in WORDS]
+    embeddings = [{"name": name, "threshold": NEAR, "candidates": [f"talk of {name}"]} for name in ALIKE]
+    for number, decision in enumerate(decisions):  # those of equal priority would be told apart by how sure they are
+        decision["priority"] = 10 * decision["priority"] + number
     return {
         "version": "v0.3",
         "providers": {"defaults": {"default_model": "m"}, "models": [{"name": "m"}]},
         "routing": {
-            "signals": {"keywords": keywords},
+            "signals": {"keywords": keywords, "embeddings": embeddings},
             "projections": {"scores": scores, "mappings": mappings},
             "decisions": decisions,
         },
+        "global": {"model_catalog": {"embeddings": {"semantic": {"embedding_config": {"top_k": int(not several)}}}}},
     }
 
 
@@ -160,14 +206,24 @@ def taken(engine: Engine, readings: dict[str, Reading]) -> str | None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(configurations(), st.lists(st.sets(st.sampled_from(WORDS)), min_size=1, max_size=12))
-def test_an_imported_policy_decides_as_its_source(source: dict[str, Any], matches: list[set[str]]) -> None:
+@given(
+    configurations(),
+    st.lists(
+        st.tuples(st.sets(st.sampled_from(WORDS)), st.fixed_dictionaries(dict.fromkeys(ALIKE, COSINES))),
+        min_size=1,
+        max_size=12,
+    ),
+)
+def test_an_imported_policy_decides_as_its_source(
+    source: dict[str, Any], said: list[tuple[set[str], dict[str, float]]]
+) -> None:
     engine = build(parse(policy_of(source)))
     try:
-        for matched in matches:
-            readings = {word: Reading(word in matched, float(word in matched)) for word in WORDS}
-            wanted = decided(source["routing"], frozenset(("keyword", word) for word in matched))
-            assert taken(engine, readings) == wanted, (sorted(matched), policy_of(source))
+        for words, cosines in said:
+            readings = {word: Reading(word in words, float(word in words)) for word in WORDS}
+            readings |= {name: Reading(cosine >= NEAR, cosine) for name, cosine in cosines.items()}
+            wanted = decided(source, words, cosines)
+            assert taken(engine, readings) == wanted, (sorted(words), cosines, policy_of(source))
     finally:
         engine.close()
 

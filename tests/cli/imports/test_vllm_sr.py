@@ -602,6 +602,19 @@ def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path
     assert "company.knowledge.json: the policy names this file" in run("import", "vllm-sr", EVERYTHING).err
 
 
+def test_what_a_benchmark_says_of_a_model_is_its_quality() -> None:
+    records = [
+        {"model": name, "benchmark": "b@1", "metrics": {"score": score}} for name, score in (("m", 0.83), ("n", 80))
+    ]
+    source: dict[str, Any] = {
+        "providers": {"models": [{"name": "m"}, {"name": "n"}, {"name": "o"}]},
+        "routing": {"modelCards": [{"name": "o", "quality_score": 0.4}], "decisions": []},
+        "evaluation": {"records": [*records, {"model": "o", "metrics": {"score": 0.9}}]},
+    }
+    models = policy(ported(source))["models"]
+    assert models == {"m": {"quality": 0.83}, "n": {}, "o": {"quality": 0.4}}
+
+
 def test_a_source_without_models_keeps_its_rules() -> None:
     decision = {"name": "d", "rules": {"type": "keyword", "name": "k"}}
     made = ported({"routing": {"signals": SMALL["routing"]["signals"], "decisions": [decision]}})
