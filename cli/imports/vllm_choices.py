@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
 from cli.imports.source import Given
-from panel.registry import PANELS
 
 _FIRST: Final = ("", "static")
 _LEARNED: Final = {"elo": "elo", "rl_driven": "bandit", "thompson": "bandit", "gmtrouter": "bandit"}
@@ -39,9 +38,7 @@ class ChoicePorter:
             self._ported.tell("loss", (of, "type"), message, entry)
             return None
         given = of.child(kind)
-        found: dict[str, Any] | None = write(given, names, entry)
-        if found is None:
-            return None
+        found: dict[str, Any] = write(given, names, entry)
         self._budget(given, found)
         of.skip("minimum_candidates", "on_error", "type")
         given.skip("on_error", "max_concurrent", "max_response_bytes")
@@ -80,13 +77,13 @@ class ChoicePorter:
         given.skip("include_intermediate_responses", "shuffle_seed", "temperature")
         return self._merge(names, writer if writer in self._ported.models else self._best(names), given)
 
-    def _workflows(self, given: Given, names: list[str], entry: Entry) -> dict[str, Any] | None:
+    def _workflows(self, given: Given, names: list[str], entry: Entry) -> dict[str, Any]:
         """A planner that asks the others; roles that follow each other there are drafts here."""
         planner, roles = given.child("planner").text("model"), given.children("roles")
         given.child("planner").skip("max_completion_tokens")
         most = given.number("max_steps")
         given.skip("template", "max_parallel", "mode", "include_intermediate_responses", "temperature")
-        if given.text("mode", "static") == "dynamic" and any(kind.name == "rounds" for kind in PANELS):
+        if given.text("mode", "static") == "dynamic":
             lead = planner if planner in self._ported.models else self._best(names)
             message = "the planner asks models in rounds, in words of its own; it writes no plan beforehand"
             self._ported.tell("note", (given, "mode"), message, entry)

@@ -476,6 +476,11 @@ def test_how_one_of_several_models_is_chosen(algorithm: object, by: object, said
             {"merge": ["m", "n"], "writer": "m"},
             "loss: models draft at the same time",
         ),
+        (
+            {"type": "workflows", "workflows": {"mode": "dynamic", "planner": {"model": "m"}, "max_steps": 4}},
+            {"rounds": ["m", "n"], "planner": "m", "max": 4},
+            "note: the planner asks models in rounds",
+        ),
     ],
 )
 def test_which_panel_answers_for_several_models(algorithm: dict[str, Any], panel: object, said: str) -> None:
