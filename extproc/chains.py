@@ -1,7 +1,8 @@
 """Chains of stored responses are sessions: a call that goes on from a response belongs to the session that made it.
 
 A call of the Responses API may name the response before it, in `previous_response_id`, instead of repeating the
-conversation. Nothing else in it tells the session, so the ids of answers are remembered in the policy's state store.
+conversation, and one of Anthropic's messages the answer before it, in `thread`. Nothing else in it tells the session,
+so the ids of answers are remembered in the policy's state store.
 """
 
 from __future__ import annotations
@@ -36,19 +37,20 @@ _STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
 
 
 class IdFinder:
-    """The beginning of an answer, until its id has been found; `session` is the key of the call's session. `any`: the
-    ids of all APIs are looked for, and not only those of stored responses.
+    """The beginning of an answer, until its id has been found; `session` is the key of the call's session. `begins` is
+    how the id begins that is looked for; `any`: however it begins.
 
-    The id is looked for where the API puts it: as the answer's own, or, in an event, as that of its `response` or
-    `message`. What a
-    client sent and the server says again (metadata, tools) may hold anything elsewhere. Each byte is looked at once.
+    It is looked for where the API puts it: as the answer's own, or, in an event, as that of its `response` or
+    `message`. What a client sent and the server says again (metadata, tools) may hold anything elsewhere. Each byte is
+    looked at once.
     """
 
-    __slots__ = ("_at", "_begun", "_kept", "_key", "_last", "_path", "any", "session")
+    __slots__ = ("_at", "_begun", "_kept", "_key", "_last", "_path", "any", "begins", "session")
 
-    def __init__(self, session: str, anyone: bool = False) -> None:
+    def __init__(self, session: str, anyone: bool = False, begins: tuple[str, ...] = RESPONSE) -> None:
         self.session = session
         self.any = anyone
+        self.begins = begins
         self._kept: bytearray | None = bytearray()
         self._at = 0
         self._begun = -1  # where a string began that has not ended
@@ -79,7 +81,7 @@ class IdFinder:
                 self._begun = -1
                 if self._key in _KEYS and self._path in _PLACES and _ID.fullmatch(self._last):
                     found = self._last.decode()
-                    if self.any or found.startswith(RESPONSE):
+                    if self.any or found.startswith(self.begins):
                         return found
                 continue
             mark = _MARK.search(kept, self._at)
@@ -113,9 +115,9 @@ class Chains:
 
     def mark(self, engine: Engine, request: Request) -> None:
         """A call is sent on: keep the key of its session, where somebody may ask for the session of its answer."""
-        if engine.chained and BY_NAME[request.api].stored and not request.operation:
+        if engine.chained and not request.operation and BY_NAME[request.api].keeps(request.fields):
             request.session = request.session or engine.sessions.key(request)
-            request.stored = request.fields.get("store") is not False
+            request.stored = True
 
     def learn(self, engine: Engine, response: str, session: str) -> None:
         """The response of this id is one of the session. The first to say so is right. Never raises."""
@@ -138,7 +140,7 @@ class Chains:
 
 def before(engine: Engine, request: Request) -> str:
     """The response that `request` continues; '' where there is none, or where something else names its session."""
-    given = request.fields.get("previous_response_id") if engine.chained and BY_NAME[request.api].stored else None
+    given = BY_NAME[request.api].continued(request.fields) if engine.chained else None
     return given if type(given) is str and engine.sessions.name(request) == given else ""
 
 

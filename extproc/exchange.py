@@ -822,8 +822,9 @@ class Exchange:
         model = trace.decision.model
         if (grading := self._engine.grading) is not None:
             grading.sent(trace, request)
-        if model is not None and BY_NAME[request.api].stored:
-            self._context.makers.note(self._head.session(self._engine.sessions), model.key)
+        if model is not None:
+            if BY_NAME[request.api].stored:
+                self._context.makers.note(self._head.session(self._engine.sessions), model.key)
             self._context.chains.mark(self._engine, request)
         self._pay(request_headers(trace.decision) + more, body, metadata(trace, self._tenant()))
         if len(request.body) <= SMALL:

@@ -1,4 +1,4 @@
-"""How many pages a PDF has, as far as that can be seen without reading it."""
+"""How many pages a document has, as far as that can be seen without reading it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _PAGE: Final = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")  # ISO 32000-2, 7.7
 
 
 def pages(data: str) -> int:
-    """The pages of the PDF in `data`, base64 or a `data:` URL of it; 0 where that is no PDF.
+    """The pages of the document in `data`, base64 or a `data:` URL of it; a PDF has one at least.
 
-    Its page objects are counted. Where they are compressed, or `data` is not whole base64, the size decides.
+    A PDF's page objects are counted. Where they are compressed, where `data` is not whole base64, and in all other
+    documents, the size decides.
     """
     if data.startswith("data:"):
         data = data.partition(",")[2]
-    if not data.startswith(_START):
-        return 0
     counted = 0
-    if len(data) <= MOST:
+    if data.startswith(_START) and len(data) <= MOST:
         try:
             counted = sum(1 for _ in _PAGE.finditer(base64.b64decode(data)))
         except (binascii.Error, ValueError):
             counted = 0
-    return counted or max(1, round(len(data) * 3 / 4 / PER_PAGE))
+    by_size = round(len(data) * 3 / 4 / PER_PAGE)
+    return counted or (max(1, by_size) if data.startswith(_START) else by_size)

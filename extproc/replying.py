@@ -17,7 +17,7 @@ from decisions.watching import OBSERVED, Judge
 from extproc import wire
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
-from extproc.chains import RESPONSE, Chains, IdFinder
+from extproc.chains import Chains, IdFinder
 from extproc.head import Head, media_type, number
 from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
@@ -129,7 +129,11 @@ class Reply:
                 failed = not written and self.model is not chosen
                 meter.first_byte(chosen, request, 503 if failed else self.status)
             gradable = engine.grading is not None and trace.choice is not None and watched
-            finder = IdFinder(request.session, gradable) if request.stored or gradable else None
+            finder = (
+                IdFinder(request.session, gradable, BY_NAME[request.api].kept_ids)
+                if request.stored or gradable
+                else None
+            )
             if finder is not None or (engine.metered and watched):
                 self._tail = Tail(finder)
             if engine.metered and not watched:  # the gateway was rendered for a policy that wanted to know less
@@ -243,7 +247,7 @@ class Reply:
         tail.take(message.body)
         if tail.finder is not None and (found := tail.finder.take(message.body)) is not None:
             request, grading = self._request, self._engine.grading
-            if request is not None and request.stored and found.startswith(RESPONSE):
+            if request is not None and request.stored and found.startswith(tail.finder.begins):
                 self._context.chains.learn(self._engine, found, tail.finder.session)
             if request is not None and grading is not None and tail.finder.any:
                 grading.answered(self._trace, request, found)

@@ -96,6 +96,25 @@ class Everything(NamedTuple):
     joined: Sequence[str]
 
 
+_FORMATS: Final = (
+    ("", "response_format"),  # chat, completions
+    ("text", "format"),  # responses
+    ("output_config", "format"),  # messages
+    ("", "output_format"),  # the same, earlier
+)
+
+
+def formats(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a call says of the form of its answer, in the fields of OpenAI and Anthropic."""
+    found = []
+    for outer, key in _FORMATS:
+        holder = fields.get(outer) if outer else fields
+        said = holder.get(key) if isinstance(holder, Mapping) else None
+        if isinstance(said, dict):
+            found.append(said)
+    return found
+
+
 class Asking:
     """Reads what a call asks for beside its text, in the fields of OpenAI and Anthropic; other APIs override this."""
 
@@ -112,11 +131,12 @@ class Asking:
     def schema(self, request: Request) -> bool:
         """Whether the answer must fit a JSON schema."""
         fields = request.fields
-        text = fields.get("text")
-        wanted = (
-            text.get("format") if isinstance(text, dict) else fields.get("response_format", fields.get("output_format"))
+        guided = fields.get("structured_outputs")
+        return (
+            any(form.get("type") == "json_schema" for form in formats(fields))
+            or bool(fields.get("guided_json"))
+            or (isinstance(guided, dict) and bool(guided.get("json")))
         )
-        return isinstance(wanted, dict) and wanted.get("type") == "json_schema"
 
     def streams(self, request: Request) -> bool:
         """Whether the answer is to be streamed."""

@@ -61,10 +61,16 @@ class Call:
 
     def add(self, message: Message, parts: Parts, rest: list[str]) -> None:
         """A message, what its parts hold beside their text, and other strings of it."""
+        opaque = parts.opaque
+        if parts.given:
+            if self.messages and self.messages[-1] is parts.results[-1]:
+                self.extra(len(self.messages) - 1, "tool", "", "", tuple(parts.given))
+            else:
+                opaque = opaque | parts.given
         self.messages.append(message)
         self.take(parts)
         glued = "".join(parts.texts) if len(parts.texts) > 1 else ""
-        self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(parts.opaque))
+        self.extra(len(self.messages) - 1, message.role, "\n".join((*parts.rest, *rest)), glued, tuple(opaque))
 
     def take(self, parts: Parts) -> None:
         if parts.blobs:
@@ -81,9 +87,14 @@ class Call:
 
 
 class Parts:
-    """The content of one message, taken apart: its texts, the other strings, the tool results inside."""
+    """The content of one message, taken apart: its texts, the other strings, the tool results inside.
 
-    __slots__ = ("audio", "blobs", "calls", "depth", "files", "images", "opaque", "pages", "rest", "results", "texts")
+    `opaque` is what of it cannot be read, `given` the same of its results.
+    """
+
+    __slots__ = (
+        "audio", "blobs", "calls", "depth", "files", "given", "images", "opaque", "pages", "rest", "results", "texts",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -91,6 +102,7 @@ class Parts:
         self.results: list[Message] = []
         self.blobs: set[int] = set()
         self.opaque: dict[Opaque, None] = {}
+        self.given: dict[Opaque, None] = {}
         self.images = self.audio = self.files = self.calls = self.pages = 0
         self.depth = 0
 
@@ -120,6 +132,7 @@ class Parts:
         self.files += inner.files
         self.pages += inner.pages
         self.opaque.update(inner.opaque)
+        self.opaque.update(inner.given)
         self.blobs |= inner.blobs
 
 
@@ -140,6 +153,8 @@ _BYTES: Final = (
 """The fields in which a part that is not text has its bytes, in itself or in one of `_HOLDERS`."""
 
 
+_ENCRYPTED: Final = ("encrypted_content", "encrypted_stdout")
+"""The fields of what servers' own tools gave whose text only they can open (Anthropic's search, code, advisor)."""
 _DEPTH: Final = 16
 """Results inside results that are taken apart; what lies deeper is read as text, and said to be unreadable besides."""
 
@@ -190,6 +205,8 @@ def _part(parts: Parts, part: dict[str, Any], param: str) -> None:
         _bytes(parts, part)
         if what in _VIDEO:
             parts.opaque["video"] = None
+        elif what == "container_upload":  # for a tool's eyes alone
+            parts.opaque["reference"] = None
         else:
             _document(parts, part, param)
     elif what in ("tool_use", "server_tool_use"):
@@ -234,12 +251,14 @@ def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
     content = part.get("content")
     if type(content) is dict:
         content = [content]
+    if any(part.get(name) for name in _ENCRYPTED):
+        parts.given["encrypted"] = None
     texts: list[str] = []
     collect({key: value for key, value in part.items() if key != "content"}, texts)
     if parts.depth >= _DEPTH:
         collect(content, texts)
         parts.results.append(Message("tool", "\n".join(texts)))
-        parts.opaque["document"] = None
+        parts.given["document"] = None
     elif type(content) is str:
         parts.results.append(Message("tool", "\n".join((content, *texts))))
     elif content is None or (type(content) is list and typed(content)):
@@ -250,7 +269,7 @@ def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
         counted = Parts()
         counted.count(inner)
         parts.results.append(counted.message("tool", "\n".join(texts)))
-        parts.opaque.update(counted.opaque)
+        parts.given.update(counted.opaque)
         parts.blobs |= counted.blobs
     elif type(content) is list:
         counted = Parts()
@@ -258,7 +277,7 @@ def _result(parts: Parts, part: dict[str, Any], param: str) -> None:
         any_form(counted, content, f"{param}.content")
         counted.count_results()
         parts.results.append(counted.message("tool", "\n".join((*counted.everything(), *texts))))
-        parts.opaque.update(counted.opaque)
+        parts.given.update(counted.opaque)
         parts.blobs |= counted.blobs
     else:
         raise wrong(f"{param}.content", "a string or an array of parts", content)
@@ -312,6 +331,7 @@ def _document(parts: Parts, part: dict[str, Any], param: str) -> None:
         parts.opaque["document"] = None  # where its text is, nobody says
     if _refers(source):
         parts.opaque["reference"] = None
+        parts.pages += 1  # how many, nobody says
 
 
 def _refers(source: dict[str, Any]) -> bool:
@@ -333,9 +353,11 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
     if role == "function":
         role = "tool"
     rest: list[str] = []
+    heard = 0
     if len(turn) > 2 or content is None:  # otherwise there is nothing else
         if role == "assistant":
             _sealed_thoughts(call, turn)
+            heard = type(turn.get("audio")) is dict  # what the model has said, by its id
         beside = {key: value for key, value in turn.items() if key != "content" and key != "role"}
         collect(beside, rest, None, call.blobs)
     if role not in ROLES:
@@ -343,10 +365,11 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
     calls = turn.get("tool_calls")
     count = len(calls) if type(calls) is list else 0
     if content is None or type(content) is str:
-        call.messages.append(Message(role, content or "", 0, 0, 0, count))
-        call.extra(len(call.messages) - 1, role, "\n".join(rest))
+        call.messages.append(Message(role, content or "", 0, heard, 0, count))
+        call.extra(len(call.messages) - 1, role, "\n".join(rest), "", ("audio",) if heard else ())
         return
     parts = take_apart(content, f"{param}.content")
+    parts.audio += heard
     if role == "tool":
         text = "\n".join((*parts.texts, *(result.text for result in parts.results)))
         parts.count_results()
@@ -355,7 +378,7 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
         call.messages.extend(parts.results)
         if parts.results and type(content) is list and len(parts.results) == len(content):
             call.take(parts)
-            call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
+            call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.given))
             return
     call.add(parts.message(role, text, count), parts, rest)
 

@@ -62,6 +62,7 @@ _STATUS: Final = {
     429: "RESOURCE_EXHAUSTED", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
 """Names of google.rpc.Code for an HTTP status."""
+_SCHEMAS: Final = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
 _DEPTH: Final = 16
 """Parts inside a function's response inside parts that are taken apart; what lies deeper is unreadable besides."""
 
@@ -147,7 +148,7 @@ class Gemini(ApiShape):
 
     def schema(self, request: Request) -> bool:
         config = _config(request)
-        return config.get("responseSchema") is not None or config.get("responseJsonSchema") is not None
+        return any(config.get(name) is not None for name in _SCHEMAS)
 
     def streams(self, request: Request) -> bool:
         return request.framing != ""
@@ -377,7 +378,7 @@ def _content(call: Call, given: Any, param: str, role: str) -> None:
     call.messages.extend(parts.results)
     if parts.results and len(parts.results) == len(_listed(content.get("parts"))):
         call.take(parts)
-        call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.opaque))
+        call.extra(len(call.messages) - 1, "tool", "\n".join(rest), "", tuple(parts.given))
         return
     call.add(parts.message(role, parts.text()), parts, rest)
 
@@ -443,7 +444,7 @@ def _results(parts: Parts, given: dict[str, Any], param: str) -> None:
     texts: list[str] = []
     _collect(given, texts, counted.blobs)
     parts.results.append(counted.message("tool", "\n".join(texts)))
-    parts.opaque.update(counted.opaque)
+    parts.given.update(counted.opaque)
     parts.blobs |= counted.blobs
 
 
@@ -475,6 +476,8 @@ def _data(parts: Parts, given: Any, param: str) -> None:
             parts.opaque["document"] = None
             if type(content) is str:
                 parts.pages += pages(content)
+        elif kind:
+            parts.pages += 1  # how many, nobody says
 
 
 # Rewriting

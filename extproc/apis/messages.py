@@ -20,7 +20,9 @@ from decisions.model import Model
 from extproc.apis.call import Call, read_turns, take_apart
 from extproc.apis.shape import BUDGETS, ApiShape, Static, lower, set_inside
 from extproc.edit import Draft, exchanged
+from extproc.jsonbody import dicts
 from extproc.refusal import Refusal
+from signals.request import Request
 from upstream.events import event
 
 _EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
@@ -46,7 +48,9 @@ class Messages(ApiShape):
     def __init__(self) -> None:
         calls = {("messages",): "", ("messages", "count_tokens"): "count_tokens"}
         super().__init__("messages", calls, "chat")
-        self.sign = "('anthropic-version' in request.headers || request.url_path.endsWith('/messages'))"
+        self.kept_ids = ("msg_",)
+        path = "request.url_path.matches('.*/messages(/count_tokens)?$')"
+        self.sign = f"('anthropic-version' in request.headers || {path})"
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
         system = fields.get("system")
@@ -54,10 +58,24 @@ class Messages(ApiShape):
             parts = take_apart(system, "system")
             parts.rest += [result.text for result in parts.results]
             call.add(parts.message("system", parts.text()), parts, [])
+        if self.continued(fields) is not None:
+            call.extra(-1, "history", "", "", ("reference",))
         read_turns(call, fields.get("messages"), "messages")
 
     def speaks(self, headers: Mapping[str, str]) -> bool:
         return "anthropic-version" in headers
+
+    def tools(self, request: Request) -> int:
+        """Those that a message adds to the call's (`tool_addition`) are offered as well."""
+        added = sum(_adds_tool(part) for turn in self.turns(request.fields) for part in dicts(turn, "content"))
+        return super().tools(request) + added
+
+    def keeps(self, fields: dict[str, Any]) -> bool:
+        return isinstance(fields.get("thread"), dict)
+
+    def continued(self, fields: dict[str, Any]) -> Any:
+        thread = fields.get("thread")
+        return thread.get("previous_message_id") if isinstance(thread, dict) else None
 
     def add_system(self, draft: Draft, system: str) -> None:
         if draft.fields.get("system"):
@@ -157,7 +175,7 @@ class Messages(ApiShape):
 
     def begun(self, fields: dict[str, Any]) -> bool:
         """Whether every answer of a turn that calls tools began with a thought; also where no tool was called."""
-        if before(fields) is not None and not self.closed(self.turns(fields)):
+        if self.continued(fields) is not None and not self.closed(self.turns(fields)):
             return False  # the turn began in what the upstream keeps
         return all(_thoughts(message)[:1] == [0] for message in self._answers(fields))
 
@@ -232,10 +250,10 @@ def _drop_sampling(draft: Draft) -> None:
     draft.remove("top_k")
 
 
-def before(fields: dict[str, Any]) -> Any:
-    """The id of the answer from which a call goes on that the upstream keeps the conversation of; else None."""
-    thread = fields.get("thread")
-    return thread.get("previous_message_id") if isinstance(thread, dict) else None
+def _adds_tool(part: dict[str, Any]) -> bool:
+    """Whether a part of a message offers a tool that the call does not have already."""
+    tool = part.get("tool")
+    return part.get("type") == "tool_addition" and isinstance(tool, dict) and "definition" in tool
 
 
 def _clears_thoughts(edit: Any) -> bool:

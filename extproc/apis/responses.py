@@ -10,8 +10,8 @@ from decisions.model import Model
 from extproc.apis.call import IN_TURN, Call, Parts, any_form, read_turn, spelled, take_apart, typed, wrong
 from extproc.apis.shape import ApiShape, Static, lower, set_inside, wanted_effort
 from extproc.edit import Draft
-from extproc.jsonbody import collect
-from signals.request import Message, Opaque
+from extproc.jsonbody import collect, dicts
+from signals.request import Message, Opaque, Request, formats
 from upstream.events import event
 
 
@@ -20,11 +20,12 @@ class Responses(ApiShape):
         calls = {("responses",): "", ("responses", "compact"): "compact", ("responses", "input_tokens"): "input_tokens"}
         super().__init__("responses", calls, "chat")
         self.stored = True
+        self.kept_ids = ("resp_", "resp-")
         self.turns_key = "input"
         self.families = ("enable_thinking", "thinking")
 
     def read(self, call: Call, fields: dict[str, Any]) -> None:
-        kept = fields.get("previous_response_id") is not None or fields.get("conversation") is not None
+        kept = self.continued(fields) is not None or fields.get("conversation") is not None
         if kept:
             call.extra(-1, "history", "", "", ("reference",))
         instructions = fields.get("instructions")
@@ -40,11 +41,30 @@ class Responses(ApiShape):
             _items(call, given, "input")
         if type(prompt) is dict:  # a template that the upstream keeps, and what is put into it
             call.extra(-1, "system", "", "", ("reference",))
-            texts: list[str] = []
-            collect(prompt.get("variables"), texts)
-            call.extra(max(len(call.messages) - 1, 0), "user", "\n".join(texts))
+            _variables(call, prompt.get("variables"))
         elif type(prompt) is str:
             call.extra(max(len(call.messages) - 1, 0), "user", prompt)
+
+    def tools(self, request: Request) -> int:
+        """Those that items of the conversation have brought (`additional_tools`, a search's) are offered as well."""
+        return super().tools(request) + sum(
+            len(dicts(item, "tools"))
+            for item in dicts(request.fields, "input")
+            if item.get("type") in ("additional_tools", "tool_search_output")
+        )
+
+    def schema(self, request: Request) -> bool:
+        """By the last word on it: an item of the conversation may change what the call says."""
+        for item in reversed(dicts(request.fields, "input")):
+            if item.get("type") == "configuration_update" and item.get("text") is not None:
+                return any(form.get("type") == "json_schema" for form in formats(item))
+        return super().schema(request)
+
+    def keeps(self, fields: dict[str, Any]) -> bool:
+        return fields.get("store") is not False
+
+    def continued(self, fields: dict[str, Any]) -> Any:
+        return fields.get("previous_response_id")
 
     def add_system(self, draft: Draft, system: str) -> None:
         existing = draft.fields.get("instructions")
@@ -97,6 +117,27 @@ def _items(call: Call, items: Any, param: str) -> None:
         if type(item) is not dict:
             raise wrong(f"{param}[{index}]", "an object", item)
         _item(call, item, f"{param}[{index}]")
+
+
+def _variables(call: Call, given: Any) -> None:
+    """What is put into a template: texts, images and files, which count with the last message there is."""
+    parts = Parts()
+    texts: list[str] = []
+    if type(given) is dict:
+        texts += given
+        any_form(parts, list(given.values()), "prompt.variables")
+    else:
+        collect(given, texts)
+    if not call.messages:
+        call.messages.append(Message("user", ""))
+    last = call.messages[-1]
+    last.images += parts.images
+    last.audio += parts.audio
+    last.files += parts.files
+    last.pages += parts.pages
+    call.take(parts)
+    texts += parts.everything()
+    call.extra(len(call.messages) - 1, "user", "\n".join(texts), "", tuple(parts.opaque))
 
 
 def _item(call: Call, item: dict[str, Any], param: str) -> None:

@@ -132,6 +132,8 @@ class ApiShape(Asking):
         """Whether the ends of its paths are unlike those of all other APIs, so that anything may stand before them."""
         self.generates = True
         """Whether a model writes the answer: then the call can tell it how, and we can answer instead of it."""
+        self.kept_ids: tuple[str, ...] = ()
+        """How the ids of answers begin from which a later call may go on (`continued`)."""
         self.stored = False
         """Whether the upstream keeps answers, which are asked for by their ids later."""
         self.turns_key = "messages"
@@ -152,6 +154,14 @@ class ApiShape(Asking):
     def speaks(self, headers: Mapping[str, str]) -> bool:
         """Whether these headers are those of the API's clients, where the path names no call of an API."""
         return False
+
+    def keeps(self, fields: dict[str, Any]) -> bool:
+        """Whether the upstream keeps the conversation, so that a later call may go on from its answer."""
+        return False
+
+    def continued(self, fields: dict[str, Any]) -> Any:
+        """The id of the answer from which a call goes on instead of repeating the conversation; None: from none."""
+        return None
 
     # Rewriting
 

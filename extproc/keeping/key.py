@@ -25,7 +25,7 @@ _WHO: Final = frozenset(("user", "metadata", "safety_identifier", "prompt_cache_
 """Who asks, for the provider's books: the model is not shown it. Only the Responses API repeats it in the answer."""
 _STATE: Final = (
     "audio", "background", "container", "conversation", "mcp_servers", "previous_response_id", "prompt",
-    "web_search_options",
+    "thread", "web_search_options",
 )  # fmt: skip
 """Fields whose answer hangs on what a server keeps, does or finds at that moment. (The prompt of `completions` is a
 text, and is not meant.)"""

@@ -11,6 +11,7 @@ from extproc.watching.gemini import GeminiAnswer
 from extproc.watching.messages import MessagesAnswer
 from extproc.watching.responses import ResponsesAnswer
 from extproc.watching.shape import AnswerShape
+from signals.request import formats
 
 SHAPES: Final[Mapping[str, AnswerShape]] = {
     "chat": ChatAnswer(),
@@ -21,23 +22,13 @@ SHAPES: Final[Mapping[str, AnswerShape]] = {
 }
 """APIs that are missing here have answers that cannot be watched."""
 
-_FORMATS: Final = (
-    # Where a call says what its answer is to look like.
-    ("", "response_format"),  # chat, completions
-    ("text", "format"),  # responses
-    ("output_config", "format"),  # messages
-    ("", "output_format"),
-)
 _JSON: Final = ("json_object", "json_schema")
 
 
 def asks_json(fields: Mapping[str, Any]) -> bool:
     """Whether a call asks its answer to be JSON. `fields`: the request's, as the model gets them."""
-    for outer, key in _FORMATS:
-        holder = fields.get(outer) if outer else fields
-        said = holder.get(key) if isinstance(holder, Mapping) else None
-        if isinstance(said, Mapping) and said.get("type") in _JSON:
-            return True
+    if any(form.get("type") in _JSON for form in formats(fields)):
+        return True
     guided = fields.get("structured_outputs")  # vLLM
     if fields.get("guided_json") or (isinstance(guided, Mapping) and (guided.get("json") or guided.get("json_object"))):
         return True

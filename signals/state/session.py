@@ -127,6 +127,8 @@ def _told(fields: Mapping[str, Any]) -> Iterator[str]:
     conversation = fields.get("conversation")
     yield from _text(conversation.get("id") if type(conversation) is dict else conversation)
     yield from _text(fields.get("previous_response_id"))
+    thread = fields.get("thread")  # Anthropic's, which the upstream keeps
+    yield from _text(thread.get("previous_message_id") if type(thread) is dict else None)
 
 
 def _text(value: Any) -> Iterator[str]:

@@ -176,6 +176,16 @@ CASES: dict[str, tuple[str, JSON, str]] = {
         {"messages": [user("hi"), {"role": "assistant", "content": "", "reasoning_content": WORDS}, user("and?")]},
         "large",
     ),
+    "an image in a template's variable": (
+        RESPONSES,
+        {"prompt": {"id": "p", "variables": {"a": "b", "shot": {"type": "input_image", "image_url": PNG}}}},
+        "gpt",
+    ),
+    "a thread that goes on": (
+        MESSAGES,
+        {"thread": {"type": "continue", "previous_message_id": "msg_1"}, "messages": [user("refactor it")]},
+        "large",
+    ),
     "a long PDF": (
         MESSAGES,
         {

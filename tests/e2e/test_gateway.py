@@ -21,6 +21,8 @@ import h2.events
 import openai
 import pytest
 import yaml
+from google import genai
+from google.genai import errors, types
 
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
@@ -311,7 +313,9 @@ APIS = [
     ("/v1/embeddings", {"input": "hi"}, False),
     ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}, True),
     ("/v1/messages?beta=true", {"max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}, True),
+    ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}, True),
 ]
+GEMINI: JSON = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
 
 
 def check(answer: JSON, anthropic: bool, kinds: tuple[str, str]) -> None:
@@ -349,6 +353,32 @@ async def test_no_router_is_503_in_the_apis_shape(
             check(answer, anthropic, ("server_error", "api_error"))
             assert "router" in answer["error"]["message"]
     assert world.seen() == before
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")  # Google's own
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent?alt=sse", "countTokens"])
+async def test_google_s_shape_is_the_gateways_too(world: World, client: aiohttp.ClientSession, method: str) -> None:
+    long = {"contents": [{"role": "user", "parts": [{"text": "x" * 200_000}]}]}
+    for listener, model, body, status, name in (
+        ("ingress", "gone", GEMINI, 503, "UNAVAILABLE"),
+        ("duplex", "gone", GEMINI, 503, "UNAVAILABLE"),
+        ("absent", "plain", GEMINI, 503, "UNAVAILABLE"),
+        ("absent_duplex", "plain", GEMINI, 503, "UNAVAILABLE"),
+        ("small_buffer", "plain", long, 413, "INVALID_ARGUMENT"),
+        ("ingress", "locked", GEMINI, 401, "UNAUTHENTICATED"),
+    ):
+        url = f"{world.envoy.url(listener)}/v1beta/models/{model}:{method}"
+        async with client.post(url, json=body) as response:
+            assert (response.status, response.content_type) == (status, "application/json")
+            error = (await response.json())["error"]
+        assert (error["code"], error["status"]) == (status, name)
+        assert error["message"]
+        google = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=world.envoy.url(listener)))
+        async with google.aio as sdk:
+            with pytest.raises(errors.APIError) as refused:
+                await sdk.models.generate_content(model=model, contents=body["contents"])
+        google.close()
+        assert (refused.value.code, refused.value.status) == (status, name)
 
 
 async def test_the_sdks_read_the_gateways_answers(world: World) -> None:

@@ -71,6 +71,23 @@ async def test_a_chain_keeps_its_decision(tmp_path: Path, answer: list[bytes]) -
     assert service.failures == []
 
 
+async def test_a_thread_keeps_its_decision(tmp_path: Path) -> None:
+    """Anthropic's, which the upstream holds: each call names but the answer before it."""
+    service = Service(engine(tmp_path))
+
+    def turn(text: str, before: str | None) -> dict[str, Any]:
+        thread = {"type": "create"} if before is None else {"type": "continue", "previous_message_id": before}
+        return {"max_tokens": 9, "messages": [{"role": "user", "content": text}], "thread": thread}
+
+    first = [b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1"']
+    assert await call(service, first, "/v1/messages", **turn("write code", None)) == ("m-large", True)
+    second = [b'{"id": "msg_2", "type": "message"}']
+    assert await call(service, second, "/v1/messages", **turn("and?", "msg_1")) == ("m-large", True)
+    assert (await call(service, second, "/v1/messages", **turn("and?", "msg_2")))[0] == "m-large"
+    assert (await call(service, second, "/v1/messages", **turn("and?", "msg_3")))[0] == "m-small"
+    assert not (await call(service, [], "/v1/messages", **(turn("hi", None) | {"thread": None})))[1]
+
+
 async def test_what_names_a_session_counts_before_the_chain(tmp_path: Path) -> None:
     service = Service(engine(tmp_path))
     await call(service, [WHOLE], input="write code")

@@ -15,7 +15,14 @@ from config.build import build
 from config.load import load
 from decisions.decision import Trace
 from decisions.engine import Engine
+from extproc import paths
+from extproc.body import parse
 from extproc.rewriting import rewritten
+from signals.facts import Facts
+from signals.needs import NEEDS
+from signals.request import Request
+from signals.state.session import Sessions
+from signals.text.estimate import PER_PAGE, estimate
 from tests.extproc.envoy import Envoy, Service
 
 POLICY = """
@@ -384,3 +391,160 @@ def test_an_overridden_model_s_turns_that_are_over_lose_their_thoughts(tmp_path:
     assert new["messages"][3] == call
     kept = step(service, body | {"messages": [messages[0], over, {"role": "user", "content": "hello"}]})
     assert (kept["model"], kept["messages"][1]) == ("org/small", over)
+
+
+# What a call needs, wherever it says so
+
+SCHEMA: dict[str, Any] = {"type": "json_schema", "schema": {"type": "object"}}
+GEMINI = "/v1beta/models/auto:generateContent"
+CONTENTS = [{"parts": [{"text": "hi"}]}]
+TOOL = {"type": "function", "name": "f", "parameters": {}}
+HI = [{"role": "user", "content": "hi"}]
+NEEDED: list[tuple[str, dict[str, Any], set[str]]] = [
+    (MESSAGES, {"messages": HI, "output_config": {"format": SCHEMA}}, {"json_schema"}),
+    (MESSAGES, {"messages": HI, "output_config": {"effort": "low"}}, set()),
+    (MESSAGES, {"messages": HI, "output_format": SCHEMA}, {"json_schema"}),
+    (CHAT, {"messages": HI, "response_format": SCHEMA}, {"json_schema"}),
+    (CHAT, {"messages": HI, "response_format": {"type": "json_object"}}, set()),
+    (CHAT, {"messages": HI, "guided_json": {"type": "object"}}, {"json_schema"}),
+    (CHAT, {"messages": HI, "structured_outputs": {"json": {"type": "object"}}}, {"json_schema"}),
+    (CHAT, {"messages": HI, "structured_outputs": {"regex": "a"}}, set()),
+    (RESPONSES, {"input": "hi", "text": {"format": SCHEMA}}, {"json_schema"}),
+    (RESPONSES, {"input": "hi", "text": {"verbosity": "low"}}, set()),
+    (
+        RESPONSES,
+        {"input": [*HI, {"type": "configuration_update", "text": {"format": SCHEMA}}]},
+        {"json_schema"},
+    ),
+    (
+        RESPONSES,
+        {
+            "text": {"format": SCHEMA},
+            "input": [*HI, {"type": "configuration_update", "text": {"format": {"type": "text"}}}],
+        },
+        set(),
+    ),
+    (GEMINI, {"contents": CONTENTS, "generationConfig": {"_responseJsonSchema": {}}}, {"json_schema"}),
+    (GEMINI, {"contents": CONTENTS, "generation_config": {"response_json_schema": {}}}, {"json_schema"}),
+    (RESPONSES, {"input": [{"type": "additional_tools", "role": "developer", "tools": [TOOL]}, *HI]}, {"tools"}),
+    (RESPONSES, {"input": [{"type": "tool_search_output", "call_id": "c", "tools": [TOOL]}, *HI]}, {"tools"}),
+    (
+        MESSAGES,
+        {"messages": [*HI, {"role": "system", "content": [{"type": "tool_addition", "tool": {"definition": TOOL}}]}]},
+        {"tools"},
+    ),
+    (
+        MESSAGES,
+        {"messages": [*HI, {"role": "system", "content": [{"type": "tool_addition", "tool": {"name": "f"}}]}]},
+        set(),
+    ),
+    (CHAT, {"messages": [*HI, {"role": "assistant", "audio": {"id": "audio_1"}}, *HI]}, {"audio"}),
+    (CHAT, {"messages": [*HI, {"role": "assistant", "content": [], "audio": {"id": "audio_1"}}, *HI]}, {"audio"}),
+    (
+        RESPONSES,
+        {"prompt": {"id": "p", "variables": {"a": {"type": "input_image", "image_url": PICTURE}}}},
+        {"vision"},
+    ),
+    (
+        RESPONSES,
+        {"input": "hi", "prompt": {"id": "p", "variables": {"a": "b", "f": {"type": "input_file", "file_id": "x"}}}},
+        {"files"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "needs"), NEEDED)
+def test_what_a_call_needs_is_found_wherever_it_says_so(path: str, fields: dict[str, Any], needs: set[str]) -> None:
+    assert NEEDS.compute(Facts(read(path, fields))) == needs
+
+
+def read(path: str, fields: dict[str, Any]) -> Request:
+    target = paths.read(path)
+    assert target is not None
+    body = fields if path == GEMINI else {"model": "auto", "max_tokens": 9, **fields}
+    return parse(target, {}, {}, orjson.dumps(body))
+
+
+def test_words_in_the_variables_of_a_template_are_read() -> None:
+    for variables in (
+        {"zanzibar": "x"},
+        {"a": "zanzibar"},
+        {"a": {"type": "input_text", "text": "zanzibar"}},
+        ["zanzibar"],
+    ):
+        for more in ({}, {"input": "hi"}, {"input": [*HI, {"role": "assistant", "content": "a"}, *HI]}):
+            request = read(RESPONSES, {"prompt": {"id": "p", "variables": variables}, **more})
+            assert "zanzibar" in request.text("latest"), (variables, more)
+            assert "zanzibar" in request.text("all")
+            assert "zanzibar" not in request.text("user")
+
+
+SEARCHED = {"type": "web_search_result", "url": "u", "title": "t", "encrypted_content": "RW5j"}
+RAN = {"type": "encrypted_code_execution_result", "encrypted_stdout": "RW5j", "stderr": "", "content": []}
+ADVISED = {"type": "advisor_redacted_result", "encrypted_content": "RW5j"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("web_search", [SEARCHED]), ("code_execution", RAN), ("advisor", ADVISED)],
+)
+def test_what_only_its_provider_can_open_is_not_said_to_be_read(kind: str, content: Any) -> None:
+    given = {"type": f"{kind}_tool_result", "tool_use_id": "s", "content": content}
+    turns = [*HI, {"role": "assistant", "content": [given, {"type": "text", "text": "So."}]}, *HI]
+    request = read(MESSAGES, {"messages": turns})
+    assert request.opaque() == ("encrypted",)
+    assert request.unreadable("tools")
+    assert not request.unreadable("latest")
+    open_ = [{**SEARCHED, "encrypted_content": ""}]
+    turns[1]["content"][0] = {"type": "web_search_tool_result", "tool_use_id": "s", "content": open_}  # type: ignore[index]
+    assert read(MESSAGES, {"messages": turns}).opaque() == ()
+
+
+def test_a_thread_holds_text_that_nobody_sees_here() -> None:
+    request = read(MESSAGES, {"thread": {"type": "continue", "previous_message_id": "msg_1"}, "messages": HI})
+    assert request.opaque() == ("reference",)
+    assert (request.unreadable("conversation"), request.unreadable("latest")) == (True, False)
+    assert Sessions().name(request) == "msg_1"
+    for thread in ({"type": "create"}, None):
+        assert read(MESSAGES, {"thread": thread, "messages": HI}).opaque() == ()
+
+
+def test_a_document_that_is_elsewhere_counts_as_a_page() -> None:
+    by_url = {"type": "document", "source": {"type": "url", "url": "https://x/a.pdf"}}
+    by_id = {"type": "document", "source": {"type": "file", "file_id": "file_1"}}
+    uploaded = {"type": "container_upload", "file_id": "file_1"}
+    calls: list[tuple[str, dict[str, Any], int]] = [
+        (MESSAGES, {"messages": [{"role": "user", "content": [by_url]}]}, 1),
+        (MESSAGES, {"messages": [{"role": "user", "content": [by_url, by_id]}]}, 2),
+        (MESSAGES, {"messages": [{"role": "user", "content": [uploaded]}]}, 0),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file_1"}}]}]}, 1),
+        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://x/a"}]}]}, 1),
+        (RESPONSES, {"prompt": {"id": "p", "variables": {"f": {"type": "input_file", "file_id": "file_1"}}}}, 1),
+        (GEMINI, {"contents": [{"parts": [{"fileData": {"mimeType": "application/pdf", "fileUri": "gs://x"}}]}]}, 1),
+        (GEMINI, {"contents": [{"parts": [{"fileData": {"mimeType": "video/mp4", "fileUri": "gs://x"}}]}]}, 0),
+    ]
+    for path, fields, pages in calls:
+        assert round(estimate.compute(Facts(read(path, fields))) / PER_PAGE) == pages, fields
+
+
+def test_a_document_of_another_format_counts_by_its_size() -> None:
+    data = "UEsDB" + "B" * 2_000_000  # as a word processor's files begin
+    part = {"type": "input_file", "filename": "a.docx", "file_data": f"data:application/msword;base64,{data}"}
+    counted = estimate.compute(Facts(read(RESPONSES, {"input": [{"role": "user", "content": [part]}]})))
+    assert 20 * PER_PAGE <= counted <= 21 * PER_PAGE
+
+
+def test_what_a_result_holds_is_the_tool_s_whatever_stands_beside_it() -> None:
+    pdf = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [pdf]}
+    inline = {"inlineData": {"mimeType": "application/pdf", "data": "JVBERi0="}}
+    answered = {"functionResponse": {"name": "f", "response": {}, "parts": [inline]}}
+    for beside in ([], ["look"]):
+        content = [result, *({"type": "text", "text": text} for text in beside)]
+        for request in (
+            read(MESSAGES, {"messages": [*HI, {"role": "user", "content": content}]}),
+            read(GEMINI, {"contents": [*CONTENTS, {"parts": [answered, *({"text": text} for text in beside)]}]}),
+        ):
+            assert request.unreadable("tools")
+            assert request.unreadable("latest")
+            assert not request.unreadable("user")
