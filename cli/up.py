@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import os
 import shlex
 import signal
 import socket
@@ -50,7 +51,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("policy", type=Path, nargs="?", metavar="POLICY", help="default: the example policy")
     parser.add_argument("--envoy-port", type=int, default=10000, metavar="PORT", help="where to send requests (10000)")
     parser.add_argument(
-        "--secrets", metavar="DIR", help="where Envoy finds the models' credentials, as SECRET/KEY.yaml"
+        "--secrets",
+        metavar="DIR",
+        help="where Envoy finds the models' credentials, as SECRET/KEY.yaml (default: the environment, as `env:` says)",
     )
     parser.add_argument("--admin-port", type=int, default=0, metavar="PORT", help="the router's admin port (any free)")
 
@@ -219,6 +222,10 @@ class Running:
         stays = {key: url for key, url in self.place.upstreams.items() if models.get(key) == self.models.get(key)}
         upstreams = stays | _example_models(self.children, [model for model in new if not _reachable(model)])
         self.place = replace(self.place, upstreams=upstreams, examples=frozenset(upstreams))
+        try:
+            _name_variables(engine, self.place)
+        except UpError as error:
+            raise Refused(str(error)) from None
         rendered = render(engine, self.place)
         self.files.clusters(rendered)
         _await_clusters(self.children, self.where, {c["name"] for c in rendered["static_resources"]["clusters"]})
@@ -265,8 +272,10 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
         upstreams=upstreams,
         internal=internal,
         secrets=args.secrets,
+        variables=str(children.folder / "variables"),
         examples=frozenset(upstreams),
     )
+    _name_variables(engine, place)
     config = children.folder / "envoy.yaml"
     files = Files(children.folder)
     rendered = render(engine, place)
@@ -292,6 +301,25 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     print(f"policy   {policy} ({engine.policy[:19]}…)")
     _print(children, engine, upstreams, args.envoy_port, admin)
     return Running(children, watcher, policy, place, files, where, router, _served(engine))
+
+
+def _name_variables(engine: Any, place: Place) -> None:
+    """Tell Envoy, which has our environment, in which variables the credentials are. Raises UpError for one that is not
+    there."""
+    from cli.gateways.credentials import secret, variables
+    from cli.gateways.parts import packed
+    from cli.gateways.place import upstreams
+
+    assert place.variables is not None
+    folder = Path(place.variables)
+    folder.mkdir(exist_ok=True)
+    servers = upstreams(engine, place)
+    for name in variables(servers, place):
+        if not os.environ.get(name):
+            of = next(one.key for one in servers if one.credential is not None and one.credential.env == name)
+            state = "is empty" if name in os.environ else "is not set"
+            raise UpError(f"model {of}: the environment variable {name}, which holds its credential, {state}")
+        (folder / f"{name}.yaml").write_text(json.dumps({"resources": [packed(secret(name))]}))
 
 
 def _await_opened(children: Children, where: Path, version: int) -> None:

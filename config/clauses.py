@@ -73,7 +73,8 @@ def _credential(entry: ModelSpec) -> Credential | None:
         return None
     usual = "Bearer " if given.header == "authorization" else ""
     prefix = usual if given.prefix is None else given.prefix
-    return Credential(given.header, prefix, given.source.secret, given.source.key)
+    source = given.source
+    return Credential(given.header, prefix, source.secret or "", source.key or "", source.env or "")
 
 
 def sessions(spec: PolicySpec) -> Sessions:

@@ -115,16 +115,30 @@ class PriceSpec(Spec):
 class CredentialSourceSpec(Spec):
     """Where the gateway finds a credential. The router never sees it."""
 
-    secret: str = Field(
+    secret: str | None = Field(
+        None,
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
         description="The name of the secret, as in Kubernetes.",
         json_schema_extra=said("a name as in Kubernetes is needed: small letters, digits, `-` and `.`"),
     )
-    key: str = Field(
+    key: str | None = Field(
+        None,
         pattern=r"^[A-Za-z0-9._-]{1,253}$",
         description="The secret's key that holds the credential.",
         json_schema_extra=said("letters, digits, `.`, `_` and `-` are needed"),
     )
+    env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+        description="The environment variable of `up`, and of plain Envoy, that holds the credential.",
+        json_schema_extra=said("the name of an environment variable is needed, such as OPENAI_API_KEY"),
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if (self.secret is None) != (self.key is None) or (self.secret is None and self.env is None):
+            raise PydanticCustomError("P102", "from: {{secret: NAME, key: KEY}}, {{env: VARIABLE}} or both are needed")
+        return self
 
 
 class CredentialSpec(Spec):
@@ -202,7 +216,7 @@ class ModelSpec(Spec):
         "fails.",
     )
     credential: CredentialSpec | None = Field(
-        None, description="What the gateway sends to its server to be let in; for `render` only."
+        None, description="What the gateway sends to its server to be let in; for `render` and `up` only."
     )
 
 

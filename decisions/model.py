@@ -29,12 +29,17 @@ FALLBACKS: Final = 8
 
 
 class Credential(NamedTuple):
-    """Where a gateway finds what it sends to a model's server: `prefix` and the `key` of `secret`, in `header`."""
+    """Where a gateway finds what it sends to a model's server: `prefix` and the `key` of `secret`, in `header`.
+
+    Plain Envoy can take it from the environment variable `env` instead. `secret` and `key` are empty where only that is
+    given, `env` where it is not.
+    """
 
     header: str
     prefix: str
     secret: str
     key: str
+    env: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

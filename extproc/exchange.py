@@ -763,6 +763,8 @@ class Exchange:
         """Send the request to the decision's model, its body changed only where it must be; `more` are headers."""
         head, model = self._head, trace.decision.model
         path = None if head.target is None else head.target.sent(None if model is None else model.name)
+        if model is not None and model.credential is not None:
+            path = paths.keyless(head.headers.get(":path", "") if path is None else path) or path
         if path is not None:
             more = (*more, (":path", path))
         if (self._engine.chained or self._engine.watches != "none") and "accept-encoding" in head.headers:

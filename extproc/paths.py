@@ -49,6 +49,16 @@ def read(path: str) -> Target | None:
     return _read.__wrapped__(path)
 
 
+def keyless(path: str) -> str | None:
+    """`path` without the key that a client has put into its query, as Google's clients do; None where there is none."""
+    given, _, query = path.partition("?")
+    parts = query.split("&")
+    kept = [part for part in parts if unquote(part.partition("=")[0]) != "key"]
+    if len(kept) == len(parts):
+        return None
+    return f"{given}?{'&'.join(kept)}" if kept else given
+
+
 @lru_cache(maxsize=1024)
 def _read(path: str) -> Target | None:
     given, mark, query = path.partition("#")[0].partition("?")

@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # the generated classes use a form of pydantic'
     from envoy_data_plane.envoy.extensions.filters.http.cors import v3 as cors
     from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
     from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+    from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
     from envoy_data_plane.envoy.extensions.filters.http.lua import v3 as lua
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
     from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
@@ -52,6 +53,7 @@ __all__ = [
     "ext_proc",
     "generic_credential",
     "hcm",
+    "header_mutation",
     "http",
     "internal_listener",
     "listener",

@@ -44,9 +44,10 @@ def render(engine: Engine, place: Place) -> dict[str, Any]:
         clusters=[
             _router_cluster(place),
             *([_steps_cluster(place.steps)] if place.steps is not None else []),
-            *(_model_cluster(server, place.secrets) for server in servers),
-            *failover.clusters(servers, place.secrets),
+            *(_model_cluster(server, place) for server in servers),
+            *failover.clusters(servers, place),
         ],
+        secrets=list(credentials.from_environment(servers, place)),
     )
     limits = api.protobuf.Struct.from_dict({"re2.max_program_size.error_level": REGEX_SIZE})
     runtime = api.bootstrap.RuntimeLayer(name="pointsman", static_layer=limits)
@@ -322,13 +323,13 @@ def _router_cluster(place: Place) -> api.cluster.Cluster:
     return cluster
 
 
-def _model_cluster(server: Upstream, secrets: str | None) -> api.cluster.Cluster:
+def _model_cluster(server: Upstream, place: Place) -> api.cluster.Cluster:
     host = f"[{server.host}]" if ":" in server.host else server.host
     where = parts.address_of(f"{host}:{server.port}", f"model {server.key}")
     cluster = parts.cluster(f"model-{server.key}", [where], server.literal)
     if server.tls:
         cluster.transport_socket = _tls([server.host], Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
-    credentials.add(cluster, server, secrets)
+    credentials.add(cluster, server, place)
     return cluster
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.gateways import allowed, browsers, replies
+from cli.gateways.credentials import CLIENTS
 from cli.gateways.envoy import (
     AWAY,
     DECISION_HEADER,
@@ -106,6 +107,12 @@ def left_out(engine: Engine, place: Place, cluster: Cluster) -> list[str]:
     change the routes of others on a Gateway that is there."""
     texts = []
     for server in upstreams(engine, place):
+        if server.credential is not None and server.credential.prefix:
+            prefix = server.credential.prefix
+            texts.append(
+                f"model {server.key}: the prefix {prefix!r} of its credential, since Envoy Gateway takes the whole "
+                f"header from the secret {server.credential.secret!r}: let it say {(prefix + '…')!r} there"
+            )
         for other in server.fallback:
             if other not in _standbys(server):
                 texts.append(
@@ -154,6 +161,8 @@ class _Rule:
         filters: list[dict[str, Any]] = [
             {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": list(TOLD_HEADERS)}}
         ]
+        if server.credential is not None:
+            filters.append({"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(CLIENTS)}})
         rewrite: dict[str, Any] = {} if is_ip(server.host) or self.standbys else {"hostname": server.host}
         if server.path and self.path == EVERY:
             rewrite["path"] = {"type": "ReplacePrefixMatch", "replacePrefixMatch": f"{server.path}/"}
@@ -328,10 +337,14 @@ def _filters(rules: list[_Rule], pass_unread: bool, cluster: Cluster) -> list[di
 
 
 def _injection(key: str, credential: Credential) -> dict[str, Any]:
-    if credential.key != SECRET_KEY or credential.prefix:
+    if not credential.secret:
+        raise RenderError(
+            f"model {key}: name the secret with its credential (`from: {{secret: …, key: {SECRET_KEY}}}`)"
+        )
+    if credential.key != SECRET_KEY:
         raise RenderError(
             f"model {key}: Envoy Gateway takes a whole header from the key `{SECRET_KEY}` of a secret: write "
-            f"`key: {SECRET_KEY}` and `prefix: ''`, and let the secret say {(credential.prefix + '…')!r}"
+            f"`key: {SECRET_KEY}`, and let the secret say {(credential.prefix + '…')!r}"
         )
     reference = {"group": "", "kind": "Secret", "name": credential.secret}
     return {"header": credential.header, "overwrite": True, "credential": {"valueRef": reference}}

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 
 from cli.gateways import allowed, api, credentials, parts
-from cli.gateways.place import Upstream
+from cli.gateways.place import Place, Upstream
 from decisions.engine import Engine
 from extproc.apis.registry import SHAPES
 from extproc.told import FALLBACK
@@ -98,7 +98,7 @@ def _aggregate(server: Upstream) -> str:
     return f"failover-{server.key}"
 
 
-def clusters(servers: list[Upstream], secrets: str | None) -> Iterator[api.cluster.Cluster]:
+def clusters(servers: list[Upstream], place: Place) -> Iterator[api.cluster.Cluster]:
     """For each model with fallbacks the aggregate, and a cluster for each of the listeners."""
     for server in servers:
         if not server.fallback:
@@ -117,7 +117,7 @@ def clusters(servers: list[Upstream], secrets: str | None) -> Iterator[api.clust
             connect_timeout=parts.connect_timeout(),
             circuit_breakers=parts.breakers(),
         )
-        credentials.add(aggregate, server, secrets)  # Envoy takes the filters of this cluster, not of its members
+        credentials.add(aggregate, server, place)  # Envoy takes the filters of this cluster, not of its members
         yield aggregate
 
 

@@ -65,7 +65,11 @@ def left_out(engine: Engine, place: Place) -> list[str]:
     for key, model in engine.models.items():
         if model.fallback:
             texts.append(f"model {key}: Istio fails over within one service only, so `fallback` is the router's alone")
-        if model.credential is not None and place.secrets is None:
+        if model.credential is not None and not model.credential.secret:
+            texts.append(
+                f"model {key}: its credential, since the policy names no secret (`from: {{secret: …, key: …}}`)"
+            )
+        elif model.credential is not None and place.secrets is None:
             texts.append(
                 f"model {key}: its credential, since --secrets does not say in which folder the gateway's pods find it"
             )
@@ -136,7 +140,8 @@ def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Clust
 
 def _subset(server: Upstream, place: Place) -> str | None:
     """That of a server to which the gateway sends a credential, so that it goes with our requests alone."""
-    return NAME if server.credential is not None and place.secrets is not None else None
+    found = server.credential is not None and server.credential.secret and place.secrets is not None
+    return NAME if found else None
 
 
 def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def _filter(engine: Engine, place: Place, cluster: Cluster, servers: list[Upstre
     for server in servers:
         if (subset := _subset(server, place)) is not None:
             made = api.cluster.Cluster()
-            credentials.add(made, server, place.secrets)
+            credentials.add(made, server, place)
             match = {"cluster": {"service": fqdn(server), "portNumber": server.port, "subset": subset}}
             patches.append(_patch("CLUSTER", match, "MERGE", as_dict(made)))
     if front.gateway_api:

@@ -42,9 +42,10 @@ class Place:
     port). `internal` is where the router's own calls of the models come in, for stepwise decisions (None: they go to
     the models' own addresses). `steps` is where the router answers stepwise decisions over HTTP, written as `router`,
     for an Envoy before 1.40 (None: within the exchange). `secrets` is the folder in which Envoy finds the models'
-    credentials (SDS); `origins` are those of the web pages that may call from a browser (CORS). `examples` are the
-    models for which `up` has put example servers into `upstreams`: their calls are under `/v1`, and they want no
-    credentials. `duplex`: bodies are handed over as they come, whatever the policy needs."""
+    credentials (SDS), `variables` that with those which are in environment variables (None: in the bootstrap);
+    `origins` are those of the web pages that may call from a browser (CORS). `examples` are the models for which `up`
+    has put example servers into `upstreams`: their calls are under `/v1`, and they want no credentials. `duplex`:
+    bodies are handed over as they come, whatever the policy needs."""
 
     listen: str = "0.0.0.0:10000"
     router: str = "127.0.0.1:50051"
@@ -54,6 +55,7 @@ class Place:
     internal: str | None = None
     steps: str | None = None
     secrets: str | None = None
+    variables: str | None = None
     origins: tuple[str, ...] = ()
     examples: frozenset[str] = frozenset()
     duplex: bool = False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -458,13 +460,67 @@ def test_envoy_gateway_puts_a_credential_on_the_way_to_its_server_alone():
     (spec,) = [each["spec"] for each in objects if each["metadata"]["name"] == "model-b-key"]
     assert spec["credentialInjection"]["header"] == "authorization"
     assert spec["credentialInjection"]["credential"]["valueRef"]["name"] == "s"
+    removed = {
+        ref["name"]: json.dumps(rule["filters"]).count('"remove": ["authorization", "x-api-key", "api-key", "x-goog')
+        for route in [each for each in objects if each["kind"] == "HTTPRoute"]
+        for rule in route["spec"]["rules"]
+        for ref in rule.get("backendRefs", ())
+    }
+    assert removed == {"model-a": 0, "model-b": 1}
 
 
-@pytest.mark.parametrize(("more", "key"), [("", "credential"), ("prefix: '', ", "token")])
-def test_envoy_gateway_reads_whole_headers_from_one_key(more, key):
-    made, place = served(KEYED % (more, key))
+def test_envoy_gateway_reads_whole_headers_from_one_key():
+    made, place = served(KEYED % ("", "token"))
     with pytest.raises(RenderError, match="model b: Envoy Gateway takes a whole header from the key `credential`"):
         envoy_gateway.render(made, place, Cluster())
+    made, place = served(KEYED % ("", "credential"))
+    (note,) = envoy_gateway.left_out(made, place, Cluster())
+    assert note.startswith(
+        "model b: the prefix 'Bearer ' of its credential, since Envoy Gateway takes the whole header"
+    )
+    assert note.endswith("let it say 'Bearer …' there")
+
+
+@pytest.mark.e2e
+def test_plain_envoy_takes_credentials_from_its_environment(tmp_path, capsys, monkeypatch):
+    source = "{from: {secret: s, key: credential, env: KEY_OF_B}}"
+    policy = tmp_path / "policy.yaml"
+    models = (
+        f"{{a: {{url: 'http://127.0.0.1:1', credential: {source}}}, b: {{url: 'http://b.svc', credential: {source}}}}}"
+    )
+    policy.write_text(f"version: 1\nmodels: {models}\ndefault: a\n")
+    assert main(["render", str(policy), "--for", "envoy"]) == 0
+    config = yamls.load(capsys.readouterr().out)
+    (secret,) = config["static_resources"]["secrets"]
+    assert secret == {"name": "KEY_OF_B", "generic_secret": {"secret": {"environment_variable": "KEY_OF_B"}}}
+    config["static_resources"]["clusters"] = config["static_resources"]["clusters"][:2]
+    assert "Environment variable doesn't exist: KEY_OF_B" in validate(config, tmp_path).stderr
+    assert main(["render", str(policy), "--for", "envoy", "--secrets", "/etc/secrets"]) == 0
+    assert "secrets" not in yamls.load(capsys.readouterr().out)["static_resources"]
+
+
+def providers():
+    page = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
+    return [text for text in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S) if "url:" in text]
+
+
+@pytest.mark.parametrize("text", providers(), ids=lambda text: re.search(r"https://([^\s/]+)", text)[1])
+def test_what_the_page_says_of_a_provider_goes_into_every_gateway(text):
+    made = build(parse(text))
+    plain = render(made, Place())
+    (variable, *_) = [model.credential.env for model in made.models.values()]
+    assert plain["static_resources"]["secrets"][0]["name"] == variable
+    for target in (envoy_gateway, istio):
+        objects = json.dumps(target.render(made, Place("0.0.0.0:80", secrets="/secrets"), Cluster()))
+        assert all(model.credential.secret in objects for model in made.models.values())
+
+
+def test_in_kubernetes_a_credential_is_in_a_secret():
+    made, place = served("{a: {url: 'http://a.svc', credential: {from: {env: KEY}}}}")
+    with pytest.raises(RenderError, match="model a: name the secret with its credential"):
+        envoy_gateway.render(made, place, Cluster())
+    (note,) = istio.left_out(made, replace(place, secrets="/secrets"))
+    assert note.startswith("model a: its credential, since the policy names no secret")
 
 
 def test_istio_says_what_it_leaves_out(tmp_path, capsys):

@@ -324,7 +324,7 @@ def test_envoy_listens_when_it_is_said_to_and_what_it_refuses_is_said(tmp_path):
         running.stop()
 
 
-async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path):
+async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monkeypatch):
     seen: list[str | None] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -348,4 +348,19 @@ async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path):
         command = [*curls[1][0][:-1], json.dumps({"model": "gone", "messages": [{"role": "user", "content": "hi"}]})]
         status, body = await asyncio.to_thread(_curl, command)
         assert (status, json.loads(body)["model"]) == (200, "gone")
+    policy.write_text(policy.read_text().replace("{secret: s, key: k}", "{env: KEY_OF_MINE}"))
+    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(free_port())]
+    for value, state in ((None, "is not set"), ("", "is empty")):
+        if value is not None:
+            monkeypatch.setenv("KEY_OF_MINE", value)
+        done = await asyncio.to_thread(
+            subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=START_S
+        )
+        text = f"model mine: the environment variable KEY_OF_MINE, which holds its credential, {state}"
+        assert (done.returncode, text in done.stderr) == (1, True)
+    monkeypatch.setenv("KEY_OF_MINE", "key-from-outside")
+    with up(tmp_path, str(policy)) as running:
+        curls = await asyncio.to_thread(running.curls)
+        status, body = await asyncio.to_thread(_curl, curls[1][0])
+        assert (status, seen[-1]) == (200, "Bearer key-from-outside")
     server.close()
