@@ -23,7 +23,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -69,6 +69,10 @@ test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, 
 	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
 
 real: $(VENV)/.real ## install llama.cpp's server and a small model (180 MB), which some tests run stepwise answers on
+
+pictures: dev ## take the pictures of the console in docs/pictures anew
+	$(BIN)/python -m pytest tests/console $(PYTEST)
+	cp $(patsubst docs/%,build/console/%,$(subst pictures/,,$(wildcard docs/pictures/*.png))) docs/pictures/
 
 lint: dev ## ruff, mypy --strict, the import contract, the generated code
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from decisions.engine import Engine
@@ -38,6 +39,17 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--playground", action="store_true", help="let the console try requests against edited copies of the policy"
+    )
+    parser.add_argument(
+        "--gateway",
+        type=_url,
+        metavar="URL",
+        help="where the console's playground sends requests when it is asked to: Envoy, as clients reach it",
+    )
+    parser.add_argument(
+        "--console-content",
+        action="store_true",
+        help="show what users said with the newest decisions, personal data masked",
     )
     parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
     parser.add_argument(
@@ -121,6 +133,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from config.watch import Rejected
     from extproc import log
+    from extproc.admin import Allowed
     from extproc.decisionlog import LogOptions
     from extproc.server import Options
     from extproc.transport.tls import TlsFiles
@@ -146,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
                 args.decision_log, args.decision_log_sample, content, headers, args.decision_log_buffer
             )
             decision_log.try_it()
+        playground = (sys.executable, "-m", "cli.playground", str(args.policy)) if args.playground else ()
         options = Options(
             policy=args.policy,
             listen=args.listen,
@@ -165,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
             traces=args.traces,
             admin_hosts=tuple(args.admin_host),
             admin_token=args.admin_token_file,
-            playground=(sys.executable, "-m", "cli.playground", str(args.policy)) if args.playground else (),
+            allowed=Allowed(playground, args.gateway, args.console_content),
         )
         _ = options.callers  # its token is read here, where an error ends it all
         if tls is not None:
@@ -187,6 +201,13 @@ def _gate(engine: Engine, cases: Path) -> None:
     from cli.test import gate  # only policies that have cases pay for it
 
     gate(engine, cases)
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError("a URL such as http://127.0.0.1:10000")
+    return text
 
 
 def _share(text: str) -> float:

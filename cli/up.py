@@ -55,6 +55,9 @@ def add(subparsers: Any) -> None:
         metavar="DIR",
         help="where Envoy finds the models' credentials, as SECRET/KEY.yaml (default: the environment, as `env:` says)",
     )
+    parser.add_argument(
+        "--console-content", action="store_true", help="show what users said in the console, personal data masked"
+    )
     parser.add_argument("--admin-port", type=int, default=0, metavar="PORT", help="the router's admin port (any free)")
 
 
@@ -292,7 +295,8 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--workers", "1", "--log-format", "json"]
     command += ["--listen", f"unix:{socket_path}", "--admin", admin, "--drain-wait", "0", "--grace", "1"]
     command += ["--models-through", f"http://{internal}", "--poll", "3600"]  # we say when to load a policy
-    command.append("--playground")
+    command += ["--playground", "--gateway", f"http://127.0.0.1:{args.envoy_port}"]
+    command += ["--console-content"] if args.console_content else []
     router = children.start("router", command)
     children.until(f"http://{admin}/readyz", router)
     _await_health(children, where)

@@ -55,6 +55,7 @@
     return number(seconds) + " s";
   }
   const named = (decision) => decision || "default";
+  const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
   const sum = (rows, of) => rows.reduce((total, row) => total + of(row), 0);
 
   // The admin port
@@ -140,16 +141,7 @@
       try {
         const answer = await ask(`/debug/decisions?follow&limit=${known.decisions.length ? 0 : 200}`, { signal: following.signal });
         if (!answer.ok) throw new Answer(answer.status, await answer.text());
-        const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-        let rest = "";
-        for (;;) {
-          const { value, done } = await reader.read();
-          if (done) break;
-          pause = 500;
-          const events = (rest + value).split("\n\n");
-          rest = events.pop();
-          take(events);
-        }
+        for await (const events of streamed(answer)) { pause = 500; take(events); }
       } catch (error) {
         if (error.status === 401) return;
       }
@@ -157,13 +149,30 @@
       pause = Math.min(2 * pause, 10000);
     }
   }
+  // The server-sent events of an answer, as many at a time as have come: [name, data].
+  async function* streamed(answer) {
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const lines = eventLines();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      yield lines(value);
+    }
+  }
+  function eventLines() {
+    let rest = "";
+    return (text) => {
+      const events = (rest + text).split(/\r?\n\r?\n/);
+      rest = events.pop();
+      const field = (event, name) => event.split(/\r?\n/).filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).replace(/^ /, "")).join("\n");
+      return events.map((event) => [field(event, "event"), field(event, "data")]).filter(([, data]) => data);
+    };
+  }
   function take(events) {
     const fresh = [];
-    for (const event of events) {
-      const data = event.split("\n").find((line) => line.startsWith("data: "));
-      if (!data) continue;
-      if (event.startsWith("event: missed")) known.missed += Number(data.slice(6));
-      else fresh.push(JSON.parse(data.slice(6)));
+    for (const [name, data] of events) {
+      if (name === "missed") known.missed += Number(data);
+      else fresh.push(JSON.parse(data));
     }
     if (!fresh.length) return;
     known.decisions.push(...fresh);
@@ -320,6 +329,49 @@
   }
   const row = (heads, cells) => el("tr", {}, cells.map((cell, index) => el("td", { class: heads[index][1] }, cell)));
 
+  // How an answer came about: who wrote which step, or which calls a panel made
+
+  const ACTIONS = {
+    keep: "draft, kept", redo: "written anew", loop: "written anew: the draft went in circles", unjudged: "written anew: nobody could judge the draft",
+    large: "asked at once", handover: "took over", takeover: "took over: the other model failed", rest: "not judged", cut: "broken off here",
+  };
+  const REDONE = ["redo", "loop", "unjudged"];
+  const SETTLED = { redos: "no redo was left", steps: "enough steps were judged", seconds: "its time for judging was over", money: "its money was spent", upstream: "a model failed", strategy: "the strategy was done" };
+  // A model keeps its colour in all answers: that of its place in the policy.
+  function hand(model) {
+    const index = known.policy ? known.policy.models.findIndex((each) => each.name === model) : 0;
+    return `hand${Math.max(0, index) % 4}`;
+  }
+  const chip = (model) => el("span", { class: `chip ${hand(model)}` }, model);
+  const bySteps = (steps) => `${plural(steps.length, "step")}: ${steps.map((step) => `${step.model} ${ACTIONS[step.action] || step.action}`).join("; ")}`;
+  const strip = (steps, look) => el("span", { class: `strip ${look || ""}`, role: "img", "aria-label": bySteps(steps) }, steps.map((step) => {
+    const part = el("span", { class: hand(step.model), title: `${step.index + 1}: ${step.model}, ${ACTIONS[step.action] || step.action}` }, look ? null : REDONE.includes(step.action) ? "↻" : step.action === "handover" || step.action === "takeover" ? "→" : null);
+    part.style.flexGrow = Math.max(1, step.tokens);
+    return part;
+  }));
+  function drawCourse(course) {
+    if (course.steps) return drawSteps(course);
+    return course.calls ? drawCalls(course) : null;
+  }
+  function drawSteps(course) {
+    const heads = [["#", "n"], ["Written by"], ["How"], ["Tokens", "n"], ["Score", "n"]];
+    const shares = new Map();
+    for (const step of course.steps) shares.set(step.model, (shares.get(step.model) || 0) + step.tokens);
+    const all = sum([...shares], (each) => each[1]);
+    return el("div", { class: "course" }, strip(course.steps),
+      el("p", { class: "small quiet" }, [...shares].map(([model, tokens]) => [chip(model), ` ${share(tokens, all)} · `]), `${plural(course.redos, "redo")}, by ${course.strategy}`, course.settled ? `; then not judged: ${SETTLED[course.settled] || course.settled}` : ""),
+      table(heads, course.steps.map((step) => row(heads, [step.index + 1, chip(step.model), [REDONE.includes(step.action) ? "↻ " : "", ACTIONS[step.action] || step.action], number(step.tokens), step.score === undefined ? "" : step.score.toFixed(2)])), "Steps"),
+      course.count > course.steps.length ? el("p", { class: "small quiet" }, `and ${plural(course.count - course.steps.length, "step")} more`) : null);
+  }
+  function drawCalls(course) {
+    const until = Math.max(0.001, ...course.calls.map((call) => (call.began || 0) + (call.seconds || 0)));
+    return el("div", { class: "course" }, el("p", { class: "small quiet" }, `A panel (${course.panel}): ${plural(course.calls.length, "call")} in ${time(until)}.`),
+      el("ul", { class: "calls" }, course.calls.map((call) => el("li", {},
+        el("span", { class: "row" }, chip(call.model), el("span", {}, call.why), call.released ? el("span", { class: "tag good" }, "released") : null, call.error ? el("span", { class: "tag bad" }, call.error) : null, el("span", { class: "said right" }, `${number(call.completion_tokens)} tokens · ${money(call.cost)} · ${call.seconds === undefined ? "not asked" : time(call.seconds)}`)),
+        svg("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "back", width: 100, height: 6 }),
+          call.seconds === undefined ? null : svg("rect", { class: hand(call.model), x: 100 * call.began / until, width: Math.max(0.8, 100 * call.seconds / until), height: 6 }))))));
+  }
+
   // Overview
 
   function overview() {
@@ -439,7 +491,7 @@
       const status = decision.status || answer.status;
       const tokens = answer.input_tokens === undefined ? "–" : `${number(answer.input_tokens)} → ${number(answer.output_tokens || 0)}`;
       const name = el("span", {}, named(decision.decision));
-      const cells = [at(decision.time), [swatch(named(decision.decision)), " ", name, decision.fallback ? [" ", el("span", { class: "tag bad" }, decision.fallback)] : null, decision.observed ? [" ", el("span", { class: "tag warn" }, "observed")] : null], decision.model || "–", decision.action, decision.tenant || "–",
+      const cells = [at(decision.time), [swatch(named(decision.decision)), " ", name, decision.fallback ? [" ", el("span", { class: "tag bad" }, decision.fallback)] : null, decision.observed ? [" ", el("span", { class: "tag warn" }, "observed")] : null], decision.model || "–", [decision.action, answer.course && answer.course.steps ? [" ", strip(answer.course.steps, "mini")] : null], decision.tenant || "–",
         status ? el("span", { class: "tag " + (status < 400 ? "good" : "bad") }, status) : "–", tokens, money(answer.cost), time(decision.us / 1e6)];
       const made = row(heads, cells);
       made.dataset.key = decision.key;
@@ -524,6 +576,8 @@
           fact("Tokens", answer.input_tokens === undefined ? null : `${answer.input_tokens} in, ${answer.output_tokens || 0} out${answer.cached_tokens ? `, ${answer.cached_tokens} cached` : ""}${answer.reasoning_tokens ? `, ${answer.reasoning_tokens} to reason` : ""}`),
           fact("Money", answer.cost === undefined ? null : money(answer.cost)), fact("Reference", answer.reference_cost === undefined ? null : money(answer.reference_cost)),
           fact("Watched", answer.acted ? answer.acted.map((each) => `${each.decision}: ${each.action}`).join(", ") : answer.decision ? `${answer.decision}: ${answer.action}` : null)) : el("p", { class: "quiet small" }, "No model was asked, or nobody looked at its answer."),
+        answer.course ? [el("h3", {}, "How it was written"), drawCourse(answer.course)] : null,
+        decision.content === undefined ? null : [el("h3", {}, "What the user said"), el("pre", { class: "source said", tabindex: 0 }, decision.content || "(no text)")],
         el("h3", {}, "As it came"), el("details", {}, el("summary", { class: "small" }, "JSON"), el("pre", { class: "source", tabindex: 0 }, JSON.stringify(decision, null, 2))));
       try {
         const { tree } = await post("/debug/tree", decision);
@@ -610,15 +664,20 @@
       editor.setSelectionRange(start, start + Math.max(1, (/^[^\s:,}\]]+/.exec(lines[problem.line - 1].slice(problem.column - 1)) || [" "])[0].length));
       editor.scrollTop = Math.max(0, (problem.line - 6) * 20);
     }
+    const sending = sender(() => {
+      const { request, path: where, headers: given } = question();
+      return { request: draft.raw === null ? JSON.stringify({ ...body(), ...(where in STREAMS ? { stream: true, ...STREAMS[where] } : {}) }) : request, path: where, headers: given };
+    }, () => editor.value !== known.text);
     const node = el("div", {},
-      el("div", { class: "head" }, el("h1", {}, "Playground"), el("span", { class: "quiet" }, "Nothing is sent to a model, and nothing in force changes."), state),
+      el("div", { class: "head" }, el("h1", {}, "Playground"), el("span", { class: "quiet" }, "Nothing is sent to a model unless you ask, and nothing in force changes."), state),
       el("div", { class: "ground" },
         el("div", { class: "stack" },
           el("section", { class: "panel" }, el("header", {}, el("h2", {}, "Request"), el("span", { class: "note" }, el("span", { class: "segments", role: "group", "aria-label": "How to write the request" }, modes))),
-            form, rawBox, el("div", { class: "two" }, el("div", {}, el("label", { for: "path" }, "API"), path), el("div", {}, el("label", { for: "headers" }, "Headers, one a line"), headers))),
+            form, rawBox, el("div", { class: "two" }, el("div", {}, el("label", { for: "path" }, "API"), path), el("div", {}, el("label", { for: "headers" }, "Headers, one a line"), headers)), sending.asks),
           el("section", { class: "panel" }, el("header", {}, el("h2", {}, "Policy"), edited, el("span", { class: "note" }, reset, " ", copy)), el("div", { class: "editor" }, gutter, editor), problems),
           panel("Replay", "by what the signals read then", el("p", { class: "quiet small" }, "What the policy above makes of decisions that the one in force has made. Where a rule needs a signal that was not read, or that is another now, it cannot be told."), el("div", { class: "head small" }, last, replay), replayed)),
         el("div", { class: "stack" },
+          sending.panel,
           el("section", { class: "panel" }, el("header", {}, el("h2", {}, "Decision")), verdictBox, el("h3", {}, "Rules"), rules),
           panel("Signals", "all of them, also those that no rule asked", signals),
           panel("Estimated cost", "by each model's price", costs),
@@ -643,6 +702,7 @@
       } catch (error) {
         if (error.name === "AbortError") return;
         state.textContent = `No answer: ${error.message}`;
+        if (error.status === 503) { clearTimeout(timer); timer = setTimeout(run, 3000); } // it starts, or is busy
       }
     }
     function show(answer) {
@@ -696,6 +756,7 @@
       if (draft.text === null) { draft.text = known.text; draft.from = known.policy.policy; }
       editor.value = draft.text;
       put(box, node);
+      sending.asks.classList.toggle("hidden", !known.state.sends);
       put(form.querySelector("datalist"), [...known.policy.auto, ...known.policy.models.map((each) => each.name)].map((each) => el("option", { value: each })));
       shape();
       number_();
@@ -709,15 +770,126 @@
     return { title: "Playground", node: box, update, reloaded };
   }
 
+  // A request that is really sent, and its answer as it comes
+
+  const STREAMS = { "/v1/chat/completions": { stream_options: { include_usage: true } }, "/v1/completions": { stream_options: { include_usage: true } }, "/v1/responses": {}, "/v1/messages": {} };
+  // What an event of a stream, or a whole answer, says: its text, who wrote it, how it came about. By what APIs it may be.
+  function heard(found) {
+    const response = found.response || found;
+    const choice = (found.choices || [])[0] || {};
+    const parts = (list) => (list || []).map((each) => each.text || "").join("");
+    const whole = choice.message ? choice.message.content : Array.isArray(found.content) ? parts(found.content) : found.object === "response" ? (found.output || []).map((each) => parts(each.content)).join("") : null;
+    const vector = ((found.data || [])[0] || {}).embedding;
+    return {
+      text: whole || (choice.delta || {}).content || choice.text || (found.type === "response.output_text.delta" ? found.delta : found.type === "content_block_delta" ? (found.delta || {}).text : "") || (vector ? `a vector of ${vector.length} numbers` : ""),
+      thought: (choice.delta || choice.message || {}).reasoning_content || (found.type === "content_block_delta" ? (found.delta || {}).thinking : "") || "",
+      model: response.model || (found.message || {}).model,
+      usage: response.usage || (found.message || {}).usage,
+      error: found.error ? found.error.message || JSON.stringify(found.error) : null,
+    };
+  }
+  function sender(request, edited) {
+    const go = el("button", { type: "button", class: "primary", onclick: () => (going ? going.abort() : send()) }, "Send through Envoy");
+    const why = el("span", { class: "small quiet" }, "Asks a model, and costs what that costs.");
+    const asks = el("div", { class: "asks hidden" }, go, why);
+    const facts = el("div", { class: "tags" }), said = el("div", { class: "written", tabindex: 0, role: "region", "aria-label": "The answer's text" }), drawn = el("div", {}), state = el("span", { class: "note", role: "status" });
+    const box = el("section", { class: "panel hidden", "aria-label": "The answer" }, el("header", {}, el("h2", {}, "Answer"), state), facts, said, drawn);
+    let going = null;
+    const key = (served) => { const found = known.policy && known.policy.models.find((each) => each.served === served || each.name === served); return found ? found.name : served; };
+
+    async function send() {
+      const mine = going = new AbortController();
+      const begun = performance.now();
+      const asked = request();
+      const answer = { text: [], usage: null, head: null, error: null, first: null, seconds: null, runs: [] };
+      go.textContent = "Stop";
+      why.textContent = edited() ? "The policy in force decides, not the edited copy." : "";
+      box.classList.remove("hidden");
+      put(said); put(drawn); put(facts);
+      state.textContent = "Waiting for the answer…";
+      let soon = 0;
+      const later = () => { if (!soon) soon = requestAnimationFrame(() => { soon = 0; draw(answer); }); };
+      try {
+        const reply = await ask("/playground/send", { method: "POST", body: JSON.stringify(asked), headers: { "content-type": "application/json" }, signal: mine.signal });
+        if (!reply.ok) throw new Answer(reply.status, (await reply.text()).trim());
+        const inner = eventLines();
+        let whole = "";
+        for await (const events of streamed(reply)) {
+          for (const [name, data] of events) {
+            const found = JSON.parse(data);
+            if (name === "head") { answer.head = found; answer.first = (performance.now() - begun) / 1000; }
+            else if (name === "error") answer.error = found.error;
+            else if (name === "end") answer.seconds = found.seconds;
+            else if (isStream(answer.head)) for (const [, part] of inner(found)) { if (part !== "[DONE]") hear(answer, part); }
+            else whole += found;
+          }
+          later();
+        }
+        if (whole) hear(answer, whole);
+        state.textContent = "";
+      } catch (error) {
+        answer.error = error.name === "AbortError" ? "Stopped." : error.message;
+        state.textContent = "";
+      }
+      if (going !== mine) return;
+      going = null;
+      cancelAnimationFrame(soon);
+      go.textContent = "Send through Envoy";
+      draw(answer, true);
+    }
+    const header = (head, name) => Object.entries(head.headers).reduce((found, [key_, value]) => (key_.toLowerCase() === name ? value : found), "");
+    const isStream = (head) => header(head, "content-type").startsWith("text/event-stream");
+    function hear(answer, text) {
+      let found;
+      try { found = heard(JSON.parse(text)); } catch { found = { text, error: null }; }
+      if (found.error) answer.error = found.error;
+      if (found.usage) answer.usage = { ...answer.usage, ...found.usage };
+      for (const [words, look] of [[found.thought, "thought"], [found.text, ""]]) {
+        if (!words) continue;
+        const model = found.model ? key(found.model) : "";
+        const last = answer.runs[answer.runs.length - 1];
+        if (last && last.model === model && last.look === look) last.text += words;
+        else answer.runs.push({ model, look, text: words });
+      }
+    }
+    // By its steps, where they are known: until then by who writes.
+    function parts(answer, course) {
+      const plain = answer.runs.filter((run) => !run.look);
+      if (!course || !course.steps || !course.steps.length) return answer.runs.map((run) => ({ text: run.text, look: run.look || (new Set(plain.map((each) => each.model)).size > 1 ? hand(run.model) : ""), title: run.model }));
+      const letters = Array.from(plain.map((run) => run.text).join(""));
+      let at = 0;
+      return course.steps.map((step, index) => {
+        const end = index === course.steps.length - 1 ? letters.length : at + step.characters;
+        const [, words, blank] = /^([^]*?)(\s*)$/.exec(letters.slice(at, end).join(""));
+        const part = { text: words, blank, look: hand(step.model), title: `Step ${index + 1}: ${step.model}, ${ACTIONS[step.action] || step.action}`, mark: index + 1 };
+        at = end;
+        return part;
+      });
+    }
+    function draw(answer, done) {
+      const { head, usage } = answer;
+      const course = usage && usage.pointsman;
+      put(said, parts(answer, course).map((part) => [el("span", { class: `part ${part.look}`, title: part.title || null }, part.mark ? el("sup", { "aria-hidden": "true" }, part.mark) : null, part.text), part.blank]), done || !head ? null : el("span", { class: "caret", "aria-hidden": "true" }));
+      said.classList.toggle("hidden", !answer.runs.length);
+      put(drawn, answer.error ? el("p", { class: "error", role: "alert" }, answer.error) : null, course ? drawCourse(course) : null);
+      if (!head) return;
+      const tokens = usage ? [usage.prompt_tokens ?? usage.input_tokens, usage.completion_tokens ?? usage.output_tokens] : null;
+      const tag = (text, look) => (text ? el("span", { class: `tag ${look || ""}` }, text) : null);
+      put(facts, tag(`${head.status}`, head.status < 400 ? "good" : "bad"), tag(named(header(head, "x-pointsman-decision")), "accent"), header(head, "x-pointsman-model").split("+").filter(Boolean).map(chip),
+        tag(`first byte ${time(answer.first)}`), answer.seconds === null ? null : tag(`all of it ${time(answer.seconds)}`), tokens ? tag(`${number(tokens[0])} → ${number(tokens[1])} tokens`) : null, course && course.cost !== undefined ? tag(`cost ${money(course.cost)}`) : null);
+    }
+    return { asks, panel: box };
+  }
+
   // Policy
 
   function policy() {
-    const summary = el("div", {}), decisions = el("div", {}), models = el("div", {}), signals = el("div", {}), findings = el("div", {});
+    const summary = el("div", {}), decisions = el("div", {}), choices = el("div", {}), candidate = el("div", {}), models = el("div", {}), signals = el("div", {}), findings = el("div", {});
     const source = el("pre", { class: "source", tabindex: 0, "aria-label": "The policy's text" });
     const node = el("div", {}, el("div", { class: "head" }, el("h1", {}, "Policy"), summary),
-      el("div", { class: "grid" }, wide(12, panel("Decisions", "in the order in which they are asked", decisions)), wide(6, panel("Models", null, models)), wide(6, panel("Signals", null, signals)), wide(12, panel("Findings", "what validate says", findings)),
+      el("div", { class: "grid" }, wide(12, panel("Decisions", "in the order in which they are asked", decisions)), wide(6, panel("Models", null, models)), wide(6, panel("Signals", null, signals)), wide(6, panel("Choices of models", "by selector, since the router began", choices)), wide(6, panel("Candidate", "a second policy beside the one in force", candidate)), wide(12, panel("Findings", "what validate says", findings)),
         wide(12, el("section", { class: "panel" }, el("details", {}, el("summary", {}, "The file in force"), source)))));
-    for (const each of [decisions, models, signals]) put(each, el("p", { class: "loading" }, "…"));
+    for (const each of [decisions, models, signals, choices, candidate]) put(each, el("p", { class: "loading" }, "…"));
     async function find() {
       if (known.findings !== null || !known.state) return;
       if (!known.state.playground) { put(findings, empty("Not looked for here", el("code", {}, "pointsman validate POLICY"))); return; }
@@ -747,9 +919,36 @@
       put(models, table(heads2, policy.models.map((each) => row(heads2, [each.name, el("code", {}, each.served), each.priced ? money(each.input_price) : "–", each.priced ? money(each.output_price) : "–", each.context ? number(each.context) : "–", number(asked.get(each.name) || 0)])), "Models"));
       const heads3 = [["Signal"], ["Kind"], ["Cost", "optional"], ["Used by"]];
       put(signals, policy.signals.length ? table(heads3, policy.signals.map((each) => row(heads3, [each.name, each.kind, each.cost, each.used_by.length ? each.used_by.join(", ") : policy.signals.some((other) => other.inputs.includes(each.name)) ? "other signals" : el("span", { class: "tag" }, "nothing")])), "Signals") : empty("The policy has no signal"));
+      put(choices, drawChoices(policy, total));
+      put(candidate, drawCandidate(details.candidate || ((details.workers || [])[0] || {}).candidate, total.candidate || []));
       if (known.findings) put(findings, known.findings.length ? el("ul", { class: "problems" }, known.findings.map((each) => el("li", {}, el("span", { class: "tag " + (each.severity === "error" ? "bad" : "warn") }, each.severity), el("span", {}, `line ${each.line}: `, el("code", {}, each.code), " ", each.message)))) : empty("No finding"));
       if (source.textContent !== known.text) source.textContent = known.text;
       find();
+    }
+    function drawChoices(policy, total) {
+      const choosing = policy.decisions.filter((each) => each.selector);
+      if (!choosing.length) return empty("No decision has a choice of models");
+      const found = new Map();
+      for (const each of total.choices) {
+        const models = found.get(each.selector) || found.set(each.selector, new Map()).get(each.selector);
+        const one = models.get(each.model) || models.set(each.model, { count: 0, why: [] }).get(each.model);
+        one.count += each.count;
+        one.why.push([each.why, each.count]);
+      }
+      return [...new Set(choosing.map((each) => each.selector))].map((selector) => {
+        const models = [...(found.get(selector) || new Map())].sort((a, b) => b[1].count - a[1].count);
+        const all = sum(models, ([, each]) => each.count);
+        return el("div", { class: "choice" }, el("h3", {}, selector, " ", el("span", { class: "quiet" }, `for ${choosing.filter((each) => each.selector === selector).map((each) => each.name).join(", ")}`)),
+          models.length ? models.map(([model, each]) => [bar(model, `${number(each.count)} · ${share(each.count, all)}`, each.count / all), el("div", { class: "small quiet" }, each.why.sort((a, b) => b[1] - a[1]).slice(0, 4).map(([why, count]) => `${why} ${share(count, each.count)}`).join(" · "))]) : el("p", { class: "quiet small" }, "It has not chosen yet."));
+      });
+    }
+    function drawCandidate(given, counts) {
+      if (!given) return empty("There is none", el("code", {}, "pointsman serve POLICY --candidate FILE --canary 5"));
+      const of = (outcome) => sum(counts.filter((each) => each.outcome === outcome), (each) => each.count);
+      const compared = of("agree") + of("differ");
+      return [el("dl", { class: "facts" }, el("dt", {}, "Policy"), el("dd", {}, el("code", {}, given.policy.slice(0, 23), "…")), el("dt", {}, "Decides"), el("dd", {}, given.share ? `${share(given.share, 1)} of the sessions, with effect` : "every request, without effect")),
+        compared ? [bar("decides as the policy in force", `${number(of("agree"))} · ${share(of("agree"), compared)}`, of("agree") / compared), bar("decides otherwise", `${number(of("differ"))} · ${share(of("differ"), compared)}`, of("differ") / compared, "warn")] : el("p", { class: "quiet small" }, "Nothing was compared yet."),
+        of("error") + of("skipped") ? el("p", { class: "small quiet" }, `${plural(of("error"), "error")}, ${number(of("skipped"))} left out`) : null];
     }
     return { title: "Policy", node, update, reloaded: update };
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from decisions.decision import Choice, Trace
@@ -19,7 +20,8 @@ class Outcome(NamedTuple):
     `reasoning` of the completion are no part of the answer's text. `reference` is the money that the same tokens cost
     on `settings.reference`; those of the answer that was kept, where one was given. `cache` is `hit`, `miss`, or why
     the decision's `cache` does not keep the answer (extproc.keeping). `tenant` is who asked, as `settings.tenant` says.
-    `acted` are the decisions on the answer, each with what it did. An outcome holds nothing else of the request.
+    `acted` are the decisions on the answer, each with what it did. `course` is how a writer came to its answer: its
+    steps or calls, without their text. An outcome holds nothing else of the request.
     """
 
     trace: Trace
@@ -38,6 +40,7 @@ class Outcome(NamedTuple):
     written: int | None = None
     cache: str | None = None
     acted: tuple[tuple[str, str], ...] = ()
+    course: Mapping[str, Any] | None = None
 
 
 def as_object(outcome: Outcome) -> dict[str, Any]:
@@ -53,6 +56,7 @@ def as_object(outcome: Outcome) -> dict[str, Any]:
         "reasoning_tokens": outcome.reasoning,
         "cost": outcome.money,
         "reference_cost": outcome.reference,
+        "course": outcome.course,
     }
     if outcome.acted:
         answer["decision"], answer["action"] = outcome.acted[0]

@@ -2,15 +2,16 @@
 for kubelet, Prometheus, scripts and people.
 
 A web framework would cost a good part of the router's memory, so this speaks the little HTTP/1.1 that a probe needs:
-one request per connection, limited in size, time and number. Nothing here carries prompt text. What can be
-changed is state: DELETE forgets answers that are kept or what choices have learned, and choices are given grades of
-answers and what others have learned. Who may ask what: `extproc.callers`.
+one request per connection, limited in size, time and number. Nothing here carries prompt text unless the operator asks
+for it (`--console-content`). What can be changed is state: DELETE forgets answers that are kept or what choices have
+learned, and choices are given grades of answers and what others have learned. Who may ask what: `extproc.callers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import ipaddress
 import logging
 import socket
@@ -18,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -32,9 +33,12 @@ from extproc.callers import Callers, Denial, Guard
 from extproc.history import EVERY_S, History
 from extproc.keeping.key import SCOPES, scope_of
 from extproc.metrics import Snapshot
-from extproc.playground import ANSWER_S, Asker, PlaygroundError
+from extproc.playground import START_S, Asker, PlaygroundError
 from extproc.transport import address
 from signals.reading import Unavailable
+
+if TYPE_CHECKING:
+    from extproc.sending import Sender
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +166,19 @@ class Serving(NamedTuple):
     seconds: float = TIMEOUT_S
 
 
+class Allowed(NamedTuple):
+    """What the console may do beside showing: `playground` starts the process that answers its questions (none: there
+    is no playground); `gateway` is the URL to which it sends requests when asked to (None: it sends none). `content`:
+    decisions are shown with what users said, so that they are for close callers only."""
+
+    playground: Sequence[str] = ()
+    gateway: str | None = None
+    content: bool = False
+
+
+NOTHING: Final = Allowed()
+
+
 class Admin:
     """The server. `start` binds, `close` ends it."""
 
@@ -170,14 +187,15 @@ class Admin:
         source: Source,
         callers: Callers | None = None,
         history: History | None = None,
-        playground: Sequence[str] = (),
+        allowed: Allowed = NOTHING,
     ) -> None:
-        """`callers` decides who may ask; `history` is what an earlier server has kept of the same source's counts;
-        `playground` starts the process that answers its questions (none: there is no playground)."""
+        """`callers` decides who may ask; `history` is what an earlier server has kept of the same source's counts."""
         self._source = source
         self._callers = callers or Callers()
         self._history = history or History()
-        self._asker = Asker(playground) if playground else None
+        self._asker = Asker(allowed.playground) if allowed.playground else None
+        self._gateway = allowed.gateway
+        self._sender: Sender | None = None
         self._server: asyncio.Server | None = None
         self._made = False  # its socket
         self._local = False  # a Unix socket, which no web page can reach
@@ -192,9 +210,10 @@ class Admin:
             "/metrics": Serving(self._metrics, Guard.NOTHING),
             "/policy": Serving(self._policy, Guard.TOKEN),
             "/outcomes": Serving(self._outcomes, Guard.CLOSE),
-            "/debug/decisions": Serving(self._decisions, Guard.TOKEN),
+            "/debug/decisions": Serving(self._decisions, Guard.CLOSE if allowed.content else Guard.TOKEN),
             "/debug/tree": Serving(self._tree, Guard.CLOSE, ("POST",)),
-            "/playground": Serving(self._playground, Guard.CLOSE, ("POST",), ANSWER_S + TIMEOUT_S),
+            "/playground": Serving(self._playground, Guard.CLOSE, ("POST",), START_S + TIMEOUT_S),
+            "/playground/send": Serving(self._send, Guard.CLOSE, ("POST",)),
             "/cache": Serving(self._drop, Guard.TOKEN, ("DELETE",)),
             "/feedback": Serving(self._feedback, Guard.TOKEN, ("POST",)),
             "/selection": Serving(self._selection, Guard.TOKEN, ("GET", "HEAD", "POST", "DELETE")),
@@ -403,6 +422,25 @@ class Admin:
             return _json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json(answer, HTTPStatus.BAD_REQUEST if "error" in answer else HTTPStatus.OK)
 
+    async def _send(self, asked: Asked) -> Reply:
+        """A request goes through the gateway, and its answer comes as it comes."""
+        if self._gateway is None:
+            return Reply(HTTPStatus.NOT_FOUND, b"there is nowhere to send to: start the router with --gateway URL\n")
+        given = asked.asks("a request is an object: request, path, headers")
+        body = given.get("request")
+        if not isinstance(body, str):
+            raise ValueError("request: a string")
+        # An HTTP client takes a tenth of a second to import, in which the event loop has other things to do.
+        sending = await asyncio.to_thread(importlib.import_module, "extproc.sending")
+        path, headers = sending.checked(given.get("path"), given.get("headers"))
+        if self._sender is None:
+            self._sender = sending.Sender(self._gateway)
+        if self._sender.busy:
+            why = b"several requests are under way: wait for an answer\n"
+            return Reply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "1"),))
+        stream = self._sender.send(path, headers, body.encode())
+        return Reply(HTTPStatus.OK, b": what the gateway answers\n\n", "text/event-stream", (), stream)
+
     async def _state(self, asked: Asked) -> Reply:
         status = await self._source.status()
         return _json(
@@ -412,6 +450,7 @@ class Admin:
                 "policy": status.policy,
                 "details": status.details,
                 "playground": self._asker is not None,
+                "sends": self._gateway is not None,
             }
         )
 

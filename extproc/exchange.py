@@ -58,7 +58,7 @@ log = logging.getLogger("pointsman.exchange")
 
 _now: Final = time.time
 _monotonic: Final = time.monotonic
-_UNSEEN: Final[tuple[None, None, None, None, None, None]] = (None, None, None, None, None, None)
+_UNSEEN: Final[tuple[None, None, None, None, None, None, None]] = (None, None, None, None, None, None, None)
 """Tokens and money of an answer that nobody looked at; see `Spent`."""
 _WHOLE: Final = (Mode.NONE, Mode.BUFFERED, Mode.BUFFERED_PARTIAL)  # modes that send no body, or one message of it
 _ENDS: Final = (Mode.BUFFERED, Mode.BUFFERED_PARTIAL, Mode.FULL_DUPLEX_STREAMED)
@@ -312,7 +312,7 @@ class Exchange:
                 _log(error)
                 self._context.failed("error")
         tenant = self._tenant()
-        prompt, completion, money, cached, reasoning, written = _UNSEEN if took is None else took
+        prompt, completion, money, cached, reasoning, written, _ = _UNSEEN if took is None else took
         compared, reference = self._engine.settings.reference, None
         if compared is not None and prompt is not None and completion is not None:
             reference = compared.cost(prompt, completion, cached or 0, written or 0)
@@ -323,6 +323,7 @@ class Exchange:
         found = (
             trace, model, request.size, status, first_byte, seconds, prompt, completion, money, cached, reasoning,
             reference, tenant, written, kept, () if reply is None else reply.acted,
+            None if reply is None else reply.course,
         )  # fmt: skip
         outcome = made(Outcome, found)
         self._context.record(outcome, request, self._stream)
@@ -732,7 +733,7 @@ class Exchange:
                     told = response_headers(trace) + keeping.told() if self._engine.settings.response_headers else ()
                     reply = self._reply = Reply(self._engine, self._context, request, trace)
                     reply.begun(200, None)
-                    reply.charge(Spent(0, 0, 0.0))
+                    reply.bill = Spent(0, 0, 0.0)
                     answer = wire.immediate(200, (("content-type", found[0]), *told), found[1], "pointsman_kept")
                     self._over(answer + metadata(trace, self._tenant()))
             except Refusal as refusal:
@@ -955,9 +956,8 @@ class Exchange:
             answer = None
             reason = "ineligible"
             reply = self._reply = Reply(self._engine, self._context, request, trace)
-            charge = reply.charge if self._engine.metered else None
             try:
-                answer = await answerer.answer(trace, request, charge)
+                answer = await answerer.answer(trace, request, reply.charge)
             except Exception as error:  # noqa: BLE001 - the request has a plain route, and takes it
                 _log(error)
                 reason = "answerer_error"

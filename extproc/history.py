@@ -81,6 +81,7 @@ def summary(counts: Snapshot, before: Snapshot) -> dict[str, Any]:
         "answers": rows("pointsman_answer_decisions_total"),
         "cache": rows("pointsman_cache_total"),
         "choices": rows("pointsman_selection_total"),
+        "candidate": rows("pointsman_candidate_total"),
         "models": _models(counts, before),
         "saved": _total(counts, before, "pointsman_saved_total") - _total(counts, before, "pointsman_overspent_total"),
         "decision_seconds": _times(counts, before, "pointsman_decision_duration_seconds").get((), _shares((), ())),

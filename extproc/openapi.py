@@ -62,6 +62,7 @@ _SUMMARY: Final = {
     "answers": _counted("decision", "action"),
     "cache": _counted("decision", "result"),
     "choices": _counted("selector", "model", "why"),
+    "candidate": _counted("outcome"),
     "models": _list(
         _object(
             {
@@ -128,9 +129,56 @@ SCHEMAS: Final[dict[str, Any]] = {
                 "kept": _FLAG,
                 "lacking": {"type": "object", "additionalProperties": _NAMES},
                 "choice": {"type": "object"},
-                "answer": {"type": "object", "description": "status, times, tokens and cost of the answer"},
+                "answer": {
+                    **_object({"course": _ref("Course")}, "course"),
+                    "description": "status, times, tokens and cost of the answer, and how its writer came to it",
+                },
+                "content": {**_STRING, "description": "with --console-content: the beginning of what the user said"},
             },
-            *("chosen", "tenant", "cache", "observed", "kept", "lacking", "choice", "answer"),
+            *("chosen", "tenant", "cache", "observed", "kept", "lacking", "choice", "answer", "content"),
+        ),
+    },
+    "Course": {
+        "description": "How a stepwise answer or that of a panel came about, without its text. `count` is how many "
+        "steps or calls there were; the first 100 are listed.",
+        **_object(
+            {
+                "strategy": _STRING,
+                "steps": _list(
+                    _object(
+                        {
+                            "index": _COUNT,
+                            "model": {**_STRING, "description": "who wrote it"},
+                            "action": {**_STRING, "description": "keep, redo, large, rest, … (docs/stepwise.md)"},
+                            "tokens": _COUNT,
+                            "characters": {**_COUNT, "description": "how long its text is in the answer"},
+                            "score": {**_NUMBER, "description": "how good the draft was thought to be"},
+                        },
+                        "score",
+                    )
+                ),
+                "redos": _COUNT,
+                "settled": {**_WORD, "description": "why steps were not judged any more"},
+                "panel": _STRING,
+                "calls": _list(
+                    _object(
+                        {
+                            "model": _STRING,
+                            "why": _STRING,
+                            "prompt_tokens": _COUNT,
+                            "completion_tokens": _COUNT,
+                            "cost": _COUNT,
+                            "released": {**_FLAG, "description": "whether the client got its text"},
+                            "began": {**_COUNT, "description": "seconds after the answer's beginning"},
+                            "seconds": _COUNT,
+                            "error": _STRING,
+                        },
+                        *("began", "seconds", "error"),
+                    )
+                ),
+                "count": _COUNT,
+            },
+            *("strategy", "steps", "redos", "settled", "panel", "calls"),
         ),
     },
     "Grade": {
@@ -404,6 +452,35 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 },
             }
         },
+        "/playground/send": {
+            "post": {
+                "summary": "Send a request through the gateway, as a client would, and see its answer as it comes",
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {
+                            "schema": _object(
+                                {
+                                    "request": {**_STRING, "description": "a body, as text"},
+                                    "path": {**_STRING, "description": "of a call that a model answers"},
+                                    "headers": {"type": ["object", "null"], "additionalProperties": _STRING},
+                                },
+                                "headers",
+                            )
+                        }
+                    },
+                },
+                "responses": {
+                    "200": {
+                        "description": "Events: `head` (status, headers), `body` (a piece of text, as JSON), and at "
+                        "last `end` (seconds, bytes) or `error` (error).",
+                        "content": {"text/event-stream": {"schema": _STRING}},
+                    },
+                    "404": _text("The router was not started with --gateway.", "text/plain"),
+                    "503": _text("Several requests are under way.", "text/plain"),
+                },
+            }
+        },
         "/console/state": {
             "get": {
                 "summary": "What the console asks for first",
@@ -417,6 +494,7 @@ DESCRIPTION: Final[dict[str, Any]] = {
                                 "policy": _STRING,
                                 "details": {"type": "object"},
                                 "playground": _FLAG,
+                                "sends": {**_FLAG, "description": "whether requests can be sent from there"},
                             }
                         ),
                     )

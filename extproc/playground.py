@@ -12,7 +12,9 @@ from typing import Any, Final
 import orjson
 
 ANSWER_S: Final = 30.0
-"""For one question; the first one waits for the models too."""
+"""For one question."""
+START_S: Final = 120.0
+"""For the first one, which waits until everything is imported, with a lower priority than the router has."""
 IDLE_S: Final = 120.0
 WAITING: Final = 8
 """Questions at a time; one is answered after the other."""
@@ -50,9 +52,11 @@ class Asker:
     async def _ask(self, question: Any) -> Any:
         if self._idle is not None:
             self._idle.cancel()
+        begun = self._process is not None and self._process.poll() is None
+        seconds = ANSWER_S if begun else START_S
         try:
-            async with asyncio.timeout(ANSWER_S):
-                if self._process is None or self._process.poll() is not None:
+            async with asyncio.timeout(seconds):
+                if not begun:
                     self.close()
                     await self._start()
                 self._writer.write(orjson.dumps(question) + b"\n")
@@ -60,7 +64,7 @@ class Asker:
                 answer = orjson.loads(await self._reader.readuntil(b"\n"))
         except TimeoutError:
             self.close()
-            raise PlaygroundError(f"no answer within {ANSWER_S:g} seconds") from None
+            raise PlaygroundError(f"no answer within {seconds:g} seconds") from None
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             self.close()
             raise PlaygroundError("the process that answers has ended; the router's log may say why") from None

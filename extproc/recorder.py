@@ -15,6 +15,7 @@ from signals.request import Request
 TIMED_EVERY: Final = 64  # requests: in one of them every signal is timed, for the metrics
 LONGEST_ID: Final = 256  # characters kept of a request's id, which a client may have written
 KEPT_DECISIONS: Final = 256  # behind /debug/decisions, for each worker
+LONGEST_TEXT: Final = 2_000  # characters kept of what a user has said, where the operator wants to see it
 
 
 _now: Final = time.time
@@ -36,16 +37,18 @@ class Spans(Protocol):
 
 
 class Recorder:
-    """On the hot path of every request. `outcomes` holds (seconds since the epoch, request id, outcome), oldest first.
+    """On the hot path of every request. `outcomes` holds (seconds since the epoch, request id, outcome, the beginning
+    of what the user says last), oldest first; that text only with `content`, else None.
 
     `recorded` is how many there were. `keeps`: requests must keep their bodies until they are recorded.
     """
 
-    def __init__(self, metrics: Metrics, log: Log | None, spans: Spans | None) -> None:
+    def __init__(self, metrics: Metrics, log: Log | None, spans: Spans | None, *, content: bool = False) -> None:
         self.metrics = metrics
-        self.outcomes: deque[tuple[float, str | None, Outcome]] = deque(maxlen=KEPT_DECISIONS)
+        self.outcomes: deque[tuple[float, str | None, Outcome, str | None]] = deque(maxlen=KEPT_DECISIONS)
         self.recorded = 0
-        self.keeps = log is not None and log.content
+        self.keeps = content or (log is not None and log.content)
+        self._content = content
         self._log = log
         self._spans = spans
         self._requests = 0
@@ -55,7 +58,8 @@ class Recorder:
         self.metrics.record(outcome)
         id: str | None = request.headers.get("x-request-id")
         self.recorded += 1
-        self.outcomes.append((_now(), id if id is None else id[:LONGEST_ID], outcome))
+        text = request.text("user")[:LONGEST_TEXT] if self._content else None
+        self.outcomes.append((_now(), id if id is None else id[:LONGEST_ID], outcome, text))
         if self._log is not None:
             self._log.record(outcome, request)
         if self._spans is not None:

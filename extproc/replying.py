@@ -8,8 +8,8 @@ comes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from decisions.decision import Trace
 from decisions.engine import Engine
@@ -51,7 +51,8 @@ class Reply:
 
     `model` is the one that answers: the decision's, or the fallback that took its place. `status` is the answer's (0:
     none came), `first_byte` the time at which its head came, in seconds since the epoch. `bill` is what a writer has
-    taken within this exchange; a plain answer may follow where the writer failed.
+    taken within this exchange, where that is counted, and `course` how it came to its answer; a plain answer may follow
+    where the writer failed.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Reply:
         "_unasked",
         "_waiting",
         "bill",
+        "course",
         "first_byte",
         "model",
         "status",
@@ -80,6 +82,7 @@ class Reply:
         self.status = 0
         self.first_byte = time.time()
         self.bill: Spent | None = None
+        self.course: Mapping[str, Any] | None = None
         self._engine = engine
         self._context = context
         self._request = request
@@ -97,7 +100,9 @@ class Reply:
 
     def charge(self, bill: Spent) -> None:
         """A writer's answer is over, and has taken this."""
-        self.bill = bill
+        self.course = bill.course
+        if self._engine.metered:
+            self.bill = bill
 
     def begun(self, status: int, model: str | None) -> None:
         """The head of a writer's answer is sent; `model` as the writer calls the one that writes it."""

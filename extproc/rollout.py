@@ -30,8 +30,8 @@ class Rollout:
 
     def __init__(self, live: Engine, candidate: Engine, share: float, count: Callable[[str], None]) -> None:
         self.candidate = candidate
+        self.share = share
         self._live = live
-        self._share = share
         self._count = count
         self._tasks: set[asyncio.Task[None]] = set()
         self._second = 0
@@ -39,7 +39,7 @@ class Rollout:
 
     def choose(self, request: Request) -> Engine:
         """The engine that decides `request`: the same one for all of a session."""
-        if self._share > 0.0 and fraction("canary", self._live.sessions.key(request)) < self._share:
+        if self.share > 0.0 and fraction("canary", self._live.sessions.key(request)) < self.share:
             return self.candidate
         return self._live
 

@@ -27,7 +27,7 @@ from decisions.engine import Engine
 from decisions.grading import Taken
 from decisions.outcome import Outcome, as_object
 from extproc import metrics, shown
-from extproc.admin import Admin, News, Status
+from extproc.admin import NOTHING, Admin, Allowed, News, Status
 from extproc.answers import Answers
 from extproc.bodies import Bodies
 from extproc.callers import Callers
@@ -37,6 +37,7 @@ from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
 from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
+from extproc.masking import masked
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Sample, Snapshot, gauge
 from extproc.recorder import Recorder
@@ -76,7 +77,7 @@ class Options:
     given over HTTP to proxies that cannot take them from us. `candidate` is a second policy, which decides the share
     `canary` (0 to 1) of the sessions, and all other requests without effect. `admin_hosts` are names, beside
     addresses and `localhost`, under which the admin port answers; `admin_token` is the file of the token that it asks
-    for; `playground` starts the process behind the console's playground (none: there is none).
+    for; `allowed` is what the console may do.
 
     Raises ValueError for TLS on a transport that has none.
     """
@@ -99,7 +100,7 @@ class Options:
     traces: bool = False
     admin_hosts: tuple[str, ...] = ()
     admin_token: Path | None = None
-    playground: tuple[str, ...] = ()
+    allowed: Allowed = NOTHING
 
     @property
     def admin_names(self) -> tuple[str, ...]:
@@ -122,7 +123,6 @@ class InForce:
 
     __slots__ = (
         "__weakref__",
-        "_rollout",
         "answerer",
         "answers",
         "apart",
@@ -136,6 +136,7 @@ class InForce:
         "makers",
         "meter",
         "record",
+        "rollout",
         "source",
         "timed",
         "unread",
@@ -159,11 +160,11 @@ class InForce:
         self.keeper = worker.keeper
         self.apart = worker.apart
         self.unread = worker.unread.tell
-        self._rollout = rollout
+        self.rollout = rollout
 
     def choose(self, request: Request) -> Engine:
         """The engine that decides `request`: the policy's, or the candidate's for its share."""
-        return self.engine if self._rollout is None else self._rollout.choose(request)
+        return self.engine if self.rollout is None else self.rollout.choose(request)
 
 
 class Worker:
@@ -195,7 +196,7 @@ class Worker:
         self._first = _models(loaded)  # what the gateway's routes were most likely written for
         self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
         self._tracing = Tracing() if options.traces else None
-        self.recorder = Recorder(self.metrics, self._log, self._tracing)
+        self.recorder = Recorder(self.metrics, self._log, self._tracing, content=options.allowed.content)
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
         self._server = _transport(options, handlers)
 
@@ -351,6 +352,8 @@ class Worker:
         new: dict[str, Any] = {"models_perhaps_without_route": list(self._unrouted)} if self._unrouted else {}
         if self._in_force.answers is not None and (problems := self._in_force.answers.problems):
             new["decisions_not_as_written"] = problems
+        if (rollout := self._in_force.rollout) is not None:
+            new["candidate"] = {"policy": rollout.candidate.policy, "share": rollout.share}
         return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams, **new}
 
     async def snapshot(self) -> Snapshot:
@@ -394,8 +397,9 @@ class Worker:
                 "time": at,
                 "request_id": None if id is None else shown.word(id),
                 **as_object(outcome),
+                **({} if text is None else {"content": masked(text)}),
             }
-            for index, (at, id, outcome) in enumerate(islice(reversed(outcomes), min(limit, len(outcomes))))
+            for index, (at, id, outcome, text) in enumerate(islice(reversed(outcomes), min(limit, len(outcomes))))
         ]
 
     def news(self, seen: int | None, limit: int) -> tuple[int, list[dict[str, Any]]]:
@@ -504,7 +508,7 @@ async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float)
         await worker.reload(lambda: load(options.policy, options.gate, options.candidate, worker.resources))
 
     await worker.start(options.listen, options.stepwise_listen)
-    admin = Admin(worker, options.callers, playground=options.playground)
+    admin = Admin(worker, options.callers, allowed=options.allowed)
     if options.admin is not None:
         await admin.start(options.admin)
     settle_memory()

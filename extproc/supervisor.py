@@ -235,7 +235,7 @@ class Supervisor:
         stop = Stop(self._reload)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        admin = Admin(self, self._callers, self._history, self._options.playground)
+        admin = Admin(self, self._callers, self._history, self._options.allowed)
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._watcher.run(self._reload)),

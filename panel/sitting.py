@@ -19,7 +19,7 @@ from upstream.client import CompletionStream, DeadlineError, ModelClient, Upstre
 from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
 from upstream.usage import TokenCounts
-from upstream.writer import Call
+from upstream.writer import MOST_TOLD, Call
 
 CHAT_PATH: Final = "/v1/chat/completions"
 LONGEST: Final = 1 << 20
@@ -110,6 +110,8 @@ class MemberCall:
         self._stream: CompletionStream | None = None
         self._size = 0
         self._closed = False
+        self._began: float | None = None  # on the loop's clock, as `_ended`
+        self._ended = 0.0
 
     @property
     def text(self) -> str:
@@ -134,6 +136,7 @@ class MemberCall:
                 if self._closed:
                     return None
                 body = sitting.body(self._wish)
+                self._began = asyncio.get_running_loop().time()
                 sitting.books.asked(self.member.name)
                 upstream = self.member.upstream
                 self._stream = await upstream.open(CHAT_PATH, body, sitting.call.forwarded, self._limit)
@@ -178,6 +181,7 @@ class MemberCall:
         if self._closed:
             return
         self._closed = True
+        self._ended = asyncio.get_running_loop().time()
         if self._stream is None:  # nothing came of it: nobody has counted anything
             return
         self.counts, self.received = self._stream.counts, self._stream.received
@@ -208,6 +212,9 @@ class MemberCall:
             "cost": round(endpoint.cost(prompt, completion, cached, written), 9),
             "released": self.released,
         }
+        if self._began is not None:
+            until = self._ended if self._closed else asyncio.get_running_loop().time()
+            told |= {"began": round(self._began - self._sitting.began, 4), "seconds": round(until - self._began, 4)}
         if self.error is not None:
             told["error"] = self.error.kind
         return told
@@ -238,6 +245,7 @@ class Sitting:
         """`members`: those that may see this request, in the room's order."""
         now = asyncio.get_running_loop().time()
         until = now + room.limits.seconds
+        self.began = now
         self.room = room
         self.call = call
         self.question = question
@@ -320,7 +328,9 @@ class Sitting:
             tokens[name, "discarded"] += account.discarded
             tokens[name, "kept"] += account.completion - account.discarded
         if self.call.charge is not None:
-            self.call.charge(self.books.spent())
+            calls = [asked.to_json() for asked in self.asked[:MOST_TOLD]]
+            course = {"panel": self.room.kind, "calls": calls, "count": len(self.asked)}
+            self.call.charge(self.books.spent()._replace(course=course))
 
 
 _OURS: Final = frozenset(("model", "stream", "stream_options", "n", "store", "metadata", "logprobs", "top_logprobs"))

@@ -63,9 +63,9 @@ class Passage:
         return self._splitter.waiting
 
     @property
-    def cut(self) -> int | None:
-        """Tokens of the step that the client has got, if it ended here; None where the client has none of it."""
-        return sum(token.size for token in self.unfinished[: self._shown]) if self._shown else None
+    def shown(self) -> tuple[Token, ...]:
+        """The tokens of the unfinished step that the client has got."""
+        return self.unfinished[: self._shown]
 
     def feed(self, token: Token) -> list[Step]:
         """Takes the next token; gives the steps that it completed."""

@@ -30,7 +30,7 @@ from upstream.books import Books, Open
 from upstream.client import Delta, UpstreamError
 from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
-from upstream.writer import Call
+from upstream.writer import MOST_TOLD, Call
 
 
 class Failed(Exception):
@@ -111,17 +111,21 @@ class Session:
         if settled := self._course.settled:
             metrics.settled[settled] += 1
         if self._call.charge is not None:
-            self._call.charge(self._books.spent())
+            self._call.charge(self._books.spent()._replace(course=self._course_told(MOST_TOLD)))
 
     def usage(self) -> JSON:
         """Tokens of both models, rejected ones included, in OpenAI's shape, with ours under `pointsman`."""
-        ours = {
+        return self._books.usage(self._course_told(), self._told())
+
+    def _course_told(self, most: int | None = None) -> JSON:
+        """How the answer came about: the first `most` of its steps, or all."""
+        return {
             "strategy": self._setup.strategy.name,
-            "steps": [record.to_json(index) for index, record in enumerate(self.records)],
+            "steps": [record.to_json(index) for index, record in enumerate(self.records[:most])],
             "redos": self.redos,
             "settled": self._course.settled,
+            **({} if most is None else {"count": len(self.records)}),
         }
-        return self._books.usage(ours, self._told())
 
     # --- one move ----------------------------------------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class Session:
         """The small model's draft becomes part of the answer."""
         self._loops.count(self._state.repeats(step))
         self._state = self._state.kept(step)
-        self._record(step.size, action, score)
+        self._record(step.size, len(step.text), action, score)
         self._say(step.tokens)
 
     def _reject(self, action: str, score: float | None, tokens: int) -> None:
@@ -298,7 +302,7 @@ class Session:
         """A step that nobody judged is in the answer."""
         self._loops.count(self._state.repeats(step))
         course = self._course
-        self._record(step.size, course.why, course.score)
+        self._record(step.size, len(step.text), course.why, course.score)
         small = self._model is self._setup.small
         self._state = self._state.kept(step) if small else self._state.redone(course.rejected, step)
         course.complete()
@@ -315,8 +319,8 @@ class Session:
         model.suspect = model.suspect or error.kind == "restart"
         if error.broken:
             model.failed(str(error))
-        if (cut := self._passage.cut) is not None:
-            self._record(cut, "cut")
+        if cut := self._passage.shown:
+            self._record(sum(token.size for token in cut), sum(len(token.text) for token in cut), "cut")
         self._drop()
         self._again = False
         self._dead[model.name] = error
@@ -342,8 +346,8 @@ class Session:
         if self._opened is not None:
             self._opened.used += size
 
-    def _record(self, tokens: int, action: str, score: float | None = None) -> None:
-        self._transcript.record(Record(self._model.name, action, tokens, score))
+    def _record(self, tokens: int, characters: int, action: str, score: float | None = None) -> None:
+        self._transcript.record(Record(self._model.name, action, tokens, score, characters))
 
     def _drop(self) -> None:
         """Closes the open stream, if there is one, and enters what it cost."""

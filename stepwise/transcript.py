@@ -32,17 +32,19 @@ class Record:
     `action`: keep (a draft that was kept), redo (the large model's, for a rejected draft), loop (likewise, because the
     draft repeated earlier steps), unjudged (likewise, because the strategy failed), large (the strategy asked for it
     outright), handover, takeover (the other model failed), rest (written without being judged), cut (a beginning that
-    the other model finished).
+    the other model finished). `characters`: how long its text is in the answer.
     """
 
     model: str
     action: str
     tokens: int
     score: float | None = None
+    characters: int = 0
 
     def to_json(self, index: int) -> JSON:
         score = {} if self.score is None else {"score": round(self.score, 4)}
-        return {"index": index, "model": self.model, "action": self.action, "tokens": self.tokens, **score}
+        told = {"index": index, "model": self.model, "action": self.action, "tokens": self.tokens}
+        return {**told, "characters": self.characters, **score}
 
 
 class Transcript:

@@ -8,9 +8,9 @@ these, `thoughtsTokenCount`. Our own writers add what else there is to say under
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json import JSONDecoder
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -64,7 +64,10 @@ class TokenCounts(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What an answer took: tokens (see `Usage`), and money in the unit of the prices."""
+    """What an answer took: tokens (see `Usage`), and money in the unit of the prices.
+
+    `course` is how a writer came to it: who wrote what, without any of its text.
+    """
 
     prompt: int
     completion: int
@@ -72,6 +75,7 @@ class Spent(NamedTuple):
     cached: int | None = None
     reasoning: int | None = None
     written: int | None = None
+    course: Mapping[str, Any] | None = None
 
 
 def read(said: object) -> Usage:

@@ -34,6 +34,9 @@ DIFFICULTY: Final = "difficulty"
 Charge = Callable[[Spent], None]
 """Who is told what an answer has taken."""
 
+MOST_TOLD: Final = 100
+"""Steps or calls of one answer that are told."""
+
 T = TypeVar("T")
 
 

@@ -171,12 +171,12 @@ async def test_the_process_is_started_once_and_again_after_it_has_ended(monkeypa
 
 @pytest.mark.e2e
 async def test_who_waits_too_long_or_among_too_many_is_told(monkeypatch):
-    monkeypatch.setattr(playground, "ANSWER_S", 0.2)
+    monkeypatch.setattr(playground, "START_S", 0.2)
     asker = Asker([sys.executable, "-c", SLEEPER])
     with pytest.raises(PlaygroundError, match="no answer within"):
         await asker.ask({})
     assert asker._process is None
-    monkeypatch.setattr(playground, "ANSWER_S", 30.0)
+    monkeypatch.setattr(playground, "START_S", 30.0)
     left = Asker([sys.executable, "-c", LEAVER])
     with pytest.raises(PlaygroundError, match="has ended"):
         await left.ask({})

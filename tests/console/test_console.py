@@ -329,3 +329,12 @@ def test_its_files_are_there_and_name_nothing_elsewhere(path):
     assert not re.findall(r"https?://(?!www\.w3\.org/)", content)
     assert "innerHTML" not in content
     assert "unsafe-" not in dict(console.HEADERS)["content-security-policy"]
+
+
+def test_the_pictures_of_the_docs_are_those_that_the_tests_take():
+    docs = Path(console.__file__).parents[1] / "docs"
+    shown = set(re.findall(r"pictures/([\w-]+)\.png", (docs / "console.md").read_text()))
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    taken = set(re.findall(r'picture\(page, "([\w-]+)"', tests))
+    assert shown == {path.stem for path in (docs / "pictures").glob("*.png")}
+    assert shown <= taken

@@ -166,6 +166,10 @@ async def test_the_payer_is_charged_what_both_models_took(tmp_path: Path, text: 
             assert spent > 0  # the client has left: what was written until then is to be paid
             return
         usage = json.loads(b"".join(events).split(b"\n\n")[-3].removeprefix(b"data: "))["usage"]
+        if bill.course is not None:  # how it came about, as the client is told
+            assert bill.course["steps"] == usage["pointsman"]["steps"]
+            assert bill.course["count"] == len(bill.course["steps"]) > 0
+        assert (bill.course is None) is ("pointsman" not in usage)
         cost = usage["pointsman"]["cost"] if "pointsman" in usage else None
         if cost is None:  # an agent's request, answered by the small model
             cost = (usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1e6

@@ -75,6 +75,7 @@ async def test_usage_adds_up_and_counts_what_was_thrown_away() -> None:
         _, whole = await both.ask(stream=False)
     usage, ours = whole["usage"], whole["usage"]["pointsman"]
     models = ours["models"]
+    assert sum(step["characters"] for step in ours["steps"]) == len(whole["choices"][0]["message"]["content"])
     assert usage["completion_tokens"] == sum(model["completion_tokens"] for model in models.values())
     assert usage["prompt_tokens"] == sum(model["prompt_tokens"] for model in models.values())
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
