@@ -10,9 +10,10 @@ from config.problem import did_you_mean
 
 TEMPLATE: Final = re.compile(
     r"\$\{\{?\s*[A-Za-z_][^{}\n]{0,200}\}|\{\{-?\s*[.$A-Za-z_][^{}\n]{0,200}\}\}|\$\([A-Za-z_]\w{0,100}\)"
-    r"|(?<![\w$])\$[A-Z][A-Z0-9]*_[A-Z0-9_]+|\bos\.environ[/\[]|<%=?\s"
+    r"|(?<![\w$])\$[A-Z][A-Z0-9_]{2,}(?!\w)|%[A-Z][A-Z0-9_]{2,}(?:\([^()\n]{0,100}\))?%|\bos\.environ[/\[]|<%=?\s"
 )
-"""`${X}`, `{{ .x }}`, `$(X)`, `$AN_X`, `os.environ/X`, `<%= x %>`: shells, Helm, Jinja, Kubernetes, LiteLLM, ERB."""
+"""`${X}`, `{{ .x }}`, `$(X)`, `$AN_X`, `%AN_X%`, `os.environ/X`, `<%= x %>`: shells, Helm, Jinja, Kubernetes, Windows
+and Envoy, LiteLLM, ERB."""
 _LONGEST: Final = 200
 """Characters of a sentence or a number that is looked at."""
 _TOKEN: Final = re.compile(r"\s*(\(|\)|&&?|\|\|?|>=|<=|==?|!=|>|<|!|[^\s()&|<>=!]+)")

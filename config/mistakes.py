@@ -28,9 +28,9 @@ _SEARCHED: Final = frozenset(
     | {"sequence", "to", "toward"}
 )
 """Parameters of signals that hold what is looked for in a text: a template may be just that."""
-_PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$")
+_PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$|^/.*/$|\[\w-\w")
 _VERSION: Final = re.compile(r"v\d+[a-z0-9]*")
-_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|messages|responses|models)$")
+_ENDPOINT: Final = re.compile(r"/(chat/completions|chat|completions|embeddings|messages|responses|models)$")
 _THINKING: Final = ("reasoning_effort", "thinking", "thinking_budget")
 
 
@@ -49,8 +49,8 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
                 f"only the very name {name!r} asks for routing, `auto` takes no patterns: write every name in full"
             )
             yield ("auto", index), Doubt((), "L321", message)
-        elif name in spec.auto[:index]:
-            yield ("auto", index), Doubt((), "L330", f"{name!r} stands there twice: remove one")
+        elif name.casefold() in map(str.casefold, spec.auto[:index]):
+            yield ("auto", index), Doubt((), "L330", f"{name!r} stands there twice (case does not count): remove one")
     for key, model in spec.models.items():
         for doubt in _model(key, model):
             yield ("models", key), doubt
@@ -118,14 +118,14 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
             message = f"requests would go to {start}{base}{end[0]}: leave {end[0]} out; the path of a call is added"
             yield Doubt((where,), "L327", message)
             return
-    steps = start.split("/")
+    steps = start.lower().split("/")
     versioned = _VERSION.fullmatch(steps[-1]) or (steps[-1] == "openai" and _VERSION.fullmatch(steps[-2]))
     if versioned or (start and base.startswith(f"{start}/")):
         message = f"requests would go to {start}{base}/chat/completions: "
         if model.base_path is not None:
             message += f"`base_path` is added to the path of a url; leave {start} out of one of them"
         elif steps[-1] == "v1":
-            message += f"`/v1` is added to the path of a url, so write {start.removesuffix('/v1') or 'no path'}"
+            message += f"`/v1` is added to the path of a url, so write {start[: -len('/v1')] or 'no path'}"
         else:
             message += f"`/v1` is added to the path of a url; take {start} out of it and write `base_path: {start}`"
         yield Doubt(("url",), "L327", message)

@@ -126,6 +126,8 @@ URLS = {
     "http://x/v1/chat/completions": "leave /chat/completions out",
     "http://x/v1/messages": "leave /messages out",
     "http://x/v1/v1": "so write no path",
+    "http://x/V1": "so write no path",
+    "http://x/v1/chat": "leave /chat out",
     "http://x/api/v2": "/api/v2/v1/chat/completions",
     "https://x.openai.azure.com/openai?api-version=2024": "a query cannot stand here",
     "https://user:key@x/v1": "credentials cannot stand here",
@@ -208,6 +210,9 @@ TEMPLATES = [
     "{{model}}",
     "$(MODEL_NAME)",
     "$MODEL_NAME",
+    "$TOKEN",
+    "%MODEL_NAME%",
+    "%REQ(x-model)%",
     "os.environ/MODEL",
 ]
 
@@ -223,7 +228,18 @@ def test_templates_are_never_filled_in(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["costs $5", "use {braces} or {{}}", "$ and $x", "a <b> c", "US$100", "$1 {{ 2 + 2 }}"]
+    "text",
+    [
+        "costs $5",
+        "use {braces} or {{}}",
+        "$ and $x",
+        "a <b> c",
+        "US$100",
+        "$1 {{ 2 + 2 }}",
+        "100% of 50%",
+        "$US",
+        "a %20b%20",
+    ],
 )
 def test_what_is_no_template(text: str) -> None:
     decision = f'{{name: d, when: s, on_unknown: match, respond: {{message: "{text}"}}}}'
@@ -233,7 +249,10 @@ def test_what_is_no_template(text: str) -> None:
 def test_auto_takes_no_patterns() -> None:
     assert codes(policy(auto='[auto, "gpt-*"]')) == [("L321", '"gpt-*"]')]
     assert codes(policy(auto='[auto, "^gpt"]')) == [("L321", '"^gpt"]')]
+    assert codes(policy(auto='[auto, "/gpt/"]')) == [("L321", '"/gpt/"]')]
+    assert codes(policy(auto='[auto, "gpt-[a-z]"]')) == [("L321", '"gpt-[a-z]"]')]
     assert codes(policy(auto="[auto, router, auto]")) == [("L330", "auto]")]
+    assert codes(policy(auto="[auto, router, AUTO]")) == [("L330", "AUTO]")]
     assert codes(policy(auto='["MoM[1M]", "auto:latest", pointsman/auto]')) == []
     assert codes(policy(models='{a: {name: "gpt-*"}, b: {}}')) == [("L321", '"gpt-*"}, b: {}}')]
 
