@@ -186,7 +186,8 @@ class _Compiled:
         self.clause = clause
         self.selector = selector
         # `compared`: others of its rank are, so that its confidence may decide.
-        self.rank, self.compared = place
+        self.rank = place[0]
+        self.compared = place[1]
         # What of the rule's value makes a difference: `skip` asks whether it is true, `match` whether it is false.
         goals = {"skip": (True,), "match": (False,), "fail": (True, False)}
         both = self.compared and clause.on_unknown == "match"

@@ -172,7 +172,7 @@ class DecisionPorter:
         for ref in refs:
             name = ref.text("lora_name") or ref.text("model")
             self._models.missing(name, (ref, "model"))
-            if name in names:
+            if name in names or not name:
                 continue
             weight = ref.number("weight")
             names.append(name)
@@ -198,11 +198,11 @@ class DecisionPorter:
         if by is None:
             names, changes, by = names[:1], changes[:1], {"by": "weighted"}
             alike = True
-        entry.value["route"] = self._among(names, [{} for _ in names] if alike else changes, by)
+        entry.value["route"] = self.among(names, [{} for _ in names] if alike else changes, by)
         if alike and changes[0]:
             entry.value["set"] = changes[0]
 
-    def _among(self, names: list[str], changes: list[dict[str, Any]], by: dict[str, Any]) -> str | dict[str, Any]:
+    def among(self, names: list[str], changes: list[dict[str, Any]], by: dict[str, Any]) -> str | dict[str, Any]:
         """The models that a decision goes to. Where shares count, those of a model with several servers are shared."""
         weighted = by["by"] == "weighted"
         pick: list[Any] = []

@@ -48,7 +48,9 @@ class ModelPorter:
 
     def provided(self, given: Given, families: Given) -> None:
         """One of `providers.models`."""
-        name = given.text("name")
+        name = self._named(given)
+        if not name:
+            return
         entry = self._entry(name)
         served = given.text("provider_model_id")
         if served and served != name:
@@ -72,7 +74,9 @@ class ModelPorter:
 
     def card(self, given: Given) -> None:
         """One of `routing.modelCards`."""
-        name = given.text("name")
+        name = self._named(given)
+        if not name:
+            return
         entry = self._entry(name)
         context, output = given.number("context_window_size"), given.number("max_output_tokens")
         if context:
@@ -137,6 +141,13 @@ class ModelPorter:
             entry = self._entry(name)
             self._ported.tell("note", where, f"the source does not say where {name!r} is served", entry)
             self.thinking.setdefault(name, None)
+
+    def _named(self, given: Given) -> str:
+        """The name of a model or an adapter; '' where it has none, so that nothing can ask for it."""
+        name = given.text("name")
+        if not name:
+            self._ported.tell("contradiction", (given, ""), "it has no name, so it is left out")
+        return name
 
     def _entry(self, name: str) -> Entry:
         return self._ported.models.setdefault(name, Entry({}))
@@ -238,7 +249,9 @@ class ModelPorter:
     def _adapters(self, name: str, adapters: list[Given]) -> None:
         base = self._entry(name)
         for given in adapters:
-            adapter = given.text("name")
+            adapter = self._named(given)
+            if not adapter:
+                continue
             entry = self._entry(adapter)
             entry.value |= {key: value for key, value in base.value.items() if key not in ("name", "fallback")}
             entry.comments.append(f"note: {given.place}: an adapter of {name}, on the same server")

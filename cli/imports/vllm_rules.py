@@ -13,6 +13,7 @@ from cli.imports.source import Given
 from cli.imports.vllm_signals import Bounds, Rule, SignalPorter, empty
 
 _STEP: Final = 1e-9
+_LEVELS: Final = ("hard", "easy", "medium")
 _MEASURED: Final = ("similar", "contrast", "tokens", "structure", "knowledge")
 """Kinds whose scores are what there are the values of the same signals."""
 
@@ -104,7 +105,11 @@ class RulePorter:
         """Add what complexities are composed with, now that all signals are known."""
         for given, name in self._signals.composed:
             extra = self.rule(given, None)
-            for level in ("hard", "easy", "medium"):
+            levels = {str(self._signals.rules["complexity", f"{name}:{level}"]) for level in _LEVELS}
+            if levels & set(self._named(extra)):
+                self._ported.tell("contradiction", (given, ""), f"{name} is composed with itself; that is left out")
+                continue
+            for level in _LEVELS:
                 known = self._signals.rules["complexity", f"{name}:{level}"]
                 entry = self._ported.rules[str(known)]
                 whole = both([entry.value, extra])
@@ -159,7 +164,10 @@ class RulePorter:
         elif default in members:  # one embedding matches at the most; where it is none of these, the default does
             others = [ask("embedding", one) or False for one in members if one != default]
             rule = either([ask("embedding", default) or False, neither(either(others))])
-            self._signals.name_rule(("embedding", default), rule, f"{name}:{default}")
+            if isinstance(rule, bool):
+                known["embedding", default] = rule
+            else:
+                self._signals.name_rule(("embedding", default), rule, f"{name}:{default}")
         self._ported.leftover(given)
 
     def _exclusive(self, name: str, members: list[str], how: dict[str, Any], asked: list[str]) -> None:
@@ -265,12 +273,15 @@ class RulePorter:
 
     def unsure(self, rule: Rule) -> bool:
         """Whether some signal of `rule`, or of what it names, says how sure it is."""
-        found, names = False, list(_names(rule))
+        return any(map(self.doubtful, self._named(rule)))
+
+    def _named(self, rule: Rule) -> list[str]:
+        """The signals and rules that `rule` names, and those that these name."""
+        names = list(dict.fromkeys(_names(rule)))
         for name in names:  # which grows
             named = self._ported.rules.get(name)
-            names += [one for one in _names(named.value if named else True) if one not in names]
-            found = found or self.doubtful(name)
-        return found
+            names += [one for one in dict.fromkeys(_names(named.value if named else True)) if one not in names]
+        return names
 
     def _mapping(self, given: Given) -> None:
         source, method = given.text("source"), given.text("method", "threshold_bands")

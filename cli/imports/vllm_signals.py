@@ -81,6 +81,8 @@ _CANNOT: Final = {
     "category_kb": _KNOWLEDGE,
     "taxonomy": _KNOWLEDGE,
 }
+_TURNS: Final = 20
+"""The most earlier messages that `reask` compares."""
 _ENCODER: Final = "the threshold is that of another encoder"
 _MODEL: Final = "the threshold is that of another model"
 _NEVER: Final = "; conditions on it never match"
@@ -425,11 +427,14 @@ class SignalPorter:
         self.ported.leftover(given, entry)
 
     def _reask(self, given: Given, name: str) -> None:
-        least, turns = given.number("threshold"), int(given.number("lookback_turns") or 1)
+        least, told = given.number("threshold"), int(given.number("lookback_turns") or 1)
+        turns = min(told, _TURNS)
         value: dict[str, Any] = {"at_least": 0.8 if least is None else least}
         if turns > 1:
             value |= {"turns": turns, "streak": True}
         entry = self.add(("reask", name), {"reask": value})
+        if told > turns:
+            self.ported.tell("loss", (given, "lookback_turns"), f"{turns} earlier messages are compared at most", entry)
         self.ported.leftover(given, entry)
 
     def _event(self, given: Given, name: str) -> None:
@@ -484,11 +489,21 @@ class SignalPorter:
         if kind == "text_bytes":
             what = "bytes"
         bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
-        if empty((least, most)):
-            self.drop((given, "predicate"), "structure", "its bounds exclude each other")
+        wrong = "its bounds exclude each other" if empty((least, most)) else ""
+        if how not in ("count", "density", "exists", "sequence"):
+            wrong = f"no feature that is known here: {how}"
+        elif how == "sequence" and not any(isinstance(one, list) and one for one in sequences or []):
+            wrong = "nothing says in which order what follows"
+        elif how != "sequence" and what != "bytes" and not any(what.values()):
+            wrong = "nothing says what it looks for"
+        elif how == "density" and what == "bytes":
+            wrong = "bytes are counted alone"
+        if wrong:
+            self.drop((given, "feature"), "structure", wrong)
             return
         if how == "sequence":
-            orders = [[{"keywords": [str(word)]} for word in one] for one in sequences or [] if isinstance(one, list)]
+            lists = [one for one in sequences or [] if isinstance(one, list) and one]
+            orders = [[{"keywords": [str(word)]} for word in one] for one in lists]
             names = [f"{name}:{number + 1}" if len(orders) > 1 else name for number in range(len(orders))]
             parts = []
             for order, label in zip(orders, names, strict=True):
@@ -546,12 +561,15 @@ class SignalPorter:
         self.ported.leftover(given)
 
     def _authz(self, given: Given, name: str) -> None:
-        role = given.text("role", name)
+        role = given.text("role", name) or "role"
         users: list[str] = []
         groups: list[str] = []
         for subject in given.children("subjects"):
             kind = subject.text("kind").lower()
             (users if kind == "user" else groups).append(subject.text("name"))
+        if not users and not groups:
+            self.drop((given, "subjects"), "authz", "it is bound to nobody")
+            return
         known = self.rules.get(("authz", role))
         if isinstance(known, str) and known in self.ported.signals:  # a second binding of the same role
             entry = self.ported.signals[known]
@@ -654,7 +672,7 @@ class SignalPorter:
         test: dict[str, Any] = {}
         if "equals" in predicate:
             test["equals"] = predicate.text("equals")
-        elif "in" in predicate:
+        elif predicate.texts("in"):
             test["in"] = predicate.texts("in")
         else:
             test["exists"] = predicate.flag("exists", True)

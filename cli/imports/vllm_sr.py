@@ -260,7 +260,7 @@ class _Router:
         that a client may ask for."""
         names: dict[str, list[str]] = {}
         for point in self._given.children("entrypoints"):
-            names.setdefault(point.text("recipe"), []).extend(map(titled, point.texts("model_names")))
+            names.setdefault(point.text("recipe"), []).extend(filter(None, map(titled, point.texts("model_names"))))
             self._ported.leftover(point)
         known = {recipe.text("name") for recipe in recipes}
         default = [name for recipe, own in names.items() if recipe not in known for name in own]
@@ -272,6 +272,11 @@ class _Router:
             self._auto += [one for one in own if one not in self._auto]
             if name == "default" and not own:
                 gates.append(True)
+                continue
+            if not own and not name:
+                message = "neither a name nor an entry point asks for this recipe, so its decisions are left out"
+                self._ported.tell("contradiction", (recipe, ""), message)
+                gates.append(False)
                 continue
             if not own:
                 own = [name]
@@ -299,7 +304,8 @@ class _Router:
                 continue
             best = scores[0].text("model")
             self._models.missing(best, (scores[0], "model"))
-            entry = Entry({"name": self._decisions.name(name), "when": rule, "route": best})
+            route = self._decisions.among([best], [{}], {"by": "weighted"})
+            entry = Entry({"name": self._decisions.name(name), "when": rule, "route": route})
             if "system_prompt" in given:
                 entry.value["set"] = {"system": given.text("system_prompt")}
             self._ported.decisions.append(entry)

@@ -607,6 +607,50 @@ def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path
     assert "company.knowledge.json: the policy names this file" in run("import", "vllm-sr", EVERYTHING).err
 
 
+@pytest.mark.parametrize(
+    ("family", "signal", "said"),
+    [
+        ("role_bindings", {"role": "r", "subjects": []}, "it is bound to nobody"),
+        ("structure", {"feature": {"type": "count", "source": {"type": "regex"}}}, "nothing says what it looks for"),
+        ("structure", {"feature": {"type": "guess", "source": {"pattern": "x"}}}, "no feature that is known here"),
+        ("structure", {"feature": {"type": "sequence", "source": {"sequences": [[]]}}}, "in which order"),
+        ("reasks", {"lookback_turns": 100}, "20 earlier messages are compared at most"),
+        ("kb", {"kb": "none", "target": {"kind": "label", "value": "x"}}, "there is no knowledge base"),
+        (
+            "complexity",
+            {
+                "hard": {"candidates": ["a"]},
+                "easy": {"candidates": ["b"]},
+                "composer": {"type": "complexity", "name": "s:hard"},
+            },
+            "s is composed with itself",
+        ),
+    ],
+)
+def test_a_signal_that_says_too_little_is_told_and_leaves_a_policy_that_can_be_used(
+    family: str, signal: dict[str, Any], said: str
+) -> None:
+    source = json.loads(json.dumps(SMALL))
+    source["routing"]["signals"][family] = [{"name": "s", **signal}]
+    made = ported(source)
+    _, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+    assert any(said in one.message for one in made.told)
+
+
+def test_what_has_no_name_is_left_out() -> None:
+    source: dict[str, Any] = {
+        "providers": {"models": [{"name": "m"}, {"pricing": {"prompt_per_1m": 1}}]},
+        "routing": {"modelCards": [{"loras": [{"description": "none"}], "name": "m"}, {"tags": ["x"]}]},
+        "recipes": [{"routing": {"decisions": [{"name": "d", "modelRefs": [{"use_reasoning": True}]}]}}],
+    }
+    made = ported(source)
+    policy_, problems = check(made.text(), "policy.yaml", doubts=False)
+    assert policy_ is not None, problems
+    assert (list(policy_.models), policy_.clauses) == (["m"], [])
+    assert sum("has no name" in one.message or "neither a name" in one.message for one in made.told) == 4
+
+
 def test_what_a_benchmark_says_of_a_model_is_its_quality() -> None:
     records = [
         {"model": name, "benchmark": "b@1", "metrics": {"score": score}} for name, score in (("m", 0.83), ("n", 80))
