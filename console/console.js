@@ -920,10 +920,25 @@
       const heads3 = [["Signal"], ["Kind"], ["Cost", "optional"], ["Used by"]];
       put(signals, policy.signals.length ? table(heads3, policy.signals.map((each) => row(heads3, [each.name, each.kind, each.cost, each.used_by.length ? each.used_by.join(", ") : policy.signals.some((other) => other.inputs.includes(each.name)) ? "other signals" : el("span", { class: "tag" }, "nothing")])), "Signals") : empty("The policy has no signal"));
       put(choices, drawChoices(policy, total));
+      learn();
       put(candidate, drawCandidate(details.candidate || ((details.workers || [])[0] || {}).candidate, total.candidate || []));
       if (known.findings) put(findings, known.findings.length ? el("ul", { class: "problems" }, known.findings.map((each) => el("li", {}, el("span", { class: "tag " + (each.severity === "error" ? "bad" : "warn") }, each.severity), el("span", {}, `line ${each.line}: `, el("code", {}, each.code), " ", each.message)))) : empty("No finding"));
       if (source.textContent !== known.text) source.textContent = known.text;
       find();
+    }
+    // What choices have learned from grades is asked for while it is looked at.
+    let learned = {}, asked = 0;
+    async function learn() {
+      if (Date.now() - asked < 5000 || !known.policy.decisions.some((each) => each.selector)) return;
+      asked = Date.now();
+      try { learned = (await get("/selection")).decisions; } catch { return; } // the store may be away: what was known stays
+      if (view && view.node === node) put(choices, drawChoices(known.policy, known.outcomes.total));
+    }
+    function drawLearned(names) {
+      const heads = [["Decision"], ["Candidate"], ["Quality", "n"], ["Grades", "n"]];
+      const rows = names.flatMap((name) => Object.entries((learned[name] || {}).models || {}).sort((a, b) => b[1].quality - a[1].quality)
+        .map(([model, each], index) => row(heads, [index ? "" : name, model, each.quality.toFixed(2), number(each.grades)])));
+      return rows.length ? table(heads, rows, "What was learned from grades") : null;
     }
     function drawChoices(policy, total) {
       const choosing = policy.decisions.filter((each) => each.selector);
@@ -939,7 +954,7 @@
         const models = [...(found.get(selector) || new Map())].sort((a, b) => b[1].count - a[1].count);
         const all = sum(models, ([, each]) => each.count);
         return el("div", { class: "choice" }, el("h3", {}, selector, " ", el("span", { class: "quiet" }, `for ${choosing.filter((each) => each.selector === selector).map((each) => each.name).join(", ")}`)),
-          models.length ? models.map(([model, each]) => [bar(model, `${number(each.count)} · ${share(each.count, all)}`, each.count / all), el("div", { class: "small quiet" }, each.why.sort((a, b) => b[1] - a[1]).slice(0, 4).map(([why, count]) => `${why} ${share(count, each.count)}`).join(" · "))]) : el("p", { class: "quiet small" }, "It has not chosen yet."));
+          models.length ? models.map(([model, each]) => [bar(model, `${number(each.count)} · ${share(each.count, all)}`, each.count / all), el("div", { class: "small quiet" }, each.why.sort((a, b) => b[1] - a[1]).slice(0, 4).map(([why, count]) => `${why} ${share(count, each.count)}`).join(" · "))]) : el("p", { class: "quiet small" }, "It has not chosen yet."), drawLearned(choosing.filter((each) => each.selector === selector).map((each) => each.name)));
       });
     }
     function drawCandidate(given, counts) {

@@ -322,6 +322,55 @@ async def test_pages_of_other_sites_get_nothing(folder, tmp_path):
         await runner.cleanup()
 
 
+CHOOSING = """\
+version: 1
+models: {small: {name: qwen-small}, large: {name: qwen-large}}
+default: small
+signals: {code: {keyword: {any: [refactor]}}}
+decisions:
+  - {name: code, when: code, route: {pick: [small, large], by: {ema: {explore: 0.5}}}}
+"""
+
+
+async def test_the_policy_view_shows_what_selectors_chose_and_learned_and_how_a_candidate_compares(folder, tmp_path):
+    swap(folder, CHOOSING)
+    candidate = tmp_path / "candidate.yaml"
+    candidate.write_text(CHOOSING.replace("any: [refactor]", "any: [refactor, hello]"))
+    flags = ("--candidate", str(candidate))
+    async with proxied(folder, tmp_path, *flags, admin_port=free_port()) as (running, base), chromium() as page:
+        grades = []
+        async with aiohttp.ClientSession() as session:
+            for text in ("Please refactor this", "Hello") * 4:
+                async with session.post(f"{base}/v1/chat/completions", json=chat(text)) as answer:
+                    grades.append({"id": (await answer.json())["id"], "score": 1})
+            async with session.post(f"http://{running.admin}/feedback", json=grades[::2]) as answer:
+                assert (await answer.json())["taken"] > 0
+        await page.goto(f"http://{running.admin}/console#/policy")
+        choices, other = (
+            page.locator("section.panel").filter(has=page.get_by_role("heading", name=title, exact=True))
+            for title in ("Choices of models", "Candidate")
+        )
+        total = (await running.get("/outcomes"))[1]["total"]
+        learned = (await running.get("/selection"))[1]["decisions"]["code"]["models"]
+        await choices.locator("tbody tr").first.wait_for()
+        rows = [(await row.inner_text()).split("\t") for row in await choices.locator("tbody tr").all()]
+        ranked = sorted(learned.items(), key=lambda each: -each[1]["quality"])
+        assert [(row[1], row[2].strip()) for row in rows] == [(key, f"{each['quality']:.2f}") for key, each in ranked]
+        chosen: dict[str, float] = {}
+        for each in total["choices"]:
+            chosen[each["model"]] = chosen.get(each["model"], 0) + each["count"]
+        said = re.sub(r"\s+", " ", await choices.inner_text())
+        for model, count in chosen.items():
+            assert f"{model} {count:.0f} ·" in said
+        assert {each["outcome"]: each["count"] for each in total["candidate"]} == {"agree": 4, "differ": 4}
+        said = re.sub(r"\s+", " ", await other.inner_text())
+        assert (
+            "every request, without effect decides as the policy in force 4 · 50 % decides otherwise 4 · 50 %" in said
+        )
+        assert await serious(page) == []
+        await picture(page, "choices", whole=True)
+
+
 @pytest.mark.parametrize("path", list(console.FILES))
 def test_its_files_are_there_and_name_nothing_elsewhere(path):
     content = console.FILES[path].content().decode()
