@@ -117,7 +117,7 @@ def by_category(known: Table, asked: Table) -> F64:
     for name in {row[key] for row in known.rows}:
         some = np.array([row[key] == name for row in known.rows])
         at = np.array([row[key] == name for row in asked.rows])
-        worth[at] = (np.nansum(known.grades[some], 0) + 5 * means) / (some.sum() + 5)
+        worth[at] = (np.nansum(known.grades[some], 0) + 5 * means) / (known.tried[some].sum(0) + 5)
     return worth
 
 
@@ -148,7 +148,7 @@ def curves(known: Table, asked: Table) -> None:
             if picks is not None:
                 got[name] = asked.grades[at, picks]
         single = int(np.where(prices <= budget, means, -1.0).argmax())
-        gain = got["abilities"] - asked.grades[:, single]
+        gain = (got["abilities"] - asked.grades[:, single])[asked.tried[:, single]]
         apart += interval(gain)[0] > 0
         for name in least:
             least[name] = min(least[name], interval(got["abilities"] - got[name])[1])

@@ -54,6 +54,8 @@ def _texts(decision: Decision, policy: str) -> bytes:
         texts.append(("decision", decision.name))
     if decision.model is not None:
         texts.append(("model", decision.model.key))
+        if others := decision.model.fallback:
+            texts.append(("candidates", ",".join([decision.model.key, *(other.key for other in others)])))
     if decision.fallback is not None:
         texts.append(("fallback", decision.fallback))
     return wire.texts(tuple(texts))

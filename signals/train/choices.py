@@ -27,6 +27,8 @@ RIDGE: Final = 10.0
 FACTORS: Final = 12
 SPREAD: Final = 1.0
 """How far apart abilities are (the precision of their prior)."""
+FEW: Final = 4.0
+"""How sure it is, before anything is known of a model, that hard questions are as hard for it as for others."""
 MOST: Final = 6000
 """Questions that are learned from; of more a random part."""
 INDEX: Final = 4096
@@ -53,7 +55,8 @@ def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: W
     read = [features(normalise(texts[at][:LONGEST], lexicon), lexicon) for at in _bar(some, "reading")]
     if not any(len(one.rows) for one in read):
         raise ValueError("the questions have no word that the lexicon knows")
-    mean = np.nansum(grades, 0) / known.sum(0)
+    filled = _filled(grades)
+    mean = filled.mean(0)
     less = np.where(known, grades - mean, 0.0).astype(np.float32)
     folds = chance.integers(0, FOLDS, len(some))
     alike = similarity(read, lexicon)
@@ -61,7 +64,7 @@ def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: W
         figures, seen = _factors(read, lexicon, alike, less, folds)
     else:
         figures, seen = _index(read, alike, less, folds)
-    weights = np.array([_abilities(seen[known[:, at]], grades[known[:, at], at]) for at in range(len(mean))])
+    weights = np.array([_abilities(seen, filled[:, at]) for at in range(len(mean))])
     foretold = chances(weights, seen)
     bars = _bars(foretold, grades, np.array(list(prices.values())))
     weight, taken = _weighed(foretold, grades, np.array(list(prices.values())))
@@ -76,6 +79,23 @@ def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: W
         "means": dict(zip(prices, (round(float(one), 4) for one in mean), strict=True)),
     }
     return Foretelling(lexicon, figures, dict(prices), weights, bars, card)
+
+
+def _filled(grades: F64) -> F64:
+    """`grades`, and where a model was not tried its chance there, by how well the others did: a logistic model of one
+    figure of the question, whose slope is 1 before anything is known. So a model that joins with a few dozen grades is
+    not taken for worse because it got hard questions. Where nobody was tried it is the model's mean."""
+    known = ~np.isnan(grades)
+    found = np.where(known, grades, 0.0)
+    for at in np.flatnonzero(~known.all(0)):
+        tried = np.delete(known, at, 1).sum(1)
+        good = np.delete(np.where(known, grades, 0.0), at, 1).sum(1)
+        rate = (good + 0.5) / (tried + 1.0)
+        told = np.log(rate / (1.0 - rate))[:, None]
+        mine = known[:, at]
+        weights = _abilities(told[mine], grades[mine, at], (FEW, 1.0))
+        found[~mine, at] = chances(weights[None], told[~mine])[:, 0]
+    return found
 
 
 def similarity(read: Sequence[Features], lexicon: Lexicon) -> F32:
@@ -153,15 +173,17 @@ def _index(read: Sequence[Features], alike: F32, less: F32, folds: NDArray[np.in
     ), seen
 
 
-def _abilities(figures: F64, grades: F64) -> F64:
-    """The weights of one model: the likeliest under a normal prior, by Newton's method."""
+def _abilities(figures: F64, grades: F64, prior: tuple[float, float] = (SPREAD, 0.0)) -> F64:
+    """The weights of one model: the likeliest under a normal `prior` (precision and mean), by Newton's method."""
     told = np.c_[np.ones(len(figures)), figures]
-    prior = np.r_[1e-2, np.full(figures.shape[1], SPREAD)]
-    found = np.zeros(told.shape[1])
+    precision, middle = prior
+    start = np.r_[0.0, np.full(figures.shape[1], middle)]
+    sure = np.r_[1e-2, np.full(figures.shape[1], precision)]
+    found = start.copy()
     for _ in range(25):
         chance = 1 / (1 + np.exp(-np.clip(told @ found, -30, 30)))
-        slope = told.T @ (grades - chance) - prior * found
-        step = np.linalg.solve((told * (chance * (1 - chance))[:, None]).T @ told + np.diag(prior), slope)
+        slope = told.T @ (grades - chance) - sure * (found - start)
+        step = np.linalg.solve((told * (chance * (1 - chance))[:, None]).T @ told + np.diag(sure), slope)
         found = found + step
         if np.abs(step).max() < 1e-6:
             break
