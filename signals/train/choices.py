@@ -39,7 +39,9 @@ COMMON: Final = 0.05
 NOTHING: Final = 0.5
 """Standard errors of the mean grade that a cheaper choice may cost."""
 SHARES: Final = np.linspace(0.3, 0.98, 35)
-SURE: Final = 1.64
+SURE: Final = 3.0
+"""Standard errors that the share of good answers has to be above what a bar promises: other questions differ by as much
+again, and the least of many bars that seem to do is one that had luck."""
 
 
 def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: Way, seed: int = 0) -> Foretelling:
