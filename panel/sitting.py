@@ -128,6 +128,11 @@ class MemberCall:
         """Whether the answer came to an end of its own, with something said."""
         return self.error is None and self.finish in ("stop", "tool_calls", "function_call") and bool(self.said)
 
+    @property
+    def cut(self) -> bool:
+        """Whether the answer ended at a limit of its length, with something said."""
+        return self.error is None and self.finish == "length" and bool(self.said)
+
     async def next(self) -> Spoken | None:
         """The next piece, or None at the end. Raises UpstreamError and DeadlineError (the answer's own is over)."""
         sitting = self._sitting

@@ -4,7 +4,7 @@ the client."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -90,12 +90,19 @@ def tools(asked: MemberCall) -> Answer | None:
 
 
 async def drafts(sitting: Sitting, names: Iterable[str], quorum: int) -> list[MemberCall]:
-    """An answer of each of these members, read to its end: those that are complete. Raises NoAnswer for fewer than
-    `quorum`."""
+    """An answer of each of these members, read to its end: those that are `ended`."""
     asked = samples(sitting, names, 1, "draft")
     if asked:
         await asyncio.wait([sitting.begin(one) for one in asked])
+    return ended(sitting, asked, quorum)
+
+
+def ended(sitting: Sitting, asked: Sequence[MemberCall], quorum: int) -> list[MemberCall]:
+    """Those of these answers that are complete; with fewer than `quorum`, also those that the client's own limit of
+    their length has cut. Raises NoAnswer where even these are too few."""
     whole = [one for one in asked if one.complete]
+    if len(whole) < quorum:
+        whole = [one for one in asked if one.complete or one.cut]
     if len(whole) < quorum:
         raise sitting.give_up()
     return whole

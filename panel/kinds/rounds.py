@@ -91,8 +91,9 @@ class Rounds:
             return NOBODY
         await asyncio.wait([sitting.begin(call) for _, call in asked.values()])
         return "\n\n".join(
-            f"{name} was asked: {question}\n\n{name} says:\n\n{call.text.strip() if call.complete else '(nothing)'}"
+            f"{name} was asked: {question}\n\n{name} says:\n\n{call.text.strip() if said else '(nothing)'}"
             for name, (question, call) in asked.items()
+            for said in (call.complete or call.cut,)
         )
 
 

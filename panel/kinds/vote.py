@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from panel.extract import Answer, groups
-from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, extractor, released, samples, tools
+from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, ended, extractor, released, samples, tools
 from panel.sitting import MemberCall, Sitting, Spoken
 from panel.strategy import PanelBlock, PanelKind
 from upstream.writer import Planned, WriterParameter
@@ -91,9 +91,7 @@ class Vote:
 
 def winner(sitting: Sitting, asked: Sequence[MemberCall], poll: Poll, quorum: int) -> list[Spoken]:
     """The first of the answers that won. Raises NoAnswer where too few have answered."""
-    whole = [one for one in asked if one.complete]
-    if len(whole) < quorum:
-        raise sitting.give_up()
+    whole = ended(sitting, asked, quorum)
     ranked = poll.groups
     return released(sitting, asked[ranked[0][1][0]] if ranked else whole[0])
 

@@ -142,6 +142,17 @@ async def test_the_same_drafts_give_the_same_bytes(kind: str, stream: bool) -> N
     assert len({await one() for _ in range(4)}) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_answers_that_the_client_s_limit_cuts_are_answers_where_there_is_no_other(kind: str) -> None:
+    models = members()
+    for model in models:
+        model.finish = "length"
+    async with table(models, KINDS[kind]) as made:
+        given = await made.ask()
+    assert (given.status, given.body["choices"][0]["finish_reason"]) == (200, "length")
+    assert given.text
+
+
 @pytest.mark.parametrize("barred", ["a", "b", "c"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_request_never_reaches_whom_its_trust_domain_excludes(kind: str, barred: str) -> None:
