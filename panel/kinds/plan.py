@@ -46,7 +46,7 @@ class WaySpec(BaseModel):
     """What this way is good for, for the planner."""
 
 
-class Plan:
+class Ways:
     def __init__(
         self, ways: Mapping[str, WaySpec], planner: str, sure: float, read: Callable[[str], Answer | None]
     ) -> None:
@@ -137,8 +137,8 @@ def _calls(sitting: Sitting, ways: Sequence[WaySpec], why: str) -> list[MemberCa
     return made
 
 
-def _make(block: PanelBlock) -> Plan:
-    return Plan(block.value, block.given["planner"], block.given.get("sure", SURE), extractor(block))
+def _make(block: PanelBlock) -> Ways:
+    return Ways(block.value, block.given["planner"], block.given.get("sure", SURE), extractor(block))
 
 
 def _check(block: PanelBlock) -> str | None:
