@@ -27,7 +27,7 @@ _SPACE: Final = re.compile(r"[\W_]+")
 Answer = str
 
 
-class Words(str):
+class WholeText(str):
     """A whole text. Unlike other answers, two that are alike say the same."""
 
     __slots__ = ()
@@ -83,7 +83,7 @@ def field(path: Sequence[str]) -> Callable[[str], Answer | None]:
 
 def words(text: str) -> Answer | None:
     """The whole text, in small letters and without punctuation."""
-    return Words(_SPACE.sub(" ", text[-READ:].casefold()).strip()) or None
+    return WholeText(_SPACE.sub(" ", text[-READ:].casefold()).strip()) or None
 
 
 def any_answer(text: str) -> Answer | None:
@@ -137,7 +137,7 @@ def same(one: Answer, other: Answer) -> bool:
     """Whether two extracted answers are one: equal, or both of them long texts that are alike."""
     if one == other:
         return True
-    if not (isinstance(one, Words) and isinstance(other, Words)) or min(len(one), len(other)) < 12:
+    if not (isinstance(one, WholeText) and isinstance(other, WholeText)) or min(len(one), len(other)) < 12:
         return False
     if _NUMBER.findall(one) != _NUMBER.findall(other):  # texts that differ in a number do not say the same
         return False

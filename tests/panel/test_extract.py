@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from panel.extract import EXTRACTORS, Words, boxed, called, field, groups, same
+from panel.extract import EXTRACTORS, WholeText, boxed, called, field, groups, same
 from tests.linear import spent
 
 
@@ -50,10 +50,10 @@ def test_a_field_of_json(text: str, answer: str | None) -> None:
 
 
 def test_which_answers_are_one() -> None:
-    one = Words("the committee met on monday and agreed on the plan")
-    assert same(one, Words(one.replace("agreed on", "agreed to")))
-    assert not same(one, Words("nobody knows what the committee did last week at all"))
-    assert not same(Words("it costs 12 dollars in the shop"), Words("it costs 13 dollars in the shop"))
+    one = WholeText("the committee met on monday and agreed on the plan")
+    assert same(one, WholeText(one.replace("agreed on", "agreed to")))
+    assert not same(one, WholeText("nobody knows what the committee did last week at all"))
+    assert not same(WholeText("it costs 12 dollars in the shop"), WholeText("it costs 13 dollars in the shop"))
     assert not same("4", "5")
     assert groups(["4", None, "5", "4"]) == [[0, 3], [2]]
 
