@@ -23,7 +23,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root clean
+.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root apiserver clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -112,6 +112,9 @@ lock: $(BIN)/python ## pin with hashes what the images install and what checks t
 
 image-root: ## the image's files in build/image-root, without a container engine
 	PYTHON=$(PYTHON) k8s/image-root.sh build/image-root
+
+apiserver: ## build Kubernetes' server of custom resources from Debian's packages, for tests/k8s/test_acceptance.py
+	.ci/apiserver build/apiserver
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov bench/out build
