@@ -28,7 +28,7 @@ from cli.gateways.envoy import (
     ROUTE_HEADER,
     within,
 )
-from cli.gateways.failover import FULL
+from cli.gateways.failover import AWAY_S, FAILURES, FULL, LOOK_S
 from cli.gateways.kubernetes import (
     NAME,
     Cluster,
@@ -93,8 +93,11 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
         _extension_policy(engine, duplex, cluster, _references(routes + failing_over)),
         *([_client_policy(engine, duplex, cluster)] if own or front.section is not None else []),
         *(
-            _traffic_policy(name, {"retry": dict(retry), **roomy}, cluster, _references(some))
-            for name, retry, some in ((NAME, CONNECT_RETRY, routes), (FALLBACK, _failover(rules), failing_over))
+            _traffic_policy(name, {**more, **roomy}, cluster, _references(some))
+            for name, more, some in (
+                (NAME, {"retry": dict(CONNECT_RETRY)}, routes),
+                (FALLBACK, _failover(rules), failing_over),
+            )
             if some
         ),
         *([_cors_policy(place.origins, cluster, routes + failing_over)] if place.origins else []),
@@ -413,17 +416,26 @@ def _home(cluster: Cluster) -> str:
 def _traffic_policy(name: str, more: dict[str, Any], cluster: Cluster, routes: list[dict[str, str]]) -> dict[str, Any]:
     # A stream of tokens may last for as long as it has something to say.
     timeout = {"http": {"requestTimeout": "0s", "streamIdleTimeout": "15m"}}
-    spec = {"targetRefs": routes, "timeout": timeout, "circuitBreaker": dict(BREAKER), **more}
+    spec = {
+        "targetRefs": routes,
+        "mergeType": "StrategicMerge",  # else nothing of the Gateway's own policy (a rate limit) would be left
+        "timeout": timeout,
+        "circuitBreaker": dict(BREAKER),
+        **more,
+    }
     return named("BackendTrafficPolicy", EG, name, cluster.namespace, spec)
 
 
 def _failover(rules: list[_Rule]) -> dict[str, Any]:
-    """Retries on a server's standbys. Envoy Gateway has one rank of them, in which Envoy takes turns."""
-    return {
+    """Retries on a server's standbys, and when a server is passed over. Envoy Gateway has one rank of standbys, in
+    which Envoy takes turns."""
+    retry = {
         "numRetries": max(len(rule.standbys) for rule in rules),
         "numAttemptsPerPriority": 1,
         "retryOn": {"triggers": ["5xx", "retriable-status-codes"], "httpStatusCodes": [FULL]},
     }
+    passive = {"consecutive5XxErrors": FAILURES, "interval": f"{LOOK_S}s", "baseEjectionTime": f"{AWAY_S}s"}
+    return {"retry": retry, "healthCheck": {"passive": {**passive, "maxEjectionPercent": 100}}}
 
 
 def _cors_policy(origins: tuple[str, ...], cluster: Cluster, routes: list[dict[str, Any]]) -> dict[str, Any]:

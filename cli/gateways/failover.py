@@ -2,15 +2,16 @@
 
 A request to a model with fallbacks goes to an aggregate cluster: the model's own server first, then one listener inside
 this Envoy per fallback. Envoy tries the next one on a connection error, a 5xx and a 429, as long as nothing of an
-answer was sent on. Such a listener turns the request into one for its own model: it writes the model's name into the
-body (Lua; every other byte stays), its path and its host, and sends it on to the model's cluster, which adds the
-credential. The external processor is not asked again.
+answer was sent on. A server that fails time and again is passed over for a while. Such a listener turns the request
+into one for its own model: it writes the model's name into the body (Lua; every other byte stays), its path and its
+host, and sends it on to the model's cluster, which adds the credential. The external processor is not asked again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 from cli.gateways import allowed, api, credentials, parts
 from cli.gateways.place import Place, Upstream
@@ -20,6 +21,9 @@ from extproc.told import FALLBACK
 
 FULL = 429
 """The status of a server that takes no more for now."""
+FAILURES = 5  # Envoy's own number
+LOOK_S = 1
+AWAY_S = 10
 _LISTENERS_WORD = f"""%CEL(upstream.address.startsWith('envoy://') ? response.headers['{FALLBACK}'] : '')%"""
 """What a listener inside Envoy says of who has answered, and nothing of any other server."""
 _LUA = """\
@@ -92,6 +96,15 @@ def switch(route: api.route.Route, server: Upstream, limit: int) -> None:
     # not to be believed.
     route.response_headers_to_remove.remove(FALLBACK)
     route.response_headers_to_add.append(_told(_LISTENERS_WORD))
+
+
+def passed_over() -> api.cluster.OutlierDetection:
+    """After how many failures on end a server is passed over at once, and for how long (each time a little longer)."""
+    return api.cluster.OutlierDetection(
+        interval=timedelta(seconds=LOOK_S),
+        base_ejection_time=timedelta(seconds=AWAY_S),
+        max_ejection_percent=100,  # of one server: less, and it would stay
+    )
 
 
 def _aggregate(server: Upstream) -> str:

@@ -430,6 +430,9 @@ def test_envoy_gateway_fails_over_to_what_takes_the_very_request():
     assert named["HTTPRouteFilter", "model-a"] == {"urlRewrite": {"hostname": {"type": "Backend"}}}
     retry = named["BackendTrafficPolicy", "pointsman-fallback"]["retry"]
     assert (retry["numRetries"], retry["numAttemptsPerPriority"], retry["retryOn"]["httpStatusCodes"]) == (1, 1, [429])
+    passive = named["BackendTrafficPolicy", "pointsman-fallback"]["healthCheck"]["passive"]
+    assert (passive["consecutive5XxErrors"], passive["maxEjectionPercent"]) == (5, 100)
+    assert "healthCheck" not in named["BackendTrafficPolicy", "pointsman"]
     assert named["BackendTrafficPolicy", "pointsman"]["retry"]["retryOn"]["triggers"] == [
         "connect-failure",
         "refused-stream",

@@ -158,6 +158,16 @@ class Upstream:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def cut(self) -> None:
+        """Die: connections break off where they are, and nothing listens any more."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        for connection in list(self._runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)

@@ -1,0 +1,109 @@
+"""A model's server dies under load, and its fallback takes over, in a real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cli.gateways.failover import FAILURES
+from tests.e2e.proxy import Envoy, Loop, Router, Upstream
+from tests.e2e.test_routing import JSON_TYPE, PATH, post
+from tests.extproc.envoy import chat
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+POLICY = """\
+version: 1
+models:
+  first: {name: org/first, url: "http://FIRST", fallback: [second]}
+  second: {name: org/second, url: "http://SECOND"}
+default: first
+settings: {deadline: 60s}
+"""
+
+
+@dataclass
+class World:
+    envoy: Envoy
+    loop: Loop
+    first: Upstream
+    second: Upstream
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    loop, first, second = Loop(), Upstream("first"), Upstream("second")
+    for upstream in (first, second):
+        loop.run(upstream.start())
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY.replace("FIRST", first.address).replace("SECOND", second.address))
+    socket = f"unix:{tmp_path / 'router'}"
+    router, envoy = Router(policy, socket), Envoy(tmp_path, policy, {"pointsman": socket})
+    try:
+        router.start()
+        envoy.start()
+        yield World(envoy, loop, first, second)
+    finally:
+        envoy.stop()
+        router.stop()
+        for upstream in (first, second):
+            loop.run(upstream.stop())
+        loop.close()
+
+
+async def test_a_server_that_dies_under_load_fails_no_request(world: World, client: aiohttp.ClientSession) -> None:
+    """Requests that it has, and those that come later."""
+    answers: Counter[tuple[int, str]] = Counter()
+    ending = asyncio.Event()
+
+    async def ask() -> None:
+        while not ending.is_set():
+            status, headers, answer = await post(client, world.envoy.url() + PATH, chat("hi"), x_sleep="0.05")
+            answers[status, answer["model"]] += 1
+            assert headers["x-pointsman-model"] == answer["model"].removeprefix("org/")
+
+    tasks = [asyncio.create_task(ask()) for _ in range(16)]
+
+    async def more(model: str, count: int) -> None:
+        wanted = answers[200, model] + count
+        while answers[200, model] < wanted:
+            assert not any(task.done() for task in tasks), [task.exception() for task in tasks if task.done()]
+            await asyncio.sleep(0.01)
+
+    await more("org/first", 50)
+    assert set(answers) == {(200, "org/first")}
+    await asyncio.to_thread(world.loop.run, world.first.cut())
+    await more("org/second", 100)
+    ending.set()
+    await asyncio.gather(*tasks)
+    assert {status for status, _ in answers} == {200}
+
+
+async def test_a_server_that_fails_on_end_is_passed_over(world: World, client: aiohttp.ClientSession) -> None:
+    for _ in range(4 * FAILURES):
+        status, _, answer = await post(client, world.envoy.url() + PATH, chat("hi"), x_fail_first="500")
+        assert (status, answer["model"]) == (200, "org/second")
+    assert world.first.seen == FAILURES
+    deadline = time.monotonic() + 60
+    while world.first.seen == FAILURES and time.monotonic() < deadline:  # it is tried again after a while
+        await post(client, world.envoy.url() + PATH, chat("hi"))
+        await asyncio.sleep(0.5)
+    assert world.first.seen > FAILURES
+
+
+async def test_an_answer_that_breaks_off_is_not_begun_anew(world: World, client: aiohttp.ClientSession) -> None:
+    headers = JSON_TYPE | {"x-pause": "1"}
+    body = chat("hi", stream=True)
+    async with client.post(world.envoy.url() + PATH, data=body, headers=headers) as response:
+        assert (response.status, (await response.content.readany())[:6]) == (200, b"data: ")
+        await asyncio.to_thread(world.loop.run, world.first.cut())
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert world.second.seen == 0
