@@ -55,10 +55,11 @@ class Responses(ApiShape):
 
     def schema(self, request: Request) -> bool:
         """By the last word on it: an item of the conversation may change what the call says."""
-        for item in reversed(dicts(request.fields, "input")):
+        found = super().schema(request)
+        for item in dicts(request.fields, "input"):
             if item.get("type") == "configuration_update" and item.get("text") is not None:
-                return any(form.get("type") == "json_schema" for form in formats(item))
-        return super().schema(request)
+                found = any(form.get("type") == "json_schema" for form in formats(item))
+        return found
 
     def keeps(self, fields: dict[str, Any]) -> bool:
         return fields.get("store") is not False
