@@ -33,7 +33,7 @@ from stepwise import features
 from stepwise.answer import Steps
 from stepwise.features import State
 from stepwise.pair import PairModel, Setup
-from stepwise.policy import Device, StepPolicy, StepPolicyError
+from stepwise.policy import CalibrationRow, Device, StepPolicy, StepPolicyError
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
@@ -44,6 +44,8 @@ from upstream.tokens import TOP, Token
 from upstream.writer import Call
 
 CONCURRENT = (1, 8, 64, 512, 4096)
+KEEP = CalibrationRow("cost", 0.0, kappa=0.0, delta=0.1)
+"""Every draft is kept."""
 _HIDDEN = 64
 
 
@@ -175,7 +177,7 @@ class Timed(Strategy):
     needs_top = TOP
 
     def __init__(self, policy: StepPolicy) -> None:
-        self._inner = PolicyStrategy(policy, kappa=0.0)
+        self._inner = PolicyStrategy(policy, KEEP)
         self.judgements: list[float] = []
         self.cpu: list[float] = []
         self.steps: list[float] = []
@@ -237,7 +239,7 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
             end = Endpoint(url, f"tinylm-{name}")
             models.append(PairModel(name, ModelClient(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
-        single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, kappa=0.0)))
+        single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, KEEP)))
         await stepwise.start()
         await single.start()
 

@@ -144,7 +144,7 @@ class Agent:
         if terms.policy is not None:
             self._policy = StepPolicy(terms.policy, device=terms.device, names=NAMES, version=VERSION)
             try:
-                self._kappa = self._policy.card.of_pair(self._small.model, self._large.model).kappa(terms.goal)
+                self._kappa = self._policy.card.of_pair(self._small.model, self._large.model).row(terms.goal).kappa
             except StepPolicyError:
                 self._policy.close()
                 raise

@@ -30,6 +30,13 @@ class Aside:
         self._books = books
         self._transcript = transcript
         self._warming: asyncio.Task[None] | None = None
+        self._marking: asyncio.Task[float] | None = None
+
+    def mark(self, step: Step) -> asyncio.Task[float]:
+        """Has the large model mark a draft, as `verify` does, while the small one goes on."""
+        self._marking = asyncio.create_task(self.verify(step))
+        self._marking.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
+        return self._marking
 
     async def verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoJudgement."""
@@ -70,5 +77,6 @@ class Aside:
         return answer
 
     def close(self) -> None:
-        if self._warming is not None:
-            self._warming.cancel()
+        for task in (self._warming, self._marking):
+            if task is not None:
+                task.cancel()

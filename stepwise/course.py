@@ -12,22 +12,22 @@ Both rests are final but for a failure and for money: nothing is judged there.
 
 from __future__ import annotations
 
-from stepwise.strategy import Turn
+from stepwise.strategy import REJECTED, Judgement, Turn
 
 
 class Course:
     """The turn of one answer.
 
     `why`: the action that is recorded for steps which are not drafts (`Record.action`). `settled`: why judging ended.
-    `redos`: drafts that the large model wrote anew, one by one; a hand-over is none. `rejected` and `score`: tokens and
-    score of the draft that the large model replaces.
+    `redos`: drafts that the large model wrote anew, one by one; a hand-over is none. `rejected` and `verdict`: tokens
+    of the draft that the large model replaces, and what was said of it.
     """
 
     def __init__(self, turn: Turn, max_redos: int) -> None:
         self.settled: str | None = None
         self.redos = 0
         self.rejected = 0
-        self.score: float | None = None
+        self.verdict = REJECTED
         self._max_redos = max_redos
         self._go(turn)
 
@@ -51,9 +51,9 @@ class Course:
         self._go(Turn.SMALL_REST)
         self.settled = reason
 
-    def reject(self, action: str, tokens: int, score: float | None, final: bool) -> None:
+    def reject(self, action: str, tokens: int, verdict: Judgement, final: bool) -> None:
         """A draft is dropped: the large model writes this step, or all that is left where it is `final`."""
-        self.rejected, self.score = tokens, score
+        self.rejected, self.verdict = tokens, verdict
         if final or self.redos >= self._max_redos:
             self.turn, self.why, self.settled = Turn.LARGE_REST, "handover", "redos"
         else:
@@ -63,8 +63,8 @@ class Course:
     def take_over(self, small: bool) -> None:
         """The other model has failed: the small one, or the large one, writes the rest."""
         self.turn = Turn.SMALL_REST if small else Turn.LARGE_REST
-        self.why, self.score, self.settled = "takeover", None, "upstream"
+        self.why, self.verdict, self.settled = "takeover", REJECTED, "upstream"
 
     def complete(self) -> None:
         """A step that nobody judged is in the answer; it replaced what was rejected."""
-        self.rejected, self.score = 0, None
+        self.rejected, self.verdict = 0, REJECTED

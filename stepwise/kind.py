@@ -23,6 +23,7 @@ KIND: Final = WriterKind(
             ("safe_side", "Answers on the safe side because a strategy could not judge.", ("reason",)),
             ("settled", "Answers whose judging ended before they did.", ("reason",)),
             ("choices", "Requests of agents' loops.", ("chosen", "reason")),
+            ("asks", "Drafts that the large model was asked about.", ("outcome",)),
         )
     ),
     headers=("x-pointsman-stepwise", "x-pointsman-steps", "x-pointsman-redos", "x-pointsman-effort"),

@@ -21,6 +21,7 @@ class StepwiseMetrics(WriterMetrics):
     safe_side: Counter[str] = field(default_factory=Counter)  # why a strategy could not judge
     choices: Counter[tuple[str, str]] = field(default_factory=Counter)  # per request: model or effort, reason
     settled: Counter[str] = field(default_factory=Counter)  # why judging ended before the answer did
+    asks: Counter[str] = field(default_factory=Counter)  # what became of drafts that the large model was asked about
 
     def samples(self) -> Iterator[MetricSample]:
         """Every counter as it stands."""
@@ -38,6 +39,7 @@ class StepwiseMetrics(WriterMetrics):
             ("ineligible", "reason", self.ineligible),
             ("safe_side", "reason", self.safe_side),
             ("settled", "reason", self.settled),
+            ("asks", "outcome", self.asks),
         ):
             for key, value in counter.items():
                 yield MetricSample(f"pointsman_stepwise_{name}_total", {label: key}, value)

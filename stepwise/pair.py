@@ -66,4 +66,5 @@ class Setup:
     max_redos: int = 8
     token_budget: int = 4096  # `State.token_budget`
     warm_below: float | None = None  # scores under this warm the large model's prefix cache
+    marks: bool = False  # the large model gives the marks that the strategy may ask for
     metrics: StepwiseMetrics = field(default_factory=StepwiseMetrics)

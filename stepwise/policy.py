@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,10 @@ Device = Literal["auto", "cuda", "cpu"]
 Kind = Literal["accuracy_loss", "cost"]
 
 FORMATS = ("1", "2")
-"""Format 2 says what ends a step, which in format 1 is a blank line."""
+"""Format 2 says what ends a step, which in format 1 is a blank line, and may have thresholds for asking."""
+Marks = Literal["digit", "likelihood"]
+"""How the large model marks a draft: see `stepwise.verify`."""
+MARKS: Final[tuple[Marks, ...]] = get_args(Marks)
 INLINE = 0.0002
 """Seconds for one step under which a network runs on the event loop. A thread would have to wait for the interpreter
 lock twice, up to 5 ms each time while the loop is busy (`sys.getswitchinterval`)."""
@@ -65,13 +68,41 @@ GOAL = PolicyTarget("accuracy_loss", 0.01)
 """The target of a policy unless another is given."""
 
 
+class KappaPair(NamedTuple):
+    """The thresholds of a policy that may ask: a draft is rejected where P(keep) is under `low`, and kept from `high`
+    on; between them the large model marks it, and it is kept from the mark `mark` on."""
+
+    low: float
+    high: float
+    mark: float
+
+
 class CalibrationRow(NamedTuple):
-    """One calibrated threshold: with `kappa`, `kind` stays at `target` with probability 1 - `delta`."""
+    """One calibrated promise: `kind` stays at `target` with probability 1 - `delta`, with the threshold `kappa` where
+    the large model gives no marks, and with those of `ask` where it does."""
 
     kind: Kind
     target: float
     kappa: float
     delta: float
+    ask: KappaPair | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        ask = {} if self.ask is None else {"ask": self.ask._asdict()}
+        return {"kind": self.kind, "target": self.target, "kappa": self.kappa, "delta": self.delta, **ask}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> CalibrationRow:
+        """Raises KeyError, TypeError and ValueError when `row` is not one."""
+        ask = row.get("ask")
+        return cls(
+            row["kind"],
+            float(row["target"]),
+            float(row["kappa"]),
+            float(row["delta"]),
+            None if ask is None else KappaPair(float(ask["low"]), float(ask["high"]), float(ask["mark"])),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +114,7 @@ class Card:
     steps: StepLimits
     token_budget: int
     rows: tuple[CalibrationRow, ...]
+    marks: Marks | None
     calibration_size: int
     commit: str
     sha256: str
@@ -97,10 +129,10 @@ class Card:
             )
         return self
 
-    def kappa(self, target: PolicyTarget) -> float:
-        """The threshold for `target`: that of the nearest row whose bound is at least as strict.
+    def row(self, target: PolicyTarget) -> CalibrationRow:
+        """The thresholds for `target`: the nearest row whose bound is at least as strict.
 
-        Raises PolicyError when no row does.
+        Raises PolicyError when no row's is.
         """
         usable = [row for row in self.rows if row.kind == target.kind and row.target <= target.value + 1e-9]
         if not usable:
@@ -109,7 +141,7 @@ class Card:
                 f"{self.path}: target {target.kind}: {target.value:g} cannot be promised by this policy; calibrated "
                 f"targets: {known}"
             )
-        return max(usable, key=lambda row: row.target).kappa
+        return max(usable, key=lambda row: row.target)
 
 
 Step = tuple[Vector, Vector | None]
@@ -362,10 +394,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         )
     try:
         pair = read("pair")
-        rows = tuple(
-            CalibrationRow(row["kind"], float(row["target"]), float(row["kappa"]), float(row["delta"]))
-            for row in read("kappa")
-        )
+        rows = tuple(map(CalibrationRow.from_json, read("kappa")))
         card = Card(
             small=str(pair["small"]),
             large=str(pair["large"]),
@@ -376,6 +405,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
             ),
             token_budget=int(read("token_budget")) if "pointsman.token_budget" in metadata else 4096,
             rows=rows,
+            marks=read("marks") if "pointsman.marks" in metadata else None,
             calibration_size=int(read("calibration_size")),
             commit=read("commit"),
             sha256=hashlib.sha256(data).hexdigest(),
@@ -389,6 +419,12 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         raise StepPolicyError(f"{path}: calibration_size and token_budget must be positive")
     if any(row.kind not in ("accuracy_loss", "cost") or not math.isfinite(row.kappa) for row in rows):
         raise StepPolicyError(f"{path}: κ rows need kind accuracy_loss or cost and a finite kappa")
+    asking = [row.ask for row in rows if row.ask is not None]
+    if any(not (0 <= ask.low <= ask.high and math.isfinite(ask.high) and math.isfinite(ask.mark)) for ask in asking):
+        raise StepPolicyError(f"{path}: the thresholds of ask must be finite, low from 0 to high")
+    if card.marks not in (None, *MARKS) or (asking and card.marks is None):
+        known = " or ".join(MARKS)
+        raise StepPolicyError(f"{path}: rows with ask need metadata pointsman.marks: {known}, not {card.marks}")
     if len({(row.kind, row.target) for row in rows}) != len(rows):
         raise StepPolicyError(f"{path}: two κ rows have the same kind and target")
     return card

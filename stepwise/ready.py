@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stepwise import probe
 from stepwise.metrics import StepwiseMetrics
-from stepwise.pair import PairModel, Setup
+from stepwise.pair import PairModel, Setup, log
 from stepwise.probe import Capability
 from stepwise.strategies.fixed import Fixed
 from upstream.client import DeadlineError, ModelClient, UpstreamError
@@ -119,12 +119,17 @@ class Stepwise:
     async def _probe_all(self, models: list[PairModel], headers: Mapping[str, str]) -> None:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
         large = self._setup.large
-        if self._setup.strategy.needs_marks and self._marks is None and large.capability.checked:
+        strategy = self._setup.strategy
+        wanted = strategy.needs_marks or strategy.asks is not None
+        if wanted and self._marks is None and large.capability.checked:
             limit = asyncio.get_running_loop().time() + _PROBE
             try:
-                self._marks = await probe.marks(large.upstream, headers, limit)
+                self._marks = strategy.asks in (None, "digit") and await probe.marks(large.upstream, headers, limit)
             except (UpstreamError, DeadlineError):
                 self.metrics.upstream_errors[large.name, "probe_marks"] += 1
+            self._setup = replace(self._setup, marks=self._marks is True)
+            if self._marks is False and not strategy.needs_marks:
+                log.info("stepwise_never_asks", extra={"model": large.name, "marks": strategy.asks})
         self._remember()
 
     async def _probe(self, model: PairModel, headers: Mapping[str, str]) -> None:
@@ -168,7 +173,7 @@ class Stepwise:
                 f"strategy {name} needs {max(strategy.needs_top, 1)} of them, but {small.name} gives {gives}: "
                 "switch them on at the server, or use strategy: verify"
             )
-        if self._marks is False:
+        if self._marks is False and strategy.needs_marks:
             return (
                 f"strategy {name} needs marks, but {large.name}, asked to rate a step with one digit, gave none: use a "
                 "strategy that looks at the small model's probabilities, such as cold-start"

@@ -4,16 +4,19 @@ One streaming request to the small model stays open. At each step end found in i
 does nothing. *Redo* closes the stream, has the large model write this step after the same prefix, and opens the small
 model again on the new prefix. *Hand over* lets the large model write the rest.
 
-A draft reaches the client only once it is kept. The session is pulled: it reads from a model only while somebody waits
-for `next`, owns no task (but an optional warm-up request), and `close` frees everything at any moment. Whose turn it is
-is in `course`, what was written in `transcript`, what may still be taken in `allowance`.
+A draft reaches the client only once it is kept. *Ask* leaves that to the large model's mark, and the small model goes
+on drafting meanwhile, at most one step. The session is pulled: it reads from a model only while somebody waits for
+`next`, owns no task (but the requests of `aside`), and `close` frees everything at any moment. Whose turn it is is in
+`course`, what was written in `transcript`, what may still be taken in `allowance`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from stepwise import features
 from stepwise.allowance import Allowance
@@ -24,7 +27,7 @@ from stepwise.features import State
 from stepwise.pair import PairModel, Setup
 from stepwise.passage import Opened, Passage
 from stepwise.steps import Step
-from stepwise.strategy import AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
+from stepwise.strategy import KEPT, REJECTED, AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
 from upstream.client import Delta, UpstreamError
@@ -40,6 +43,15 @@ class Failed(Exception):
         super().__init__(message)
         self.status = status
         self.body = body
+
+
+class Marking(NamedTuple):
+    """A draft that the large model is marking. `state`: what is known without the draft; `mark`: what it will say."""
+
+    step: Step
+    verdict: Judgement
+    state: State
+    mark: asyncio.Task[float]
 
 
 class Session:
@@ -60,7 +72,7 @@ class Session:
         self._transcript = Transcript(setup.metrics)
         self._aside = Aside(setup, call, self._books, self._transcript)
         key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
-        self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify))
+        self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify, setup.marks))
         self._course = Course(self._run.turn(self._state), setup.max_redos)
         self._loops = Loops()
         self._dead: dict[str, UpstreamError] = {}
@@ -68,6 +80,7 @@ class Session:
         self._opened: Opened | None = None
         self._passage = Passage(setup.limits)
         self._again = False  # the next stream goes on with the step under way
+        self._asked: Marking | None = None  # the step before the one under way
         self._closed = False
 
     @property
@@ -186,10 +199,12 @@ class Session:
     async def _draft(self, tokens: list[Token]) -> None:
         """The small model goes on with its draft."""
         course = self._course
+        if self._asked is not None and self._asked.mark.done() and not await self._heard():
+            return
         for place, token in enumerate(tokens):
             for step in self._passage.feed(token):
                 if course.turn is Turn.SMALL_REST:
-                    self._accept(step, "rest", None)
+                    self._accept(step, "rest", KEPT)
                 elif not await self._decide(step) or self._opened is None:
                     return
                 self._passage.fresh = True
@@ -197,7 +212,8 @@ class Session:
                 self._flow(tokens[place + 1 :])
                 return
             if self._passage.fresh and not self._glance():
-                self._reject("redo", None, sum(token.size for token in self._passage.unfinished))
+                if await self._heard():
+                    self._reject("redo", REJECTED, sum(token.size for token in self._passage.unfinished))
                 return
 
     def _glance(self) -> bool:
@@ -241,13 +257,15 @@ class Session:
                 self._drop()
                 self._again = True  # this blank line ends no step: go on without a stop
             return
+        if not await self._heard():
+            return
         last = self._passage.finish()
         if last is not None and self._course.turn is Turn.DRAFT:
             if last.text.isspace():
                 self._say(last.tokens)
             elif ended.finish not in ("stop", "length"):  # a filter at the server has spoken: nothing to judge
-                self._accept(last, "rest", None)
-            elif not await self._decide(last):
+                self._accept(last, "rest", KEPT)
+            elif not (await self._decide(last) and await self._heard()):
                 return
         elif last is not None:
             self._say(self._passage.rest(last))
@@ -259,13 +277,15 @@ class Session:
     # --- decisions ---------------------------------------------------------------------------------------------------
 
     async def _decide(self, step: Step) -> bool:
-        """Judges a draft: True when it is kept."""
+        """Judges a draft: True when it is kept, or when the large model has been asked about it."""
+        if not await self._heard():
+            return False
         if reason := self._unjudged():
-            self._accept(step, "rest", None)
+            self._accept(step, "rest", KEPT)
             self._course.settle(reason)
             return True
         vector, after = features.draft(step, self._state)
-        verdict, action = Judgement(False), "redo"
+        verdict, action = REJECTED, "redo"
         if self._loops.caught(self._state.repeats(step)):
             action = "loop"
         else:
@@ -274,35 +294,63 @@ class Session:
             except NoJudgement as error:
                 action = "unjudged"
                 self._setup.metrics.safe_side[error.reason] += 1
+        if verdict.ask is not None:
+            self._asked = Marking(step, verdict, after, self._aside.mark(step))
+            self._state = after.kept(step)
+            return True
         self._state = after
         if not verdict.keep:
-            self._reject(action, verdict.score, step.size)
+            self._reject(action, verdict, step.size)
             return False
-        self._accept(step, "keep", verdict.score)
+        self._accept(step, "keep", verdict)
         self._follow(self._run.turn(self._state))
         if verdict.score is not None and verdict.score < (self._setup.warm_below or -math.inf):
             self._aside.warm()
         return True
 
-    def _accept(self, step: Step, action: str, score: float | None) -> None:
+    async def _heard(self) -> bool:
+        """Waits for the mark of the draft that the large model was asked about, if there is one.
+
+        False when the open stream does not go on: the draft was bad, and what came after it is dropped, too.
+        """
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return True
+        metrics, verdict, least = self._setup.metrics, asked.verdict, asked.verdict.ask or 0.0
+        self._state, action, outcome = asked.state, "redo", "rejected"
+        try:
+            mark = await asked.mark
+            verdict = verdict._replace(mark=mark, keep=mark >= least)
+        except NoJudgement as error:
+            verdict, action, outcome = verdict._replace(keep=False), "unjudged", "failed"
+            metrics.safe_side[error.reason] += 1
+        metrics.asks["kept" if verdict.keep else outcome] += 1
+        if not verdict.keep:
+            self._reject(action, verdict, asked.step.size)
+            return False
+        self._accept(asked.step, "keep", verdict)
+        self._follow(self._run.turn(self._state))
+        return self._opened is not None
+
+    def _accept(self, step: Step, action: str, verdict: Judgement) -> None:
         """The small model's draft becomes part of the answer."""
         self._loops.count(self._state.repeats(step))
         self._state = self._state.kept(step)
-        self._record(step.size, len(step.text), action, score)
+        self._record(step.size, len(step.text), action, verdict)
         self._say(step.tokens)
 
-    def _reject(self, action: str, score: float | None, tokens: int) -> None:
+    def _reject(self, action: str, verdict: Judgement, tokens: int) -> None:
         """The draft is dropped, and the large model writes this step, or all that is left."""
         setup = self._setup
         setup.metrics.steps[setup.small.name, "rejected"] += 1
         self._drop()
-        self._course.reject(action, tokens, score, final=setup.small.capability.mode is None)
+        self._course.reject(action, tokens, verdict, final=setup.small.capability.mode is None)
 
     def _complete(self, step: Step) -> None:
         """A step that nobody judged is in the answer."""
         self._loops.count(self._state.repeats(step))
         course = self._course
-        self._record(step.size, len(step.text), course.why, course.score)
+        self._record(step.size, len(step.text), course.why, course.verdict)
         small = self._model is self._setup.small
         self._state = self._state.kept(step) if small else self._state.redone(course.rejected, step)
         course.complete()
@@ -322,6 +370,9 @@ class Session:
         if cut := self._passage.shown:
             self._record(sum(token.size for token in cut), sum(len(token.text) for token in cut), "cut")
         self._drop()
+        if self._asked is not None:
+            self._asked.mark.cancel()
+            self._state, self._asked = self._asked.state, None
         self._again = False
         self._dead[model.name] = error
         small = model is setup.large
@@ -346,8 +397,8 @@ class Session:
         if self._opened is not None:
             self._opened.used += size
 
-    def _record(self, tokens: int, characters: int, action: str, score: float | None = None) -> None:
-        self._transcript.record(Record(self._model.name, action, tokens, score, characters))
+    def _record(self, tokens: int, characters: int, action: str, verdict: Judgement = KEPT) -> None:
+        self._transcript.record(Record(self._model.name, action, tokens, verdict.score, characters, verdict.mark))
 
     def _drop(self) -> None:
         """Closes the open stream, if there is one, and enters what it cost."""

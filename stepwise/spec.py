@@ -215,7 +215,7 @@ class StepwiseSpec(_Parameters):
         elif (file := self.loop(folder).policy) is not None:
             network = StepPolicy(file, device="cpu", names=agent.NAMES, version=agent.VERSION)
             try:
-                network.card.of_pair(small, large).kappa(self.goal)
+                network.card.of_pair(small, large).row(self.goal)
             finally:
                 network.close()
 

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol
 from pydantic import Field
 
 from stepwise.features import State
-from stepwise.policy import Device, PolicyTarget, Vector
+from stepwise.policy import Device, Marks, PolicyTarget, Vector
 from stepwise.steps import Step, StepLimits
 from upstream.tokens import Token
 from upstream.writer import WriterParameter
@@ -43,10 +43,20 @@ class Draft(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """`score`: the strategy's own measure, higher for keep; P(keep) for a policy."""
+    """`score`: the strategy's own measure, higher for keep; P(keep) for a policy.
+
+    `ask`: the strategy leaves it to the large model's mark, and the draft is kept from this one on; `keep` says nothing
+    then. `mark`: that mark, once it is there.
+    """
 
     keep: bool
     score: float | None = None
+    ask: float | None = None
+    mark: float | None = None
+
+
+KEPT, REJECTED = Judgement(True), Judgement(False)
+"""Judgements of nobody: no score was given."""
 
 
 class NoJudgement(Exception):
@@ -61,11 +71,12 @@ class NoJudgement(Exception):
 class AnswerContext(NamedTuple):
     """What a run may use of its answer. `verify`: the large model's score for a step, 0..1 (may raise NoJudgement).
 
-    `key` is the same for the same question.
+    `key` is the same for the same question. `marks`: whether a judgement may ask for the large model's mark.
     """
 
     key: int
     verify: Callable[[Step], Awaitable[float]]
+    marks: bool = False
 
 
 class Run(Protocol):
@@ -92,6 +103,8 @@ class Strategy(ABC):
     """How many top log probabilities the small model's server must give; 0: the written token's own; -1: none."""
     needs_marks: ClassVar[bool] = False
     """Whether the large model must give marks (`Context.verify`)."""
+    asks: Marks | None = None
+    """Which marks its judgements ask for where the large model gives them; None: they never ask."""
     judges: ClassVar[bool] = True
     """Whether drafts are judged, so that the large model may have to write any step."""
     alone: bool = False

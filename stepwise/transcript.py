@@ -32,7 +32,8 @@ class Record:
     `action`: keep (a draft that was kept), redo (the large model's, for a rejected draft), loop (likewise, because the
     draft repeated earlier steps), unjudged (likewise, because the strategy failed), large (the strategy asked for it
     outright), handover, takeover (the other model failed), rest (written without being judged), cut (a beginning that
-    the other model finished). `characters`: how long its text is in the answer.
+    the other model finished). `score`: the strategy's, and `mark`: the large model's, of the draft. `characters`: how
+    long its text is in the answer.
     """
 
     model: str
@@ -40,11 +41,13 @@ class Record:
     tokens: int
     score: float | None = None
     characters: int = 0
+    mark: float | None = None
 
     def to_json(self, index: int) -> JSON:
-        score = {} if self.score is None else {"score": round(self.score, 4)}
+        judged = {"score": self.score, "mark": self.mark}
+        said = {name: round(value, 4) for name, value in judged.items() if value is not None}
         told = {"index": index, "model": self.model, "action": self.action, "tokens": self.tokens}
-        return {**told, "characters": self.characters, **score}
+        return {**told, "characters": self.characters, **said}
 
 
 class Transcript:

@@ -84,6 +84,7 @@ class FakeModel:
     heads: list[dict[str, str]] = field(default_factory=list)
     probes: int = 0
     mark: str = "7"  # of a step, when the probe asks for one
+    marking: asyncio.Event | None = None  # what is not streamed is answered only once this is set
     sent: int = 0  # tokens written to sockets
     connections: int = 0
     gone: int = 0  # connections the client closed in the middle of an answer
@@ -205,6 +206,8 @@ class FakeModel:
             message = {"role": "assistant", "content": "".join(tokens)}
             logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
+            if self.marking is not None and not probing:
+                await self.marking.wait()
             return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
         sink.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"

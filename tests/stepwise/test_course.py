@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepwise.course import Course
-from stepwise.strategy import Turn
+from stepwise.strategy import REJECTED, Judgement, Turn
 
 
 @pytest.mark.parametrize("turn", Turn)
@@ -28,19 +28,20 @@ def test_the_open_stream_goes_on_where_the_small_model_keeps_the_turn(before: Tu
 
 def test_rejected_drafts_are_written_anew_until_the_redos_are_used_up() -> None:
     course = Course(Turn.DRAFT, max_redos=1)
-    course.reject("loop", 7, 0.25, final=False)
-    assert (course.turn, course.why, course.rejected, course.score) == (Turn.LARGE, "loop", 7, 0.25)
+    course.reject("loop", 7, Judgement(False, 0.25), final=False)
+    assert (course.turn, course.why, course.rejected) == (Turn.LARGE, "loop", 7)
+    assert course.verdict.score == 0.25
     course.complete()
-    assert (course.rejected, course.score) == (0, None)
+    assert (course.rejected, course.verdict) == (0, REJECTED)
     assert not course.follow(Turn.DRAFT)
-    course.reject("redo", 5, None, final=False)
+    course.reject("redo", 5, REJECTED, final=False)
     assert (course.turn, course.why, course.settled) == (Turn.LARGE_REST, "handover", "redos")
     assert course.redos == 1  # a hand-over is none
 
 
 def test_a_small_model_that_cannot_continue_hands_over_at_once() -> None:
     course = Course(Turn.DRAFT, max_redos=9)
-    course.reject("redo", 5, 0.5, final=True)
+    course.reject("redo", 5, REJECTED, final=True)
     assert (course.turn, course.settled, course.redos) == (Turn.LARGE_REST, "redos", 0)
 
 
@@ -57,4 +58,4 @@ def test_where_a_model_fails_the_other_one_writes_the_rest(before: Turn, small: 
     course = Course(before, max_redos=1)
     course.take_over(small)
     assert course.turn is (Turn.SMALL_REST if small else Turn.LARGE_REST)
-    assert (course.why, course.settled, course.score) == ("takeover", "upstream", None)
+    assert (course.why, course.settled, course.verdict) == ("takeover", "upstream", REJECTED)

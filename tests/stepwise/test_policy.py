@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from stepwise import features
-from stepwise.policy import PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError
+from stepwise.policy import KappaPair, PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError
 from tests.patience import PATIENCE
 from tests.stepwise.onnxes import ROWS, metadata, write
 
@@ -178,7 +178,7 @@ def test_io_binding_pads_to_a_bucket_and_gives_the_same(tmp_path: Path) -> None:
 def test_a_target_takes_the_nearest_row_that_keeps_it(tmp_path: Path, target: PolicyTarget, kappa: float) -> None:
     policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
-    assert policy.card.kappa(target) == kappa
+    assert policy.card.row(target).kappa == kappa
 
 
 @pytest.mark.parametrize("target", [PolicyTarget("accuracy_loss", 0.001), PolicyTarget("cost", 0.1)])
@@ -186,7 +186,21 @@ def test_a_target_that_no_row_keeps_is_an_error_that_lists_the_rows(tmp_path: Pa
     policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu")
     policy.close()
     with pytest.raises(StepPolicyError, match=r"accuracy_loss: 0\.01, accuracy_loss: 0\.05, cost: 0\.4"):
-        policy.card.kappa(target)
+        policy.card.row(target)
+
+
+ASK = {"low": 0.3, "high": 0.9, "mark": 0.7}
+
+
+def test_a_row_may_have_a_pair_of_thresholds_for_asking(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "ask": ASK}, ROWS[1]]
+    meta = metadata(format="2", kappa=json.dumps(rows), marks=json.dumps("digit"))
+    policy = StepPolicy(write(tmp_path / "p.onnx", meta=meta), device="cpu")
+    policy.close()
+    assert policy.card.marks == "digit"
+    assert [row.ask for row in policy.card.rows] == [KappaPair(0.3, 0.9, 0.7), None]
+    assert [row.to_json() for row in policy.card.rows] == rows
+    assert [row.kappa for row in policy.card.rows] == [0.8, 0.5]  # for versions and servers that cannot ask
 
 
 def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
@@ -214,6 +228,14 @@ def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
         ({"steps": json.dumps({"min_tokens": 9, "max_tokens": 3})}, "wrong shape"),
         ({"calibration_size": "-1"}, "must be positive"),
         ({"commit": None}, r"pointsman\.commit is missing"),
+        (
+            {"kappa": json.dumps([{**ROWS[0], "ask": ASK}])},
+            r"need metadata pointsman\.marks: digit or likelihood, not None",
+        ),
+        ({"marks": json.dumps("stars")}, r"pointsman\.marks: digit or likelihood, not stars"),
+        ({"kappa": json.dumps([{**ROWS[0], "ask": {**ASK, "low": 0.95}}]), "marks": '"digit"'}, "low from 0 to high"),
+        ({"kappa": json.dumps([{**ROWS[0], "ask": {**ASK, "mark": "NaN"}}]), "marks": '"digit"'}, "must be finite"),
+        ({"kappa": json.dumps([{**ROWS[0], "ask": {"low": 0}}]), "marks": '"digit"'}, "wrong shape"),
     ],
 )
 def test_metadata_that_does_not_fit_is_an_error_at_start(

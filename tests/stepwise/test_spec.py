@@ -91,7 +91,7 @@ async def test_the_target_becomes_the_policy_s_threshold(
     stepwise = await built(tmp_path, policy="math", **({"target": target} if target else {}))
     strategy = stepwise._setup.strategy
     assert isinstance(strategy, PolicyStrategy)
-    assert strategy.kappa == kappa
+    assert strategy.row.kappa == kappa
 
 
 async def test_a_cost_is_the_cold_start_s_share(tmp_path: Path) -> None:

@@ -1,0 +1,241 @@
+"""The third action: the large model marks a draft while the small one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stepwise.policy import CalibrationRow, KappaPair, Marks, StepPolicy
+from stepwise.steps import StepLimits
+from stepwise.strategies.policy import PolicyStrategy
+from stepwise.strategies.verify import Verify
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
+from tests.extproc.transport.conftest import until
+from tests.patience import PATIENCE
+from tests.stepwise.fakes import FakeModel, Fault, answer, pair, text_of, writer
+from tests.stepwise.onnxes import metadata, write
+
+SMALL = ["one and one is two", "two ? and two is five ✗", "three ? is fine", "four is right", "Answer: ? 9"]
+LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine", "FOUR is right", "Answer: 10"]
+MIXED = "\n\n".join([SMALL[0], LARGE[1], *SMALL[2:]])
+
+
+class Doubtful(Strategy):
+    """Asks about every draft that has a ? in it, and keeps all others."""
+
+    name = "doubtful"
+    asks: Marks | None = "digit"
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def begin(self, context: AnswerContext) -> Run:
+        assert context.marks
+        self.open += 1
+        return _DoubtfulRun(self)
+
+
+class _DoubtfulRun(StepJudge):
+    def __init__(self, rule: Doubtful) -> None:
+        self._rule = rule
+
+    async def judge(self, draft: Draft) -> Judgement:
+        return Judgement(False, 0.5, ask=0.6) if "?" in draft.step.text else Judgement(True, 0.9)
+
+    def close(self) -> None:
+        self._rule.open -= 1
+
+
+def marker(name: str = "huge", steps: list[str] = LARGE, **more: Any) -> FakeModel:
+    """A large model that marks steps with a ✗ 1, and others 8."""
+
+    def say(prefix: str, n: int) -> str:
+        last = str(model.requests[-1].get("messages", [{}])[-1].get("content"))
+        if "digit" in last:
+            return "1" if "✗" in last.split("next step is")[1] else "8"
+        return writer(steps)(prefix, n)
+
+    model = FakeModel(name, say, **more)
+    return model
+
+
+def asked(model: FakeModel) -> int:
+    return sum(not request.get("stream") for request in model.requests)
+
+
+async def test_the_mark_decides_about_drafts_that_were_asked_about() -> None:
+    large = marker()
+    async with pair(SMALL, large, Doubtful()) as both:
+        _, events = await both.ask()
+        metrics = both.stepwise.metrics
+    assert text_of(events) == MIXED
+    steps = [(s["model"], s["action"], s.get("mark")) for s in events[-1]["usage"]["pointsman"]["steps"]]
+    good, bad = pytest.approx(8 / 9, abs=0.05), pytest.approx(1 / 9, abs=0.05)
+    assert steps == [
+        ("small", "keep", None),
+        ("large", "redo", bad),
+        ("small", "keep", good),
+        ("small", "keep", None),
+        ("small", "keep", good),
+    ]
+    assert (asked(large), dict(metrics.asks)) == (3, {"kept": 2, "rejected": 1})
+    # One request to begin with, one after the redo; asking alone opens none.
+    assert (len(both.small.requests), len(large.requests)) == (2, 4)
+
+
+async def test_the_small_model_goes_on_while_the_mark_is_on_its_way_and_nobody_sees_the_draft() -> None:
+    large = marker(marking=asyncio.Event())
+    async with pair(["one ? and one is two", "two is a much longer step", "Answer: 9"], large, Doubtful()) as both:
+        body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+        async with await answer(both.stepwise, body, {}) as reply:
+            first = asyncio.create_task(anext(reply.body))
+            await until(lambda: both.small.sent >= 13)  # the step and the next one
+            await asyncio.sleep(0.05)
+            assert not first.done()
+            assert large.marking is not None
+            large.marking.set()
+            async with asyncio.timeout(PATIENCE):
+                data = await first + b"".join([part async for part in reply.body])
+    said = [json.loads(line[6:])["choices"][0]["delta"].get("content") for line in data.split(b"\n\n")[:6]]
+    assert said == ["one", " ?", " and", " one", " is", " two"]
+
+
+async def test_a_bad_mark_stops_the_small_model_in_the_middle_of_its_next_draft() -> None:
+    small = FakeModel("tiny", writer(["bad ? ✗", "next " * 5000, "Answer: 9"]), delay=0.001)
+    large = marker(steps=["GOOD", "MORE", "Answer: 10"], marking=asyncio.Event())
+    async with pair(small, large, Doubtful(), limits=StepLimits(1, 100_000)) as both:
+        task = asyncio.create_task(both.ask())
+        await until(lambda: small.sent >= 10)
+        assert large.marking is not None
+        large.marking.set()
+        await until(lambda: small.gone > 0)
+        assert small.sent < 4000
+        small.delay = 0.0
+        _, events = await task
+    usage = events[-1]["usage"]["pointsman"]
+    assert text_of(events).startswith("GOOD\n\nnext")
+    assert usage["models"]["small"]["discarded_tokens"] >= 10
+
+
+@pytest.mark.parametrize("fault", ["status", "kill"])
+async def test_without_a_mark_the_large_model_writes_the_step(fault: str) -> None:
+    large = marker(faults={0: Fault(fault)})  # its first request is the mark of the second step
+    async with pair(SMALL, large, Doubtful()) as both:
+        _, events = await both.ask()
+        metrics = both.stepwise.metrics
+    assert text_of(events) == MIXED
+    assert [s["action"] for s in events[-1]["usage"]["pointsman"]["steps"]][1] == "unjudged"
+    assert (metrics.safe_side["verify_failed"], metrics.asks["failed"]) == (1, 1)
+
+
+async def test_when_the_small_model_dies_meanwhile_the_large_one_goes_on() -> None:
+    small = FakeModel("tiny", writer(SMALL), faults={0: Fault("kill", 10)})
+    large = marker(marking=asyncio.Event())
+    async with pair(small, large, Doubtful()) as both:
+        _, events = await both.ask()
+        assert large.marking is not None
+        large.marking.set()
+    assert text_of(events) == "\n\n".join([SMALL[0], *LARGE[1:]])
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_client_that_goes_leaves_no_question_behind(turns: int) -> None:
+    large = marker(marking=asyncio.Event())
+    async with pair(["? one", "two"], large, Doubtful()) as both:
+        reply = await answer(both.stepwise, {"messages": [{"role": "user", "content": "?"}], "stream": True}, {})
+        first = asyncio.create_task(anext(reply.body))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        await reply.aclose()
+        assert large.marking is not None
+        large.marking.set()
+
+
+@given(
+    drafts=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 6)), min_size=1, max_size=7),
+    chunk=st.integers(1, 5),
+    max_redos=st.integers(0, 4),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_asking_gives_the_same_answer_as_waiting_for_each_mark(
+    drafts: list[tuple[bool, bool, int]], chunk: int, max_redos: int
+) -> None:
+    steps = [
+        f"draft{i}" + " ?" * (bad or doubt) + " ✗" * bad + " word" * more for i, (bad, doubt, more) in enumerate(drafts)
+    ]
+    rewritten = [f"large{i}" for i in range(len(drafts))]
+    texts, usages = [], []
+    for strategy in (Doubtful(), Verify(0.6)):
+        small, large = FakeModel("tiny", writer(steps), chunk=chunk), marker(steps=rewritten, chunk=chunk)
+        async with pair(small, large, strategy, max_redos=max_redos) as both:
+            _, events = await both.ask()
+        texts.append(text_of(events))
+        usages.append([(s["model"], s["action"]) for s in events[-1]["usage"]["pointsman"]["steps"]])
+    assert texts[0] == texts[1]
+    assert usages[0] == usages[1]
+
+
+def policy(folder: Path, marks: str = "digit") -> PolicyStrategy:
+    """P(keep) is 0.5; kappa alone would reject that, and the pair asks."""
+    meta = metadata(format="2", marks=json.dumps(marks))
+    row = CalibrationRow("accuracy_loss", 0.01, 0.8, 0.1, KappaPair(0.3, 0.9, 0.7))
+    return PolicyStrategy(StepPolicy(write(folder / "p.onnx", meta=meta), device="cpu"), row)
+
+
+async def test_a_policy_asks_where_the_large_model_marks_and_else_keeps_to_its_one_threshold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with pair(SMALL, marker(), policy(tmp_path)) as both:
+        _, events = await both.ask()
+        assert asked(both.large) == 5
+        assert text_of(events) == MIXED
+    assert "stepwise_never_asks" not in caplog.text
+    for large, marks in ((marker(mark="Well"), "digit"), (marker(), "likelihood")):
+        caplog.clear()
+        async with pair(SMALL, large, policy(tmp_path, marks)) as both:
+            assert both.stepwise.problem is None
+            _, events = await both.ask()
+        assert asked(large) == 0
+        assert text_of(events) == "\n\n".join(LARGE)
+        assert caplog.text.count("stepwise_never_asks") == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "verdict"),
+    [
+        (0.95, Judgement(True, 0.95)),
+        (0.5, Judgement(True, 0.5, ask=0.7)),
+        (0.2, Judgement(False, 0.2)),
+    ],
+)
+async def test_under_the_pair_a_draft_is_rejected_and_over_it_kept(
+    tmp_path: Path, keep: float, verdict: Judgement
+) -> None:
+    strategy = policy(tmp_path)
+
+    async def said(vector: object, hidden: object) -> tuple[float, None]:
+        return keep, None
+
+    strategy.policy.keep = said  # type: ignore[method-assign, assignment]
+
+    async def never(step: object) -> float:
+        raise AssertionError
+
+    run = strategy.begin(AnswerContext(0, never, marks=True))
+    draft = Draft(None, None, None)  # type: ignore[arg-type]
+    assert await run.judge(draft) == verdict
+    run.close()
+    run = strategy.begin(AnswerContext(0, never))
+    assert await run.judge(draft) == Judgement(keep >= 0.8, keep)
+    run.close()
+    strategy.close()
