@@ -10,6 +10,7 @@ from typing import Any
 
 ENDS = ("auto", "blank", "line", "sentence")
 """`stepwise.steps.Ends`, whose module would make every command slower to start."""
+ALGORITHMS = ("supervised", "ppo", "vtrace", "supervised-ask", "ppo-ask", "vtrace-ask")
 SUMMARY = "train, calibrate, evaluate and export a stepwise policy for a pair of models"
 
 
@@ -37,23 +38,27 @@ def add(subparsers: Any) -> None:
     collect.add_argument("--large", default="tinylm-large", help="name under which the large model is served")
     collect.add_argument("--price-small", type=float, default=1.0, help="price of one token, in any unit")
     collect.add_argument("--price-large", type=float, default=10.0)
+    collect.add_argument(
+        "--price-read", type=float, help="price of one token that the large model reads for a mark (--price-large)"
+    )
     collect.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
     collect.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
     collect.add_argument("--ends", choices=ENDS, help="what ends a step (auto)")
     collect.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
     collect.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
     collect.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
+    collect.add_argument("--marks", action="store_true", help="have the large model mark every draft, for asking")
     collect.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
 
     train = command("train", "train networks on the policy set")
-    train.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace", "all"), default="all")
+    train.add_argument("--algorithm", choices=(*ALGORITHMS, "all"), default="all")
     train.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
     train.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
     train.add_argument("--updates", type=int, default=800, help="updates of V-trace; PPO does a quarter as many rounds")
     train.add_argument("--seed", type=int, default=0)
 
     calibrate = command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True)
-    calibrate.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
+    calibrate.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
     calibrate.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
     calibrate.add_argument(
         "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
@@ -61,9 +66,7 @@ def add(subparsers: Any) -> None:
     calibrate.add_argument("--cost", type=float, nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets")
 
     evaluate = command("evaluate", "compare all strategies on the test set: a table and a plot", models=True)
-    evaluate.add_argument(
-        "--algorithm", choices=("supervised", "ppo", "vtrace"), nargs="*", help="default: all trained"
-    )
+    evaluate.add_argument("--algorithm", choices=ALGORITHMS, nargs="*", help="default: all trained")
     evaluate.add_argument("--max-redos", type=int, default=8)
     evaluate.add_argument(
         "--latency",
@@ -74,7 +77,7 @@ def add(subparsers: Any) -> None:
     )
 
     export = command("export", "write the policy file")
-    export.add_argument("--algorithm", choices=("supervised", "ppo", "vtrace"), default="vtrace")
+    export.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--card", type=Path, help="also write a page about the policy, with the report")
 
@@ -121,9 +124,14 @@ def _inspect(path: Path) -> None:
     print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
     sizes = f"{card.steps.min_tokens} to {card.steps.max_tokens} tokens"
     print(f"pair: {card.small} and {card.large}; steps of {sizes}, which end by: {card.steps.ends}")
-    print(f"calibrated on {card.calibration_size} questions")
+    print(f"calibrated on {card.calibration_size} questions; accuracy_loss is of what the large model alone gets right")
+    if card.marks is not None:
+        print(f"may ask the large model for a mark, by {card.marks}; kappa alone holds where there is none")
     for row in card.rows:
-        print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}")
+        asks = ""
+        if row.ask is not None:
+            asks = f"; asks from {row.ask.low:.4f} to {row.ask.high:.4f}, kept from the mark {row.ask.mark:.4f} on"
+        print(f"  {row.kind} <= {row.target:g} with probability {1 - row.delta:g}: kappa {row.kappa:.4f}{asks}")
 
 
 async def _run(args: argparse.Namespace) -> None:
@@ -148,13 +156,14 @@ async def _run(args: argparse.Namespace) -> None:
             args.max_tokens,
             answer_tokens=args.answer_tokens,
             ends=Project.ends(args.work, args.ends),
+            price_read=args.price_read,
         )
         project = Project.start(args.work, settings)
         project.questions(args.set, args.questions, args.count)
     else:
         project = Project(args.work)
     if command == "train":
-        names = work.ALGORITHMS if args.algorithm == "all" else (args.algorithm,)
+        names = work.of(project) if args.algorithm == "all" else (args.algorithm,)
         work.do_train(project, names, Goal(args.alpha, args.multiplier), seed=args.seed, updates=args.updates)
         return
     if command == "export":
@@ -165,7 +174,8 @@ async def _run(args: argparse.Namespace) -> None:
         if command == "collect":
             if writer is None:
                 raise ValueError("needs the models: --small-url and --large-url, or --writer")
-            await work.do_collect(project, args.set, writer, Plan(args.redos, args.mixtures), args.at_once)
+            plan = Plan(args.redos, args.mixtures, marks=args.marks)
+            await work.do_collect(project, args.set, writer, plan, args.at_once)
         elif command == "calibrate":
             await work.do_calibrate(project, args.algorithm, writer, Promises(args.loss, args.cost, args.delta))
         else:

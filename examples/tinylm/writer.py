@@ -17,6 +17,7 @@ import numpy as np
 from examples.tinylm.engine import CONTEXT, NEVER, WEIGHTS, Engine, Sampled
 from examples.tinylm.server import Piece, Text
 from examples.tinylm.tokenizer import END, PAD, RECENT, render
+from stepwise.policy import Marks
 from stepwise.steps import Splitter, StepLimits
 from stepwise.train.tree import Question, Written
 from upstream.tokens import TOP, Token
@@ -124,6 +125,8 @@ class _Model:
 
 class Writer:
     """The two models as ``stepwise.train`` wants them, and the large one as a judge of steps."""
+
+    marks: Marks = "likelihood"
 
     def __init__(self, limits: StepLimits, folder: Path = WEIGHTS) -> None:
         self._small = _Model("small", folder, limits, TOP)

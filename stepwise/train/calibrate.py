@@ -16,13 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwise.policy import CalibrationRow
+from stepwise.policy import KappaPair, Kind
 
 _RANGE = 4.0  # costs are cut at so many mean large answers, which no answer of a working pair comes near
+
+
+LOSSES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+"""Accuracy losses that are promised unless others are asked for."""
+Kappa = float | KappaPair
+"""What is calibrated: a threshold, or for a policy that may ask the pair of them."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +37,19 @@ class Trial:
     """What one threshold did on the calibration questions: right: bool [questions]; cost: float [questions], the
     large model's mean cost being 1."""
 
-    kappa: float
+    kappa: Kappa
     right: NDArray[np.bool_]
     cost: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What was seen on the calibration questions. large_right: bool [questions], of the large model alone; large_cost:
-    float [questions], its mean being 1."""
+    """What was seen on the calibration questions. trials: in an order that was fixed before, the safest first;
+    large_right: bool [questions], of the large model alone; large_cost: float [questions], its mean being 1."""
 
     trials: Sequence[Trial]
     large_right: NDArray[np.bool_]
     large_cost: NDArray[np.float64]
-
-    @property
-    def safe_first(self) -> list[Trial]:
-        return sorted(self.trials, key=lambda trial: -trial.kappa)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Promises:
     alphas: Sequence[float]
     shares: Sequence[float]
     delta: float
+
+
+class Promise(NamedTuple):
+    """`kind` stays at `target` with the threshold `kappa`."""
+
+    kind: Kind
+    target: float
+    kappa: Kappa
 
 
 def luck(losses: int, count: int, alpha: float) -> float:
@@ -85,10 +96,10 @@ def upper_mean(values: NDArray[np.float64], span: float, delta: float) -> float:
     return float(values.mean() + math.sqrt(2 * values.var(ddof=1) * log / n) + 7 * span * log / (3 * (n - 1)))
 
 
-def loss_threshold(trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float) -> float | None:
-    """The smallest kappa that promises a loss of at most alpha; None when even the safest does not.
+def loss_threshold(trials: Sequence[Trial], large_right: NDArray[np.bool_], alpha: float, delta: float) -> Kappa | None:
+    """The boldest kappa that promises a loss of at most alpha; None when even the safest does not.
 
-    trials: by falling kappa, the safest first; large_right: bool [questions].
+    trials: the safest first; large_right: bool [questions].
     """
     count, passed = int(large_right.sum()), None
     for trial in trials:
@@ -101,10 +112,10 @@ def loss_threshold(trials: Sequence[Trial], large_right: NDArray[np.bool_], alph
 
 def cost_threshold(
     trials: Sequence[Trial], large_cost: NDArray[np.float64], share: float, delta: float
-) -> float | None:
-    """The largest kappa that promises an expected cost of at most `share` of the large model's; None when none does.
+) -> Kappa | None:
+    """The safest kappa that promises an expected cost of at most `share` of the large model's; None when none does.
 
-    trials: by rising kappa, the cheapest first; large_cost: float [questions], its mean being 1.
+    trials: the cheapest first; large_cost: float [questions], its mean being 1.
     """
     passed = None
     for trial in trials:
@@ -115,19 +126,18 @@ def cost_threshold(
     return passed
 
 
-def table(seen: Trials, wanted: Promises) -> list[CalibrationRow]:
-    """The kappa table: a row for each target that can be promised."""
-    safe_first, delta = seen.safe_first, wanted.delta
-    rows = []
+def promise(seen: Trials, wanted: Promises) -> list[Promise]:
+    """Each target that can be promised."""
+    kept = []
     for alpha in wanted.alphas:
-        kappa = loss_threshold(safe_first, seen.large_right, alpha, delta)
+        kappa = loss_threshold(seen.trials, seen.large_right, alpha, wanted.delta)
         if kappa is not None:
-            rows.append(CalibrationRow("accuracy_loss", alpha, kappa, delta))
+            kept.append(Promise("accuracy_loss", alpha, kappa))
     for share in wanted.shares:
-        kappa = cost_threshold(safe_first[::-1], seen.large_cost, share, delta)
+        kappa = cost_threshold(seen.trials[::-1], seen.large_cost, share, wanted.delta)
         if kappa is not None:
-            rows.append(CalibrationRow("cost", share, kappa, delta))
-    return rows
+            kept.append(Promise("cost", share, kappa))
+    return kept
 
 
 def resample(seen: Trials, alpha: float, delta: float, *, splits: int, seed: int) -> tuple[float, float, float]:
@@ -138,7 +148,7 @@ def resample(seen: Trials, alpha: float, delta: float, *, splits: int, seed: int
     itself, so a loss a little above alpha on it can be chance: the share is an upper estimate of what the promise
     allows (delta).
     """
-    safe_first, large_right = seen.safe_first, seen.large_right
+    safe_first, large_right = seen.trials, seen.large_right
     right = np.stack([t.right for t in safe_first])
     cost = np.stack([t.cost for t in safe_first])
     rng = np.random.default_rng(seed)

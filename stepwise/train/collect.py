@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore, Written
+from stepwise.strategy import NoJudgement
+from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore, Verifier, Written
 from stepwise.train.walk import follow
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -25,12 +26,14 @@ class Plan:
     """How far a tree is grown.
 
     redos: every choice of up to this many rewritten steps (the small model goes on after each); mixtures: random paths,
-    a third each with 30, 50 and 70 % rewritten steps; seed: of their random choice.
+    a third each with 30, 50 and 70 % rewritten steps; seed: of their random choice; marks: the large model marks every
+    draft, too.
     """
 
     redos: int = 2
     mixtures: int = 3
     seed: int = 0
+    marks: bool = False
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -64,6 +67,9 @@ async def grow(tree: Tree, writer: StepWriter, plan: Plan) -> None:
         share = (0.3, 0.5, 0.7)[i % 3]
         path = "".join(rng.choices((KEEP, REDO), (1 - share, share), k=tree.max_steps))
         await follow(tree, path, writer)
+    if plan.marks:
+        drafted = [path for path, node in tree.nodes.items() if node.draft is not None]
+        await asyncio.gather(*(tree.marked(path, writer) for path in drafted))
 
 
 class _Counted:
@@ -80,6 +86,11 @@ class _Counted:
 
     async def large(self, question: Question, prefix: str, *, rest: bool = False) -> Written:
         return self._count(await self._writer.large(question, prefix, rest=rest))
+
+    async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
+        if not isinstance(self._writer, Verifier):
+            raise NoJudgement("no_verifier", "this writer cannot mark steps")
+        return await self._writer.verify(question, prefix, step)
 
     def _count(self, written: Written) -> Written:
         self._texts += 1

@@ -7,12 +7,13 @@ from typing import Self
 from stepwise import verify
 from stepwise.continuation import CHAT_PATH, Continuation, Joint, build
 from stepwise.pair import PairModel
+from stepwise.policy import Marks
 from stepwise.probe import probe
 from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written
 from upstream.client import ModelClient, UpstreamError
-from upstream.endpoint import JSON, Endpoint
+from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token, estimate
 
 _TRIES = 3
@@ -26,6 +27,8 @@ class EndpointWriter:
     small one gives no log probabilities.
     """
 
+    marks: Marks = "digit"
+
     def __init__(
         self, small: Endpoint, large: Endpoint, limits: StepLimits, *, temperature: float = 0.0, max_tokens: int = 4096
     ) -> None:
@@ -34,7 +37,6 @@ class EndpointWriter:
         self._temperature = temperature
         self._max_tokens = max_tokens
         self._models: tuple[PairModel, PairModel] | None = None
-        self._marks: dict[tuple[str, str, str], JSON] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -67,16 +69,13 @@ class EndpointWriter:
     async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
         """The large model's mark of `step`, asked for as in serving, and the tokens that it read for that.
 
-        Raises NoVerdict when it gives none. Thresholds are tried one after the other, so marks are kept.
+        Raises NoJudgement when it gives none.
         """
         body = verify.request([{"role": "user", "content": question.text}], prefix, step)
-        key = question.id, prefix, step
-        if key not in self._marks:
-            try:
-                self._marks[key] = await self.models[1].upstream.ask(CHAT_PATH, body)
-            except UpstreamError as error:
-                raise NoJudgement("verify_failed", str(error)) from error
-        answer = self._marks[key]
+        try:
+            answer = await self.models[1].upstream.ask(CHAT_PATH, body)
+        except UpstreamError as error:
+            raise NoJudgement("verify_failed", str(error)) from error
         usage = answer.get("usage")
         read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         return verify.mark(answer), read if isinstance(read, int) else estimate(str(body["messages"]))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stepwise import features
 from stepwise.features import State
+from stepwise.policy import KappaPair
 from stepwise.strategies.chance import Random
 from stepwise.strategies.cold_start import ColdStart
 from stepwise.strategies.confidence import Confidence
@@ -19,6 +20,7 @@ from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
+from stepwise.train.calibrate import Kappa
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, StepWriter, Tree
@@ -29,15 +31,17 @@ _SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 
 
 class Scored(Strategy):
-    """Keeps a draft when its score is at least `kappa`; with `once`, the first draft decides for the whole answer.
+    """Keeps a draft when its score is at least `kappa`, and asks as a pair says; with `once`, the first draft decides
+    for the whole answer.
 
     score: P(keep) for a features vector [WIDTH]; shared by all thresholds, so that each vector is scored once.
     """
 
     needs_top = TOP
 
-    def __init__(self, name: str, score: Callable[[NDArray[np.float32]], float], kappa: float, *, once: bool) -> None:
-        self.name, self.score, self.kappa, self.once = name, score, kappa, once
+    def __init__(self, name: str, score: Callable[[NDArray[np.float32]], float], kappa: Kappa, *, once: bool) -> None:
+        self.name, self.score, self.once = name, score, once
+        self.kappa = kappa if isinstance(kappa, KappaPair) else KappaPair(kappa, kappa, 0.0)
 
     def begin(self, context: AnswerContext) -> Run:
         return _ScoredRun(self)
@@ -58,8 +62,9 @@ class _ScoredRun:
 
     async def judge(self, draft: Draft) -> Judgement:
         score = self._rule.score(draft.vector)
-        self._kept = score >= self._rule.kappa
-        return Judgement(self._kept, score)
+        kappa = self._rule.kappa
+        self._kept = score >= kappa.high
+        return Judgement(self._kept, score, kappa.mark if kappa.low <= score < kappa.high else None)
 
     def close(self) -> None:
         return None
@@ -92,7 +97,7 @@ def _session(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]
 class Point:
     """One strategy with one parameter, on all questions: right bool [q], large (tokens written) and cost float [q]."""
 
-    parameter: float
+    parameter: Kappa
     right: NDArray[np.bool_]
     large: NDArray[np.float64]
     cost: NDArray[np.float64]
@@ -109,7 +114,7 @@ class Exam:
     price: Price
     max_redos: int
 
-    async def measure(self, strategy: Strategy, parameter: float) -> Point:
+    async def measure(self, strategy: Strategy, parameter: Kappa) -> Point:
         """Runs `strategy` on every question; the mean cost of the large model's own answers is 1."""
         runs = (walk(tree, strategy, self.writer, max_redos=self.max_redos) for tree in self.trees)
         outcomes = await asyncio.gather(*runs)
@@ -123,10 +128,14 @@ class Exam:
         )
 
 
-def handcrafted(roots: NDArray[np.float32], verify: bool) -> dict[str, list[tuple[float, Strategy]]]:
+Sweep = list[tuple[Kappa, Strategy]]
+"""A strategy with each of the parameters that are tried."""
+
+
+def handcrafted(roots: NDArray[np.float32], verify: bool) -> dict[str, Sweep]:
     """The published rules, each with the parameters to sweep. roots: features [nodes, WIDTH], for thresholds."""
     entropies = np.unique(np.quantile(roots[:, features.NAMES.index("first_entropy")], np.linspace(0, 1, 13)))
-    sweep: dict[str, list[tuple[float, Strategy]]] = {
+    sweep: dict[str, Sweep] = {
         "random": [(p, Random(p)) for p in _SHARES],
         "first-n": [(n, Fixed.first_n(n)) for n in range(9)],
         "glimpse": [(float(t), Glimpse(float(t))) for t in [-1.0, *entropies]],
@@ -139,12 +148,18 @@ def handcrafted(roots: NDArray[np.float32], verify: bool) -> dict[str, list[tupl
     return sweep
 
 
-def trained(path: Path, name: str, vectors: NDArray[np.float32], points: int = 16) -> list[tuple[float, Strategy]]:
+def trained(path: Path, name: str, vectors: NDArray[np.float32], points: int = 16) -> Sweep:
     """A policy file with thresholds at its own quantiles on `vectors`, closer together at the low end."""
     keep = run_policy(path, vectors)
     kappas = np.unique(np.quantile(keep, np.linspace(0, 1, points) ** 1.5))
     score = scorer(path)
     return [(float(k), Scored(name, score, float(k), once=False)) for k in [0.0, *kappas, 1.01]]
+
+
+def asking(path: Path, name: str, ladder: Sequence[KappaPair]) -> Sweep:
+    """A policy file with the pairs of thresholds of `ladder`."""
+    score = scorer(path)
+    return [(pair, Scored(name, score, pair, once=False)) for pair in ladder]
 
 
 async def oracle(tree: Tree, writer: StepWriter | None, price: Price, redos: int) -> tuple[float, float] | None:
@@ -218,11 +233,13 @@ def needed(x: NDArray[np.float64], accuracy: NDArray[np.float64], goal: float) -
 @dataclass(frozen=True)
 class Figures:
     """What the report says of one strategy. area: mean accuracy over all costs; tokens: large tokens, as a share of the
-    large model's own, that close 50, 80 and 95 % of the gap. Each with its 95 % interval."""
+    large model's own, that close 50, 80 and 95 % of the gap; cost: of both models, as a share of the large one's, that
+    closes 95 %. Each with its 95 % interval."""
 
     name: str
     area: tuple[float, float, float]
     tokens: Mapping[int, tuple[float, float, float]]
+    cost: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -252,6 +269,7 @@ def figures(seen: Comparison, *, samples: int, seed: int) -> list[Figures]:
     }
     areas: dict[str, list[float]] = {name: [] for name in (*sweeps, "oracle")}
     tokens: dict[str, dict[int, list[float]]] = {name: {g: [] for g in (50, 80, 95)} for name in areas}
+    costs: dict[str, list[float]] = {name: [] for name in areas}
     for draw in draws:
         low_right, high_right = small.right[draw].mean(), large.right[draw].mean()
         low, high = small.cost[draw].mean(), large.cost[draw].mean()
@@ -275,7 +293,11 @@ def figures(seen: Comparison, *, samples: int, seed: int) -> list[Figures]:
             for gap, found in tokens[name].items():
                 goal = low_right + gap / 100 * (high_right - low_right)
                 found.append(needed(large_tokens, right, goal) / all_large)
-    return [Figures(n, _interval(areas[n]), {g: _interval(v) for g, v in tokens[n].items()}) for n in areas]
+            costs[name].append(needed(cost, right, goal) / high)  # of the last goal, 95 %
+    return [
+        Figures(n, _interval(areas[n]), {g: _interval(v) for g, v in tokens[n].items()}, _interval(costs[n]))
+        for n in areas
+    ]
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -315,16 +337,16 @@ def report(
         f"large step by step {large.right.mean():.1%}; the small one costs {small.cost.mean():.1%} of the large one.",
         "",
         "| strategy | mean accuracy over all costs, % | large tokens for 50 % of the gap, % | for 80 % | for 95 % "
-        "| first text, ms | whole answer, ms |",
-        "|---|---|---|---|---|---|---|",
+        "| cost for 95 %, % | first text, ms | whole answer, ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda f: -f.area[0]):
-        cells = " | ".join(cell(row.tokens[g], True) for g in (50, 80, 95))
+        cells = " | ".join(cell(value, True) for value in (*(row.tokens[g] for g in (50, 80, 95)), row.cost))
         times = " | ".join(waits.get(row.name, empty).cells())
         lines.append(f"| {row.name} | {cell(row.area, True)} | {cells} | {times} |")
     for name in ("always-small", "always-large"):
         if name in waits:
-            lines.append(f"| {name} | – | – | – | – | {' | '.join(waits[name].cells())} |")
+            lines.append(f"| {name} | – | – | – | – | – | {' | '.join(waits[name].cells())} |")
     count = max((len(wait.whole) for wait in waits.values()), default=0)
     lines += [
         "",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepwise import features
-from stepwise.policy import FORMATS, CalibrationRow
+from stepwise.policy import FORMATS, CalibrationRow, Marks
 from stepwise.steps import Ends, StepLimits
 from stepwise.train.net import Net
 
@@ -27,7 +27,8 @@ PARITY = 1e-5
 @dataclass(frozen=True)
 class About:
     """What the file states about itself. small, large: served names; limits: where steps end; token_budget: of
-    `features.State`; rows: the kappa table; calibration_size: questions; commit: of the training code."""
+    `features.State`; rows: the kappa table; calibration_size: questions; commit: of the training code; marks: what the
+    rows with `ask` were calibrated with."""
 
     small: str
     large: str
@@ -36,20 +37,23 @@ class About:
     rows: Sequence[CalibrationRow]
     calibration_size: int
     commit: str
+    marks: Marks | None = None
 
     def metadata(self) -> dict[str, str]:
         limits = {"min_tokens": self.limits.min_tokens, "max_tokens": self.limits.max_tokens}
-        blank = self.limits.ends is Ends.BLANK  # then versions that know no other end can read the file, too
+        blank = self.limits.ends is Ends.BLANK
+        asks = any(row.ask is not None for row in self.rows)
         return {
-            "pointsman.format": FORMATS[0] if blank else FORMATS[1],
+            "pointsman.format": FORMATS[blank <= asks],  # the older one where it will do, for older versions
             "pointsman.features": json.dumps(list(features.NAMES)),
             "pointsman.features_version": json.dumps(features.VERSION),
             "pointsman.pair": json.dumps({"small": self.small, "large": self.large}),
             "pointsman.steps": json.dumps(limits if blank else {**limits, "ends": self.limits.ends}),
-            "pointsman.kappa": json.dumps([row._asdict() for row in self.rows]),
+            "pointsman.kappa": json.dumps([row.to_json() for row in self.rows]),
             "pointsman.calibration_size": json.dumps(self.calibration_size),
             "pointsman.commit": self.commit,
             "pointsman.token_budget": json.dumps(self.token_budget),
+            **({"pointsman.marks": json.dumps(self.marks)} if asks else {}),
         }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ UNKNOWN, RIGHT, WRONG = -1, -2, -3
 class Forest:
     """All nodes of all questions.
 
-    vectors: float32 [nodes, WIDTH]; child: int64 [nodes, 2], column 0 for keep and 1 for redo, a node's number or
-    UNKNOWN, RIGHT, WRONG; cost: float32 [nodes, 2] of either choice, the mean cost of a large model's answer being
-    1; roots: int64 [questions]; large_right: bool [questions], the large model alone (step by step) is right;
-    avoidable: bool [questions], some path is right; large_cost: float32 [questions].
+    vectors: float32 [nodes, WIDTH]; child: int64 [nodes, actions], column 0 for keep, 1 for redo and 2, if there, for
+    ask: a node's number or UNKNOWN, RIGHT, WRONG; cost: float32 [nodes, actions] of each choice, the mean cost of a
+    large model's answer being 1; roots: int64 [questions]; large_right: bool [questions], the large model alone (step
+    by step) is right; avoidable: bool [questions], some path is right; large_cost: float32 [questions]; marks: float32
+    [nodes], the large model's, NaN where it gave none; asked: float32 [nodes, 2], what asking costs beside the step
+    that is kept, or redone; mark: where there is the third action, a draft is kept after it from this mark on.
     """
 
     vectors: NDArray[np.float32]
@@ -33,6 +36,9 @@ class Forest:
     large_right: NDArray[np.bool_]
     avoidable: NDArray[np.bool_]
     large_cost: NDArray[np.float32]
+    marks: NDArray[np.float32]
+    asked: NDArray[np.float32]
+    mark: float | None = None
 
     def values(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """(bool [nodes, 2], bool [nodes, 2]): is some answer below this choice right; is the answer right when the
@@ -50,10 +56,22 @@ class Forest:
 
     def part(self, questions: NDArray[np.int64]) -> Forest:
         """The same nodes, only these questions."""
-        return Forest(
-            self.vectors, self.child, self.cost, self.roots[questions], self.large_right[questions],
-            self.avoidable[questions], self.large_cost[questions],
-        )  # fmt: skip
+        return replace(
+            self,
+            roots=self.roots[questions],
+            large_right=self.large_right[questions],
+            avoidable=self.avoidable[questions],
+            large_cost=self.large_cost[questions],
+        )
+
+    def asking(self, mark: float) -> Forest:
+        """The same with a third action: the draft is kept if the large model's mark is at least `mark`, else redone."""
+        then = np.where(self.marks >= mark, 0, 1)[:, None]
+        child = np.take_along_axis(self.child, then, axis=1)
+        cost = np.take_along_axis(self.cost, then, axis=1) + np.take_along_axis(self.asked, then, axis=1)
+        child[np.isnan(self.marks)] = UNKNOWN
+        child, cost = np.hstack([self.child[:, :2], child]), np.hstack([self.cost[:, :2], cost])
+        return replace(self, child=child, cost=cost, mark=mark)
 
 
 def plant(trees: Sequence[Tree], price: Price) -> Forest:
@@ -61,6 +79,8 @@ def plant(trees: Sequence[Tree], price: Price) -> Forest:
     vectors: list[NDArray[np.float32]] = []
     child: list[list[int]] = []
     cost: list[list[float]] = []
+    marks: list[float] = []
+    asked: list[list[float]] = []
     roots: list[int] = []
     large_right, large_cost, avoidable = [], [], []
     for tree in trees:
@@ -74,6 +94,9 @@ def plant(trees: Sequence[Tree], price: Price) -> Forest:
             redo = price.small * node.draft.size + price.large * node.redo.size if node.redo else 0.0
             cost.append([price.small * node.draft.size, redo])
             child.append([UNKNOWN, UNKNOWN])
+            marks.append(node.mark.score if node.mark else math.nan)
+            ask = price.large + price.read * node.mark.read if node.mark else 0.0
+            asked.append([ask, ask + price.small * tree.ahead(path)])
         for path, i in numbers.items():
             node = tree.nodes[path]
             for column, piece in enumerate((node.draft, node.redo)):
@@ -107,6 +130,8 @@ def plant(trees: Sequence[Tree], price: Price) -> Forest:
         np.array(large_right),
         np.array(avoidable),
         (np.array(large_cost) / scale).astype(np.float32),
+        np.array(marks, np.float32),
+        (np.array(asked) / scale).astype(np.float32),
     )
 
 
@@ -114,9 +139,9 @@ def plant(trees: Sequence[Tree], price: Price) -> Forest:
 class Runs:
     """Answers of a policy, one row per question, padded to the longest.
 
-    node: int64 [runs, time] (-1 after the end); action: int64 [runs, time], 1 is redo; chance: float32 [runs,
-    time], with which the acting policy took that action; cost: float32 [runs, time]; right: bool [runs]; question:
-    int64 [runs].
+    node: int64 [runs, time] (-1 after the end); action: int64 [runs, time], a column of `Forest.child`; chance: float32
+    [runs, time], with which the acting policy took that action; cost: float32 [runs, time]; right: bool [runs];
+    question: int64 [runs].
     """
 
     node: NDArray[np.int64]
@@ -128,21 +153,26 @@ class Runs:
 
 
 def simulate(
-    forest: Forest, redo: NDArray[np.float32], questions: NDArray[np.int64], rng: np.random.Generator | None
+    forest: Forest, chances: NDArray[np.float32], questions: NDArray[np.int64], rng: np.random.Generator | None
 ) -> Runs:
     """Follows a policy down the trees.
 
-    redo: float32 [nodes], the probability of redo at each node; `rng` draws the actions, None takes the likelier one.
-    Where the redo was never written, the draft is kept with probability 1.
+    chances: float32 [nodes, actions], the probability of each action at each node; `rng` draws the actions, None takes
+    the likeliest one. Where an action was never tried, the draft is kept instead.
     """
+    chances = np.where(forest.child == UNKNOWN, 0.0, chances)
+    chances[:, 0] = 1 - chances[:, 1:].sum(axis=1)
+    most = np.cumsum(chances[:, :0:-1], axis=1)[:, ::-1]  # column a - 1: of action a, or a later one
     at = forest.roots[questions].copy()
     right = np.zeros(len(at), np.bool_)
     columns: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]] = []
     while (alive := at >= 0).any():
         here = np.where(alive, at, 0)
-        p = np.where(forest.child[here, 1] == UNKNOWN, 0.0, redo[here])
-        action = ((rng.random(len(at)) if rng is not None else 0.5) < p).astype(np.int64)
-        chance = np.where(action == 1, p, 1 - p).astype(np.float32)
+        if rng is None:
+            action = chances[here].argmax(axis=1)
+        else:  # a number under `most` of action 1 is some action, one under that of action 2 is that one, ...
+            action = (rng.random(len(at))[:, None] < most[here]).sum(axis=1)
+        chance = chances[here, action].astype(np.float32)
         cost = np.where(alive, forest.cost[here, action], 0.0).astype(np.float32)
         columns.append((np.where(alive, at, -1), np.where(alive, action, 0), np.where(alive, chance, 1.0), cost))
         to = forest.child[here, action]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepwise.features import WIDTH
+from stepwise.train.problem import Threshold
 
 _CLIP = 6.0  # normalised features beyond so many standard deviations are cut, so that a strange step stays in range
 
@@ -15,14 +18,16 @@ _CLIP = 6.0  # normalised features beyond so many standard deviations are cut, s
 class Net(nn.Module):
     """features float32 [batch, WIDTH] to the logit of P(keep) [batch]; with ``value`` to the critic's value [batch].
 
-    hidden: width of the two hidden layers. The mean and scale of the features are buffers, set by `fit`.
+    hidden: width of the two hidden layers. asks: it may ask, too. The mean and scale of the features are buffers, set
+    by `fit`.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, hidden: int = 48) -> None:
+    def __init__(self, hidden: int = 48, *, asks: bool = False) -> None:
         super().__init__()
+        self.band = nn.Parameter(torch.zeros(())) if asks else None
         self.register_buffer("mean", torch.zeros(WIDTH))
         self.register_buffer("scale", torch.ones(WIDTH))
         self.actor = _mlp(hidden)
@@ -47,6 +52,39 @@ class Net(nn.Module):
         out: Tensor = self.critic(self.normalised(x)).squeeze(-1)
         return out
 
+    def choices(self, x: Tensor) -> Tensor:
+        """Log probabilities [batch, actions] of keeping, redoing and, for a network that may, asking.
+
+        Keeping, asking and redoing are in order, so that one logit decides between them, as in an ordered logit
+        (McCullagh, "Regression models for ordinal data", 1980): the two cuts are as far on either side of 0 as
+        `band` says.
+        """
+        logit, s = self(x), nn.functional.logsigmoid
+        if self.band is None:
+            return torch.stack([s(logit), s(-logit)], dim=-1)
+        half = nn.functional.softplus(self.band)
+        ask = s(logit + half) + s(half - logit) + torch.log(-torch.expm1(-2 * half))
+        return torch.stack([s(logit - half), s(-logit - half), ask], dim=-1)
+
+    def pair(self, kappa: float) -> Threshold:
+        """The threshold `kappa` of P(keep) or, for a network that may ask, the two that are its band apart from it."""
+        if self.band is None:
+            return kappa
+        half, at = float(nn.functional.softplus(self.band.detach())), math.log(kappa / (1 - kappa))
+        return 1 / (1 + math.exp(half - at)), 1 / (1 + math.exp(-half - at))
+
+    def asking(self) -> Net:
+        """A copy that may ask, too."""
+        net = Net(asks=True)
+        net.load_state_dict(self.state_dict(), strict=False)
+        return net
+
+    @torch.no_grad()
+    def chances(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probabilities [n, actions] of `choices`, for features [n, WIDTH]."""
+        out: NDArray[np.float32] = self.choices(torch.from_numpy(vectors)).exp().numpy()
+        return out
+
     @torch.no_grad()
     def redo(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """P(redo) [n] for features [n, WIDTH]."""
@@ -60,19 +98,16 @@ def _mlp(hidden: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def log_chance(logit: Tensor, action: Tensor) -> Tensor:
-    """log pi(action): action 0 keeps (probability sigmoid(logit)), 1 redoes."""
-    return nn.functional.logsigmoid(torch.where(action == 0, logit, -logit))
+def log_chance(choices: Tensor, action: Tensor) -> Tensor:
+    """log pi(action) [..] of actions [..], given by `Net.choices` [.., actions]."""
+    return choices.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
-def entropy(logit: Tensor) -> Tensor:
+def entropy(choices: Tensor) -> Tensor:
     """Entropy in nats of the choice."""
-    keep = torch.sigmoid(logit)
-    return -(keep * nn.functional.logsigmoid(logit) + (1 - keep) * nn.functional.logsigmoid(-logit))
+    return -(choices.exp() * choices).sum(-1)
 
 
 def divergence(old: Tensor, new: Tensor) -> Tensor:
-    """KL(old || new) in nats of two choices given by their logits."""
-    p = torch.sigmoid(old)
-    s = nn.functional.logsigmoid
-    return p * (s(old) - s(new)) + (1 - p) * (s(-old) - s(-new))
+    """KL(old || new) in nats of two choices."""
+    return (old.exp() * (old - new)).sum(-1)

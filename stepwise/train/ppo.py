@@ -56,18 +56,18 @@ def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: PPOSe
     bar = tqdm(range(settings.rounds), desc="ppo", mininterval=2)
     for turn in bar:
         drawn = rng.integers(0, len(forest.roots), settings.runs)
-        batch = rewards(forest, simulate(forest, net.redo(forest.vectors), drawn, rng), goal.multiplier)
+        batch = rewards(forest, simulate(forest, net.chances(forest.vectors), drawn, rng), goal.multiplier)
         with torch.no_grad():
             value = net.value(batch.x)
             gain = advantages(value, batch.reward, batch.mask, settings.lam)
             targets = gain + value
-            before = log_chance(net(batch.x), batch.action)
+            before = log_chance(net.choices(batch.x), batch.action)
             gain = (gain - gain[batch.mask].mean()) / (gain[batch.mask].std() + 1e-6)
         for _ in range(settings.epochs):
-            logit = net(batch.x)
-            ratio = torch.exp(log_chance(logit, batch.action) - before)
+            choices = net.choices(batch.x)
+            ratio = torch.exp(log_chance(choices, batch.action) - before)
             clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-            surrogate = torch.minimum(ratio * gain, clipped * gain) + settings.entropy * entropy(logit)
+            surrogate = torch.minimum(ratio * gain, clipped * gain) + settings.entropy * entropy(choices)
             error = ((net.value(batch.x) - targets) / (1 + goal.multiplier)).square()
             loss = -surrogate[batch.mask].mean() + 0.5 * error[batch.mask].mean()
             optimizer.zero_grad(set_to_none=True)

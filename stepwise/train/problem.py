@@ -7,7 +7,9 @@ reward: minus the cost of every step, and minus `multiplier` at the end of an av
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwise.train.forest import Forest, Runs, simulate
+
+Threshold = float | tuple[float, float]
+"""Of P(keep): a draft is redone under it and kept from it on, or between the two of a pair the large model is asked."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +65,42 @@ def rewards(forest: Forest, runs: Runs, multiplier: float) -> RewardBatch:
     )
 
 
-def at_threshold(forest: Forest, redo: NDArray[np.float32], kappa: float, questions: NDArray[np.int64]) -> Runs:
-    """Runs of the policy as it is served: keep when P(keep) >= kappa."""
-    return simulate(forest, (1 - redo < kappa).astype(np.float32), questions, None)
+def at_threshold(forest: Forest, redo: NDArray[np.float32], kappa: Threshold, questions: NDArray[np.int64]) -> Runs:
+    """Runs of the policy as it is served: keep when P(keep) >= kappa; for a pair, ask between the two."""
+    low, high = kappa if isinstance(kappa, tuple) else (kappa, kappa)
+    keep = 1 - redo
+    chances = np.zeros(forest.child.shape, np.float32)
+    chances[:, 0], chances[:, 1] = keep >= high, keep < low
+    chances[:, -1] += (keep >= low) & (keep < high)
+    return simulate(forest, chances, questions, None)
 
 
-def curve(forest: Forest, redo: NDArray[np.float32], points: int = 41) -> NDArray[np.float64]:
-    """[points, 3]: kappa, mean cost, share of right answers, for thresholds at the policy's own quantiles."""
+class Tried(NamedTuple):
+    """What came of a threshold: the mean cost, and the share of right answers."""
+
+    kappa: Threshold
+    cost: float
+    right: float
+
+
+def curve(forest: Forest, redo: NDArray[np.float32], points: int | None = None) -> list[Tried]:
+    """Thresholds at the policy's own quantiles (`points`: 41, or 13 for each of the two where it may ask)."""
     everyone = np.arange(len(forest.roots))
-    kappas = np.unique(np.quantile(1 - redo, np.linspace(0, 1, points)))
-    rows = []
-    for kappa in [0.0, *kappas, 1.01]:
-        runs = at_threshold(forest, redo, float(kappa), everyone)
-        rows.append((kappa, runs.cost.sum(axis=1).mean(), runs.right.mean()))
-    return np.array(rows)
+    asks = forest.mark is not None
+    levels = np.quantile(1 - redo, np.linspace(0, 1, points or (13 if asks else 41)))
+    single: list[float] = [0.0, *np.unique(levels).tolist(), 1.01]
+    kappas: Iterable[Threshold] = combinations_with_replacement(single, 2) if asks else single
+    found = []
+    for kappa in kappas:
+        runs = at_threshold(forest, redo, kappa, everyone)
+        found.append(Tried(kappa, float(runs.cost.sum(axis=1).mean()), float(runs.right.mean())))
+    return found
 
 
 def area(forest: Forest, redo: NDArray[np.float32]) -> float:
     """Mean accuracy over costs from the cheapest point of `curve` to 1: training picks its best network by it."""
-    rows = curve(forest, redo)
-    order = np.argsort(rows[:, 1])
-    cost, right = rows[order, 1], np.maximum.accumulate(rows[order, 2])
+    rows = np.array([tried[1:] for tried in curve(forest, redo)])
+    order = np.argsort(rows[:, 0])
+    cost, right = rows[order, 0], np.maximum.accumulate(rows[order, 1])
     grid = np.linspace(cost[0], max(1.0, cost[0] + 1e-6), 200)
     return float(right[np.searchsorted(cost, grid, side="right") - 1].mean())

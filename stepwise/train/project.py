@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise import features
+from stepwise.policy import MARKS, Marks
 from stepwise.steps import Ends, StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.tree import StepWriter, Tree, TreeStore
@@ -22,9 +23,10 @@ SETS = ("policy", "calibration", "test")
 
 @dataclass(frozen=True)
 class ProjectSettings:
-    """What all parts of a project share. small, large: served names; price_*: of one token, in any unit;
-    answer_tokens: the most that an answer may have; the rest as in the service (`stepwise.steps.StepLimits`,
-    `features.State`, `stepwise.pair.AnswerBudget.steps`). Raises ValueError for sizes that cannot be."""
+    """What all parts of a project share. small, large: served names; price_*: of one token, in any unit (read: one that
+    the large model reads for a mark, None: as one that it writes); answer_tokens: the most that an answer may have; the
+    rest as in the service (`stepwise.steps.StepLimits`, `features.State`, `stepwise.pair.AnswerBudget.steps`). Raises
+    ValueError for sizes that cannot be."""
 
     small: str
     large: str
@@ -36,6 +38,7 @@ class ProjectSettings:
     max_steps: int = 30
     answer_tokens: int = 4096
     ends: Ends = Ends.BLANK
+    price_read: float | None = None
 
     def __post_init__(self) -> None:
         if self.answer_tokens < self.limits.min_tokens:
@@ -47,7 +50,9 @@ class ProjectSettings:
 
     @property
     def price(self) -> Price:
-        return Price(self.price_small, self.price_large)
+        return Price(
+            self.price_small, self.price_large, self.price_large if self.price_read is None else self.price_read
+        )
 
     def of_trees(self) -> dict[str, str]:
         """The settings on which the trees depend."""
@@ -109,6 +114,18 @@ class Project:
         """The store of a set and the trees of its questions, as far as they are written."""
         store, s = self.store(name), self.settings
         return store, store.load(read_questions(self.questions(name)), s.limits, s.token_budget, s.max_steps)
+
+    def marks(self, writer: StepWriter | None) -> Marks:
+        """How the drafts of this project are marked: as `writer` does it. Raises ValueError when another did before."""
+        file = self.folder / "marks.json"
+        known: Marks | None = json.loads(file.read_text()) if file.exists() else None
+        kind: Marks | None = known if writer is None else getattr(writer, "marks", None)
+        if kind not in MARKS:
+            raise ValueError(f"asking needs a writer that marks steps, and whose `marks` is {' or '.join(MARKS)}")
+        if known not in (None, kind):
+            raise ValueError(f"{file}: the marks in this project are by {known}, not by {kind}; use another folder")
+        self.write(file.name, kind)
+        return kind
 
     def write(self, name: str, data: Any) -> None:
         (self.folder / name).write_text(json.dumps(data, indent=2) + "\n")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stepwise.policy import CalibrationRow, StepPolicy
+from stepwise.policy import CalibrationRow, KappaPair, Kind, StepPolicy
 from stepwise.strategies.fixed import Fixed
-from stepwise.strategy import Strategy
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
+from stepwise.train.asking import ladder, mark_from
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.export import About, commit, export
@@ -25,14 +25,23 @@ from stepwise.train.latency import Latency, measure
 from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
-from stepwise.train.tree import StepWriter, Tree
-from stepwise.train.walk import Verifier
+from stepwise.train.tree import StepWriter, Tree, Verifier
 
-ALGORITHMS = ("supervised", "ppo", "vtrace")
+PLAIN = ("supervised", "ppo", "vtrace")
+ASK = "-ask"
+ALGORITHMS = (*PLAIN, *(name + ASK for name in PLAIN))
+"""The last three may ask; they need the large model's marks."""
+
+
+def of(project: Project) -> Sequence[str]:
+    """The algorithms that a project has all it needs for."""
+    return ALGORITHMS if (project.folder / "marks.json").exists() else PLAIN
 
 
 async def do_collect(project: Project, name: str, writer: StepWriter, plan: Plan, at_once: int) -> None:
     """Grows the trees of a set."""
+    if plan.marks:
+        project.marks(writer)
     store, trees = project.trees(name)
     await collect(store, trees, writer, plan, at_once)
     nodes = sum(node.draft is not None for tree in trees for node in tree.nodes.values())
@@ -54,19 +63,28 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
     cut = len(order) * 4 // 5
     fit, check = _only(trees, order[:cut], project), forest.part(order[cut:])
     base = supervised.train(fit, seed=seed)
+    mark = mark_from(fit, goal.multiplier)
     for name in names:
-        kappa = 0.5
-        if name == "supervised":
-            net = base
-        elif name == "ppo":
-            net = ppo.train(fit, check, base, goal, ppo.PPOSettings(rounds=max(1, updates // 4), seed=seed))
-        else:
-            net, kappa = vtrace.train(fit, check, base, goal, vtrace.VTraceSettings(updates=updates, seed=seed))
+        fitted, checked, start, kappa = fit, check, base, 0.5
+        if name.endswith(ASK):
+            if mark is None:
+                raise ValueError(f"{name} needs marks: run `pointsman stepwise collect --set policy --marks` first")
+            fitted, checked, start = fit.asking(mark), check.asking(mark), base.asking()
+        net = start
+        if name.startswith("ppo"):
+            settings = ppo.PPOSettings(rounds=max(1, updates // 4), seed=seed)
+            net = ppo.train(fitted, checked, start, goal, settings)
+        elif name.startswith("vtrace"):
+            lagging = vtrace.VTraceSettings(updates=updates, seed=seed)
+            net, kappa = vtrace.train(fitted, checked, start, goal, lagging)
         torch.save(net.state_dict(), project.folder / f"{name}.pt")
         about = _about(project, (), 0)
         difference = export(net, project.folder / f"{name}.onnx", about, forest.vectors)
-        found = area(check, net.redo(check.vectors))
-        project.write(f"{name}.json", {"area": found, "kappa": kappa, "seed": seed, "goal": asdict(goal)})
+        found = area(checked, net.redo(check.vectors))
+        about_it = {"area": found, "kappa": kappa, "seed": seed, "goal": asdict(goal)}
+        if name.endswith(ASK):
+            about_it["ladder"] = ladder(forest, net.redo(forest.vectors), points=24)
+        project.write(f"{name}.json", about_it)
         print(f"{name}: area {found:.4f} on {len(check.roots)} questions, export differs by {difference:.1e}")
 
 
@@ -78,18 +96,30 @@ async def do_calibrate(
 ) -> None:
     """The kappa table, from the calibration set."""
     store, trees = project.trees("calibration")
-    seen = await _trials(project, name, trees, writer)
-    large_right = seen.large_right
-    store.save(trees)
-    rows = calibrate.table(seen, wanted)
-    project.write(
-        f"{name}.calibration.json",
-        {"rows": [row._asdict() for row in rows], "size": len(trees), "large_right": int(large_right.sum())},
-    )
-    for row in rows:
-        at = next(t for t in seen.trials if t.kappa == row.kappa)
-        lost = (large_right & ~at.right).sum() / large_right.sum()
-        print(f"{row.kind} <= {row.target:g}: kappa {row.kappa:.4f} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})")
+    found: dict[str, Any] = {"size": len(trees)}
+    promised: list[dict[tuple[Kind, float], calibrate.Kappa]] = []
+    for asks in (False, True) if name.endswith(ASK) else (False,):
+        if asks:
+            found["marks"] = project.marks(writer)
+        seen = await _trials(project, name, trees, writer, asks=asks)
+        store.save(trees)
+        large_right = seen.large_right
+        kept = calibrate.promise(seen, wanted)
+        promised.append({(one.kind, one.target): one.kappa for one in kept})
+        for one in kept:
+            at = next(t for t in seen.trials if t.kappa == one.kappa)
+            lost = (large_right & ~at.right).sum() / large_right.sum()
+            print(
+                f"{one.kind} <= {one.target:g}: {_said(one.kappa)} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})"
+            )
+    rows = [
+        CalibrationRow(kind, target, kappa, wanted.delta, asking if isinstance(asking, KappaPair) else None)
+        for (kind, target), kappa in promised[0].items()
+        if not isinstance(kappa, KappaPair)
+        for asking in (promised[-1].get((kind, target)),)
+    ]
+    found |= {"rows": [row.to_json() for row in rows], "large_right": int(large_right.sum())}
+    project.write(f"{name}.calibration.json", found)
     missing = [a for a in wanted.alphas if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]
     if missing:
         print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
@@ -119,9 +149,9 @@ async def do_evaluate(
     large = await exam.measure(Fixed.always_large(), 0)
     _, policy_trees = project.trees("policy")
     vectors = _vectors(policy_trees)
-    sweeps: dict[str, list[tuple[float, Strategy]]] = {}
+    sweeps: dict[str, evaluate.Sweep] = {}
     for name in names:
-        sweeps[name] = evaluate.trained(project.folder / f"{name}.onnx", name, vectors)
+        sweeps[name] = _sweep(project, name, vectors, asks=name.endswith(ASK))
     sweeps["question"] = _question_level(policy_trees)
     sweeps |= evaluate.handcrafted(vectors, verify=isinstance(writer, Verifier))
     points: dict[str, list[evaluate.Point]] = {}
@@ -143,7 +173,7 @@ async def do_evaluate(
         questions = [tree.question for tree in trees[: timed.questions]]
         waits = await measure(timed.served.models, project.settings, chosen, questions, max_redos=max_redos)
     text = evaluate.report(found, seen, plain, title, waits)
-    text += f"\n{_hardness(trees)}\n{await _promises(project, names[-1:], trees, writer)}"
+    text += f"\n{_hardness(trees)}\n{await _promises(project, names, trees, writer)}"
     (project.folder / "report.md").write_text(text)
     evaluate.plot(seen, project.folder / "curves.png")
     project.write(
@@ -152,7 +182,7 @@ async def do_evaluate(
             "questions": len(trees), "plain": plain,
             "small": float(small.right.mean()), "large": float(large.right.mean()),
             "seconds": {name: {"first": wait.first, "whole": wait.whole} for name, wait in waits.items()},
-            "strategies": {f.name: {"area": f.area, "tokens": dict(f.tokens)} for f in found},
+            "strategies": {f.name: {"area": f.area, "tokens": dict(f.tokens), "cost": f.cost} for f in found},
             "curves": {
                 n: [[p.parameter, float(p.right.mean()), float(p.large.mean()), float(p.cost.mean())] for p in ps]
                 for n, ps in points.items()
@@ -170,14 +200,15 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
             f"{name} has no target that could be promised, so nothing could be served with it: collect more "
             "calibration questions, or calibrate for larger targets (--loss, --cost)"
         )
-    net = Net()
+    net = Net(asks=name.endswith(ASK))
     try:
         net.load_state_dict(torch.load(project.folder / f"{name}.pt"))
     except FileNotFoundError:
         raise ValueError(f"{project.folder}/{name}.pt: missing; run `pointsman stepwise train` first") from None
     _, trees = project.trees("calibration")
-    rows = [CalibrationRow(**row) for row in calibration["rows"]]
-    difference = export(net, out, _about(project, rows, calibration["size"]), _vectors(trees))
+    rows = [CalibrationRow.from_json(row) for row in calibration["rows"]]
+    about = replace(_about(project, rows, calibration["size"]), marks=calibration.get("marks"))
+    difference = export(net, out, about, _vectors(trees))
     StepPolicy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
     if card is not None:
@@ -194,14 +225,19 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[CalibrationRow]
         f"# {out.name}: a stepwise policy for {s.small} and {s.large}",
         "",
         f"Trained with `{name}` on {len(trees)} questions, calibrated on {size} others, evaluated on a third set, at",
-        f"commit `{commit()[:12]}`. Cost counts a token of the small model as {s.price_small:g} and one of the large",
-        f"model as {s.price_large:g}. Steps have {s.min_tokens} to {s.max_tokens} tokens and",
-        f"end by: {s.ends}. SHA-256 of the file:",
+        f"commit `{commit()[:12]}`. Cost counts a token of the small model as {s.price_small:g}, one of the large",
+        f"model as {s.price_large:g}, and one that it reads for a mark as {s.price.read:g}. A loss of accuracy is of",
+        f"the questions that the large model alone answers rightly. Steps have {s.min_tokens} to",
+        f"{s.max_tokens} tokens and end by: {s.ends}. SHA-256 of the file:",
         f"`{hashlib.sha256(out.read_bytes()).hexdigest()}`.",
         "",
-        "| target | kappa | holds with probability |",
-        "|---|---|---|",
-        *(f"| {row.kind} at most {row.target:g} | {row.kappa:.4f} | {1 - row.delta:g} |" for row in rows),
+        "| target | kappa | kappa where it may ask | holds with probability |",
+        "|---|---|---|---|",
+        *(
+            f"| {row.kind} at most {row.target:g} | {row.kappa:.4f} | {_said(row.ask) if row.ask else '–'} "
+            f"| {1 - row.delta:g} |"
+            for row in rows
+        ),
         "",
         "## Evaluation",
         "",
@@ -245,25 +281,42 @@ def _only(trees: Sequence[Tree], index: NDArray[np.int64], project: Project) -> 
     return plant([trees[i] for i in index], project.settings.price)
 
 
+def _said(kappa: calibrate.Kappa) -> str:
+    if not isinstance(kappa, KappaPair):
+        return f"kappa {kappa:.4f}"
+    return f"kappa {kappa.low:.4f} to {kappa.high:.4f}, mark {kappa.mark:.4f}"
+
+
+def _sweep(
+    project: Project, name: str, vectors: NDArray[np.float32], *, asks: bool, points: int = 16
+) -> evaluate.Sweep:
+    """A trained network with its thresholds, or with its pairs of them, the safest last."""
+    file = project.folder / f"{name}.onnx"
+    if not asks:
+        return evaluate.trained(file, name, vectors, points)
+    pairs = [KappaPair(*pair) for pair in project.read(f"{name}.json", f"train --algorithm {name}")["ladder"]]
+    return evaluate.asking(file, name, pairs[::-1])
+
+
 async def _trials(
-    project: Project, name: str, trees: Sequence[Tree], writer: StepWriter | None, max_redos: int = 8
+    project: Project, name: str, trees: Sequence[Tree], writer: StepWriter | None, *, asks: bool
 ) -> calibrate.Trials:
     """Every threshold of a fixed ladder (from the policy set) on `trees`."""
     for tree in trees:
         await tree.unstepped(writer)
     _, policy_trees = project.trees("policy")
-    ladder = evaluate.trained(project.folder / f"{name}.onnx", name, _vectors(policy_trees), points=40)
+    sweep = _sweep(project, name, _vectors(policy_trees), asks=asks, points=40)
     price = project.settings.price
-    exam = evaluate.Exam(trees, writer, price, max_redos)
+    exam = evaluate.Exam(trees, writer, price, max_redos=8)
     trials = []
-    for kappa, strategy in tqdm(ladder, desc=f"{name}: thresholds"):
+    for kappa, strategy in tqdm(sweep[::-1], desc=f"{name}: thresholds"):
         point = await exam.measure(strategy, kappa)
         trials.append(calibrate.Trial(kappa, point.right, point.cost))
     large = np.array([price.large * tree.plain.size for tree in trees if tree.plain is not None])
     return calibrate.Trials(trials, _plain(trees), large / large.mean())
 
 
-def _question_level(trees: Sequence[Tree]) -> list[tuple[float, Strategy]]:
+def _question_level(trees: Sequence[Tree]) -> evaluate.Sweep:
     """Routing whole questions: after the first draft one model writes everything (logistic regression on it)."""
     x = np.array([t.nodes[""].vector for t in trees], np.float32)
     y = np.array([_alone(t, "K") for t in trees], np.float32)
@@ -331,9 +384,9 @@ async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree
         _, more = project.trees("calibration")
     except ValueError:
         more = []
-    for name in names:
-        seen = await _trials(project, name, [*trees, *more], writer)
-        for alpha in (0.01, 0.02, 0.05):
+    for name in [*[n for n in names if not n.endswith(ASK)][-1:], *[n for n in names if n.endswith(ASK)][-1:]]:
+        seen = await _trials(project, name, [*trees, *more], writer, asks=name.endswith(ASK))
+        for alpha in calibrate.LOSSES:
             broken, lost, cost = calibrate.resample(seen, alpha, 0.1, splits=200, seed=0)
-            lines.append(f"| {name} | lose at most {alpha:.0%} | {broken:.1%} | {lost:.2%} | {cost:.1%} |")
+            lines.append(f"| {name} | lose at most {alpha:.1%} | {broken:.1%} | {lost:.2%} | {cost:.1%} |")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from stepwise import features
 from stepwise.features import State
 from stepwise.policy import Vector
 from stepwise.steps import End, Splitter, Step, StepLimits
+from stepwise.strategy import NoJudgement
 from stepwise.train.answers import right
 from upstream.tokens import TOP, Token
 
@@ -55,6 +56,22 @@ class StepWriter(Protocol):
         answer."""
 
 
+@runtime_checkable
+class Verifier(Protocol):
+    """A writer whose large model can also mark a step. For policies that ask, its `marks` says how
+    (`stepwise.policy.Marks`)."""
+
+    async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
+        """The mark of `step` after `prefix`, 0..1, and the tokens that had to be read for it. Raises NoJudgement."""
+
+
+class Mark(NamedTuple):
+    """The large model's mark of a draft, 0..1, and how many tokens it read for that."""
+
+    score: float
+    read: int
+
+
 class Segment(NamedTuple):
     """A step, or a whole answer, that follows a prefix. text, size (tokens), last: the answer ends with it; right: and
     it is right (None when not last)."""
@@ -71,7 +88,7 @@ class Segment(NamedTuple):
 @dataclass(slots=True)
 class Node:
     """A prefix at a step's end, and what is known of what follows. vector: features of the draft [WIDTH] float32;
-    top: best log probabilities at the draft's first token."""
+    top: best log probabilities at the draft's first token; mark: the large model's, of the draft."""
 
     path: str
     prefix: str
@@ -80,6 +97,7 @@ class Node:
     vector: Vector | None = None
     top: tuple[float, ...] = ()
     redo: Segment | None = None
+    mark: Mark | None = None
 
     def after(self, letter: str) -> tuple[str, State]:
         """Prefix and state of the child that K or R leads to."""
@@ -129,6 +147,26 @@ class Tree:
                     node.redo = self._piece(path, node.prefix, step, written)
                     self.changed = True
         return node
+
+    async def marked(self, path: str, writer: StepWriter | None) -> Mark:
+        """The large model's mark of the draft at `path`. Raises Missing like `drafted`, and NoJudgement."""
+        node = await self.drafted(path, writer)
+        if node.mark is None:
+            async with self._lock(path + "?"):
+                if node.mark is None:
+                    judge: object = self._ask(writer)
+                    if not isinstance(judge, Verifier):
+                        raise NoJudgement("no_verifier", "this writer cannot mark steps")
+                    assert node.draft is not None
+                    node.mark = Mark(*await judge.verify(self.question, node.prefix, node.draft.text))
+                    self.changed = True
+        return node.mark
+
+    def ahead(self, path: str) -> int:
+        """Tokens that the small model has drafted for nothing when the mark of its draft at `path` comes, and is bad: a
+        step, say."""
+        node = self.nodes.get(path + KEEP)
+        return 0 if node is None or node.draft is None else node.draft.size
 
     async def unstepped(self, writer: StepWriter | None) -> Segment:
         """The large model's own answer in one go."""
@@ -200,6 +238,7 @@ _NODE = pa.schema(
         ("draft", pa.string()), ("draft_size", pa.int32()), ("draft_last", pa.bool_()), ("draft_right", pa.bool_()),
         ("redo", pa.string()), ("redo_size", pa.int32()), ("redo_last", pa.bool_()), ("redo_right", pa.bool_()),
         ("vector", pa.list_(pa.float32())), ("top", pa.list_(pa.float32())),
+        ("mark", pa.float64()), ("mark_read", pa.int32()),
     ]
 )  # fmt: skip
 _PLAIN = "!plain"  # path of the row that holds the large model's own answer
@@ -247,6 +286,8 @@ class TreeStore:
             node.draft, node.redo = _read(row, "draft"), _read(row, "redo")
             node.vector = np.array(row["vector"], np.float32)
             node.top = tuple(row["top"])
+            if row.get("mark") is not None:  # trees from before there were marks have no such column
+                node.mark = Mark(row["mark"], row["mark_read"])
         return list(trees.values())
 
     def save(self, trees: Iterable[Tree]) -> int:
@@ -259,7 +300,8 @@ class TreeStore:
             for node in tree.nodes.values():
                 if node.draft is not None and node.vector is not None:
                     row = {"question": tree.question.id, "path": node.path, "vector": node.vector, "top": node.top}
-                    rows.append({**row, **_write(node.draft, "draft"), **_write(node.redo, "redo")})
+                    mark = {} if node.mark is None else {"mark": node.mark.score, "mark_read": node.mark.read}
+                    rows.append({**row, **_write(node.draft, "draft"), **_write(node.redo, "redo"), **mark})
             if tree.plain is not None:
                 row = {"question": tree.question.id, "path": _PLAIN, "vector": [], "top": []}
                 rows.append({**row, **_write(None, "draft"), **_write(tree.plain, "redo")})

@@ -71,18 +71,19 @@ def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: VTrac
     for update in bar:
         if update % settings.lag == 0:
             acting.load_state_dict(net.state_dict())
-            behaviour = (1 - settings.explore) * acting.redo(forest.vectors) + 0.5 * settings.explore
+            behaviour = acting.chances(forest.vectors)
+            behaviour += settings.explore * (1 / behaviour.shape[1] - behaviour)
         drawn = rng.integers(0, len(forest.roots), settings.runs)
         batch = rewards(forest, simulate(forest, behaviour, drawn, rng), multiplier)
-        logit = net(batch.x)
+        choices = net.choices(batch.x)
         with torch.no_grad():
-            ratio = torch.exp(log_chance(logit, batch.action) - batch.behaviour)
+            ratio = torch.exp(log_chance(choices, batch.action) - batch.behaviour)
             targets, advantage = vtrace(net.value(batch.x), batch.reward, ratio, batch.mask)
-            old = acting(batch.x)
+            old = acting.choices(batch.x)
         spread = advantage[batch.mask].std() + 1e-6
-        gain = log_chance(logit, batch.action) * advantage / spread
-        kl = divergence(old, logit)
-        loss = -(gain + settings.entropy * entropy(logit) - penalty * kl)[batch.mask].mean()
+        gain = log_chance(choices, batch.action) * advantage / spread
+        kl = divergence(old, choices)
+        loss = -(gain + settings.entropy * entropy(choices) - penalty * kl)[batch.mask].mean()
         loss = loss + 0.5 * ((net.value(batch.x) - targets)[batch.mask] / (1 + goal.multiplier)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -90,7 +91,7 @@ def train(forest: Forest, check: Forest, start: Net, goal: Goal, settings: VTrac
         optimizer.step()
         moved = float(kl.detach()[batch.mask].mean())
         penalty = float(np.clip(penalty * (1.5 if moved > settings.region else 0.95), 0.05, 50.0))
-        served = at_threshold(forest, net.redo(forest.vectors), kappa, drawn)
+        served = at_threshold(forest, net.redo(forest.vectors), net.pair(kappa), drawn)
         excess = float(lost(forest, served).mean()) - goal.alpha
         multiplier = float(np.clip(multiplier * np.exp(goal.pace * excess), 0.5, 50.0))
         kappa = float(np.clip(kappa + 0.5 * excess, 0.01, 0.99))

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from stepwise.steps import Step
 from stepwise.strategy import AnswerContext, Draft, NoJudgement, Strategy, Turn
-from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree
+from stepwise.train.tree import KEEP, REDO, StepWriter, Tree
 from upstream.tokens import Token
 
 
-@runtime_checkable
-class Verifier(Protocol):
-    """A writer whose large model can also score a step; 0..1, and the tokens it had to read for it."""
-
-    async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]: ...
-
-
 class Price(NamedTuple):
-    """What a token costs: written by the small model, written by the large one, read by the large one to verify."""
+    """What a token costs: written by the small model, written by the large one, read by the large one for a mark."""
 
     small: float
     large: float
+    read: float
 
     def of(self, outcome: Episode) -> float:
-        return self.small * outcome.small_tokens + self.large * (outcome.large_tokens + outcome.read_tokens)
+        return self.small * outcome.small_tokens + self.large * outcome.large_tokens + self.read * outcome.read_tokens
 
 
 @dataclass(slots=True)
 class Episode:
-    """One answer. right; tokens written by each model (rejected drafts included), tokens the large model read to
-    verify; redos; steps; path: who wrote each step."""
+    """One answer. right; tokens written by each model (rejected drafts, and the one of each mark, included), tokens the
+    large model read for marks; marks; redos; steps; path: who wrote each step."""
 
     right: bool = False
     small_tokens: int = 0
     large_tokens: int = 0
     read_tokens: int = 0
+    marks: int = 0
     redos: int = 0
     steps: int = 0
     path: str = ""
@@ -48,14 +43,13 @@ async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max
     outcome = Episode()
 
     async def verify(step: Step) -> float:
-        judge: object = writer
-        if not isinstance(judge, Verifier):
-            raise NoJudgement("no_verifier", "this writer cannot verify steps")
-        score, read = await judge.verify(tree.question, tree.nodes[outcome.path].prefix, step.text)
+        score, read = await tree.marked(outcome.path, writer)
         outcome.read_tokens += read
+        outcome.large_tokens += 1
+        outcome.marks += 1
         return score
 
-    run = strategy.begin(AnswerContext(zlib.crc32(tree.question.id.encode()), verify))
+    run = strategy.begin(AnswerContext(zlib.crc32(tree.question.id.encode()), verify, marks=True))
     settled: Turn | None = None
     try:
         while True:
@@ -77,9 +71,13 @@ async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max
                 else:
                     step = node.draft.step()
                     try:
-                        keep = (await run.judge(Draft(step, node.vector, node.state))).keep
+                        verdict = await run.judge(Draft(step, node.vector, node.state))
+                        keep = verdict.keep if verdict.ask is None else await verify(step) >= verdict.ask
                     except NoJudgement:
                         keep = False
+                    else:
+                        if verdict.ask is not None and not keep:
+                            drafted += tree.ahead(path)
             else:
                 keep = turn is Turn.SMALL_REST
                 node = await tree.drafted(path, writer)  # the features of what follows need the draft in any case

@@ -33,6 +33,8 @@ def _token(text: str, p: float) -> Token:
 class Pair:
     """A `stepwise.train.tree.StepWriter`."""
 
+    marks = "likelihood"
+
     def __init__(self) -> None:
         self.calls = 0
 
@@ -45,6 +47,7 @@ class Pair:
         return self._write(question, prefix, small=False, stop=not rest)
 
     async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
+        self.calls += 1
         written = self._write(question, prefix, small=False, stop=True)
         same = step.split("=")[-1] == "".join(t.text for t in written.tokens).split("=")[-1]
         return (0.9 if same else 0.1), len(written.tokens)

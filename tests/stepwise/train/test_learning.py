@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,24 +14,29 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 from stepwise.features import NAMES, WIDTH  # noqa: E402
 from stepwise.train import calibrate, ppo, supervised, vtrace  # noqa: E402
 from stepwise.train.answers import final, right  # noqa: E402
+from stepwise.train.asking import ladder, mark_from  # noqa: E402
 from stepwise.train.evaluate import area, needed  # noqa: E402
 from stepwise.train.forest import RIGHT, UNKNOWN, WRONG, Forest, simulate  # noqa: E402
 from stepwise.train.net import Net, divergence, entropy, log_chance  # noqa: E402
 from stepwise.train.problem import Goal, at_threshold, lost  # noqa: E402
+from stepwise.train.problem import area as problem_area  # noqa: E402
 
 SIGN = NAMES.index("number_min_logprob")
 
 
 def signs(questions: int, seed: int = 0, blur: float = 0.3) -> Forest:
-    """One-step answers: the draft is wrong when a (blurred) feature is below 0; a redo is always right and costs 1."""
+    """One-step answers: the draft is wrong when a (blurred) feature is below 0; a redo is always right and costs 1. The
+    large model's mark is right for 95 %, and costs 0.05."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=questions)
     vectors = rng.normal(size=(questions, WIDTH)).astype(np.float32)
     vectors[:, SIGN] = truth + blur * rng.normal(size=questions)
     child = np.stack([np.where(truth > 0, RIGHT, WRONG), np.full(questions, RIGHT)], axis=1)
     cost = np.tile(np.array([[0.1, 1.0]], np.float32), (questions, 1))
-    yes = np.ones(questions, np.bool_)
-    return Forest(vectors, child, cost, np.arange(questions), yes, yes, np.ones(questions, np.float32))
+    yes, ones = np.ones(questions, np.bool_), np.ones(questions, np.float32)
+    marks = (rng.random(questions) < np.where(truth > 0, 0.95, 0.05)).astype(np.float32)
+    asked = np.full((questions, 2), 0.05, np.float32)
+    return Forest(vectors, child, cost, np.arange(questions), yes, yes, ones, marks, asked)
 
 
 def agreement(net: Net, forest: Forest) -> float:
@@ -88,24 +94,93 @@ def test_advantages_with_lambda_one_are_returns_minus_values() -> None:
 
 
 def test_choices_add_up() -> None:
-    logit = torch.tensor([-3.0, 0.0, 2.0])
-    keep, redo = (log_chance(logit, torch.full((3,), a)).exp() for a in (0, 1))
-    assert torch.allclose(keep + redo, torch.ones(3))
-    assert entropy(torch.tensor([0.0])).item() == pytest.approx(math.log(2))
-    assert torch.allclose(divergence(logit, logit), torch.zeros(3))
-    assert (divergence(logit, logit + 1) > 0).all()
+    x = torch.from_numpy(signs(20).vectors)
+    for net in (Net(), Net(asks=True)):
+        choices = net.choices(x)
+        total = sum(log_chance(choices, torch.full((20,), a)).exp() for a in range(choices.shape[1]))
+        assert torch.allclose(torch.as_tensor(total), torch.ones(20))
+        assert torch.allclose(divergence(choices, choices), torch.zeros(20), atol=1e-6)
+        assert (divergence(choices, choices.flip(0)) >= 0).all()
+    even = torch.full((1, 3), math.log(1 / 3))
+    assert entropy(even).item() == pytest.approx(math.log(3))
+
+
+def test_one_logit_decides_between_keeping_asking_and_redoing() -> None:
+    net = Net(asks=True)
+    assert net.band is not None
+    with torch.no_grad():
+        net.band.fill_(1.0)
+    half = math.log(1 + math.e)
+    for name, logit, likeliest in (("keep", half + 3, 0), ("ask", 0.0, 2), ("redo", -half - 3, 1)):
+        net.forward = lambda x, logit=logit: torch.tensor([logit])  # type: ignore[method-assign]
+        assert int(net.choices(torch.zeros(1, WIDTH)).argmax()) == likeliest, name
+    low, high = net.pair(0.5)  # type: ignore[misc]
+    assert (low, high) == (pytest.approx(1 / (1 + math.exp(half))), pytest.approx(1 / (1 + math.exp(-half))))
+    assert Net().pair(0.3) == 0.3
+
+
+@pytest.mark.parametrize("learn", ["ppo", "vtrace"])
+def test_learners_that_may_ask_are_right_more_often_for_the_same_money(learn: str) -> None:
+    fit, check = signs(1200, blur=1.5), signs(800, seed=1, blur=1.5)
+    mark = mark_from(fit, 3.0)
+    assert mark == 1.0
+    asking, start = fit.asking(mark), supervised.train(fit, epochs=10)
+    goal = Goal(alpha=0.02, multiplier=3.0)
+    if learn == "ppo":
+        net = ppo.train(asking, check.asking(mark), start.asking(), goal, ppo.PPOSettings(rounds=10, runs=512))
+    else:
+        settings = vtrace.VTraceSettings(updates=40, runs=512)
+        net, _ = vtrace.train(asking, check.asking(mark), start.asking(), goal, settings)
+    with_asking = problem_area(check.asking(mark), net.redo(check.vectors))
+    without = problem_area(check, start.redo(check.vectors))
+    assert with_asking > without + 0.02
+    assert 0.05 < net.chances(check.vectors)[:, 2].mean() < 1
+
+
+def test_a_pair_of_thresholds_asks_between_them_and_the_mark_decides() -> None:
+    forest = signs(5)
+    forest.marks[:] = [0.2, 0.8, np.nan, 0.9, 0.1]
+    asking = forest.asking(0.8)
+    assert asking.child[:, 2].tolist() == [forest.child[0, 1], forest.child[1, 0], UNKNOWN, forest.child[3, 0], RIGHT]
+    assert asking.cost[:, 2].tolist() == pytest.approx([1.05, 0.15, 1.05, 0.15, 1.05])
+    redo = np.array([0.5, 0.5, 0.5, 0.05, 0.95], np.float32)
+    runs = at_threshold(asking, redo, (0.2, 0.9), np.arange(5))
+    assert runs.action[:, 0].tolist() == [2, 2, 0, 0, 1]  # what was never asked about is kept
+    assert simulate(asking, np.eye(3, dtype=np.float32)[[2] * 5], np.arange(5), np.random.default_rng(0)).action[
+        :, 0
+    ].tolist() == [2, 2, 0, 2, 2]
+
+
+def test_the_ladder_begins_with_the_safest_and_each_rung_is_cheaper() -> None:
+    forest = signs(400, blur=1.0)
+    redo = supervised.train(forest, epochs=5).redo(forest.vectors)
+    rungs = ladder(forest, redo, 12)
+    assert 4 < len(rungs) <= 12
+    assert (rungs[0].low, rungs[0].high) == (1.01, 1.01)
+    assert any(rung.low < rung.high for rung in rungs)
+    everyone = np.arange(400)
+    runs = [at_threshold(forest.asking(rung.mark), redo, rung[:2], everyone) for rung in rungs]
+    costs = [float(run.cost.sum()) for run in runs]
+    assert costs == sorted(costs, reverse=True)
+    rights = [int(run.right.sum()) for run in runs[1:]]
+    assert rights == sorted(rights, reverse=True)
+
+
+def test_a_mark_is_good_enough_where_the_redo_costs_more_than_the_error() -> None:
+    forest = signs(1000)
+    forest.marks[:] = np.where(forest.child[:, 0] == RIGHT, 0.7, 0.3)
+    assert mark_from(forest, 10.0) == pytest.approx(0.7)
+    assert mark_from(forest, 0.0) == pytest.approx(0.3)  # an error costs nothing, so nothing is redone
+    forest.marks[:] = np.nan
+    assert mark_from(forest, 10.0) is None
 
 
 def test_unknown_redos_are_never_taken() -> None:
     forest = signs(50)
     child = forest.child.copy()
     child[:, 1] = UNKNOWN
-    masked = Forest(
-        forest.vectors,
-        child,
-        *(getattr(forest, n) for n in ("cost", "roots", "large_right", "avoidable", "large_cost")),
-    )
-    runs = simulate(masked, np.ones(50, np.float32), np.arange(50), np.random.default_rng(0))
+    always = np.tile(np.array([0.0, 1.0], np.float32), (50, 1))
+    runs = simulate(replace(forest, child=child), always, np.arange(50), np.random.default_rng(0))
     assert not runs.action.any()
     assert (runs.chance == 1).all()
 
@@ -139,7 +214,7 @@ def test_the_promise_is_kept_as_often_as_it_says() -> None:
         hard, new = rng.random(400), rng.random(400)  # a question is lost below its own threshold
         trials = [calibrate.Trial(k, hard > (1 - k) / 5, np.ones(400)) for k in kappas]
         kappa = calibrate.loss_threshold(trials, np.ones(400, np.bool_), 0.05, 0.1)
-        broken += kappa is not None and bool(np.mean(new <= (1 - kappa) / 5) > 0.05)
+        broken += isinstance(kappa, float) and bool(np.mean(new <= (1 - kappa) / 5) > 0.05)
     assert broken / 300 <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 300)
 
 

@@ -24,6 +24,7 @@ from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.train.pair import Pair, questions
 
 PAIR = Pair()
+MORE = ("--writer", __name__, "--price-read", 2.5, "--marks")
 
 
 @asynccontextmanager
@@ -45,10 +46,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [{"id": q.id, "question": q.text, "answer": q.answer} for q in questions(150, seed)]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         collect = ("collect", "--work", folder / "work", "--set", name, "--questions", file, "--min-tokens", 4)
-        assert command(*collect, "--writer", __name__) == 0
+        assert command(*collect, "--writer", __name__, "--price-read", 2.5, *(["--marks"] * (name == "policy"))) == 0
     work = folder / "work"
-    assert command("train", "--work", work, "--updates", 100) == 0
-    assert command("calibrate", "--work", work, "--writer", __name__, "--loss", 0.05, 0.1) == 0
+    assert command("train", "--work", work, "--updates", 40) == 0
+    for name in ("vtrace", "vtrace-ask"):
+        calibrate = ("calibrate", "--work", work, "--writer", __name__, "--algorithm", name)
+        assert command(*calibrate, "--loss", 0.05, 0.1) == 0
     assert command("evaluate", "--work", work, "--writer", __name__) == 0
     assert command("export", "--work", work, "--out", work / "pair.onnx", "--card", work / "pair.md") == 0
     assert command("inspect", work / "pair.onnx") == 0
@@ -61,7 +64,8 @@ def test_the_policy_file_is_what_serving_loads(work: Path) -> None:
         assert (policy.card.small, policy.card.large) == ("tinylm-small", "tinylm-large")
         assert policy.card.steps == StepLimits(4, 512, Ends.AUTO)
         assert policy.card.calibration_size == 150
-        assert 0 <= policy.card.kappa(PolicyTarget("accuracy_loss", 0.1)) <= 1.01
+        assert 0 <= policy.card.row(PolicyTarget("accuracy_loss", 0.1)).kappa <= 1.01
+        assert policy.card.marks is None
         vector = np.zeros(features.WIDTH, np.float32)
         assert 0 <= asyncio.run(policy.keep(vector))[0] <= 1
     finally:
@@ -75,11 +79,52 @@ def test_the_learned_policies_beat_chance_and_first_tokens(work: Path) -> None:
     assert area["supervised"] > area["random"] + 0.02
     assert area["ppo"] > area["random"] + 0.02
     assert area["oracle"] >= max(area.values())
+    assert area["vtrace-ask"] > area["vtrace"]
+
+
+def test_a_policy_that_may_ask_says_so(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, card = tmp_path / "asks.onnx", tmp_path / "asks.md"
+    assert command("export", "--work", work, "--algorithm", "vtrace-ask", "--out", out, "--card", card) == 0
+    policy = StepPolicy(out, device="cpu")
+    policy.close()
+    assert policy.card.marks == "likelihood"
+    row = policy.card.row(PolicyTarget("accuracy_loss", 0.1))
+    assert row.ask is not None
+    assert 0 <= row.ask.low <= row.ask.high <= 1.01
+    assert f"| kappa {row.ask.low:.4f} to {row.ask.high:.4f}, mark {row.ask.mark:.4f} |" in card.read_text()
+    assert command("inspect", out) == 0
+    said = capsys.readouterr().out
+    assert "may ask the large model for a mark, by likelihood" in said
+    assert f"asks from {row.ask.low:.4f} to {row.ask.high:.4f}, kept from the mark {row.ask.mark:.4f} on" in said
+
+
+def test_without_marks_there_is_no_asking(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join((work / "policy.jsonl").read_text().splitlines(keepends=True)[:20]))
+    collect = ("collect", "--work", bare, "--set", "policy", "--questions", file, "--min-tokens", 4)
+    assert command(*collect, "--writer", __name__) == 0
+    assert command("train", "--work", bare, "--algorithm", "vtrace-ask", "--updates", 1) == 1
+    assert "vtrace-ask needs marks: run `pointsman stepwise collect --set policy --marks`" in capsys.readouterr().err
+    assert command("train", "--work", bare, "--updates", 1) == 0
+    assert not list(bare.glob("*-ask*"))
+
+
+def test_marks_of_another_kind_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    PAIR.marks = "digit"
+    try:
+        assert command("calibrate", "--work", work, "--writer", __name__, "--algorithm", "vtrace-ask") == 1
+    finally:
+        PAIR.marks = "likelihood"
+    assert "the marks in this project are by likelihood, not by digit" in capsys.readouterr().err
 
 
 def test_the_report_has_a_line_for_every_strategy_and_a_plot(work: Path) -> None:
     text = (work / "report.md").read_text()
     for name in (
+        "vtrace-ask",
+        "ppo-ask",
+        "supervised-ask",
         "vtrace",
         "ppo",
         "supervised",
@@ -100,7 +145,7 @@ def test_the_report_has_a_line_for_every_strategy_and_a_plot(work: Path) -> None
 
 def test_collecting_again_asks_the_models_nothing(work: Path) -> None:
     before = PAIR.calls
-    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 4, "--writer", __name__) == 0
+    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 4, *MORE) == 0
     assert PAIR.calls == before
 
 
@@ -203,7 +248,7 @@ async def test_what_goes_wrong_with_the_models_is_one_line(tmp_path: Path, capsy
 
 
 def test_a_module_without_a_writer_is_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("collect", "--work", work, "--set", "policy")
+    words = ("collect", "--work", work, "--set", "policy", "--price-read", 2.5)
     for module, says in (("no_such_module", "is its folder in PYTHONPATH?"), ("json", "has no open_writer(limits)")):
         assert command(*words, "--min-tokens", 4, "--writer", module) == 1
         said = capsys.readouterr().err
