@@ -16,6 +16,11 @@ def load_all(text: str) -> Iterator[Any]:
     return yaml.load_all(text, Loader=yaml.CSafeLoader)
 
 
+def dump(value: Any) -> str:
+    text: str = yaml.dump(value, Dumper=yaml.CSafeDumper)
+    return text
+
+
 def dump_all(objects: Iterable[Any]) -> str:
     text: str = yaml.dump_all(objects, Dumper=yaml.CSafeDumper)
     return text

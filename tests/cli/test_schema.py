@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from cli.main import main
 from config.document import parse
 from tests.cli.conftest import POLICY, Ran
 from tests.patience import PATIENCE
@@ -20,12 +24,19 @@ EXAMPLES = sorted(
 )
 
 
-@pytest.fixture
-def schema(run: Callable[..., Ran]) -> jsonschema.Draft202012Validator:
-    ran = run("schema")
-    assert ran.status == 0
-    jsonschema.Draft202012Validator.check_schema(ran.json())
-    return jsonschema.Draft202012Validator(ran.json())
+def validator(*command: str) -> jsonschema.Draft202012Validator:
+    """What the command prints, ready to check with."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main([*command]) == 0
+    printed = json.loads(out.getvalue())
+    jsonschema.Draft202012Validator.check_schema(printed)
+    return jsonschema.Draft202012Validator(printed)
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft202012Validator:
+    return validator("schema")
 
 
 @pytest.mark.parametrize("text", [POLICY, *(path.read_text() for path in EXAMPLES)])
@@ -51,12 +62,9 @@ def test_it_refuses_mistakes(schema: jsonschema.Draft202012Validator, old: str, 
 CASES = sorted(Path(__file__, "../../../examples").resolve().glob("*.cases.yaml"))
 
 
-@pytest.fixture
-def cases(run: Callable[..., Ran]) -> jsonschema.Draft202012Validator:
-    ran = run("schema", "cases")
-    assert ran.status == 0
-    jsonschema.Draft202012Validator.check_schema(ran.json())
-    return jsonschema.Draft202012Validator(ran.json())
+@pytest.fixture(scope="module")
+def cases() -> jsonschema.Draft202012Validator:
+    return validator("schema", "cases")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.name)

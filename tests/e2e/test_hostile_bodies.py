@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import brotli
@@ -235,6 +236,7 @@ def many(text: str, size: int) -> bytes:
     return chat(text * (size // len(text.encode())))
 
 
+@cache
 def hostile() -> list[tuple[Case, set[int]]]:
     """Each with the statuses that are right for it."""
     deep = b'{"model":"auto","messages":[{"role":"user","content":"x"}],"x":%b}'
@@ -283,12 +285,9 @@ def hostile() -> list[tuple[Case, set[int]]]:
     ]
 
 
-HOSTILE = hostile()
-
-
 @pytest.mark.parametrize("mode", MODES)
 async def test_nothing_that_is_hard_to_read_stops_the_others(world: World, mode: str) -> None:
-    for case, right in HOSTILE:
+    for case, right in hostile():
         async with others(world):
             answer = await send(port(world, mode), case.raw)
         assert answer.status in right, (case.label, answer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +16,12 @@ from cli.imports import vllm_sr
 from cli.imports.source import read
 from config.build import build
 from config.load import parse
+from config.resources import Resources
 from decisions.decision import Trace
 from decisions.engine import Engine
+from signals.neural.shipped import heads
 from signals.reading import Reading
+from tests import yamls
 
 BODY = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}'
 WORDS = [f"k{number}" for number in range(5)]
@@ -194,7 +197,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def policy_of(source: dict[str, Any]) -> str:
-    made = imported(read(yaml.safe_dump(source).encode(), "config.yaml"), "config.yaml", vllm_sr.port)
+    made = imported(read(yamls.dump(source).encode(), "config.yaml"), "config.yaml", vllm_sr.port)
     assert made.losses == 0 or all("can never match" in one.message for one in made.told if one.kind == "loss")
     return made.text()
 
@@ -205,19 +208,28 @@ def taken(engine: Engine, readings: dict[str, Reading]) -> str | None:
     return trace.decision.name
 
 
+@pytest.fixture(scope="module")
+def resources() -> Iterator[Resources]:
+    """With the shipped model, which each of a hundred engines would load anew."""
+    made = Resources()
+    model = heads(made.inference)
+    yield made
+    del model
+
+
 @settings(max_examples=100, deadline=None)
 @given(
-    configurations(),
-    st.lists(
+    source=configurations(),
+    said=st.lists(
         st.tuples(st.sets(st.sampled_from(WORDS)), st.fixed_dictionaries(dict.fromkeys(ALIKE, COSINES))),
         min_size=1,
         max_size=12,
     ),
 )
 def test_an_imported_policy_decides_as_its_source(
-    source: dict[str, Any], said: list[tuple[set[str], dict[str, float]]]
+    resources: Resources, source: dict[str, Any], said: list[tuple[set[str], dict[str, float]]]
 ) -> None:
-    engine = build(parse(policy_of(source)))
+    engine = build(parse(policy_of(source)), resources)
     try:
         for words, cosines in said:
             readings = {word: Reading(word in words, float(word in words)) for word in WORDS}
@@ -235,10 +247,10 @@ STUBBED = ("code", "proof", "hurry", "long", "agentic", "math")
 
 
 @pytest.fixture(scope="module")
-def engines() -> Any:
+def engines(resources: Resources) -> Any:
     pair = [
-        build(parse(policy_of(yaml.safe_load((HERE / "theirs.yaml").read_text())))),
-        build(parse((HERE / "ours.yaml").read_text())),
+        build(parse(policy_of(yamls.load((HERE / "theirs.yaml").read_text()))), resources),
+        build(parse((HERE / "ours.yaml").read_text()), resources),
     ]
     yield pair
     for engine in pair:

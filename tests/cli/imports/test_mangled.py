@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 
 from cli.import_ import imported
 from cli.imports import litellm, vllm_sr
 from cli.imports.source import Unimportable, read
 from config.document import parse
 from config.load import check
+from tests import yamls
 
 HERE = Path(__file__).parent
 JUNK = (
@@ -55,13 +55,13 @@ def test_mangled_configurations(file: str, module: ModuleType) -> None:
     chance = random.Random(file)
     refused = 0
     for _ in range(ROUNDS):
-        data = yaml.safe_load(source)
+        data = yamls.load(source)
         for container, key in chance.sample(places(data), chance.choice((1, 1, 2, 5))):
             if isinstance(container, dict) and chance.random() < 0.1:
                 container[chance.choice(("x", "", "é", "name"))] = container.pop(key, None)
             elif not isinstance(container, list) or key < len(container):
                 container[key] = chance.choice(JUNK)
-        text = yaml.safe_dump(data)
+        text = yamls.dump(data)
         try:
             made = imported(read(text.encode(), file), file, module.port)
         except Unimportable as error:
@@ -130,7 +130,7 @@ STRANGE = "a\x01b\u2028\n"
     ids=["litellm", "vllm-sr"],
 )
 def test_names_with_control_characters_become_names(module: ModuleType, source: dict[str, Any]) -> None:
-    made = imported(read(yaml.safe_dump(source).encode(), "config.yaml"), "config.yaml", module.port)
+    made = imported(read(yamls.dump(source).encode(), "config.yaml"), "config.yaml", module.port)
     policy, problems = check(made.text(), "policy.yaml", doubts=False)
     assert policy is not None, (problems, made.text())
     assert "a b" in policy.models
