@@ -39,7 +39,7 @@ class Stubs(NamedTuple):
     qualities: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
-class Log(NamedTuple):
+class LoggedChoice(NamedTuple):
     """What a line of the decision log says of the model that was chosen: how good its answer was (0 to 1), what it cost
     (None: nobody knows), which candidate it was, and with which propensity it was taken."""
 
@@ -62,7 +62,7 @@ class RecordedCall:
     path: str = CHAT
     attributes: Mapping[str, Any] = field(default_factory=dict)
     response: str | dict[str, Any] | None = None
-    log: Log | None = None
+    log: LoggedChoice | None = None
 
     def request(self, engine: Engine) -> Request | Unread:
         """The parsed call. Raises `Refusal` where the router refuses it before any rule.

@@ -12,8 +12,8 @@ from collections import defaultdict
 from math import sqrt
 from typing import Any, Final, NamedTuple
 
-LEAST: Final = 0.01
-"""A propensity counts as no less, so that no line weighs more than a hundred."""
+from signals.state.tally import LEAST
+
 NORMAL: Final = 1.96
 """Standard errors on either side that hold 95 %."""
 FEW: Final = 1.0
@@ -31,21 +31,21 @@ class Logged(NamedTuple):
     takes: str
 
 
-class Estimate(NamedTuple):
-    """A mean with the interval that holds it in 95 % of logs like this one."""
+class ConfidenceInterval(NamedTuple):
+    """A mean, and the ends between which it is in 95 % of logs like this one (normal approximation)."""
 
     mean: float
     low: float
     high: float
 
 
-def _estimate(values: list[float]) -> Estimate:
+def _interval(values: list[float]) -> ConfidenceInterval:
     mean = sum(values) / len(values)
     spread = sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1) / len(values))
-    return Estimate(mean, mean - NORMAL * spread, mean + NORMAL * spread)
+    return ConfidenceInterval(mean, mean - NORMAL * spread, mean + NORMAL * spread)
 
 
-def _expected(lines: list[Logged], values: list[float]) -> Estimate:
+def _expected(lines: list[Logged], values: list[float]) -> ConfidenceInterval:
     """Of `values`, one a line, had the other policy chosen. The mean of a model leaves out the line that it is for."""
     counts: defaultdict[str, float] = defaultdict(float)
     sums: defaultdict[str, float] = defaultdict(float)
@@ -59,7 +59,7 @@ def _expected(lines: list[Logged], values: list[float]) -> Estimate:
         count, total = counts[line.takes] - same, sums[line.takes] - same * value
         mean = (total + FEW * overall) / (count + FEW)
         found.append(mean + same * (value - mean) / max(LEAST, line.propensity))
-    return _estimate(found)
+    return _interval(found)
 
 
 def foreseen(lines: list[Logged]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def foreseen(lines: list[Logged]) -> dict[str, Any]:
         "effective": sum(weights) ** 2 / sum(weight**2 for weight in weights) if weights else 0.0,
         "unseen": sum(line.takes not in taken for line in lines),
         **{
-            name: {"before": _estimate(values)._asdict(), "after": _expected(lines, values)._asdict()}
+            name: {"before": _interval(values)._asdict(), "after": _expected(lines, values)._asdict()}
             for name, values in figures.items()
         },
     }

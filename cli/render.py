@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cli.gateways.folder import Folder
+    from cli.gateways.folder import RenderedFolder
     from cli.gateways.kubernetes import Cluster
     from cli.gateways.place import Mtls, Secrets
 
@@ -241,15 +241,15 @@ def _seen(args: argparse.Namespace) -> None:
                 raise RenderError(f"{shown}: it has a line break or another character that cannot be seen; take it out")
 
 
-def _folder(args: argparse.Namespace, notes: list[str]) -> Folder:
+def _folder(args: argparse.Namespace, notes: list[str]) -> RenderedFolder:
     """Raises RenderError for what is no folder."""
-    from cli.gateways.folder import Folder
+    from cli.gateways.folder import RenderedFolder
     from cli.gateways.place import RenderError
 
     path = Path(args.output)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
         raise RenderError(f"-o {path}: that is a file; name a folder, or write `pointsman render … > {path.name}`")
-    return Folder(path, args.policy, args.target, notes)
+    return RenderedFolder(path, args.policy, args.target, notes)
 
 
 def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:

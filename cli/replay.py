@@ -19,7 +19,7 @@ import orjson
 
 from cli import foreseen
 from cli.answers import Answered, answered
-from cli.calls import CHAT, Log, RecordedCall, Unread, lowered
+from cli.calls import CHAT, LoggedChoice, RecordedCall, Unread, lowered
 from cli.foreseen import Logged
 from decisions import explain, learned
 from decisions.candidates import expected_tokens
@@ -201,7 +201,7 @@ def _call(line: bytes) -> RecordedCall | str | None:
     return RecordedCall(body, lowered(headers), path, attributes, response, _log(given))
 
 
-def _log(line: dict[str, Any]) -> Log | None:
+def _log(line: dict[str, Any]) -> LoggedChoice | None:
     """What a logged line says of its choice and of its answer, where somebody has added its score."""
     choice, answer = line.get("choice"), line.get("answer")
     if "score" not in line or not isinstance(choice, dict) or not isinstance(choice.get("model"), str):
@@ -210,7 +210,7 @@ def _log(line: dict[str, Any]) -> Log | None:
     if propensity is None or not 0 < propensity <= 1:
         return None
     cost = _number(answer.get("cost")) if isinstance(answer, dict) else None
-    return Log(float(line["score"]), cost, choice["model"], propensity)
+    return LoggedChoice(float(line["score"]), cost, choice["model"], propensity)
 
 
 def _number(value: Any) -> float | None:

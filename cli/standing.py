@@ -9,7 +9,6 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -75,12 +74,10 @@ async def _stored(command: str, policy: Path, decision: str | None, given: Any) 
 
 
 async def _done(command: str, engine: Engine, decision: str | None, given: Any) -> dict[str, Any]:
-    does: Mapping[str, Callable[[], Awaitable[Any]]] = {
-        "import": lambda: learned.take_in(engine, given),
-        "reset": lambda: learned.forget(engine, decision),
-    }
-    if command in does:
-        return {"candidates" if command == "import" else "forgotten": await does[command]()}
+    if command == "import":
+        return {"candidates": await learned.take_in(engine, given)}
+    if command == "reset":
+        return {"forgotten": await learned.forget(engine, decision)}
     return learned.summed_up(engine, await learned.learned(engine, decision))
 
 

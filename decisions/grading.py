@@ -101,7 +101,7 @@ class Grading:
             return "invalid_feedback"
         owner = self._owner(request)
         try:
-            return await self._take(request.fields, owner) if await self._soon(owner) else "too_many_grades"
+            return await self._take(request.fields, owner) if await self._within_rate(owner) else "too_many_grades"
         except Unavailable:
             return "store_down"
 
@@ -165,7 +165,7 @@ class Grading:
         selector = self._selectors.get(kept["decision"])
         return selector is not None and kept["arm"] in {model.key for model in selector.models}
 
-    async def _soon(self, owner: str) -> bool:
+    async def _within_rate(self, owner: str) -> bool:
         """Whether another grade of this owner may be taken in this minute."""
         minute = f"grades:{int(time.time() // 60)}:{_digest(owner)}"
         return await self._store.take(minute, 1.0, A_MINUTE, 120.0)
@@ -187,7 +187,7 @@ class Grading:
         kept: dict[str, Any] | None = None if text is None else orjson.loads(text)
         if kept is None or not self._knows(kept):
             return
-        if await self._first(kept["key"], "heard") and await self._soon(kept["owner"]):
+        if await self._first(kept["key"], "heard") and await self._within_rate(kept["owner"]):
             with contextlib.suppress(ValueError, TypeError):  # as in `_take`
                 self._selectors[kept["decision"]].grade(_graded(kept), score)
 

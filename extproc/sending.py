@@ -53,7 +53,7 @@ def checked(path: object, headers: object) -> tuple[str, dict[str, str]]:
 
 
 def _visible(value: str) -> bool:
-    return value.isascii() and (value.isprintable() or value == "")
+    return value.isascii() and value.isprintable()
 
 
 class Sender:

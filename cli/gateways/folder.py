@@ -40,7 +40,7 @@ _SWITCHES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class RenderedFolder:
     """`policy` is the policy's path, `target` what `--for` says, `notes` what could not be rendered."""
 
     path: Path

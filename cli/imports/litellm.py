@@ -187,9 +187,8 @@ class _Proxy:
                 self._ported.tell("contradiction", (aliases, alias), message)
             elif titled(alias) not in self._ported.models:
                 entry.value.setdefault("aliases", []).append(titled(alias))
-        for group in ("model_alias_map",):
-            if group in self._settings:
-                self._ported.tell("loss", (self._settings, group), "write these aliases at their models")
+        if "model_alias_map" in self._settings:
+            self._ported.tell("loss", (self._settings, "model_alias_map"), "write these aliases at their models")
 
     def _fallbacks(self) -> None:
         for one in (self._router, self._settings):

@@ -23,8 +23,6 @@ USUAL: Final = 0.5
 """The quality of a model whose `quality` the policy does not tell."""
 CLASSES: Final = 256
 """Into how many classes the frames of prompts fall."""
-
-
 STUBBED: Final = "best of the qualities in the case"
 """`Choice.why` in a policy's own test that says what is known of the candidates."""
 

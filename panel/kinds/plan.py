@@ -1,4 +1,4 @@
-"""`plan`: a planner chooses among ways to answer, and how sure it is decides how many of them are gone.
+"""`plan`: a planner chooses among ways to answer, and how sure it is decides how many of them are taken.
 
 After PRISM (Qi et al., arXiv 2509.24377): one way where the planner is sure, two that check each other where it is torn
 between them, all of them where it does not know. There a trained adapter gives the probabilities of the ways; here they
@@ -80,7 +80,7 @@ class Ways:
             yield piece
 
     async def _chosen(self, sitting: Sitting) -> tuple[list[WaySpec], int]:
-        """The ways whose models may see the request, the likeliest first, and how many of them are to be gone."""
+        """The ways whose models may see the request, the likeliest first, and how many of them are to be taken."""
         members = sitting.members
         open_ = {name: way for name, way in self._ways.items() if way.model in members}
         if len(open_) < 2:

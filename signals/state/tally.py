@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 LEAST: Final = 0.01
-"""A propensity counts as no less, so that one grade weighs no more than a hundred."""
+"""A propensity counts as no less, so that no grade, and no line of a log, weighs more than a hundred."""
 MOST: Final = 2_000
 """Pairs of a decision and a candidate; grades of further ones are not counted."""
 
