@@ -19,6 +19,11 @@ from signals.text.view import view
 WHOLE: Final = b"[masked]"
 """Stands for a text that has too many candidates to check them all."""
 
+SHOWN: Final = 2_000
+"""Characters of the beginning of a text that are shown at most."""
+BEYOND: Final = 2_000
+"""Characters after them that are read as well: what begins in the beginning may end there."""
+
 _SHORTEST = 6
 """Bytes of the shortest text that a detector finds (`a@b.cc`)."""
 
@@ -55,6 +60,17 @@ def masked(text: str) -> str:
     data = text.encode(errors="replace")
     done = _masked(data)
     return text if done is data else done.decode(errors="replace")
+
+
+def beginning(text: str) -> str:
+    """The beginning of `text`, masked; of a longer text give SHOWN + BEYOND characters.
+
+    Of the characters after SHOWN nothing is shown: what is cut off at their end is not found.
+    """
+    done = masked(text)
+    if len(text) <= SHOWN or done == WHOLE.decode():
+        return done
+    return done[: max(0, len(done) - len(masked(text[SHOWN:])))]
 
 
 def masked_json(body: bytes, until: float) -> bytes:

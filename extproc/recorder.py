@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from decisions.outcome import Outcome
+from extproc.masking import BEYOND, SHOWN
 from extproc.metrics import Metrics
 from extproc.transport.seam import Stream
 from signals.request import Request
@@ -15,7 +16,7 @@ from signals.request import Request
 TIMED_EVERY: Final = 64  # requests: in one of them every signal is timed, for the metrics
 LONGEST_ID: Final = 256  # characters kept of a request's id, which a client may have written
 KEPT_DECISIONS: Final = 256  # behind /debug/decisions, for each worker
-LONGEST_TEXT: Final = 2_000  # characters kept of what a user has said, where the operator wants to see it
+LONGEST_TEXT: Final = SHOWN + BEYOND  # characters kept of what a user has said, where the operator wants to see it
 
 
 _now: Final = time.time

@@ -37,7 +37,7 @@ from extproc.exchange import Answerer, Exchange
 from extproc.health import Health
 from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
-from extproc.masking import masked
+from extproc.masking import beginning
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Sample, Snapshot, gauge
 from extproc.recorder import Recorder
@@ -397,7 +397,7 @@ class Worker:
                 "time": at,
                 "request_id": None if id is None else shown.word(id),
                 **as_object(outcome),
-                **({} if text is None else {"content": masked(text)}),
+                **({} if text is None else {"content": beginning(text)}),
             }
             for index, (at, id, outcome, text) in enumerate(islice(reversed(outcomes), min(limit, len(outcomes))))
         ]

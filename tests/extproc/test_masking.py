@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.masking import masked, masked_json
+from extproc.masking import BEYOND, SHOWN, beginning, masked, masked_json
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,23 @@ def test_findings_are_replaced_by_their_type(text, expected):
 
 def test_too_many_candidates_mask_the_whole_text():
     assert masked("4111111111111112 " * 3000) == "[masked]"
+
+
+@pytest.mark.parametrize("at", range(SHOWN - 20, SHOWN + 2))
+def test_what_begins_in_the_beginning_of_a_text_is_masked_wherever_it_ends(at):
+    shown = beginning(f"{'a' * at} 4111 1111 1111 1111 {'a' * 9_000}"[: SHOWN + BEYOND])
+    assert "4111" not in shown
+    assert shown.startswith("a" * 1_900)
+    assert len(shown) < SHOWN + 20
+
+
+def test_a_beginning_that_masking_makes_shorter_shows_nothing_of_what_was_cut():
+    mails = "a-long-name-of-somebody@mail.example.org " * 90
+    shown = beginning(f"{mails:x<{SHOWN + BEYOND - 15}} 4111 1111 1111 1111"[: SHOWN + BEYOND])
+    assert shown.startswith("[email] [email]")
+    assert "4111" not in shown
+    assert beginning("short") == "short"
+    assert beginning("4111111111111112 " * 3000) == "[masked]"
 
 
 @given(st.text(max_size=300))
