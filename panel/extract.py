@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -75,7 +76,8 @@ def field(path: Sequence[str]) -> Callable[[str], Answer | None]:
             for key in path:
                 value = value.get(key) if isinstance(value, dict) else None
             if value is not None:
-                return _plain_number(value) or orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+                with suppress(orjson.JSONEncodeError):  # it reads more levels than it writes
+                    return _plain_number(value) or orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
         return None
 
     return read
@@ -116,7 +118,7 @@ def _sorted(text: str) -> str:
     """JSON with its keys in order, so that equal objects are equal texts; what is no JSON as it stands."""
     try:
         return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # it reads more levels than it writes
         return text
 
 

@@ -279,7 +279,10 @@ class ModelClient:
         url = endpoint.url.rstrip("/") + endpoint.base_path + path.removeprefix("/v1")
         ours = {"content-type": "application/json", "accept-encoding": "identity", HOP: "1"}
         sent = {**(headers or {}), **endpoint.headers, **ours}
-        data = orjson.dumps({**body, "model": endpoint.model})
+        try:
+            data = orjson.dumps({**body, "model": endpoint.model})
+        except orjson.JSONEncodeError:  # it reads more levels than it writes
+            raise UpstreamError("status", "the request is nested too deeply for this decision", status=400) from None
         try:
             post = self._client().post(url, data=data, headers=sent, allow_redirects=False)
             return await within(post, endpoint.first_timeout, deadline)

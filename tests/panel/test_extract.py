@@ -99,3 +99,9 @@ def test_tools_say_the_same_when_they_are_called_with_the_same_arguments() -> No
     assert whole == call('{"b":"a long ', 'enough text", "a":1}')
     assert len(groups([whole, call('{"a": 1, "b": "a long enough text"}'), call("{}"), call("{", name="see")])) == 3
     assert called([]) is None
+
+
+def test_json_of_more_levels_than_can_be_written_is_taken_as_it_stands() -> None:
+    deep = '{"a": ' + "[" * 300 + "]" * 300 + "}"
+    assert called([{"index": 0, "function": {"name": "look", "arguments": deep}}]) == f"look {deep}"
+    assert field(["a"])(deep) is None

@@ -171,3 +171,15 @@ def test_models_are_found_wherever_a_block_names_them() -> None:
         (("then", 1, 2), "c"),
     ]
     assert PanelSpec.model_validate(AGREE).models == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_that_is_nested_too_deeply_is_the_client_s_fault(stream: bool) -> None:
+    deep: Any = {}
+    for _ in range(300):
+        deep = {"properties": {"a": deep}}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": deep}}]
+    async with table(three("Answer: 1", "Answer: 1", "Answer: 1"), VOTE) as made:
+        given = await made.ask(tools=tools, stream=stream)
+        assert made.asked == {"a": 0, "b": 0, "c": 0}
+    assert (given.status, "nested too deeply" in given.raw.decode()) == (400, True)
