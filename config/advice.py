@@ -16,6 +16,8 @@ TEMPLATE: Final = re.compile(
 and Envoy, LiteLLM, ERB."""
 _LONGEST: Final = 200
 """Characters of a sentence or a number that is looked at."""
+_BRACKETS: Final = 20
+"""Opening ones in a sentence that is looked at: each takes several calls."""
 _TOKEN: Final = re.compile(r"\s*(\(|\)|&&?|\|\|?|>=|<=|==?|!=|>|<|!|[^\s()&|<>=!]+)")
 _COMPARED: Final = {">=": "at_least", ">": "at_least", "<=": "at_most", "<": "at_most", "==": "is", "=": "is"}
 _NUMBER: Final = re.compile(r"[$€£]?\s*([+-]?\d[\d_]*(?:\.\d+)?)\s*([%kKmM]?)\s*[$€£]?")
@@ -102,7 +104,7 @@ def flow(value: Any) -> str:
 
 def sentence(text: str) -> Any:
     """The rule that a sentence means (`a and not b`, `(a || b) && score >= 0.5`), None where it is no such sentence."""
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST or text.count("(") > _BRACKETS:
         return None
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != "".join(text.split()) or len(tokens) < 2:

@@ -43,7 +43,19 @@ def test_a_rule_that_is_a_sentence_is_told_as_it_is_written(when, said):
 
 
 @pytest.mark.parametrize(
-    "when", ["and", "code and", "code xor hard", "a b", "(code or hard", "code or hard)", "code >", "'> 5'", "() and a"]
+    "when",
+    [
+        "(" * 199,
+        "and",
+        "code and",
+        "code xor hard",
+        "a b",
+        "(code or hard",
+        "code or hard)",
+        "code >",
+        "'> 5'",
+        "() and a",
+    ],
 )
 def test_what_is_no_such_sentence_gets_no_such_advice(when):
     _, problems = check(POLICY.format(when=when))
