@@ -32,7 +32,7 @@ def run(command: str, args: argparse.Namespace) -> int:
     if command == "import":
         try:
             given = json.loads(args.file.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{args.file}: not JSON: {error}") from None
     if args.admin is not None:
         found = _asked(command, args, decision, given)

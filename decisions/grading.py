@@ -27,6 +27,8 @@ DAY_S: Final = 86_400.0
 """How long an answer can be graded."""
 A_MINUTE: Final = 60
 """Grades that are taken of one tenant or session in a minute."""
+_AT_A_TIME: Final = 100
+"""Grades of the operator's that are taken without a pause for requests."""
 LONGEST: Final = 512
 """Characters of an answer's id."""
 SAID: Final = {"satisfied": 1.0, "clarification": 0.3, "dissatisfied": 0.0}
@@ -109,10 +111,13 @@ class Grading:
         """What becomes of grades that the operator gives, in any number and of anybody's answers. With a request's `id`
         its `tenant` or `session_id` is told, whichever tells askers apart. Raises `Unavailable`; what was taken by then
         is taken."""
-        return [
-            await self._take(grade, None) if isinstance(grade, dict) and _sound(grade, "tenant") else "invalid_feedback"
-            for grade in grades
-        ]
+        told: list[Taken] = []
+        for at, grade in enumerate(grades):
+            if at % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            sound = isinstance(grade, dict) and _sound(grade, "tenant") and _texts(grade, "tenant", "session_id")
+            told.append(await self._take(grade, None) if sound else "invalid_feedback")
+        return told
 
     async def _take(self, fields: Mapping[str, Any], owner: str | None) -> Taken:
         """Take one grade; `owner` None: of the operator. Raises `Unavailable`."""
@@ -225,6 +230,11 @@ def _sound(fields: Mapping[str, Any], *more: str) -> bool:
     if worse is not None:
         return score is None and _id(worse) and worse != answer
     return isinstance(score, (int, float)) and type(score) is not bool and 0 <= score <= 1
+
+
+def _texts(fields: Mapping[str, Any], *names: str) -> bool:
+    """Whether those of `fields` that have these names are texts or whole numbers."""
+    return all(type(fields.get(name, "")) in (str, int) for name in names)
 
 
 def _asked(owner: str, name: str) -> str:

@@ -414,6 +414,8 @@ class Admin:
         for name, kind in (("policy", str), ("request", str), ("path", str), ("headers", dict), ("replay", int)):
             if not isinstance(question.setdefault(name, given.get(name)), kind | None):
                 raise ValueError(f"{name}: {'a string' if kind is str else 'a number' if kind is int else 'an object'}")
+        if not all(isinstance(value, str) for value in (question["headers"] or {}).values()):
+            raise ValueError("headers: their values are strings")
         if (limit := question.pop("replay")) is not None:
             question["decisions"] = await self._source.decisions(min(max(0, limit), MOST_REPLAYED))
         try:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # loaded where something is learned, which few policies do
 
 SPAN: Final = 32
 """Half-lives after which the landmark moves."""
+MOST: Final = 1e12
+"""The largest amount, which leaves room for its weight and for many others."""
 EVERY_S: Final = 1.0
 """How often the store is asked for what other replicas have learned, while there are requests."""
 
@@ -59,7 +61,7 @@ class Standing:
         self._sharing = asyncio.Lock()  # while one tells what was added, another must not ask for the sums without it
 
     def add(self, key: str, amounts: Sequence[float] | F64) -> None:
-        """Add to the sums of a candidate, now. Raises ValueError where these are not `size` finite numbers."""
+        """Add to the sums of a candidate, now. Raises ValueError where these are not `size` numbers of at most MOST."""
         given = self.check(amounts)
         self._turn()
         given = given * exp2(self._age())
@@ -71,12 +73,12 @@ class Standing:
         self.refresh()
 
     def check(self, amounts: Sequence[float] | F64) -> F64:
-        """`amounts`, which can be added. Raises ValueError where these are not `size` finite numbers."""
+        """`amounts`, which can be added. Raises ValueError where these are not `size` numbers of at most MOST."""
         import numpy as np
 
         given = np.asarray(amounts, np.float64)
-        if given.shape != (self.size,) or not np.isfinite(given).all():
-            raise ValueError(f"{self.size} finite numbers are needed")
+        if given.shape != (self.size,) or not (np.abs(given) <= MOST).all():
+            raise ValueError(f"{self.size} numbers are needed, none of them beyond {MOST:g}")
         return given
 
     def of(self, key: str) -> F64 | None:

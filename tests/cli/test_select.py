@@ -236,3 +236,11 @@ def test_evaluate_says_what_it_needs(run: Run, trained: Path) -> None:
     assert (ran.status, "no decision of the policy has a choice of models" in ran.err) == (1, True)
     text = run("select", "evaluate", trained / "a.jsonl", "--file", trained / "irt")
     assert "best single" in text.out
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_what_is_no_export_is_not_imported(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "learned.json").write_text(text)
+    ran = run("select", "import", tmp_path / "learned.json", "--policy", tmp_path / "policy.yaml")
+    assert ran.status == 1
+    assert "learned.json: not JSON" in ran.err

@@ -6,6 +6,7 @@ import asyncio
 from itertools import count
 from typing import Any
 
+import orjson
 import pytest
 
 from config.build import build
@@ -136,9 +137,21 @@ async def test_the_operator_gives_grades_of_anybody_s_answers() -> None:
         {"id": f"r{last}", "score": 1, "tenant": "t"},
         3,
         {},
+        {"id": "a", "score": 1, "tenant": orjson.loads("[" * 1000 + "]" * 1000)},
+        {"id": "a", "score": 1, "session_id": {}},
     ]
-    told = ["graded_already", "unknown_answer", "taken", "invalid_feedback", "invalid_feedback"]
+    told = ["graded_already", "unknown_answer", "taken", *["invalid_feedback"] * 4]
     assert await grading.take_all(more) == told
+
+
+async def test_a_long_list_of_grades_lets_requests_through() -> None:
+    _, grading = made(TENANT)
+    taking = asyncio.create_task(grading.take_all([{"id": str(number), "score": 1} for number in range(5_000)]))
+    turns = 0
+    while not taking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 50
 
 
 async def test_an_answer_that_another_kind_of_selector_chose_is_unknown() -> None:

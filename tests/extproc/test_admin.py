@@ -163,7 +163,9 @@ async def test_what_was_learned_is_taken_out_and_in_and_forgotten(admin, monkeyp
 
     wrong = {**state, "decisions": {**state["decisions"], "two": {**state["decisions"]["two"], "by": "ema"}}}
     short = {"by": "ema", "size": 2, "sums": {"|a": [1]}}
-    for bad in (wrong, {}, {"decisions": {"none": {}}}, {"decisions": {"one": short}}):
+    two = state["decisions"]["two"]
+    beyond = {"decisions": {"two": {**two, "sums": {"small": [1e13] * two["size"]}}}}
+    for bad in (wrong, {}, {"decisions": {"none": {}}}, {"decisions": {"one": short}}, beyond):
         assert (await _post(admin, "/selection", bad))[0] == 400, bad
     sums = (await _shown(admin, "/selection"))[1]["decisions"]["one"]["sums"]
     assert sums["|small"] == pytest.approx(again["one"]["sums"]["|small"], abs=1e-3), "nothing was added"

@@ -94,7 +94,7 @@ async def test_two_workers_answer_as_it_says_and_a_follower_sees_each_decision_o
             _check(told, SCHEMAS["Answer"])
             assert told["explained"]["decision"] == "gold"
             assert told["replay"]["same"] == told["replay"]["decisions"] == 100
-            for wrong in ([], {"policy": 1}, {"replay": "all"}, {"headers": []}):
+            for wrong in ([], {"policy": 1}, {"replay": "all"}, {"headers": []}, {"headers": {"a": []}}):
                 async with session.post("http://admin/playground", json=wrong) as answer:
                     assert answer.status == 400, wrong
         kept = (await running.get("/debug/decisions?limit=7"))[1]["decisions"]
