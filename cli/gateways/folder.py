@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from decisions.engine import Engine
 README = "README.md"
 _MARK = "written by: pointsman render"
 """In the first line of each file of ours."""
+_FIRST = 10_000
+"""Characters of a first line that are read."""
 _WHAT = {
     "EnvoyProxy": "Envoy's access log, with what was decided",
     "Gateway": "the listener that clients call",
@@ -69,7 +72,7 @@ class RenderedFolder:
             for name, objects in files.items()
         }
         texts[README] = f"<!-- {self.mark} -->\n{text}"
-        foreign = [name for name in texts if (self.path / name).exists() and not _ours(self.path / name)]
+        foreign = [name for name in texts if os.path.lexists(self.path / name) and not _ours(self.path / name)]
         if foreign:
             raise RenderError(
                 f"-o {self.path}: {foreign[0]} is there and was not written by render; name another folder"
@@ -139,8 +142,11 @@ class RenderedFolder:
 
 
 def _ours(path: Path) -> bool:
+    """Links are not: what they lead to lies elsewhere."""
+    if path.is_symlink() or not path.is_file():
+        return False
     try:
         with path.open(encoding="utf-8") as file:
-            return _MARK in file.readline()
+            return _MARK in file.readline(_FIRST)
     except (OSError, UnicodeDecodeError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -224,7 +225,7 @@ class SignalPorter:
         given.skip("name")
         try:
             examples = _examples(self.ported.folder, path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             message = f"{name}: its examples cannot be read here ({error}), so it is left out: import where {path} is"
             self.ported.tell("loss", (given, ""), message)
             return
@@ -245,14 +246,19 @@ class SignalPorter:
             if members:
                 groups[f"{group}s" if group in labels else group] = members
         metrics = {one.text("name"): one for one in given.children("metrics")}
-        file = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'knowledge'}.knowledge.json"
-        self._bases[name] = _Base(file, list(labels), groups, metrics)
         whole = {"labels": labels, **({"groups": groups} if groups else {})}
-        self.ported.files[file] = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        file = self._file(name, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        self._bases[name] = _Base(file, list(labels), groups, metrics)
         for one in metrics.values():
             one.skip("type", "positive_group", "negative_group")
         for one in (source, told, given.child("label_thresholds"), *metrics.values(), given):
             self.ported.leftover(one)
+
+    def _file(self, name: str, content: str) -> str:
+        """The file beside the policy that has this content: named after `name`, but no other content's."""
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "knowledge"
+        names = (f"{stem}{'' if n == 1 else f'-{n}'}.knowledge.json" for n in itertools.count(1))
+        return next(one for one in names if self.ported.files.setdefault(one, content) == content)
 
     def metric(self, base: str, name: str) -> str | None:
         """The signal whose score is a number that a knowledge base gives; None where it is not known."""
@@ -702,9 +708,9 @@ def _examples(folder: Path | None, path: Path) -> dict[str, list[str]]:
     found = json.loads(files.read(folder / path, files.POLICY))
     labels = found.get("labels") if isinstance(found, dict) else None
     examples = {
-        name: [text for text in one.get("exemplars") or [] if isinstance(text, str) and text.strip()]
+        name: [text for text in one["exemplars"] if isinstance(text, str) and text.strip()]
         for name, one in (labels.items() if isinstance(labels, dict) else ())
-        if isinstance(one, dict)
+        if isinstance(one, dict) and isinstance(one.get("exemplars"), list)
     }
     if not any(examples.values()):
         raise ValueError(f"{path}: there are no labels with examples in it")

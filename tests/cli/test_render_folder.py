@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_a_file_of_others_is_not_written_over(target, capsys):
     assert "README.md is there and was not written by render; name another folder" in capsys.readouterr().err
     assert [file.name for file in folder.iterdir()] == ["README.md"]
     assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+@pytest.mark.parametrize("kind", ["there", "nowhere", "pipe"])
+def test_nothing_is_written_through_a_link_and_nothing_waits_for_a_pipe(target, capsys, tmp_path, kind):
+    command, folder = target
+    folder.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    if kind == "there":
+        elsewhere.write_text("<!-- written by: pointsman render -->\nmine\n")
+    if kind == "pipe":
+        os.mkfifo(folder / "README.md")
+    else:
+        (folder / "README.md").symlink_to(elsewhere)
+    assert main([*command, "-o", str(folder)]) == 1
+    assert "README.md is there and was not written by render" in capsys.readouterr().err
+    assert elsewhere.exists() == (kind == "there")
+    assert not elsewhere.exists() or elsewhere.read_text().endswith("mine\n")
+    assert [file.name for file in folder.iterdir()] == ["README.md"]
 
 
 @pytest.mark.parametrize("name", ["gateway.yaml", "gateway.yml", "gateway.json", "taken"])

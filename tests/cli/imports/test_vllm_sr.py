@@ -607,6 +607,25 @@ def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path
     assert "company.knowledge.json: the policy names this file" in run("import", "vllm-sr", EVERYTHING).err
 
 
+def test_knowledge_bases_with_names_that_are_alike_have_a_file_each(run: Run, tmp_path: Path) -> None:
+    bases, rules = [], []
+    for at, name in enumerate(["a b", "a/b"]):
+        content = {"labels": {"x": {"exemplars": [f"text {at}"]}, "odd": {"exemplars": 5}}}
+        (tmp_path / f"{at}.json").write_text(json.dumps(content))
+        bases.append({"name": name, "source": {"path": "", "manifest": f"{at}.json"}})
+        rules.append({"name": f"k{at}", "kb": name, "target": {"kind": "label", "value": "x"}})
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    bases.append({"name": "deep", "source": {"path": "", "manifest": "deep.json"}})
+    source = json.loads(json.dumps(SMALL))
+    source["global"] = {"model_catalog": {"kbs": bases}}
+    source["routing"]["signals"]["kb"] = rules
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(source))
+    ran = run("import", "vllm-sr", tmp_path / "config.yaml", "-o", tmp_path / "policy.yaml")
+    assert "deep: its examples cannot be read here" in ran.err
+    kept = [json.loads((tmp_path / f"a-b{more}.knowledge.json").read_text()) for more in ("", "-2")]
+    assert [one["labels"]["x"] for one in kept] == [["text 0"], ["text 1"]]
+
+
 @pytest.mark.parametrize(
     ("family", "signal", "said"),
     [
