@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from cli.gateways.kubernetes import Cluster
+from cli.gateways.istio import HOME
+from cli.gateways.kubernetes import Cluster, listening
 from cli.gateways.place import Place, RenderError
 from decisions.engine import Engine
 
@@ -66,7 +67,7 @@ class RenderedFolder:
         else:
             runs = [list(run) for _, run in itertools.groupby(rendered, key=lambda made: made["kind"])]
             files = {f"{10 * n:03}-{run[0]['kind'].lower()}.yaml": run for n, run in enumerate(runs, 1)}
-            text = self._in_a_cluster(files, engine, cluster)
+            text = self._in_a_cluster(files, engine, place, cluster)
         texts = {
             name: f"# {self.mark}\n{yaml.safe_dump_all(objects, sort_keys=False, width=120)}"
             for name, objects in files.items()
@@ -91,14 +92,17 @@ class RenderedFolder:
         return (
             "# Plain Envoy\n\n"
             + (f"These files with the models' keys have to be there first:\n\n{''.join(wanted)}\n" if wanted else "")
-            + "Then, in this order, each in a terminal or a unit of its own:\n\n```sh\n"
+            + "Run these in this order, each server in a terminal or a unit of its own:\n\n```sh\n"
             f"pointsman serve {self.policy} --listen {place.router.partition(',')[0]} --admin 127.0.0.1:8080\n"
             f"envoy --mode validate --config-path {self.path}/envoy.yaml    # configuration '…' OK\n"
             f"envoy --config-path {self.path}/envoy.yaml\n```\n\n"
             + self._afterwards(f"http://{place.listen.replace('0.0.0.0', '127.0.0.1')}")
         )
 
-    def _in_a_cluster(self, files: dict[str, list[dict[str, Any]]], engine: Engine, cluster: Cluster) -> str:
+    def _in_a_cluster(
+        self, files: dict[str, list[dict[str, Any]]], engine: Engine, place: Place, cluster: Cluster
+    ) -> str:
+        front = cluster.front
         kinds = [objects[0]["kind"] for objects in files.values()]
         needs = [
             f"- the router: its Service `{cluster.service}` with port {cluster.port} in the namespace "
@@ -108,10 +112,13 @@ class RenderedFolder:
             switches = [switch for kind, switch in _SWITCHES.items() if kind in kinds]
             if switches:
                 needs.append(f"- in the configuration of Envoy Gateway: {' and '.join(switches)}\n")
-        if cluster.front.name is not None:
-            needs.append(f"- the Gateway `{cluster.front.name}`\n")
-        elif cluster.front.tls is not None:
-            needs.append(f"- the Secret `{cluster.front.tls}` with the gateway's certificate\n")
+        if front.name is not None:
+            whole = front.name if "/" in front.name else f"{front.namespace or cluster.namespace}/{front.name}"
+            needs.append(f"- the Gateway `{whole}`\n")
+        elif front.tls is not None:
+            pods = self.target == "istio" and not front.gateway_api  # Istio's own Gateway reads it beside its pods
+            home = front.namespace or HOME if pods else cluster.namespace
+            needs.append(f"- the Secret `{front.tls}` with the gateway's certificate in the namespace `{home}`\n")
         for secret in dict.fromkeys(m.credential.secret for m in engine.models.values() if m.credential is not None):
             needs.append(f"- the Secret `{secret}` with a model's key\n")
         rows = ""
@@ -125,20 +132,30 @@ class RenderedFolder:
             f"Then apply the files. Their names sort in the order in which they are best applied:\n\n```sh\n"
             f"kubectl apply --server-side -f {self.path}\n```\n\n| file | objects | what for |\n|---|---|---|\n{rows}\n"
             "Files of objects that are no longer wanted are taken out of this folder when it is written anew; the "
-            "objects themselves are not deleted from the cluster.\n\n" + self._afterwards("http://GATEWAY")
+            "objects themselves are not deleted from the cluster.\n\n" + self._afterwards(_address(place, cluster))
         )
 
     def _afterwards(self, url: str) -> str:
         left = "".join(f"- {note}\n" for note in self.notes)
         return (
-            "To see that it works, ask, and look for `x-pointsman-model` among the headers of the answer:\n\n```sh\n"
+            "To see that it works, ask, and look for `x-pointsman-model` among the headers of the answer"
+            f"{' (GATEWAY is the address of the gateway)' if 'GATEWAY' in url else ''}:\n\n```sh\n"
             f"curl -si {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
             """  -d '{"model": "auto", "messages": [{"role": "user", "content": "Good morning"}]}'\n```\n\n"""
-            "When the policy's models, paths or settings have changed, write this folder anew. What is deployed "
-            "is checked against the policy by:\n\n```sh\n"
+            "When the policy's models, paths or settings have changed, write this folder anew, with the same options. "
+            "What is deployed is checked against the policy by:\n\n```sh\n"
             f"pointsman validate {self.policy} --rendered {self.path}\n```\n"
             + (f"\nLeft out:\n\n{left}" if left else "")
         )
+
+
+def _address(place: Place, cluster: Cluster) -> str:
+    """Where clients call: the first of the names that the gateway answers to, since it refuses others."""
+    front = cluster.front
+    scheme = "http" if front.tls is None else "https"
+    host = front.hosts[0].replace("*", "llm") if front.hosts else "GATEWAY"
+    port = 0 if front.name is not None else listening(place, front)
+    return f"{scheme}://{host}" if port in (0, 80, 443) else f"{scheme}://{host}:{port}"
 
 
 def _ours(path: Path) -> bool:

@@ -76,8 +76,31 @@ def test_the_readme_says_what_has_to_be_there(target):
     assert "Service `pointsman` with port 50051 in the namespace `pointsman`" in readme
     assert "the Secret `large` with a model's key" in readme
     assert ("enableBackend" in readme) is (command[3] == "envoy-gateway")
-    assert ("the Secret `cert`" in readme) is ("--tls" in command)
-    assert ("the Gateway `public`" in readme) is ("--gateway" in command)
+    assert ("the Secret `cert` with the gateway's certificate in the namespace `pointsman`" in readme) is (
+        "--tls" in command
+    )
+    assert ("the Gateway `edge/public`" in readme) is ("--gateway" in command)
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ([], "http://GATEWAY"),
+        (["--listen", "0.0.0.0:8080"], "http://GATEWAY:8080"),
+        (["--host", "*.example.com"], "http://llm.example.com"),
+        (["--host", "ai.example.com", "--tls", "cert"], "https://ai.example.com"),
+        (["--gateway", "edge/public", "--host", "ai.example.com"], "http://ai.example.com"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["envoy-gateway", "istio"])
+def test_the_readme_asks_a_name_that_the_gateway_answers_to(tmp_path, kind, options, url):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(NAMED)
+    assert main(["render", str(policy), "--for", kind, *options, "-o", str(tmp_path / "out")]) == 0
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert f"curl -si {url}/v1/chat/completions" in readme
+    assert ("GATEWAY is the address" in readme) is ("GATEWAY" in url)
+    assert "the Secret `cert`" not in readme or f"`{'istio-system' if kind == 'istio' else 'pointsman'}`" in readme
 
 
 def test_written_anew_it_loses_what_is_gone_and_keeps_what_is_of_others(target):
