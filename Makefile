@@ -23,7 +23,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root apiserver clean
+.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-agents test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root apiserver clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,7 +36,7 @@ up: venv ## run Envoy, the router and example models; prints three curl lines (P
 	@exec $(BIN)/pointsman up $(POLICY) --envoy-port $(ENVOY_PORT)
 
 test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, WORKERS=)
-	$(RUN_TESTS) -m "not volume and not native and not image" $(PYTEST)
+	$(RUN_TESTS) -m "not volume and not native and not image and not agents" $(PYTEST)
 
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
@@ -49,6 +49,9 @@ test-native: dev ## compile the hot path and run its tests on it (needs a C comp
 
 test-image: dev ## build the image's files and start them as a locked-down pod would (needs root)
 	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
+
+test-agents: dev ## run agents' own programs through Envoy (needs root, node, and npm, which fetches them once)
+	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py $(PYTEST)
 
 test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
 	$(call on-pythons,test-fast)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jsonschema
 import pytest
+from jsonschema import Draft202012Validator
 
 from config.document import parse as yaml
 from config.load import check
@@ -18,6 +18,11 @@ decisions: [{name: d, route: %s}]
 """
 
 
+@pytest.fixture(scope="module")
+def schema() -> Draft202012Validator:
+    return Draft202012Validator(json_schema())
+
+
 @pytest.mark.parametrize(
     "route",
     [
@@ -29,11 +34,11 @@ decisions: [{name: d, route: %s}]
         "{pick: [a, b], by: cheapest, weights: {}}",
     ],
 )
-def test_a_kind_stands_by_its_name_or_with_its_parameters(route: str) -> None:
+def test_a_kind_stands_by_its_name_or_with_its_parameters(schema: Draft202012Validator, route: str) -> None:
     policy, problems = check(POLICY % route)
     assert policy is not None
     assert problems == []
-    jsonschema.validate(yaml(POLICY % route, "p").data, json_schema())
+    schema.validate(yaml(POLICY % route, "p").data)
 
 
 def test_parameters_are_the_same_beside_and_within() -> None:
@@ -80,8 +85,8 @@ def test_models_without_a_price_are_told_of_where_the_kind_stands() -> None:
         assert text.splitlines()[3][problem.column - 1 :].startswith(("cheapest}", "{}"))
 
 
-def test_the_schema_has_every_kind_with_its_parameters() -> None:
-    definitions = json_schema()["$defs"]
+def test_the_schema_has_every_kind_with_its_parameters(schema: Draft202012Validator) -> None:
+    definitions = schema.schema["$defs"]
     assert list(definitions["BySpec"]["properties"]) == list(BY_NAME)
     for name, kind in BY_NAME.items():
         assert definitions["BySpec"]["properties"][name]["description"] == kind.about

@@ -13,9 +13,7 @@ import contextlib
 import gzip
 import json
 import shutil
-import socket
 import subprocess
-import threading
 import zlib
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
@@ -24,11 +22,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import brotli
-import uvicorn
 import zstandard
 from aiohttp import web
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
 from examples.echo.server import Echo
 from examples.tinylm.engine import WEIGHTS, Engine
@@ -93,25 +88,6 @@ def shown(body: Any) -> str:
     return "\n".join(found).replace("\0", "")
 
 
-# FastAPI
-
-
-def fastapi_app(seen: list[tuple[str, Any]]) -> FastAPI:
-    """Routes with `await request.json()`, whatever the content type; forms and text where a body is no JSON."""
-    app = FastAPI(openapi_url=None)
-
-    async def answer(request: Request) -> JSONResponse:
-        body = await request.body()
-        read = reading(body, request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
-        seen.append((f"{request.method} {request.url.path}", read))
-        choice = {"index": 0, "message": {"role": "assistant", "content": shown(read)}, "finish_reason": "stop"}
-        return JSONResponse({"object": "chat.completion", "model": MODEL, "choices": [choice]})
-
-    for path in ROUTES:
-        app.add_api_route(path, answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "QUERY"])
-    return app
-
-
 def reading(body: bytes, content_type: str, encoding: str) -> Any:
     """A body as Python servers read it, encodings undone; a list of two readings where a key stands twice."""
     for one in reversed([one.strip().lower() for one in encoding.split(",")]):
@@ -142,21 +118,6 @@ _DECODERS: dict[str, Callable[[bytes], bytes]] = {
     "br": brotli.decompress,
     "zstd": lambda body: zstandard.ZstdDecompressor().decompressobj().decompress(body),
 }
-
-
-def fastapi_server() -> Records:
-    seen: list[tuple[str, Any]] = []
-    config = uvicorn.Config(fastapi_app(seen), log_level="error", lifespan="off", ws="none", timeout_keep_alive=60)
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join(PATIENCE)
-
-    return Records("fastapi", f"127.0.0.1:{listening.getsockname()[1]}", lambda: list(seen), stop)
 
 
 # Express: case and trailing slashes do not matter, escapes are undone once, bodies are inflated

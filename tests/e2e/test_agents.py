@@ -27,8 +27,9 @@ from tests.e2e.agents import AGENTS, TURNS
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import Envoy, Loop, Router, until
 from tests.e2e.scripted import Scripted
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 JSON = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +176,8 @@ ASKED = "List the files here, then count the lines of notes.txt."
 @pytest.fixture(scope="module")
 def programs() -> Path:
     """Where npm has put the programs (`build/agents`, or what POINTSMAN_AGENTS names)."""
+    if not sealed():
+        pytest.skip("to give programs a network of their own needs root and Linux")
     folder = Path(os.environ.get("POINTSMAN_AGENTS", ROOT / "build" / "agents"))
     found = folder / "node_modules" / ".bin"
     if not all((found / name).exists() for name in PACKAGES):
@@ -268,7 +271,7 @@ def sealed() -> bool:
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not sealed(), reason="to give programs a network of their own needs root and Linux")
+@pytest.mark.agents
 @pytest.mark.parametrize(
     ("prepare", "path"), [(claude, "/v1/messages"), (codex, "/v1/responses"), (opencode, "/v1/chat/completions")]
 )
@@ -285,7 +288,7 @@ async def test_a_program_does_its_work(world: World, programs: Path, tmp_path: P
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        out, problems = await asyncio.wait_for(process.communicate(), 150)
+        out, problems = await asyncio.wait_for(process.communicate(), PATIENCE)
     finally:
         if process.returncode is None:
             os.killpg(process.pid, 9)

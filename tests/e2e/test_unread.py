@@ -30,7 +30,7 @@ import zstandard
 
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import Envoy, Loop, Router, Upstream
-from tests.e2e.servers import Records, echo_server, express_server, fastapi_server, tiny_server
+from tests.e2e.servers import Records, echo_server, express_server, tiny_server
 from tests.extproc.test_body import PLACES
 from tests.patience import PATIENCE
 
@@ -122,6 +122,8 @@ SERVERS = ("fastapi", "express", "echo", "tinylm")
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    from tests.e2e.fastapis import fastapi_server  # FastAPI takes seconds to import
+
     folder = tmp_path_factory.mktemp("unread")
     loop = Loop()
     upstreams = {name: Upstream(name) for name in ("small", "large")}

@@ -50,12 +50,16 @@ def problems(resource):
     schema = schema_of(resource)
     if schema is None:
         raise KeyError(f"{resource['apiVersion']} {resource['kind']}")
-    strict = _strict(schema, top=True)
     found = [
         f"{'.'.join(map(str, e.absolute_path))}: {e.message}"
-        for e in Draft202012Validator(strict).iter_errors(resource)
+        for e in _validator(resource["apiVersion"], resource["kind"]).iter_errors(resource)
     ]
     return found or list(_cel(schema, _defaulted(schema, resource), ""))
+
+
+@functools.cache
+def _validator(version, kind):
+    return Draft202012Validator(_strict(schema_of({"apiVersion": version, "kind": kind}), top=True))
 
 
 def _strict(schema, top=False):

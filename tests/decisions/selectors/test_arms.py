@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import jsonschema
 import orjson
 import pytest
+from jsonschema import Draft202012Validator
 
 from config.build import build
 from config.document import parse as yaml
@@ -86,6 +86,11 @@ async def test_what_a_candidate_lacks_is_its_model_s_and_its_fallback_goes_witho
     assert [line for line in reasons(trace) if line.startswith("not large")]
 
 
+@pytest.fixture(scope="module")
+def schema() -> Draft202012Validator:
+    return Draft202012Validator(json_schema())
+
+
 @pytest.mark.parametrize(
     ("given", "key"),
     [
@@ -95,10 +100,10 @@ async def test_what_a_candidate_lacks_is_its_model_s_and_its_fallback_goes_witho
         ("{system: Be brief.}, name: brief", "brief"),
     ],
 )
-def test_what_a_candidate_is_called(given: str, key: str) -> None:
+def test_what_a_candidate_is_called(schema: Draft202012Validator, given: str, key: str) -> None:
     text = POLICY.format(pick=f"[{{model: large, set: {given}}}, small]", by="weighted")
     assert [model.key for model in parse(text).clauses[0].target.models] == [key, "small"]
-    jsonschema.validate(yaml(text, "p").data, json_schema())
+    schema.validate(yaml(text, "p").data)
 
 
 @pytest.mark.parametrize(
