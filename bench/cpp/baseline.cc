@@ -4,7 +4,7 @@
 // message, set two headers and ask for the route to be picked again. `--noop` leaves out all but the messages.
 // A generic service with byte buffers would be cheaper for gRPC but would make the comparison unfair to typed users, so
 // messages are parsed by generated code, as a C++ author would. In duplex mode it hands the body back undecided: the
-// decision is measured in BUFFERED mode only.
+// decision is measured in BUFFERED mode only. The body of an answer is handed back as it came, without a look at it.
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
@@ -104,6 +104,7 @@ class Call {
     if (!grpc::GenericDeserialize<grpc::ProtoBufferReader, pb::ProcessingRequest>(&in_, &request).ok()) return false;
     if (request.has_request_headers()) {
       duplex_ = request.protocol_config().request_body_mode() == pb::ProcessingMode::FULL_DUPLEX_STREAMED;
+      watches_ = request.protocol_config().response_body_mode() == pb::ProcessingMode::FULL_DUPLEX_STREAMED;
       response.mutable_request_headers();
     } else if (request.has_request_body()) {
       auto* common = response.mutable_request_body()->mutable_response();
@@ -116,6 +117,15 @@ class Call {
       }
     } else if (request.has_response_headers()) {
       response.mutable_response_headers();
+    } else if (request.has_response_body()) {
+      auto* common = response.mutable_response_body()->mutable_response();
+      if (watches_) {
+        auto* streamed = common->mutable_body_mutation()->mutable_streamed_response();
+        streamed->mutable_body()->swap(*request.mutable_response_body()->mutable_body());
+        streamed->set_end_of_stream(request.response_body().end_of_stream());
+      }
+    } else if (request.has_response_trailers()) {
+      response.mutable_response_trailers();
     } else {
       response.mutable_request_trailers();
     }
@@ -131,7 +141,7 @@ class Call {
   grpc::GenericServerAsyncReaderWriter stream_;
   ByteBuffer in_, out_;
   State state_ = kAccept;
-  bool duplex_ = false;
+  bool duplex_ = false, watches_ = false;
 };
 
 static std::unique_ptr<grpc::Server> server;
