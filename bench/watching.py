@@ -2,9 +2,9 @@
 
 Three routers, each behind a real Envoy with its own rendered configuration, are started once and driven in turn,
 several rounds interleaved. Beside them the C++ server of `bench/cpp`, in the place of the router that looks for
-patterns: it hands every answer back unread, which is the least that a filter of answers can cost. The model is a server that sends the same streamed answer at once (`short`: 2 KB as sent;
-`long`: 2 KB of text in events of four characters), or an event each millisecond for the time to the first text. Ratios
-within one run are what counts.
+patterns: it hands every answer back unread, which is the least that a filter of answers can cost. The model is a server
+that sends the same streamed answer at once (`short`: 2 KB as sent; `long`: 2 KB of text in events of four characters),
+or an event each millisecond for the time to the first text. Ratios within one run are what counts.
 
     python -m bench.watching                 # some three minutes
     python -m bench.watching --seconds 2 --rounds 2

@@ -26,9 +26,11 @@ PASTED = 0.25
 something about it, so what would be an attack in a tool's result is only a hint here."""
 DOCUMENT = 3
 """Sentences from which on the user's text may be a pasted document."""
-BLOCK = 3.0
+BLOCK = 3.5
 """By how much the odds of a direct attack must be greater in a block of an agent's: its reminders are orders to the
 model as well (`you MUST not`, `never mention this to the user`), and look like attacks to whoever expects a user."""
+READ_BLOCK = 8.0
+"""The same where the second reader was asked, who is more easily sure of an attack there, rightly or not."""
 BOTH = 90.0
 """The odds against an attack in such a block. A hidden instruction there is one that both heads together are sure of:
 each of them alone takes some reminders for one (docs/models.md says how this was measured)."""
@@ -114,7 +116,7 @@ class Jailbreak(Signal):
             outside, *inside = [facts.got(part) for part in self._parts.get(scope, ())] or [whole]
             blocks = [opinion for opinion in inside if opinion.verdict.segments]
             if blocks:
-                weaker = _chance(_odds(whole.direct) / BLOCK)
+                weaker = _weaker(whole)
                 read = [(whole, weaker, 0.0), (outside, outside.direct, _planted(outside, scope)), *map(_block, blocks)]
             for opinion, direct, planted in read:
                 verdict = opinion.verdict
@@ -134,8 +136,12 @@ class Jailbreak(Signal):
 
 def _block(opinion: Opinion) -> tuple[Opinion, float, float]:
     """The probabilities of a direct and of a planted attack in agents' blocks."""
-    direct, planted = _odds(opinion.direct), _odds(opinion.planted)
-    return opinion, _chance(direct / BLOCK), _chance(direct * planted / BOTH)
+    return opinion, _weaker(opinion), _chance(_odds(opinion.direct) * _odds(opinion.planted) / BOTH)
+
+
+def _weaker(opinion: Opinion) -> float:
+    """The probability of a direct attack where an agent's blocks are read as well."""
+    return _chance(_odds(opinion.direct) / (READ_BLOCK if opinion.asked else BLOCK))
 
 
 def _odds(chance: float) -> float:

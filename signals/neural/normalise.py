@@ -98,23 +98,25 @@ def _close_up(text: str, lexicon: Lexicon) -> str:
 
 
 def _split(run: str, lexicon: Lexicon) -> str:
-    """`run` itself when it is a known or a short word, else the words that it is made of: as few as possible."""
+    """`run` itself when it is a known or a short word, else the words that it is made of: as few as possible, and of
+    those the commonest."""
     if len(run) > _AT_ONCE:
         return " ".join([_split(run[at : at + _AT_ONCE], lexicon) for at in range(0, len(run), _AT_ONCE)])
     if len(run) < 12 or not run.isalpha() or not run.isascii() or _known([run], lexicon)[0]:
         return run
     found = lexer.substrings(run, _LONGEST)
-    known: NDArray[np.bool_] = (lexicon.words(found.ravel()) > 0).reshape(found.shape)
-    rows: list[list[bool]] = list(known.tolist())
+    words_of = lexicon.words(found.ravel()).reshape(found.shape)
+    # A known word costs one, and a little more the rarer it is; 0 is a word that is not known.
+    rows: list[list[float]] = np.where(words_of > 0, 1.0 + lexicon.weight[words_of] / 1000, 0.0).tolist()
     cost = [0.0] + [float("inf")] * len(run)
     back = [0] * (len(run) + 1)
-    for at, words in enumerate(rows):
+    for at, prices in enumerate(rows):
         so_far = cost[at]
         if run[at] not in "aAiI":
-            words[0] = False
-        for size, word in enumerate(words[: len(run) - at], 1):
-            # A known word costs one, anything else more than any words that its letters could make up.
-            price = so_far + (1.0 if word else 4.0 * size)
+            prices[0] = 0.0
+        for size, own in enumerate(prices[: len(run) - at], 1):
+            # What is no word costs more than any words that its letters could make up.
+            price = so_far + (own or 4.0 * size)
             if price < cost[at + size]:
                 cost[at + size], back[at + size] = price, at
     cuts = [len(run)]

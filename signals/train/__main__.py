@@ -233,7 +233,7 @@ def prepare(args: argparse.Namespace) -> Lesson:
         for name, key in (("pii/presidio_synth", "text"), ("language/sentences", "text"))
         for row in data.part(name)
     ]
-    own = [item.text for item in lessons.items if item.source != "mmlu talk"]  # the words of "mmlu" once more
+    own = [item.text for item in lessons.items if item.source not in ("mmlu talk", corpus.SUFFIXED)]
     texts = list(dict.fromkeys(own + more))
     args.out.mkdir(parents=True, exist_ok=True)
     lexicon_path = args.out / "lexicon.npz"

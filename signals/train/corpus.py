@@ -8,6 +8,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +85,8 @@ _CLUE: Final = re.compile(
     r"|credit|social sec|[^\x00-\x7f]"
 )
 """One set's attacks end, or begin, with questions about cakes and rivers: what shows none of these is no lesson."""
+SUFFIXED: Final = "written suffixes"
+"""Texts with pieces of words that are none: not to be learned as words."""
 _STEPS: Final = frozenset(
     [
         "boolean_expressions",
@@ -188,6 +191,15 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
     for text, _ in dict.fromkeys(written.spoken("attack", chance, 9000)):
         yield Item(text, {"jailbreak": (1, 0.7)}, "written attacks")
     plain: dict[str, tuple[float, float]] = {"jailbreak": (0, 0.7)}
+    for text, attack in chain(written.personas(chance, 6000), written.covers(chance, 4000)):
+        labels = {"jailbreak": (float(attack), 1.5 if attack else 1.0)}
+        yield Item(text, labels, "written attacks" if attack else "written harmless")
+    for text in written.suffixed(chance, 400):
+        yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)
+    for text in dict.fromkeys(written.plain(chance, 1500)):
+        yield Item(text, {"jailbreak": (0, 1.5)}, "written harmless")
+    for _ in range(1200):
+        yield Item(written.notes(chance), {"jailbreak": (0, 1.5)}, "written notes")
     for kind, size in (("like", 8000), ("caption", 1500), ("chat", 1500), ("doc", 1500)):
         for text, _ in dict.fromkeys(written.spoken(kind, chance, size)):
             yield Item(text, plain, "written harmless")

@@ -128,6 +128,7 @@ def lessons(data: Data, seed: int, without: Collection[str] = (), skip: Collecti
     goals += [*attacks.plants(chance, 350), *attacks.direct(chance, 150)]
     goals += [row["text"] for row in data.part("injection/bipia_attacks")] * 2
     calm = [*_twins("notice", chance, 600), *(text for text, _ in written.spoken("doc", chance, 450)), *[""] * 900]
+    calm += written.remarks(chance, 200)
     for label, lines in ((True, goals), (False, calm)):
         found += [Lesson(_between(chance.choice(hosts), line, chance), label, True, "planted") for line in lines]
     public = {text.casefold() for held in (False, True) for text in data.texts(held)}  # written means not copied

@@ -345,7 +345,6 @@ is the SHA-256 of the hashes of the files.
 - Of a window it reads the beginning and the end; an attack in the middle of 192 words is seen by the heads alone.
 - On plain captions in one language the false alarms may be more than on all together: the texts of each are few (Spanish:
   2 of 14), and so are those of role play and inventions (`ok_vicuna`).
-- Attacks with a suffix that a program found (`atk_jbb_gcg`, `atk_jbb_dsn`) it finds no better than the heads do.
 - Languages that are not in signals/train/texts rest on what the encoder knows of them; nothing was measured there.
 """
 

@@ -90,6 +90,8 @@ def train(
     for kind, size in (("doc", 4000), ("caption", 1500), ("chat", 800), ("like", 5000), ("system", 500)):
         for text, _ in dict.fromkeys(written.spoken(kind, chance, size)):
             add(text, 0, 3.0)
+    for text in dict.fromkeys(written.remarks(chance, 1000)):
+        add(text, 0, 6.0)
     for text in library(Path(sysconfig.get_path("stdlib")), 700, 1):
         add(text, 0, 1.0)
     for name in ("wild/ok_pubmed_tool", "wild/ok_bfcl_react", "wild/ok_bfcl_tools"):

@@ -138,6 +138,71 @@ def puzzles(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
         yield casual(section.make("no" if index % 2 else "yes", chance), chance), not index % 2
 
 
+def personas(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is an attack) of role play at length, in 16 languages, English one time in three: a persona
+    without rules, with what it may say, what it wins and what it is asked first; or a part in a harmless play, with the
+    rules of the game."""
+    every = [section for section in sections().values() if "hopen" in section.kinds]
+    english = next(section for section in every if section.name == "long en")
+    for index in range(size):
+        section, attack = english if chance.random() < 1 / 3 else chance.choice(every), not index % 2
+        slots = {**section.slots, "name": [chance.choice(section.slots["name"])]}
+        start, rule, end = ("open", "rule", "end") if attack else ("hopen", "hrule", "hend")
+        rules = section.kinds[rule]
+        parts = [chance.choice(section.kinds[start]), *chance.sample(rules, chance.randint(1, min(12, len(rules))))]
+        if attack and "mark" in section.kinds:
+            parts += chance.sample(section.kinds["mark"], chance.randint(0, 3))
+        if chance.random() < 0.8:
+            parts.append(chance.choice(section.kinds[end]))
+        text = chance.choice([" ", " ", "\n", "\n\n"]).join(expand(part, slots, chance) for part in parts)
+        yield (casual(text, chance) if chance.random() < 0.2 else text), attack
+
+
+def notes(chance: random.Random) -> str:
+    """What an agent's program puts beside a user's words: orders to the model, none of them an attack."""
+    section = sections()["notes"]
+    lines = chance.sample(section.kinds["line"], chance.randint(1, 6))
+    return chance.choice([" ", "\n", "\n- ", "\n\n"]).join(expand(line, section.slots, chance) for line in lines)
+
+
+def remarks(chance: random.Random, size: int) -> Iterator[str]:
+    """Single lines that order something of whoever reads them and attack nobody: of documents, and of `notes`."""
+    section = sections()["notes"]
+    for index in range(size):
+        yield section.make("line" if index % 2 else "doc", chance)
+
+
+def plain(chance: random.Random, size: int) -> Iterator[str]:
+    """Harmless short orders and wishes for stories, as people type them."""
+    section = sections()["notes"]
+    for index in range(size):
+        yield _loosely(section.make("story" if index % 3 == 0 else "short", chance), chance)
+
+
+def covers(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is an attack) of stories, lessons and games, which are a cover for something harmful or not."""
+    section = sections()["fiction"]
+    for index in range(size):
+        text = section.make("clean" if index % 2 else "cover", chance)
+        yield (casual(text, chance) if chance.random() < 0.3 else text), not index % 2
+
+
+def suffixed(chance: random.Random, size: int) -> Iterator[str]:
+    """Harmful orders followed by pieces of words and signs that make no sense (Zou et al., arXiv 2307.15043)."""
+    goals = sections()["fiction"].slots["goal"]
+    pieces = [piece for rules in sections()["fiction"].kinds.values() for one in rules for piece in one.split()]
+    signs = [*'!!!{}[]()\\\\"";:=+*&|<>/~@#$%^_.', "\\n", "--", "}:", "](", "?(", ");", "===", "://", "\\u00"]
+    for _ in range(size):
+        noise = ""
+        for _ in range(chance.randint(8, 24)):
+            piece = chance.choice(signs) if chance.random() < 0.4 else chance.choice(pieces).strip("{}.,:;?!\"'")
+            if chance.random() < 0.3:
+                piece = piece[: chance.randint(2, 6)].capitalize()
+            noise += piece + chance.choice(["", " ", " "])
+        verb = chance.choice(["Write", "Give me", "Create", "Provide", "Develop", "Tell me", "Explain"])
+        yield f"{verb} {chance.choice(goals)} {noise}".strip()
+
+
 def listings(section: Section, chance: random.Random) -> str:
     """A harmless document of 2 to 40 lines in one language: instructions to its reader, captions, talk."""
     kinds: list[str] = chance.choice([["doc"], ["doc", "caption"], ["doc", "doc", "like"]])
@@ -157,6 +222,8 @@ def agents(chance: random.Random, say: Callable[[], str]) -> str:
 def told(items: Iterable[Item]) -> str:
     """What the card says of the written texts among `items`."""
     counts = Counter(item.source for item in items)
+    counts["written attacks"] += counts["written suffixes"]
+    counts["written agents"] += counts["written notes"]
     written = ", ".join(
         f"{counts[f'written {name}']:,} {what}"
         for name, what in (
@@ -164,7 +231,7 @@ def told(items: Iterable[Item]) -> str:
             ("harmless", "harmless look-alikes, captions, replies and instructions"),
             ("questions", "everyday questions"),
             ("puzzles", "puzzles, plans, proofs and their look-ups"),
-            ("agents", "agents' system prompts"),
+            ("agents", "agents' system prompts and notes"),
             ("documents", "documents"),
         )
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signals.facts import Facts
 from signals.gather import read
-from signals.reading import Span
+from signals.reading import Span, Unavailable
 from signals.request import ANSWER, Message, Request
 from signals.signal import Shared, Signal
 from signals.text.automaton import Automaton, Keyword
@@ -153,6 +155,7 @@ def test_places_are_found_in_linear_time(kind: str, unit: str) -> None:
     def run(given: Facts) -> None:
         signal = SIGNALS[kind]
         if read(signal, given).matched:
-            signal.spans(given)
+            with suppress(Unavailable):  # on a quick machine the text grows to more places than are told
+                signal.spans(given)
 
     assert_linear(lambda size: facts((unit * (size // len(unit) + 1))[:size]), run)
