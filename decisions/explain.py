@@ -187,12 +187,14 @@ def retraced(engine: Engine, found: Mapping[str, Any]) -> Trace:
     try:
         results = {rule["decision"]: rule["result"] for rule in rules}
         readings = {key: _reading(said) for key, said in signals.items()}
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, RecursionError):  # a text of what is nested very deeply
         raise ValueError("`signals` are readings by name, `rules` objects with `decision` and `result`") from None
     if not all(isinstance(result, bool | None) for result in results.values()):
         raise ValueError("a result is true, false or null")
-    fallback = found.get("fallback")
-    decision = Decision(name, str(found.get("action")), None, fallback=None if fallback is None else str(fallback))
+    action, fallback = found.get("action", ""), found.get("fallback")
+    if not isinstance(action, str) or not isinstance(fallback, str | None):
+        raise ValueError("`action` and `fallback` are texts")
+    decision = Decision(name, action, None, fallback=fallback)
     return Trace(decision, engine.policy, readings, results, 0.0, kept=found.get("kept") is True)
 
 

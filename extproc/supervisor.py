@@ -142,7 +142,10 @@ class Channel:
 
 
 async def send(writer: asyncio.StreamWriter, message: Any) -> None:
-    data = pickle.dumps(message)
+    try:
+        data = pickle.dumps(message)
+    except RecursionError:
+        raise ValueError("what was given is nested too deeply") from None
     writer.write(len(data).to_bytes(4, "big") + data)
     await writer.drain()
 

@@ -393,12 +393,18 @@ async def test_a_decision_is_told_with_its_rules(admin):
     [
         *({"signals": []}, {"rules": {}}, {"decision": 3}, {"signals": {"gold": 1}}, {"rules": [1]}, {"rules": [{}]}),
         *({"signals": {"gold": {"score": "x"}}}, {"signals": {"gold": {"label": 1}}}),
-        {"rules": [{"decision": "gold", "result": "true"}]},
+        *({"rules": [{"decision": "gold", "result": "true"}]}, {"action": []}, {"fallback": 1}),
     ],
 )
 async def test_what_is_no_decision_is_refused(admin, change):
     decided = {**DECISION, "policy": FakeSource.engine.policy, **change}
     assert (await _post(admin, "/debug/tree", decided))[0] == 400
+
+
+async def test_a_decision_of_many_levels_is_refused(admin):
+    decided = {**DECISION, "policy": FakeSource.engine.policy, "signals": {"gold": {"evidence": ["?"]}}}
+    deep = json.dumps(decided).replace('"?"', "[" * 1_000 + "]" * 1_000).encode()
+    assert (await _post(admin, "/debug/tree", deep))[0] == 400
 
 
 async def test_bodies_are_bounded_and_say_their_length(admin):

@@ -97,6 +97,8 @@ async def test_two_workers_answer_as_it_says_and_a_follower_sees_each_decision_o
             for wrong in ([], {"policy": 1}, {"replay": "all"}, {"headers": []}, {"headers": {"a": []}}):
                 async with session.post("http://admin/playground", json=wrong) as answer:
                     assert answer.status == 400, wrong
+            async with session.post("http://admin/feedback", data=b"[" * 500 + b"]" * 500) as answer:
+                assert (answer.status, "nested too deeply" in await answer.text()) == (400, True)
         kept = (await running.get("/debug/decisions?limit=7"))[1]["decisions"]
         assert len(kept) == 7
         for each in kept:
