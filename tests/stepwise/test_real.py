@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 from tests.stepwise.fakes import Pair, answer, text_of
 from tests.stepwise.llama import MISSING, Llama, llama
 from upstream.client import ModelClient
-from upstream.endpoint import ContinuationMode, Endpoint
+from upstream.endpoint import ContinuationMode
 from upstream.tokens import TOP
 
 pytestmark = [
@@ -42,10 +42,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
         yield running
 
 
-def patient(server: Llama) -> Endpoint:
-    return Endpoint(server.url, "smollm2", first_timeout=PATIENCE, idle_timeout=PATIENCE)
-
-
 class Real(Pair):
     """The same server as both models."""
 
@@ -56,7 +52,7 @@ class Real(Pair):
 @pytest.fixture
 async def both(server: Llama, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Real]:
     monkeypatch.setattr("stepwise.ready._PROBE", PATIENCE)
-    models = [PairModel(n, ModelClient(patient(server)), unknown(patient(server))) for n in ("small", "large")]
+    models = [PairModel(n, ModelClient(server.patient), unknown(server.patient)) for n in ("small", "large")]
     strategy = Random(0.5, seed=3)
     stepwise = Stepwise(Setup(models[0], models[1], strategy, StepLimits(ends=Ends.AUTO)))
     await stepwise.start()
@@ -76,7 +72,7 @@ async def settled(server: Llama) -> int:
 
 
 async def test_the_probe_finds_what_this_server_can_do(server: Llama) -> None:
-    upstream = ModelClient(patient(server))
+    upstream = ModelClient(server.patient)
     found = await probe(upstream, {})
     assert found.mode is ContinuationMode.FINAL_MESSAGE
     assert (found.top_logprobs, found.usage, found.running_usage, found.stop_reason) == (TOP, True, True, False)
@@ -112,7 +108,7 @@ async def test_answers_have_clean_borders_and_cost_no_request_that_is_not_told(s
 
 
 async def test_a_stream_that_is_cut_off_is_counted_as_the_server_counts(server: Llama) -> None:
-    upstream = ModelClient(patient(server))
+    upstream = ModelClient(server.patient)
     for question, prefix in ((QUESTIONS[0], ""), (QUESTIONS[1], "Each pen costs 3 dollars, so that 4 pens cost")):
         request: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "temperature": 0}
         mode = ContinuationMode.FINAL_MESSAGE
