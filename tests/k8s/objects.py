@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import kubernetes_validate
@@ -45,6 +46,10 @@ def helm(values=None, release="pointsman", namespace="pointsman"):
 
 def by_name(resources):
     return {(r["kind"], r["metadata"]["name"]): r for r in resources}
+
+
+# It parses a megabyte of definitions anew for every object.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def validate(resource, version=VERSIONS[-1]):
