@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -24,6 +25,11 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def titled(text: str) -> str:
     """`text` as a name that a policy can have: without control characters, spaces at its ends and what is too long."""
     return _CONTROLS.sub(" ", text).strip()[:180].strip()
+
+
+def _beyond(value: object) -> bool:
+    """Whether this is a number with which nothing can be reckoned."""
+    return isinstance(value, int | float) and not abs(value) <= sys.float_info.max
 
 
 class Unimportable(ValueError):
@@ -88,6 +94,8 @@ class Given:
                 value = float(value)
             except ValueError:
                 raise self._wrong(key, "a number") from None
+            if _beyond(value):
+                raise self._wrong(key, "a finite number")
         return value if value is None or isinstance(value, int) else float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -195,7 +203,7 @@ class _Maker:
             value = [self.made(one, depth + 1) for one in node.value]
         else:
             value = self._loader.construct_object(node)
-            if not isinstance(value, str | int | float | bool | None):
+            if not isinstance(value, str | int | float | bool | None) or _beyond(value):
                 value = node.value  # a date, say: the text that was typed
         self._made[id(node)] = value
         return value

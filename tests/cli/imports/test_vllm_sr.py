@@ -13,7 +13,7 @@ import yaml
 from cli.import_ import imported
 from cli.imports import vllm_sr
 from cli.imports.ported import Ported
-from cli.imports.source import read
+from cli.imports.source import Unimportable, read
 from config.document import parse
 from config.load import check
 from tests.cli.test_validate import Run
@@ -771,3 +771,11 @@ def test_an_alias_bomb_is_read_in_no_time() -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
     made = ported("\n".join([*lines, yaml.safe_dump(SMALL)]))
     assert len([one for one in made.told if one.place.startswith("a")]) == 60
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, ".inf", ".nan", "'nan'"])
+def test_a_number_that_is_none_is_refused_where_it_stands(number: str) -> None:
+    source = yaml.safe_dump(SMALL).replace("priority: 1", f"priority: {number}")
+    assert number in source
+    with pytest.raises(Unimportable, match=r"priority: a (finite )?number is needed"):
+        ported(source)
