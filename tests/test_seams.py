@@ -511,7 +511,7 @@ def test_a_selector_is_one_file_and_one_entry(tmp_path: Path, command_line: Call
     assert schema["$defs"]["ByLengthParams"]["required"] == ["above"]
 
     bad = {
-        "{by_length: {above: 0}}": "above: a number above 0 is needed",
+        "{by_length: {above: 0}}": "above: a whole number above 0 is needed",
         "{by_length: {abov: 5}}": "did you mean 'above'?",
         "{by_length: {}}": "missing key 'above'",
         "by_length": "`by` lacks parameters: write `by: {by_length: {above: …}}`",

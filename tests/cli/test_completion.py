@@ -27,7 +27,7 @@ def test_bash_completes_commands_options_values_and_files(run: Run, tmp_path: Pa
     (tmp_path / "policy.yaml").touch()
     script = run("completion", "bash").out
     assert completed(script, ["pointsman", "val"], tmp_path) == ["validate"]
-    assert completed(script, ["pointsman", "render", "--f"], tmp_path) == ["--for"]
+    assert completed(script, ["pointsman", "render", "--f"], tmp_path) == ["--for", "--full-duplex"]
     assert completed(script, ["pointsman", "render", "--for", "envoy"], tmp_path) == ["envoy", "envoy-gateway"]
     assert completed(script, ["pointsman", "completion", "z"], tmp_path) == ["zsh"]
     assert completed(script, ["pointsman", "validate", "pol"], tmp_path) == ["policy.yaml"]

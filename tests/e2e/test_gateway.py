@@ -102,6 +102,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     sockets = {name: f"unix:{folder / name}" for name in ("pointsman", "absent")}
     router = Router(policy, sockets["pointsman"])
     envoy = Envoy(folder, policy, sockets, secrets=str(secrets), origins=("https://chat.example.com",))
+    for cluster in envoy.config["static_resources"]["clusters"]:
+        cluster.pop("outlier_detection", None)  # servers fail on purpose here, one test after the other
     envoy.listen("buffered")
     envoy.listen("duplex", processing_mode=DUPLEX)
     envoy.listen("absent", "absent")

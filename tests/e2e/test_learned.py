@@ -92,13 +92,19 @@ async def test_two_replicas_learn_as_one_and_forged_grades_move_nothing(
     for _ in range(20):
         model, answer = await client.ask("/v1/chat/completions", CHAT, x_tenant="honest")
         assert await _grade(client, "honest", id=answer, score=float(model == "large")) == 200
+
+    async def learned() -> bool:  # each asks the store once a second, while there are requests
+        await _took(client, 4)
+        known = [each["small"]["grades"] + each["large"]["grades"] for each in await _models(routers)]
+        return known == [pytest.approx(20, abs=0.05)] * 2
+
+    await eventually(learned)
     one, two = await _models(routers)
-    assert one["small"]["grades"] + one["large"]["grades"] == pytest.approx(20, abs=0.01)
     assert one["large"]["quality"] > one["small"]["quality"]
     for key in one:
         assert two[key] == {name: pytest.approx(value, abs=1e-3) for name, value in one[key].items()}
 
-    async def settled() -> bool:  # each asks the store once a second, while there are requests
+    async def settled() -> bool:
         return (await _took(client, 10)) == {"large"}
 
     await eventually(settled)

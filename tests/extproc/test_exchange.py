@@ -295,6 +295,9 @@ def test_an_upstream_s_copies_are_removed_in_every_phase(phase: str, response_he
         envoy.headers()
     elif phase == "routed":
         envoy.request(chat())
+        if not response_headers:  # then the stream is over, and the gateway's routes remove the copies
+            assert envoy.finished == (0, "")
+            return
     listed = [core.HeaderValue(key=k, raw_value=v.encode()) for k, v in FAKE.items()]
     [answer] = envoy.say(response_headers=ext_proc.HttpHeaders(headers=core.HeaderMap(headers=listed)))
     mutation = answer.response_headers.response.header_mutation
@@ -883,8 +886,7 @@ def test_the_client_is_told_what_was_decided(service: Service) -> None:
 def test_the_client_is_not_told_when_the_policy_does_not_want_it() -> None:
     envoy = Envoy(Service(engine(response_headers=False)))
     envoy.request(chat())
-    [answer] = envoy.response()
-    expect_continue(answer, "response_headers")
+    assert envoy.finished == (0, "")  # nothing of the answer is wanted
 
 
 def test_envoy_s_own_413_is_not_answered_with_a_decision(service: Service) -> None:

@@ -95,7 +95,8 @@ async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_pr
         if fault == "slow":
             assert outcome == "answer", case
         elif broken == "abc":
-            assert outcome in (("error", "broken") if stream and after else ("error",)), case
+            begun = stream and (after or late)  # a stream that waits long has begun with heartbeats
+            assert outcome in (("error", "broken") if begun else ("error",)), case
         elif stream and after:  # what the client has seen cannot be taken back
             assert outcome in ("answer", "broken"), case
         else:
@@ -137,6 +138,8 @@ async def test_the_same_drafts_give_the_same_bytes(kind: str, stream: bool) -> N
         raw = given.events if stream else [given.body]
         for event in raw:
             del event["id"], event["created"]
+            for call in ((event.get("usage") or {}).get("pointsman") or {}).get("calls", ()):
+                del call["began"], call["seconds"]
         return json.dumps(raw)
 
     assert len({await one() for _ in range(4)}) == 1
