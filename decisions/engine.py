@@ -232,7 +232,7 @@ class Engine:
     share; `chained` says that something is kept of a session, so that a chain of responses must be one. `ahead` are the
     signals that take long where a text is long. `caches`: some decision keeps answers, and counts what that saves.
     `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are all but
-    those that look at answers.
+    those that look at answers. `sees_answers`: Envoy has to show us answers at all, their headers at least.
     """
 
     def __init__(  # noqa: PLR0913
@@ -284,6 +284,8 @@ class Engine:
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         by_session = any(selector.by_session for selector in self.selectors.values())
         self.chained = self.kept is not None or by_session or self.shared.metered
+        learns = bool(self.learning) or any(signal.timed for signal in self.signals.values())
+        self.sees_answers = self.settings.response_headers or self.chained or self.watches != "none" or learns
         grades = graded(self.selectors.items())
         kinds = {name: signal.kind for name, signal in self.signals.items()}
         self.grading = Grading(grades, self.store, self.sessions, self.settings.tenant, kinds) if grades else None
@@ -329,12 +331,6 @@ class Engine:
         if self.watched is not None:
             return "text"
         return "usage" if self.metered else "none"
-
-    @property
-    def sees_answers(self) -> bool:
-        """Whether Envoy has to show us answers at all: their headers, at least."""
-        told = self.settings.response_headers or self.chained or self.watches != "none"
-        return told or bool(self.learning) or any(signal.timed for signal in self.signals.values())
 
     def judge(self, trace: Trace, request: Request) -> Judge | None:
         """The judge of the answer to `request`, which this engine has decided; None where nothing watches its text.
