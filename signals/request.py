@@ -115,6 +115,12 @@ def formats(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def guided(fields: Mapping[str, Any], *kinds: str) -> bool:
+    """Whether a call asks for JSON in vLLM's own fields: `guided_json`, or one of `kinds` of `structured_outputs`."""
+    said = fields.get("structured_outputs")
+    return bool(fields.get("guided_json") or (isinstance(said, Mapping) and any(said.get(kind) for kind in kinds)))
+
+
 class Asking:
     """Reads what a call asks for beside its text, in the fields of OpenAI and Anthropic; other APIs override this."""
 
@@ -131,12 +137,7 @@ class Asking:
     def schema(self, request: Request) -> bool:
         """Whether the answer must fit a JSON schema."""
         fields = request.fields
-        guided = fields.get("structured_outputs")
-        return (
-            any(form.get("type") == "json_schema" for form in formats(fields))
-            or bool(fields.get("guided_json"))
-            or (isinstance(guided, dict) and bool(guided.get("json")))
-        )
+        return any(form.get("type") == "json_schema" for form in formats(fields)) or guided(fields, "json")
 
     def streams(self, request: Request) -> bool:
         """Whether the answer is to be streamed."""

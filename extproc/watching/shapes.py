@@ -11,7 +11,7 @@ from extproc.watching.gemini import GeminiAnswer
 from extproc.watching.messages import MessagesAnswer
 from extproc.watching.responses import ResponsesAnswer
 from extproc.watching.shape import AnswerShape
-from signals.request import formats
+from signals.request import formats, guided
 
 SHAPES: Final[Mapping[str, AnswerShape]] = {
     "chat": ChatAnswer(),
@@ -27,10 +27,7 @@ _JSON: Final = ("json_object", "json_schema")
 
 def asks_json(fields: Mapping[str, Any]) -> bool:
     """Whether a call asks its answer to be JSON. `fields`: the request's, as the model gets them."""
-    if any(form.get("type") in _JSON for form in formats(fields)):
-        return True
-    guided = fields.get("structured_outputs")  # vLLM
-    if fields.get("guided_json") or (isinstance(guided, Mapping) and (guided.get("json") or guided.get("json_object"))):
+    if any(form.get("type") in _JSON for form in formats(fields)) or guided(fields, "json", "json_object"):
         return True
     config = fields.get("generationConfig") or fields.get("generation_config")  # Gemini
     if not isinstance(config, Mapping):
