@@ -50,7 +50,7 @@ class Rounds:
         planner = sitting.members.get(self._planner)
         talk = led(sitting.question, prompt(members, self._rounds))
         fixed = {"temperature": 0} if sitting.question.get("temperature") is None else {}
-        for left in range(self._rounds if planner else -1, -1, -1):
+        for left in range(self._rounds, -1, -1):
             if planner is None or sitting.spent:
                 break
             call = sitting.ask(planner, Wish("plan", talk, {**fixed}))
