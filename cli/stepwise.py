@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stepwise.train.algorithms import ALGORITHMS
+
 ENDS = ("auto", "blank", "line", "sentence")
 """`stepwise.steps.Ends`, whose module would make every command slower to start."""
-ALGORITHMS = ("supervised", "ppo", "vtrace", "supervised-ask", "ppo-ask", "vtrace-ask")
 SUMMARY = "train, calibrate, evaluate and export a stepwise policy for a pair of models"
 
 
@@ -179,7 +180,7 @@ async def _run(args: argparse.Namespace) -> None:
         elif command == "calibrate":
             await work.do_calibrate(project, args.algorithm, writer, Promises(args.loss, args.cost, args.delta))
         else:
-            trained = [name for name in work.ALGORITHMS if (args.work / f"{name}.onnx").exists()]
+            trained = [name for name in ALGORITHMS if (args.work / f"{name}.onnx").exists()]
             async with open_writer(project.settings, None, urls if args.latency else (None, None), 0.0) as served:
                 assert served is None or isinstance(served, EndpointWriter)
                 timed = None if served is None else work.TimedModels(served, args.latency)

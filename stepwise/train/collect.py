@@ -14,8 +14,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from stepwise.strategy import NoJudgement
-from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore, Verifier, Written
+from stepwise.train.tree import KEEP, REDO, Question, StepWriter, Tree, TreeStore, Written, verifier
 from stepwise.train.walk import follow
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -88,9 +87,7 @@ class _Counted:
         return self._count(await self._writer.large(question, prefix, rest=rest))
 
     async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
-        if not isinstance(self._writer, Verifier):
-            raise NoJudgement("no_verifier", "this writer cannot mark steps")
-        return await self._writer.verify(question, prefix, step)
+        return await verifier(self._writer).verify(question, prefix, step)
 
     def _count(self, written: Written) -> Written:
         self._texts += 1

@@ -44,7 +44,8 @@ class About:
         blank = self.limits.ends is Ends.BLANK
         asks = any(row.ask is not None for row in self.rows)
         return {
-            "pointsman.format": FORMATS[blank <= asks],  # the older one where it will do, for older versions
+            # The older one where it will do: then versions that know no other can read the file, too.
+            "pointsman.format": FORMATS[0] if blank and not asks else FORMATS[1],
             "pointsman.features": json.dumps(list(features.NAMES)),
             "pointsman.features_version": json.dumps(features.VERSION),
             "pointsman.pair": json.dumps({"small": self.small, "large": self.large}),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stepwise.policy import CalibrationRow, KappaPair, Kind, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
+from stepwise.train.algorithms import ALGORITHMS, ASK, PLAIN
 from stepwise.train.asking import ladder, mark_from
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter
@@ -26,11 +27,6 @@ from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
 from stepwise.train.tree import StepWriter, Tree, Verifier
-
-PLAIN = ("supervised", "ppo", "vtrace")
-ASK = "-ask"
-ALGORITHMS = (*PLAIN, *(name + ASK for name in PLAIN))
-"""The last three may ask; they need the large model's marks."""
 
 
 def of(project: Project) -> Sequence[str]:
@@ -112,12 +108,12 @@ async def do_calibrate(
             print(
                 f"{one.kind} <= {one.target:g}: {_said(one.kappa)} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})"
             )
-    rows = [
-        CalibrationRow(kind, target, kappa, wanted.delta, asking if isinstance(asking, KappaPair) else None)
-        for (kind, target), kappa in promised[0].items()
-        if not isinstance(kappa, KappaPair)
-        for asking in (promised[-1].get((kind, target)),)
-    ]
+    rows = []
+    for (kind, target), kappa in promised[0].items():
+        pair = promised[-1].get((kind, target))
+        asking = pair if isinstance(pair, KappaPair) else None
+        if not isinstance(kappa, KappaPair):  # the first was calibrated without asking
+            rows.append(CalibrationRow(kind, target, kappa, wanted.delta, asking))
     found |= {"rows": [row.to_json() for row in rows], "large_right": int(large_right.sum())}
     project.write(f"{name}.calibration.json", found)
     missing = [a for a in wanted.alphas if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]

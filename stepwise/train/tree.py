@@ -65,6 +65,13 @@ class Verifier(Protocol):
         """The mark of `step` after `prefix`, 0..1, and the tokens that had to be read for it. Raises NoJudgement."""
 
 
+def verifier(writer: object) -> Verifier:
+    """`writer`, whose large model can mark steps. Raises NoJudgement where it cannot."""
+    if not isinstance(writer, Verifier):
+        raise NoJudgement("no_verifier", "this writer cannot mark steps")
+    return writer
+
+
 class Mark(NamedTuple):
     """The large model's mark of a draft, 0..1, and how many tokens it read for that."""
 
@@ -154,9 +161,7 @@ class Tree:
         if node.mark is None:
             async with self._lock(path + "?"):
                 if node.mark is None:
-                    judge: object = self._ask(writer)
-                    if not isinstance(judge, Verifier):
-                        raise NoJudgement("no_verifier", "this writer cannot mark steps")
+                    judge = verifier(self._ask(writer))
                     assert node.draft is not None
                     node.mark = Mark(*await judge.verify(self.question, node.prefix, node.draft.text))
                     self.changed = True

@@ -26,13 +26,12 @@ class Price(NamedTuple):
 @dataclass(slots=True)
 class Episode:
     """One answer. right; tokens written by each model (rejected drafts, and the one of each mark, included), tokens the
-    large model read for marks; marks; redos; steps; path: who wrote each step."""
+    large model read for marks; redos; steps; path: who wrote each step."""
 
     right: bool = False
     small_tokens: int = 0
     large_tokens: int = 0
     read_tokens: int = 0
-    marks: int = 0
     redos: int = 0
     steps: int = 0
     path: str = ""
@@ -46,7 +45,6 @@ async def walk(tree: Tree, strategy: Strategy, writer: StepWriter | None, *, max
         score, read = await tree.marked(outcome.path, writer)
         outcome.read_tokens += read
         outcome.large_tokens += 1
-        outcome.marks += 1
         return score
 
     run = strategy.begin(AnswerContext(zlib.crc32(tree.question.id.encode()), verify, marks=True))
