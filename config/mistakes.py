@@ -43,14 +43,16 @@ def mistakes(data: Any, policy: Policy) -> Iterator[Finding]:
 
 def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
     spec = policy.spec
+    above: set[str] = set()
     for index, name in enumerate(spec.auto):
         if _PATTERN.search(name):
             message = (
                 f"only the very name {name!r} asks for routing, `auto` takes no patterns: write every name in full"
             )
             yield ("auto", index), Doubt((), "L321", message)
-        elif name.casefold() in map(str.casefold, spec.auto[:index]):
+        elif name.casefold() in above:
             yield ("auto", index), Doubt((), "L330", f"{name!r} stands there twice (case does not count): remove one")
+        above.add(name.casefold())
     for key, model in spec.models.items():
         for doubt in _model(key, model):
             yield ("models", key), doubt

@@ -39,7 +39,7 @@ def said(model: type[BaseModel], data: Any, errors: Sequence[tuple[Path, Any]]) 
     Where one of several things may stand, an error comes for each: they are told together, and not at all where one of
     the things was begun and is wrong further below.
     """
-    places = [place for place, _ in errors]
+    begun = {place[:length] for place, _ in errors for length in range(len(place))}
     together: dict[Path, list[tuple[str, str]]] = {}
     for place, error in errors:
         kind: str = error["type"]
@@ -53,7 +53,7 @@ def said(model: type[BaseModel], data: Any, errors: Sequence[tuple[Path, Any]]) 
             yield Said(place, kind, error["msg"] + _hint(value), at_key=error["loc"][-1] == "[key]")
         elif kind == "value_error":
             yield Said(place, "P104", f"{error['ctx']['error']}{_hint(value)}")
-        elif not any(other[: len(place)] == place and len(other) > len(place) for other in places):
+        elif place not in begun:
             code = "P103" if kind.endswith(("_type", "_parsing")) or kind == "is_instance_of" else "P104"
             together.setdefault(place, []).append((code, _plainly(_nodes(model, place), error, value)))
     for place, found in together.items():

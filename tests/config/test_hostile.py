@@ -17,7 +17,7 @@ from config.watch import Watcher
 from config.watch import load as watched
 from signals import files
 from signals.text import automaton, patterns
-from tests.linear import spent
+from tests.linear import assert_linear, spent
 
 HEAD = "version: 1\nmodels: {small: {}, large: {}}\ndefault: small\n"
 
@@ -128,6 +128,14 @@ def test_what_is_nested_without_end_is_an_error_whoever_finds_it() -> None:
     assert codes & {"Y001", "Y003"}
     # Without a bound, libyaml's time grows with the square: over a thousand times as long.
     assert spent(found, nested(50_000), 1) < 10 * spent(found, nested(1_500))
+
+
+@pytest.mark.parametrize("entry", ["[]", "n{}"], ids=["each is wrong", "each is another name"])
+def test_a_long_list_takes_a_time_that_grows_with_it(entry: str) -> None:
+    def listed(size: int) -> str:
+        return f"auto: [{', '.join(entry.format(number) for number in range(size))}]\n"
+
+    assert_linear(listed, found, largest=4096)
 
 
 @pytest.mark.slow
