@@ -31,6 +31,7 @@ _SEARCHED: Final = frozenset(
 _PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$|^/.*/$|\[\w-\w")
 _VERSION: Final = re.compile(r"v\d+[a-z0-9]*")
 _ENDPOINT: Final = re.compile(r"/(chat/completions|chat|completions|embeddings|messages|responses|models)$")
+_FILLED_IN: Final = ": write the value, or fill the file in before that; keys of models belong into the gateway"
 _THINKING: Final = ("reasoning_effort", "thinking", "thinking_budget")
 
 
@@ -249,22 +250,14 @@ def _money(policy: Policy) -> Iterator[tuple[Path, Doubt]]:
 def _templates(value: Any, path: Path) -> Iterator[Finding]:
     """Templates in keys and values: they are never filled in."""
     if isinstance(value, str):
-        found = TEMPLATE.search(value)
-        if found is not None:
-            yield Finding(path, "L320", _unfilled(found[0]), warning=True)
+        if told := unfilled(value):
+            yield Finding(path, "L320", told + _FILLED_IN, warning=True)
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            found = TEMPLATE.search(key) if isinstance(key, str) else None
-            if found is not None:
-                yield Finding((*path, key), "L320", _unfilled(found[0]), warning=True, at_key=True)
+            if told := unfilled(key):
+                yield Finding((*path, key), "L320", told + _FILLED_IN, warning=True, at_key=True)
             if not (len(path) >= 3 and path[0] == "signals" and key in _SEARCHED):
                 yield from _templates(part, (*path, key))
     elif isinstance(value, Sequence):
         for index, part in enumerate(value):
             yield from _templates(part, (*path, index))
-
-
-def _unfilled(found: str) -> str:
-    return (
-        f"{unfilled(found)}: write the value, or fill the file in before that; keys of models belong into the gateway"
-    )
