@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cli.imports.ported import Entry, Ported
 from cli.imports.source import Given
-from cli.imports.vllm_signals import Bounds, Rule, SignalPorter, empty
+from cli.imports.vllm_signals import Bounds, Rule, SignalPorter, empty, limits
 
 _STEP: Final = 1e-9
 _LEVELS: Final = ("hard", "easy", "medium")
@@ -310,7 +310,7 @@ class RulePorter:
             tests = [_within(score, one) for one in bounds]
             if "bands" not in entry.value["score"]:  # a score says for itself when it matches, too
                 entry.value["score"] |= next(
-                    (_named(one) for one in bounds if one != (None, None) and not empty(one)), {}
+                    (limits(one) for one in bounds if one != (None, None) and not empty(one)), {}
                 )
         first = method in ("threshold_bands", "")
         for number, (output, test) in enumerate(zip(outputs, tests, strict=True)):
@@ -360,12 +360,8 @@ def _limits(given: Given, offset: float = 0.0) -> Bounds:
 def _within(score: str, bounds: Bounds) -> Rule:
     if empty(bounds):
         return False
-    limits = _named(bounds)
-    return {"signal": score, **limits} if limits else True
-
-
-def _named(bounds: Bounds) -> dict[str, float]:
-    return {key: one for key, one in zip(("at_least", "at_most"), bounds, strict=True) if one is not None}
+    tested = limits(bounds)
+    return {"signal": score, **tested} if tested else True
 
 
 def _overlap(one: Bounds, other: Bounds) -> bool:

@@ -494,7 +494,7 @@ class SignalPorter:
         what: Any = {"regex": source.text("pattern")} if kind == "regex" else {"keywords": source.texts("keywords")}
         if kind == "text_bytes":
             what = "bytes"
-        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        bounds = limits((least, most))
         wrong = "its bounds exclude each other" if empty((least, most)) else ""
         if how not in ("count", "density", "exists", "sequence"):
             wrong = f"no feature that is known here: {how}"
@@ -639,7 +639,7 @@ class SignalPorter:
         if empty((least, most)):
             self.drop((given, "predicate"), "conversation", "its bounds exclude each other")
             return
-        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        bounds = limits((least, most))
         entry: Entry
         if kind == "tool_choice_required":  # a tool that is named must be called, too
             for label, test in (("any", {"equals": "required"}), ("named", {"in": ["function", "custom", "tool"]})):
@@ -659,7 +659,7 @@ class SignalPorter:
     def _session(self, given: Given, name: str) -> None:
         """Facts of a conversation that stand in its messages; what a router remembers of it is no signal."""
         fact, (least, most) = given.text("fact"), _bounds(given.child("predicate"), "count")
-        bounds = {key: value for key, value in (("at_least", least), ("at_most", most)) if value is not None}
+        bounds = limits((least, most))
         if fact == "session_present" and (least or 1) == 1 and most is None:
             value: dict[str, Any] = {"messages": {"role": "assistant", "at_least": 1}}
         elif fact == "turn_number" and bounds:
@@ -754,6 +754,11 @@ def _count(given: Given, key: str) -> int | None:
         given.number(key)  # which says what is wrong with it
         return None
     return round(float(found[1]) * {"": 1, "K": 1000, "M": 1_000_000}[found[2]])
+
+
+def limits(bounds: Bounds) -> dict[str, float]:
+    """What says in a policy that a number is within `bounds`."""
+    return {key: one for key, one in zip(("at_least", "at_most"), bounds, strict=True) if one is not None}
 
 
 def empty(bounds: Bounds) -> bool:
