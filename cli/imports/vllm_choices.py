@@ -65,7 +65,7 @@ class ChoicePorter:
         if given.child("grounding").flag("enabled"):
             message = "drafts are not weighed by what they rest on"
             self._ported.tell("loss", (given, "grounding"), message, entry)
-        return self._merge(members, writer if writer in self._ported.models else self._best(names), given)
+        return self._merge(members, self._writer(writer, names), given)
 
     def _remom(self, given: Given, names: list[str], entry: Entry) -> dict[str, Any]:
         """Rounds of drafts there; one round of them here, from which the answer is written."""
@@ -75,7 +75,7 @@ class ChoicePorter:
             message = f"each model drafts once here, before the answer is written; rounds of {', '.join(schedule)}"
             self._ported.tell("loss", (given, "breadth_schedule"), f"{message} drafts are not", entry)
         given.skip("include_intermediate_responses", "shuffle_seed", "temperature")
-        return self._merge(names, writer if writer in self._ported.models else self._best(names), given)
+        return self._merge(names, self._writer(writer, names), given)
 
     def _workflows(self, given: Given, names: list[str], entry: Entry) -> dict[str, Any]:
         """A planner that asks the others; roles that follow each other there are drafts here."""
@@ -84,18 +84,17 @@ class ChoicePorter:
         most = given.number("max_steps")
         given.skip("template", "max_parallel", "mode", "include_intermediate_responses", "temperature")
         if given.text("mode", "static") == "dynamic":
-            lead = planner if planner in self._ported.models else self._best(names)
             message = "the planner asks models in rounds, in words of its own; it writes no plan beforehand"
             self._ported.tell("note", (given, "mode"), message, entry)
             given.skip("min_successful_responses")
-            return {"rounds": names, "planner": lead} | ({"max": int(most)} if most else {})
+            return {"rounds": names, "planner": self._writer(planner, names)} | ({"max": int(most)} if most else {})
         message = "models draft at the same time, and one writes the answer: no roles or steps follow each other"
         self._ported.tell("loss", (given, "roles" if roles else "mode"), message, entry)
         final = given.child("final")
         writer = final.text("model") or planner
         final.skip("prompt")
         given.skip("roles")
-        return self._merge(names, writer if writer in self._ported.models else self._best(names), given)
+        return self._merge(names, self._writer(writer, names), given)
 
     def _merge(self, members: list[str], writer: str, given: Given) -> dict[str, Any]:
         quorum = given.number("min_successful_responses")
@@ -108,8 +107,10 @@ class ChoicePorter:
         if each:
             panel["budget"] = {"each": each, **({"seconds": 3 * each} if 3 * each > 120 else {})}
 
-    def _best(self, names: list[str]) -> str:
-        """The model of the highest quality, of equals the first."""
+    def _writer(self, named: str, names: list[str]) -> str:
+        """The model `named`; where there is none, that of the highest quality, of equals the first."""
+        if named in self._ported.models:
+            return named
         return max(names, key=lambda name: self._ported.models[name].value.get("quality", 0.0))
 
     # One model is chosen.
@@ -120,7 +121,7 @@ class ChoicePorter:
         kind = given.text("type", self.usual)
         own = given.child(kind) if kind else given
         found = self._choice(of, kind, own, weights, entry) if len(names) > 1 else None
-        if kind and (found is None or len(names) == 1):
+        if kind and found is None:
             own.skip(*own.data)
         given.skip("on_error", "minimum_candidates", kind)
         for one in (own, given):
