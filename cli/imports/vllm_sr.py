@@ -114,12 +114,12 @@ class _Router:
             self._provided_models()
         strategy = self._routing.text("strategy") or self._router.text("strategy")
         self._head(strategy)
-        self._catalog()
+        several = self._catalog()
         recipes, profiles = given.children("recipes"), self._profiles
         for profile, gate in zip(profiles, self._gates(recipes), strict=True):
             self._signals.enter()
             self._collect(profile)
-            self._rules.partitions(profile.child("projections"), self._several)
+            self._rules.partitions(profile.child("projections"), several)
             self._rules.compose()
             self._rules.projections(profile.child("projections"))
             self._decisions.decisions(profile.children("decisions"), gate, self._flat)
@@ -216,10 +216,9 @@ class _Router:
         self._ported.leftover(learning)
         router.skip("strategy", "include_config_models_in_list", "config_source", "clear_route_cache", "streamed_body")
 
-    _several = True
-
-    def _catalog(self) -> None:
-        """What the models of signals say of the signals: how many embeddings match at once, and knowledge bases."""
+    def _catalog(self) -> bool:
+        """Take what the models of signals say of the signals, such as knowledge bases; whether several embeddings match
+        at once."""
         given = self._global
         catalog = given.child("model_catalog")
         for base in catalog.children("kbs"):
@@ -229,12 +228,12 @@ class _Router:
         data: object = given.data if self._flat else catalog.data
         found = [_at(data, (*place, "top_k")) for place in places]
         most = next((one for one in found if isinstance(one, int)), 1)
-        self._several = most != 1
         if most > 1:
             message = f"every embedding that is near enough matches, not the {most} nearest alone"
             self._ported.tell("loss", (catalog, "embeddings"), message)
         for key in catalog.rest():
             self._ported.tell("note", (catalog, key), _HINTS["model_catalog"])
+        return most != 1
 
     def _identity(self) -> tuple[str, str]:
         authz = self._global.child("authz") if self._flat else self._global.child("services").child("authz")
