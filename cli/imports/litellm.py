@@ -206,7 +206,8 @@ class _Proxy:
                     self._ported.tell("loss", (one, key), message)
 
     def _fallback(self, given: Given, name: str, others: list[str]) -> None:
-        entry = self._ported.models.get(titled(name))
+        ours = titled(name)
+        entry = self._ported.models.get(ours)
         if entry is None:
             self._ported.tell("contradiction", (given, name), f"the source has no model {name!r}")
             return
@@ -215,10 +216,10 @@ class _Proxy:
             if other not in self._ported.models:
                 message = f"the source has no model {other!r}"
                 self._ported.tell("contradiction", (given, name), message, entry)
-            elif self._reaches(other, titled(name)):
+            elif self._reaches(other, ours):
                 message = f"{other!r} falls back on it, too; of such a circle one half is left out"
                 self._ported.tell("loss", (given, name), message, entry)
-            elif other not in known and other != titled(name):
+            elif other not in known and other != ours:
                 known.append(other)
         if not entry.value.get("fallback"):
             entry.value.pop("fallback", None)
