@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import json
 import shutil
-import socket
+import statistics
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import direct, messages, pause
-from bench.__main__ import ServerProcess, serve
+from bench.__main__ import OUT, ServerProcess, serve
+from bench.envoy import free_port
 
-OUT = Path(__file__).parent / "out"
 MOST_LOSS = 0.02
 LONGEST_TASK_MS = 100.0
 
@@ -103,7 +103,7 @@ async def measured(server: ServerProcess, admin: str, seconds: float, rate: floa
 
 
 def _mean(rows: Sequence[dict[str, float]], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
+    return statistics.fmean(row[key] for row in rows)
 
 
 def summary(rows: dict[str, Any]) -> dict[str, Any]:
@@ -152,8 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=500.0, help="decisions a second")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for console.json")
     chosen = parser.parse_args(arguments)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        admin = f"127.0.0.1:{probe.getsockname()[1]}"
+    admin = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="console") as temporary:
         folder = Path(temporary)
         policy, target = folder / "policy.yaml", f"unix:{folder}/router.sock"

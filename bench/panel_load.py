@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+import psutil
 from aiohttp import web
 
 from panel.spec import PanelSpec
@@ -190,7 +190,7 @@ async def many(url: str, at_once: int, rounds: int) -> dict[str, float]:
         for _ in range(2):
             gc.collect()
             await asyncio.gather(*(turns() for _ in range(at_once)))
-            memory.append(_memory())
+            memory.append(psutil.Process().memory_info().rss / 2**20)
         row[f"{name}_per_second"] = len(times) / (time.perf_counter() - began)
         row[f"{name}_p50_ms"] = 1000 * statistics.median(times)
         row[f"{name}_p99_ms"] = 1000 * sorted(times)[int(0.99 * len(times))]
@@ -199,11 +199,6 @@ async def many(url: str, at_once: int, rounds: int) -> dict[str, float]:
     await client.close()
     await panel.close()
     return row
-
-
-def _memory() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 async def gone(url: str, clients: int) -> dict[str, float]:
