@@ -335,6 +335,7 @@
     keep: "draft, kept", redo: "written anew", loop: "written anew: the draft went in circles", unjudged: "written anew: nobody could judge the draft",
     large: "asked at once", handover: "took over", takeover: "took over: the other model failed", rest: "not judged", cut: "broken off here",
   };
+  const did = (step) => ACTIONS[step.action] || step.action;
   const REDONE = ["redo", "loop", "unjudged"];
   const SETTLED = { redos: "no redo was left", steps: "enough steps were judged", seconds: "its time for judging was over", money: "its money was spent", upstream: "a model failed", strategy: "the strategy was done" };
   // A model keeps its colour in all answers: that of its place in the policy.
@@ -343,9 +344,9 @@
     return `hand${Math.max(0, index) % 4}`;
   }
   const chip = (model) => el("span", { class: `chip ${hand(model)}` }, model);
-  const bySteps = (steps) => `${plural(steps.length, "step")}: ${steps.map((step) => `${step.model} ${ACTIONS[step.action] || step.action}`).join("; ")}`;
+  const bySteps = (steps) => `${plural(steps.length, "step")}: ${steps.map((step) => `${step.model} ${did(step)}`).join("; ")}`;
   const strip = (steps, look) => el("span", { class: `strip ${look || ""}`, role: "img", "aria-label": bySteps(steps) }, steps.map((step) => {
-    const part = el("span", { class: hand(step.model), title: `${step.index + 1}: ${step.model}, ${ACTIONS[step.action] || step.action}` }, look ? null : REDONE.includes(step.action) ? "↻" : step.action === "handover" || step.action === "takeover" ? "→" : null);
+    const part = el("span", { class: hand(step.model), title: `${step.index + 1}: ${step.model}, ${did(step)}` }, look ? null : REDONE.includes(step.action) ? "↻" : step.action === "handover" || step.action === "takeover" ? "→" : null);
     part.style.flexGrow = Math.max(1, step.tokens);
     return part;
   }));
@@ -357,10 +358,10 @@
     const heads = [["#", "n"], ["Written by"], ["How"], ["Tokens", "n"], ["Score", "n"]];
     const shares = new Map();
     for (const step of course.steps) shares.set(step.model, (shares.get(step.model) || 0) + step.tokens);
-    const all = sum([...shares], (each) => each[1]);
+    const all = sum(course.steps, (step) => step.tokens);
     return el("div", { class: "course" }, strip(course.steps),
       el("p", { class: "small quiet" }, [...shares].map(([model, tokens]) => [chip(model), ` ${share(tokens, all)} · `]), `${plural(course.redos, "redo")}, by ${course.strategy}`, course.settled ? `; then not judged: ${SETTLED[course.settled] || course.settled}` : ""),
-      table(heads, course.steps.map((step) => row(heads, [step.index + 1, chip(step.model), [REDONE.includes(step.action) ? "↻ " : "", ACTIONS[step.action] || step.action], number(step.tokens), step.score === undefined ? "" : step.score.toFixed(2)])), "Steps"),
+      table(heads, course.steps.map((step) => row(heads, [step.index + 1, chip(step.model), [REDONE.includes(step.action) ? "↻ " : "", did(step)], number(step.tokens), step.score === undefined ? "" : step.score.toFixed(2)])), "Steps"),
       course.count > course.steps.length ? el("p", { class: "small quiet" }, `and ${plural(course.count - course.steps.length, "step")} more`) : null);
   }
   function drawCalls(course) {
@@ -855,13 +856,16 @@
     // By its steps, where they are known: until then by who writes.
     function parts(answer, course) {
       const plain = answer.runs.filter((run) => !run.look);
-      if (!course || !course.steps || !course.steps.length) return answer.runs.map((run) => ({ text: run.text, look: run.look || (new Set(plain.map((each) => each.model)).size > 1 ? hand(run.model) : ""), title: run.model }));
+      if (!course || !course.steps || !course.steps.length) {
+        const several = new Set(plain.map((each) => each.model)).size > 1;
+        return answer.runs.map((run) => ({ text: run.text, look: run.look || (several ? hand(run.model) : ""), title: run.model }));
+      }
       const letters = Array.from(plain.map((run) => run.text).join(""));
       let at = 0;
       return course.steps.map((step, index) => {
         const end = index === course.steps.length - 1 ? letters.length : at + step.characters;
         const [, words, blank] = /^([^]*?)(\s*)$/.exec(letters.slice(at, end).join(""));
-        const part = { text: words, blank, look: hand(step.model), title: `Step ${index + 1}: ${step.model}, ${ACTIONS[step.action] || step.action}`, mark: index + 1 };
+        const part = { text: words, blank, look: hand(step.model), title: `Step ${index + 1}: ${step.model}, ${did(step)}`, mark: index + 1 };
         at = end;
         return part;
       });
@@ -953,8 +957,9 @@
       return [...new Set(choosing.map((each) => each.selector))].map((selector) => {
         const models = [...(found.get(selector) || new Map())].sort((a, b) => b[1].count - a[1].count);
         const all = sum(models, ([, each]) => each.count);
-        return el("div", { class: "choice" }, el("h3", {}, selector, " ", el("span", { class: "quiet" }, `for ${choosing.filter((each) => each.selector === selector).map((each) => each.name).join(", ")}`)),
-          models.length ? models.map(([model, each]) => [bar(model, `${number(each.count)} · ${share(each.count, all)}`, each.count / all), el("div", { class: "small quiet" }, each.why.sort((a, b) => b[1] - a[1]).slice(0, 4).map(([why, count]) => `${why} ${share(count, each.count)}`).join(" · "))]) : el("p", { class: "quiet small" }, "It has not chosen yet."), drawLearned(choosing.filter((each) => each.selector === selector).map((each) => each.name)));
+        const names = choosing.filter((each) => each.selector === selector).map((each) => each.name);
+        return el("div", { class: "choice" }, el("h3", {}, selector, " ", el("span", { class: "quiet" }, `for ${names.join(", ")}`)),
+          models.length ? models.map(([model, each]) => [bar(model, `${number(each.count)} · ${share(each.count, all)}`, each.count / all), el("div", { class: "small quiet" }, each.why.sort((a, b) => b[1] - a[1]).slice(0, 4).map(([why, count]) => `${why} ${share(count, each.count)}`).join(" · "))]) : el("p", { class: "quiet small" }, "It has not chosen yet."), drawLearned(names));
       });
     }
     function drawCandidate(given, counts) {
