@@ -864,8 +864,8 @@
       let at = 0;
       return course.steps.map((step, index) => {
         const end = index === course.steps.length - 1 ? letters.length : at + step.characters;
-        const [, words, blank] = /^([^]*?)(\s*)$/.exec(letters.slice(at, end).join(""));
-        const part = { text: words, blank, look: hand(step.model), title: `Step ${index + 1}: ${step.model}, ${did(step)}`, mark: index + 1 };
+        const written = letters.slice(at, end).join(""), words = written.trimEnd();
+        const part = { text: words, blank: written.slice(words.length), look: hand(step.model), title: `Step ${index + 1}: ${step.model}, ${did(step)}`, mark: index + 1 };
         at = end;
         return part;
       });
