@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import ChainMap
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -108,9 +108,8 @@ class SignalPorter:
 
     def __init__(self, ported: Ported, identity: tuple[str, str]) -> None:
         self.ported, self._identity = ported, identity
-        self._shared: dict[tuple[str, str], Rule] = {}
-        self.rules: MutableMapping[tuple[str, str], Rule] = self._shared
-        self.sources: MutableMapping[tuple[str, str], str] = {}
+        self.rules: ChainMap[tuple[str, str], Rule] = ChainMap()
+        self.sources: ChainMap[tuple[str, str], str] = ChainMap()
         """The signals of ours for theirs, by type and name, also where something else says when they match."""
         self.later: dict[tuple[str, str], Callable[[], None]] = {}
         """Rules that are written when something asks for them first."""
@@ -122,14 +121,15 @@ class SignalPorter:
     def enter(self) -> None:
         """Begin with a profile: its signals are its own, beside those of the first profile, which is the top one."""
         if self._entered:
-            self.rules = ChainMap({}, self._shared)
+            self.rules = ChainMap({}, self.rules.maps[-1])
+            self.sources = ChainMap({}, self.sources.maps[-1])
         self._entered = True
         self.composed.clear()
         self.later.clear()
 
     def own(self) -> list[tuple[str, str]]:
         """Type and name of what this profile has."""
-        return list(self.rules.maps[0] if isinstance(self.rules, ChainMap) else self.rules)
+        return list(self.rules.maps[0])
 
     def family(self, key: str, given: list[Given]) -> None:
         """All signals under one key."""

@@ -592,6 +592,38 @@ def test_each_recipe_has_signals_of_its_own() -> None:
     ]
 
 
+def test_a_sum_of_a_recipe_knows_no_signal_of_another_recipe() -> None:
+    def profile(said: str) -> dict[str, Any]:
+        rules = {"operator": "AND", "conditions": [{"type": "embedding", "name": "x"}]}
+        return {
+            "signals": {"embeddings": [{"name": "x", "threshold": 0.5, "candidates": [said]}]},
+            "decisions": [{"name": said, "rules": rules, "modelRefs": [{"model": "m"}]}],
+        }
+
+    summed = {"type": "embedding", "name": "x", "weight": 1.0, "value_source": "raw"}
+    outputs = [{"name": "low", "lt": 0.5}, {"name": "high", "gte": 0.5}]
+    rules = {"operator": "AND", "conditions": [{"type": "projection", "name": "high"}]}
+    other = {
+        "projections": {
+            "scores": [{"name": "s", "method": "weighted_sum", "inputs": [summed]}],
+            "mappings": [{"name": "q", "source": "s", "method": "threshold_bands", "outputs": outputs}],
+        },
+        "decisions": [{"name": "b", "rules": rules, "modelRefs": [{"model": "m"}]}],
+    }
+    made = policy(
+        ported(
+            {
+                "providers": {"models": [{"name": "m"}]},
+                "routing": profile("top"),
+                "entrypoints": [{"model_names": [f"their/{name}"], "recipe": name} for name in ("a", "b")],
+                "recipes": [{"name": "a", "routing": profile("of a")}, {"name": "b", "routing": other}],
+            }
+        )
+    )
+    assert made["signals"]["x"]["similar"]["to"] == ["top"]
+    assert made["signals"]["s"]["score"]["sum"] == {"x": 1.0}
+
+
 def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path) -> None:
     ran = run("import", "vllm-sr", EVERYTHING, "-o", tmp_path / "policy.yaml")
     assert ran.status == 3
