@@ -15,7 +15,19 @@ from extproc import wire
 from extproc.wire import Kind
 from stepwise.spec import StepwiseSpec
 from tests.e2e.answers import Words
-from tests.e2e.proxy import POLICY, Canned, Counted, Counting, Envoy, Loop, Router, Silent, Upstream, processor
+from tests.e2e.proxy import (
+    POLICY,
+    Canned,
+    Counted,
+    Counting,
+    Envoy,
+    Router,
+    Silent,
+    Upstream,
+    processor,
+    served,
+    started,
+)
 from tests.extproc.envoy import clause, engine
 from tests.extproc.test_exchange import Slow
 from tests.patience import PATIENCE
@@ -42,44 +54,36 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("e2e")
-    loop = Loop()
     upstreams = {name: Upstream(name) for name in ("small", "large")}
-    for upstream in upstreams.values():
-        loop.run(upstream.start())
-    policy = folder / "policy.yaml"
-    text = POLICY.replace("SMALL", upstreams["small"].address).replace("LARGE", upstreams["large"].address)
-    policy.write_text(text)
-    sockets = {
-        name: f"unix:{folder / name}"
-        for name in ("pointsman", "killable", "hanging", "spurious", "absent", "slow", "steps")
-    }
-    router = Router(policy, sockets["pointsman"])
-    killable = Router(policy, sockets["killable"])
-    slow = Counting(slow_policy())
-    words = Words()
-    steps = Counting(engine(clause("math", None, "stepwise", writer=StepwiseSpec(small="small", large="large"))), words)
-    servers = [
-        loop.run(processor(sockets["hanging"], Silent)),
-        loop.run(processor(sockets["spurious"], lambda stream: Canned(stream, wire.reply(Kind.RESPONSE_BODY)))),
-        loop.run(processor(sockets["slow"], lambda stream: Counted(slow, stream))),
-        loop.run(processor(sockets["steps"], lambda stream: Counted(steps, stream))),
-    ]
-    envoy = Envoy(folder, policy, sockets)
-    listen(envoy)
-    try:
-        router.start()
-        killable.start()
-        envoy.start()
-        yield World(envoy, router, killable, upstreams, slow, steps, words, policy)
-    finally:
-        envoy.stop()
-        router.stop()
-        killable.stop()
-        for server in servers:
-            loop.run(server.close())
-        for upstream in upstreams.values():
-            loop.run(upstream.stop())
-        loop.close()
+    with served(*upstreams.values()) as loop:
+        policy = folder / "policy.yaml"
+        text = POLICY.replace("SMALL", upstreams["small"].address).replace("LARGE", upstreams["large"].address)
+        policy.write_text(text)
+        sockets = {
+            name: f"unix:{folder / name}"
+            for name in ("pointsman", "killable", "hanging", "spurious", "absent", "slow", "steps")
+        }
+        router = Router(policy, sockets["pointsman"])
+        killable = Router(policy, sockets["killable"])
+        slow = Counting(slow_policy())
+        words = Words()
+        steps = Counting(
+            engine(clause("math", None, "stepwise", writer=StepwiseSpec(small="small", large="large"))), words
+        )
+        servers = [
+            loop.run(processor(sockets["hanging"], Silent)),
+            loop.run(processor(sockets["spurious"], lambda stream: Canned(stream, wire.reply(Kind.RESPONSE_BODY)))),
+            loop.run(processor(sockets["slow"], lambda stream: Counted(slow, stream))),
+            loop.run(processor(sockets["steps"], lambda stream: Counted(steps, stream))),
+        ]
+        envoy = Envoy(folder, policy, sockets)
+        listen(envoy)
+        try:
+            with started(router, killable, envoy):
+                yield World(envoy, router, killable, upstreams, slow, steps, words, policy)
+        finally:
+            for server in servers:
+                loop.run(server.close())
 
 
 def slow_policy() -> Engine:

@@ -14,10 +14,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import orjson
 from aiohttp import WSMsgType, web
@@ -132,6 +132,24 @@ def hosted(app: web.Application, **options: Any) -> Iterator[str]:
 
 
 # Upstreams
+
+
+class ModelServer(Protocol):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@contextmanager
+def served(*upstreams: ModelServer) -> Iterator[Loop]:
+    """These model servers, run by a loop of their own."""
+    with ExitStack() as stack:
+        loop = Loop()
+        stack.callback(loop.close)
+        for upstream in upstreams:
+            loop.run(upstream.start())
+            stack.callback(lambda each=upstream: loop.run(each.stop()))
+        yield loop
 
 
 class Upstream:
@@ -579,6 +597,24 @@ class Envoy:
             self._log.close()
 
 
+def prepared(folder: Path, text: str, *flags: str, **others: str) -> tuple[Router, Envoy]:
+    """A router whose policy is `text` and an Envoy before it, neither of them started; `others` are the addresses of
+    further processors that Envoy knows."""
+    policy, socket = folder / "policy.yaml", f"unix:{folder / 'pointsman'}"
+    policy.write_text(text)
+    return Router(policy, socket, *flags), Envoy(folder, policy, {"pointsman": socket, **others})
+
+
+@contextmanager
+def started(*parts: Router | Envoy) -> Iterator[None]:
+    """These are started in their order, and stopped in the opposite one."""
+    with ExitStack() as stack:
+        for part in parts:
+            stack.callback(part.stop)
+            part.start()
+        yield
+
+
 @contextmanager
 def written(folder: Path, policy: Path, listener: str | None) -> Iterator[tuple[Envoy, Router]]:
     """An Envoy and a router whose writers answer within the exchange, or over HTTP, where `listener` is the flag that
@@ -590,10 +626,5 @@ def written(folder: Path, policy: Path, listener: str | None) -> Iterator[tuple[
         writers = f"unix:{folder}/writers"
         router = Router(policy, socket, listener, writers)
         envoy = Envoy(folder, policy, {"pointsman": socket}, steps=writers)
-    try:
-        router.start()
-        envoy.start()
+    with started(router, envoy):
         yield envoy, router
-    finally:
-        envoy.stop()
-        router.stop()

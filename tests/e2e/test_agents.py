@@ -25,7 +25,7 @@ import pytest
 
 from tests.e2e.agents import AGENTS, TURNS
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router, until
+from tests.e2e.proxy import Envoy, Router, prepared, served, started, until
 from tests.e2e.scripted import Scripted
 from tests.patience import PATIENCE
 
@@ -85,26 +85,16 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("agents")
-    loop, model = Loop(), Scripted(COMMANDS)
-    loop.run(model.start())
-    policy, log, socket = folder / "policy.yaml", folder / "log.jsonl", folder / "out"
-    policy.write_text(POLICY.replace("URL", model.url))
-    where = f"unix:{folder / 'pointsman'}"
-    router = Router(policy, where, "--decision-log", str(log), "--decision-log-buffer", "64")
-    envoy = Envoy(folder, policy, {"pointsman": where})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    listeners = envoy.config["static_resources"]["listeners"]
-    way_out = copy.deepcopy(listeners[0])  # as it is rendered, for programs that have no network
-    listeners.append(way_out | {"name": "socket", "address": {"pipe": {"path": str(socket)}}})
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy, router, model, socket, log)
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(model.stop())
-        loop.close()
+    model, log, socket = Scripted(COMMANDS), folder / "log.jsonl", folder / "out"
+    flags = ["--decision-log", str(log), "--decision-log-buffer", "64"]
+    with served(model):
+        router, envoy = prepared(folder, POLICY.replace("URL", model.url), *flags)
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        listeners = envoy.config["static_resources"]["listeners"]
+        way_out = copy.deepcopy(listeners[0])  # as it is rendered, for programs that have no network
+        listeners.append(way_out | {"name": "socket", "address": {"pipe": {"path": str(socket)}}})
+        with started(router, envoy):
+            yield World(envoy, router, model, socket, log)
 
 
 # Sessions in the programs' shapes

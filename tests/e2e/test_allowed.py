@@ -17,7 +17,7 @@ from decisions.engine import Engine
 from extproc import paths
 from extproc.apis.registry import SHAPES
 from tests.e2e.conftest import World
-from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import JSON, Envoy, Upstream, prepared, served, started
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post
 from tests.extproc.envoy import chat
 from tests.patience import PATIENCE
@@ -268,24 +268,16 @@ def _route_of(rule: JSON, filters: dict[str, JSON]) -> JSON:
 def based(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
     unread, gateway = request.param
     folder = tmp_path_factory.mktemp("based")
-    loop, upstream = Loop(), Upstream("small")
-    loop.run(upstream.start())
-    policy = folder / "policy.yaml"
-    policy.write_text(BASE.replace("SMALL", upstream.address) + MORE[unread])
-    socket = f"unix:{folder / 'router'}"
-    router, envoy = Router(policy, socket), Envoy(folder, policy, {"pointsman": socket, "absent": "unix:/nowhere"})
-    if gateway == "envoy-gateway":
-        through_envoy_gateway(load(policy).engine, Place(), envoy.config["static_resources"]["listeners"][0])
-    envoy.listen("absent_open", "absent", failure_mode_allow=True)
-    try:
-        router.start()
-        envoy.start()
-        yield envoy
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    upstream = Upstream("small")
+    with served(upstream):
+        text = BASE.replace("SMALL", upstream.address) + MORE[unread]
+        router, envoy = prepared(folder, text, absent="unix:/nowhere")
+        if gateway == "envoy-gateway":
+            engine, listeners = load(folder / "policy.yaml").engine, envoy.config["static_resources"]["listeners"]
+            through_envoy_gateway(engine, Place(), listeners[0])
+        envoy.listen("absent_open", "absent", failure_mode_allow=True)
+        with started(router, envoy):
+            yield envoy
 
 
 async def test_the_path_of_a_models_url_comes_before_ours(based: Envoy, client: aiohttp.ClientSession) -> None:

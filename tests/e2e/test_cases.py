@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router
+from tests.e2e.proxy import Envoy, Loop, prepared, started
 from tests.e2e.servers import Records, echo_server
 
 pytestmark = pytest.mark.e2e
@@ -224,20 +224,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("cases")
     loop = Loop()
     servers = {key: echo_server(loop, name) for key, name in NAMES.items()}
-    policy, text = folder / "policy.yaml", POLICY
+    text = POLICY
     for key, server in servers.items():
         text = text.replace(key.upper(), server.address)
-    policy.write_text(text)
-    where = f"unix:{folder}/pointsman"
-    router, envoy = Router(policy, where), Envoy(folder, policy, {"pointsman": where})
+    router, envoy = prepared(folder, text)
     envoy.listen("duplex", processing_mode=DUPLEX)
     try:
-        router.start()
-        envoy.start()
-        yield World(envoy, servers)
+        with started(router, envoy):
+            yield World(envoy, servers)
     finally:
-        envoy.stop()
-        router.stop()
         for server in servers.values():
             server.stop()
         loop.close()

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import Envoy, Router, Upstream, prepared, served, started
 from tests.e2e.test_routing import JSON_TYPE
 from tests.extproc.envoy import chat
 
@@ -51,29 +51,16 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("credentials")
-    loop, upstreams, text = Loop(), [Upstream("server"), Upstream("other")], POLICY
-    for upstream in upstreams:
-        loop.run(upstream.start())
-        text = text.replace(upstream.name.upper(), upstream.address)
-    policy = folder / "policy.yaml"
-    policy.write_text(text)
-    sockets = {name: f"unix:{folder / name}" for name in ("pointsman", "absent")}
-    router, envoy = Router(policy, sockets["pointsman"]), Envoy(folder, policy, sockets)
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    envoy.listen("absent", "absent", failure_mode_allow=True)
-    with pytest.MonkeyPatch.context() as patch:
+    server, other = Upstream("server"), Upstream("other")
+    with served(server, other), pytest.MonkeyPatch.context() as patch:
+        text = POLICY.replace("SERVER", server.address).replace("OTHER", other.address)
+        router, envoy = prepared(folder, text, absent="unix:/nowhere")
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        envoy.listen("absent", "absent", failure_mode_allow=True)
         for name, key in KEYS.items():
             patch.setenv(f"TEST_{name}_KEY", key)
-        try:
-            router.start()
-            envoy.start()
+        with started(router, envoy):
             yield World(envoy, router)
-        finally:
-            envoy.stop()
-            router.stop()
-            for upstream in upstreams:
-                loop.run(upstream.stop())
-            loop.close()
 
 
 def fields(api: str, model: str) -> Any:

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.e2e.proxy import POLICY, Envoy, Loop, Router, Upstream, until
+from tests.e2e.proxy import POLICY, Router, Upstream, prepared, served, started, until
 from tests.extproc.envoy import chat
 
 pytestmark = pytest.mark.e2e
@@ -44,22 +44,13 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("log")
-    loop, upstream = Loop(), Upstream("small")
-    loop.run(upstream.start())
-    policy, file, address = folder / "policy.yaml", folder / "log.jsonl", f"unix:{folder / 'router'}"
-    policy.write_text(POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address))
+    upstream, file = Upstream("small"), folder / "log.jsonl"
     flags = ["--decision-log", str(file), "--decision-log-content", "--decision-log-buffer", "8"]
-    router = Router(policy, address, *flags, "--admin-host", "router.test")
-    envoy = Envoy(folder, policy, {"pointsman": address})
-    try:
-        router.start()
-        envoy.start()
-        yield Logged(envoy.url("ingress"), router, file)
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    with served(upstream):
+        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
+        router, envoy = prepared(folder, text, *flags, "--admin-host", "router.test")
+        with started(router, envoy):
+            yield Logged(envoy.url("ingress"), router, file)
 
 
 async def test_no_body_ends_the_log(logged: Logged, client: aiohttp.ClientSession) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from cli.gateways.failover import FAILURES
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import Envoy, Loop, Upstream, prepared, served, started
 from tests.e2e.test_routing import JSON_TYPE, PATH, post
 from tests.extproc.envoy import chat
 
@@ -39,23 +39,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    loop, first, second = Loop(), Upstream("first"), Upstream("second")
-    for upstream in (first, second):
-        loop.run(upstream.start())
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY.replace("FIRST", first.address).replace("SECOND", second.address))
-    socket = f"unix:{tmp_path / 'router'}"
-    router, envoy = Router(policy, socket), Envoy(tmp_path, policy, {"pointsman": socket})
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy, loop, first, second)
-    finally:
-        envoy.stop()
-        router.stop()
-        for upstream in (first, second):
-            loop.run(upstream.stop())
-        loop.close()
+    first, second = Upstream("first"), Upstream("second")
+    with served(first, second) as loop:
+        text = POLICY.replace("FIRST", first.address).replace("SECOND", second.address)
+        router, envoy = prepared(tmp_path, text)
+        with started(router, envoy):
+            yield World(envoy, loop, first, second)
 
 
 async def test_a_server_that_dies_under_load_fails_no_request(world: World, client: aiohttp.ClientSession) -> None:

@@ -25,7 +25,7 @@ from google import genai
 from google.genai import errors, types
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import JSON, Envoy, Router, Upstream, served, started
 from tests.e2e.test_routing import JSON_TYPE, PATH, post
 from tests.extproc.envoy import chat
 
@@ -84,41 +84,32 @@ def put(folder: Path, secret: str, key: str, value: str) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("gateway")
-    loop = Loop()
     upstreams = {name: Upstream(name) for name in NAMES}
-    text = POLICY
-    for name, upstream in upstreams.items():
-        loop.run(upstream.start())
-        text = text.replace(f"//{name.upper()}", f"//{upstream.address}")
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        text = text.replace("DEAD", f"127.0.0.1:{nobody.getsockname()[1]}")
-    policy = folder / "policy.yaml"
-    policy.write_text(text)
-    secrets = folder / "secrets"
-    secrets.mkdir()
-    put(secrets, "glm", "token", "glm-token")
-    put(secrets, "backup", "key", "backup-key")
-    put(secrets, "locked", "token", "")
-    sockets = {name: f"unix:{folder / name}" for name in ("pointsman", "absent")}
-    router = Router(policy, sockets["pointsman"])
-    envoy = Envoy(folder, policy, sockets, secrets=str(secrets), origins=("https://chat.example.com",))
-    for cluster in envoy.config["static_resources"]["clusters"]:
-        cluster.pop("outlier_detection", None)  # servers fail on purpose here, one test after the other
-    envoy.listen("buffered")
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    envoy.listen("absent", "absent")
-    envoy.listen("absent_duplex", "absent", processing_mode=DUPLEX)
-    envoy.listen("small_buffer", buffer=32_768)
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy, router, upstreams, secrets)
-    finally:
-        envoy.stop()
-        router.stop()
-        for upstream in upstreams.values():
-            loop.run(upstream.stop())
-        loop.close()
+    with served(*upstreams.values()):
+        text = POLICY
+        for name, upstream in upstreams.items():
+            text = text.replace(f"//{name.upper()}", f"//{upstream.address}")
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            text = text.replace("DEAD", f"127.0.0.1:{nobody.getsockname()[1]}")
+        policy = folder / "policy.yaml"
+        policy.write_text(text)
+        secrets = folder / "secrets"
+        secrets.mkdir()
+        put(secrets, "glm", "token", "glm-token")
+        put(secrets, "backup", "key", "backup-key")
+        put(secrets, "locked", "token", "")
+        sockets = {name: f"unix:{folder / name}" for name in ("pointsman", "absent")}
+        router = Router(policy, sockets["pointsman"])
+        envoy = Envoy(folder, policy, sockets, secrets=str(secrets), origins=("https://chat.example.com",))
+        for cluster in envoy.config["static_resources"]["clusters"]:
+            cluster.pop("outlier_detection", None)  # servers fail on purpose here, one test after the other
+        envoy.listen("buffered")
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        envoy.listen("absent", "absent")
+        envoy.listen("absent_duplex", "absent", processing_mode=DUPLEX)
+        envoy.listen("small_buffer", buffer=32_768)
+        with started(router, envoy):
+            yield World(envoy, router, upstreams, secrets)
 
 
 MODES = ("ingress", "duplex")

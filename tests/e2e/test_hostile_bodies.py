@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import brotli
 import psutil
@@ -28,7 +27,7 @@ import pytest
 import zstandard
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream, until
+from tests.e2e.proxy import Upstream, prepared, served, started, until
 from tests.e2e.test_unread import CHAT, JSON, Case, Gate, chat, counted, http, send
 
 pytestmark = pytest.mark.e2e
@@ -74,26 +73,14 @@ class World(Gate):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("hostile")
-    loop = Loop()
     upstream = Upstream("small")
-    loop.run(upstream.start())
-    policy: Path = folder / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", upstream.address))
-    where = f"unix:{folder}/pointsman"
-    router = Router(policy, where)
-    envoy = Envoy(folder, policy, {"pointsman": where})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    try:
-        router.start()
-        envoy.start()
-        children = psutil.Process().children()
-        main = next(one for one in children if "cli.main" in one.cmdline() and str(policy) in one.cmdline())
-        yield World(envoy, router, {"small": upstream}, {}, [main, *main.children(recursive=True)])
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    with served(upstream):
+        router, envoy = prepared(folder, POLICY.replace("SMALL", upstream.address))
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        with started(router, envoy):
+            children = psutil.Process().children()
+            main = next(one for one in children if "cli.main" in one.cmdline() and router.listen in one.cmdline())
+            yield World(envoy, router, {"small": upstream}, {}, [main, *main.children(recursive=True)])
 
 
 def port(world: World, mode: str) -> int:

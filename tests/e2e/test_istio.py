@@ -19,7 +19,7 @@ from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.place import Place
 from config.watch import load
 from tests.e2e import istiod
-from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import JSON, Envoy, Router, Upstream, served, started
 from tests.e2e.test_gateway import curl, put
 from tests.e2e.test_routing import JSON_TYPE, PATH
 from tests.extproc.envoy import chat
@@ -74,51 +74,41 @@ def gateway(folder: Path, form: str, change: Any = None) -> Iterator[Shared]:
     policy.write_text(POLICY)
     (folder / "secrets").mkdir()
     put(folder / "secrets", "large", "token", "the-key")
-    loop = Loop()
     upstreams = {name: Upstream(name) for name in ("small", "large", "shop")}
-    for upstream in upstreams.values():
-        loop.run(upstream.start())
-    objects = objects_of(policy, folder, form)
-    if change is not None:
-        change(next(each["spec"] for each in objects if each["kind"] == "EnvoyFilter"))
-    socket = f"unix:{folder / 'router'}"
-    router, envoy = (
-        Router(policy, socket),
-        Envoy(folder, policy, {"pointsman": socket}, secrets=str(folder / "secrets")),
-    )
-    shop = {"cluster": "outbound|80||shop.shop.svc.cluster.local", "timeout": "0s"}
-    gone = {"cluster": "outbound|80||gone.shop.svc.cluster.local", "timeout": "0s"}
-    others = [
-        {
-            "name": f"{OTHER}:80",
-            "domains": [OTHER],
-            "routes": [
-                {"name": "gone", "match": {"prefix": "/gone"}, "route": gone},
-                {"name": "shop", "match": {"prefix": "/"}, "route": shop},
-            ],
-        }
-    ]
-    made = [
-        static("outbound|8000||small.models.svc.cluster.local", upstreams["small"].address),
-        static("outbound|8000||large.models.svc.cluster.local", upstreams["large"].address),
-        static("outbound|8000|pointsman|large.models.svc.cluster.local", upstreams["large"].address),
-        static(shop["cluster"], upstreams["shop"].address),
-        static(gone["cluster"], "127.0.0.1:1"),
-    ]
-    ours = next(each for each in envoy.config["static_resources"]["clusters"] if each["name"] == "pointsman")
-    ours["name"] = ours["load_assignment"]["cluster_name"] = "outbound|50051||pointsman.pointsman.svc.cluster.local"
-    istiod.clusters(objects, {each["name"]: each for each in made})
-    envoy.config["static_resources"] = {"listeners": [istiod.gateway(objects, others)], "clusters": [ours, *made]}
-    try:
-        router.start()
-        envoy.start()
-        yield Shared(envoy, router)
-    finally:
-        envoy.stop()
-        router.stop()
-        for upstream in upstreams.values():
-            loop.run(upstream.stop())
-        loop.close()
+    with served(*upstreams.values()):
+        objects = objects_of(policy, folder, form)
+        if change is not None:
+            change(next(each["spec"] for each in objects if each["kind"] == "EnvoyFilter"))
+        socket = f"unix:{folder / 'router'}"
+        router, envoy = (
+            Router(policy, socket),
+            Envoy(folder, policy, {"pointsman": socket}, secrets=str(folder / "secrets")),
+        )
+        shop = {"cluster": "outbound|80||shop.shop.svc.cluster.local", "timeout": "0s"}
+        gone = {"cluster": "outbound|80||gone.shop.svc.cluster.local", "timeout": "0s"}
+        others = [
+            {
+                "name": f"{OTHER}:80",
+                "domains": [OTHER],
+                "routes": [
+                    {"name": "gone", "match": {"prefix": "/gone"}, "route": gone},
+                    {"name": "shop", "match": {"prefix": "/"}, "route": shop},
+                ],
+            }
+        ]
+        made = [
+            static("outbound|8000||small.models.svc.cluster.local", upstreams["small"].address),
+            static("outbound|8000||large.models.svc.cluster.local", upstreams["large"].address),
+            static("outbound|8000|pointsman|large.models.svc.cluster.local", upstreams["large"].address),
+            static(shop["cluster"], upstreams["shop"].address),
+            static(gone["cluster"], "127.0.0.1:1"),
+        ]
+        ours = next(each for each in envoy.config["static_resources"]["clusters"] if each["name"] == "pointsman")
+        ours["name"] = ours["load_assignment"]["cluster_name"] = "outbound|50051||pointsman.pointsman.svc.cluster.local"
+        istiod.clusters(objects, {each["name"]: each for each in made})
+        envoy.config["static_resources"] = {"listeners": [istiod.gateway(objects, others)], "clusters": [ours, *made]}
+        with started(router, envoy):
+            yield Shared(envoy, router)
 
 
 @pytest.fixture(scope="module", params=["virtual-service", "gateway-api"])

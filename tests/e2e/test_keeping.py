@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 
 from extproc.watching.shapes import SHAPES
-from tests.e2e.proxy import Envoy, Observed, Router, hosted, until
+from tests.e2e.proxy import Envoy, Observed, Router, hosted, started, until
 from tests.extproc.keeping.test_keeper import ANSWERS, ASKED, PATHS
 from tests.patience import PATIENCE
 from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
@@ -78,14 +78,9 @@ def serving(folder: Path, policy_text: str, *flags: str) -> Iterator[World]:
     with hosted(upstream(world)) as there:
         policy.write_text(policy_text.replace("UPSTREAM", there))
         envoy = Envoy(folder, policy, {"pointsman": address})
-        try:
-            router.start()
-            envoy.start()
+        with started(router, envoy):
             world.url = envoy.url("ingress")
             yield world
-        finally:
-            envoy.stop()
-            router.stop()
 
 
 @pytest.fixture

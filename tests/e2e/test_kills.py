@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import POLICY, Envoy, Loop, Router, Upstream, until
+from tests.e2e.proxy import POLICY, Envoy, Router, Upstream, served, started, until
 from tests.e2e.test_routing import JSON_TYPE, PATH, inflight, post
 from tests.extproc.envoy import chat
 
@@ -44,26 +44,16 @@ class Pair:
 
 @contextmanager
 def paired(folder: Path, settings: str) -> Iterator[Pair]:
-    loop, upstream = Loop(), Upstream("small")
-    loop.run(upstream.start())
-    policy = folder / "policy.yaml"
-    text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
-    policy.write_text(text.replace("settings: {", f"settings: {{{settings}"))
-    one, two = Router(policy, f"unix:{folder}/one"), Router(policy, f"unix:{folder}/two")
-    envoy = Envoy(folder, policy, {"pointsman": f"{one.listen},{two.listen}"})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    envoy.listen("duplex_once", processing_mode=DUPLEX, **NO_RETRY)
-    try:
-        one.start()
-        two.start()
-        envoy.start()
-        yield Pair((one, two), envoy, upstream)
-    finally:
-        envoy.stop()
-        one.stop()
-        two.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    upstream, policy = Upstream("small"), folder / "policy.yaml"
+    with served(upstream):
+        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
+        policy.write_text(text.replace("settings: {", f"settings: {{{settings}"))
+        one, two = Router(policy, f"unix:{folder}/one"), Router(policy, f"unix:{folder}/two")
+        envoy = Envoy(folder, policy, {"pointsman": f"{one.listen},{two.listen}"})
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        envoy.listen("duplex_once", processing_mode=DUPLEX, **NO_RETRY)
+        with started(one, two, envoy):
+            yield Pair((one, two), envoy, upstream)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests import yamls
-from tests.e2e.proxy import POLICY, Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import POLICY, Envoy, Upstream, prepared, served, started
 from tests.e2e.test_routing import PATH, post
 from tests.extproc.envoy import chat
 from tests.k8s import crd
@@ -38,24 +38,15 @@ def test_the_objects_on_the_page_pass_their_schemas() -> None:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[Envoy]:
-    loop, upstream = Loop(), Upstream("small")
-    loop.run(upstream.start())
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address))
-    socket = f"unix:{tmp_path / 'router'}"
-    router, found = Router(policy, socket), Envoy(tmp_path, policy, {"pointsman": socket})
-    manager = found.config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    names = [each["name"] for each in manager["http_filters"]]
-    manager["http_filters"].insert(names.index("envoy.filters.http.ext_proc") + 1, examples()[0])
-    try:
-        router.start()
-        found.start()
-        yield found
-    finally:
-        found.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    upstream = Upstream("small")
+    with served(upstream):
+        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
+        router, envoy = prepared(tmp_path, text)
+        manager = envoy.config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        names = [each["name"] for each in manager["http_filters"]]
+        manager["http_filters"].insert(names.index("envoy.filters.http.ext_proc") + 1, examples()[0])
+        with started(router, envoy):
+            yield envoy
 
 
 @pytest.mark.e2e

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.proxy import POLICY, Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import POLICY, Envoy, Upstream, prepared, served, started
 from tests.e2e.test_routing import PATH, post
 from tests.extproc.envoy import chat
 
@@ -22,33 +22,25 @@ HELD_S = 10
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[tuple[Router, Envoy]]:
-    loop, upstream = Loop(), Upstream("small")
-    loop.run(upstream.start())
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address))
-    socket = f"unix:{tmp_path / 'router'}"
-    router, envoy = Router(policy, socket), Envoy(tmp_path, policy, {"pointsman": socket})
-    try:
-        router.start()
-        yield router, envoy
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+def envoy(tmp_path: Path) -> Iterator[Envoy]:
+    """Not yet started; its router is."""
+    upstream = Upstream("small")
+    with served(upstream):
+        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
+        router, envoy = prepared(tmp_path, text)
+        with started(router):
+            yield envoy
 
 
 @pytest.mark.parametrize("broken", [None, "pointsman"])
 async def test_a_busy_hour_opens_no_circuit_breaker(
-    parts: tuple[Router, Envoy], client: aiohttp.ClientSession, broken: str | None
+    envoy: Envoy, client: aiohttp.ClientSession, broken: str | None
 ) -> None:
     """Without the rendered limits of the router's cluster some are refused."""
-    _, envoy = parts
     for cluster in envoy.config["static_resources"]["clusters"]:
         if cluster["name"] == broken:
             del cluster["circuit_breakers"]
-    envoy.start()
-    waiting = (post(client, envoy.url() + PATH, chat("hello"), x_sleep=str(HELD_S)) for _ in range(MANY))
-    statuses = Counter(status for status, _, _ in await asyncio.gather(*waiting))
+    with started(envoy):
+        waiting = (post(client, envoy.url() + PATH, chat("hello"), x_sleep=str(HELD_S)) for _ in range(MANY))
+        statuses = Counter(status for status, _, _ in await asyncio.gather(*waiting))
     assert (statuses == {200: MANY}) is (broken is None), statuses

@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 
 from signals.state.store import PREFIX, Valkey
-from tests.e2e.proxy import Envoy, Loop, Observed, Router, fetch, hosted, until
+from tests.e2e.proxy import Loop, Observed, fetch, hosted, prepared, started, until
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.signals.state.test_store import Server, needs_server
@@ -162,19 +162,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @contextmanager
 def running(tmp_path: Path, text: str, *flags: str) -> Iterator[World]:
-    truth = Truth()
-    policy, log, address = tmp_path / "policy.yaml", tmp_path / "log.jsonl", f"unix:{tmp_path / 'router'}"
+    truth, log = Truth(), tmp_path / "log.jsonl"
     with hosted(upstream(truth)) as there:
-        policy.write_text(text.replace("UPSTREAM", there))
-        router = Router(policy, address, "--decision-log", str(log), *flags)
-        envoy = Envoy(tmp_path, policy, {"pointsman": address})
-        try:
-            router.start()
-            envoy.start()
-            yield World(router, log, envoy.url("ingress"), truth, policy)
-        finally:
-            envoy.stop()
-            router.stop()
+        router, envoy = prepared(tmp_path, text.replace("UPSTREAM", there), "--decision-log", str(log), *flags)
+        with started(router, envoy):
+            yield World(router, log, envoy.url("ingress"), truth, tmp_path / "policy.yaml")
 
 
 def body(path: str, number: int) -> dict[str, Any]:

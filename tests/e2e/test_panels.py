@@ -17,7 +17,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from tests.e2e.proxy import Envoy, Loop, Router, until, written
+from tests.e2e.proxy import Envoy, Router, served, until, written
 from tests.panel.fakes import says
 from tests.stepwise.fakes import FakeModel, Fault
 
@@ -90,25 +90,19 @@ class Parts:
 @pytest.fixture(scope="module", params=["exchange", "http"])
 def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Parts]:
     folder: Path = tmp_path_factory.mktemp("panels")
-    loop, stack = Loop(), AsyncExitStack()
+    stack = AsyncExitStack()
     first, second = says("first", UNSURE), says("second", "IT IS FOUR")
-    tiny = loop.run(stack.enter_async_context(serve()))
-    loop.run(first.start())
-    loop.run(second.start())
-    policy = folder / "policy.yaml"
-    urls = {"TINYLM": tiny.url, "FIRST": first.url, "SECOND": second.url}
-    text = POLICY
-    for name, url in urls.items():
-        text = text.replace(f'"{name}"', f'"{url}"')
-    policy.write_text(text)
-    try:
-        with written(folder, policy, "--writers-listen" if request.param == "http" else None) as (envoy, router):
-            yield Parts(envoy, router, first, second, request.param)
-    finally:
-        loop.run(first.stop())
-        loop.run(second.stop())
-        loop.run(stack.aclose())
-        loop.close()
+    policy, text = folder / "policy.yaml", POLICY
+    with served(first, second) as loop:
+        tiny = loop.run(stack.enter_async_context(serve()))
+        for name, url in {"TINYLM": tiny.url, "FIRST": first.url, "SECOND": second.url}.items():
+            text = text.replace(f'"{name}"', f'"{url}"')
+        policy.write_text(text)
+        try:
+            with written(folder, policy, "--writers-listen" if request.param == "http" else None) as (envoy, router):
+                yield Parts(envoy, router, first, second, request.param)
+        finally:
+            loop.run(stack.aclose())
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router
+from tests.e2e.proxy import Envoy, prepared, served, started
 from tests.extproc.test_edit import Writer, pieces
 
 pytestmark = pytest.mark.e2e
@@ -92,23 +92,12 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("rewriting")
-    loop = Loop()
     upstream = Recorder()
-    loop.run(upstream.start())
-    policy = folder / "policy.yaml"
-    policy.write_text(POLICY.replace("URL", upstream.url))
-    router = Router(policy, f"unix:{folder / 'pointsman'}")
-    envoy = Envoy(folder, policy, {"pointsman": router.listen})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    try:
-        router.start()
-        envoy.start()
-        yield World(envoy, upstream)
-    finally:
-        envoy.stop()
-        router.stop()
-        loop.run(upstream.stop())
-        loop.close()
+    with served(upstream):
+        router, envoy = prepared(folder, POLICY.replace("URL", upstream.url))
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        with started(router, envoy):
+            yield World(envoy, upstream)
 
 
 @pytest.fixture(params=MODES)

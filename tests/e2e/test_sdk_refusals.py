@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream, until
+from tests.e2e.proxy import Envoy, Router, Upstream, prepared, served, started, until
 from tests.e2e.servers import echo_server
 from tests.e2e.test_unread import MARK, MODES
 
@@ -38,24 +38,17 @@ TURN: list[Any] = [{"role": "user", "content": "hello"}]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Envoy, Router]]:
     folder: Path = tmp_path_factory.mktemp("sdks")
-    loop = Loop()
-    large, small = Upstream("large"), echo_server(loop)
-    loop.run(large.start())
-    policy = folder / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", small.address).replace("LARGE", large.address))
-    where = f"unix:{folder}/pointsman"
-    router, envoy = Router(policy, where), Envoy(folder, policy, {"pointsman": where})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    try:
-        router.start()
-        envoy.start()
-        yield envoy, router
-    finally:
-        envoy.stop()
-        router.stop()
-        small.stop()
-        loop.run(large.stop())
-        loop.close()
+    large = Upstream("large")
+    with served(large) as loop:
+        small = echo_server(loop)
+        text = POLICY.replace("SMALL", small.address).replace("LARGE", large.address)
+        router, envoy = prepared(folder, text)
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        try:
+            with started(router, envoy):
+                yield envoy, router
+        finally:
+            small.stop()
 
 
 @pytest.fixture(params=MODES)

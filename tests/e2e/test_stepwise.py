@@ -14,7 +14,7 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.proxy import Envoy, Loop, Router, fetch, until, written
+from tests.e2e.proxy import Envoy, Router, fetch, served, until, written
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.onnxes import write
 
@@ -63,21 +63,14 @@ class Parts:
 @pytest.fixture(scope="module", params=["exchange", "http"])
 def parts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Parts]:
     folder: Path = tmp_path_factory.mktemp("stepwise")
-    loop = Loop()
     small, large = FakeModel("tiny", writer(SMALL), delay=0.003), FakeModel("huge", writer(LARGE))
-    loop.run(small.start())
-    loop.run(large.start())
     # Keeps a step unless one of its words was improbable: the fake's ✗ has a log probability of -0.5.
     write(folder / "math.onnx", weights={"min_logprob": 20.0}, bias=4.0)
     policy = folder / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", small.url).replace("LARGE", large.url))
-    try:
+    with served(small, large):
+        policy.write_text(POLICY.replace("SMALL", small.url).replace("LARGE", large.url))
         with written(folder, policy, "--stepwise-listen" if request.param == "http" else None) as (envoy, router):
             yield Parts(envoy, router, small, large, request.param)
-    finally:
-        loop.run(small.stop())
-        loop.run(large.stop())
-        loop.close()
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ import pytest
 import zstandard
 
 from tests.e2e.conftest import DUPLEX
-from tests.e2e.proxy import Envoy, Loop, Router, Upstream
+from tests.e2e.proxy import Envoy, Router, Upstream, prepared, served, started
 from tests.e2e.servers import Records, echo_server, express_server, tiny_server
 from tests.extproc.test_body import PLACES
 from tests.patience import PATIENCE
@@ -125,38 +125,27 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     from tests.e2e.fastapis import fastapi_server  # FastAPI takes seconds to import
 
     folder = tmp_path_factory.mktemp("unread")
-    loop = Loop()
     upstreams = {name: Upstream(name) for name in ("small", "large")}
-    for upstream in upstreams.values():
-        loop.run(upstream.start())
-    servers = {
-        "fastapi": fastapi_server(),
-        "express": express_server(folder),
-        "echo": echo_server(loop),
-        "tinylm": tiny_server(loop),
-    }
-    policy = folder / "policy.yaml"
-    policy.write_text(POLICY.replace("SMALL", upstreams["small"].address).replace("LARGE", upstreams["large"].address))
-    socket = f"unix:{folder}/pointsman"
-    router = Router(policy, socket)
-    envoy = Envoy(folder, policy, {"pointsman": socket})
-    envoy.listen("duplex", processing_mode=DUPLEX)
-    for name, server in servers.items():
-        if isinstance(server, Records):
-            stand_in(envoy, name, server.address)
-    try:
-        router.start()
-        envoy.start()
-        yield Gate(envoy, router, upstreams, servers)
-    finally:
-        envoy.stop()
-        router.stop()
-        for server in servers.values():
+    with served(*upstreams.values()) as loop:
+        servers = {
+            "fastapi": fastapi_server(),
+            "express": express_server(folder),
+            "echo": echo_server(loop),
+            "tinylm": tiny_server(loop),
+        }
+        text = POLICY.replace("SMALL", upstreams["small"].address).replace("LARGE", upstreams["large"].address)
+        router, envoy = prepared(folder, text)
+        envoy.listen("duplex", processing_mode=DUPLEX)
+        for name, server in servers.items():
             if isinstance(server, Records):
-                server.stop()
-        for upstream in upstreams.values():
-            loop.run(upstream.stop())
-        loop.close()
+                stand_in(envoy, name, server.address)
+        try:
+            with started(router, envoy):
+                yield Gate(envoy, router, upstreams, servers)
+        finally:
+            for server in servers.values():
+                if isinstance(server, Records):
+                    server.stop()
 
 
 def stand_in(envoy: Envoy, name: str, address: str) -> None:

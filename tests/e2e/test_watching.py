@@ -16,7 +16,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.e2e.proxy import Envoy, Observed, Router, hosted, until
+from tests.e2e.proxy import Envoy, Observed, hosted, prepared, started, until
 from tests.extproc.watching.test_watch import CARD, IBAN, KEY, SECRETS, WORDS, encoded, masked, shown, stream_of, whole
 from tests.patience import PATIENCE
 
@@ -126,20 +126,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     app.router.add_post("/v2/models/judge/infer", upstream.judge)
     app.router.add_get("/v2/{path:.*}", upstream.about)
     app.router.add_post("/{path:.*}", upstream.answer)
-    policy, log, address = folder / "policy.yaml", folder / "log.jsonl", f"unix:{folder / 'router'}"
+    log = folder / "log.jsonl"
     with hosted(app, handler_cancellation=True) as there:
-        policy.write_text(POLICY.replace("UPSTREAM", there))
-        router = Router(policy, address, "--decision-log", str(log))
-        envoy = Envoy(folder, policy, {"pointsman": address})
+        router, envoy = prepared(folder, POLICY.replace("UPSTREAM", there), "--decision-log", str(log))
         for name, mode in (("none", "NONE"), ("streamed", "STREAMED")):
             envoy.listen(name, processing_mode={"response_body_mode": mode, "response_trailer_mode": "SKIP"})
-        try:
-            router.start()
-            envoy.start()
+        with started(router, envoy):
             yield World(router, log, envoy, upstream)
-        finally:
-            envoy.stop()
-            router.stop()
 
 
 @pytest.fixture(autouse=True)
