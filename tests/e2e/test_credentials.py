@@ -67,14 +67,20 @@ def fields(api: str, model: str) -> Any:
     return {**json.loads(chat("hi", model=model)), **({"max_tokens": 9} if api == "messages" else {})}
 
 
-async def ask(client: aiohttp.ClientSession, url: str, body: Any, **headers: str) -> tuple[str, dict[str, str]]:
-    """The path and the keys that reached the server."""
+async def reached(client: aiohttp.ClientSession, url: str, body: Any, **headers: str) -> tuple[str, dict[str, str]]:
+    """The path and the headers that reached the server."""
     sent = {**JSON_TYPE, **CLIENTS, **headers}
     async with client.post(url, data=json.dumps(body).encode(), headers=sent) as response:
         answer = await response.json()
     assert response.status == 200, answer
     echo = answer.get("echo", answer)
-    return echo["path"], {name: value for name, value in echo["headers"].items() if name in HEADERS}
+    return echo["path"], echo["headers"]
+
+
+async def ask(client: aiohttp.ClientSession, url: str, body: Any, **headers: str) -> tuple[str, dict[str, str]]:
+    """The path and the keys that reached the server."""
+    path, found = await reached(client, url, body, **headers)
+    return path, {name: value for name, value in found.items() if name in HEADERS}
 
 
 @pytest.mark.parametrize("mode", ["ingress", "duplex"])
@@ -117,9 +123,9 @@ async def test_opened_paths_and_a_missing_router_let_no_key_through(
 
 
 async def test_nobody_writes_a_key_down(world: World, client: aiohttp.ClientSession) -> None:
-    path = "/v1/chat/completions?key=hidden-mine"
-    await ask(client, world.envoy.url() + path, fields("chat", "gpt"), authorization="Bearer hidden-mine")
-    world.envoy.accesses('"model":"gpt"')
+    url = world.envoy.url() + "/v1/chat/completions?key=hidden-mine"
+    _, headers = await reached(client, url, fields("chat", "gpt"), authorization="Bearer hidden-mine")
+    world.envoy.accesses(headers["x-request-id"])
     told = world.envoy.log() + json.dumps(world.envoy.config) + world.envoy.admin("/config_dump")
     told += world.router.metrics()
     assert not [key for key in (*KEYS.values(), "hidden-mine") if key in told]
