@@ -159,6 +159,7 @@ class Upstream:
         self.name = name
         self.address = ""
         self.seen = 0
+        self._held = False
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -175,6 +176,15 @@ class Upstream:
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nothing is answered as long as the block runs."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     async def cut(self) -> None:
         """Die: connections break off where they are, and nothing listens any more."""
@@ -198,6 +208,8 @@ class Upstream:
         self.seen += 1
         raw = await request.read()
         await asyncio.sleep(float(request.headers.get("x-sleep", "0")))
+        while self._held:  # noqa: ASYNC110 (the test that sets it runs in another thread)
+            await asyncio.sleep(0.01)
         if (status := request.headers.get(f"x-fail-{self.name}")) is not None:
             return web.json_response({"error": {"message": f"{self.name} fails"}}, status=int(status))
         echo: JSON = {

@@ -124,10 +124,11 @@ async def test_a_model_s_answer_is_lost_where_the_router_is_to_see_its_head(
     pair: Pair, client: aiohttp.ClientSession
 ) -> None:
     await until(pair.healthy)
-    seen, headers = pair.upstream.seen, JSON_TYPE | {"x-sleep": "3"}
-    request = asyncio.create_task(client.post(pair.envoy.url() + PATH, data=chat("hello"), headers=headers))
-    await until(lambda: pair.upstream.seen > seen)
-    await killed(pair)
+    seen = pair.upstream.seen
+    with pair.upstream.holding():
+        request = asyncio.create_task(client.post(pair.envoy.url() + PATH, data=chat("hello"), headers=JSON_TYPE))
+        await until(lambda: pair.upstream.seen > seen)
+        await killed(pair)
     async with await request as response:
         assert response.status == 503
     await again(pair)
@@ -141,11 +142,12 @@ async def test_no_answer_is_lost_where_the_router_has_let_go_of_it(
     for size in (1, 2**20):
         seen = quiet.upstream.seen
         url, body = quiet.envoy.url(listener) + PATH, chat("x" * size)
-        request = asyncio.create_task(post(client, url, body, x_sleep="2"))
-        await until(lambda seen=seen: quiet.upstream.seen > seen)  # type: ignore[misc]
-        await until(lambda: quiet.busy() is None)
-        for router in quiet.routers:
-            await asyncio.to_thread(router.stop, signal.SIGKILL)
+        with quiet.upstream.holding():
+            request = asyncio.create_task(post(client, url, body))
+            await until(lambda seen=seen: quiet.upstream.seen > seen)  # type: ignore[misc]
+            await until(lambda: quiet.busy() is None)
+            for router in quiet.routers:
+                await asyncio.to_thread(router.stop, signal.SIGKILL)
         status, _, answer = await request
         wanted = chat("x" * size, model="Qwen/Qwen3-8B")
         assert (status, answer["echo"]["sha256"]) == (200, hashlib.sha256(wanted).hexdigest())
