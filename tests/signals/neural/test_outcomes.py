@@ -58,7 +58,7 @@ async def test_the_better_a_model_the_less_it_fails_and_hard_questions_are_hard_
     for chances in (easy, hard):
         assert chances == sorted(chances, reverse=True)
         assert chances[0] > 0.6
-        assert chances[-1] < 0.3
+        assert chances[-1] < 0.1
     assert all(a < b for a, b in zip(easy[:-1], hard[:-1], strict=True))  # the best of models fails at neither
     assert easy[2] < 0.35
     assert hard[2] > 0.5
