@@ -618,6 +618,15 @@ def prepared(folder: Path, text: str, *flags: str, **others: str) -> tuple[Route
 
 
 @contextmanager
+def one_upstream(folder: Path, *flags: str) -> Iterator[tuple[Router, Envoy]]:
+    """As `prepared`, with one model server that runs and is all models of POLICY."""
+    upstream = Upstream("small")
+    with served(upstream):
+        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
+        yield prepared(folder, text, *flags)
+
+
+@contextmanager
 def started(*parts: Router | Envoy) -> Iterator[None]:
     """These are started in their order, and stopped in the opposite one."""
     with ExitStack() as stack:

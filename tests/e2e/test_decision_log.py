@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.e2e.proxy import POLICY, Router, Upstream, prepared, served, started, until
+from tests.e2e.proxy import Router, one_upstream, started, until
 from tests.extproc.envoy import chat
 
 pytestmark = pytest.mark.e2e
@@ -44,13 +44,10 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("log")
-    upstream, file = Upstream("small"), folder / "log.jsonl"
+    file = folder / "log.jsonl"
     flags = ["--decision-log", str(file), "--decision-log-content", "--decision-log-buffer", "8"]
-    with served(upstream):
-        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
-        router, envoy = prepared(folder, text, *flags, "--admin-host", "router.test")
-        with started(router, envoy):
-            yield Logged(envoy.url("ingress"), router, file)
+    with one_upstream(folder, *flags, "--admin-host", "router.test") as (router, envoy), started(router, envoy):
+        yield Logged(envoy.url("ingress"), router, file)
 
 
 async def test_no_body_ends_the_log(logged: Logged, client: aiohttp.ClientSession) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests import yamls
-from tests.e2e.proxy import POLICY, Envoy, Upstream, prepared, served, started
+from tests.e2e.proxy import Envoy, one_upstream, started
 from tests.e2e.test_routing import PATH, post
 from tests.extproc.envoy import chat
 from tests.k8s import crd
@@ -38,10 +38,7 @@ def test_the_objects_on_the_page_pass_their_schemas() -> None:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[Envoy]:
-    upstream = Upstream("small")
-    with served(upstream):
-        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
-        router, envoy = prepared(tmp_path, text)
+    with one_upstream(tmp_path) as (router, envoy):
         manager = envoy.config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
         names = [each["name"] for each in manager["http_filters"]]
         manager["http_filters"].insert(names.index("envoy.filters.http.ext_proc") + 1, examples()[0])

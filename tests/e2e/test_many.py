@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.proxy import POLICY, Envoy, Upstream, prepared, served, started
+from tests.e2e.proxy import Envoy, one_upstream, started
 from tests.e2e.test_routing import PATH, post
 from tests.extproc.envoy import chat
 
@@ -24,12 +24,8 @@ HELD_S = 10
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[Envoy]:
     """Not yet started; its router is."""
-    upstream = Upstream("small")
-    with served(upstream):
-        text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
-        router, envoy = prepared(tmp_path, text)
-        with started(router):
-            yield envoy
+    with one_upstream(tmp_path) as (router, envoy), started(router):
+        yield envoy
 
 
 @pytest.mark.parametrize("broken", [None, "pointsman"])
