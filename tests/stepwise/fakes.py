@@ -206,8 +206,8 @@ class FakeModel:
             message = {"role": "assistant", "content": "".join(tokens)}
             logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
-            if self.marking is not None and not probing:
-                await self.marking.wait()
+            if self.marking is not None and not probing and not await self._marked(reader, self.marking):
+                return False
             return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
         sink.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -251,6 +251,20 @@ class FakeModel:
             closed.cancel()
             await asyncio.wait([closed])
             self._tasks.discard(closed)
+
+    async def _marked(self, reader: asyncio.StreamReader, marking: asyncio.Event) -> bool:
+        """Whether the client is still there once `marking` is set."""
+        closed, turn = asyncio.create_task(reader.read(1)), asyncio.create_task(marking.wait())
+        self._tasks |= {closed, turn}
+        try:
+            await asyncio.wait([closed, turn], return_when=asyncio.FIRST_COMPLETED)
+            self.gone += closed.done()
+            return not closed.done()
+        finally:
+            for task in (closed, turn):
+                task.cancel()
+            await asyncio.wait([closed, turn])
+            self._tasks -= {closed, turn}
 
     async def _permit(self, closed: asyncio.Task[bytes]) -> None:
         assert self.released is not None
