@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from cli.foreseen import Logged
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation, Opening
 from decisions.model import Model, UnknownModel
@@ -33,20 +34,12 @@ class Unread:
 
 
 class Stubs(NamedTuple):
-    """What a test case says itself: the readings of signals, and the qualities of candidates by decision."""
+    """What a test case says itself: the readings of signals, and by decision what candidates are worth and how many
+    seconds they take."""
 
     readings: Mapping[str, Reading]
     qualities: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-
-
-class LoggedChoice(NamedTuple):
-    """What a line of the decision log says of the model that was chosen: how good its answer was (0 to 1), what it cost
-    (None: nobody knows), which candidate it was, and with which propensity it was taken."""
-
-    score: float
-    cost: float | None
-    took: str
-    propensity: float
+    seconds: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class RecordedCall:
     path: str = CHAT
     attributes: Mapping[str, Any] = field(default_factory=dict)
     response: str | dict[str, Any] | None = None
-    log: LoggedChoice | None = None
+    log: Logged | None = None
 
     def request(self, engine: Engine) -> Request | Unread:
         """The parsed call. Raises `Refusal` where the router refuses it before any rule.
@@ -102,6 +95,8 @@ class RecordedCall:
                     evaluation = engine.stubbed(request, stubs.readings, everything=everything, detail=detail)
                     for name, qualities in stubs.qualities.items():
                         engine.selectors[name].stub(evaluation.facts, qualities)
+                    for name, seconds in stubs.seconds.items():
+                        engine.selectors[name].stub_seconds(evaluation.facts, seconds)
                     return evaluation.advance() or evaluation
                 return engine.settle(request, detail=detail, everything=everything)
             except UnknownModel as error:

@@ -21,14 +21,14 @@ FEW: Final = 1.0
 
 
 class Logged(NamedTuple):
-    """A line with a grade: its score (0 to 1), its cost, the candidate that the log took with a propensity, and the one
-    that the other policy takes."""
+    """A line with a grade: its score (0 to 1), its cost (None: nobody knows), the candidate that the log took with a
+    propensity, and the one that the other policy takes, once it was asked."""
 
     score: float
-    cost: float
+    cost: float | None
     took: str
     propensity: float
-    takes: str
+    takes: str = ""
 
 
 class ConfidenceInterval(NamedTuple):
@@ -64,15 +64,17 @@ def _expected(lines: list[Logged], values: list[float]) -> ConfidenceInterval:
 
 def foreseen(lines: list[Logged]) -> dict[str, Any]:
     """Quality and money per request, as the log has them and as they would be; `matching` lines took the same model,
-    and are worth as many lines of equal weight as `effective` says; of `unseen` lines the model was never taken."""
+    and are worth as many lines of equal weight as `effective` says; of `unseen` lines the model was never taken; those
+    whose cost nobody knows (`unpriced`) count as free."""
     weights = [1.0 / max(LEAST, line.propensity) for line in lines if line.took == line.takes]
     taken = {line.took for line in lines}
-    figures = {"quality": [line.score for line in lines], "cost": [line.cost for line in lines]}
+    figures = {"quality": [line.score for line in lines], "cost": [line.cost or 0.0 for line in lines]}
     return {
         "graded": len(lines),
         "matching": len(weights),
         "effective": sum(weights) ** 2 / sum(weight**2 for weight in weights) if weights else 0.0,
         "unseen": sum(line.takes not in taken for line in lines),
+        "unpriced": sum(line.cost is None for line in lines),
         **{
             name: {"before": _interval(values)._asdict(), "after": _expected(lines, values)._asdict()}
             for name, values in figures.items()
@@ -87,7 +89,11 @@ def text(found: dict[str, Any]) -> list[str]:
         of = found[name][side]
         return f"{of['mean']:.4g} ({of['low']:.4g} – {of['high']:.4g})"
 
-    lines = [f"{name} by request: {shown(name, 'before')} → {shown(name, 'after')}" for name in ("quality", "cost")]
+    unpriced = found["unpriced"]
+    names = ("quality", "cost") if unpriced < found["graded"] else ("quality",)
+    lines = [f"{name} by request: {shown(name, 'before')} → {shown(name, 'after')}" for name in names]
+    if unpriced and "cost" in names:
+        lines.append(f"    {unpriced} lines count as free: the log has no cost, nor their model a `price`")
     told = f"{found['graded']} graded lines, of which {found['matching']} took the same model"
     lines.append(f"    from {told} (worth {found['effective']:.0f} of equal weight)")
     if found["unseen"]:

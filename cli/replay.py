@@ -19,7 +19,7 @@ import orjson
 
 from cli import foreseen
 from cli.answers import Answered, answered
-from cli.calls import CHAT, LoggedChoice, RecordedCall, Unread, lowered
+from cli.calls import CHAT, RecordedCall, Unread, lowered
 from cli.foreseen import Logged
 from decisions import explain, learned
 from decisions.candidates import expected_tokens
@@ -201,7 +201,7 @@ def _call(line: bytes) -> RecordedCall | str | None:
     return RecordedCall(body, lowered(headers), path, attributes, response, _log(given))
 
 
-def _log(line: dict[str, Any]) -> LoggedChoice | None:
+def _log(line: dict[str, Any]) -> Logged | None:
     """What a logged line says of its choice and of its answer, where somebody has added its score."""
     choice, answer = line.get("choice"), line.get("answer")
     if "score" not in line or not isinstance(choice, dict) or not isinstance(choice.get("model"), str):
@@ -210,7 +210,7 @@ def _log(line: dict[str, Any]) -> LoggedChoice | None:
     if propensity is None or not 0 < propensity <= 1:
         return None
     cost = _number(answer.get("cost")) if isinstance(answer, dict) else None
-    return LoggedChoice(float(line["score"]), cost, choice["model"], propensity)
+    return Logged(float(line["score"]), cost, choice["model"], propensity)
 
 
 def _number(value: Any) -> float | None:
@@ -276,6 +276,8 @@ class Report:
         self._requests = 0
         self._bad = 0
         self._costs = [0.0, 0.0]
+        self._unpriced = [0, 0]
+        self._routed = [0, 0]
         self._pairs: dict[tuple[Outcome, Outcome], _Change] = {}
         self._graded: list[Logged] = []
 
@@ -284,13 +286,21 @@ class Report:
         before, after = (_outcome(trace, answer) for trace, answer in pairs)
         costs = self._costs_of(call, traces)
         self._requests += 1
-        for side, cost in enumerate(costs):
+        for side, (cost, trace) in enumerate(zip(costs, traces, strict=True)):
             self._costs[side] += cost
+            if (model := trace.decision.model) is not None:
+                self._routed[side] += 1
+                self._unpriced[side] += not model.priced
         if (log := call.log) is not None and (model := traces[1].decision.model) is not None:
             choice = traces[1].choice
-            takes = model.key if choice is None else choice.model.key
-            cost = costs[0] if log.cost is None else log.cost
-            self._graded.append(Logged(log.score, cost, log.took, log.propensity, takes))
+            before_model = traces[0].decision.model
+            estimated = costs[0] if before_model is not None and before_model.priced else None
+            self._graded.append(
+                log._replace(
+                    cost=estimated if log.cost is None else log.cost,
+                    takes=model.key if choice is None else choice.model.key,
+                )
+            )
         if before == after:
             return
         pair = self._pairs.setdefault((before, after), _Change())
@@ -311,11 +321,19 @@ class Report:
         share = 100 * changed / self._requests if self._requests else 0.0
         print(f"{self._requests} requests, {changed} decided differently ({share:.1f} %), {self._bad} bad lines")
         before, after = self._costs
-        print(f"estimated cost: {before:.6g} → {after:.6g} ({after - before:+.6g})")
+        priced = self._unpriced != self._routed or not any(self._routed)
+        if not priced:
+            print("estimated cost: not known, since none of the models that take these requests has a `price`")
+        else:
+            print(f"estimated cost: {before:.6g} → {after:.6g} ({after - before:+.6g})")
+            if any(self._unpriced):
+                free = " → ".join(map(str, self._unpriced))
+                print(f"    of them free, since their model has no `price`: {free} requests")
         if self._graded:
             print("\n".join(foreseen.text(foreseen.foreseen(self._graded))))
         for (old, new), pair in ranked:
-            print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}, cost {pair.cost:+.6g}")
+            cost = f", cost {pair.cost:+.6g}" if priced else ""
+            print(f"\n{pair.count} × {_phrase(old)} → {_phrase(new)}{cost}")
             print(f"    for example line {', '.join(map(str, pair.lines))}")
 
     def _costs_of(self, call: RecordedCall, traces: list[Trace]) -> list[float]:
@@ -341,6 +359,7 @@ class Report:
             "changed": changed,
             "bad_lines": self._bad,
             "cost": {"before": self._costs[0], "after": self._costs[1]},
+            "unpriced": {"before": self._unpriced[0], "after": self._unpriced[1]},
             **({"expected": foreseen.foreseen(self._graded)} if self._graded else {}),
             "changes": [
                 {

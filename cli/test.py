@@ -207,21 +207,8 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
             if name in engine.signals:
                 message = f"signal {name!r} looks at answers: write `answer:` to say what must become of one"
             document.report((*expected, "signals", name), "R201", message, at_key=True)
-    for name, qualities in case.qualities.items():
-        place = ("cases", index, "qualities", name)
-        selector = engine.selectors.get(name)
-        if selector is None:
-            message = f"no decision {name!r} with a choice of models{did_you_mean(name, engine.selectors)}"
-            document.report(place, "R206", message, at_key=True)
-            continue
-        try:
-            selector.stub(Facts(Request("chat", b"", {}, None, (), {})), qualities)
-        except ValueError as error:
-            document.report(place, "P108", str(error), at_key=True)
-        keys = [model.key for model in selector.models]
-        for key in qualities.keys() - set(keys):
-            message = f"{key!r} is no candidate of {name!r}{did_you_mean(key, keys)}"
-            document.report((*place, key), "R202", message, at_key=True)
+    for of in ("qualities", "seconds"):
+        _check_candidates(document, ("cases", index, of), getattr(case, of), engine)
     if not case.expect.model_fields_set:
         document.report(expected, "P102", "expect: say at least one of decision, model, action, status")
     names = [clause.name for clause in engine.clauses]
@@ -254,6 +241,28 @@ def _check(document: Document, index: int, case: Case, engine: Engine) -> None:
         document.report((*expected, "model"), "R202", f"unknown model {model!r}{did_you_mean(model, engine.models)}")
 
 
+def _check_candidates(
+    document: Document, at: tuple[str | int, ...], told: Mapping[str, Mapping[str, float]], engine: Engine
+) -> None:
+    """Report what the case says of candidates that there are not, or whose choice does not go by it."""
+    for name, figures in told.items():
+        place = (*at, name)
+        selector = engine.selectors.get(name)
+        if selector is None:
+            message = f"no decision {name!r} with a choice of models{did_you_mean(name, engine.selectors)}"
+            document.report(place, "R206", message, at_key=True)
+            continue
+        stub = selector.stub if at[-1] == "qualities" else selector.stub_seconds
+        try:
+            stub(Facts(Request("chat", b"", {}, None, (), {})), figures)
+        except ValueError as error:
+            document.report(place, "P108", str(error), at_key=True)
+        keys = [model.key for model in selector.models]
+        for key in figures.keys() - set(keys):
+            message = f"{key!r} is no candidate of {name!r}{did_you_mean(key, keys)}"
+            document.report((*place, key), "R202", message, at_key=True)
+
+
 async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseResult]:
     return [await _one(engine, place, case) for place, case in cases]
 
@@ -261,7 +270,7 @@ async def _run(engine: Engine, cases: Sequence[tuple[str, Case]]) -> list[CaseRe
 async def _one(engine: Engine, place: str, case: Case) -> CaseResult:
     call = RecordedCall(orjson.dumps(case.request), lowered(case.headers), case.path, case.attributes)
     readings = {name: stub(engine.signals[name], value) for name, value in case.signals.items()}
-    stubs = Stubs(readings, case.qualities)
+    stubs = Stubs(readings, case.qualities, case.seconds)
     trace = await _decided(call.begin(engine, stubs=stubs))
     headers: Mapping[str, str] = dict(request_headers(trace.decision))
     differences = mismatches(case.expect, trace.decision, headers)

@@ -37,6 +37,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
         line, column = policy.places["settings", "store"]
         raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
     told = sessions(spec)
+    tenant = None if settings.tenant is None else settings.tenant.header.lower()
     quality = policy.models[spec.default].quality
     shared = Shared(
         Services(
@@ -51,6 +52,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             store=store,
             loads=resources.loads,
             sessions=told,
+            tenant=tenant,
             standings=resources.standings,
         )
     )
@@ -95,7 +97,7 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
             tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
             _METER[settings.meter],
             reference(spec, policy.models),
-            None if settings.tenant is None else settings.tenant.header.lower(),
+            tenant,
             CacheSettings(settings.cache.memory, settings.cache.answer, shelf),
         ),
         shared=shared,

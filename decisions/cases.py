@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,6 +79,11 @@ class Case(_Part):
         {},
         description="By decision, the quality (0 to 1) of each candidate to use instead of what its choice has learned "
         "or foretells; then nothing is left to chance.",
+    )
+    seconds: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
+        {},
+        description="By decision, the seconds that each candidate takes to use instead of what was measured; then "
+        "nothing is left to chance.",
     )
     answer: str | dict[str, Any] | None = Field(
         None, description="What the model answers: plain text, or a whole answer of the API that is called."

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
 
+from decisions.candidates import digest, whose
 from decisions.decision import Trace
 from decisions.selectors.learner import given
 from decisions.selectors.selector import Graded, Selector
@@ -34,7 +34,12 @@ LONGEST: Final = 512
 SAID: Final = {"satisfied": 1.0, "clarification": 0.3, "dissatisfied": 0.0}
 """What a user's words in the next turn (`feedback`) say of the answer before."""
 
-Taken = Literal["taken", "invalid_feedback", "unknown_answer", "graded_already", "too_many_grades", "store_down"]
+SEVERAL: Final = '{"key":""}'
+"""What is remembered under an id that two answers have: two servers may count alike, and some draw from few numbers."""
+
+Taken = Literal[
+    "taken", "invalid_feedback", "unknown_answer", "ambiguous_answer", "graded_already", "too_many_grades", "store_down"
+]
 
 
 class Grading:
@@ -69,7 +74,7 @@ class Grading:
         ]
         owner, named = self._owner(request), request.headers.get("x-request-id", "")
         kept = self._kept(trace, request, named) if self._says or named else None
-        session = f"{_digest(owner)}:{key}" if self._says and (key := self._sessions.key(request)) else ""
+        session = f"{digest(owner)}:{key}" if self._says and (key := self._sessions.key(request)) else ""
         if (scores and session) or kept is not None:
             asked = _asked(owner, named) if named else ""
             self._begin(self._sent(session, min(scores, default=None), asked, kept))
@@ -78,7 +83,7 @@ class Grading:
         """The answer of this id comes from the choice in `trace`. Never waits and never raises."""
         kept = self._kept(trace, request, answer)
         if kept is not None:
-            self._begin(self._store.keep(f"decided:{_digest(answer)}", kept, DAY_S))
+            self._begin(self._answered(f"decided:{digest(answer)}", kept))
 
     def _kept(self, trace: Trace, request: Request, answer: str) -> str | None:
         """What is remembered of a choice; None where no selector of ours has made it. Its `key` is the answer's,
@@ -93,7 +98,7 @@ class Grading:
             "context": trace.context,
             "propensity": given(choice, None).propensity,
             "owner": owner,
-            "key": _digest(f"{owner} {request.headers.get('x-request-id') or answer} {request.received}"),
+            "key": digest(f"{owner} {request.headers.get('x-request-id') or answer} {request.received}"),
         }
         return orjson.dumps(kept).decode()
 
@@ -128,6 +133,8 @@ class Grading:
         kept = [each for each in found if each is not None]
         if len(kept) < len(found):
             return "unknown_answer"
+        if not all(each["key"] for each in kept):
+            return "ambiguous_answer"
         if kept[0]["decision"] != kept[-1]["decision"]:
             return "invalid_feedback"  # of two decisions, so that nothing can be learned of either
         taken: list[str] = []
@@ -136,7 +143,8 @@ class Grading:
                 if not await self._first(each["key"], "said"):
                     return "graded_already"
                 taken.append(each["key"])
-            graded = [_graded(each) for each in kept]
+            apart = None if owner is None else await self._apart(kept[0])
+            graded = [_graded(each, apart) for each in kept]
             selector = self._selectors[kept[0]["decision"]]
             if score is None:
                 selector.compare(graded[0], graded[1])
@@ -151,16 +159,19 @@ class Grading:
         return "taken"
 
     async def _found(self, fields: Mapping[str, Any], answer: str, owner: str | None) -> dict[str, Any] | None:
-        """What is remembered of an answer; None where that is nothing, or another's."""
+        """What is remembered of an answer, with a `key` of '' where the id is that of several; None where that is
+        nothing, or another's."""
         if owner is None:
             owners = ["", *(self._named(str(fields[name])) for name in ("tenant", "session_id") if name in fields)]
         else:
             owners = ["", owner]
-        places = [f"decided:{_digest(answer)}", *(_asked(each, answer) for each in dict.fromkeys(owners))]
+        places = [f"decided:{digest(answer)}", *(_asked(each, answer) for each in dict.fromkeys(owners))]
         for place in places:
             text = await self._store.text(place)
             if text is not None:
                 kept: dict[str, Any] = orjson.loads(text)
+                if not kept["key"]:
+                    return kept
                 known = self._knows(kept) and (owner is None or kept["owner"] in owners)
                 return kept if known else None
         return None
@@ -172,12 +183,26 @@ class Grading:
 
     async def _within_rate(self, owner: str) -> bool:
         """Whether another grade of this owner may be taken in this minute."""
-        minute = f"grades:{int(time.time() // 60)}:{_digest(owner)}"
+        minute = f"grades:{int(time.time() // 60)}:{digest(owner)}"
         return await self._store.take(minute, 1.0, A_MINUTE, 120.0)
+
+    async def _apart(self, kept: Mapping[str, Any]) -> str | None:
+        """Whose choices alone another grade of this answer's owner counts for; None: everybody's."""
+        selector, owner = self._selectors[kept["decision"]], str(kept["owner"])
+        if self._tenant is None or selector.standing is None:
+            return None
+        half_life = selector.standing.half_life
+        said = f"common:{kept['decision']}:{int(time.time() / half_life)}:{owner}"
+        return None if await self._store.take(said, 1.0, selector.per_tenant, half_life) else owner
 
     async def _first(self, key: str, how: str) -> bool:
         """Whether nobody has graded the answer of this key so before."""
         return await self._store.take(f"{how}:{key}", 1.0, 1.0, DAY_S)
+
+    async def _answered(self, place: str, kept: str) -> None:
+        first = await self._store.pin(place, kept, DAY_S)
+        if first != kept and orjson.loads(first)["key"] != orjson.loads(kept)["key"]:
+            await self._store.keep(place, SEVERAL, DAY_S)
 
     async def _sent(self, session: str, score: float | None, asked: str, kept: str | None) -> None:
         if score is not None and session:
@@ -193,8 +218,9 @@ class Grading:
         if kept is None or not self._knows(kept):
             return
         if await self._first(kept["key"], "heard") and await self._within_rate(kept["owner"]):
+            apart = await self._apart(kept)
             with contextlib.suppress(ValueError, TypeError):  # as in `_take`
-                self._selectors[kept["decision"]].grade(_graded(kept), score)
+                self._selectors[kept["decision"]].grade(_graded(kept, apart), score)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -215,11 +241,11 @@ class Grading:
 
     def _named(self, name: str) -> str:
         """The owner of this name."""
-        return f"{'session' if self._tenant is None else 'tenant'} {_digest(name)}"
+        return f"session {digest(name)}" if self._tenant is None else whose(name)
 
 
-def _graded(kept: Mapping[str, Any]) -> Graded:
-    return Graded(kept["arm"], kept["context"], kept.get("propensity"))
+def _graded(kept: Mapping[str, Any], apart: str | None) -> Graded:
+    return Graded(kept["arm"], kept["context"], kept.get("propensity"), apart)
 
 
 def _sound(fields: Mapping[str, Any], *more: str) -> bool:
@@ -239,15 +265,11 @@ def _texts(fields: Mapping[str, Any], *names: str) -> bool:
 
 def _asked(owner: str, name: str) -> str:
     """Where it is remembered what the owner's request of this id has chosen: another's may have the same id."""
-    return f"asked:{_digest(f'{owner} {name}')}"
+    return f"asked:{digest(f'{owner} {name}')}"
 
 
 def _id(value: Any) -> bool:
     return type(value) is str and 0 < len(value) <= LONGEST
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def graded(selectors: Iterable[tuple[str, Selector]]) -> dict[str, Selector]:

@@ -64,7 +64,7 @@ async def take_in(engine: Engine, state: Any) -> int:
     decisions = state.get("decisions") if isinstance(state, dict) else None
     if not isinstance(decisions, dict) or not decisions:
         raise ValueError("what was exported is needed: {decisions: {name: {by, size, half_life, sums}}}")
-    fits: list[tuple[Standing, dict[str, list[float]]]] = []
+    fits: list[tuple[Selector, dict[str, list[float]]]] = []
     for name, one in decisions.items():
         ((_, selector, standing),) = _learners(engine, name)
         by, size, sums = (one.get("by"), one.get("size"), one.get("sums")) if isinstance(one, dict) else (None,) * 3
@@ -74,15 +74,15 @@ async def take_in(engine: Engine, state: Any) -> int:
             if not isinstance(some, list) or not all(type(each) in (int, float) for each in some):
                 raise ValueError(f"decision {name!r}, {key!r}: {standing.size} numbers are needed")
             standing.check(some)
-        fits.append((standing, sums))
-    for standing, sums in fits:
-        await standing.take_in(sums)
+        fits.append((selector, sums))
+    for selector, sums in fits:
+        await selector.take_in(sums)
     return sum(len(sums) for _, sums in fits)
 
 
 async def forget(engine: Engine, decision: str | None) -> list[str]:
     """Let selectors begin anew: of which decisions. Raises ValueError, Unavailable."""
     found = list(_learners(engine, decision))
-    for _, _, standing in found:
-        await standing.forget()
+    for _, selector, _ in found:
+        await selector.forget()
     return [name for name, _, _ in found]

@@ -181,6 +181,7 @@ _UNGRADED: Final = {
             400, 'The body must be {"id": an answer, "score": 0 to 1}, or "better_than": another.', "invalid_feedback"
         ),
         Refusal(404, "There is no answer of this id that you may grade; it may be older than a day.", "unknown_answer"),
+        Refusal(409, "Several answers have this id: grade by the request's x-request-id.", "ambiguous_answer"),
         Refusal(409, "This answer has been graded already.", "graded_already"),
         Refusal(429, f"No more than {A_MINUTE} grades are taken in a minute.", "too_many_grades"),
         Refusal(503, "Grades cannot be taken at the moment; try again.", "store_down"),

@@ -28,7 +28,8 @@ class Services:
     `device` and `threads` (of one run) are for models that an operator mounts. A text of more than `max_input_tokens`
     tokens is not read by any model. `limits` bound what waits for a model. `inference` has the models that are loaded,
     `loads` the gauges of the policy's models, `store` what replicas share, `standings` what selectors have learned;
-    these four outlive the engine. `sessions` tells which conversation a request belongs to.
+    these four outlive the engine. `sessions` tells which conversation a request belongs to, `tenant` is the header that
+    says who asks.
     """
 
     folder: Path = Path()
@@ -43,3 +44,4 @@ class Services:
     loads: Loads = field(default_factory=Loads)
     sessions: Sessions = USUAL
     standings: Standings = field(default_factory=Standings)
+    tenant: str | None = None

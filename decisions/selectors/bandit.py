@@ -10,13 +10,14 @@ from zlib import crc32
 
 from pydantic import Field
 
-from decisions.candidates import fraction, request_key
+from decisions.candidates import expected_tokens, fraction, request_key
 from decisions.decision import Choice
 from decisions.model import Model
-from decisions.selectors.learner import Learner, LearnerParams, expected
+from decisions.selectors.learner import Known, Learner, LearnerParams, expected
 from decisions.selectors.selector import Graded, Pick
 from signals.facts import Facts
 from signals.signal import Shared
+from signals.state.standing import PASSING
 from signals.text.frame import FRAME, STYLE, style
 
 if TYPE_CHECKING:  # imported where it is used: whoever only checks a policy need not wait for it
@@ -75,6 +76,32 @@ class Described:
 DESCRIBED: Final = Described()
 
 
+class Fit:
+    """What follows from what is known together: `weights` and `spreads` as `_solved` gives them, of when `stamp` was
+    `told`; and the task that is solving anew, if there is one."""
+
+    weights: F64
+    spreads: F64
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.told = -1, -1
+        self.solving: asyncio.Task[None] | None = None
+
+    def stamp(self) -> tuple[int, int]:
+        """How much was learned here, and how often the sums of others have changed."""
+        version = pulls = 0
+        for standing in self.known:
+            version += standing.version
+            pulls += standing.pulls
+        return version, pulls
+
+    def behind(self) -> bool:
+        """Whether enough has been learned to solve anew: the more is known the less one grade changes."""
+        version, pulls = self.stamp()
+        return pulls != self.told[1] or version - self.told[0] >= max(1, version // 50)
+
+
 class Bandit(Learner):
     """Thompson sampling (Thompson 1933; Agrawal and Goyal, ICML 2013) over linear models of the grade.
 
@@ -102,45 +129,52 @@ class Bandit(Learner):
         self._prior = prior - prior.mean()
         normal = np.random.default_rng(_SEED).standard_normal((DRAWS, len(self.models)))
         self._normal = params.explore * normal
-        self._solving: asyncio.Task[None] | None = None
-        self._told = (self.standing.version, self.standing.pulls)
-        self._fit = self._solved(self._sums())
+        self._rates = [(model.cost(1, 0), model.cost(0, 1)) for model in self.models]
+        self._fits: dict[Known, Fit] = {}
+        self._fit(self._everybody)
 
     def context(self, facts: Facts) -> list[tuple[int, float]]:
         return [(at, round(number, 6)) for at, number in enumerate(facts.get(DESCRIBED).tolist()) if number]
 
-    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
+    def chosen(self, models: Sequence[Model], facts: Facts, known: Known) -> Choice:
         import numpy as np
 
-        if self.standing.pulls != self._told[1]:
-            self._follow()
+        fit = self._fit(known)
         told = facts.get(DESCRIBED)
-        weights, spreads = self._fit
-        mean = weights @ told
-        spread = np.sqrt(np.maximum((spreads @ told).reshape(-1, SIZE) @ told, 0.0))
+        mean = fit.weights.dot(told)
+        first, second = self._triangle
+        spread = fit.spreads.dot(told.take(first) * told.take(second))
+        np.sqrt(np.maximum(spread, 0.0, out=spread), out=spread)
         if self.cost:
-            mean = mean - np.array(self.prices(self.models, facts))
-        drawn = mean + spread * self._normal
+            mean -= np.array(self._weighed(facts))
         if len(models) < len(self.models):
-            able = [self._places[model.key] for model in models]
-            best = np.array(able)[drawn[:, able].argmax(1)]
-            likely = able[int(mean[able].argmax())]
-        else:
-            best, likely = drawn.argmax(1), int(mean.argmax())
-        at = int(best[int(fraction(request_key(facts.request), self._scope) * DRAWS)])
+            able = np.zeros(len(self.models), bool)
+            able[[self._places[model.key] for model in models]] = True
+            mean[~able] = -np.inf
+        drawn = self._normal * spread
+        drawn += mean
+        best = drawn.argmax(1)
+        at = best.item(int(fraction(request_key(facts.request), self._scope) * DRAWS))
         share = int(np.count_nonzero(best == at)) / DRAWS
-        return Choice(self.models[at], LIKELY if at == likely else TRIED, share, self.name)
+        return Choice(self.models[at], LIKELY if at == mean.argmax() else TRIED, share, self.name)
 
-    def take(self, given: Graded, score: float) -> None:
+    def _weighed(self, facts: Facts) -> list[float]:
+        """What each candidate costs, weighed: `cost` for the dearest."""
+        asked, answered = expected_tokens(facts)
+        costs = [of_input * asked + of_output * answered for of_input, of_output in self._rates]
+        most = max(costs)
+        return [cost * (self.cost / most) for cost in costs] if most > 0 else costs
+
+    def take(self, given: Graded, score: float, known: Known) -> None:
         import numpy as np
 
         told = np.zeros(SIZE)
         for at, value in _pairs(given.context):
             told[at] = value
-        self.standing.add(
-            given.arm, np.concatenate((np.outer(told, told)[self._triangle], score * told, [score * score]))
-        )
-        self._follow()
+        amounts = np.concatenate((np.outer(told, told)[self._triangle], score * told, [score * score]))
+        known[-1].add(given.arm, amounts)
+        if known in self._fits:
+            self._fit(known)
 
     def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         half = SIZE * (SIZE + 1) // 2  # behind it stands the sum of grades times the constant
@@ -152,41 +186,51 @@ class Bandit(Learner):
         return found
 
     async def settle(self) -> None:
-        if self._solving is not None:
-            await asyncio.shield(self._solving)
+        for fit in list(self._fits.values()):
+            if fit.solving is not None:
+                await asyncio.shield(fit.solving)
 
-    def _follow(self) -> None:
-        """Solve anew, where enough has been learned since: in a thread, for no request is to wait for it; at once only
-        where no event loop runs, as in a command."""
-        if self._solving is not None or not self._behind():
-            return
+    def _fit(self, known: Known) -> Fit:
+        """What follows from what is known. It is solved anew, where enough has been learned since, in a thread, for no
+        request is to wait for it; at once only where no event loop runs, as in a command."""
+        fit = self._fits.get(known)
+        if fit is None:
+            fit = self._fits[known] = Fit(known)
+            if known is self._everybody:
+                fit.weights, fit.spreads = self._solved(self._sums(fit))
+                return fit
+            everybody = self._fit(self._everybody)
+            fit.weights, fit.spreads = everybody.weights, everybody.spreads
+            if len(self._fits) > PASSING:
+                del self._fits[next(each for each in self._fits if each is not self._everybody)]
+        if fit.solving is None and fit.behind():
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                fit.weights, fit.spreads = self._solved(self._sums(fit))
+            else:
+                fit.solving = loop.create_task(self._solve_apart(fit))
+        return fit
+
+    async def _solve_apart(self, fit: Fit) -> None:
         try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._told = (self.standing.version, self.standing.pulls)
-            self._fit = self._solved(self._sums())
-        else:
-            self._solving = loop.create_task(self._solve_apart())
-
-    def _behind(self) -> bool:
-        """Whether enough has been learned to solve anew: the more is known the less one grade changes."""
-        version, pulls = self.standing.version, self.standing.pulls
-        return pulls != self._told[1] or version - self._told[0] >= max(1, version // 50)
-
-    async def _solve_apart(self) -> None:
-        try:
-            while self._behind():
-                self._told = (self.standing.version, self.standing.pulls)
-                self._fit = await asyncio.to_thread(self._solved, self._sums())
+            while fit.behind():
+                fit.weights, fit.spreads = await asyncio.to_thread(self._solved, self._sums(fit))
         finally:
-            self._solving = None
+            fit.solving = None
 
-    def _sums(self) -> list[F64 | None]:
-        """What was learned of each candidate."""
-        return [self.standing.of(model.key) for model in self.models]
+    def _sums(self, fit: Fit) -> list[F64 | None]:
+        """What was learned of each candidate until now."""
+        fit.told = fit.stamp()
+        found: list[F64 | None] = []
+        for model in self.models:
+            some = [sums for standing in fit.known if (sums := standing.of(model.key)) is not None]
+            found.append(sum(some[1:], some[0]) if some else None)
+        return found
 
     def _solved(self, learned: Sequence[F64 | None]) -> tuple[F64, F64]:
-        """The weights that fit the grades [candidates, SIZE], and how far they may be off [candidates * SIZE, SIZE]."""
+        """The weights that fit the grades [candidates, SIZE], and how far they may be off: what each product of two
+        facts adds to the variance, by their covariance's upper half [candidates, SIZE * (SIZE + 1) / 2]."""
         import numpy as np
 
         count = len(self.models)
@@ -214,7 +258,7 @@ class Bandit(Learner):
         weight = pull - np.einsum("kde,kef,kf->kd", told, own, pull + first / SPREAD**2)
         common = np.linalg.solve(left.sum(0) + unit, weight.sum(0) + start)
         weights = common + np.einsum("kde,ke->kd", own, pull - told @ common + first / SPREAD**2)
-        return weights, own.reshape(-1, SIZE)
+        return weights, own[:, *self._triangle] * np.where(self._triangle[0] == self._triangle[1], 1.0, 2.0)
 
 
 def hash_of(said: str) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.selectors.exploring import EXPLORED, explored
-from decisions.selectors.learner import ClassLearner, ClassParams, expected
+from decisions.selectors.learner import ClassLearner, ClassParams, Known, expected
 from decisions.selectors.selector import Graded, Pick
 from signals.facts import Facts
 from signals.signal import Shared
@@ -47,8 +47,8 @@ class Elo(ClassLearner):
         self._step = params.step
         self._first = {model.key: _rating(expected(model)) for model in self.models}
 
-    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
-        worth = self.worths(models, facts)
+    def chosen(self, models: Sequence[Model], facts: Facts, known: Known) -> Choice:
+        worth = self.worths(models, facts, known)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
@@ -57,22 +57,22 @@ class Elo(ClassLearner):
         """The chance against an average candidate."""
         return _chance(self._first[model.key] + sums[1])
 
-    def rating(self, context: str, arm: str) -> float:
+    def rating(self, context: str, arm: str, known: Known) -> float:
         """The rating of a candidate in a class; 0 is that of an average one."""
-        _, moved = self.known(context, arm) or (0.0, 0.0)
-        return self._first.get(arm, 0.0) + moved
+        return self._first.get(arm, 0.0) + self.told(context, arm, known)[1]
 
-    def take(self, given: Graded, score: float) -> None:
-        self._play(given, 0.0, score)
+    def take(self, given: Graded, score: float, known: Known) -> None:
+        self._play(given, 0.0, score, known)
 
     def compare(self, better: Graded, worse: Graded) -> None:
-        above, below = self.rating(better.context, better.arm), self.rating(worse.context, worse.arm)
-        self._play(better, below, 1.0)
-        self._play(worse, above, 0.0)
+        for known in self.learning(better):
+            above, below = (self.rating(one.context, one.arm, known) for one in (better, worse))
+            self._play(better, below, 1.0, known)
+            self._play(worse, above, 0.0, known)
 
-    def _play(self, given: Graded, opponent: float, score: float) -> None:
-        moved = self._step * (score - _chance(self.rating(given.context, given.arm) - opponent))
-        self.put(given, (1.0, moved))
+    def _play(self, given: Graded, opponent: float, score: float, known: Known) -> None:
+        moved = self._step * (score - _chance(self.rating(given.context, given.arm, known) - opponent))
+        self.put(given, (1.0, moved), known)
 
 
 def _chance(difference: float) -> float:

@@ -10,7 +10,7 @@ from pydantic import Field
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.selectors.exploring import EXPLORED, explored
-from decisions.selectors.learner import ClassLearner, ClassParams, expected
+from decisions.selectors.learner import ClassLearner, ClassParams, Known, expected
 from decisions.selectors.selector import Graded, Pick
 from signals.facts import Facts
 from signals.signal import Shared
@@ -40,8 +40,8 @@ class Ema(ClassLearner):
         super().__init__(pick, params, shared)
         self._explore = params.explore
 
-    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
-        worth = self.worths(models, facts)
+    def chosen(self, models: Sequence[Model], facts: Facts, known: Known) -> Choice:
+        worth = self.worths(models, facts, known)
         best = max(range(len(models)), key=worth.__getitem__)
         at, propensity = explored(best, len(models), self._explore, facts)
         return Choice(models[at], BEST if at == best else EXPLORED, propensity, self.name)
@@ -51,5 +51,5 @@ class Ema(ClassLearner):
         count, total = sums
         return (total + PRIOR * expected(model)) / (count + PRIOR)
 
-    def take(self, given: Graded, score: float) -> None:
-        self.put(given, (1.0, score))
+    def take(self, given: Graded, score: float, known: Known) -> None:
+        self.put(given, (1.0, score), known)

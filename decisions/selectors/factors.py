@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from decisions.candidates import expected_tokens
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.outcome import Outcome
-from decisions.selectors.learner import USUAL, expected
+from decisions.selectors.learner import USUAL, Stubbed, expected
 from decisions.selectors.selector import Params, Pick, Selector
 from decisions.selectors.timing import Timing
 from signals.facts import Facts
@@ -79,6 +79,9 @@ class Factors(Selector):
         self._loaded = params.load > 0 or limits.load is not None
         self._limits = None if limits == FactorLimits() else limits
         self._timing = Timing(shared, "first_byte")
+        self._rates = {model: (model.cost(1, 0), model.cost(0, 1)) for model in self.models}
+        self._stubbed = Stubbed()
+        self._qualities = {model: expected(model) for model in self.models}
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
         columns = self._figures(models, facts)
@@ -93,11 +96,19 @@ class Factors(Selector):
             if not weight:
                 continue
             values = column if some is every else [column[at] for at in some]
-            least, width = min(values), max(values) - min(values)
+            least = min(values)
+            width = max(values) - least
             if width > 0:
-                sums = [total + weight * ((value - least) / width) for total, value in zip(sums, values, strict=True)]
+                scale = weight / width
+                sums = [total + scale * (value - least) for total, value in zip(sums, values, strict=True)]
         best = some[max(range(len(some)), key=sums.__getitem__)]
         return Choice(models[best], BEST if keeping else LIMITS, 1.0, self.name)
+
+    def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
+        facts.put(self._stubbed, qualities)
+
+    def stub_seconds(self, facts: Facts, seconds: Mapping[str, float]) -> None:
+        self._timing.stub(facts, seconds)
 
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         self._timing.learn(outcome, choice.model)
@@ -107,10 +118,15 @@ class Factors(Selector):
         nothing = [0.0] * len(models)
         money, seconds, waiting = nothing, nothing, nothing
         if self._priced:
-            tokens = expected_tokens(facts)
-            money = [model.cost(*tokens) for model in models]
+            asked, answered = expected_tokens(facts)
+            rates = map(self._rates.__getitem__, models)
+            money = [of_input * asked + of_output * answered for of_input, of_output in rates]
         if self._timed:
-            seconds = self._timing.expected(models)
+            seconds = self._timing.expected(models, facts)
         if self._loaded:
-            waiting = [float(self._timing.waiting(model)) for model in models]
-        return [expected(model) for model in models], money, seconds, waiting
+            waiting = [float(each) for each in self._timing.waiting(models)]
+        qualities = [self._qualities[model] for model in models]
+        if facts.has(self._stubbed):
+            told = facts.get(self._stubbed)
+            qualities = [told.get(model.key, quality) for model, quality in zip(models, qualities, strict=True)]
+        return qualities, money, seconds, waiting

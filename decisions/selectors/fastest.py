@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pydantic import Field
@@ -43,10 +43,14 @@ class Fastest(Selector):
         self._timing = Timing(shared, params.until)
 
     def among(self, models: Sequence[Model], facts: Facts) -> Choice:
-        expected = self._timing.expected(models)
+        expected = self._timing.expected(models, facts)
         best = min(range(len(models)), key=expected.__getitem__)
-        at, propensity = explored(best, len(models), self._explore, facts)
+        explore = 0.0 if self._timing.stubbed(facts) else self._explore
+        at, propensity = explored(best, len(models), explore, facts)
         return Choice(models[at], LEAST if at == best else EXPLORED, propensity, self.name)
+
+    def stub_seconds(self, facts: Facts, seconds: Mapping[str, float]) -> None:
+        self._timing.stub(facts, seconds)
 
     def learn(self, outcome: Outcome, choice: Choice) -> None:
         self._timing.learn(outcome, choice.model)

@@ -11,7 +11,7 @@ from pydantic import Field
 from decisions.candidates import fraction, request_key
 from decisions.decision import Choice
 from decisions.model import Model
-from decisions.selectors.learner import ClassLearner, ClassParams, expected
+from decisions.selectors.learner import ClassLearner, ClassParams, Known, expected
 from decisions.selectors.selector import Graded, Pick
 from signals.facts import Facts
 from signals.signal import Shared
@@ -45,8 +45,8 @@ class Pheromone(ClassLearner):
         self._gate = params.gate
         self._sharpness = params.sharpness
 
-    def chosen(self, models: Sequence[Model], facts: Facts) -> Choice:
-        strengths = [max(1e-3, worth) for worth in self.worths(models, facts)]
+    def chosen(self, models: Sequence[Model], facts: Facts, known: Known) -> Choice:
+        strengths = [max(1e-3, worth) for worth in self.worths(models, facts, known)]
         most = max(strengths)
         shares = [(strength / most) ** self._sharpness for strength in strengths]
         ends = list(accumulate(shares))
@@ -60,5 +60,5 @@ class Pheromone(ClassLearner):
         count, left = sums
         return (left + FIRST * expected(model)) / (count + FIRST)
 
-    def take(self, given: Graded, score: float) -> None:
-        self.put(given, (1.0, score if score >= self._gate else 0.0))
+    def take(self, given: Graded, score: float, known: Known) -> None:
+        self.put(given, (1.0, score if score >= self._gate else 0.0), known)

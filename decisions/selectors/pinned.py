@@ -51,6 +51,7 @@ class Pinned(Selector):
         self.graded = chooser.graded
         self.watches_answers = chooser.watches_answers
         self.standing = chooser.standing
+        self.per_tenant = chooser.per_tenant
 
     def context(self, facts: Facts) -> Any:
         return self._chooser.context(facts)
@@ -67,8 +68,17 @@ class Pinned(Selector):
     def summary(self, sums: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         return self._chooser.summary(sums)
 
+    async def take_in(self, sums: Mapping[str, Sequence[float]]) -> None:
+        await self._chooser.take_in(sums)
+
+    async def forget(self) -> None:
+        await self._chooser.forget()
+
     def stub(self, facts: Facts, qualities: Mapping[str, float]) -> None:
         self._chooser.stub(facts, qualities)
+
+    def stub_seconds(self, facts: Facts, seconds: Mapping[str, float]) -> None:
+        self._chooser.stub_seconds(facts, seconds)
 
     @property
     def grades_by(self) -> str:

@@ -29,11 +29,13 @@ STAYED: Final = "the session's model"
 
 class Graded(NamedTuple):
     """A choice whose answer is graded: the key of the candidate, what the selector knew of the request, and with which
-    propensity it chose (None: it did not choose, for the session stayed on its model)."""
+    propensity it chose (None: it did not choose, for the session stayed on its model). `owner`: whose choices alone the
+    grade counts for (`decisions.candidates.whose`); None: everybody's."""
 
     arm: str
     context: Any
     propensity: float | None = None
+    owner: str | None = None
 
 
 class Params(BaseModel):
@@ -75,8 +77,9 @@ class Selector(ABC):
     says what to do about a model that stands in `pick` twice. `slow` has to be fetched before `choose`; `by_session`
     says that what is chosen depends on the session. One that `learns` is told what became of the requests that it has
     chosen for, off their path, and where it is `graded` how good their answers were; `watches_answers` says that the
-    answers have to be looked at; `standing` is what a graded one has learned. These six may be set by an instance in
-    its `__init__`, which raises OSError or ValueError where something that it needs cannot be had.
+    answers have to be looked at; `standing` is what a graded one has learned; of one tenant's grades `per_tenant` count
+    for everybody, in a half-life of it. These seven may be set by an instance in its `__init__`, which raises OSError
+    or ValueError where something that it needs cannot be had.
     """
 
     name: ClassVar[str]
@@ -90,6 +93,7 @@ class Selector(ABC):
     graded: bool = False
     watches_answers: bool = False
     standing: Standing | None = None
+    per_tenant: int = 0
 
     def __init__(self, pick: Pick, params: Any, shared: Shared) -> None:
         self.models = tuple(dict.fromkeys(pick.models))
@@ -131,10 +135,23 @@ class Selector(ABC):
         ValueError where nothing is known of a quality here."""
         raise ValueError(f"`by: {self.name}` knows of no quality that could be stubbed")
 
+    def stub_seconds(self, facts: Facts, seconds: Mapping[str, float]) -> None:
+        """The same for the `seconds` that candidates are expected to take."""
+        raise ValueError(f"`by: {self.name}` knows of no time that could be stubbed")
+
     @property
     def grades_by(self) -> str:
         """The kind that learns from grades: what it has learned is of no use to another."""
         return self.name
+
+    async def take_in(self, sums: Mapping[str, Sequence[float]]) -> None:
+        """Learn for everybody what another `standing` like this one's knows. Raises ValueError and `Unavailable`, as
+        that does."""
+        raise NotImplementedError
+
+    async def forget(self) -> None:
+        """Begin anew. Raises `Unavailable`."""
+        raise NotImplementedError
 
     async def settle(self) -> None:  # noqa: B027 - for most kinds it does at once
         """Wait until everything counts that it was told."""

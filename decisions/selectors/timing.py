@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from decisions.model import Model
 from decisions.outcome import Outcome
+from decisions.selectors.learner import Stubbed
+from signals.facts import Facts
 from signals.signal import Shared
+from signals.state.gauges import Gauge
 
 Until = Literal["first_byte", "end"]
 HALF_LIFE_S: Final = 60.0
@@ -28,6 +31,8 @@ class Timing:
     def __init__(self, shared: Shared, until: Until) -> None:
         self._until = until
         self._loads = shared.services.loads
+        self._gauges: dict[Model, Gauge] = {}
+        self._stubbed = Stubbed()
         self._standing = shared.services.standings.of(shared.services.store, f"timing:{until}", 3, HALF_LIFE_S)
 
     def learn(self, outcome: Outcome, arm: Model) -> None:
@@ -40,27 +45,41 @@ class Timing:
         failed = outcome.status == 429 or outcome.status >= 500
         self._standing.add(arm.key, (1.0, 0.0 if failed else seconds, float(failed)))
 
-    def expected(self, models: Sequence[Model]) -> list[float]:
+    def stub(self, facts: Facts, seconds: Mapping[str, float]) -> None:
+        """Let these seconds by candidate stand for what is known, for one request (policy tests)."""
+        facts.put(self._stubbed, seconds)
+
+    def stubbed(self, facts: Facts) -> bool:
+        """Whether seconds stand for what is known."""
+        return facts.has(self._stubbed)
+
+    def expected(self, models: Sequence[Model], facts: Facts) -> list[float]:
         """Seconds for each of `models`. One of which nothing is known counts as a little quicker than the quickest, so
         that it is tried before long."""
-        self._standing.refresh()
-        means = [self._mean(model) for model in models]
-        known = [mean for mean in means if mean is not None]
+        if self.stubbed(facts):
+            means = [facts.get(self._stubbed).get(model.key) for model in models]
+        else:
+            self._standing.refresh()
+            told, mean = self._standing.told, self._mean
+            means = [None if (sums := told(model.key)) is None else mean(sums) for model in models]
+        known = [each for each in means if each is not None]
         least = UNKNOWN * min(known, default=1.0)
         return [
-            (least if mean is None else mean) * (1.0 + self.waiting(model) / ABREAST)
-            for mean, model in zip(means, models, strict=True)
+            (least if each is None else each) * (1.0 + waiting / ABREAST)
+            for each, waiting in zip(means, self.waiting(models), strict=True)
         ]
 
-    def waiting(self, model: Model) -> int:
-        """Requests that wait for the first byte of the model's answer, in this process."""
-        return self._loads.of(model.plain.key).waiting
+    def waiting(self, models: Sequence[Model]) -> list[int]:
+        """Requests that wait for the first byte of each one's answer, in this process."""
+        gauges = self._gauges
+        for model in models:
+            if model not in gauges:
+                gauges[model] = self._loads.of(model.plain.key)
+        return [gauges[model].waiting for model in models]
 
-    def _mean(self, model: Model) -> float | None:
-        found = self._standing.told(model.key)
-        if found is None:
-            return None
-        count, seconds, failed = found
+    @staticmethod
+    def _mean(sums: Sequence[float]) -> float | None:
+        count, seconds, failed = sums
         if count < FEW:
             return None
         good = count - failed

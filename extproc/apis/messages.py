@@ -19,7 +19,7 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns, take_apart
 from extproc.apis.shape import BUDGETS, ApiShape, Static, lower, set_inside
-from extproc.edit import Draft, exchanged
+from extproc.edit import Draft, elements, exchanged
 from extproc.jsonbody import dicts
 from extproc.refusal import Refusal
 from signals.request import Request
@@ -110,6 +110,7 @@ class Messages(ApiShape):
             # it.
             if effort in _EFFORTS:
                 set_inside(draft, "output_config", "effort", _EFFORTS[effort])
+                _every_message(draft, _EFFORTS[effort])
             if on and kind in (None, "enabled", "disabled") and self._free(fields):
                 draft.set("thinking", {"type": "adaptive"})
                 _drop_sampling(draft)
@@ -248,6 +249,31 @@ MESSAGES: Final = Messages()
 def _drop_sampling(draft: Draft) -> None:
     draft.remove("temperature")
     draft.remove("top_k")
+
+
+def _every_message(draft: Draft, effort: str) -> None:
+    """Let no message ask for another effort: what a system message in the midst of others asks for goes before what the
+    request does (`BetaSystemMessageParam.output_config`)."""
+    messages = draft.fields.get("messages")
+    if not isinstance(messages, list):
+        return
+    asking = [at for at, each in enumerate(messages) if _effort(each) not in (None, effort)]
+    if not asking:
+        return
+    text = draft.raw("messages")
+    spans, changed = elements(text), list(messages)
+    changes: dict[int, bytes | None] = {}
+    for at in asking:
+        start, end = spans[at]
+        message = Draft(text[start:end], messages[at])
+        set_inside(message, "output_config", "effort", effort)
+        changes[at], changed[at] = message.text, message.fields
+    draft.put("messages", exchanged(text, changes), changed)
+
+
+def _effort(message: Any) -> Any:
+    config = message.get("output_config") if isinstance(message, dict) else None
+    return config.get("effort") if isinstance(config, dict) else None
 
 
 def _adds_tool(part: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from math import exp2
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,8 @@ MOST: Final = 1e12
 """The largest amount, which leaves room for its weight and for many others."""
 EVERY_S: Final = 1.0
 """How often the store is asked for what other replicas have learned, while there are requests."""
+PASSING: Final = 256
+"""Standings that come and go of which one process keeps the last ones used."""
 
 
 class Standing:
@@ -37,8 +40,8 @@ class Standing:
 
     Reading and adding never wait: what was added goes to the store in the background, together with the question for
     what the others have added. Keys of candidates that are gone stay until they have faded, so that a candidate that
-    comes back is known. `version` counts what was added here, `pulls` how often the sums of the others came. `clock`
-    gives seconds since the epoch.
+    comes back is known. `version` counts what was added here, `pulls` how often the sums of the others have changed.
+    `clock` gives seconds since the epoch.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Standing:
         self._fresh_until = float("-inf")
         self._pending: dict[str, F64] = {}  # not yet in the store, but in the sums
         self._asked = float("-inf")
+        self._seen: tuple[int, str | None] | None = None  # which state of the store the sums are of
         self._task: asyncio.Task[None] | None = None
         self._sharing = asyncio.Lock()  # while one tells what was added, another must not ask for the sums without it
 
@@ -80,6 +84,14 @@ class Standing:
         if given.shape != (self.size,) or not (np.abs(given) <= MOST).all():
             raise ValueError(f"{self.size} numbers are needed, none of them beyond {MOST:g}")
         return given
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sums
+
+    @property
+    def count(self) -> int:
+        """Of how many candidates something is known."""
+        return len(self._sums)
 
     def of(self, key: str) -> F64 | None:
         """The sums of a candidate as they weigh now; None where nothing is known of it."""
@@ -158,14 +170,16 @@ class Standing:
         self._turn()
         epoch, mine, self._pending = self._epoch, self._pending, {}
         named = {f"{at}:{key}": float(value) for key, sums in mine.items() for at, value in enumerate(sums) if value}
-        keeps = 2 * SPAN * self.half_life
         try:
             if named:
-                await store.gather(self._key(epoch), named, keeps)
+                await store.gather(self._key(epoch), named, 2 * SPAN * self.half_life)
         except Unavailable:
             for key, sums in mine.items():
                 self._pending[key] = self._pending.get(key, 0.0) + sums
             raise
+        seen = epoch, await store.mark(self._key(epoch))
+        if seen == self._seen:
+            return  # nobody has added anything: the sums, which may be thousands of numbers, need not come
         before = await store.gathered(self._key(epoch - 1))
         now = await store.gathered(self._key(epoch))
         self._turn()
@@ -183,6 +197,7 @@ class Standing:
             found[key] = found.get(key, 0.0) + sums
         self._sums = found
         self._fresh = {}
+        self._seen = seen
         self.pulls += 1
 
     def _key(self, epoch: int) -> str:
@@ -211,6 +226,7 @@ class Standings:
     def __init__(self) -> None:
         self.tally = Tally()
         self._known: dict[tuple[Any, ...], Standing] = {}
+        self._passing: OrderedDict[tuple[Any, ...], Standing] = OrderedDict()
 
     def of(self, store: Store, name: str, size: int, half_life: float) -> Standing:
         """The standing of a name in a store; the same one as before where size and half-life are."""
@@ -218,6 +234,18 @@ class Standings:
         if key not in self._known:
             self._known[key] = Standing(store, name, size, half_life)
         return self._known[key]
+
+    def passing(self, store: Store, name: str, size: int, half_life: float) -> Standing:
+        """The same for one of many names, of which the last PASSING used are kept."""
+        key = (id(store), name, size, half_life)
+        found = self._passing.get(key)
+        if found is None:
+            found = self._passing[key] = Standing(store, name, size, half_life)
+            if len(self._passing) > PASSING:
+                self._passing.popitem(last=False)
+        else:
+            self._passing.move_to_end(key)
+        return found
 
     def known(self) -> Mapping[str, Standing]:
         """Those that there are, by name."""

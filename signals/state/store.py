@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ log = logging.getLogger("pointsman.store")
 
 PREFIX = "pointsman:"
 DOWN = "store_down"
+MARK = ":mark"
 REST_S = 1.0  # after a failure the store is left alone for so long: requests see Unknown at once, not after a timeout
 MAX_PENDING = 100_000  # keys with an amount to be added later
 
@@ -222,7 +224,12 @@ class Valkey:
         for name, amount in amounts.items():
             pipe.hincrbyfloat(PREFIX + key, name, amount)
         pipe.pexpire(PREFIX + key, int(ttl * 1000))
+        pipe.set(PREFIX + key + MARK, secrets.token_hex(8), px=int(ttl * 1000))
         await self._asked(pipe.execute(), 10)
+
+    async def mark(self, key: str) -> str | None:
+        """A text that is another one whenever the numbers under `key` are others. Raises `Unavailable`."""
+        return await self.text(key + MARK)
 
     async def gathered(self, key: str) -> dict[str, float]:
         """The numbers under `key` by their names. Raises `Unavailable`."""
@@ -231,7 +238,7 @@ class Valkey:
 
     async def ungather(self, keys: Sequence[str]) -> None:
         """Forget the numbers under `keys`. Raises `Unavailable`."""
-        await self._asked(self._client.unlink(*(PREFIX + key for key in keys)), 10)
+        await self._asked(self._client.unlink(*(PREFIX + key + end for key in keys for end in ("", MARK))), 10)
 
     async def drop(self, pattern: str) -> int:
         dropped = 0

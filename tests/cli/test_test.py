@@ -137,10 +137,27 @@ def test_what_was_learned_is_stubbed(run: Run, tmp_path: Path, cases: Callable[[
         ("learnt: {small: 1}", "no decision 'learnt' with a choice of models (did you mean 'learned'?)"),
         ("learned: {smal: 1}", "'smal' is no candidate of 'learned' (did you mean 'small'?)"),
         ("hard: {small: 1}", "`by: cheapest` knows of no quality"),
+        ("learned: {small: 1}}, seconds: {learned: {small: 1}", "knows of no time"),
     ):
         ran = run("test", policy, cases(wrong.replace("QUALITIES", qualities)))
         assert ran.status == 1
         assert said in ran.err + ran.out
+
+
+def test_what_was_measured_is_stubbed(run: Run, tmp_path: Path, cases: Callable[[str], Path]) -> None:
+    policy = tmp_path / "policy.yaml"
+    for by, told, model in (
+        ("fastest: {explore: 1}", "seconds: {learned: {small: 2, large: 0.5}}", "large"),
+        ("fastest: {explore: 1}", "seconds: {learned: {small: 0.2, large: 0.5}}", "small"),
+        ("factors: {latency: 1, quality: 0}", "seconds: {learned: {small: 2, large: 0.5}}", "large"),
+        ("factors: {quality: 1}", "qualities: {learned: {large: 0.9}}", "large"),
+        ("factors: {quality: 1}", "qualities: {learned: {small: 0.9}}", "small"),
+    ):
+        policy.write_text(LEARNING.replace("BY", f"{{{by}}}"))
+        asked = "request: {messages: [{role: user, content: hi}]}"
+        text = f"- {{name: a, {asked}, {told}, expect: {{model: {model}}}}}\n" * 6
+        ran = run("test", policy, cases(f"cases:\n{text}"))
+        assert ran.status == 0, (by, told, ran.out)
 
 
 def test_coverage(run: Run, policy: Path, cases: Callable[[str], Path]) -> None:

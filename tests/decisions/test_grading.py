@@ -14,6 +14,7 @@ from config.load import parse
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.grading import A_MINUTE, Grading
+from decisions.learned import forget, learned, take_in
 from decisions.outcome import Outcome
 from decisions.selectors.bandit import Bandit
 from decisions.selectors.ema import Ema
@@ -256,3 +257,99 @@ async def test_nothing_of_a_request_is_kept_but_numbers() -> None:
 
 def test_a_policy_that_does_not_learn_takes_no_grades() -> None:
     assert build(parse(POLICY.replace("by: {ema: {explore: 0}}", "by: cheapest"))).grading is None
+
+
+SILENT = {"said": Reading(False), "again": Reading(False)}
+KINDS = ("bandit: {explore: 0}", "ema: {explore: 0}", "pheromone: {}", "elo: {explore: 0}")
+
+
+async def taught(
+    engine: Engine, tenant: str, count: int, grades: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant asks so often, gets its answers from both models by turns, and grades them as slowly as it may."""
+    grading = engine.grading
+    assert grading is not None
+    for number in range(count):
+        if number % A_MINUTE == 0:
+            monkeypatch.setattr("decisions.grading.time.time", lambda minute=number: 1.8e9 + minute)
+        request = asked(x_tenant=tenant, x_request_id=f"{tenant}{number}")
+        trace = await engine.stubbed(request, SILENT).finish()
+        assert trace.choice is not None
+        model = ("small", "large")[number % 2]
+        trace = trace._replace(choice=trace.choice._replace(model=engine.models[model], propensity=0.5))
+        grading.answered(trace, request, f"{tenant}-{number}")
+        await settled(grading)
+        told = grade({"id": f"{tenant}-{number}", "score": grades[model]}, x_tenant=tenant)
+        assert await grading.take(told) == "taken"
+        await engine.selectors["learned"].settle()
+
+
+async def takes(engine: Engine, tenant: str) -> list[str]:
+    await engine.selectors["learned"].settle()
+    found = []
+    for number in range(30):
+        evaluation = engine.stubbed(asked(x_tenant=tenant, x_request_id=f"n{number}"), SILENT)
+        trace = await evaluation.finish()
+        assert trace.choice is not None
+        found.append(trace.choice.model.key)
+    return found
+
+
+@pytest.mark.parametrize("by", KINDS)
+async def test_a_thousand_forged_grades_of_own_answers_move_nobody_else_s_choice(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(parse(POLICY.replace("ema: {explore: 0}", by) + TENANT))
+    for tenant in ("a", "b", "c"):
+        await taught(engine, tenant, 30, {"small": 0.1, "large": 0.9}, monkeypatch)
+    others = ("a", "b", "c", "new")
+    before = {tenant: await takes(engine, tenant) for tenant in others}
+    assert all(takes.count("large") >= 24 for takes in before.values()), before
+    await taught(engine, "forger", 1000, {"small": 1.0, "large": 0.0}, monkeypatch)
+    after = {tenant: await takes(engine, tenant) for tenant in others}
+    kept = sum(x == y for tenant in others for x, y in zip(before[tenant], after[tenant], strict=True))
+    assert kept >= (110 if by.startswith("pheromone") else 120), "trails give each its share"
+    assert all(takes.count("large") >= 24 for takes in after.values()), after
+    assert (await takes(engine, "forger")).count("small") >= 24, "its own grades count for itself"
+
+
+async def test_with_no_grades_of_its_own_for_others_a_tenant_moves_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build(parse(POLICY.replace("{explore: 0}", "{explore: 0, per_tenant: 0}") + TENANT))
+    await taught(engine, "forger", 100, {"small": 0.0, "large": 1.0}, monkeypatch)
+    assert await takes(engine, "forger") == ["large"] * 30
+    assert await takes(engine, "new") == ["small"] * 30
+    shown = engine.selectors["learned"].standing.all()  # type: ignore[union-attr]
+    assert shown["|small"][0] == pytest.approx(50, abs=0.1), "what is shown is everything"
+    assert await engine.grading.take_all([{"id": "forger-99", "score": 0}]) == ["graded_already"]  # type: ignore[union-attr]
+    await answer(engine, "late", asked(x_tenant="forger"))
+    assert await engine.grading.take_all([{"id": "late", "score": 1}]) == ["taken"]  # type: ignore[union-attr]
+    assert await takes(engine, "new") == ["large"] * 30, "the operator's grade counts for everybody"
+
+
+async def test_what_tenants_have_taught_is_forgotten_and_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build(parse(POLICY.replace("{explore: 0}", "{explore: 0, per_tenant: 0}") + TENANT))
+    await taught(engine, "one", 30, {"small": 0.0, "large": 1.0}, monkeypatch)
+    state = await learned(engine, None)
+    assert await forget(engine, None) == ["learned"]
+    assert await takes(engine, "one") == ["small"] * 30
+    await take_in(engine, state)
+    assert await takes(engine, "another") == ["large"] * 30, "what the operator takes in counts for everybody"
+
+
+async def test_an_id_that_two_answers_have_names_neither() -> None:
+    engine, grading = made(TENANT)
+    await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r1"))
+    await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r2"))
+    assert await grading.take(grade({"id": "cmpl-1", "score": 0}, x_tenant="one")) == "ambiguous_answer"
+    assert await grading.take_all([{"id": "cmpl-1", "score": 0}]) == ["ambiguous_answer"]
+    assert means(engine)["small"] == 0.6
+    assert await grading.take(grade({"id": "r2", "score": 0}, x_tenant="one")) == "taken"
+    assert await grading.take(grade({"id": "r1", "better_than": "cmpl-1"}, x_tenant="one")) == "ambiguous_answer"
+    assert await grading.take(grade({"id": "r1", "score": 0}, x_tenant="one")) == "taken"
+
+
+async def test_failures_are_no_grades_where_the_policy_says_so() -> None:
+    engine = build(parse(POLICY.replace("{explore: 0}", "{explore: 0, failures: false}")))
+    trace = await answer(engine, "a", asked())
+    engine.record(Outcome(trace, engine.models["small"], 0, 503, 1.0, 1.0), asked())
+    assert means(engine) == {"small": 0.6, "large": 0.5}

@@ -201,6 +201,17 @@ def test_a_client_s_adaptive_thinking_stays(kind: str, model: Model) -> None:
     assert sent(given, model, reasoning_effort="none")["thinking"] == {"type": "disabled"}
 
 
+def test_no_message_asks_for_another_effort_than_the_policy_s() -> None:
+    asks: dict[str, Any] = {"role": "system", "output_config": {"effort": "max"}}
+    nothing = {"role": "system", "content": "x", "output_config": {}}
+    own: list[dict[str, Any]] = [QUESTION, asks, {"role": "assistant", "content": "42"}, QUESTION, {**asks, "content": "Be brief."}, nothing]
+    result = sent({"messages": own}, ADAPTIVE, reasoning_effort="low")
+    assert result["output_config"] == {"effort": "low"}
+    low = {"output_config": {"effort": "low"}}
+    assert result["messages"] == [own[0], own[1] | low, *own[2:4], own[4] | low, own[5]]
+    assert sent({"messages": own}, ADAPTIVE, thinking=True)["messages"] == own, "the policy asks for none"
+
+
 @pytest.mark.parametrize(
     ("effort", "told"),
     [("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high"), ("xhigh", "xhigh"), ("max", "max")],

@@ -125,7 +125,8 @@ def test_comparisons_move_ratings_towards_each_other_s_difference() -> None:
         selector.compare(Graded("b", ""), Graded("a", ""))
         selector.compare(Graded("b", ""), Graded("c", ""))
         selector.compare(Graded("c", ""), Graded("b", ""))
-    rating = {key: selector.rating("", key) for key in "abc"}  # type: ignore[attr-defined]
+    known = selector.known(facts())  # type: ignore[attr-defined]
+    rating = {key: selector.rating("", key, known) for key in "abc"}  # type: ignore[attr-defined]
     assert rating["b"] > rating["a"] + 200
     assert abs(rating["b"] - rating["c"]) < 60
 
