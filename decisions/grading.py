@@ -35,7 +35,8 @@ SAID: Final = {"satisfied": 1.0, "clarification": 0.3, "dissatisfied": 0.0}
 """What a user's words in the next turn (`feedback`) say of the answer before."""
 
 SEVERAL: Final = '{"key":""}'
-"""What is remembered under an id that two answers have: two servers may count alike, and some draw from few numbers."""
+"""What is remembered under an id that answers of two servers, or of two who asked, have: some count from 1, and some
+draw from few numbers."""
 
 Taken = Literal[
     "taken", "invalid_feedback", "unknown_answer", "ambiguous_answer", "graded_already", "too_many_grades", "store_down"
@@ -201,8 +202,10 @@ class Grading:
 
     async def _answered(self, place: str, kept: str) -> None:
         first = await self._store.pin(place, kept, DAY_S)
-        if first != kept and orjson.loads(first)["key"] != orjson.loads(kept)["key"]:
-            await self._store.keep(place, SEVERAL, DAY_S)
+        if first != kept:  # one server that counts from 1 again means its last answer
+            before, now = orjson.loads(first), orjson.loads(kept)
+            alike = all(before.get(name) == now[name] for name in ("decision", "arm", "owner"))
+            await self._store.keep(place, kept if alike else SEVERAL, DAY_S)
 
     async def _sent(self, session: str, score: float | None, asked: str, kept: str | None) -> None:
         if score is not None and session:

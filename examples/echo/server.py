@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import time
 import uuid
@@ -36,7 +35,6 @@ class Echo:
     def __init__(self, name: str, delay: float = 0.0) -> None:
         self.name = name
         self.delay = delay
-        self._ids = itertools.count(1)
         self._apis: dict[str, tuple[Callable[[Json], Json], Callable[[Json], list[Event]] | None]] = {
             "/v1/chat/completions": (self._chat, self._chat_events),
             "/v1/completions": (self._completion, self._completion_events),
@@ -101,7 +99,7 @@ class Echo:
         return f"{self.name} answers: {asked}" if asked else f"{self.name} answers."
 
     def _id(self, prefix: str) -> str:
-        return f"{prefix}-echo-{next(self._ids)}"
+        return f"{prefix}-echo-{uuid.uuid4().hex[:12]}"
 
     # OpenAI chat completions
 

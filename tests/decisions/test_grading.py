@@ -336,13 +336,20 @@ async def test_what_tenants_have_taught_is_forgotten_and_taken_in(monkeypatch: p
     assert await takes(engine, "another") == ["large"] * 30, "what the operator takes in counts for everybody"
 
 
-async def test_an_id_that_two_answers_have_names_neither() -> None:
+async def test_an_id_that_two_servers_have_given_names_neither_answer() -> None:
     engine, grading = made(TENANT)
-    await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r1"))
+    trace = await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r1"))
+    await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r0"))
+    assert await grading.take(grade({"id": "cmpl-1", "score": 1}, x_tenant="one")) == "taken", "the last, of one server"
+    assert trace.choice is not None
+    other = trace._replace(choice=trace.choice._replace(model=engine.models["large"]))
+    grading.answered(other, asked(x_tenant="one"), "cmpl-1")
+    await settled(grading)
+    before = means(engine)
     await answer(engine, "cmpl-1", asked(x_tenant="one", x_request_id="r2"))
     assert await grading.take(grade({"id": "cmpl-1", "score": 0}, x_tenant="one")) == "ambiguous_answer"
     assert await grading.take_all([{"id": "cmpl-1", "score": 0}]) == ["ambiguous_answer"]
-    assert means(engine)["small"] == 0.6
+    assert means(engine) == pytest.approx(before, abs=1e-4)
     assert await grading.take(grade({"id": "r2", "score": 0}, x_tenant="one")) == "taken"
     assert await grading.take(grade({"id": "r1", "better_than": "cmpl-1"}, x_tenant="one")) == "ambiguous_answer"
     assert await grading.take(grade({"id": "r1", "score": 0}, x_tenant="one")) == "taken"

@@ -204,7 +204,8 @@ def test_a_client_s_adaptive_thinking_stays(kind: str, model: Model) -> None:
 def test_no_message_asks_for_another_effort_than_the_policy_s() -> None:
     asks: dict[str, Any] = {"role": "system", "output_config": {"effort": "max"}}
     nothing = {"role": "system", "content": "x", "output_config": {}}
-    own: list[dict[str, Any]] = [QUESTION, asks, {"role": "assistant", "content": "42"}, QUESTION, {**asks, "content": "Be brief."}, nothing]
+    said = {"role": "assistant", "content": "42"}
+    own: list[dict[str, Any]] = [QUESTION, asks, said, QUESTION, {**asks, "content": "Be brief."}, nothing]
     result = sent({"messages": own}, ADAPTIVE, reasoning_effort="low")
     assert result["output_config"] == {"effort": "low"}
     low = {"output_config": {"effort": "low"}}
