@@ -50,8 +50,8 @@ test-native: dev ## compile the hot path and run its tests on it (needs a C comp
 test-image: dev ## build the image's files and start them as a locked-down pod would (needs root)
 	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
 
-test-agents: dev ## run agents' own programs through Envoy (needs root, node, and npm, which fetches them once)
-	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py $(PYTEST)
+test-agents: dev ## run agents' own programs and further clients through Envoy (needs root, node, and npm, which fetches them once)
+	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
 
 test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
 	$(call on-pythons,test-fast)

@@ -37,7 +37,7 @@ from stepwise.policy import CalibrationRow, Device, StepPolicy, StepPolicyError
 from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
-from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
 from upstream.client import ModelClient
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP, Token
@@ -186,17 +186,11 @@ class Timed(Strategy):
         return _TimedRun(self, self._inner.begin(context))
 
 
-class _TimedRun:
+class _TimedRun(StepJudge):
     def __init__(self, rule: Timed, inner: Run) -> None:
         self._rule = rule
         self._inner = inner
         self._last = time.perf_counter()
-
-    def turn(self, state: State) -> Turn:
-        return Turn.DRAFT
-
-    def glance(self, token: Token, state: State) -> bool:
-        return True
 
     async def judge(self, draft: Draft) -> Judgement:
         started, cpu = time.perf_counter(), time.thread_time()

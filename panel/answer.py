@@ -8,13 +8,13 @@ from typing import Protocol
 
 import orjson
 
-from panel.apis.registry import APIS
-from panel.apis.shape import Manuscript
 from panel.kind import KIND
 from panel.metrics import PanelMetrics
-from panel.sitting import Member, NoAnswer, Room, Sitting, Spoken
+from panel.sitting import Member, NoAnswer, Room, Sitting
 from panel.strategy import PanelStrategy
 from upstream.answer import Answer, Body, whole
+from upstream.apis.registry import APIS
+from upstream.apis.shape import Manuscript, Spoken
 from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import HOP
 from upstream.writer import Call

@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 from rapidfuzz import fuzz
 
+from upstream.apis.shape import joined
 from upstream.endpoint import JSON
 
 READ: Final = 20_000
@@ -93,19 +94,6 @@ def any_answer(text: str) -> Answer | None:
     led = _led(text)
     found = boxed(text) or (led and (number(led) or choice(led)))
     return found or words(text)
-
-
-def joined(parts: Sequence[JSON]) -> list[JSON]:
-    """Whole tool calls from the pieces of a stream."""
-    calls: dict[int, JSON] = {}
-    for part in parts:
-        call = calls.setdefault(part.get("index") or 0, {"id": "", "type": "function", "function": {}})
-        call["id"] = part.get("id") or call["id"]
-        said = part.get("function") or {}
-        inner = call["function"]
-        inner["name"] = said.get("name") or inner.get("name", "")
-        inner["arguments"] = inner.get("arguments", "") + (said.get("arguments") or "")
-    return [calls[at] for at in sorted(calls)]
 
 
 def called(parts: Sequence[JSON]) -> Answer | None:

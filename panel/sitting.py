@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from panel.certainty import Surety
 from panel.metrics import PanelMetrics
 from signals.state.store import Store
+from upstream.apis.shape import Spoken
 from upstream.books import Books, Open
 from upstream.client import CompletionStream, DeadlineError, ModelClient, UpstreamError
 from upstream.endpoint import JSON
@@ -33,16 +34,6 @@ class NoAnswer(Exception):
         super().__init__(message)
         self.status = status
         self.body = body
-
-
-class Spoken(NamedTuple):
-    """A piece of the answer for the client. `tools`: pieces of tool calls, as OpenAI's API streams them. `entries`: log
-    probabilities as the server gave them, where the client asked for some."""
-
-    text: str = ""
-    reasoning: str = ""
-    tools: tuple[JSON, ...] = ()
-    entries: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from panel.sitting import Sitting, Spoken
+from panel.sitting import Sitting
 from signals.signal import Doubt
+from upstream.apis.shape import Spoken
 from upstream.writer import Planned, WriterParameter
 
 

@@ -24,15 +24,15 @@ class Allowance:
         """Tokens that the client still allows; None where it sets no limit."""
         return None if self._limit is None else self._limit - written
 
-    def unjudged(self, steps: int, length: int, told: Open | None) -> str | None:
-        """Which budget has ended judging, if one has. `length`: characters of the answer so far."""
+    def unjudged(self, steps: int, written: int, told: Open | None) -> str | None:
+        """Which budget has ended judging, if one has. `written`: tokens of the answer so far."""
         budget = self._budget
         if steps >= budget.steps:
             return "steps"
         if asyncio.get_running_loop().time() - self._started >= budget.seconds:
             return "seconds"
         if budget.money is not None:
-            prompt = self._books.prompt_tokens(self._large.name, length)
+            prompt = self._books.prompt_tokens(self._large.name, written)
             step = self._large.upstream.endpoint.cost(prompt, _STEP_TOKENS)
             if self._books.cost(told) + step > budget.money:
                 return "money"

@@ -1,13 +1,11 @@
-"""One chat completion answered step by step: its status, headers and body."""
+"""One call answered step by step, in the client's API: its status, headers and body."""
 
 from __future__ import annotations
 
 import logging
-import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
 
 import orjson
 
@@ -17,10 +15,12 @@ from stepwise.pair import Setup
 from stepwise.ready import Stepwise, StepwiseError
 from stepwise.session import Failed, Session
 from stepwise.transcript import Text
-from upstream.answer import Answer, Body, Whole, problem, whole
+from upstream.answer import Answer, Body, whole
+from upstream.apis.registry import APIS
+from upstream.apis.shape import Manuscript, Spoken
 from upstream.client import DeadlineError
 from upstream.endpoint import HOP, JSON
-from upstream.events import DONE, comment, event
+from upstream.events import comment
 from upstream.writer import Call
 
 log = logging.getLogger("pointsman.stepwise")
@@ -90,7 +90,11 @@ class Steps:
         return self.stepwise.metrics
 
     def unfit(self, call: Call) -> str | None:
-        return "not_chat" if call.api != "chat" else ineligible(call.body, call.headers)
+        api = APIS.get(call.api)
+        if api is None:
+            return "not_chat"
+        question = api.question(call.body)
+        return question if isinstance(question, str) else ineligible(question, call.headers)
 
     async def start(self) -> None:
         """Probes the upstreams. If the block cannot work with them, this is logged and the large model answers."""
@@ -120,7 +124,7 @@ class Steps:
 
 
 async def answer(setup: Setup, call: Call) -> Answer:
-    """Answers an eligible call (see `ineligible`) with two models.
+    """Answers a call that is fit (see `Steps.unfit`) with two models.
 
     A streaming answer is returned as soon as one model has begun, a whole one when it is complete. When the deadline
     passes, the answer ends with an error. It may be cancelled at any moment; everything is freed then.
@@ -129,27 +133,31 @@ async def answer(setup: Setup, call: Call) -> Answer:
         "x-pointsman-model": f"{setup.small.name}+{setup.large.name}",
         "x-pointsman-stepwise": setup.strategy.name,
     }
-    session = Session(setup, call)
+    api = APIS[call.api]
+    question = api.question(call.body)
+    assert not isinstance(question, str)
+    session = Session(setup, replace(call, body=question))
+    script = api.manuscript(call.body, "+".join(one.upstream.endpoint.model for one in (setup.small, setup.large)))
     try:
         await session.open()
-        frame = _Frame(call.body, setup.small.upstream.endpoint.model, setup.large.upstream.endpoint.model)
         if call.body.get("stream"):
             return Answer(
                 200,
                 {**head, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"},
-                _Events(session, frame, setup.metrics, call.note),
+                _Events(session, script, setup.metrics, call.note),
             )
         texts = []
         while (text := await session.next()) is not None:
-            texts.append(text)
+            texts.append(_spoken(text))
     except Failed as error:
         setup.metrics.answers["failed"] += 1
         session.close()
-        return whole(error.status, error.body or problem(str(error), "upstream_error"), head)
+        body = error.body or orjson.dumps(api.error(error.status, str(error), "upstream_error"))
+        return whole(error.status, body, head)
     except DeadlineError as error:
         setup.metrics.answers["deadline"] += 1
         session.close()
-        return whole(504, problem(str(error), "timeout"), head)
+        return whole(504, orjson.dumps(api.error(504, str(error), "timeout")), head)
     except BaseException:
         setup.metrics.answers["cancelled"] += 1
         session.close()
@@ -157,17 +165,22 @@ async def answer(setup: Setup, call: Call) -> Answer:
     session.close()
     setup.metrics.answers["complete"] += 1
     head |= {"x-pointsman-redos": str(session.redos), "x-pointsman-steps": str(len(session.records))}
-    return Answer(200, {**head, "content-type": "application/json"}, Whole(frame.whole(texts, session)))
+    return whole(200, orjson.dumps(script.whole(texts, session.finish, session.usage())), head)
+
+
+def _spoken(text: Text) -> Spoken:
+    return Spoken(text.content, text.reasoning, (), text.entries, text.model.upstream.endpoint.model)
 
 
 class _Events(Body):
-    """Server-sent events, one per piece of text that the session gives."""
+    """Server-sent events in the client's API, for each piece of text that the session gives."""
 
-    def __init__(self, session: Session, frame: _Frame, metrics: StepwiseMetrics, note: bool) -> None:
+    def __init__(self, session: Session, script: Manuscript, metrics: StepwiseMetrics, note: bool) -> None:
         self._session = session
         self._note = note
-        self._frame = frame
+        self._script = script
         self._answers = metrics.answers
+        self._begun = False
         self._over = False
 
     async def __anext__(self) -> bytes:
@@ -176,76 +189,32 @@ class _Events(Body):
         try:
             text = await self._session.next()
         except Failed as error:
-            return self._end("failed", event(orjson.loads(problem(str(error), "upstream_error"))))
+            return self._broken("failed", str(error), "upstream_error")
         except DeadlineError as error:
-            return self._end("deadline", event(orjson.loads(problem(str(error), "timeout"))))
+            return self._broken("deadline", str(error), "timeout")
         except BaseException:
             await self.aclose()
             raise
         if text is not None:
-            return self._frame.chunk(text)
-        self._session.close()  # enters the last stream in the books
-        return self._end("complete", self._frame.tail(self._session))
+            return self._start() + self._script.piece(_spoken(text))
+        self._end("complete")  # enters the last stream in the books
+        session = self._session
+        return self._start() + self._script.end(session.finish, session.usage(), self._note)
 
     async def aclose(self) -> None:
         if not self._over:
-            self._end("cancelled", b"")
+            self._end("cancelled")
 
-    def _end(self, outcome: str, last: bytes) -> bytes:
+    def _start(self) -> bytes:
+        begun, self._begun = self._begun, True
+        return b"" if begun else self._script.start()
+
+    def _broken(self, outcome: str, message: str, code: str) -> bytes:
+        self._end(outcome)
+        note = comment({"usage": self._session.usage()}) if self._note else b""
+        return self._start() + note + self._script.broken(message, code)
+
+    def _end(self, outcome: str) -> None:
         self._over = True
         self._answers[outcome] += 1
         self._session.close()
-        note = self._frame.note(self._session) if self._note else b""
-        return last + note + DONE
-
-
-class _Frame:
-    """The JSON around the text, as the client asked for it."""
-
-    def __init__(self, request: JSON, small: str, large: str) -> None:
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self._pair = f"{small}+{large}"
-        self._usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        self._logprobs = bool(request.get("logprobs"))
-        self._top: int = request.get("top_logprobs") or 0
-        self._role: JSON = {"role": "assistant"}
-
-    def chunk(self, text: Text) -> bytes:
-        delta: JSON = {**self._role, "content": text.content}
-        if text.reasoning:
-            delta = {**self._role, "reasoning_content": text.reasoning}
-        self._role = {}
-        choice = {"index": 0, "delta": delta, "logprobs": self._entries([text]), "finish_reason": None}
-        return event({**self._head("chat.completion.chunk", text.model.upstream.endpoint.model), "choices": [choice]})
-
-    def tail(self, session: Session) -> bytes:
-        """The last events but [DONE]."""
-        head = self._head("chat.completion.chunk", self._pair)
-        choice = {"index": 0, "delta": self._role, "logprobs": None, "finish_reason": session.finish}
-        end = event({**head, "choices": [choice]})
-        return end + (event({**head, "choices": [], "usage": session.usage()}) if self._usage else b"")
-
-    def note(self, session: Session) -> bytes:
-        """The usage in a comment, which no client shows; empty where the client gets the usage anyway."""
-        return b"" if self._usage else comment({"usage": session.usage()})
-
-    def whole(self, texts: list[Text], session: Session) -> bytes:
-        message: JSON = {"role": "assistant", "content": "".join(text.content for text in texts)}
-        if reasoning := "".join(text.reasoning for text in texts):
-            message["reasoning_content"] = reasoning
-        choice = {"index": 0, "message": message, "logprobs": self._entries(texts), "finish_reason": session.finish}
-        return orjson.dumps(
-            {**self._head("chat.completion", self._pair), "choices": [choice], "usage": session.usage()}
-        )
-
-    def _head(self, kind: str, model: str) -> JSON:
-        return {"id": self._id, "object": kind, "created": self._created, "model": model}
-
-    def _entries(self, texts: list[Text]) -> JSON | None:
-        if not self._logprobs:
-            return None
-        entries: list[Any] = [entry for text in texts for entry in text.entries]
-        return {
-            "content": [{**entry, "top_logprobs": (entry.get("top_logprobs") or [])[: self._top]} for entry in entries]
-        }

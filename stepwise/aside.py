@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, Continuation, build
+from stepwise.continuation import Continuation, build
 from stepwise.pair import Setup
 from stepwise.steps import Step
 from stepwise.strategy import NoJudgement
@@ -40,9 +40,10 @@ class Aside:
 
     async def verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoJudgement."""
-        body = verify.request(self._call.body["messages"], self._transcript.text, step.text)
+        large = self._large
+        asked = self._call.body["messages"], self._transcript.text, step.text
         try:
-            answer = await self._ask(CHAT_PATH, body)
+            answer = await self._ask(*verify.request(*asked, mode=large.capability.mode, template=large.template))
         except UpstreamError as error:
             self._metrics.upstream_errors[self._large.name, error.kind] += 1
             raise NoJudgement("verify_failed", str(error)) from error
@@ -56,7 +57,7 @@ class Aside:
     async def _warm(self, prefix: str) -> None:
         model = self._large
         try:
-            how = Continuation(max_tokens=1, template=model.upstream.endpoint.template)
+            how = Continuation(max_tokens=1, template=model.template)
             path, body = build(model.capability.mode, self._call.body, prefix, how)
             del body["stream"], body["stream_options"]
             await self._ask(path, body)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from stepwise.thoughts import continued, opened
 from upstream.client import UpstreamError
 from upstream.endpoint import JSON, ContinuationMode
 from upstream.tokens import Token
@@ -61,7 +64,8 @@ def build(mode: ContinuationMode | None, request: JSON, prefix: str, how: Contin
     messages: list[JSON] = request["messages"]
     if mode is ContinuationMode.COMPLETIONS:
         body = {key: value for key, value in body.items() if key not in _CHAT_ONLY}
-        body["prompt"] = render(template, messages) + prefix
+        given = request.get("chat_template_kwargs")
+        body["prompt"] = continued(render(template, messages, given if isinstance(given, dict) else {}), prefix)
         if top_logprobs >= 0:
             body["logprobs"] = max(top_logprobs, 1)
         return COMPLETIONS_PATH, body
@@ -82,26 +86,57 @@ def build(mode: ContinuationMode | None, request: JSON, prefix: str, how: Contin
     return CHAT_PATH, body
 
 
-def render(template: str | None, messages: Sequence[Mapping[str, Any]]) -> str:
-    """The prompt of a conversation, ready for the answer's first token.
+def began(asked: tuple[str, JSON], prefix: str) -> str:
+    """What the prompt of a request from `build` has put before an answer that begins with it: the tag of its thoughts.
+
+    The model does not write it again, so it is missing in the text that comes.
+    """
+    path, body = asked
+    return "" if prefix or path != COMPLETIONS_PATH else opened(body["prompt"])
+
+
+def render(template: str | None, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any] | None = None) -> str:
+    """The prompt of a conversation, ready for the answer's first token. `more`: the client's `chat_template_kwargs`.
 
     Without a template (for base models, and servers that need none) it is the messages' texts with a blank line between
     them. Raises UpstreamError when the template fails.
     """
+    plain = [{**message, "content": _text(message.get("content"))} for message in messages]
     if template is None:
-        return "".join(f"{_text(message.get('content'))}\n\n" for message in messages)
+        return "".join(f"{message['content']}\n\n" for message in plain)
+    variables = {"bos_token": "", "eos_token": "", **(more or {}), "messages": plain, "add_generation_prompt": True}
     try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="")
+        return compiled(template).render(variables)
     except Exception as error:  # a template is a program: it can fail in any way
         raise UpstreamError("template", f"the chat template cannot render this conversation: {error}") from error
 
 
 @lru_cache(maxsize=64)
-def _compiled(template: str) -> jinja2.Template:
-    """Chat templates come with models: they run in a sandbox that cannot change or reach anything."""
+def compiled(template: str) -> jinja2.Template:
+    """A chat template, ready to be rendered. Raises ValueError when it is none.
+
+    Templates come with models: they run in a sandbox that cannot change or reach anything.
+    """
+    from jinja2 import TemplateSyntaxError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    # What Hugging Face's `apply_chat_template` gives templates, too.
+    made.filters["tojson"] = _json
+    made.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
+    try:
+        return made.from_string(template)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"no chat template: line {error.lineno}: {error.message}") from None
+
+
+def _json(value: object, indent: int | None = None, **_: object) -> str:
+    """JSON as it is: Jinja's own filter would write `<` as an escape."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: object) -> NoReturn:
+    raise ValueError(message)
 
 
 def _text(content: object) -> str:

@@ -54,10 +54,13 @@ NAMES: tuple[str, ...] = (
     "corrections",  # self-correction words in this step ("wait", "but", ...), at most 8
     "answer_present",  # 1 when the step states a final answer
     "difficulty",  # the request's difficulty signal, 0..1; 0.5 when unknown
+    "thought",  # 1 when the step is one of the thoughts before the answer
 )
-"""Feature names in the order of the vector."""
+"""Feature names in the order of the vector. New ones come last: a policy sees those that it was trained with."""
 
 WIDTH = len(NAMES)
+FIRST = NAMES.index("thought")
+"""How many there were when the first policies were trained."""
 
 _EMA = 0.3
 _UNCERTAIN = math.log(0.5)
@@ -168,6 +171,7 @@ def draft(step: Step, state: State) -> tuple[NDArray[np.float32], State]:
             min(len(_CORRECTION.findall(step.text)), _MAX_CORRECTIONS),
             _ANSWER.search(step.text) is not None,
             state.difficulty,
+            step.thought,
         ),
         dtype=np.float32,
     )

@@ -28,6 +28,11 @@ class PairModel:
     asked: float | None = None  # when it was last probed, by the monotonic clock
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def template(self) -> str | None:
+        """The chat template of its model, as far as it is known: what the policy says, else the server's own."""
+        return self.upstream.endpoint.template or self.capability.template
+
     def failed(self, why: str) -> None:
         """Its server does not work: that is logged once, until it works again."""
         if self.failure is None:
@@ -65,6 +70,7 @@ class Setup:
     budget: AnswerBudget = field(default_factory=AnswerBudget)
     max_redos: int = 8
     token_budget: int = 4096  # `State.token_budget`
+    verdict_tokens: int = 64  # an unfinished draft is judged whenever it has grown by so many
     warm_below: float | None = None  # scores under this warm the large model's prefix cache
     marks: bool = False  # the large model gives the marks that the strategy may ask for
     metrics: StepwiseMetrics = field(default_factory=StepwiseMetrics)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from stepwise.continuation import Joint
 from stepwise.steps import Splitter, Step, StepLimits
+from stepwise.transcript import Transcript
 from upstream.books import Open
 from upstream.client import CompletionStream, Delta
 from upstream.tokens import Token
 
 
 class Opened:
-    """One request to a model, which goes on from the answer's beginning.
+    """One request to a model, which goes on from the answer as it is (`transcript`).
 
     `model`: its name in the configuration. `used`: tokens of the stream that are in the answer. `ended`: the stream's
-    last piece, once it has come. `stop`: where it was asked to stop.
+    last piece, once it has come. `stop`: where it was asked to stop. `began`: what the prompt has put before its text.
     """
 
-    def __init__(self, model: str, stream: CompletionStream, prefix: str, stop: str | None) -> None:
+    def __init__(
+        self, model: str, stream: CompletionStream, transcript: Transcript, stop: str | None, began: str = ""
+    ) -> None:
         self.stream = stream
         self.stop = stop
         self.used = 0
         self.ended: Delta | None = None
         self._model = model
-        self._prefix = len(prefix)
-        self._joint = Joint(prefix)
+        self._prefix = transcript.tokens
+        self._joint = Joint(transcript.text)
+        self._began = began
 
     async def next(self) -> Delta | None:
         """The next piece, without a repeated prefix; None at the end. Raises UpstreamError and DeadlineError."""
@@ -34,6 +38,9 @@ class Opened:
         if piece.finish:
             piece.tokens += self._joint.finish()
             self.ended = piece
+        if self._began:
+            piece.tokens.insert(0, Token(self._began, size=0))
+            self._began = ""
         return piece
 
     def tell(self) -> Open:
@@ -51,11 +58,31 @@ class Passage:
         self.fresh = True
         self._splitter = Splitter(limits, prefix)
         self._shown = 0  # tokens of the step that are in the answer already
+        self._judged = 0  # tokens of the step when it was last judged
 
     @property
     def unfinished(self) -> tuple[Token, ...]:
         """The tokens of the step that have come so far."""
         return self._splitter.unfinished
+
+    @property
+    def size(self) -> int:
+        """How many tokens that is."""
+        return self._splitter.size
+
+    @property
+    def thought(self) -> bool:
+        """Whether the step is a thought so far."""
+        return self._splitter.thought
+
+    def due(self, every: int) -> bool:
+        """Whether the step has grown by so many tokens since this was last so."""
+        if self.size < self._judged:
+            self._judged = 0
+        if self.size < self._judged + every:
+            return False
+        self._judged = self.size
+        return True
 
     @property
     def waiting(self) -> bool:

@@ -119,6 +119,8 @@ class Card:
     commit: str
     sha256: str
     path: Path
+    width: int
+    """How many of the features it sees, the first ones."""
 
     def of_pair(self, small: str, large: str) -> Card:
         """This card, if the policy was trained for the models of these names. Raises StepPolicyError."""
@@ -178,8 +180,8 @@ class StepPolicy:
         self._network = _Network(path, data, device)
         self.device = self._network.device
         self.card = _card(path, data, self._network.metadata, names, version)
-        self._check(len(names))
-        self.inline = (self.device == "cpu" and self._cost(len(names)) < INLINE) if inline is None else inline
+        self._check(self.card.width)
+        self.inline = (self.device == "cpu" and self._cost(self.card.width) < INLINE) if inline is None else inline
         self._closed = False
         limits = service.Limits(4 * BUCKETS[-1], BUCKETS[-1])
         self._service: service.Service[Step, Said] = service.Service(service.Meter(path.name), self._run, limits=limits)
@@ -194,6 +196,7 @@ class StepPolicy:
         """P(keep) for one step and the recurrent state after it. Raises PolicyFailed."""
         if self._closed:
             raise PolicyFailed("closed", "the policy was closed")
+        vector = vector[: self.card.width]
         if self.hidden_width and hidden is None:
             hidden = np.zeros(self.hidden_width, np.float32)
         if self.inline:
@@ -387,9 +390,11 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
         raise StepPolicyError(
             f"{path}: policy format {read('format')}, but this version reads formats {' and '.join(FORMATS)}"
         )
-    if read("features_version") != version or read("features") != list(names):
+    seen = read("features")
+    width = len(seen) if isinstance(seen, list) and len(seen) == features.FIRST else len(names)
+    if read("features_version") != version or seen != list(names[:width]):
         raise StepPolicyError(
-            f"{path}: trained with other features than this version computes: {_difference(read('features'), names)} "
+            f"{path}: trained with other features than this version computes: {_difference(seen, names)} "
             f"(feature version {read('features_version')} in the file, {version} here); train or export it again"
         )
     try:
@@ -410,6 +415,7 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
             commit=read("commit"),
             sha256=hashlib.sha256(data).hexdigest(),
             path=path,
+            width=width,
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, StepPolicyError):

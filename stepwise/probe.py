@@ -3,22 +3,29 @@
 The same short answer is asked for twice: once whole, once from its middle. A server that honours the prefix writes the
 rest; one that ignores it writes the beginning again. This works with any model, even one that knows only arithmetic.
 The middle is a place between two tokens, since after half a token a model goes on differently.
+
+A model that thinks before it answers is asked by completions, with its own chat template, where that is known: chat
+templates drop the thoughts of earlier turns, and servers that put thoughts into a field of their own take none back.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, Continuation, build
+from stepwise.continuation import Continuation, began, build, render
 from stepwise.strategy import NoJudgement
+from stepwise.thoughts import OPEN, opened
 from upstream.client import CompletionStream, Delta, ModelClient, UpstreamError
 from upstream.endpoint import JSON, ContinuationMode
 from upstream.tokens import TOP, Token
@@ -28,6 +35,7 @@ _REQUEST: JSON = {"messages": [{"role": "user", "content": QUESTION}], "temperat
 _TOKENS = 32  # length of a probe's answer
 _AGREE = 12  # characters that must agree
 _CUTS = 3  # places that are tried
+_MODES = tuple(ContinuationMode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Capability:
     usage: bool  # counts at the end of a stream
     running_usage: bool  # counts in every chunk, so that an aborted stream is counted too
     stop_reason: bool  # says which stop string ended the text
+    thoughts: str = ""  # where it puts them: "text" (between tags) or "field" (of their own); "": it did not think
+    template: str | None = None  # its chat template, where its server says it
 
     @property
     def logprobs(self) -> bool:
@@ -67,108 +77,154 @@ async def probe(upstream: ModelClient, headers: Mapping[str, str], deadline: flo
     `deadline` is on the running loop's clock. Raises UpstreamError and DeadlineError when it cannot be asked at all.
     """
     asking = _Prober(upstream, headers, deadline)
-    top_logprobs, stream, text, tokens = await asking.whole()
-    cuts = _middles(tokens)
+    whole = await asking.whole()
+    tried: tuple[ContinuationMode, ...] = (upstream.endpoint.mode,) if upstream.endpoint.mode else _MODES
+    template = await asking.template()
+    thoughts = "field" if whole.thoughts else "text" if whole.text.lstrip().startswith(OPEN) or _opens(template) else ""
+    if thoughts and template is not None and ContinuationMode.COMPLETIONS in tried:
+        tried = (ContinuationMode.COMPLETIONS, *(mode for mode in tried if mode is not ContinuationMode.COMPLETIONS))
     modes: dict[str, str] = {}
-    for mode in (upstream.endpoint.mode,) if upstream.endpoint.mode else ContinuationMode:
-        modes[mode.value] = await asking.goes_on(mode, text, cuts)
+    for mode in tried:
+        modes[mode.value], whole = await asking.goes_on(mode, whole)
         if modes[mode.value] == "honoured":
             break
-    given = max((len(token.top) for token in tokens), default=0)
+    given = max((len(token.top) for token in whole.tokens), default=0)
     return Capability(
         model=upstream.endpoint.model,
         checked=time.time(),
         mode=upstream.endpoint.mode
         or next((ContinuationMode(mode) for mode in modes if modes[mode] == "honoured"), None),
         modes=modes,
-        top_logprobs=min(given, top_logprobs) if any(token.logprob is not None for token in tokens) else -1,
-        usage=stream.counts is not None,
-        running_usage=stream.counted_early,
-        stop_reason=await asking.says_why_it_stopped(text, cuts),
+        top_logprobs=min(given, whole.top) if any(token.logprob is not None for token in whole.tokens) else -1,
+        usage=whole.stream.counts is not None,
+        running_usage=whole.stream.counted_early,
+        stop_reason=await asking.says_why_it_stopped(whole),
+        thoughts=thoughts,
+        template=asking.found,
     )
 
 
-async def marks(upstream: ModelClient, headers: Mapping[str, str], deadline: float | None = None) -> bool:
+async def marks(
+    upstream: ModelClient, headers: Mapping[str, str], known: Capability, deadline: float | None = None
+) -> bool:
     """Whether `upstream` can give a step a mark (`stepwise.verify`). Raises UpstreamError and DeadlineError."""
-    asked = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.")
+    template = upstream.endpoint.template or known.template
+    path, body = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.", mode=known.mode, template=template)
     try:
-        verify.mark(await upstream.ask(CHAT_PATH, asked, headers, deadline))
+        verify.mark(await upstream.ask(path, body, headers, deadline))
     except NoJudgement:
         return False
     return True
+
+
+class _Whole(NamedTuple):
+    """The probe's answer as a whole: its stream, the piece that ended it, its tokens, its text, and thoughts that came
+    in a field of their own. `top`: how many log probabilities were asked for."""
+
+    stream: CompletionStream
+    last: Delta
+    tokens: list[Token]
+    text: str
+    thoughts: str
+    top: int = -1
+    mode: ContinuationMode | None = None
 
 
 class _Prober:
     """The requests of one probe."""
 
     def __init__(self, upstream: ModelClient, headers: Mapping[str, str], deadline: float | None) -> None:
+        self.found: str | None = None  # the chat template that the server has told
         self._upstream = upstream
         self._headers = headers
         self._deadline = deadline
+        self._looked = False
 
-    async def whole(self) -> tuple[int, CompletionStream, str, list[Token]]:
+    async def template(self) -> str | None:
+        """The chat template: the operator's, else the server's own, where it tells it (llama.cpp does, at /props)."""
+        given = self._upstream.endpoint.template
+        if given is None and not self._looked:
+            self._looked = True
+            with suppress(UpstreamError):
+                props = await self._upstream.look("/props", self._headers, self._deadline)
+                told, end = props.get("chat_template"), props.get("eos_token")
+                if isinstance(told, str) and told:
+                    end = end if isinstance(end, str) else ""
+                    self.found = f"{{%- set eos_token = {json.dumps(end)} -%}}{told}"
+        return given or self.found
+
+    async def whole(self, mode: ContinuationMode | None = None) -> _Whole:
         """The whole short answer, asked for with as much as the upstream takes."""
-        for top_logprobs, running_usage in ((TOP, True), (TOP, False), (0, False), (-1, False)):
-            asked = build(
-                None, _REQUEST, "", Continuation(_TOKENS, top_logprobs=top_logprobs, running_usage=running_usage)
-            )
+        for top, running in ((TOP, True), (TOP, False), (0, False), (-1, False)):
+            template = await self.template() if mode else None
+            how = Continuation(_TOKENS, top_logprobs=top, running_usage=running, template=template)
             try:
-                stream, _, tokens = await self._read(asked)
+                return (await self._read(build(mode, _REQUEST, "", how)))._replace(top=top, mode=mode)
             except UpstreamError as error:
-                if error.status not in (400, 422) or top_logprobs < 0:
+                if error.status not in (400, 422) or top < 0:
                     raise
-            else:
-                return top_logprobs, stream, "".join(token.text for token in tokens), tokens
         raise AssertionError("unreachable")
 
-    async def goes_on(self, mode: ContinuationMode, text: str, cuts: Sequence[int]) -> str:
-        """What came of asking for `text` from one of `cuts` on."""
-        beginning = text.lstrip()[:_AGREE]
-        for cut in cuts:
-            asked = build(mode, _REQUEST, text[:cut], Continuation(_TOKENS, template=self._upstream.endpoint.template))
-            try:
-                _, _, tokens = await self._read(asked)
-            except UpstreamError as error:
-                if error.kind == "connect":
-                    raise
-                return f"refused: {error}"
-            written = "".join(token.text for token in tokens).lstrip()
-            rest = text[cut:].strip()[:_AGREE]
-            if beginning.startswith(rest):
-                continue  # the same words in both places tell nothing
-            if written.startswith(rest):
-                return "honoured"
-            if written.startswith(beginning):
-                return "restarted"
-        return "unsure"
+    async def goes_on(self, mode: ContinuationMode, whole: _Whole) -> tuple[str, _Whole]:
+        """What came of asking for the answer from its middle on, and the answer by which this was told."""
+        template = await self.template() if mode is ContinuationMode.COMPLETIONS else None
+        try:
+            if mode is ContinuationMode.COMPLETIONS and template is not None:
+                whole = await self.whole(mode)  # thoughts and all
+            text, beginning = whole.text, whole.text.lstrip()[:_AGREE]
+            for cut in _middles(whole.tokens):
+                asked = build(mode, _REQUEST, text[:cut], Continuation(_TOKENS, template=template))
+                written = (await self._read(asked)).text.lstrip()
+                rest = text[cut:].strip()[:_AGREE]
+                if beginning.startswith(rest):
+                    continue  # the same words in both places tell nothing
+                if written.startswith(rest):
+                    return "honoured", whole
+                if written.startswith(beginning):
+                    return "restarted", whole
+        except UpstreamError as error:
+            if error.kind == "connect":
+                raise
+            return f"refused: {error}", whole
+        return "unsure", whole
 
-    async def says_why_it_stopped(self, text: str, cuts: Sequence[int]) -> bool:
+    async def says_why_it_stopped(self, whole: _Whole) -> bool:
         """Does the upstream say which stop string ended its text?"""
+        cuts, text = _middles(whole.tokens), whole.text
         if not cuts:
             return False
         stop = text[cuts[0] : cuts[0] + 4]
-        asked = build(None, _REQUEST, "", Continuation(_TOKENS, (stop,)))
+        template = await self.template() if whole.mode else None
+        asked = build(whole.mode, _REQUEST, "", Continuation(_TOKENS, (stop,), template=template))
         try:
-            _, last, tokens = await self._read(asked)
+            found = await self._read(asked)
         except UpstreamError as error:
             if error.kind == "connect":
                 raise
             return False
-        return last.stop_reason == stop and "".join(token.text for token in tokens) == text[: text.find(stop)]
+        return found.last.stop_reason == stop and found.text == text[: text.find(stop)]
 
-    async def _read(self, asked: tuple[str, JSON]) -> tuple[CompletionStream, Delta, list[Token]]:
-        """A whole stream: itself, the piece that ended it, and its tokens."""
+    async def _read(self, asked: tuple[str, JSON]) -> _Whole:
         stream = await self._upstream.open(*asked, self._headers, self._deadline)
-        last = Delta()
-        tokens: list[Token] = []
+        last, thoughts = Delta(), ""
+        tokens = [Token(tag, size=0) for tag in (began(asked, ""),) if tag]
         try:
             while (piece := await stream.next()) is not None:
                 tokens += piece.tokens
+                thoughts += piece.reasoning
                 if piece.finish:
                     last = piece
         finally:
             stream.close()
-        return stream, last, tokens
+        return _Whole(stream, last, tokens, "".join(token.text for token in tokens), thoughts)
+
+
+def _opens(template: str | None) -> bool:
+    """Whether the chat template itself begins the model's thoughts, so that an answer has no tag that does."""
+    try:
+        return template is not None and bool(opened(render(template, _REQUEST["messages"])))
+    except UpstreamError:
+        return False
 
 
 def load(path: Path) -> dict[str, Capability]:

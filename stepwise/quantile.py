@@ -20,11 +20,15 @@ class Quantile:
     def __len__(self) -> int:
         return len(self._order)
 
-    def rank(self, value: float) -> float:
-        """Share of the values seen that are below `value` (half of those equal to it), then `value` is one of them."""
+    def look(self, value: float) -> float:
+        """Share of the values seen that are below `value` (half of those equal to it)."""
         below = bisect.bisect_left(self._sorted, value)
         equal = bisect.bisect_right(self._sorted, value) - below
-        rank = (below + equal / 2) / len(self._sorted) if self._sorted else 0.5
+        return (below + equal / 2) / len(self._sorted) if self._sorted else 0.5
+
+    def rank(self, value: float) -> float:
+        """The same, and then `value` is one of them."""
+        rank = self.look(value)
         if len(self._order) == self._WINDOW:
             del self._sorted[bisect.bisect_left(self._sorted, self._order.popleft())]
         self._order.append(value)

@@ -124,7 +124,9 @@ class Stepwise:
         if wanted and self._marks is None and large.capability.checked:
             limit = asyncio.get_running_loop().time() + _PROBE
             try:
-                self._marks = strategy.asks in (None, "digit") and await probe.marks(large.upstream, headers, limit)
+                self._marks = strategy.asks in (None, "digit") and await probe.marks(
+                    large.upstream, headers, large.capability, limit
+                )
             except (UpstreamError, DeadlineError):
                 self.metrics.upstream_errors[large.name, "probe_marks"] += 1
             self._setup = replace(self._setup, marks=self._marks is True)

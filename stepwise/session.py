@@ -21,12 +21,12 @@ from typing import NamedTuple
 from stepwise import features
 from stepwise.allowance import Allowance
 from stepwise.aside import Aside
-from stepwise.continuation import Continuation, build
+from stepwise.continuation import Continuation, began, build
 from stepwise.course import Course
 from stepwise.features import State
 from stepwise.pair import PairModel, Setup
 from stepwise.passage import Opened, Passage
-from stepwise.steps import Step
+from stepwise.steps import End, Step
 from stepwise.strategy import KEPT, REJECTED, AnswerContext, Draft, Judgement, NoJudgement, Run, Turn
 from stepwise.transcript import Loops, Record, Text, Transcript
 from upstream.books import Books, Open
@@ -69,7 +69,8 @@ class Session:
         self._books = Books(ends, lambda: estimate(str(request["messages"])))
         limit: int | None = request.get("max_completion_tokens") or request.get("max_tokens")
         self._allowance = Allowance(setup, self._books, limit)
-        self._transcript = Transcript(setup.metrics)
+        apart = any(model.capability.thoughts == "field" for model in (setup.small, setup.large))
+        self._transcript = Transcript(setup.metrics, apart=apart)
         self._aside = Aside(setup, call, self._books, self._transcript)
         key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
         self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify, setup.marks))
@@ -103,7 +104,8 @@ class Session:
         out = self._transcript.out
         while not out:
             if self.finish is not None:
-                return None
+                self._transcript.end(self._model)
+                return out.popleft() if out else None
             await self._advance()
         return out.popleft()
 
@@ -180,25 +182,26 @@ class Session:
             stop=() if stop is None else (stop,),
             top_logprobs=self._top if capability.logprobs else -1,
             running_usage=capability.running_usage,
-            template=model.upstream.endpoint.template,
+            template=model.template,
         )
-        path, body = build(capability.mode, self._call.body, prefix, how)
+        asked = build(capability.mode, self._call.body, prefix, how)
         self._books.asked(model.name)
-        stream = await model.upstream.open(path, body, self._call.forwarded, self._call.deadline)
-        self._opened = Opened(model.name, stream, prefix, stop)
+        stream = await model.upstream.open(*asked, self._call.forwarded, self._call.deadline)
+        self._opened = Opened(model.name, stream, self._transcript, stop, began(asked, prefix))
 
     async def _pull(self) -> Delta | None:
         """The open request's next piece; None at the end."""
         assert self._opened is not None
         piece = await self._opened.next()
         if piece is not None and piece.reasoning:
-            # Thoughts in a field of their own: no other model could continue them, so they just pass.
+            # Thoughts in a field of their own, which come only where no chat template is known with which another model
+            # could continue them: they just pass.
             self._transcript.out.append(Text(self._model, reasoning=piece.reasoning))
         return piece
 
     async def _draft(self, tokens: list[Token]) -> None:
         """The small model goes on with its draft."""
-        course = self._course
+        course, setup = self._course, self._setup
         if self._asked is not None and self._asked.mark.done() and not await self._heard():
             return
         for place, token in enumerate(tokens):
@@ -211,9 +214,14 @@ class Session:
             if course.turn is Turn.SMALL_REST:
                 self._flow(tokens[place + 1 :])
                 return
+            rejected = None
             if self._passage.fresh and not self._glance():
+                rejected = REJECTED
+            elif self._passage.due(setup.verdict_tokens) and self._unjudged() is None:
+                rejected = await self._so_far()
+            if rejected is not None:
                 if await self._heard():
-                    self._reject("redo", REJECTED, sum(token.size for token in self._passage.unfinished))
+                    self._reject("redo", rejected, self._passage.size)
                 return
 
     def _glance(self) -> bool:
@@ -223,6 +231,13 @@ class Session:
             return True
         self._passage.fresh = False
         return self._unjudged() is not None or self._run.glance(first, self._state)
+
+    async def _so_far(self) -> Judgement | None:
+        """The strategy's verdict on the draft so far, where that is enough to reject it."""
+        step = Step(self._passage.unfinished, End.CAP, self._passage.thought)
+        vector, _ = features.draft(step, self._state)
+        verdict = await self._run.running(Draft(step, vector, self._state))
+        return None if verdict.keep else verdict
 
     def _flow(self, tokens: Iterable[Token]) -> None:
         """A model goes on with text that nobody will reject: it is said as it comes."""
@@ -383,7 +398,7 @@ class Session:
 
     def _unjudged(self) -> str | None:
         """Which budget has ended judging, if one has."""
-        return self._allowance.unjudged(self._state.index, self._transcript.length, self._told())
+        return self._allowance.unjudged(self._state.index, self._transcript.tokens, self._told())
 
     def _goes_on(self, model: PairModel) -> bool:
         """Could this model go on from here?"""

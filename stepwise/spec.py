@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -12,6 +13,7 @@ from signals.signal import Doubt
 from stepwise import agent
 from stepwise.agent import Agent, LoopTerms, Spend
 from stepwise.answer import Steps
+from stepwise.continuation import compiled
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import AnswerBudget, Setup
@@ -62,6 +64,21 @@ class StepSpec(_Block):
     """No step ends before it has this many tokens of the model that writes it."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Every step ends when it has this many, wherever that is."""
+    judge_every: Annotated[int, Field(ge=1)] = 64
+    """A draft is judged in its middle, too, whenever it has grown by so many tokens: one that would be the whole answer
+    is not written to its end to be rejected."""
+
+
+class TemplatesSpec(_Block):
+    """Chat templates (Jinja), in files beside the policy file, of models that think before they answer.
+
+    These are continued by `/v1/completions`. Left out: what the model's server says, where it does (llama.cpp's).
+    """
+
+    small: str | None = None
+    """That of the model that drafts."""
+    large: str | None = None
+    """That of the model that corrects."""
 
 
 class BudgetSpec(_Block):
@@ -119,6 +136,7 @@ class StepwiseSpec(_Parameters):
     max_redos: Annotated[int, Field(ge=0)] = 8
     """Steps rewritten one by one before the large model takes over for good."""
     step: StepSpec = StepSpec()
+    templates: TemplatesSpec = TemplatesSpec()
     budget: BudgetSpec = BudgetSpec()
     per: Literal["answer", "request"] = "answer"
     """What a model is chosen for: each step within an answer, or each request of an agent's loop."""
@@ -206,6 +224,8 @@ class StepwiseSpec(_Parameters):
 
     def check(self, folder: Path, names: Mapping[str, str]) -> None:
         small, large = names[self.small], names[self.large]
+        for name in (self.templates.small, self.templates.large):
+            _template(folder, name)
         if self.per == "answer":
             strategy = self._made(folder, small, large, device="cpu")  # whatever this machine has
             try:
@@ -240,7 +260,10 @@ class StepwiseSpec(_Parameters):
 
     def stepwise(self, means: Means) -> Stepwise:
         """What writes answers for `per: answer`. Raises PolicyError and StepwiseError."""
-        small, large = means.endpoints[self.small], means.endpoints[self.large]
+        small, large = (
+            replace(means.endpoints[model], template=_template(means.folder, name))
+            for model, name in ((self.small, self.templates.small), (self.large, self.templates.large))
+        )
         strategy = self._made(means.folder, small.model, large.model, self.device)
         try:
             limits = self._limits(strategy)
@@ -258,6 +281,7 @@ class StepwiseSpec(_Parameters):
                 budget=AnswerBudget(budget.steps, budget.seconds, budget.money, budget.tokens),
                 max_redos=self.max_redos,
                 token_budget=strategy.token_budget,
+                verdict_tokens=self.step.judge_every,
                 warm_below=self.warm_below,
                 metrics=means.counters.of(StepwiseMetrics),
             ),
@@ -286,3 +310,15 @@ class StepwiseSpec(_Parameters):
                 "them out"
             )
         return mine
+
+
+def _template(folder: Path, name: str | None) -> str | None:
+    """The chat template in this file. Raises StepwiseError."""
+    if name is None:
+        return None
+    try:
+        text = (folder / name).read_text(encoding="utf-8")
+        compiled(text)
+    except (OSError, ValueError) as error:
+        raise StepwiseError(f"templates: {folder / name}: {getattr(error, 'strerror', None) or error}") from None
+    return text

@@ -1,9 +1,9 @@
 """Where a reasoning step ends: the one splitter, which the service and the training share.
 
 A step ends at a border outside code fences and LaTeX blocks, once it holds `min_tokens` tokens. What a border is, a
-blank line, the end of a line or the end of a sentence, `Ends` says. No step ends within a table, and a blank line
-within a list is no border. Text goes in as it streams; the pieces that come out, joined, are byte for byte the text
-that went in.
+blank line, the end of a line or the end of a sentence, `Ends` says; the end of the answer's thoughts is always one. No
+step ends within a table, and a blank line within a list is no border. Text goes in as it streams; the pieces that come
+out, joined, are byte for byte the text that went in.
 
 Two rules keep it bounded. A step never holds more than `max_tokens` tokens, whatever it contains (a longer code block
 is cut, because an unbounded buffer would be worse). And where a LaTeX block is not closed within a whole step, its
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stepwise.thoughts import CLOSE, Thoughts
 from upstream.tokens import CHARS_PER_TOKEN, Token
 
 
@@ -26,16 +27,21 @@ class End(StrEnum):
     BLANK = "blank"  # a blank line
     LINE = "line"  # the end of a line
     SENTENCE = "sentence"  # the end of a sentence
+    THOUGHTS = "thoughts"  # the end of the thoughts
     CAP = "cap"  # `max_tokens`
     STOP = "stop"  # the text ended
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: its tokens (joined: its text, the blank line that ended it included) and why it ended."""
+    """One step: its tokens (joined: its text, the blank line that ended it included) and why it ended.
+
+    `thought`: it ended within the answer's thoughts, or with them (`stepwise.thoughts`).
+    """
 
     tokens: tuple[Token, ...]
     end: End
+    thought: bool = False
     text: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -205,7 +211,9 @@ class Splitter:
 
     def __init__(self, limits: StepLimits | None = None, prefix: str = "") -> None:
         self._limits = limits or StepLimits()
+        self._thoughts = Thoughts(prefix)
         self._blocks = _Blocks()
+        prefix = prefix.partition(CLOSE)[2] if self._thoughts.over else prefix
         *lines, self._line = _lines(prefix)  # `_line`: the line being written, so far
         for line in lines:
             self._blocks.line(line)
@@ -215,6 +223,7 @@ class Splitter:
         self._lines_from, self._sentences_from = self._limits.lines_from, self._limits.sentences_from
         self._start = 0  # where in `_line` the step being written begins
         self._line_ended = False  # a line has ended that ends the step, alone or with a blank line that follows
+        self._thoughts_ended = False  # so have the thoughts: the step ends before the answer's first word
         self._pending: list[Token] | None = None  # tokens up to a blank line that may turn out to be inside a list
 
     def feed(self, token: Token) -> list[Step]:
@@ -228,6 +237,7 @@ class Splitter:
             cut = text.find("\n") + 1 or len(text)
             if self._sentences_from < _NEVER and (border := _BORDER.search(text, 1, cut)):
                 cut = border.start()
+            cut = self._thoughts.closes(text[:cut]) or cut
             # A token belongs to the step in which it starts: the rest of a token that was cut counts for nothing.
             self._take(token if cut == len(text) and token.text == text else token._replace(text=text[:cut]), steps)
             text = text[cut:]
@@ -248,6 +258,16 @@ class Splitter:
         """The tokens taken since the last step's end."""
         return (*(self._pending or ()), *self._tokens)
 
+    @property
+    def size(self) -> int:
+        """How many tokens that is, of a model's."""
+        return self._count
+
+    @property
+    def thought(self) -> bool:
+        """Whether the step being written is a thought so far."""
+        return self._thoughts.inside or self._thoughts_ended
+
     def finish(self) -> Step | None:
         """The text has ended: gives the step that is left, if any (it may be only white space)."""
         steps: list[Step] = []
@@ -257,7 +277,11 @@ class Splitter:
         return steps[0] if steps else None
 
     def _take(self, piece: Token, steps: list[Step]) -> None:
-        """One piece that ends at a line end or holds none."""
+        """One piece that ends at a line end or with the thoughts, or holds neither."""
+        if self._thoughts_ended and not piece.text.isspace():
+            if self._count >= self._limits.min_tokens:
+                self._cut(End.THOUGHTS, steps)
+            self._thoughts_ended = False
         if self._pending is not None:
             self._settle(self._line + piece.text, steps)
         if self._line_ended:
@@ -273,6 +297,10 @@ class Splitter:
         self._tokens.append(piece)
         self._count += piece.size
         self._line += piece.text
+        inside = self._thoughts.inside
+        self._thoughts.feed(piece.text)
+        if inside and self._thoughts.over:
+            self._thoughts_ended, self._blocks = True, _Blocks()
         if not self._line.endswith("\n"):
             self._written = self._written or not piece.text.isspace()
             return
@@ -332,7 +360,8 @@ class Splitter:
     def _cut(self, end: End, steps: list[Step]) -> None:
         self._unsettle()
         self._start, self._line_ended = len(self._line), False
-        steps.append(Step(tuple(self._tokens), end))
+        steps.append(Step(tuple(self._tokens), end, self.thought))
+        self._thoughts_ended = False
         self._tokens = []
         self._count = 0
         self._written = False

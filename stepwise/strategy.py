@@ -1,8 +1,8 @@
 """Who writes the next step: what every strategy is, and what it is built from.
 
 A `Strategy` belongs to a decision and lives as long as it does; a `Run` belongs to one answer. `Run.turn` says how the
-next step begins; `Run.glance` may reject a draft at its first token, `Run.judge` at its end. Each strategy is one file
-in `strategies/` and one line in `stepwise.registry`.
+next step begins; `Run.glance` may reject a draft at its first token, `Run.running` now and then in its middle,
+`Run.judge` at its end. Each strategy is one file in `strategies/` and one line in `stepwise.registry`.
 """
 
 from __future__ import annotations
@@ -88,6 +88,12 @@ class Run(Protocol):
     def glance(self, token: Token, state: State) -> bool:
         """False rejects a draft at its first token, before the rest is written."""
 
+    async def running(self, draft: Draft) -> Judgement:
+        """What is to be said of a draft whose end has not come yet: one that is rejected is not written to its end.
+
+        It costs no request and changes nothing: at its end the draft is judged as ever.
+        """
+
     async def judge(self, draft: Draft) -> Judgement:
         """Whether to keep this draft. Raises NoJudgement."""
 
@@ -131,6 +137,9 @@ class StepJudge:
 
     def glance(self, token: Token, state: State) -> bool:
         return True
+
+    async def running(self, draft: Draft) -> Judgement:
+        return KEPT
 
     async def judge(self, draft: Draft) -> Judgement:
         return Judgement(True)

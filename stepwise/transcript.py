@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from stepwise.metrics import StepwiseMetrics
 from stepwise.pair import PairModel
+from stepwise.thoughts import Shown
 from upstream.endpoint import JSON
 from upstream.tokens import Token
 
@@ -54,21 +55,18 @@ class Transcript:
     """What the client has been or is being given, as text (`parts`, `tokens`), as what it has not taken yet (`out`),
     and step by step (`records`)."""
 
-    def __init__(self, metrics: StepwiseMetrics) -> None:
+    def __init__(self, metrics: StepwiseMetrics, *, apart: bool = False) -> None:
+        """`apart`: the client gets thoughts in a field of their own."""
         self.parts: list[str] = []
         self.tokens = 0
         self.out: deque[Text] = deque()
         self.records: list[Record] = []
         self._metrics = metrics
+        self._shown = Shown() if apart else None
 
     @property
     def text(self) -> str:
         return "".join(self.parts)
-
-    @property
-    def length(self) -> int:
-        """Characters of the text."""
-        return sum(map(len, self.parts))
 
     def say(self, model: PairModel, tokens: Iterable[Token]) -> int:
         """Text becomes part of the answer, and goes to the client token by token, as it was made: a step that was kept
@@ -81,11 +79,26 @@ class Transcript:
             if token.raw:
                 entries.append(token.raw)
             if token.text:
-                self.out.append(Text(model, token.text, entries=tuple(entries)))
-                entries.clear()
+                parts = self._shown.feed(token.text) if self._shown else ("", token.text)
+                if self._show(model, parts, tuple(entries)):
+                    entries.clear()
         if text := "".join(token.text for token in tokens):
             self.parts.append(text)
         return size
+
+    def end(self, model: PairModel) -> None:
+        """The answer is complete: what may have been a tag is none."""
+        if self._shown is not None:
+            self._show(model, self._shown.finish(), ())
+
+    def _show(self, model: PairModel, parts: tuple[str, str], entries: tuple[object, ...]) -> bool:
+        """Whether something has gone out of the thoughts or of the answer."""
+        thoughts, content = parts
+        if thoughts:
+            self.out.append(Text(model, reasoning=thoughts, entries=() if content else entries))
+        if content:
+            self.out.append(Text(model, content, entries=entries))
+        return bool(thoughts or content)
 
     def record(self, record: Record) -> None:
         """A step is complete."""

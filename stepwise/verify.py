@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from stepwise.continuation import Continuation, build
 from stepwise.strategy import NoJudgement
-from upstream.endpoint import JSON
+from stepwise.thoughts import NONE
+from upstream.endpoint import JSON, ContinuationMode
 from upstream.tokens import TOP
 
 _DIGITS = list("0123456789")
@@ -20,22 +22,35 @@ _QUESTION = (
 )
 
 
-def request(messages: Sequence[JSON], done: str, step: str) -> JSON:
-    """The body of a chat completion that asks for the mark of `step`, which follows the answer's beginning `done`."""
+def request(
+    messages: Sequence[JSON], done: str, step: str, *, mode: ContinuationMode | None, template: str | None
+) -> tuple[str, JSON]:
+    """Path and body of the request for the mark of `step`, which follows the answer's beginning `done`.
+
+    It is a chat completion, but for a model that goes on by completions (`mode`): that may be one that thinks first, so
+    its thoughts are over before the one token that is asked for.
+    """
     question = _QUESTION.format(done=done.strip() or "(nothing yet)", step=step.strip())
-    asked = [*messages, {"role": "user", "content": question}]
-    return {"messages": asked, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
+    asked: JSON = {"messages": [*messages, {"role": "user", "content": question}], "temperature": 0}
+    way = mode if mode is ContinuationMode.COMPLETIONS and template is not None else None
+    path, body = build(way, asked, NONE if way else "", Continuation(1, top_logprobs=TOP, template=template))
+    del body["stream"], body["stream_options"]
+    return path, body
 
 
 def mark(answer: JSON) -> float:
     """The mark in the completion, 0..1. Raises NoJudgement when it holds none."""
     try:
         choice = answer["choices"][0]
-        tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or ()
-        marks = {str(top["token"]).strip(): math.exp(top["logprob"]) for top in tops}
+        told = choice.get("logprobs") or {}
+        first = (told.get("content") or [{}])[0]  # a chat completion's way, and a completion's
+        tops = {str(top["token"]): top["logprob"] for top in first.get("top_logprobs") or ()}
+        tops = tops or (told.get("top_logprobs") or [None])[0] or {}
+        marks = {token.strip(): math.exp(logprob) for token, logprob in tops.items()}
         marks = {digit: p for digit, p in marks.items() if digit in _DIGITS}
         if sum(marks.values()) < 0.5:  # no log probabilities, or it would rather have said something else
-            marks = {_DIGITS[_DIGITS.index(choice["message"]["content"].strip())]: 1.0}
+            said = choice["text"] if "text" in choice else choice["message"]["content"]
+            marks = {_DIGITS[_DIGITS.index(said.strip())]: 1.0}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise NoJudgement("verify_garbage", f"the large model gave no mark: {error!r}") from error
     return sum(int(digit) * p for digit, p in marks.items()) / sum(marks.values()) / 9

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from upstream.endpoint import JSON, Endpoint
-from upstream.tokens import CHARS_PER_TOKEN
 from upstream.usage import Spent, TokenCounts
 
 
@@ -21,7 +20,7 @@ class Account:
     cached: int = 0  # of `prompt`: tokens that the upstream had in its cache
     cache_written: int = 0  # of `prompt`: tokens that it put there
     discarded: int = 0  # of `completion`: tokens that are not in the answer
-    uncounted: list[int] = field(default_factory=list)  # prefix lengths of requests whose prompt was never counted
+    uncounted: list[int] = field(default_factory=list)  # prefixes of requests whose prompt was never counted
     base: int | None = None  # prompt tokens of the question alone, once known
 
     def take(self, counts: TokenCounts) -> None:
@@ -33,8 +32,8 @@ class Account:
 
 
 class Open(NamedTuple):
-    """A request that is not over: `prefix` are the characters of the answer that it was asked to continue, `received`
-    the tokens that have come."""
+    """A request that is not over: `prefix` are the tokens of the answer that it was asked to continue, `received` those
+    that have come."""
 
     model: str
     prefix: int
@@ -68,7 +67,7 @@ class Books:
             account.uncounted.append(open.prefix)
         else:
             account.take(counts)
-            account.base = max(0, counts.prompt - open.prefix // CHARS_PER_TOKEN)
+            account.base = max(0, counts.prompt - open.prefix)
 
     def aside(self, model: str, counts: TokenCounts) -> None:
         """A request was answered whose text is no part of the answer."""
@@ -77,9 +76,11 @@ class Books:
         account.discarded += counts.completion
 
     def prompt_tokens(self, model: str, prefix: int) -> int:
-        """The prompt tokens of a request to `model` that continues `prefix` characters, by what was counted so far."""
-        base = self.accounts[model].base
-        return (self._question() if base is None else base) + prefix // CHARS_PER_TOKEN
+        """The prompt tokens of a request to `model` that continues `prefix` tokens, by what was counted so far: for it,
+        else for another model, whose chat template is not much longer or shorter."""
+        known = [account.base for account in (self.accounts[model], *self.accounts.values())]
+        base = next((base for base in known if base is not None), None)
+        return (self._question() if base is None else base) + prefix
 
     def cost(self, open: Open | None = None) -> float:
         """Money so far, that of the `open` request included."""

@@ -255,7 +255,9 @@ class ModelClient:
         self, path: str, body: JSON, headers: Mapping[str, str] | None = None, deadline: float | None = None
     ) -> JSON:
         """Sends a request and gives its JSON answer. Raises UpstreamError and DeadlineError."""
-        response = await self._post(path, body, headers, deadline)
+        return await self._object(await self._post(path, body, headers, deadline), deadline)
+
+    async def _object(self, response: aiohttp.ClientResponse, deadline: float | None) -> JSON:
         try:
             await self._refuse(response, b"application/json", deadline)
             answer = orjson.loads(await self._all(response, deadline))
@@ -267,6 +269,10 @@ class ModelClient:
             raise UpstreamError("garbage", f"{self.endpoint.model} sent JSON that is no object")
         return answer
 
+    async def look(self, path: str, headers: Mapping[str, str] | None = None, deadline: float | None = None) -> JSON:
+        """The JSON object at `path`, which is none of the API's. Raises UpstreamError and DeadlineError."""
+        return await self._object(await self._send("GET", path, None, headers, deadline), deadline)
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -276,16 +282,22 @@ class ModelClient:
         self, path: str, body: JSON, headers: Mapping[str, str] | None, deadline: float | None
     ) -> aiohttp.ClientResponse:
         endpoint = self.endpoint
-        url = endpoint.url.rstrip("/") + endpoint.base_path + path.removeprefix("/v1")
-        ours = {"content-type": "application/json", "accept-encoding": "identity", HOP: "1"}
-        sent = {**(headers or {}), **endpoint.headers, **ours}
         try:
             data = orjson.dumps({**body, "model": endpoint.model})
         except orjson.JSONEncodeError:  # it reads more levels than it writes
             raise UpstreamError("status", "the request is nested too deeply for this decision", status=400) from None
+        return await self._send("POST", endpoint.base_path + path.removeprefix("/v1"), data, headers, deadline)
+
+    async def _send(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str] | None, deadline: float | None
+    ) -> aiohttp.ClientResponse:
+        endpoint = self.endpoint
+        url = endpoint.url.rstrip("/") + path
+        ours = {"content-type": "application/json", "accept-encoding": "identity", HOP: "1"}
+        sent = {**(headers or {}), **endpoint.headers, **ours}
         try:
-            post = self._client().post(url, data=data, headers=sent, allow_redirects=False)
-            return await within(post, endpoint.first_timeout, deadline)
+            sending = self._client().request(method, url, data=data, headers=sent, allow_redirects=False)
+            return await within(sending, endpoint.first_timeout, deadline)
         except aiohttp.ServerTimeoutError as error:
             raise UpstreamError("connect", f"no connection to {endpoint.model} in time") from error
         except TimeoutError:

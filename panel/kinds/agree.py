@@ -15,8 +15,9 @@ from pydantic import Field
 from panel.extract import Answer
 from panel.kinds.drafts import ANSWERS, SAMPLES, Members, extractor, samples, streamed
 from panel.kinds.vote import Poll, elect, winner
-from panel.sitting import Sitting, Spoken, Wish
+from panel.sitting import Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
+from upstream.apis.shape import Spoken
 from upstream.writer import Planned, WriterParameter
 
 Levels = Annotated[tuple[str | Members, ...], Field(min_length=1, max_length=8)]

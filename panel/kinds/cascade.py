@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from panel.certainty import MEASURES, Curve, Measure
 from panel.kinds.drafts import released, streamed
-from panel.sitting import Member, MemberCall, Sitting, Spoken, Wish
+from panel.sitting import Member, MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
 from signals.signal import Doubt
+from upstream.apis.shape import Spoken
 from upstream.client import DeadlineError, UpstreamError
 from upstream.writer import Planned, WriterParameter
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import Field
 
 from panel.extract import EXTRACTORS, Answer, called, field
-from panel.sitting import MemberCall, Sitting, Spoken, Wish
+from panel.sitting import MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock
 from signals.bounds import said
+from upstream.apis.shape import Spoken
 from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import JSON
 from upstream.writer import WriterParameter

@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Literal
 
 from panel.kinds.drafts import QUORUM, Members, drafts, led, released, streamed
-from panel.sitting import MemberCall, Sitting, Spoken, Wish
+from panel.sitting import MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
+from upstream.apis.shape import Spoken
 from upstream.endpoint import JSON
 from upstream.writer import Planned, WriterParameter
 

@@ -19,8 +19,9 @@ from panel.kinds.drafts import ANSWERS, extractor, led, released, streamed
 from panel.kinds.rounds import KIND as ROUNDS
 from panel.kinds.rounds import card
 from panel.kinds.vote import Poll, elect, winner
-from panel.sitting import MemberCall, Sitting, Spoken, Wish
+from panel.sitting import MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
+from upstream.apis.shape import Spoken
 from upstream.endpoint import JSON
 from upstream.writer import Planned, WriterParameter
 

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 
 from panel.extract import Answer, groups
 from panel.kinds.drafts import ANSWERS, QUORUM, Members, drafts, extractor, released, tools
-from panel.sitting import MemberCall, Sitting, Spoken, Wish
+from panel.sitting import MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
 from signals.reading import Unavailable
 from signals.state.store import Store
+from upstream.apis.shape import Spoken
 from upstream.endpoint import JSON
 from upstream.writer import Planned, WriterParameter
 

@@ -15,8 +15,9 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from panel.kinds.drafts import Members, led, streamed
-from panel.sitting import Member, MemberCall, Sitting, Spoken, Wish
+from panel.sitting import Member, MemberCall, Sitting, Wish
 from panel.strategy import PanelBlock, PanelKind
+from upstream.apis.shape import Spoken
 from upstream.client import DeadlineError, UpstreamError
 from upstream.endpoint import JSON
 from upstream.writer import Planned, WriterParameter

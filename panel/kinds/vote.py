@@ -13,8 +13,9 @@ from typing import Final
 
 from panel.extract import Answer, groups
 from panel.kinds.drafts import ANSWERS, QUORUM, SAMPLES, Members, ended, extractor, released, samples, tools
-from panel.sitting import MemberCall, Sitting, Spoken
+from panel.sitting import MemberCall, Sitting
 from panel.strategy import PanelBlock, PanelKind
+from upstream.apis.shape import Spoken
 from upstream.writer import Planned, WriterParameter
 
 

@@ -40,14 +40,29 @@ class _ColdRun(StepJudge):
         self._rule = rule
 
     async def judge(self, draft: Draft) -> Judgement:
-        vector, rule = draft.vector, self._rule
-        signs = (vector[_MEAN_LOGPROB], vector[_NUMBER_MIN], vector[_MIN_MARGIN], -vector[_FIRST_ENTROPY])
-        score = sum(seen.rank(float(sign)) for seen, sign in zip(rule.signs, signs, strict=True)) / len(signs)
-        warm = len(rule.doubt) >= ENOUGH
-        rank = rule.doubt.rank(score)
-        if warm:
-            return Judgement(rank >= rule.share, score)
-        return Judgement(bool(signs[0] >= -0.35 and signs[1] >= math.log(0.5)), score)
+        said = await self.running(draft)
+        for seen, sign in zip(self._rule.signs, _signs(draft), strict=True):
+            seen.rank(sign)
+        self._rule.doubt.rank(said.score or 0.0)
+        return said
+
+    async def running(self, draft: Draft) -> Judgement:
+        rule, signs = self._rule, _signs(draft)
+        score = sum(seen.look(sign) for seen, sign in zip(rule.signs, signs, strict=True)) / len(signs)
+        if len(rule.doubt) >= ENOUGH:
+            return Judgement(rule.doubt.look(score) >= rule.share, score)
+        return Judgement(signs[0] >= -0.35 and signs[1] >= math.log(0.5), score)
+
+
+def _signs(draft: Draft) -> tuple[float, float, float, float]:
+    """The signs of doubt, each lower for more of it."""
+    vector = draft.vector
+    return (
+        float(vector[_MEAN_LOGPROB]),
+        float(vector[_NUMBER_MIN]),
+        float(vector[_MIN_MARGIN]),
+        -float(vector[_FIRST_ENTROPY]),
+    )
 
 
 def _make(wanted: Wanted) -> Strategy:

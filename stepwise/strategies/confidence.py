@@ -32,11 +32,15 @@ class _ConfidenceRun(StepJudge):
         self._rule = rule
 
     async def judge(self, draft: Draft) -> Judgement:
+        said = await self.running(draft)
+        self._rule.seen.rank(float(draft.vector[_MEAN_LOGPROB]))
+        return said
+
+    async def running(self, draft: Draft) -> Judgement:
         rule = self._rule
         value = float(draft.vector[_MEAN_LOGPROB])
         warm = len(rule.seen) >= ENOUGH
-        rank = rule.seen.rank(value)
-        return Judgement(rank >= rule.share if warm else value >= rule.cold, value)
+        return Judgement(rule.seen.look(value) >= rule.share if warm else value >= rule.cold, value)
 
 
 KIND = StrategyKind("confidence", lambda wanted: Confidence(wanted.number("share", 0.2)), {"share": SHARE})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stepwise.policy import GOAL, CalibrationRow, PolicyFailed, StepPolicy, Vector
 from stepwise.strategy import (
+    KEPT,
     AnswerContext,
     Draft,
     Judgement,
@@ -55,6 +56,13 @@ class _PolicyRun(StepJudge):
         if self._ask is not None and keep >= self._ask.low:
             return Judgement(True, keep, None if keep >= self._ask.high else self._ask.mark)
         return Judgement(self._ask is None and keep >= self._kappa, keep)
+
+    async def running(self, draft: Draft) -> Judgement:
+        try:
+            keep, _ = await self._policy.keep(draft.vector, self._hidden)
+        except PolicyFailed:
+            return KEPT  # whoever judges its end will notice
+        return Judgement(keep >= (self._kappa if self._ask is None else self._ask.low), keep)
 
     def close(self) -> None:
         self._policy.answers -= 1

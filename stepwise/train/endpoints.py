@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from stepwise import verify
-from stepwise.continuation import CHAT_PATH, Continuation, Joint, build
+from stepwise.continuation import Continuation, Joint, began, build
 from stepwise.pair import PairModel
 from stepwise.policy import Marks
 from stepwise.probe import probe
@@ -13,7 +13,7 @@ from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written
 from upstream.client import ModelClient, UpstreamError
-from upstream.endpoint import Endpoint
+from upstream.endpoint import JSON, Endpoint
 from upstream.tokens import TOP, Token, estimate
 
 _TRIES = 3
@@ -71,14 +71,15 @@ class EndpointWriter:
 
         Raises NoJudgement when it gives none.
         """
-        body = verify.request([{"role": "user", "content": question.text}], prefix, step)
+        model, asked = self.models[1], [{"role": "user", "content": question.text}]
+        path, body = verify.request(asked, prefix, step, mode=model.capability.mode, template=model.template)
         try:
-            answer = await self.models[1].upstream.ask(CHAT_PATH, body)
+            answer = await model.upstream.ask(path, body)
         except UpstreamError as error:
             raise NoJudgement("verify_failed", str(error)) from error
         usage = answer.get("usage")
         read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-        return verify.mark(answer), read if isinstance(read, int) else estimate(str(body["messages"]))
+        return verify.mark(answer), read if isinstance(read, int) else estimate(str(body))
 
     @property
     def models(self) -> tuple[PairModel, PairModel]:
@@ -89,20 +90,22 @@ class EndpointWriter:
     async def _write(self, model: PairModel, question: Question, prefix: str, *, stop: bool, top: int) -> Written:
         """One answer, or with `stop` its first step; connection errors are tried again."""
         request = {"messages": [{"role": "user", "content": question.text}], "temperature": self._temperature}
-        how = Continuation(self._max_tokens, top_logprobs=top, template=model.upstream.endpoint.template)
-        path, body = build(model.capability.mode, request, prefix, how)
+        how = Continuation(self._max_tokens, top_logprobs=top, template=model.template)
+        asked = build(model.capability.mode, request, prefix, how)
         for left in range(_TRIES - 1, -1, -1):
             try:
-                return await self._read(model, path, body, prefix, stop=stop)
+                return await self._read(model, asked, prefix, stop=stop)
             except UpstreamError as error:
                 if not left or (error.kind == "status" and error.status < 500):
                     raise
         raise AssertionError("unreachable")
 
-    async def _read(self, model: PairModel, path: str, body: dict[str, object], prefix: str, *, stop: bool) -> Written:
+    async def _read(self, model: PairModel, asked: tuple[str, JSON], prefix: str, *, stop: bool) -> Written:
         joint, splitter = Joint(prefix), Splitter(self._limits, prefix)
-        tokens: list[Token] = []
-        stream = await model.upstream.open(path, body)
+        tokens = [Token(tag, size=0) for tag in (began(asked, prefix),) if tag]
+        for token in tokens:
+            splitter.feed(token)
+        stream = await model.upstream.open(*asked)
         try:
             while (piece := await stream.next()) is not None:
                 fresh = [used for token in piece.tokens for used in joint.feed(token)]

@@ -19,13 +19,13 @@ from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
-from stepwise.strategy import AnswerContext, Draft, Judgement, Run, Strategy, Turn
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, Turn
 from stepwise.train.calibrate import Kappa
 from stepwise.train.export import run as run_policy
 from stepwise.train.latency import Latency
 from stepwise.train.tree import REDO, StepWriter, Tree
 from stepwise.train.walk import Episode, Price, follow, walk
-from upstream.tokens import TOP, Token
+from upstream.tokens import TOP
 
 _SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
 
@@ -47,7 +47,7 @@ class Scored(Strategy):
         return _ScoredRun(self)
 
 
-class _ScoredRun:
+class _ScoredRun(StepJudge):
     def __init__(self, rule: Scored) -> None:
         self._rule = rule
         self._kept: bool | None = None
@@ -57,17 +57,11 @@ class _ScoredRun:
             return Turn.SMALL_REST if self._kept else Turn.LARGE_REST
         return Turn.DRAFT
 
-    def glance(self, token: Token, state: State) -> bool:
-        return True
-
     async def judge(self, draft: Draft) -> Judgement:
         score = self._rule.score(draft.vector)
         kappa = self._rule.kappa
         self._kept = score >= kappa.high
         return Judgement(self._kept, score, kappa.mark if kappa.low <= score < kappa.high else None)
-
-    def close(self) -> None:
-        return None
 
 
 def scorer(path: Path) -> Callable[[NDArray[np.float32]], float]:
@@ -90,7 +84,8 @@ def _session(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     opened = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda vectors: opened.run(["keep"], {"features": vectors})[0]
+    width = opened.get_inputs()[0].shape[1]  # it may have been trained before there were as many features
+    return lambda vectors: opened.run(["keep"], {"features": vectors[:, :width]})[0]
 
 
 @dataclass(frozen=True)

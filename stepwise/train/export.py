@@ -104,7 +104,7 @@ def run(path: Path, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    keep: NDArray[np.float32] = session.run(["keep"], {"features": vectors})[0]
+    keep: NDArray[np.float32] = session.run(["keep"], {"features": vectors[:, : session.get_inputs()[0].shape[1]]})[0]
     return keep
 
 

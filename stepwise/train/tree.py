@@ -222,7 +222,7 @@ class Tree:
         if last is not None and not last.text.isspace():
             steps.append(last)
         elif steps and written.ended:  # the answer ended right after a blank line
-            steps[-1] = Step(steps[-1].tokens, End.STOP)
+            steps[-1] = Step(steps[-1].tokens, End.STOP, steps[-1].thought)
         return steps or [Step((), End.STOP)]  # the model had nothing more to say
 
     def _piece(self, path: str, prefix: str, step: Step, written: Written) -> Segment:
@@ -289,7 +289,8 @@ class TreeStore:
                 continue
             node = tree._node(row["path"])
             node.draft, node.redo = _read(row, "draft"), _read(row, "redo")
-            node.vector = np.array(row["vector"], np.float32)
+            node.vector = np.zeros(features.WIDTH, np.float32)  # features that came later are 0 in earlier trees
+            node.vector[: len(row["vector"])] = row["vector"]
             node.top = tuple(row["top"])
             if row.get("mark") is not None:  # trees from before there were marks have no such column
                 node.mark = Mark(row["mark"], row["mark_read"])

@@ -42,7 +42,7 @@ from panel.kinds.cascade import UntilSpec
 from panel.kinds.plan import WaySpec
 from panel.spec import MemberCard, PanelBudget, PanelSpec, TrustSpec
 from signals.registry import KINDS
-from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec
+from stepwise.spec import BudgetSpec, StepSpec, StepwiseSpec, TargetSpec, TemplatesSpec
 
 ROOT = Path(__file__, "../../..").resolve()
 DOCS = ROOT / "docs"
@@ -90,6 +90,7 @@ class Kept(KeptSpec, CacheSpec):
         ("Stepwise", StepwiseSpec),
         ("Stepwise target", TargetSpec),
         ("Stepwise steps", StepSpec),
+        ("Stepwise templates", TemplatesSpec),
         ("Stepwise budget", BudgetSpec),
         ("Panels", PanelSpec),
         ("Panel until", UntilSpec),

@@ -114,9 +114,12 @@ async def test_what_cannot_be_answered_so_is_sent_nowhere_and_counted(
 
 async def test_other_apis_take_the_plain_route(tmp_path: Path) -> None:
     async with world(tmp_path, served=True) as each:
-        for text in ("hello", "repair it"):
-            body = {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": text}]}
-            request = parse(Target("messages"), {":path": "/v1/messages"}, {}, json.dumps(body).encode())
+        asks: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("completions", "/v1/completions", {"prompt": "hello"}),
+            ("messages", "/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "repair it"}]}),
+        )
+        for api, path, body in asks:
+            request = parse(Target(api), {":path": path}, {}, json.dumps({"model": "auto", **body}).encode())
             trace = await each.engine.decide(request)
             assert trace.decision.action == "stepwise"
             assert await each.answers.answer(trace, request) is None

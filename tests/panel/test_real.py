@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
+from examples.llama import MISSING, Llama, llama
 from panel.answer import Panel
 from panel.kinds.plan import letters
 from panel.spec import PanelSpec
 from tests.patience import PATIENCE
-from tests.stepwise.llama import MISSING, Llama, llama
 from upstream.client import ModelClient
 from upstream.writer import Call, Means
 

@@ -79,7 +79,9 @@ class FakeModel:
     delay: float = 0.0
     chunk: int = 1  # tokens in one event
     finish: str = "stop"
-    thoughts: str = ""  # sent before the answer, in a field of their own
+    thoughts: str = ""  # sent before the answer of a chat completion, in a field of their own
+    probe_text: str = PROBE_TEXT
+    template: str = ""  # told at /props, as llama.cpp's server does
     requests: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, str]] = field(default_factory=list)
     probes: int = 0
@@ -126,6 +128,10 @@ class FakeModel:
     async def _request(self, reader: asyncio.StreamReader, sink: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         line, *fields = head.decode().split("\r\n")
+        if line.startswith("GET "):
+            told = line.split()[1] == "/props" and self.template
+            answer = {"chat_template": self.template, "eos_token": "</s>"} if told else {"error": "not found"}
+            return await self._whole(sink, 200 if told else 404, answer)
         headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields if field)}
         if headers.get("transfer-encoding") == "chunked":  # what Envoy makes of a body that went through the processor
             data = b""
@@ -187,8 +193,10 @@ class FakeModel:
             return await self._whole(sink, 400, {"error": {"message": f"{mode} is unknown here"}})
         if mode is not None and mode not in self.modes:
             prefix = ""  # silently ignored
-        text = PROBE_TEXT[len(prefix) :] if probing else self.write(prefix, len(self.requests) - 1)
-        if probing and "one digit" in str(body.get("messages", [{}])[-1].get("content")):
+        begun = prefix if self.probe_text.startswith(prefix) else prefix.removeprefix("<think>\n")
+        known = self.probe_text[len(begun) :]
+        text = known if probing else self.write(prefix, len(self.requests) - 1)
+        if probing and "one digit" in str(body.get("prompt") or body["messages"][-1].get("content")):
             text = self.mark
         tokens = words(text)
         finish, reason = self.finish, None
@@ -206,6 +214,8 @@ class FakeModel:
             message = {"role": "assistant", "content": "".join(tokens)}
             logprobs = {"content": [self._entry(token) for token in tokens]} if body.get("logprobs") else None
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
+            if path == "/v1/completions":
+                choice = self._choice(path, tokens, body) | {"finish_reason": finish}
             if self.marking is not None and not probing and not await self._marked(reader, self.marking):
                 return False
             return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
@@ -216,7 +226,7 @@ class FakeModel:
         closed = asyncio.create_task(reader.read(1))
         self._tasks.add(closed)
         try:
-            if self.thoughts and not prefix and not probing:
+            if self.thoughts and not prefix and path != "/v1/completions":
                 await self._event(sink, {"choices": [{"index": 0, "delta": {"reasoning_content": self.thoughts}}]})
             for at in range(0, len(tokens) + 1, self.chunk):
                 if fault and at >= fault.after and not await self._go_wrong(sink, fault, closed):
@@ -362,12 +372,12 @@ class Marked(Strategy):
 
     def begin(self, context: AnswerContext) -> Run:
         self.open += 1
-        return _MarkedRun(self)
+        return MarkedRun(self)
 
 
-class _MarkedRun(StepJudge):
+class MarkedRun(StepJudge):
     def __init__(self, rule: Marked) -> None:
-        self._rule = rule
+        self.rule = rule
 
     def turn(self, state: object) -> Turn:
         return Turn.DRAFT
@@ -375,12 +385,12 @@ class _MarkedRun(StepJudge):
     async def judge(self, draft: Draft) -> Judgement:
         await asyncio.sleep(0)
         if "✗" in draft.step.text:
-            self._rule.rejected.append(draft.step.text)
+            self.rule.rejected.append(draft.step.text)
             return Judgement(False, 0.1)
         return Judgement(True, 0.9)
 
     def close(self) -> None:
-        self._rule.open -= 1
+        self.rule.open -= 1
 
 
 async def answer(stepwise: Stepwise, body: dict[str, Any], headers: dict[str, str], **more: Any) -> Answer:
@@ -450,6 +460,7 @@ async def pair(
     budget: AnswerBudget | None = None,
     start: bool = True,
     hasty: str = "",
+    template: str | None = None,
     **more: Any,
 ) -> AsyncIterator[Pair]:
     """A pair ready to answer. At the end nothing may be left over: no task, no connection, no run.
@@ -464,7 +475,8 @@ async def pair(
     await large.start()
     models = []
     for name, model in (("small", small), ("large", large)):
-        end = model.endpoint(connect_timeout=10 * PATIENCE, first_timeout=10 * PATIENCE, idle_timeout=10 * PATIENCE)
+        slow = dict.fromkeys(("connect_timeout", "first_timeout", "idle_timeout"), 10 * PATIENCE)
+        end = model.endpoint(template=template, **slow)
         models.append(PairModel(name, ModelClient(end), unknown(end)))
     stepwise = Stepwise(
         Setup(

@@ -238,8 +238,9 @@ async def test_under_the_pair_a_draft_is_rejected_and_over_it_kept(
     run = strategy.begin(AnswerContext(0, never, marks=True))
     draft = Draft(None, None, None)  # type: ignore[arg-type]
     assert await run.judge(draft) == verdict
+    assert await run.running(draft) == Judgement(keep >= 0.3, keep)  # what would be asked about may go on
     run.close()
     run = strategy.begin(AnswerContext(0, never))
-    assert await run.judge(draft) == Judgement(keep >= 0.8, keep)
+    assert await run.judge(draft) == await run.running(draft) == Judgement(keep >= 0.8, keep)
     run.close()
     strategy.close()

@@ -18,8 +18,9 @@ from stepwise.strategies.chance import Random
 from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.glimpse import Glimpse
 from stepwise.strategies.verify import Verify
+from stepwise.strategy import AnswerContext, Draft, Judgement, Run
 from tests.patience import PATIENCE
-from tests.stepwise.fakes import FakeModel, Fault, Marked, Pair, answer, pair, text_of, writer
+from tests.stepwise.fakes import FakeModel, Fault, Marked, MarkedRun, Pair, answer, pair, text_of, writer
 from upstream.endpoint import ContinuationMode
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine", "four ✗ is wrong", "Answer: 9"]
@@ -287,6 +288,49 @@ async def test_a_step_is_capped() -> None:
         _, events = await both.ask()
     assert max(step["tokens"] for step in events[-1]["usage"]["pointsman"]["steps"]) <= 20
     assert text_of(events) == long
+
+
+class Watching(Marked):
+    """Looks at drafts that are not over yet, and says no where there is a ✗ in them."""
+
+    def begin(self, context: AnswerContext) -> Run:
+        self.open += 1
+        self.looked: list[int] = []
+        return _WatchingRun(self)
+
+
+class _WatchingRun(MarkedRun):
+    async def running(self, draft: Draft) -> Judgement:
+        assert isinstance(self.rule, Watching)
+        self.rule.looked.append(draft.step.size)
+        return Judgement("✗" not in draft.step.text, 0.2)
+
+
+async def test_a_draft_that_would_be_the_whole_answer_is_rejected_in_its_middle() -> None:
+    bad = " ".join(["word"] * 50 + ["✗"] + ["word"] * 1000)
+    small = FakeModel("tiny", lambda prefix, n: bad if not prefix else "and so it ends", delay=0.001)
+    strategy = Watching()
+    async with pair(small, ["WORD by word", "so it ends"], strategy, verdict_tokens=20) as both:
+        _, events = await both.ask()
+        await both.quiet()
+    assert strategy.looked == [20, 40, 60]
+    assert text_of(events) == "WORD by word\n\nand so it ends"
+    ours = events[-1]["usage"]["pointsman"]
+    assert [(step["model"], step["action"], step.get("score")) for step in ours["steps"]] == [
+        ("large", "redo", 0.2), ("small", "keep", 0.9),
+    ]  # fmt: skip
+    assert ours["models"]["small"]["discarded_tokens"] < 500
+    assert small.gone == 1  # it did not write its thousand words
+
+
+async def test_a_draft_that_is_looked_at_and_not_rejected_is_judged_at_its_end() -> None:
+    steps = [" ".join(["word"] * 50), "✗ " + " ".join(["word"] * 50), "end"]
+    for every, looked in ((20, [20, 40, 20]), (1000, [])):
+        strategy = Watching()
+        async with pair(steps, ["A", "B", "C"], strategy, verdict_tokens=every) as both:
+            _, events = await both.ask()
+        assert strategy.looked == looked
+        assert text_of(events) == f"{steps[0]}\n\nB\n\nend"
 
 
 async def test_log_probabilities_reach_a_client_that_asked_for_them() -> None:

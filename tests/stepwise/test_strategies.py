@@ -16,7 +16,7 @@ from stepwise.strategies.chance import Random
 from stepwise.strategies.cold_start import ColdStart
 from stepwise.strategies.confidence import Confidence
 from stepwise.strategies.fixed import Fixed
-from stepwise.strategy import AnswerContext, Draft, Strategy, Turn
+from stepwise.strategy import KEPT, AnswerContext, Draft, Strategy, Turn
 from upstream.tokens import Token
 
 
@@ -88,3 +88,20 @@ def test_first_n_begins_large_and_ends_small() -> None:
 def test_the_vector_s_places_are_those_of_the_names() -> None:
     draft = a_draft(0.5)
     assert draft.vector[features.NAMES.index("mean_logprob")] == np.float32(math.log(0.5))
+
+
+@pytest.mark.parametrize("make", [Confidence, ColdStart])
+async def test_a_look_at_a_running_draft_says_what_its_end_would_and_teaches_nothing(
+    make: type[Confidence] | type[ColdStart],
+) -> None:
+    rng = random.Random(3)
+    run = make().begin(AnswerContext(0, never))
+    verdicts = set()
+    for _ in range(100):
+        draft = a_draft(rng.uniform(0.3, 0.99))
+        looked = [await run.running(draft) for _ in range(3)]
+        judged = await run.judge(draft)
+        assert looked == [judged] * 3
+        verdicts.add(judged.keep)
+    assert verdicts == {True, False}
+    assert await Fixed.always_small().begin(AnswerContext(0, never)).running(draft) == KEPT

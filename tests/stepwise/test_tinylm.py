@@ -17,6 +17,7 @@ from examples.tinylm.server import serve
 from stepwise.ready import Stepwise
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.fakes import answer, text_of
+from upstream.client import CompletionStream, ModelClient
 from upstream.endpoint import ContinuationMode, Endpoint
 from upstream.writer import Means
 
@@ -90,6 +91,42 @@ async def test_the_small_model_is_asked_once_and_once_more_for_each_redo(url: st
         last_redone = ours["steps"][-1]["model"] == "large"  # then nobody had to go on after it
         assert ours["models"]["small"]["requests"] == 1 + ours["redos"] - last_redone
         assert usage["completion_tokens"] == sum(model["completion_tokens"] for model in ours["models"].values())
+
+
+@pytest.mark.volume
+async def test_prompts_that_nobody_counted_are_told_as_the_server_counts_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 answers: tinylm counts only streams that come to their end."""
+    asked: list[tuple[str, str, Any]] = []
+    opened = ModelClient.open
+
+    async def open_(self: ModelClient, path: str, body: Any, *more: Any) -> CompletionStream:
+        asked.append((self.endpoint.model, path, body))
+        return await opened(self, path, body, *more)
+
+    monkeypatch.setattr(ModelClient, "open", open_)
+    estimated = 0
+    async with started(url, strategy="random", p=0.4) as stepwise, aiohttp.ClientSession() as http:
+        for seed in range(200):
+            asked.clear()
+            problem = problems.make(problems.SPLITS["dev"] + 100 + seed, 1 + seed % 4)
+            _, usage = await ask(stepwise, problem.question)
+            counted = 0
+            for model, path, body in asked:
+                plain = {key: value for key, value in body.items() if not key.startswith("stream")}
+                async with http.post(url + path, json={**plain, "model": model, "max_tokens": 1}) as reply:
+                    counted += (await reply.json())["usage"]["prompt_tokens"]
+            assert usage["prompt_tokens"] == pytest.approx(counted, rel=0.03)
+            estimated += usage["pointsman"]["estimated"]
+            models = usage["pointsman"]["models"]
+            prices = {"small": (0.05, 0.2), "large": (0.9, 0.9)}
+            cost = sum(
+                one["prompt_tokens"] * prices[name][0] + one["completion_tokens"] * prices[name][1]
+                for name, one in models.items()
+            )
+            assert usage["pointsman"]["cost"] == pytest.approx(cost / 1e6, rel=1e-4)
+    assert estimated > 100
 
 
 async def test_a_pair_without_a_trained_policy_starts_cold(url: str) -> None:

@@ -21,13 +21,15 @@ def books() -> Books:
 def test_what_the_upstream_counts_is_what_is_paid() -> None:
     each = books()
     each.asked("small")
-    each.stream(Open("small", 40, received=6), used=5, counts=TokenCounts(60, 7))
+    each.stream(Open("small", 10, received=6), used=5, counts=TokenCounts(60, 7))
     each.asked("large")
     each.aside("large", TokenCounts(80, 1))
     assert each.cost() == pytest.approx((60 * 1 + 7 * 2 + 80 * 10 + 1 * 20) / 1e6)
     assert each.written == 8
-    assert each.prompt_tokens("small", 40) == 60  # learnt: 50 for the question, and the prefix
-    assert each.prompt_tokens("large", 40) == 110
+    assert each.prompt_tokens("small", 10) == 60  # learnt: 50 for the question, and the prefix
+    assert each.prompt_tokens("large", 10) == 60  # nearer than a guess by the question's length
+    each.stream(Open("large", 0, received=0), used=0, counts=TokenCounts(0, 0))
+    assert (each.prompt_tokens("small", 10), each.prompt_tokens("large", 10)) == (60, 10)
     usage = each.usage({"strategy": "x"})
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (140, 8, 148)
     ours = usage["pointsman"]
@@ -41,7 +43,7 @@ def test_what_the_upstream_counts_is_what_is_paid() -> None:
 
 def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
     each = books()
-    each.stream(Open("small", 40, received=6), used=6, counts=None)
+    each.stream(Open("small", 10, received=6), used=6, counts=None)
     assert each.cost() == pytest.approx((110 * 1 + 6 * 2) / 1e6)
     assert each.usage({})["pointsman"]["estimated"] is True
     # A later request that is counted says what the earlier one must have been.
@@ -51,7 +53,7 @@ def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
 
 def test_the_request_under_way_is_paid_as_far_as_it_has_come() -> None:
     each = books()
-    under_way = Open("large", 40, received=3)
+    under_way = Open("large", 10, received=3)
     assert each.cost() == 0
     assert each.cost(under_way) == pytest.approx((110 * 10 + 3 * 20) / 1e6)
     assert each.usage({}, under_way)["pointsman"]["cost"] == round(each.cost(under_way), 9)

@@ -1,19 +1,31 @@
-"""How a client's API is read as a chat completion, which is what members are asked, and how an answer is written in it.
+"""How a client's API is read as a chat completion, which is what models are asked, and how an answer is written in it.
 
-One file for each API. The rest of a panel speaks of chat completions alone.
+One file for each API. The rest of a writer speaks of chat completions alone.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from panel.sitting import Spoken
 from upstream.endpoint import JSON
 
 Unfit = str
 """Why a call cannot be answered, in one fixed word for counting."""
+
+
+class Spoken(NamedTuple):
+    """A piece of the answer for the client. `tools`: pieces of tool calls, as OpenAI's API streams them. `entries`: log
+    probabilities as the server gave them, where the client asked for some. `model`: who says it, by the served name;
+    '' for all whom the answer is by."""
+
+    text: str = ""
+    reasoning: str = ""
+    tools: tuple[JSON, ...] = ()
+    entries: tuple[object, ...] = ()
+    model: str = ""
 
 
 class Manuscript:
@@ -31,7 +43,7 @@ class Manuscript:
         return b""
 
     def piece(self, spoken: Spoken) -> bytes:
-        """The events of one piece; b'' where the API does not show it."""
+        """The events of one piece; b'' where there is nothing to show."""
         raise NotImplementedError
 
     def end(self, finish: str | None, usage: JSON, note: bool) -> bytes:
@@ -51,7 +63,7 @@ class Manuscript:
         return b": working\n\n"
 
 
-class PanelApi:
+class ClientApi:
     """One API, by its name (see `extproc.paths`)."""
 
     name: str
@@ -89,3 +101,16 @@ def texts(content: object, kinds: tuple[str, ...]) -> str | None:
 def count(value: Any) -> bool:
     """Whether this is a number of tokens, or nothing."""
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def joined(parts: Sequence[JSON]) -> list[JSON]:
+    """Whole tool calls from the pieces of a stream."""
+    calls: dict[int, JSON] = {}
+    for part in parts:
+        call = calls.setdefault(part.get("index") or 0, {"id": "", "type": "function", "function": {}})
+        call["id"] = part.get("id") or call["id"]
+        said = part.get("function") or {}
+        inner = call["function"]
+        inner["name"] = said.get("name") or inner.get("name", "")
+        inner["arguments"] = inner.get("arguments", "") + (said.get("arguments") or "")
+    return [calls[at] for at in sorted(calls)]

@@ -1,15 +1,14 @@
 """Anthropic's messages (`POST /v1/messages`).
 
-Events as its documentation "Streaming messages" has them. Thoughts of a member are not shown: a `thinking` block needs
-a signature, which nobody but Anthropic can give.
+Events as its documentation "Streaming messages" has them. Thoughts are `thinking` blocks without a signature, which
+nobody but Anthropic can give; other servers leave it empty, too.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from panel.apis.shape import Manuscript, PanelApi, Unfit, count, texts
-from panel.sitting import Spoken
+from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count, texts
 from upstream.endpoint import JSON
 from upstream.events import event
 
@@ -23,22 +22,41 @@ _BEAT: Final = event({"type": "ping"}, "ping")
 
 
 class MessagesManuscript(Manuscript):
+    def __init__(self, body: JSON, models: str) -> None:
+        super().__init__(body, models)
+        self._blocks: list[str] = []  # their types; the last one is open
+
     def start(self) -> bytes:
         usage = {"input_tokens": 0, "output_tokens": 0}
         started = {**self._message(), "content": [], "stop_reason": None, "usage": usage}
-        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-        return _said({"type": "message_start", "message": started}) + _said(block)
+        return _said({"type": "message_start", "message": started})
 
     def piece(self, spoken: Spoken) -> bytes:
-        if not spoken.text:
+        said = b""
+        for kind, text in (("thinking", spoken.reasoning), ("text", spoken.text)):
+            if text:
+                said += self._block(kind)
+                delta = {"type": f"{kind}_delta", kind: text}
+                said += _said({"type": "content_block_delta", "index": len(self._blocks) - 1, "delta": delta})
+        return said
+
+    def _block(self, kind: str) -> bytes:
+        """The events after which a block of this type is open."""
+        if self._blocks[-1:] == [kind]:
             return b""
-        delta = {"type": "text_delta", "text": spoken.text}
-        return _said({"type": "content_block_delta", "index": 0, "delta": delta})
+        closed = self._close()
+        self._blocks.append(kind)
+        start = {"type": "content_block_start", "index": len(self._blocks) - 1, "content_block": _block(kind, "")}
+        return closed + _said(start)
+
+    def _close(self) -> bytes:
+        return _said({"type": "content_block_stop", "index": len(self._blocks) - 1}) if self._blocks else b""
 
     def end(self, finish: str | None, usage: JSON, note: bool) -> bytes:
         delta = {"stop_reason": _ENDS.get(finish or "", "end_turn"), "stop_sequence": None}
         return (
-            _said({"type": "content_block_stop", "index": 0})
+            (b"" if self._blocks else self._block("text"))
+            + self._close()
             + _said({"type": "message_delta", "delta": delta, "usage": _usage(usage)})
             + _said({"type": "message_stop"})
         )
@@ -47,11 +65,11 @@ class MessagesManuscript(Manuscript):
         return _said(MESSAGES.error(502, message, code))
 
     def whole(self, spoken: list[Spoken], finish: str | None, usage: JSON) -> JSON:
-        text = "".join(piece.text for piece in spoken)
+        text, thoughts = "".join(piece.text for piece in spoken), "".join(piece.reasoning for piece in spoken)
         reason = _ENDS.get(finish or "", "end_turn")
         return {
             **self._message(),
-            "content": [{"type": "text", "text": text}],
+            "content": [*([_block("thinking", thoughts)] if thoughts else ()), _block("text", text)],
             "stop_reason": reason,
             "usage": _usage(usage),
         }
@@ -69,6 +87,10 @@ class MessagesManuscript(Manuscript):
         }
 
 
+def _block(kind: str, text: str) -> JSON:
+    return {"type": kind, kind: text, **({"signature": ""} if kind == "thinking" else {})}
+
+
 def _said(data: JSON) -> bytes:
     return event(data, data["type"])
 
@@ -83,7 +105,7 @@ def _usage(usage: JSON) -> JSON:
     }
 
 
-class MessagesApi(PanelApi):
+class MessagesApi(ClientApi):
     name = "messages"
 
     def question(self, body: JSON) -> JSON | Unfit:

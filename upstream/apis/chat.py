@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from panel.apis.shape import Manuscript, PanelApi, Unfit, count
-from panel.extract import joined
-from panel.sitting import Spoken
+from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count, joined
 from upstream.endpoint import JSON
 from upstream.events import DONE, comment, event
 
@@ -28,7 +26,8 @@ class ChatManuscript(Manuscript):
         if spoken.tools:
             delta["tool_calls"] = list(spoken.tools)
         self._role = {}
-        return self._chunk({"index": 0, "delta": delta, "logprobs": self._entries([spoken]), "finish_reason": None})
+        choice = {"index": 0, "delta": delta, "logprobs": self._entries([spoken]), "finish_reason": None}
+        return self._chunk(choice, spoken.model)
 
     def end(self, finish: str | None, usage: JSON, note: bool) -> bytes:
         last = self._chunk({"index": 0, "delta": self._role, "logprobs": None, "finish_reason": finish})
@@ -51,11 +50,11 @@ class ChatManuscript(Manuscript):
         choice = {"index": 0, "message": message, "logprobs": self._entries(spoken), "finish_reason": finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage}
 
-    def _chunk(self, choice: JSON) -> bytes:
-        return event({**self._head("chat.completion.chunk"), "choices": [choice]})
+    def _chunk(self, choice: JSON, model: str = "") -> bytes:
+        return event({**self._head("chat.completion.chunk", model), "choices": [choice]})
 
-    def _head(self, kind: str) -> JSON:
-        return {"id": f"chatcmpl-{self.id}", "object": kind, "created": self.created, "model": self.models}
+    def _head(self, kind: str, model: str = "") -> JSON:
+        return {"id": f"chatcmpl-{self.id}", "object": kind, "created": self.created, "model": model or self.models}
 
     def _entries(self, spoken: list[Spoken]) -> JSON | None:
         if not self._logprobs:
@@ -66,7 +65,7 @@ class ChatManuscript(Manuscript):
         }
 
 
-class ChatApi(PanelApi):
+class ChatApi(ClientApi):
     name = "chat"
 
     def question(self, body: JSON) -> JSON | Unfit:

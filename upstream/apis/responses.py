@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from panel.apis.shape import Manuscript, PanelApi, Unfit, count, texts
-from panel.sitting import Spoken
+from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count, texts
 from upstream.endpoint import JSON
 from upstream.events import event
 
@@ -19,6 +18,8 @@ _READ: Final = frozenset(
     )
 )  # fmt: skip
 """Fields that are read, or that say nothing to a model."""
+_NAMES: Final = {"message": "output_text", "reasoning": "reasoning_text"}
+_PREFIXES: Final = {"message": "msg", "reasoning": "rs"}
 _TEXTS: Final = ("input_text", "output_text", "text")
 
 
@@ -26,41 +27,61 @@ class ResponsesManuscript(Manuscript):
     def __init__(self, body: JSON, models: str) -> None:
         super().__init__(body, models)
         self._number = 0
-        self._item = f"msg_{self.id}"
-        self._text: list[str] = []
+        self._items: list[tuple[str, list[str]]] = []  # the type of each, and what it says; the last one is open
 
     def start(self) -> bytes:
         begun = self._response("in_progress", [], None)
-        item = self._message("in_progress", [])
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        return b"".join(
-            (
-                self._event("response.created", {"response": begun}),
-                self._event("response.in_progress", {"response": begun}),
-                self._event("response.output_item.added", {"output_index": 0, "item": item}),
-                self._event("response.content_part.added", {**self._place(), "part": part}),
-            )
+        return self._event("response.created", {"response": begun}) + self._event(
+            "response.in_progress", {"response": begun}
         )
 
     def piece(self, spoken: Spoken) -> bytes:
-        if not spoken.text:
+        said = b""
+        for kind, text in (("reasoning", spoken.reasoning), ("message", spoken.text)):
+            if text:
+                said += self._item(kind)
+                self._items[-1][1].append(text)
+                more: JSON = {"logprobs": []} if kind == "message" else {}
+                said += self._event(f"response.{_NAMES[kind]}.delta", {**self._place(), "delta": text, **more})
+        return said
+
+    def _item(self, kind: str) -> bytes:
+        """The events after which an item of this type is open."""
+        if self._items and self._items[-1][0] == kind:
             return b""
-        self._text.append(spoken.text)
-        return self._event("response.output_text.delta", {**self._place(), "delta": spoken.text, "logprobs": []})
+        closed = self._close()
+        self._items.append((kind, []))
+        item = self._made(kind, "in_progress", None)
+        return (
+            closed
+            + self._event("response.output_item.added", {"output_index": len(self._items) - 1, "item": item})
+            + self._event("response.content_part.added", {**self._place(), "part": _part(kind, "")})
+        )
+
+    def _close(self, status: str = "completed") -> bytes:
+        """The events that end the open item, if there is one."""
+        if not self._items:
+            return b""
+        kind, texts = self._items[-1]
+        text, place = "".join(texts), self._place()
+        more: JSON = {"logprobs": []} if kind == "message" else {}
+        item = self._made(kind, status, text)
+        return (
+            self._event(f"response.{_NAMES[kind]}.done", {**place, "text": text, **more})
+            + self._event("response.content_part.done", {**place, "part": _part(kind, text)})
+            + self._event("response.output_item.done", {"output_index": len(self._items) - 1, "item": item})
+        )
 
     def end(self, finish: str | None, usage: JSON, note: bool) -> bytes:
-        text = "".join(self._text)
-        status, part = _status(finish), _part(text)
-        item = self._message("completed" if status == "completed" else "incomplete", [part])
-        over = self._response(status, [item], usage, finish)
-        return b"".join(
-            (
-                self._event("response.output_text.done", {**self._place(), "text": text, "logprobs": []}),
-                self._event("response.content_part.done", {**self._place(), "part": part}),
-                self._event("response.output_item.done", {"output_index": 0, "item": item}),
-                self._event(f"response.{status}", {"response": over}),
-            )
-        )
+        status = _status(finish)
+        begun = b"" if self._items else self._item("message")
+        closed = self._close(status)
+        output = [
+            self._made(kind, status if at == len(self._items) else "completed", "".join(texts))
+            for at, (kind, texts) in enumerate(self._items, 1)
+        ]
+        over = self._response(status, output, usage, finish)
+        return begun + closed + self._event(f"response.{status}", {"response": over})
 
     def broken(self, message: str, code: str) -> bytes:
         failed = {**self._response("failed", [], None), "error": {"code": "server_error", "message": message}}
@@ -68,19 +89,26 @@ class ResponsesManuscript(Manuscript):
 
     def whole(self, spoken: list[Spoken], finish: str | None, usage: JSON) -> JSON:
         status = _status(finish)
-        text = "".join(piece.text for piece in spoken)
-        item = self._message("completed" if status == "completed" else "incomplete", [_part(text)])
-        return self._response(status, [item], usage, finish)
+        text, thoughts = "".join(piece.text for piece in spoken), "".join(piece.reasoning for piece in spoken)
+        output = [self._made("reasoning", "completed", thoughts)] if thoughts else []
+        return self._response(status, [*output, self._made("message", status, text)], usage, finish)
 
     def _event(self, kind: str, data: JSON) -> bytes:
         number, self._number = self._number, self._number + 1
         return event({"type": kind, "sequence_number": number, **data}, kind)
 
     def _place(self) -> JSON:
-        return {"item_id": self._item, "output_index": 0, "content_index": 0}
+        at = len(self._items) - 1
+        return {"item_id": self._id(self._items[at][0]), "output_index": at, "content_index": 0}
 
-    def _message(self, status: str, content: list[JSON]) -> JSON:
-        return {"id": self._item, "type": "message", "status": status, "role": "assistant", "content": content}
+    def _id(self, kind: str) -> str:
+        return f"{_PREFIXES[kind]}_{self.id}"
+
+    def _made(self, kind: str, status: str, text: str | None) -> JSON:
+        """An item; its text is None before there is any."""
+        content = [] if text is None else [_part(kind, text)]
+        more: JSON = {"role": "assistant"} if kind == "message" else {"summary": []}
+        return {"id": self._id(kind), "type": kind, "status": status, **more, "content": content}
 
     def _response(self, status: str, output: list[JSON], usage: JSON | None, finish: str | None = None) -> JSON:
         body = self.body
@@ -113,8 +141,9 @@ def _status(finish: str | None) -> str:
     return "incomplete" if finish in ("length", "content_filter") else "completed"
 
 
-def _part(text: str) -> JSON:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(kind: str, text: str) -> JSON:
+    more: JSON = {"annotations": [], "logprobs": []} if kind == "message" else {}
+    return {"type": _NAMES[kind], "text": text, **more}
 
 
 def _usage(usage: JSON) -> JSON:
@@ -128,7 +157,7 @@ def _usage(usage: JSON) -> JSON:
     }
 
 
-class ResponsesApi(PanelApi):
+class ResponsesApi(ClientApi):
     name = "responses"
 
     def question(self, body: JSON) -> JSON | Unfit:
