@@ -45,6 +45,8 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             entry.price.cached_input,
             entry.price.cache_write,
             entry.stream_usage,
+            entry.per_try_timeout,
+            entry.health_check,
         )
     return {key: made[key] for key in spec.models}
 

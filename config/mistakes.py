@@ -106,6 +106,9 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
     for index, other in enumerate(model.fallback):
         if other in model.fallback[:index]:
             yield Doubt(("fallback", index), "L330", f"{other!r} stands there twice: remove one")
+    if model.per_try_timeout is not None and not model.fallback:
+        message = "no model takes this one's place, so nothing ends the wait for it: give it a `fallback`"
+        yield Doubt(("per_try_timeout",), "L332", message)
     if model.url is None or TEMPLATE.search(model.url):
         return
     parts = urlsplit(model.url)

@@ -78,6 +78,10 @@ CODES: dict[str, str] = {
     "D411": "deployed: no route for a path that the policy opens",
     "D412": "deployed: answers are not shown although the policy counts what they take",
     "D413": "deployed: a circuit breaker that lets few requests at a time go to the router",
+    "D414": "deployed: a model's credential is not sent, or a client's own goes on",
+    "D415": "deployed: a model's fallbacks do not take its place as the policy says",
+    "D416": "deployed: a request that got nowhere is not tried again",
+    "D417": "deployed: a limit of tokens that does not count them",
 }
 
 

@@ -215,6 +215,21 @@ class ModelSpec(Spec):
         description="Models that take its place, in this order, where it lacks what a request needs or its server "
         "fails.",
     )
+    per_try_timeout: Duration | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="How long the gateway waits until an answer begins before it tries the next of `fallback`; left "
+        "out, for as long as the server says nothing.",
+    )
+    health_check: str | None = Field(
+        None,
+        pattern=r"^/[!-~]*$",
+        max_length=1024,
+        description="The path by which its server says that it is well, such as `/health`: the gateway asks every few "
+        "seconds and passes the server over while it does not answer with 200.",
+        json_schema_extra=said("a path is needed that begins with /, such as /health"),
+    )
     credential: CredentialSpec | None = Field(
         None, description="What the gateway sends to its server to be let in; for `render` and `up` only."
     )

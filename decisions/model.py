@@ -54,6 +54,8 @@ class Model:
     call (`/api/paas/v4`, '' for nothing); None: what the client has there, which is `/v1` nearly always. `fallback` are
     the models that take its place, one after the other, those of its fallbacks after its own. `priced`: somebody has
     written down what it costs, be it nothing. `stream_usage`: its server takes `stream_options.include_usage`.
+    `per_try_timeout` and `health_check` are for gateways: how many seconds pass until its fallbacks are tried where no
+    answer begins, and the path by which its server says that it is well (None: no limit, not asked).
     """
 
     key: str
@@ -75,6 +77,8 @@ class Model:
     cached_price: float | None = None
     write_price: float | None = None
     stream_usage: bool = True
+    per_try_timeout: float | None = None
+    health_check: str | None = None
     _prices: Prices = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

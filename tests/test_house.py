@@ -34,6 +34,7 @@ MORE_PARAMETERS = {
 }
 MORE_ATTRIBUTES = {
     ("decisions/engine.py", "Engine"): OWED,
+    ("decisions/model.py", "Model"): "one attribute per key of a model in the policy",
     ("extproc/metrics.py", "Metrics"): "one attribute per metric",
     ("extproc/server.py", "Worker"): OWED,
     ("extproc/watching/watch.py", "Watch"): OWED,

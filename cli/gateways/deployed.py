@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cli.gateways import allowed
+from cli.gateways import allowed, ways
 from cli.gateways.envoy import DECISION_HEADER, OUR_HEADERS, ROUTE_HEADER
 from cli.gateways.parts import EXT_PROC, METADATA
+from cli.gateways.ways import Manifest
 from config.document import not_yaml
 from config.problem import Problem, Severity
 from decisions.engine import Engine
@@ -33,43 +33,33 @@ _FILTER = "ext_proc.v3.ExternalProcessor"
 _HCM = "http_connection_manager.v3.HttpConnectionManager"
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """One YAML document and where it begins."""
-
-    file: str
-    line: int
-    data: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        return str(self.data.get("kind", ""))
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        spec = self.data.get("spec")
-        return spec if isinstance(spec, dict) else {}
-
-
 def check(engine: Engine, folder: Path) -> list[Problem]:
     """What is wrong with the set in `folder` for the policy of `engine`, in file order.
 
     Raises ValueError when `folder` holds no configuration that could be checked, or a file that is not YAML.
     """
-    objects = list(_objects(folder))
-    checked = _Check(engine)
-    for found in objects:
-        checked.look_at(found)
-    if not checked.filters:
+    found = problems(engine, list(_objects(folder)))
+    if found is None:
         raise ValueError(
             f"{folder}: no external processor in its YAML files: neither an Envoy bootstrap with the filter, nor an "
             "EnvoyExtensionPolicy, nor an EnvoyFilter"
         )
+    return found
+
+
+def problems(engine: Engine, objects: list[Manifest]) -> list[Problem] | None:
+    """What is wrong with `objects` as a set; None where no external processor is among them."""
+    checked = _Check(engine)
+    for found in objects:
+        checked.look_at(found)
+    if not checked.filters:
+        return None
     checked.conclude()
+    ways.check(engine, objects, checked.say)
     return sorted(checked.problems)
 
 
-def _objects(folder: Path) -> Iterator[_Object]:
+def _objects(folder: Path) -> Iterator[Manifest]:
     for path in _files(folder):
         try:
             loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as in `config.document`
@@ -79,7 +69,7 @@ def _objects(folder: Path) -> Iterator[_Object]:
                 items = data.get("items") if isinstance(data, dict) and data.get("kind") == "List" else [data]
                 for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict):
-                        yield _Object(str(path), node.start_mark.line + 1, item)
+                        yield Manifest(str(path), node.start_mark.line + 1, item)
         except yaml.MarkedYAMLError as error:
             raise ValueError(str(not_yaml(error, path.read_text(encoding="utf-8"), str(path)))) from None
         except yaml.YAMLError:
@@ -103,20 +93,21 @@ def _files(folder: Path) -> list[Path]:
 class _Check:
     def __init__(self, engine: Engine) -> None:
         self.problems: list[Problem] = []
-        self.filters: list[_Object] = []
+        self.filters: list[Manifest] = []
         self._engine = engine
-        self._routes: dict[str, list[tuple[_Object, set[str], bool]]] = {}  # family → (object, models, has a default)
-        self._let_on: dict[str, list[tuple[_Object, str | None]]] = {}  # family → (object, path; None: any) to a model
-        self._names: list[tuple[_Object, str]] = []  # of Istio's routes
+        self._routes: dict[str, list[tuple[Manifest, set[str], bool]]] = {}  # family → (object, models, has a default)
+        self._let_on: dict[str, list[tuple[Manifest, str | None]]] = {}  # family → (object, path; None: any) to a model
+        self._names: list[tuple[Manifest, str]] = []  # of Istio's routes
         self._switched: set[str] = set()  # routes on which a filter is that is off elsewhere
         self._off = False  # there is such a filter
-        self._buffers: list[tuple[_Object, int]] = []
+        self._buffers: list[tuple[Manifest, int]] = []
         self._attached: set[tuple[str, str]] = set()
-        self._http_routes: list[_Object] = []
+        self._http_routes: list[Manifest] = []
         self._strips: dict[str, bool] = {}
-        self._modes: list[tuple[_Object, str]] = []
+        self._modes: list[tuple[Manifest, str]] = []
+        self._own_gateway = False  # the set has the Gateway itself
         self._steps = False  # a route leads to the router's stepwise answers over HTTP
-        self._looks: dict[str, Callable[[_Object], None]] = {
+        self._looks: dict[str, Callable[[Manifest], None]] = {
             "HTTPRoute": self._http_route,
             "AIGatewayRoute": self._ai_route,
             "EnvoyExtensionPolicy": self._extension_policy,
@@ -126,7 +117,8 @@ class _Check:
             "EnvoyFilter": self._envoy_filter,
         }
 
-    def look_at(self, found: _Object) -> None:
+    def look_at(self, found: Manifest) -> None:
+        self._own_gateway = self._own_gateway or found.kind == "Gateway"
         if "static_resources" in found.data:
             self._bootstrap(found)
         elif (look := self._looks.get(found.kind)) is not None:
@@ -139,17 +131,20 @@ class _Check:
             self._conclude_paths(family)
             if not self._strips.get("istio" if kind == "EnvoyFilter" else family, False):
                 text = f"a client's own {ROUTE_HEADER} header is not removed before the first route is chosen"
-                self._say(self.filters[0], "D406", f"{text}: it picks the filter set of that route", "warning")
+                mend = "render it again"
+                if family == "gateway" and kind == "EnvoyExtensionPolicy" and not self._own_gateway:
+                    mend = "render it with --section, for a listener that is ours alone"
+                self.say(self.filters[0], "D406", f"{text}: it picks the filter set of that route; {mend}", "warning")
         for found in self._http_routes:
-            name = str(found.data.get("metadata", {}).get("name"))
+            name = found.name
             on_gateway = any(kind == "Gateway" for kind, _ in self._attached)
             if not on_gateway and self._attached and ("HTTPRoute", name) not in self._attached:
                 text = f"HTTPRoute {name!r} has no EnvoyExtensionPolicy: requests that match it first never reach us"
-                self._say(found, "D405", text)
+                self.say(found, "D405", text)
         for found, name in self._names if self._off else ():
             if name not in self._switched:
                 text = f"route {name!r} does not switch the filter on"
-                self._say(found, "D405", f"{text}: requests that match it first never reach us")
+                self.say(found, "D405", f"{text}: requests that match it first never reach us")
         self._conclude_modes()
         self._conclude_buffers()
 
@@ -159,12 +154,12 @@ class _Check:
         for found, mode in self._modes:
             if mode != "duplex":
                 text = "stepwise and panel decisions answer with a stream: the request body mode must be full duplex"
-                self._say(found, "D404", f"{text} (or render with --writers, for an Envoy before 1.40)")
+                self.say(found, "D404", f"{text} (or render with --writers, for an Envoy before 1.40)")
 
     def _conclude_routes(self, family: str) -> None:
         routes = self._routes.get(family, [])
         if not routes:
-            self._say(
+            self.say(
                 self.filters[0], "D401", f"no route matches on {ROUTE_HEADER}: every request takes its first route"
             )
             return
@@ -172,13 +167,13 @@ class _Check:
         first = routes[0][0]
         for key in self._engine.models:
             if key not in reached:
-                self._say(first, "D401", f"no route for model {key!r}: match header {ROUTE_HEADER} exactly {key!r}")
+                self.say(first, "D401", f"no route for model {key!r}: match header {ROUTE_HEADER} exactly {key!r}")
         for found, models, _ in routes:
             for key in sorted(models - set(self._engine.models)):
                 text = f"a route for {key!r}, which is no model of the policy: nothing is ever sent there"
-                self._say(found, "D401", text, "warning")
+                self.say(found, "D401", text, "warning")
         if not any(default for _, _, default in routes):
-            self._say(
+            self.say(
                 first, "D402", "no route that takes whatever comes: requests find no route before we have chosen one"
             )
 
@@ -190,12 +185,12 @@ class _Check:
         everything = [found for found, path in routes if path is None]
         for found in everything:
             text = "a route for every path leads to a model, so what the policy refuses unread is refused by us alone"
-            self._say(found, "D410", f"{text}; render it again, or set settings.unread: pass")
+            self.say(found, "D410", f"{text}; render it again, or set settings.unread: pass")
         known = {path for _, path in routes}
         for opened in () if everything else allowed.opened(self._engine):
             if opened.text not in known:
                 text = f"no route for the path {opened.text!r}, which the policy opens"
-                self._say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
+                self.say(routes[0][0], "D411", f"{text}: the gateway refuses it; render it again")
 
     def _conclude_buffers(self) -> None:
         duplex = bool(self._modes) and all(mode == "duplex" for _, mode in self._modes)
@@ -207,28 +202,28 @@ class _Check:
             self._buffers.append((gateway[0], ENVOY_GATEWAY_BUFFER))
         for found, limit in self._buffers:
             if limit < wanted:
-                self._say(
+                self.say(
                     found,
                     "D403",
                     f"the buffer holds {limit} bytes, the policy takes bodies up to {wanted}: longer prompts get 413 "
                     "from Envoy; raise the limit, or lower settings.max_body",
                 )
 
-    def _family(self, found: _Object) -> str:
+    def _family(self, found: Manifest) -> str:
         if found.kind == "EnvoyFilter" and "istio" not in self._routes and self._http_routes:
             return "gateway"  # Istio takes routes of the Gateway API, too
         return {"EnvoyExtensionPolicy": "gateway", "EnvoyFilter": "istio"}.get(found.kind, "envoy")
 
-    def _route(self, family: str, found: _Object, models: set[str], default: bool) -> None:
+    def _route(self, family: str, found: Manifest, models: set[str], default: bool) -> None:
         self._routes.setdefault(family, []).append((found, models, default))
 
-    def _lets_on(self, family: str, found: _Object, path: str | None) -> None:
+    def _lets_on(self, family: str, found: Manifest, path: str | None) -> None:
         """A route to a model without a header match; `path` is what it asks of paths, None when that is nothing."""
         self._let_on.setdefault(family, []).append((found, path))
 
     # Gateway API and Envoy Gateway
 
-    def _http_route(self, found: _Object) -> None:
+    def _http_route(self, found: Manifest) -> None:
         self._http_routes.append(found)
         models: set[str] = set()
         default = False
@@ -248,7 +243,7 @@ class _Check:
                     self._lets_on("gateway", found, None if any_path else str(path.get("value")))
         self._route("gateway", found, models, default)
 
-    def _ai_route(self, found: _Object) -> None:
+    def _ai_route(self, found: Manifest) -> None:
         """Envoy AI Gateway routes by the model's name, which it reads from the body that we have rewritten."""
         keys = {model.name: key for key, model in self._engine.models.items()}
         named = {
@@ -261,7 +256,7 @@ class _Check:
         # AI Gateway answers 404 itself to what matches none, so there is no default to look for.
         self._route("gateway", found, {keys.get(name, name) for name in named}, True)
 
-    def _extension_policy(self, found: _Object) -> None:
+    def _extension_policy(self, found: Manifest) -> None:
         spec = found.spec
         targets = [*spec.get("targetRefs", ()), *([spec["targetRef"]] if "targetRef" in spec else [])]
         self._attached |= {(str(target.get("kind")), str(target.get("name"))) for target in targets}
@@ -274,12 +269,17 @@ class _Check:
             self._response(found, response is not None, (response or {}).get("body"))
             self._namespaces(found, (processor.get("metadata") or {}).get("writableNamespaces", ()))
             if processor.get("failOpen") and request == "FullDuplexStreamed":
-                self._say(found, "D404", "failOpen with FullDuplexStreamed: Envoy Gateway refuses this object")
+                self.say(found, "D404", "failOpen with FullDuplexStreamed: Envoy Gateway refuses this object")
             self._timeout(found, processor.get("messageTimeout", "200ms"))
-            breaker = (processor.get("backendSettings") or {}).get("circuitBreaker") or {}
-            self._streams(found, breaker.get("maxParallelRequests"))
+            settings = processor.get("backendSettings") or {}
+            self._streams(found, (settings.get("circuitBreaker") or {}).get("maxParallelRequests"))
+            retry = settings.get("retry") or {}
+            triggers = (retry.get("retryOn") or {}).get("triggers", ())
+            ways.tries(
+                found, {**retry, "num_retries": retry.get("numRetries", 2), "retry_on": ",".join(triggers)}, self.say
+            )
 
-    def _client_policy(self, found: _Object) -> None:
+    def _client_policy(self, found: Manifest) -> None:
         limit = (found.spec.get("connection") or {}).get("bufferLimit", ENVOY_GATEWAY_BUFFER)
         self._buffers.append((found, _bytes(limit)))
         removed = ((found.spec.get("headers") or {}).get("earlyRequestHeaders") or {}).get("remove", ())
@@ -287,14 +287,14 @@ class _Check:
             str(n).lower() for n in removed
         }
 
-    def _traffic_policy(self, found: _Object) -> None:
+    def _traffic_policy(self, found: Manifest) -> None:
         """On a Gateway of others the room for bodies is given to our routes."""
         if (limit := (found.spec.get("requestBuffer") or {}).get("limit")) is not None:
             self._buffers.append((found, _bytes(limit)))
 
     # Istio
 
-    def _virtual_service(self, found: _Object) -> None:
+    def _virtual_service(self, found: Manifest) -> None:
         models: set[str] = set()
         default = False
         for rule in found.spec.get("http", ()):
@@ -311,7 +311,7 @@ class _Check:
                     self._lets_on("istio", found, None if any_path else str(next(iter(uri.values()))))
         self._route("istio", found, models, default)
 
-    def _envoy_filter(self, found: _Object) -> None:
+    def _envoy_filter(self, found: Manifest) -> None:
         for patch in found.spec.get("configPatches", ()):
             value = (patch.get("patch") or {}).get("value") or {}
             typed = value.get("typed_config") or {}
@@ -330,7 +330,7 @@ class _Check:
 
     # Plain Envoy
 
-    def _bootstrap(self, found: _Object) -> None:
+    def _bootstrap(self, found: Manifest) -> None:
         for listener in found.data["static_resources"].get("listeners", ()):
             manager = next(
                 (
@@ -380,7 +380,7 @@ class _Check:
 
     # The filter, however it is written
 
-    def _filter(self, found: _Object, processor: dict[str, Any]) -> None:
+    def _filter(self, found: Manifest, processor: dict[str, Any]) -> None:
         self.filters.append(found)
         mode = processor.get("processing_mode") or {}
         body = str(mode.get("request_body_mode", "NONE"))
@@ -392,54 +392,55 @@ class _Check:
         receiving = ((processor.get("metadata_options") or {}).get("receiving_namespaces") or {}).get("untyped", ())
         self._namespaces(found, receiving)
         self._timeout(found, processor.get("message_timeout", "200ms"))
+        ways.tries(found, (processor.get("grpc_service") or {}).get("retry_policy"), self.say)
 
-    def _mode(self, found: _Object, mode: str) -> None:
+    def _mode(self, found: Manifest, mode: str) -> None:
         self._modes.append((found, mode))
         if mode not in ("duplex", "buffered") and not self._engine.writes:
-            self._say(
+            self.say(
                 found, "D404", f"the request body mode is {mode}: rules on the body need it buffered or full duplex"
             )
 
-    def _response(self, found: _Object, sent: bool, body: str | None) -> None:
+    def _response(self, found: Manifest, sent: bool, body: str | None) -> None:
         engine = self._engine
         if engine.watched is not None and not (sent and str(body).replace("_", "").lower() == "fullduplexstreamed"):
             text = "the text of answers is not handed over to us (full duplex, with trailers)"
             why = "the decisions with `on: answer` depend on Envoy granting it for each answer, and `respond` is a cut"
-            self._say(found, "D412", f"{text}: {why}; render it again", "warning")
+            self.say(found, "D412", f"{text}: {why}; render it again", "warning")
         if engine.metered and not (sent and body):
             text = "the answers are not shown to us, so that nothing of what they take is counted"
             why = "settings.meter: on has no effect"
             if engine.shared.metered or engine.caches:
                 why = "no budget is ever charged" if engine.shared.metered else "no answer is ever kept"
             severity: Severity = "error" if engine.shared.metered else "warning"
-            self._say(found, "D412", f"{text}, and {why}: render it again", severity)
+            self.say(found, "D412", f"{text}, and {why}: render it again", severity)
         if engine.settings.response_headers and not sent:
             text = "the response headers are not sent to us: clients will not see x-pointsman-decision"
-            self._say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")
+            self.say(found, "D407", f"{text} (or set settings.response_headers: false)", "warning")
 
-    def _namespaces(self, found: _Object, receiving: Any) -> None:
+    def _namespaces(self, found: Manifest, receiving: Any) -> None:
         if METADATA not in receiving:
-            self._say(
+            self.say(
                 found, "D408", f"dynamic metadata is dropped: {METADATA!r} is not among the namespaces we may write"
             )
 
-    def _timeout(self, found: _Object, text: Any) -> None:
-        allowed = _seconds(str(text))
+    def _timeout(self, found: Manifest, text: Any) -> None:
+        allowed = ways.seconds(str(text))
         if allowed is not None and allowed <= self._engine.settings.deadline:
-            self._say(
+            self.say(
                 found,
                 "D409",
                 f"Envoy waits {text}, the router's own deadline is {self._engine.settings.deadline * 1000:g}ms: slow "
                 "requests end in 504 instead of the default model",
             )
 
-    def _streams(self, found: _Object, limit: Any) -> None:
+    def _streams(self, found: Manifest, limit: Any) -> None:
         """`limit` is that of the circuit breaker on the way to the router, which gets a stream for each request."""
         if limit is None or int(limit) <= ENVOY_STREAMS:
             text = f"the circuit breaker lets {limit or ENVOY_STREAMS} requests at a time go to the router"
-            self._say(found, "D413", f"{text}: more fail with 503, or go unread with fail_open; raise it", "warning")
+            self.say(found, "D413", f"{text}: more fail with 503, or go unread with fail_open; raise it", "warning")
 
-    def _say(self, found: _Object, code: str, message: str, severity: Severity = "error") -> None:
+    def say(self, found: Manifest, code: str, message: str, severity: Severity = "error") -> None:
         self.problems.append(Problem(found.file, found.line, 1, code, severity, message))
 
 
@@ -453,10 +454,3 @@ def _path_of(match: dict[str, Any]) -> str | None:
 def _bytes(quantity: Any) -> int:
     match = _QUANTITY.fullmatch(str(quantity))
     return int(match[1]) * _UNITS[match[2]] if match else 0
-
-
-def _seconds(text: str) -> float | None:
-    total = 0.0
-    for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text):
-        total += float(number) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
-    return total or None

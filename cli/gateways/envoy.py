@@ -330,6 +330,7 @@ def _model_cluster(server: Upstream, place: Place) -> api.cluster.Cluster:
     if server.tls:
         cluster.transport_socket = _tls([server.host], Mtls(ca="/etc/ssl/certs/ca-certificates.crt"))
     credentials.add(cluster, server, place)
+    cluster.health_checks = failover.probe(server)
     if server.fallback:
         cluster.outlier_detection = failover.passed_over()
     return cluster

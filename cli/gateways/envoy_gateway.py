@@ -28,7 +28,7 @@ from cli.gateways.envoy import (
     ROUTE_HEADER,
     within,
 )
-from cli.gateways.failover import AWAY_S, FAILURES, FULL, LOOK_S
+from cli.gateways.failover import ASK_S, AWAY_S, FAILURES, FULL, LOOK_S, MISSES, PATIENCE_S
 from cli.gateways.kubernetes import (
     NAME,
     Cluster,
@@ -56,7 +56,6 @@ REFUSED = f"{NAME}-refused"
 FALLBACK = f"{NAME}-fallback"
 SECRET_KEY = "credential"  # the one key that Envoy Gateway reads of a secret (HTTPRouteFilter.credentialInjection)
 BREAKER = dict.fromkeys(("maxConnections", "maxParallelRequests", "maxPendingRequests", "maxParallelRetries"), STREAMS)
-CONNECT_RETRY = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
@@ -69,13 +68,14 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
             "take it away: name it with --section"
         )
     rules = _rules(engine, servers)
-    plain = [rule.object() for rule in rules if not rule.standbys]
+    groups = _groups(rules)
+    objects = {name: [rule.object() for rule in some] for name, some in groups.items()}
     if not engine.settings.pass_unread:
-        plain.append({"matches": [{"path": dict(EVERY)}], "filters": [_extension(REFUSED)]})
-    routes = _routes(NAME, plain, cluster)
-    failing_over = _routes(FALLBACK, [rule.object() for rule in rules if rule.standbys], cluster)
+        objects[NAME].append({"matches": [{"path": dict(EVERY)}], "filters": [_extension(REFUSED)]})
+    grouped = {name: _routes(name, some, cluster) for name, some in objects.items()}
     if place.steps is not None:
-        routes.append(_steps_route(place.steps, EVERY if engine.settings.pass_unread else CALLS, cluster))
+        grouped[NAME].append(_steps_route(place.steps, EVERY if engine.settings.pass_unread else CALLS, cluster))
+    routes = [route for some in grouped.values() for route in some]
     duplex = within(engine, place)
     standbys = {server.key: server for rule in rules for server in rule.standbys}
     own = front.name is None
@@ -89,18 +89,14 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
         *(_backend(server, cluster, standby=True) for server in standbys.values()),
         *_filters(rules, engine.settings.pass_unread, cluster),
         *routes,
-        *failing_over,
-        _extension_policy(engine, duplex, cluster, _references(routes + failing_over)),
+        _extension_policy(engine, duplex, cluster, _references(routes)),
         *([_client_policy(engine, duplex, cluster)] if own or front.section is not None else []),
         *(
-            _traffic_policy(name, {**more, **roomy}, cluster, _references(some))
-            for name, more, some in (
-                (NAME, {"retry": dict(CONNECT_RETRY)}, routes),
-                (FALLBACK, _failover(rules), failing_over),
-            )
+            _traffic_policy(name, {**_treatment(groups[name]), **roomy}, cluster, _references(some))
+            for name, some in grouped.items()
             if some
         ),
-        *([_cors_policy(place.origins, cluster, routes + failing_over)] if place.origins else []),
+        *([_cors_policy(place.origins, cluster, routes)] if place.origins else []),
         *([_replies(place, cluster)] if own else []),
     ]
 
@@ -117,7 +113,7 @@ def left_out(engine: Engine, place: Place, cluster: Cluster) -> list[str]:
                 f"header from the secret {server.credential.secret!r}: let it say {(prefix + '…')!r} there"
             )
         for other in server.fallback:
-            if other not in _standbys(server):
+            if other not in standbys(server):
                 texts.append(
                     f"model {server.key}: Envoy Gateway does not fail over to {other.key}, since its name or path is "
                     "another, or one of them has a credential"
@@ -133,6 +129,10 @@ def left_out(engine: Engine, place: Place, cluster: Cluster) -> list[str]:
     return texts
 
 
+_Treated = tuple[bool, float | None, str | None]
+"""Whether there are standbys, how long one try waits, and where a server is asked whether it is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """A rule of an HTTPRoute that leads to a server; `call`: it is for what the router reads."""
@@ -145,7 +145,13 @@ class _Rule:
 
     @property
     def standbys(self) -> tuple[Upstream, ...]:
-        return _standbys(self.server) if self.call else ()
+        return standbys(self.server) if self.call else ()
+
+    @property
+    def treatment(self) -> _Treated:
+        """What decides on its traffic policy."""
+        failing_over = bool(self.standbys)
+        return failing_over, self.server.per_try_timeout if failing_over else None, self.server.health_check
 
     def filter(self) -> tuple[str, dict[str, Any]] | None:
         """The name and the content of its HTTPRouteFilter: what the Gateway API has no filter for."""
@@ -190,7 +196,7 @@ class _Rule:
         return {"matches": [match], "filters": filters, "backendRefs": backends}
 
 
-def _standbys(server: Upstream) -> tuple[Upstream, ...]:
+def standbys(server: Upstream) -> tuple[Upstream, ...]:
     """Those of the server's fallbacks that take the very request which it gets."""
     if server.credential is not None:
         return ()  # Envoy Gateway makes of backends with filters of their own one cluster each, and chooses by weight
@@ -204,7 +210,7 @@ def _service(server: Upstream) -> tuple[str, str] | None:
     Other names are a Backend's, and so are those of servers with TLS (which a Backend says) and with standbys (Envoy
     Gateway does not mix both kinds in one rule).
     """
-    return None if server.tls or _standbys(server) else service_of(server)
+    return None if server.tls or standbys(server) else service_of(server)
 
 
 def _grants(servers: list[Upstream], cluster: Cluster) -> list[dict[str, Any]]:
@@ -283,7 +289,7 @@ def _rules(engine: Engine, servers: list[Upstream]) -> list[_Rule]:
     by_key = {server.key: server for server in servers}
     rules = []
     for server, chosen in [*((server, True) for server in servers), (by_key[engine.default.key], False)]:
-        if not engine.settings.pass_unread or server.base is not None or _standbys(server):
+        if not engine.settings.pass_unread or server.base is not None or standbys(server):
             # Expressions count before prefixes.
             rules.append(_Rule(server, CALLS, chosen, allowed.to_call(server), call=True))
         if engine.settings.pass_unread:
@@ -426,16 +432,36 @@ def _traffic_policy(name: str, more: dict[str, Any], cluster: Cluster, routes: l
     return named("BackendTrafficPolicy", EG, name, cluster.namespace, spec)
 
 
-def _failover(rules: list[_Rule]) -> dict[str, Any]:
-    """Retries on a server's standbys, and when a server is passed over. Envoy Gateway has one rank of standbys, in
-    which Envoy takes turns."""
-    retry = {
-        "numRetries": max(len(rule.standbys) for rule in rules),
-        "numAttemptsPerPriority": 1,
-        "retryOn": {"triggers": ["5xx", "retriable-status-codes"], "httpStatusCodes": [FULL]},
-    }
-    passive = {"consecutive5XxErrors": FAILURES, "interval": f"{LOOK_S}s", "baseEjectionTime": f"{AWAY_S}s"}
-    return {"retry": retry, "healthCheck": {"passive": {**passive, "maxEjectionPercent": 100}}}
+def _groups(rules: list[_Rule]) -> dict[str, list[_Rule]]:
+    """The rules by the name of their routes and their traffic policy, which a whole route has."""
+    names: dict[_Treated, str] = {(False, None, None): NAME, (True, None, None): FALLBACK}
+    groups: dict[str, list[_Rule]] = {NAME: []}
+    for rule in rules:
+        own = f"{FALLBACK if rule.standbys else NAME}-{object_name(rule.server.key)}"
+        groups.setdefault(names.setdefault(rule.treatment, own), []).append(rule)
+    return groups
+
+
+def _treatment(rules: list[_Rule]) -> dict[str, Any]:
+    """What the traffic policy of one group says: retries, on a server's standbys too, and when a server is passed over.
+    Envoy Gateway has one rank of standbys, in which Envoy takes turns."""
+    failing_over, patience, path = rules[0].treatment if rules else (False, None, None)
+    checks: dict[str, Any] = {}
+    if path is not None:
+        asked = {"interval": f"{ASK_S}s", "timeout": f"{PATIENCE_S}s", "unhealthyThreshold": MISSES}
+        checks["active"] = {"type": "HTTP", **asked, "healthyThreshold": 1, "http": {"path": path}}
+    retry: dict[str, Any] = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
+    if failing_over:
+        retry = {
+            "numRetries": max(len(rule.standbys) for rule in rules),
+            "numAttemptsPerPriority": 1,
+            "retryOn": {"triggers": ["5xx", "retriable-status-codes"], "httpStatusCodes": [FULL]},
+        }
+        if patience is not None:
+            retry["perRetry"] = {"timeout": _duration(patience)}
+        passive = {"consecutive5XxErrors": FAILURES, "interval": f"{LOOK_S}s", "baseEjectionTime": f"{AWAY_S}s"}
+        checks["passive"] = {**passive, "maxEjectionPercent": 100}
+    return {"retry": retry, **({"healthCheck": checks} if checks else {})}
 
 
 def _cors_policy(origins: tuple[str, ...], cluster: Cluster, routes: list[dict[str, Any]]) -> dict[str, Any]:

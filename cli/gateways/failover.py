@@ -2,16 +2,19 @@
 
 A request to a model with fallbacks goes to an aggregate cluster: the model's own server first, then one listener inside
 this Envoy per fallback. Envoy tries the next one on a connection error, a 5xx and a 429, as long as nothing of an
-answer was sent on. A server that fails time and again is passed over for a while. Such a listener turns the request
-into one for its own model: it writes the model's name into the body (Lua; every other byte stays), its path and its
-host, and sends it on to the model's cluster, which adds the credential. The external processor is not asked again.
+answer was sent on, and where none has begun in time. A server that fails time and again, or does not say that it is
+well, is passed over for a while. Such a listener turns the request into one for its own model: it writes the model's
+name into the body (Lua; every other byte stays), its path and its host, and sends it on to the model's cluster, which
+adds the credential. The external processor is not asked again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from cli.gateways import allowed, api, credentials, parts
 from cli.gateways.place import Place, Upstream
@@ -24,6 +27,8 @@ FULL = 429
 FAILURES = 5  # Envoy's own number
 LOOK_S = 1
 AWAY_S = 10
+ASK_S, PATIENCE_S, MISSES = 5, 2, 2
+"""How often a server is asked whether it is well, how long it has for saying so, and how often it may not."""
 _LISTENERS_WORD = f"""%CEL(upstream.address.startsWith('envoy://') ? response.headers['{FALLBACK}'] : '')%"""
 """What a listener inside Envoy says of who has answered, and nothing of any other server."""
 _LUA = """\
@@ -72,14 +77,31 @@ end
 """
 
 
-def switch(route: api.route.Route, server: Upstream, limit: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How the parts are called: `before` comes before the names of ours, `model` is the cluster of a model's server."""
+
+    before: str = ""
+    model: Callable[[Upstream], str] = lambda server: f"model-{server.key}"
+
+    def aggregate(self, server: Upstream) -> str:
+        return f"{self.before}failover-{server.key}"
+
+    def listener(self, server: Upstream, rank: int) -> str:
+        return f"{self.before}fallback-{rank}-{server.key}"
+
+
+PLAIN: Final = Names()
+
+
+def switch(route: api.route.Route, server: Upstream, limit: int, names: Names = PLAIN) -> None:
     """Let `route`, which leads to `server`, go on to its fallbacks: calls only, not what is asked of stored responses.
 
     `limit` bytes of a body are kept for another try; a longer one has none.
     """
     assert route.route is not None
     priority = api.previous_priorities.PreviousPrioritiesConfig(update_frequency=1)
-    route.route.cluster = _aggregate(server)
+    route.route.cluster = names.aggregate(server)
     route.route.retry_policy = api.route.RetryPolicy(
         retry_on="5xx,retriable-status-codes",
         retriable_status_codes=[FULL],
@@ -91,6 +113,8 @@ def switch(route: api.route.Route, server: Upstream, limit: int) -> None:
             name="envoy.retry_priorities.previous_priorities", typed_config=parts.pack(priority)
         ),
     )
+    if server.per_try_timeout is not None:  # until an answer begins; one that streams may take its time
+        route.route.retry_policy.per_try_timeout = timedelta(seconds=server.per_try_timeout)
     route.request_body_buffer_limit = limit
     # Left in place, since what a listener says is there by now, and put anew: what the model's own server says there is
     # not to be believed.
@@ -104,25 +128,40 @@ def passed_over() -> api.cluster.OutlierDetection:
         interval=timedelta(seconds=LOOK_S),
         base_ejection_time=timedelta(seconds=AWAY_S),
         max_ejection_percent=100,  # of one server: less, and it would stay
+        successful_active_health_check_uneject_host=False,  # it may be well and fail all the same
     )
 
 
-def _aggregate(server: Upstream) -> str:
-    return f"failover-{server.key}"
+def probe(server: Upstream) -> list[api.core.HealthCheck]:
+    """How `server` is asked whether it is well, if it is."""
+    if server.health_check is None:
+        return []
+    check = api.core.HealthCheckHttpHealthCheck(path=server.health_check, host=server.authority)
+    every = timedelta(seconds=ASK_S)
+    return [
+        api.core.HealthCheck(
+            timeout=timedelta(seconds=PATIENCE_S),
+            interval=every,
+            no_traffic_interval=every,
+            unhealthy_threshold=MISSES,
+            healthy_threshold=1,
+            http_health_check=check,
+        )
+    ]
 
 
-def clusters(servers: list[Upstream], place: Place) -> Iterator[api.cluster.Cluster]:
+def clusters(servers: list[Upstream], place: Place, names: Names = PLAIN) -> Iterator[api.cluster.Cluster]:
     """For each model with fallbacks the aggregate, and a cluster for each of the listeners."""
     for server in servers:
         if not server.fallback:
             continue
-        names = [_name(server, rank) for rank in range(1, len(server.fallback) + 1)]
-        for name in names:
-            inside = api.core.EnvoyInternalAddress(server_listener_name=name)
-            yield parts.cluster(name, [api.core.Address(envoy_internal_address=inside)], True)
-        members = api.aggregate.ClusterConfig(clusters=[f"model-{server.key}", *names])
+        inside = [names.listener(server, rank) for rank in range(1, len(server.fallback) + 1)]
+        for name in inside:
+            address = api.core.EnvoyInternalAddress(server_listener_name=name)
+            yield parts.cluster(name, [api.core.Address(envoy_internal_address=address)], True)
+        members = api.aggregate.ClusterConfig(clusters=[names.model(server), *inside])
         aggregate = api.cluster.Cluster(
-            name=_aggregate(server),
+            name=names.aggregate(server),
             lb_policy=api.cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
             cluster_type=api.cluster.ClusterCustomClusterType(
                 name="envoy.clusters.aggregate", typed_config=parts.pack(members)
@@ -134,44 +173,47 @@ def clusters(servers: list[Upstream], place: Place) -> Iterator[api.cluster.Clus
         yield aggregate
 
 
-def listeners(engine: Engine, servers: list[Upstream]) -> Iterator[api.listener.Listener]:
+def listeners(engine: Engine, servers: list[Upstream], names: Names = PLAIN) -> Iterator[api.listener.Listener]:
     """The listeners inside Envoy, one for each fallback of each model."""
     for server in servers:
         for rank, other in enumerate(server.fallback, 1):
-            yield _listener(_name(server, rank), server, other, engine.settings.max_body + parts.BODY_SLACK)
+            to = names.model(other)
+            manager = parts.manager(
+                names.listener(server, rank), [*_named(server, other, to), _route(server, other, to)]
+            )
+            yield _listener(manager, server, other, engine.settings.max_body + parts.BODY_SLACK)
 
 
-def _name(server: Upstream, rank: int) -> str:
-    return f"fallback-{rank}-{server.key}"
-
-
-def _listener(name: str, server: Upstream, other: Upstream, limit: int) -> api.listener.Listener:
-    manager = parts.manager(name, [*_named(server, other), _route(server, other)])
+def _listener(
+    manager: api.hcm.HttpConnectionManager, server: Upstream, other: Upstream, limit: int
+) -> api.listener.Listener:
+    """One that is called as its `manager` counts."""
     if other.name != server.name:
         code = "local NAME = " + _quoted(json.dumps(other.name)) + "\n" + _LUA
         lua = api.lua.Lua(default_source_code=api.core.DataSource(inline_string=code))
         manager.http_filters.insert(0, api.hcm.HttpFilter(name="envoy.filters.http.lua", typed_config=parts.pack(lua)))
     return api.listener.Listener(
-        name=name,
+        name=manager.stat_prefix,
         internal_listener=api.listener.ListenerInternalListenerConfig(),
         filter_chains=[parts.chain(manager)],
         per_connection_buffer_limit_bytes=limit,
     )
 
 
-def _named(server: Upstream, other: Upstream) -> Iterator[api.route.Route]:
+def _named(server: Upstream, other: Upstream, to: str) -> Iterator[api.route.Route]:
     """Routes of the calls that name their model in the path."""
     for shape in SHAPES:
         if shape.model_in:
-            route = _route(server, other, allowed.to_other_named(other, shape))
+            route = _route(server, other, to, allowed.to_other_named(other, shape))
             route.match = api.route.RouteMatch(safe_regex=api.matcher.RegexMatcher(regex=shape.model_in))
             yield route
 
 
-def _route(server: Upstream, other: Upstream, rewrite: allowed.Rewrite | None = None) -> api.route.Route:
+def _route(server: Upstream, other: Upstream, to: str, rewrite: allowed.Rewrite | None = None) -> api.route.Route:
+    """A route to `other`, whose cluster is `to`, for what was sent to `server` first."""
     rewrite = rewrite or allowed.to_other(other)
     action = api.route.RouteAction(
-        cluster=f"model-{other.key}",
+        cluster=to,
         timeout=parts.no_timeout(),
         host_rewrite_literal=other.authority,
         retry_policy=api.route.RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),

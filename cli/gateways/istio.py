@@ -9,19 +9,38 @@ before, and so might a filter of others that is applied after ours, hence the pr
 The routes are a VirtualService, or an HTTPRoute of the Gateway API. Istio sorts the rules of the latter: exact path,
 prefix, expression; the longer path; more headers. So all of ours are expressions, and that of the refusal is short.
 What an HTTPRoute has no words for is written into the routes by the EnvoyFilter.
+
+What the way to a model's server has that is not usual (TLS, a credential, failures that are counted) is that of a
+subset, to which our routes alone lead. Istio fails over within one service only, so fallbacks are what they are for
+plain Envoy (`failover`): the EnvoyFilter adds the aggregate clusters, and listeners inside the gateway's Envoy, which
+Istio's bootstrap allows (`envoy.bootstrap.internal_listener`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cli.gateways import allowed, api, browsers, credentials, replies
+from cli.gateways import allowed, api, browsers, credentials, failover, replies
 from cli.gateways.envoy import DECISION_HEADER, HOP_HEADER, OUR_HEADERS, ROUTE_HEADER, ext_proc, within
-from cli.gateways.kubernetes import NAME, Cluster, fqdn, listener, listening, named, object_name, parents, port
+from cli.gateways.failover import AWAY_S, FAILURES, FULL, LOOK_S
+from cli.gateways.kubernetes import (
+    NAME,
+    Cluster,
+    fqdn,
+    listener,
+    listening,
+    named,
+    object_name,
+    parents,
+    port,
+    service_of,
+)
 from cli.gateways.parts import BODY_SLACK, EXT_PROC, STREAM_IDLE_S, STREAMS, TOLD_HEADERS, access_log, as_dict, packed
 from cli.gateways.place import Place, RenderError, Upstream, upstreams
 from decisions.engine import Engine
+from extproc.told import FALLBACK
 
 NETWORKING = "networking.istio.io/v1"
 ENVOY_FILTER = "networking.istio.io/v1alpha3"
@@ -40,7 +59,7 @@ RULES = 16  # an HTTPRoute holds no more
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
     """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
-    servers = upstreams(engine, place)
+    servers = [_keyed(server, place) for server in upstreams(engine, place)]
     for server in servers:
         if server.literal or "." not in server.host:
             raise RenderError(
@@ -54,8 +73,8 @@ def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any
         *([] if cluster.front.name is not None else [_gateway(place, cluster)]),
         *routes,
         _way_to_router(cluster),
-        *(_way_to_model(server, place, cluster) for server in servers if server.tls or _subset(server, place)),
-        _filter(engine, place, cluster, servers),
+        *_ways_to_models(servers, cluster),
+        _filter(engine, place, cluster, rules, servers),
     ]
 
 
@@ -63,8 +82,6 @@ def left_out(engine: Engine, place: Place) -> list[str]:
     """What Istio's objects cannot do of the policy."""
     texts = []
     for key, model in engine.models.items():
-        if model.fallback:
-            texts.append(f"model {key}: Istio fails over within one service only, so `fallback` is the router's alone")
         if model.credential is not None and not model.credential.secret:
             texts.append(
                 f"model {key}: its credential, since the policy names no secret (`from: {{secret: …, key: …}}`)"
@@ -93,7 +110,8 @@ class _Destination:
 @dataclass(frozen=True, slots=True)
 class _Way:
     """One route: what it matches (`uri`, `headers` as a VirtualService writes them, and a header that must not be
-    there), and where it leads (None: the refusal), with which path and authority."""
+    there), and where it leads (None: the refusal), with which path and authority. `failing`: the server whose fallbacks
+    are tried."""
 
     part: str
     uri: dict[str, str]
@@ -102,11 +120,17 @@ class _Way:
     put: allowed.Rewrite | None = None
     authority: str | None = None
     without: str | None = None
+    failing: Upstream | None = None
 
     @property
     def name(self) -> str:
         """Of the route in Envoy, too."""
         return f"{NAME}-{self.part}"
+
+    @property
+    def told(self) -> list[str]:
+        """The model's copies of our response headers, which go before ext_proc adds ours; see `failover.switch`."""
+        return [name for name in TOLD_HEADERS if self.failing is None or name != FALLBACK]
 
 
 def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Cluster) -> list[_Way]:
@@ -115,8 +139,8 @@ def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Clust
 
     def rule(part: str, server: Upstream, uri: dict[str, str], put: allowed.Rewrite | None) -> _Way:
         chosen = {} if part.startswith(("default", "path-")) else {ROUTE_HEADER: {"exact": server.key}}
-        to = _Destination(fqdn(server), server.port, _subset(server, place))
-        return _Way(part, uri, chosen, to, put, server.authority)
+        failing = server if uri is CALLS and server.fallback else None
+        return _Way(part, uri, chosen, _destination(server), put, server.authority, failing=failing)
 
     rules = []
     if place.steps is not None:  # the router's own requests, with the hop header, never match
@@ -126,7 +150,7 @@ def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Clust
         if not engine.settings.pass_unread:
             rules.append(rule(part, server, CALLS, allowed.to_call(server)))
             continue
-        if server.base is not None:
+        if server.base is not None or server.fallback:
             rules.append(rule(f"{part}-calls", server, CALLS, allowed.to_call(server)))
         rules.append(rule(part, server, EVERY, allowed.below(server)))
     if not engine.settings.pass_unread:
@@ -138,10 +162,22 @@ def _rules(engine: Engine, servers: list[Upstream], place: Place, cluster: Clust
     return rules
 
 
-def _subset(server: Upstream, place: Place) -> str | None:
-    """That of a server to which the gateway sends a credential, so that it goes with our requests alone."""
+def _keyed(server: Upstream, place: Place) -> Upstream:
+    """`server` with a credential where the gateway's pods find it; see `left_out`."""
     found = server.credential is not None and server.credential.secret and place.secrets is not None
-    return NAME if found else None
+    fallback = tuple(_keyed(other, place) for other in server.fallback)
+    return replace(server, credential=server.credential if found else None, fallback=fallback)
+
+
+def _destination(server: Upstream) -> _Destination:
+    own = server.tls or server.credential or server.fallback or server.health_check
+    return _Destination(fqdn(server), server.port, f"{NAME}-{object_name(server.key)}" if own else None)
+
+
+def _names(servers: list[Upstream]) -> failover.Names:
+    """How Istio calls the clusters of the servers, and what ours are called beside those of others."""
+    clusters = {server.key: _destination(server).cluster for server in servers}
+    return failover.Names(f"{NAME}-", lambda server: clusters[server.key])
 
 
 def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
@@ -179,17 +215,25 @@ def _virtual_service(rules: list[_Way], place: Place, cluster: Cluster) -> dict[
             written["route"] = [{"destination": destination}]
             if rule.authority is not None:
                 written["rewrite"] = {"authority": rule.authority}
-                # The model's copies, before ext_proc adds ours.
-                written["headers"] = {"response": {"remove": list(TOLD_HEADERS)}}
+                written["headers"] = {"response": {"remove": rule.told}}
             if rule.put is not None:
                 written["rewrite"]["uriRegexRewrite"] = {"match": rule.put.pattern, "rewrite": rule.put.substitution}
-            written["retries"] = {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
+            written["retries"] = _retries(rule.failing)
         if place.origins and rule.part != "stepwise":
             origins = [{"exact": origin} for origin in place.origins]
             written["corsPolicy"] = {"allowOrigins": origins, **browsers.fields()}
         http.append(written)
     spec = {"hosts": list(front.hosts) or ["*"], "gateways": [front.name or NAME], "http": http}
     return named("VirtualService", NETWORKING, NAME, cluster.namespace, spec)
+
+
+def _retries(failing: Upstream | None) -> dict[str, Any]:
+    if failing is None:
+        return {"attempts": 2, "retryOn": "connect-failure,refused-stream"}
+    retries: dict[str, Any] = {"attempts": len(failing.fallback), "retryOn": f"5xx,{FULL}"}
+    if failing.per_try_timeout is not None:
+        retries["perTryTimeout"] = f"{round(failing.per_try_timeout * 1000)}ms"
+    return retries
 
 
 def _http_routes(rules: list[_Way], place: Place, cluster: Cluster) -> list[dict[str, Any]]:
@@ -220,7 +264,7 @@ def _http_rule(rule: _Way, place: Place) -> dict[str, Any]:
         ]
     filters: list[dict[str, Any]] = []
     if rule.authority is not None:
-        told = {"remove": list(TOLD_HEADERS)}  # see `_virtual_service`
+        told = {"remove": rule.told}
         filters.append({"type": "URLRewrite", "urlRewrite": {"hostname": rule.authority.partition(":")[0]}})
         filters.append({"type": "ResponseHeaderModifier", "responseHeaderModifier": told})
     if place.origins and rule.part != "stepwise":
@@ -243,16 +287,41 @@ def _way_to_router(cluster: Cluster) -> dict[str, Any]:
     return named("DestinationRule", NETWORKING, NAME, cluster.namespace, spec)
 
 
-def _way_to_model(server: Upstream, place: Place, cluster: Cluster) -> dict[str, Any]:
-    spec: dict[str, Any] = {"host": fqdn(server)}
+def _ways_to_models(servers: list[Upstream], cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """A DestinationRule for each service whose servers have subsets. It lies in the namespace of the service: Istio
+    looks in those of the gateway and of the service alone."""
+    hosts: dict[str, list[Upstream]] = {}
+    for server in servers:
+        if _destination(server).subset is not None:
+            hosts.setdefault(fqdn(server), []).append(server)
+    for host, some in hosts.items():
+        service = service_of(some[0])
+        home = cluster.namespace if service is None else service[1]
+        name = object_name(some[0].key)
+        subsets = [_subset(server) for server in some]
+        yield named(
+            "DestinationRule",
+            NETWORKING,
+            name if home == cluster.namespace else f"{NAME}-{name}",
+            home,
+            {"host": host, "subsets": subsets},
+        )
+
+
+def _subset(server: Upstream) -> dict[str, Any]:
+    """All of the service (there are no labels), with the way that our requests take to it."""
+    policy: dict[str, Any] = {}
     if server.tls:
-        spec["trafficPolicy"] = {"tls": {"mode": "SIMPLE", "sni": server.host}}
-    if (subset := _subset(server, place)) is not None:
-        spec["subsets"] = [{"name": subset}]  # without labels: all of the service
-    return named("DestinationRule", NETWORKING, object_name(server.key), cluster.namespace, spec)
+        policy["tls"] = {"mode": "SIMPLE", "sni": server.host}
+    if server.fallback:
+        passed_over = {"consecutive5xxErrors": FAILURES, "interval": f"{LOOK_S}s", "baseEjectionTime": f"{AWAY_S}s"}
+        policy["outlierDetection"] = {**passed_over, "maxEjectionPercent": 100}
+    return {"name": _destination(server).subset, **({"trafficPolicy": policy} if policy else {})}
 
 
-def _filter(engine: Engine, place: Place, cluster: Cluster, servers: list[Upstream]) -> dict[str, Any]:
+def _filter(
+    engine: Engine, place: Place, cluster: Cluster, rules: list[_Way], servers: list[Upstream]
+) -> dict[str, Any]:
     """The filter itself, and what Envoy has to do for it."""
     front = cluster.front
     duplex = within(engine, place)
@@ -261,21 +330,23 @@ def _filter(engine: Engine, place: Place, cluster: Cluster, servers: list[Upstre
     where = {} if front.name is not None else {"portNumber": listening(place, front)}
     manager = {"filterChain": {"filter": {"name": CONNECTION_MANAGER}}}
     before = {"filterChain": {"filter": {"name": CONNECTION_MANAGER, "subFilter": {"name": ROUTER_FILTER}}}}
+    names = _names(servers)
     insert = {"name": EXT_PROC, "disabled": True, "typed_config": processor}
     patches = [
         _patch("HTTP_FILTER", {"listener": {**where, **before}}, "INSERT_BEFORE", insert),
         *(
-            _patch("HTTP_ROUTE", _route_of(rule), "MERGE", _routed(rule, engine, duplex, front.gateway_api))
-            for rule in _rules(engine, servers, place, cluster)
+            _patch("HTTP_ROUTE", _route_of(rule), "MERGE", _routed(rule, engine, names, duplex, front.gateway_api))
+            for rule in rules
         ),
         _patch("NETWORK_FILTER", {"listener": {**where, **manager}}, "MERGE", {"typed_config": _connection()}),
     ]
     for server in servers:
-        if (subset := _subset(server, place)) is not None:
-            made = api.cluster.Cluster()
-            credentials.add(made, server, place)
-            match = {"cluster": {"service": fqdn(server), "portNumber": server.port, "subset": subset}}
-            patches.append(_patch("CLUSTER", match, "MERGE", as_dict(made)))
+        if value := as_dict(_of_cluster(server, place)):
+            to = _destination(server)
+            match = {"cluster": {"service": to.host, "portNumber": to.port, "subset": to.subset}}
+            patches.append(_patch("CLUSTER", match, "MERGE", value))
+    patches += [_patch("CLUSTER", {}, "ADD", as_dict(one)) for one in failover.clusters(servers, place, names)]
+    patches += [_patch("LISTENER", {}, "ADD", as_dict(one)) for one in failover.listeners(engine, servers, names)]
     if front.gateway_api:
         target = {"group": GATEWAY, "kind": "Gateway", "name": front.name or NAME}
         spec: dict[str, Any] = {"targetRefs": [target]}
@@ -285,6 +356,15 @@ def _filter(engine: Engine, place: Place, cluster: Cluster, servers: list[Upstre
         home = front.namespace or HOME
     # Where the gateway is: an EnvoyFilter acts on workloads of its own namespace only.
     return named("EnvoyFilter", ENVOY_FILTER, NAME, home, {**spec, "priority": PRIORITY, "configPatches": patches})
+
+
+def _of_cluster(server: Upstream, place: Place) -> api.cluster.Cluster:
+    """What the cluster of the server's subset has that a DestinationRule has no words for."""
+    made = api.cluster.Cluster(health_checks=failover.probe(server))
+    credentials.add(made, server, place)
+    if server.health_check is not None and server.fallback:
+        made.outlier_detection = api.cluster.OutlierDetection(successful_active_health_check_uneject_host=False)
+    return made
 
 
 def _connection() -> dict[str, Any]:
@@ -315,7 +395,7 @@ def _connection() -> dict[str, Any]:
     }
 
 
-def _routed(rule: _Way, engine: Engine, duplex: bool, gateway_api: bool) -> dict[str, Any]:
+def _routed(rule: _Way, engine: Engine, names: failover.Names, duplex: bool, gateway_api: bool) -> dict[str, Any]:
     """What is merged into the route of `rule`."""
     switch = {
         "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
@@ -329,13 +409,22 @@ def _routed(rule: _Way, engine: Engine, duplex: bool, gateway_api: bool) -> dict
         value["request_body_buffer_limit"] = engine.settings.max_body + BODY_SLACK
     if rule.to is not None:
         value["route"] = {"idle_timeout": f"{STREAM_IDLE_S}s"}
+    if rule.failing is not None:
+        switched = api.route.Route(route=api.route.RouteAction(), response_headers_to_remove=[FALLBACK])
+        failover.switch(switched, rule.failing, engine.settings.max_body + BODY_SLACK, names)
+        more = as_dict(switched)
+        if not gateway_api:  # the VirtualService says the rest
+            retries = more["route"]["retry_policy"]
+            kept = ("retriable_request_headers", "retry_priority")
+            more["route"]["retry_policy"] = {key: retries[key] for key in kept}
+        value = {**value, **more, "route": {**value["route"], **more["route"]}}
     if not gateway_api:
         return value
     if rule.to is None:
         content_type = {"header": {"key": "content-type", "value": allowed.CONTENT_TYPE}}
         value["direct_response"] = {"status": allowed.STATUS, "body": {"inline_string": allowed.BODY}}
         value["response_headers_to_add"] = [{**content_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    if rule.to is not None and rule.to.subset is not None:
+    if rule.to is not None and rule.to.subset is not None and rule.failing is None:
         value["route"]["cluster"] = rule.to.cluster
     if rule.put is not None:
         pattern = {"regex": rule.put.pattern}

@@ -67,7 +67,8 @@ class Upstream:
 
     `path` is what stands before the base path of its API (empty for most). `base` is that base path, where the policy
     gives one; None: what the client has there stays, nearly always `/v1`. `name` is the model's in bodies.
-    `fallback` are the servers that take its place when it fails, one after the other.
+    `fallback` are the servers that take its place when it fails, one after the other; `per_try_timeout` and
+    `health_check` are the model's.
     """
 
     key: str
@@ -79,6 +80,8 @@ class Upstream:
     name: str = ""
     credential: Credential | None = None
     fallback: tuple[Upstream, ...] = ()
+    per_try_timeout: float | None = None
+    health_check: str | None = None
 
     @property
     def literal(self) -> bool:
@@ -140,5 +143,12 @@ def _upstream(model: Model, url: str, example: bool) -> Upstream:
     tls = parts.scheme == "https"
     base = None if example else model.base_path
     path = before(parts.path, base)
-    credential = None if example else model.credential
-    return Upstream(key, parts.hostname, port or (443 if tls else 80), tls, path, base, model.name, credential)
+    made = Upstream(key, parts.hostname, port or (443 if tls else 80), tls, path, base, model.name)
+    if example:
+        return made
+    return replace(
+        made,
+        credential=model.credential,
+        per_try_timeout=model.per_try_timeout,
+        health_check=model.health_check,
+    )

@@ -227,6 +227,7 @@ def test_on_a_gateway_of_others_the_room_for_bodies_is_that_of_our_routes(engine
     joined = Cluster(front=Front(name="public", namespace="edge"))
     objects = envoy_gateway.render(engine, Place(), joined)
     assert found(engine, tmp_path, objects) == [("D406", "warning")]
+    assert check(engine, tmp_path)[0].message.endswith("render it with --section, for a listener that is ours alone")
     (policy,) = [o for o in objects if o["kind"] == "BackendTrafficPolicy"]
     policy["spec"]["requestBuffer"]["limit"] = "1Mi"
     assert set(found(engine, tmp_path, objects)) == {("D403", "error"), ("D406", "warning")}
@@ -254,7 +255,7 @@ def test_a_route_without_the_processor_is_found(engine, tmp_path):
     objects = SETS["envoy-gateway"](engine)
     extra = copy.deepcopy(next(o for o in objects if o["kind"] == "HTTPRoute"))
     extra["metadata"]["name"] = "older"
-    assert found(engine, tmp_path, [*objects, extra]) == [("D405", "error")]
+    assert set(found(engine, tmp_path, [*objects, extra])) == {("D405", "error"), ("D416", "warning")}
 
 
 def test_no_default_route_and_no_response_phase_are_found(engine, tmp_path):

@@ -447,6 +447,69 @@ def test_envoy_gateway_fails_over_to_what_takes_the_very_request():
     ]
 
 
+TRIED = TWINS.replace("http://a.svc'", "http://a.svc', per_try_timeout: 20s, health_check: /up").replace(
+    "http://d.svc/below'", "http://d.svc/below', health_check: /well"
+)
+
+
+def test_envoy_gateway_waits_and_asks_as_each_model_says():
+    made, place = served(TRIED)
+    named = {
+        (each["kind"], each["metadata"]["name"]): each["spec"] for each in envoy_gateway.render(made, place, Cluster())
+    }
+    assert {name for kind, name in named if kind == "HTTPRoute"} == {
+        "pointsman", "pointsman-fallback-model-a", "pointsman-model-d",
+    }  # fmt: skip
+    policies = {name: spec for (kind, name), spec in named.items() if kind == "BackendTrafficPolicy"}
+    for name, spec in policies.items():
+        assert [ref["name"] for ref in spec["targetRefs"]] == [name]
+    assert "healthCheck" not in policies["pointsman"]
+    first, last = policies["pointsman-fallback-model-a"], policies["pointsman-model-d"]
+    assert (first["retry"]["perRetry"], first["retry"]["numRetries"]) == ({"timeout": "20000ms"}, 1)
+    assert first["healthCheck"]["active"]["http"] == {"path": "/up"}
+    assert "passive" in first["healthCheck"]
+    assert last["healthCheck"] == {"active": {**first["healthCheck"]["active"], "http": {"path": "/well"}}}
+    assert last["retry"]["retryOn"]["triggers"] == ["connect-failure", "refused-stream"]
+    (extension,) = [spec for (kind, _), spec in named.items() if kind == "EnvoyExtensionPolicy"]
+    assert {ref["name"] for ref in extension["targetRefs"]} == set(policies)
+
+
+def test_envoy_asks_a_server_whether_it_is_well():
+    made, place = served(TRIED)
+    clusters = {each["name"]: each for each in render(made, place)["static_resources"]["clusters"]}
+    (check,) = clusters["model-a"]["health_checks"]
+    assert check["http_health_check"] == {"host": "a.svc", "path": "/up"}
+    assert clusters["model-d"]["health_checks"][0]["http_health_check"]["path"] == "/well"
+    assert "health_checks" not in clusters["model-b"]
+    assert clusters["model-a"]["outlier_detection"]["successful_active_health_check_uneject_host"] is False
+
+
+def test_istio_has_a_subset_for_each_model_whose_way_is_not_usual():
+    """In the namespace of the service, where Istio looks for it; two models of one host have one object."""
+    models = """{
+      a: {name: x, url: 'http://a.models.svc', fallback: [b, c]},
+      b: {name: y, url: 'https://api.example.com', credential: {from: {secret: s, key: k}}},
+      c: {name: z, url: 'https://api.example.com', credential: {from: {secret: s, key: k}}},
+      d: {url: 'http://d.models.svc'}}"""
+    made, place = served(models, listen="0.0.0.0:80", secrets="/secrets")
+    objects = istio.render(made, place, Cluster())
+    rules = {each["metadata"]["name"]: each for each in objects if each["kind"] == "DestinationRule"}
+    assert {name: rule["metadata"]["namespace"] for name, rule in rules.items()} == {
+        "pointsman": "pointsman", "pointsman-model-a": "models", "model-b": "pointsman",
+    }  # fmt: skip
+    tls = {"mode": "SIMPLE", "sni": "api.example.com"}
+    assert rules["model-b"]["spec"] == {
+        "host": "api.example.com",
+        "subsets": [{"name": f"pointsman-model-{key}", "trafficPolicy": {"tls": tls}} for key in "bc"],
+    }
+    (subset,) = rules["pointsman-model-a"]["spec"]["subsets"]
+    assert subset["trafficPolicy"]["outlierDetection"]["consecutive5xxErrors"] == 5
+    (service,) = [each["spec"] for each in objects if each["kind"] == "VirtualService"]
+    assert service["http"][0]["retries"] == {"attempts": 2, "retryOn": "5xx,429"}
+    destinations = [rule["route"][0]["destination"].get("subset") for rule in service["http"] if "route" in rule]
+    assert destinations == [f"pointsman-model-{key}" for key in "abc"] + [None, "pointsman-model-a"]
+
+
 KEYED = "{a: {url: 'http://a.svc'}, b: {url: 'http://b.svc', credential: {%sfrom: {secret: s, key: %s}}}}"
 
 
@@ -533,7 +596,7 @@ def test_istio_says_what_it_leaves_out(tmp_path, capsys):
     (tmp_path / "policy.yaml").write_text(f"version: 1\nmodels: {models}\ndefault: a\n")
     assert main(["render", str(tmp_path / "policy.yaml"), "--for", "istio"]) == 0
     printed = capsys.readouterr()
-    assert "left out: model a: Istio fails over within one service only" in printed.err
+    assert "model a" not in printed.err  # its fallback is no loss
     assert "left out: model b: its credential, since --secrets does not say in which folder" in printed.err
     assert list(yamls.load_all(printed.out))
 

@@ -389,10 +389,16 @@ def test_fallbacks_of_fallbacks_come_after_ones_own():
         ("base_path: api/v4", "P104"),
         ("base_path: /api/", "P104"),
         ("base_path: /a/../b?c", "P104"),
+        ("per_try_timeout: 20s", None),
+        ("per_try_timeout: 0s", "P104"),
+        ("per_try_timeout: 2h", "P104"),
+        ("health_check: /health?deep=1", None),
+        ("health_check: health", "P104"),
+        ("health_check: '/a b'", "P104"),
     ],
 )
-def test_credentials_and_base_paths(entry, code):
-    found = {code for code, _, _ in fallbacks(f"{{a: {{{entry}}}}}")}
+def test_credentials_base_paths_and_what_is_said_of_a_server(entry, code):
+    found = {code for code, _, _ in fallbacks(f"{{a: {{fallback: [b], {entry}}}, b: {{}}}}")}
     assert (code in found) if code else found == set()
 
 

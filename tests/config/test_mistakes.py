@@ -286,6 +286,13 @@ def test_set_on_models_without_the_switch() -> None:
     assert codes(policy(models=models, decision=decision)) == []
 
 
+def test_a_try_that_nobody_takes_over() -> None:
+    decision = "{name: d, when: s, route: b}"
+    models = "{a: {fallback: [b], per_try_timeout: 20s}, b: {%sper_try_timeout: 9s}, c: {}}"
+    assert codes(policy(models=models % "", decision=decision)) == [("L332", "9s}, c: {}}")]
+    assert codes(policy(models=models % "fallback: [c], ", decision=decision)) == []
+
+
 BUDGET = "{budget: {header: x-tenant, limit: 5}}"
 
 

@@ -38,14 +38,45 @@ def gateway(objects: list[JSON], others: list[JSON]) -> JSON:
     return listener
 
 
-def clusters(objects: list[JSON], made: JSON) -> None:
-    """Apply the EnvoyFilter's patches of clusters to `made`, clusters by name."""
+def clusters(objects: list[JSON], made: JSON) -> JSON:
+    """The clusters by name: `made`, those of services, with the subsets of DestinationRules and the EnvoyFilter's."""
+    made = copy.deepcopy(made)
+    for each in objects:
+        for subset in each["spec"].get("subsets", ()) if each["kind"] == "DestinationRule" else ():
+            for name in [one for one in made if one.endswith(f"||{each['spec']['host']}")]:
+                own = made[name.replace("||", f"|{subset['name']}|")] = copy.deepcopy(made[name])
+                own["name"] = own["load_assignment"]["cluster_name"] = name.replace("||", f"|{subset['name']}|")
+                if (outlier := subset.get("trafficPolicy", {}).get("outlierDetection")) is not None:
+                    own["outlier_detection"] = {
+                        "consecutive_5xx": outlier["consecutive5xxErrors"],
+                        "interval": outlier["interval"],
+                        "base_ejection_time": outlier["baseEjectionTime"],
+                        "max_ejection_percent": outlier["maxEjectionPercent"],
+                    }
+    for patch in patches(objects, "CLUSTER"):
+        value = copy.deepcopy(patch["patch"]["value"])
+        if patch["patch"]["operation"] == "ADD":
+            made[value["name"]] = value
+        else:
+            match = patch["match"]["cluster"]
+            _merge(made[f"outbound|{match['portNumber']}|{match.get('subset', '')}|{match['service']}"], value)
+    return made
+
+
+def listeners(objects: list[JSON]) -> list[JSON]:
+    """The listeners that the EnvoyFilter adds."""
+    return [
+        copy.deepcopy(patch["patch"]["value"])
+        for patch in patches(objects, "LISTENER")
+        if patch["patch"]["operation"] == "ADD"
+    ]
+
+
+def patches(objects: list[JSON], to: str) -> Iterator[JSON]:
     for each in objects:
         for patch in each["spec"].get("configPatches", ()) if each["kind"] == "EnvoyFilter" else ():
-            if patch["applyTo"] == "CLUSTER":
-                match = patch["match"]["cluster"]
-                name = f"outbound|{match['portNumber']}|{match.get('subset', '')}|{match['service']}"
-                _merge(made[name], patch["patch"]["value"])
+            if patch["applyTo"] == to:
+                yield patch
 
 
 def _apply(patch: JSON, listener: JSON, manager: JSON) -> None:
@@ -67,7 +98,7 @@ def _apply(patch: JSON, listener: JSON, manager: JSON) -> None:
                 for route in host["routes"]:
                     if route["name"] == name:
                         _merge(route, value)
-        case "CLUSTER", "MERGE":
+        case ("CLUSTER", _) | ("LISTENER", "ADD"):
             pass
         case other:
             raise AssertionError(other)
@@ -123,11 +154,35 @@ def _of_virtual_service(rule: JSON) -> JSON:
         return made
     to = rule["route"][0]["destination"]
     name = f"outbound|{to['port']['number']}|{to.get('subset', '')}|{to['host']}"
-    made["route"] = {"cluster": name, "timeout": "0s"}
+    made["route"] = {"cluster": name, "timeout": "0s", "retry_policy": _retries(rule.get("retries", {}))}
     if "authority" in rule.get("rewrite", {}):
         made["route"]["host_rewrite_literal"] = rule["rewrite"]["authority"]
     if (put := rule.get("rewrite", {}).get("uriRegexRewrite")) is not None:
         made["route"]["regex_rewrite"] = {"pattern": {"regex": put["match"]}, "substitution": put["rewrite"]}
+    return made
+
+
+def _retries(given: JSON) -> JSON:
+    """`pilot/pkg/networking/core/route/retry`: numbers among the conditions are statuses."""
+    words = given.get("retryOn", "connect-failure,refused-stream,unavailable,cancelled").split(",")
+    codes = [int(word) for word in words if word.isdecimal()]
+    predicate = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    made: JSON = {
+        "num_retries": given.get("attempts", 2),
+        "retry_on": ",".join(
+            [word for word in words if not word.isdecimal()] + ["retriable-status-codes"] * bool(codes)
+        ),
+        "retriable_status_codes": codes,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"type.googleapis.com/{predicate}"},
+            }
+        ],
+        "host_selection_retry_max_attempts": "5",
+    }
+    if "perTryTimeout" in given:
+        made["per_try_timeout"] = f"{int(given['perTryTimeout'].removesuffix('ms')) / 1000:.3f}s"
     return made
 
 
@@ -143,7 +198,11 @@ def _of_http_route(rule: JSON) -> JSON:
     if "backendRefs" in rule:
         (to,) = rule["backendRefs"]
         assert (to["group"], to["kind"]) == ("networking.istio.io", "Hostname")
-        made["route"] = {"cluster": f"outbound|{to['port']}||{to['name']}", "timeout": "0s"}
+        made["route"] = {
+            "cluster": f"outbound|{to['port']}||{to['name']}",
+            "timeout": "0s",
+            "retry_policy": _retries({}),
+        }
     else:
         made["direct_response"] = {"status": 500}
     for each in rule.get("filters", ()):

@@ -19,7 +19,7 @@ from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.place import Place
 from config.watch import load
 from tests.e2e import istiod
-from tests.e2e.proxy import JSON, Envoy, Router, Upstream, served, started
+from tests.e2e.proxy import JSON, Envoy, Loop, Router, Upstream, served, started
 from tests.e2e.test_gateway import curl, put
 from tests.e2e.test_routing import JSON_TYPE, PATH
 from tests.extproc.envoy import chat
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 POLICY = """\
 version: 1
 models:
-  small: {name: s, url: "http://small.models.svc:8000"}
+  small: {name: s, url: "http://small.models.svc:8000", fallback: [large], per_try_timeout: 5s, health_check: /up}
   large:
     name: l
     url: "http://large.models.svc:8000"
@@ -50,6 +50,8 @@ class Shared:
 
     envoy: Envoy
     router: Router
+    upstreams: dict[str, Upstream]
+    loop: Loop
 
     def url(self) -> str:
         return self.envoy.url("0.0.0.0_80")
@@ -75,7 +77,7 @@ def gateway(folder: Path, form: str, change: Any = None) -> Iterator[Shared]:
     (folder / "secrets").mkdir()
     put(folder / "secrets", "large", "token", "the-key")
     upstreams = {name: Upstream(name) for name in ("small", "large", "shop")}
-    with served(*upstreams.values()):
+    with served(*upstreams.values()) as loop:
         objects = objects_of(policy, folder, form)
         if change is not None:
             change(next(each["spec"] for each in objects if each["kind"] == "EnvoyFilter"))
@@ -99,16 +101,18 @@ def gateway(folder: Path, form: str, change: Any = None) -> Iterator[Shared]:
         made = [
             static("outbound|8000||small.models.svc.cluster.local", upstreams["small"].address),
             static("outbound|8000||large.models.svc.cluster.local", upstreams["large"].address),
-            static("outbound|8000|pointsman|large.models.svc.cluster.local", upstreams["large"].address),
             static(shop["cluster"], upstreams["shop"].address),
             static(gone["cluster"], "127.0.0.1:1"),
         ]
         ours = next(each for each in envoy.config["static_resources"]["clusters"] if each["name"] == "pointsman")
         ours["name"] = ours["load_assignment"]["cluster_name"] = "outbound|50051||pointsman.pointsman.svc.cluster.local"
-        istiod.clusters(objects, {each["name"]: each for each in made})
-        envoy.config["static_resources"] = {"listeners": [istiod.gateway(objects, others)], "clusters": [ours, *made]}
+        clusters = istiod.clusters(objects, {each["name"]: each for each in made})
+        envoy.config["static_resources"] = {
+            "listeners": [istiod.gateway(objects, others), *istiod.listeners(objects)],
+            "clusters": [ours, *clusters.values()],
+        }
         with started(router, envoy):
-            yield Shared(envoy, router)
+            yield Shared(envoy, router, upstreams, loop)
 
 
 @pytest.fixture(scope="module", params=["virtual-service", "gateway-api"])
@@ -138,6 +142,43 @@ async def test_a_call_is_decided_and_goes_to_its_model(shared: Shared, client: a
         assert (echo["upstream"], echo["path"], echo["headers"]["authorization"]) == (model, path, key)
         assert echo["headers"]["host"] == f"{model}.models.svc:8000"
         assert "x-pointsman-decision" not in echo["headers"] or text != "hello"
+
+
+async def test_another_host_takes_the_place_of_one_that_fails(shared: Shared, client: aiohttp.ClientSession) -> None:
+    """With its own name, path, host and key, and with no key of the client's."""
+    for status in ("503", "429"):
+        sent = {"authorization": "mine", "x-fail-small": status, "x-claim": "small"}
+        async with ask(client, shared.url() + PATH, HOST, chat("hello"), **sent) as response:
+            answer = await response.json()
+        assert (response.status, response.headers["x-pointsman-model"], answer["model"]) == (200, "large", "l")
+        echo = answer["echo"]
+        assert (echo["upstream"], echo["path"]) == ("large", "/api/v4/chat/completions")
+        assert (echo["headers"]["authorization"], echo["headers"]["host"]) == (
+            "Bearer the-key",
+            "large.models.svc:8000",
+        )
+    async with ask(client, shared.url() + PATH, HOST, chat("hello"), **{"x-fail-small": "400"}) as response:
+        assert (response.status, "x-pointsman-fallback" in response.headers) == (400, False)
+
+
+@pytest.mark.parametrize("form", ["virtual-service", "gateway-api"])
+async def test_a_host_that_hangs_or_dies_fails_no_request(
+    tmp_path: Path, client: aiohttp.ClientSession, form: str
+) -> None:
+    with gateway(tmp_path, form) as shared:
+        small = shared.upstreams["small"]
+
+        async def one() -> tuple[int, str]:
+            async with ask(client, shared.url() + PATH, HOST, chat("hello")) as response:
+                answer = await response.json()
+                assert response.headers["x-pointsman-model"] == answer["echo"]["upstream"]
+                return response.status, answer["echo"]["upstream"]
+
+        assert await one() == (200, "small")
+        with small.holding():
+            assert set(await asyncio.gather(*(one() for _ in range(8)))) == {(200, "large")}
+        await asyncio.to_thread(shared.loop.run, small.cut())
+        assert set(await asyncio.gather(*(one() for _ in range(8)))) == {(200, "large")}
 
 
 async def test_what_is_no_call_is_refused(shared: Shared, client: aiohttp.ClientSession) -> None:

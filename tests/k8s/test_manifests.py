@@ -76,7 +76,8 @@ def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(
     from config.load import parse
 
     models = """{
-      small: {name: s, url: 'http://s.models.svc:8000', base_path: /api/v4, fallback: [twin, large]},
+      small: {name: s, url: 'http://s.models.svc:8000', base_path: /api/v4, fallback: [twin, large],
+              per_try_timeout: 20s, health_check: /health},
       twin: {name: s, url: 'http://t.models.svc:8000/api/v4', base_path: /api/v4},
       large: {url: 'https://l.example.com/v1',
               credential: {header: authorization, prefix: '', from: {secret: large, key: credential}}}}"""
