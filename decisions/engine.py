@@ -25,6 +25,7 @@ from decisions.rule import ALWAYS, PENDING, Result, Rule, Test, compiled, evalua
 from decisions.selectors.selector import Pick, Selector
 from decisions.sticky import Keep, Kept
 from decisions.watching import Judge, Watched, Watching, answering
+from signals.background import rest
 from signals.facts import Facts, SlowInput
 from signals.gather import Needy, fetch, read, ready
 from signals.needs import NEEDS
@@ -534,8 +535,10 @@ class Evaluation:
                 return False
             for scope in signal.reads:
                 facts.request.text(scope)
+                rest()
             if not signal.slow and signal.name not in facts.readings:
                 read(signal, facts)
+                rest()
         return True
 
     async def read_ahead(self, apart: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:

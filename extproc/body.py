@@ -19,6 +19,7 @@ from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import ApiShape, Target
 from extproc.jsonbody import collect, kind, load, too_deep, unambiguous
 from extproc.refusal import Refusal
+from signals.background import rest
 from signals.request import Everything, Opaque, Request
 
 log = logging.getLogger("pointsman.body")
@@ -48,6 +49,7 @@ def parse(
     """
     try:
         fields = load(body, most)
+        rest()
         return _request(target, headers, attributes, body, fields)
     except Refusal:
         raise

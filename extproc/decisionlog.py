@@ -21,6 +21,7 @@ import orjson
 from decisions.outcome import Outcome, as_object
 from extproc import shown
 from extproc.masking import masked, masked_json
+from signals.background import background
 from signals.credentials import credential
 from signals.request import Request
 
@@ -234,7 +235,7 @@ class DecisionLog:
             return line + b"}\n"
         try:
             line += b',"path":' + orjson.dumps(masked(path))
-            content = masked_json(body, time.monotonic() + MASKING_S)
+            content = background(lambda: masked_json(body, time.monotonic() + MASKING_S))
             if content.lstrip()[:1] != b"{":
                 raise ValueError("not a JSON object")
         except Exception as error:  # noqa: BLE001 - no request ends the log, and none is written unmasked

@@ -47,6 +47,7 @@ from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.watching.watch import Watch
 from extproc.wire import Kind, Message, Mode, Pairs
+from signals.background import rest
 from signals.facts import Facts
 from signals.request import Request
 from signals.text.estimate import estimate
@@ -646,6 +647,7 @@ class Exchange:
     def _read_long(self, body: bytes) -> tuple[Request, int | None]:
         """`_read`, and the estimate of the call's tokens, which takes a moment too."""
         request = self._read(body)
+        rest()
         return request, tokens_of(Facts(request))
 
     async def _decide_later(self, body: bytes, request: Request | None = None) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from decisions.candidates import fraction
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation
 from decisions.model import UnknownModel
 from extproc.exchange import is_long
+from signals.background import background
 from signals.request import Request
 from signals.text.estimate import estimate
 
@@ -72,7 +74,7 @@ class Rollout:
             if is_long(evaluation.facts.request.body):
                 if trace.estimated_input_tokens is not None:
                     evaluation.facts.put(estimate, trace.estimated_input_tokens)
-                await evaluation.read_ahead(asyncio.to_thread)
+                await evaluation.read_ahead(partial(asyncio.to_thread, background))
             finished = await evaluation.finish()
         except Exception:  # as in `follow`
             log.exception("candidate_failed")

@@ -47,6 +47,7 @@ from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Server, Stream, TransportLimits
 from extproc.transport.tls import TlsFiles
 from extproc.unread import UnreadLog
+from signals.background import background
 from signals.request import Request
 from upstream.writer import OneEach, Writer
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-LONG_TEXTS = 2
+LONG_TEXTS = 1
 """Threads that read long requests; more of them would only wait for each other."""
 PATIENCE_S = 2.0
 """How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
@@ -210,7 +211,7 @@ class Worker:
 
     async def apart(self, work: Callable[[], T]) -> T:
         """The result of `work`, done in one of the threads for requests that take long to read."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, background, work)
 
     # Life
 
