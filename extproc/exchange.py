@@ -70,7 +70,7 @@ ANSWER_LIMIT = 16 * 2**20
 telling us to stop, so it is we who must not send without end."""
 APART: Final = 272 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
-STRANGE: Final = 64 * 1024
+STRANGE: Final = 16 * 1024
 """The same for a body that is not all ASCII: its text takes several times as long."""
 SMALL: Final = 64 * 1024
 """Bytes of a body up to which it may stay in memory while the answer comes."""
@@ -1068,9 +1068,10 @@ def _plain(trace: Trace, request: Request, reason: str) -> Trace:
 
 def is_long(body: bytes) -> bool:
     """Whether `body` takes so long to read that others would notice."""
-    if len(body) <= SMALL:
+    size = len(body)
+    if size <= STRANGE:
         return False
-    return len(body) > APART or (len(body) > STRANGE and not body.isascii()) or count(body, b"{") > MANY
+    return size > APART or not body.isascii() or (size > SMALL and count(body, b"{") > MANY)
 
 
 def _full() -> Refusal:

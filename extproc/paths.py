@@ -24,7 +24,7 @@ from extproc.refusal import Refusal
 
 LONGEST: Final = 16_384
 """The most characters of a path; a longer one names nothing."""
-ESCAPES: Final = 3_000
+ESCAPES: Final = 500
 """The most percent signs before the query; a path with more names nothing, since each costs up to a microsecond."""
 ROUNDS: Final = 4
 """How often percent escapes are undone; a path that is still escaped then names nothing."""
