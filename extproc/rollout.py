@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 
 from decisions.candidates import fraction
 from decisions.decision import Decision, Trace
@@ -74,7 +73,7 @@ class Rollout:
             if is_long(evaluation.facts.request.body):
                 if trace.estimated_input_tokens is not None:
                     evaluation.facts.put(estimate, trace.estimated_input_tokens)
-                await evaluation.read_ahead(partial(asyncio.to_thread, background))
+                await evaluation.read_ahead(lambda work: asyncio.to_thread(background, work))
             finished = await evaluation.finish()
         except Exception:  # as in `follow`
             log.exception("candidate_failed")

@@ -39,7 +39,12 @@ def test_a_thread_rests_half_as_long_as_it_worked(monkeypatch: pytest.MonkeyPatc
 
 def test_a_rest_has_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = slept(monkeypatch)
-    background(lambda: (work(0.1), rest()))
+
+    def job() -> None:
+        work(0.1)
+        rest()
+
+    background(job)
     assert max(waits) <= LONGEST_S
 
 
