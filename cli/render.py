@@ -71,6 +71,18 @@ def add(subparsers: Any) -> None:
         metavar="ORIGIN[,ORIGIN…]",
         help="let web pages of these origins call from a browser (CORS), `*` for all (default: none; repeatable)",
     )
+    _add_router_tls(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="yaml",
+        metavar="yaml|json|DIR",
+        help="print YAML or JSON, or write files with a README of their order into a folder (default: yaml)",
+    )
+
+
+def _add_router_tls(parser: argparse.ArgumentParser) -> None:
+    """TLS between Envoy and the router."""
     parser.add_argument(
         "--router-ca", metavar="FILE", help="TLS to the router: the authority that signed its certificate"
     )
@@ -80,13 +92,6 @@ def add(subparsers: Any) -> None:
         "--router-sds",
         metavar="DIR",
         help="mTLS to the router: Envoy's secrets, router-ca.yaml and router-cert.yaml, so that it follows renewals",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        default="yaml",
-        metavar="yaml|json|DIR",
-        help="print YAML or JSON, or write files with a README of their order into a folder (default: yaml)",
     )
 
 

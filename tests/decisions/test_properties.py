@@ -189,8 +189,9 @@ COSTS = st.sampled_from(tuple(Cost))
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], bool]:
-    """An engine, what its signals say or how they fail, the readings that follow, and whether the model is named."""
+def cases(draw: st.DrawFn) -> tuple[Engine, bool, dict[str, Any], dict[str, Reading], bool]:
+    """An engine and whether it takes the best, what its signals say or how they fail, the readings that follow, and
+    whether the model is named."""
     fakes = [Fake(name, draw(COSTS)) for name in NAMES[:4]]
     signals: list[Signal] = [*fakes, Sum("sum", fakes[:2])]
     said: dict[str, Any] = {}
@@ -221,20 +222,21 @@ def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], 
         both = [readings[name].score for name in (named[-1].name, "a")]
         total = sum(score for score in both if score is not None)
         readings["mix"] = unknown("input_unknown") if None in both else Reading(total >= 1.0, total)
-    made = engine(signals, draw(clause_lists(rules_of(leaves))), best=draw(st.booleans()))
-    return made, said, readings, draw(st.booleans())
+    best = draw(st.booleans())
+    made = engine(signals, draw(clause_lists(rules_of(leaves))), best=best)
+    return made, best, said, readings, draw(st.booleans())
 
 
 @pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(cases(), st.booleans(), st.booleans())
 def test_lazy_evaluation_decides_as_eager_evaluation_does(
-    case: tuple[Engine, dict[str, Any], dict[str, Reading], bool], everything: bool, detail: bool
+    case: tuple[Engine, bool, dict[str, Any], dict[str, Reading], bool], everything: bool, detail: bool
 ) -> None:
-    made, said, readings, named = case
+    made, best, said, readings, named = case
     asked = request(said, "large" if named else "auto")
     trace = asyncio.run(made.decide(asked, everything=everything, detail=detail))
-    assert shown(trace) == reference(made.clauses, readings, made.best, named)
+    assert shown(trace) == reference(made.clauses, readings, best, named)
     for name, reading in trace.readings.items():
         assert reading == readings[name]
     for name, result in trace.results.items():
