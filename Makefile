@@ -42,7 +42,7 @@ test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
 
 test-volume: dev ## run the tests that only repeat others at volume
-	$(RUN_TESTS) -m volume $(shell grep -rl --include='test_*.py' mark.volume tests) $(PYTEST)
+	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
 	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)

@@ -118,9 +118,7 @@ async def router(
         if POINTSMAN is _UNCHANGED:
             process = forks.start_async(command, output.fileno(), output.fileno(), ROOT)
         else:
-            process = await asyncio.create_subprocess_exec(
-                *POINTSMAN, *command, cwd=ROOT, stdout=output, stderr=output
-            )
+            process = await asyncio.create_subprocess_exec(*POINTSMAN, *command, cwd=ROOT, stdout=output, stderr=output)
     running = Router(process, listen, admin, log)
     try:
         await running.until()
