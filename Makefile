@@ -55,7 +55,7 @@ test-image: dev ## build the image's files and start them as a locked-down pod w
 test-agents: dev ## run agents' own programs and further clients through Envoy (needs root, node, and npm, which fetches them once)
 	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
 
-test-pythons: ## `make test-fast`, but for files' own tests, on every other Python from 3.11 on, each in build/python3.X
+test-pythons: ## `make test-fast` without what only reads files, on every other Python from 3.11 on, each in build/python3.X
 	$(call on-pythons,test-fast)
 
 dev-pythons: # what `test-pythons` would install first
