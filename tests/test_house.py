@@ -33,7 +33,6 @@ MORE_PARAMETERS = {
 MORE_ATTRIBUTES = {
     ("decisions/model.py", "Model"): "one attribute per key of a model in the policy",
     ("extproc/metrics.py", "Metrics"): "one attribute per metric",
-    ("extproc/metrics.py", "Metrics"): "one attribute per metric",
 }
 
 BY_DESIGN = "one for each kind of thing, and never both in one file"
