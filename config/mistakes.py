@@ -59,6 +59,13 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
     for key, model in spec.models.items():
         for doubt in _model(key, model):
             yield ("models", key), doubt
+        if spec.settings.fallback is None:
+            if model.per_try_timeout is not None and not model.fallback:
+                message = "no model takes this one's place, so nothing ends the wait for it: give it a `fallback`"
+                yield ("models", key), Doubt(("per_try_timeout",), "L332", message)
+        elif not _stated(model):
+            message = f"model {key!r} has no price, so it takes nobody's place (`settings.fallback`): give `price`, or "
+            yield ("models", key), Doubt((), "L326", message + "`price: {input: 0}` when it is free")
     spans = _spans(policy)
     for name, (kind, params) in policy.signals.items():
         path: Path = ("signals", name, kind)
@@ -108,9 +115,6 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
     for index, other in enumerate(model.fallback):
         if other in model.fallback[:index]:
             yield Doubt(("fallback", index), "L330", f"{other!r} stands there twice: remove one")
-    if model.per_try_timeout is not None and not model.fallback:
-        message = "no model takes this one's place, so nothing ends the wait for it: give it a `fallback`"
-        yield Doubt(("per_try_timeout",), "L332", message)
     if model.url is None or TEMPLATE.search(model.url):
         return
     parts = urlsplit(model.url)

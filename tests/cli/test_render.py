@@ -473,6 +473,20 @@ def test_envoy_gateway_waits_and_asks_as_each_model_says():
     assert {ref["name"] for ref in extension["targetRefs"]} == set(policies)
 
 
+@pytest.mark.e2e
+def test_models_take_each_others_place_in_the_order_of_their_prices(tmp_path):
+    models = ", ".join(f"{key}: {{url: 'http://10.0.0.{n}', price: {{input: {n}}}}}" for n, key in enumerate("cab", 1))
+    made, place = served(f"{{{models}}}\nsettings: {{fallback: price}}")
+    clusters = {each["name"]: each for each in render(made, place)["static_resources"]["clusters"]}
+    members = [clusters[f"failover-{key}"]["cluster_type"]["typed_config"]["clusters"] for key in "abc"]
+    assert members == [[f"model-{key}", f"fallback-1-{key}", f"fallback-2-{key}"] for key in "abc"]
+    inside = {each["name"]: each for each in render(made, place)["static_resources"]["listeners"]}
+    to = [inside[f"fallback-{rank}-b"]["filter_chains"][0]["filters"][0]["typed_config"] for rank in (1, 2)]
+    routes_of = [manager["route_config"]["virtual_hosts"][0]["routes"][-1]["route"]["cluster"] for manager in to]
+    assert routes_of == ["model-c", "model-a"]
+    assert validate(render(made, place), tmp_path).returncode == 0
+
+
 def test_envoy_asks_a_server_whether_it_is_well():
     made, place = served(TRIED)
     clusters = {each["name"]: each for each in render(made, place)["static_resources"]["clusters"]}

@@ -303,6 +303,10 @@ def test_a_try_that_nobody_takes_over() -> None:
     models = "{a: {fallback: [b], per_try_timeout: 20s}, b: {%sper_try_timeout: 9s}, c: {}}"
     assert codes(policy(models=models % "", decision=decision)) == [("L332", "9s}, c: {}}")]
     assert codes(policy(models=models % "fallback: [c], ", decision=decision)) == []
+    found = check(policy(models=models % "", decision=decision) + "settings: {fallback: price}\n")[1]
+    unpriced = [one.message.partition(",")[0] for one in found if one.code == "L326"]
+    assert unpriced == [f"model {key!r} has no price" for key in "abc"]
+    assert "L332" not in {one.code for one in found}
 
 
 BUDGET = "{budget: {header: x-tenant, limit: 5}}"
