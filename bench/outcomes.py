@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.select import _matrix, _rows
-from cli.selecting import Picked, Table, foretold, streamed
+from cli.selecting import Picked, Table, foretold, named, streamed
 from decisions.model import Model
 from decisions.selectors.registry import BY_NAME
 from decisions.selectors.selector import Graded, Pick, Selector
@@ -33,7 +33,8 @@ from signals.request import Message, Request
 from signals.services import Services
 from signals.signal import Shared
 from signals.state.standing import Standing
-from signals.train.choices import train
+from signals.train import joining
+from signals.train.choices import Asked, train
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -103,7 +104,8 @@ def halves(path: Path, seed: int) -> tuple[Table, Table]:
 
 def trained(known: Table, asked: Table, way: Any) -> tuple[Picked, Picked, float]:
     """What a file chooses as it is, and with `quality` at 0.8; and the bar of that."""
-    made = train([row["text"] for row in known.rows], known.grades, known.prices, way)
+    told = [Asked(row["text"], category) for row, category in zip(known.rows, named(known.rows), strict=True)]
+    made = train(told, known.grades, known.prices, way)
     with tempfile.TemporaryDirectory() as folder:
         made.save(path := Path(folder) / "models.npz")
         return foretold(asked, path, None, 0.8), foretold(asked, path, "quality", 0.8), made.bar(0.8)
@@ -197,6 +199,39 @@ def llmrouter(path: Path, seeds: int) -> None:
     for name, rows in found.items():
         single, gain, cost, less = np.array(rows).mean(0)
         print(f"mean of {seeds} splits, {name}: single {single:.4f}, {gain:+.4f} at {cost:.2f}, {less:+.4f} at 0.7")
+
+
+def newcomers(path: Path, splits: int, count: int = 50) -> None:
+    """Each model in turn joins with so many graded questions of one half: how far its mean grade on the other half is
+    from what is foretold. The questions are chosen, or drawn."""
+    missed: dict[str, list[list[float]]] = {"chosen": [], "drawn": [], "their bare mean": []}
+    for split in range(splits):
+        known, asked = halves(path, split)
+        prices = np.array([known.prices[model] for model in known.models])
+        chance = np.random.default_rng(split)
+        for at in range(len(prices)):
+            some = np.flatnonzero(known.tried[:, at])
+            grades, categories = known.grades[some], [named(known.rows)[row] for row in some]
+            others = np.delete(grades, at, 1)
+            others_prices = np.delete(prices, at)
+            chosen = joining.Newcomers(others, categories, others_prices).questions(count, float(prices[at]), split)
+            drawn = chance.choice(len(some), count, replace=False)
+            truth = float(np.nanmean(asked.grades[:, at]))
+            for name, of in (("chosen", chosen), ("drawn", drawn)):
+                few = grades.copy()
+                few[:, at] = np.nan
+                few[of, at] = grades[of, at]
+                missed[name].append([at, joining.filled(few, categories, prices)[:, at].mean() - truth])
+            missed["their bare mean"].append([at, grades[drawn, at].mean() - truth])
+    for name, each in missed.items():
+        of, off = np.array(each).T
+        by_model = [float(np.abs(off[of == at]).mean()) for at in range(len(prices))]
+        print(
+            f"joins with {count} {name}: off by {shown(100 * np.abs(off), '.1f')} points, "
+            f"bias {100 * off.mean():+.1f}, within 3 in {np.mean(np.abs(off) <= 0.03):.0%} of {len(off)}; by model "
+            f"{' '.join(f'{100 * one:.1f}' for one in sorted(by_model))}",
+            flush=True,
+        )
 
 
 def mmlu(path: Path) -> None:
@@ -364,9 +399,9 @@ def drift(seeds: int, count: int = 3000) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--only", choices=("llmrouter", "mmlu", "greenserv", "drift"))
+    parser.add_argument("--only", choices=("llmrouter", "mmlu", "greenserv", "drift", "newcomers"))
     parser.add_argument("--seeds", type=int, default=20, help="orders of a stream (20)")
-    parser.add_argument("--splits", type=int, default=5, help="halves of LLMRouter (5)")
+    parser.add_argument("--splits", type=int, default=5, help="halves of LLMRouter, and of newcomers (5)")
     args = parser.parse_args()
     if args.only in (None, "greenserv"):
         greenserv(args.data / "greenserv_rewards.jsonl.gz", args.seeds)
@@ -376,6 +411,8 @@ def main() -> None:
         llmrouter(args.data / "llmrouter_scores.jsonl.gz", args.splits)
     if args.only in (None, "mmlu"):
         mmlu(args.data / "mmlu_pro_outcomes.jsonl.gz")
+    if args.only in (None, "newcomers"):
+        newcomers(args.data / "mmlu_pro_outcomes.jsonl.gz", args.splits)
 
 
 if __name__ == "__main__":

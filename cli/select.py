@@ -8,7 +8,7 @@ import gzip
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,16 @@ def add(subparsers: Any) -> None:
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
     train.add_argument("--seed", type=int, default=0)
+
+    text = "print the questions whose grades say most of a model that joins, one outcome a line, without scores"
+    questions = commands.add_parser("questions", help=text, description=text)
+    questions.add_argument("outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers of other models")
+    questions.add_argument("--count", type=int, default=50, metavar="N", help="how many questions (50)")
+    questions.add_argument("--of", type=float, metavar="NUMBER", help="price of a call of the model that joins")
+    questions.add_argument(
+        "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
+    )
+    questions.add_argument("--seed", type=int, default=0)
 
     text = "say what choices are worth on graded answers: quality, cost, and how much of what could be gained"
     evaluate = commands.add_parser("evaluate", help=text, description=text)
@@ -87,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
         match args.select_command:
             case "train":
                 return _train(args)
+            case "questions":
+                return _questions(args)
             case "evaluate":
                 return _evaluate(args)
             case "inspect" if args.file is not None:
@@ -103,10 +115,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from cli.selecting import ways
-    from signals.train.choices import train
+    from cli.selecting import named, ways
+    from signals.train.choices import Asked, train
 
-    rows = list(_rows(args.outcomes))
+    rows = _together(_rows(args.outcomes))
     models = sorted({model for row in rows for model in row["scores"]})
     grades = _matrix(rows, models, "scores")
     prices = _prices(args.price, models, rows)
@@ -115,7 +127,8 @@ def _train(args: argparse.Namespace) -> int:
     if by not in known:
         raise ValueError(f"--by {args.by}: a file is read by {', '.join(known)}")
     way: Way = "neighbours" if known[by] == "neighbours" else "abilities"
-    made = train([row["text"] for row in rows], grades, prices, way, args.seed)
+    asked = [Asked(row["text"], category) for row, category in zip(rows, named(rows), strict=True)]
+    made = train(asked, grades, prices, way, args.seed)
     made.card["trained_on"] = args.outcomes.name
     made.save(args.out)
     apart = made.card["foretold_apart"]
@@ -124,6 +137,39 @@ def _train(args: argparse.Namespace) -> int:
         f"{apart['mean']:.3f}, the best single model {apart['best_single']:.3f}"
     )
     return 0
+
+
+def _questions(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from cli.selecting import named
+    from signals.train.joining import Newcomers
+
+    rows = _together(_rows(args.outcomes))
+    models = sorted({model for row in rows for model in row["scores"]})
+    grades, prices = _matrix(rows, models, "scores"), _prices(args.price, models, rows)
+    of = math.nan if args.of is None else args.of
+    if args.count < 1:
+        raise ValueError("--count: at least 1")
+    newcomers = Newcomers(grades, named(rows), np.array(list(prices.values())))
+    for at in newcomers.questions(args.count, of, args.seed).tolist():
+        shown = {key: value for key, value in rows[at].items() if key not in ("text", "scores", "rewards", "costs")}
+        print(json.dumps({**shown, "scores": {}}, ensure_ascii=False))
+    return 0
+
+
+def _together(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; what one says of other models than the first of the same question goes there: a model that joins has
+    lines of its own."""
+    found: list[dict[str, Any]] = []
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        before = first.setdefault(row["text"], row)
+        if before is row or before["scores"].keys() & row["scores"].keys():
+            found.append(row)
+        else:
+            before["scores"], before["costs"] = before["scores"] | row["scores"], before["costs"] | row["costs"]
+    return found
 
 
 def _evaluate(args: argparse.Namespace) -> int:

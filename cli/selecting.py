@@ -31,7 +31,13 @@ TRIES: Final = 1000
 BUDGETS: Final = 10
 WEIGHTS: Final = np.concatenate(([0.0], np.geomspace(0.002, 4.0, 60)))
 CATEGORIES: Final = ("category", "domain", "dataset", "cluster", "task")
-"""Fields of a row of which the first that is there is its category."""
+"""Fields of a row of which the first that is there in the first row is its category."""
+
+
+def named(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The category of each row, '' where it says none."""
+    key = next((key for key in CATEGORIES if key in rows[0]), "")
+    return [str(row.get(key, "")) for row in rows]
 
 
 @dataclass
@@ -67,9 +73,7 @@ class Table:
 
     @cached_property
     def categories(self) -> NDArray[np.int64]:
-        key = next((key for key in CATEGORIES if key in self.rows[0]), None)
-        names = [str(row.get(key)) if key else "" for row in self.rows]
-        found: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+        found: NDArray[np.int64] = np.unique(named(self.rows), return_inverse=True)[1]
         return found
 
     def best(self, worth: F64, weight: float) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from pydantic import Field
 
-from decisions.candidates import expected_tokens, fraction, request_key
+from decisions.candidates import fraction, request_key
 from decisions.decision import Choice
 from decisions.model import Model
 from decisions.selectors.learner import Known, Learner, LearnerParams, expected
@@ -129,7 +129,6 @@ class Bandit(Learner):
         self._prior = prior - prior.mean()
         normal = np.random.default_rng(_SEED).standard_normal((DRAWS, len(self.models)))
         self._normal = params.explore * normal
-        self._rates = [(model.cost(1, 0), model.cost(0, 1)) for model in self.models]
         self._fits: dict[Known, Fit] = {}
         self._fit(self._everybody)
 
@@ -146,7 +145,7 @@ class Bandit(Learner):
         spread = fit.spreads.dot(told.take(first) * told.take(second))
         np.sqrt(np.maximum(spread, 0.0, out=spread), out=spread)
         if self.cost:
-            mean -= np.array(self._weighed(facts))
+            mean -= np.array(self.prices(self.models, facts))
         if len(models) < len(self.models):
             able = np.zeros(len(self.models), bool)
             able[[self._places[model.key] for model in models]] = True
@@ -157,13 +156,6 @@ class Bandit(Learner):
         at = best.item(int(fraction(request_key(facts.request), self._scope) * DRAWS))
         share = int(np.count_nonzero(best == at)) / DRAWS
         return Choice(self.models[at], LIKELY if at == mean.argmax() else TRIED, share, self.name)
-
-    def _weighed(self, facts: Facts) -> list[float]:
-        """What each candidate costs, weighed: `cost` for the dearest."""
-        asked, answered = expected_tokens(facts)
-        costs = [of_input * asked + of_output * answered for of_input, of_output in self._rates]
-        most = max(costs)
-        return [cost * (self.cost / most) for cost in costs] if most > 0 else costs
 
     def take(self, given: Graded, score: float, known: Known) -> None:
         import numpy as np

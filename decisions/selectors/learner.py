@@ -96,6 +96,8 @@ class Learner(Selector):
         self.learns = self.graded = True
         self.watches_answers = True  # the id of an answer stands in it
         self.cost = params.cost
+        self._rates = {model: (model.cost(1, 0), model.cost(0, 1)) for model in self.models}
+        self._every_rate = list(self._rates.values())
         self._decision = pick.decision
         self._stubbed = Stubbed()
         self._failures = params.failures
@@ -187,7 +189,12 @@ class Learner(Selector):
 
     def prices(self, models: Sequence[Model], facts: Facts) -> list[float]:
         """What each of `models` costs, weighed: `cost` for the dearest."""
-        return weighed(self.cost, models, facts)
+        if not self.cost:
+            return [0.0] * len(models)
+        asked, answered = expected_tokens(facts)
+        rates = self._every_rate if models is self.models else map(self._rates.__getitem__, models)
+        costs = [of_input * asked + of_output * answered for of_input, of_output in rates]
+        return _weighed(self.cost, costs)
 
 
 class ClassLearner(Learner):
@@ -231,13 +238,14 @@ class ClassLearner(Learner):
         context = self.context(facts)
         before, found = self._worths.get((known, context), (None, {}))
         if before != stamp:
-            found = {model: self.worth(context, model, known) for model in self.models}
+            # Equals are those that differ by no more than the time between two grades makes them.
+            found = {model: round(self.worth(context, model, known), 6) for model in self.models}
             self._worths[known, context] = stamp, found
             if len(self._worths) > _CLASSES_KNOWN:
                 self._worths.popitem(last=False)
-        # Equals are those that differ by no more than the time between two grades makes them.
-        prices = self.prices(models, facts)
-        return [round(found[model] - price, 6) for model, price in zip(models, prices, strict=True)]
+        if not self.cost:
+            return [found[model] for model in models]
+        return [found[model] - price for model, price in zip(models, self.prices(models, facts), strict=True)]
 
     def told(self, context: str, arm: str, known: Known) -> Sequence[float]:
         """The sums of a candidate in a class."""
@@ -269,6 +277,10 @@ def weighed(weight: float, models: Sequence[Model], facts: Facts) -> list[float]
     if not weight:
         return [0.0] * len(models)
     tokens = expected_tokens(facts)
-    costs = [model.cost(*tokens) for model in models]
+    return _weighed(weight, [model.cost(*tokens) for model in models])
+
+
+def _weighed(weight: float, costs: list[float]) -> list[float]:
     most = max(costs)
-    return [weight * cost / most for cost in costs] if most > 0 else costs
+    scale = weight / most if most > 0 else 0.0
+    return [scale * cost for cost in costs]

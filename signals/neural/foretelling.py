@@ -26,17 +26,23 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 Way = Literal["abilities", "neighbours"]
-VERSION: Final = 1
+VERSION: Final = 2
+SHARP: Final = 16.0
+"""How surely the likeliest category is taken, by the score that each gets."""
+WEIGHT: Final = 3.0
+"""How much a category counts among the other figures, which are of about unit size."""
 NEAREST: Final = 40
 """Questions that are asked for their grades."""
 LEAST: Final = 1e-6
+_PARTS: Final = ("rows", "weights", "starts", "scales", "grades", "common")
 _LARGEST: Final = 1 << 30
 """Bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextFigures:
-    """What a text is told by. `abilities`: `weights` float16 [entries, k] of the lexicon's `rows` int32, rising.
+    """What a text is told by. `abilities`: `weights` float16 [entries, k] of the lexicon's `rows` int32, rising; the
+    last of the k columns score categories, each of which is as common as `common` float32 says.
     `neighbours`: of each graded question the `rows`, one after the other, which begin at `starts` int32 [n], with the
     lengths `scales` float32 [n], and the `grades` float32 [n, models] less those of an average question, 0 unknown."""
 
@@ -46,6 +52,7 @@ class TextFigures:
     starts: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     scales: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     grades: F32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    common: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def of(self, text: Features, weight: F32) -> F64:
         """The figures of a text, float64 [k]; `weight` are those of the lexicon's rows."""
@@ -55,7 +62,7 @@ class TextFigures:
             known = self.rows[at] == text.rows
             some = at[known]
             found: F64 = weight[text.rows[known]].astype(np.float64) @ self.weights[some].astype(np.float64)
-            scaled: F64 = found * text.scale
+            scaled: F64 = figured((found * text.scale)[None], self.common)[0]
             return scaled
         alike = np.zeros(len(weight), np.float32)
         alike[text.rows] = weight[text.rows] ** 2 * text.scale
@@ -104,7 +111,7 @@ class Foretelling:
         """Raises OSError."""
         figures = self.figures
         about = {"version": VERSION, "way": figures.way, "models": self.models, "entries": self.lexicon.rows}
-        arrays = {name: getattr(figures, name) for name in ("rows", "weights", "starts", "scales", "grades")}
+        arrays = {name: getattr(figures, name) for name in _PARTS}
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -124,7 +131,7 @@ class Foretelling:
                 about = json.loads(bytes(found["about"]))
                 if about["version"] != VERSION or about["entries"] != lexicon.rows:
                     raise ValueError("it belongs to another version of Pointsman; train it anew")
-                parts = {name: found[name] for name in ("rows", "weights", "starts", "scales", "grades")}
+                parts = {name: found[name] for name in _PARTS}
                 prices = dict(zip(about["models"], found["prices"].tolist(), strict=True))
                 made = cls(
                     lexicon, TextFigures(about["way"], **parts), prices, found["models"], found["bars"], about["card"]
@@ -135,6 +142,17 @@ class Foretelling:
                 return made
         except (KeyError, TypeError, BadZipFile, ZlibError, EOFError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: not a file of `pointsman select train`: {error}") from None
+
+
+def figured(sums: F64, common: F32) -> F64:
+    """Figures [n, k] of texts by their sums over words [n, k], the last of which score categories."""
+    count = len(common)
+    if not count:
+        return sums
+    scores = np.clip((sums[:, -count:] + common) * SHARP, -300, 300)
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    found: F64 = np.hstack([sums[:, :-count], WEIGHT * shares / shares.sum(1, keepdims=True)])
+    return found
 
 
 def chances(weights: F64, figures: F64) -> F64:

@@ -56,7 +56,7 @@ class Standing:
         self._clock = clock
         self._epoch = self._epoch_now()
         self._sums: dict[str, F64] = {}
-        self._fresh: dict[str, tuple[float, ...]] = {}  # the sums as they weighed a moment ago
+        self._fresh: dict[str, tuple[float, ...] | None] = {}  # the sums as they weighed a moment ago
         self._fresh_until = float("-inf")
         self._pending: dict[str, F64] = {}  # not yet in the store, but in the sums
         self._asked = float("-inf")
@@ -105,13 +105,10 @@ class Standing:
         if now >= self._fresh_until:
             self._fresh = {}
             self._fresh_until = now + self.half_life / 1000
-        found = self._fresh.get(key)
-        if found is None:
+        if key not in self._fresh:
             sums = self.of(key)
-            if sums is None:
-                return None
-            found = self._fresh[key] = tuple(sums.tolist())
-        return found
+            self._fresh[key] = None if sums is None else tuple(sums.tolist())
+        return self._fresh[key]
 
     async def take_in(self, sums: Mapping[str, Sequence[float]]) -> None:
         """Add what another has learned. Raises ValueError as `add` does, and then nothing was added; `Unavailable`

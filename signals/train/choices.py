@@ -1,7 +1,8 @@
 """Trains what `irt`, `nearest` and `quality` read (`pointsman select train`) from outcomes, with numpy alone.
 
 The grades of each model are foretold from the words of the question (ridge regression over the lexicon's entries), and
-brought to a few factors, each a sum over words; an item-response model with several abilities (Reckase 2009) then says
+brought to a few factors, each a sum over words; beside them the category is foretold, where the outcomes say one; an
+item-response model with several abilities (Reckase 2009) then says
 how much of each factor a model has. The factors that it is fitted to are those of questions that the regression has not
 seen, so that its chances are no surer than they should be.
 """
@@ -9,22 +10,29 @@ seen, so that its chances are no surer than they should be.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from signals.neural.features import Features, features
-from signals.neural.foretelling import F64, NEAREST, Foretelling, TextFigures, Way, chances
+from signals.neural.foretelling import F64, NEAREST, Foretelling, TextFigures, Way, chances, figured
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import Lexicon
+from signals.train import joining
 
 F32 = NDArray[np.float32]
 
 FOLDS: Final = 5
 RIDGE: Final = 10.0
+RIDGE_OF_CATEGORY: Final = 1.0
+"""Categories are surer than grades, which have much chance in them."""
 FACTORS: Final = 12
+CATEGORIES: Final = 32
+"""The most categories that are foretold, and the questions that each needs."""
+OF_CATEGORY: Final = 20
 SPREAD: Final = 1.0
 """How far apart abilities are (the precision of their prior)."""
 FEW: Final = 4.0
@@ -44,32 +52,43 @@ SURE: Final = 3.0
 again, and the least of many bars that seem to do is one that had luck."""
 
 
-def train(texts: Sequence[str], grades: F64, prices: Mapping[str, float], way: Way, seed: int = 0) -> Foretelling:
-    """A model of `grades` float64 [n, models], NaN where a model was not tried; `prices` are by the models' names, in
-    their order. Raises ValueError where there is too little to learn from."""
+class Asked(NamedTuple):
+    """A question, and its category, '' where nobody says one."""
+
+    text: str
+    category: str = ""
+
+
+def train(asked: Sequence[Asked], grades: F64, prices: Mapping[str, float], way: Way, seed: int = 0) -> Foretelling:
+    """A model of `grades` float64 [n, models] of answers to what was `asked`, NaN where a model was not tried; `prices`
+    are by the models' names, in their order. Raises ValueError where there is too little to learn from."""
     known = ~np.isnan(grades)
     if known.any(1).sum() < 2 * FOLDS or not known.any(0).all():
         raise ValueError(f"at least {2 * FOLDS} questions are needed, and a score of every model")
     chance = np.random.default_rng(seed)
-    some = chance.permutation(np.flatnonzero(known.any(1)))[:MOST]
+    some = chance.permutation(np.flatnonzero(known.any(1)))
+    newcomers = known[some][:, ~joining.many(grades)].any(1)
+    some = some[np.argsort(~newcomers, kind="stable")][:MOST]  # those that a newcomer has answered are few
     grades, known = grades[some], known[some]
+    named = [asked[at].category for at in some]
     lexicon = Lexicon.load()
-    read = [features(normalise(texts[at][:LONGEST], lexicon), lexicon) for at in _bar(some, "reading")]
+    read = [features(normalise(asked[at].text[:LONGEST], lexicon), lexicon) for at in _bar(some, "reading")]
     if not any(len(one.rows) for one in read):
         raise ValueError("the questions have no word that the lexicon knows")
-    filled = _filled(grades)
+    costs = np.array(list(prices.values()))
+    filled = joining.filled(grades, named, costs) if joining.many(grades).sum() >= joining.LEAST else _filled(grades)
     mean = filled.mean(0)
     less = np.where(known, grades - mean, 0.0).astype(np.float32)
     folds = chance.integers(0, FOLDS, len(some))
     alike = similarity(read, lexicon)
     if way == "abilities":
-        figures, seen = _factors(read, lexicon, alike, less, folds)
+        figures, seen = _factors(read, lexicon, alike, np.hstack([less, _classes(named)]), (len(mean), folds))
     else:
         figures, seen = _index(read, alike, less, folds)
     weights = np.array([_abilities(seen, filled[:, at]) for at in range(len(mean))])
     foretold = chances(weights, seen)
-    bars = _bars(foretold, grades, np.array(list(prices.values())))
-    weight, taken = _weighed(foretold, grades, np.array(list(prices.values())))
+    bars = _bars(foretold, grades, costs)
+    weight, taken = _weighed(foretold, grades, costs)
     card = {
         "questions": len(some),
         "cost": weight,
@@ -131,32 +150,49 @@ def similarity(read: Sequence[Features], lexicon: Lexicon) -> F32:
     return found
 
 
-def _solved(alike: F32, less: F32) -> F32:
-    found: F32 = np.linalg.solve(alike + RIDGE * np.eye(len(alike), dtype=np.float32), less)
+def _solved(alike: F32, wanted: F32, models: int) -> F32:
+    """The weights of the texts: of what the models' grades are, and of categories behind them."""
+    unit = np.eye(len(alike), dtype=np.float32)
+    found = np.linalg.solve(alike + RIDGE * unit, wanted[:, :models])
+    if wanted.shape[1] > models:
+        found = np.hstack([found, np.linalg.solve(alike + RIDGE_OF_CATEGORY * unit, wanted[:, models:])])
     return found
 
 
+def _classes(categories: Sequence[str]) -> F32:
+    """Which text is of which category, float32 [n, categories]: of those that are common enough, if there are two."""
+    counts = Counter(categories).most_common(CATEGORIES)
+    names = [name for name, count in counts if count >= OF_CATEGORY]
+    if len(names) < 2:
+        return np.zeros((len(categories), 0), np.float32)
+    return np.array([[name == each for each in names] for name in categories], np.float32)
+
+
 def _factors(
-    read: Sequence[Features], lexicon: Lexicon, alike: F32, less: F32, folds: NDArray[np.int64]
+    read: Sequence[Features], lexicon: Lexicon, alike: F32, wanted: F32, shape: tuple[int, NDArray[np.int64]]
 ) -> tuple[TextFigures, F64]:
-    """Factors of questions, and those of each question foretold by the others."""
-    apart = np.zeros_like(less)
+    """Figures of questions, and those of each question foretold by the others. `wanted` are the models' grades, and the
+    categories behind them; `shape` is how many models there are, and the questions' folds."""
+    models, folds = shape
+    common = wanted[:, models:].mean(0)
+    wanted = np.hstack([wanted[:, :models], wanted[:, models:] - common])
+    apart = np.zeros_like(wanted)
     for fold in _bar(range(FOLDS), "folds"):
         learned, left = folds != fold, folds == fold
-        apart[left] = alike[np.ix_(left, learned)] @ _solved(alike[np.ix_(learned, learned)], less[learned])
-    _, _, turned = np.linalg.svd(apart, full_matrices=False)
-    turned = turned[: min(FACTORS, less.shape[1])].T
-    seen = apart @ turned
-    spread = np.maximum(seen.std(0), 1e-6)
-    turned = turned / spread
-    pull = _solved(alike, less) @ turned
+        apart[left] = alike[np.ix_(left, learned)] @ _solved(alike[np.ix_(learned, learned)], wanted[learned], models)
+    _, _, turned = np.linalg.svd(apart[:, :models], full_matrices=False)
+    turned = turned[: min(FACTORS, models)].T
+    turned = turned / np.maximum((apart[:, :models] @ turned).std(0), 1e-6)
+    sides = np.zeros((wanted.shape[1], turned.shape[1] + len(common)), np.float32)  # factors, then categories
+    sides[:models, : turned.shape[1]] = turned
+    sides[models:, turned.shape[1] :] = np.eye(len(common))
+    pull = _solved(alike, wanted, models) @ sides
     used = np.unique(np.concatenate([one.rows for one in read]))
-    weights = np.zeros((len(used), turned.shape[1]), np.float32)
+    weights = np.zeros((len(used), sides.shape[1]), np.float32)
     for one, pulled in zip(read, pull, strict=True):
         weights[np.searchsorted(used, one.rows)] += (one.scale * lexicon.weight[one.rows])[:, None] * pulled
-    return TextFigures("abilities", used.astype(np.int32), weights.astype(np.float16)), (seen / spread).astype(
-        np.float64
-    )
+    figures = TextFigures("abilities", used.astype(np.int32), weights.astype(np.float16), common=common)
+    return figures, figured((apart @ sides).astype(np.float64), common)
 
 
 def _index(read: Sequence[Features], alike: F32, less: F32, folds: NDArray[np.int64]) -> tuple[TextFigures, F64]:

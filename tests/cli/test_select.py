@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ default: small
 decisions:
 - {{name: foretold, route: {{pick: [small, large, maths], by: {{{by}: {{file: {by}}}}}}}}}
 """)
+    assert len(Foretelling.load(trained / by).figures.common) == (2 if by == "irt" else 0), "categories are foretold"
     engine = load(trained / "p.yaml").engine
     for text, maths in (("Compute the integral of x to the power 3 from 0 to 9.", True), (LORE[0].format(1, 2), False)):
         trace = await engine.decide(Request("chat", b"{}", {}, "auto", (Message("user", text),)))
@@ -244,3 +246,32 @@ def test_what_is_no_export_is_not_imported(run: Run, tmp_path: Path, text: str) 
     ran = run("select", "import", tmp_path / "learned.json", "--policy", tmp_path / "policy.yaml")
     assert ran.status == 1
     assert "learned.json: not JSON" in ran.err
+
+
+def test_a_model_that_joins_is_asked_some_questions(run: Run, tmp_path: Path) -> None:
+    chance, lines = random.Random(5), []
+    prices = [flag for at in range(7) for flag in ("--price", f"m{at}={at + 1}")]
+    for number in range(200):
+        kind = chance.choice(("sums", "lore"))
+        text = chance.choice(SUMS if kind == "sums" else LORE).format(number, chance.randrange(99))
+        hard = chance.random()
+        scores = {f"m{at}": float(chance.random() < 1 / (1 + exp(8 * hard - 1 - at))) for at in range(7)}
+        lines.append({"question": text, "category": kind, "scores": scores})
+    path = tmp_path / "o.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    ran = run("select", "questions", path, "--count", 30, "--of", 6.5, *prices)
+    assert ran.status == 0, ran.err
+    asked = [json.loads(line) for line in ran.out.splitlines()]
+    assert len(asked) == 30
+    assert all(one["scores"] == {} and set(one) == {"question", "category", "scores"} for one in asked)
+    known = {line["question"]: line["scores"] for line in lines}
+    for one in asked:  # it is as good as one of them
+        one["scores"] = {"new": known[one["question"]]["m5"]}
+    path.write_text("\n".join(map(json.dumps, [*lines, *asked])))
+    out = tmp_path / "models.npz"
+    assert run("select", "train", path, "--out", out, "--price", "new=6.5", *prices).status == 0
+    shown = json.loads(run("select", "inspect", out, "-o", "json").out)
+    assert shown["card"]["questions"] == 200, "two lines of one question are one"
+    assert shown["card"]["means"]["new"] == pytest.approx(shown["card"]["means"]["m5"], abs=0.08)
+    ran = run("select", "questions", path, "--count", 0)
+    assert (ran.status, "--count: at least 1" in ran.err) == (1, True)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from signals.reading import Unavailable
-from signals.state.standing import SPAN, Standing, Standings
+from signals.state.standing import PASSING, SPAN, Standing, Standings
 from signals.state.store import Memory, Valkey
 from tests.signals.state.test_store import Server, eventually, needs_server, server  # noqa: F401 - a fixture
 
@@ -120,3 +120,41 @@ async def test_what_was_learned_while_the_store_was_away_is_told_later(server: S
     await other.share()
     assert read(other) == pytest.approx([1.0, 0.0])
     await store.close()
+
+
+@needs_server
+async def test_sums_are_fetched_when_they_have_changed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    clock, stores = Clock(), [Valkey(server.url, timeout=30.0), Valkey(server.url, timeout=30.0)]
+    one, two = (Standing(store, "test", 2, DAY, clock) for store in stores)
+    fetched, gathered = [], Valkey.gathered
+
+    async def seen(self: Valkey, key: str) -> dict[str, float]:
+        fetched.append(key)
+        return await gathered(self, key)
+
+    monkeypatch.setattr(Valkey, "gathered", seen)
+    one.add("a", (1.0, 0.0))
+    await one.share()
+    await two.share()
+    before, pulls = len(fetched), two.pulls
+    for made in (one, two, two):
+        await made.share()
+    assert (len(fetched), two.pulls) == (before, pulls), "nobody has added anything"
+    one.add("a", (1.0, 0.0))
+    await one.share()
+    await two.share()
+    assert read(two) == pytest.approx([2.0, 0.0])
+    await one.forget()
+    await two.share()
+    assert two.of("a") is None
+    for store in stores:
+        await store.close()
+
+
+def test_of_standings_that_come_and_go_the_last_used_stay() -> None:
+    standings, store = Standings(), Memory()
+    first, second = (standings.passing(store, name, 2, DAY) for name in ("first", "second"))
+    for number in range(PASSING - 1):
+        standings.passing(store, f"n{number}", 2, DAY)
+        assert standings.passing(store, "first", 2, DAY) is first
+    assert standings.passing(store, "second", 2, DAY) is not second
