@@ -222,6 +222,9 @@ decisions:
         ),
         ("tiny", "policy: nowhere", "no such file; looked for"),
         ("tiny", "policy: loop", "trained with other features than this version computes"),
+        ("tiny", "strategy: cold-start, templates: {small: chat.jinja}", None),
+        ("tiny", "strategy: cold-start, templates: {large: nowhere.jinja}", "nowhere.jinja: No such file or directory"),
+        ("tiny", "strategy: cold-start, templates: {large: broken.jinja}", "broken.jinja: no chat template: line 2: "),
     ],
 )
 def test_what_a_stepwise_block_cannot_be_served_with_is_a_problem_at_its_place(
@@ -230,6 +233,8 @@ def test_what_a_stepwise_block_cannot_be_served_with_is_a_problem_at_its_place(
     write(tmp_path / "math.onnx")
     loops = metadata(agent.NAMES, features_version=str(agent.VERSION))
     write(tmp_path / "loop.onnx", names=agent.NAMES, meta=loops)
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
+    (tmp_path / "broken.jinja").write_text("x\n{% if %}")
     path = tmp_path / "policy.yaml"
     path.write_text(STEPS.replace("SMALL", small).replace("BLOCK", block))
     for command in (["validate", path], ["serve", path, "--listen", "nowhere"]):

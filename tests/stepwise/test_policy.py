@@ -211,6 +211,19 @@ def test_the_card_says_where_the_policy_comes_from(tmp_path: Path) -> None:
     assert (card.token_budget, card.steps.min_tokens, len(card.sha256)) == (2048, 1, 64)
 
 
+async def test_a_policy_of_before_a_feature_was_added_sees_the_features_that_it_knows(tmp_path: Path) -> None:
+    names = features.NAMES[: features.FIRST]
+    old = StepPolicy(write(tmp_path / "old.onnx", names=names, meta=metadata(names)), device="cpu")
+    new = StepPolicy(write(tmp_path / "new.onnx"), device="cpu")
+    assert (old.card.width, new.card.width) == (features.FIRST, features.WIDTH)
+    vector = np.ones(features.WIDTH, np.float32)
+    assert (await old.keep(vector))[0] == (await new.keep(vector))[0] == pytest.approx(0.5)
+    for policy in (old, new):
+        policy.close()
+    with pytest.raises(StepPolicyError, match=r"missing \['difficulty', 'thought'\]"):
+        StepPolicy(write(tmp_path / "less.onnx", names=names[:-1], meta=metadata(names[:-1])), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
