@@ -26,6 +26,9 @@ def add(subparsers: Any) -> None:
             made.add_argument("--writer", metavar="MODULE", help="models in this process, e.g. examples.tinylm.writer")
             made.add_argument("--small-url", metavar="URL", help="OpenAI-compatible address of the small model")
             made.add_argument("--large-url", metavar="URL", help="OpenAI-compatible address of the large model")
+            for size in ("small", "large"):
+                about = f"chat template (Jinja) of the {size} model, if it thinks and its server does not tell it"
+                made.add_argument(f"--{size}-template", metavar="FILE", type=Path, help=about)
             made.add_argument(
                 "--temperature", type=float, default=0.0, help="temperature of both models, where they have addresses"
             )
@@ -163,6 +166,7 @@ async def _run(args: argparse.Namespace) -> None:
     from stepwise.train.endpoints import EndpointWriter
     from stepwise.train.problem import Goal
     from stepwise.train.project import Project, ProjectSettings, open_writer
+    from upstream.endpoint import Endpoint
 
     command = args.stepwise_command
     if command == "collect":
@@ -188,8 +192,13 @@ async def _run(args: argparse.Namespace) -> None:
     if command == "export":
         work.do_export(project, args.algorithm, args.out, args.card)
         return
-    urls = args.small_url, args.large_url
-    async with open_writer(project.settings, args.writer, urls, args.temperature) as writer:
+    places = (args.small_url, args.small_template), (args.large_url, args.large_template)
+    small, large = (
+        None if url is None else Endpoint(url.removesuffix("/v1"), name, template=template and template.read_text())
+        for name, (url, template) in zip((project.settings.small, project.settings.large), places, strict=True)
+    )
+    ends = (small, large) if small and large else None
+    async with open_writer(project.settings, args.writer, ends, args.temperature) as writer:
         if command == "collect":
             if writer is None:
                 raise ValueError("needs the models: --small-url and --large-url, or --writer")
@@ -199,7 +208,7 @@ async def _run(args: argparse.Namespace) -> None:
             await work.do_calibrate(project, args.algorithm, writer, Promises(args.loss, args.cost, args.delta))
         else:
             trained = [name for name in ALGORITHMS if (args.work / f"{name}.onnx").exists()]
-            async with open_writer(project.settings, None, urls if args.latency else (None, None), 0.0) as served:
+            async with open_writer(project.settings, None, ends if args.latency else None, 0.0) as served:
                 assert served is None or isinstance(served, EndpointWriter)
                 timed = None if served is None else work.TimedModels(served, args.latency)
                 await work.do_evaluate(project, args.algorithm or trained, writer, args.max_redos, timed)

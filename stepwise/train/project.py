@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ class Project:
 
 @asynccontextmanager
 async def open_writer(
-    settings: ProjectSettings, module: str | None, urls: Sequence[str | None], temperature: float
+    settings: ProjectSettings, module: str | None, ends: tuple[Endpoint, Endpoint] | None, temperature: float
 ) -> AsyncIterator[StepWriter | None]:
     """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
     if module is not None:
@@ -149,13 +149,11 @@ async def open_writer(
             raise ValueError(f"--writer {module}: the module has no open_writer(limits)")
         async with opened(settings.limits) as writer:
             yield writer
-    elif urls[0] and urls[1]:
+    elif ends is not None:
         from stepwise.train.endpoints import EndpointWriter
 
-        small = Endpoint(urls[0].removesuffix("/v1"), settings.small)
-        large = Endpoint(urls[1].removesuffix("/v1"), settings.large)
         async with EndpointWriter(
-            small, large, settings.limits, temperature=temperature, max_tokens=settings.answer_tokens
+            *ends, settings.limits, temperature=temperature, max_tokens=settings.answer_tokens
         ) as endpoints:
             yield endpoints
     else:

@@ -331,7 +331,9 @@ class FakeModel:
                 choice["logprobs"] = {
                     "tokens": tokens,
                     "token_logprobs": values,
-                    "top_logprobs": [{token: value} for token, value in zip(tokens, values, strict=True)],
+                    "top_logprobs": [
+                        {top["token"]: top["logprob"] for top in self._entry(token)["top_logprobs"]} for token in tokens
+                    ],
                 }
             return choice
         choice["delta"] = {"content": text}

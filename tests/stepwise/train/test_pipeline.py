@@ -21,6 +21,8 @@ from stepwise.steps import Ends, StepLimits
 from stepwise.train.collect import read_questions
 from stepwise.train.project import Project
 from tests.stepwise.fakes import FakeModel, Fault, writer
+from tests.stepwise.test_thoughts import SMALL as THOUGHTS
+from tests.stepwise.test_thoughts import TEMPLATE, thinker
 from tests.stepwise.train.pair import Pair, questions
 
 PAIR = Pair()
@@ -232,6 +234,22 @@ async def test_answers_are_as_long_as_is_said_and_progress_counts_their_texts(
     assert "--answer-tokens 3 is less than --min-tokens 4" in capsys.readouterr().err
     await small.stop()
     await large.stop()
+
+
+async def test_thoughts_are_collected_as_steps(tmp_path: Path) -> None:
+    small, large = thinker("tiny", THOUGHTS, template=""), thinker("huge", THOUGHTS, template="")
+    await small.start()
+    await large.start()
+    template = tmp_path / "chat.jinja"
+    template.write_text(TEMPLATE)
+    assert await collected(tmp_path, small, large, "--small-template", template, "--large-template", template) == 0
+    await small.stop()
+    await large.stop()
+    _, (tree, *_) = Project(tmp_path / "w").trees("policy")
+    seen = [(node.draft.text, bool(node.vector[-1])) for node in tree.nodes.values() if node.draft is not None]
+    assert ("<think>\none and one is two\n\n", True) in seen
+    assert (THOUGHTS[-1], False) in seen
+    assert all(request["prompt"].count("<think>\n") == 1 for request in (*small.requests, *large.requests))
 
 
 async def test_what_goes_wrong_with_the_models_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
