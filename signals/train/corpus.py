@@ -191,12 +191,14 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
     for text, _ in dict.fromkeys(written.spoken("attack", chance, 9000)):
         yield Item(text, {"jailbreak": (1, 0.7)}, "written attacks")
     plain: dict[str, tuple[float, float]] = {"jailbreak": (0, 0.7)}
-    for text, attack in chain(written.personas(chance, 6000), written.covers(chance, 4000)):
+    for text, attack in chain(written.personas(chance, 9000), written.covers(chance, 4000)):
         labels = {"jailbreak": (float(attack), 1.5 if attack else 1.0)}
-        yield Item(text, labels, "written attacks" if attack else "written harmless")
+        yield Item(text, labels, "written role attacks" if attack else "written role play")
+    for text, attack in dict.fromkeys(written.hijacks(chance, 3000)):
+        yield Item(text, {"jailbreak": (float(attack), 1.0)}, "written attacks" if attack else "written harmless")
     for text in written.suffixed(chance, 400):
         yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)
-    for text in dict.fromkeys(written.plain(chance, 1500)):
+    for text in dict.fromkeys(chain(written.plain(chance, 2500), written.tasks(chance, 4000))):
         yield Item(text, {"jailbreak": (0, 1.5)}, "written harmless")
     for _ in range(1200):
         yield Item(written.notes(chance), {"jailbreak": (0, 1.5)}, "written notes")

@@ -289,7 +289,8 @@ of the English ones is kept aside: with half of these and of the held-out exam q
 
 ## Measured on held-out text, through the shipped runtime
 
-The everyday questions were written before this training and apart from what it learns (tests/data/everyday.jsonl): of what
+The everyday questions were written before this training and apart from what it learns (tests/data/everyday.jsonl; a second
+set later, but before it was measured on once, tests/data/everyday2.jsonl): of what
 was written for it, whatever shares three quarters of its words with one of them was left out. ECE: expected calibration error, on texts
 that calibration did not see.
 

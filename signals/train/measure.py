@@ -34,7 +34,7 @@ class Figure:
 
 
 HAND_WRITTEN = ("feedback", "modality", "fact_check")
-OWN = (*HAND_WRITTEN, "everyday", "attacks", "reasoning")
+OWN = (*HAND_WRITTEN, "everyday", "everyday2", "attacks", "reasoning")
 
 
 _RETRIEVED = (
@@ -83,14 +83,19 @@ def platt(scores: F64, truth: F64, weights: F64 | None = None) -> tuple[float, f
 
 
 def everyday(tests: Path) -> dict[str, list[tuple[str, str]]]:
-    """(text, domain) of the hand-written everyday questions: as they are, with a greeting, and in a template."""
-    rows = [json.loads(line) for line in (tests / "everyday.jsonl").read_text().splitlines()]
+    """(text, domain) of the hand-written everyday questions: as they are, with a greeting, and in a template; and of a
+    second set of them."""
+    rows, more = (
+        [json.loads(line) for line in (tests / name).read_text().splitlines()]
+        for name in ("everyday.jsonl", "everyday2.jsonl")
+    )
     frames = {
         "everyday questions": "{}",
         "everyday questions, with a greeting": "Hi there! {} Thanks in advance!",
         "everyday questions, in a template of retrieval": _RETRIEVED,
     }
-    return {name: [(frame.replace("{}", row["text"]), row["label"]) for row in rows] for name, frame in frames.items()}
+    found = {name: [(frame.replace("{}", row["text"]), row["label"]) for row in rows] for name, frame in frames.items()}
+    return found | {"everyday questions, second set": [(row["text"], row["label"]) for row in more]}
 
 
 def run(model: Heads, texts: Sequence[str], what: str) -> list[HeadVerdict]:

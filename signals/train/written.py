@@ -36,23 +36,24 @@ class Section:
     kinds: dict[str, list[str]]
 
     def make(self, kind: str, chance: random.Random) -> str:
-        return expand(chance.choice(self.kinds[kind]), self.slots, chance)
+        return expand(chance.choice(self.kinds[kind]), self.slots, chance).replace("\\n", "\n")
 
 
 @cache
 def sections() -> dict[str, Section]:
-    """All sections of texts/*.txt by name. A line that begins with a tab continues the one before."""
+    """All sections of texts/*.txt by name. A line that begins with a tab continues the one before; a section that comes
+    again, in the same file or another, goes on. `\\n` stands for the end of a line."""
     found: dict[str, Section] = {}
     for path in sorted(TEXTS.glob("*.txt")):
         here: Section | None = None
         for line in re.sub(r" ?\|? ?\n\t", " | ", path.read_text()).splitlines():
             if line.startswith("@"):
-                here = found[line[1:]] = Section(line[1:], {}, {})
+                here = found.setdefault(line[1:], Section(line[1:], {}, {}))
             elif line:
                 entry = _ENTRY.fullmatch(line)
                 if here is None or entry is None:
                     raise ValueError(f"{path}: neither `name: text` nor `name = text`: {line[:60]}")
-                (here.kinds if entry[2] == ":" else here.slots)[entry[1]] = lines(entry[3])
+                (here.kinds if entry[2] == ":" else here.slots).setdefault(entry[1], []).extend(lines(entry[3]))
     return found
 
 
@@ -139,22 +140,25 @@ def puzzles(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
 
 
 def personas(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is an attack) of role play at length, in 16 languages, English one time in three: a persona
-    without rules, with what it may say, what it wins and what it is asked first; or a part in a harmless play, with the
-    rules of the game."""
+    """(text, whether it is an attack) of role play at length, in 16 languages, English two times in three: a persona
+    without rules, with what it may say, what it wins and what it is asked first, or a form that says the same; or a
+    part in a harmless play, with the rules of the game."""
     every = [section for section in sections().values() if "hopen" in section.kinds]
-    english = next(section for section in every if section.name == "long en")
+    english = [section for section in every if section.name in ("long en", "long forms", "long scripts")]
     for index in range(size):
-        section, attack = english if chance.random() < 1 / 3 else chance.choice(every), not index % 2
+        section, attack = chance.choice(english if chance.random() < 0.6 else every), not index % 2
         slots = {**section.slots, "name": [chance.choice(section.slots["name"])]}
         start, rule, end = ("open", "rule", "end") if attack else ("hopen", "hrule", "hend")
         rules = section.kinds[rule]
-        parts = [chance.choice(section.kinds[start]), *chance.sample(rules, chance.randint(1, min(12, len(rules))))]
+        taken = chance.sample(rules, chance.randint(1, min(12, len(rules))))
+        sign = chance.choice([""] * 5 + ["- ", "* ", "{}. ", "{}) "])
+        parts = [chance.choice(section.kinds[start]), *(sign.format(i) + line for i, line in enumerate(taken, 1))]
         if attack and "mark" in section.kinds:
             parts += chance.sample(section.kinds["mark"], chance.randint(0, 3))
         if chance.random() < 0.8:
             parts.append(chance.choice(section.kinds[end]))
         text = chance.choice([" ", " ", "\n", "\n\n"]).join(expand(part, slots, chance) for part in parts)
+        text = text.replace("\\n", "\n")
         yield (casual(text, chance) if chance.random() < 0.2 else text), attack
 
 
@@ -177,6 +181,14 @@ def plain(chance: random.Random, size: int) -> Iterator[str]:
     section = sections()["notes"]
     for index in range(size):
         yield _loosely(section.make("story" if index % 3 == 0 else "short", chance), chance)
+
+
+def tasks(chance: random.Random, size: int) -> Iterator[str]:
+    """Harmless jobs as people give them to a model: texts, code, roles, with the rules that they set."""
+    section = sections()["tasks"]
+    for _ in range(size):
+        text = section.make("task", chance)
+        yield casual(text, chance) if chance.random() < 0.3 else text
 
 
 def covers(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
@@ -203,6 +215,28 @@ def suffixed(chance: random.Random, size: int) -> Iterator[str]:
         yield f"{verb} {chance.choice(goals)} {noise}".strip()
 
 
+def hijacks(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is an attack) of odd short texts as people try them on a guarded door (Toyer et al., arXiv
+    2311.01011): noise, false ends of the prompt, and an order to say a word or to read out what stands above; or
+    harmless questions in the same noise."""
+    section = sections()["hijacks"]
+    for index in range(size):
+        attack, parts = not index % 2, []
+        if chance.random() < 0.3:
+            word = section.make("word", chance) if chance.random() < 0.5 else section.make("close", chance)
+            parts.append(chance.choice([" ", "", "\n"]).join([word] * chance.randint(2, 40)))
+        if chance.random() < 0.5:
+            parts.append(section.make("close", chance))
+        for _ in range(chance.choice([1, 1, 1, 2])):
+            parts.append(section.make("order" if attack else "fair", chance))
+        if chance.random() < 0.4:
+            parts.append(section.make("tail" if attack else "calm", chance))
+        if chance.random() < 0.15:
+            parts.append(section.make("close", chance))
+        text = chance.choice([" ", " ", "\n"]).join(parts)
+        yield (_loosely(text, chance) if chance.random() < 0.5 else text), attack
+
+
 def listings(section: Section, chance: random.Random) -> str:
     """A harmless document of 2 to 40 lines in one language: instructions to its reader, captions, talk."""
     kinds: list[str] = chance.choice([["doc"], ["doc", "caption"], ["doc", "doc", "like"]])
@@ -222,7 +256,8 @@ def agents(chance: random.Random, say: Callable[[], str]) -> str:
 def told(items: Iterable[Item]) -> str:
     """What the card says of the written texts among `items`."""
     counts = Counter(item.source for item in items)
-    counts["written attacks"] += counts["written suffixes"]
+    counts["written attacks"] += counts["written suffixes"] + counts["written role attacks"]
+    counts["written harmless"] += counts["written role play"]
     counts["written agents"] += counts["written notes"]
     written = ", ".join(
         f"{counts[f'written {name}']:,} {what}"

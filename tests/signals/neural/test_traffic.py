@@ -74,8 +74,9 @@ async def test_short_attacks_are_found(kind: str, least: float, guard: Signal) -
     assert await shares(guard, "attack", kind) >= least
 
 
-async def test_everyday_questions_alarm_nobody(guard: Signal) -> None:
-    alarms = [row["text"] for row in rows("everyday") if (await take(guard, call(row["text"]))).matched]
+@pytest.mark.parametrize("name", ["everyday", "everyday2"])
+async def test_everyday_questions_alarm_nobody(name: str, guard: Signal) -> None:
+    alarms = [row["text"] for row in rows(name) if (await take(guard, call(row["text"]))).matched]
     assert len(alarms) <= 1, alarms
 
 
@@ -139,9 +140,9 @@ def domain(verdict: HeadVerdict) -> str:
     return max(verdict.domain, key=verdict.domain.__getitem__)
 
 
-def right(model: Heads, frame: str) -> float:
-    """The share of everyday questions whose field is told, with `frame` around them."""
-    asked = rows("everyday")
+def right(model: Heads, frame: str, name: str = "everyday") -> float:
+    """The share of a set's everyday questions whose field is told, with `frame` around them."""
+    asked = rows(name)
     assert len(asked) >= 190
     verdicts = model.verdicts([frame.replace("{}", row["text"]) for row in asked])
     return float(np.mean([domain(v) == row["label"] for v, row in zip(verdicts, asked, strict=True)]))
@@ -156,6 +157,10 @@ def test_a_greeting_hardly_costs_a_question_its_field(model: Heads) -> None:
 @pytest.mark.xfail(reason="65 % for now: what hangs on a word that nobody taught is `other` or a guess", strict=True)
 def test_everyday_questions_have_a_field(model: Heads) -> None:
     assert right(model, "{}") >= 0.75
+
+
+def test_a_second_set_of_everyday_questions_has_a_field(model: Heads) -> None:
+    assert right(model, "{}", "everyday2") >= 0.75
 
 
 def test_a_template_hardly_costs_a_question_its_field(model: Heads) -> None:
