@@ -17,7 +17,7 @@ def as_object(engine: Engine) -> dict[str, Any]:
     return {
         "policy": engine.policy,
         "default": engine.default.key,
-        "auto": list(engine.catalogue.auto),
+        "auto": list(engine.auto),
         "metered": engine.metered,
         "reference": None if engine.settings.reference is None else engine.settings.reference.key,
         "models": [

@@ -11,10 +11,13 @@ back and comes again, with more behind it. So it does not matter in which pieces
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
 
 from decisions.rule import (
     PENDING,
@@ -33,6 +36,7 @@ from decisions.rule import (
     told,
     unread,
 )
+from signals.background import rest
 from signals.facts import Facts
 from signals.gather import fetch
 from signals.reading import FALSE, MASKED, TRUE, Reading, Span, Unavailable, unknown
@@ -44,13 +48,20 @@ Does = Literal["mask", "cut", "respond", "flag"]
 
 OBSERVED: Final = "observe"
 """The action of a decision with `observe: true`, as `Judge.acted` has it."""
+LONG: Final = 64 * 1024
+"""Characters from which on a text is read in a thread, so that other requests need not wait for it."""
 _MARK: Final = 32
 """Characters by which the place is found again to which a value was masked that is longer than what is in sight."""
+_LINE: Final = 17
+"""Characters of a line that is too short yet to be seen as one of a key."""
 _GOES_ON: Final = re.compile(
     r"[\w+/=.~-]*(?:\s+[A-Za-z0-9+/=]{16,})*"
     r"(?:\s+[A-Za-z0-9+/=]{1,15}(?=\s*-----END))?(?:\s+-----END [A-Z0-9 ]{1,60}-----)?"
 )
 """How a long value goes on: a token, or the lines of a private key."""
+_Found = dict[str, tuple[bool | None, list[Span]]]
+"""What a text has of each leaf, by key: whether, and where."""
+_LATE: Final[tuple[bool | None, list[Span]]] = (None, [])
 _READ: Final = Facts(Request("", b"", {}, None, ()))
 
 
@@ -199,11 +210,13 @@ class Judge:
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
     released at once. `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
-    are the signals that it looks at, those of the request too.
+    are the signals that it looks at, those of the request too. `apart`, which may be set, runs something in a thread:
+    long texts are read there then.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
         self.acted: list[tuple[str, str]] = []
+        self.apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
         self._watched = watched
         self._signals = watched.signals
         self._request = request.shed()
@@ -245,21 +258,48 @@ class Judge:
         Something did stand before them, so nothing that begins among them is believed: half of a word is another word.
         None: something must be read first that takes long; then call `read` instead.
         """
+        if self.apart is not None and len(text) > LONG:
+            return None
         facts = self._facts(text, float("inf"))
         if self._missing or any(take(signal, self._signals, facts) is None for signal in self._needed.values()):
             return None
-        return self._judged(facts, channel, text, final, lead)
+        return self._judged(_found(self._seen, facts, lead), channel, text, final)
 
     async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
-        """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`)."""
+        """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`).
+
+        A text that is `LONG` has as much time for each such part of it.
+        """
+        apart, parts = self.apart, 1 + len(text) // LONG
+        if parts > 1:
+            now = time.monotonic()
+            deadline = now + parts * (deadline - now)
         if self._missing:
             self._asked.deadline = deadline
             await self._fetch(self._missing, self._asked)
+            for name in self._missing:
+                take(self._signals[name], self._signals, self._asked)
             self._missing = []
             self._settle_asked()
         facts = self._facts(text, deadline)
-        await self._fetch(list(self._needed), facts)
-        return self._judged(facts, channel, text, final, lead)
+        needed = list(self._needed)
+        await self._fetch(needed, facts)
+        reads = partial(_read, needed, self._signals, self._seen, facts, lead)
+        if apart is None or parts == 1:
+            found = reads()
+        else:
+            try:
+                async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):
+                    found = await apart(reads)
+            except TimeoutError:
+                found = {}
+        return self._judged(found, channel, text, final)
+
+    def carry(self, channel: Hashable, other: Hashable) -> None:
+        """The text of `other` begins with the end of that of `channel`: what goes on there goes on here."""
+        for before, key in list(self._long):
+            if before == channel:
+                self._long[other, key] = self._long[before, key]
 
     def end(self) -> Verdict:
         """The whole answer was judged: what was never found is not there. Should more come all the same, it is judged
@@ -299,8 +339,6 @@ class Judge:
             await fetch([signals[name] for name in missing], facts)
             for name in missing:
                 take(signals[name], signals, facts)
-        for name in names:
-            take(signals[name], signals, facts)
 
     def _facts(self, text: str, deadline: float) -> Facts:
         asked = self._request
@@ -351,14 +389,14 @@ class Judge:
                     self._seen[seen.key] = seen
         self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
 
-    def _judged(self, facts: Facts, channel: Hashable, text: str, final: bool, lead: int) -> Verdict:
+    def _judged(self, read: _Found, channel: Hashable, text: str, final: bool) -> Verdict:
         if not text.strip():
             return PASS
         horizon = len(text) + 1 if final else len(text) - self.window
         values = self._values.readings
         found: dict[str, list[Span] | None] = {}
         for key, seen in self._seen.items():
-            value, spans = _value(seen, facts, len(text), lead)
+            value, spans = read.get(key, _LATE)
             if spans or (channel, key) in self._long:
                 spans = self._followed((channel, key), spans, text, horizon)
             if spans:
@@ -380,6 +418,7 @@ class Judge:
 
         What begins in the `window` characters before what may be released now is in sight then, too.
         """
+        least = min(horizon, len(text) - _LINE)  # it may go on behind the end, in a text that is shown as one with this
         before = self._long.pop(where, None)
         if before is not None:
             mark, label = before
@@ -388,10 +427,10 @@ class Judge:
                 rest = _GOES_ON.match(text, at + len(mark))
                 end = at + len(mark) if rest is None else rest.end()
                 spans = [*spans, Span(at, end, label)]
-                if end >= horizon:
+                if end >= least:
                     self._long[where] = (text[max(0, end - _MARK) : end], label)
         for span in spans:
-            if span.start < horizon - self.window and span.end >= horizon:
+            if span.start < horizon - self.window and span.end >= least:
                 self._long[where] = (text[max(0, span.end - _MARK) : span.end], span.label)
         return spans
 
@@ -447,6 +486,21 @@ class Judge:
     def _note(self, name: str, action: str) -> None:
         if (name, action) not in self.acted:
             self.acted.append((name, action))
+
+
+def _read(
+    names: Iterable[str], signals: Mapping[str, Signal], seen: Mapping[str, _Seen], facts: Facts, lead: int
+) -> _Found:
+    """Take the readings of signals, whose slow inputs are there, and look for the leaves in them."""
+    for name in names:
+        take(signals[name], signals, facts)
+        rest()
+    return _found(seen, facts, lead)
+
+
+def _found(seen: Mapping[str, _Seen], facts: Facts, lead: int) -> _Found:
+    size = len(facts.request.messages[0].text)
+    return {key: _value(one, facts, size, lead) for key, one in seen.items()}
 
 
 def _value(seen: _Seen, facts: Facts, size: int, lead: int) -> tuple[bool | None, list[Span]]:

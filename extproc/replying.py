@@ -8,8 +8,8 @@ comes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from decisions.decision import Trace
 from decisions.engine import Engine
@@ -23,13 +23,14 @@ from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
 from extproc.refusal import Refusal
 from extproc.told import FALLBACK, response_headers
-from extproc.watching.shapes import SHAPES, asks_json
+from extproc.watching.shapes import ARRAYS, SHAPES, asks_json
 from extproc.watching.unasked import Unasked
 from extproc.watching.watch import Watch
 from extproc.wire import Headers, Kind, Message, Mode, Pairs
 from signals.request import Request
 from upstream.usage import Spent
 
+T = TypeVar("T")
 _UNKNOWN = Request("chat", b"", {}, None, ())
 """Stands for a request that could not be read."""
 
@@ -42,6 +43,8 @@ class Context(Protocol):
 
     @property
     def chains(self) -> Chains: ...
+
+    async def apart(self, work: Callable[[], T]) -> T: ...
 
     def failed(self, reason: str) -> None: ...
 
@@ -168,6 +171,9 @@ class Reply:
             return None
         kind = _type(headers)
         streamed = kind == EVENTS
+        if request.framing == "array" and kind == JSON:
+            shape, streamed = ARRAYS[request.api], True
+        judge.apart = self._context.apart
         self._judge = judge
         self.watch = watch = Watch(shape, judge, streamed, json=asks_json(request.fields))
         watch.begun = begun

@@ -474,11 +474,14 @@ class Supervisor:
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
         dropped = 0
+        shared = self.engine.settings.cache.store is not None  # what lies in a store is dropped by one for all
         for slot in self._slots:
             if slot.channel is not None:
                 pid = slot.pid
                 try:
                     dropped += await slot.channel.ask("drop", (decision, scope), 5.0)
+                    if shared:
+                        break
                 except Gone as gone:
                     self._reap()
                     if slot.pid == pid:  # what a worker kept that has died has gone with it

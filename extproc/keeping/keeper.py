@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
 
 from decisions.decision import Cache, Trace
@@ -179,7 +180,7 @@ class Keeping:
         if kept is None:
             return None
         try:
-            if not await self._passes(kept):
+            if not await self._passes(kept, apart):
                 return None
             writing = partial(_written, kept, request)
             found: tuple[str, bytes] = await apart(writing) if len(kept.body) > LONG else writing()
@@ -208,8 +209,6 @@ class Keeping:
 
     async def _meaning(self, text: str) -> bytes:
         """The embedding of a question; b'' where it cannot be had, or knows too few of the words."""
-        import numpy as np  # not at the top: it is a seventh of a router's start, and few policies compare questions
-
         engine = self._engine
         facts = Facts(self._request, time.monotonic() + engine.settings.deadline)
         try:
@@ -218,12 +217,13 @@ class Keeping:
             return b""
         return np.rint(vector * _STEPS).astype(np.int8).tobytes() if known else b""
 
-    async def _passes(self, kept: KeptAnswer) -> bool:
+    async def _passes(self, kept: KeptAnswer, apart: Apart) -> bool:
         """Whether no decision on answers acts on what is kept: that was judged for another request, maybe by another
         policy."""
         judge = self._engine.judge(self._trace, self._request)
         if judge is None:
             return True
+        judge.apart = apart
         deadline = time.monotonic() + self._engine.settings.deadline
         request = self._request
         watch = Watch(SHAPES[request.api], judge, False, json=asks_json(request.fields))
@@ -304,8 +304,6 @@ def _cosine(one: bytes, other: bytes) -> float:
         return 1.0
     if len(one) != len(other):  # of another table, say
         return 0.0
-    import numpy as np
-
     first, second = (np.frombuffer(each, np.int8).astype(np.float32) for each in (one, other))
     return float(first @ second / np.sqrt(first @ first * (second @ second)))
 

@@ -60,8 +60,12 @@ class ChatAnswer(ChoicesAnswer):
         out: list[AnswerText] = []
         for place, choice in enumerate(objects(fields, "choices")):
             path: Channel = ("choices", index(choice, place))
-            walk(inner(choice, "delta"), (*path, "delta"), False, out)
+            delta = inner(choice, "delta")
+            walk(delta, (*path, "delta"), False, out)
             walk(choice, path, True, out, ("delta",))
+            for said, holder in (("delta", delta), ("message", choice.get("message"))):
+                if type(holder) is dict and type(holder.get("content")) is list:
+                    out = [_joined(text, (*path, said, "content")) for text in out]
         walk(fields, (), True, out, ("choices",))
         return as_json(out, "content") if json else out
 
@@ -92,6 +96,15 @@ class ChatAnswer(ChoicesAnswer):
         if usage and final.get("usage") is not None:
             events.append(event({**head, "choices": [], "usage": final["usage"]}))
         return b"".join((*events, DONE))
+
+
+def _joined(text: AnswerText, content: Channel) -> AnswerText:
+    """A text of a message whose `content` is a list of parts (Mistral's): clients show it as one with the text before
+    it."""
+    size = len(content)
+    if text.key == "text" and len(text.channel) == size + 2 and text.channel[:size] == content:
+        return text._replace(channel=content, whole=False)
+    return text
 
 
 class Choices(AnswerCourse):

@@ -1,7 +1,7 @@
 """Answers of Google's Gemini: candidates whose parts are text, thoughts and calls. Every event is a whole object.
 
-https://ai.google.dev/api/generate-content#method:-models.streamgeneratecontent. Of a stream, only the one of
-server-sent events (`alt=sse`) can be watched.
+https://ai.google.dev/api/generate-content#method:-models.streamgeneratecontent. A stream is one of server-sent events
+(`alt=sse`), or else one array of these objects.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
+import orjson
+
 from extproc.jsonbody import dicts
+from extproc.watching.array import Elements
 from extproc.watching.chat import APART, grown
 from extproc.watching.shape import (
     AnswerCourse,
@@ -25,6 +28,7 @@ from extproc.watching.shape import (
     size,
     walk,
 )
+from extproc.watching.sse import Events
 from upstream.events import event
 
 _FILTERED: Final = "SAFETY"
@@ -68,6 +72,16 @@ class GeminiAnswer(AnswerShape):
         return event(final)
 
 
+class GeminiArray(GeminiAnswer):
+    """The same in a stream that is one array."""
+
+    def events(self, limit: int) -> Events:
+        return Elements(limit)
+
+    def course(self) -> AnswerCourse:
+        return GeminiArrayCourse()
+
+
 class GeminiCourse(AnswerCourse):
     def __init__(self) -> None:
         self._head: dict[str, Any] = {"modelVersion": "", "responseId": uuid.uuid4().hex}
@@ -90,9 +104,26 @@ class GeminiCourse(AnswerCourse):
                 self._finished.add(at)
 
     def cut(self, message: str) -> bytes:
+        return event(self.closing(message))
+
+    def closing(self, message: str) -> dict[str, Any]:
+        """The last object of the stream."""
         left = [at for at in self._open if at not in self._finished] or list(self._open) or [0]
         shown = [_candidate(at, APART + message if message and self._open.get(at) else message) for at in left]
-        return event({**self._head, "candidates": shown})
+        return {**self._head, "candidates": shown}
+
+
+class GeminiArrayCourse(GeminiCourse):
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = False
+
+    def seen(self, fields: dict[str, Any]) -> None:
+        self._begun = True
+        super().seen(fields)
+
+    def cut(self, message: str) -> bytes:
+        return (b"," if self._begun else b"[") + orjson.dumps(self.closing(message)) + b"]"
 
 
 class GeminiAssembly(Assembly):

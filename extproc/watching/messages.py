@@ -40,6 +40,9 @@ _COUNTS: Final = (
     "server_tool_use",
 )
 """What a stream's last `usage` may say."""
+_SHOWN: Final = ("text", "thinking")
+"""Fields of blocks that clients join: Anthropic's SDK the texts (`get_final_text`, `text_stream`), others the thoughts
+as well."""
 _BLOCKS: Final = 4096
 """Blocks that are remembered of one stream."""
 
@@ -52,16 +55,18 @@ class MessagesAnswer(AnswerShape):
             delta = inner(fields, "delta")
             path: Channel = ("content", _place(fields))
             walk(delta, path, delta.get("type") == "citations_delta", out)
+            out = [_shown(one, delta, path[1]) for one in out]
             walk(fields, path, True, out, ("delta",))
         elif kind == "content_block_start":
             block = inner(fields, "content_block")
             path = ("content", _place(fields))
             walk(block, path, False, out)
             # Its text goes on in its deltas. Its name, and what a server's own tool has given, are there whole.
-            out = [one if _grows(one, block) else one._replace(whole=True) for one in out]
+            out = [_shown(one, block, path[1]) if _grows(one, block) else one._replace(whole=True) for one in out]
             walk(fields, path, True, out, ("content_block",))
         else:
             walk(fields, (), True, out)
+            out = [_shown(one, one.holder, one.channel[1]) if _in_block(one) else one for one in out]
         return as_json(out, "text") if json else out
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
@@ -259,6 +264,18 @@ def _place(fields: dict[str, Any]) -> int:
 
 def _grows(text: AnswerText, block: dict[str, Any]) -> bool:
     return text.holder is block and text.key != "name"
+
+
+def _in_block(text: AnswerText) -> bool:
+    """Whether a text of a whole answer is a field of one of its blocks."""
+    return len(text.channel) == 3 and text.channel[0] == "content"
+
+
+def _shown(text: AnswerText, holder: Any, block: str | int) -> AnswerText:
+    """The text, which clients show as one with those of other blocks where it is what a block says or thinks."""
+    if text.holder is holder and text.key in _SHOWN:
+        return text._replace(joins=(text.key, block))
+    return text
 
 
 def _text(text: str) -> dict[str, Any]:

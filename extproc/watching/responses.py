@@ -63,6 +63,13 @@ _PARTS: Final = {
 }
 _SAID: Final = ("output_text", "response.output_text.delta", "response.output_text.done")
 """What holds a text of a message."""
+_SHOWN: Final = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
+"""Parts of items that clients join, and the field with their text: OpenAI's SDK those of messages
+(`Response.output_text`), others the thoughts as well."""
+_PIECES: Final = {name: kind for kind, (_, name) in _PARTS.items()} | {
+    "response.reasoning_summary_text": "summary_text"
+}
+_LISTS: Final = ("content", "summary")
 _CALLS: Final = {
     # An item that is a call: the field that comes in pieces, and what its events are called.
     "function_call": ("arguments", "response.function_call_arguments"),
@@ -82,21 +89,23 @@ class ResponsesAnswer(AnswerShape):
         kind = kind_of(fields)
         if not kind:
             walk(fields, (), True, out, _ECHOED)
-            return out
+            return [_joined(text, fields) for text in out]
         path: Channel = ("output", _number(fields, "output_index"))
         if kind.endswith(_DELTA):
             channel = _channel(fields, kind.removesuffix(_DELTA))
             delta = fields.get("delta")
             if type(delta) is str:
                 if delta and kind != "response.audio.delta":
-                    out.append(AnswerText(channel, fields, "delta", kind.endswith("_arguments.delta")))
+                    part = _PIECES.get(kind.removesuffix(_DELTA))
+                    joins: Channel = () if part is None else (part, channel[1], channel[3])
+                    out.append(AnswerText(channel, fields, "delta", kind.endswith("_arguments.delta"), joins=joins))
             else:
                 walk(inner(fields, "delta"), channel, False, out)
             walk(fields, channel, True, out, ("delta",))
             return out
         walk(inner(fields, "response"), ("response",), True, out, _ECHOED)
         walk(fields, path, True, out, ("response",))
-        return out
+        return [_joined(text, fields) for text in out]
 
     def closes(self, fields: dict[str, Any]) -> list[Channel]:
         kind = kind_of(fields)
@@ -279,12 +288,34 @@ def _number(fields: dict[str, Any], key: str, default: int = 0) -> int:
 
 def _channel(fields: dict[str, Any], name: str) -> Channel:
     """The channel of the pieces that are called `name`, in one part of an item."""
-    place = 0
+    return "output", _number(fields, "output_index"), name, _place(fields)
+
+
+def _place(fields: dict[str, Any]) -> int:
+    """Which part of its item an event is of."""
     for key in _PLACES:
-        if type(fields.get(key)) is int:
-            place = fields[key]
-            break
-    return "output", _number(fields, "output_index"), name, place
+        given = fields.get(key)
+        if type(given) is int:
+            return given
+    return 0
+
+
+def _joined(text: AnswerText, fields: dict[str, Any]) -> AnswerText:
+    """A text of an event that is no delta, or of a whole response: with the part that it is of, where clients show it
+    as one with those of others."""
+    holder, channel = text.holder, text.channel
+    if type(holder) is not dict:
+        return text
+    kind = kind_of(holder)
+    if holder is fields:
+        kind = _PIECES.get(kind.removesuffix(_DONE), "")
+    if kind not in _SHOWN or text.key != _SHOWN[kind]:
+        return text
+    item, place = _number(fields, "output_index"), _place(fields)
+    if len(channel) > 3 and channel[-3] in _LISTS:
+        place, owner = int(channel[-2]), channel[-4]
+        item = owner if type(owner) is int else item
+    return text._replace(joins=(kind, item, place))
 
 
 def _begun() -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from extproc.watching.sse import Events
+
 Channel = tuple[str | int, ...]
 """Where a text goes: the path in the object, with the `index` of an entry for its place. Texts of one channel in
 successive events are one text. The first two belong to one choice, content block or output item."""
@@ -84,6 +86,9 @@ class AnswerText(NamedTuple):
     """JSON text in a string (arguments of a tool): its escapes hide characters (extproc.watching.jsontext)."""
     whole: bool = False
     """There is no more of it: it repeats what came in pieces before, or does not come in pieces."""
+    joins: Channel = ()
+    """What else it may be shown as one with: the name of all such texts, then the block, part or item that this is one
+    of. () for a text that is shown apart from all others."""
 
 
 class WrittenAnswer:
@@ -193,6 +198,10 @@ class AnswerShape:
         to be called when one was changed, and for every later event of that answer."""
         fields.pop("obfuscation", None)
         _forget(fields)
+
+    def events(self, limit: int) -> Events:
+        """What cuts a new stream into its events, each of `limit` bytes at most."""
+        return Events(limit)
 
     def course(self) -> AnswerCourse:
         """The state of a new stream."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from extproc.watching.chat import ChatAnswer
 from extproc.watching.completions import CompletionsAnswer
-from extproc.watching.gemini import GeminiAnswer
+from extproc.watching.gemini import GeminiAnswer, GeminiArray
 from extproc.watching.messages import MessagesAnswer
 from extproc.watching.responses import ResponsesAnswer
 from extproc.watching.shape import AnswerShape
@@ -21,6 +21,9 @@ SHAPES: Final[Mapping[str, AnswerShape]] = {
     "responses": ResponsesAnswer(),
 }
 """APIs that are missing here have answers that cannot be watched."""
+
+ARRAYS: Final[Mapping[str, AnswerShape]] = {"gemini": GeminiArray()}
+"""The shapes of answers that are streamed as one JSON array, as the path of a call may ask (`Request.framing`)."""
 
 _JSON: Final = ("json_object", "json_schema")
 

@@ -17,6 +17,8 @@ _PLAIN: Final = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: ([^\r\n]*)\n\n")
 """An event as servers write it."""
 _OVERLAP: Final = 4
 """Bytes of an event's end that may have come already while the rest of it has not."""
+NAME: Final = re.compile("[a-z_.]{0,64}")
+"""Names of events; they cannot tell a reader anything."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -82,6 +84,11 @@ class Events:
         return self._wait(found)
 
     @property
+    def held(self) -> bytearray:
+        """What has come of an event whose end has not; not to be changed."""
+        return self._held
+
+    @property
     def waiting(self) -> bool:
         """Whether some of an event has come whose end has not, or one was too long."""
         return bool(self._held) or self._over
@@ -111,6 +118,14 @@ class Events:
         self._held.clear()
         self._searched = 0
         return rest
+
+    def written(self, event: Event, fields: JSON | None, other: bytes) -> bytes:
+        """The event with `fields` (None: with the data that it has) and `other` in place of its other lines."""
+        name = event.name if NAME.fullmatch(event.name) else ""
+        lead = other + b"\n" if other else b""
+        if fields is not None:
+            return lead + encode(name, fields)
+        return lead + (encode(name, event.data) if event.data else b"")
 
     def _too_long(self) -> ValueError:
         return ValueError(f"an event of the answer is longer than {self._limit} bytes")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
+import orjson
+
 from extproc.watching.sse import Events
 from upstream.usage import unasked
 
 LIMIT: Final = 2**20
 """Bytes of one event; a stream with a longer one goes on as it comes from there."""
+_SHORT: Final = 16 * 1024
 
 
 class Unasked:
@@ -21,22 +24,44 @@ class Unasked:
 
     def __init__(self) -> None:
         self._events: Events | None = Events(LIMIT)
+        self._open = False  # an event has gone on of which the blank line has not come
 
     def feed(self, data: bytes, end: bool) -> bytes:
         """Takes the next piece of the stream, `end` with the last one; gives what may go on."""
         events = self._events
         if events is None:
             return data
+        released = []
+        if self._open:
+            rest = data.lstrip(b"\r\n")
+            released.append(data[: len(data) - len(rest)])
+            data, self._open = rest, not rest
         free = 0 if events.waiting else _free(data)
-        released = [data[:free]]
+        released.append(data[:free])
         try:
             released += [unasked(event.raw, event.data) for event in events.feed(data[free:])]
         except ValueError:
             self._events = None
             released.append(events.rest())
-        if end:
+        if end or _told(events.held):
             released.append(events.rest())
+            self._open = True
         return b"".join(released)
+
+
+def _told(held: bytearray) -> bool:
+    """Whether an event whose blank line has not come goes on as it is. Should trailers come instead, nothing can be
+    added to the stream any more."""
+    if not held.endswith(b"\n"):
+        return held.startswith(b"data: [DONE]")
+    if len(held) > _SHORT:  # it is looked at with every piece
+        return False
+    event = bytes(held)
+    data = b"".join([line[5:] for line in event.splitlines() if line.startswith(b"data:")])
+    try:
+        return unasked(event, data) == event and (data.strip() == b"[DONE]" or orjson.loads(data) is not None)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _free(data: bytes) -> int:

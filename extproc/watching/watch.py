@@ -8,17 +8,19 @@ is still to be judged again. An event in which nothing was found goes on byte fo
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
 
-from decisions.watching import Verdict
+from decisions.watching import LONG, Verdict
+from extproc.watching.grown import LEAD, GrownText, Half, JoinedTexts, Seam
 from extproc.watching.jsontext import decode
 from extproc.watching.shape import AnswerShape, AnswerText, Channel, says_twice
-from extproc.watching.sse import Event, Events, encode
+from extproc.watching.sse import NAME, Event, Events
 
 LIMIT: Final = 4 * 2**20
 """Bytes of an answer that are held at most, and of a whole answer that can be judged."""
@@ -26,13 +28,9 @@ UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
 _CHANNELS: Final = 256
 """Texts that grow at the same time in one answer; a real one has a few."""
-_LEAD: Final = 64
-"""Characters that are kept before those that are judged: they show where a word begins."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
-_NAME: Final = re.compile("[a-z_.]{0,64}")
-"""Names of events; they cannot tell a reader anything."""
 _UNESCAPED: Final = re.compile(rb'[^"\\\x00-\x1f]+')
 _PROBE: Final = "\u2603"
 _TRIES: Final = 8
@@ -48,6 +46,7 @@ class Judging(Protocol):
     stride: int
     slow: bool
     holds: bool
+    apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None
 
     @property
     def responds(self) -> bool:
@@ -58,114 +57,25 @@ class Judging(Protocol):
 
     async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict: ...
 
+    def carry(self, channel: Any, other: Any) -> None: ...
+
     def end(self) -> Verdict: ...
 
     def unreadable(self) -> Verdict: ...
 
 
-class _Grown:
-    """The text of one channel. Offsets are those of its raw characters from the channel's beginning."""
-
-    __slots__ = (
-        "_more",
-        "_raw",
-        "after",
-        "base",
-        "code",
-        "end",
-        "ended",
-        "judged",
-        "keep",
-        "key",
-        "lead",
-        "masks",
-        "out",
-        "read",
-    )
-
-    def __init__(self, key: Channel, code: bool, ended: bool) -> None:
-        self.key = key
-        self.code = code
-        self.ended = ended  # nothing follows
-        self.base = 0  # where `raw` begins
-        self.end = 0
-        self._raw = ""
-        self._more: list[str] = []  # what has come since; joined when it is needed, since a judge may take long
-        self.lead = ""  # of JSON text before `raw` (extproc.watching.jsontext)
-        self.out = 0  # what was released
-        self.read = -1  # how long the text was when it was judged last; -1: not yet
-        self.judged = 0  # what begins before is known
-        self.keep = 0  # from where on it is looked at again
-        self.after = 0  # characters of the same item that have come behind it
-        self.masks: list[list[Any]] = []  # start, end, what is shown instead
-
-    @property
-    def raw(self) -> str:
-        """What is kept of what was released, and what is held."""
-        if self._more:
-            self._raw += "".join(self._more)
-            self._more.clear()
-        return self._raw
-
-    def add(self, text: str) -> None:
-        self._more.append(text)
-        self.end += len(text)
-
-    def shown(self, start: int, end: int) -> str:
-        """What stands there once it is masked. What takes the place of a span stands where the span begins."""
-        raw, base = self.raw, self.base
-        parts: list[str] = []
-        at = start
-        for place in range(self._from(start), len(self.masks)):
-            first, last, new = self.masks[place]
-            if first >= end:
-                break
-            if first >= at:
-                parts += (raw[at - base : first - base], new)
-            at = min(last, end)
-        parts.append(raw[at - base : end - base])
-        return "".join(parts)
-
-    def mask(self, start: int, end: int, new: str) -> None:
-        """Add a place to be masked; one that was known already, and has grown, stays one."""
-        masks, at = self.masks, self._from(start)
-        if at < len(masks) and masks[at][0] < end:
-            mask = masks[at]
-            if mask[0] > self.out:
-                mask[0] = max(min(start, mask[0]), self.out)
-            mask[1] = max(mask[1], end)
-            while at + 1 < len(masks) and masks[at + 1][0] < mask[1]:
-                mask[1] = max(mask[1], masks.pop(at + 1)[1])
-        elif end > self.out:
-            masks.insert(at, [max(start, self.out), end, new])
-
-    def _from(self, start: int) -> int:
-        """Which of the masks is the first that ends behind `start`. They are disjoint and in their order."""
-        at = bisect_left(self.masks, [start])
-        return at - 1 if at and self.masks[at - 1][1] > start else at
-
-    def forget(self, window: int) -> None:
-        """Drop what was released and is not looked at again."""
-        ahead = min(self.out, self.keep) - self.base
-        if ahead <= window:  # not for every event
-            return
-        if self.code:
-            self.lead = decode(self.raw, self.lead).lead(ahead)
-        self._raw = self.raw[ahead:]
-        self.base += ahead
-        self.masks = [mask for mask in self.masks if mask[1] > self.base]
-
-
 class _Piece:
-    """One text of a held event: the characters from `start` to `end` of `grown`."""
+    """One text of a held event: the characters from `start` to `end` of `grown`. `halves`: what of a block that it says
+    again was masked at a border."""
 
-    __slots__ = ("end", "grown", "start", "text")
+    __slots__ = ("end", "grown", "halves", "start", "text")
 
-    def __init__(self, grown: _Grown, text: AnswerText, start: int, end: int) -> None:
+    def __init__(self, grown: GrownText, text: AnswerText, start: int, halves: list[Half] | None) -> None:
         self.grown = grown
         self.text = text
         self.start = start
-        self.end = end
+        self.end = grown.end
+        self.halves = halves
 
 
 class _HeldEvent:
@@ -182,26 +92,6 @@ class _HeldEvent:
         self.alike = alike
         self.twice = False
         self.last = False
-
-
-class _Queue:
-    """The events that wait, in their order; `size`: the bytes of all of them."""
-
-    __slots__ = ("events", "size")
-
-    def __init__(self) -> None:
-        self.events: deque[_HeldEvent] = deque()
-        self.size = 0
-
-    def put(self, held: _HeldEvent) -> None:
-        self.size += len(held.event.raw)
-        self.events.append(held)
-
-    def take(self) -> _HeldEvent:
-        """The first of them, which waits no more."""
-        held = self.events.popleft()
-        self.size -= len(held.event.raw)
-        return held
 
 
 class _Alike:
@@ -273,6 +163,10 @@ class _TextFinder:
         return _Alike(before, after, event.name, text)
 
 
+_Parsed = tuple[dict[str, Any] | None, bool, list[AnswerText]]
+"""The object of an event, whether its bytes may say more than it, and its texts."""
+
+
 class Watch:
     """One answer. Not to be used for two.
 
@@ -293,13 +187,17 @@ class Watch:
         self._limit = limit
         self._finder = _TextFinder(shape, json)
         self._course = shape.course() if streamed else None
-        self._events: Events | None = Events(limit)  # None: nothing can be read any more, and it goes on all the same
+        self._framing = shape.events(limit)
+        self._events: Events | None = self._framing  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
-        self._queue = _Queue()
+        self._later: Event | None = None  # a long answer that came whole, which is still to be taken apart
+        self._queue: deque[_HeldEvent] = deque()
+        self._held = 0  # bytes in the queue
         self._out: list[bytes] = []  # what is released with the end of the call
-        self._channels: dict[Channel, _Grown] = {}
-        self._dirty: dict[_Grown, None] = {}  # texts that have grown since they were looked at
-        self._todo: OrderedDict[_Grown, None] = OrderedDict()  # texts whose signals take long to read
+        self._channels: dict[Channel, GrownText] = {}
+        self._groups: dict[str | int, JoinedTexts] = {}  # texts that may be shown as one
+        self._dirty: dict[GrownText, None] = {}  # texts that have grown since they were looked at
+        self._todo: OrderedDict[GrownText, None] = OrderedDict()  # texts whose signals take long to read
         self._changed = False  # a text of the answer was masked
         self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
@@ -308,12 +206,12 @@ class Watch:
     @property
     def waiting(self) -> bool:
         """Whether something has to be read that takes long before more can be released: call `judged`."""
-        return bool(self._todo) and not self.over
+        return not self.over and (bool(self._todo) or self._later is not None)
 
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or (self._ends == 2 and not (self._queue.events or self._todo))
+        return self.over or (self._ends == 2 and not (self._queue or self._todo or self._later))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
@@ -329,13 +227,22 @@ class Watch:
 
         `feed` may be called meanwhile.
         """
+        spare = deadline - time.monotonic()
+        if self._later is not None:
+            await self._read_later(self._later)
+            deadline = time.monotonic() + spare
         todo = self._todo
         while todo and not self.over:
             grown = next(iter(todo))
             base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
             text = decode(raw, lead).text if grown.code else raw
+            long = len(text) > LONG
             try:
-                verdict = await self._judge.read(grown.key, text, final, deadline, _LEAD if base else 0)
+                if long:
+                    deadline = time.monotonic() + spare
+                verdict = await self._judge.read(grown.key, text, final, deadline, LEAD if base else 0)
+                if long:  # the others need not wait less
+                    deadline = time.monotonic() + spare
                 if grown in todo:  # it was not given up meanwhile
                     del todo[grown]
                     self._apply(grown, verdict, (base, raw, lead, final))
@@ -379,30 +286,55 @@ class Watch:
             elif end and self._whole:
                 raw = bytes(self._whole)
                 self._whole.clear()
-                events = [Event(raw, "", raw)]
+                whole = Event(raw, "", raw)
+                if len(raw) > LONG and self._judge.apart is not None:
+                    self._later = whole
+                    return
+                events = [whole]
         self._read_all(events)
         if end and not self.over:
             self._guarded(self._end)
-        if self._queue.size > self._limit and not self.over:
+        if self._held > self._limit and not self.over:
             if self._events is None:  # whoever judges the rest does not get on
                 self._let_go()
             else:
                 self._lost([])
+
+    async def _read_later(self, event: Event) -> None:
+        """Take a long answer apart in a thread."""
+        parsed: _Parsed | None = None
+        try:
+            assert self._judge.apart is not None
+            parsed = await self._judge.apart(partial(self._parsed, event))
+        except (ValueError, RecursionError):
+            pass
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+        if self._later is None or self.over:  # it was given up meanwhile
+            return
+        self._later = None
+        if parsed is None:
+            self._lost([event])
+        else:
+            self._guarded(partial(self._take_apart, event, parsed))
+        if not self.over:
+            self._guarded(self._end)
+        self._looked()
 
     def _read_all(self, events: list[Event]) -> None:
         for place, event in enumerate(events):
             if self.over:
                 return
             if self._events is None:
-                self._queue.put(_HeldEvent(event, None, []))
+                self._put(_HeldEvent(event, None, []))
                 continue
-            before = len(self._queue.events)
+            before = len(self._queue)
             try:
                 self._read(event)
             except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
                 if not isinstance(error, (ValueError, RecursionError)):
                     self.error = error
-                self._lost(events[place + (len(self._queue.events) > before) :])
+                self._lost(events[place + (len(self._queue) > before) :])
                 return
 
     def _read(self, event: Event) -> None:
@@ -410,26 +342,30 @@ class Watch:
         if (known := self._finder.alike(event)) is not None:
             piece = self._grow(*known)
             self._go_on((piece,))
-            self._queue.put(_HeldEvent(event, None, [piece], True))
+            self._put(_HeldEvent(event, None, [piece], True))
             self._touch((piece,))
             return
-        pieces: list[_Piece] = []
-        fields: dict[str, Any] | None = None
-        twice = False
-        if event.data and event.data != _DONE:
-            fields = orjson.loads(event.data)
-            if type(fields) is not dict:
-                raise ValueError("an event of the answer is no object")
-            twice = says_twice(event.data, fields)
-            for text in self._finder.texts(fields):
-                pieces.append(self._grow(text))
-        if event.other or (event.name and not _NAME.fullmatch(event.name)):
+        self._take_apart(event, self._parsed(event))
+
+    def _parsed(self, event: Event) -> _Parsed:
+        """What is in an event. Raises ValueError when it is none of this API's."""
+        if not event.data or event.data == _DONE:
+            return None, False, []
+        fields = orjson.loads(event.data)
+        if type(fields) is not dict:
+            raise ValueError("an event of the answer is no object")
+        return fields, says_twice(event.data, fields), self._finder.texts(fields)
+
+    def _take_apart(self, event: Event, parsed: _Parsed) -> None:
+        fields, twice, texts = parsed
+        pieces = [self._grow(text) for text in texts]
+        if event.other or (event.name and not NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
             pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
         self._go_on(pieces)
         held = _HeldEvent(event, fields, pieces)
         held.twice = twice
-        self._queue.put(held)
+        self._put(held)
         if self._course is None:
             self._touch(pieces)
             return
@@ -463,19 +399,26 @@ class Watch:
             self._dirty[piece.grown] = None
         if len(self._channels) > 1:
             self._dirty.update(dict.fromkeys(self._channels.values()))
+        for group in self._groups.values():
+            if group.seam is not None:
+                self._dirty[group.seam] = None
+
+    def _put(self, held: _HeldEvent) -> None:
+        self._held += len(held.event.raw)
+        self._queue.append(held)
 
     def _grow(self, text: AnswerText, said: str | None = None) -> _Piece:
         """Add a text to its channel; `said`: what it is in an event that is like the one that `text` is of."""
         if said is None:
             said = text.holder[text.key]
         if text.whole:
-            grown = _Grown(text.channel, text.code, True)
+            grown = GrownText(text.channel, text.code, True)
         else:
             found = self._channels.get(text.channel)
             if found is None:
                 if len(self._channels) >= _CHANNELS:
                     raise ValueError("too many texts at the same time")
-                found = self._channels[text.channel] = _Grown(text.channel, text.code, False)
+                found = self._channels[text.channel] = GrownText(text.channel, text.code, False)
             grown = found
             if len(self._channels) > 1:
                 item = grown.key[:2]
@@ -487,7 +430,25 @@ class Watch:
         grown.add(said)
         if grown.end - grown.base > 2 * self._limit:
             raise ValueError("too much of a text waits to be judged")
-        return _Piece(grown, text, start, grown.end)
+        return _Piece(grown, text, start, self._join(grown, text, said) if text.joins or self._groups else None)
+
+    def _join(self, grown: GrownText, text: AnswerText, said: str) -> list[Half] | None:
+        """`said` may be shown as one with what was said before it. What of that was masked at a border, where it is the
+        same again."""
+        group: JoinedTexts | None = None
+        if text.joins:
+            key = text.joins[0]
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = JoinedTexts(self._shape.repeats())
+            if text.whole and (halves := group.said(text.joins)) is not None:
+                return halves
+            group.add(grown, said, text.joins, self._judge.window)
+        if not text.whole:
+            for other in self._groups.values():
+                if other is not group:
+                    other.behind(len(said))
+        return None
 
     def _close(self, beginnings: Iterable[Channel]) -> None:
         """Channels that begin so have ended."""
@@ -499,6 +460,11 @@ class Watch:
                     return
                 grown.ended = True
                 self._look(grown)
+            if not size:
+                for group in list(self._groups.values()):
+                    if (seam := group.close()) is not None:
+                        self._look(seam)
+                self._groups.clear()
 
     def _end(self) -> None:
         self._close([()])
@@ -512,12 +478,12 @@ class Watch:
 
     # Judging
 
-    def _final(self, grown: _Grown) -> bool:
+    def _final(self, grown: GrownText) -> bool:
         """Whether the text is complete, or as much of another one has come behind it as is held back: then it is the
         other's turn."""
         return grown.ended or 0 < self._judge.window <= grown.after
 
-    def _look(self, grown: _Grown) -> None:
+    def _look(self, grown: GrownText) -> None:
         """Judge a text, where enough of it has come."""
         judge = self._judge
         if self.over or grown in self._todo:
@@ -530,14 +496,16 @@ class Watch:
             grown.read >= 0 and end - grown.read < (judge.stride if judge.slow else max(1, judge.window // _STEPS))
         ):
             return
+        if grown.read < 0 and isinstance(grown, Seam):
+            judge.carry(grown.follows, grown.key)
         text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
-        verdict = judge.judge(grown.key, text, final, _LEAD if grown.base else 0)
+        verdict = judge.judge(grown.key, text, final, LEAD if grown.base else 0)
         if verdict is None:
             self._todo[grown] = None
         else:
             self._apply(grown, verdict, (grown.base, grown.raw, grown.lead, final))
 
-    def _apply(self, grown: _Grown, verdict: Verdict, read: tuple[int, str, str, bool]) -> None:
+    def _apply(self, grown: GrownText, verdict: Verdict, read: tuple[int, str, str, bool]) -> None:
         """Do what was said of a text; `read` is what was read of it: from where, the characters, the lead, whether all
         of it."""
         if verdict.act in ("cut", "respond"):
@@ -547,7 +515,7 @@ class Watch:
         window = self._judge.window
         known = base + len(raw)
         grown.read = known
-        back = 2 * window + _LEAD  # what was judged just now, and what is looked back at from there
+        back = 2 * window + LEAD  # what was judged just now, and what is looked back at from there
         if not grown.code:
             for span in verdict.spans:
                 grown.mask(base + span.start, base + span.end, f"[{span.label}]")
@@ -562,6 +530,8 @@ class Watch:
                 known = base + text.raw(max(0, len(text.text) - window))
                 grown.keep = base + text.raw(max(0, len(text.text) - back))
         grown.judged = max(grown.judged, known)
+        if isinstance(grown, Seam):
+            grown.settle(window)
 
     def _settle(self) -> None:
         """The answer has ended, and all of it was judged: what is still open is settled."""
@@ -576,16 +546,18 @@ class Watch:
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
         elif self._course is not None:
-            if self._queue.events and (fields := self._queue.events[0].fields) is not None:
+            if self._queue and (fields := self._queue[0].fields) is not None:
                 self._course.unseen(fields)
             self._out.append(self._course.cut(verdict.message or ""))
         else:
-            fields = next((held.fields for held in self._queue.events if held.fields is not None), {})
+            fields = next((held.fields for held in self._queue if held.fields is not None), {})
             self._out.append(orjson.dumps(self._shape.cut(fields, verdict.message or "")))
         self.over = True
+        self._later = None
         self._todo.clear()
-        self._queue = _Queue()
+        self._queue.clear()
         self._channels.clear()
+        self._groups.clear()
 
     def _lost(self, events: list[Event]) -> None:
         """The rest cannot be read, from `events` on."""
@@ -593,6 +565,8 @@ class Watch:
         if verdict.act in ("cut", "respond"):
             self._stop(verdict, True)
             return
+        if self._later is not None:
+            events, self._later = [self._later, *events], None
         rest = b"".join(event.raw for event in events) + self._whole
         if self._events is not None:
             rest += self._events.rest()
@@ -604,14 +578,16 @@ class Watch:
             self._let_go()
         self._whole = bytearray()
         if rest and not self.over:
-            self._queue.put(_HeldEvent(Event(rest, "", b""), None, []))
+            self._put(_HeldEvent(Event(rest, "", b""), None, []))
 
     def _let_go(self) -> None:
         """Release everything, with the masks that are known."""
         self._todo.clear()
-        for held in self._queue.events:
+        for held in self._queue:
             for piece in held.pieces:
                 piece.grown.judged = max(piece.grown.judged, piece.end)
+                if piece.grown.group is not None:
+                    piece.grown.group.let_go()
 
     # What goes out
 
@@ -629,7 +605,7 @@ class Watch:
 
     def _released(self) -> bytes:
         self._looked()
-        if self._ends and not (self._settled or self._todo or self.over):
+        if self._ends and not (self._settled or self._todo or self._later or self.over):
             self._guarded(self._settle)
         if not self.over:
             self._guarded(self._flush)
@@ -639,14 +615,15 @@ class Watch:
 
     def _flush(self) -> None:
         """Move what may be released from the queue."""
-        queue, holds = self._queue.events, self._judge.holds
+        queue, holds = self._queue, self._judge.holds
         if self._judge.responds and not self.begun and not self._shows():
             return
         while queue:
             held = queue[0]
             if holds and not self._known(held):
                 return
-            self._queue.take()
+            queue.popleft()
+            self._held -= len(held.event.raw)
             self._out.append(self._written(held))
             self.begun = True
             if held.fields is not None and self._course is not None:
@@ -655,11 +632,17 @@ class Watch:
     def _known(self, held: _HeldEvent) -> bool:
         if held.last and not self._settled:
             return False
-        return all(piece.end <= piece.grown.judged for piece in held.pieces)
+        for piece in held.pieces:
+            grown = piece.grown
+            if piece.end > grown.judged:
+                return False
+            if grown.group is not None and not grown.group.settled(grown, piece.end, self._judge.window):
+                return False
+        return True
 
     def _shows(self) -> bool:
         """Whether a text of the answer may be released: until then another answer may take the place of all."""
-        for held in self._queue.events:
+        for held in self._queue:
             if not self._known(held):
                 return False
             if held.pieces or self._events is None:
@@ -673,6 +656,8 @@ class Watch:
         changed = held.twice
         for piece in held.pieces:
             grown = piece.grown
+            if piece.halves:
+                grown.repeat(piece.halves)
             if grown.masks:
                 shown = grown.shown(piece.start, piece.end)
                 if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
@@ -695,8 +680,4 @@ class Watch:
             return event.raw
         if self._course is None:
             return orjson.dumps(fields)
-        name = event.name if _NAME.fullmatch(event.name) else ""
-        lead = other + b"\n" if other else b""
-        if fields is not None:
-            return lead + encode(name, fields)
-        return lead + (encode(name, event.data) if event.data else b"")
+        return self._framing.written(event, fields, other)

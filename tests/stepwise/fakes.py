@@ -10,7 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from extproc.overhttp import Port, application
+from extproc.overhttp import application, serve
+from extproc.transport import address
 from stepwise.answer import Steps
 from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
@@ -439,11 +440,12 @@ async def served(decisions: dict[str, Any], listen: str = "127.0.0.1:0", **more:
     def borrow(name: str, policy: str) -> AbstractAsyncContextManager[Any]:
         return nullcontext(writers.get(name))
 
-    port = await Port.open(application(borrow, lambda: True, **more), listen)
+    bound = address.bind(listen)
+    runner = await serve(application(borrow, lambda: True, **more), bound)
     try:
-        yield f"http://{port.address}"
+        yield f"http://{address.name(bound)}"
     finally:
-        await port.close(PATIENCE)
+        await runner.cleanup()
 
 
 def text_of(events: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ class Everything:
     """Finds what is planted, wherever it stands."""
 
     window, stride, slow, holds, responds = 16, 16, False, True, False
+    apart = None
 
     def __init__(self, planted: str) -> None:
         self.planted = planted
@@ -29,6 +30,9 @@ class Everything:
 
     async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         raise AssertionError("nothing here is slow")
+
+    def carry(self, channel: Any, other: Any) -> None:
+        raise AssertionError("nothing here is joined")
 
     def end(self) -> Verdict:
         return Verdict("pass")

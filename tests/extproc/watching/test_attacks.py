@@ -59,6 +59,7 @@ class Quiet:
     """Judges nothing, and takes long for it; `breaks`: it cannot even do that."""
 
     window, stride, holds, responds = 16, 16, True, False
+    apart = None
 
     def __init__(self, slow: bool = True, breaks: bool = False) -> None:
         self.slow = slow
@@ -74,6 +75,9 @@ class Quiet:
             assert self.reads < 100, "it is asked without end"
             raise OSError("broken on purpose")
         return PASS
+
+    def carry(self, channel: Any, other: Any) -> None:
+        raise AssertionError("nothing here is joined")
 
     def end(self) -> Verdict:
         return PASS

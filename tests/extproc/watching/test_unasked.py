@@ -42,6 +42,18 @@ def test_any_split_of_a_stream_is_the_stream_that_an_unasked_server_sends(cuts: 
     assert through(sse(*ASKED, end=end), cuts) == sse(*PLAIN, end=end)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["[DONE]", chunk("lo")])
+def test_the_last_event_goes_on_before_its_blank_line(end: str, last: object) -> None:
+    """Trailers may come in its place, and then nothing can be given any more."""
+    stream = sse(chunk("Hel", usage=None), last, end=end).removesuffix(end.encode())
+    hidden = Unasked()
+    assert hidden.feed(stream, False) == sse(chunk("Hel"), last, end=end).removesuffix(end.encode())
+    assert hidden.feed(end.encode() + sse(chunk(None, usage=USAGE), "[DONE]", end=end), True) == end.encode() + sse(
+        "[DONE]", end=end
+    )
+
+
 @pytest.mark.parametrize(
     "stream",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -34,6 +34,7 @@ signals:
   words: {keyword: {in: answer, any: [project falcon]}}
   key: {regex: {in: answer, any: ["AK-[0-9]{8}"]}}
   any: {score: {sum: {leak: 1, words: 1, key: 1}, at_least: 1}}
+  secret: {pii: {in: answer, types: [secret]}}
 decisions:
 """
 MASK = "{name: mask, on: answer, when: {any: [leak, words, key]}, window: 64, on_unknown: match, mask: {}}"
@@ -344,7 +345,7 @@ def test_an_endless_answer_takes_bounded_memory() -> None:
         one.feed(event)
     grown = one._channels["choices", 0, "delta", "content"]
     assert len(grown.raw) < 1000
-    assert len(one._queue.events) < 10
+    assert len(one._queue) < 10
     one = watch(MASK, limit=100_000)
     for at in range(2000):  # texts that never come to an end
         one.feed(encode("", chunk({"content": "w"}, at)))
@@ -357,6 +358,7 @@ class Slow:
     """A judge whose signals take long."""
 
     window, stride, slow, holds, responds = 64, 64, True, True, False
+    apart = None
 
     def __init__(self, real: Judge) -> None:
         self.real = real
@@ -371,6 +373,9 @@ class Slow:
         if self.broken:
             raise RuntimeError("broken")
         return self.real.judge(channel, text, final, lead) or Verdict("pass")
+
+    def carry(self, channel: Any, other: Any) -> None:
+        raise AssertionError("nothing here is joined")
 
     def end(self) -> Verdict:
         return self.real.end()
@@ -411,6 +416,75 @@ async def test_a_slow_judge_that_breaks_stops_the_answer_under_match() -> None:
     assert out == b""
     assert one.responds is not None
     assert isinstance(one.error, RuntimeError)
+
+
+async def _thread(work: Callable[[], Any]) -> Any:
+    return await asyncio.to_thread(work)
+
+
+@pytest.mark.parametrize("rule", [MASK, CUT, SKIP])
+async def test_a_long_whole_answer_is_read_in_a_thread_as_it_would_be_at_once(rule: str) -> None:
+    for text in ("word " * 30_000 + CARD, "word " * 30_000):
+        body = whole(text)
+        found = judge(rule)
+        found.apart = _thread
+        one = Watch(SHAPES["chat"], found, False)
+        assert (one.feed(body, True), one.waiting, one.done) == (b"", True, False)
+        out = b""
+        while one.waiting:
+            out += await one.judged(time.monotonic() + 60)
+        assert one.done
+        assert out == watch(rule, streamed=False).feed(body, True)
+    one = Watch(SHAPES["chat"], found, True)
+    assert one.feed(encode("", chunk({"content": text})) + DONE, True) == b""
+    assert one.waiting
+
+
+@pytest.mark.parametrize("rule", [MASK, SKIP])
+async def test_a_thread_that_takes_too_long_follows_on_unknown(rule: str) -> None:
+    calls = 0
+
+    async def hangs(work: Callable[[], Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        return work() if calls == 1 else await asyncio.sleep(3600)  # the first takes the answer apart
+
+    body, found = whole("word " * 30_000), judge(rule)
+    found.apart = hangs
+    one = Watch(SHAPES["chat"], found, False)
+    out = one.feed(body, True)
+    while one.waiting:
+        out += await one.judged(time.monotonic() + 0.01)
+    assert one.done
+    assert calls > 1
+    assert (out == body) == (rule == SKIP)
+    assert (b"word" in out) == (rule == SKIP)
+
+
+async def test_each_long_text_has_the_whole_deadline_and_taking_them_apart_none_of_it() -> None:
+    async def late(work: Callable[[], Any]) -> Any:
+        await asyncio.sleep(0.3)
+        return work()
+
+    body, found = whole("word " * 60_000), judge(MASK)
+    found.apart = late
+    one = Watch(SHAPES["chat"], found, False)
+    out = one.feed(body, True)
+    while one.waiting:
+        out += await one.judged(time.monotonic() + 0.2)
+    assert out == body
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"[" + b"1," * 100_000 + b"1]", b"x" * 100_000])
+async def test_a_long_answer_that_is_none_of_its_api_is_unreadable(body: bytes) -> None:
+    for rule in (MASK, SKIP):
+        found = judge(rule)
+        found.apart = _thread
+        one = Watch(SHAPES["chat"], found, False)
+        assert one.feed(body, True) == b""
+        assert await one.judged(time.monotonic() + 60) == (body if rule == SKIP else b"")
+        assert (one.responds is None) == (rule == SKIP)
+        assert one.done
 
 
 def test_comments_and_names_of_events_are_watched_too() -> None:
