@@ -25,6 +25,7 @@ class Aside:
 
     def __init__(self, setup: Setup, call: Call, books: Books, transcript: Transcript) -> None:
         self._large = setup.large
+        self._marks = setup.marks or "digit"
         self._metrics = setup.metrics
         self._call = call
         self._books = books
@@ -40,14 +41,14 @@ class Aside:
 
     async def verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoJudgement."""
-        large = self._large
-        asked = self._call.body["messages"], self._transcript.text, step.text
+        model, drafted = self._large, verify.Drafted(self._call.body, self._transcript.text, step.text)
         try:
-            answer = await self._ask(*verify.request(*asked, mode=large.capability.mode, template=large.template))
+            asked = verify.request(self._marks, drafted, model.capability.mode, model.template)
+            answer = await self._ask(*asked)
         except UpstreamError as error:
-            self._metrics.upstream_errors[self._large.name, error.kind] += 1
+            self._metrics.upstream_errors[model.name, error.kind] += 1
             raise NoJudgement("verify_failed", str(error)) from error
-        return verify.mark(answer)
+        return verify.mark(self._marks, answer, step.text)
 
     def warm(self) -> None:
         """Has the large model read the prefix, in the background, because it may soon be needed."""

@@ -25,7 +25,7 @@ _OURS = {
     "model", "messages", "stream", "stream_options", "logprobs", "top_logprobs", "n", "stop", "tools", "tool_choice",
     "functions", "function_call", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
     "echo", "suffix", "best_of", "prompt", "continue_final_message", "add_generation_prompt", "modalities", "audio",
-    "store", "metadata",
+    "store", "metadata", "prompt_logprobs",
 }  # fmt: skip
 _CHAT_ONLY = {"chat_template_kwargs", "reasoning_effort", "verbosity", "prediction", "web_search_options"}
 

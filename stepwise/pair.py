@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepwise.metrics import StepwiseMetrics
+from stepwise.policy import Marks
 from stepwise.probe import Capability
 from stepwise.steps import StepLimits
 from stepwise.strategy import Strategy
@@ -72,5 +73,5 @@ class Setup:
     token_budget: int = 4096  # `State.token_budget`
     verdict_tokens: int = 64  # an unfinished draft is judged whenever it has grown by so many
     warm_below: float | None = None  # scores under this warm the large model's prefix cache
-    marks: bool = False  # the large model gives the marks that the strategy may ask for
+    marks: Marks | None = None  # those that the strategy may ask for, if the large model gives them
     metrics: StepwiseMetrics = field(default_factory=StepwiseMetrics)

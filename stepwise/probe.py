@@ -24,6 +24,7 @@ import orjson
 
 from stepwise import verify
 from stepwise.continuation import Continuation, began, build, render
+from stepwise.policy import Marks
 from stepwise.strategy import NoJudgement
 from stepwise.thoughts import OPEN, opened
 from upstream.client import CompletionStream, Delta, ModelClient, UpstreamError
@@ -105,14 +106,21 @@ async def probe(upstream: ModelClient, headers: Mapping[str, str], deadline: flo
 
 
 async def marks(
-    upstream: ModelClient, headers: Mapping[str, str], known: Capability, deadline: float | None = None
+    upstream: ModelClient, kind: Marks, headers: Mapping[str, str], known: Capability, deadline: float | None = None
 ) -> bool:
-    """Whether `upstream` can give a step a mark (`stepwise.verify`). Raises UpstreamError and DeadlineError."""
+    """Whether `upstream` can give a step such a mark (`stepwise.verify`). Raises UpstreamError and DeadlineError."""
+    if known.mode is None and kind == "likelihood":
+        return False
+    step = "12 + 35 = 47."
     template = upstream.endpoint.template or known.template
-    path, body = verify.request(_REQUEST["messages"], "", "12 + 35 = 47.", mode=known.mode, template=template)
+    path, body = verify.request(kind, verify.Drafted(_REQUEST, "", step), known.mode, template)
     try:
-        verify.mark(await upstream.ask(path, body, headers, deadline))
+        verify.mark(kind, await upstream.ask(path, body, headers, deadline), step)
     except NoJudgement:
+        return False
+    except UpstreamError as error:
+        if error.status not in (400, 422):  # it refuses a field that it does not know
+            raise
         return False
     return True
 

@@ -123,13 +123,12 @@ class Stepwise:
         wanted = strategy.needs_marks or strategy.asks is not None
         if wanted and self._marks is None and large.capability.checked:
             limit = asyncio.get_running_loop().time() + _PROBE
+            kind = strategy.asks or "digit"
             try:
-                self._marks = strategy.asks in (None, "digit") and await probe.marks(
-                    large.upstream, headers, large.capability, limit
-                )
+                self._marks = await probe.marks(large.upstream, kind, headers, large.capability, limit)
             except (UpstreamError, DeadlineError):
                 self.metrics.upstream_errors[large.name, "probe_marks"] += 1
-            self._setup = replace(self._setup, marks=self._marks is True)
+            self._setup = replace(self._setup, marks=kind if self._marks else None)
             if self._marks is False and not strategy.needs_marks:
                 log.info("stepwise_never_asks", extra={"model": large.name, "marks": strategy.asks})
         self._remember()

@@ -73,7 +73,7 @@ class Session:
         self._transcript = Transcript(setup.metrics, apart=apart)
         self._aside = Aside(setup, call, self._books, self._transcript)
         key = zlib.crc32(repr(request["messages"]).encode("utf-8", "surrogatepass"))
-        self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify, setup.marks))
+        self._run: Run = setup.strategy.begin(AnswerContext(key, self._aside.verify, setup.marks is not None))
         self._course = Course(self._run.turn(self._state), setup.max_redos)
         self._loops = Loops()
         self._dead: dict[str, UpstreamError] = {}

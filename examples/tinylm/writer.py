@@ -20,6 +20,7 @@ from examples.tinylm.tokenizer import END, PAD, RECENT, render
 from stepwise.policy import Marks
 from stepwise.steps import Splitter, StepLimits
 from stepwise.train.tree import Question, Written
+from stepwise.verify import likelihood
 from upstream.tokens import TOP, Token
 
 _BATCH = 64
@@ -112,14 +113,16 @@ class _Model:
             valid = np.concatenate([valid[going], np.ones((len(going), 1), np.bool_)], axis=1)
         return [Written(tuple(tokens), end) for tokens, end in zip(out, ended, strict=True)]
 
-    def _score(self, asks: list[_Ask]) -> list[float]:
-        """The mean probability (geometric) that the model gives the last tokens of each prompt."""
+    def _score(self, asks: list[_Ask]) -> list[list[Piece]]:
+        """The last tokens of each prompt, as a client of the server would read them."""
         ids, positions, valid = _pad([ask.ids for ask in asks])
         logits, _ = self.engine.run(ids, positions, np.repeat(self.engine.empty, len(asks), axis=2), valid)
         scores = []
         for row, ask in enumerate(asks):
             logprobs = _log_softmax(logits[row, -ask.last - 1 : -1])
-            scores.append(float(np.exp(logprobs[np.arange(ask.last), ids[row, -ask.last :]].mean())))
+            text, last = Text(self.engine.tokenizer), ids[row, -ask.last :].tolist()
+            read = [Sampled(i, float(p), ()) for i, p in zip(last, logprobs[np.arange(ask.last), last], strict=True)]
+            scores.append([piece for sampled in read for piece in text.push(sampled)] + text.flush())
         return scores
 
 
@@ -141,14 +144,14 @@ class Writer:
         return written
 
     async def verify(self, question: Question, prefix: str, step: str) -> tuple[float, int]:
-        """The large model's mean probability of `step`, and the tokens it read for that."""
+        """How likely `step` is to the large model, and the tokens it read for that."""
         before = self._large.prompt(question, prefix)
         size = len(self._large.engine.tokenizer.encode(step))
         if not size:
             return 1.0, 0
         ids = [*before, *self._large.engine.tokenizer.encode(step)]
-        score: float = await self._large.score(_Ask(ids, prefix, False, size))
-        return score, size
+        pieces: list[Piece] = await self._large.score(_Ask(ids, prefix, False, size))
+        return likelihood(((p.text, p.sampled.logprob) for p in reversed(pieces)), step), size
 
     def close(self) -> None:
         self._small.engine.close()

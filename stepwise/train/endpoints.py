@@ -7,8 +7,8 @@ from typing import Self
 from stepwise import verify
 from stepwise.continuation import Continuation, Joint, began, build
 from stepwise.pair import PairModel
-from stepwise.policy import Marks
-from stepwise.probe import probe
+from stepwise.policy import MARKS, Marks
+from stepwise.probe import marks, probe
 from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written
@@ -49,6 +49,11 @@ class EndpointWriter:
             if found[0].capability.top_logprobs < TOP:
                 raise UpstreamError("garbage", f"{found[0].name} gives too few log probabilities; {TOP} are needed")
             self._models = found[0], found[1]
+            large = found[1]
+            for kind in MARKS:
+                if await marks(large.upstream, kind, {}, large.capability):
+                    self.marks = kind
+                    break
         except BaseException:
             await self.__aexit__()
             raise
@@ -71,15 +76,18 @@ class EndpointWriter:
 
         Raises NoJudgement when it gives none.
         """
-        model, asked = self.models[1], [{"role": "user", "content": question.text}]
-        path, body = verify.request(asked, prefix, step, mode=model.capability.mode, template=model.template)
+        large = self.models[1]
+        call = {"messages": [{"role": "user", "content": question.text}], "temperature": self._temperature}
+        drafted = verify.Drafted(call, prefix, step)
+        path, body = verify.request(self.marks, drafted, large.capability.mode, large.template)
         try:
-            answer = await model.upstream.ask(path, body)
+            answer = await large.upstream.ask(path, body)
         except UpstreamError as error:
             raise NoJudgement("verify_failed", str(error)) from error
         usage = answer.get("usage")
         read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-        return verify.mark(answer), read if isinstance(read, int) else estimate(str(body))
+        seen = read if isinstance(read, int) else estimate(str(body))
+        return verify.mark(self.marks, answer, step), seen
 
     @property
     def models(self) -> tuple[PairModel, PairModel]:
