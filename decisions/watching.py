@@ -218,7 +218,6 @@ class Judge:
         self.acted: list[tuple[str, str]] = []
         self.apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
         self._watched = watched
-        self._signals = watched.signals
         self._request = request.shed()
         self._asked = Facts(request)
         self._asked.shadow = True  # it was decided already: nothing of it is to be written to the store again
@@ -235,7 +234,8 @@ class Judge:
             known = readings.get(name)
             if known is not None:
                 self._asked.readings[name] = known
-        self._missing = [name for name in names if take(self._signals[name], self._signals, self._asked) is None]
+        signals = watched.signals
+        self._missing = [name for name in names if take(signals[name], signals, self._asked) is None]
         self.live = list(watched.clauses)
         self._settle_asked()
         self._changed = True
@@ -261,7 +261,7 @@ class Judge:
         if self.apart is not None and len(text) > LONG:
             return None
         facts = self._facts(text, float("inf"))
-        if self._missing or any(take(signal, self._signals, facts) is None for signal in self._needed.values()):
+        if self._missing or any(take(signal, self._watched.signals, facts) is None for signal in self._needed.values()):
             return None
         return self._judged(_found(self._seen, facts, lead), channel, text, final)
 
@@ -278,13 +278,13 @@ class Judge:
             self._asked.deadline = deadline
             await self._fetch(self._missing, self._asked)
             for name in self._missing:
-                take(self._signals[name], self._signals, self._asked)
+                take(self._watched.signals[name], self._watched.signals, self._asked)
             self._missing = []
             self._settle_asked()
         facts = self._facts(text, deadline)
         needed = list(self._needed)
         await self._fetch(needed, facts)
-        reads = partial(_read, needed, self._signals, self._seen, facts, lead)
+        reads = partial(_read, needed, self._watched.signals, self._seen, facts, lead)
         if apart is None or parts == 1:
             found = reads()
         else:
@@ -334,7 +334,7 @@ class Judge:
         return self._decided(None, unreadable=True)
 
     async def _fetch(self, names: Iterable[str], facts: Facts) -> None:
-        signals = self._signals
+        signals = self._watched.signals
         while missing := {below for name in names for below in unread(name, signals, facts)}:
             await fetch([signals[name] for name in missing], facts)
             for name in missing:
