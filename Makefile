@@ -18,6 +18,8 @@ TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
 # Processes that run tests side by side.
 WORKERS ?= 2
 RUN_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# What these say of files holds whichever Python reads them.
+SAME := $(addprefix --ignore=,tests/k8s tests/test_assertions.py tests/test_house.py tests/test_seams.py)
 FAST := not e2e and not slow and not volume and not native and not image and not network
 POLICY ?=
 ENVOY_PORT ?= 10000
@@ -42,7 +44,7 @@ test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
 
 test-volume: dev ## run the tests that only repeat others at volume
-	$(RUN_TESTS) -m volume $(shell grep -rl --include='test_*.py' mark.volume tests) $(PYTEST)
+	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
 	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)
@@ -53,7 +55,7 @@ test-image: dev ## build the image's files and start them as a locked-down pod w
 test-agents: dev ## run agents' own programs and further clients through Envoy (needs root, node, and npm, which fetches them once)
 	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
 
-test-pythons: ## `make test-fast` on every other Python from 3.11 on that this machine has, each in build/python3.X
+test-pythons: ## `make test-fast` without what only reads files, on every other Python from 3.11 on, each in build/python3.X
 	$(call on-pythons,test-fast)
 
 dev-pythons: # what `test-pythons` would install first
@@ -64,7 +66,7 @@ define on-pythons
 	for python in $$(.ci/pythons); do \
 		name=$$(basename $$python); [ $$name = $$own ] && continue; \
 		echo "=== $$name"; \
-		$(MAKE) --no-print-directory $(1) PYTHON=$$python VENV=build/$$name || exit; \
+		$(MAKE) --no-print-directory $(1) PYTHON=$$python VENV=build/$$name PYTEST='$(PYTEST) $(SAME)' || exit; \
 	done
 endef
 

@@ -1,7 +1,8 @@
 """What panels gain and cost on examples/tinylm's test problems, beside their simplest rivals.
 
 1. `python -m bench.panel calibrate --out sure.json`: how sure the small model is of its answers to the calibration
-   problems, and which of them are right; writes the curve that a cascade's `until.calibration` names.
+   problems, and which of them are right; writes the curve that a cascade's `until.calibration` names. With
+   `--verifier` it is the large model's, which reads the answers.
 2. `python -m bench.panel --calibration sure.json`: accuracy, tokens of the large model, money and time to the first
    text of each panel, with 95 % intervals by question, and in how many of 200 halves of the test problems the
    calibration's promise is kept.
@@ -30,6 +31,7 @@ from examples.tinylm import problems
 from examples.tinylm.server import serve
 from panel.certainty import MEASURES, Curve, Surety, calibrated
 from panel.spec import PanelSpec
+from panel.verifier import ASKED, messages, read
 from upstream.client import ModelClient
 from upstream.endpoint import Endpoint
 from upstream.tokens import TOP
@@ -89,9 +91,10 @@ def asked(problem: problems.Problem) -> dict[str, Any]:
     }
 
 
-async def drafts(end: Endpoint, made: Sequence[problems.Problem]) -> list[OpenDraft]:
-    """The small model's answers to these problems, with what every measure says of them."""
-    client = ModelClient(end)
+async def drafts(end: Endpoint, made: Sequence[problems.Problem], verifier: Endpoint | None = None) -> list[OpenDraft]:
+    """The small model's answers to these problems, with what every measure says of them, by its own probabilities or by
+    those of a verifier."""
+    client, reader = ModelClient(end), None if verifier is None else ModelClient(verifier)
     gate = asyncio.Semaphore(CONCURRENT)
 
     async def one(problem: problems.Problem) -> OpenDraft:
@@ -105,6 +108,9 @@ async def drafts(end: Endpoint, made: Sequence[problems.Problem]) -> list[OpenDr
                     text += token.text
                 finish = piece.finish or finish
             stream.close()
+            if reader is not None:
+                ask = {**ASKED, "messages": messages(body, text)}
+                surety = read(await reader.ask("/v1/chat/completions", ask), text) or Surety()
             whole = finish == "stop" and surety.tokens > 0
             return OpenDraft(
                 {name: measure.read(surety) if whole else 0.0 for name, measure in MEASURES.items()},
@@ -115,6 +121,8 @@ async def drafts(end: Endpoint, made: Sequence[problems.Problem]) -> list[OpenDr
         return await asyncio.gather(*(one(problem) for problem in made))
     finally:
         await client.close()
+        if reader is not None:
+            await reader.close()
 
 
 async def plain(end: Endpoint, made: Sequence[problems.Problem], large: bool) -> list[PanelRun]:
@@ -217,15 +225,17 @@ def paired(one: Sequence[PanelRun], other: Sequence[PanelRun]) -> str:
     return f"{100 * mean:+.1f} ({100 * (mean - spread):+.1f} to {100 * (mean + spread):+.1f}) points"
 
 
-async def calibrate(by: str, count: int) -> Curve:
+async def calibrate(by: str, count: int, verified: bool) -> Curve:
     """The curve of the measure `by`; how much each measure would release is printed."""
     made = [problems.make(problems.SPLITS["calibration"] + at) for at in range(count)]
     async with endpoints() as ends:
-        seen = await drafts(ends["small"], made)
+        verifier = ends["large"] if verified else None
+        seen = await drafts(ends["small"], made, verifier)
         curves = {}
         for name in MEASURES:
+            ranked = [(draft.measures[name], draft.right) for draft in seen]
             curve = curves[name] = calibrated(
-                name, ends["small"].model, [(draft.measures[name], draft.right) for draft in seen]
+                name, ends["small"].model, ranked, verifier=verifier.model if verifier is not None else ""
             )
             parts = []
             for sure in (0.9, 0.95, 0.98):
@@ -240,11 +250,13 @@ async def measured(options: argparse.Namespace) -> dict[str, list[PanelRun]]:
     """What every panel did, question by question; printed as a table."""
     made = [problems.make(problems.SPLITS["test"] + at) for at in range(options.count)]
     file: Path = options.calibration
-    by = Curve.read(file).by
+    curve = Curve.read(file)
+    by, verified = curve.by, bool(curve.verifier)
     blocks: dict[str, dict[str, Any]] = {
         f"cascade, sure {sure}": {
             "cascade": ["small", "large"],
             "until": {"sure": sure, "by": by, "calibration": file.name},
+            **({"verifier": "large"} if verified else {}),
         }
         for sure in options.sure
     }
@@ -262,7 +274,7 @@ async def measured(options: argparse.Namespace) -> dict[str, list[PanelRun]]:
     blocks = {name: block for name, block in blocks.items() if options.only in name}
     found: dict[str, list[PanelRun]] = {}
     async with endpoints() as ends:
-        seen = await drafts(ends["small"], made)
+        seen = await drafts(ends["small"], made, ends["large"] if verified else None)
         found["small alone"] = await plain(ends["small"], made, False)
         found["large alone"] = await plain(ends["large"], made, True)
         for name, block in blocks.items():
@@ -296,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=2000, help="problems (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, default=Path("examples/panels.sure.json"), metavar="FILE")
     parser.add_argument("--by", choices=tuple(MEASURES), default="product", help="the measure that is calibrated")
+    parser.add_argument("--verifier", action="store_true", help="calibrate by what the large model says of the answers")
     parser.add_argument("--only", default="", metavar="TEXT", help="panels whose name has this text")
     parser.add_argument("--sure", type=float, nargs="+", default=[0.9, 0.95, 0.97])
     parser.add_argument(
@@ -303,10 +316,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     if options.what == "calibrate":
-        curve = asyncio.run(calibrate(options.by, options.count))
-        pairs = [[round(a, 6), b] for a, b in zip(curve.thresholds, curve.right, strict=True)]
+        curve = asyncio.run(calibrate(options.by, options.count, options.verifier))
+        pairs = [[float(f"{a:.6g}"), b] for a, b in zip(curve.thresholds, curve.right, strict=True)]
         out: Path = options.out or options.calibration
-        out.write_text(json.dumps({"by": curve.by, "model": curve.model, "curve": pairs}) + "\n")
+        verifier = {"verifier": curve.verifier} if curve.verifier else {}
+        out.write_text(json.dumps({"by": curve.by, "model": curve.model, **verifier, "curve": pairs}) + "\n")
         print(f"{out}: the measure {curve.by}, from {options.count} problems")
     else:
         found = asyncio.run(measured(options))

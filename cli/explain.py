@@ -169,7 +169,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
         return
     if engine.clauses:
         yield ""
-        yield explain.tree(engine, trace, named=not engine.asks(request))
+        yield explain.tree(engine, trace, named=not engine.catalogue.asks(request))
     evaluated = trace.results
     asked = {name for c in engine.clauses if c.name in evaluated for name in names(c.when)}
     others = [name for name in trace.readings if name not in asked]

@@ -57,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text, end="")
     else:
+        taken = [file for file, content in ported.files.items() if not _free(args.output, file, content)]
+        if taken:
+            there = f"{args.output.parent / taken[0]}: this is there already, and no import to {args.output} wrote it"
+            print(f"pointsman import: {there}: move it away, or write into another folder", file=sys.stderr)
+            return 2
         args.output.write_text(text)
         for file, content in ported.files.items():
             (args.output.parent / file).write_text(content)
@@ -70,7 +75,22 @@ def run(args: argparse.Namespace) -> int:
     unwritten = ported.files if args.output is None else {}
     for file in unwritten:
         print(f"{name}: loss: {file}: the policy names this file: write both with -o POLICY", file=sys.stderr)
-    return 3 if ported.losses or problems or unwritten else 0
+    lost = bool(ported.losses or problems or unwritten)
+    if lost and args.output is not None:
+        also = "".join(f" and {args.output.parent / file}" for file in ported.files)
+        print(f"{name}: written to {args.output}{also}, with the above as comments at their places", file=sys.stderr)
+    return 3 if lost else 0
+
+
+def _free(policy: Path, file: str, content: str) -> bool:
+    """Whether `file` beside the policy may be written: nothing else is there, or what an earlier import has left."""
+    from cli.imports.ported import IMPORTED
+
+    path = policy.parent / file
+    if not path.exists() or (path.is_file() and path.read_text(errors="replace") == content):
+        return True
+    before = policy.read_text(errors="replace") if policy.is_file() else ""
+    return before.startswith(f"# {IMPORTED}") and file in before
 
 
 def imported(given: Given, name: str, port: Callable[[Given, Ported], None], folder: Path | None = None) -> Ported:

@@ -112,7 +112,7 @@ async def explained(engine: Engine, call: RecordedCall) -> dict[str, Any]:
     if isinstance(request, Unread):
         return {**found, "outcome": request.said}
     tokens = expected_tokens(Facts(request))
-    found["tree"] = explain.walk(engine, trace, named=not engine.asks(request))
+    found["tree"] = explain.walk(engine, trace, named=not engine.catalogue.asks(request))
     found["costs"] = [
         {"model": model.key, "tokens": sum(tokens), "money": model.cost(*tokens) if model.priced else None}
         for model in engine.models.values()

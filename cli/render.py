@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ SUMMARY = "write a gateway's configuration for a policy"
 
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("render", help=SUMMARY, description=SUMMARY)
+    parser.set_defaults(default=parser.get_default)
     parser.add_argument("policy", type=Path, metavar="POLICY")
     parser.add_argument(
         "--for", dest="target", required=True, choices=("envoy", "envoy-gateway", "istio"), help="the gateway"
@@ -71,6 +73,18 @@ def add(subparsers: Any) -> None:
         metavar="ORIGIN[,ORIGIN…]",
         help="let web pages of these origins call from a browser (CORS), `*` for all (default: none; repeatable)",
     )
+    _add_router_tls(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="yaml",
+        metavar="yaml|json|DIR",
+        help="print YAML or JSON, or write files with a README of their order into a folder (default: yaml)",
+    )
+
+
+def _add_router_tls(parser: argparse.ArgumentParser) -> None:
+    """TLS between Envoy and the router."""
     parser.add_argument(
         "--router-ca", metavar="FILE", help="TLS to the router: the authority that signed its certificate"
     )
@@ -80,13 +94,6 @@ def add(subparsers: Any) -> None:
         "--router-sds",
         metavar="DIR",
         help="mTLS to the router: Envoy's secrets, router-ca.yaml and router-cert.yaml, so that it follows renewals",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        default="yaml",
-        metavar="yaml|json|DIR",
-        help="print YAML or JSON, or write files with a README of their order into a folder (default: yaml)",
     )
 
 
@@ -249,7 +256,19 @@ def _folder(args: argparse.Namespace, notes: list[str]) -> RenderedFolder:
     path = Path(args.output)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
         raise RenderError(f"-o {path}: that is a file; name a folder, or write `pointsman render … > {path.name}`")
-    return RenderedFolder(path, args.policy, args.target, notes)
+    return RenderedFolder(path, args.policy, f"--for {args.target}{_options(args)}", notes)
+
+
+def _options(args: argparse.Namespace) -> str:
+    """The options beside --for and -o that were given, as on the command line, with a space before each."""
+    given = ""
+    for name, value in vars(args).items():
+        if name in ("command", "default", "policy", "target", "output") or value == args.default(name):
+            continue
+        option = f" --{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            given += option if one is True else f"{option} {shlex.quote(one)}"
+    return given
 
 
 def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -260,7 +279,8 @@ def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
         several = {"apiVersion": "v1", "kind": "List", "items": rendered}
         print(json.dumps(rendered[0] if len(rendered) == 1 else several, indent=2))
         return
-    print(f"# For {args.policy.name}; written by: pointsman render {args.policy.name} --for {args.target}")
+    name = args.policy.name
+    print(f"# For {name}; written by: pointsman render {name} --for {args.target}{_options(args)}")
     print(yaml.safe_dump_all(rendered, sort_keys=False, width=120), end="")
 
 

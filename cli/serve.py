@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from decisions.engine import Engine
+    from extproc.transport.tls import TlsFiles
 
 SUMMARY = "run the ext_proc service"
 
@@ -19,6 +20,45 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("serve", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy file; watched, and reloaded on SIGHUP")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="host:port or unix:PATH")
+    _add_admin(parser)
+    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
+    parser.add_argument(
+        "--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: grpcio with TLS, else http2"
+    )
+    _add_tls(parser)
+    parser.add_argument(
+        "--drain-wait",
+        type=_seconds,
+        default=3.0,
+        metavar="S",
+        help="go on serving for S seconds after SIGTERM, as NOT_SERVING",
+    )
+    parser.add_argument(
+        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait at most S seconds for open streams"
+    )
+    parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
+    parser.add_argument(
+        "--models-through",
+        metavar="URL",
+        help="Envoy's internal listener, through which stepwise and panel answers call models",
+    )
+    parser.add_argument(
+        "--writers-listen",
+        "--stepwise-listen",
+        metavar="ADDR",
+        help="stepwise and panel answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
+    )
+    _add_candidate(parser)
+    _add_decision_log(parser)
+    parser.add_argument("--traces", action="store_true", help="OpenTelemetry spans, as the OTEL_* variables say")
+    parser.add_argument(
+        "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _add_admin(parser: argparse.ArgumentParser) -> None:
+    """The admin port, and what the console on it may do."""
     parser.add_argument(
         "--admin",
         metavar="ADDR",
@@ -51,10 +91,10 @@ def add(subparsers: Any) -> None:
         action="store_true",
         help="show what users said with the newest decisions, personal data masked",
     )
-    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
-    parser.add_argument(
-        "--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: grpcio with TLS, else http2"
-    )
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    """TLS on the ext_proc port."""
     parser.add_argument("--tls-cert", metavar="FILE", help="PEM certificate chain of the ext_proc port")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key")
     parser.add_argument(
@@ -67,28 +107,10 @@ def add(subparsers: Any) -> None:
         metavar="NAME",
         help="let in only clients whose certificate carries this DNS name or URI (repeatable)",
     )
-    parser.add_argument(
-        "--drain-wait",
-        type=_seconds,
-        default=3.0,
-        metavar="S",
-        help="go on serving for S seconds after SIGTERM, as NOT_SERVING",
-    )
-    parser.add_argument(
-        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait at most S seconds for open streams"
-    )
-    parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
-    parser.add_argument(
-        "--models-through",
-        metavar="URL",
-        help="Envoy's internal listener, through which stepwise and panel answers call models",
-    )
-    parser.add_argument(
-        "--writers-listen",
-        "--stepwise-listen",
-        metavar="ADDR",
-        help="stepwise and panel answers over HTTP, for proxies that cannot take them from the exchange (default: off)",
-    )
+
+
+def _add_candidate(parser: argparse.ArgumentParser) -> None:
+    """A second policy beside the one in force."""
     parser.add_argument(
         "--candidate",
         type=Path,
@@ -102,6 +124,10 @@ def add(subparsers: Any) -> None:
         metavar="PERCENT",
         help="share of the sessions that the candidate decides with effect",
     )
+
+
+def _add_decision_log(parser: argparse.ArgumentParser) -> None:
+    """What is written down of decisions."""
     parser.add_argument("--decision-log", metavar="FILE", help="one JSON line per decision, to a file or - for stdout")
     parser.add_argument(
         "--decision-log-sample",
@@ -123,11 +149,6 @@ def add(subparsers: Any) -> None:
         metavar="MIB",
         help="memory for lines that wait to be written, in each worker (default: 64)",
     )
-    parser.add_argument("--traces", action="store_true", help="OpenTelemetry spans, as the OTEL_* variables say")
-    parser.add_argument(
-        "--log-format", choices=("json", "console"), default=None, help="default: console on a terminal"
-    )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,22 +157,12 @@ def run(args: argparse.Namespace) -> int:
     from extproc.admin import Allowed
     from extproc.decisionlog import LogOptions
     from extproc.server import Options
-    from extproc.transport.tls import TlsFiles
 
     log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
-    tls = None
-    if args.tls_client_san and not args.tls_client_ca:
-        print("pointsman serve: --tls-client-san needs --tls-client-ca: who signs those certificates", file=sys.stderr)
-        return 2
-    if args.tls_cert or args.tls_key or args.tls_client_ca:
-        if not (args.tls_cert and args.tls_key):
-            print("pointsman serve: TLS needs both --tls-cert and --tls-key", file=sys.stderr)
-            return 2
-        tls = TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca, tuple(args.tls_client_san))
-    if args.canary and args.candidate is None:
-        print("pointsman serve: --canary needs a --candidate to send its share to", file=sys.stderr)
-        return 2
     try:
+        tls = _tls(args)
+        if args.canary and args.candidate is None:
+            raise ValueError("--canary needs a --candidate to send its share to")
         decision_log = None
         if args.decision_log is not None:
             content, headers = args.decision_log_content, tuple(args.decision_log_header)
@@ -195,6 +206,19 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"pointsman serve: {error}", file=sys.stderr)
         return 2
+
+
+def _tls(args: argparse.Namespace) -> TlsFiles | None:
+    """Raises ValueError for files that do not go together."""
+    from extproc.transport.tls import TlsFiles
+
+    if args.tls_client_san and not args.tls_client_ca:
+        raise ValueError("--tls-client-san needs --tls-client-ca: who signs those certificates")
+    if not (args.tls_cert or args.tls_key or args.tls_client_ca):
+        return None
+    if not (args.tls_cert and args.tls_key):
+        raise ValueError("TLS needs both --tls-cert and --tls-key")
+    return TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca, tuple(args.tls_client_san))
 
 
 def _gate(engine: Engine, cases: Path) -> None:

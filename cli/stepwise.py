@@ -34,45 +34,65 @@ def add(subparsers: Any) -> None:
             )
         return made
 
-    collect = command("collect", "write the trees of a set of questions (goes on where it stopped)", models=True)
-    collect.add_argument("--set", choices=("policy", "calibration", "test"), required=True)
-    collect.add_argument("--questions", type=Path, help="JSONL with question and answer (needed the first time)")
-    collect.add_argument("--count", type=int, help="take only this many questions, the first ones")
-    collect.add_argument("--small", default="tinylm-small", help="name under which the small model is served")
-    collect.add_argument("--large", default="tinylm-large", help="name under which the large model is served")
-    collect.add_argument("--price-small", type=float, default=1.0, help="price of one token, in any unit")
-    collect.add_argument("--price-large", type=float, default=10.0)
-    collect.add_argument(
+    _add_collect(command("collect", "write the trees of a set of questions (goes on where it stopped)", models=True))
+    _add_train(command("train", "train networks on the policy set"))
+    _add_calibrate(command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True))
+    _add_evaluate(command("evaluate", "compare all strategies on the test set: a table and a plot", models=True))
+    _add_export(command("export", "write the policy file"))
+
+    text = "show what a policy file says of itself"
+    inspect = commands.add_parser("inspect", help=text, description=text)
+    inspect.add_argument("file", type=Path)
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    """What the trees are written from, and how large they get."""
+    parser.add_argument("--set", choices=("policy", "calibration", "test"), required=True)
+    parser.add_argument("--questions", type=Path, help="JSONL with question and answer (needed the first time)")
+    parser.add_argument("--count", type=int, help="take only this many questions, the first ones")
+    parser.add_argument("--small", default="tinylm-small", help="name under which the small model is served")
+    parser.add_argument("--large", default="tinylm-large", help="name under which the large model is served")
+    parser.add_argument("--price-small", type=float, default=1.0, help="price of one token, in any unit")
+    parser.add_argument("--price-large", type=float, default=10.0)
+    parser.add_argument(
         "--price-read", type=float, help="price of one token that the large model reads for a mark (--price-large)"
     )
-    collect.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
-    collect.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
-    collect.add_argument("--ends", choices=ENDS, help="what ends a step (auto)")
-    collect.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
-    collect.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
-    collect.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
-    collect.add_argument("--marks", action="store_true", help="have the large model mark every draft, for asking")
-    collect.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
+    parser.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
+    parser.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
+    parser.add_argument("--ends", choices=ENDS, help="what ends a step (auto)")
+    parser.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
+    parser.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
+    parser.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
+    parser.add_argument("--marks", action="store_true", help="have the large model mark every draft, for asking")
+    parser.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
 
-    train = command("train", "train networks on the policy set")
-    train.add_argument("--algorithm", choices=(*ALGORITHMS, "all"), default="all")
-    train.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
-    train.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
-    train.add_argument("--updates", type=int, default=800, help="updates of V-trace; PPO does a quarter as many rounds")
-    train.add_argument("--seed", type=int, default=0)
 
-    calibrate = command("calibrate", "pick thresholds that keep a promise, on the calibration set", models=True)
-    calibrate.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
-    calibrate.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
-    calibrate.add_argument(
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    """How networks are trained."""
+    parser.add_argument("--algorithm", choices=(*ALGORITHMS, "all"), default="all")
+    parser.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
+    parser.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
+    parser.add_argument(
+        "--updates", type=int, default=800, help="updates of V-trace; PPO does a quarter as many rounds"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    """What is promised."""
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
+    parser.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
+    parser.add_argument(
         "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
     )
-    calibrate.add_argument("--cost", type=float, nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets")
+    parser.add_argument("--cost", type=float, nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets")
 
-    evaluate = command("evaluate", "compare all strategies on the test set: a table and a plot", models=True)
-    evaluate.add_argument("--algorithm", choices=ALGORITHMS, nargs="*", help="default: all trained")
-    evaluate.add_argument("--max-redos", type=int, default=8)
-    evaluate.add_argument(
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """What is compared."""
+    parser.add_argument("--algorithm", choices=ALGORITHMS, nargs="*", help="default: all trained")
+    parser.add_argument("--max-redos", type=int, default=8)
+    parser.add_argument(
         "--latency",
         type=int,
         default=20,
@@ -80,14 +100,12 @@ def add(subparsers: Any) -> None:
         help="measure the time of this many answers, where the models have addresses (0: none)",
     )
 
-    export = command("export", "write the policy file")
-    export.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
-    export.add_argument("--out", type=Path, required=True)
-    export.add_argument("--card", type=Path, help="also write a page about the policy, with the report")
 
-    text = "show what a policy file says of itself"
-    inspect = commands.add_parser("inspect", help=text, description=text)
-    inspect.add_argument("file", type=Path)
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    """What is written."""
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--card", type=Path, help="also write a page about the policy, with the report")
 
 
 def run(args: argparse.Namespace) -> int:

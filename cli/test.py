@@ -305,4 +305,4 @@ def _drawn(engine: Engine, call: RecordedCall, trace: Trace) -> str:
         return f"refused before any rule: {refusal.text}"
     if isinstance(request, Unread):
         return request.said
-    return explain.tree(engine, trace, named=not engine.asks(request))
+    return explain.tree(engine, trace, named=not engine.catalogue.asks(request))

@@ -488,7 +488,7 @@ def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
 
     What becomes of them is not written down: the engine is asked.
     """
-    auto = engine.auto[0] if engine.auto else engine.default.name
+    auto = engine.catalogue.auto[0] if engine.catalogue.auto else engine.default.name
     seen: set[Any] = set()
     different: list[tuple[dict[str, Any], str]] = []
     alike: list[tuple[dict[str, Any], str]] = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from config.clauses import reference, sessions
 from config.load import Policy
 from config.problem import PolicyError, Problem
 from config.resources import Resources
-from decisions.engine import CacheSettings, Engine, Opening, Settings
+from decisions.catalogue import Catalogue
+from decisions.engine import CacheSettings, Engine, Opening, Ruleset, Settings
 from decisions.named import RuleSignal
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
@@ -16,6 +18,7 @@ from signals.neural.service import Limits
 from signals.registry import BY_NAME
 from signals.services import USUAL_STANDING, Services
 from signals.signal import Shared, Signal
+from signals.state.store import Store
 
 _METER: Final = {"auto": None, "on": True, "off": False}
 
@@ -26,36 +29,9 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     Raises `PolicyError` when something that it needs cannot be had (a model file, a secret).
     """
     spec = policy.spec
-    settings = spec.settings
     resources = resources or Resources()
-    try:
-        store = resources.store(settings.store, policy.folder)
-        shelf = None
-        if settings.cache.where == "store":
-            shelf = resources.store(settings.store, policy.folder, answers=True)
-    except ValueError as error:
-        line, column = policy.places["settings", "store"]
-        raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
-    told = sessions(spec)
-    tenant = None if settings.tenant is None else settings.tenant.header.lower()
-    quality = policy.models[spec.default].quality
-    shared = Shared(
-        Services(
-            folder=policy.folder,
-            device=settings.device,
-            readers=settings.readers,
-            standing=USUAL_STANDING if quality is None else quality,
-            threads=settings.inference.threads,
-            max_input_tokens=settings.max_input_tokens,
-            limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
-            inference=resources.inference,
-            store=store,
-            loads=resources.loads,
-            sessions=told,
-            tenant=tenant,
-            standings=resources.standings,
-        )
-    )
+    store, shelf = _stores(policy, resources)
+    shared = Shared(_services(policy, resources, store))
     try:
         signals = _signals(policy, shared)
         selectors = _selectors(policy, shared)
@@ -67,42 +43,84 @@ def build(policy: Policy, resources: Resources | None = None) -> Engine:
     except PolicyError:
         shared.close()
         raise
+    _check_meter(policy, shared, selectors)
+    return Engine(
+        policy.digest,
+        Catalogue(policy.models, spec.default, spec.auto, spec.unknown_models == "pass"),
+        Ruleset(policy.clauses, signals, selectors, policy.watching, spec.strategy == "best"),
+        _settings(policy, shelf),
+        shared,
+    )
+
+
+def _stores(policy: Policy, resources: Resources) -> tuple[Store, Store | None]:
+    """What replicas share, and where answers are kept if not in memory. Raises `PolicyError`."""
+    settings = policy.spec.settings
+    try:
+        store = resources.store(settings.store, policy.folder)
+        if settings.cache.where != "store":
+            return store, None
+        return store, resources.store(settings.store, policy.folder, answers=True)
+    except ValueError as error:
+        line, column = policy.places["settings", "store"]
+        raise PolicyError([Problem(policy.file, line, column, "P108", "error", f"store: {error}")]) from None
+
+
+def _services(policy: Policy, resources: Resources, store: Store) -> Services:
+    settings = policy.spec.settings
+    quality = policy.models[policy.spec.default].quality
+    return Services(
+        folder=policy.folder,
+        device=settings.device,
+        readers=settings.readers,
+        standing=USUAL_STANDING if quality is None else quality,
+        threads=settings.inference.threads,
+        max_input_tokens=settings.max_input_tokens,
+        limits=Limits(settings.inference.queue, settings.inference.batch, settings.inference.hang),
+        inference=resources.inference,
+        store=store,
+        loads=resources.loads,
+        sessions=sessions(policy.spec),
+        tenant=_tenant(policy),
+        standings=resources.standings,
+    )
+
+
+def _tenant(policy: Policy) -> str | None:
+    """The header that says who asks, in lower case."""
+    tenant = policy.spec.settings.tenant
+    return None if tenant is None else tenant.header.lower()
+
+
+def _settings(policy: Policy, shelf: Store | None) -> Settings:
+    settings = policy.spec.settings
+    return Settings(
+        settings.deadline,
+        settings.max_body,
+        settings.response_headers,
+        settings.fail_open,
+        settings.unread == "pass",
+        settings.max_values,
+        settings.max_open_bodies,
+        settings.body_timeout,
+        tuple(Opening(path.match, path.to or policy.spec.default) for path in policy.spec.paths),
+        _METER[settings.meter],
+        reference(policy.spec, policy.models),
+        _tenant(policy),
+        CacheSettings(settings.cache.memory, settings.cache.answer, shelf),
+    )
+
+
+def _check_meter(policy: Policy, shared: Shared, selectors: Mapping[str, Selector]) -> None:
+    """Raises `PolicyError`, and closes `shared`, where the policy counts what answers take and says not to."""
     counts = "a budget" if shared.metered else "a cache" if any(clause.cache for clause in policy.clauses) else None
     if counts is None and any(selector.watches_answers for selector in selectors.values()):
         counts = "a choice of models"
-    if settings.meter == "off" and counts is not None:
+    if policy.spec.settings.meter == "off" and counts is not None:
         shared.close()
         line, column = policy.places["settings", "meter"]
         message = f"settings.meter: off, and yet {counts} looks at what answers take; leave one of them out"
         raise PolicyError([Problem(policy.file, line, column, "P104", "error", message)])
-    return Engine(
-        policy=policy.digest,
-        models=policy.models,
-        default=spec.default,
-        signals=signals,
-        clauses=policy.clauses,
-        selectors=selectors,
-        auto=spec.auto,
-        pass_unknown=spec.unknown_models == "pass",
-        best=spec.strategy == "best",
-        settings=Settings(
-            settings.deadline,
-            settings.max_body,
-            settings.response_headers,
-            settings.fail_open,
-            settings.unread == "pass",
-            settings.max_values,
-            settings.max_open_bodies,
-            settings.body_timeout,
-            tuple(Opening(path.match, path.to or spec.default) for path in spec.paths),
-            _METER[settings.meter],
-            reference(spec, policy.models),
-            tenant,
-            CacheSettings(settings.cache.memory, settings.cache.answer, shelf),
-        ),
-        shared=shared,
-        watching=policy.watching,
-    )
 
 
 def unservable(policy: Policy) -> list[Problem]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from graphlib import TopologicalSorter
-from typing import Literal
+from typing import Literal, get_args
 
 from config.schema import DecisionSpec, ModelSpec, PickSpec, PolicySpec, StickySpec
 from decisions.arm import arm
 from decisions.decision import Cache, Changes
 from decisions.engine import Clause
-from decisions.model import FALLBACKS, Credential, Model
+from decisions.model import FALLBACKS, Capability, Credential, Model
 from decisions.rule import Rule
 from decisions.selectors.selector import Pick
 from decisions.watching import Does, Watching
@@ -48,7 +48,19 @@ def models(spec: PolicySpec) -> dict[str, Model]:
             entry.per_try_timeout,
             entry.health_check,
         )
-    return {key: made[key] for key in spec.models}
+    found = {key: made[key] for key in spec.models}
+    for key, model in found.items() if spec.settings.fallback == "price" else ():
+        if not spec.models[key].fallback:  # models come after each other in a circle, so no order of making them does
+            object.__setattr__(model, "fallback", _by_price(model, found.values()))
+    return found
+
+
+def _by_price(model: Model, models: Iterable[Model]) -> tuple[Model, ...]:
+    """The priced ones of the other `models` that can do all that `model` can, by the price of a token in and one out,
+    equal ones in their order; the first few."""
+    can = frozenset(get_args(Capability)) if model.capabilities is None else model.capabilities
+    able = [other for other in models if other is not model and other.priced and not other.lacks(can)]
+    return tuple(sorted(able, key=lambda other: other.input_price + other.output_price)[:FALLBACKS])
 
 
 def reference(spec: PolicySpec, models: Mapping[str, Model]) -> Model | None:

@@ -30,6 +30,8 @@ _SEARCHED: Final = frozenset(
 """Parameters of signals that hold what is looked for in a text: a template may be just that."""
 _PATTERN: Final = re.compile(r"\*|^\^|\$$|\(\?|\.\+|\?$|^/.*/$|\[\w-\w")
 _VERSION: Final = re.compile(r"v\d+[a-z0-9]*")
+_DEPLOYMENT: Final = re.compile(r"(?i)/openai/deployments/([^/]+)")
+"""The path of one of Azure's deployments, whose calls want an `api-version` besides."""
 _ENDPOINT: Final = re.compile(r"/(chat/completions|chat|completions|embeddings|messages|responses|models)$")
 _FILLED_IN: Final = ": write the value, or fill the file in before that; keys of models belong into the gateway"
 _THINKING: Final = ("reasoning_effort", "thinking", "thinking_budget")
@@ -57,6 +59,13 @@ def _every(data: Any, policy: Policy) -> Iterator[tuple[Path, Doubt]]:
     for key, model in spec.models.items():
         for doubt in _model(key, model):
             yield ("models", key), doubt
+        if spec.settings.fallback is None:
+            if model.per_try_timeout is not None and not model.fallback:
+                message = "no model takes this one's place, so nothing ends the wait for it: give it a `fallback`"
+                yield ("models", key), Doubt(("per_try_timeout",), "L332", message)
+        elif not _stated(model):
+            message = f"model {key!r} has no price, so it takes nobody's place (`settings.fallback`): give `price`, or "
+            yield ("models", key), Doubt((), "L326", message + "`price: {input: 0}` when it is free")
     spans = _spans(policy)
     for name, (kind, params) in policy.signals.items():
         path: Path = ("signals", name, kind)
@@ -106,9 +115,6 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
     for index, other in enumerate(model.fallback):
         if other in model.fallback[:index]:
             yield Doubt(("fallback", index), "L330", f"{other!r} stands there twice: remove one")
-    if model.per_try_timeout is not None and not model.fallback:
-        message = "no model takes this one's place, so nothing ends the wait for it: give it a `fallback`"
-        yield Doubt(("per_try_timeout",), "L332", message)
     if model.url is None or TEMPLATE.search(model.url):
         return
     parts = urlsplit(model.url)
@@ -119,6 +125,12 @@ def _model(key: str, model: ModelSpec) -> Iterator[Doubt]:
         return
     base = "/v1" if model.base_path is None else model.base_path.rstrip("/")
     start = before(parts.path, base)
+    if (found := _DEPLOYMENT.search(start)) is not None:
+        message = f"requests would go to {start}{base}/chat/completions, where Azure's deployments have no API: write"
+        name = "" if model.name == found[1] else f", `name: {found[1]}`"
+        mend = f"`url: {parts.scheme}://{parts.netloc}`, `base_path: /openai/v1`{name}"
+        yield Doubt(("url",), "L327", f"{message} {mend}")
+        return
     for where, end in (("url", _ENDPOINT.search(start)), ("base_path", _ENDPOINT.search(base))):
         if end is not None:
             message = f"requests would go to {start}{base}{end[0]}: leave {end[0]} out; the path of a call is added"

@@ -655,6 +655,11 @@ class SettingsSpec(Spec):
         description="What to do with a request whose path is that of no call that is understood: refuse it, or pass it "
         "on to the default model, unread.",
     )
+    fallback: Literal["price"] | None = Field(
+        None,
+        description="Which models take the place of one without a `fallback` of its own: with `price` the others that "
+        "can do all that it can, the cheapest first; left out, none.",
+    )
     max_values: int = Field(200_000, gt=0, description="JSON values in one request body; more are refused with 413.")
     max_open_bodies: Size = Field(
         256 * 2**20,

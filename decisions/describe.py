@@ -17,7 +17,7 @@ def as_object(engine: Engine) -> dict[str, Any]:
     return {
         "policy": engine.policy,
         "default": engine.default.key,
-        "auto": list(engine.auto),
+        "auto": list(engine.catalogue.auto),
         "metered": engine.metered,
         "reference": None if engine.settings.reference is None else engine.settings.reference.key,
         "models": [

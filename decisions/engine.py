@@ -11,11 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from decisions.arm import Arm, together
 from decisions.candidates import able
+from decisions.catalogue import Catalogue
 from decisions.decision import Cache, Changes, Choice, Decision, Trace, made
 from decisions.grading import Grading, graded
 from decisions.model import Model, UnknownModel
@@ -32,6 +33,7 @@ from signals.needs import NEEDS
 from signals.reading import Reading, Unavailable, unknown
 from signals.request import Request
 from signals.signal import Cost, Shared, Signal
+from signals.state.session import Sessions
 from signals.state.store import Store
 from signals.text.estimate import estimate
 from upstream.writer import WriterSpec
@@ -63,8 +65,6 @@ class CacheSettings(NamedTuple):
 
 
 KEEPING: Final = CacheSettings()
-LONG: Final = "[1m]"
-"""What Claude Code writes behind the name of a model that it takes for one of long context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,109 +222,147 @@ class _Compiled:
         return bool(self.slow) and not ready(self, facts)
 
 
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """What a policy decides by: its `clauses` in their order, the `signals` that their rules name, and the `selectors`
+    that make the choices of models, by the decision's name. `watching` are the decisions with `on: answer`. `best`
+    chooses the most confident match instead of the first."""
+
+    clauses: Sequence[Clause] = ()
+    signals: Mapping[str, Signal] = field(default_factory=dict)
+    selectors: Mapping[str, Selector] = field(default_factory=dict)
+    watching: Sequence[Watching] = ()
+    best: bool = False
+
+
+class _Order:
+    """The clauses in the order in which they are asked: `all` of them, and those that apply to a request that names its
+    model (`pinned`). `compared`: confidences are, anywhere. `always`: the clauses that a session stays on, by their
+    names, as they are while it does."""
+
+    __slots__ = ("all", "always", "compared", "pinned")
+
+    def __init__(self, rules: Ruleset, kept: Kept | None) -> None:
+        def ready_to_run(clause: Clause, place: tuple[int, bool] = (0, False)) -> _Compiled:
+            selector = rules.selectors[clause.name] if isinstance(clause.target, Pick) else None
+            return _Compiled(clause, selector, rules.signals, kept, place)
+
+        rank = ranks(rules.clauses, rules.best)
+        members = Counter(rank)
+        placed = [ready_to_run(clause, (at, members[at] > 1)) for clause, at in zip(rules.clauses, rank, strict=True)]
+        # With `best` guards go first, since nothing is compared with them.
+        self.all = tuple(sorted(placed, key=lambda compiled: compiled.rank))
+        self.pinned = tuple(c for c in self.all if c.clause.guard or c.clause.override)
+        self.compared = rules.best or len(members) < len(rank)
+        self.always = {
+            clause.name: ready_to_run(replace(clause, when=ALWAYS))
+            for clause in rules.clauses
+            if clause.keep is not None
+        }
+
+
+class _Unruled:
+    """The decisions that no clause makes. `default`: nothing matched. `instead`: nothing did, and the default model
+    lacks what the request needs. `named`: the request names its model."""
+
+    __slots__ = ("_failed", "_model", "default", "instead", "named")
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._model = catalogue.default
+        self.default = Decision(None, "default", self._model)
+        self.instead = {model: Decision(None, "default", model) for model in self._model.fallback}
+        self.named: dict[Model | None, Decision] = {
+            model: Decision(None, "route", model) for model in (*catalogue.models.values(), None)
+        }
+        self._failed: dict[str, Decision] = {}
+
+    def failed(self, reason: str) -> Decision:
+        """The default model, taken because of `reason`."""
+        decision = self._failed.get(reason)
+        if decision is None:
+            decision = self._failed[reason] = Decision(None, "default", self._model, fallback=reason)
+        return decision
+
+
 class Engine:
     """A policy ready to decide. Immutable, except for what its shared models count of themselves.
 
-    `policy` is the policy file's `sha256:` hash; `auto` the model names that ask for routing; `best` chooses the most
-    confident match instead of the first; `ranked` says that confidences are compared anywhere. `metered` says that
-    somebody wants to know what answers cost (a budget, see `record`, or the operator), so that Envoy must show them to
-    us. `selectors` make the choices of models, by the decision's name; those in `learning` are told what became of
-    them, and `grading` takes what users think of it. `sessions` says how sessions are told, `store` is what replicas
-    share; `chained` says that something is kept of a session, so that a chain of responses must be one. `ahead` are the
-    signals that take long where a text is long. `caches`: some decision keeps answers, and counts what that saves.
-    `watching` are the decisions with `on: answer`; `asked` are the signals that look at requests, which are all but
-    those that look at answers. `sees_answers`: Envoy has to show us answers at all, their headers at least.
+    `policy` is the policy file's `sha256:` hash, `catalogue` its models. `metered` says that somebody wants to know
+    what answers cost (a budget, see `record`, or the operator), so that Envoy must show them to us. `selectors` make
+    the choices of models, by the decision's name; those in `learning` are told what became of them, and `grading` takes
+    what users think of it. `chained` says that something is kept of a session, so that a chain of responses must be
+    one. `ahead` are the signals that take long where a text is long. `caches`: some decision keeps answers, and counts
+    what that saves. `watched` are the decisions with `on: answer`; `asked` are the signals that look at requests, which
+    are all but those that look at answers. `kept` says on which decision a session is. `ranked`: confidences are
+    compared anywhere. `sees_answers`: Envoy has to show us answers at all, their headers at least.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
-        *,
         policy: str,
-        models: Mapping[str, Model],
-        default: str,
-        signals: Mapping[str, Signal],
-        clauses: Sequence[Clause],
-        selectors: Mapping[str, Selector] | None = None,
-        auto: Sequence[str] = ("auto", "pointsman"),
-        pass_unknown: bool = False,
-        best: bool = False,
+        catalogue: Catalogue,
+        rules: Ruleset,
         settings: Settings | None = None,
         shared: Shared | None = None,
-        watching: Sequence[Watching] = (),
     ) -> None:
         self.policy = policy
-        self.models = dict(models)
-        self.default = self.models[default]
-        self.signals = dict(signals)
-        self.clauses = tuple(clauses)
-        self.selectors = dict(selectors or {})
-        self.auto = tuple(auto)
-        self.pass_unknown = pass_unknown
-        self.best = best
+        self.catalogue = catalogue
+        self.clauses = tuple(rules.clauses)
+        self.signals = dict(rules.signals)
+        self.selectors = dict(rules.selectors)
         self.settings = settings or Settings()
         self.shared = shared or Shared()
-        meter = self.settings.meter
-        self.caches = any(clause.cache is not None for clause in self.clauses)
-        watching_answers = any(selector.watches_answers for selector in self.selectors.values())
-        self.metered = (self.shared.metered or self.caches or watching_answers) if meter is None else meter
-        self.learning = {name: selector for name, selector in self.selectors.items() if selector.learns}
-        self.store: Store = self.shared.services.store
         answers = answering(self.signals)
         self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
         bundle(self.asked)
-        self.watched = Watched(watching, self.signals) if watching else None
+        self.ahead = self._long()
+        self.watched = Watched(rules.watching, self.signals) if rules.watching else None
+        self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
+        self._order = _Order(rules, self.kept)
+        self.ranked = self._order.compared
+        self._unruled = _Unruled(catalogue)
+        self.learning = {name: selector for name, selector in self.selectors.items() if selector.learns}
+        grades = graded(self.selectors.items())
+        kinds = {name: signal.kind for name, signal in self.signals.items()}
+        self.grading = Grading(grades, self.store, self.sessions, self.settings.tenant, kinds) if grades else None
+        self.caches = any(clause.cache is not None for clause in self.clauses)
+        watching_answers = any(selector.watches_answers for selector in self.selectors.values())
+        meter = self.settings.meter
+        self.metered = (self.shared.metered or self.caches or watching_answers) if meter is None else meter
+        by_session = any(selector.by_session for selector in self.selectors.values())
+        self.chained = self.kept is not None or by_session or self.shared.metered
+        learns = bool(self.learning) or any(signal.timed for signal in self.signals.values())
+        self.sees_answers = self.settings.response_headers or self.chained or self.watches != "none" or learns
+
+    def _long(self) -> tuple[Signal, ...]:
+        """The signals that take long where a text is long: guards' first, quick ones before slow ones, since what is
+        late is Unknown."""
         long = [
             signal
             for signal in self.asked.values()
             if signal.reads or not (signal.cost == Cost.INSTANT or signal.slow or signal.inputs)
         ]
         guarded = {leaf.signal for clause in self.clauses if clause.guard for leaf in leaves(clause.when)}
-        # Guards' first, quick ones before slow ones: what is late is Unknown.
-        self.ahead = tuple(sorted(long, key=lambda signal: (signal.name not in guarded, signal.cost)))
-        self.sessions = self.shared.services.sessions
-        self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
-        by_session = any(selector.by_session for selector in self.selectors.values())
-        self.chained = self.kept is not None or by_session or self.shared.metered
-        learns = bool(self.learning) or any(signal.timed for signal in self.signals.values())
-        self.sees_answers = self.settings.response_headers or self.chained or self.watches != "none" or learns
-        grades = graded(self.selectors.items())
-        kinds = {name: signal.kind for name, signal in self.signals.items()}
-        self.grading = Grading(grades, self.store, self.sessions, self.settings.tenant, kinds) if grades else None
-        rank = ranks(self.clauses, best)
-        members = Counter(rank)
-        # With `best` guards go first, since nothing is compared with them.
-        self._all = tuple(
-            sorted(
-                (self._compiled(clause, (at, members[at] > 1)) for clause, at in zip(self.clauses, rank, strict=True)),
-                key=lambda compiled: compiled.rank,
-            )
-        )
-        self.ranked = best or len(members) < len(rank)
-        self._pinned = tuple(c for c in self._all if c.clause.guard or c.clause.override)
-        self._auto = frozenset(name.casefold() for name in self.auto)
-        self._by_name = {model.name: model for model in self.models.values()} | self.models
-        aliases = [(alias, model) for model in self.models.values() for alias in model.aliases]
-        self._by_name |= {alias: model for alias, model in aliases if not alias.endswith("*")}
-        # The longest beginning that fits is the one meant.
-        self._by_beginning = sorted(
-            ((alias[:-1], model) for alias, model in aliases if alias.endswith("*")), key=lambda pair: -len(pair[0])
-        )
-        self._able = all(model.capabilities is None for model in self.models.values())
-        self._always = {
-            clause.name: self._compiled(replace(clause, when=ALWAYS))
-            for clause in self.clauses
-            if clause.keep is not None
-        }
-        self._fallbacks: dict[str | None, Decision] = {None: Decision(None, "default", self.default)}
-        # Where nothing matched and the default lacks what the request needs.
-        self._instead = {model: Decision(None, "default", model) for model in self.default.fallback}
-        self._named: dict[Model | None, Decision] = {
-            model: Decision(None, "route", model) for model in (*self.models.values(), None)
-        }
+        return tuple(sorted(long, key=lambda signal: (signal.name not in guarded, signal.cost)))
 
-    def _compiled(self, clause: Clause, place: tuple[int, bool] = (0, False)) -> _Compiled:
-        selector = self.selectors[clause.name] if isinstance(clause.target, Pick) else None
-        return _Compiled(clause, selector, self.signals, self.kept, place)
+    @property
+    def models(self) -> dict[str, Model]:
+        """The policy's models by their keys."""
+        return self.catalogue.models
+
+    @property
+    def default(self) -> Model:
+        return self.catalogue.default
+
+    @property
+    def sessions(self) -> Sessions:
+        """How sessions are told."""
+        return self.shared.services.sessions
+
+    @property
+    def store(self) -> Store:
+        """What replicas share."""
+        return self.shared.services.store
 
     @property
     def watches(self) -> Literal["none", "usage", "text"]:
@@ -378,12 +416,9 @@ class Engine:
         evaluation.facts.stub(readings)
         return evaluation
 
-    def fallback(self, reason: str | None) -> Decision:
-        """The default model, taken because of `reason` (None: nothing matched)."""
-        decision = self._fallbacks.get(reason)
-        if decision is None:
-            decision = self._fallbacks[reason] = Decision(None, "default", self.default, fallback=reason)
-        return decision
+    def fallback(self, reason: str) -> Decision:
+        """The default model, taken because of `reason`."""
+        return self._unruled.failed(reason)
 
     def failed(self, reason: str) -> Trace:
         """The trace of a request that could not be evaluated at all.
@@ -391,7 +426,7 @@ class Engine:
         The first guard that refuses what it cannot rule out (`on_unknown: match`) refuses it; without one the default
         model takes it.
         """
-        closing = (c for c in self._all if c.clause.guard and c.clause.on_unknown == "match" and not c.observe)
+        closing = (c for c in self._order.all if c.clause.guard and c.clause.on_unknown == "match" and not c.observe)
         closed = next(closing, None)
         decision = self.fallback(reason) if closed is None else replace(closed.decision, fallback=reason)
         return Trace(decision, self.policy, {}, {}, 0.0)
@@ -436,43 +471,19 @@ class Engine:
         """Release what the engine's signals share (threads, sessions). In-flight evaluations see Unknown."""
         self.shared.close()
 
-    def asks(self, request: Request) -> bool:
-        """Whether `request` asks for routing, as opposed to naming the model it wants."""
-        named = request.model
-        if named is None or named in self._auto:
-            return True
-        if named in self._by_name:
-            return False
-        return named.strip().casefold().removesuffix(LONG) in self._auto  # clients write `Auto` and `AUTO`
-
-    def find(self, name: str) -> Model | None:
-        """The model that clients call `name`: by its key, its served name, an alias; with or without the mark by which
-        Claude Code knows a model of long context."""
-        model = self._by_name.get(name)
-        if model is None:
-            name = name.removesuffix(LONG)
-            model = self._by_name.get(name)
-        if model is None:
-            model = next((model for beginning, model in self._by_beginning if name.startswith(beginning)), None)
-        return model
-
-    def named(self, request: Request) -> Model | None:
-        """The model of the policy that `request` names; None where it names none of them."""
-        return None if request.model is None or self.asks(request) else self.find(request.model)
-
     def _entry(self, request: Request) -> tuple[tuple[_Compiled, ...], Decision]:
-        """The clauses that apply to `request` and the decision when none of them matches."""
-        named = request.model
-        if named is None or self.asks(request):
-            return self._all, self.fallback(None)
-        model = self.find(named)
-        if model is None and not self.pass_unknown:
+        """The clauses that apply to `request` and the decision when none of them matches. Raises `UnknownModel`."""
+        named, catalogue = request.model, self.catalogue
+        if named is None or catalogue.asks(request):
+            return self._order.all, self._unruled.default
+        model = catalogue.find(named)
+        if model is None and not catalogue.pass_unknown:
             raise UnknownModel(named)
-        return self._pinned, self._named[model]
+        return self._order.pinned, self._unruled.named[model]
 
     def _lacking(self, decision: Decision, facts: Facts, candidates: Sequence[Model]) -> dict[str, tuple[str, ...]]:
         """Those of `candidates`, or the decision's model, that lack what the request needs; and what that is."""
-        if self._able or decision.model is None:
+        if self.catalogue.able or decision.model is None:
             return {}
         needs = facts.get(NEEDS)
         lacking = {model.plain.key: tuple(sorted(model.lacks(needs))) for model in candidates or (decision.model,)}
@@ -576,11 +587,12 @@ class Evaluation:
         decision = self._ranked() if engine.ranked else self._first()
         if decision is None:
             return None
-        if engine._instead and decision is engine._fallbacks[None]:
-            self._candidates = (engine.default, *engine._instead)
-            decision = engine._instead.get(able(engine.default, facts), decision)
+        instead = engine._unruled.instead
+        if instead and decision is engine._unruled.default:
+            self._candidates = (engine.default, *instead)
+            decision = instead.get(able(engine.default, facts), decision)
         tokens = tokens_of(facts)
-        lacking = {} if engine._able else engine._lacking(decision, facts, self._candidates)
+        lacking = {} if engine.catalogue.able else engine._lacking(decision, facts, self._candidates)
         spent = (_clock() - self._started) / 1000
         kept = self._held and decision.action != "respond"
         return made(
@@ -609,7 +621,7 @@ class Evaluation:
             name = self.facts.got(kept)
         except Unavailable:
             return
-        always = self.engine._always.get(name)
+        always = self.engine._order.always.get(name)
         for at, clause in enumerate(self._clauses):
             if always is not None and clause.name == name:
                 self._clauses = (*(above for above in self._clauses[:at] if above.clause.guard), always)

@@ -805,7 +805,7 @@ class Exchange:
             foreign = self._context.makers.foreign(session, request, model.key, len(given))
             if foreign is not None:
                 return foreign
-        named = self._engine.named(request)
+        named = self._engine.catalogue.named(request)
         return shape.closed(given) if named is not None and named is not model else 0
 
     async def _route_apart(self, trace: Trace, rewrite: Callable[[], bytes | None], more: Pairs) -> None:

@@ -17,7 +17,7 @@ def models(engine: Engine, wanted: str | None, shape: ApiShape) -> bytes:
     Raises `Refusal` (404) when there is no such model.
     """
     listed = engine.models.values()
-    entries: dict[str, Model] = {name: _any(name, listed) for name in engine.auto}
+    entries: dict[str, Model] = {name: _any(name, listed) for name in engine.catalogue.auto}
     for model in listed:
         entries.setdefault(model.key, model)
     for model in listed:
@@ -26,7 +26,7 @@ def models(engine: Engine, wanted: str | None, shape: ApiShape) -> bytes:
             if not alias.endswith("*"):
                 entries.setdefault(alias, model)
     if wanted is not None:
-        found = entries.get(wanted) or engine.find(wanted)
+        found = entries.get(wanted) or engine.catalogue.find(wanted)
         if found is None:
             raise shape.unknown_model(wanted)
         return orjson.dumps(shape.entry(wanted, found))

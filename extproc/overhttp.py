@@ -7,9 +7,10 @@ that no request can go in a circle.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 import orjson
 from aiohttp import web
@@ -21,6 +22,7 @@ from extproc.apis.shape import JSON, ApiShape
 from extproc.head import too_large
 from extproc.paths import read
 from extproc.refusal import Refusal
+from extproc.transport import address
 from signals.reading import Reading
 from signals.state.session import USUAL
 from upstream.answer import Answer
@@ -46,19 +48,39 @@ def application(borrow: Borrow, healthy: Callable[[], bool], max_body: int = _MA
     return app
 
 
-async def serve(app: web.Application, listen: socket.socket, grace: float = 60.0) -> web.AppRunner:
-    """Listens on a bound socket; `cleanup` of what it gives ends it, after `grace` seconds for open answers at most."""
-    # A handler is cancelled when its client goes: that is what stops the models.
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=grace, max_field_size=_MAX_HEADER
-    )
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listen, backlog=1024).start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner
+class Port:
+    """Where the application is served: `address`, as it is listened on."""
+
+    def __init__(self, runner: web.AppRunner, address: str, made: bool) -> None:
+        self.address = address
+        self._runner = runner
+        self._made = made  # its socket is ours to take away
+
+    @classmethod
+    async def open(cls, app: web.Application, listen: str | socket.socket, grace: float = 60.0) -> Port:
+        """Listen at an address, or on a bound socket. `close` waits `grace` seconds for open answers at most.
+
+        Raises ValueError or OSError when the address is wrong or taken.
+        """
+        bound = address.bind(listen) if isinstance(listen, str) else listen
+        # A handler is cancelled when its client goes: that is what stops the models.
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=grace, max_field_size=_MAX_HEADER
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, bound, backlog=1024).start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        return cls(runner, address.name(bound), isinstance(listen, str))
+
+    async def close(self, left: float) -> None:
+        """Stop listening, and wait `left` seconds for open answers at most; what is left ends with this process."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._runner.cleanup(), left)
+        if self._made:
+            address.unbind(self.address)
 
 
 def _health(healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:

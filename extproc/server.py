@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -12,31 +11,27 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from config.problem import PolicyError
 from config.watch import Gate, Loaded, Rejected, Watcher, load
 from decisions import learned
 from decisions.engine import Engine
 from decisions.grading import Taken
-from decisions.outcome import Outcome, as_object
+from decisions.outcome import as_object
 from extproc import metrics, shown
 from extproc.admin import NOTHING, Admin, Allowed, News, Status
 from extproc.answers import Answers
-from extproc.bodies import Bodies
 from extproc.callers import Callers
-from extproc.chains import Chains
 from extproc.decisionlog import DecisionLog, LogOptions
-from extproc.exchange import Answerer, Exchange
+from extproc.exchange import Exchange
 from extproc.health import Health
-from extproc.keeping.keeper import Keeper
-from extproc.makers import Makers
+from extproc.inforce import InCommon, InForce, Policies
 from extproc.masking import beginning
 from extproc.meter import Meter
 from extproc.metrics import Metrics, Sample, Snapshot, gauge
@@ -46,26 +41,17 @@ from extproc.tracing import Tracing
 from extproc.transport import address, heap
 from extproc.transport.seam import Handler, Server, Stream, TransportLimits
 from extproc.transport.tls import TlsFiles
-from extproc.unread import UnreadLog
-from signals.background import background
-from signals.request import Request
-from upstream.writer import OneEach, Writer
+from upstream.writer import OneEach
 
 if TYPE_CHECKING:
-    from aiohttp.web import AppRunner
+    from extproc.overhttp import Port
 
 
 log = logging.getLogger("pointsman.server")
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-LONG_TEXTS = 1
-"""Threads that read long requests; more of them would only wait for each other."""
-PATIENCE_S = 2.0
-"""How long a request over HTTP and its decision's policy wait for each other: a policy reaches workers one by one."""
 
 Transport = Literal["auto", "http2", "grpcio"]
-Record = Callable[[Outcome, Request, Stream], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,99 +105,40 @@ class Options:
             raise ValueError("the http2 transport has no TLS: use --transport grpcio, or drop the --tls options")
 
 
-class InForce:
-    """What an exchange works with: the policy that was in force when it began (extproc.exchange.Context)."""
-
-    __slots__ = (
-        "__weakref__",
-        "answerer",
-        "answers",
-        "apart",
-        "bodies",
-        "chains",
-        "engine",
-        "failed",
-        "follow",
-        "keeper",
-        "keeps",
-        "makers",
-        "meter",
-        "record",
-        "rollout",
-        "source",
-        "timed",
-        "unread",
-    )
-
-    def __init__(self, worker: Worker, loaded: Loaded, answers: Answers | None, rollout: Rollout | None) -> None:
-        self.engine = loaded.engine
-        self.source = loaded.source
-        self.answers = answers
-        self.answerer: Answerer | None = answers
-        recorder = worker.recorder
-        self.timed = recorder.timed
-        self.record = _recording(loaded.engines, recorder.record)
-        self.keeps = recorder.keeps
-        self.follow = None if rollout is None else rollout.follow
-        self.failed = worker.metrics.failed
-        self.meter = worker.meter
-        self.bodies = worker.bodies
-        self.makers = worker.makers
-        self.chains = worker.chains
-        self.keeper = worker.keeper
-        self.apart = worker.apart
-        self.unread = worker.unread.tell
-        self.rollout = rollout
-
-    def choose(self, request: Request) -> Engine:
-        """The engine that decides `request`: the policy's, or the candidate's for its share."""
-        return self.engine if self.rollout is None else self.rollout.choose(request)
-
-
 class Worker:
     """Serves ext_proc with one policy at a time. Every stream keeps the one it began with."""
 
     def __init__(self, loaded: Loaded, options: Options) -> None:
-        self.metrics = Metrics()
         self.resources = loaded.resources
-        self.meter = Meter(loaded.resources.loads)
         self._options = options
-        self.bodies = Bodies()
-        self.makers = Makers()
-        self.chains = Chains()
-        self.keeper = Keeper()
-        self.unread = UnreadLog()
-        self._threads = ThreadPoolExecutor(LONG_TEXTS, "long-text")
+        self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
+        self._tracing = Tracing() if options.traces else None
+        metrics = Metrics()
+        recorder = Recorder(metrics, self._log, self._tracing, content=options.allowed.content)
+        self.common = InCommon(metrics, recorder, Meter(loaded.resources.loads))
         self._health = Health()
         self._counters = OneEach()
         self._draining = False
         self._loaded: Loaded | None = loaded
+        self._policies = Policies()
+        self._first = _models(loaded)  # what the gateway's routes were most likely written for
         self._unrouted: tuple[str, ...] = ()
         self._closing: set[asyncio.Task[None]] = set()
-        self._in_force: InForce  # from the first `_install` on
-        self._held: weakref.WeakSet[InForce] = weakref.WeakSet()  # every policy that somebody still works with
-        self._news = asyncio.Event()  # set when another policy comes into force
-        self._http: AppRunner | None = None
-        self.stepwise_address: str | None = None
-        self._made = False  # its socket
-        self._first = _models(loaded)  # what the gateway's routes were most likely written for
-        self._log = DecisionLog(options.decision_log) if options.decision_log is not None else None
-        self._tracing = Tracing() if options.traces else None
-        self.recorder = Recorder(self.metrics, self._log, self._tracing, content=options.allowed.content)
+        self._port: Port | None = None
         handlers: dict[str, Handler] = {PROCESS: self._exchange, **self._health.handlers()}
         self._server = _transport(options, handlers)
 
     @property
+    def metrics(self) -> Metrics:
+        return self.common.metrics
+
+    @property
     def engine(self) -> Engine:
         """The engine of the policy in force."""
-        return self._in_force.engine
+        return self._policies.current.engine
 
     def _exchange(self, stream: Stream) -> Exchange:
-        return Exchange(self._in_force, stream)
-
-    async def apart(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done in one of the threads for requests that take long to read."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, background, work)
+        return Exchange(self._policies.current, stream)
 
     # Life
 
@@ -226,20 +153,22 @@ class Worker:
         await self._install(self._loaded)
         self._loaded = None
         if steps is not None:
-            from extproc import overhttp
+            from extproc.overhttp import Port, application
 
-            self._made = isinstance(steps, str)
-            bound = address.bind(steps) if isinstance(steps, str) else steps
-            self.stepwise_address = address.name(bound)
             limit = 2 * self.engine.settings.max_body  # ours comes first, in the exchange; a reload may raise it
-            app = overhttp.application(self._borrow, lambda: not self._draining, limit)
-            self._http = await overhttp.serve(app, bound, self._options.grace)
+            app = application(self._policies.borrow, lambda: not self._draining, limit)
+            self._port = await Port.open(app, steps, self._options.grace)
         await self._server.start(listen)
         self._health.set_all(True)
 
     @property
     def address(self) -> str:
         return self._server.address
+
+    @property
+    def stepwise_address(self) -> str | None:
+        """Where writers answer over HTTP, if anywhere."""
+        return None if self._port is None else self._port.address
 
     async def reload(self, load: Callable[[], Loaded]) -> bool:
         """Load a policy beside the traffic and swap it in; on any error keep the old one, say why, return False."""
@@ -278,38 +207,15 @@ class Worker:
         rollout = None
         if loaded.candidate is not None:
             rollout = Rollout(loaded.engine, loaded.candidate.engine, self._options.canary, self.metrics.compared)
-        if self._http is not None:  # requests that the old one has decided may still be on their way to us
-            asyncio.get_running_loop().call_later(PATIENCE_S, lambda _: None, self._in_force)
-        self._in_force = InForce(self, loaded, answers, rollout)
+        if self._port is not None:  # requests that the old one has decided may still be on their way to us
+            self._policies.keep_current()
+        in_force = InForce(self.common, loaded, answers, rollout)
+        self._policies.put(in_force)
         self._unrouted = tuple(sorted(_models(loaded) - self._first))
-        self._held.add(self._in_force)
-        self._news.set()
-        self._news = asyncio.Event()
         for engine in engines:
-            weakref.finalize(self._in_force, engine.shared.close).atexit = False
+            weakref.finalize(in_force, engine.shared.close).atexit = False
         if answers is not None:
-            weakref.finalize(self._in_force, self._close, answers).atexit = False
-
-    @contextlib.asynccontextmanager
-    async def _borrow(self, decision: str, policy: str) -> AsyncIterator[Writer | None]:
-        """The writer of a decision for a request over HTTP; its policy is held until the answer has been sent."""
-        held = self._holder(decision, policy)
-        if held is None and policy:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_S):
-                    while held is None:
-                        await self._news.wait()
-                        held = self._holder(decision, policy)
-        if held is None:  # whoever has decided it is gone, or never was
-            held, policy = self._in_force, ""
-        yield None if held.answers is None else held.answers.find(decision, policy)
-
-    def _holder(self, decision: str, policy: str) -> InForce | None:
-        known: list[InForce] = [self._in_force, *(self._held if policy else ())]
-        for held in known:
-            if held.answers is not None and held.answers.find(decision, policy) is not None:
-                return held
-        return None
+            weakref.finalize(in_force, self._close, answers).atexit = False
 
     def _close(self, answers: Answers) -> None:
         """Close these answers, whose policy no stream keeps any more."""
@@ -328,15 +234,10 @@ class Worker:
         self._health.end()
         end = asyncio.get_running_loop().time() + grace
         await self._server.drain(grace)
-        if self._http is not None:
-            left = max(0.1, end - asyncio.get_running_loop().time())
-            with contextlib.suppress(TimeoutError):  # what is left then ends with this process
-                await asyncio.wait_for(self._http.cleanup(), left)
-            if self._made and self.stepwise_address is not None:
-                address.unbind(self.stepwise_address)
-        every = [held.answers for held in self._held if held.answers is not None]
-        await asyncio.gather(*(answers.close() for answers in every))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._port is not None:
+            await self._port.close(max(0.1, end - asyncio.get_running_loop().time()))
+        await asyncio.gather(*(answers.close() for answers in self._policies.answers()))
+        self.common.threads.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracing is not None:
@@ -351,9 +252,9 @@ class Worker:
     def state(self) -> dict[str, Any]:
         """This worker in a few plain fields."""
         new: dict[str, Any] = {"models_perhaps_without_route": list(self._unrouted)} if self._unrouted else {}
-        if self._in_force.answers is not None and (problems := self._in_force.answers.problems):
+        if self._policies.current.answers is not None and (problems := self._policies.current.answers.problems):
             new["decisions_not_as_written"] = problems
-        if (rollout := self._in_force.rollout) is not None:
+        if (rollout := self._policies.current.rollout) is not None:
             new["candidate"] = {"policy": rollout.candidate.policy, "share": rollout.share}
         return {"pid": os.getpid(), "draining": self._draining, "streams": self._server.streams, **new}
 
@@ -369,8 +270,8 @@ class Worker:
             **metrics.selections(self.engine, self.resources.standings.tally),
             "pointsman_streams_inflight": gauge(self._server.streams),
             "pointsman_connections": gauge(self._server.connections),
-            "pointsman_open_body_bytes": gauge(self.bodies.total),
-            **{f"pointsman_cache_{name}": gauge(count) for name, count in self.keeper.counts().items()},
+            "pointsman_open_body_bytes": gauge(self.common.bodies.total),
+            **{f"pointsman_cache_{name}": gauge(count) for name, count in self.common.keeper.counts().items()},
             "pointsman_policy_info": gauge(1, self.engine.policy),
             "pointsman_budget_remaining": self._remaining(),
             "pointsman_models_perhaps_without_route": gauge(len(self._unrouted)),
@@ -390,7 +291,7 @@ class Worker:
 
     def recent(self, limit: int) -> list[dict[str, Any]]:
         """The last `limit` decisions, newest first."""
-        outcomes, last = self.recorder.outcomes, self.recorder.recorded
+        outcomes, last = self.common.recorder.outcomes, self.common.recorder.recorded
         pid = os.getpid()
         return [
             {
@@ -406,7 +307,7 @@ class Worker:
     def news(self, seen: int | None, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """How many decisions there were, and those after the first `seen` that are kept, newest first; with None the
         newest `limit`."""
-        last = self.recorder.recorded
+        last = self.common.recorder.recorded
         return last, self.recent(limit if seen is None else last - seen)
 
     async def since(self, seen: Mapping[str, int], limit: int) -> News:
@@ -414,7 +315,7 @@ class Worker:
         return followed(seen, {pid: self.news(seen.get(pid), limit)}, limit)
 
     async def drop(self, decision: str | None, scope: str | None) -> int:
-        return await self.keeper.drop(self.engine, decision, scope)
+        return await self.common.keeper.drop(self.engine, decision, scope)
 
     async def grade(self, grades: Sequence[Any]) -> list[Taken]:
         grading = self.engine.grading
@@ -430,7 +331,7 @@ class Worker:
         return await learned.forget(self.engine, decision)
 
     def policy_text(self) -> bytes:
-        return self._in_force.source
+        return self._policies.current.source
 
 
 def followed(seen: Mapping[str, int], found: Mapping[str, tuple[int, list[dict[str, Any]]]], limit: int) -> News:
@@ -440,19 +341,6 @@ def followed(seen: Mapping[str, int], found: Mapping[str, tuple[int, list[dict[s
         decisions = decisions[len(decisions) - min(limit, len(decisions)) :]
     missed = sum(last - seen[pid] - len(some) for pid, (last, some) in found.items() if pid in seen)
     return News({pid: last for pid, (last, _) in found.items()}, decisions, missed)
-
-
-def _recording(engines: Sequence[Engine], record: Record) -> Record:
-    """`record`, and before it the engine that decided, where one of `engines` has budgets or learns."""
-    if not any(engine.shared.metered or engine.learning for engine in engines):
-        return record
-    deciding = {engine.policy: engine for engine in engines}
-
-    def both(outcome: Outcome, request: Request, stream: Stream) -> None:
-        deciding[outcome.trace.policy].record(outcome, request)
-        record(outcome, request, stream)
-
-    return both
 
 
 def _models(loaded: Loaded) -> frozenset[str]:

@@ -79,7 +79,7 @@ class Panel:
             outcomes[self.room.kind, "barred"] += 1
             text = "No model of this decision may see a request of this trust domain."
             return whole(403, orjson.dumps(api.error(403, text, "trust")), head)
-        sitting = Sitting(self.room, call, question, members)
+        sitting = Sitting(self.room, call, question, members, api.objects)
         names = "+".join(member.upstream.endpoint.model for member in members.values())
         script = api.manuscript(call.body, names)
         course = _Course(sitting, self._strategy.run(sitting), self._rules.heartbeat)
@@ -191,25 +191,27 @@ class _PanelEvents(Body):
     async def __anext__(self) -> bytes:
         script, sitting = self._script, self._course.sitting
         while not self._over:
+            begun, said = b"", b""
             try:
                 piece = self._waiting.pop() if self._waiting else await self._course.next()
+                begun = self._start()
+                if piece is not None:
+                    said = script.heartbeat() if piece is BEAT else script.piece(piece)
             except (NoAnswer, UpstreamError, DeadlineError) as error:
                 self._over = True
                 late = isinstance(error, DeadlineError)
                 self._course.end("deadline" if late else "failed")
                 text = f"The answer broke off: {error.kind}." if isinstance(error, UpstreamError) else str(error)
-                return self._start() + script.broken(text, "timeout" if late else "upstream_error")
+                return begun + self._start() + script.broken(text, "timeout" if late else "upstream_error")
             except BaseException:
                 await self.aclose()
                 raise
-            if piece is BEAT:
-                return self._start() + script.heartbeat()
             if piece is None:
                 self._over = True
                 self._course.end("complete")
-                return self._start() + script.end(sitting.finish, sitting.usage(), self._note)
-            if said := self._start() + script.piece(piece):
-                return said
+                return begun + script.end(sitting.finish, sitting.usage(), self._note)
+            if begun or said:
+                return begun + said
         raise StopAsyncIteration
 
     async def aclose(self) -> None:

@@ -85,13 +85,14 @@ class Curve:
     """Which share of the answers was right at least, of those whose measure is at or over a threshold.
 
     `thresholds` rise; `right[i]` belongs to `thresholds[i]` and rises, too. `by` names the measure, `model` the model's
-    name at its server.
+    name at its server, `verifier` that of the model whose probabilities were measured, where it is another one.
     """
 
     by: str
     model: str
     thresholds: Sequence[float]
     right: Sequence[float]
+    verifier: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -100,7 +101,7 @@ class Curve:
             said = orjson.loads(files.read(path, files.POLICY))
             thresholds = tuple(float(pair[0]) for pair in said["curve"])
             right = tuple(float(pair[1]) for pair in said["curve"])
-            made = cls(str(said["by"]), str(said["model"]), thresholds, right)
+            made = cls(str(said["by"]), str(said["model"]), thresholds, right, str(said.get("verifier", "")))
         except OSError as error:
             raise ValueError(f"the calibration cannot be read: {error}") from None
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -121,7 +122,9 @@ _EXPECTED: Final = 5
 """The usual condition for the normal approximation of a share."""
 
 
-def calibrated(by: str, model: str, seen: Sequence[tuple[float, bool]], delta: float = 0.05) -> Curve:
+def calibrated(
+    by: str, model: str, seen: Sequence[tuple[float, bool]], delta: float = 0.05, verifier: str = ""
+) -> Curve:
     """The curve of answers `seen`: their measure, and whether they were right.
 
     The promise is of as many answers to come, not of the expectation alone: a threshold's share is what its answers
@@ -146,4 +149,4 @@ def calibrated(by: str, model: str, seen: Sequence[tuple[float, bool]], delta: f
         shares.append(max(found[value], shares[-1] if shares else 0.0))
     step = max(1, len(thresholds) // 200)
     kept = sorted({*range(0, len(thresholds), step), len(thresholds) - 1})
-    return Curve(by, model, [thresholds[at] for at in kept], [round(shares[at], 6) for at in kept])
+    return Curve(by, model, [thresholds[at] for at in kept], [round(shares[at], 6) for at in kept], verifier)

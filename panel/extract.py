@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -15,8 +15,8 @@ from typing import Final
 import orjson
 from rapidfuzz import fuzz
 
-from upstream.apis.shape import joined
 from upstream.endpoint import JSON
+from upstream.toolcalls import tool_calls
 
 READ: Final = 20_000
 """Characters of the end of a text that are looked at."""
@@ -96,10 +96,9 @@ def any_answer(text: str) -> Answer | None:
     return found or words(text)
 
 
-def called(parts: Sequence[JSON]) -> Answer | None:
+def called(parts: Iterable[JSON]) -> Answer | None:
     """The tools that an answer calls, from the pieces of its stream: the names, and the arguments as JSON."""
-    said = [call["function"] for call in joined(parts)]
-    return "\n".join(f"{one['name']} {_sorted(one['arguments'])}" for one in said) or None
+    return "\n".join(f"{call.name} {_sorted(call.arguments)}" for call in tool_calls(parts)) or None
 
 
 def _sorted(text: str) -> str:

@@ -19,12 +19,14 @@ from upstream.books import Books, Open
 from upstream.client import CompletionStream, DeadlineError, ModelClient, UpstreamError
 from upstream.endpoint import JSON
 from upstream.tokens import TOP, Token, estimate
-from upstream.usage import TokenCounts
+from upstream.toolcalls import json_object, tool_calls
+from upstream.usage import TokenCounts, counts
 from upstream.writer import MOST_TOLD, Call
 
 CHAT_PATH: Final = "/v1/chat/completions"
 LONGEST: Final = 1 << 20
-"""Characters of one member's answer; what is longer counts as garbage, since it is held in memory."""
+"""Characters of one member's answer, the arguments of tools included; what is longer counts as garbage, since it is
+held in memory."""
 
 
 class NoAnswer(Exception):
@@ -138,23 +140,22 @@ class MemberCall:
                 self._stream = await upstream.open(CHAT_PATH, body, sitting.call.forwarded, self._limit)
             piece = await self._stream.next()
         except DeadlineError:
-            if asyncio.get_running_loop().time() >= sitting.deadline:
-                self.close()
-                raise
-            raise self._failed(UpstreamError("timeout", f"{self.member.name} took too long")) from None
+            raise self._late() from None
         except UpstreamError as error:
             raise self._failed(error) from error
         except BaseException:
             self.close()
             raise
         if piece is None:
+            if sitting.objects and not self.released and not self.cut and not _objects(self.said):
+                raise self._failed(UpstreamError("garbage", f"{self.member.name} called a tool with no JSON object"))
             self.close()
             return None
         for token in piece.tokens:
             self.surety.feed(token)
         self.finish = piece.finish or self.finish
         text = "".join(token.text for token in piece.tokens)
-        self._size += len(text) + len(piece.reasoning)
+        self._size += len(text) + len(piece.reasoning) + sum(_length(part) for part in piece.tools)
         if self._size > LONGEST:
             raise self._failed(UpstreamError("garbage", f"{self.member.name} wrote over {LONGEST} characters"))
         kept = self._wish.sure if self._wish.bare else sitting.entries
@@ -162,6 +163,28 @@ class MemberCall:
         if spoken != _NOTHING:
             self.said.append(spoken)
         return spoken
+
+    async def whole(self) -> JSON | None:
+        """The answer in one object, as a chat completion that is not streamed: it is about another's text, and never
+        goes to the client. None where it fails. Raises DeadlineError, where the answer's own time is over."""
+        sitting, upstream = self._sitting, self.member.upstream
+        body = {key: value for key, value in sitting.body(self._wish).items() if key not in _STREAM}
+        self._began = asyncio.get_running_loop().time()
+        sitting.books.asked(self.member.name)
+        try:
+            answer = await upstream.ask(CHAT_PATH, body, sitting.call.forwarded, self._limit)
+            self.counts = counts(answer.get("usage"))
+        except DeadlineError:
+            self._late()
+            return None
+        except UpstreamError as error:
+            self._failed(error)
+            return None
+        finally:
+            self.close()
+        if self.counts is not None:
+            sitting.books.aside(self.member.name, self.counts)
+        return answer
 
     async def all(self) -> None:
         """Reads it to its end. A failure is in `error`; only the end of the answer's own time is raised
@@ -217,12 +240,19 @@ class MemberCall:
 
     def _took(self) -> tuple[int, int]:
         """Prompt and completion tokens so far."""
+        counted = self.counts or (None if self._stream is None else self._stream.counts)
+        if counted is not None:
+            return counted.prompt, counted.completion
         if self._stream is None:
             return 0, 0
-        counts = self.counts or self._stream.counts
-        if counts is not None:
-            return counts.prompt, counts.completion
         return self._sitting.books.prompt_tokens(self.member.name, 0), self._stream.received
+
+    def _late(self) -> UpstreamError:
+        """The failure of a member whose time is over. Raises DeadlineError, where that of the whole answer is."""
+        if asyncio.get_running_loop().time() >= self._sitting.deadline:
+            self.close()
+            raise DeadlineError("the answer's deadline has passed")
+        return self._failed(UpstreamError("timeout", f"{self.member.name} took too long"))
 
     def _failed(self, error: UpstreamError) -> UpstreamError:
         self.error = error
@@ -237,8 +267,11 @@ _NOTHING: Final = Spoken()
 class Sitting:
     """One answer. `question` is the client's call as a chat completion."""
 
-    def __init__(self, room: Room, call: Call, question: JSON, members: Mapping[str, Member]) -> None:
-        """`members`: those that may see this request, in the room's order."""
+    def __init__(
+        self, room: Room, call: Call, question: JSON, members: Mapping[str, Member], objects: bool = False
+    ) -> None:
+        """`members`: those that may see this request, in the room's order. `objects`: the client's API has the
+        arguments of a tool's call as a JSON object, so that an answer with anything else is no answer."""
         now = asyncio.get_running_loop().time()
         until = now + room.limits.seconds
         self.began = now
@@ -246,6 +279,7 @@ class Sitting:
         self.call = call
         self.question = question
         self.members = members
+        self.objects = objects
         self.deadline = until if call.deadline is None else min(until, call.deadline)
         self.asked: list[MemberCall] = []
         self.entries = bool(question.get("logprobs"))  # the client wants to see log probabilities
@@ -332,5 +366,19 @@ class Sitting:
 _OURS: Final = frozenset(("model", "stream", "stream_options", "n", "store", "metadata", "logprobs", "top_logprobs"))
 
 
+_STREAM: Final = frozenset(("stream", "stream_options"))
+
+
 def _entries(tokens: list[Token]) -> tuple[object, ...]:
     return tuple(token.raw for token in tokens if token.raw is not None)
+
+
+def _length(part: JSON) -> int:
+    """Characters of a piece of a tool's call."""
+    return len((part.get("function") or {}).get("arguments") or "")
+
+
+def _objects(said: list[Spoken]) -> bool:
+    """Whether the arguments of every tool's call are a JSON object."""
+    calls = tool_calls(part for piece in said for part in piece.tools)
+    return all(json_object(call.arguments) is not None for call in calls)

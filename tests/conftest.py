@@ -1,10 +1,29 @@
-"""What all tests share: the generated classes of Envoy's configuration read their own annotations once."""
+"""What all tests share: what takes long and is always the same is done once per process."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cache
+from typing import Any
 
 from betterproto2 import Message
 
-# `to_dict` reads them anew for every message, which is a third of the time that a rendered gateway takes.
+from signals.neural.service import Inference
+
+# `to_dict` reads the annotations of the generated classes anew for every message, which is a third of the time that a
+# rendered gateway takes.
 Message._type_hints = classmethod(cache(vars(Message)["_type_hints"].__func__))  # type: ignore[assignment, method-assign]
+
+_shipped: dict[Hashable, Any] = {}
+load_anew = Inference.loaded
+"""What takes a model from the engines that live at the same time, and loads it where none has it."""
+
+
+def _loaded(self: Inference, kind: type[Any], key: Hashable, load: Callable[[], Any]) -> Any:
+    """The shipped model is kept from one test to the next: hundreds of engines have it, and each would load it."""
+    if kind.__name__ != "Heads":
+        return load_anew(self, kind, key, load)
+    return load_anew(self, kind, key, lambda: _shipped.get(key) or _shipped.setdefault(key, load()))
+
+
+Inference.loaded = _loaded  # type: ignore[method-assign]

@@ -24,19 +24,16 @@ MOST_ATTRIBUTES = 20
 
 FIELDS = "a record, or a message: its parameters are its fields"
 OPTIONS = "what it builds has these options, each with a default and by its name"
-OWED = "to be mended: some of the parameters belong together in an object"
+OWED = "to be mended: some of the attributes belong together in an object"
 MORE_PARAMETERS = {
-    ("decisions/engine.py", "Engine.__init__"): OWED,
     ("extproc/wire.py", "reply"): FIELDS,
     ("signals/request.py", "Message.__init__"): FIELDS,
     ("signals/request.py", "Request.__init__"): FIELDS,
     ("stepwise/policy.py", "StepPolicy.__init__"): OPTIONS,
 }
 MORE_ATTRIBUTES = {
-    ("decisions/engine.py", "Engine"): OWED,
     ("decisions/model.py", "Model"): "one attribute per key of a model in the policy",
     ("extproc/metrics.py", "Metrics"): "one attribute per metric",
-    ("extproc/server.py", "Worker"): OWED,
     ("extproc/watching/watch.py", "Watch"): OWED,
 }
 
@@ -66,10 +63,14 @@ MORE_MEANINGS = {
 }
 
 
-@cache
 def files(*rooms: str) -> list[tuple[str, ast.Module]]:
     paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
-    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in paths]
+    return [(str(path.relative_to(ROOT)), parsed(path)) for path in paths]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def functions(tree: ast.AST, within: str = "") -> Iterator[tuple[str, int]]:

@@ -45,16 +45,26 @@ _SWITCHES = {
 
 @dataclass(frozen=True, slots=True)
 class RenderedFolder:
-    """`policy` is the policy's path, `target` what `--for` says, `notes` what could not be rendered."""
+    """`policy` is the policy's path, `options` are those it is rendered with, `--for` first, `notes` what could not be
+    rendered."""
 
     path: Path
     policy: Path
-    target: str
+    options: str
     notes: Sequence[str] = ()
 
     @property
     def mark(self) -> str:
-        return f"For {self.policy.name}; {_MARK} {self.policy.name} --for {self.target}"
+        return f"For {self._whose}; {_MARK} {self.policy.name} {self.options}"
+
+    @property
+    def target(self) -> str:
+        return self.options.split()[1]
+
+    @property
+    def _whose(self) -> str:
+        """The policy's path from the folder, which says the same whatever folder one is in."""
+        return os.path.relpath(self.policy.resolve(), self.path.resolve())
 
     def write(self, rendered: list[dict[str, Any]], engine: Engine, place: Place, cluster: Cluster) -> list[str]:
         """Write the files and take away those of an earlier time; their names, the README's last.
@@ -79,6 +89,13 @@ class RenderedFolder:
                 f"-o {self.path}: {foreign[0]} is there and was not written by render; name another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        for old in self.path.iterdir():
+            other = _whose(old)  # an older version wrote the name alone
+            if other is not None and other not in (self._whose, self.policy.name):
+                raise RenderError(
+                    f"-o {self.path}: {old.name} there is for another policy, {other}: name another folder, or remove "
+                    "this one first"
+                )
         for old in self.path.iterdir():
             if old.name not in texts and _ours(old):
                 old.unlink()  # of a model, say, that is gone: applying the folder would bring it back
@@ -142,8 +159,8 @@ class RenderedFolder:
             f"{' (GATEWAY is the address of the gateway)' if 'GATEWAY' in url else ''}:\n\n```sh\n"
             f"curl -si {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
             """  -d '{"model": "auto", "messages": [{"role": "user", "content": "Good morning"}]}'\n```\n\n"""
-            "When the policy's models, paths or settings have changed, write this folder anew, with the same options. "
-            "What is deployed is checked against the policy by:\n\n```sh\n"
+            "When the policy's models, paths or settings have changed, write this folder anew, with the options that "
+            "stand in the first line of each file. What is deployed is checked against the policy by:\n\n```sh\n"
             f"pointsman validate {self.policy} --rendered {self.path}\n```\n"
             + (f"\nLeft out:\n\n{left}" if left else "")
         )
@@ -159,11 +176,18 @@ def _address(place: Place, cluster: Cluster) -> str:
 
 
 def _ours(path: Path) -> bool:
-    """Links are not: what they lead to lies elsewhere."""
+    return _whose(path) is not None
+
+
+def _whose(path: Path) -> str | None:
+    """The policy for which a file of ours was written; None where it is not ours. Links are not: what they lead to lies
+    elsewhere."""
     if path.is_symlink() or not path.is_file():
-        return False
+        return None
     try:
         with path.open(encoding="utf-8") as file:
-            return _MARK in file.readline(_FIRST)
+            first = file.readline(_FIRST)
     except (OSError, UnicodeDecodeError):
-        return False
+        return None
+    before, mark, _ = first.partition(_MARK)
+    return before.partition("For ")[2].removesuffix("; ") if mark else None

@@ -13,6 +13,8 @@ from cli.imports.source import Given
 
 Kind = Literal["loss", "note", "contradiction"]
 
+IMPORTED: Final = "Imported from"
+"""How the first comment of a policy begins that was imported."""
 _WIDTH: Final = 118
 _PLAIN: Final = re.compile(r"(?:[A-Za-z_]|\d+[smh]\b)(?:[A-Za-z0-9_./@+-]|:(?=[^\s,\[\]{}]))*(?: [A-Za-z0-9_./@+-]+)*")
 _WORDS: Final = frozenset(["true", "false", "null", "True", "False", "Null", "TRUE", "FALSE", "NULL"])
@@ -104,9 +106,7 @@ class Ported:
 
     def lines(self) -> Iterator[tuple[str, int | None]]:
         """The lines of the policy, each with the number of the decision that it belongs to."""
-        first = [
-            f"Imported from {self.of} by `pointsman import`. Where the policy differs from it, a comment says how."
-        ]
+        first = [f"{IMPORTED} {self.of} by `pointsman import`. Where the policy differs from it, a comment says how."]
         yield from ((line, None) for text in [*first, *self.comments] for line in _comment(text, 0))
         yield from ((line, None) for line in ["version: 1", *block(self.head, 0)])
         for name in ("models", "signals", "rules"):

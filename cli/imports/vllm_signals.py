@@ -705,7 +705,10 @@ def _examples(folder: Path | None, path: Path) -> dict[str, list[str]]:
     """The examples of each label in a manifest, which lies below `folder`. OSError or ValueError without any."""
     if folder is None:
         raise OSError("the configuration came from standard input")
-    found = json.loads(files.read(folder / path, files.POLICY))
+    below = (folder / path).resolve()
+    if not below.is_relative_to(folder.resolve()):
+        raise OSError("it lies outside of the folder of the configuration")
+    found = json.loads(files.read(below, files.POLICY))
     labels = found.get("labels") if isinstance(found, dict) else None
     examples = {
         name: [text for text in one["exemplars"] if isinstance(text, str) and text.strip()]

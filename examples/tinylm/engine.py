@@ -57,7 +57,8 @@ class Job:
 
     prompt: token ids (1 to ``CONTEXT`` - 1); limit: most tokens to write; temperature: 0 is greedy; top_p: 0..1; top:
     how many alternatives to report; rng: draws the samples; sentences: where there are any, the answer is one of these
-    (token ids, ``END`` last); emit: called on the engine's thread with each ``Sampled``
+    (token ids, ``END`` last); reads: whether the log probabilities of the prompt's tokens are wanted, which are in
+    `read` before anything is emitted; emit: called on the engine's thread with each ``Sampled``
     and then one ``Done``; it must not block.
     """
 
@@ -69,6 +70,8 @@ class Job:
     top: int = 0
     rng: np.random.Generator = field(default_factory=np.random.default_rng)
     sentences: Sequence[tuple[int, ...]] = ()
+    reads: bool = False
+    read: list[float] = field(default_factory=list)  # of all tokens but the first, of which nobody can say anything
     cancelled: bool = False
     written: list[int] = field(default_factory=list)
     cached: int = 0
@@ -187,7 +190,7 @@ class Engine:
         """Puts the prompt through the network, as far as no kept prefix covers it; (logits [vocab], cache)."""
         prompt = job.prompt
         best, length = None, 0
-        for ids in self._kept:
+        for ids in self._kept if not job.reads else ():
             same = _common(ids, prompt)
             if same > length:
                 best, length = ids, same
@@ -200,6 +203,8 @@ class Engine:
         ids_left = np.array([([PAD] * RECENT + prompt)[length:]], np.int64)
         positions = np.arange(length, len(prompt), dtype=np.int64)[None]
         logits, cache = self.run(ids_left, positions, past, np.ones((1, len(prompt)), np.bool_))
+        if job.reads:
+            job.read = _logprobs(logits[0, :-1])[np.arange(len(prompt) - 1), prompt[1:]].tolist()
         self._keep(job, cache)
         return logits[0, -1], cache
 
@@ -215,14 +220,11 @@ class Engine:
 
     def _pick(self, job: Job, logits: NDArray[np.float32], cache: NDArray[np.float32]) -> bool:
         """Draws the next token of `job`; False when the answer is over. `cache` is what stands before that token."""
-        logits = logits.astype(np.float64)
-        logits[NEVER] = -np.inf
         if job.sentences:
             open_ = [one for one in job.sentences if [*one[: len(job.written)]] == job.written]
             goes_on = [one[len(job.written)] for one in open_]
             logits[np.setdiff1d(np.arange(len(logits)), goes_on)] = -np.inf
-        logprobs = logits - logits.max()
-        logprobs -= np.log(np.exp(logprobs).sum())
+        logprobs = _logprobs(logits)
         token = _draw(job, logprobs)
         over = token == END or len(job.written) + 1 >= min(job.limit, CONTEXT - len(job.prompt))
         if token != END:
@@ -234,6 +236,15 @@ class Engine:
             self._keep(job, cache)
             job.emit(Done("stop" if token == END else "length", job.cached))
         return not over
+
+
+def _logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log probabilities of the tokens, along the last axis; of control tokens as if they did not exist."""
+    wide = logits.astype(np.float64)
+    wide[..., NEVER] = -np.inf
+    wide -= wide.max(axis=-1, keepdims=True)
+    found: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return found
 
 
 def _last(job: Job) -> list[int]:

@@ -1,8 +1,8 @@
 """The HTTP server in front of the engines, for OpenAI's and Anthropic's SDKs.
 
 `/v1/models`, `/v1/chat/completions` and `/v1/completions`, streamed or not, with what vLLM adds and Pointsman uses:
-`stop_reason`, `continue_final_message`, `add_generation_prompt`; and in other shapes (`shapes.py`) `/v1/responses` and
-`/v1/messages`. What the models cannot do is refused, not ignored.
+`stop_reason`, `continue_final_message`, `add_generation_prompt`, `prompt_logprobs` (0, of chat completions); and in
+other shapes (`shapes.py`) `/v1/responses` and `/v1/messages`. What the models cannot do is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from examples.tinylm.tokenizer import END, SPECIAL, Stream, Tokenizer, render
 Json = dict[str, Any]
 _MAX_BODY = 8 * 1_048_576
 _DEFAULT_TOKENS = 512
+_IMPOSSIBLE = -9999.0  # JSON has no infinity; OpenAI and vLLM write this, too
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 _UNSUPPORTED = {
     "n": (None, 1), "best_of": (None, 1), "echo": (None, False), "suffix": (None, ""), "logit_bias": (None, {}),
@@ -142,6 +143,7 @@ class Call:
     top: int
     stream: bool
     usage: bool
+    reads: bool
 
 
 class Server:
@@ -225,7 +227,7 @@ class Server:
         job = Job(
             call.prompt, call.limit, emit, call.temperature, call.top_p, call.top, np.random.default_rng(call.seed)
         )
-        job.sentences = call.sentences
+        job.sentences, job.reads = call.sentences, call.reads
         try:
             try:
                 call.engine.submit(job)
@@ -282,6 +284,10 @@ class Server:
         options = body.get("stream_options") or {}
         if not isinstance(options, dict) or (options and not body.get("stream")):
             raise ApiError(400, "stream_options must be an object and needs stream: true", "stream_options")
+        reads = body.get("prompt_logprobs")
+        if reads not in (None, 0) or reads is False or (reads is not None and (body.get("stream") or not chat)):
+            message = "prompt_logprobs: this server gives those of the tokens themselves (0), of whole chat completions"
+            raise ApiError(400, message, "prompt_logprobs")
         seed = body.get("seed")
         return Call(
             chat=chat,
@@ -297,6 +303,7 @@ class Server:
             top=top,
             stream=bool(body.get("stream")),
             usage=bool(options.get("include_usage")),
+            reads=reads is not None,
         )
 
 
@@ -340,7 +347,19 @@ class _Answer:
     async def whole(self) -> web.Response:
         pieces = [piece async for settled in self._pieces() for piece in settled]
         choice = self._choice(pieces, self._reason)
-        return _json({**self._head, "choices": [choice], "usage": self._usage()})
+        read = {"prompt_logprobs": self._prompt_logprobs()} if self._call.reads else {}
+        return _json({**self._head, "choices": [choice], "usage": self._usage(), **read})
+
+    def _prompt_logprobs(self) -> list[Json | None]:
+        """As vLLM has them: nothing for the first token, an object with the token itself for each other one; those of a
+        number in reading order."""
+        tokenizer, prompt = self._call.engine.tokenizer, self._job.prompt
+        stream: Stream[tuple[int, float]] = Stream(tokenizer)
+        read: list[tuple[int, float]] = []
+        for token, logprob in zip(prompt[1:], self._job.read, strict=True):
+            read += stream.push(token, (token, max(logprob, _IMPOSSIBLE)))
+        read += stream.flush()
+        return [None, *({str(i): {"logprob": p, "rank": None, "decoded_token": _name(tokenizer, i)}} for i, p in read)]
 
     async def whole_as(self, shape: Shape) -> web.Response:
         text = "".join([piece.text async for settled in self._pieces() for piece in settled])

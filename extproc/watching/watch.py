@@ -94,6 +94,26 @@ class _HeldEvent:
         self.last = False
 
 
+class _Queue:
+    """The events that wait, in their order; `size`: the bytes of all of them."""
+
+    __slots__ = ("events", "size")
+
+    def __init__(self) -> None:
+        self.events: deque[_HeldEvent] = deque()
+        self.size = 0
+
+    def put(self, held: _HeldEvent) -> None:
+        self.size += len(held.event.raw)
+        self.events.append(held)
+
+    def take(self) -> _HeldEvent:
+        """The first of them, which waits no more."""
+        held = self.events.popleft()
+        self.size -= len(held.event.raw)
+        return held
+
+
 class _Alike:
     """An event with one text. The next ones mostly differ from it in that text alone, and need not be taken apart."""
 
@@ -191,8 +211,7 @@ class Watch:
         self._events: Events | None = self._framing  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
         self._later: Event | None = None  # a long answer that came whole, which is still to be taken apart
-        self._queue: deque[_HeldEvent] = deque()
-        self._held = 0  # bytes in the queue
+        self._queue = _Queue()
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, GrownText] = {}
         self._groups: dict[str | int, JoinedTexts] = {}  # texts that may be shown as one
@@ -211,7 +230,7 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or (self._ends == 2 and not (self._queue or self._todo or self._later))
+        return self.over or (self._ends == 2 and not (self._queue.events or self._todo or self._later))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
@@ -294,7 +313,7 @@ class Watch:
         self._read_all(events)
         if end and not self.over:
             self._guarded(self._end)
-        if self._held > self._limit and not self.over:
+        if self._queue.size > self._limit and not self.over:
             if self._events is None:  # whoever judges the rest does not get on
                 self._let_go()
             else:
@@ -326,15 +345,15 @@ class Watch:
             if self.over:
                 return
             if self._events is None:
-                self._put(_HeldEvent(event, None, []))
+                self._queue.put(_HeldEvent(event, None, []))
                 continue
-            before = len(self._queue)
+            before = len(self._queue.events)
             try:
                 self._read(event)
             except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
                 if not isinstance(error, (ValueError, RecursionError)):
                     self.error = error
-                self._lost(events[place + (len(self._queue) > before) :])
+                self._lost(events[place + (len(self._queue.events) > before) :])
                 return
 
     def _read(self, event: Event) -> None:
@@ -342,7 +361,7 @@ class Watch:
         if (known := self._finder.alike(event)) is not None:
             piece = self._grow(*known)
             self._go_on((piece,))
-            self._put(_HeldEvent(event, None, [piece], True))
+            self._queue.put(_HeldEvent(event, None, [piece], True))
             self._touch((piece,))
             return
         self._take_apart(event, self._parsed(event))
@@ -365,7 +384,7 @@ class Watch:
         self._go_on(pieces)
         held = _HeldEvent(event, fields, pieces)
         held.twice = twice
-        self._put(held)
+        self._queue.put(held)
         if self._course is None:
             self._touch(pieces)
             return
@@ -402,10 +421,6 @@ class Watch:
         for group in self._groups.values():
             if group.seam is not None:
                 self._dirty[group.seam] = None
-
-    def _put(self, held: _HeldEvent) -> None:
-        self._held += len(held.event.raw)
-        self._queue.append(held)
 
     def _grow(self, text: AnswerText, said: str | None = None) -> _Piece:
         """Add a text to its channel; `said`: what it is in an event that is like the one that `text` is of."""
@@ -546,16 +561,16 @@ class Watch:
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
         elif self._course is not None:
-            if self._queue and (fields := self._queue[0].fields) is not None:
+            if self._queue.events and (fields := self._queue.events[0].fields) is not None:
                 self._course.unseen(fields)
             self._out.append(self._course.cut(verdict.message or ""))
         else:
-            fields = next((held.fields for held in self._queue if held.fields is not None), {})
+            fields = next((held.fields for held in self._queue.events if held.fields is not None), {})
             self._out.append(orjson.dumps(self._shape.cut(fields, verdict.message or "")))
         self.over = True
         self._later = None
         self._todo.clear()
-        self._queue.clear()
+        self._queue = _Queue()
         self._channels.clear()
         self._groups.clear()
 
@@ -578,12 +593,12 @@ class Watch:
             self._let_go()
         self._whole = bytearray()
         if rest and not self.over:
-            self._put(_HeldEvent(Event(rest, "", b""), None, []))
+            self._queue.put(_HeldEvent(Event(rest, "", b""), None, []))
 
     def _let_go(self) -> None:
         """Release everything, with the masks that are known."""
         self._todo.clear()
-        for held in self._queue:
+        for held in self._queue.events:
             for piece in held.pieces:
                 piece.grown.judged = max(piece.grown.judged, piece.end)
                 if piece.grown.group is not None:
@@ -615,15 +630,14 @@ class Watch:
 
     def _flush(self) -> None:
         """Move what may be released from the queue."""
-        queue, holds = self._queue, self._judge.holds
+        queue, holds = self._queue.events, self._judge.holds
         if self._judge.responds and not self.begun and not self._shows():
             return
         while queue:
             held = queue[0]
             if holds and not self._known(held):
                 return
-            queue.popleft()
-            self._held -= len(held.event.raw)
+            self._queue.take()
             self._out.append(self._written(held))
             self.begun = True
             if held.fields is not None and self._course is not None:
@@ -642,7 +656,7 @@ class Watch:
 
     def _shows(self) -> bool:
         """Whether a text of the answer may be released: until then another answer may take the place of all."""
-        for held in self._queue:
+        for held in self._queue.events:
             if not self._known(held):
                 return False
             if held.pieces or self._events is None:

@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.gateways import allowed
-from decisions.engine import Engine, Opening, Settings
+from decisions.catalogue import Catalogue
+from decisions.engine import Engine, Opening, Ruleset, Settings
 from decisions.model import Model
 from extproc import paths
 
@@ -51,9 +52,7 @@ OPENED = st.tuples(
 def policy(*entries):
     models = {key: Model(key, key) for key in ("small", "large")}
     openings = tuple(Opening(*entry) for entry in entries)
-    return Engine(
-        policy="", models=models, default="small", signals={}, clauses=[], settings=Settings(openings=openings)
-    )
+    return Engine("", Catalogue(models, "small"), Ruleset(), Settings(openings=openings))
 
 
 @given(st.lists(st.tuples(st.sampled_from(MATCHES), st.sampled_from(["small", "large"])), max_size=4), OPENED)

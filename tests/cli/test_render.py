@@ -20,7 +20,8 @@ from cli.gateways.place import Mtls, Place, RenderError, upstreams
 from cli.main import main
 from config.build import build
 from config.load import parse
-from decisions.engine import Clause, Engine, Opening, Settings
+from decisions.catalogue import Catalogue
+from decisions.engine import Clause, Engine, Opening, Ruleset, Settings
 from decisions.model import Model
 from decisions.rule import ALWAYS
 from stepwise.spec import StepwiseSpec
@@ -46,9 +47,7 @@ def engine(stepwise: bool = False, **settings: Any) -> Engine:
         else []
     )
     models = {model.key: model for model in (SMALL, LARGE)}
-    return Engine(
-        policy="sha256:0", models=models, default="small", signals={}, clauses=clauses, settings=Settings(**settings)
-    )
+    return Engine("sha256:0", Catalogue(models, "small"), Ruleset(clauses), Settings(**settings))
 
 
 def validate(config: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -242,7 +241,7 @@ def test_only_what_the_router_reads_and_the_policy_opens_has_a_route():
 
 def test_envoy_gateway_gets_as_many_http_routes_as_its_rules_need():
     many = {f"m{number}": Model(f"m{number}", "m", url="http://m.svc:1/base") for number in range(20)}
-    made = Engine(policy="sha256:0", models=many, default="m0", signals={}, clauses=[])
+    made = Engine("sha256:0", Catalogue(many, "m0"), Ruleset())
     objects = envoy_gateway.render(made, Place(), Cluster())
     found = [each for each in objects if each["kind"] == "HTTPRoute"]
     assert [len(each["spec"]["rules"]) for each in found] == [16, 6]  # models, the default, the refusal
@@ -321,7 +320,7 @@ def test_what_is_wrong_is_said(place, says):
 
 def test_models_without_a_server_are_named():
     models = {"a": Model("a", "a"), "b": Model("b", "b", url="http://b"), "c": Model("c", "c")}
-    lacking = Engine(policy="sha256:0", models=models, default="a", signals={}, clauses=[])
+    lacking = Engine("sha256:0", Catalogue(models, "a"), Ruleset())
     with pytest.raises(RenderError, match=r"no upstream for a, c: .*--upstream a=URL"):
         render(lacking, Place())
 
@@ -472,6 +471,20 @@ def test_envoy_gateway_waits_and_asks_as_each_model_says():
     assert last["retry"]["retryOn"]["triggers"] == ["connect-failure", "refused-stream"]
     (extension,) = [spec for (kind, _), spec in named.items() if kind == "EnvoyExtensionPolicy"]
     assert {ref["name"] for ref in extension["targetRefs"]} == set(policies)
+
+
+@pytest.mark.e2e
+def test_models_take_each_others_place_in_the_order_of_their_prices(tmp_path):
+    models = ", ".join(f"{key}: {{url: 'http://10.0.0.{n}', price: {{input: {n}}}}}" for n, key in enumerate("cab", 1))
+    made, place = served(f"{{{models}}}\nsettings: {{fallback: price}}")
+    clusters = {each["name"]: each for each in render(made, place)["static_resources"]["clusters"]}
+    members = [clusters[f"failover-{key}"]["cluster_type"]["typed_config"]["clusters"] for key in "abc"]
+    assert members == [[f"model-{key}", f"fallback-1-{key}", f"fallback-2-{key}"] for key in "abc"]
+    inside = {each["name"]: each for each in render(made, place)["static_resources"]["listeners"]}
+    to = [inside[f"fallback-{rank}-b"]["filter_chains"][0]["filters"][0]["typed_config"] for rank in (1, 2)]
+    routes_of = [manager["route_config"]["virtual_hosts"][0]["routes"][-1]["route"]["cluster"] for manager in to]
+    assert routes_of == ["model-c", "model-a"]
+    assert validate(render(made, place), tmp_path).returncode == 0
 
 
 def test_envoy_asks_a_server_whether_it_is_well():

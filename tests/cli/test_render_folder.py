@@ -125,6 +125,50 @@ def test_a_file_of_others_is_not_written_over(target, capsys):
     assert (folder / "README.md").read_text() == "# Mine\n"
 
 
+def test_the_first_line_of_each_file_says_how_it_was_rendered(target, capsys):
+    command, folder = target
+    assert main(command) == 0
+    line = capsys.readouterr().out.partition("\n")[0]
+    assert line == f"# For policy.yaml; written by: pointsman render policy.yaml {' '.join(command[2:])}"
+    assert main([*command, "-o", str(folder)]) == 0
+    for file in folder.iterdir():
+        assert (
+            f"written by: pointsman render policy.yaml {' '.join(command[2:])}" in file.read_text().partition("\n")[0]
+        )
+
+
+def test_options_with_several_values_and_with_none_are_written_as_they_are_read(tmp_path, capsys):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(NAMED)
+    options = ["--for", "istio", "--gateway-api", "--host", "a.example.com", "--host", "*.example.com"]
+    assert main(["render", str(policy), *options]) == 0
+    line = capsys.readouterr().out.partition("\n")[0]
+    assert line.endswith("--for istio --gateway-api --host a.example.com --host '*.example.com'")
+
+
+def test_a_folder_of_another_policy_is_left_alone(target, capsys):
+    command, folder = target
+    assert main([*command, "-o", str(folder)]) == 0
+    before = {file.name: file.read_text() for file in folder.iterdir()}
+    policy = Path(command[1])
+    for other in (policy.with_name("other.yaml"), policy.parent / "below" / "policy.yaml"):
+        other.parent.mkdir(exist_ok=True)
+        other.write_text(policy.read_text())
+        assert main(["render", str(other), *command[2:], "-o", str(folder)]) == 1
+        assert "there is for another policy, ../../policy.yaml: name another folder" in capsys.readouterr().err
+        assert {file.name: file.read_text() for file in folder.iterdir()} == before
+    assert main([*command, "-o", str(folder)]) == 0
+
+
+def test_files_that_an_earlier_version_wrote_are_known(target):
+    command, folder = target
+    assert main([*command, "-o", str(folder)]) == 0
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace("For ../../policy.yaml;", "For policy.yaml;", 1))
+    assert main([*command, "-o", str(folder)]) == 0
+    assert "For ../../policy.yaml;" in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("kind", ["there", "nowhere", "pipe"])
 def test_nothing_is_written_through_a_link_and_nothing_waits_for_a_pipe(target, capsys, tmp_path, kind):
     command, folder = target

@@ -80,6 +80,16 @@ def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Pa
     assert printed.splitlines()[-1] == "0 []"
 
 
+def test_a_router_loads_numpy_for_models_alone(policy: Path) -> None:
+    """It is a seventh of what a start takes, and 20 MB of memory."""
+    code = (
+        "import sys; from pathlib import Path; import extproc.server; from config.watch import load\n"
+        "load(Path(sys.argv[1])); print('numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(policy)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_a_good_policy(run: Run, policy: Path) -> None:
     ran = run("validate", policy)
     assert (ran.status, ran.err) == (0, "")

@@ -9,7 +9,9 @@ from config.build import build
 from config.load import parse
 from config.resources import Resources
 from signals.neural.heads import Heads
+from signals.neural.service import Inference
 from signals.neural.shipped import Shipped
+from tests.conftest import load_anew
 
 POLICY = """\
 version: 1
@@ -26,6 +28,7 @@ def shipped(least: float, resources: Resources) -> Shipped:
 
 
 def test_a_reload_takes_the_model_that_is_loaded_and_the_last_engine_takes_it_away(monkeypatch) -> None:
+    monkeypatch.setattr(Inference, "loaded", load_anew)
     loaded: list[weakref.ref[Heads]] = []
     init = Heads.__init__
 

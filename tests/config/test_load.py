@@ -357,6 +357,34 @@ def test_fallbacks_are_models_and_lead_to_no_circle():
     assert code == "P104"
 
 
+def test_without_fallbacks_of_their_own_models_are_replaced_by_price_where_the_policy_says_so():
+    text = """\
+version: 1
+models:
+  dear: {price: {input: 9, output: 9}}
+  none: {}
+  same: {price: {input: 3, output: 3}, capabilities: [tools]}
+  free: {price: {input: 0}, capabilities: [tools]}
+  mute: {price: {input: 1, output: 1}, capabilities: []}
+  own: {price: {input: 2, output: 4}, fallback: [mute], capabilities: [tools, vision]}
+default: dear
+"""
+    assert {model.fallback for key, model in models(parse(text).spec).items() if key != "own"} == {()}
+    found = models(parse(text + "settings: {fallback: price}\n").spec)
+    assert {key: [other.key for other in model.fallback] for key, model in found.items()} == {
+        "dear": [],  # none is known to do all that it can
+        "none": ["dear"],
+        "same": ["free", "own", "dear"],
+        "free": ["same", "own", "dear"],
+        "mute": ["free", "same", "own", "dear"],
+        "own": ["mute"],
+    }
+    assert found["same"].fallback[0] is found["free"]
+    many = ", ".join(f"m{n}: {{price: {{input: {n}, output: 1}}}}" for n in range(12))
+    chain = models(parse(f"version: 1\nmodels: {{{many}}}\ndefault: m3\nsettings: {{fallback: price}}\n").spec)
+    assert [model.key for model in chain["m3"].fallback] == [f"m{n}" for n in (0, 1, 2, 4, 5, 6, 7, 8)]
+
+
 def test_fallbacks_of_fallbacks_come_after_ones_own():
     entries = "a: {fallback: [b, c]}, b: {fallback: [d, c]}, c: {fallback: [e]}, d: {}, e: {}"
     spec = parse(f"version: 1\nmodels: {{{entries}}}\ndefault: a\n").spec

@@ -286,11 +286,27 @@ def test_set_on_models_without_the_switch() -> None:
     assert codes(policy(models=models, decision=decision)) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "mend"),
+    [
+        ('url: "https://x.openai.azure.com/openai/deployments/gpt"', "`base_path: /openai/v1`, `name: gpt`"),
+        ('name: gpt, url: "https://x.openai.azure.com/OpenAI/deployments/gpt/"', "`base_path: /openai/v1`"),
+    ],
+)
+def test_the_url_of_one_of_azures_deployments(model: str, mend: str) -> None:
+    found = [problem for problem in check(policy(models=f"{{a: {{{model}}}, b: {{}}}}"))[1] if problem.code == "L327"]
+    assert [problem.message.endswith(f"write `url: https://x.openai.azure.com`, {mend}") for problem in found] == [True]
+
+
 def test_a_try_that_nobody_takes_over() -> None:
     decision = "{name: d, when: s, route: b}"
     models = "{a: {fallback: [b], per_try_timeout: 20s}, b: {%sper_try_timeout: 9s}, c: {}}"
     assert codes(policy(models=models % "", decision=decision)) == [("L332", "9s}, c: {}}")]
     assert codes(policy(models=models % "fallback: [c], ", decision=decision)) == []
+    found = check(policy(models=models % "", decision=decision) + "settings: {fallback: price}\n")[1]
+    unpriced = [one.message.partition(",")[0] for one in found if one.code == "L326"]
+    assert unpriced == [f"model {key!r} has no price" for key in "abc"]
+    assert "L332" not in {one.code for one in found}
 
 
 BUDGET = "{budget: {header: x-tenant, limit: 5}}"

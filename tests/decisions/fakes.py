@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decisions.engine import Clause, Engine
+from decisions.catalogue import Catalogue
+from decisions.engine import Clause, Engine, Ruleset
 from decisions.model import Model
 from decisions.named import RuleSignal
 from decisions.rule import All, AnyOf, AtLeast, NamedRule, Not, Rule
@@ -114,9 +115,10 @@ def name_rules(rule: Rule, signals: dict[str, Signal]) -> None:
                 name_rules(child, signals)
 
 
-def engine(signals: Sequence[Signal], clauses: Sequence[Clause], **more: Any) -> Engine:
+def engine(signals: Sequence[Signal], clauses: Sequence[Clause], best: bool = False, **names: Any) -> Engine:
+    """`names`: how clients ask for models (`Catalogue`)."""
     named = {signal.name: signal for signal in signals}
     for each in clauses:
         name_rules(each.when, named)
-    more = {"models": MODELS, "default": "small", "selectors": selectors(clauses), **more}
-    return Engine(policy="sha256:0", signals=named, clauses=clauses, **more)
+    rules = Ruleset(clauses, named, selectors(clauses), best=best)
+    return Engine("sha256:0", Catalogue(MODELS, "small", **names), rules)

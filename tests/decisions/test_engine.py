@@ -72,9 +72,9 @@ def test_a_named_model_is_kept_but_guards_and_overrides_apply() -> None:
     assert (kept.name, kept.action, kept.model) == (None, "route", LARGE)
     assert settled(made, request({"a": TRUE, "b": FALSE}, model="org/large")).decision.name == "guard"
     assert settled(made, request({"a": FALSE, "b": TRUE}, model="large")).decision.name == "forced"
-    assert made.asks(request(model="auto"))
-    assert made.asks(request(model=None))
-    assert not made.asks(request(model="large"))
+    assert made.catalogue.asks(request(model="auto"))
+    assert made.catalogue.asks(request(model=None))
+    assert not made.catalogue.asks(request(model="large"))
 
 
 def test_unknown_models_are_refused_or_passed() -> None:

@@ -23,6 +23,7 @@ from stepwise.spec import StepwiseSpec
 from tests.decisions.fakes import LARGE, MODELS, SMALL, clause, pick
 from tests.decisions.test_properties import clause_lists, named_rules, reference, rules_of, untied
 from tests.decisions.test_rule import entangled
+from tests.volume import few_and_many
 
 A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 
@@ -129,10 +130,14 @@ def lists_with_names(draw: st.DrawFn) -> list[Clause]:
     return draw(clause_lists(rules_of(leaf | st.sampled_from(named) if named else leaf), most=4))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(lists_with_names(), st.booleans())
-def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(clauses: list[Clause], best: bool) -> None:
-    assert codes(clauses, best) == codes([replace(c, when=written_out(c.when)) for c in clauses], best)
+@few_and_many(30, 100)
+def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(lists_with_names(), st.booleans())
+    def holds(clauses: list[Clause], best: bool) -> None:
+        assert codes(clauses, best) == codes([replace(c, when=written_out(c.when)) for c in clauses], best)
+
+    holds()
 
 
 def test_rules_that_build_on_each_other_are_no_larger_than_they_are_long() -> None:

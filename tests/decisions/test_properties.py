@@ -21,6 +21,7 @@ from signals.kinds.score import Score, ScoreParams
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
 from signals.signal import Cost, Shared, Signal
 from tests.decisions.fakes import LARGE, SMALL, Fake, Sum, engine, name_rules, request
+from tests.volume import few_and_many
 
 # The reference: Kleene's logic on numbers (false 0, Unknown 1, true 2), so that all is min, any is max, not is 2 - x.
 
@@ -189,8 +190,9 @@ COSTS = st.sampled_from(tuple(Cost))
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], bool]:
-    """An engine, what its signals say or how they fail, the readings that follow, and whether the model is named."""
+def cases(draw: st.DrawFn) -> tuple[Engine, bool, dict[str, Any], dict[str, Reading], bool]:
+    """An engine and whether it takes the best, what its signals say or how they fail, the readings that follow, and
+    whether the model is named."""
     fakes = [Fake(name, draw(COSTS)) for name in NAMES[:4]]
     signals: list[Signal] = [*fakes, Sum("sum", fakes[:2])]
     said: dict[str, Any] = {}
@@ -221,33 +223,38 @@ def cases(draw: st.DrawFn) -> tuple[Engine, dict[str, Any], dict[str, Reading], 
         both = [readings[name].score for name in (named[-1].name, "a")]
         total = sum(score for score in both if score is not None)
         readings["mix"] = unknown("input_unknown") if None in both else Reading(total >= 1.0, total)
-    made = engine(signals, draw(clause_lists(rules_of(leaves))), best=draw(st.booleans()))
-    return made, said, readings, draw(st.booleans())
+    best = draw(st.booleans())
+    made = engine(signals, draw(clause_lists(rules_of(leaves))), best=best)
+    return made, best, said, readings, draw(st.booleans())
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
-@given(cases(), st.booleans(), st.booleans())
-def test_lazy_evaluation_decides_as_eager_evaluation_does(
-    case: tuple[Engine, dict[str, Any], dict[str, Reading], bool], everything: bool, detail: bool
-) -> None:
-    made, said, readings, named = case
-    asked = request(said, "large" if named else "auto")
-    trace = asyncio.run(made.decide(asked, everything=everything, detail=detail))
-    assert shown(trace) == reference(made.clauses, readings, made.best, named)
-    for name, reading in trace.readings.items():
-        assert reading == readings[name]
-    for name, result in trace.results.items():
-        c = next(c for c in made.clauses if c.name == name)
-        eager = (False, None, True)[value(c.when, readings)]
-        # None may also stand for a rule left open, when what it would end as makes no difference.
-        alike = {"skip": (None, False), "match": (None, True), "fail": (None,)}[c.on_unknown]
-        assert result is eager or (result is None and eager in alike)
-    if everything:
-        assert trace.readings.keys() == readings.keys()
-    fetched = [name for name, _ in asked.fields.get("fetched", ())]
-    assert len(fetched) == len(set(fetched)), "a slow input was fetched twice"
-    assert (trace.timings is not None) == detail
+@few_and_many(150, 600)
+def test_lazy_evaluation_decides_as_eager_evaluation_does(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(cases(), st.booleans(), st.booleans())
+    def holds(
+        case: tuple[Engine, bool, dict[str, Any], dict[str, Reading], bool], everything: bool, detail: bool
+    ) -> None:
+        made, best, said, readings, named = case
+        asked = request(said, "large" if named else "auto")
+        trace = asyncio.run(made.decide(asked, everything=everything, detail=detail))
+        assert shown(trace) == reference(made.clauses, readings, best, named)
+        for name, reading in trace.readings.items():
+            assert reading == readings[name]
+        for name, result in trace.results.items():
+            c = next(c for c in made.clauses if c.name == name)
+            eager = (False, None, True)[value(c.when, readings)]
+            # None may also stand for a rule left open, when what it would end as makes no difference.
+            alike = {"skip": (None, False), "match": (None, True), "fail": (None,)}[c.on_unknown]
+            assert result is eager or (result is None and eager in alike)
+        if everything:
+            assert trace.readings.keys() == readings.keys()
+        fetched = [name for name, _ in asked.fields.get("fetched", ())]
+        assert len(fetched) == len(set(fetched)), "a slow input was fetched twice"
+        assert (trace.timings is not None) == detail
+
+    holds()
 
 
 # Nothing needless: rules that name each signal once, so that a leaf that is still open can change the rule. A decision
@@ -345,34 +352,36 @@ def many_rules(draw: st.DrawFn) -> list[NamedRule]:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
-@given(st.data(), many_rules(), st.randoms())
-def test_rules_say_the_same_of_each_request_that_is_alike(
-    data: st.DataObject, named: list[NamedRule], random: Random
-) -> None:
-    clauses = data.draw(clause_lists(st.sampled_from(named), most=4))
-    clauses.append(Clause("every", AtLeast(len(named), tuple(named)), "route", LARGE))
-    count = Score("count", ScoreParams(sum={"a": 0.2, "b": 0.4}, of="matches", bands=BANDS), Shared())
-    made = engine([*(Fake(name) for name in "abc"), count], clauses)
-    asked = [*product(MATCHES, repeat=3)] * 2
-    random.shuffle(asked)
-    for said in asked:
-        readings = dict(zip("abc", said, strict=True))
-        total = round(0.2 * bool(said[0].matched) + 0.4 * bool(said[1].matched), 9)
-        band = Reading(True, total, "low" if total < 0.3 else "high")
-        if None in (said[0].matched, said[1].matched):
-            band = unknown("input_unknown")
-        everything = {**readings, "count": band}
-        trace = made.settle(request(readings))
-        assert isinstance(trace, Trace)
-        assert shown(trace) == reference(made.clauses, everything, False, False)
-        for name, reading in trace.readings.items():
-            if name in everything:
-                assert reading == everything[name]
-            else:
-                rule = made.signals[name]
-                assert isinstance(rule, RuleSignal)
-                assert reading.matched is (False, None, True)[value(rule.rule, everything)]
+@few_and_many(12, 40)
+def test_rules_say_the_same_of_each_request_that_is_alike(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.data(), many_rules(), st.randoms())
+    def holds(data: st.DataObject, named: list[NamedRule], random: Random) -> None:
+        clauses = data.draw(clause_lists(st.sampled_from(named), most=4))
+        clauses.append(Clause("every", AtLeast(len(named), tuple(named)), "route", LARGE))
+        count = Score("count", ScoreParams(sum={"a": 0.2, "b": 0.4}, of="matches", bands=BANDS), Shared())
+        made = engine([*(Fake(name) for name in "abc"), count], clauses)
+        asked = [*product(MATCHES, repeat=3)] * 2
+        random.shuffle(asked)
+        for said in asked:
+            readings = dict(zip("abc", said, strict=True))
+            total = round(0.2 * bool(said[0].matched) + 0.4 * bool(said[1].matched), 9)
+            band = Reading(True, total, "low" if total < 0.3 else "high")
+            if None in (said[0].matched, said[1].matched):
+                band = unknown("input_unknown")
+            everything = {**readings, "count": band}
+            trace = made.settle(request(readings))
+            assert isinstance(trace, Trace)
+            assert shown(trace) == reference(made.clauses, everything, False, False)
+            for name, reading in trace.readings.items():
+                if name in everything:
+                    assert reading == everything[name]
+                else:
+                    rule = made.signals[name]
+                    assert isinstance(rule, RuleSignal)
+                    assert reading.matched is (False, None, True)[value(rule.rule, everything)]
+
+    holds()
 
 
 def test_a_request_like_an_earlier_one_takes_all_its_readings_at_once() -> None:

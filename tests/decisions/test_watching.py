@@ -24,6 +24,7 @@ from signals.reading import FALSE, TRUE, Reading, Span, Unavailable, unknown
 from signals.request import Message, Request
 from signals.signal import Cost, Params, Shared, Signal
 from tests.decisions.fakes import Source
+from tests.volume import few_and_many
 
 CARD = "4111 1111 1111 1111"
 IBAN = "DE89 3704 0044 0532 0130 00"
@@ -574,24 +575,27 @@ def cut_up(text: str, cuts: list[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(places)] or [text]
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    parts=st.lists(st.one_of(st.sampled_from(PLANTED), st.sampled_from(PLAIN)), min_size=1, max_size=12),
-    cuts=st.lists(st.integers(0, 10_000), max_size=30),
-    window=st.integers(32, 300),
-)
-@example(parts=[CARD, PLAIN[0]] * 6, cuts=list(range(0, 400, 3)), window=32)
-def test_nothing_of_a_planted_value_gets_through_in_whatever_pieces_it_comes(
-    parts: list[str], cuts: list[int], window: int
-) -> None:
-    text = " ".join(parts)
-    judge = Watched(
-        [Watching("hide", AnyOf((Leaf("leak"), Leaf("words"), Leaf("shape"))), "mask", "match", window=window)], SIGNALS
-    ).judge({}, request())
-    assert judge is not None
-    got = released(judge, cut_up(text, cuts))
-    expected = " ".join(f"[{LABELS[part]}]" if part in LABELS else part for part in parts)
-    assert got == expected
+@few_and_many(120, 400)
+def test_nothing_of_a_planted_value_gets_through_in_whatever_pieces_it_comes(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        parts=st.lists(st.one_of(st.sampled_from(PLANTED), st.sampled_from(PLAIN)), min_size=1, max_size=12),
+        cuts=st.lists(st.integers(0, 10_000), max_size=30),
+        window=st.integers(32, 300),
+    )
+    @example(parts=[CARD, PLAIN[0]] * 6, cuts=list(range(0, 400, 3)), window=32)
+    def holds(parts: list[str], cuts: list[int], window: int) -> None:
+        text = " ".join(parts)
+        judge = Watched(
+            [Watching("hide", AnyOf((Leaf("leak"), Leaf("words"), Leaf("shape"))), "mask", "match", window=window)],
+            SIGNALS,
+        ).judge({}, request())
+        assert judge is not None
+        got = released(judge, cut_up(text, cuts))
+        expected = " ".join(f"[{LABELS[part]}]" if part in LABELS else part for part in parts)
+        assert got == expected
+
+    holds()
 
 
 SIGNALS = engine(MASK).signals
@@ -648,24 +652,28 @@ KEYS = build(
 ).signals
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    before=st.text(max_size=80),
-    value=st.sampled_from(PLANTED),
-    after=st.text(max_size=80),
-    size=st.integers(1, 40),
-    window=st.integers(32, 128),
-)
-def test_it_comes_out_as_if_it_had_come_whole(before: str, value: str, after: str, size: int, window: int) -> None:
-    """Between arbitrary characters a value may be no value; but the pieces make no difference to whether it is."""
-    text = f"{before} {value} {after}"
-    rule = AnyOf((Leaf("words"), Leaf("shape")))
-    watching = Watched([Watching("hide", rule, "mask", "match", window=window)], SIGNALS)
-    whole, pieces = watching.judge({}, request()), watching.judge({}, request())
-    assert whole is not None
-    assert pieces is not None
-    split = [text[at : at + size] for at in range(0, len(text), size)]
-    assert released(pieces, split) == released(whole, [text])
+@few_and_many(60, 200)
+def test_it_comes_out_as_if_it_had_come_whole(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        before=st.text(max_size=80),
+        value=st.sampled_from(PLANTED),
+        after=st.text(max_size=80),
+        size=st.integers(1, 40),
+        window=st.integers(32, 128),
+    )
+    def holds(before: str, value: str, after: str, size: int, window: int) -> None:
+        """Between arbitrary characters a value may be no value; but the pieces make no difference to whether it is."""
+        text = f"{before} {value} {after}"
+        rule = AnyOf((Leaf("words"), Leaf("shape")))
+        watching = Watched([Watching("hide", rule, "mask", "match", window=window)], SIGNALS)
+        whole, pieces = watching.judge({}, request()), watching.judge({}, request())
+        assert whole is not None
+        assert pieces is not None
+        split = [text[at : at + size] for at in range(0, len(text), size)]
+        assert released(pieces, split) == released(whole, [text])
+
+    holds()
 
 
 def test_a_word_that_is_not_over_yet_is_not_taken_for_one() -> None:

@@ -6,10 +6,10 @@ import asyncio
 import copy
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -39,6 +39,7 @@ from extproc.server import PROCESS
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Receiver, Stream, TransportLimits
 from signals.request import Request
+from tests.forks import Forked, start
 from tests.patience import PATIENCE
 
 T = TypeVar("T")
@@ -326,32 +327,38 @@ class Router:
         self._flags = flags
         self.admin = ""
         self._policy = policy
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "cli.main", "serve", str(self._policy), "--listen", self.listen]
         options = ["--admin", "127.0.0.1:0", "--workers", "1", "--log-format", "json", "--poll", "0.1"]
-        self._process = subprocess.Popen([*command, *options, *self._flags], stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
+        reading, writing = os.pipe()
+        self._process = start(["serve", str(self._policy), "--listen", self.listen, *options, *self._flags], 1, writing)
+        os.close(writing)
+        errors = open(reading)  # noqa: SIM115 (it is read for as long as the router runs)
         lines = []
-        for line in self._process.stderr:
+        for line in errors:
             lines.append(line)
             if '"ready"' in line:
                 self.admin = json.loads(line)["admin"]
                 break
         else:
-            self._process.stderr.close()
+            errors.close()
             self._process.wait(PATIENCE)
             self._process = None
             raise RuntimeError("the router did not start:\n" + "".join(lines))
         # Whatever it logs later must not fill the pipe.
-        threading.Thread(target=_discard, args=(self._process.stderr,), daemon=True).start()
+        threading.Thread(target=_discard, args=(errors,), daemon=True).start()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(PATIENCE)
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def metrics(self) -> str:
         return fetch(f"http://{self.admin}/metrics")

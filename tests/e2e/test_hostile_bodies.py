@@ -78,8 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         router, envoy = prepared(folder, POLICY.replace("SMALL", upstream.address))
         envoy.listen("duplex", processing_mode=DUPLEX)
         with started(router, envoy):
-            children = psutil.Process().children()
-            main = next(one for one in children if "cli.main" in one.cmdline() and router.listen in one.cmdline())
+            main = psutil.Process(router.pid)
             yield World(envoy, router, {"small": upstream}, {}, [main, *main.children(recursive=True)])
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
+from decisions.catalogue import Catalogue
 from decisions.decision import Decision, Trace
-from decisions.engine import Clause, Engine, Settings
+from decisions.engine import Clause, Engine, Ruleset, Settings
 from decisions.model import Model
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, Leaf, Rule
@@ -69,12 +70,10 @@ def clause(name: str, when: str | None, action: str, **more: Any) -> Clause:
 def engine(*clauses: Clause, signals: Iterable[Signal] = (), **settings: Any) -> Engine:
     """A policy with the models small (the default) and large."""
     return Engine(
-        policy="sha256:" + "0" * 64,
-        models={"small": SMALL, "large": LARGE},
-        default="small",
-        signals={signal.name: signal for signal in signals},
-        clauses=clauses,
-        settings=Settings(**settings),
+        "sha256:" + "0" * 64,
+        Catalogue({"small": SMALL, "large": LARGE}, "small"),
+        Ruleset(clauses, {signal.name: signal for signal in signals}),
+        Settings(**settings),
     )
 
 

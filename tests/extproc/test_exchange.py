@@ -14,8 +14,9 @@ import orjson
 import pytest
 import zstandard
 
+from decisions.catalogue import Catalogue
 from decisions.decision import Changes, Trace
-from decisions.engine import Clause, Engine, Opening
+from decisions.engine import Clause, Engine, Opening, Ruleset
 from decisions.model import Model
 from decisions.outcome import Outcome
 from decisions.rule import AnyOf
@@ -179,9 +180,7 @@ def test_a_404_names_the_list_of_models_of_the_clients_own_api(
 
 
 def test_an_unknown_model_can_be_passed_on_untouched() -> None:
-    policy = Engine(
-        policy="sha256:1", models={"small": LARGE}, default="small", signals={}, clauses=(), pass_unknown=True
-    )
+    policy = Engine("sha256:1", Catalogue({"small": LARGE}, "small", pass_unknown=True), Ruleset())
     [_, answer] = Envoy(Service(policy)).request(chat(model="gpt-9"))
     assert answer.request_body.response is None
     assert "model" not in metadata(answer)
@@ -1095,9 +1094,7 @@ class BrokenLater(Engine):
 
 
 def broken(kind: type[Engine]) -> Service:
-    return Service(
-        kind(policy="sha256:0", models={"small": Model("small", "s")}, default="small", signals={}, clauses=())
-    )
+    return Service(kind("sha256:0", Catalogue({"small": Model("small", "s")}, "small"), Ruleset()))
 
 
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
@@ -1124,8 +1121,7 @@ async def test_whatever_breaks_the_default_model_takes_the_request(
 @pytest.mark.parametrize("kind", [Broken, BrokenLater])
 async def test_whatever_breaks_a_guard_that_fails_closed_refuses(mode: Any, kind: type[Engine], breaks: None) -> None:
     guard = Clause("guard", AnyOf(()), "respond", None, "match", status=403, message="No.")
-    models = {"small": Model("small", "s")}
-    service = Service(kind(policy="sha256:0", models=models, default="small", signals={}, clauses=(guard,)))
+    service = Service(kind("sha256:0", Catalogue({"small": Model("small", "s")}, "small"), Ruleset((guard,))))
     envoy = Envoy(service, mode)
     envoy.request(chat())
     await envoy.settled()

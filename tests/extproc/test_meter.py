@@ -396,6 +396,6 @@ async def test_the_engine_that_decided_is_charged_once_be_it_the_candidate(tmp_p
         assert (await left(loaded.candidate.engine, request))[1] == 1.0
         envoy.exchange.closed()
         assert (await left(loaded.candidate.engine, request))[1] == pytest.approx(1 - (4 + 20) / 100)
-        assert worker.recorder.outcomes[-1][2].money == pytest.approx(24)
+        assert worker.common.recorder.outcomes[-1][2].money == pytest.approx(24)
     finally:
         await worker.drain(0, 0)

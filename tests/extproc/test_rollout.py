@@ -9,7 +9,7 @@ import pytest
 from config.build import build
 from config.load import parse
 from config.watch import Watcher, from_sources, load
-from decisions.engine import Settings
+from decisions.engine import Ruleset, Settings
 from extproc.body import parse as parse_request
 from extproc.paths import Target
 from extproc.rollout import AT_ONCE, Rollout
@@ -98,10 +98,7 @@ class SlowSignal(Signal):
 def slow(rolled):
     """Make the candidate wait for its signal."""
     engine = rolled.candidate
-    return type(engine)(
-        policy=engine.policy, models=engine.models, default="small",
-        signals={"gold": SlowSignal()}, clauses=engine.clauses,
-    )  # fmt: skip
+    return type(engine)(engine.policy, engine.catalogue, Ruleset(engine.clauses, {"gold": SlowSignal()}))
 
 
 async def test_slow_signals_are_waited_for_in_the_background_and_bounded():
@@ -132,10 +129,8 @@ async def test_a_long_body_is_read_for_the_candidate_in_a_thread_until_its_deadl
 
     def candidate(deadline):
         engine = rolled.candidate
-        return type(engine)(
-            policy=engine.policy, models=engine.models, default="small", signals={"gold": Reader()},
-            clauses=engine.clauses, settings=Settings(deadline=deadline),
-        )  # fmt: skip
+        rules = Ruleset(engine.clauses, {"gold": Reader()})
+        return type(engine)(engine.policy, engine.catalogue, rules, Settings(deadline=deadline))
 
     async def counted():
         await asyncio.wait_for(asyncio.gather(*rolled.rollout._tasks), PATIENCE)

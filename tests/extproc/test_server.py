@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 from config.watch import Loaded, load
-from decisions.engine import Clause, Engine
+from decisions.catalogue import Catalogue
+from decisions.engine import Clause, Engine, Ruleset
 from decisions.model import Model
 from decisions.rule import Leaf
 from examples.echo.server import Echo
@@ -177,7 +178,7 @@ async def test_a_broken_guard_refuses_a_broken_rule_falls_through_and_metrics_te
     def built(*names: str) -> Engine:
         used = [clauses[name] for name in names]
         signals = {name: Broken(name) for name in names}
-        return Engine(policy="sha256:x", models=models, default="small", signals=signals, clauses=used)
+        return Engine("sha256:x", Catalogue(models, "small"), Ruleset(used, signals))
 
     listen = f"unix:{tmp_path}/router.sock"
     engine = built("guard", "rule")
@@ -209,7 +210,7 @@ async def test_an_old_engine_is_closed_when_its_last_holder_is_gone(folder):
     worker = Worker(first, Options(policy=folder / "policy.yaml", listen="127.0.0.1:0"))
     del first
     await worker.start("127.0.0.1:0")
-    stream_keeps = worker._in_force
+    stream_keeps = worker._policies.current
     assert await worker.reload(lambda: second)
     assert closed == []
     del stream_keeps
@@ -257,7 +258,7 @@ async def test_a_stepwise_policy_brings_its_answers_and_takes_them_along(tmp_pat
     )
     worker = Worker(load(file), Options(policy=file, listen="127.0.0.1:0"))
     await worker.start("127.0.0.1:0")
-    first = worker._in_force
+    first = worker._policies.current
     assert first.answerer is not None
     answerer: Any = first.answerer
     closed: list[str] = []
@@ -270,7 +271,7 @@ async def test_a_stepwise_policy_brings_its_answers_and_takes_them_along(tmp_pat
 
     answerer.close = close
     assert await worker.reload(lambda: load(file))
-    assert worker._in_force.answerer is not first.answerer
+    assert worker._policies.current.answerer is not first.answerer
     await asyncio.sleep(0)
     assert closed == []
     del first

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from config.watch import load
-from extproc import server
+from extproc import inforce
 from extproc.answers import Answers
 from extproc.server import Options, Worker
 from tests.extproc.live import START_S, chat, envoy, eventually, router, swap
@@ -216,7 +216,7 @@ async def test_workers_share_a_unix_socket_and_leave_none_behind(folder: Path, t
 async def test_a_request_waits_for_the_policy_that_has_decided_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE_S", 5.0)
+    monkeypatch.setattr(inforce, "PATIENCE_S", 5.0)
     file = folder / "policy.yaml"
     async with models() as pair:
         swap(folder, policy(pair))
@@ -233,7 +233,7 @@ async def test_a_request_waits_for_the_policy_that_has_decided_it(
         assert await worker.reload(lambda: later)
         assert await asking == 200
         assert await ask(worker, "steps", first) == 200  # its policy is gone, but may still have decided requests
-        monkeypatch.setattr(server, "PATIENCE_S", 0.05)
+        monkeypatch.setattr(inforce, "PATIENCE_S", 0.05)
         assert await ask(worker, "later", "sha256:0") == 200  # by its name, when nobody knows the policy
         assert await ask(worker, "never", "sha256:0") == 404
         assert await ask(worker, "steps", "") == 404

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 
 from panel.answer import Panel
 from panel.spec import PanelSpec
+from signals.state.store import Store
 from tests.patience import PATIENCE
-from tests.stepwise.fakes import FakeModel
+from tests.stepwise.fakes import FakeModel, words
 from upstream.usage import Spent
 from upstream.writer import Call, Means
 
@@ -32,6 +33,55 @@ async def until(reached: Callable[[], bool]) -> None:
 def says(name: str, *texts: str, **more: Any) -> FakeModel:
     """A model that gives these answers, one after the other, and the last one for ever; a ✗ is improbable to it."""
     return FakeModel(name, lambda _, number: texts[min(number, len(texts) - 1)], **more)
+
+
+class Caller(FakeModel):
+    """Calls tools after its text: `calls` are their ids, names and arguments, and of the latter a piece is sent at a
+    time. `index`: of each; None: as OpenAI counts them."""
+
+    calls: tuple[tuple[str, str, str], ...] = ()
+    index: int | None = None
+    mixed = False  # the first call goes on after the last one
+
+    async def _event(self, sink: Any, event: Any) -> None:
+        choice = (event.get("choices") or [{}])[0]
+        if choice.get("finish_reason"):
+            for part in self._parts():
+                delta = {"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": None}
+                await super()._event(sink, {"choices": [delta]})
+            if self.calls and choice["finish_reason"] == "stop":
+                choice["finish_reason"] = "tool_calls"
+        await super()._event(sink, event)
+
+    def _parts(self) -> Iterator[dict[str, Any]]:
+        for at, (id_, name, arguments) in enumerate(self.calls):
+            index = at if self.index is None else self.index
+            yield {"index": index, "id": id_, "type": "function", "function": {"name": name, "arguments": ""}}
+            for begin in range(0, len(arguments), 7):
+                yield {"index": index, "function": {"arguments": arguments[begin : begin + 7]}}
+        if self.mixed:
+            yield {"index": 0, "function": {"arguments": " "}}
+
+
+class Reader(FakeModel):
+    """Says how probable it finds a draft, as `confidence` has it."""
+
+    async def _answer(self, reader: Any, sink: Any, path: str, body: Any, *more: Any) -> bool:
+        if "prompt_logprobs" not in body:
+            return await super()._answer(reader, sink, path, body, *more)
+        read = words(body["messages"][-1]["content"])
+        said = [{"logprob": self.confidence(token), "rank": 1, "decoded_token": token} for token in read]
+        template = {"logprob": -9.0, "rank": 5, "decoded_token": "<|assistant|>"}
+        entries = [None, {"1": template}, *({str(at): one} for at, one in enumerate(said))]
+        usage = {"prompt_tokens": 10 + len(read), "completion_tokens": 1}
+        return await self._whole(sink, 200, {"choices": [], "usage": usage, "prompt_logprobs": entries})
+
+
+def calls(name: str, text: str, *called: tuple[str, str, str], **more: Any) -> Caller:
+    """A model that says this and then calls these tools."""
+    made = Caller(name, lambda _, number: text, **more)
+    made.calls = called
+    return made
 
 
 @dataclass
@@ -107,7 +157,11 @@ class Table:
 
 @asynccontextmanager
 async def table(
-    models: list[FakeModel], block: dict[str, Any], folder: Path = Path(), wait: float = 10 * PATIENCE
+    models: list[FakeModel],
+    block: dict[str, Any],
+    folder: Path = Path(),
+    wait: float = 10 * PATIENCE,
+    store: Store | None = None,
 ) -> AsyncIterator[Table]:
     """A panel ready to answer, which waits so many seconds for a server. At the end nothing may be left over: no task,
     no connection."""
@@ -117,7 +171,7 @@ async def table(
             await model.start()
             stack.push_async_callback(model.stop)
         ends = {model.name: model.endpoint(first_timeout=wait, idle_timeout=wait) for model in models}
-        panel = PanelSpec.model_validate(block).build(Means(ends, folder))
+        panel = PanelSpec.model_validate(block).build(Means(ends, folder, store))
         assert isinstance(panel, Panel)
         stack.push_async_callback(panel.close)
         made = Table(panel, {model.name: model for model in models}, [])

@@ -15,6 +15,10 @@ from tests.stepwise.fakes import Fault
 
 SURE, UNSURE, LARGE = "it is four", "it is ✗ five or six or seven", "IT IS FOUR"
 BLOCK = {"cascade": ["small", "large"], "until": {"sure": 0.9}}
+USE = {"type": "tool_use", "id": "a", "name": "b", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "a"}
+FUNCTION = {"type": "function", "name": "b"}
+CALLED = {"type": "function_call", "call_id": "a", "name": "b", "arguments": "{}"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -240,14 +244,26 @@ async def test_the_client_s_parameters_reach_the_members_and_ours_do_not_change_
         ("chat", {"modalities": ["audio"]}, "modalities"),
         ("chat", {"max_tokens": "many"}, "malformed"),
         ("embeddings", {"input": "x"}, "api"),
-        ("messages", {"messages": ASK, "max_tokens": 9, "tools": [{}]}, "tools"),
+        ("messages", {"messages": ASK, "max_tokens": 9, "tools": [{"type": "web_search_20250305"}]}, "tools"),
+        ("messages", {"messages": ASK, "max_tokens": 9, "tools": [{"name": "a", "defer_loading": True}]}, "tools"),
+        ("messages", {"messages": ASK, "max_tokens": 9, "tools": [{}], "tool_choice": {"type": "other"}}, "tools"),
+        ("messages", {"messages": [*ASK, {"role": "assistant", "content": [USE]}], "max_tokens": 9}, "continuation"),
+        ("messages", {"messages": [{"role": "assistant", "content": [{**USE, "input": 1}]}, *ASK]}, "content"),
+        ("messages", {"messages": [{"role": "user", "content": [USE]}]}, "content"),
+        ("messages", {"messages": [{"role": "user", "content": [{**RESULT, "content": [{}]}]}]}, "content"),
         ("messages", {"messages": ASK, "max_tokens": 9, "top_k": 3}, "field"),
         ("messages", {"messages": ASK, "max_tokens": 9, "thinking": {"type": "enabled"}}, "thinking"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}], "max_tokens": 9}, "content"),
         ("responses", {"input": "x", "previous_response_id": "resp_1"}, "stored"),
         ("responses", {"input": "x", "tools": [{}]}, "tools"),
+        ("responses", {"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
+        ("responses", {"input": "x", "tools": [{"type": "custom", "name": "a"}]}, "tools"),
+        ("responses", {"input": "x", "tools": [FUNCTION], "tool_choice": {"type": "allowed_tools"}}, "tools"),
+        ("responses", {"input": [{"type": "function_call", "call_id": "a", "name": "b"}]}, "content"),
+        ("responses", {"input": [{"type": "reasoning", "summary": []}]}, "content"),
+        ("responses", {"input": [*ASK, CALLED]}, "continuation"),
         ("responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "response_format"),
-        ("responses", {"input": [{"type": "function_call_output"}]}, "content"),
+        ("responses", {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}, "content"),
         ("responses", {"input": []}, "malformed"),
     ],
 )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from panel.extract import EXTRACTORS, WholeText, boxed, called, field, groups, same
-from tests.linear import spent
+from tests.linear import assert_linear, spent
+from upstream.toolcalls import tool_calls
 
 
 @pytest.mark.parametrize(
@@ -105,3 +107,20 @@ def test_json_of_more_levels_than_can_be_written_is_taken_as_it_stands() -> None
     deep = '{"a": ' + "[" * 300 + "]" * 300 + "}"
     assert called([{"index": 0, "function": {"name": "look", "arguments": deep}}]) == f"look {deep}"
     assert field(["a"])(deep) is None
+
+
+def test_pieces_of_tool_calls_are_put_together_in_linear_time() -> None:
+    def pieces(count: int) -> list[dict[str, Any]]:
+        return [{"index": 0, "function": {"arguments": "12345678"}}] * count
+
+    assert_linear(pieces, tool_calls)
+    assert tool_calls(pieces(3)) == [("", "", "12345678" * 3)]
+
+
+def test_a_new_id_begins_a_call_where_all_have_one_index() -> None:
+    parts = [
+        {"id": "a", "function": {"name": "look", "arguments": "{"}},
+        {"id": "a", "function": {"arguments": "}"}},
+        {"id": "b", "function": {"name": "see", "arguments": "{}"}},
+    ]
+    assert tool_calls(parts) == [("a", "look", "{}"), ("b", "see", "{}")]

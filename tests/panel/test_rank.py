@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from config.resources import Resources
 from panel.kinds.rank import bradley_terry, reliability
 from panel.spec import PanelSpec
-from tests.panel.fakes import says, table
+from signals.state.store import Store, Valkey
+from tests.panel.fakes import calls, says, table
+from tests.patience import PATIENCE
+from tests.signals.state.test_store import Server, eventually, needs_server, server  # noqa: F401
 from tests.stepwise.fakes import FakeModel, Fault
 
 RANK = {"rank": ["a", "b", "c"], "judges": ["j"]}
@@ -25,19 +30,6 @@ class Judge(FakeModel):
         verdict = "A" if not self.fair or int(first) > int(second) else "B"
         self.write = lambda prefix, number: f"I prefer {verdict}."
         return await super()._answer(reader, sink, path, body, *more)
-
-
-class Caller(FakeModel):
-    """Calls a tool."""
-
-    place = ""
-
-    async def _event(self, sink: Any, event: Any) -> None:
-        if event["choices"] and event["choices"][0]["finish_reason"] == "stop":
-            said = {"name": "look", "arguments": json.dumps({"place": self.place})}
-            delta = {"tool_calls": [{"index": 0, "id": "1", "type": "function", "function": said}]}
-            await super()._event(sink, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        await super()._event(sink, event)
 
 
 def four(*texts: str, fair: bool = True) -> list[Any]:
@@ -75,6 +67,35 @@ async def test_a_judge_that_goes_by_the_order_says_nothing_and_counts_less_from_
     assert (before["j"], round(after["j"], 3)) == (0.5, 0.333)
 
 
+async def learned(store: Store) -> float:
+    """What a worker with this store knows of the judge after one answer of it."""
+    async with table(four("Answer: 1", "Answer: 9", "Answer: 9", fair=False), RANK, store=store) as made:
+        await made.ask()
+        return (await reliability(store, ["j"]))["j"]
+
+
+@needs_server
+async def test_what_is_known_of_a_judge_is_shared_by_workers_and_survives_their_restart(server: Server) -> None:  # noqa: F811
+    async def known(store: Store, at: float) -> bool:
+        return round((await reliability(store, ["j"]))["j"], 3) == at
+
+    one, other = Valkey(server.url, timeout=PATIENCE), Valkey(server.url, timeout=PATIENCE)
+    await learned(one)
+    assert await eventually(lambda: known(other, 0.333))
+    await learned(other)
+    await one.close()
+    await other.close()
+    after = Valkey(server.url, timeout=PATIENCE)
+    assert await known(after, 0.25)
+    await after.close()
+
+
+async def test_what_is_known_of_a_judge_survives_a_reload_without_a_store() -> None:
+    resources = Resources()
+    await learned(resources.store(None, Path()))
+    assert await learned(resources.store(None, Path())) == 0.25
+
+
 @pytest.mark.parametrize("broken", ["a", "j"])
 async def test_whoever_fails_is_done_without(broken: str) -> None:
     async with table(four("Answer: 1", "Answer: 9", "Answer: 5"), RANK) as made:
@@ -92,9 +113,8 @@ async def test_without_a_quorum_there_is_no_answer() -> None:
 
 async def test_answers_that_call_tools_are_judged_and_one_is_released() -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
-    models = [Caller(name, lambda prefix, number: "") for name in "abc"]
-    for model, place in zip(models, ("here", "there", "here"), strict=True):
-        model.place = place
+    places = zip("abc", ("here", "there", "here"), strict=True)
+    models = [calls(name, "", ("1", "look", json.dumps({"place": place}))) for name, place in places]
     judge = says("j", "A", "B")  # whatever is shown second, then first: the same answer both times
     async with table([*models, judge], RANK) as made:
         given = await made.ask(tools=tools)

@@ -10,8 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from extproc.overhttp import application, serve
-from extproc.transport import address
+from extproc.overhttp import Port, application
 from stepwise.answer import Steps
 from stepwise.pair import AnswerBudget, PairModel, Setup
 from stepwise.probe import QUESTION
@@ -440,12 +439,11 @@ async def served(decisions: dict[str, Any], listen: str = "127.0.0.1:0", **more:
     def borrow(name: str, policy: str) -> AbstractAsyncContextManager[Any]:
         return nullcontext(writers.get(name))
 
-    bound = address.bind(listen)
-    runner = await serve(application(borrow, lambda: True, **more), bound)
+    port = await Port.open(application(borrow, lambda: True, **more), listen)
     try:
-        yield f"http://{address.name(bound)}"
+        yield f"http://{port.address}"
     finally:
-        await runner.cleanup()
+        await port.close(PATIENCE)
 
 
 def text_of(events: list[dict[str, Any]]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count, joined
+from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count
 from upstream.endpoint import JSON
 from upstream.events import DONE, comment, event
+from upstream.toolcalls import tool_calls
 
 
 class ChatManuscript(Manuscript):
@@ -44,8 +45,8 @@ class ChatManuscript(Manuscript):
         message: JSON = {"role": "assistant", "content": "".join(piece.text for piece in spoken)}
         if reasoning := "".join(piece.reasoning for piece in spoken):
             message["reasoning_content"] = reasoning
-        if tools := joined([part for piece in spoken for part in piece.tools]):
-            message["tool_calls"] = tools
+        if tools := tool_calls(part for piece in spoken for part in piece.tools):
+            message["tool_calls"] = [call.chat() for call in tools]
             message["content"] = message["content"] or None
         choice = {"index": 0, "message": message, "logprobs": self._entries(spoken), "finish_reason": finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage}

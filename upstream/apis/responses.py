@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from upstream.apis.shape import ClientApi, Manuscript, Spoken, Unfit, count, texts
+from upstream.apis.shape import ClientApi, ItemManuscript, Manuscript, Spoken, Unfit, count, texts
 from upstream.endpoint import JSON
 from upstream.events import event
+from upstream.toolcalls import ToolCall
 
 _STORED: Final = ("previous_response_id", "conversation", "background", "prompt")
 _SAME: Final = ("temperature", "top_p", "user", "seed")
@@ -18,16 +19,20 @@ _READ: Final = frozenset(
     )
 )  # fmt: skip
 """Fields that are read, or that say nothing to a model."""
+_TOOL: Final = ("name", "description", "parameters", "strict")
 _NAMES: Final = {"message": "output_text", "reasoning": "reasoning_text"}
 _PREFIXES: Final = {"message": "msg", "reasoning": "rs"}
 _TEXTS: Final = ("input_text", "output_text", "text")
 
 
-class ResponsesManuscript(Manuscript):
+class ResponsesManuscript(ItemManuscript):
     def __init__(self, body: JSON, models: str) -> None:
         super().__init__(body, models)
         self._number = 0
-        self._items: list[tuple[str, list[str]]] = []  # the type of each, and what it says; the last one is open
+        self._items: list[JSON] = []  # those that have ended
+        self._item: JSON = {}  # the one that is being written
+        self._pieces: list[str] = []  # of its text or arguments
+        self._over = "completed"  # the status of an item that ends
 
     def start(self) -> bytes:
         begun = self._response("in_progress", [], None)
@@ -35,53 +40,45 @@ class ResponsesManuscript(Manuscript):
             "response.in_progress", {"response": begun}
         )
 
-    def piece(self, spoken: Spoken) -> bytes:
-        said = b""
-        for kind, text in (("reasoning", spoken.reasoning), ("message", spoken.text)):
-            if text:
-                said += self._item(kind)
-                self._items[-1][1].append(text)
-                more: JSON = {"logprobs": []} if kind == "message" else {}
-                said += self._event(f"response.{_NAMES[kind]}.delta", {**self._place(), "delta": text, **more})
-        return said
+    def begin_text(self) -> bytes:
+        self._pieces = []
+        kind = "reasoning" if self.thinks else "message"
+        part = {**self._place_of(kind), "part": _part(kind, "")}
+        return self._begin(self._made(kind, "in_progress", None)) + self._event("response.content_part.added", part)
 
-    def _item(self, kind: str) -> bytes:
-        """The events after which an item of this type is open."""
-        if self._items and self._items[-1][0] == kind:
-            return b""
-        closed = self._close()
-        self._items.append((kind, []))
-        item = self._made(kind, "in_progress", None)
-        return (
-            closed
-            + self._event("response.output_item.added", {"output_index": len(self._items) - 1, "item": item})
-            + self._event("response.content_part.added", {**self._place(), "part": _part(kind, "")})
-        )
+    def text(self, text: str) -> bytes:
+        self._pieces.append(text)
+        kind: str = self._item["type"]
+        said = {**self._place_of(kind), "delta": text, **_logprobs(kind)}
+        return self._event(f"response.{_NAMES[kind]}.delta", said)
 
-    def _close(self, status: str = "completed") -> bytes:
-        """The events that end the open item, if there is one."""
-        if not self._items:
-            return b""
-        kind, texts = self._items[-1]
-        text, place = "".join(texts), self._place()
-        more: JSON = {"logprobs": []} if kind == "message" else {}
-        item = self._made(kind, status, text)
+    def end_text(self) -> bytes:
+        kind: str = self._item["type"]
+        text, place = "".join(self._pieces), self._place_of(kind)
         return (
-            self._event(f"response.{_NAMES[kind]}.done", {**place, "text": text, **more})
+            self._event(f"response.{_NAMES[kind]}.done", {**place, "text": text, **_logprobs(kind)})
             + self._event("response.content_part.done", {**place, "part": _part(kind, text)})
-            + self._event("response.output_item.done", {"output_index": len(self._items) - 1, "item": item})
+            + self._end({"content": [_part(kind, text)]})
         )
+
+    def begin_call(self, place: int, call: ToolCall) -> bytes:
+        self._pieces = []
+        return self._begin(self._call(place, call._replace(arguments=""), "in_progress"))
+
+    def arguments(self, text: str) -> bytes:
+        self._pieces.append(text)
+        return self._event("response.function_call_arguments.delta", {**self._place(), "delta": text})
+
+    def end_call(self) -> bytes:
+        said = {"arguments": "".join(self._pieces)}
+        done = {**self._place(), "name": self._item["name"], **said}
+        return self._event("response.function_call_arguments.done", done) + self._end(said)
 
     def end(self, finish: str | None, usage: JSON, note: bool) -> bytes:
-        status = _status(finish)
-        begun = b"" if self._items else self._item("message")
-        closed = self._close(status)
-        output = [
-            self._made(kind, status if at == len(self._items) else "completed", "".join(texts))
-            for at, (kind, texts) in enumerate(self._items, 1)
-        ]
-        over = self._response(status, output, usage, finish)
-        return begun + closed + self._event(f"response.{status}", {"response": over})
+        status = self._over = _status(finish)
+        closed = self.close()
+        over = self._response(status, self._items, usage, finish)
+        return closed + self._event(f"response.{status}", {"response": over})
 
     def broken(self, message: str, code: str) -> bytes:
         failed = {**self._response("failed", [], None), "error": {"code": "server_error", "message": message}}
@@ -90,25 +87,44 @@ class ResponsesManuscript(Manuscript):
     def whole(self, spoken: list[Spoken], finish: str | None, usage: JSON) -> JSON:
         status = _status(finish)
         text, thoughts = "".join(piece.text for piece in spoken), "".join(piece.reasoning for piece in spoken)
-        output = [self._made("reasoning", "completed", thoughts)] if thoughts else []
-        return self._response(status, [*output, self._made("message", status, text)], usage, finish)
+        thought = [self._made("reasoning", "completed", thoughts)] if thoughts else []
+        calls = [self._call(place, call, status) for place, call in enumerate(self.calls(spoken))]
+        message = [self._made("message", status, text)] if text or not calls else []
+        return self._response(status, [*thought, *message, *calls], usage, finish)
 
     def _event(self, kind: str, data: JSON) -> bytes:
         number, self._number = self._number, self._number + 1
         return event({"type": kind, "sequence_number": number, **data}, kind)
 
+    def _begin(self, item: JSON) -> bytes:
+        self._item = item
+        return self._event("response.output_item.added", {"output_index": len(self._items), "item": item})
+
+    def _end(self, more: JSON) -> bytes:
+        item = {**self._item, **more, "status": self._over}
+        over = self._event("response.output_item.done", {"output_index": len(self._items), "item": item})
+        self._items.append(item)
+        return over
+
     def _place(self) -> JSON:
-        at = len(self._items) - 1
-        return {"item_id": self._id(self._items[at][0]), "output_index": at, "content_index": 0}
+        return {"item_id": self._item["id"], "output_index": len(self._items)}
+
+    def _place_of(self, kind: str) -> JSON:
+        return {"item_id": self._id(kind), "output_index": len(self._items), "content_index": 0}
 
     def _id(self, kind: str) -> str:
-        return f"{_PREFIXES[kind]}_{self.id}"
+        at = f"_{len(self._items)}" if self._items else ""
+        return f"{_PREFIXES[kind]}_{self.id}{at}"
 
     def _made(self, kind: str, status: str, text: str | None) -> JSON:
         """An item; its text is None before there is any."""
         content = [] if text is None else [_part(kind, text)]
         more: JSON = {"role": "assistant"} if kind == "message" else {"summary": []}
         return {"id": self._id(kind), "type": kind, "status": status, **more, "content": content}
+
+    def _call(self, place: int, call: ToolCall, status: str) -> JSON:
+        said = {"call_id": call.id, "name": call.name, "arguments": call.arguments, "status": status}
+        return {"id": f"fc_{self.id}_{place}", "type": "function_call", **said}
 
     def _response(self, status: str, output: list[JSON], usage: JSON | None, finish: str | None = None) -> JSON:
         body = self.body
@@ -125,13 +141,13 @@ class ResponsesManuscript(Manuscript):
             "metadata": body.get("metadata") or {},
             "model": self.models,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
             "previous_response_id": None,
             "store": False,
             "temperature": body.get("temperature"),
             "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": body.get("tool_choice") or "auto",
+            "tools": body.get("tools") or [],
             "top_p": body.get("top_p"),
             "usage": None if usage is None else _usage(usage),
         }
@@ -144,6 +160,10 @@ def _status(finish: str | None) -> str:
 def _part(kind: str, text: str) -> JSON:
     more: JSON = {"annotations": [], "logprobs": []} if kind == "message" else {}
     return {"type": _NAMES[kind], "text": text, **more}
+
+
+def _logprobs(kind: str) -> JSON:
+    return {"logprobs": []} if kind == "message" else {}
 
 
 def _usage(usage: JSON) -> JSON:
@@ -163,8 +183,6 @@ class ResponsesApi(ClientApi):
     def question(self, body: JSON) -> JSON | Unfit:
         if any(body.get(key) for key in _STORED):
             return "stored"
-        if body.get("tools"):
-            return "tools"
         form = body.get("text") or {}
         if not isinstance(form, dict) or (form.get("format") or {"type": "text"}) != {"type": "text"}:
             return "response_format"
@@ -177,12 +195,8 @@ class ResponsesApi(ClientApi):
         lead = body.get("instructions")
         messages: list[JSON] = [{"role": "system", "content": lead}] if isinstance(lead, str) and lead else []
         for turn in turns:
-            if not isinstance(turn, dict) or turn.get("type") not in (None, "message"):
+            if not isinstance(turn, dict) or not _take(turn, messages):
                 return "content"
-            text = texts(turn.get("content"), _TEXTS)
-            if text is None:
-                return "content"
-            messages.append({"role": turn.get("role"), "content": text})
         if messages[-1]["role"] == "assistant":
             return "continuation"
         chat: JSON = {"messages": messages, **{key: body[key] for key in _SAME if body.get(key) is not None}}
@@ -191,10 +205,58 @@ class ResponsesApi(ClientApi):
         reasoning = body.get("reasoning")
         if isinstance(reasoning, dict) and reasoning.get("effort"):
             chat["reasoning_effort"] = reasoning["effort"]
-        return chat
+        tools = _tools(body)
+        return "tools" if tools is None else {**chat, **tools}
 
     def manuscript(self, body: JSON, models: str) -> Manuscript:
         return ResponsesManuscript(body, models)
 
 
 RESPONSES: Final = ResponsesApi()
+
+
+def _take(item: JSON, messages: list[JSON]) -> bool:
+    """Adds an item of the input to the messages of a chat completion, where calls of tools belong to what the assistant
+    said before them; whether it can be said there."""
+    kind = item.get("type", "message")
+    if kind == "function_call":
+        id_, name, arguments = item.get("call_id"), item.get("name"), item.get("arguments")
+        if not isinstance(id_, str) or not isinstance(name, str) or not isinstance(arguments, str):
+            return False
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": None})
+        messages[-1].setdefault("tool_calls", []).append(ToolCall(id_, name, arguments).chat())
+        return True
+    text = texts(item.get("output" if kind == "function_call_output" else "content"), _TEXTS)
+    if text is None or kind not in (None, "message", "function_call_output"):
+        return False
+    if kind == "function_call_output":
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
+    else:
+        messages.append({"role": item.get("role"), "content": text})
+    return True
+
+
+def _tools(body: JSON) -> JSON | None:
+    """The tools and the choice among them as fields of a chat completion; None where these do not know them, as with
+    tools that the API's own servers run."""
+    given, choice = body.get("tools") or [], body.get("tool_choice")
+    if not isinstance(given, list):
+        return None
+    tools: list[JSON] = []
+    for tool in given:
+        if not isinstance(tool, dict) or tool.get("type") != "function" or tool.keys() - {"type", *_TOOL}:
+            return None
+        tools.append({"type": "function", "function": {key: tool[key] for key in _TOOL if tool.get(key) is not None}})
+    if not tools:
+        return {}
+    fields: JSON = {"tools": tools}
+    if isinstance(choice, dict):
+        if choice.get("type") != "function":
+            return None
+        choice = {"type": "function", "function": {"name": choice.get("name")}}
+    if choice is not None:
+        fields["tool_choice"] = choice
+    if body.get("parallel_tool_calls") is not None:
+        fields["parallel_tool_calls"] = body["parallel_tool_calls"]
+    return fields

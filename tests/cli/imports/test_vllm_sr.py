@@ -639,6 +639,45 @@ def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path
     assert "company.knowledge.json: the policy names this file" in run("import", "vllm-sr", EVERYTHING).err
 
 
+def test_what_an_import_writes_is_said_and_nothing_of_others_is_written_over(run: Run, tmp_path: Path) -> None:
+    to, beside = tmp_path / "policy.yaml", tmp_path / "company.knowledge.json"
+    beside.write_text("{}")
+    ran = run("import", "vllm-sr", EVERYTHING, "-o", to)
+    assert ran.status == 2
+    assert f"{beside}: this is there already, and no import to {to} wrote it" in ran.err
+    assert (to.exists(), beside.read_text()) == (False, "{}")
+    beside.unlink()
+    ran = run("import", "vllm-sr", EVERYTHING, "-o", to)
+    assert ran.status == 3
+    assert ran.err.endswith(f"written to {to} and {beside}, with the above as comments at their places\n")
+    beside.write_text(beside.read_text().replace("lentils", "beans"))  # of an earlier configuration
+    assert run("import", "vllm-sr", EVERYTHING, "-o", to).status == 3
+    assert "lentils" in beside.read_text()
+
+
+def test_a_knowledge_base_outside_of_the_folder_is_not_read(run: Run, tmp_path: Path) -> None:
+    content = json.dumps({"labels": {"x": {"exemplars": ["a text"]}}})
+    (tmp_path / "inside").mkdir()
+    for place in (tmp_path, tmp_path / "inside"):
+        (place / "labels.json").write_text(content)
+    (tmp_path / "inside" / "link.json").symlink_to(tmp_path / "labels.json")
+    for path, manifest, inside in (
+        ("", "labels.json", True),
+        ("../inside", "labels.json", True),
+        ("..", "labels.json", False),
+        (str(tmp_path), "labels.json", False),
+        ("", "link.json", False),
+    ):
+        source = json.loads(json.dumps(SMALL))
+        bases = [{"name": "b", "source": {"path": path, "manifest": manifest}}]
+        source["global"] = {"model_catalog": {"kbs": bases}}
+        source["routing"]["signals"]["kb"] = [{"name": "k", "kb": "b", "target": {"kind": "label", "value": "x"}}]
+        config = tmp_path / "inside" / "config.yaml"
+        config.write_text(yaml.safe_dump(source))
+        ran = run("import", "vllm-sr", config)
+        assert ("it lies outside of the folder of the configuration" in ran.err) is not inside
+
+
 def test_knowledge_bases_with_names_that_are_alike_have_a_file_each(run: Run, tmp_path: Path) -> None:
     bases, rules = [], []
     for at, name in enumerate(["a b", "a/b"]):

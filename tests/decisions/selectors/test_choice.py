@@ -10,8 +10,9 @@ import pytest
 from config.build import build
 from config.load import check, parse
 from config.problem import PolicyError
+from decisions.catalogue import Catalogue
 from decisions.decision import Choice, Trace
-from decisions.engine import Engine
+from decisions.engine import Engine, Ruleset
 from decisions.explain import as_object, choice
 from decisions.model import Model
 from decisions.outcome import Outcome, trace_object
@@ -165,7 +166,7 @@ async def test_a_session_s_decision_whose_choice_fails_is_not_kept(monkeypatch: 
 def test_an_engine_is_not_built_without_its_selectors() -> None:
     policy = parse(POLICY.format(route="{pick: [small, large]}"))
     with pytest.raises(KeyError):
-        Engine(policy="p", models=policy.models, default="small", signals={}, clauses=policy.clauses)
+        Engine("p", Catalogue(policy.models, "small"), Ruleset(policy.clauses))
 
 
 def test_what_a_selector_lacks_is_an_error_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from decisions.catalogue import Catalogue
 from decisions.decision import Choice
-from decisions.engine import Clause, Engine
+from decisions.engine import Clause, Engine, Ruleset
 from decisions.model import Model
 from decisions.rule import ALWAYS
 from decisions.selectors.cheapest import PRICE, Cheapest
@@ -70,15 +71,8 @@ async def test_an_engine_waits_for_the_pin_and_no_longer_than_its_deadline() -> 
         models = {model.key: model for model in selector.models}
         clause = Clause("chat", ALWAYS, "route", pick(Cheapest, selector.models, sticky=True))
         for best in (False, True):
-            engine = Engine(
-                policy="p",
-                models=models,
-                default="small",
-                signals={},
-                clauses=[clause],
-                selectors={"chat": selector},
-                best=best,
-            )
+            rules = Ruleset([clause], selectors={"chat": selector}, best=best)
+            engine = Engine("p", Catalogue(models, "small"), rules)
             trace = await engine.decide(call.request, time.monotonic() + 0.05)
             assert trace.decision.model is not None
             assert trace.decision.model.key == expected

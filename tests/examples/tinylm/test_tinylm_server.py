@@ -13,6 +13,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import Running, serve
+from panel import verifier
 from tests.patience import PATIENCE
 
 SUM: list[Any] = [{"role": "user", "content": "Work out 12 + 30 * 4."}]
@@ -158,6 +159,26 @@ async def test_either_model_continues_the_others_prefix(client: openai.AsyncOpen
     assert text.endswith("Answer: 132")
 
 
+@pytest.mark.parametrize("model", BOTH)
+async def test_what_is_read_is_as_probable_as_when_it_was_written(running: Running, model: str) -> None:
+    ask = {"model": model, "messages": SUM, "temperature": 0}
+    _, written = await raw(running, "/v1/chat/completions", {**ask, "logprobs": True})
+    choice = written["choices"][0]
+    told = choice["logprobs"]["content"]
+    more = {"continue_final_message": True, "add_generation_prompt": False, "prompt_logprobs": 0, "max_tokens": 1}
+    draft = {"role": "assistant", "content": choice["message"]["content"]}
+    status, answer = await raw(running, "/v1/chat/completions", {**ask, **more, "messages": [*SUM, draft]})
+    assert status == 200
+    first, *read = answer["prompt_logprobs"]
+    assert (first, len(read)) == (None, answer["usage"]["prompt_tokens"] - 1)
+    own = [next(iter(entry.values())) for entry in read[-len(told) :]]
+    assert [one["decoded_token"] for one in own] == [entry["token"] for entry in told]
+    assert [one["logprob"] for one in own] == pytest.approx([entry["logprob"] for entry in told], abs=1e-3)
+    surety = verifier.read(answer, draft["content"])
+    assert surety is not None
+    assert surety.tokens == len(told)
+
+
 async def test_a_kept_prefix_is_not_read_again(client: openai.AsyncOpenAI, running: Running) -> None:
     engine = running.server.engines["tinylm-large"]
     first = await client.chat.completions.create(model="tinylm-large", messages=SUM, temperature=0)
@@ -247,6 +268,8 @@ async def test_a_model_that_breaks_ends_every_answer_with_an_error(
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stop": [""]}, "stop"),
         ({"n": 2}, "n"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"continue_final_message": True}, "continue_final_message"),
