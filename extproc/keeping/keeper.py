@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
+import numpy as np  # at the top: the first request's token estimate needs it, and would wait for it
 import orjson
 
 from decisions.decision import Cache, Trace
@@ -208,8 +209,6 @@ class Keeping:
 
     async def _meaning(self, text: str) -> bytes:
         """The embedding of a question; b'' where it cannot be had, or knows too few of the words."""
-        import numpy as np  # not at the top: it is a seventh of a router's start, and few policies compare questions
-
         engine = self._engine
         facts = Facts(self._request, time.monotonic() + engine.settings.deadline)
         try:
@@ -305,8 +304,6 @@ def _cosine(one: bytes, other: bytes) -> float:
         return 1.0
     if len(one) != len(other):  # of another table, say
         return 0.0
-    import numpy as np
-
     first, second = (np.frombuffer(each, np.int8).astype(np.float32) for each in (one, other))
     return float(first @ second / np.sqrt(first @ first * (second @ second)))
 

@@ -80,14 +80,17 @@ def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Pa
     assert printed.splitlines()[-1] == "0 []"
 
 
-def test_a_router_loads_numpy_for_models_alone(policy: Path) -> None:
-    """It is a seventh of what a start takes, and 20 MB of memory."""
+def test_a_first_request_waits_for_no_import(policy: Path) -> None:
+    """That of numpy takes a tenth of a second, in which the event loop would stand still."""
     code = (
         "import sys; from pathlib import Path; import extproc.server; from config.watch import load\n"
-        "load(Path(sys.argv[1])); print('numpy' in sys.modules)"
+        "from extproc.body import parse; from extproc.paths import Target\n"
+        "engine = load(Path(sys.argv[1])).engine; before = set(sys.modules)\n"
+        "body = b'{\"model\": \"auto\", \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}'\n"
+        "engine.settle(parse(Target('chat'), {}, {}, body)); print(sorted(set(sys.modules) - before))"
     )
     command = [sys.executable, "-c", code, str(policy)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_good_policy(run: Run, policy: Path) -> None:
