@@ -143,7 +143,7 @@ def test_options_with_several_values_and_with_none_are_written_as_they_are_read(
     options = ["--for", "istio", "--gateway-api", "--host", "a.example.com", "--host", "*.example.com"]
     assert main(["render", str(policy), *options]) == 0
     line = capsys.readouterr().out.partition("\n")[0]
-    assert line.endswith("--for istio --gateway-api --host a.example.com --host '*.example.com'")
+    assert line.endswith("--for istio --host a.example.com --host '*.example.com' --gateway-api")
 
 
 def test_a_folder_of_another_policy_is_left_alone(target, capsys):
