@@ -130,7 +130,7 @@ class Reply:
     stream: AsyncGenerator[bytes, None] | None = None
 
 
-class Asked(NamedTuple):
+class AdminRequest(NamedTuple):
     """One request. `query` has the values of each parameter; `body` is empty but for POST."""
 
     method: str
@@ -160,7 +160,7 @@ class Asked(NamedTuple):
 class Serving(NamedTuple):
     """What answers a path, by which methods, and for whom."""
 
-    answer: Callable[[Asked], Awaitable[Reply]]
+    answer: Callable[[AdminRequest], Awaitable[Reply]]
     guard: Guard
     methods: tuple[str, ...] = ("GET", "HEAD")
     seconds: float = TIMEOUT_S
@@ -339,7 +339,7 @@ class Admin:
                 return _denial(denial)
             body = await _body(headers, reader) if method == "POST" else b""
             limit.reschedule(asyncio.get_running_loop().time() + route.seconds)
-            return await route.answer(Asked(method, parts.path, query, body))
+            return await route.answer(AdminRequest(method, parts.path, query, body))
         except ValueError as error:
             return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
         except asyncio.IncompleteReadError:
@@ -357,21 +357,21 @@ class Admin:
                 log.exception("admin_look_failed")
             await asyncio.sleep(EVERY_S)
 
-    async def _livez(self, asked: Asked) -> Reply:
+    async def _livez(self, asked: AdminRequest) -> Reply:
         return Reply(HTTPStatus.OK, b"ok\n")
 
-    async def _readyz(self, asked: Asked) -> Reply:
+    async def _readyz(self, asked: AdminRequest) -> Reply:
         status = await self._source.status()
         code = HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return _json({"ready": status.ready, "policy": status.policy, **status.details}, code)
 
-    async def _metrics(self, asked: Asked) -> Reply:
+    async def _metrics(self, asked: AdminRequest) -> Reply:
         from extproc.exposition import expose  # only a scrape needs it: start-up does not wait for it
 
         text = expose(await self._source.snapshot())
         return Reply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
 
-    async def _policy(self, asked: Asked) -> Reply:
+    async def _policy(self, asked: AdminRequest) -> Reply:
         form = asked.query.get("form", ["yaml"])[-1]
         if form == "json":
             return _json(describe.as_object(self._source.engine))
@@ -379,19 +379,19 @@ class Admin:
             raise ValueError("form=yaml (the file as it was read) or form=json")
         return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
 
-    async def _outcomes(self, asked: Asked) -> Reply:
+    async def _outcomes(self, asked: AdminRequest) -> Reply:
         try:
             after = float(asked.query.get("after", ["0"])[-1] or 0)
         except ValueError:
             raise ValueError("after: seconds since the epoch are needed") from None
         return _json(self._history.as_object(await self._source.snapshot(), after))
 
-    async def _openapi(self, asked: Asked) -> Reply:
+    async def _openapi(self, asked: AdminRequest) -> Reply:
         from extproc.openapi import DESCRIPTION  # only those who ask for it need it
 
         return _json(DESCRIPTION)
 
-    async def _tree(self, asked: Asked) -> Reply:
+    async def _tree(self, asked: AdminRequest) -> Reply:
         found = asked.asks("a decision is an object, as /debug/decisions shows it")
         engine = self._source.engine
         try:
@@ -402,7 +402,7 @@ class Admin:
         named = trace.decision.name is None and trace.decision.action == "route"
         return _json({"tree": explain.walk(engine, trace, named=named)})
 
-    async def _playground(self, asked: Asked) -> Reply:
+    async def _playground(self, asked: AdminRequest) -> Reply:
         """The question goes to the playground's process, with what that one cannot know."""
         if self._asker is None:
             return Reply(HTTPStatus.NOT_FOUND, b"there is no playground: start the router with --playground\n")
@@ -424,7 +424,7 @@ class Admin:
             return _json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json(answer, HTTPStatus.BAD_REQUEST if "error" in answer else HTTPStatus.OK)
 
-    async def _send(self, asked: Asked) -> Reply:
+    async def _send(self, asked: AdminRequest) -> Reply:
         """A request goes through the gateway, and its answer comes as it comes."""
         if self._gateway is None:
             return Reply(HTTPStatus.NOT_FOUND, b"there is nowhere to send to: start the router with --gateway URL\n")
@@ -443,7 +443,7 @@ class Admin:
         stream = self._sender.send(path, headers, body.encode())
         return Reply(HTTPStatus.OK, b": what the gateway answers\n\n", "text/event-stream", (), stream)
 
-    async def _state(self, asked: Asked) -> Reply:
+    async def _state(self, asked: AdminRequest) -> Reply:
         status = await self._source.status()
         return _json(
             {
@@ -456,11 +456,11 @@ class Admin:
             }
         )
 
-    async def _console(self, asked: Asked) -> Reply:
+    async def _console(self, asked: AdminRequest) -> Reply:
         file = console.FILES[asked.path]
         return Reply(HTTPStatus.OK, file.content(), file.content_type, console.HEADERS)
 
-    async def _drop(self, asked: Asked) -> Reply:
+    async def _drop(self, asked: AdminRequest) -> Reply:
         given = {name: values[-1] for name, values in asked.query.items()}
         decision, scopes = given.pop("decision", None), [name for name in given if name in SCOPES]
         unknown = sorted(given.keys() - set(scopes))
@@ -472,7 +472,7 @@ class Admin:
         except Unavailable:
             return _json({"error": "not all answers could be reached: ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _feedback(self, asked: Asked) -> Reply:
+    async def _feedback(self, asked: AdminRequest) -> Reply:
         try:
             grades = orjson.loads(asked.body)
         except orjson.JSONDecodeError as error:
@@ -486,7 +486,7 @@ class Admin:
         refused = [{"at": at, "why": why} for at, why in enumerate(told) if why != "taken"]
         return _json({"taken": len(told) - len(refused), "refused": refused})
 
-    async def _selection(self, asked: Asked) -> Reply:
+    async def _selection(self, asked: AdminRequest) -> Reply:
         if set(asked.query) - {"decision"} or (asked.query and asked.method == "POST"):
             raise ValueError("say which: decision=NAME, or nothing for all; what is posted says it itself")
         decision = asked.query.get("decision", [None])[-1]
@@ -501,7 +501,7 @@ class Admin:
             why = {"error": "what was learned could not be reached: ask again"}
             return _json(why, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _decisions(self, asked: Asked) -> Reply:
+    async def _decisions(self, asked: AdminRequest) -> Reply:
         if "follow" not in asked.query:
             return _json({"decisions": await self._source.decisions(asked.number("limit", 100))})
         limit = asked.number("limit", 0)
