@@ -11,7 +11,6 @@ back and comes again, with more behind it. So it does not matter in which pieces
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -61,7 +60,6 @@ _GOES_ON: Final = re.compile(
 """How a long value goes on: a token, or the lines of a private key."""
 _Found = dict[str, tuple[bool | None, list[Span]]]
 """What a text has of each leaf, by key: whether, and where."""
-_LATE: Final[tuple[bool | None, list[Span]]] = (None, [])
 _READ: Final = Facts(Request("", b"", {}, None, ()))
 
 
@@ -268,7 +266,8 @@ class Judge:
     async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`).
 
-        A text that is `LONG` has as much time for each such part of it.
+        A text that is `LONG` has as much time for each such part of it. What is only computed, here or in a thread, is
+        waited for: an answer must not go on unjudged because others wait for the thread, too.
         """
         apart, parts = self.apart, 1 + len(text) // LONG
         if parts > 1:
@@ -285,14 +284,7 @@ class Judge:
         needed = list(self._needed)
         await self._fetch(needed, facts)
         reads = partial(_read, needed, self._watched.signals, self._seen, facts, lead)
-        if apart is None or parts == 1:
-            found = reads()
-        else:
-            try:
-                async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):
-                    found = await apart(reads)
-            except TimeoutError:
-                found = {}
+        found = reads() if apart is None or parts == 1 else await apart(reads)
         return self._judged(found, channel, text, final)
 
     def carry(self, channel: Hashable, other: Hashable) -> None:
@@ -396,7 +388,7 @@ class Judge:
         values = self._values.readings
         found: dict[str, list[Span] | None] = {}
         for key, seen in self._seen.items():
-            value, spans = read.get(key, _LATE)
+            value, spans = read[key]
             if spans or (channel, key) in self._long:
                 spans = self._followed((channel, key), spans, text, horizon)
             if spans:
