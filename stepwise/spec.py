@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from signals import files
 from signals.signal import Doubt
 from stepwise import agent
 from stepwise.agent import Agent, LoopTerms, Spend
@@ -316,9 +317,12 @@ def _template(folder: Path, name: str | None) -> str | None:
     """The chat template in this file. Raises StepwiseError."""
     if name is None:
         return None
+    path = folder / name
     try:
-        text = (folder / name).read_text(encoding="utf-8")
+        text = files.read(path, files.POLICY).decode()
         compiled(text)
-    except (OSError, ValueError) as error:
-        raise StepwiseError(f"templates: {folder / name}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise StepwiseError(f"templates: {f'{path}: {error.strerror}' if error.strerror else error}") from None
+    except ValueError as error:
+        raise StepwiseError(f"templates: {path}: {error}") from None
     return text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,38 @@ def check(engine: Engine, folder: Path) -> list[Problem]:
 
 
 def problems(engine: Engine, objects: list[Manifest]) -> list[Problem] | None:
-    """What is wrong with `objects` as a set; None where no external processor is among them."""
+    """What is wrong with `objects` as a set; None where no external processor is among them. Raises ValueError where a
+    value in them is not of the kind that its schema says."""
     checked = _Check(engine)
     for found in objects:
-        checked.look_at(found)
+        with _shaped(f"{found.file}:{found.line}"):
+            checked.look_at(found)
     if not checked.filters:
         return None
-    checked.conclude()
-    ways.check(engine, objects, checked.say)
+    with _shaped(", ".join(dict.fromkeys(found.file for found in objects))):
+        checked.conclude()
+        ways.check(engine, objects, checked.say)
     return sorted(checked.problems)
+
+
+@contextmanager
+def _shaped(where: str) -> Iterator[None]:
+    """Raises ValueError, which says `where`, for a value of another kind than the gateway's schema says, such as a text
+    in the place of a list. The schemas themselves are not here: they are the gateway's business."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: a value in it is not of the kind that its schema says ({error}): ask the gateway what it is, by "
+            "`envoy --mode validate` or `kubectl apply --dry-run=server`, or render it again"
+        ) from error
+
+
+def _given(value: Any) -> Any:
+    """`value` without what is null in it, which is as good as left out."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value if one is not None] if isinstance(value, list) else value
 
 
 def _objects(folder: Path) -> Iterator[Manifest]:
@@ -69,7 +93,7 @@ def _objects(folder: Path) -> Iterator[Manifest]:
                 items = data.get("items") if isinstance(data, dict) and data.get("kind") == "List" else [data]
                 for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict):
-                        yield Manifest(str(path), node.start_mark.line + 1, item)
+                        yield Manifest(str(path), node.start_mark.line + 1, _given(item))
         except yaml.MarkedYAMLError as error:
             raise ValueError(str(not_yaml(error, path.read_text(encoding="utf-8"), str(path)))) from None
         except yaml.YAMLError:

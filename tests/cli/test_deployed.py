@@ -308,3 +308,27 @@ def test_what_is_no_folder_of_yaml_is_said_to_be_none(tmp_path, capsys):
         shown = capsys.readouterr().err
         assert words.replace("PATH", str(tmp_path / name)) in shown
         assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "old", "new"),
+    [
+        ("envoy", "  listeners:", "  listeners: x\n  others:"),
+        ("envoy-gateway", "  rules:", "  rules: x\n  others:"),
+        ("istio", "  http:", "  http: 3\n  others:"),
+        ("envoy", "num_retries: 2", "num_retries: two"),
+        ("istio", "attempts: 2", "attempts: two"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_its_file(engine, tmp_path, target, old, new):
+    objects = changed(SETS[target](engine), old, new)
+    with pytest.raises(ValueError, match=r"gateway\.yaml.*: a value in it is not of the kind that its schema says"):
+        found(engine, tmp_path, objects)
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_null_is_as_good_as_left_out(engine, tmp_path, target):
+    objects = SETS[target](engine)
+    extra = {"apiVersion": "x/v1", "kind": "HTTPRoute", "metadata": None, "spec": {"rules": None}}
+    plain = {**extra, "metadata": {}, "spec": {}}
+    assert found(engine, tmp_path, [*objects, extra]) == found(engine, tmp_path, [*objects, plain])

@@ -86,7 +86,7 @@ def test_a_first_request_waits_for_no_import(policy: Path) -> None:
         "import sys; from pathlib import Path; import extproc.server; from config.watch import load\n"
         "from extproc.body import parse; from extproc.paths import Target\n"
         "engine = load(Path(sys.argv[1])).engine; before = set(sys.modules)\n"
-        "body = b'{\"model\": \"auto\", \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}'\n"
+        'body = b\'{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}\'\n'
         "engine.settle(parse(Target('chat'), {}, {}, body)); print(sorted(set(sys.modules) - before))"
     )
     command = [sys.executable, "-c", code, str(policy)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,27 @@ async def test_every_strategy_can_be_built(tmp_path: Path, block: dict[str, Any]
 def test_a_block_that_makes_no_sense_is_an_error(block: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         spec(**block)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, r"/t\.jinja: No such file"),
+        ("pipe", "not a regular file"),
+        (b"{% if x %}", r"/t\.jinja: no chat template: line 1"),
+        (b"\xff", r"/t\.jinja: .*utf-8"),
+    ],
+)
+async def test_a_file_that_is_no_chat_template_is_refused(
+    tmp_path: Path, content: bytes | str | None, complaint: str
+) -> None:
+    path = tmp_path / "t.jinja"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(StepwiseError, match=f"^templates: .*{complaint}"):
+        await built(tmp_path, templates={"large": "t.jinja"})
 
 
 @pytest.mark.parametrize(("target", "kappa"), [(None, 0.8), ({"accuracy_loss": 0.05}, 0.5), ({"cost": 0.4}, 0.6)])
