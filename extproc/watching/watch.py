@@ -7,11 +7,13 @@ is still to be judged again. An event in which nothing was found goes on byte fo
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import orjson
@@ -28,6 +30,8 @@ UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
 _CHANNELS: Final = 256
 """Texts that grow at the same time in one answer; a real one has a few."""
+_AT_ONCE: Final = 16
+"""Texts of a long whole answer that are judged before others have their turn."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
@@ -338,7 +342,9 @@ class Watch:
             self._guarded(partial(self._take_apart, event, parsed))
         if not self.over:
             self._guarded(self._end)
-        self._looked()
+        while self._dirty and not self.over:
+            self._looked(_AT_ONCE)
+            await asyncio.sleep(0)
 
     def _read_all(self, events: list[Event]) -> None:
         for place, event in enumerate(events):
@@ -606,13 +612,14 @@ class Watch:
 
     # What goes out
 
-    def _looked(self) -> None:
-        """Look at the texts that have grown: once, however many events have come together."""
-        dirty, self._dirty = self._dirty, {}
+    def _looked(self, most: int | None = None) -> None:
+        """Look at the texts that have grown, or at so many of them: once, however many events have come together."""
         try:
-            for grown in dirty:
+            for grown in list(islice(self._dirty, most)):
+                del self._dirty[grown]
                 self._look(grown)
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self._dirty.clear()
             self.error = error
             self._lost([])
             if not self.over:

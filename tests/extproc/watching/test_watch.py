@@ -457,6 +457,36 @@ async def test_a_thread_is_waited_for_however_many_others_do(rule: str) -> None:
     assert CARD.encode() not in out
 
 
+async def test_others_have_their_turn_between_the_many_texts_of_a_long_answer() -> None:
+    calls = [call(at, name="pay", arguments='{"to": "me"}')["tool_calls"][0] for at in range(1000)]
+    calls[700]["function"]["arguments"] = orjson.dumps({"to": CARD}).decode()
+    body = orjson.loads(whole("word"))
+    body["choices"][0]["message"]["tool_calls"] = calls
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def at_once(work: Callable[[], Any]) -> Any:
+        return work()
+
+    found = judge(MASK)
+    found.apart = at_once
+    one = Watch(SHAPES["chat"], found, False)
+    out = one.feed(orjson.dumps(body), True)
+    between = asyncio.create_task(other())
+    while one.waiting:
+        out += await one.judged(time.monotonic() + 60)
+    between.cancel()
+    assert turns > 50
+    assert one.done
+    assert out == watch(MASK, streamed=False).feed(orjson.dumps(body), True)
+    assert CARD.encode() not in out
+
+
 async def test_each_long_text_has_the_whole_deadline_and_taking_them_apart_none_of_it() -> None:
     async def late(work: Callable[[], Any]) -> Any:
         await asyncio.sleep(0.3)
