@@ -13,8 +13,8 @@ async def judged(
 ) -> AsyncGenerator[bytes, None]:
     """The pieces of `body`, whose answer is watched, as far as they may go on.
 
-    No more is asked of `body` while a piece is judged, which takes at most `deadline` seconds. `broke` is told what
-    broke in that.
+    No more is asked of `body` while a piece is judged. What its signals have to wait for has `deadline` seconds; what
+    is only computed is waited for. `broke` is told what broke in that.
     """
     watch = reply.watch
     assert watch is not None
