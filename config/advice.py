@@ -84,7 +84,7 @@ def number(given: object, range: Range = ANY_NUMBER) -> str:
 def one_of(words: Sequence[str], given: object) -> str:
     """Which of some words is needed."""
     if len(words) == 1:
-        return f"{words[0]} is needed"
+        return f"{words[0]} is needed" if words[0].isdecimal() else f"nothing but `{words[0]}` can stand here"
     nearest = did_you_mean(given, words) if isinstance(given, str) else ""
     return f"{', '.join(words[:-1])} or {words[-1]} is needed{nearest}"
 

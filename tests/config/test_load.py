@@ -430,6 +430,11 @@ def test_credentials_base_paths_and_what_is_said_of_a_server(entry, code):
     assert (code in found) if code else found == set()
 
 
+def test_the_one_word_that_can_stand_somewhere_is_named_as_a_word():
+    with pytest.raises(PolicyError, match="P104 fallback: nothing but `price` can stand here"):
+        parse("version: 1\nmodels: {a: {}}\ndefault: a\nsettings: {fallback: cheapest}\n")
+
+
 def test_a_bearer_token_is_what_authorization_holds():
     source = "from: {secret: s, key: k}"
     entries = f"a: {{credential: {{{source}}}}}, b: {{credential: {{header: X-Key, {source}}}}}"
