@@ -48,7 +48,7 @@ Does = Literal["mask", "cut", "respond", "flag"]
 OBSERVED: Final = "observe"
 """The action of a decision with `observe: true`, as `Judge.acted` has it."""
 LONG: Final = 64 * 1024
-"""Characters from which on a text is read in a thread, so that other requests need not wait for it."""
+"""Characters from which on a text of a whole answer is read in a thread: other requests need not wait for it then."""
 _MARK: Final = 32
 """Characters by which the place is found again to which a value was masked that is longer than what is in sight."""
 _LINE: Final = 17

@@ -173,7 +173,8 @@ class Reply:
         streamed = kind == EVENTS
         if request.framing == "array" and kind == JSON:
             shape, streamed = ARRAYS[request.api], True
-        judge.apart = self._context.apart
+        if not streamed:  # more of a stream would come meanwhile than may be held
+            judge.apart = self._context.apart
         self._judge = judge
         self.watch = watch = Watch(shape, judge, streamed, json=asks_json(request.fields))
         watch.begun = begun
