@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ async def test_a_store_that_is_away_makes_a_session_of_its_own(tmp_path: Path) -
             raise Unavailable("store_down")
 
     policy = engine(tmp_path)
-    policy.store = Away()
+    policy.shared.services = replace(policy.shared.services, store=Away())
     service = Service(policy)
     assert (await call(service, [WHOLE], input="write code"))[0] == "m-large"
     assert (await call(service, [WHOLE], previous_response_id="resp_1"))[0] == "m-small"
