@@ -404,7 +404,7 @@ async def test_what_is_no_decision_is_refused(admin, change):
 
 async def test_a_decision_of_many_levels_is_refused(admin):
     decided = {**DECISION, "policy": FakeSource.engine.policy, "signals": {"gold": {"evidence": ["?"]}}}
-    deep = json.dumps(decided).replace('"?"', "[" * 1_000 + "]" * 1_000).encode()
+    deep = json.dumps(decided).replace('"?"', "[" * 100_000 + "]" * 100_000).encode()
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(1_000)  # as a router has it: other tests raise it
     try:
