@@ -1,18 +1,17 @@
 """A verifier: a model that reads a draft, and says how probable it finds each of its tokens.
 
 The draft stands at the end of the prompt, as an assistant's message that is to be continued, and the server is asked
-for the log probabilities of the prompt: `prompt_logprobs`, which vLLM adds to chat completions (`ChatCompletionRequest`
-in its protocol: a list with null or an object for each token of the prompt, the prompt's own token first). Reading is
-what speculative decoding does with a draft (Leviathan et al., arXiv 2211.17192): one pass, and no tokens written.
+for the log probabilities of the prompt: `prompt_logprobs`, which vLLM adds to chat completions. Reading is what
+speculative decoding does with a draft (Leviathan et al., arXiv 2211.17192): one pass, and no tokens written.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from panel.certainty import Surety
 from upstream.endpoint import JSON
-from upstream.tokens import Token
+from upstream.tokens import of_prompt
 
 ASKED: Final[JSON] = {
     "continue_final_message": True,
@@ -31,13 +30,11 @@ def messages(question: JSON, text: str) -> list[JSON]:
 
 def read(answer: JSON, text: str) -> Surety | None:
     """How sure the verifier is of the draft `text`, from its answer; None where it does not say that."""
-    found = answer.get("prompt_logprobs")
     text = text.strip()
     surety, at = Surety(), len(text)
     hidden = 0  # tokens, since the last one that was found, that are parts of characters
-    for entry in reversed(found) if isinstance(found, list) else ():
-        token = _token(entry)
-        if token is None or at <= hidden:
+    for token in of_prompt(answer):
+        if at <= hidden:
             break
         surety.feed(token)
         place = text.rfind(token.text, max(0, at - len(token.text) - 2 * hidden), at)
@@ -48,12 +45,3 @@ def read(answer: JSON, text: str) -> Surety | None:
         else:
             hidden += 1
     return surety if at <= hidden and surety.tokens else None
-
-
-def _token(entry: Any) -> Token | None:
-    """The prompt's own token in one entry; None in an entry of another shape."""
-    said = next(iter(entry.values()), None) if isinstance(entry, dict) else None
-    piece, logprob = (said.get("decoded_token"), said.get("logprob")) if isinstance(said, dict) else (None, None)
-    if not isinstance(piece, str) or not isinstance(logprob, (int, float)) or isinstance(logprob, bool):
-        return None
-    return Token(piece, min(0.0, float(logprob)))

@@ -9,15 +9,15 @@ asks nothing of the model, and of the server that it tells them: vLLM does, by `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from stepwise.continuation import Continuation, build
 from stepwise.policy import Marks
 from stepwise.strategy import NoJudgement
 from stepwise.thoughts import NONE
 from upstream.endpoint import JSON, ContinuationMode
-from upstream.tokens import TOP
+from upstream.tokens import TOP, of_prompt
 
 _DIGITS = list("0123456789")
 _QUESTION = (
@@ -62,7 +62,9 @@ def _whole(asked: tuple[str, JSON], **more: int) -> tuple[str, JSON]:
 def mark(kind: Marks, answer: JSON, step: str) -> float:
     """The mark of `step` in the answer to `request`, 0..1. Raises NoJudgement when it holds none."""
     try:
-        return likelihood(_prompt(answer), step) if kind == "likelihood" else _digit(answer)
+        if kind == "digit":
+            return _digit(answer)
+        return likelihood(((one.text, one.logprob or 0.0) for one in of_prompt(answer)), step)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise NoJudgement("verify_garbage", f"the large model gave no mark: {error!r}") from error
 
@@ -89,14 +91,6 @@ def likelihood(backwards: Iterable[tuple[str, float]], step: str) -> float:
         total += logprob
         count += 1
     return math.exp(total / count) if count else 1.0
-
-
-def _prompt(answer: JSON) -> Iterator[tuple[str, float]]:
-    """The prompt's tokens, the last one first; each position names the prompt's own token first, or alone."""
-    places: Any = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
-    for place in reversed(places):
-        one, *_ = place.values()
-        yield str(one["decoded_token"]), min(0.0, float(one["logprob"]))
 
 
 def _digit(answer: JSON) -> float:

@@ -6,8 +6,8 @@ Log probabilities are natural, entropies are in nats, probabilities and margins 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from upstream.endpoint import JSON
 
@@ -90,6 +90,27 @@ def read(text: str, logprobs: JSON | None) -> list[Token]:
         # Bytes of one character spread over tokens, or special tokens: the text is what counts, the first takes it all.
         tokens = [token._replace(text=text if i == 0 else "") for i, token in enumerate(tokens)]
     return tokens
+
+
+def of_prompt(answer: JSON) -> Iterator[Token]:
+    """The tokens of the prompt, the last one first, from the answer to a request with `prompt_logprobs` (vLLM).
+
+    They stand beside the choices of a chat completion, and in the choice of a completion: null or an object for each
+    place, with the prompt's own token first. It ends where an entry has another shape.
+    """
+    said = answer.get("prompt_logprobs") or _first(answer.get("choices")).get("prompt_logprobs")
+    for entry in reversed(said) if isinstance(said, list) else ():
+        own = _first(list(entry.values())) if isinstance(entry, dict) else {}
+        text, logprob = own.get("decoded_token"), own.get("logprob")
+        if not isinstance(text, str) or not isinstance(logprob, (int, float)) or isinstance(logprob, bool):
+            return
+        yield Token(text, min(0.0, float(logprob)))
+
+
+def _first(values: Any) -> JSON:
+    """The object at the beginning of a list; an empty one where there is none."""
+    first = values[0] if isinstance(values, list) and values else None
+    return first if isinstance(first, dict) else {}
 
 
 def _token(text: str, logprob: object, tops: Iterable[float | None], raw: object = None) -> Token:
