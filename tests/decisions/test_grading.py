@@ -54,14 +54,17 @@ def grade(body: dict[str, Any], **headers: str) -> Request:
 
 async def answer(engine: Engine, id: str, request: Request, said: Reading | None = None) -> Trace:
     """A request is decided, sent and answered."""
-    silent = {"said": Reading(False), "again": Reading(False)}
-    evaluation = engine.stubbed(request, silent | ({} if said is None else {"said": said}))
-    trace = await evaluation.finish()
+    trace = await _chosen(engine, request, said)
     assert engine.grading is not None
     engine.grading.sent(trace, request)
     engine.grading.answered(trace, request, id)
     await settled(engine.grading)
     return trace
+
+
+async def _chosen(engine: Engine, request: Request, said: Reading | None = None) -> Trace:
+    silent = {"said": Reading(False), "again": Reading(False)}
+    return await engine.stubbed(request, silent | ({} if said is None else {"said": said})).finish()
 
 
 async def settled(grading: Grading) -> None:
@@ -80,6 +83,17 @@ async def test_a_grade_is_taken_once_by_whichever_id() -> None:
     assert await grading.take(grade({"id": "r1", "score": 0})) == "taken"
     assert await grading.take(grade({"id": "chatcmpl-1", "score": 0})) == "graded_already"
     assert means(engine) == {"small": pytest.approx(1.2 / 3, abs=1e-6), "large": 0.5}
+
+
+async def test_a_grade_may_be_here_before_the_store_has_what_is_remembered_of_its_answer() -> None:
+    """Another replica takes the grade than has sent the answer."""
+    engine, grading = made()
+    taking = asyncio.create_task(grading.take(grade({"id": "chatcmpl-1", "score": 0})))
+    await asyncio.sleep(0.02)
+    request = asked()
+    trace = await _chosen(engine, request)
+    grading.answered(trace, request, "chatcmpl-1")
+    assert await taking == "taken"
 
 
 async def test_the_better_of_two_answers() -> None:
