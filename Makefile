@@ -17,7 +17,9 @@ TORCH ?= torch==2.13.0
 TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
 # Processes that run tests side by side.
 WORKERS ?= 2
-RUN_TESTS = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# .ci/run names what runs pytest, and what failed again (.ci/again).
+RUN_PYTEST = $(POINTSMAN_AGAIN) $(BIN)/python -m pytest
+RUN_TESTS = $(RUN_PYTEST) -n $(WORKERS) --dist worksteal
 # What these say of files holds whichever Python reads them.
 SAME := $(addprefix --ignore=,tests/k8s tests/test_assertions.py tests/test_house.py tests/test_seams.py)
 FAST := not e2e and not slow and not volume and not native and not image and not network
@@ -47,13 +49,13 @@ test-volume: dev ## run the tests that only repeat others at volume
 	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)
-	$(BIN)/python -m pytest -m native tests/test_native.py $(PYTEST)
+	$(RUN_PYTEST) -m native tests/test_native.py $(PYTEST)
 
 test-image: dev ## build the image's files and start them as a locked-down pod would (needs root)
-	$(BIN)/python -m pytest -m image tests/k8s/test_image.py $(PYTEST)
+	$(RUN_PYTEST) -m image tests/k8s/test_image.py $(PYTEST)
 
 test-agents: dev ## run agents' own programs and further clients through Envoy (needs root, node, and npm, which fetches them once)
-	$(BIN)/python -m pytest -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
+	$(RUN_PYTEST) -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
 
 test-pythons: ## `make test-fast` without what only reads files, on every other Python from 3.11 on, each in build/python3.X
 	$(call on-pythons,test-fast)
@@ -71,7 +73,7 @@ define on-pythons
 endef
 
 test-train: $(VENV)/.train ## run the training code's tests with torch (TORCH=, PYTEST="-k name")
-	$(BIN)/python -m pytest $(TRAIN_TESTS) $(PYTEST)
+	$(RUN_PYTEST) $(TRAIN_TESTS) $(PYTEST)
 
 real: $(VENV)/.real ## install llama.cpp's server and a small model (180 MB), which some tests run stepwise answers on
 

@@ -62,11 +62,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.native
 @pytest.mark.timeout(0)
-def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(site: Path) -> None:
+def test_the_compiled_modules_pass_the_tests_of_the_plain_ones(site: Path, tmp_path: Path) -> None:
     # PYTHONSAFEPATH holds in the processes too that pytest and the tests start, unlike -P.
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", COMPILED: str(site)}
-    python = [sys.executable]
-    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
+    again = os.environ.get("POINTSMAN_AGAIN")
+    python = [again, sys.executable] if again else [sys.executable]
+    pytest_ = ["-m", "pytest", "-q", "--import-mode=append", "-o", f"cache_dir={tmp_path}", "-n", "2"]
+    pytest_ += ["--dist", "worksteal"]
     only = ["-k", " and ".join(f"not {word}" for word in PLAIN_ONLY)]
     # mypyc's own generators, which Python 3.12 and later would have changed.
     only += ["-W", "ignore:the (type, exc, tb) signature of throw:DeprecationWarning"]
