@@ -39,6 +39,7 @@ def headers(size: int, mode: pb.ProcessingMode.BodySendMode = pb.ProcessingMode.
         "authorization": "Bearer sk-0123456789abcdef0123456789abcdef",
         "x-stainless-lang": "python",
         "x-stainless-retry-count": "0",
+        "x-forwarded-for": "203.0.113.7",
         "x-forwarded-proto": "http",
         "x-request-id": "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
     }

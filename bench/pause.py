@@ -79,6 +79,7 @@ def _head(path: str, mode: pb.ProcessingMode.BodySendMode, fields: Mapping[str, 
     message = pb.ProcessingRequest()
     add = message.request_headers.headers.headers.add
     given = {":method": "POST", ":path": path, ":scheme": "http", "content-type": "application/json", **fields}
+    given["x-forwarded-for"] = "198.51.100.9"  # as Envoy would tell the hostile client from the benign one
     for name, value in given.items():
         add(key=name, raw_value=value.encode())
     message.request_headers.end_of_stream = end

@@ -149,21 +149,37 @@ class FairQueue(Generic[J]):
         """Take out what runs next: a job, and others of its bucket as far as they fit into `count` and `work`."""
         client = self._pop()
         assert client is not None, "nothing waits"
-        first = client.next()
+        return self._filled(client, client.next(), count, work)
+
+    def short(self, count: int, work: int) -> list[J]:
+        """As `take`, but only what fits into `work`, which may be nothing: the next client with such a job."""
+        aside: list[_Client[J]] = []
+        jobs: list[J] = []
+        while not jobs and len(aside) < _LOOK and (client := self._pop(not aside)) is not None:
+            job = client.first(min(client.queues))
+            if job.work <= work:
+                jobs = self._filled(client, job, count, work)
+            else:
+                aside.append(client)
+        for client in aside:
+            self._enter(client)
+        return jobs
+
+    def _filled(self, client: _Client[J], first: J, count: int, work: int) -> list[J]:
         client.turns += 1
         jobs, left = [first], work - first.work
         self._serve(client, first)
         aside: list[_Client[J]] = []
-        while len(jobs) < count and len(aside) < _LOOK and (client := self._pop(not aside)) is not None:
-            job = client.first(first.bucket) if first.bucket in client.queues else None
+        while len(jobs) < count and len(aside) < _LOOK and (other := self._pop(not aside)) is not None:
+            job = other.first(first.bucket) if first.bucket in other.queues else None
             if job is None or job.work > left:
-                aside.append(client)
+                aside.append(other)
                 continue
             left -= job.work
             jobs.append(job)
-            self._serve(client, job)
-        for client in aside:
-            self._enter(client)
+            self._serve(other, job)
+        for other in aside:
+            self._enter(other)
         if not self._count:  # nobody has anything to make up for
             self._clients.clear()
             self._line.clear()

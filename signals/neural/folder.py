@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from signals import files
 from signals.neural.heads import ModelError, digest
 from signals.neural.service import Service
+from signals.neural.session import options
 from signals.reading import Unavailable
 from signals.services import Device, Services
 
@@ -101,13 +102,9 @@ class Folder:
         self._tokenizer = self._load_tokenizer()
         self.labels = self._labels(config) if task != "encoder" else ()
         self.digest = digest(model)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         wanted = providers(device)
         try:
-            self._session = ort.InferenceSession(str(model), options, providers=wanted)
+            self._session = ort.InferenceSession(str(model), options(threads), providers=wanted)
         except Exception as error:  # noqa: BLE001  onnxruntime raises its own unrelated classes
             raise ModelError(f"{model}: cannot be loaded (truncated or not ONNX?): {str(error)[:300]}") from None
         self.device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -19,6 +19,7 @@ from signals.neural.features import Features
 from signals.neural.memory import trim
 from signals.neural.normalise import normalise
 from signals.neural.outcomes import OUTCOMES, Outcomes
+from signals.neural.session import options
 from signals.neural.tokenizer import LEXICON, MODELS, Lexicon
 from signals.text import template
 
@@ -38,6 +39,14 @@ PART: Final = 1000
 NEAR: Final = 2
 """Sentences before an order, and after it, that are given with it, SIDE characters of their beginnings and ends."""
 SIDE: Final = 120
+
+
+PIECE: Final = 1 << 13
+"""Entries that are looked at in one run of the graph, of a text on its own: a few milliseconds."""
+
+
+def _no_rest() -> None:
+    """Nobody else waits."""
 
 
 def _cut(text: str, most: int = PART) -> str:
@@ -96,6 +105,15 @@ _ROWS: Final = 1024
 """Words that are asked for at once."""
 
 
+_NO_TEXT: Final = {
+    "rows": np.zeros((1, 1), np.int64),
+    "scale": np.zeros((1, 1), np.float32),
+    "words": np.zeros((1, 1), np.int32),
+    "style": np.zeros((1, read.STYLE), np.float32),
+}
+"""What the graph is given of a text where only parts of it are looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One text made ready for the graph: itself without disguises, its features, and the spans of its windows (first)
@@ -110,6 +128,18 @@ class Prepared:
     windows: int
     question: str
     asked: Features | None = None
+
+    def pieces(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """`flat` and `spans` cut into what one run of the graph takes: spans that lie in some PIECE entries."""
+        if self.flat.shape[1] <= PIECE:
+            return [(self.flat, self.spans)]
+        made, first = [], 0
+        for last in range(1, len(self.spans) + 1):
+            if last == len(self.spans) or last == self.windows or self.spans[last, 1] - self.spans[first, 0] > PIECE:
+                begin = int(self.spans[first, 0])
+                made.append((self.flat[:, begin : int(self.spans[last - 1, 1])], self.spans[first:last] - begin))
+                first = last
+        return made
 
     def suspect(self, parts: NDArray[np.floating[Any]]) -> str:
         """The whole text, or the window whose logit is the largest of `parts`."""
@@ -146,13 +176,10 @@ class Heads:
             self.digest = digest(model, lexicon, *filter(None, [outcomes]))
         except (OSError, ValueError) as error:
             raise ModelError(f"{error}: the shipped model is damaged; reinstall it") from None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 3
+        chosen = options(threads)
+        chosen.enable_cpu_mem_arena = False
         try:
-            self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(model), chosen, providers=["CPUExecutionProvider"])
             labels = self._session.get_modelmeta().custom_metadata_map
             self.labels = {head: tuple(labels[head].split(",")) for head in ("domain", "feedback", "modality")}
             self._drift = tuple(map(float, labels["drift"].split(",")))
@@ -189,10 +216,13 @@ class Heads:
             found[start : start + _ROWS] = np.abs(vectors).max(1) > 0
         return found
 
-    def prepare(self, text: str) -> Prepared:
-        """The features of `text` (disguises undone) and the parts of it to look at."""
+    def prepare(self, text: str, rest: Callable[[], None] = _no_rest) -> Prepared:
+        """The features of `text` (disguises undone) and the parts of it to look at. `rest` is called between steps that
+        take some milliseconds of a long text each."""
         plain = normalise(text, self.lexicon)
+        rest()
         found = read.features(plain, self.lexicon)
+        rest()
         segments = read.segments(found.found)
         question = template.asked(plain)
         asked = None if question is plain else read.features(question, self.lexicon)
@@ -204,27 +234,29 @@ class Heads:
         windows = np.stack((starts, starts + read.WINDOW), 1)
         return Prepared(plain, found, flat, np.concatenate((windows, segments)), count, question, asked)
 
-    def outputs(self, texts: Sequence[Prepared]) -> list[NDArray[np.float32]]:
-        """What the graph gives for `texts` (`_OUTPUTS`), in one run; a row for each, and then one for each question."""
+    def outputs(self, texts: Sequence[Prepared], rest: Callable[[], None] = _no_rest) -> list[NDArray[np.float32]]:
+        """What the graph gives for `texts` (`_OUTPUTS`): a row for each, and then one for each question. It runs once,
+        and once more for each further piece of one long text, `rest` in between."""
         found = [text.features for text in texts] + [text.asked for text in texts if text.asked]
-        spans, start = [], 0
-        for text in texts:
-            spans.append(text.spans + start if start else text.spans)
-            start += text.flat.shape[1]
+        (flat, spans), *more = texts[0].pieces() if len(texts) == 1 else [_together(texts)]
         given: dict[str, Any] = {
             "rows": _pad([one.rows for one in found]),
             "scale": np.array([[one.scale] for one in found], np.float32),
             "words": _pad([one.words for one in found]),
             "style": np.array([one.style for one in found], np.float32),
-            "flat": _join([text.flat for text in texts], 1),
-            "spans": _join(spans, 0),
         }
-        made: list[NDArray[np.float32]] = self._session.run(_OUTPUTS, given)
+        made: list[NDArray[np.float32]] = self._session.run(_OUTPUTS, given | {"flat": flat, "spans": spans})
+        if more:
+            parts = [made[-1]]
+            for flat, spans in more:
+                rest()
+                parts += self._session.run(_OUTPUTS[-1:], _NO_TEXT | {"flat": flat, "spans": spans})
+            made[-1] = np.concatenate(parts)
         return made
 
-    def run(self, texts: Sequence[Prepared]) -> list[HeadVerdict]:
-        """The verdict on each text, in one run of the graph."""
-        chances, domain, feedback, modality, embeddings, parts = self.outputs(texts)
+    def run(self, texts: Sequence[Prepared], rest: Callable[[], None] = _no_rest) -> list[HeadVerdict]:
+        """The verdict on each text; `rest` as in `prepare`."""
+        chances, domain, feedback, modality, embeddings, parts = self.outputs(texts, rest)
         questions = iter(domain[len(texts) :])
         for index, text in enumerate(texts):
             if text.asked:
@@ -263,9 +295,13 @@ class Heads:
             )
         return verdicts
 
-    def verdicts(self, texts: Sequence[str]) -> list[HeadVerdict]:
-        """The verdicts on `texts`, prepared and run here and now."""
-        return self.run([self.prepare(text) for text in texts])
+    def verdicts(self, texts: Sequence[str], rest: Callable[[], None] = _no_rest) -> list[HeadVerdict]:
+        """The verdicts on `texts`, prepared and run here and now; `rest` as in `prepare`."""
+        prepared = []
+        for text in texts:
+            prepared.append(self.prepare(text, rest))
+            rest()
+        return self.run(prepared, rest)
 
 
 def _chance(logits: NDArray[np.float32], drift: float) -> float:
@@ -279,6 +315,15 @@ def _less(chance: float, logit: float) -> float:
     """`chance` with its logit lowered by `logit`."""
     odds = math.exp(-logit)
     return chance * odds / (1 - chance + chance * odds)
+
+
+def _together(texts: Sequence[Prepared]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """`flat` and `spans` of all `texts`."""
+    spans, start = [], 0
+    for text in texts:
+        spans.append(text.spans + start if start else text.spans)
+        start += text.flat.shape[1]
+    return _join([text.flat for text in texts], 1), _join(spans, 0)
 
 
 def _join(parts: Sequence[NDArray[np.int32]], axis: int) -> NDArray[np.int32]:

@@ -30,6 +30,8 @@ M = TypeVar("M")
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SECONDS: Final = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RESTARTS: Final = 3
+_SHORT: Final = 4096
+"""The size together of what runs in the midst of something long."""
 _EACH: Final = 64
 """Work that a job is whatever its size: a turn is not free."""
 
@@ -183,6 +185,7 @@ class Service(Generic[I, O]):
         self._busy = 0.0  # time.monotonic() at which the current run began, 0 when idle
         self._logged = float("-inf")  # when a failure was last logged
         self._closed = False
+        self._resting, self._rested = False, 0.0  # whether `rest` runs something, and for how many seconds it has
         self._wanted = 1  # how many must wait for the thread to be woken
         self.company: Callable[[], int] = lambda: 1
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
@@ -267,10 +270,8 @@ class Service(Generic[I, O]):
                 jobs = self._waiting.take(self._batch, self._batch * _EACH + self.work)
                 started = time.monotonic()
                 self._busy = started
-            live = [job for job in jobs if job.deadline > started and not job.answer.done()]
             try:
-                if live:
-                    self._answer(live, started)
+                self._answer(jobs, started)
             finally:
                 with self._wake:
                     if generation == self._generation:
@@ -298,8 +299,26 @@ class Service(Generic[I, O]):
             self._wake.wait(until - now)
         return False
 
+    def rest(self) -> None:
+        """For `run` to call between the steps of something long: runs what is short and waits, at most one batch, so
+        that it need not wait for the whole."""
+        started = time.monotonic()
+        if self._resting or self._thread is not threading.current_thread() or not self._waiting:
+            return
+        with self._wake:
+            jobs = self._waiting.short(self._batch, _SHORT)
+        self._resting = True
+        try:
+            self._answer(jobs, started)
+        finally:
+            self._resting = False
+            self._rested += time.monotonic() - started
+
     def _answer(self, jobs: list[_Job[I, O]], started: float) -> None:
-        meter = self.meter
+        jobs = [job for job in jobs if job.deadline > started and not job.answer.done()]
+        if not jobs:
+            return
+        meter, rested = self.meter, self._rested
         meter.batch.add(len(jobs))
         for job in jobs:
             meter.queued.add(started - job.asked)
@@ -317,7 +336,7 @@ class Service(Generic[I, O]):
                 log.error("model %s failed: %s", self.name, type(error).__name__)
             answers = [Unavailable("error")] * len(jobs)
         meter.refused.update(answer.reason for answer in answers if isinstance(answer, Unavailable))
-        meter.ran.add(time.monotonic() - started)
+        meter.ran.add(time.monotonic() - started - (self._rested - rested))
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[O], O | Unavailable]]] = {}
         for job, answer in zip(jobs, answers, strict=True):
             loops.setdefault(job.loop, []).append((job.answer, answer))

@@ -51,7 +51,10 @@ class Shipped:
         self.model = heads(services.inference)
         self._nothing = self.model.verdicts([""])[0]
         meter = services.inference.meter("shipped")
-        self.service: Service[str, HeadVerdict] = Service(meter, self.model.verdicts, len, limits=services.limits)
+        self.service: Service[str, HeadVerdict] = Service(meter, self._verdicts, len, limits=services.limits)
+
+    def _verdicts(self, texts: list[str]) -> list[HeadVerdict]:
+        return self.model.verdicts(texts, self.service.rest)
 
     async def verdict(self, text: str, deadline: float, client: str = "") -> HeadVerdict:
         """What the heads say of `text`; see `Service.ask` for the rest."""

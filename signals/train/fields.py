@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from signals.neural.heads import Heads as Runtime
 from signals.neural.reader import CHUNK
+from signals.neural.session import options
 from signals.neural.tokenizer import MODELS
 from signals.text import template
 from signals.train import domain, measure, written
@@ -81,10 +82,9 @@ class LayerMeans:
         model.graph.output.extend(
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["b", None]) for name in names
         )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
         self._names = names
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        chosen = options(torch.get_num_threads())
+        self._session = ort.InferenceSession(model.SerializeToString(), chosen, providers=["CPUExecutionProvider"])
         self._cutter = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def of(self, texts: Sequence[str], what: str) -> F32:

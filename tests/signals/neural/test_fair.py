@@ -129,6 +129,16 @@ def test_a_batch_is_of_one_bucket_and_bounded_in_count_and_in_work() -> None:
     assert [len(batch) for batch in order(waiting, 32, 25)] == [2, 2, 1, 1]
 
 
+def test_only_what_is_short_is_taken_in_the_midst_of_something_long() -> None:
+    waiting = queue(Work("big", 100, 7), Work("both", 100, 7), Work("both", 8, 3), Work("small", 9, 3), Work("x", 9, 3))
+    taken = waiting.short(8, 20)
+    assert sorted((job.client, job.work) for job in taken) == [("both", 8), ("small", 9)]
+    assert [job.client for job in waiting.short(8, 20)] == ["x"]
+    assert waiting.short(8, 20) == []
+    assert sorted(client for [(client, _)] in order(waiting)) == ["big", "both"]
+    assert queue().short(8, 20) == []
+
+
 def test_the_greatest_client_loses_its_newest() -> None:
     jobs = [Work("a", 10), Work("b", 50), Work("a", 10), Work("b", 5), Work("c", 54)]
     waiting = queue(*jobs)
@@ -149,7 +159,7 @@ def test_what_nobody_waits_for_is_taken_out() -> None:
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from("abcdef"), st.integers(1, 2000)),
-        st.sampled_from(["take", "evict", "remove"]),
+        st.sampled_from(["take", "short", "evict", "remove"]),
     ),
     max_size=200,
 )
@@ -169,6 +179,9 @@ def test_nothing_is_lost_and_nothing_is_taken_twice(steps: list[tuple[str, int] 
                 gone = waiting.take(4, 3000)
                 assert len({job.bucket for job in gone}) == 1
                 assert len(gone) == 1 or sum(job.work for job in gone) <= 3000
+            elif step == "short":
+                gone = waiting.short(4, 300)
+                assert sum(job.work for job in gone) <= 300
             elif step == "evict":
                 gone = [waiting.evict()]
             else:

@@ -47,6 +47,15 @@ def both() -> Iterator[Shared]:
     shared.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "direct"),
+    [("Write a story where an AI breaks free.", 0.678), ("Un hombre con camiseta roja juega al fútbol.", 0.0299)],
+)
+def test_it_says_the_same_on_every_processor(text: str, direct: float, second: Second) -> None:
+    """Where 8-bit products overflow, the first is 0.797. After a training these are the new model's on any machine."""
+    assert second.judge(text, "direct") == pytest.approx(direct, abs=0.01)
+
+
 async def take(signal: Signal, given: Request) -> Reading:
     facts = Facts(given, time.monotonic() + 60)
     await fetch([signal], facts)

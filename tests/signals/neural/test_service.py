@@ -74,6 +74,29 @@ async def test_what_waits_runs_together_by_bucket_of_length(make: Make) -> None:
     assert gate.batches == [[1], [5, 6, 7], [4], [100]]
 
 
+async def test_what_is_short_runs_in_the_midst_of_what_is_long(make: Make) -> None:
+    gate = Gate()
+    order: list[list[int]] = []
+
+    def run(items: list[int]) -> list[int]:
+        if 9000 in items:
+            gate.run(items)
+            service.rest()
+        service.rest()  # in a run that is in the midst of another it does nothing
+        order.append(items)
+        return double(items)
+
+    service = make(run, size=lambda item: item)
+    first = asyncio.create_task(service.ask(9000))
+    await gate.occupied()
+    rest = [asyncio.create_task(service.ask(item)) for item in (5, 8000, 6)]
+    await asyncio.sleep(0)
+    service.rest()  # not the model's thread
+    gate.open.set()
+    assert await asyncio.gather(first, *rest) == [18000, 10, 16000, 12]
+    assert order == [[5, 6], [9000], [8000]]
+
+
 async def test_a_full_queue_refuses(make: Make) -> None:
     gate = Gate()
     service = make(gate.run, limits=Limits(queue=2))
