@@ -101,7 +101,7 @@ def minilm(where: Path) -> Path | None:
         return None
     import torch
 
-    from signals.train import minilm as teacher
+    from signals.train.networks import minilm as teacher
 
     (where / "1_Pooling").mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"):

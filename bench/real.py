@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from examples.llama import MISSING, PATIENCE, Llama, llama
-from stepwise import ready
 from stepwise.answer import Steps
-from stepwise.pair import PairModel, Setup
-from stepwise.ready import Stepwise, unknown
+from stepwise.asking import ready
+from stepwise.asking.pair import PairModel, Setup
+from stepwise.asking.ready import Stepwise, unknown
 from stepwise.steps import Ends, StepLimits
 from stepwise.strategies.chance import Random
 from upstream.client import ModelClient

@@ -31,10 +31,10 @@ from onnx import TensorProto, helper
 
 from stepwise import features
 from stepwise.answer import Steps
+from stepwise.asking.pair import PairModel, Setup
+from stepwise.asking.ready import Stepwise, unknown
 from stepwise.features import State
-from stepwise.pair import PairModel, Setup
 from stepwise.policy import CalibrationRow, Device, StepPolicy, StepPolicyError
-from stepwise.ready import Stepwise, unknown
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy

@@ -11,11 +11,12 @@ from cli.foreseen import Logged
 from decisions.decision import Decision, Trace
 from decisions.engine import Engine, Evaluation, Opening
 from decisions.model import Model, UnknownModel
-from extproc import listing, paths, wire
+from extproc import listing, wire
 from extproc.apis.registry import BY_NAME, spoken
-from extproc.body import parse
-from extproc.head import Head, too_large
 from extproc.refusal import Refusal
+from extproc.requests import paths
+from extproc.requests.body import parse
+from extproc.requests.head import Head, too_large
 from signals.reading import Reading
 from signals.request import Request
 

@@ -143,7 +143,7 @@ def _lines(engine: Any, call: Any, trace: Any) -> Iterator[str]:
     from decisions import explain
     from decisions.rule import names
     from extproc.refusal import Refusal
-    from extproc.rewriting import rewritten, unasked
+    from extproc.requests.rewriting import rewritten, unasked
     from extproc.told import request_headers, response_headers
 
     try:

@@ -31,7 +31,7 @@ from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.rule import PENDING, evaluate, leaves
 from extproc.refusal import Refusal
-from extproc.rewriting import rewritten, unasked
+from extproc.requests.rewriting import rewritten, unasked
 from extproc.told import request_headers
 from signals.facts import Facts
 from signals.reading import Reading, unknown

@@ -26,7 +26,7 @@ from decisions.candidates import expected_tokens
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.outcome import choice_object
-from extproc.decisionlog import LINE_KEYS
+from extproc.records.decisionlog import LINE_KEYS
 from signals.facts import Facts
 
 SUMMARY = "decide recorded requests, or show what another policy would change"

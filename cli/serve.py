@@ -153,10 +153,10 @@ def _add_decision_log(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from config.watch import Rejected
-    from extproc import log
-    from extproc.admin import Allowed
-    from extproc.decisionlog import LogOptions
-    from extproc.server import Options
+    from extproc.admin.port import Allowed
+    from extproc.records import log
+    from extproc.records.decisionlog import LogOptions
+    from extproc.serving.server import Options
 
     log.setup(args.log_format or ("console" if sys.stderr.isatty() else "json"), args.log_level)
     try:
@@ -196,9 +196,9 @@ def run(args: argparse.Namespace) -> int:
         if tls is not None:
             tls.read()  # here, where an error ends it all: a worker's would have it started again
         if options.workers == 1:
-            from extproc.server import run as serve
+            from extproc.serving.server import run as serve
         else:
-            from extproc.supervisor import run as serve
+            from extproc.serving.supervisor import run as serve
         return serve(options)
     except Rejected as error:
         print(error, file=sys.stderr)

@@ -17,7 +17,7 @@ from config.resources import Resources
 from config.watch import load
 from decisions import learned
 from decisions.engine import Engine
-from extproc.callers import MOST_TOKEN
+from extproc.admin.callers import MOST_TOKEN
 from signals.files import read
 from signals.reading import Unavailable
 from signals.state.store import Valkey

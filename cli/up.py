@@ -504,8 +504,8 @@ def examples_for(engine: Any) -> list[tuple[dict[str, Any], str]]:
 
 
 def _decide(engine: Any, request: dict[str, Any]) -> Any:
-    from extproc.body import parse
-    from extproc.paths import Target
+    from extproc.requests.body import parse
+    from extproc.requests.paths import Target
 
     headers = {":path": "/v1/chat/completions", ":method": "POST"}
     parsed = parse(Target("chat"), headers, {}, json.dumps(request).encode())

@@ -1,7 +1,7 @@
 """The writers of the policies in force. A request whose decision has a writer is answered by it, if it can be.
 
 Within the ext_proc exchange the answer is streamed to Envoy, and the writer calls the models back through Envoy. Where
-Envoy cannot take such a stream, the request is sent to a service over HTTP (extproc.overhttp) that has the same
+Envoy cannot take such a stream, the request is sent to a service over HTTP (extproc.serving.overhttp) that has the same
 writers.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.model import Model, before
-from extproc.head import number
+from extproc.requests.head import number
 from extproc.told import ROUTE
 from extproc.wire import Pairs
 from signals.request import Request
@@ -38,7 +38,7 @@ class Answers:
 
     `through` is the address of Envoy's internal listener (`http://host:port`), where the route header picks the
     model; without it each model's own `url` is called. `folder` is the policy file's. `counters` outlive the engines.
-    `served`: there is a service over HTTP too (extproc.overhttp), which answers where Envoy cannot stream.
+    `served`: there is a service over HTTP too (extproc.serving.overhttp), which answers where Envoy cannot stream.
     """
 
     def __init__(

@@ -26,22 +26,24 @@ from decisions.engine import Engine, Evaluation, tokens_of
 from decisions.grading import A_MINUTE
 from decisions.model import Model, UnknownModel
 from decisions.outcome import Outcome
-from extproc import listing, paths, shown, wire
+from extproc import listing, wire
 from extproc.apis.registry import BY_NAME, SHAPES, spoken
 from extproc.apis.shape import JSON_HEADERS, ApiShape
-from extproc.bodies import Bodies
-from extproc.body import parse
+from extproc.bodies.holder import Bodies
+from extproc.bodies.jsonbody import count, load
 from extproc.chains import Chains, before
-from extproc.head import NO_HEAD, Head, media_type, number, too_large
-from extproc.jsonbody import count, load
 from extproc.keeping.keeper import BRIEF_S, WAIT_S, Keeper, Keeping
 from extproc.makers import Makers
 from extproc.meter import Meter
-from extproc.paths import Target
+from extproc.records import shown
 from extproc.refusal import Refusal
 from extproc.relaying import again, judged
 from extproc.replying import Reply
-from extproc.rewriting import rewritten, unasked
+from extproc.requests import paths
+from extproc.requests.body import parse
+from extproc.requests.head import NO_HEAD, Head, media_type, number, too_large
+from extproc.requests.paths import Target
+from extproc.requests.rewriting import rewritten, unasked
 from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
@@ -910,7 +912,7 @@ class Exchange:
         self._refuse(too_large(self._engine.settings.max_body))
 
     def late(self) -> None:
-        """The body has not come in time (extproc.bodies.Holder)."""
+        """The body has not come in time (extproc.bodies.holder.Holder)."""
         if self._phase == Phase.COLLECTING:
             seconds = self._engine.settings.body_timeout
             self._refuse(Refusal(408, f"The request body did not come within {seconds:g} seconds.", "body_timeout"))

@@ -18,10 +18,10 @@ from extproc import wire
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import EVENTS, JSON
 from extproc.chains import Chains, IdFinder
-from extproc.head import Head, media_type, number
 from extproc.keeping.keeper import Keeping
 from extproc.meter import Meter, Tail, spent
 from extproc.refusal import Refusal
+from extproc.requests.head import Head, media_type, number
 from extproc.told import FALLBACK, response_headers
 from extproc.watching.shapes import ARRAYS, SHAPES, asks_json
 from extproc.watching.unasked import Unasked

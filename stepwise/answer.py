@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import orjson
 
+from stepwise.asking.pair import Setup
+from stepwise.asking.ready import Stepwise, StepwiseError
 from stepwise.kind import KIND
+from stepwise.loop.session import Failed, Session
+from stepwise.loop.transcript import Text
 from stepwise.metrics import StepwiseMetrics
-from stepwise.pair import Setup
-from stepwise.ready import Stepwise, StepwiseError
-from stepwise.session import Failed, Session
-from stepwise.transcript import Text
 from upstream.answer import Answer, Body, whole
 from upstream.apis.registry import APIS
 from upstream.apis.shape import Manuscript, Spoken

@@ -36,7 +36,7 @@ Kind = Literal["accuracy_loss", "cost"]
 FORMATS = ("1", "2")
 """Format 2 says what ends a step, which in format 1 is a blank line, and may have thresholds for asking."""
 Marks = Literal["digit", "likelihood"]
-"""How the large model marks a draft: see `stepwise.verify`."""
+"""How the large model marks a draft: see `stepwise.asking.verify`."""
 MARKS: Final[tuple[Marks, ...]] = get_args(Marks)
 INLINE = 0.0002
 """Seconds for one step under which a network runs on the event loop. A thread would have to wait for the interpreter

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from stepwise.agent import Agent, LoopChoice, prompt_tokens
-from stepwise.continuation import CHAT_PATH
+from stepwise.asking.continuation import CHAT_PATH
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
 from upstream.answer import Answer, Body, problem, whole

@@ -14,12 +14,12 @@ from signals.signal import Doubt
 from stepwise import agent
 from stepwise.agent import Agent, LoopTerms, Spend
 from stepwise.answer import Steps
-from stepwise.continuation import compiled
+from stepwise.asking.continuation import compiled
+from stepwise.asking.pair import AnswerBudget, Setup
+from stepwise.asking.ready import Servers, Stepwise, StepwiseError
 from stepwise.kind import KIND
 from stepwise.metrics import StepwiseMetrics
-from stepwise.pair import AnswerBudget, Setup
 from stepwise.policy import GOAL, Device, PolicyTarget, StepPolicy, StepPolicyError
-from stepwise.ready import Servers, Stepwise, StepwiseError
 from stepwise.registry import BY_NAME, STRATEGIES
 from stepwise.relay import Loop
 from stepwise.steps import Ends, StepLimits

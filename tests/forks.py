@@ -159,7 +159,7 @@ def _reap(control: socket.socket) -> None:
 if __name__ == "__main__":
     from cli.main import main
 
-    for module in ("cli.serve", "config.watch", "extproc.supervisor", "extproc.transport.http2"):
+    for module in ("cli.serve", "config.watch", "extproc.serving.supervisor", "extproc.transport.http2"):
         importlib.import_module(module)
     given = _forked(socket.socket(fileno=int(sys.argv[1])))
     if given is not None:

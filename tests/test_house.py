@@ -1,14 +1,16 @@
-"""The house's rules that no linter knows: how large a class may be, that its name means one thing, where names of kinds
-stand, and what is exempt from the rule of five parameters, which is ruff's (PLR0913, `max-args` in pyproject.toml)."""
+"""The house's rules that no linter knows: how many files a folder may hold, how large a class may be, that its name
+means one thing, where names of kinds stand, and what is exempt from the rule of five parameters, which is ruff's
+(PLR0913, `max-args` in pyproject.toml)."""
 
 from __future__ import annotations
 
 import ast
 import os
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -20,7 +22,20 @@ from stepwise.registry import STRATEGIES
 from tests.rooms import ROOMS
 
 ROOT = Path(__file__).parents[1]
+MOST_FILES = 20
 MOST_ATTRIBUTES = 20
+
+# Sets of things of one sort, each a file, to which anybody may add: a larger folder of these is no harder to read.
+OPEN_SETS = {
+    "cli": ("*.py", "one file per command"),
+    "docs": ("*.md", "one page per subject, listed by reader in its README"),
+    "docs/adr": ("*.md", "one record per decision, numbered"),
+    "examples": ("*.yaml", "one policy per use, with its test cases"),
+    "signals/kinds": ("*.py", "one file per kind of signal"),
+    "signals/train/texts": ("*.txt", "written sentences, one file per purpose"),
+    "tests/cli": ("test_*.py", "one file per command, or per thing that commands have in common"),
+    "tests/e2e": ("test_*.py", "one file per thing that a real Envoy is asked for"),
+}
 
 FIELDS = "a record, or a message: its parameters are its fields"
 OPTIONS = "what it builds has these options, each with a default and by its name"
@@ -33,7 +48,7 @@ MORE_PARAMETERS = {
 }
 MORE_ATTRIBUTES = {
     ("decisions/model.py", "Model"): "one attribute per key of a model in the policy",
-    ("extproc/metrics.py", "Metrics"): "one attribute per metric",
+    ("extproc/records/metrics.py", "Metrics"): "one attribute per metric",
     ("extproc/watching/watch.py", "Watch"): OWED,
 }
 
@@ -92,6 +107,34 @@ def test_the_exemptions_from_five_parameters_are_those_with_a_reason() -> None:
         lines = (ROOT / file).read_text().splitlines()
         found |= {(file, name) for name, line in functions(tree) if "PLR0913" in lines[line - 1]}
     assert found == set(MORE_PARAMETERS)
+
+
+def crowded(paths: Iterable[str]) -> dict[str, int]:
+    """Folders with too many files, and how many each has, without those of its open set and without `__init__.py`."""
+    held: Counter[str] = Counter()
+    for path in map(PurePosixPath, paths):
+        folder = str(path.parent)
+        if path.name != "__init__.py" and not (folder in OPEN_SETS and path.match(OPEN_SETS[folder][0])):
+            held[folder] += 1
+    return {folder: count for folder, count in held.items() if count > MOST_FILES}
+
+
+def test_no_folder_holds_more_than_twenty_files_that_are_not_of_one_open_set() -> None:
+    """An open set is listed only where its folder would be full without."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    paths = [path for path in listed if path and (ROOT / path).is_file()]
+    assert len(paths) > 500
+    assert crowded(paths) == {}
+    held = Counter(str(PurePosixPath(path).parent) for path in paths)
+    assert {folder for folder in OPEN_SETS if held[folder] >= MOST_FILES} == set(OPEN_SETS)
+
+
+def test_a_folder_that_is_too_full_is_found() -> None:
+    files = [f"signals/text/{number}.py" for number in range(MOST_FILES)]
+    assert crowded(files) == {}
+    assert crowded([*files, "signals/text/__init__.py", *(f"signals/kinds/{number}.py" for number in range(50))]) == {}
+    assert crowded([*files, "signals/text/one_more.txt"]) == {"signals/text": MOST_FILES + 1}
 
 
 def attributes(node: ast.ClassDef) -> set[str]:

@@ -599,4 +599,4 @@ def test_no_kind_of_signal_is_imported_but_by_the_registry() -> None:
         for file, tree in sources(*ROOMS)
         if any(used.startswith("signals.kinds.") for used in imported(tree)) and not file.startswith("signals/train/")
     }
-    assert users == {"signals/registry.py", "extproc/masking.py", "cli/imports/vllm_signals.py"}
+    assert users == {"signals/registry.py", "extproc/records/masking.py", "cli/imports/vllm_signals.py"}

@@ -44,10 +44,10 @@ T = TypeVar("T")
 class Call:
     """One call that a writer may answer, with everything that it needs for that.
 
-    `body` is the client's call of the API `api` (see `extproc.paths`), `headers` are the client's, in lower case.
-    `deadline` is on the running loop's clock, None when there is none. `readings` are what the policy's signals said,
-    by name. `session` is the key of the conversation (signals.state.session), for a writer that is `by_session`; ''
-    when it is not known. `charge` is called once with what the answer has taken, even if it failed. `note`: a
+    `body` is the client's call of the API `api` (see `extproc.requests.paths`), `headers` are the client's, in lower
+    case. `deadline` is on the running loop's clock, None when there is none. `readings` are what the policy's signals
+    said, by name. `session` is the key of the conversation (signals.state.session), for a writer that is `by_session`;
+    '' when it is not known. `charge` is called once with what the answer has taken, even if it failed. `note`: a
     stream whose client asked for no usage has it in a comment, for the proxy that it passes.
     """
 

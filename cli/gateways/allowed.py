@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from cli.gateways.place import Upstream
 from decisions.engine import Engine
-from extproc import paths
 from extproc.apis.registry import SHAPES
 from extproc.apis.shape import JSON, SEGMENT, ApiShape, quoted
+from extproc.requests import paths
 
 _REST: Final = r"[\w!$&'()*+,=:@.~/-]*"  # without escapes; empty and dot segments are gone when a gateway reads it
 _BASE: Final = rf"(?:/{SEGMENT})*/(?:v[0-9]{{1,3}}[a-z0-9]{{0,8}}|(?i:openai)|deployments/{SEGMENT})"
@@ -36,8 +36,8 @@ def _calls() -> str:
 
 
 CALLS: Final = _calls()
-"""RE2 expression for the whole of a path without its query: the plain forms of what `extproc.paths.read` understands,
-and what it replaces by `/v1` (Azure's deployments, no version)."""
+"""RE2 expression for the whole of a path without its query: the plain forms of what `extproc.requests.paths.read`
+understands, and what it replaces by `/v1` (Azure's deployments, no version)."""
 
 _ENDS: Final = sorted("/".join(end) for shape in SHAPES for end in shape.calls if end[:-1] not in shape.calls)
 """What the names of calls begin with."""

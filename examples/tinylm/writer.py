@@ -17,10 +17,10 @@ import numpy as np
 from examples.tinylm.engine import CONTEXT, NEVER, WEIGHTS, Engine, Sampled
 from examples.tinylm.server import Piece, Text
 from examples.tinylm.tokenizer import END, PAD, RECENT, render
+from stepwise.asking.verify import likelihood
 from stepwise.policy import Marks
 from stepwise.steps import Splitter, StepLimits
 from stepwise.train.tree import Question, Written
-from stepwise.verify import likelihood
 from upstream.tokens import TOP, Token
 
 _BATCH = 64

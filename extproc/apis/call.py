@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from extproc.jsonbody import collect, decoded, dicts, encoded, kind
-from extproc.pdf import pages
+from extproc.bodies.jsonbody import collect, decoded, dicts, encoded, kind
+from extproc.bodies.pdf import pages
 from extproc.refusal import Refusal
 from signals.request import TEXTUAL, Extra, Message, Opaque
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns
 from extproc.apis.shape import USAGE, ApiShape, Static, lower, usage_unasked, wants_usage
-from extproc.edit import Draft, exchanged
-from extproc.jsonbody import collect
+from extproc.bodies.edit import Draft, exchanged
+from extproc.bodies.jsonbody import collect
 from upstream.events import DONE, event
 
 _COMPLETION_TOKENS: Final = re.compile(r"(?:.*/)?(?:gpt-[5-9]|o[1-9])(?![A-Za-z0-9]).*", re.DOTALL)

@@ -9,7 +9,7 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import Call, count_ids, read_prompt
 from extproc.apis.shape import USAGE, ApiShape, Static, usage_unasked, wants_usage
-from extproc.edit import Draft
+from extproc.bodies.edit import Draft
 from signals.request import Request
 from upstream.events import DONE, event
 

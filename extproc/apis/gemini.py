@@ -16,9 +16,9 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import ROLES, Call, Parts, encoded_in, wrong
 from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, lower, versioned
-from extproc.edit import Draft, elements, exchanged
-from extproc.jsonbody import KEYS, PLAIN, collect, decoded
-from extproc.pdf import pages
+from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.jsonbody import KEYS, PLAIN, collect, decoded
+from extproc.bodies.pdf import pages
 from extproc.refusal import Refusal
 from signals.request import Message, Request
 from upstream.events import event

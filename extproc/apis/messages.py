@@ -19,8 +19,8 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import Call, read_turns, take_apart
 from extproc.apis.shape import BUDGETS, ApiShape, Static, lower, set_inside
-from extproc.edit import Draft, elements, exchanged
-from extproc.jsonbody import dicts
+from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.jsonbody import dicts
 from extproc.refusal import Refusal
 from signals.request import Request
 from upstream.events import event

@@ -9,8 +9,8 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.call import IN_TURN, Call, Parts, any_form, read_turn, spelled, take_apart, typed, wrong
 from extproc.apis.shape import ApiShape, Static, lower, set_inside, wanted_effort
-from extproc.edit import Draft
-from extproc.jsonbody import collect, dicts
+from extproc.bodies.edit import Draft
+from extproc.bodies.jsonbody import collect, dicts
 from signals.request import Message, Opaque, Request, formats
 from upstream.events import event
 

@@ -12,8 +12,8 @@ import orjson
 from decisions.decision import Changes
 from decisions.model import Model, Thinking
 from extproc.apis.call import Call
-from extproc.edit import Draft, elements, exchanged
-from extproc.jsonbody import KEYS
+from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.jsonbody import KEYS
 from extproc.refusal import Refusal
 from signals.request import Asking
 
@@ -116,7 +116,7 @@ class ApiShape(Asking):
         self.known = KNOWN
         self.hidden = HIDDEN
         self.keys = KEYS
-        """Keys that are words of the API's own (`extproc.jsonbody.collect`)."""
+        """Keys that are words of the API's own (`extproc.bodies.jsonbody.collect`)."""
         self.route = ""
         """RE2 expression for the whole of its paths that neither `calls` nor the model list's have."""
         self.sign = ""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from extproc.jsonbody import dicts
+from extproc.bodies.jsonbody import dicts
 from extproc.watching.shape import Assembly, says_twice
 from extproc.watching.shapes import SHAPES
 from extproc.watching.sse import Event, Events

@@ -9,7 +9,7 @@ import time
 import uuid
 from typing import Any, Final
 
-from extproc.jsonbody import dicts
+from extproc.bodies.jsonbody import dicts
 from extproc.watching.shape import (
     DEEPEST,
     TOO_MANY,

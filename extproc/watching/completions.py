@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from extproc.jsonbody import dicts
+from extproc.bodies.jsonbody import dicts
 from extproc.watching.chat import Choices, ChoicesAnswer, ChoicesAssembly, cut_choices, grow, made
 from extproc.watching.shape import AnswerCourse, AnswerText, Assembly, as_json, index, objects, walk
 from upstream.events import DONE, event

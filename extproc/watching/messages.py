@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from extproc.jsonbody import dicts
+from extproc.bodies.jsonbody import dicts
 from extproc.watching.chat import APART, grow, grown
 from extproc.watching.shape import (
     AnswerCourse,

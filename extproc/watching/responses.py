@@ -11,7 +11,7 @@ import uuid
 from types import NoneType
 from typing import Any, Final
 
-from extproc.jsonbody import dicts
+from extproc.bodies.jsonbody import dicts
 from extproc.watching.chat import APART, FILTERED
 from extproc.watching.shape import (
     AnswerCourse,

@@ -306,7 +306,7 @@ def _exact(value: Any, depth: int) -> bool:
 
 def says_twice(data: bytes, fields: Any) -> bool:
     """Whether some object of `data`, whose fields these are, may hold a key twice: only the last one was read. As in
-    `extproc.jsonbody`, the quotation marks tell."""
+    `extproc.bodies.jsonbody`, the quotation marks tell."""
     written = orjson.dumps(fields)
     if written == data:
         return False

@@ -27,22 +27,10 @@ from signals.neural import lexer
 from signals.neural.features import Features, features
 from signals.neural.normalise import normalise
 from signals.neural.tokenizer import MODELS, Lexicon
-from signals.train import (
-    card,
-    corpus,
-    difficulty,
-    domain,
-    embedder,
-    export,
-    heads,
-    lexicon,
-    measure,
-    minilm,
-    segments,
-    traffic,
-    written,
-)
-from signals.train.data import Data, question_of
+from signals.train import card, difficulty, domain, measure, traffic
+from signals.train.networks import embedder, export, heads, lexicon, minilm, segments
+from signals.train.sources import corpus, written
+from signals.train.sources.data import Data, question_of
 
 SEED: Final = 7
 _TEACHER_CUT: Final = 600

@@ -12,8 +12,8 @@ from pathlib import Path
 from signals.kinds.jailbreak import DEFAULT
 from signals.neural.kinds import LEAST_KNOWN
 from signals.train import traffic
-from signals.train.data import Data
 from signals.train.measure import Figure
+from signals.train.sources.data import Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ BIG-Bench-Hard, HumanEval, PubMedQA (MIT): `rs_bbh`, `ok_humaneval`, `*pubmed*`.
 tools return is the standard library of CPython (PSF-2.0). {written}
 
 There are no public labels here for `feedback`, `modality` and `fact_check`: their training sentences, and part of those
-for `jailbreak`, are written by rules (signals/train/talk.py, signals/train/attacks.py). They are measured on test sets
+for `jailbreak`, are written by rules (signals/train/sources/talk.py, signals/train/sources/attacks.py). They are measured on test sets
 that were written by hand before any training (tests/data). A first round's errors on `feedback` and `modality` were
 looked at and the rules widened, so those two figures are a little kind.
 

@@ -26,10 +26,10 @@ from signals.neural.features import STYLE, Features, features
 from signals.neural.normalise import normalise
 from signals.neural.outcomes import Outcomes, fails
 from signals.neural.tokenizer import MODELS, Lexicon
-from signals.train import export
-from signals.train.data import Data, held, question_of
-from signals.train.heads import batch
 from signals.train.measure import auc, ece
+from signals.train.networks import export
+from signals.train.networks.heads import batch
+from signals.train.sources.data import Data, held, question_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -27,9 +27,11 @@ from signals.neural.heads import HeadVerdict
 from signals.neural.reader import Second
 from signals.neural.tokenizer import MODELS, Lexicon
 from signals.services import Services
-from signals.train import corpus, export, heads, measure, written
-from signals.train.corpus import Corpus, Item
-from signals.train.data import Data
+from signals.train import measure
+from signals.train.networks import export, heads
+from signals.train.sources import corpus, written
+from signals.train.sources.corpus import Corpus, Item
+from signals.train.sources.data import Data
 
 F64 = NDArray[np.float64]
 Asked = dict[str, list[tuple[str, str]]]

@@ -30,9 +30,10 @@ from signals.neural.reader import CHUNK
 from signals.neural.session import options
 from signals.neural.tokenizer import MODELS
 from signals.text import template
-from signals.train import domain, measure, written
-from signals.train.corpus import Corpus
-from signals.train.data import Data
+from signals.train import domain, measure
+from signals.train.sources import written
+from signals.train.sources.corpus import Corpus
+from signals.train.sources.data import Data
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

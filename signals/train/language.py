@@ -28,7 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from signals.kinds.language import COMMON, LANGUAGES, MODEL, MODELLED, WORDS, Guess, Identifier, clean
-from signals.train.data import Data
+from signals.train.sources.data import Data
 
 WHEEL_SHA256 = "f43ce6e7b8b9ec083907c34fc1bf5d5bacee7fb3191afa90efb3b321e5a85953"
 ORDERS = ("unigrams", "bigrams", "trigrams", "quadrigrams", "fivegrams")

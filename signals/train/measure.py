@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from signals.neural.heads import Heads, HeadVerdict
-from signals.train import attacks, segments
-from signals.train.corpus import Corpus
-from signals.train.data import Data
+from signals.train.networks import segments
+from signals.train.sources import attacks
+from signals.train.sources.corpus import Corpus
+from signals.train.sources.data import Data
 
 F64 = NDArray[np.float64]
 _ROUNDS = 1000

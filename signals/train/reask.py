@@ -15,7 +15,7 @@ from pathlib import Path
 from signals.neural.embeddings import LEAST_MEANT, Meaning, repeated
 from signals.neural.heads import Heads
 from signals.text.alike import Letters
-from signals.train.data import Data
+from signals.train.sources.data import Data
 
 LEAST = 0.8
 """The kind's default."""

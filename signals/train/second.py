@@ -28,9 +28,11 @@ from signals.kinds.jailbreak import DEFAULT
 from signals.neural.heads import Heads
 from signals.neural.reader import CHUNK, Band
 from signals.train import __main__ as first
-from signals.train import corpus, e5, export, fields, measure, reader, traffic, written
-from signals.train.data import Data
+from signals.train import fields, measure, traffic
 from signals.train.measure import logit
+from signals.train.networks import e5, export, reader
+from signals.train.sources import corpus, written
+from signals.train.sources.data import Data
 
 F64 = NDArray[np.float64]
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signals.text.estimate import CLASSES, WEIGHTS, ByteWeights
-from signals.train.data import Data, held
-from signals.train.shapes import shapes
-from signals.train.written import sections
+from signals.train.sources.data import Data, held
+from signals.train.sources.shapes import shapes
+from signals.train.sources.written import sections
 
 SOURCES = (
     ("domain/mmlu", "prompt", 1500),
@@ -156,7 +156,7 @@ The tokens that a text has, estimated as a sum of weights of its bytes and its p
 | language | pemistahl/lingua-py test data, Apache-2.0, SHA-256 {checksums["language/sentences"]} |
 | talk | our own, `signals/train/texts` |
 | prose | the sets of docs/models.md that `SOURCES` names; code is Python's standard library |
-| the rest | made by `signals/train/shapes.py` |
+| the rest | made by `signals/train/sources/shapes.py` |
 
 Held-out texts, chosen by hash or made with other words and another seed: the mean error of one text, the error that
 nine of ten texts stay below, and the error of the sum of all.

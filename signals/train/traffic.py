@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from signals.kinds.jailbreak import DEFAULT, DOCUMENT, PASTED
 from signals.neural.heads import Heads
-from signals.train import written
-from signals.train.data import Data, library, said
 from signals.train.measure import logit, platt
+from signals.train.sources import written
+from signals.train.sources.data import Data, library, said
 
 F64 = NDArray[np.float64]
 

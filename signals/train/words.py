@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from signals.kinds.language import MODELLED, WORDS, clean
 from signals.text.words import save
-from signals.train.data import Data
 from signals.train.language import frequencies, wheel_of
-from signals.train.written import sections
+from signals.train.sources.data import Data
+from signals.train.sources.written import sections
 
 _LEAST, _LONGEST = 2e-5, 9
 _TALK: Final = ("attack", "like", "caption", "chat")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from stepwise import verify
-from stepwise.continuation import Continuation, Joint, began, build
-from stepwise.pair import PairModel
+from stepwise.asking import verify
+from stepwise.asking.continuation import Continuation, Joint, began, build
+from stepwise.asking.pair import PairModel
+from stepwise.asking.probe import marks, probe
 from stepwise.policy import MARKS, Marks
-from stepwise.probe import marks, probe
 from stepwise.steps import Splitter, StepLimits
 from stepwise.strategy import NoJudgement
 from stepwise.train.tree import Question, Written

@@ -11,8 +11,8 @@ import orjson
 from tqdm import tqdm
 
 from stepwise.answer import Steps
-from stepwise.pair import AnswerBudget, PairModel, Setup
-from stepwise.ready import Stepwise, StepwiseError
+from stepwise.asking.pair import AnswerBudget, PairModel, Setup
+from stepwise.asking.ready import Stepwise, StepwiseError
 from stepwise.strategy import Strategy
 from stepwise.train.project import ProjectSettings
 from stepwise.train.tree import Question

@@ -25,8 +25,8 @@ SETS = ("policy", "calibration", "test")
 class ProjectSettings:
     """What all parts of a project share. small, large: served names; price_*: of one token, in any unit (read: one that
     the large model reads for a mark, None: as one that it writes); answer_tokens: the most that an answer may have; the
-    rest as in the service (`stepwise.steps.StepLimits`, `features.State`, `stepwise.pair.AnswerBudget.steps`). Raises
-    ValueError for sizes that cannot be."""
+    rest as in the service (`stepwise.steps.StepLimits`, `features.State`, `stepwise.asking.pair.AnswerBudget.steps`).
+    Raises ValueError for sizes that cannot be."""
 
     small: str
     large: str

@@ -1,4 +1,4 @@
-"""Answers a question from its tree the way the serving loop would (`stepwise.session`), with any strategy."""
+"""Answers a question from its tree the way the serving loop would (`stepwise.loop.session`), with any strategy."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from cli.gateways import allowed
 from decisions.catalogue import Catalogue
 from decisions.engine import Engine, Opening, Ruleset, Settings
 from decisions.model import Model
-from extproc import paths
+from extproc.requests import paths
 
 NAMES = ["chat", "completions", "embeddings", "responses", "compact", "input_tokens", "messages", "count_tokens"]
 MORE = ["models", "cancel", "input_items", "v1", "v1beta", "V2", "v1234", "v1.", "openai", "OpenAI", "deployments"]

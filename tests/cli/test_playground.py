@@ -17,8 +17,8 @@ from config.build import build
 from config.load import parse
 from decisions.decision import Trace
 from decisions.outcome import Outcome, as_object
-from extproc import playground
-from extproc.playground import Asker, PlaygroundError
+from extproc.admin import playground
+from extproc.admin.playground import Asker, PlaygroundError
 from tests.extproc.live import eventually
 from tests.signals.state.test_store import Server, needs_server, server  # noqa: F401
 

@@ -83,8 +83,8 @@ def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Pa
 def test_a_first_request_waits_for_no_import(policy: Path) -> None:
     """That of numpy takes a tenth of a second, in which the event loop would stand still."""
     code = (
-        "import sys; from pathlib import Path; import extproc.server; from config.watch import load\n"
-        "from extproc.body import parse; from extproc.paths import Target\n"
+        "import sys; from pathlib import Path; import extproc.serving.server; from config.watch import load\n"
+        "from extproc.requests.body import parse; from extproc.requests.paths import Target\n"
         "engine = load(Path(sys.argv[1])).engine; before = set(sys.modules)\n"
         'body = b\'{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}\'\n'
         "engine.settle(parse(Target('chat'), {}, {}, body)); print(sorted(set(sys.modules) - before))"

@@ -10,7 +10,7 @@ from config.build import build
 from config.load import check, parse
 from decisions.decision import Trace
 from decisions.model import UnknownModel
-from extproc.rewriting import rewritten
+from extproc.requests.rewriting import rewritten
 from signals.request import Message, Request
 
 POLICY = """\

@@ -12,8 +12,8 @@ from config.load import check, parse
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.explain import as_object, reasons
-from extproc.body import parse as call
-from extproc.paths import read
+from extproc.requests.body import parse as call
+from extproc.requests.paths import read
 
 MODELS = """\
 version: 1

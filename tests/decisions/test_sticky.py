@@ -13,7 +13,7 @@ from config.resources import Resources
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.explain import as_object, reasons, tree
-from extproc.rollout import Rollout
+from extproc.serving.rollout import Rollout
 from signals.reading import Unavailable
 from signals.request import Message, Request
 from signals.state.store import Memory

@@ -37,7 +37,7 @@ from config.schema import (
 from decisions.cases import Case, Expect, Stub
 from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.exchange import Phase
-from extproc.metrics import FAMILIES
+from extproc.records.metrics import FAMILIES
 from panel.kinds.cascade import UntilSpec
 from panel.kinds.plan import WaySpec
 from panel.spec import MemberCard, PanelBudget, PanelSpec, TrustSpec

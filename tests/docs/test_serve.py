@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cli import serve
 from cli.main import COMMANDS
-from extproc.admin import Admin
-from extproc.metrics import FAMILIES
+from extproc.admin.port import Admin
+from extproc.records.metrics import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text()

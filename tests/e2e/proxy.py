@@ -30,12 +30,12 @@ from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
 from decisions.outcome import Outcome
-from extproc.bodies import Bodies
+from extproc.bodies.holder import Bodies
 from extproc.chains import Chains
 from extproc.exchange import Answerer, Context, Exchange
 from extproc.keeping.keeper import Keeper
 from extproc.makers import Makers
-from extproc.server import PROCESS
+from extproc.serving.server import PROCESS
 from extproc.transport.http2 import Http2Server
 from extproc.transport.seam import Receiver, Stream, TransportLimits
 from signals.request import Request

@@ -14,8 +14,8 @@ from cli.gateways.kubernetes import Cluster
 from cli.gateways.place import Place
 from config.watch import load
 from decisions.engine import Engine
-from extproc import paths
 from extproc.apis.registry import SHAPES
+from extproc.requests import paths
 from tests.e2e.conftest import World
 from tests.e2e.proxy import JSON, Envoy, Upstream, prepared, served, started
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post

@@ -98,7 +98,7 @@ async def decided(running: Router) -> float:
 
 
 def test_a_first_policy_that_fails_its_own_cases_is_no_start(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("extproc.log.setup", lambda *_: None)
+    monkeypatch.setattr("extproc.records.log.setup", lambda *_: None)
     mount(tmp_path, {**files(0), "policy.cases.yaml": files(1)["policy.cases.yaml"]})
     assert main(["serve", str(tmp_path / "policy.yaml"), "--workers", "1", "--listen", f"unix:{tmp_path}/socket"]) == 1
     assert "expected 'large', got 'small'" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import Envoy, prepared, served, started
-from tests.extproc.test_edit import Writer, pieces
+from tests.extproc.bodies.test_edit import Writer, pieces
 
 pytestmark = pytest.mark.e2e
 

@@ -31,7 +31,7 @@ import zstandard
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import Envoy, Router, Upstream, prepared, served, started
 from tests.e2e.servers import Records, echo_server, express_server, tiny_server
-from tests.extproc.test_body import PLACES
+from tests.extproc.requests.test_body import PLACES
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.e2e

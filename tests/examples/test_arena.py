@@ -8,7 +8,7 @@ import orjson
 
 from config.watch import load
 from extproc.apis.shape import Target
-from extproc.body import parse
+from extproc.requests.body import parse
 from tests import yamls
 
 ROOT = Path(__file__).resolve().parents[2]

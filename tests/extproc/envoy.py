@@ -18,7 +18,7 @@ from decisions.engine import Clause, Engine, Ruleset, Settings
 from decisions.model import Model
 from decisions.outcome import Outcome
 from decisions.rule import ALWAYS, Leaf, Rule
-from extproc.bodies import Bodies
+from extproc.bodies.holder import Bodies
 from extproc.chains import Chains
 from extproc.exchange import Answerer, Exchange
 from extproc.keeping.keeper import Keeper

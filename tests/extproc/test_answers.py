@@ -14,8 +14,8 @@ import pytest
 from config.watch import load
 from decisions.decision import Trace
 from extproc.answers import Answers, deadline
-from extproc.body import parse
-from extproc.paths import Target
+from extproc.requests.body import parse
+from extproc.requests.paths import Target
 from signals.request import Request
 from stepwise.agent import Agent, LoopChoice
 from tests.stepwise.fakes import FakeModel, writer

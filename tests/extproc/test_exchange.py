@@ -21,7 +21,7 @@ from decisions.model import Model
 from decisions.outcome import Outcome
 from decisions.rule import AnyOf
 from extproc import wire
-from extproc.bodies import Bodies
+from extproc.bodies.holder import Bodies
 from extproc.makers import MOST, Makers
 from extproc.transport.seam import Stream
 from signals.facts import Facts
@@ -1138,7 +1138,7 @@ def test_breaking_before_the_body_is_read_takes_the_default_model(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("extproc.paths.read", fail)
+        patch.setattr("extproc.requests.paths.read", fail)
         envoy = Envoy(service)
         [answer] = envoy.headers()
         expect_route(answer, "small", "request_headers")
@@ -1159,7 +1159,7 @@ def test_breaking_before_the_body_is_read_fails_closed_with_a_guard(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("extproc.paths.read", fail)
+        patch.setattr("extproc.requests.paths.read", fail)
         [answer] = Envoy(service).headers()
         expect_refusal(answer, 403)
     assert service.failures == ["error"]

@@ -16,15 +16,15 @@ import zstandard
 from decisions.decision import Changes
 from decisions.engine import Opening
 from decisions.model import Model
-from extproc import paths, rewriting
-from extproc.bodies import Bodies
-from extproc.body import parse
-from extproc.encoding import coding, decoded, in_utf8, plainly_json, says_json
-from extproc.jsonbody import _values
+from extproc.bodies.encoding import coding, decoded, in_utf8, plainly_json, says_json
+from extproc.bodies.holder import Bodies
+from extproc.bodies.jsonbody import _values
 from extproc.refusal import Refusal
+from extproc.requests import paths, rewriting
+from extproc.requests.body import parse
+from extproc.requests.unread import UnreadLog
 from extproc.transport.headers import RequestHead, new_decoder
 from extproc.transport.headers import decode as decode_block
-from extproc.unread import UnreadLog
 from extproc.wire import Headers, decode
 from proto import ext_proc_pb2 as pb
 from tests.linear import assert_linear

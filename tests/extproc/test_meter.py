@@ -12,11 +12,11 @@ from config.resources import Resources
 from config.watch import load
 from decisions.decision import Trace
 from decisions.outcome import Outcome, as_object
-from extproc.body import parse as parse_request
 from extproc.meter import KEPT, Meter, Tail, spent
-from extproc.metrics import Metrics
-from extproc.paths import Target
-from extproc.server import Options, Worker
+from extproc.records.metrics import Metrics
+from extproc.requests.body import parse as parse_request
+from extproc.requests.paths import Target
+from extproc.serving.server import Options, Worker
 from tests.extproc.envoy import STREAMED, Envoy, Service, chat, set_headers
 from tests.linear import assert_linear
 from tests.proto.oracle import ext_proc

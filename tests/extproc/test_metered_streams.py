@@ -16,7 +16,7 @@ from config.resources import Resources
 from decisions.decision import Trace
 from decisions.engine import Engine
 from extproc.meter import Meter
-from extproc.metrics import merge
+from extproc.records.metrics import merge
 from signals.request import Request
 from tests.extproc.envoy import BUFFERED, DUPLEX, STREAMED, Envoy, Service, chat, expect_refusal, set_headers
 from tests.extproc.test_exchange import Steps

@@ -31,8 +31,8 @@ async def test_a_hole_is_found(duplex: bool, monkeypatch: pytest.MonkeyPatch) ->
     await driver(case, duplex)
     assert driver.outcomes == {"refused by the guard": 1}
     with monkeypatch.context() as patch:
-        patch.setattr("extproc.body.collect", lambda value, found, *_: None)
-        patch.setattr("extproc.body.unambiguous", lambda *_: None)
+        patch.setattr("extproc.requests.body.collect", lambda value, found, *_: None)
+        patch.setattr("extproc.requests.body.unambiguous", lambda *_: None)
         with pytest.raises(Finding, match="is shown: plain"):
             await driver(case, duplex)
     with monkeypatch.context() as patch:

@@ -350,7 +350,7 @@ def test_a_broken_expression_is_found(rules):
 
 
 def test_every_metric_that_rules_and_dashboard_use_exists():
-    from extproc.metrics import FAMILIES
+    from extproc.records.metrics import FAMILIES
 
     known = set(FAMILIES)
     for name in ("chart/files/rules.yaml", "chart/files/dashboard.json", "components/keda/scaledobject.yaml"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from extproc.masking import masked
+from extproc.records.masking import masked
 from signals.facts import Facts
 from signals.gather import fetch, read
 from signals.neural.normalise import normalise

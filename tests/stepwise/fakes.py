@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from extproc.overhttp import Port, application
+from extproc.serving.overhttp import Port, application
 from stepwise.answer import Steps
-from stepwise.pair import AnswerBudget, PairModel, Setup
-from stepwise.probe import QUESTION
-from stepwise.ready import Stepwise, unknown
+from stepwise.asking.pair import AnswerBudget, PairModel, Setup
+from stepwise.asking.probe import QUESTION
+from stepwise.asking.ready import Stepwise, unknown
 from stepwise.steps import StepLimits
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy, Turn
 from tests.patience import PATIENCE

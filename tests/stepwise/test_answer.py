@@ -311,7 +311,7 @@ async def test_a_model_that_does_not_work_is_said_once_and_so_is_its_return(
         assert (status, said["choices"][0]["message"]["content"]) == (200, "\n\n".join(SMALL))
         assert len(logged()) == 1
         both.large.streams = True
-        monkeypatch.setattr("stepwise.ready._RETRY", 0.0)
+        monkeypatch.setattr("stepwise.asking.ready._RETRY", 0.0)
         await both.ask()
         assert logged()[1:] == [("stepwise_model_up", None)]
         assert writes.problem is None

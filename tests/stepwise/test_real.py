@@ -14,10 +14,10 @@ import pytest
 
 from bench import real
 from examples.llama import MISSING, PATIENCE, Llama, llama
-from stepwise.continuation import Continuation, build
+from stepwise.asking.continuation import Continuation, build
+from stepwise.asking.probe import marks, probe
+from stepwise.asking.ready import Stepwise
 from stepwise.policy import MARKS
-from stepwise.probe import marks, probe
-from stepwise.ready import Stepwise
 from upstream.client import ModelClient
 from upstream.endpoint import ContinuationMode
 from upstream.tokens import TOP
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
 
 @pytest.fixture
 async def both(server: Llama, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stepwise]:
-    monkeypatch.setattr("stepwise.ready._PROBE", PATIENCE)
+    monkeypatch.setattr("stepwise.asking.ready._PROBE", PATIENCE)
     stepwise = real.pair(server)
     await stepwise.start()
     yield stepwise
@@ -118,7 +118,7 @@ async def test_a_model_whose_template_begins_its_thoughts_is_continued_within_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By completions, with the template that the server tells."""
-    monkeypatch.setattr("stepwise.ready._PROBE", PATIENCE)
+    monkeypatch.setattr("stepwise.asking.ready._PROBE", PATIENCE)
     with llama(tmp_path, THINKS) as server:
         stepwise = real.pair(server)
         await stepwise.start()

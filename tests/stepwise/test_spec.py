@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from stepwise.asking.ready import Stepwise, StepwiseError
 from stepwise.policy import StepPolicyError
-from stepwise.ready import Stepwise, StepwiseError
 from stepwise.spec import StepwiseSpec
 from stepwise.strategies.cold_start import ColdStart
 from stepwise.strategies.policy import PolicyStrategy
@@ -268,7 +268,7 @@ async def test_what_was_learnt_about_an_upstream_is_remembered_for_a_start_witho
 async def test_answers_do_not_wait_long_for_a_probe_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.stepwise.fakes import Fault
 
-    monkeypatch.setattr("stepwise.ready._PATIENCE", 0.1)
+    monkeypatch.setattr("stepwise.asking.ready._PATIENCE", 0.1)
     large = FakeModel("huge", writer(LARGE), faults={-1: Fault("silent")})
     both = await running(FakeModel("tiny", writer(SMALL)), large, tmp_path, strategy="random")
     try:
@@ -290,7 +290,7 @@ async def test_an_upstream_that_was_down_is_probed_again_later(tmp_path: Path, m
         large.faults.clear()
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(LARGE)  # too soon
-        monkeypatch.setattr("stepwise.ready._RETRY", 0.0)
+        monkeypatch.setattr("stepwise.asking.ready._RETRY", 0.0)
         _, events = await both.ask()
         assert text_of(events) == "\n\n".join(SMALL)
         assert both.stepwise.records()["large"].mode is ContinuationMode.FINAL_MESSAGE

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stepwise.continuation import Continuation, began, build, render
-from stepwise.probe import Capability
+from stepwise.asking.continuation import Continuation, began, build, render
+from stepwise.asking.probe import Capability
 from stepwise.steps import End, Ends, Splitter, StepLimits, split
 from stepwise.strategies.verify import Verify
 from stepwise.thoughts import Shown, Thoughts, continued, opened

@@ -14,7 +14,7 @@ import pytest
 
 from examples.tinylm import problems
 from examples.tinylm.server import serve
-from stepwise.ready import Stepwise
+from stepwise.asking.ready import Stepwise
 from stepwise.spec import StepwiseSpec
 from tests.stepwise.fakes import answer, text_of
 from upstream.client import CompletionStream, ModelClient

@@ -153,7 +153,8 @@ _THOUGHTS: Final = -2
 
 
 class ClientApi:
-    """One API, by its name (see `extproc.paths`). `objects`: the arguments of a tool's call are a JSON object there."""
+    """One API, by its name (see `extproc.requests.paths`). `objects`: the arguments of a tool's call are a JSON object
+    there."""
 
     name: str
     objects = False

@@ -16,7 +16,7 @@ from config.schema import json_schema
 from decisions.decision import Trace
 from decisions.engine import Engine
 from decisions.explain import as_object, choice, reasons, tree
-from extproc.rewriting import rewritten
+from extproc.requests.rewriting import rewritten
 from signals.request import Message, Request
 
 POLICY = """\

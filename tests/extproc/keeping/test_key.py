@@ -16,8 +16,8 @@ from decisions.decision import Cache, Changes, Decision
 from decisions.engine import Engine
 from decisions.model import Model
 from extproc.apis.shape import Target
-from extproc.body import parse
 from extproc.keeping.key import Key, directives, key, scope_of, stateful, unkept, who
+from extproc.requests.body import parse
 from signals.request import Request
 from tests.extproc.envoy import LARGE, SMALL, engine
 

@@ -10,8 +10,8 @@ import pytest
 
 from signals.kinds.language import LANGUAGES, MODEL, WORDS, Identifier, sample
 from signals.signal import Shared
-from signals.train.data import held
 from signals.train.language import cut
+from signals.train.sources.data import held
 from tests.signals.help import build, complaint, data, matched, reading
 
 DATA = Path(__file__).parents[2] / "data"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from extproc import paths
 from extproc.apis.completions import COMPLETIONS
 from extproc.apis.embeddings import EMBEDDINGS
-from extproc.body import parse
+from extproc.requests import paths
+from extproc.requests.body import parse
 from signals.facts import Facts
 from signals.gather import read
 from signals.registry import BY_NAME

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from extproc.body import parse
-from extproc.paths import read
+from extproc.requests.body import parse
+from extproc.requests.paths import read
 from signals.request import Message, Request
 from signals.state.session import USUAL, Sessions, session_key
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from extproc.masking import masked
+from extproc.records.masking import masked
 from signals.request import Extra, Message
 from tests.signals.help import build, matched, reading, request
 

@@ -9,7 +9,7 @@ import pytest
 from signals.request import Message, Request
 from signals.state.session import session_key
 from signals.text.wrappers import TAGS, apart, said
-from tests.extproc.test_rewriting import parse
+from tests.extproc.requests.test_rewriting import parse
 from tests.linear import assert_linear
 from tests.signals.help import matched
 

@@ -15,8 +15,9 @@ from signals.neural.features import features
 from signals.neural.heads import MODEL, Heads
 from signals.neural.outcomes import fails
 from signals.neural.tokenizer import Lexicon
-from signals.train import difficulty, export
+from signals.train import difficulty
 from signals.train.difficulty import ExamQuestion
+from signals.train.networks import export
 
 ABILITIES = {"weak": -1.5, "middle": 0.0, "strong": 1.5}
 

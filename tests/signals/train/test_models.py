@@ -21,8 +21,10 @@ from signals.neural import lexer
 from signals.neural.features import features
 from signals.neural.heads import Heads
 from signals.neural.tokenizer import Lexicon
-from signals.train import attacks, corpus, grammar, lexicon, measure, talk, traffic, written
-from signals.train.data import FILES, Data, held, question_of
+from signals.train import measure, traffic
+from signals.train.networks import lexicon
+from signals.train.sources import attacks, corpus, grammar, talk, written
+from signals.train.sources.data import FILES, Data, held, question_of
 
 SCORES = {"small": 0.0, "large": 1.0}
 ROWS: dict[str, list[dict[str, Any]]] = {

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tqdm", reason="needs the extra `train`")
 
-from signals.train import written
+from signals.train.sources import written
 
 KINDS = {"short", "twin", "told", "notice"}
 

@@ -8,9 +8,9 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 
 from examples.tinylm.server import serve
 from examples.tinylm.writer import open_writer
-from stepwise.pair import PairModel, Setup
+from stepwise.asking.pair import PairModel, Setup
+from stepwise.asking.ready import Stepwise, unknown
 from stepwise.policy import Marks
-from stepwise.ready import Stepwise, unknown
 from stepwise.steps import StepLimits
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
 from stepwise.train.endpoints import EndpointWriter

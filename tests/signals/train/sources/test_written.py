@@ -1,0 +1,71 @@
+"""The texts written for training, and what varies them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tqdm", reason="needs the extra `train`")
+
+from signals.train import traffic
+from signals.train.sources import written
+
+LEFT = re.compile(r"\{[a-z]\w*\}|\\n")
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    written.sections.cache_clear()
+    yield
+    written.sections.cache_clear()
+
+
+def test_every_sentence_of_every_section_is_filled() -> None:
+    chance = random.Random(1)
+    for name, section in written.sections().items():
+        for kind, sentences in section.kinds.items():
+            if name != "frames" and kind != "frame":
+                made = [written.Section(name, section.slots, {kind: [one]}).make(kind, chance) for one in sentences]
+                assert not [text for text in made if LEFT.search(text)], f"{name} {kind}"
+
+
+def test_no_sentence_is_an_attack_and_harmless() -> None:
+    kinds = {"attack": "like", "plant": "doc", "short": "twin", "told": "notice", "order": "fair", "open": "hopen"}
+    for name, section in written.sections().items():
+        for attack, harmless in kinds.items():
+            assert not set(section.kinds.get(attack, ())) & set(section.kinds.get(harmless, ())), f"{name} {attack}"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_section_that_comes_again_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("@en\nwho = I | you\nlike: a {who}\n\tb\n@de\nlike: c\n")
+    (tmp_path / "b.txt").write_text("@en\nwho = we\nlike: one\\ntwo\nchat: hi\n")
+    monkeypatch.setattr(written, "TEXTS", tmp_path)
+    english = written.sections()["en"]
+    assert english.slots == {"who": ["I", "you", "we"]}
+    assert english.kinds == {"like": ["a {who}", "b", "one\\ntwo"], "chat": ["hi"]}
+    assert "one\ntwo" in {english.make("like", random.Random(seed)) for seed in range(20)}
+    assert written.sections()["de"].kinds == {"like": ["c"]}
+
+
+@pytest.mark.parametrize("make", [written.personas, written.covers, written.hijacks])
+def test_attacks_and_their_harmless_like_are_half_and_half_and_varied(
+    make: Callable[[random.Random, int], Iterator[tuple[str, bool]]],
+) -> None:
+    made = list(make(random.Random(4), 400))
+    assert sum(attack for _, attack in made) == 200
+    assert len({text for text, _ in made}) > 360
+    assert not {text for text, attack in made if attack} & {text for text, attack in made if not attack}
+    assert not [text for text, _ in made if LEFT.search(text)]
+
+
+def test_no_single_question_decides_how_documents_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "library", lambda folder, size, seed: ["x = 1\n"] * 100)
+    asked = Counter(sample.user for sample in traffic.packages(2))
+    assert len(asked) == len(traffic.ASKED) > 12
+    assert max(asked.values()) <= 0.1 * asked.total()
