@@ -7,6 +7,7 @@ compiled where `make native` has been run (`make bench` does that), and once pla
 
     python -m bench                 # everything, some ten minutes
     python -m bench --seconds 2 --rounds 2 --only "1 KB"
+    python -m bench --no-direct --only router --before ../pointsman-before   # beside another checkout's router
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ OUT = HERE / "out"
 NATIVE = HERE.parent / "build" / "native"
 KB = 1024
 CPP = {"cpp", "cpp no-op"}
+BEFORE = ", before"
 Row = dict[str, float]
 
 
@@ -48,6 +50,10 @@ class BenchCase:
     server: str | None
     body: int = KB
     mode: str = "BUFFERED"
+
+    def before(self) -> BenchCase:
+        """The same with the router of another checkout, where that is measured."""
+        return replace(self, name=self.name + BEFORE, server=f"{self.server}{BEFORE}" if self.server else None)
 
     @property
     def label(self) -> str:
@@ -130,11 +136,10 @@ def build_baseline() -> Path:
     return build / "baseline"
 
 
-def serve(
-    policy: Path, target: str, transport: str = "http2", workers: int = 1, compiled: bool = NATIVE.is_dir()
-) -> list[str]:
-    """The command that serves a policy."""
-    python = ["env", f"PYTHONPATH={NATIVE}", sys.executable, "-P"] if compiled else [sys.executable]
+def serve(policy: Path, target: str, transport: str = "http2", workers: int = 1, code: Path | None = None) -> list[str]:
+    """The command that serves a policy; `code` is the folder of the code, by default what is compiled here."""
+    code = code or (NATIVE if NATIVE.is_dir() else HERE.parent)
+    python = ["env", f"PYTHONPATH={code}", sys.executable, "-P"]
     command = [*python, "-m", "cli.main", "serve", str(policy), "--listen", target, "--workers", str(workers)]
     return [*command, "--transport", transport, "--drain-wait", "0", "--grace", "1", "--log-level", "warning"]
 
@@ -146,8 +151,8 @@ def _untuned(command: list[str]) -> list[str]:
     return [*command[:at], "-c", code, *command[at + 2 :]]
 
 
-def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]:
-    """How each wanted server is started, and where it listens."""
+def commands(folder: Path, wanted: set[str], before: Path | None) -> dict[str, tuple[list[str], str]]:
+    """How each wanted server is started, and where it listens; `before` is the folder of another checkout."""
     files = policies.write(folder)
     echo = [sys.executable, "-m", "bench.echo"]
     found: dict[str, tuple[list[str], str]] = {}
@@ -164,6 +169,9 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
         found[name] = ([*echo, socket_of(name), "--transport", transport], socket_of(name))
     for name, file in files.items():
         found[name] = (serve(file, socket_of(name)), socket_of(name))
+        if before is not None:
+            code = before / "build/native" if NATIVE.is_dir() else before
+            found[name + BEFORE] = (serve(file, socket_of(name + BEFORE), code=code), socket_of(name + BEFORE))
     tcp = f"127.0.0.1:{free_port()}"
     found["20 x 10, TCP"] = (serve(files["20 x 10"], tcp), tcp)
     grpcio = socket_of("20x10grpcio")
@@ -172,28 +180,30 @@ def commands(folder: Path, wanted: set[str]) -> dict[str, tuple[list[str], str]]
     found["20 x 10, collector untuned"] = (_untuned(serve(files["20 x 10"], untuned)), untuned)
     plain = socket_of("20x10plain")
     if NATIVE.is_dir():
-        found["20 x 10, not compiled"] = (serve(files["20 x 10"], plain, compiled=False), plain)
+        found["20 x 10, not compiled"] = (serve(files["20 x 10"], plain, code=HERE.parent), plain)
     else:
         print("the router is not compiled: make native")
     return {name: how for name, how in found.items() if name in wanted}
 
 
 @contextmanager
-def started(folder: Path, cases: Sequence[BenchCase]) -> Iterator[dict[str, ServerProcess]]:
+def started(folder: Path, cases: Sequence[BenchCase], before: Path | None = None) -> Iterator[dict[str, ServerProcess]]:
     """Every server that the cases need."""
     servers: dict[str, ServerProcess] = {}
     with ExitStack() as stack:
         wanted = {case.server for case in cases if case.server is not None}
-        for number, (name, (command, target)) in enumerate(commands(folder, wanted).items()):
+        for number, (name, (command, target)) in enumerate(commands(folder, wanted, before).items()):
             servers[name] = ServerProcess(command, target, 1, folder / f"server{number}.log")
             stack.callback(servers[name].close)
         yield servers
 
 
-def through_envoy(cases: Sequence[BenchCase], seconds: float, rounds: int, connections: int) -> dict[str, list[Row]]:
+def through_envoy(
+    cases: Sequence[BenchCase], seconds: float, rounds: int, connections: int, before: Path | None = None
+) -> dict[str, list[Row]]:
     """Measure the cases; a list of rounds for each label."""
     results: dict[str, list[Row]] = {}
-    with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases) as servers:
+    with tempfile.TemporaryDirectory(prefix="bench") as name, started(Path(name), cases, before) as servers:
         folder = Path(name)
         measured = [case for case in cases if case.server is None or case.server in servers]
         routes = {
@@ -367,6 +377,11 @@ def ratios(results: dict[str, list[Row]]) -> dict[str, float]:
         ),
         "requests/s, two workers / one (at least 1.7)": (two, one, "requests_per_second"),
     }
+    for label in results:
+        if BEFORE in label:
+            asked[f"CPU, {label.replace(BEFORE, '')} / before (at most 1.03)"] = (
+                label.replace(BEFORE, ""), label, "cpu_us",
+            )  # fmt: skip
     found = {}
     for name, (upper, lower, column) in asked.items():
         above, below = median(results, upper, column), median(results, lower, column)
@@ -409,13 +424,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--no-direct", action="store_true", help="leave out what does not go through Envoy")
+    parser.add_argument("--before", type=Path, help="folder of another checkout, whose router is measured beside")
     chosen = parser.parse_args(arguments)
     cases = [case for case in CASES if chosen.only in case.label]
+    if chosen.before is not None:
+        cases = [each for case in cases for each in (case, case.before()) if each.server is not None or each is case]
     baseline = not chosen.no_direct or any(case.server in CPP for case in cases)
     if (lacking := needs.complaint(baseline)) is not None:
         print(lacking, file=sys.stderr)
         return 2
-    results = through_envoy(cases, chosen.seconds, chosen.rounds, chosen.connections)
+    results = through_envoy(cases, chosen.seconds, chosen.rounds, chosen.connections, chosen.before)
     if not chosen.no_direct:
         results |= transports(chosen.seconds, chosen.rounds)
         results |= workers(chosen.seconds, chosen.rounds)

@@ -796,7 +796,8 @@ class Exchange:
         """
         if model is None or request.operation:
             return 0
-        session = self._engine.sessions.name(request)
+        sessions = self._engine.sessions
+        session = "" if self._head.usual and sessions.unnamed(request.fields) else sessions.name(request)
         if not session and len(request.messages) <= 2:  # a prompt and a question: there is no answer yet
             return 0
         shape = BY_NAME[request.api]

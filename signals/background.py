@@ -22,6 +22,9 @@ _STEP_S: Final = 0.0005
 """Shorter steps are worked on together."""
 
 
+_me: Final = threading.get_ident
+
+
 class _Turns:
     """Whose turn it is in this process, in order of asking."""
 
@@ -29,24 +32,27 @@ class _Turns:
         self._queue = threading.Lock()  # held by the one that is next
         self._turn = threading.Lock()
         self._free = 0.0  # when the next turn may begin (time.monotonic())
-        self._thread = threading.local()
+        self._owner = 0  # the thread whose turn it is
+        self._since = 0.0  # its processor time when its turn began
 
     def take(self) -> None:
         with self._queue:
             self._turn.acquire()
         if (wait := self._free - time.monotonic()) > 0:
             time.sleep(wait)
-        self._thread.since = time.thread_time()
+        self._since = time.thread_time()
+        self._owner = _me()
 
     def give(self, rest: float) -> None:
-        self._thread.since = None
+        self._owner = 0
         self._free = time.monotonic() + rest
         self._turn.release()
 
     def owed(self) -> float:
         """How long the interpreter should be left alone now, in seconds; 0 for a thread whose turn it is not."""
-        since: float | None = getattr(self._thread, "since", None)
-        held = 0.0 if since is None else time.thread_time() - since
+        if self._owner != _me():
+            return 0.0
+        held = time.thread_time() - self._since
         return min(SHARE * held, LONGEST_S) if held >= _STEP_S else 0.0
 
 

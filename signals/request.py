@@ -195,6 +195,7 @@ class Request:
     size: int = field(init=False, repr=False, compare=False)  # bytes of the body, also once it was shed
     _found: Everything | None = field(init=False, repr=False, compare=False)
     _texts: dict[str, str] = field(init=False, repr=False, compare=False)
+    _spelled: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
 
     def __init__(  # noqa: PLR0913
         self,
@@ -232,6 +233,7 @@ class Request:
         self.size = len(body)
         self._found = None
         self._texts = {}
+        self._spelled = {}
 
     def text(self, scope: Scope = "user") -> str:
         """The text of `scope`, its parts joined with newlines; '' where there is none. Computed once per scope."""
@@ -291,18 +293,14 @@ class Request:
         """What a detector searches in `scope`: each text as it was written and its view (the same object where there
         are no disguises). The first is `text`, the second, where there is one, `glued`. Views are made once per scope.
         """
-        texts = self._texts
-        text = self.text(scope)
-        plain = texts.get("plain " + scope)
-        if plain is None:
-            plain = texts["plain " + scope] = view(text)
-        if not self.extras and scope != "all":
-            return ((text, plain),)
-        glued = texts.get("glued " + scope)
-        if glued is None:
-            glued = texts["glued " + scope] = self.glued(scope)
-            texts["plain glued " + scope] = view(glued)
-        return ((text, plain), (glued, texts["plain glued " + scope])) if glued else ((text, plain),)
+        found = self._spelled.get(scope)
+        if found is None:
+            text = self.text(scope)
+            found = ((text, view(text)),)
+            if (self.extras or scope == "all") and (glued := self.glued(scope)):
+                found = (*found, (glued, view(glued)))
+            self._spelled[scope] = found
+        return found
 
     def opaque(self, scope: Scope = "all") -> tuple[Opaque, ...]:
         """What of `scope` has no text that can be read here, in order, each once."""

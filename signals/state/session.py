@@ -36,6 +36,10 @@ HEADERS: Final = (
 )
 """Request headers that name the session. The first one that a request has counts; after them the body's fields."""
 
+_FIELDS: Final = frozenset(
+    ("metadata", "session_id", "prompt_cache_key", "conversation", "previous_response_id", "thread", "user")
+)
+"""The body's fields that may name it (`_told`, and `user`)."""
 _USER: Final = re.compile(r"user_.*_session_([0-9A-Za-z-]{8,64})", re.DOTALL)
 """Claude Code's `metadata.user_id` before 2.1: `user_HASH_account_UUID_session_UUID`; since then it is JSON."""
 
@@ -82,6 +86,10 @@ class Sessions:
     def name(self, request: Request) -> str:
         """The name of the session of `request`; '' where nothing names it."""
         return next(self._names(request.headers, request.fields), "")
+
+    def unnamed(self, fields: Mapping[str, Any]) -> bool:
+        """Whether no body with these fields names a session: none of the fields is there that may. It costs little."""
+        return not self.own and _FIELDS.isdisjoint(fields)
 
     def named(self, headers: Mapping[str, str]) -> str:
         """The key of the session that `headers` name, for requests without a body; '' where they name none."""

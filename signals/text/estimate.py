@@ -54,6 +54,8 @@ CLASSES: Final = tuple(
 """Kinds of bytes; all others are the sixteenth. What words cannot cross is told from what they are made of."""
 _SLICE: Final = 64 * 1024
 """Bytes of which the weights are added at a time."""
+_SHORT: Final = 4096
+"""Bytes of a text up to which nothing is gained by numpy."""
 _CLASS: Final = bytes(
     next((number for number, members in enumerate(CLASSES) if byte in members), len(CLASSES)) for byte in range(256)
 )
@@ -66,8 +68,8 @@ class ByteWeights:
     on: a run of spaces is one token, three digits are one, and every change of case in base64 begins another.
 
     The weights are rounded to 128 levels each, so that `bytes.translate` looks them up, a byte holds the sum of both
-    and a checksum adds those: the low half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521, which 256
-    of them cannot reach.
+    and, of short texts, a checksum adds them: the low half of an Adler-32 (RFC 1950) is the sum of the bytes modulo
+    65,521.
     `python -m signals.train.tokens` prints how far off the estimate is, text by kind and language by language.
     """
 
@@ -102,24 +104,36 @@ class ByteWeights:
 
     def _sum(self, data: bytes, before: bytes) -> int:
         """The weights, in steps, of the bytes of `data`; `before` is the byte that stands before them, or none."""
+        size = len(data)
+        kinds = data.translate(_CLASS)
+        if size <= _SHORT:
+            # One long number: each byte of it, and four bits higher the byte before, make a pair (a class has four bits).
+            row = int.from_bytes(kinds, "little")
+            pairs = (row | row << 12).to_bytes(size + 2, "little")[:size]
+            if before:
+                pairs = bytes((before.translate(_CLASS)[0] << 4 | kinds[0],)) + pairs[1:]
+            else:
+                pairs = b"\0" + pairs[1:]
+            return _added(data.translate(self._bytes)) + _added(pairs.translate(self._pairs))
         import numpy as np
 
-        size = len(data)
-        kinds = np.frombuffer(data.translate(_CLASS), np.uint8)
-        pairs = np.zeros(size, np.uint8)
-        np.left_shift(kinds[:-1], 4, out=pairs[1:])
-        pairs[1:] |= kinds[1:]
+        numbers = np.frombuffer(kinds, np.uint8)
+        each = np.zeros(size, np.uint8)
+        np.left_shift(numbers[:-1], 4, out=each[1:])
+        each[1:] |= numbers[1:]
         if before:
-            pairs[0] = before.translate(_CLASS)[0] << 4 | int(kinds[0])
+            each[0] = before.translate(_CLASS)[0] << 4 | int(numbers[0])
         sums = np.frombuffer(data.translate(self._bytes), np.uint8)
-        sums = sums + np.frombuffer(pairs.tobytes().translate(self._pairs), np.uint8)
-        if size > 4096:  # numpy adds long texts sooner
-            return int(np.add.reduce(sums, dtype=np.uint64))
-        levels = sums.tobytes()
-        total = 0
-        for at in range(0, size, 256):
-            total += adler32(levels[at : at + 256], 0) & 0xFFFF
-        return total
+        sums = sums + np.frombuffer(each.tobytes().translate(self._pairs), np.uint8)
+        return int(np.add.reduce(sums, dtype=np.uint64))
+
+
+def _added(levels: bytes) -> int:
+    """The sum of `levels`, each at most 127, of which 512 stay below the modulus of the checksum."""
+    total = 0
+    for at in range(0, len(levels), 512):
+        total += adler32(levels[at : at + 512], 0) & 0xFFFF
+    return total
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
