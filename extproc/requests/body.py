@@ -67,11 +67,8 @@ def _request(
     assert target.api is not None
     shape = BY_NAME[target.api]
     call = Call()
-    known = shape.known
-    for name in fields:
-        if name not in known:
-            _unknown(call, shape, fields)
-            break
+    if not shape.known.issuperset(fields):
+        _unknown(call, shape, fields)
     model = fields.get("model")
     if model is not None and (type(model) is not str or not model):
         raise Refusal(400, f"'model' must be a non-empty string, not {kind(model)}.", "invalid_type", param="model")
