@@ -107,13 +107,10 @@ class ByteWeights:
         size = len(data)
         kinds = data.translate(_CLASS)
         if size <= _SHORT:
-            # One long number: each byte of it, and four bits higher the byte before, make a pair (a class has four bits).
+            # One long number: each byte, and the one before it four bits higher, make a pair (a class has four bits).
             row = int.from_bytes(kinds, "little")
-            pairs = (row | row << 12).to_bytes(size + 2, "little")[:size]
-            if before:
-                pairs = bytes((before.translate(_CLASS)[0] << 4 | kinds[0],)) + pairs[1:]
-            else:
-                pairs = b"\0" + pairs[1:]
+            first = before.translate(_CLASS)[0] << 4 | kinds[0] if before else 0
+            pairs = bytes((first,)) + (row | row << 12).to_bytes(size + 2, "little")[1:size]
             return _added(data.translate(self._bytes)) + _added(pairs.translate(self._pairs))
         import numpy as np
 
