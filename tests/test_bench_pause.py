@@ -13,6 +13,8 @@ from bench.direct import LoadResult
 from config.load import check
 from extproc.wire import Kind, decode
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.mark.parametrize("neural", ["", pause.NEURAL])
 def test_the_policy_has_no_problem(neural: str) -> None:
@@ -59,7 +61,7 @@ def test_a_client_whose_router_does_not_answer_counts_it(tmp_path: Path) -> None
     policy = tmp_path / "policy.yaml"
     policy.write_text(pause.policy(False))
     target = f"unix:{tmp_path}/router.sock"
-    server = ServerProcess(serve(policy, target, compiled=False), target, None, tmp_path / "log")
+    server = ServerProcess(serve(policy, target, code=ROOT), target, None, tmp_path / "log")
     try:
         found = pause.benign(target, 0.5, 100)
     finally:
