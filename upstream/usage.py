@@ -27,7 +27,7 @@ _WRITES: Final = ("cache_write_tokens", "cache_creation_tokens")
 """OpenRouter's and LiteLLM's names, in OpenAI's details, for what Anthropic has in `cache_creation_input_tokens`."""
 _KEYS: Final = ("usage", "usageMetadata")
 _EVENTS: Final = 64
-"""How many of the last events of a stream are read."""
+"""How many of the last events of a stream that speak of a usage are read."""
 _TRIES: Final = 8
 _SPACE: Final = 16
 """Characters between a key and its value."""
@@ -180,20 +180,31 @@ def _objects(body: bytes, comments: bool) -> Iterator[dict[str, object]]:
     last few that can be found are taken.
     """
     starts = (b"data:", b":") if comments else (b"data:",)
-    lines = [line for line in body.split(b"\n") if line.startswith(starts)]
-    texts = [line.partition(b":")[2] for line in lines[-_EVENTS:]] if lines else [body]
-    read = False
-    for text in reversed(texts):
-        if lines and b'"usage' not in text:
-            continue
+    streamed = body.startswith(starts) or any(b"\n" + start in body for start in starts)
+    read = streamed
+    for text in _lines(body, starts) if streamed else (body,):
         try:
             event = orjson.loads(text)
         except orjson.JSONDecodeError:  # the end of a stream, or not whole
             continue
         read = True
         yield from _placed(event)
-    if not lines and not read:
+    if not read:
         yield from _found(body)
+
+
+def _lines(body: bytes, starts: tuple[bytes, ...]) -> Iterator[bytes]:
+    """What those lines of a stream say that speak of a usage, the last one first. All others, which are nearly all of
+    it, are not even cut out."""
+    end = len(body)
+    for _ in range(_EVENTS):
+        at = body.rfind(b'"usage', 0, end)
+        if at < 0:
+            return
+        end = body.rfind(b"\n", 0, at) + 1
+        if body.startswith(starts, end):
+            stop = body.find(b"\n", at)
+            yield body[body.index(b":", end) + 1 : len(body) if stop < 0 else stop]
 
 
 def _placed(event: object) -> Iterator[dict[str, object]]:

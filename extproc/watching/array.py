@@ -26,20 +26,21 @@ class Elements(Events):
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self._at = 0  # what is looked at next, in what is held
+        self._start = 0  # where the next element begins, in what is held
+        self._looked = 0  # what is looked at next there
         self._first = -1  # where the element begins, if it has
         self._depth = 0
         self._quoted = False  # within a string
         self._opened = False  # the array has begun
 
-    def feed(self, data: bytes) -> list[Event]:
-        """As `Events.feed`. Raises ValueError too when what comes is no array of objects."""
-        held = self._held
-        held += data
+    def put(self, data: bytes) -> None:
+        self._held += data
         if self._over:
             raise self._too_long()
-        found: list[Event] = []
-        start, at = 0, self._at
+
+    def next(self) -> Event | None:
+        """As `Events.next`. Raises ValueError too when what comes is no array of objects."""
+        held, start, at = self._held, self._start, self._looked
         while True:
             mark = (_INSIDE if self._quoted else _OUTSIDE).search(held, at)
             if mark is None:
@@ -69,14 +70,14 @@ class Elements(Events):
                 if self._depth == 0:
                     if at - start > self._limit:
                         break
-                    lead = held[start : self._first]
-                    if lead.strip(_BETWEEN):
+                    if held[start : self._first].strip(_BETWEEN):
                         raise ValueError("the answer is no array of objects")
-                    found.append(Event(bytes(held[start:at]), "", bytes(held[self._first : at])))
-                    start = at
+                    self._start = self._looked = at
+                    return Event(bytes(held[start:at]), "", bytes(held[self._first : at]))
         del held[:start]
-        self._at, self._first = at - start, self._first - start
-        return self._wait(found)
+        self._start, self._looked, self._first = 0, at - start, self._first - start
+        self._wait()
+        return None
 
     def end(self) -> Event | None:
         """What stands behind the last element; None without any. Raises ValueError where an element has not ended."""
@@ -87,7 +88,8 @@ class Elements(Events):
         return Event(self.rest(), "", b"") if self._held else None
 
     def rest(self) -> bytes:
-        self._at, self._depth, self._quoted = 0, 0, False
+        del self._held[: self._start]
+        self._start, self._looked, self._depth, self._quoted = 0, 0, 0, False
         return super().rest()
 
     def written(self, event: Event, fields: JSON | None, other: bytes) -> bytes:

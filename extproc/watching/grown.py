@@ -97,10 +97,22 @@ class GrownText:
         elif end > self.out:
             masks.insert(at, [max(start, self.out), end, new])
 
+    def masked(self, start: int) -> int:
+        """Where the first mask begins that ends behind `start`; -1 without any."""
+        at = self._from(start) if self.masks else 0
+        begin: int = self.masks[at][0] if at < len(self.masks) else -1
+        return begin
+
     def _from(self, start: int) -> int:
         """Which of the masks is the first that ends behind `start`. They are disjoint and in their order."""
         at = bisect_left(self.masks, [start])
         return at - 1 if at and self.masks[at - 1][1] > start else at
+
+    def let_go(self, end: int) -> None:
+        """What stands before `end` counts as judged."""
+        self.judged = max(self.judged, end)
+        if self.group is not None:
+            self.group.let_go()
 
     def forget(self, window: int) -> None:
         """Drop what was released and is not looked at again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from extproc.watching.runs import Alike, EventRun
 from upstream.endpoint import JSON
 from upstream.events import event as written
 
@@ -44,6 +45,8 @@ class Events:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._data = b""  # of the last piece, and of what was held before it
+        self._at = 0  # where the next event begins there
         self._held = bytearray()
         self._searched = 0
         self._begun = False
@@ -55,33 +58,57 @@ class Events:
         Raises ValueError once an event is longer than the limit. The events before it are still given, so the error
         may come with the next call, or with `end`. Nothing is lost: `rest` has the bytes.
         """
+        self.put(data)
+        found: list[Event] = []
+        try:
+            while (event := self.next()) is not None:
+                found.append(event)
+        except ValueError:
+            if not found:
+                raise
+        return found
+
+    def put(self, data: bytes) -> None:
+        """Takes the next piece, whose events `next` and `run` give; all of the one before must have been taken.
+
+        Raises ValueError once an event is longer than the limit.
+        """
         held = self._held
         if held or self._over:
             held += data
             if self._over:
                 raise self._too_long()
             if _BLANK.search(held, self._searched) is None:
-                return self._wait([])
+                self._wait()
+                return
             data = bytes(held)
             held.clear()
-        found: list[Event] = []
-        start = 0
-        while True:
-            plain = _PLAIN.match(data, start)
-            match = _BLANK.search(data, start) if plain is None else plain
-            if match is None or match.end() - start > self._limit:
-                break
-            end = match.end()
-            raw = data[start:end]
-            if plain is not None:
-                self._begun = True
-                name, text = plain.groups()
-                found.append(Event(raw, name.decode(errors="replace") if name else "", text))
-            else:
-                found.append(self._read(raw))
-            start = end
-        held += data[start:]
-        return self._wait(found)
+        self._data, self._at = data, 0
+
+    def next(self) -> Event | None:
+        """The next event that is whole; None where none is. Raises ValueError when it is longer than the limit."""
+        data, start = self._data, self._at
+        plain = _PLAIN.match(data, start)
+        match = _BLANK.search(data, start) if plain is None else plain
+        if match is None or match.end() - start > self._limit:
+            self._held += data[start:]
+            self._data, self._at = b"", 0
+            self._wait()
+            return None
+        self._at = end = match.end()
+        raw = data[start:end]
+        if plain is None:
+            return self._read(raw)
+        self._begun = True
+        name, text = plain.groups()
+        return Event(raw, name.decode(errors="replace") if name else "", text)
+
+    def run(self, like: Alike) -> EventRun | None:
+        """The next events, as long as they are whole and alike; None where the next one is not."""
+        run = like.read(self._data, self._at, self._limit)
+        if run is not None:
+            self._at += len(run.raw)
+        return run
 
     @property
     def held(self) -> bytearray:
@@ -93,15 +120,13 @@ class Events:
         """Whether some of an event has come whose end has not, or one was too long."""
         return bool(self._held) or self._over
 
-    def _wait(self, found: list[Event]) -> list[Event]:
-        """The events that were found; looks at what is left of the piece."""
+    def _wait(self) -> None:
+        """Looks at what is left of the piece. Raises ValueError when it is longer than the limit."""
         left = len(self._held)
         self._searched = max(0, left - _OVERLAP)
         if left > self._limit:
             self._over = True
-            if not found:
-                raise self._too_long()
-        return found
+            raise self._too_long()
 
     def end(self) -> Event | None:
         """What has come of an event when the stream ends; None without any. Clients that read line by line show it.
@@ -113,8 +138,9 @@ class Events:
         return self._read(self.rest()) if self._held else None
 
     def rest(self) -> bytes:
-        """Takes the bytes that have come of no whole event."""
-        rest = bytes(self._held)
+        """Takes the bytes that were not given, which at the end of a piece are those of no whole event."""
+        rest = self._data[self._at :] + self._held
+        self._data, self._at = b"", 0
         self._held.clear()
         self._searched = 0
         return rest

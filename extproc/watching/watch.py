@@ -8,10 +8,9 @@ is still to be judged again. An event in which nothing was found goes on byte fo
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -19,8 +18,11 @@ from typing import Any, Final, Protocol
 import orjson
 
 from decisions.watching import LONG, Verdict
+from extproc.watching.finder import REPEATS, Likeness, TextFinder
 from extproc.watching.grown import LEAD, GrownText, Half, JoinedTexts, Seam
+from extproc.watching.held import HeldEvent, HeldRun, HeldText, Queue
 from extproc.watching.jsontext import decode
+from extproc.watching.runs import EventRun
 from extproc.watching.shape import AnswerShape, AnswerText, Channel, says_twice
 from extproc.watching.sse import NAME, Event, Events
 
@@ -35,12 +37,6 @@ _AT_ONCE: Final = 16
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
-_UNESCAPED: Final = re.compile(rb'[^"\\\x00-\x1f]+')
-_PROBE: Final = "\u2603"
-_TRIES: Final = 8
-"""In some APIs every event has a number, and no two are alike."""
-_REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"|token_ids|"audio"')
-"""Whether `AnswerShape.forget` may have something to do."""
 
 
 class Judging(Protocol):
@@ -68,125 +64,6 @@ class Judging(Protocol):
     def unreadable(self) -> Verdict: ...
 
 
-class _Piece:
-    """One text of a held event: the characters from `start` to `end` of `grown`. `halves`: what of a block that it says
-    again was masked at a border."""
-
-    __slots__ = ("end", "grown", "halves", "start", "text")
-
-    def __init__(self, grown: GrownText, text: AnswerText, start: int, halves: list[Half] | None) -> None:
-        self.grown = grown
-        self.text = text
-        self.start = start
-        self.end = grown.end
-        self.halves = halves
-
-
-class _HeldEvent:
-    """An event, or what else has come, that waits for its texts to be judged; `last`: the answer ends with it.
-    `alike`: it is like one before it but for its only text, and was not taken apart. `twice`: its bytes may say more
-    than `fields`."""
-
-    __slots__ = ("alike", "event", "fields", "last", "pieces", "twice")
-
-    def __init__(self, event: Event, fields: dict[str, Any] | None, pieces: list[_Piece], alike: bool = False) -> None:
-        self.event = event
-        self.fields = fields
-        self.pieces = pieces
-        self.alike = alike
-        self.twice = False
-        self.last = False
-
-
-class _Queue:
-    """The events that wait, in their order; `size`: the bytes of all of them."""
-
-    __slots__ = ("events", "size")
-
-    def __init__(self) -> None:
-        self.events: deque[_HeldEvent] = deque()
-        self.size = 0
-
-    def put(self, held: _HeldEvent) -> None:
-        self.size += len(held.event.raw)
-        self.events.append(held)
-
-    def take(self) -> _HeldEvent:
-        """The first of them, which waits no more."""
-        held = self.events.popleft()
-        self.size -= len(held.event.raw)
-        return held
-
-
-class _Alike:
-    """An event with one text. The next ones mostly differ from it in that text alone, and need not be taken apart."""
-
-    __slots__ = ("after", "before", "name", "text")
-
-    def __init__(self, before: bytes, after: bytes, name: str, text: AnswerText) -> None:
-        self.before = before  # what stands before the text, and after it
-        self.after = after
-        self.name = name
-        self.text = text
-
-    def said(self, event: Event) -> str | None:
-        """The text of such an event; None where it is another, or has an escape. Raises ValueError when it is no
-        UTF-8."""
-        data, before, after = event.data, self.before, self.after
-        if event.other or event.name != self.name or not (data.startswith(before) and data.endswith(after)):
-            return None
-        if len(data) <= len(before) + len(after):
-            return None
-        said = data[len(before) : len(data) - len(after)]
-        return said.decode() if _UNESCAPED.fullmatch(said) else None
-
-
-class _TextFinder:
-    """Finds the texts of one answer's events; those that are like one before are not taken apart."""
-
-    __slots__ = ("_json", "_known", "_shape", "_tries")
-
-    def __init__(self, shape: AnswerShape, json: bool) -> None:
-        self._shape = shape
-        self._json = json
-        self._known: _Alike | None = None
-        self._tries = 0  # events that might have been the first of several alike, and were not
-
-    def texts(self, fields: dict[str, Any]) -> list[AnswerText]:
-        return self._shape.texts(fields, self._json)
-
-    def alike(self, event: Event) -> tuple[AnswerText, str] | None:
-        """What the only text of `event` is, and the text of the event that it is like; None where there is none."""
-        known = self._known
-        if known is None or (said := known.said(event)) is None:
-            return None
-        self._tries = 0
-        return known.text, said
-
-    def learn(self, event: Event, text: AnswerText) -> None:
-        """`event` has only this text, and nothing ends with it: the next ones may be like it."""
-        if self._tries < _TRIES and not self._shape.repeats():  # else its course has to see every event
-            self._tries += 1
-            self._known = self._likeness(event, text) or self._known
-
-    def _likeness(self, event: Event, text: AnswerText) -> _Alike | None:
-        """What events have in common with this one, whose only text is `text`; None where that is not plain to see."""
-        said: str = text.holder[text.key]
-        before, quoted, after = event.data.partition(b'"%b"' % said.encode())
-        if not said or text.whole or not quoted or event.other:
-            return None
-        before, after = before + b'"', b'"' + after
-        try:  # the same letters may be a key, or another string, whose place is none that is shown
-            probed = self.texts(orjson.loads(before + _PROBE.encode() + after))
-        except ValueError:
-            return None
-        if [(one.channel, one.code, one.whole, one.holder[one.key]) for one in probed] != [
-            (text.channel, text.code, False, _PROBE)
-        ]:
-            return None
-        return _Alike(before, after, event.name, text)
-
-
 _Parsed = tuple[dict[str, Any] | None, bool, list[AnswerText]]
 """The object of an event, whether its bytes may say more than it, and its texts."""
 
@@ -209,13 +86,13 @@ class Watch:
         self._shape = shape
         self._judge = judge
         self._limit = limit
-        self._finder = _TextFinder(shape, json)
+        self._finder = TextFinder(shape, json)
         self._course = shape.course() if streamed else None
         self._framing = shape.events(limit)
         self._events: Events | None = self._framing  # None: nothing can be read any more, and it goes on all the same
         self._whole = bytearray()
         self._later: Event | None = None  # a long answer that came whole, which is still to be taken apart
-        self._queue = _Queue()
+        self._queue = Queue()
         self._out: list[bytes] = []  # what is released with the end of the call
         self._channels: dict[Channel, GrownText] = {}
         self._groups: dict[str | int, JoinedTexts] = {}  # texts that may be shown as one
@@ -234,7 +111,7 @@ class Watch:
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or (self._ends == 2 and not (self._queue.events or self._todo or self._later))
+        return self.over or (self._ends == 2 and not (self._queue.held or self._todo or self._later))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
@@ -289,19 +166,12 @@ class Watch:
     # What comes in
 
     def _take(self, data: bytes, end: bool) -> None:
-        events: list[Event] = []
-        if self._events is None:
-            events = [Event(data, "", b"")] if data else []
+        events = self._events
+        if events is None:
+            if data:
+                self._queue.put(HeldEvent(Event(data, "", b""), None, []))
         elif self._course is not None:
-            try:
-                events = self._events.feed(data)
-                rest = self._events.end() if end else None
-                if rest is not None:
-                    events.append(rest)
-            except ValueError:
-                self._read_all(events)
-                events = []
-                self._lost([])
+            self._read_stream(events, data, end)
         else:
             self._whole += data
             if len(self._whole) > self._limit:
@@ -313,8 +183,7 @@ class Watch:
                 if len(raw) > LONG and self._judge.apart is not None:
                     self._later = whole
                     return
-                events = [whole]
-        self._read_all(events)
+                self._read(whole)
         if end and not self.over:
             self._guarded(self._end)
         if self._queue.size > self._limit and not self.over:
@@ -346,31 +215,49 @@ class Watch:
             self._looked(_AT_ONCE)
             await asyncio.sleep(0)
 
-    def _read_all(self, events: list[Event]) -> None:
-        for place, event in enumerate(events):
-            if self.over:
-                return
-            if self._events is None:
-                self._queue.put(_HeldEvent(event, None, []))
-                continue
-            before = len(self._queue.events)
-            try:
+    def _read_stream(self, events: Events, data: bytes, end: bool) -> None:
+        """Read what has come whole of a stream."""
+        finder = self._finder
+        try:
+            events.put(data)
+            while self._events is not None and not self.over:
+                known = finder.known
+                run = None if known is None else events.run(known.alike)
+                if run is not None and known is not None:
+                    finder.hit()
+                    self._take_run(run, known)
+                    continue
+                event = events.next() or (events.end() if end else None)
+                if event is None:
+                    return
                 self._read(event)
-            except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
-                if not isinstance(error, (ValueError, RecursionError)):
-                    self.error = error
-                self._lost(events[place + (len(self._queue.events) > before) :])
-                return
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self._unread(error, [])
 
     def _read(self, event: Event) -> None:
-        """Take one event apart. Raises ValueError when it is none of this API's."""
-        if (known := self._finder.alike(event)) is not None:
-            piece = self._grow(*known)
-            self._go_on((piece,))
-            self._queue.put(_HeldEvent(event, None, [piece], True))
-            self._touch((piece,))
+        before = len(self._queue.held)
+        try:
+            self._take_apart(event, self._parsed(event))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._unread(error, [] if len(self._queue.held) > before else [event])
+
+    def _unread(self, error: Exception, events: list[Event]) -> None:
+        """What comes is no answer of this API (ValueError), or something of ours broke."""
+        if not isinstance(error, (ValueError, RecursionError)):
+            self.error = error
+        self._lost(events)
+
+    def _take_run(self, run: EventRun, known: Likeness) -> None:
+        """Successive events that are like one before them."""
+        try:
+            grown = self._grow(known.text, run.said)
+            self._join(grown, known.text, run.said)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._unread(error, [Event(run.raw, "", b"")])
             return
-        self._take_apart(event, self._parsed(event))
+        self._go_on([grown])
+        self._queue.put(HeldRun(run, known, grown))
+        self._touch([grown])
 
     def _parsed(self, event: Event) -> _Parsed:
         """What is in an event. Raises ValueError when it is none of this API's."""
@@ -383,55 +270,58 @@ class Watch:
 
     def _take_apart(self, event: Event, parsed: _Parsed) -> None:
         fields, twice, texts = parsed
-        pieces = [self._grow(text) for text in texts]
+        pieces = [self._piece(text) for text in texts]
         if event.other or (event.name and not NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
-            pieces.append(self._grow(AnswerText((), {"": said}, "", False, True)))
-        self._go_on(pieces)
-        held = _HeldEvent(event, fields, pieces)
+            pieces.append(self._piece(AnswerText((), {"": said}, "", False, True)))
+        self._go_on([piece.grown for piece in pieces if not piece.text.whole])
+        held = HeldEvent(event, fields, pieces)
         held.twice = twice
         self._queue.put(held)
+        grown = [piece.grown for piece in pieces]
         if self._course is None:
-            self._touch(pieces)
+            self._touch(grown)
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if () in closed:
             self._close([()])
         else:
-            self._closing |= {
-                beginning: None
-                for beginning in closed
-                if any(key[: len(beginning)] == beginning for key in self._channels)  # else there is nothing to end
-            }
-        self._touch(pieces)
+            for beginning in closed:
+                if any(key[: len(beginning)] == beginning for key in self._channels):  # else there is nothing to end
+                    self._closing[beginning] = None
+        self._touch(grown)
         if () in closed:
             held.last = True
             self._ends = max(self._ends, 1)
         if len(pieces) == 1 and not (closed or twice) and fields is not None:
             self._finder.learn(event, pieces[0].text)
 
-    def _go_on(self, pieces: Iterable[_Piece]) -> None:
-        """These have come: what was to end has ended, unless it goes on with one of them. There are servers that say
-        the end with every event, or before the last text."""
-        if self._closing and (grow := [piece.grown.key for piece in pieces if not piece.text.whole]):
-            ends = [one for one in self._closing if all(key[: len(one)] != one for key in grow)]
+    def _go_on(self, grown: Sequence[GrownText]) -> None:
+        """These have come, and may go on: what was to end has ended, unless it is one of them. There are servers that
+        say the end with every event, or before the last text."""
+        if self._closing and grown:
+            ends = [one for one in self._closing if all(text.key[: len(one)] != one for text in grown)]
             self._closing.clear()
             self._close(ends)
 
-    def _touch(self, pieces: Iterable[_Piece]) -> None:
-        """These have come: their texts, and others that they stand behind, are to be looked at."""
-        for piece in pieces:
-            self._dirty[piece.grown] = None
+    def _touch(self, grown: Iterable[GrownText]) -> None:
+        """These have come, and others that they stand behind: they are to be looked at."""
+        for text in grown:
+            self._dirty[text] = None
         if len(self._channels) > 1:
             self._dirty.update(dict.fromkeys(self._channels.values()))
         for group in self._groups.values():
             if group.seam is not None:
                 self._dirty[group.seam] = None
 
-    def _grow(self, text: AnswerText, said: str | None = None) -> _Piece:
-        """Add a text to its channel; `said`: what it is in an event that is like the one that `text` is of."""
-        if said is None:
-            said = text.holder[text.key]
+    def _piece(self, text: AnswerText) -> HeldText:
+        """A text of an event, which its channel has now."""
+        said: str = text.holder[text.key]
+        grown = self._grow(text, said)
+        return HeldText(grown, text, (grown.end - len(said), grown.end), self._join(grown, text, said))
+
+    def _grow(self, text: AnswerText, said: str) -> GrownText:
+        """Add what a text says to its channel."""
         if text.whole:
             grown = GrownText(text.channel, text.code, True)
         else:
@@ -447,15 +337,16 @@ class Watch:
                     if other.key[:2] == item:
                         other.after += len(said)
             grown.after = 0
-        start = grown.end
         grown.add(said)
         if grown.end - grown.base > 2 * self._limit:
             raise ValueError("too much of a text waits to be judged")
-        return _Piece(grown, text, start, self._join(grown, text, said) if text.joins or self._groups else None)
+        return grown
 
     def _join(self, grown: GrownText, text: AnswerText, said: str) -> list[Half] | None:
         """`said` may be shown as one with what was said before it. What of that was masked at a border, where it is the
         same again."""
+        if not (text.joins or self._groups):
+            return None
         group: JoinedTexts | None = None
         if text.joins:
             key = text.joins[0]
@@ -567,16 +458,16 @@ class Watch:
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
         elif self._course is not None:
-            if self._queue.events and (fields := self._queue.events[0].fields) is not None:
+            if self._queue.held and (fields := self._queue.held[0].said()) is not None:
                 self._course.unseen(fields)
             self._out.append(self._course.cut(verdict.message or ""))
         else:
-            fields = next((held.fields for held in self._queue.events if held.fields is not None), {})
+            fields = next((said for held in self._queue.held if (said := held.said()) is not None), {})
             self._out.append(orjson.dumps(self._shape.cut(fields, verdict.message or "")))
         self.over = True
         self._later = None
         self._todo.clear()
-        self._queue = _Queue()
+        self._queue = Queue()
         self._channels.clear()
         self._groups.clear()
 
@@ -599,16 +490,13 @@ class Watch:
             self._let_go()
         self._whole = bytearray()
         if rest and not self.over:
-            self._queue.put(_HeldEvent(Event(rest, "", b""), None, []))
+            self._queue.put(HeldEvent(Event(rest, "", b""), None, []))
 
     def _let_go(self) -> None:
         """Release everything, with the masks that are known."""
         self._todo.clear()
-        for held in self._queue.events:
-            for piece in held.pieces:
-                piece.grown.judged = max(piece.grown.judged, piece.end)
-                if piece.grown.group is not None:
-                    piece.grown.group.let_go()
+        for held in self._queue.held:
+            held.let_go()
 
     # What goes out
 
@@ -637,40 +525,63 @@ class Watch:
 
     def _flush(self) -> None:
         """Move what may be released from the queue."""
-        queue, holds = self._queue.events, self._judge.holds
+        queue, holds, window = self._queue, self._judge.holds, self._judge.window
         if self._judge.responds and not self.begun and not self._shows():
             return
-        while queue:
-            held = queue[0]
+        while queue.held:
+            held = queue.held[0]
+            if isinstance(held, HeldRun):
+                self._release(held, held.known(window) if holds else held.stop)
+                if held.at < held.stop:
+                    return
+                queue.take()
+                continue
+            assert isinstance(held, HeldEvent)
             if holds and not self._known(held):
                 return
-            self._queue.take()
+            queue.take()
             self._out.append(self._written(held))
             self.begun = True
             if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
 
-    def _known(self, held: _HeldEvent) -> bool:
-        if held.last and not self._settled:
-            return False
-        for piece in held.pieces:
-            grown = piece.grown
-            if piece.end > grown.judged:
-                return False
-            if grown.group is not None and not grown.group.settled(grown, piece.end, self._judge.window):
-                return False
-        return True
+    def _release(self, held: HeldRun, stop: int) -> None:
+        """Release those events before `stop` that wait still: all up to one in which something is masked at once."""
+        grown = held.grown
+        while held.at < stop:
+            masked = -1 if not grown.masks else grown.masked(held.end(held.at))
+            plain = held.at if self._changed and held.like.repeats else stop if masked < 0 else held.within(masked)
+            if plain > held.at:
+                raw = held.raw(min(plain, stop))
+                held.at = min(plain, stop)
+                grown.out = held.end(held.at)
+                self._out.append(raw)
+            else:
+                event = held.event()
+                raw = event.event.raw
+                held.at += 1
+                self._out.append(self._written(event))
+            self._queue.size -= len(raw)
+            self.begun = True
+        grown.forget(self._judge.window)
+
+    def _known(self, held: HeldEvent) -> bool:
+        """Whether an event may go on."""
+        return held.known(self._judge.window) and (self._settled or not held.last)
 
     def _shows(self) -> bool:
         """Whether a text of the answer may be released: until then another answer may take the place of all."""
-        for held in self._queue.events:
+        for held in self._queue.held:
+            if isinstance(held, HeldRun):
+                return held.known(self._judge.window) > 0
+            assert isinstance(held, HeldEvent)
             if not self._known(held):
                 return False
             if held.pieces or self._events is None:
                 return True
         return self._settled
 
-    def _written(self, held: _HeldEvent) -> bytes:
+    def _written(self, held: HeldEvent) -> bytes:
         """The event as it is to be sent: as it came, or masked."""
         event, fields = held.event, held.fields
         other = event.other
@@ -683,17 +594,17 @@ class Watch:
                 shown = grown.shown(piece.start, piece.end)
                 if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
                     changed = self._changed = True
+                    text = piece.text
                     if held.alike:
                         fields = orjson.loads(event.data)
-                        (piece.text,) = self._finder.texts(fields)
-                    text = piece.text
+                        (text,) = self._finder.texts(fields)
                     if text.channel:
                         text.holder[text.key] = shown
                     else:
                         other = b""
             grown.out = piece.end
             grown.forget(self._judge.window)
-        if self._changed and (changed or _REPEATS.search(event.data)) and (fields is not None or held.alike):
+        if self._changed and (changed or REPEATS.search(event.data)) and (fields is not None or held.alike):
             fields = orjson.loads(event.data) if fields is None else fields
             self._shape.forget(fields)
             changed = True

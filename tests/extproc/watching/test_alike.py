@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from decisions.watching import Verdict
 from extproc.watching.shapes import SHAPES
@@ -23,10 +26,9 @@ class Everything:
         self.planted = planted
 
     def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None:
-        at = text.find(self.planted)
-        if at < 0 or not (final or at < len(text) - self.window):
-            return Verdict("pass")
-        return Verdict("mask", "guard", (Span(at, at + len(self.planted), "x"),))
+        places = [one.start() for one in re.finditer(self.planted, text)]
+        spans = [Span(at, at + len(self.planted), "x") for at in places if final or at < len(text) - self.window]
+        return Verdict("mask", "guard", tuple(spans)) if spans else Verdict("pass")
 
     async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         raise AssertionError("nothing here is slow")
@@ -72,6 +74,32 @@ def test_an_event_that_is_like_another_is_masked() -> None:
 def test_nothing_found_goes_on_byte_for_byte() -> None:
     events = [event(content=part) for part in ("a", "b", "\u2603", '"', "\\", "a", "")]
     assert watched(*events, END) == b"".join((*events, END))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "sec", "ret", "secret", " ", "\n", "\u2603", '"', "\\", "", "so it goes "]), max_size=40
+    ),
+    st.booleans(),
+)
+def test_events_that_come_together_are_watched_as_those_that_come_alone(parts: list[str], named: bool) -> None:
+    line = b"event: chunk\r\n" if named else b""
+    events = [line + event(content=part) for part in parts]
+    together = watched(b"".join((*events, END)))
+    assert together == watched(*events, END)
+    assert contents(together.replace(b"event: chunk\r\n", b"").replace(b"event: chunk\n", b"")) == "".join(
+        parts
+    ).replace("secret", "[x]")
+
+
+@pytest.mark.parametrize("bad", [b"\xc3", b"\x01", b"\\ud800", b"\\x", b"\\"])
+def test_what_is_no_string_is_unreadable_among_others_too(bad: bytes) -> None:
+    """Two halves of a character are none, each for itself."""
+    events = [event(content="PLACE").replace(b"PLACE", part) for part in (b"abc", bad, b"\xa9", b"more")]
+    watch = Watch(SHAPES["chat"], Everything("secret"), True)
+    assert watch.feed(b"".join((*events, END)), True) == b""
+    assert watch.responds is not None
+    assert watch.responds.message == "unreadable"
 
 
 @pytest.mark.parametrize("said", ["c", "id", "index", "content", "choices"])

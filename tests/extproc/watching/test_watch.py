@@ -345,7 +345,7 @@ def test_an_endless_answer_takes_bounded_memory() -> None:
         one.feed(event)
     grown = one._channels["choices", 0, "delta", "content"]
     assert len(grown.raw) < 1000
-    assert len(one._queue.events) < 10
+    assert len(one._queue.held) < 10
     one = watch(MASK, limit=100_000)
     for at in range(2000):  # texts that never come to an end
         one.feed(encode("", chunk({"content": "w"}, at)))
