@@ -40,6 +40,7 @@ SHOWN: Final = (
 )
 """Response headers that a page may read, beside those that every page may."""
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
+_SITE: Final = re.compile(r"\*|https?://[a-z0-9.-]+(?::[0-9]+)?")
 MAX_AGE_S: Final = 7200
 """How long browsers remember the answer to a preflight; none does so for longer."""
 
@@ -65,6 +66,17 @@ def _sent(text: str) -> bool:
         return False
     scheme, port = parts.groups()
     return port is None or (0 < int(port) < 65_536 and port != {"http": "80", "https": "443"}.get(scheme))
+
+
+def sites(origins: tuple[str, ...]) -> list[str]:
+    """`origins`, which are all that the schemas of the Gateway API and of Envoy Gateway take. Raises RenderError."""
+    for one in origins:
+        if _SITE.fullmatch(one) is None:
+            raise RenderError(
+                f"--cors {one!r}: this gateway takes origins of web sites alone (http:// or https:// and a name); "
+                "leave it out"
+            )
+    return list(origins)
 
 
 def fields() -> dict[str, Any]:

@@ -41,7 +41,7 @@ from cli.gateways.kubernetes import (
     port,
     service_of,
 )
-from cli.gateways.parts import BODY_SLACK, METADATA, STREAMS, TOLD_HEADERS, access_log, as_dict
+from cli.gateways.parts import BODY_SLACK, EXT_PROC, METADATA, STREAMS, TOLD_HEADERS, access_log, as_dict
 from cli.gateways.place import Place, RenderError, Upstream, is_ip, upstreams
 from decisions.engine import Engine
 from decisions.model import Credential
@@ -129,8 +129,8 @@ def left_out(engine: Engine, place: Place, cluster: Cluster) -> list[str]:
     return texts
 
 
-_Treated = tuple[bool, float | None, str | None]
-"""Whether there are standbys, how long one try waits, and where a server is asked whether it is well."""
+_Treated = tuple[bool, float | None, str | None, str | None]
+"""Whether there are standbys, how long one try waits, and where (path, host) a server is asked whether it is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,14 @@ class _Rule:
 
     @property
     def treatment(self) -> _Treated:
-        """What decides on its traffic policy."""
-        failing_over = bool(self.standbys)
-        return failing_over, self.server.per_try_timeout if failing_over else None, self.server.health_check
+        """What decides on its traffic policy.
+
+        Unless it is told a host, Envoy Gateway asks a Service under the name that clients call, which may be `*`; each
+        of several Backends is asked under its own.
+        """
+        server, failing_over = self.server, bool(self.standbys)
+        host = None if server.health_check is None or failing_over or ":" in server.host else server.host
+        return failing_over, server.per_try_timeout if failing_over else None, server.health_check, host
 
     def filter(self) -> tuple[str, dict[str, Any]] | None:
         """The name and the content of its HTTPRouteFilter: what the Gateway API has no filter for."""
@@ -248,10 +253,12 @@ def _references(routes: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _proxy(cluster: Cluster) -> dict[str, Any]:
+    # What Envoy Gateway calls the filter of an EnvoyExtensionPolicy (`internal/xds/translator/extproc.go`).
+    name = f"{EXT_PROC}/envoyextensionpolicy/{cluster.namespace}/{NAME}/extproc/0"
     log = {
         "settings": [
             {
-                "format": {"type": "JSON", "json": access_log("envoy.filters.http.ext_proc/extproc/0")},
+                "format": {"type": "JSON", "json": access_log(name)},
                 "sinks": [{"type": "File", "file": {"path": "/dev/stdout"}}],
             }
         ]
@@ -434,7 +441,7 @@ def _traffic_policy(name: str, more: dict[str, Any], cluster: Cluster, routes: l
 
 def _groups(rules: list[_Rule]) -> dict[str, list[_Rule]]:
     """The rules by the name of their routes and their traffic policy, which a whole route has."""
-    names: dict[_Treated, str] = {(False, None, None): NAME, (True, None, None): FALLBACK}
+    names: dict[_Treated, str] = {(False, None, None, None): NAME, (True, None, None, None): FALLBACK}
     groups: dict[str, list[_Rule]] = {NAME: []}
     for rule in rules:
         own = f"{FALLBACK if rule.standbys else NAME}-{object_name(rule.server.key)}"
@@ -445,11 +452,12 @@ def _groups(rules: list[_Rule]) -> dict[str, list[_Rule]]:
 def _treatment(rules: list[_Rule]) -> dict[str, Any]:
     """What the traffic policy of one group says: retries, on a server's standbys too, and when a server is passed over.
     Envoy Gateway has one rank of standbys, in which Envoy takes turns."""
-    failing_over, patience, path = rules[0].treatment if rules else (False, None, None)
+    failing_over, patience, path, host = rules[0].treatment if rules else (False, None, None, None)
     checks: dict[str, Any] = {}
     if path is not None:
         asked = {"interval": f"{ASK_S}s", "timeout": f"{PATIENCE_S}s", "unhealthyThreshold": MISSES}
-        checks["active"] = {"type": "HTTP", **asked, "healthyThreshold": 1, "http": {"path": path}}
+        http = {"path": path} if host is None else {"path": path, "hostname": host}
+        checks["active"] = {"type": "HTTP", **asked, "healthyThreshold": 1, "http": http}
     retry: dict[str, Any] = {"numRetries": 2, "retryOn": {"triggers": ["connect-failure", "refused-stream"]}}
     if failing_over:
         retry = {
@@ -465,7 +473,7 @@ def _treatment(rules: list[_Rule]) -> dict[str, Any]:
 
 
 def _cors_policy(origins: tuple[str, ...], cluster: Cluster, routes: list[dict[str, Any]]) -> dict[str, Any]:
-    cors = {"allowOrigins": list(origins), **browsers.fields()}
+    cors = {"allowOrigins": browsers.sites(origins), **browsers.fields()}
     targets = [_target(cluster.front)] if cluster.front.name is None else _references(routes)
     return named("SecurityPolicy", EG, NAME, cluster.namespace, {"targetRefs": targets, "cors": cors})
 

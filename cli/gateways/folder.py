@@ -123,7 +123,8 @@ class RenderedFolder:
         kinds = [objects[0]["kind"] for objects in files.values()]
         needs = [
             f"- the router: its Service `{cluster.service}` with port {cluster.port} in the namespace "
-            f"`{cluster.namespace}`, whose NetworkPolicy lets the gateway's namespace in\n"
+            f"`{cluster.namespace}`, whose NetworkPolicy lets the gateway's pods in: "
+            f"`kubectl label namespace {self._pods(cluster)} pointsman.dev/gateway=true`\n"
         ]
         if self.target == "envoy-gateway":
             switches = [switch for kind, switch in _SWITCHES.items() if kind in kinds]
@@ -151,6 +152,15 @@ class RenderedFolder:
             "Files of objects that are no longer wanted are taken out of this folder when it is written anew; the "
             "objects themselves are not deleted from the cluster.\n\n" + self._afterwards(_address(place, cluster))
         )
+
+    def _pods(self, cluster: Cluster) -> str:
+        """The namespace in which the gateway's pods usually run."""
+        front = cluster.front
+        if self.target == "envoy-gateway":
+            return "envoy-gateway-system"
+        if front.gateway_api:
+            return (front.name and front.namespace) or cluster.namespace
+        return front.namespace or HOME
 
     def _afterwards(self, url: str) -> str:
         left = "".join(f"- {note}\n" for note in self.notes)

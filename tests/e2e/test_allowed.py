@@ -16,6 +16,7 @@ from config.watch import load
 from decisions.engine import Engine
 from extproc.apis.registry import SHAPES
 from extproc.requests import paths
+from tests.e2e import egd
 from tests.e2e.conftest import World
 from tests.e2e.proxy import JSON, Envoy, Upstream, prepared, served, started
 from tests.e2e.test_routing import JSON_TYPE, MODES, PATH, exchange, post
@@ -201,7 +202,7 @@ MORE = {
 def through_envoy_gateway(engine: Engine, place: Place, listener: JSON) -> None:
     """Put into `listener` the routes that Envoy Gateway makes of the rendered objects, with its filter off but there.
 
-    In its order: exact path, expression, prefix; the longer path; more headers (`internal/gatewayapi/sort.go`).
+    See `egd`; here only the routes are its.
     """
     objects = envoy_gateway.render(engine, place, Cluster())
     kinds: dict[str, list[JSON]] = {}
@@ -210,56 +211,15 @@ def through_envoy_gateway(engine: Engine, place: Place, listener: JSON) -> None:
     filters = {each["metadata"]["name"]: each["spec"] for each in kinds.get("HTTPRouteFilter", ())}
     rules = [rule for route in kinds["HTTPRoute"] for rule in route["spec"]["rules"]]
 
-    def rank(rule: JSON) -> tuple[int, int, int]:
-        (match,) = rule["matches"]
-        types = ("PathPrefix", "RegularExpression", "Exact")
-        return types.index(match["path"]["type"]), len(match["path"]["value"]), len(match.get("headers", ()))
-
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     http_filter = manager["http_filters"][0]
     http_filter["disabled"] = True
-    on = {
-        "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-        "config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
-            "overrides": {},
-        },
-    }
-    routes = [_route_of(rule, filters) for rule in sorted(rules, key=rank, reverse=True)]
-    for route in routes:
-        route["typed_per_filter_config"] = {http_filter["name"]: on}
+    routes = []
+    for rule in sorted(rules, key=egd.rank, reverse=True):
+        route = egd.route_of(rule, filters, rule.get("backendRefs", [{}])[0].get("name", ""))
+        route["typed_per_filter_config"] = {http_filter["name"]: egd.ON}
+        routes.append(route)
     manager["route_config"]["virtual_hosts"][0]["routes"] = routes
-
-
-def _route_of(rule: JSON, filters: dict[str, JSON]) -> JSON:
-    (match,) = rule["matches"]
-    kind, value = match["path"]["type"], match["path"]["value"]
-    where: JSON = {"path": value} if kind == "Exact" else {"prefix": value}
-    if kind == "RegularExpression":
-        where = {"safe_regex": {"regex": value}}
-    where["headers"] = [
-        {"name": one["name"], "string_match": {"exact": one["value"]}} for one in match.get("headers", ())
-    ]
-    route: JSON = {"match": where}
-    if "backendRefs" in rule:
-        route["route"] = {"cluster": rule["backendRefs"][0]["name"], "timeout": "0s"}
-    for each in rule["filters"]:
-        spec = filters[each["extensionRef"]["name"]] if each["type"] == "ExtensionRef" else each
-        if "directResponse" in spec:
-            direct = spec["directResponse"]
-            content_type: JSON = {"header": {"key": "content-type", "value": direct["contentType"]}}
-            content_type["append_action"] = "OVERWRITE_IF_EXISTS_OR_ADD"
-            body = {"inline_string": direct["body"]["inline"]}
-            route |= {"direct_response": {"status": direct["statusCode"], "body": body}}
-            route["response_headers_to_add"] = [content_type]
-        path = spec.get("urlRewrite", {}).get("path", {})
-        if path.get("type") == "ReplacePrefixMatch":
-            route["route"]["prefix_rewrite"] = path["replacePrefixMatch"]
-        elif path:
-            replaced = path["replaceRegexMatch"]
-            pattern = {"regex": replaced["pattern"]}
-            route["route"]["regex_rewrite"] = {"pattern": pattern, "substitution": replaced["substitution"]}
-    return route
 
 
 @pytest.fixture(

@@ -52,9 +52,10 @@ class Shared:
     router: Router
     upstreams: dict[str, Upstream]
     loop: Loop
+    listener: str = "0.0.0.0_80"
 
     def url(self) -> str:
-        return self.envoy.url("0.0.0.0_80")
+        return self.envoy.url(self.listener)
 
 
 def static(name: str, address: str) -> JSON:
