@@ -42,7 +42,7 @@ from signals.gather import fetch, read
 from signals.kinds.jailbreak import Jailbreak, JailbreakParams
 from signals.neural.folder import Folder, Mounted, providers
 from signals.neural.heads import Heads, ModelError
-from signals.neural.service import Meter
+from signals.neural.service import InferenceMetrics
 from signals.reading import Reading, Unavailable
 from signals.request import Message, Request
 from signals.services import Readers, Services
@@ -208,7 +208,7 @@ def throughput(folder: Path, device: str, seconds: float) -> list[dict[str, Any]
 
 
 def closed_loop(
-    device: str, ask: Callable[[], Awaitable[object]], meter: Meter, seconds: float
+    device: str, ask: Callable[[], Awaitable[object]], meter: InferenceMetrics, seconds: float
 ) -> list[dict[str, Any]]:
     """So many clients that each `ask` again as soon as they were answered, for `seconds` each."""
 
@@ -225,7 +225,7 @@ def closed_loop(
     async def run(clients: int) -> dict[str, Any]:
         times: list[float] = []
         failed: list[str] = []
-        batches, runs = meter.batch.total, sum(meter.batch.counts)
+        batches, runs = meter.batch.sum, sum(meter.batch.counts)
         used, started = time.process_time(), time.monotonic()
         await asyncio.gather(*(client(started + seconds, times, failed) for _ in range(clients)))
         wall = time.monotonic() - started
@@ -236,7 +236,7 @@ def closed_loop(
             "QPS": len(times) / wall,
             "p50, ms": float(np.quantile(times, 0.5) * 1000),
             "p99, ms": float(np.quantile(times, 0.99) * 1000),
-            "mean batch": (meter.batch.total - batches) / max(1, runs),
+            "mean batch": (meter.batch.sum - batches) / max(1, runs),
             "CPU, ms a request": (time.process_time() - used) * 1000 / max(1, len(times)),
             "failed": len(failed),
         }

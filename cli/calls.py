@@ -121,7 +121,7 @@ class RecordedCall:
     def _head(self) -> Head:
         """The call's head, read as that of a message of Envoy's is."""
         headers = wire.headers_of(self._headers().items())
-        head = Head(wire.Message(wire.Kind.REQUEST_HEADERS, headers, b"", not self.body, b""))
+        head = Head(wire.EnvoyMessage(wire.Kind.REQUEST_HEADERS, headers, b"", not self.body, b""))
         head.target = paths.read(self.path)
         return head
 

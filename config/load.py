@@ -26,7 +26,7 @@ from decisions.engine import Clause, Opening
 from decisions.lint import lint
 from decisions.model import Model
 from decisions.named import RuleParams
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, leaves
+from decisions.rule import ALWAYS, All, AnyOf, AtLeastOf, Leaf, NamedRule, Not, Rule, leaves
 from decisions.watching import Watching
 from signals.files import POLICY, read
 from signals.registry import BY_NAME
@@ -561,7 +561,7 @@ class _Checker:
         if isinstance(count, int) and isinstance(data.get("of"), list) and not 1 <= count <= len(data["of"]):
             report((*path, "count"), "P104", f"count: {count} is not between 1 and the {len(data['of'])} rules given")
             return None
-        return None if rules is None or count is None else AtLeast(count, rules)
+        return None if rules is None or count is None else AtLeastOf(count, rules)
 
     def _test(self, data: dict[str, Any], path: Path) -> Leaf | NamedRule | None:
         report = self._document.report

@@ -8,7 +8,7 @@ from typing import Any, Final
 from decisions.decision import Decision, Trace
 from decisions.engine import Clause, Engine
 from decisions.outcome import trace_object
-from decisions.rule import PENDING, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Result, Rule, evaluate, names, text
+from decisions.rule import PENDING, All, AnyOf, AtLeastOf, Leaf, NamedRule, Not, Result, Rule, evaluate, names, text
 from decisions.selectors.selector import Selector
 from signals.reading import Reading
 
@@ -286,7 +286,7 @@ def _operator(rule: Rule) -> str:
             return "all"
         case AnyOf():
             return "any"
-        case AtLeast(count=count):
+        case AtLeastOf(count=count):
             return f"at_least {count}"
     return "not"
 

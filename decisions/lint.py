@@ -22,7 +22,7 @@ from decisions.rule import (
     ALWAYS,
     All,
     AnyOf,
-    AtLeast,
+    AtLeastOf,
     Leaf,
     NamedRule,
     Not,
@@ -149,8 +149,8 @@ def _guard(one: Watching, answers: set[str], apart: Mapping[str, object]) -> Cla
                 return rules[name]
             case Not(of=child):
                 return Not(told(child))
-            case AtLeast(count=count, of=children):
-                return AtLeast(count, tuple(map(told, children)))
+            case AtLeastOf(count=count, of=children):
+                return AtLeastOf(count, tuple(map(told, children)))
             case AnyOf(of=children):
                 return AnyOf(tuple(map(told, children)))
             case All(of=children):

@@ -1,6 +1,6 @@
 """Boolean rules over readings, in Kleene's strong three-valued logic (S. C. Kleene, 1938).
 
-A rule is plain data (`Leaf`, `All`, `AnyOf`, `Not`, `AtLeast`, `NamedRule`). `compiled` turns one into a `Test` that
+A rule is plain data (`Leaf`, `All`, `AnyOf`, `Not`, `AtLeastOf`, `NamedRule`). `compiled` turns one into a `Test` that
 evaluates it as far as the readings taken so far allow: True, False, None (Unknown), or `PENDING` when its value still
 depends on a signal whose slow inputs were not fetched. `PENDING` is an Unknown that may still become known, so a rule
 is settled as soon as no pending leaf can change it, and lazy evaluation cannot change a result.
@@ -78,7 +78,7 @@ class Not:
 
 
 @dataclass(frozen=True, slots=True)
-class AtLeast:
+class AtLeastOf:
     count: int
     of: tuple[Rule, ...]
 
@@ -92,7 +92,7 @@ class NamedRule:
     of: Rule = field(compare=False, repr=False)
 
 
-Rule: TypeAlias = Leaf | All | AnyOf | Not | AtLeast | NamedRule
+Rule: TypeAlias = Leaf | All | AnyOf | Not | AtLeastOf | NamedRule
 ALWAYS: Final = All(())
 """The rule of a decision without `when`: true for every request."""
 _UNKNOWN: Final = unknown("input_unknown")
@@ -161,18 +161,18 @@ def text(rule: Rule) -> str:
             return f"{{all: {children}}}"
         case AnyOf():
             return f"{{any: {children}}}"
-        case AtLeast(count=count):
+        case AtLeastOf(count=count):
             return f"{{at_least: {{count: {count}, of: {children}}}}}"
 
 
-def quorum(rule: All | AnyOf | AtLeast) -> int:
+def quorum(rule: All | AnyOf | AtLeastOf) -> int:
     """How many of the children must be true for `rule` to be."""
     match rule:
         case All(of=children):
             return len(children)
         case AnyOf():
             return 1
-        case AtLeast(count=count):
+        case AtLeastOf(count=count):
             return count
 
 

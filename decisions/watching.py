@@ -22,7 +22,7 @@ from decisions.rule import (
     PENDING,
     All,
     AnyOf,
-    AtLeast,
+    AtLeastOf,
     Leaf,
     NamedRule,
     Not,
@@ -171,8 +171,8 @@ def _valued(rule: Rule, named: dict[str, Rule]) -> Rule:
             return All(children)
         case AnyOf():
             return AnyOf(children)
-        case AtLeast(count=count):
-            return AtLeast(count, children)
+        case AtLeastOf(count=count):
+            return AtLeastOf(count, children)
 
 
 class Watched:

@@ -48,7 +48,7 @@ from extproc.static_answer import static_answer
 from extproc.told import ROUTE, metadata, request_headers, response_headers
 from extproc.transport.seam import Stream
 from extproc.watching.watch import Watch
-from extproc.wire import Kind, Message, Mode, Pairs
+from extproc.wire import EnvoyMessage, Kind, Mode, Pairs
 from signals.background import rest
 from signals.facts import Facts
 from signals.request import Request
@@ -341,7 +341,7 @@ class Exchange:
 
     # Messages
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: EnvoyMessage) -> None:
         kind = message.kind
         if kind == Kind.REQUEST_HEADERS:
             self._request_headers(message)
@@ -352,7 +352,7 @@ class Exchange:
         else:
             self._response(message)
 
-    def _request_headers(self, message: Message) -> None:
+    def _request_headers(self, message: EnvoyMessage) -> None:
         self._open(message)
         self._owed.append(Kind.REQUEST_HEADERS)
         headers, head = message.headers, self._head
@@ -401,7 +401,7 @@ class Exchange:
             route = ((ROUTE, maker),) if maker in self._engine.models else ()
             self._pass(route + _plain_path(target))
 
-    def _open(self, message: Message) -> None:
+    def _open(self, message: EnvoyMessage) -> None:
         """What the first message of a stream announces."""
         if self._phase != Phase.START or self._head is not NO_HEAD:
             raise RuntimeError("a second message of request headers")
@@ -424,7 +424,7 @@ class Exchange:
         route = ((ROUTE, self._engine.default.key),)
         self._stream.send(wire.reply(self._owed.pop(), route, head.headers.own(), True) + wire.BUFFERING)
 
-    def _request_body(self, message: Message) -> None:
+    def _request_body(self, message: EnvoyMessage) -> None:
         phase = self._phase
         if phase == Phase.START:  # the filter is set to skip request headers: there is no path to go by
             self._open(message)
@@ -435,7 +435,7 @@ class Exchange:
         elif phase in (Phase.PASSING, Phase.ROUTED, Phase.ANSWERED):
             self._echo(message, self._head.mode)
 
-    def _gather(self, message: Message) -> None:
+    def _gather(self, message: EnvoyMessage) -> None:
         mode, held = self._head.mode, self._head.held
         if mode != Mode.FULL_DUPLEX_STREAMED and not self._head.observing:
             self._owed.append(Kind.REQUEST_BODY)
@@ -454,7 +454,7 @@ class Exchange:
         else:
             self._decide(bytes(self._body) + message.body if self._body else message.body)
 
-    def _request_trailers(self, message: Message) -> None:
+    def _request_trailers(self, message: EnvoyMessage) -> None:
         if self._phase == Phase.START:
             self._open(message)
             self._phase = Phase.PASSING
@@ -466,7 +466,7 @@ class Exchange:
         elif self._phase != Phase.DECIDING:
             self._stream.send(wire.trailers(self._owed.pop()))
 
-    def _response(self, message: Message) -> None:
+    def _response(self, message: EnvoyMessage) -> None:
         # A reply of our own comes by here too, with the headers that we gave it; every other answer is somebody else's.
         ours = self._phase == Phase.OVER
         if self._phase == Phase.START:
@@ -559,7 +559,7 @@ class Exchange:
         """The model that the request went to."""
         return None if self._trace is None else self._trace.decision.model
 
-    def _echo(self, message: Message, mode: int, body: bytes | None = None) -> None:
+    def _echo(self, message: EnvoyMessage, mode: int, body: bytes | None = None) -> None:
         """Let a piece of body go on, as `body` (None: as it is)."""
         kind = message.kind
         if mode == Mode.FULL_DUPLEX_STREAMED:

@@ -26,7 +26,7 @@ from extproc.told import FALLBACK, response_headers
 from extproc.watching.shapes import ARRAYS, SHAPES, asks_json
 from extproc.watching.unasked import Unasked
 from extproc.watching.watch import Watch
-from extproc.wire import Headers, Kind, Message, Mode, Pairs
+from extproc.wire import EnvoyMessage, Headers, Kind, Mode, Pairs
 from signals.request import Request
 from upstream.usage import Spent
 
@@ -35,7 +35,7 @@ _UNKNOWN = Request("chat", b"", {}, None, ())
 """Stands for a request that could not be read."""
 
 
-class Context(Protocol):
+class ReplyContext(Protocol):
     """What an answer needs from the service: a part of `extproc.exchange.Context`."""
 
     @property
@@ -80,7 +80,7 @@ class Reply:
         "watch",
     )
 
-    def __init__(self, engine: Engine, context: Context, request: Request | None, trace: Trace) -> None:
+    def __init__(self, engine: Engine, context: ReplyContext, request: Request | None, trace: Trace) -> None:
         self.model = trace.decision.model
         self.status = 0
         self.first_byte = time.time()
@@ -248,7 +248,7 @@ class Reply:
         text = verdict.message or "The answer was withheld by policy."
         return Refusal(self.status, text, "policy_refusal", headers=self.told())
 
-    def take(self, message: Message) -> bytes | None:
+    def take(self, message: EnvoyMessage) -> bytes | None:
         """A piece of the answer, of which only the end is kept, to read from it what the answer cost. Gives what the
         client gets (None: what came)."""
         tail = self._tail

@@ -232,7 +232,7 @@ def _length_at(raw: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-class Message:
+class EnvoyMessage:
     """One decoded message. `headers` is empty but for headers and trailers; `end` says that no more follows."""
 
     __slots__ = ("_around", "_beside", "body", "end", "headers", "kind")
@@ -285,14 +285,14 @@ def _announced(around: bytes) -> tuple[Terms, Mapping[str, Any]]:
 
 
 _NO_HEADERS: Final = Headers(b"")
-NO_MESSAGE: Final = Message(0, _NO_HEADERS, b"", False, b"")
+NO_MESSAGE: Final = EnvoyMessage(0, _NO_HEADERS, b"", False, b"")
 """Stands for a message before there is one."""
 _KINDS: Final = {name.lower(): kind for name, kind in vars(Kind).items() if isinstance(kind, int)}
 _LEADS: Final = {kind << 3 | 2: kind for kind in _KINDS.values()}
 """Kinds by the tag that a message begins with when fields are in order, as Envoy's are."""
 
 
-def decode(data: bytes) -> Message | None:
+def decode(data: bytes) -> EnvoyMessage | None:
     """The message in `data`; None for a kind that is not known here. Raises ValueError when the bytes are broken."""
     try:
         usual = _usual(data)
@@ -301,7 +301,7 @@ def decode(data: bytes) -> Message | None:
     return _any(data) if usual is None else usual
 
 
-def _usual(data: bytes) -> Message | None:
+def _usual(data: bytes) -> EnvoyMessage | None:
     """A message of the shape that Envoy writes, cut out of its bytes; None for any other."""
     kind = _LEADS.get(data[0])
     if kind is None:
@@ -325,18 +325,18 @@ def _usual(data: bytes) -> Message | None:
     if around:
         _announced(around)
     if kind == Kind.REQUEST_BODY or kind == Kind.RESPONSE_BODY:
-        return Message(kind, _NO_HEADERS, inner, rest != b"", around) if rest in _BODY_ENDS else None
+        return EnvoyMessage(kind, _NO_HEADERS, inner, rest != b"", around) if rest in _BODY_ENDS else None
     if kind > Kind.RESPONSE_HEADERS or rest not in _HEADER_ENDS:
         return None
     headers = Headers(inner)
-    return Message(kind, headers, b"", rest != b"", around) if headers.plain else None
+    return EnvoyMessage(kind, headers, b"", rest != b"", around) if headers.plain else None
 
 
 _BODY_ENDS: Final = (b"", b"\x10\x01")
 _HEADER_ENDS: Final = (b"", b"\x18\x01")
 
 
-def _any(data: bytes) -> Message | None:
+def _any(data: bytes) -> EnvoyMessage | None:
     try:
         raw = ext_proc_pb2.ProcessingRequest.FromString(data)
     except DecodeError as error:
@@ -355,7 +355,7 @@ def _any(data: bytes) -> Message | None:
     else:
         headers = Headers(part.trailers.SerializeToString())
     raw.ClearField(which)
-    return Message(kind, headers, body, end, raw.SerializeToString())
+    return EnvoyMessage(kind, headers, body, end, raw.SerializeToString())
 
 
 def _plain(value: Struct | Value) -> Any:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from upstream.writer import MetricSample, WriterMetrics
+from signals.metrics import MetricSample
+from upstream.writer import WriterMetrics
 
 
 @dataclass(slots=True)

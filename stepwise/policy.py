@@ -184,7 +184,9 @@ class StepPolicy:
         self.inline = (self.device == "cpu" and self._cost(self.card.width) < INLINE) if inline is None else inline
         self._closed = False
         limits = service.Limits(4 * BUCKETS[-1], BUCKETS[-1])
-        self._service: service.Service[Step, Said] = service.Service(service.Meter(path.name), self._run, limits=limits)
+        self._service: service.Service[Step, Said] = service.Service(
+            service.InferenceMetrics(path.name), self._run, limits=limits
+        )
         self._service.wait, self._service.company = wait, lambda: self.answers
 
     @property

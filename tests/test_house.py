@@ -55,26 +55,12 @@ MORE_ATTRIBUTES = {
 BY_DESIGN = "one for each kind of thing, and never both in one file"
 TO_RENAME = "to be renamed: the two are different things"
 MORE_MEANINGS = {
-    "AtLeast": TO_RENAME,
-    "Budget": TO_RENAME,
     "Call": TO_RENAME,
-    "Choice": TO_RENAME,
-    "Context": TO_RENAME,
-    "Draft": TO_RENAME,
-    "Finding": TO_RENAME,
     "Heads": TO_RENAME,
-    "Histogram": TO_RENAME,
     "Lesson": TO_RENAME,
-    "Made": TO_RENAME,
-    "Message": TO_RENAME,
-    "Messages": TO_RENAME,
-    "Meter": TO_RENAME,
     "Params": BY_DESIGN,  # what a signal's and what a selector's parameters have in common
-    "Reply": TO_RENAME,
     "Sample": TO_RENAME,
     "Source": TO_RENAME,
-    "Words": TO_RENAME,
-    "_Check": TO_RENAME,
 }
 
 

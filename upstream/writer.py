@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from signals.metrics import MetricSample
 from signals.reading import Reading
 from signals.signal import Doubt
 from signals.state.store import Store
@@ -70,14 +71,6 @@ class Call:
         """How hard the signal named `DIFFICULTY` finds the call, 0..1; 0.5 where nobody has read it."""
         reading = self.readings.get(DIFFICULTY)
         return 0.5 if reading is None or reading.score is None else reading.score
-
-
-class MetricSample(NamedTuple):
-    """One value of a monotonic counter. Label values come from the configuration and from fixed lists only."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
 
 
 @dataclass(slots=True)

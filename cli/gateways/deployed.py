@@ -51,7 +51,7 @@ def check(engine: Engine, folder: Path) -> list[Problem]:
 def problems(engine: Engine, objects: list[Manifest]) -> list[Problem] | None:
     """What is wrong with `objects` as a set; None where no external processor is among them. Raises ValueError where a
     value in them is not of the kind that its schema says."""
-    checked = _Check(engine)
+    checked = _Inspection(engine)
     for found in objects:
         with _shaped(f"{found.file}:{found.line}"):
             checked.look_at(found)
@@ -114,7 +114,7 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-class _Check:
+class _Inspection:
     def __init__(self, engine: Engine) -> None:
         self.problems: list[Problem] = []
         self.filters: list[Manifest] = []

@@ -75,7 +75,7 @@ class News(NamedTuple):
     missed: int
 
 
-class Source(Protocol):
+class AdminSource(Protocol):
     """What the admin port shows: one worker, or a supervisor that asks all of its workers."""
 
     @property
@@ -121,7 +121,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AdminReply:
     """`stream` goes on after `body` for as long as its caller stays."""
 
     status: HTTPStatus
@@ -161,7 +161,7 @@ class AdminRequest(NamedTuple):
 class Serving(NamedTuple):
     """What answers a path, by which methods, and for whom."""
 
-    answer: Callable[[AdminRequest], Awaitable[Reply]]
+    answer: Callable[[AdminRequest], Awaitable[AdminReply]]
     guard: Guard
     methods: tuple[str, ...] = ("GET", "HEAD")
     seconds: float = TIMEOUT_S
@@ -185,7 +185,7 @@ class Admin:
 
     def __init__(
         self,
-        source: Source,
+        source: AdminSource,
         callers: Callers | None = None,
         history: History | None = None,
         allowed: Allowed = NOTHING,
@@ -310,10 +310,10 @@ class Admin:
                         await writer.drain()
             limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
 
-    def _refused(self, target: str, headers: Mapping[str, list[str]]) -> Reply | None:
+    def _refused(self, target: str, headers: Mapping[str, list[str]]) -> AdminReply | None:
         """The answer to a broken request, and to one that comes from a page of another site."""
         if any(not name or name.strip() != name for name in headers) or len(headers.get("host", ())) > 1:
-            return Reply(HTTPStatus.BAD_REQUEST, b"a broken head\n")  # RFC 9112, sections 3.2 and 5
+            return AdminReply(HTTPStatus.BAD_REQUEST, b"a broken head\n")  # RFC 9112, sections 3.2 and 5
         denial = None if self._local else self._callers.foreign(target, headers)
         return None if denial is None else _denial(denial)
 
@@ -324,14 +324,14 @@ class Admin:
         headers: Mapping[str, list[str]],
         reader: asyncio.StreamReader,
         limit: asyncio.Timeout,
-    ) -> Reply:
+    ) -> AdminReply:
         try:
             parts = urlsplit(target)
             route = self._routes.get(parts.path)
             if route is None:
-                return Reply(HTTPStatus.NOT_FOUND, ("try " + " ".join(self._routes) + "\n").encode())
+                return AdminReply(HTTPStatus.NOT_FOUND, ("try " + " ".join(self._routes) + "\n").encode())
             if method not in route.methods:
-                return Reply(HTTPStatus.METHOD_NOT_ALLOWED, f"only {' and '.join(route.methods)}\n".encode())
+                return AdminReply(HTTPStatus.METHOD_NOT_ALLOWED, f"only {' and '.join(route.methods)}\n".encode())
             strict = bool(parts.query) and method == "DELETE"  # what is misread there costs answers
             query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=strict)
             guard = Guard.CLOSE if "follow" in query else route.guard
@@ -342,12 +342,12 @@ class Admin:
             limit.reschedule(asyncio.get_running_loop().time() + route.seconds)
             return await route.answer(AdminRequest(method, parts.path, query, body))
         except ValueError as error:
-            return Reply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
+            return AdminReply(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
         except asyncio.IncompleteReadError:
             raise
         except Exception:  # a broken view must not take probes down with it, and must be seen
             log.exception("admin_request_failed", extra={"path": shown.path(target)})
-            return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error, see the log\n")
+            return AdminReply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error, see the log\n")
 
     async def _look(self) -> None:
         """Look at the counts every few seconds, for `/outcomes`."""
@@ -358,41 +358,41 @@ class Admin:
                 log.exception("admin_look_failed")
             await asyncio.sleep(EVERY_S)
 
-    async def _livez(self, asked: AdminRequest) -> Reply:
-        return Reply(HTTPStatus.OK, b"ok\n")
+    async def _livez(self, asked: AdminRequest) -> AdminReply:
+        return AdminReply(HTTPStatus.OK, b"ok\n")
 
-    async def _readyz(self, asked: AdminRequest) -> Reply:
+    async def _readyz(self, asked: AdminRequest) -> AdminReply:
         status = await self._source.status()
         code = HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return _json({"ready": status.ready, "policy": status.policy, **status.details}, code)
 
-    async def _metrics(self, asked: AdminRequest) -> Reply:
+    async def _metrics(self, asked: AdminRequest) -> AdminReply:
         from extproc.admin.exposition import expose  # only a scrape needs it: start-up does not wait for it
 
         text = expose(await self._source.snapshot())
-        return Reply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
+        return AdminReply(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
 
-    async def _policy(self, asked: AdminRequest) -> Reply:
+    async def _policy(self, asked: AdminRequest) -> AdminReply:
         form = asked.query.get("form", ["yaml"])[-1]
         if form == "json":
             return _json(describe.as_object(self._source.engine))
         if form != "yaml":
             raise ValueError("form=yaml (the file as it was read) or form=json")
-        return Reply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
+        return AdminReply(HTTPStatus.OK, self._source.policy_text(), "application/yaml")
 
-    async def _outcomes(self, asked: AdminRequest) -> Reply:
+    async def _outcomes(self, asked: AdminRequest) -> AdminReply:
         try:
             after = float(asked.query.get("after", ["0"])[-1] or 0)
         except ValueError:
             raise ValueError("after: seconds since the epoch are needed") from None
         return _json(self._history.as_object(await self._source.snapshot(), after))
 
-    async def _openapi(self, asked: AdminRequest) -> Reply:
+    async def _openapi(self, asked: AdminRequest) -> AdminReply:
         from extproc.admin.openapi import DESCRIPTION  # only those who ask for it need it
 
         return _json(DESCRIPTION)
 
-    async def _tree(self, asked: AdminRequest) -> Reply:
+    async def _tree(self, asked: AdminRequest) -> AdminReply:
         found = asked.asks("a decision is an object, as /debug/decisions shows it")
         engine = self._source.engine
         try:
@@ -403,10 +403,10 @@ class Admin:
         named = trace.decision.name is None and trace.decision.action == "route"
         return _json({"tree": explain.walk(engine, trace, named=named)})
 
-    async def _playground(self, asked: AdminRequest) -> Reply:
+    async def _playground(self, asked: AdminRequest) -> AdminReply:
         """The question goes to the playground's process, with what that one cannot know."""
         if self._asker is None:
-            return Reply(HTTPStatus.NOT_FOUND, b"there is no playground: start the router with --playground\n")
+            return AdminReply(HTTPStatus.NOT_FOUND, b"there is no playground: start the router with --playground\n")
         given = asked.asks("a question is an object: policy, request, path, headers, replay")
         in_force = self._source.policy_text().decode("utf-8", "replace")
         question: dict[str, Any] = {"in_force": in_force, "policy": given.get("policy")}
@@ -425,10 +425,12 @@ class Admin:
             return _json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json(answer, HTTPStatus.BAD_REQUEST if "error" in answer else HTTPStatus.OK)
 
-    async def _send(self, asked: AdminRequest) -> Reply:
+    async def _send(self, asked: AdminRequest) -> AdminReply:
         """A request goes through the gateway, and its answer comes as it comes."""
         if self._gateway is None:
-            return Reply(HTTPStatus.NOT_FOUND, b"there is nowhere to send to: start the router with --gateway URL\n")
+            return AdminReply(
+                HTTPStatus.NOT_FOUND, b"there is nowhere to send to: start the router with --gateway URL\n"
+            )
         given = asked.asks("a request is an object: request, path, headers")
         body = given.get("request")
         if not isinstance(body, str):
@@ -440,11 +442,11 @@ class Admin:
             self._sender = sending.Sender(self._gateway)
         if self._sender.busy:
             why = b"several requests are under way: wait for an answer\n"
-            return Reply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "1"),))
+            return AdminReply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "1"),))
         stream = self._sender.send(path, headers, body.encode())
-        return Reply(HTTPStatus.OK, b": what the gateway answers\n\n", "text/event-stream", (), stream)
+        return AdminReply(HTTPStatus.OK, b": what the gateway answers\n\n", "text/event-stream", (), stream)
 
-    async def _state(self, asked: AdminRequest) -> Reply:
+    async def _state(self, asked: AdminRequest) -> AdminReply:
         status = await self._source.status()
         return _json(
             {
@@ -457,11 +459,11 @@ class Admin:
             }
         )
 
-    async def _console(self, asked: AdminRequest) -> Reply:
+    async def _console(self, asked: AdminRequest) -> AdminReply:
         file = console.FILES[asked.path]
-        return Reply(HTTPStatus.OK, file.content(), file.content_type, console.HEADERS)
+        return AdminReply(HTTPStatus.OK, file.content(), file.content_type, console.HEADERS)
 
-    async def _drop(self, asked: AdminRequest) -> Reply:
+    async def _drop(self, asked: AdminRequest) -> AdminReply:
         given = {name: values[-1] for name, values in asked.query.items()}
         decision, scopes = given.pop("decision", None), [name for name in given if name in SCOPES]
         unknown = sorted(given.keys() - set(scopes))
@@ -473,7 +475,7 @@ class Admin:
         except Unavailable:
             return _json({"error": "not all answers could be reached: ask again"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _feedback(self, asked: AdminRequest) -> Reply:
+    async def _feedback(self, asked: AdminRequest) -> AdminReply:
         try:
             grades = orjson.loads(asked.body)
         except orjson.JSONDecodeError as error:
@@ -487,7 +489,7 @@ class Admin:
         refused = [{"at": at, "why": why} for at, why in enumerate(told) if why != "taken"]
         return _json({"taken": len(told) - len(refused), "refused": refused})
 
-    async def _selection(self, asked: AdminRequest) -> Reply:
+    async def _selection(self, asked: AdminRequest) -> AdminReply:
         if set(asked.query) - {"decision"} or (asked.query and asked.method == "POST"):
             raise ValueError("say which: decision=NAME, or nothing for all; what is posted says it itself")
         decision = asked.query.get("decision", [None])[-1]
@@ -502,14 +504,16 @@ class Admin:
             why = {"error": "what was learned could not be reached: ask again"}
             return _json(why, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _decisions(self, asked: AdminRequest) -> Reply:
+    async def _decisions(self, asked: AdminRequest) -> AdminReply:
         if "follow" not in asked.query:
             return _json({"decisions": await self._source.decisions(asked.number("limit", 100))})
         limit = asked.number("limit", 0)
         if self._followers >= MAX_FOLLOWERS:
             why = f"{MAX_FOLLOWERS} already follow: try again later\n".encode()
-            return Reply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "10"),))
-        return Reply(HTTPStatus.OK, b": decisions as they are made\n\n", "text/event-stream", (), self._follow(limit))
+            return AdminReply(HTTPStatus.SERVICE_UNAVAILABLE, why, headers=(("retry-after", "10"),))
+        return AdminReply(
+            HTTPStatus.OK, b": decisions as they are made\n\n", "text/event-stream", (), self._follow(limit)
+        )
 
     async def _follow(self, limit: int) -> AsyncGenerator[bytes, None]:
         """Server-sent events: one for each decision, and `missed` with a count where there were too many."""
@@ -543,12 +547,12 @@ async def _body(headers: Mapping[str, list[str]], reader: asyncio.StreamReader) 
     return await reader.readexactly(int(lengths[0]))
 
 
-def _denial(denial: Denial) -> Reply:
+def _denial(denial: Denial) -> AdminReply:
     more = (("www-authenticate", "Bearer"),) if denial.status == 401 else ()
-    return Reply(HTTPStatus(denial.status), f"{denial.why}\n".encode(), headers=more)
+    return AdminReply(HTTPStatus(denial.status), f"{denial.why}\n".encode(), headers=more)
 
 
-def _json(value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Reply:
-    return Reply(
+def _json(value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> AdminReply:
+    return AdminReply(
         status, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), "application/json"
     )

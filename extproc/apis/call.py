@@ -35,7 +35,7 @@ def spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:
             raise Refusal(400, text, "misspelled_key", param=where[:128])
 
 
-class Call:
+class CallContents:
     """The messages and extras of a call as they are read.
 
     `blobs` are the identities of strings that are encoded bytes. `turns` is the list of turns as it was parsed;
@@ -338,7 +338,7 @@ def _refers(source: dict[str, Any]) -> bool:
     return any(source.get(key) is not None for key in ("url", "file_id", "file_url"))
 
 
-def read_turn(call: Call, turn: Any, param: str) -> None:
+def read_turn(call: CallContents, turn: Any, param: str) -> None:
     """One message. Tool results inside it become messages of their own, before it."""
     if type(turn) is not dict:
         raise wrong(param, "an object", turn)
@@ -383,7 +383,7 @@ def read_turn(call: Call, turn: Any, param: str) -> None:
     call.add(parts.message(role, text, count), parts, rest)
 
 
-def _sealed_thoughts(call: Call, turn: dict[str, Any]) -> None:
+def _sealed_thoughts(call: CallContents, turn: dict[str, Any]) -> None:
     """Note the encrypted thoughts and signatures that chat completions have beside a message's content: Copilot's
     `reasoning_opaque`, OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`, and what Google has its clients
     send back with a call of a tool (`extra_content.google.thought_signature`)."""
@@ -399,7 +399,7 @@ def _sealed_thoughts(call: Call, turn: dict[str, Any]) -> None:
             call.blob(google.get("thought_signature"))
 
 
-def read_turns(call: Call, given: Any, param: str) -> None:
+def read_turns(call: CallContents, given: Any, param: str) -> None:
     """The messages of a conversation."""
     if type(given) is not list or not given:
         raise wrong(param, "a non-empty array of messages", given)
@@ -438,7 +438,7 @@ def _texts(parts: list[Any]) -> list[str]:
     return texts
 
 
-def read_prompt(call: Call, value: Any, param: str) -> None:
+def read_prompt(call: CallContents, value: Any, param: str) -> None:
     """A prompt: a string, strings, parts, token ids, or lists of these."""
     if type(value) is str:
         call.messages.append(Message("user", value))

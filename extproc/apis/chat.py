@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from decisions.model import Model
-from extproc.apis.call import Call, read_turns
+from extproc.apis.call import CallContents, read_turns
 from extproc.apis.shape import USAGE, ApiShape, Static, lower, usage_unasked, wants_usage
-from extproc.bodies.edit import Draft, exchanged
+from extproc.bodies.edit import JsonEdit, exchanged
 from extproc.bodies.jsonbody import collect
 from upstream.events import DONE, event
 
@@ -28,7 +28,7 @@ class Chat(ApiShape):
         super().__init__("chat", {("chat", "completions"): ""}, "chat")
         self.anywhere = True
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         read_turns(call, fields.get("messages"), "messages")
         documents = fields.get("documents")
         if documents:
@@ -36,14 +36,14 @@ class Chat(ApiShape):
             collect(documents, texts)
             call.extra(len(call.messages) - 1, "document", "\n".join(texts))
 
-    def add_system(self, draft: Draft, system: str) -> None:
+    def add_system(self, draft: JsonEdit, system: str) -> None:
         fields = draft.fields
         before, part = f"{system}\n\n", {"type": "text", "text": system}
         message = {"role": "system", "content": system}
         given = fields["messages"][0]
         if given.get("role") in ("system", "developer") and given.get("content"):
             start, end = draft.first("messages")
-            one = Draft(draft.text[start:end], given)
+            one = JsonEdit(draft.text[start:end], given)
             one.lead("content", before, part)
             draft.text = b"".join((draft.text[:start], one.text, draft.text[end:]))
         else:
@@ -53,7 +53,7 @@ class Chat(ApiShape):
     def silent(self, fields: dict[str, Any]) -> bool:
         return usage_unasked(fields)
 
-    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+    def cap(self, draft: JsonEdit, model: Model, limit: int) -> None:
         names = ["max_completion_tokens", "max_tokens"]
         if _completion_tokens(model):
             _rename_limit(draft)
@@ -65,7 +65,7 @@ class Chat(ApiShape):
             any(key in turn for key in _THOUGHTS) or any(map(_thought, _content(turn)))
         )
 
-    def strip(self, turn: Draft) -> bool:
+    def strip(self, turn: JsonEdit) -> bool:
         for key in _THOUGHTS:
             turn.remove(key)
         content = _content(turn.fields)
@@ -121,7 +121,7 @@ def _completion_tokens(model: Model) -> bool:
     return _COMPLETION_TOKENS.fullmatch(model.name) is not None
 
 
-def _rename_limit(draft: Draft) -> None:
+def _rename_limit(draft: JsonEdit) -> None:
     """Make `max_tokens` the `max_completion_tokens` of a request that has no such limit yet."""
     fields = draft.fields
     if fields.get("max_tokens") is not None and fields.get("max_completion_tokens") is None:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.apis.call import Call, count_ids, read_prompt
+from extproc.apis.call import CallContents, count_ids, read_prompt
 from extproc.apis.shape import USAGE, ApiShape, Static, usage_unasked, wants_usage
-from extproc.bodies.edit import Draft
+from extproc.bodies.edit import JsonEdit
 from signals.request import Request
 from upstream.events import DONE, event
 
@@ -19,7 +19,7 @@ class Completions(ApiShape):
         super().__init__("completions", {("completions",): ""}, "text_completion")
         self.families = ()
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         given = fields.get("prompt")
         if given in (None, []) and fields.get("prompt_embeds") is not None:
             given = ""
@@ -28,7 +28,7 @@ class Completions(ApiShape):
         if type(suffix) is str:
             call.extra(0, "user", suffix)
 
-    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+    def think(self, draft: JsonEdit, model: Model, changes: Changes, on: bool) -> None:
         """A prompt is continued as it stands; no field of this API says how much to think."""
 
     def silent(self, fields: dict[str, Any]) -> bool:

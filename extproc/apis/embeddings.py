@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from extproc.apis.call import Call, count_ids, read_prompt, read_turns
+from extproc.apis.call import CallContents, count_ids, read_prompt, read_turns
 from extproc.apis.shape import ApiShape
 from signals.request import Request
 
@@ -14,7 +14,7 @@ class Embeddings(ApiShape):
         super().__init__("embeddings", {("embeddings",): ""}, "embeddings")
         self.generates = False
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         if fields.get("input") is None and fields.get("messages") is not None:
             read_turns(call, fields["messages"], "messages")
         else:

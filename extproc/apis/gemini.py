@@ -14,9 +14,9 @@ import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.apis.call import ROLES, Call, Parts, encoded_in, wrong
+from extproc.apis.call import ROLES, CallContents, Parts, encoded_in, wrong
 from extproc.apis.shape import BUDGETS, EVENTS, JSON, SEGMENT, ApiShape, Found, Static, Target, lower, versioned
-from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.edit import JsonEdit, elements, exchanged
 from extproc.bodies.jsonbody import KEYS, PLAIN, collect, decoded
 from extproc.bodies.pdf import pages
 from extproc.refusal import Refusal
@@ -119,7 +119,7 @@ class Gemini(ApiShape):
 
     # Reading
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         fields = _plainly(fields, "")
         inner = fields.get("generateContentRequest")
         if type(inner) is dict:
@@ -164,24 +164,24 @@ class Gemini(ApiShape):
             given is None or _bare(given) == model for given in (fields.get("model"), _inner(fields).get("model"))
         )
 
-    def rename(self, draft: Draft, model: str) -> None:
+    def rename(self, draft: JsonEdit, model: str) -> None:
         """The path names the model; a body that does, too, agrees with it."""
         _each(draft, lambda one: _rename(one, model), both=True)
 
-    def add_system(self, draft: Draft, system: str) -> None:
+    def add_system(self, draft: JsonEdit, system: str) -> None:
         _each(draft, lambda one: _add_system(one, system))
 
-    def cap(self, draft: Draft, model: Model, limit: int) -> None:
-        def change(config: Draft) -> None:
+    def cap(self, draft: JsonEdit, model: Model, limit: int) -> None:
+        def change(config: JsonEdit) -> None:
             lower(config, [_spelling(config.fields, "maxOutputTokens")], limit)
 
         _each(draft, lambda one: _within(one, "generationConfig", change))
 
-    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+    def think(self, draft: JsonEdit, model: Model, changes: Changes, on: bool) -> None:
         effort = "none" if not on else changes.reasoning_effort
         budget = 0 if not on else changes.thinking_budget or BUDGETS.get(effort or "medium", BUDGETS["medium"])
 
-        def change(config: Draft) -> None:
+        def change(config: JsonEdit) -> None:
             level, tokens = _spelling(config.fields, "thinkingLevel"), _spelling(config.fields, "thinkingBudget")
             by_level = config.fields.get(level) is not None or _BY_LEVEL.fullmatch(model.name) is not None
             if by_level and (changes.thinking_budget is None or effort is not None):
@@ -207,7 +207,7 @@ class Gemini(ApiShape):
         parts = turn.get("parts")
         return type(parts) is list and any(_thought(part) or _has(part, "thoughtSignature") for part in parts)
 
-    def strip(self, turn: Draft) -> bool:
+    def strip(self, turn: JsonEdit) -> bool:
         parts = turn.fields["parts"]
         raw = turn.raw("parts")
         spans = elements(raw)
@@ -218,7 +218,7 @@ class Gemini(ApiShape):
                 texts[at] = None
                 continue
             if _has(part, "thoughtSignature"):
-                one = Draft(raw[spans[at][0] : spans[at][1]], part)
+                one = JsonEdit(raw[spans[at][0] : spans[at][1]], part)
                 signature = _spelling(part, "thoughtSignature")
                 if _has(part, "functionCall"):
                     one.set(signature, _SKIPPED)  # a call without one is refused
@@ -330,7 +330,7 @@ def _collect(root: Any, found: list[str], blobs: set[int] | None = None) -> None
     collect(root, found, None, blobs, _KEYS)
 
 
-def _read(call: Call, fields: dict[str, Any], at: str, needed: bool) -> None:
+def _read(call: CallContents, fields: dict[str, Any], at: str, needed: bool) -> None:
     model = fields.get("model")
     if model is not None and type(model) is not str:
         raise wrong(f"{at}model", "a string", model)
@@ -358,7 +358,7 @@ def _read(call: Call, fields: dict[str, Any], at: str, needed: bool) -> None:
         raise wrong(f"{at}contents", "a non-empty array of contents", contents)
 
 
-def _content(call: Call, given: Any, param: str, role: str) -> None:
+def _content(call: CallContents, given: Any, param: str, role: str) -> None:
     """One turn. What functions gave in it becomes messages of their own, before it."""
     if type(given) is str and role:
         call.messages.append(Message(role, given))
@@ -488,14 +488,14 @@ def _bare(model: Any) -> Any:
     return model[model.find("models/") + 7 :] if type(model) is str and "models/" in model else model
 
 
-def _rename(draft: Draft, model: str) -> None:
+def _rename(draft: JsonEdit, model: str) -> None:
     given = draft.fields.get("model")
     if given is not None and _bare(given) != model:
         at = given.find("models/")
         draft.set("model", (given[: at + 7] if at >= 0 else "") + model)
 
 
-def _each(draft: Draft, change: Callable[[Draft], None], both: bool = False) -> None:
+def _each(draft: JsonEdit, change: Callable[[JsonEdit], None], both: bool = False) -> None:
     """Change the fields that a model is called with, as `_inner` finds them; `both`: those around them too."""
     key = _spelling(draft.fields, "generateContentRequest")
     if type(draft.fields.get(key)) is dict:
@@ -505,7 +505,7 @@ def _each(draft: Draft, change: Callable[[Draft], None], both: bool = False) -> 
     change(draft)
 
 
-def _within(draft: Draft, name: str, change: Callable[[Draft], None]) -> None:
+def _within(draft: JsonEdit, name: str, change: Callable[[JsonEdit], None]) -> None:
     """Change an object that is a field; it is made where there is none."""
     key = _spelling(draft.fields, name)
     inner = draft.inner(key)
@@ -515,7 +515,7 @@ def _within(draft: Draft, name: str, change: Callable[[Draft], None]) -> None:
         draft.put(key, inner.text, inner.fields)
 
 
-def _add_system(draft: Draft, system: str) -> None:
+def _add_system(draft: JsonEdit, system: str) -> None:
     key = _spelling(draft.fields, "systemInstruction")
     given = draft.fields.get(key)
     part = {"text": system}

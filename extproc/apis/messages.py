@@ -17,9 +17,9 @@ import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.apis.call import Call, read_turns, take_apart
+from extproc.apis.call import CallContents, read_turns, take_apart
 from extproc.apis.shape import BUDGETS, ApiShape, Static, lower, set_inside
-from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.edit import JsonEdit, elements, exchanged
 from extproc.bodies.jsonbody import dicts
 from extproc.refusal import Refusal
 from signals.request import Request
@@ -44,7 +44,7 @@ _ERRORS: Final = {
 }
 
 
-class Messages(ApiShape):
+class AnthropicMessages(ApiShape):
     def __init__(self) -> None:
         calls = {("messages",): "", ("messages", "count_tokens"): "count_tokens"}
         super().__init__("messages", calls, "chat")
@@ -52,7 +52,7 @@ class Messages(ApiShape):
         path = "request.url_path.matches('.*/messages(/count_tokens)?$')"
         self.sign = f"('anthropic-version' in request.headers || {path})"
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         system = fields.get("system")
         if system is not None:
             parts = take_apart(system, "system")
@@ -77,18 +77,18 @@ class Messages(ApiShape):
         thread = fields.get("thread")
         return thread.get("previous_message_id") if isinstance(thread, dict) else None
 
-    def add_system(self, draft: Draft, system: str) -> None:
+    def add_system(self, draft: JsonEdit, system: str) -> None:
         if draft.fields.get("system"):
             draft.lead("system", f"{system}\n\n", {"type": "text", "text": system})
         else:
             draft.set("system", system)
 
-    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+    def cap(self, draft: JsonEdit, model: Model, limit: int) -> None:
         before = draft.fields.get("max_tokens")
         lower(draft, ["max_tokens"], limit)
         self._fit(draft, before)
 
-    def _fit(self, draft: Draft, before: Any) -> None:
+    def _fit(self, draft: JsonEdit, before: Any) -> None:
         """Keep the budget of a client's own `thinking` below a `max_tokens` that was lowered from `before`."""
         thinking, limit = draft.fields.get("thinking"), draft.fields.get("max_tokens")
         if not isinstance(thinking, dict) or thinking.get("type") != "enabled" or not isinstance(limit, int):
@@ -98,7 +98,7 @@ class Messages(ApiShape):
         if isinstance(budget, int) and isinstance(before, int) and limit <= budget < before:
             self._spend(draft, budget)
 
-    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+    def think(self, draft: JsonEdit, model: Model, changes: Changes, on: bool) -> None:
         fields = draft.fields
         given = fields.get("thinking")
         kind = given.get("type") if isinstance(given, dict) else None
@@ -117,7 +117,7 @@ class Messages(ApiShape):
         elif kind == "enabled" or (self._free(fields) and self.begun(fields)):
             self._spend(draft, changes.thinking_budget or BUDGETS.get(effort or "medium", BUDGETS["medium"]))
 
-    def _spend(self, draft: Draft, budget: int) -> None:
+    def _spend(self, draft: JsonEdit, budget: int) -> None:
         """Switch thinking on with `budget` tokens, or off where `max_tokens` leaves no room for any."""
         for name in ("max_tokens", "max_completion_tokens"):  # the second where this is a chat completion
             limit = draft.fields.get(name)
@@ -133,13 +133,13 @@ class Messages(ApiShape):
             draft.set("thinking", {"type": "enabled", "budget_tokens": budget})
         _drop_sampling(draft)
 
-    def _off(self, draft: Draft) -> None:
+    def _off(self, draft: JsonEdit) -> None:
         """Switch thinking off. A turn that has thoughts already loses them, since one without thinking has none."""
         self.rest(draft)
         if any(_thoughts(message) for message in self._answers(draft.fields)):
             self.forget(draft)
 
-    def rest(self, draft: Draft) -> None:
+    def rest(self, draft: JsonEdit) -> None:
         """Switch thinking off for this call, and the clearing of older thoughts, which is refused without it."""
         given = draft.fields.get("thinking")
         if not isinstance(given, dict) or given.get("type") != "disabled":
@@ -188,7 +188,7 @@ class Messages(ApiShape):
     def thinks(self, turn: dict[str, Any]) -> bool:
         return turn.get("role") == "assistant" and bool(_thoughts(turn))
 
-    def strip(self, turn: Draft) -> bool:
+    def strip(self, turn: JsonEdit) -> bool:
         gone = dict.fromkeys(_thoughts(turn.fields))
         content = [part for at, part in enumerate(turn.fields["content"]) if at not in gone]
         turn.put("content", exchanged(turn.raw("content"), gone), content)
@@ -243,15 +243,15 @@ class Messages(ApiShape):
         return {"data": entries, "has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
 
 
-MESSAGES: Final = Messages()
+MESSAGES: Final = AnthropicMessages()
 
 
-def _drop_sampling(draft: Draft) -> None:
+def _drop_sampling(draft: JsonEdit) -> None:
     draft.remove("temperature")
     draft.remove("top_k")
 
 
-def _every_message(draft: Draft, effort: str) -> None:
+def _every_message(draft: JsonEdit, effort: str) -> None:
     """Let no message ask for another effort: what a system message in the midst of others asks for goes before what the
     request does (`BetaSystemMessageParam.output_config`)."""
     messages = draft.fields.get("messages")
@@ -265,7 +265,7 @@ def _every_message(draft: Draft, effort: str) -> None:
     changes: dict[int, bytes | None] = {}
     for at in asking:
         start, end = spans[at]
-        message = Draft(text[start:end], messages[at])
+        message = JsonEdit(text[start:end], messages[at])
         set_inside(message, "output_config", "effort", effort)
         changes[at], changed[at] = message.text, message.fields
     draft.put("messages", exchanged(text, changes), changed)

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.apis.call import IN_TURN, Call, Parts, any_form, read_turn, spelled, take_apart, typed, wrong
+from extproc.apis.call import IN_TURN, CallContents, Parts, any_form, read_turn, spelled, take_apart, typed, wrong
 from extproc.apis.shape import ApiShape, Static, lower, set_inside, wanted_effort
-from extproc.bodies.edit import Draft
+from extproc.bodies.edit import JsonEdit
 from extproc.bodies.jsonbody import collect, dicts
 from signals.request import Message, Opaque, Request, formats
 from upstream.events import event
@@ -24,7 +24,7 @@ class Responses(ApiShape):
         self.turns_key = "input"
         self.families = ("enable_thinking", "thinking")
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         kept = self.continued(fields) is not None or fields.get("conversation") is not None
         if kept:
             call.extra(-1, "history", "", "", ("reference",))
@@ -67,7 +67,7 @@ class Responses(ApiShape):
     def continued(self, fields: dict[str, Any]) -> Any:
         return fields.get("previous_response_id")
 
-    def add_system(self, draft: Draft, system: str) -> None:
+    def add_system(self, draft: JsonEdit, system: str) -> None:
         existing = draft.fields.get("instructions")
         if isinstance(existing, list):
             draft.lead("instructions", "", {"role": "system", "content": system})
@@ -76,10 +76,10 @@ class Responses(ApiShape):
         else:
             draft.set("instructions", system)
 
-    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+    def cap(self, draft: JsonEdit, model: Model, limit: int) -> None:
         lower(draft, ["max_output_tokens"], limit)
 
-    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+    def think(self, draft: JsonEdit, model: Model, changes: Changes, on: bool) -> None:
         effort = wanted_effort(changes, on)
         if effort is not None:
             set_inside(draft, "reasoning", "effort", effort)
@@ -111,7 +111,7 @@ class Responses(ApiShape):
 RESPONSES: Final = Responses()
 
 
-def _items(call: Call, items: Any, param: str) -> None:
+def _items(call: CallContents, items: Any, param: str) -> None:
     if type(items) is not list or not items:
         raise wrong(param, "a string or a non-empty array of items", items)
     for index, item in enumerate(items):
@@ -120,7 +120,7 @@ def _items(call: Call, items: Any, param: str) -> None:
         _item(call, item, f"{param}[{index}]")
 
 
-def _variables(call: Call, given: Any) -> None:
+def _variables(call: CallContents, given: Any) -> None:
     """What is put into a template: texts, images and files, which count with the last message there is."""
     parts = Parts()
     texts: list[str] = []
@@ -141,7 +141,7 @@ def _variables(call: Call, given: Any) -> None:
     call.extra(len(call.messages) - 1, "user", "\n".join(texts), "", tuple(parts.opaque))
 
 
-def _item(call: Call, item: dict[str, Any], param: str) -> None:
+def _item(call: CallContents, item: dict[str, Any], param: str) -> None:
     """One item of the Responses API: a message, a call, what a call gave, a thought, or something newer."""
     given = item.get("type")
     what = given.lower() if type(given) is str else ""

@@ -11,8 +11,8 @@ import orjson
 
 from decisions.decision import Changes
 from decisions.model import Model, Thinking
-from extproc.apis.call import Call
-from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.apis.call import CallContents
+from extproc.bodies.edit import JsonEdit, elements, exchanged
 from extproc.bodies.jsonbody import KEYS
 from extproc.refusal import Refusal
 from signals.request import Asking
@@ -147,7 +147,7 @@ class ApiShape(Asking):
 
     # Reading
 
-    def read(self, call: Call, fields: dict[str, Any]) -> None:
+    def read(self, call: CallContents, fields: dict[str, Any]) -> None:
         """Read the messages and extras of a call. Raises `Refusal` (400) when it is not what the API takes."""
         raise NotImplementedError
 
@@ -169,14 +169,14 @@ class ApiShape(Asking):
         """Whether a call's body is one for the model of this name."""
         return fields.get("model") == model
 
-    def rename(self, draft: Draft, model: str) -> None:
+    def rename(self, draft: JsonEdit, model: str) -> None:
         """Make the call's body one for the model of this name."""
         draft.set("model", model)
 
-    def add_system(self, draft: Draft, system: str) -> None:
+    def add_system(self, draft: JsonEdit, system: str) -> None:
         """Put `system` first. An existing system prompt stays, in the same message: many chat templates take one."""
 
-    def cap(self, draft: Draft, model: Model, limit: int) -> None:
+    def cap(self, draft: JsonEdit, model: Model, limit: int) -> None:
         """Lower every limit on output tokens that the request has; give it one if it has none."""
         lower(draft, ["max_tokens"], limit)
 
@@ -184,7 +184,7 @@ class ApiShape(Asking):
         """Whether the answer is a stream that says its usage only where the call asks for it, and this one does not."""
         return False
 
-    def think(self, draft: Draft, model: Model, changes: Changes, on: bool) -> None:
+    def think(self, draft: JsonEdit, model: Model, changes: Changes, on: bool) -> None:
         """Switch the model's reasoning on or off in the API's own field."""
         effort = wanted_effort(changes, on)
         if effort is not None:
@@ -212,11 +212,11 @@ class ApiShape(Asking):
         """Whether a turn holds a thought that only the model that had it accepts."""
         return False
 
-    def strip(self, turn: Draft) -> bool:
+    def strip(self, turn: JsonEdit) -> bool:
         """Remove the thoughts from a turn; False when nothing is left of it."""
         return False
 
-    def forget(self, draft: Draft, until: int | None = None) -> bool:
+    def forget(self, draft: JsonEdit, until: int | None = None) -> bool:
         """Remove the thoughts in the turns before place `until` (None: in all); False where there were none."""
         given = self.turns(draft.fields)
         raw = b""
@@ -229,7 +229,7 @@ class ApiShape(Asking):
             if not raw:
                 raw = draft.raw(self.turns_key)
                 spans = elements(raw)
-            one = Draft(raw[spans[at][0] : spans[at][1]], turn)
+            one = JsonEdit(raw[spans[at][0] : spans[at][1]], turn)
             if self.strip(one):
                 texts[at], left[at] = one.text, one.fields
             else:
@@ -301,7 +301,7 @@ def _results(turn: dict[str, Any]) -> bool:
     )
 
 
-def lower(draft: Draft, names: Sequence[str], limit: int) -> None:
+def lower(draft: JsonEdit, names: Sequence[str], limit: int) -> None:
     """Lower those of these fields that there are to `limit`; set the last where there is none."""
     fields = draft.fields
     present = [name for name in names if fields.get(name) is not None]
@@ -320,7 +320,7 @@ def wanted_effort(changes: Changes, on: bool) -> str | None:
     return changes.reasoning_effort
 
 
-def set_inside(draft: Draft, key: str, name: str, value: Any) -> None:
+def set_inside(draft: JsonEdit, key: str, name: str, value: Any) -> None:
     """Set the member `name` of the object `key`, which is made where there is none."""
     inner = draft.inner(key)
     inner.set(name, value)
@@ -335,7 +335,7 @@ def usage_unasked(fields: dict[str, Any]) -> bool:
     return options is None or options.get("include_usage") is not True
 
 
-def ask_usage(draft: Draft) -> None:
+def ask_usage(draft: JsonEdit) -> None:
     """Have a stream say its usage."""
     set_inside(draft, "stream_options", "include_usage", True)
 

@@ -35,7 +35,7 @@ _SCAN: Final = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).sc
 _dumps: Final = orjson.dumps
 
 
-class Draft:
+class JsonEdit:
     """The text of a JSON object, and its members as they were parsed (`fields`), changed together.
 
     Keys of members that are changed are ASCII, as all keys of these APIs are.
@@ -103,10 +103,10 @@ class Draft:
         at = _skip(self.text, start + 1)
         return at, _value_end(self.text, at)
 
-    def inner(self, key: str) -> Draft:
+    def inner(self, key: str) -> JsonEdit:
         """A draft of the object that `key` holds; an empty one where it holds none."""
         value = self.fields.get(key)
-        return Draft(self.raw(key), value) if isinstance(value, dict) else Draft(b"{}", {})
+        return JsonEdit(self.raw(key), value) if isinstance(value, dict) else JsonEdit(b"{}", {})
 
 
 def elements(text: bytes) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import orjson
 import re2
 
 from signals.background import rest
-from signals.kinds.pii import Finding, findings
+from signals.kinds.pii import Detection, findings
 from signals.reading import Unavailable
 from signals.text.detectors import DETECTORS, Detector
 from signals.text.patterns import compiled
@@ -152,7 +152,7 @@ def _masked(data: bytes, until: float = float("inf")) -> bytes:
     hits = _hits(data)
     if plain is not text:
         hits |= _hits(plain.encode(errors="replace"))
-    found: list[Finding] = []
+    found: list[Detection] = []
     try:
         for number in sorted(hits):
             found += findings(text, plain, detectors[number : number + 1])

@@ -6,20 +6,18 @@ Every label value comes from the policy or from a closed set of ours, and each f
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import signals.neural.service
 from config.writers import WRITERS
 from decisions.engine import Engine
 from decisions.outcome import Outcome
+from signals.metrics import Histogram, MetricSample
 from signals.neural.service import BATCH_BOUNDS
 from signals.neural.service import SECONDS as INFERENCE_SECONDS
 from signals.state.tally import Tally
-from upstream.writer import MetricSample
 
 MAX_SERIES = 2_000
 
@@ -149,21 +147,6 @@ FAMILIES: dict[str, Family] = {
         Family("pointsman_build_info", "gauge", "1; the version is in the label.", ("version",)),
     )
 }
-
-
-class Histogram:
-    """Counts by bucket; `bounds` are inclusive upper limits in ascending order."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
 
 
 class Counts(dict[Labels, float]):
@@ -344,7 +327,7 @@ def selections(engine: Engine, tally: Tally) -> Snapshot:
 
 
 def labelled(
-    samples: Iterable[MetricSample | signals.neural.service.Sample],
+    samples: Iterable[MetricSample],
 ) -> dict[str, list[Sample]]:
     """What the writers and the models' services count, as samples of our families."""
     found: dict[str, list[Sample]] = {}

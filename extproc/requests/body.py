@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-from extproc.apis.call import Call, spelled
+from extproc.apis.call import CallContents, spelled
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import ApiShape, Target
 from extproc.bodies.jsonbody import collect, kind, load, too_deep, unambiguous
@@ -66,7 +66,7 @@ def _request(
 ) -> Request:
     assert target.api is not None
     shape = BY_NAME[target.api]
-    call = Call()
+    call = CallContents()
     if not shape.known.issuperset(fields):
         _unknown(call, shape, fields)
     model = fields.get("model")
@@ -83,7 +83,7 @@ def _request(
     )  # fmt: skip
 
 
-def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
+def _unknown(call: CallContents, shape: ApiShape, fields: dict[str, Any]) -> None:
     """Fields beside those that the API is known to have. Raises `Refusal` (400) for one that is misspelled."""
     known = shape.known
     for name in fields:
@@ -95,7 +95,7 @@ def _unknown(call: Call, shape: ApiShape, fields: dict[str, Any]) -> None:
             call.extra(0, "user", "", "", (_SEALED[name],))
 
 
-def _strings(fields: dict[str, Any], call: Call) -> int | None:
+def _strings(fields: dict[str, Any], call: CallContents) -> int | None:
     """How many strings and keys a call without escapes holds; None where more than plain messages had to be counted."""
     total = len(fields)
     for value in fields.values():

@@ -8,7 +8,7 @@ from extproc.bodies import encoding
 from extproc.keeping.keeper import Keeping
 from extproc.refusal import Refusal
 from extproc.requests.paths import Target
-from extproc.wire import NO_MESSAGE, Headers, Message, Mode
+from extproc.wire import NO_MESSAGE, EnvoyMessage, Headers, Mode
 from signals.state.session import Sessions
 
 
@@ -36,7 +36,7 @@ class Head:
         "usual",
     )
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: EnvoyMessage) -> None:
         terms = message.terms()
         self.message = message
         self.headers: Headers = message.headers

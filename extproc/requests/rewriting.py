@@ -9,7 +9,7 @@ from decisions.decision import Changes, Decision
 from decisions.model import Model
 from extproc.apis.registry import BY_NAME
 from extproc.apis.shape import ask_usage
-from extproc.bodies.edit import Draft
+from extproc.bodies.edit import JsonEdit
 from extproc.requests.thinking import forget, think
 from signals.request import Request
 
@@ -22,7 +22,7 @@ def rewritten(request: Request, decision: Decision, foreign: int = 0, usage: boo
     body = _rewritten(request, decision, foreign)
     if not usage:
         return body
-    draft = Draft(request.body if body is None else body, request.fields)
+    draft = JsonEdit(request.body if body is None else body, request.fields)
     ask_usage(draft)
     return draft.text
 
@@ -58,7 +58,7 @@ def with_model(request: Request, name: str) -> bytes:
     A body without one gets it as its first key. Raises `Refusal` (400) when the body is nested too deeply to be read
     again.
     """
-    draft = Draft(request.body, request.fields)
+    draft = JsonEdit(request.body, request.fields)
     BY_NAME[request.api].rename(draft, name)
     return draft.text
 
@@ -69,7 +69,7 @@ def changed(request: Request, model: Model, changes: Changes | None, foreign: in
     The thoughts in its first `foreign` messages (or items) are another model's, and are left out. Raises `Refusal`
     (400) when the body is nested too deeply to be read again.
     """
-    draft = Draft(request.body, request.fields)
+    draft = JsonEdit(request.body, request.fields)
     shape = BY_NAME[request.api]
     if not shape.names(draft.fields, model.name):
         shape.rename(draft, model.name)

@@ -10,10 +10,10 @@ from decisions.decision import Changes
 from decisions.model import Model
 from extproc.apis.messages import MESSAGES
 from extproc.apis.shape import ApiShape, set_inside
-from extproc.bodies.edit import Draft
+from extproc.bodies.edit import JsonEdit
 
 
-def think(draft: Draft, shape: ApiShape, model: Model, changes: Changes) -> None:
+def think(draft: JsonEdit, shape: ApiShape, model: Model, changes: Changes) -> None:
     """Switch reasoning on or off in the way of the model's family; the request stays as it is when nothing is asked."""
     effort = changes.reasoning_effort
     if effort is None and changes.thinking_budget is None and changes.thinking is None:
@@ -29,7 +29,7 @@ def think(draft: Draft, shape: ApiShape, model: Model, changes: Changes) -> None
         MESSAGES.think(draft, model, changes, on)
 
 
-def forget(draft: Draft, shape: ApiShape, until: int) -> None:
+def forget(draft: JsonEdit, shape: ApiShape, until: int) -> None:
     """Remove the thoughts in the turns before place `until`. A turn that has nothing else is removed whole.
 
     Where Anthropic demands a thought at the beginning of a turn, and that turn has none left, thinking is switched off

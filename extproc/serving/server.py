@@ -244,7 +244,7 @@ class Worker:
             await asyncio.to_thread(self._tracing.close)
         await self.resources.close()
 
-    # What the admin port shows (extproc.admin.port.Source)
+    # What the admin port shows (extproc.admin.port.AdminSource)
 
     async def status(self) -> Status:
         return Status(not self._draining, self.engine.policy, self.state())

@@ -425,7 +425,7 @@ class Supervisor:
         log.info("stopped")
         return 0
 
-    # What the admin port shows (extproc.admin.port.Source)
+    # What the admin port shows (extproc.admin.port.AdminSource)
 
     @property
     def engine(self) -> Engine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from signals.facts import Facts
-from signals.neural.kinds import Choice, ChoiceParams, second
+from signals.neural.kinds import LikeliestClass, LikeliestClassParams, second
 from signals.reading import Reading
 from signals.signal import Shared
 
@@ -32,13 +32,13 @@ Label = Literal[
 ]
 
 
-class DomainParams(ChoiceParams):
+class DomainParams(LikeliestClassParams):
     """Fields of knowledge, as MMLU groups its subjects."""
 
     is_: list[Label] = Field(alias="is", min_length=1, description="The classes that match.")
 
 
-class Domain(Choice):
+class Domain(LikeliestClass):
     """Reads the field of knowledge, one of 14: as the heads say or, where there is a second reader and they are not
     sure, as both do."""
 

@@ -6,18 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from signals.neural.kinds import Choice, ChoiceParams
+from signals.neural.kinds import LikeliestClass, LikeliestClassParams
 
 Label = Literal["none", "satisfied", "dissatisfied", "clarification"]
 
 
-class FeedbackParams(ChoiceParams):
+class FeedbackParams(LikeliestClassParams):
     """Kinds of feedback; none is a message that gives no feedback."""
 
     is_: list[Label] = Field(alias="is", min_length=1, description="The classes that match.")
 
 
-class Feedback(Choice):
+class Feedback(LikeliestClass):
     """Reads whether the user is satisfied, dissatisfied, or asks for clarification."""
 
     kind = head = "feedback"

@@ -161,7 +161,7 @@ class KeywordSignal(Signal):
             return
         self.cost = Cost.FAST
         # A word that two parts of a message repeat would count twice for bm25.
-        self._words = shared.use(Words, params.in_, params.exact, params.bm25 is None)
+        self._words = shared.use(FoldedWords, params.in_, params.exact, params.bm25 is None)
         every = zip(self._any + self._all + self._none, params.any + params.all + params.none, strict=True)
         folded = ((bit, fold(plain(keyword))) for bit, keyword in every)
         self._folded = {bit: " ".join(_words(keyword)) or keyword for bit, keyword in folded}
@@ -200,7 +200,7 @@ class KeywordSignal(Signal):
 
         words = facts.get(self._words)
         found = {}
-        budget = Budget()
+        budget = Comparisons()
         for bit, keyword in self._folded.items():
             size = len(keyword)
             cutoff = min(edits, size // 3)
@@ -220,7 +220,7 @@ class KeywordSignal(Signal):
         """The keywords with enough letter triples in common with some words of the text, and how many."""
         words = facts.get(self._words)
         found = {}
-        budget = Budget()
+        budget = Comparisons()
         for bit, grams in self._grams.items():
             size = len(grams)
             # A Dice coefficient of d needs sizes within d / (2 - d) of one another; most words fall out here.
@@ -246,7 +246,7 @@ class KeywordSignal(Signal):
         return Reading(score >= least, score)
 
 
-class Budget:
+class Comparisons:
     """Counts the comparisons of one reading, and ends it when there are too many."""
 
     def __init__(self) -> None:
@@ -259,7 +259,7 @@ class Budget:
             raise Unavailable("too_long")
 
 
-class Words:
+class FoldedWords:
     """Quick input: the folded words of one scope's text, or of all its spellings."""
 
     def __init__(self, scope: Scope, exact: bool, spellings: bool) -> None:

@@ -6,18 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from signals.neural.kinds import Choice, ChoiceParams
+from signals.neural.kinds import LikeliestClass, LikeliestClassParams
 
 Label = Literal["text", "image", "both"]
 
 
-class ModalityParams(ChoiceParams):
+class ModalityParams(LikeliestClassParams):
     """What should be generated."""
 
     is_: list[Label] = Field(alias="is", min_length=1, description="The classes that match.")
 
 
-class Modality(Choice):
+class Modality(LikeliestClass):
     """Reads whether text, an image, or both should be generated."""
 
     kind = head = "modality"

@@ -228,7 +228,7 @@ class _Places:
         return list(self._signal.all(facts))
 
 
-class Finding(NamedTuple):
+class Detection(NamedTuple):
     """Characters `start` to `end` of a text are of a kind; `value` is their plain form."""
 
     start: int
@@ -237,7 +237,7 @@ class Finding(NamedTuple):
     value: str
 
 
-def findings(text: str, plain: str, detectors: Sequence[tuple[Any, Detector]], sift: bool = False) -> list[Finding]:
+def findings(text: str, plain: str, detectors: Sequence[tuple[Any, Detector]], sift: bool = False) -> list[Detection]:
     """Everything in `text` that passes a detector's check, in it or in its view `plain` (the same object where there
     are no disguises); `sift` leaves out what does not fit its context. `Unavailable` (`too_many`) when there are too
     many candidates.
@@ -250,15 +250,15 @@ def findings(text: str, plain: str, detectors: Sequence[tuple[Any, Detector]], s
         return found
     if found:
         origin = Origin(text)
-        found = [Finding(*origin.span(start, end), kind, value) for start, end, kind, value in found]
+        found = [Detection(*origin.span(start, end), kind, value) for start, end, kind, value in found]
     taken = _Taken(found)
     return found + [one for one in _findings(text, detectors, sift) if one not in taken]
 
 
-def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) -> list[Finding]:
+def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) -> list[Detection]:
     data = text.encode(errors="replace")
     found = [
-        Finding(start, end, detector.kind, value)
+        Detection(start, end, detector.kind, value)
         for pattern, detector in detectors
         if detector.kind != "phone"
         for start, end, value in _checked(pattern, detector, data, sift)
@@ -268,7 +268,7 @@ def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) 
     for pattern, detector in detectors:
         if detector.kind == "phone":
             phones = (
-                Finding(start, end, "phone", value) for start, end, value in _checked(pattern, detector, data, sift)
+                Detection(start, end, "phone", value) for start, end, value in _checked(pattern, detector, data, sift)
             )
             found += [one for one in phones if one not in taken]
     if len(data) == len(text):
@@ -280,7 +280,7 @@ def _findings(text: str, detectors: Sequence[tuple[Any, Detector]], sift: bool) 
 class _Taken:
     """What findings cover; another finding that overlaps it is in it."""
 
-    def __init__(self, found: Iterable[Finding]) -> None:
+    def __init__(self, found: Iterable[Detection]) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
         for start, end in sorted(one[:2] for one in found):
@@ -290,7 +290,7 @@ class _Taken:
                 self._starts.append(start)
                 self._ends.append(end)
 
-    def __contains__(self, one: Finding) -> bool:
+    def __contains__(self, one: Detection) -> bool:
         number = bisect_left(self._starts, one.end) - 1
         return number >= 0 and self._ends[number] > one.start
 

@@ -74,7 +74,7 @@ class Probability(Signal):
         return Reading(self._bounds.hold(score), score, evidence=(f"windows={verdict.windows}",))
 
 
-class ChoiceParams(TextParams):
+class LikeliestClassParams(TextParams):
     """Classes, and how probable they must be together. Subclasses say which classes there are."""
 
     at_least: float | None = Field(
@@ -93,7 +93,7 @@ class ChoiceParams(TextParams):
             yield Doubt(("at_least",), "L322", message)
 
 
-class Choice(Signal):
+class LikeliestClass(Signal):
     """Reads the probability of some of a head's classes; the label is the likeliest. Without text nothing matches."""
 
     scored = True

@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 import weakref
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from signals.metrics import Histogram, MetricSample
 from signals.neural.fair import FairQueue
 from signals.reading import Unavailable
 
@@ -36,31 +36,8 @@ _EACH: Final = 64
 """Work that a job is whatever its size: a turn is not free."""
 
 
-class Sample(NamedTuple):
-    """One value: a counter's number, or a histogram's bucket counts (one more than its bounds) and its sum."""
-
-    name: str
-    labels: dict[str, str]
-    value: float | tuple[list[int], float]
-
-
-class Histogram:
-    """Counts by bucket. `bounds` are upper bounds; one more bucket takes the rest."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-
 @dataclass(slots=True)
-class Meter:
+class InferenceMetrics:
     """What one model's service counts; `name` is the model's, and the label of the metrics."""
 
     name: str
@@ -69,7 +46,7 @@ class Meter:
     ran: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     refused: Counter[str] = field(default_factory=Counter)
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[MetricSample]:
         """Everything as it stands; the model and the reasons are the only labels."""
         labels = {"model": self.name}
         for name, histogram in (
@@ -77,9 +54,9 @@ class Meter:
             ("queue_seconds", self.queued),
             ("run_seconds", self.ran),
         ):
-            yield Sample(f"pointsman_inference_{name}", labels, (list(histogram.counts), histogram.total))
+            yield MetricSample(f"pointsman_inference_{name}", labels, (list(histogram.counts), histogram.sum))
         for reason, count in list(self.refused.items()):
-            yield Sample("pointsman_inference_refused_total", {**labels, "reason": reason}, count)
+            yield MetricSample("pointsman_inference_refused_total", {**labels, "reason": reason}, count)
 
 
 _MOST: Final = 200
@@ -94,7 +71,7 @@ class Inference:
     """
 
     def __init__(self) -> None:
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, InferenceMetrics] = {}
         self._loaded: weakref.WeakValueDictionary[Hashable, object] = weakref.WeakValueDictionary()
         self._loading = threading.Lock()
 
@@ -110,13 +87,13 @@ class Inference:
             assert isinstance(found, kind)
             return found
 
-    def meter(self, name: str) -> Meter:
+    def meter(self, name: str) -> InferenceMetrics:
         """The meter of a model's name, which outlives the services of that name."""
         if name not in self._meters and len(self._meters) >= _MOST:
             name = "other"
-        return self._meters.setdefault(name, Meter(name))
+        return self._meters.setdefault(name, InferenceMetrics(name))
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[MetricSample]:
         """The metrics of every model that was served."""
         for meter in list(self._meters.values()):
             yield from meter.samples()
@@ -169,7 +146,7 @@ class Service(Generic[I, O]):
 
     def __init__(
         self,
-        meter: Meter,
+        meter: InferenceMetrics,
         run: Callable[[list[I]], Sequence[O | Unavailable]],
         size: Callable[[I], int] | None = None,
         *,
@@ -319,9 +296,9 @@ class Service(Generic[I, O]):
         if not jobs:
             return
         meter, rested = self.meter, self._rested
-        meter.batch.add(len(jobs))
+        meter.batch.observe(len(jobs))
         for job in jobs:
-            meter.queued.add(started - job.asked)
+            meter.queued.observe(started - job.asked)
         answers: Sequence[O | Unavailable]
         try:
             answers = self._run([job.item for job in jobs])
@@ -336,7 +313,7 @@ class Service(Generic[I, O]):
                 log.error("model %s failed: %s", self.name, type(error).__name__)
             answers = [Unavailable("error")] * len(jobs)
         meter.refused.update(answer.reason for answer in answers if isinstance(answer, Unavailable))
-        meter.ran.add(time.monotonic() - started - (self._rested - rested))
+        meter.ran.observe(time.monotonic() - started - (self._rested - rested))
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[O], O | Unavailable]]] = {}
         for job, answer in zip(jobs, answers, strict=True):
             loops.setdefault(job.loop, []).append((job.answer, answer))

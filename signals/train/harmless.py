@@ -169,7 +169,7 @@ _SECRETS: Final = (
 )
 
 
-class Made:
+class TextMaker:
     """Texts made by a seed."""
 
     def __init__(self, seed: str) -> None:
@@ -249,7 +249,7 @@ def main() -> None:
     shared = Shared()
     signal = Pii("pii", PiiParams.model_validate({"types": KINDS}), shared)
     shared.freeze()
-    made = Made(given.seed)
+    made = TextMaker(given.seed)
     for name, make in made.harmless().items():
         wrong = [(kind, text) for text in (make() for _ in range(given.texts)) if (kind := found(signal, text))]
         print(f"{name:24} {len(wrong) / given.texts:6.2%} false alarms", *wrong[:4], sep="\n    ")

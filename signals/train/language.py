@@ -70,7 +70,7 @@ SHORT = 0.3
 """Lines of one to three words for each line of four to twenty: greetings are text, too."""
 
 
-class Words:
+class WordSampler:
     """Draws words of one language from the conditional letter frequencies P(letter | up to four letters before).
 
     Where a word begins and ends follows from them: what remains of a context's mass after all its continuations is the
@@ -149,7 +149,7 @@ def frequencies(wheel: zipfile.ZipFile, language: str) -> list[dict[str, float]]
 def pseudo(wheel: zipfile.ZipFile, language: str) -> list[str]:
     """Lines of drawn words."""
     rng = random.Random(f"language {language}")
-    words = Words(frequencies(wheel, language), rng)
+    words = WordSampler(frequencies(wheel, language), rng)
     lines = []
     left = DRAWN_CLOSE if language in CLOSE else DRAWN
     while left > 0:

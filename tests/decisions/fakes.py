@@ -10,7 +10,7 @@ from decisions.catalogue import Catalogue
 from decisions.engine import Clause, Engine, Ruleset
 from decisions.model import Model
 from decisions.named import RuleSignal
-from decisions.rule import All, AnyOf, AtLeast, NamedRule, Not, Rule
+from decisions.rule import All, AnyOf, AtLeastOf, NamedRule, Not, Rule
 from decisions.selectors.pinned import built
 from decisions.selectors.selector import Pick, Selector
 from signals.facts import Facts
@@ -110,7 +110,7 @@ def name_rules(rule: Rule, signals: dict[str, Signal]) -> None:
                 signals[name] = RuleSignal(name, child, signals, Shared())
         case Not(of=child):
             name_rules(child, signals)
-        case All(of=children) | AnyOf(of=children) | AtLeast(of=children):
+        case All(of=children) | AnyOf(of=children) | AtLeastOf(of=children):
             for child in children:
                 name_rules(child, signals)
 

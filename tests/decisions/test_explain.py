@@ -11,7 +11,7 @@ from config.load import parse
 from decisions import describe
 from decisions.decision import Decision, Trace
 from decisions.explain import as_object, outcome, tree
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not
+from decisions.rule import ALWAYS, All, AnyOf, AtLeastOf, Leaf, NamedRule, Not
 from decisions.selectors.weighted import Weighted
 from signals.reading import FALSE, TRUE, Reading, unknown
 from signals.signal import Cost
@@ -77,7 +77,7 @@ def test_a_named_rule_is_a_node_of_its_own_and_drawn_once() -> None:
 
 
 def test_the_tree_shows_what_each_leaf_read_and_what_was_not_looked_at() -> None:
-    rule = All((AnyOf((A, Leaf("b", at_least=0.9))), Not(C), AtLeast(1, (C, A))))
+    rule = All((AnyOf((A, Leaf("b", at_least=0.9))), Not(C), AtLeastOf(1, (C, A))))
     signals = [Fake("a"), Fake("b"), Fake("c")]
     clauses = [clause("unsure", C, None, on_unknown="skip"), clause("hit", rule), clause("late", ALWAYS)]
     made = engine(signals, clauses)

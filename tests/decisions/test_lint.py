@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from decisions.engine import Clause
 from decisions.lint import Finding, lint
 from decisions.named import RuleParams
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule, parts
+from decisions.rule import ALWAYS, All, AnyOf, AtLeastOf, Leaf, NamedRule, Not, Rule, parts
 from decisions.selectors.weighted import Weighted
 from signals.kinds.score import ScoreParams
 from signals.reading import Reading
@@ -81,7 +81,7 @@ rules: st.SearchStrategy[Rule] = st.recursive(
         st.builds(Not, below),
         st.builds(All, st.lists(below, min_size=1, max_size=3).map(tuple)),
         st.builds(AnyOf, st.lists(below, min_size=1, max_size=3).map(tuple)),
-        st.lists(below, min_size=3, max_size=4).map(lambda of: AtLeast(2, tuple(of))),
+        st.lists(below, min_size=3, max_size=4).map(lambda of: AtLeastOf(2, tuple(of))),
     ),
     max_leaves=5,
 )
@@ -301,9 +301,9 @@ def test_models_of_stepwise_decisions_are_used() -> None:
 
 def test_counts_are_encoded_exactly() -> None:
     of = tuple(Leaf(name) for name in "abcd")
-    assert found([clause("x", All((AtLeast(2, of), Not(AnyOf(of[:2])))))]) == []
-    assert only([clause("x", All((AtLeast(3, of), Not(AnyOf(of[:2])))))]).code == "L301"
-    assert codes([clause("x", AtLeast(2, of)), clause("y", AtLeast(3, of))]) == [(1, "L302", False)]
+    assert found([clause("x", All((AtLeastOf(2, of), Not(AnyOf(of[:2])))))]) == []
+    assert only([clause("x", All((AtLeastOf(3, of), Not(AnyOf(of[:2])))))]).code == "L301"
+    assert codes([clause("x", AtLeastOf(2, of)), clause("y", AtLeastOf(3, of))]) == [(1, "L302", False)]
 
 
 def test_hundreds_of_decisions_are_no_trouble() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from decisions.decision import Trace
 from decisions.engine import Clause, Engine
 from decisions.named import RuleSignal
-from decisions.rule import ALWAYS, All, AnyOf, AtLeast, Leaf, NamedRule, Not, Rule
+from decisions.rule import ALWAYS, All, AnyOf, AtLeastOf, Leaf, NamedRule, Not, Rule
 from signals.kinds.score import Score, ScoreParams
 from signals.reading import FALSE, TRUE, Reading, Unavailable, unknown
 from signals.signal import Cost, Shared, Signal
@@ -132,7 +132,7 @@ leaf = st.one_of(
 
 
 def _counted(children: list[Rule]) -> st.SearchStrategy[Rule]:
-    return st.builds(AtLeast, st.integers(1, len(children)), st.just(tuple(children)))
+    return st.builds(AtLeastOf, st.integers(1, len(children)), st.just(tuple(children)))
 
 
 def rules_of(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Rule]:
@@ -273,7 +273,7 @@ def read_once(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b", "c")) -> Rule
             cut = draw(st.integers(1, len(parts) - 1))
             pair = (build(parts[:cut]), build(parts[cut:]))
             flat = tuple(parts)
-            kinds: list[Rule] = [All(pair), AnyOf(pair), AtLeast(draw(st.integers(1, len(flat))), flat)]
+            kinds: list[Rule] = [All(pair), AnyOf(pair), AtLeastOf(draw(st.integers(1, len(flat))), flat)]
             rule = draw(st.sampled_from(kinds))
         if draw(st.booleans()):
             rule = NamedRule(f"rule {rule}", rule)  # each rule has a name of its own
@@ -358,7 +358,7 @@ def test_rules_say_the_same_of_each_request_that_is_alike(examples: int) -> None
     @given(st.data(), many_rules(), st.randoms())
     def holds(data: st.DataObject, named: list[NamedRule], random: Random) -> None:
         clauses = data.draw(clause_lists(st.sampled_from(named), most=4))
-        clauses.append(Clause("every", AtLeast(len(named), tuple(named)), "route", LARGE))
+        clauses.append(Clause("every", AtLeastOf(len(named), tuple(named)), "route", LARGE))
         count = Score("count", ScoreParams(sum={"a": 0.2, "b": 0.4}, of="matches", bands=BANDS), Shared())
         made = engine([*(Fake(name) for name in "abc"), count], clauses)
         asked = [*product(MATCHES, repeat=3)] * 2

@@ -12,7 +12,7 @@ from decisions.rule import (
     PENDING,
     All,
     AnyOf,
-    AtLeast,
+    AtLeastOf,
     Leaf,
     NamedRule,
     Not,
@@ -46,9 +46,9 @@ T, F, U = Leaf("t"), Leaf("f"), Leaf("u")
         (AnyOf((T, U)), True),
         (AnyOf((F, U)), None),
         (AnyOf((F, F)), False),
-        (AtLeast(2, (T, U, F)), None),
-        (AtLeast(2, (T, T, U)), True),
-        (AtLeast(2, (T, F, F)), False),
+        (AtLeastOf(2, (T, U, F)), None),
+        (AtLeastOf(2, (T, T, U)), True),
+        (AtLeastOf(2, (T, F, F)), False),
         (ALWAYS, True),
         (Leaf("missing"), PENDING),
         (All((F, Leaf("missing"))), False),
@@ -89,10 +89,10 @@ def test_a_bound_on_a_score_that_is_not_there_is_unknown() -> None:
         (Not(Leaf("a")), 0.1),
         (All((Leaf("a"), Leaf("b"))), 0.6),
         (AnyOf((Leaf("a"), Leaf("b"))), 0.9),
-        (AtLeast(2, (Leaf("a"), Leaf("b"), Leaf("c"))), 0.6),
+        (AtLeastOf(2, (Leaf("a"), Leaf("b"), Leaf("c"))), 0.6),
         (AnyOf((Leaf("b"), Leaf("c"))), 0.6),
         (All((Leaf("a"), Leaf("c"))), 0.2),
-        (AtLeast(3, (Leaf("a"), Leaf("c"), Leaf("c"))), 0.2),
+        (AtLeastOf(3, (Leaf("a"), Leaf("c"), Leaf("c"))), 0.2),
         (All((Leaf("a"), Leaf("c"), Leaf("d"))), 0.1),
         (AnyOf((Leaf("d"), Leaf("c"))), 0.2),
         (Leaf("count"), 1.0),
@@ -116,7 +116,9 @@ def test_confidence_comes_from_the_children_that_decided(rule: Rule, expected: f
 
 
 def test_a_rule_is_written_as_the_policy_writes_it() -> None:
-    rule = All((T, AnyOf((F, Not(U))), AtLeast(2, (T, Leaf("s", at_least=0.7, label="math"), Leaf("s", at_most=0.9)))))
+    rule = All(
+        (T, AnyOf((F, Not(U))), AtLeastOf(2, (T, Leaf("s", at_least=0.7, label="math"), Leaf("s", at_most=0.9))))
+    )
     assert text(rule) == (
         "{all: [t, {any: [f, {not: u}]}, {at_least: {count: 2, of: [t, {signal: s, at_least: 0.7, is: math}, "
         "{signal: s, at_most: 0.9}]}}]}"
@@ -142,7 +144,7 @@ def test_cheap_children_run_first() -> None:
         (All((Leaf("u"), Leaf("a"))), set(), {"a"}),
         (AnyOf((Leaf("u"), Leaf("a"))), {"a"}, set()),
         (Not(All((Leaf("u"), Leaf("a")))), {"a"}, set()),
-        (AtLeast(2, (Leaf("t"), Leaf("a"), Leaf("b"))), {"a", "b"}, {"a", "b"}),
+        (AtLeastOf(2, (Leaf("t"), Leaf("a"), Leaf("b"))), {"a", "b"}, {"a", "b"}),
         (AnyOf((All((Leaf("u"), Leaf("a"))), Leaf("b"))), {"b"}, {"a", "b"}),
         (Leaf("t"), set(), set()),
     ],

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from config.build import build
 from config.load import parse
 from decisions.engine import Engine
-from decisions.rule import All, AnyOf, AtLeast, Leaf, Not, Rule
+from decisions.rule import All, AnyOf, AtLeastOf, Leaf, Not, Rule
 from decisions.watching import Judge, Verdict, Watched, Watching
 from signals.facts import Facts
 from signals.reading import FALSE, TRUE, Reading, Span, Unavailable, unknown
@@ -331,8 +331,8 @@ A, B = Leaf("a"), Leaf("b")
         (All((A, B)), unknown("x"), TRUE, "cut"),
         (Not(A), unknown("x"), FALSE, "cut"),
         (Not(A), FALSE, FALSE, "pass"),
-        (AtLeast(2, (A, B, Leaf("c"))), unknown("x"), FALSE, "pass"),
-        (AtLeast(2, (A, B, Leaf("c"))), unknown("x"), TRUE, "cut"),
+        (AtLeastOf(2, (A, B, Leaf("c"))), unknown("x"), FALSE, "pass"),
+        (AtLeastOf(2, (A, B, Leaf("c"))), unknown("x"), TRUE, "cut"),
         (Leaf("a", at_least=0.5), Reading(True, None), FALSE, "cut"),
         (Leaf("a", at_least=0.5), Reading(True, 0.4), FALSE, "pass"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from decisions.decision import Changes
 from decisions.model import Model
-from extproc.bodies.edit import Draft, elements, exchanged
+from extproc.bodies.edit import JsonEdit, elements, exchanged
 from extproc.refusal import Refusal
 from extproc.requests import rewriting
 from signals.request import Request
@@ -201,7 +201,7 @@ def test_any_body_keeps_every_byte_that_no_decision_changes(seed: int) -> None:
 @given(st.integers(0), st.lists(st.sampled_from((*KEYS, "new")), max_size=6), st.randoms(use_true_random=False))
 def test_members_are_set_and_removed_in_any_order(seed: int, keys: list[str], chance: random.Random) -> None:
     _, body = Writer(seed).body()
-    draft = Draft(body, orjson.loads(body))
+    draft = JsonEdit(body, orjson.loads(body))
     wanted = pieces(body)
     for key in keys:
         if chance.random() < 0.5:
@@ -221,7 +221,7 @@ def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, byte
     values = [writer.value() for _ in range(seed % 6)]
     text = writer.listed(values).encode()
     assert [text[start:end] for start, end in elements(text)] == [value.encode() for value in values]
-    draft = Draft(b'{"y": [], "x" : %b}' % text, {"y": [], "x": []})
+    draft = JsonEdit(b'{"y": [], "x" : %b}' % text, {"y": [], "x": []})
     if values:
         start, end = draft.first("x")
         assert draft.text[start:end] == values[0].encode()
@@ -250,14 +250,14 @@ def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, byte
     ],
 )
 def test_a_member_is_taken_away_with_its_comma(body: bytes, key: str, wanted: bytes) -> None:
-    draft = Draft(body, orjson.loads(body))
+    draft = JsonEdit(body, orjson.loads(body))
     draft.remove(key)
     assert draft.text == wanted
 
 
 def test_a_value_that_is_not_there_is_said() -> None:
     with pytest.raises(ValueError, match="no such member"):
-        Draft(b'{"a": "b"}', {"a": "b"}).raw("b")
+        JsonEdit(b'{"a": "b"}', {"a": "b"}).raw("b")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_system_prompt_is_put_into_the_bytes(api: str, before: str, after: str
 def test_a_body_too_deep_to_find_a_member_in_is_refused() -> None:
     body = b'{"y": {"model": 1}, "x":' + b"[" * 100_000 + b"]" * 100_000 + b', "model": "a"}'
     with pytest.raises(Refusal) as caught:
-        Draft(body, {"model": "a", "y": 1, "x": 1}).set("model", "b")
+        JsonEdit(body, {"model": "a", "y": 1, "x": 1}).set("model", "b")
     assert caught.value.code == "nested_too_deeply"
 
 

@@ -10,7 +10,8 @@ from decisions.model import Model
 from decisions.outcome import Outcome
 from extproc.admin.exposition import expose
 from extproc.records import metrics
-from extproc.records.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Histogram, Metrics, counted, gauge, merge
+from extproc.records.metrics import FAMILIES, MAX_SERIES, SECONDS, Counts, Metrics, counted, gauge, merge
+from signals.metrics import Histogram
 from signals.reading import FALSE, TRUE, Reading
 
 SMALL = Model("small", "Qwen/Qwen3-8B")

@@ -13,7 +13,7 @@ from signals.signal import Cost
 from signals.text import detectors
 from signals.text.detectors import DETECTORS, luhn, mod97
 from signals.text.patterns import compiled
-from signals.train.harmless import KINDS, Made
+from signals.train.harmless import KINDS, TextMaker
 from tests.signals.help import build, complaint, data, matched, reading
 
 REAL: list[tuple[str, str]] = [
@@ -206,7 +206,7 @@ def test_wrong_parameters_are_explained() -> None:
 
 def test_what_looks_like_it_is_no_alarm() -> None:
     """At most 1 % on order numbers, versions, log lines, hashes and manuals; at least 0.9 of the secrets are found."""
-    made = Made("test")
+    made = TextMaker("test")
     signal = build("pii", types=KINDS)
     for name, make in made.harmless().items():
         texts = [make() for _ in range(400)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from signals.neural.fair import FairQueue, client_of
 from signals.neural.heads import HeadVerdict
-from signals.neural.service import Limits, Meter, Service
+from signals.neural.service import InferenceMetrics, Limits, Service
 from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
 from signals.request import Request
@@ -244,7 +244,7 @@ class Model:
 
 async def test_a_full_queue_costs_the_greatest_its_newest_and_not_the_newcomer() -> None:
     model = Model()
-    service: Service[str, int] = Service(Meter("fair"), model.run, len, limits=Limits(queue=3, batch=1))
+    service: Service[str, int] = Service(InferenceMetrics("fair"), model.run, len, limits=Limits(queue=3, batch=1))
     try:
         first = asyncio.create_task(service.ask("x", client="big"))
         await asyncio.sleep(0.05)  # the thread has it
@@ -265,7 +265,7 @@ async def test_a_full_queue_costs_the_greatest_its_newest_and_not_the_newcomer()
 
 async def test_the_given_up_take_no_place() -> None:
     model = Model()
-    service: Service[str, int] = Service(Meter("fair"), model.run, len, limits=Limits(queue=2, batch=1))
+    service: Service[str, int] = Service(InferenceMetrics("fair"), model.run, len, limits=Limits(queue=2, batch=1))
     try:
         first = asyncio.create_task(service.ask("x"))
         await asyncio.sleep(0.05)

@@ -173,7 +173,7 @@ async def test_signals_of_one_text_share_the_heads_run(both: Shared) -> None:
 
 
 def _runs(shared: Shared) -> float:
-    return shared.services.inference.meter("shipped").batch.total
+    return shared.services.inference.meter("shipped").batch.sum
 
 
 async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from signals.neural.service import Inference, Limits, Meter, Service
+from signals.neural.service import Inference, InferenceMetrics, Limits, Service
 from signals.reading import Unavailable
 from tests.patience import PATIENCE
 
@@ -22,7 +22,7 @@ def make() -> Iterator[Make]:
     made: list[Service[int, int]] = []
 
     def build(run: Callable[[list[int]], Sequence[int]], **given: object) -> Service[int, int]:
-        made.append(Service(given.pop("meter", None) or Meter("test"), run, **given))  # type: ignore[arg-type]
+        made.append(Service(given.pop("meter", None) or InferenceMetrics("test"), run, **given))  # type: ignore[arg-type]
         return made[-1]
 
     yield build
