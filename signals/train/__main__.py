@@ -1,8 +1,9 @@
 """`python -m signals.train --data DIR`: rebuilds signals/models/ from public data. About twenty minutes on one core.
 
 Three trainings: two that leave sources out, to calibrate and to measure, and the one that is shipped; and the same for
-the second reader (`python -m signals.train.second` trains that alone). `--limit 300 --out FOLDER` tries all of it in
-some minutes, with few texts."""
+the second reader (`python -m signals.train.second` trains that alone). `--only jailbreak` keeps the lexicon, the word
+vectors and the other heads that are there. `--limit 300 --out FOLDER` tries all of it in some minutes, with few
+texts."""
 
 from __future__ import annotations
 
@@ -111,10 +112,12 @@ def read_all(items: Sequence[corpus.Item], built: Lexicon, what: str) -> list[Fe
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a training learns from: the texts, read by the lexicon, with the frozen word vectors."""
+    """What a training learns from: the texts, read by the lexicon, with the frozen word vectors; `told` is what the
+    card says of those that were written for it."""
 
     data: Data
     lessons: corpus.Corpus
+    told: str
     read: Sequence[Features]
     built: Lexicon
     table: NDArray[np.float32]
@@ -193,6 +196,7 @@ def options(prog: str, description: str | None) -> argparse.Namespace:
     parser.add_argument("--tests", type=Path, default=Path("tests/data"), help="the hand-written test sets")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--limit", type=int, help="a trial: no more texts of each source than this; needs --out")
+    parser.add_argument("--only", choices=["jailbreak"], help="keep the lexicon, the word vectors and the other heads")
     args = parser.parse_args()
     if args.limit is not None and (args.limit < 100 or args.out == MODELS):
         parser.error(
@@ -201,8 +205,38 @@ def options(prog: str, description: str | None) -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace) -> Lesson:
-    """The texts that all trainings learn from, read by the lexicon, which is written."""
+def known(data: Data, lessons: corpus.Corpus) -> list[str]:
+    """The texts whose words the lexicon knows."""
+    more = [
+        row[key]
+        for name, key in (("pii/presidio_synth", "text"), ("language/sentences", "text"))
+        for row in data.part(name)
+    ]
+    own = [item.text for item in lessons.items if item.source not in ("mmlu talk", corpus.SUFFIXED)]
+    return list(dict.fromkeys(own + more))
+
+
+_FEW: Final = {
+    "mmlu": 0.1, "mmlu bare": 0.1, "mmlu talk": 0.05, "gsm8k": 0.2, "gsm8k graded": 0, "llmrouter": 0.4,
+    "intents": 0.25, "written questions": 0.35, "written puzzles": 0.3, "written modality": 0.2,
+    "written fact_check": 0.1, "written feedback": 0.4,
+}  # fmt: skip
+"""The share of a source that is enough to know that its texts are no attacks."""
+
+
+def some(items: Sequence[corpus.Item]) -> list[corpus.Item]:
+    """What says something of attacks, without the many that say the same."""
+    chance = random.Random(SEED)
+    return [
+        item
+        for item in items
+        if "jailbreak" in item.labels and (item.source not in _FEW or chance.random() < _FEW[item.source])
+    ]
+
+
+def prepare(args: argparse.Namespace, *, kept: bool = False) -> Lesson:
+    """The texts that all trainings learn from, read by the lexicon, which is written; or by the one that is there,
+    `kept` with its word vectors."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(SEED)
@@ -216,49 +250,58 @@ def prepare(args: argparse.Namespace) -> Lesson:
         if item.text.casefold() not in tested
         and not (item.source.startswith("written") and letters(item.text) in public)  # written means not copied
     ]
-    more = [
-        row[key]
-        for name, key in (("pii/presidio_synth", "text"), ("language/sentences", "text"))
-        for row in data.part(name)
-    ]
-    own = [item.text for item in lessons.items if item.source not in ("mmlu talk", corpus.SUFFIXED)]
-    texts = list(dict.fromkeys(own + more))
-    args.out.mkdir(parents=True, exist_ok=True)
-    lexicon_path = args.out / "lexicon.npz"
-    lexicon.save(lexicon.build(texts, vocabulary(data)), lexicon_path)
-    built = Lexicon.load(lexicon_path)
-    table = _kept(args.cache, lexicon_path, lambda: embed_table(data, built, args.cache))
+    told, path = written.told(lessons.items), args.out / "lexicon.npz"
+    if not kept:
+        args.out.mkdir(parents=True, exist_ok=True)
+        lexicon.save(lexicon.build(known(data, lessons), vocabulary(data)), path)
+    built = Lexicon.load(path)
+    if kept:
+        lessons.items = some(lessons.items)
+        table = export.word_vectors(args.out / "heads.onnx")
+    else:
+        table = _kept(args.cache, path, lambda: embed_table(data, built, args.cache))
     read = read_all(lessons.items, built, "features")
-    return Lesson(data, lessons, read, built, table, args.epochs)
+    return Lesson(data, lessons, told, read, built, table, args.epochs)
 
 
 def main() -> None:
     args = options("python -m signals.train", __doc__)
-    lesson = prepare(args)
+    kept = args.only is not None
+    lesson = prepare(args, kept=kept)
     data, lessons, built = lesson.data, lesson.lessons, lesson.built
     lexicon_path, model_path = args.out / "lexicon.npz", args.out / "heads.onnx"
     labels = {"domain": lessons.domains, "feedback": corpus.FEEDBACK, "modality": corpus.MODALITY}
     levels, seen = _outside(lesson, labels, lexicon_path, args.tests)
-    weights = learn(lesson)
-    export.save(weights, labels, model_path)
+    weights = learn(lean(lesson) if kept else lesson)
+
+    def save() -> None:
+        if kept:
+            export.renew(model_path, weights)
+        else:
+            export.save(weights, labels, model_path)
+
+    save()
     levels = traffic.settled(levels, runtime.Heads(model_path, lexicon_path, None), data)
     unseen = corpus.build(data, SEED, held_out=True)
-    # Calibrated on one half of the held-out texts; the card reports the error on the other.
-    weights.calibration = measure.calibrate(runtime.Heads(model_path, lexicon_path, None), unseen)
+    if not kept:
+        # Calibrated on one half of the held-out texts; the card reports the error on the other.
+        weights.calibration = measure.calibrate(runtime.Heads(model_path, lexicon_path, None), unseen)
     for head, level in zip(("jailbreak", "window", "planted"), levels.values(), strict=True):
         weights.calibration[head] = level.slope, level.shift
     weights.drift = levels["window"].drift, levels["planted"].drift
-    export.save(weights, labels, model_path)
-    domain.make(data, args.out, args.tests)
+    save()
+    if not kept:
+        domain.make(data, args.out, args.tests)
     seen = traffic.coded(seen, runtime.Heads(model_path, lexicon_path, None))
     levels = traffic.lowered(levels, seen)
-    export.mark(model_path, "lowered", levels["direct"].lowered)
+    export.mark(model_path, lowered=f"{levels['direct'].lowered:.4f}")
     shipped = runtime.Heads(model_path, lexicon_path, None)
     figures = measure.measure(shipped, unseen, data, args.tests)
     entries = f"{built.rows - 1:,} entries, {built.embedded - 1:,} of them words"
-    made = card.Made([model_path, lexicon_path], entries, levels, written.told(lessons.items))
+    made = card.Made([model_path, lexicon_path], entries, levels, lesson.told, kept)
     card.write(args.out / "heads.md", (traffic.table(seen, levels), figures), data, made)
-    difficulty.make(Data(args.data, tuple(difficulty.SOURCES), args.limit), built, lesson.table, args.out)
+    if not kept:
+        difficulty.make(Data(args.data, tuple(difficulty.SOURCES), args.limit), built, lesson.table, args.out)
     from signals.train import second  # it builds on this module
 
     second.make(lesson, args.out, args.tests)

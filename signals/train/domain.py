@@ -197,12 +197,12 @@ def make(data: Data, out: Path, tests: Path) -> None:
     path, lexicon = out / "heads.onnx", out / "lexicon.npz"
     built = Lexicon.load(lexicon)
     own = train(lessons(data, tests), built, path)
-    export.graft(path, own, heads.HIDDEN)
+    export.put(path, "domain", own)
     sets = calibrating(data)
     model = Runtime(path, lexicon, None)
     first = [[one for one in asked if not measure.second_half(one[0])] for asked in sets.values()]
     at = slope([answers(model, asked, "calibrate") for asked in first])
-    export.graft(path, own.times(at), heads.HIDDEN)
+    export.put(path, "domain", own.times(at))
     card(data, out, tests)
 
 

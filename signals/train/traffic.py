@@ -22,6 +22,7 @@ from signals.kinds.jailbreak import DEFAULT, DOCUMENT, PASTED
 from signals.neural.heads import Heads
 from signals.train.measure import logit, platt
 from signals.train.sources import written
+from signals.train.sources.corpus import shows
 from signals.train.sources.data import Data, library, said
 
 F64 = NDArray[np.float64]
@@ -141,6 +142,16 @@ class Level:
         if not len(parts):
             return -np.inf
         return self.slope * float(parts.max()) + self.shift - self.drift * log(len(parts))
+
+
+def rows_of(sample: Sample) -> list[str]:
+    """The rows of the cards that count `sample`: its source, the language, and whether an attack shows in its text."""
+    found = [sample.source]
+    if sample.language:
+        found.append(f"{sample.source}: {sample.language}")
+    if sample.attack and sample.source in ("atk_cse_direct", "atk_cse_multi") and shows(sample.source, sample.user):
+        found.append(f"{sample.source}, seen in the text")
+    return found
 
 
 Levels = dict[str, Level]
@@ -448,9 +459,8 @@ def table(seen: Seen, found: Levels) -> list[Row]:
     ]
     groups: dict[tuple[bool, str], list[float]] = defaultdict(list)
     for (sample, _, _), value in zip(seen, scores, strict=True):
-        groups[sample.attack, sample.source].append(value)
-        if sample.language:
-            groups[sample.attack, f"{sample.source}: {sample.language}"].append(value)
+        for name in rows_of(sample):
+            groups[sample.attack, name].append(value)
     for (attack, name), values in sorted(groups.items(), key=lambda item: item[0][0]):
         if ":" in name and not attack and np.mean(np.array(values) >= DEFAULT) == 0:
             continue  # dozens of languages without one false alarm: the row of all of them says it

@@ -115,11 +115,7 @@ def build(weights: Weights) -> onnx.ModelProto:
         add("Softmax", f"logits_{head}", axis=1, out=head)
 
     # Sums over spans of words: differences of running sums. The third column is the square of a span's length.
-    slopes, shifts = np.array(
-        [weights.calibration.get(name, (1.0, 0.0)) for name in ("window", "planted")], np.float32
-    ).T
-    together = np.concatenate((weights.parts * slopes, (weights.weight**2)[:, None]), 1).astype(np.float16)
-    together[0] = 0
+    together, added = spans(weights)
     picked = add("Cast", add("Gather", constant(together), "flat", axis=0), to=TensorProto.FLOAT)
     running = add("CumSum", add("ReduceSum", picked, graph.ints(0), keepdims=0), constant(np.array(0, np.int64)))
     running = add("Concat", constant(np.zeros((1, 3), np.float32)), running, axis=0)
@@ -127,7 +123,7 @@ def build(weights: Weights) -> onnx.ModelProto:
     inside = add("Squeeze", add("Sub", "last", "first"), graph.ints(1))
     graph.nodes.append(helper.make_node("Split", [inside, graph.ints(2, 1)], ["hits", "squares"], axis=1))
     size = add("Sqrt", add("Max", "squares", graph.number(1.0)))
-    scores = add("Add", add("Div", "hits", size), constant((weights.parts_bias * slopes + shifts).astype(np.float32)))
+    scores = add("Add", add("Div", "hits", size), constant(added))
     add("Identity", scores, out="parts")
 
     def value(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
@@ -183,40 +179,88 @@ class Own:
         return Own(self.wide * slope, self.inner, (self.outer[0] * slope, self.outer[1] * slope))
 
 
-def graft(path: Path, own: Own, shared: int) -> None:
-    """Puts `own` into the graph at `path` in place of its domain head, whose classes come first. The other heads stay
-    as they are: they read the first `shared` units, `own` those behind them."""
-    model = onnx.load(path)
+def columns(model: onnx.ModelProto) -> dict[str, slice]:
+    """Which columns of the graph's logits belong to which head."""
+    split = next(node for node in model.graph.node if node.op_type == "Split" and "logits_domain" in node.output)
+    sizes = next(numpy_helper.to_array(part) for part in model.graph.initializer if part.name == split.input[1])
+    ends = np.cumsum(sizes).tolist()
+    names = [name.removeprefix("logits_") for name in split.output]
+    return {name: slice(end - size, end) for name, end, size in zip(names, ends, sizes.tolist(), strict=True)}
+
+
+def graft(model: onnx.ModelProto, head: str, own: Own) -> None:
+    """Puts `own` into the graph in place of one of its heads. The other heads stay as they are: units that they read
+    are kept, and those of `own` come behind them."""
+    mine = columns(model)[head]
     parts = {part.name: part for part in model.graph.initializer}
     first, second = (node.input[1:3] for node in model.graph.node if node.op_type == "Gemm")
     names = (*(part.name for part in model.graph.initializer[:2]), *first, *second)
     wide, step, inner, inner_bias, outer, bias = (np.array(numpy_helper.to_array(parts[name])) for name in names)
-    classes = own.wide.shape[1]
-    wide[:, :classes], step[:classes] = quantise(own.wide)
+    wide[:, mine], step[mine] = quantise(own.wide)
+    outer[:, mine] = 0
+    read = outer.any(1)
     below = np.zeros((len(own.inner[1]), outer.shape[1]), np.float32)
-    below[:, :classes] = own.outer[0].T
-    outer = np.concatenate((outer[:shared], below))
-    outer[:shared, :classes] = 0
-    bias[:classes] = own.outer[1]
-    inner = np.concatenate((inner[:, :shared], own.inner[0].T), 1)
-    inner_bias = np.concatenate((inner_bias[:shared], own.inner[1]))
+    below[:, mine] = own.outer[0].T
+    outer = np.concatenate((outer[read], below))
+    bias[mine] = own.outer[1]
+    inner = np.concatenate((inner[:, read], own.inner[0].T), 1)
+    inner_bias = np.concatenate((inner_bias[read], own.inner[1]))
     for name, value in zip(names, (wide, step, inner, inner_bias, outer, bias), strict=True):
         parts[name].CopyFrom(numpy_helper.from_array(np.array(value, order="C"), name))
     onnx.checker.check_model(model)
+
+
+def put(path: Path, head: str, own: Own) -> None:
+    """`graft` for the graph in the file at `path`."""
+    model = onnx.load(path)
+    graft(model, head, own)
     onnx.save(model, path)
+
+
+def renew(path: Path, weights: Weights) -> None:
+    """Puts what `weights` know of attacks into the graph at `path`: the head `jailbreak`, the two over spans and their
+    drift. All other heads stay as they are."""
+    model = onnx.load(path)
+    mine, (slope, shift) = weights.slices["jailbreak"], weights.calibration.get("jailbreak", (1.0, 0.0))
+    own = Own(weights.wide[:, mine], weights.inner, (weights.outer[0][mine], weights.outer[1][mine])).times(slope)
+    graft(model, "jailbreak", Own(own.wide, own.inner, (own.outer[0], own.outer[1] + np.float32(shift))))
+    parts = {part.name: part for part in model.graph.initializer}
+    table = next(node.input[0] for node in model.graph.node if "flat" in node.input)
+    last = next(node.input[0] for node in model.graph.node if "parts" in node.output)
+    bias = next(node.input[1] for node in model.graph.node if last in node.output)
+    together, added = spans(weights)
+    parts[table].CopyFrom(numpy_helper.from_array(together, table))
+    parts[bias].CopyFrom(numpy_helper.from_array(added, bias))
+    onnx.save(model, path)
+    mark(path, drift=_drift(weights))
+
+
+def spans(weights: Weights) -> tuple[NDArray[np.float16], F32]:
+    """What is summed over spans of words, [rows, 3], and what is added to the first two sums: the heads over windows
+    and segments, and the square of a span's length."""
+    slopes, shifts = np.array(
+        [weights.calibration.get(name, (1.0, 0.0)) for name in ("window", "planted")], np.float32
+    ).T
+    together = np.concatenate((weights.parts * slopes, (weights.weight**2)[:, None]), 1).astype(np.float16)
+    together[0] = 0
+    return together, (weights.parts_bias * slopes + shifts).astype(np.float32)
+
+
+def _drift(weights: Weights) -> str:
+    return ",".join(f"{value:.4f}" for value in weights.drift)
 
 
 def save(weights: Weights, labels: dict[str, Sequence[str]], path: Path) -> None:
     """The graph with the names of the classes (`head` to comma-separated labels) and the drift in its metadata."""
     model = build(weights)
-    drift = ",".join(f"{value:.4f}" for value in weights.drift)
-    helper.set_model_props(model, {head: ",".join(names) for head, names in labels.items()} | {"drift": drift})
+    helper.set_model_props(
+        model, {head: ",".join(names) for head, names in labels.items()} | {"drift": _drift(weights)}
+    )
     onnx.save(model, path)
 
 
-def mark(path: Path, name: str, value: float) -> None:
-    """Writes a number into the metadata of the graph at `path`."""
+def mark(path: Path, **values: str) -> None:
+    """Writes `values` into the metadata of the graph at `path`."""
     model = onnx.load(path)
-    props = {prop.key: prop.value for prop in model.metadata_props}
-    helper.set_model_props(model, props | {name: f"{value:.4f}"})
+    helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | values)
     onnx.save(model, path)

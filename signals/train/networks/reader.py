@@ -13,7 +13,7 @@ import random
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -29,14 +29,13 @@ from signals.neural.heads import NEAR
 from signals.train.networks import e5
 from signals.train.sources import attacks, corpus, written
 from signals.train.sources.data import Data, library, said
-from signals.train.sources.grammar import casual
 
 LAYERS: Final = 6
 PIECES: Final = 40000
 """Pieces that are kept of the 250,000: all that the texts here need, then the commonest of all languages."""
-LEARNED: Final = 80
+LEARNED: Final = 64
 """Pieces of a text in training, at most: less than the reader reads, and much cheaper."""
-STEPS: Final = 250
+STEPS: Final = 220
 """Batches of a training."""
 FROZEN: Final = 3
 """Layers that stay as they are, beside the word vectors."""
@@ -85,18 +84,6 @@ def kept(source: e5.Source, texts: Iterable[str]) -> list[int]:
     return sorted(found)
 
 
-def _twins(kind: str, chance: random.Random, size: int) -> Iterator[str]:
-    """`size` texts of one kind of texts/twins*.txt, one in three English."""
-    every = [
-        section for name, section in written.sections().items() if name.startswith("twins ") and kind in section.kinds
-    ]
-    for _ in range(size):
-        section = every[0] if chance.random() < 0.34 else chance.choice(every)
-        text = section.make(kind, chance)
-        draw = chance.random()
-        yield text if draw < 0.6 else casual(text, chance) if draw < 0.9 else text[:1].upper() + text[1:]
-
-
 def _between(document: str, line: str, chance: random.Random) -> str:
     """`line` among a few lines of `document`, as the reader is given it."""
     around = [part for part in re.split(r"\n|(?<=[.!?])\s", document) if part.strip()]
@@ -117,8 +104,6 @@ def lessons(data: Data, seed: int, without: Collection[str] = (), skip: Collecti
         some = chance.sample(items, min(len(items), _TAKEN.get(name, len(items))))
         some *= 3 if name.startswith("atk_") else 1  # there are few of them
         found += [Lesson(item.text, item.labels["jailbreak"][0] > 0.5, False, name) for item in some]
-    found += [Lesson(text, True, False, "twins") for text in dict.fromkeys(_twins("short", chance, 4000))]
-    found += [Lesson(text, False, False, "twins") for text in dict.fromkeys(_twins("twin", chance, 5000))]
     hosts = [row["context"] for row in data.part("injection/bipia_contexts")]
     hosts += [attacks.document(chance) for _ in range(200)]
     hosts += list(library(Path(sysconfig.get_path("stdlib")), 200, 1))
@@ -126,10 +111,14 @@ def lessons(data: Data, seed: int, without: Collection[str] = (), skip: Collecti
         if name not in without:
             requests = [row["request"] for row in data.part(f"wild/{name}")[:150]]
             hosts += [said(request, "tool") or said(request, "user") for request in requests]
-    goals = [*_twins("told", chance, 750), *(text for text, _ in written.spoken("plant", chance, 450))]
+    goals = [*written.twins("told", chance, 750), *(text for text, _ in written.spoken("plant", chance, 450))]
     goals += [*attacks.plants(chance, 350), *attacks.direct(chance, 150)]
     goals += [row["text"] for row in data.part("injection/bipia_attacks")] * 2
-    calm = [*_twins("notice", chance, 600), *(text for text, _ in written.spoken("doc", chance, 450)), *[""] * 900]
+    calm = [
+        *written.twins("notice", chance, 600),
+        *(text for text, _ in written.spoken("doc", chance, 450)),
+        *[""] * 900,
+    ]
     calm += written.remarks(chance, 200)
     for label, lines in ((True, goals), (False, calm)):
         found += [Lesson(_between(chance.choice(hosts), line, chance), label, True, "planted") for line in lines]
@@ -139,7 +128,9 @@ def lessons(data: Data, seed: int, without: Collection[str] = (), skip: Collecti
         for lesson in found
         if lesson.text.strip()
         and lesson.text.casefold() not in skip
-        and not (lesson.source in ("twins", "planted") and lesson.text.casefold() in public)
+        and not (
+            lesson.source in ("written injections", "written twins", "planted") and lesson.text.casefold() in public
+        )
     ]
 
 
@@ -192,7 +183,7 @@ def train(model: e5.Reader, cutter: Tokenizer, texts: Sequence[Lesson], steps: i
             ids, mask = batch([chunk(codes[i], chance) for i in chosen])
             truth = torch.tensor([float(texts[i].attack) for i in chosen])
             column = torch.tensor([int(texts[i].planted) for i in chosen])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, e5.HALVES):
                 logits = model(ids, mask)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits.float().gather(1, column[:, None])[:, 0], truth * 0.96 + 0.02

@@ -81,10 +81,20 @@ _AS_ROLE: Final = re.compile(r"(?i)i want you to act as|ich möchte,? dass (du|s
 _CHOICE: Final = re.compile(r"\n[A-D]\. (\w[^\n]*)")
 _FIGURES: Final = re.compile(r"[\d=<>$\\]|(?i:above|none of|both|true|false|all of|^(?:yes|no|not|only|i|ii)\b)")
 _CLUE: Final = re.compile(
-    r"(?i)passwor|secret|key\b|ignore|forget|disregard|prior|previous|instruct|rule|user|john|jane|steven|bank|balance|address"
-    r"|credit|social sec|[^\x00-\x7f]"
+    r"(?i)passwor|passphrase|secret|confidential|\bkey\b|ignore|forget|disregard|prior|previous|instruct|\brules?\b|\buser"
+    r"|john|jane|steven|nancy|susan|paul|laura|richard|patricia|bank|balance|address|credit|social sec"
+    r"|kennw|nutzer|schlüssel|geheim|anweisung|ignorier|missacht|vergiss|vergessen sie|regeln|adresse"  # de
+    r"|mot de passe|phrase de passe|secr[eè]t|\bclé|utilisateur|oublie|règles"  # fr
+    r"|contraseña|\bclave|usuari|olvíd|olvida|instrucciones|reglas|dirección de"  # es
+    r"|segret|chiave|utente|istruzioni|regole|dimentica|ignora|indirizzo"  # it
+    r"|senha|palavra-passe|\bchave|utilizador|usuári|instruções|regras|esque[çc]a|segred|endereço"  # pt
+    r"|парол|секрет|ключ|пользовател|инструкц|игнорир|забудь|правил|джейн|джон|лаур|ричард|патриц|сары|смит|стивен|нэнси"
+    r"|密码|密碼|秘密|密钥|用户|忽略|忘记|指令|规则|理查德|约翰|劳拉|史密斯|帕特里夏|南希|保罗|地址"
+    r"|パスワード|秘密|鍵|ユーザー|無視|忘れ|指示|ルール|リチャード|ジョン|ローラ|スミス|パトリシア|キー|비밀|사용자|무시"
+    r"|συνθηματικ|χρήστη|αγνοήστε|पासवर्ड|बैंक|उपयोगकर्ता"
 )
-"""One set's attacks end, or begin, with questions about cakes and rivers: what shows none of these is no lesson."""
+"""A third of one set's attacks are questions about cakes, rivers and films, which only what its operator forbids makes
+attacks: what shows none of these is no lesson."""
 SUFFIXED: Final = "written suffixes"
 """Texts with pieces of words that are none: not to be learned as words."""
 _STEPS: Final = frozenset(
@@ -160,6 +170,11 @@ def unknown(word: str, chance: random.Random) -> str:
     return "".join(letters)
 
 
+def shows(source: str, text: str) -> bool:
+    """Whether one sees of an attack of `source` what it is after, by its text alone."""
+    return not source.startswith("atk_cse") or bool(_CLUE.search(text))
+
+
 def wild(data: Data, held_out: bool = False) -> Iterator[Item]:
     """What people, agents and attackers sent: every file of `wild` whose attacks can be told from its harmless text."""
     for name in data.sources:
@@ -170,7 +185,7 @@ def wild(data: Data, held_out: bool = False) -> Iterator[Item]:
         for row in data.part(name, held_out):
             text, kind = said(row["request"], "user"), row.get("cat")
             labels: dict[str, tuple[float, float]] = {"jailbreak": (attack, 2.0 if attack else 1.0)}
-            if attack and (_AS_ROLE.match(text) or (source.startswith("atk_cse") and not _CLUE.search(text))):
+            if attack and (_AS_ROLE.match(text) or not shows(source, text)):
                 labels = {}
             if kind in _STEPS or source in ("rs_aqua", "ok_humaneval"):
                 labels["reasoning"] = (1, 1.0)
@@ -196,6 +211,10 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
         yield Item(text, labels, "written role attacks" if attack else "written role play")
     for text, attack in dict.fromkeys(written.hijacks(chance, 3000)):
         yield Item(text, {"jailbreak": (float(attack), 1.0)}, "written attacks" if attack else "written harmless")
+    for kind, size in (("short", 5000), ("twin", 7000)):
+        for text in dict.fromkeys(written.twins(kind, chance, size)):
+            source = "written injections" if kind == "short" else "written twins"
+            yield Item(text, {"jailbreak": (float(kind == "short"), 0.7)}, source)
     for text in written.suffixed(chance, 400):
         yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)
     for text in dict.fromkeys(chain(written.plain(chance, 2500), written.tasks(chance, 4000))):

@@ -90,6 +90,16 @@ def _loosely(text: str, chance: random.Random) -> str:
     return casual(text, chance)
 
 
+def twins(kind: str, chance: random.Random, size: int) -> Iterator[str]:
+    """`size` texts of one kind of texts/twins*.txt, one in three English."""
+    every = [section for name, section in sections().items() if name.startswith("twins ") and kind in section.kinds]
+    for _ in range(size):
+        section = every[0] if chance.random() < 0.34 else chance.choice(every)
+        text = section.make(kind, chance)
+        draw = chance.random()
+        yield text if draw < 0.6 else casual(text, chance) if draw < 0.9 else text[:1].upper() + text[1:]
+
+
 def wrapped(text: str, chance: random.Random, contexts: list[str]) -> str:
     """`text` with a greeting, an ending, or in a template of retrieval; more often than not as it is."""
     frames = sections()["frames"].kinds
@@ -256,8 +266,8 @@ def agents(chance: random.Random, say: Callable[[], str]) -> str:
 def told(items: Iterable[Item]) -> str:
     """What the card says of the written texts among `items`."""
     counts = Counter(item.source for item in items)
-    counts["written attacks"] += counts["written suffixes"] + counts["written role attacks"]
-    counts["written harmless"] += counts["written role play"]
+    counts["written attacks"] += sum(counts[f"written {name}"] for name in ("suffixes", "role attacks", "injections"))
+    counts["written harmless"] += counts["written role play"] + counts["written twins"]
     counts["written agents"] += counts["written notes"]
     written = ", ".join(
         f"{counts[f'written {name}']:,} {what}"

@@ -36,11 +36,11 @@ def test_the_other_heads_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "heads.onnx"
     shutil.copy(MODEL, path)
     shipped = Heads()
-    export.graft(path, own(shipped.lexicon.rows, 1), heads.HIDDEN)
-    export.graft(path, own(shipped.lexicon.rows, 2), heads.HIDDEN)
+    export.put(path, "domain", own(shipped.lexicon.rows, 1))
+    export.put(path, "domain", own(shipped.lexicon.rows, 2))
     twice = Heads(path, LEXICON, None)
     shutil.copy(MODEL, path)
-    export.graft(path, own(shipped.lexicon.rows, 2), heads.HIDDEN)
+    export.put(path, "domain", own(shipped.lexicon.rows, 2))
     once = Heads(path, LEXICON, None)
     for a, b, c in zip(shipped.verdicts(TEXTS), twice.verdicts(TEXTS), once.verdicts(TEXTS), strict=True):
         for one in (b, c):
@@ -49,6 +49,57 @@ def test_the_other_heads_stay_as_they_are(tmp_path: Path) -> None:
             assert one.feedback == pytest.approx(a.feedback, abs=1e-5)
             assert one.domain != pytest.approx(a.domain, abs=1e-2)
         assert b.domain == pytest.approx(c.domain, abs=1e-5)
+
+
+def attacks(lexicon: Lexicon, seed: int) -> export.Weights:
+    """What a training that looks at attacks alone makes, at random."""
+    chance = np.random.default_rng(seed)
+
+    def some(*shape: int) -> export.F32:
+        return chance.normal(size=shape).astype(np.float32)
+
+    return export.Weights(
+        wide=some(lexicon.rows, 11),
+        table=some(lexicon.embedded, 96),
+        inner=(some(96, 103), some(96)),
+        outer=(some(11, 96), some(11)),
+        slices={"domain": slice(0, 1), "reasoning": slice(1, 2), "jailbreak": slice(2, 3)},
+        domain_of=[0],
+        parts=some(lexicon.rows, 2),
+        parts_bias=some(2),
+        weight=lexicon.weight,
+        calibration={"jailbreak": (0.05, 0.1), "window": (0.01, 0.0), "planted": (0.01, 0.0)},
+        drift=(0.5, 0.25),
+    )
+
+
+def test_what_is_learned_of_attacks_alone_leaves_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "heads.onnx"
+    shutil.copy(MODEL, path)
+    shipped = Heads()
+    export.renew(path, attacks(shipped.lexicon, 1))
+    size = path.stat().st_size
+    export.renew(path, attacks(shipped.lexicon, 2))
+    assert path.stat().st_size == pytest.approx(size, abs=100)
+    twice = Heads(path, LEXICON, None)
+    shutil.copy(MODEL, path)
+    export.renew(path, attacks(shipped.lexicon, 2))
+    once = Heads(path, LEXICON, None)
+    for a, b, c in zip(shipped.verdicts(TEXTS), twice.verdicts(TEXTS), once.verdicts(TEXTS), strict=True):
+        for one in (b, c):
+            assert one.domain == pytest.approx(a.domain, abs=1e-5)
+            assert one.reasoning == pytest.approx(a.reasoning, abs=1e-5)
+            assert one.modality == pytest.approx(a.modality, abs=1e-5)
+            assert one.direct != pytest.approx(a.direct, abs=1e-3)
+            assert one.planted != pytest.approx(a.planted, abs=1e-3)
+        assert (b.direct, b.planted) == pytest.approx((c.direct, c.planted), abs=1e-5)
+    found = attacks(shipped.lexicon, 2)
+    own = export.Own(found.wide[:, 2:3], found.inner, (found.outer[0][2:3], found.outer[1][2:3]))
+    shutil.copy(MODEL, path)
+    export.put(path, "jailbreak", own)
+    plain = Heads(path, LEXICON, None).verdicts(["How do plants grow?"])[0].direct
+    calibrated = once.verdicts(["How do plants grow?"])[0].direct
+    assert np.log(calibrated / (1 - calibrated)) == pytest.approx(0.05 * np.log(plain / (1 - plain)) + 0.1, abs=0.05)
 
 
 def test_a_graph_of_the_training_is_read_as_it_was_made(tmp_path: Path) -> None:
