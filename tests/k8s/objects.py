@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 import subprocess
 from functools import cache
@@ -26,6 +27,11 @@ needs_crds = pytest.mark.skipif(not crd.FOLDER, reason="POINTSMAN_CRDS names no 
 
 
 def kustomize(folder):
+    return copy.deepcopy(_kustomized(folder))
+
+
+@cache
+def _kustomized(folder):
     built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE)
     assert built.returncode == 0, built.stderr
     return [document for document in yamls.load_all(built.stdout) if document]

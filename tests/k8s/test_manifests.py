@@ -243,22 +243,31 @@ def test_mutual_tls_is_asked_for_on_one_side_as_it_is_offered_on_the_other(manif
     }
 
 
+@pytest.fixture(scope="module")
+def combined(tmp_path_factory):
+    """The objects of the base with the components of these names."""
+    root = tmp_path_factory.mktemp("combined")
+
+    def built(*names):
+        folder = root / "-".join(names)
+        if not folder.exists():
+            folder.mkdir()
+            there = [os.path.relpath(K8S / "components" / name, folder.resolve()) for name in names]
+            base = os.path.relpath(K8S / "base", folder.resolve())
+            made = {"kind": "Kustomization", "resources": [base], "components": there}
+            (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
+        return by_name(kustomize(folder))
+
+    return built
+
+
 @pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize(
     "pair", [pair for pair in itertools.combinations(COMPONENTS, 2) if pair not in APART], ids="+".join
 )
-def test_components_can_be_combined(tmp_path, pair):
-    def built(*names):
-        folder = tmp_path / "-".join(names)
-        folder.mkdir()
-        there = [os.path.relpath(K8S / "components" / name, folder.resolve()) for name in names]
-        base = os.path.relpath(K8S / "base", folder.resolve())
-        made = {"kind": "Kustomization", "resources": [base], "components": there}
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
-        return by_name(kustomize(folder))
-
-    base, both, alone = by_name(kustomize(K8S / "base")), built(*pair), [built(name) for name in pair]
+def test_components_can_be_combined(combined, pair):
+    base, both, alone = by_name(kustomize(K8S / "base")), combined(*pair), [combined(name) for name in pair]
     gone = {("HorizontalPodAutoscaler", "pointsman")} if set(pair) & {"fixed-size", "keda"} else set()
 
     def known(found):  # what has the hash of its content in its name
