@@ -53,14 +53,8 @@ MORE_ATTRIBUTES = {
 }
 
 BY_DESIGN = "one for each kind of thing, and never both in one file"
-TO_RENAME = "to be renamed: the two are different things"
 MORE_MEANINGS = {
-    "Call": TO_RENAME,
-    "Heads": TO_RENAME,
-    "Lesson": TO_RENAME,
     "Params": BY_DESIGN,  # what a signal's and what a selector's parameters have in common
-    "Sample": TO_RENAME,
-    "Source": TO_RENAME,
 }
 
 

@@ -111,7 +111,7 @@ def read_all(items: Sequence[corpus.Item], built: Lexicon, what: str) -> list[Fe
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingSet:
     """What a training learns from: the texts, read by the lexicon, with the frozen word vectors; `told` is what the
     card says of those that were written for it."""
 
@@ -124,12 +124,12 @@ class Lesson:
     epochs: int
 
 
-def learn(lesson: Lesson, without: Collection[str] = ()) -> export.Weights:
+def learn(lesson: TrainingSet, without: Collection[str] = ()) -> export.Weights:
     """Heads trained on everything but the sources `without`, not calibrated yet."""
     lessons, built = lesson.lessons, lesson.built
     kept = [index for index, item in enumerate(lessons.items) if item.source not in without]
     read, items = [lesson.read[index] for index in kept], [lessons.items[index] for index in kept]
-    model = heads.Heads(built.weight, lesson.table, lessons.domain_of)
+    model = heads.HeadsNetwork(built.weight, lesson.table, lessons.domain_of)
     heads.train(model, read, items, SEED, lesson.epochs)
     planted, planted_bias = segments.train(lesson.data, built, SEED, without)
     slices = model.slices()
@@ -151,7 +151,7 @@ def learn(lesson: Lesson, without: Collection[str] = ()) -> export.Weights:
     )
 
 
-def lean(lesson: Lesson) -> Lesson:
+def lean(lesson: TrainingSet) -> TrainingSet:
     """`lesson` with the heads that trainings with sources left out are looked at for: the others would take most of the
     time."""
     items = [
@@ -162,7 +162,7 @@ def lean(lesson: Lesson) -> Lesson:
 
 
 def _outside(
-    lesson: Lesson, labels: dict[str, Sequence[str]], lexicon_path: Path, tests: Path
+    lesson: TrainingSet, labels: dict[str, Sequence[str]], lexicon_path: Path, tests: Path
 ) -> tuple[traffic.Levels, traffic.Seen]:
     """The calibration of `jailbreak` by sources that trainings left out, and what those said of each text."""
     few = lean(lesson)
@@ -234,7 +234,7 @@ def some(items: Sequence[corpus.Item]) -> list[corpus.Item]:
     ]
 
 
-def prepare(args: argparse.Namespace, *, kept: bool = False) -> Lesson:
+def prepare(args: argparse.Namespace, *, kept: bool = False) -> TrainingSet:
     """The texts that all trainings learn from, read by the lexicon, which is written; or by the one that is there,
     `kept` with its word vectors."""
     torch.set_num_threads(1)
@@ -261,7 +261,7 @@ def prepare(args: argparse.Namespace, *, kept: bool = False) -> Lesson:
     else:
         table = _kept(args.cache, path, lambda: embed_table(data, built, args.cache))
     read = read_all(lessons.items, built, "features")
-    return Lesson(data, lessons, told, read, built, table, args.epochs)
+    return TrainingSet(data, lessons, told, read, built, table, args.epochs)
 
 
 def main() -> None:

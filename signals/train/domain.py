@@ -161,7 +161,7 @@ def train(texts: Corpus, built: Lexicon, path: Path) -> export.Own:
     """The head, not calibrated yet. `path`: the graph whose word vectors it reads."""
     from signals.train.__main__ import read_all  # which builds on this module
 
-    model = heads.Heads(built.weight, export.word_vectors(path), texts.domain_of)
+    model = heads.HeadsNetwork(built.weight, export.word_vectors(path), texts.domain_of)
     heads.train(model, read_all(texts.items, built, "features"), texts.items, SEED, EPOCHS)
     columns = model.slices()["domain"]
     wide = model.wide.detach().numpy()[:, columns] * built.weight[:, None]

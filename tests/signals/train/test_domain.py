@@ -106,7 +106,7 @@ def test_a_graph_of_the_training_is_read_as_it_was_made(tmp_path: Path) -> None:
     path, lexicon = tmp_path / "heads.onnx", Lexicon.load()
     chance = np.random.default_rng(5)
     torch.manual_seed(5)
-    model = heads.Heads(lexicon.weight, chance.normal(size=(lexicon.embedded, 96)).astype(np.float32), [0, 1, 1])
+    model = heads.HeadsNetwork(lexicon.weight, chance.normal(size=(lexicon.embedded, 96)).astype(np.float32), [0, 1, 1])
     torch.nn.init.normal_(model.wide)
     weights = export.Weights(
         wide=model.wide.detach().numpy() * lexicon.weight[:, None],

@@ -124,7 +124,7 @@ def test_labels_follow_the_data(data: Data) -> None:
 def test_questions_about_cakes_and_rivers_are_no_lesson(text: str, seen: bool) -> None:
     assert corpus.shows("atk_cse_multi", text) is seen
     assert corpus.shows("atk_deepset", text)
-    rows = traffic.rows_of(traffic.Sample("atk_cse_multi", text, attack=True, language="x"))
+    rows = traffic.rows_of(traffic.TrafficSample("atk_cse_multi", text, attack=True, language="x"))
     assert rows == ["atk_cse_multi", "atk_cse_multi: x", *["atk_cse_multi, seen in the text"] * seen]
 
 
@@ -188,7 +188,11 @@ def test_security_questions_alarm_no_more_often_than_promised() -> None:
 
     def rows(source: str, middle: float, code: float, attack: bool = False) -> traffic.Seen:
         return [
-            (traffic.Sample(source, "", attack=attack), traffic.Evidence(float(logit), none, none, 0.0, code), None)
+            (
+                traffic.TrafficSample(source, "", attack=attack),
+                traffic.Evidence(float(logit), none, none, 0.0, code),
+                None,
+            )
             for logit in chance.normal(middle, 0.8, 400)
         ]
 
@@ -255,7 +259,7 @@ def test_every_kind_of_text_is_told_at_several_thresholds() -> None:
 
     def rows(source: str, middle: float, attack: bool = False) -> traffic.Seen:
         return [
-            (traffic.Sample(source, "", attack=attack), traffic.Evidence(float(logit), none, none, 0.0), None)
+            (traffic.TrafficSample(source, "", attack=attack), traffic.Evidence(float(logit), none, none, 0.0), None)
             for logit in chance.normal(middle, 1.0, 4000)
         ]
 
