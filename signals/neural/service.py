@@ -153,9 +153,9 @@ class Service(Generic[I, O]):
         limits: Limits = DEFAULT_LIMITS,
         hang: float = 5.0,
     ) -> None:
-        self.name, self.meter = meter.name, meter
+        self.meter = meter
         self._run, self._size = run, size
-        self._limit, self._batch, self._hang = limits.queue, limits.batch, limits.hang or hang
+        self._limits, self._hang = limits, limits.hang or hang
         self._waiting: FairQueue[_Job[I, O]] = FairQueue()
         self._wake = threading.Condition()
         self._generation = self._restarts = 0
@@ -166,6 +166,11 @@ class Service(Generic[I, O]):
         self._wanted = 1  # how many must wait for the thread to be woken
         self.company: Callable[[], int] = lambda: 1
         self._thread: threading.Thread | None = None  # started by the first question: threads do not survive a fork
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.meter.name
 
     def _start(self) -> None:
         self._thread = threading.Thread(
@@ -194,7 +199,7 @@ class Service(Generic[I, O]):
         job = _Job(item, size + _EACH, bucket, client, deadline, now, loop.create_future(), loop)
         with self._wake:
             self._waiting.add(job)
-            loser = self._waiting.evict() if len(self._waiting) > self._limit else None
+            loser = self._waiting.evict() if len(self._waiting) > self._limits.queue else None
             if len(self._waiting) >= self._wanted:  # a thread that is woken for less only takes turns with this one
                 self._wake.notify()
         if loser is job:
@@ -244,7 +249,7 @@ class Service(Generic[I, O]):
             with self._wake:
                 if not self._gathered(generation):
                     return
-                jobs = self._waiting.take(self._batch, self._batch * _EACH + self.work)
+                jobs = self._waiting.take(self._limits.batch, self._limits.batch * _EACH + self.work)
                 started = time.monotonic()
                 self._busy = started
             try:
@@ -268,7 +273,7 @@ class Service(Generic[I, O]):
                 self._wake.wait()
                 continue
             until = until or now + self.wait
-            enough = min(self.company(), self._batch)
+            enough = min(self.company(), self._limits.batch)
             if there >= enough or now >= until:
                 self._wanted = sys.maxsize
                 return True
@@ -283,7 +288,7 @@ class Service(Generic[I, O]):
         if self._resting or self._thread is not threading.current_thread() or not self._waiting:
             return
         with self._wake:
-            jobs = self._waiting.short(self._batch, _SHORT)
+            jobs = self._waiting.short(self._limits.batch, _SHORT)
         self._resting = True
         try:
             self._answer(jobs, started)

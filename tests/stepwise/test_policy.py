@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from signals.neural.service import Limits
 from stepwise import features
 from stepwise.policy import KappaPair, PolicyFailed, PolicyTarget, StepPolicy, StepPolicyError
 from tests.patience import PATIENCE
@@ -107,7 +108,7 @@ async def test_a_closed_policy_fails_at_once(tmp_path: Path, inline: bool) -> No
 
 async def test_more_steps_than_can_wait_are_turned_away(tmp_path: Path) -> None:
     policy = StepPolicy(write(tmp_path / "p.onnx"), device="cpu", inline=False)
-    policy._service._limit = 0
+    policy._service._limits = Limits(queue=0)
     with pytest.raises(PolicyFailed) as raised:
         await policy.keep(vector(0))
     policy.close()
