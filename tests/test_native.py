@@ -46,9 +46,18 @@ PLAIN_ONLY = ("breaks", "breaking", "twelve_fields", "the_compiled_modules")
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled wheel, built once and installed in a folder of its own."""
+    """The compiled wheel, built once and installed in a folder of its own; or what an image holds that has been built."""
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
+    image = os.environ.get("POINTSMAN_IMAGE_ROOT")
+    if image:
+        site = tmp_path_factory.mktemp("native")
+        (packages,) = (ROOT / image).glob("opt/pointsman/lib/python3.*/site-packages")
+        for room in (*ROOMS, "proto"):
+            shutil.copytree(packages / room, site / room)
+        for file in packages.glob("*__mypyc.*.so"):
+            shutil.copy(file, site)
+        return site
     tmp_path = tmp_path_factory.mktemp("native")
     site = tmp_path / "site"
     environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0", "PYTHON": sys.executable}
