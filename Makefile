@@ -45,7 +45,7 @@ test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, W
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
 	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
 
-test-volume: dev ## run the tests that only repeat others at volume
+test-volume: dev ## run the tests that only repeat others at volume, and those of growth
 	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)
 
 test-native: dev ## compile the hot path and run its tests on it (needs a C compiler)

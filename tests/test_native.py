@@ -46,7 +46,7 @@ PLAIN_ONLY = ("breaks", "breaking", "twelve_fields", "the_compiled_modules")
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled wheel, built once and installed in a folder of its own; or what an image holds that has been built."""
+    """The compiled wheel, built once and installed in a folder of its own; or what an image holds that is built."""
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
     image = os.environ.get("POINTSMAN_IMAGE_ROOT")

@@ -229,7 +229,7 @@ def cases(draw: st.DrawFn) -> tuple[Engine, bool, dict[str, Any], dict[str, Read
 
 
 @pytest.mark.slow
-@few_and_many(150, 600)
+@few_and_many(40, 600)
 def test_lazy_evaluation_decides_as_eager_evaluation_does(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(cases(), st.booleans(), st.booleans())
@@ -299,39 +299,43 @@ def settled(clauses: Sequence[Clause], readings: Mapping[str, Reading], named: b
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
-@given(
-    st.tuples(COSTS, COSTS, COSTS),
-    clause_lists(read_once(), most=3),
-    st.tuples(*[st.sampled_from(VALUES)] * 3),
-    st.booleans(),
-)
-@example(  # whatever `a` is, one of the two falls back; which of them hangs on it
-    (Cost.NEURAL, Cost.INSTANT, Cost.INSTANT),
-    [
-        replace(REFUSE, when=Not(All((Not(All((Leaf("a"), Leaf("c")))), Leaf("b"))))),
-        replace(REFUSE, name="d1", when=Leaf("c")),
-    ],
-    (Reading(True), Reading(True), Reading(None)),
-    False,
-)
-def test_a_slow_signal_is_fetched_only_if_it_can_change_the_outcome_or_which_decision_falls_back(
-    costs: tuple[Cost, Cost, Cost], clauses: list[Clause], said: tuple[Reading, Reading, Reading], named: bool
-) -> None:
-    clauses = untied(clauses)
-    names = ("a", "b", "c")
-    made = engine([Fake(name, cost) for name, cost in zip(names, costs, strict=True)], clauses)
-    asked = request(dict(zip(names, said, strict=True)), "large" if named else "auto")
-    trace = asyncio.run(made.decide(asked))
-    for name, known in asked.fields.get("fetched", ()):
-        others = [other for other in names if other not in known and other != name]
-        assert any(
-            len({settled(clauses, {**known, **rest, name: one}, named) for one in VALUES}) > 1
-            for chosen in product(VALUES, repeat=len(others))
-            for rest in [dict(zip(others, chosen, strict=True))]
-        ), f"{name} was fetched although the outcome was settled"
-    slow = {name for name, cost in zip(names, costs, strict=True) if cost >= Cost.NEURAL}
-    assert slow & trace.readings.keys() <= {name for name, _ in asked.fields.get("fetched", ())}
+@few_and_many(80, 400)
+def test_a_slow_signal_is_fetched_only_if_it_can_change_the_outcome_or_which_decision_falls_back(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.tuples(COSTS, COSTS, COSTS),
+        clause_lists(read_once(), most=3),
+        st.tuples(*[st.sampled_from(VALUES)] * 3),
+        st.booleans(),
+    )
+    @example(  # whatever `a` is, one of the two falls back; which of them hangs on it
+        (Cost.NEURAL, Cost.INSTANT, Cost.INSTANT),
+        [
+            replace(REFUSE, when=Not(All((Not(All((Leaf("a"), Leaf("c")))), Leaf("b"))))),
+            replace(REFUSE, name="d1", when=Leaf("c")),
+        ],
+        (Reading(True), Reading(True), Reading(None)),
+        False,
+    )
+    def holds(
+        costs: tuple[Cost, Cost, Cost], clauses: list[Clause], said: tuple[Reading, Reading, Reading], named: bool
+    ) -> None:
+        clauses = untied(clauses)
+        names = ("a", "b", "c")
+        made = engine([Fake(name, cost) for name, cost in zip(names, costs, strict=True)], clauses)
+        asked = request(dict(zip(names, said, strict=True)), "large" if named else "auto")
+        trace = asyncio.run(made.decide(asked))
+        for name, known in asked.fields.get("fetched", ()):
+            others = [other for other in names if other not in known and other != name]
+            assert any(
+                len({settled(clauses, {**known, **rest, name: one}, named) for one in VALUES}) > 1
+                for chosen in product(VALUES, repeat=len(others))
+                for rest in [dict(zip(others, chosen, strict=True))]
+            ), f"{name} was fetched although the outcome was settled"
+        slow = {name for name, cost in zip(names, costs, strict=True) if cost >= Cost.NEURAL}
+        assert slow & trace.readings.keys() <= {name for name, _ in asked.fields.get("fetched", ())}
+
+    holds()
 
 
 # Many named rules: their readings are those of an earlier request that was alike.
@@ -352,7 +356,7 @@ def many_rules(draw: st.DrawFn) -> list[NamedRule]:
 
 
 @pytest.mark.slow
-@few_and_many(12, 40)
+@few_and_many(6, 40)
 def test_rules_say_the_same_of_each_request_that_is_alike(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(st.data(), many_rules(), st.randoms())

@@ -29,6 +29,8 @@ from extproc.wire import Headers, decode
 from proto import ext_proc_pb2 as pb
 from tests.linear import assert_linear
 
+pytestmark = pytest.mark.volume
+
 USER = {"role": "user", "content": "hi"}
 MOST = 16 * 2**20
 

@@ -29,6 +29,8 @@ from tests.patience import PATIENCE
 from tests.signals.help import build
 from tests.signals.neural import models
 
+pytestmark = pytest.mark.volume
+
 UNITS = {
     "spaces": " ",
     "tabs": "\t",
