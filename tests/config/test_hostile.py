@@ -138,7 +138,7 @@ def test_a_long_list_takes_a_time_that_grows_with_it(entry: str) -> None:
     assert_linear(listed, found, largest=4096)
 
 
-@pytest.mark.slow
+@pytest.mark.volume
 def test_as_many_nodes_as_may_be_are_read() -> None:
     text = "a: [" + "0," * (MAX_NODES - 20 - 4) + "0]\n"
     assert found(text) == [("P101", 4, 1)]
@@ -203,7 +203,7 @@ def test_a_rule_that_no_solver_settles_is_left_unsettled() -> None:
     assert found(pigeons(4)) == [("L301", 26, 35)]  # and a small one is
 
 
-@pytest.mark.slow
+@pytest.mark.volume
 @pytest.mark.parametrize(
     "rule",
     [
@@ -218,7 +218,7 @@ def test_a_rule_of_many_parts_is_checked_in_time(rule: str) -> None:
     assert found(text + f"decisions:\n  - {{name: d, route: small, when: {rule}}}\n") == []
 
 
-@pytest.mark.slow
+@pytest.mark.volume
 def test_ten_thousand_decisions_are_checked_in_time() -> None:
     text = "signals:\n" + "".join(f"  s{i}: {{header: {{name: x-{i}, exists: true}}}}\n" for i in range(10_000))
     text += "decisions:\n" + "".join(f"  - {{name: d{i}, when: s{i}, route: small}}\n" for i in range(10_000))
