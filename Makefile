@@ -121,7 +121,7 @@ image-root: ## the image's files in build/image-root, without a container engine
 	PYTHON=$(PYTHON) k8s/image-root.sh build/image-root
 
 apiserver: ## build Kubernetes' server of custom resources from Debian's packages, for tests/k8s/test_acceptance.py
-	.ci/apiserver build/apiserver
+	.ci/apiserver
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov bench/out build

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +18,9 @@ from tests.k8s import crd
 from tests.patience import PATIENCE
 from tests.ports import free_port
 
-BIN = Path(os.environ.get("POINTSMAN_APISERVER", Path(__file__).parents[2] / "build" / "apiserver"))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+BIN = Path(os.environ.get("POINTSMAN_APISERVER") or CACHE / "pointsman" / "apiserver")
+"""Where `.ci/apiserver` puts it unless told otherwise: one for all checkouts."""
 THERE = all((BIN / name).exists() for name in ("etcd", "apiextensions-apiserver"))
 NOBODY = """\
 apiVersion: v1
@@ -40,22 +41,28 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 class Server:
     """`plurals` are the names of the kinds that it has in URLs, by (apiVersion, kind)."""
 
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext, processes: dict[Path, subprocess.Popen[bytes]]) -> None:
+        """`processes` are what it consists of, by their logs."""
         self.plurals: dict[tuple[str, str], str] = {}
-        self._port = port
-        self._context = context
+        self._connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)
+        self._processes = processes
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status, and what it says: an object, or the message against it."""
+        """Status, and what it says: an object, or the message against it. Raises OSError."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/apply-patch+yaml"}
-        request = urllib.request.Request(f"https://127.0.0.1:{self._port}{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, context=self._context, timeout=PATIENCE) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            text = error.read().decode()
-            return error.code, json.loads(text)["message"] if text.startswith("{") else text
+            self._connection.request(method, path, data, {"content-type": "application/apply-patch+yaml"})
+            answer = self._connection.getresponse()
+            text = answer.read().decode()
+        except OSError:
+            self._connection.close()  # the next call opens another
+            raise
+        if answer.status < 300:
+            return answer.status, json.loads(text)
+        return answer.status, json.loads(text)["message"] if text.startswith("{") else text
+
+    def close(self) -> None:
+        self._connection.close()
 
     def apply(self, resource: dict[str, Any]) -> tuple[int, Any]:
         """Server-side apply of a custom resource, strictly."""
@@ -64,8 +71,8 @@ class Server:
         where = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
         return self._apply(f"/apis/{resource['apiVersion']}{where}/{plural}", resource)
 
-    def define(self, definition: dict[str, Any]) -> None:
-        """Take a CustomResourceDefinition, and wait until it is served."""
+    def define(self, definition: dict[str, Any]) -> list[str]:
+        """Take a CustomResourceDefinition. The paths at which it is going to be served."""
         spec = definition["spec"]
         metadata = {
             key: definition["metadata"][key] for key in ("name", "annotations") if key in definition["metadata"]
@@ -73,25 +80,30 @@ class Server:
         definition = {**{key: definition[key] for key in ("apiVersion", "kind", "spec")}, "metadata": metadata}
         status, answer = self._apply(CRDS, definition)
         assert status in (200, 201), (metadata["name"], answer)
+        paths = []
         for version in spec["versions"]:
             api = f"{spec['group']}/{version['name']}"
             self.plurals[api, spec["names"]["kind"]] = spec["names"]["plural"]
             if version["served"]:
-                self._until(f"/apis/{api}/{spec['names']['plural']}")
+                paths.append(f"/apis/{api}/{spec['names']['plural']}")
+        return paths
 
     def _apply(self, path: str, resource: dict[str, Any]) -> tuple[int, Any]:
         query = "fieldManager=tests&fieldValidation=Strict&force=true"
         return self.call("PATCH", f"{path}/{resource['metadata']['name']}?{query}", resource)
 
-    def _until(self, path: str) -> None:
+    def until(self, path: str) -> None:
+        """Wait until `path` is served; not any longer once one of the processes has ended."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                status, answer = self.call("GET", path)
-            except urllib.error.URLError as error:
+                status, answer = self.call("GET", f"{path}?limit=1")
+            except OSError as error:
                 status, answer = 0, str(error)
             if status == 200:
                 return
+            for log, process in self._processes.items():
+                assert process.poll() is None, (log.name, log.read_text(errors="replace")[-2000:])
             assert time.monotonic() < deadline, (path, status, answer)
             time.sleep(0.1)
 
@@ -126,16 +138,20 @@ def running(folder: Path) -> Iterator[Server]:
         "--cert-dir", f"{folder}/served", "--enable-priority-and-fairness=false",
         f"--disable-admission-plugins={ADMISSION}",
     ]  # fmt: skip
+    processes: dict[Path, subprocess.Popen[bytes]] = {}
     with ExitStack() as stack:
         for name, options in (("etcd", etcd), ("apiextensions-apiserver", server)):
-            log = stack.enter_context((folder / f"{name}.log").open("wb"))
+            path = folder / f"{name}.log"
+            log = stack.enter_context(path.open("wb"))
             process = subprocess.Popen([str(BIN / name), *options], stdout=log, stderr=log, cwd=folder)
+            processes[path] = process
             stack.callback(process.wait)
-            stack.callback(process.terminate)
-        there = Server(port, context)
-        there._until(CRDS)
-        for definition in definitions():
-            there.define(definition)
+            stack.callback(process.kill)  # nothing of it is kept, and a clean end would wait for a minute
+        there = Server(port, context, processes)
+        stack.callback(there.close)
+        there.until(CRDS)
+        for served in [path for definition in definitions() for path in there.define(definition)]:
+            there.until(served)
         yield there
 
 
