@@ -175,8 +175,22 @@ def _valued(rule: Rule, named: dict[str, Rule]) -> Rule:
             return AtLeastOf(count, children)
 
 
+class _Begun(NamedTuple):
+    """What a judge begins with who needs nothing of the request; see `Judge`."""
+
+    live: list[_Clause]
+    seen: dict[str, _Seen]
+    needed: dict[str, Signal]
+    reads: frozenset[str]
+    slow: bool
+    holds: bool
+    window: int
+    stride: int
+
+
 class Watched:
-    """The decisions of a policy that look at answers, made ready to run."""
+    """The decisions of a policy that look at answers, made ready to run. `begun` is what the judges begin with whose
+    decisions ask nothing of a request, since it is always the same; None until the first of them."""
 
     def __init__(self, watching: Sequence[Watching], signals: Mapping[str, Signal]) -> None:
         self.signals = signals
@@ -187,6 +201,7 @@ class Watched:
         inputs = (name for c in self.clauses for one in c.seen for name in _below(one.signal.name, signals))
         self.mixed = tuple(dict.fromkeys(name for name in inputs if name not in answers))
         self.rules = frozenset(name for c in self.clauses for name in c.rules)
+        self.begun: _Begun | None = None
 
     def judge(self, readings: Mapping[str, Reading], request: Request) -> Judge | None:
         """The judge of the answer to `request`, whose own signals have said `readings`; None where, by what the request
@@ -234,14 +249,25 @@ class Judge:
                 self._asked.readings[name] = known
         signals = watched.signals
         self._missing = [name for name in names if take(signals[name], signals, self._asked) is None]
+        self._changed = True
+        self._seen: dict[str, _Seen] = {}  # the leaves whose values are open, and the signals that they need
+        self._needed: dict[str, Signal] = {}
+        begun = None if names or self._stubs or self._rules else watched.begun
+        if begun is not None:
+            self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride = begun
+            self._asked = Facts(self._request)  # as in `_settle_asked`
+            return
         self.live = list(watched.clauses)
         self._settle_asked()
-        self._changed = True
         self.reads = frozenset((*self._needed, *names))
         self.slow = bool(self._missing) or any(signal.slow or signal.whole for signal in self._needed.values())
         self.holds = any(clause.watching.acts for clause in self.live)
         self.window = max((clause.watching.window for clause in self.live), default=0)
         self.stride = min((clause.watching.stride for clause in self.live), default=0)
+        if not (names or self._stubs or self._rules):
+            watched.begun = _Begun(
+                self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride
+            )
 
     @property
     def responds(self) -> bool:
@@ -373,7 +399,7 @@ class Judge:
             for clause in self.live
             if clause.watching.name not in told and clause.test.run(self._values) is not False
         ]
-        self._seen: dict[str, _Seen] = {}
+        self._seen = {}
         for clause in self.live:
             masks = clause.watching.does == "mask" and clause.watching.acts
             for seen in clause.seen:

@@ -88,6 +88,8 @@ class Events:
     def next(self) -> Event | None:
         """The next event that is whole; None where none is. Raises ValueError when it is longer than the limit."""
         data, start = self._data, self._at
+        if start == len(data):
+            return None
         plain = _PLAIN.match(data, start)
         match = _BLANK.search(data, start) if plain is None else plain
         if match is None or match.end() - start > self._limit:

@@ -531,8 +531,10 @@ class Watch:
         while queue.held:
             held = queue.held[0]
             if isinstance(held, HeldRun):
-                self._release(held, held.known(window) if holds else held.stop)
-                if held.at < held.stop:
+                stop = held.known(window) if holds else held.stop
+                if stop > held.at:
+                    self._release(held, stop)
+                if stop < held.stop:
                     return
                 queue.take()
                 continue
