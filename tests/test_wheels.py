@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +44,15 @@ def pinned(file: str) -> Pins:
     return found
 
 
+trust = cache(ssl.create_default_context)
+"""Reading the certificates takes longer than any answer."""
+
+
 @cache
 def listed(name: str) -> dict[str, str]:
     """The index's files of a project: names by their SHA-256."""
     request = urllib.request.Request(f"{INDEX}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=60, context=trust()) as answer:
         files: list[dict[str, Any]] = json.load(answer)["files"]
     return {file["hashes"].get("sha256", ""): file["filename"] for file in files}
 

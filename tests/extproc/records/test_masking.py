@@ -142,7 +142,7 @@ def test_masking_ends_when_its_time_is_over():
         masked_json(orjson.dumps({"a": ["some words"] * 100_000}), time.monotonic() + 0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.volume
 @pytest.mark.parametrize(
     "unit",
     ["1234567890123 ", "a", "ann@example.org ", "DE89 3704 0044 0532 0130 01 ", "a:", "\\n", "-", "0", "é", "sk-"],

@@ -185,7 +185,7 @@ def test_many_masks_take_time_that_is_linear(form: str) -> None:
         stream = sent(chunk(call(0, arguments=orjson.dumps({"a": text}).decode())), chunk(finish="tool_calls"))
     begun = time.process_time()
     out = run(watch(streamed=form != "whole"), stream)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 2.5
     assert out.count(b"[masked]") == 8000
 
 
