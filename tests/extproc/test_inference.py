@@ -27,14 +27,14 @@ BROKEN = """\
 import dataclasses, pathlib, sys, time
 from signals.neural.heads import Heads
 healthy, mode = Heads.run, pathlib.Path({mode!r})
-def run(self, texts):
+def run(self, texts, *more):
     while (wanted := mode.read_text()) == "hangs":
         time.sleep(0.02)
     if wanted == "is killed":
         raise SystemExit
     if wanted == "fails":
         raise RuntimeError
-    return healthy(self, texts)
+    return healthy(self, texts, *more)
 def corrupt(model):
     session = model._session
     class Session:
