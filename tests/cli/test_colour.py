@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from cli.colour import CASES, EXPLAINED, PROBLEMS, painted
+from tests.forks import start
 
 POLICY = """\
 version: 1
@@ -48,14 +49,11 @@ def test_each_word_gets_its_colour_and_the_text_stays_the_same():
 def _on_terminal(command: list[str], **environment: str) -> str:
     """What a command prints on a terminal."""
     ours, theirs = pty.openpty()
-    everything = {
-        "TERM": "xterm",
-        **{k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")},
-        **environment,
-    }
-    done = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *command], stdout=theirs, stdin=subprocess.DEVNULL, env=everything
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NO_COLOR", raising=False)
+        for name, value in {"TERM": "xterm", **environment}.items():
+            patch.setenv(name, value)
+        done = start(command, theirs, theirs)
     os.close(theirs)
     text = b""
     while True:
