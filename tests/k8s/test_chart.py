@@ -98,6 +98,7 @@ SETS: dict[str, dict[str, Any]] = {
         "securityContext": {"runAsNonRoot": True},
     },
     "fixed-size": {"autoscaling": {"enabled": False}, "replicas": 5},
+    "none": {"autoscaling": {"enabled": False}, "replicas": 0},
     "streams": {"autoscaling": {"streams": 200, "minReplicas": 3, "maxReplicas": 3}},
     "keda": {"keda": {"enabled": True}},
     "keda-alone": {"keda": {"enabled": True, "decisionsPerPod": 500}, "autoscaling": {"enabled": False}},
@@ -419,7 +420,7 @@ def test_objects_that_were_rendered_for_another_service_are_refused(options):
     "values",
     [
         {"replica": 3},
-        {"replicas": 0},
+        {"replicas": -1},
         {"policy": ""},
         {"image": {"tag": "x", "name": "y"}},
         {"image": {"digest": "latest"}},
