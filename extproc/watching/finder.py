@@ -9,7 +9,7 @@ import orjson
 
 from extproc.watching.runs import Alike
 from extproc.watching.shape import AnswerShape, AnswerText
-from extproc.watching.sse import Event
+from extproc.watching.sse import BOM, Event
 
 REPEATS: Final = re.compile(rb'logprobs|obfuscation|_index"|Index"|token_ids|"audio"')
 """Whether `AnswerShape.forget` may have something to do."""
@@ -19,13 +19,14 @@ _TRIES: Final = 8
 
 
 class Likeness:
-    """What events have in common with one that was taken apart, and its only text. `repeats`: each of them may have
-    something for `AnswerShape.forget`."""
+    """What events have in common with one that was taken apart, and its only text. `fields` are those of such an event.
+    `repeats`: each of them may have something for `AnswerShape.forget`."""
 
-    __slots__ = ("alike", "repeats", "text")
+    __slots__ = ("alike", "fields", "repeats", "text")
 
-    def __init__(self, alike: Alike, text: AnswerText, repeats: bool) -> None:
+    def __init__(self, alike: Alike, fields: dict[str, Any], text: AnswerText, repeats: bool) -> None:
         self.alike = alike
+        self.fields = fields
         self.text = text
         self.repeats = repeats
 
@@ -65,9 +66,12 @@ class TextFinder:
             return None
         if b"\n" in data or not trail.endswith(b"\n"):  # a carriage return may not be all of its line's end
             return None
+        if lead.startswith(BOM):  # no other event may begin with it
+            return None
         before, after = before + b'"', b'"' + after
         try:  # the same letters may be a key, or another string, whose place is none that is shown
-            probed = self.texts(orjson.loads(before + _PROBE.encode() + after))
+            fields = orjson.loads(before + _PROBE.encode() + after)
+            probed = self.texts(fields)
         except ValueError:
             return None
         if [(one.channel, one.code, one.whole, one.holder[one.key]) for one in probed] != [
@@ -75,4 +79,4 @@ class TextFinder:
         ]:
             return None
         repeats = REPEATS.search(before) is not None or REPEATS.search(after) is not None
-        return Likeness(Alike(event.name, (lead, trail), (before, after)), text, repeats)
+        return Likeness(Alike(event.name, (lead, trail), (before, after)), fields, probed[0], repeats)

@@ -37,7 +37,7 @@ class Held:
         raise NotImplementedError
 
     def said(self) -> dict[str, Any] | None:
-        """The fields of an event that was taken apart."""
+        """The fields of an event, but for what it says where it was not taken apart."""
         return None
 
     def let_go(self) -> None:
@@ -102,6 +102,9 @@ class HeldRun(Held):
     def size(self) -> int:
         return len(self._raw) - (self._stops[self.at - 1] if self.at else 0)
 
+    def said(self) -> dict[str, Any] | None:
+        return self.like.fields
+
     @property
     def stop(self) -> int:
         """How many events there are, with those that have gone on."""
@@ -147,12 +150,13 @@ class HeldRun(Held):
 
 
 class Queue:
-    """All that waits; `size`: the bytes of it."""
+    """All that waits; `size`: the bytes of it. `quiet`: so many of the first, before anything went on, show nothing."""
 
-    __slots__ = ("held", "size")
+    __slots__ = ("held", "quiet", "size")
 
     def __init__(self) -> None:
         self.held: deque[Held] = deque()
+        self.quiet = 0
         self.size = 0
 
     def put(self, held: Held) -> None:

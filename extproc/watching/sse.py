@@ -20,7 +20,8 @@ _OVERLAP: Final = 4
 """Bytes of an event's end that may have come already while the rest of it has not."""
 NAME: Final = re.compile("[a-z_.]{0,64}")
 """Names of events; they cannot tell a reader anything."""
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
+"""What a stream may begin with."""
 
 
 class Event(NamedTuple):
@@ -162,7 +163,7 @@ class Events:
         text = raw
         if not self._begun:
             self._begun = True
-            text = raw.removeprefix(_BOM)
+            text = raw.removeprefix(BOM)
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         name = b""

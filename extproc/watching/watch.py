@@ -528,24 +528,30 @@ class Watch:
         queue, holds, window = self._queue, self._judge.holds, self._judge.window
         if self._judge.responds and not self.begun and not self._shows():
             return
+        gone: dict[GrownText, None] = {}  # what of these was released is dropped at once: each time moves all the rest
         while queue.held:
             held = queue.held[0]
             if isinstance(held, HeldRun):
                 stop = held.known(window) if holds else held.stop
                 if stop > held.at:
+                    gone[held.grown] = None
                     self._release(held, stop)
                 if stop < held.stop:
-                    return
+                    break
                 queue.take()
                 continue
             assert isinstance(held, HeldEvent)
             if holds and not self._known(held):
-                return
+                break
             queue.take()
+            for piece in held.pieces:
+                gone[piece.grown] = None
             self._out.append(self._written(held))
             self.begun = True
             if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
+        for grown in gone:
+            grown.forget(window)
 
     def _release(self, held: HeldRun, stop: int) -> None:
         """Release those events before `stop` that wait still: all up to one in which something is masked at once."""
@@ -565,7 +571,8 @@ class Watch:
                 self._out.append(self._written(event))
             self._queue.size -= len(raw)
             self.begun = True
-        grown.forget(self._judge.window)
+        if self._course is not None:
+            self._course.seen(held.like.fields)
 
     def _known(self, held: HeldEvent) -> bool:
         """Whether an event may go on."""
@@ -573,7 +580,11 @@ class Watch:
 
     def _shows(self) -> bool:
         """Whether a text of the answer may be released: until then another answer may take the place of all."""
-        for held in self._queue.held:
+        queue = self._queue
+        if queue.quiet and self._events is None:
+            return True
+        while queue.quiet < len(queue.held):
+            held = queue.held[queue.quiet]
             if isinstance(held, HeldRun):
                 return held.known(self._judge.window) > 0
             assert isinstance(held, HeldEvent)
@@ -581,6 +592,7 @@ class Watch:
                 return False
             if held.pieces or self._events is None:
                 return True
+            queue.quiet += 1
         return self._settled
 
     def _written(self, held: HeldEvent) -> bytes:
@@ -605,7 +617,6 @@ class Watch:
                     else:
                         other = b""
             grown.out = piece.end
-            grown.forget(self._judge.window)
         if self._changed and (changed or REPEATS.search(event.data)) and (fields is not None or held.alike):
             fields = orjson.loads(event.data) if fields is None else fields
             self._shape.forget(fields)

@@ -121,3 +121,29 @@ def test_a_character_that_json_forbids_is_unreadable() -> None:
     assert watch.feed(event(content="abc") + bad + event(content="more") + END, True) == b""
     assert watch.responds is not None  # nothing was sent yet
     assert watch.responds.message == "unreadable"
+
+
+def test_an_event_that_is_none_to_a_client_is_no_part_of_the_text() -> None:
+    """A byte order mark is one at the beginning of a stream alone; anywhere else it makes a field nobody knows."""
+    mark = b"\xef\xbb\xbf"
+    events = [
+        mark + event(content="hello "),
+        b"id: 1\n" + event(content="sec"),
+        mark + event(content="and"),
+        b"id: 2\n" + event(content="ret and what comes behind it"),
+    ]
+    assert contents(watched(*events, END).replace(b"id: 1\n", b"").replace(b"id: 2\n", b"")) == (
+        "[x] and what comes behind it"  # the first and the third begin with the mark
+    )
+
+
+def test_what_alike_events_say_of_their_answer_is_in_its_cut() -> None:
+    def said(text: str, tokens: int) -> bytes:
+        candidate = {"content": {"parts": [{"text": text}]}, "index": 0}
+        return b"data: " + orjson.dumps({"candidates": [candidate], "usageMetadata": {"n": tokens}}) + b"\n\n"
+
+    watch = Watch(SHAPES["gemini"], Everything("secret"), True)
+    long = "that goes on and on and on"
+    watch.feed(b"".join((said(long, 1), b"id: 1\n" + said(long, 2), said(long, 1), said(long, 1))))
+    out = watch.feed(b"data: no JSON\n\n")
+    assert orjson.loads(out.split(b"\n\n")[-2][6:])["usageMetadata"] == {"n": 1}

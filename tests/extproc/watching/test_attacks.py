@@ -23,6 +23,7 @@ from tests.extproc.watching.test_watch import (
     FLAG,
     MASK,
     POLICY,
+    RESPOND,
     WORDS,
     Slow,
     cut_up,
@@ -218,3 +219,19 @@ def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> 
     parts = (chunk(call(0, arguments=part)) for part in cut_up(arguments, (size,)))
     out = shown(run(watch(), sent(*parts, chunk(finish="tool_calls"))))
     assert orjson.loads(out[0, "tool", 0])["a"] == "x " * 500 + "[card] and [masked]" + " y" * 500
+
+
+@pytest.mark.parametrize("said", ['"card": "4111", ', CARD + ", "])
+def test_what_comes_at_once_is_released_in_linear_time(said: str) -> None:
+    def body(size: int) -> bytes:
+        return encode("", chunk(call(0, arguments=said * 16))) * (size // 4)
+
+    assert_linear(body, lambda data: watch().feed(data))
+
+
+def test_events_that_show_nothing_are_waited_with_in_linear_time() -> None:
+    def read(events: list[bytes]) -> bytes:
+        one = watch(RESPOND)
+        return b"".join(one.feed(event) for event in events)
+
+    assert_linear(lambda size: [b"data: {}\n\n"] * size, read)
