@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-import secrets
+import random
 import socket
+from itertools import cycle
 
 FIRST, SHARE = 12_000, 1_000
 """Below what Linux gives to clients (32768 and up), and each test process of a run has a share of its own."""
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
 
+_TURNS = cycle(random.SystemRandom().sample(range(FIRST + _WORKER * SHARE, FIRST + (_WORKER + 1) * SHARE), SHARE))
+
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on, and that no connection and no other test takes meanwhile."""
-    while True:
-        port = FIRST + _WORKER * SHARE + secrets.randbelow(SHARE)
+    """A TCP port of loopback that nobody listens on, and that no connection and no other test takes meanwhile: none is
+    given again before all others were."""
+    for port in _TURNS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -22,3 +25,4 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+    raise AssertionError("the turns have no end")

@@ -138,10 +138,12 @@ async def test_its_commands_answer_a_request(tmp_path):
     policy = machine.here((FOLDER / "policy.yaml").read_text(), "router")
     (tmp_path / "pointsman" / "policy.yaml").write_text(policy)
     async with AsyncExitStack() as stack:
-        for service in ("small", "large", "router"):
-            await stack.enter_async_context(machine.up(service))
+        started = [await stack.enter_async_context(machine.up(service)) for service in ("small", "large", "router")]
 
         async def healthy():
+            assert all(process.returncode is None for process in started), [
+                *map(Path.read_text, tmp_path.glob("*.log"))
+            ]
             return await asyncio.to_thread(machine.healthy)
 
         await eventually(healthy)
