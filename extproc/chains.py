@@ -17,6 +17,7 @@ from decisions.engine import Engine
 from extproc.apis.registry import BY_NAME
 from signals.reading import Unavailable
 from signals.request import Request
+from signals.state.store import first_text
 
 TTL_S: Final = 86_400.0
 """How long an id is remembered; as long as a sticky choice without a request."""
@@ -129,10 +130,7 @@ class Chains:
         """Give `request` the session of the response that it continues, where that is known."""
         key = _key(before(engine, request))
         try:
-            found = await engine.store.text(key)
-            if found is None:  # another router may have shown the answer to the client and be about to say whose it is
-                await asyncio.sleep(AGAIN_S)
-                found = await engine.store.text(key)
+            found = await first_text(engine.store, [key], AGAIN_S)
         except Unavailable:  # as if it were not known: it is a session of its own
             found = None
         request.session = found or ""

@@ -104,7 +104,7 @@ class Sessions:
         for header in HEADERS:
             if value := headers.get(header):
                 yield value
-        if fields:
+        if not _FIELDS.isdisjoint(fields):
             yield from _told(fields)
         for kind, path in self.own:
             own = headers.get(str(path[0])) if kind == "header" else look_up(fields, path)

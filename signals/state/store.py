@@ -73,6 +73,19 @@ class Store(Protocol):
         ...
 
 
+async def first_text(store: Store, keys: Sequence[str], again: float) -> str | None:
+    """The text under the first of `keys` that has one. Where none has, they are looked up once more after `again`
+    seconds: another router may have shown its client an answer and be about to write what it knows of it. 0: they are
+    not. Raises `Unavailable`."""
+    for seconds in (0.0, again) if again else (0.0,):
+        if seconds:
+            await asyncio.sleep(seconds)
+        for key in keys:
+            if (text := await store.text(key)) is not None:
+                return text
+    return None
+
+
 class Memory:
     """State of this process alone, in bounded memory.
 
