@@ -106,7 +106,7 @@ class ServerProcess:
         self.ready = time.monotonic() - begin
 
     def _processes(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+        return [self.process, *self.process.children(recursive=True)] if self.process.is_running() else []
 
     def cpu(self) -> float:
         """CPU seconds of the process and its children so far."""
@@ -181,6 +181,9 @@ def commands(folder: Path, wanted: set[str], before: Path | None) -> dict[str, t
     plain = socket_of("20x10plain")
     if NATIVE.is_dir():
         found["20 x 10, not compiled"] = (serve(files["20 x 10"], plain, code=HERE.parent), plain)
+        if before is not None:
+            socket = socket_of("20x10plain" + BEFORE)
+            found["20 x 10, not compiled" + BEFORE] = (serve(files["20 x 10"], socket, code=before), socket)
     else:
         print("the router is not compiled: make native")
     return {name: how for name, how in found.items() if name in wanted}
@@ -193,7 +196,13 @@ def started(folder: Path, cases: Sequence[BenchCase], before: Path | None = None
     with ExitStack() as stack:
         wanted = {case.server for case in cases if case.server is not None}
         for number, (name, (command, target)) in enumerate(commands(folder, wanted, before).items()):
-            servers[name] = ServerProcess(command, target, 1, folder / f"server{number}.log")
+            try:
+                servers[name] = ServerProcess(command, target, 1, folder / f"server{number}.log")
+            except RuntimeError as error:
+                if not name.endswith(BEFORE):
+                    raise
+                print(f"left out: the other checkout does not serve {name}: {str(error)[:400]}", file=sys.stderr)
+                continue
             stack.callback(servers[name].close)
         yield servers
 
