@@ -11,6 +11,7 @@ from typing import Any, Final
 from extproc.bodies.jsonbody import collect, decoded, dicts, encoded, kind
 from extproc.bodies.pdf import pages
 from extproc.refusal import Refusal
+from signals.background import rest
 from signals.request import TEXTUAL, Extra, Message, Opaque
 
 IN_TURN: Final = frozenset(
@@ -406,6 +407,8 @@ def read_turns(call: CallContents, given: Any, param: str) -> None:
     call.turns = given
     messages = call.messages
     for index, turn in enumerate(given):
+        if not index & 511:  # compiled code lets nobody else run
+            rest()
         if type(turn) is dict and len(turn) == 2:
             role, content = turn.get("role"), turn.get("content")
             if type(role) is str and role in ROLES:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import orjson
 
 from extproc.refusal import Refusal
+from signals.background import rest
 
 _loads: Final = orjson.loads  # names of this module's own are found sooner, as everywhere on the way of a request
 _dumps: Final = orjson.dumps
@@ -25,7 +26,7 @@ _dumps: Final = orjson.dumps
 
 def load(body: bytes, most: int) -> dict[str, Any]:
     """The object in `body`, of at most `most` values. Raises `Refusal` (400, 413) for anything else."""
-    if len(body) > 2 * most and _values(body, most) > most:
+    if len(body) > 2 * most and _too_many(body, most):
         raise Refusal(413, f"The request body holds more than {most} JSON values.", "too_many_values")
     try:
         fields = _loads(body)
@@ -36,17 +37,35 @@ def load(body: bytes, most: int) -> dict[str, Any]:
     return fields
 
 
-def _values(body: bytes, most: int) -> int:
-    """How many JSON values `body` holds, about; exact only where that could be more than `most`."""
-    rough = values_at_most(body)
-    if rough <= most:
-        return rough
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if count(plain, b'"') > 4 * most:  # so many strings alone
-        return most + 1
-    return values_at_most(b"".join(plain.split(b'"')[::2]))
+def _too_many(body: bytes, most: int) -> bool:
+    """Whether `body` holds more than `most` JSON values. Read in parts, and no further than what tells."""
+    rough = 0
+    for at in range(0, len(body), _PART):
+        rough += values_at_most(body[at : at + _PART])
+        rest()
+        if rough > most:
+            break
+    else:
+        return False
+    values = quotes = at = 0
+    inside = 0
+    while at < len(body):
+        part = body[at : at + _PART]
+        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # what is escaped belongs to its backslash
+            part = body[at : at + _PART + 1]
+        at += len(part)
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        values += values_at_most(b"".join(pieces[inside::2]))
+        quotes += len(pieces) - 1
+        if values > most or quotes > 4 * most:
+            return True
+        inside = (inside + len(pieces) - 1) % 2
+        rest()
+    return False
 
 
+_PART: Final = 64 * 1024
+"""Bytes of a body whose values are counted at a time."""
 _SAMPLE: Final = 2048
 _SMALL: Final = 2048
 
@@ -215,8 +234,12 @@ def collect(
     if joined is None:
         joined = found
     stack: list[Any] = [root]
+    steps = 0
     while stack:
         value = stack.pop()
+        steps += 1
+        if not steps & 511:  # compiled code lets nobody else run
+            rest()
         if type(value) is str:
             found.append(value)
         elif type(value) is dict:
@@ -281,7 +304,9 @@ def _join(parts: list[Any], joined: list[str]) -> None:
     """Add the texts of `parts`, joined with nothing as some templates join them, where there are several."""
     texts = []
     folded = []  # as readers have them that compare keys without regard to case: the last one counts
-    for part in parts:
+    for number, part in enumerate(parts):
+        if number & 511 == 511:
+            rest()
         text = last = part
         if type(part) is dict:
             text, last = part.get("text"), None

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -386,7 +387,25 @@ def run(options: Options) -> int:
     )  # before the load: a change in between must not go unseen
     serving = _run(options, load(options.policy, options.gate, options.candidate), watcher, began)
     with runner() as loop:
-        return loop.run(serving)
+        status = loop.run(serving)
+    _end_threads(status)
+    return status
+
+
+def _end_threads(status: int) -> None:
+    """Wait a moment for threads that nobody needs any more; where one goes on, the process ends here.
+
+    One that is inside a library in C++ when Python has shut down would abort the process: Python ends such a thread by
+    unwinding its stack (pthread_exit(3)), which C++ takes for an error.
+    """
+    until = time.monotonic() + 1
+    threads = [thread for thread in threading.enumerate() if thread.daemon]
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
 
 
 async def _run(options: Options, loaded: Loaded, watcher: Watcher, began: float) -> int:

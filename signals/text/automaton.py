@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick
 
+from signals.background import rest
 from signals.reading import Unavailable
 from signals.text.hits import Searcher
 from signals.text.view import slices
@@ -289,6 +290,7 @@ class Automaton(Searcher):
             for index, start, end in search.find_matches_as_indexes(window, overlapping=True):
                 if start < _CHUNK:
                     yield index, base + start, base + end
+            rest()
 
     def _folded(self, text: str) -> bytes:
         if not text.isascii():
@@ -314,6 +316,7 @@ class Automaton(Searcher):
             if part:
                 spaced = part.endswith(b" ")
                 parts.append(part)
+            rest()
         return b"".join(parts)
 
 
@@ -321,7 +324,11 @@ def _changed(data: bytes, table: bytes) -> bytes:
     """`data.translate(table)`."""
     if len(data) <= _SLICE:
         return data.translate(table)
-    return b"".join([data[at : at + _SLICE].translate(table) for at in range(0, len(data), _SLICE)])
+    parts = []
+    for at in range(0, len(data), _SLICE):
+        parts.append(data[at : at + _SLICE].translate(table))
+        rest()
+    return b"".join(parts)
 
 
 def _written_in(data: bytes, keyword: Keyword) -> bool:

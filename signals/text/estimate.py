@@ -11,6 +11,7 @@ from zlib import adler32
 
 import orjson
 
+from signals.background import rest
 from signals.facts import Facts
 from signals.request import Request
 
@@ -105,6 +106,7 @@ class ByteWeights:
             total = 0
             for at in range(0, size, _SLICE):
                 total += self._sum(data[at : at + _SLICE], data[max(0, at - 1) : at])
+                rest()
         estimated: int = round(total * self._step + size * self._least + self._first)
         return max(estimated, (size + 15) // 16)
 

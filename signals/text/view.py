@@ -21,6 +21,8 @@ from typing import Final, NamedTuple
 
 import re2
 
+from signals.background import rest
+
 SLICE: Final = 1 << 14
 """Characters worked on at a time: a few milliseconds at the most."""
 _CONTROLS: Final = bytes((*range(9), *range(14, 32), 127))
@@ -170,6 +172,7 @@ def _ordinary(text: str) -> bool:
         # Codes of one byte wrap around: less fourteen, those below it are the largest.
         if np.minimum.reduce(codes) < 9 or np.minimum.reduce(codes - np.uint8(14)) < 18:
             return False
+        rest()
     return True
 
 
@@ -186,6 +189,7 @@ def slices(text: str, size: int = SLICE) -> Iterator[str]:
             while border > least and unicodedata.category(text[border])[0] == "M":
                 border -= 1
         yield text[at:border]
+        rest()
         at = border
     yield text[at:]
 

@@ -18,7 +18,7 @@ from decisions.engine import Opening
 from decisions.model import Model
 from extproc.bodies.encoding import coding, decoded, in_utf8, plainly_json, says_json
 from extproc.bodies.holder import Bodies
-from extproc.bodies.jsonbody import _values
+from extproc.bodies.jsonbody import _too_many, values_at_most
 from extproc.refusal import Refusal
 from extproc.requests import paths, rewriting
 from extproc.requests.body import parse
@@ -153,7 +153,7 @@ def test_bodies(body: Callable[[int], bytes]) -> None:
             request.opaque(scope)
 
     assert_linear(body, _refused(read), 2**15)
-    assert_linear(body, lambda given: _values(given, 0), 2**16)
+    assert_linear(body, lambda given: _too_many(given, values_at_most(given) - 1), 2**16)
 
 
 GOOGLE = "/v1beta/models/auto:generateContent"
