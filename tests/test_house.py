@@ -117,6 +117,57 @@ def test_a_folder_that_is_too_full_is_found() -> None:
     assert crowded([*files, "signals/text/one_more.txt"]) == {"signals/text": MOST_FILES + 1}
 
 
+def imported(tree: ast.Module, modules: set[str]) -> set[str]:
+    """The `modules` that a module imports as it runs, functions included; what only types need is left out."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            whole = {f"{node.module}.{name.name}" for name in node.names}
+            found |= (whole & modules) or {node.module}
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return found & modules
+
+
+def circles(graph: dict[str, set[str]]) -> set[str]:
+    """The nodes that can be reached from themselves, and those between such: what is left when every node to which no
+    arrow leads, or from which none does, has been taken away again and again."""
+    left = dict(graph)
+    while True:
+        led_to = set().union(*(below & left.keys() for below in left.values()))
+        inner = {node: below for node, below in left.items() if below & left.keys() and node in led_to}
+        if len(inner) == len(left):
+            return set(inner)
+        left = inner
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Neither modules nor the folders of one room; import-linter holds the order of the rooms themselves."""
+    trees = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree for file, tree in files(*ROOMS)}
+    graph = {module: imported(tree, set(trees)) for module, tree in trees.items()}
+    assert sum(map(len, graph.values())) > 1000
+    assert circles(graph) == set()
+    folders: dict[str, set[str]] = {}
+    for module, below in graph.items():
+        for other in below:
+            here, there = module.split("."), other.split(".")
+            if len(here) == len(there) == 3 and here[0] == there[0] and here[1] != there[1]:
+                folders.setdefault(".".join(here[:2]), set()).add(".".join(there[:2]))
+    assert len(folders) > 5
+    assert circles(folders) == set()
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+
+
 def attributes(node: ast.ClassDef) -> set[str]:
     """What an instance holds: the class's own fields, and whatever a method assigns to `self`."""
     found: set[str] = set()

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterator
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final
 from urllib.parse import unquote
@@ -47,25 +48,33 @@ def _too_many(body: bytes, most: int) -> bool:
             break
     else:
         return False
-    values = quotes = at = 0
-    inside = 0
-    while at < len(body):
-        part = body[at : at + _PART]
-        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # what is escaped belongs to its backslash
-            part = body[at : at + _PART + 1]
-        at += len(part)
-        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    values = quotes = inside = 0
+    for part in _unescaped(body):
+        pieces = part.split(b'"')
         values += values_at_most(b"".join(pieces[inside::2]))
         quotes += len(pieces) - 1
         if values > most or quotes > 4 * most:
             return True
         inside = (inside + len(pieces) - 1) % 2
-        rest()
     return False
 
 
+def _unescaped(body: bytes) -> Iterator[bytes]:
+    """`body` in parts, without escaped backslashes and quotes: every quote that is left begins or ends a string."""
+    at = 0
+    while at < len(body):
+        part = body[at : at + _PART]
+        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # what is escaped belongs to its backslash
+            part = body[at : at + _PART + 1]
+        at += len(part)
+        yield part.replace(b"\\\\", b"").replace(b'\\"', b"")
+        rest()
+
+
 _PART: Final = 64 * 1024
-"""Bytes of a body whose values are counted at a time."""
+"""Bytes of a body that are read at a time, where others may run in between."""
+_LONG: Final = 256 * 1024
+"""Bytes from which on a body is looked at in such parts only: it is read in a thread."""
 _SAMPLE: Final = 2048
 _SMALL: Final = 2048
 
@@ -124,8 +133,13 @@ def unambiguous(body: bytes, fields: dict[str, Any], strings: int | None) -> Non
     quotes of the bytes tell whether one was, beside those of what was parsed; only then is the body read again to find
     it. `strings` is how many strings and keys `fields` has, none of which has an escape in `body`; where nobody knows
     (None), `fields` is written as JSON again. Most clients write as we do, without spaces, and that tells at a look.
+    Of a long body the strings are counted instead, since nobody else can run while it is written.
     """
-    if strings is not None:
+    if len(body) > _LONG:
+        held = _strings(fields) if strings is None else strings
+        if sum([count(part, b'"') for part in _unescaped(body)]) == 2 * held:
+            return
+    elif strings is not None:
         if count(body, b'"') == 2 * strings:
             return
     else:
@@ -146,10 +160,13 @@ def unambiguous(body: bytes, fields: dict[str, Any], strings: int | None) -> Non
 
 def _strings(root: Any) -> int:
     """How many strings and keys there are below `root`, however deep that is."""
-    count = 0
+    count = steps = 0
     stack = [root]
     while stack:
         value = stack.pop()
+        steps += 1
+        if not steps & 511:
+            rest()
         if type(value) is str:
             count += 1
         elif type(value) is dict:

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
-from signals.neural.kinds import LEAST_KNOWN, second, shipped
-from signals.neural.shipped import Shipped, Verdicts
+from signals.neural.kinds import second, shipped
+from signals.neural.shipped import LEAST_KNOWN, Shipped, Verdicts
 from signals.reading import Reading, Unavailable, unknown
 from signals.request import Scope
 from signals.signal import Cost, Params, Shared, Signal

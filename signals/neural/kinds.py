@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from signals.bounds import Bounds
 from signals.facts import Facts
-from signals.neural.shipped import Shipped, Verdicts
+from signals.neural.shipped import LEAST_KNOWN, Shipped, Verdicts
 from signals.reading import Reading, unknown
 from signals.signal import Cost, Doubt, Shared, Signal, TextParams
 
 if TYPE_CHECKING:
     from signals.neural.heads import HeadVerdict
     from signals.neural.reader import Second
-
-LEAST_KNOWN: Final = 0.25
-"""The share of known words below which `jailbreak`, `domain` and `reasoning` are Unknown (`too_little_known`): scripts
-and languages that the model has hardly seen."""
 
 
 def shipped(shared: Shared) -> Shipped:

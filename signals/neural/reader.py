@@ -23,9 +23,8 @@ from signals.gather import let_go
 from signals.neural.fair import client_of
 from signals.neural.folder import F32, load
 from signals.neural.heads import HeadVerdict, ModelError
-from signals.neural.kinds import LEAST_KNOWN
 from signals.neural.service import Service
-from signals.neural.shipped import Verdicts
+from signals.neural.shipped import LEAST_KNOWN, Verdicts
 from signals.neural.tokenizer import MODELS
 from signals.reading import Unavailable
 from signals.services import Services

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from signals.facts import Facts
 from signals.gather import let_go
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from signals.neural.heads import Heads, HeadVerdict
+
+LEAST_KNOWN: Final = 0.25
+"""The share of known words below which `jailbreak`, `domain` and `reasoning` are Unknown (`too_little_known`): scripts
+and languages that the model has hardly seen."""
 
 
 def heads(inference: Inference) -> Heads:

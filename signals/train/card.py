@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signals.kinds.jailbreak import DEFAULT
-from signals.neural.kinds import LEAST_KNOWN
+from signals.neural.shipped import LEAST_KNOWN
 from signals.train import traffic
 from signals.train.measure import Figure
 from signals.train.sources.data import Data

@@ -28,6 +28,7 @@ from signals.neural.reader import Second
 from signals.neural.tokenizer import MODELS, Lexicon
 from signals.services import Services
 from signals.train import measure
+from signals.train.lessons import read_all
 from signals.train.networks import export, heads
 from signals.train.sources import corpus, written
 from signals.train.sources.corpus import Corpus, Item
@@ -159,8 +160,6 @@ def slope(groups: Sequence[FieldAnswers]) -> float:
 
 def train(texts: Corpus, built: Lexicon, path: Path) -> export.Own:
     """The head, not calibrated yet. `path`: the graph whose word vectors it reads."""
-    from signals.train.__main__ import read_all  # which builds on this module
-
     model = heads.HeadsNetwork(built.weight, export.word_vectors(path), texts.domain_of)
     heads.train(model, read_all(texts.items, built, "features"), texts.items, SEED, EPOCHS)
     columns = model.slices()["domain"]

@@ -27,8 +27,8 @@ from tokenizers import Tokenizer
 from signals.kinds.jailbreak import DEFAULT
 from signals.neural.heads import Heads
 from signals.neural.reader import CHUNK, Band
-from signals.train import __main__ as first
 from signals.train import fields, measure, traffic
+from signals.train import lessons as common
 from signals.train.measure import logit
 from signals.train.networks import e5, export, reader
 from signals.train.sources import corpus, written
@@ -252,7 +252,7 @@ def together(found: Sequence[Sequence[ScoredCall]], read: Sequence[tuple[F64, F6
     ]
 
 
-def make(lesson: first.TrainingSet, out: Path, tests: Path) -> None:
+def make(lesson: common.TrainingSet, out: Path, tests: Path) -> None:
     """Trains the reader three times, twice with sources left out, and writes its folder and its card."""
     data, skip = lesson.data, measure.tested(tests)
     source = e5.load()
@@ -271,7 +271,7 @@ def make(lesson: first.TrainingSet, out: Path, tests: Path) -> None:
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / "heads.onnx"
             labels = {"domain": ["none"], "feedback": corpus.FEEDBACK, "modality": corpus.MODALITY}
-            export.save(first.learn(first.lean(lesson), without), labels, path)
+            export.save(common.learn(common.lean(lesson), without), labels, path)
             half = look(Heads(path, out / "lexicon.npz", None), list(calls(data, number, tests)), DRIFT)
         model = trained(reader.lessons(data, reader.SEED, without, skip))
         found.append(half)
@@ -369,8 +369,8 @@ def card(folder: Path, tables: dict[str, str], bands: dict[str, Band], data: Dat
 
 
 def main() -> None:
-    args = first.options("python -m signals.train.second", __doc__)
-    make(first.prepare(args, kept=True), args.out, args.tests)
+    args = common.options("python -m signals.train.second", __doc__)
+    make(common.prepare(args, kept=True), args.out, args.tests)
 
 
 if __name__ == "__main__":

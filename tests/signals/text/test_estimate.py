@@ -1,4 +1,4 @@
-"""The estimate of a text's tokens depends neither on where the text is cut to be read nor on how its bytes are added."""
+"""The estimate of a text's tokens depends neither on where the text is cut nor on how its bytes are added."""
 
 from __future__ import annotations
 
