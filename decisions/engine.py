@@ -291,10 +291,11 @@ class Engine:
     what answers cost (a budget, see `record`, or the operator), so that Envoy must show them to us. `selectors` make
     the choices of models, by the decision's name; those in `learning` are told what became of them, and `grading` takes
     what users think of it. `chained` says that something is kept of a session, so that a chain of responses must be
-    one. `ahead` are the signals that take long where a text is long. `caches`: some decision keeps answers, and counts
-    what that saves. `watched` are the decisions with `on: answer`; `asked` are the signals that look at requests, which
-    are all but those that look at answers. `kept` says on which decision a session is. `ranked`: confidences are
-    compared anywhere. `sees_answers`: Envoy has to show us answers at all, their headers at least.
+    one. `ahead` are the signals that take long where a text is long; `slow` says that some signal waits for something,
+    as neural ones do. `caches`: some decision keeps answers, and counts what that saves. `watched` are the decisions
+    with `on: answer`; `asked` are the signals that look at requests, which are all but those that look at answers.
+    `kept` says on which decision a session is. `ranked`: confidences are compared anywhere. `sees_answers`: Envoy has
+    to show us answers at all, their headers at least.
     """
 
     def __init__(
@@ -316,6 +317,7 @@ class Engine:
         self.asked = {name: signal for name, signal in self.signals.items() if name not in answers}
         bundle(self.asked)
         self.ahead = self._long()
+        self.slow = any(signal.slow for signal in self.asked.values())
         self.watched = Watched(rules.watching, self.signals) if rules.watching else None
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         self._order = _Order(rules, self.kept)

@@ -72,6 +72,9 @@ ANSWER_LIMIT = 16 * 2**20
 telling us to stop, so it is we who must not send without end."""
 APART: Final = 272 * 1024
 """Bytes of a body from which on it is read in a thread, so that other requests need not wait for it."""
+APART_SLOW: Final = 32 * 1024
+"""The same where some signal is slow: beside what that takes a thread costs nothing, and calls that wait for the same
+model are over, and come again, at the same moment."""
 STRANGE: Final = 16 * 1024
 """The same for a body that is not all ASCII: its text takes several times as long."""
 SMALL: Final = 64 * 1024
@@ -582,7 +585,7 @@ class Exchange:
             if target is not None and target.operation == "feedback":
                 self._begin(self._grade(body), len(body))
                 return
-            if is_long(body) or self._head.coding is not None:
+            if is_long(body, slow=self._engine.slow) or self._head.coding is not None:
                 self._begin(self._decide_later(body), len(body))
                 return
             request = self._request = self._read(body)
@@ -1069,12 +1072,12 @@ def _plain(trace: Trace, request: Request, reason: str) -> Trace:
     return trace._replace(decision=replace(trace.decision, action="route", writer=None, fallback=reason))
 
 
-def is_long(body: bytes) -> bool:
-    """Whether `body` takes so long to read that others would notice."""
+def is_long(body: bytes, *, slow: bool = False) -> bool:
+    """Whether `body` takes so long to read that others would notice; `slow` says that slow signals will read it."""
     size = len(body)
     if size <= STRANGE:
         return False
-    return size > APART or not body.isascii() or (size > SMALL and count(body, b"{") > MANY)
+    return size > (APART_SLOW if slow else APART) or not body.isascii() or (size > SMALL and count(body, b"{") > MANY)
 
 
 def _full() -> Refusal:

@@ -952,6 +952,24 @@ def slow_policy(seconds: float | None, action: str = "route", **more: Any) -> tu
     return engine(clause("slow", "slow", action, **more), signals=[signal], deadline=0.02), signal
 
 
+async def test_before_a_slow_signal_a_shorter_body_is_read_in_a_thread_already() -> None:
+    words = "word " * 10_000
+    for signal, apart in ((word("evil"), False), (Slow("evil", 0.001), True)):
+        service = Service(engine(clause("any", "evil", "route"), signals=[signal], deadline=PATIENCE))
+        readers: list[int] = []
+
+        async def noted(work: Any, readers: list[int] = readers) -> Any:
+            readers.append(threading.get_ident())
+            return await asyncio.to_thread(work)
+
+        service.apart = noted  # type: ignore[method-assign]
+        envoy = Envoy(service)
+        envoy.request(chat(words))
+        await envoy.settled()
+        expect_route(envoy.sent[-1], "large" if apart else "small", "request_body")
+        assert bool(readers) is apart
+
+
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
 async def test_a_slow_signal_is_waited_for(mode: Any) -> None:
     policy, _ = slow_policy(0.001)
