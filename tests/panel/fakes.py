@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ ASK = [{"role": "user", "content": "What is it?"}]
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    for _ in range(int(PATIENCE / 0.002)):
-        if reached():
-            return
-        await asyncio.sleep(0.002)
-    raise TimeoutError("it did not come to that")
+    """Wait until it is so, and ask less and less often: many tables may wait at the same time."""
+    pause, deadline = 0.002, time.monotonic() + PATIENCE
+    while not reached():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not come to that")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def says(name: str, *texts: str, **more: Any) -> FakeModel:

@@ -67,32 +67,34 @@ def proper(given: Given) -> str:
     return "error"
 
 
+LATE = ("hang", "silent")
+"""These take their seconds at the same time."""
 FAULTS = (
-    "kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow",
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hang", "silent")),
-)  # fmt: skip
+    *((kind,) for kind in ("kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow")),
+    pytest.param(LATE, marks=pytest.mark.slow),
+)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("faults", FAULTS, ids="-".join)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_proper_error(
-    kind: str, fault: str
+    kind: str, faults: tuple[str, ...]
 ) -> None:
-    late = fault in ("hang", "silent")
+    late = faults == LATE
     # On a busy machine the first piece may take longer than ten seconds, and a heartbeat would begin the stream.
     block = {**KINDS[kind], **({"budget": {"each": WAIT}} if late else {"heartbeat": 300.0})}
 
-    async def one(broken: str, after: int, stream: bool) -> str:
+    async def one(fault: str, broken: str, after: int, stream: bool) -> str:
         more = {"wait": WAIT} if late else {}
         async with table(members(), block, **more) as made:
             for name in broken:
                 made.models[name].faults[-2] = Fault(fault, after)
             return proper(await made.ask(stream=stream))
 
-    cases = [*product(("a", "b", "c", "abc"), (0, 2), (False, True))]
+    cases = [*product(faults, ("a", "b", "c", "abc"), (0, 2), (False, True))]
     found = dict(zip(cases, await asyncio.gather(*(one(*case) for case in cases)), strict=True))
     for case, outcome in found.items():
-        broken, after, stream = case
+        fault, broken, after, stream = case
         if fault == "slow":
             assert outcome == "answer", case
         elif broken == "abc":
