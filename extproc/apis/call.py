@@ -407,7 +407,7 @@ def read_turns(call: CallContents, given: Any, param: str) -> None:
     call.turns = given
     messages = call.messages
     for index, turn in enumerate(given):
-        if not index & 511:  # compiled code lets nobody else run
+        if index & 511 == 511:  # compiled code lets nobody else run
             rest()
         if type(turn) is dict and len(turn) == 2:
             role, content = turn.get("role"), turn.get("content")
