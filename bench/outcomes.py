@@ -141,8 +141,8 @@ def curves(known: Table, asked: Table) -> None:
     prices = np.array([asked.prices[model] for model in asked.models])
     means = np.nanmean(asked.grades, 0)
     apart, least = 0, {"table": 0.0, "neighbours": 0.0}
-    print("| budget | `irt` | `nearest` | table by category | best single | `irt` less single |")
-    print("|---|---|---|---|---|---|")
+    print("| budget | `irt` | `nearest` | table by category | best single | `irt` less single | `irt` less table |")
+    print("|---|---|---|---|---|---|---|")
     for budget in np.geomspace(prices.min() * 2, prices.max(), BUDGETS).tolist():
         got: dict[str, F64] = {}
         for name, worth in worths.items():
@@ -155,7 +155,8 @@ def curves(known: Table, asked: Table) -> None:
         for name in least:
             least[name] = min(least[name], interval(got["abilities"] - got[name])[1])
         cells = " | ".join(f"{got[name].mean():.3f}" for name in ("abilities", "neighbours", "table"))
-        print(f"| {budget:.0f} | {cells} | {means[single]:.3f} | {shown(gain, '+.3f')} |", flush=True)
+        less = shown(got["abilities"] - got["table"], "+.3f")
+        print(f"| {budget:.0f} | {cells} | {means[single]:.3f} | {shown(gain, '+.3f')} | {less} |", flush=True)
     print(f"intervals apart from the single model at {apart} budgets; least upper end of irt less others: {least}")
 
 
@@ -201,7 +202,7 @@ def llmrouter(path: Path, seeds: int) -> None:
         print(f"mean of {seeds} splits, {name}: single {single:.4f}, {gain:+.4f} at {cost:.2f}, {less:+.4f} at 0.7")
 
 
-def newcomers(path: Path, splits: int, count: int = 50) -> None:
+def newcomers(path: Path, splits: int, count: int) -> None:
     """Each model in turn joins with so many graded questions of one half: how far its mean grade on the other half is
     from what is foretold. The questions are chosen, or drawn."""
     missed: dict[str, list[list[float]]] = {"chosen": [], "drawn": [], "their bare mean": []}
@@ -234,9 +235,11 @@ def newcomers(path: Path, splits: int, count: int = 50) -> None:
         )
 
 
-def mmlu(path: Path) -> None:
+def mmlu(path: Path, splits: int) -> None:
+    for split in range(splits):
+        print(f"split {split}")
+        curves(*halves(path, split))
     known, asked = halves(path, 0)
-    curves(known, asked)
     _, quality, bar = trained(known, asked, "abilities")
     promises("MMLU-Pro", asked, quality, bar)
 
@@ -401,7 +404,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--only", choices=("llmrouter", "mmlu", "greenserv", "drift", "newcomers"))
     parser.add_argument("--seeds", type=int, default=20, help="orders of a stream (20)")
-    parser.add_argument("--splits", type=int, default=5, help="halves of LLMRouter, and of newcomers (5)")
+    parser.add_argument("--joins-with", type=int, default=50, metavar="N", help="graded questions of newcomers (50)")
+    parser.add_argument("--splits", type=int, default=5, help="halves of what is trained beforehand (5)")
     args = parser.parse_args()
     if args.only in (None, "greenserv"):
         greenserv(args.data / "greenserv_rewards.jsonl.gz", args.seeds)
@@ -410,9 +414,9 @@ def main() -> None:
     if args.only in (None, "llmrouter"):
         llmrouter(args.data / "llmrouter_scores.jsonl.gz", args.splits)
     if args.only in (None, "mmlu"):
-        mmlu(args.data / "mmlu_pro_outcomes.jsonl.gz")
+        mmlu(args.data / "mmlu_pro_outcomes.jsonl.gz", args.splits)
     if args.only in (None, "newcomers"):
-        newcomers(args.data / "mmlu_pro_outcomes.jsonl.gz", args.splits)
+        newcomers(args.data / "mmlu_pro_outcomes.jsonl.gz", args.splits, args.joins_with)
 
 
 if __name__ == "__main__":

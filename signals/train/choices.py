@@ -26,15 +26,18 @@ from signals.train import joining
 F32 = NDArray[np.float32]
 
 FOLDS: Final = 5
-RIDGE: Final = 10.0
+RIDGE: Final = 5.0
 RIDGE_OF_CATEGORY: Final = 1.0
 """Categories are surer than grades, which have much chance in them."""
-FACTORS: Final = 12
+FACTORS: Final = (3, 4, 6, 9, 12)
+"""How many are tried; beyond some number those that are left are chance, and make choices worse."""
 CATEGORIES: Final = 32
 """The most categories that are foretold, and the questions that each needs."""
 OF_CATEGORY: Final = 20
 SPREAD: Final = 1.0
 """How far apart abilities are (the precision of their prior)."""
+ALIKE: Final = 100.0
+"""How far a model's are from what all have in common (likewise): what is hard is hard for all, most of it."""
 FEW: Final = 4.0
 """How sure it is, before anything is known of a model, that hard questions are as hard for it as for others."""
 MOST: Final = 6000
@@ -82,10 +85,10 @@ def train(asked: Sequence[Asked], grades: F64, prices: Mapping[str, float], way:
     folds = chance.integers(0, FOLDS, len(some))
     alike = similarity(read, lexicon)
     if way == "abilities":
-        figures, seen = _factors(read, lexicon, alike, np.hstack([less, _classes(named)]), (len(mean), folds))
+        figures, seen = _factors((read, lexicon, alike), np.hstack([less, _classes(named)]), filled, folds)
     else:
         figures, seen = _index(read, alike, less, folds)
-    weights = np.array([_abilities(seen, filled[:, at]) for at in range(len(mean))])
+    weights = _alike(seen, filled) if way == "abilities" else _each(seen, filled, (SPREAD, np.zeros(seen.shape[1])))
     foretold = chances(weights, seen)
     bars = _bars(foretold, grades, costs)
     weight, taken = _weighed(foretold, grades, costs)
@@ -114,7 +117,7 @@ def _filled(grades: F64) -> F64:
         rate = (good + 0.5) / (tried + 1.0)
         told = np.log(rate / (1.0 - rate))[:, None]
         mine = known[:, at]
-        weights = _abilities(told[mine], grades[mine, at], (FEW, 1.0))
+        weights = _abilities(told[mine], grades[mine, at], (FEW, np.ones(1)))
         found[~mine, at] = chances(weights[None], told[~mine])[:, 0]
     return found
 
@@ -169,11 +172,13 @@ def _classes(categories: Sequence[str]) -> F32:
 
 
 def _factors(
-    read: Sequence[Features], lexicon: Lexicon, alike: F32, wanted: F32, shape: tuple[int, NDArray[np.int64]]
+    texts: tuple[Sequence[Features], Lexicon, F32], wanted: F32, grades: F64, folds: NDArray[np.int64]
 ) -> tuple[TextFigures, F64]:
-    """Figures of questions, and those of each question foretold by the others. `wanted` are the models' grades, and the
-    categories behind them; `shape` is how many models there are, and the questions' folds."""
-    models, folds = shape
+    """Figures of questions, and those of each question foretold by the others. `texts` are what is read of them, the
+    lexicon, and how alike they are; `wanted` the models' grades less their means, and the categories behind them;
+    `grades` those that the figures have to tell, and `folds` the questions' folds."""
+    read, lexicon, alike = texts
+    models = grades.shape[1]
     common = wanted[:, models:].mean(0)
     wanted = np.hstack([wanted[:, :models], wanted[:, models:] - common])
     apart = np.zeros_like(wanted)
@@ -181,8 +186,10 @@ def _factors(
         learned, left = folds != fold, folds == fold
         apart[left] = alike[np.ix_(left, learned)] @ _solved(alike[np.ix_(learned, learned)], wanted[learned], models)
     _, _, turned = np.linalg.svd(apart[:, :models], full_matrices=False)
-    turned = turned[: min(FACTORS, models)].T
+    turned = turned[: max(FACTORS)].T
     turned = turned / np.maximum((apart[:, :models] @ turned).std(0), 1e-6)
+    categories = figured(apart[:, models:].astype(np.float64), common)
+    turned = turned[:, : _enough(apart[:, :models] @ turned, categories, grades, folds)]
     sides = np.zeros((wanted.shape[1], turned.shape[1] + len(common)), np.float32)  # factors, then categories
     sides[:models, : turned.shape[1]] = turned
     sides[models:, turned.shape[1] :] = np.eye(len(common))
@@ -193,6 +200,21 @@ def _factors(
         weights[np.searchsorted(used, one.rows)] += (one.scale * lexicon.weight[one.rows])[:, None] * pulled
     figures = TextFigures("abilities", used.astype(np.int32), weights.astype(np.float16), common=common)
     return figures, figured((apart @ sides).astype(np.float64), common)
+
+
+def _enough(factors: F32, categories: F64, grades: F64, folds: NDArray[np.int64]) -> int:
+    """How many of the `factors` [n, k], the first of which tell most, foretell the grades of other folds best."""
+    best, found = -np.inf, 1
+    for count in sorted({min(count, factors.shape[1]) for count in FACTORS}):
+        seen = np.hstack([factors[:, :count], categories]).astype(np.float64)
+        chance = np.zeros_like(grades)
+        for fold in np.unique(folds):
+            left = folds == fold
+            chance[left] = chances(_alike(seen[~left], grades[~left]), seen[left])
+        likely = float((grades * np.log(chance) + (1 - grades) * np.log(1 - chance)).sum())
+        if likely > best:
+            best, found = likely, count
+    return found
 
 
 def _index(read: Sequence[Features], alike: F32, less: F32, folds: NDArray[np.int64]) -> tuple[TextFigures, F64]:
@@ -211,11 +233,23 @@ def _index(read: Sequence[Features], alike: F32, less: F32, folds: NDArray[np.in
     ), seen
 
 
-def _abilities(figures: F64, grades: F64, prior: tuple[float, float] = (SPREAD, 0.0)) -> F64:
-    """The weights of one model: the likeliest under a normal `prior` (precision and mean), by Newton's method."""
+def _each(figures: F64, grades: F64, prior: tuple[float, F64]) -> F64:
+    """The weights of each model, float64 [models, 1 + k]."""
+    return np.array([_abilities(figures, each, prior) for each in grades.T])
+
+
+def _alike(figures: F64, grades: F64) -> F64:
+    """As `_each`, where each model is little off what is true of the mean of all."""
+    common = _abilities(figures, grades.mean(1), (SPREAD, np.zeros(figures.shape[1])))
+    return _each(figures, grades, (ALIKE, common[1:]))
+
+
+def _abilities(figures: F64, grades: F64, prior: tuple[float, F64]) -> F64:
+    """The weights of one model: the likeliest under a normal `prior` (precision, and mean float64 [k]), by Newton's
+    method."""
     told = np.c_[np.ones(len(figures)), figures]
     precision, middle = prior
-    start = np.r_[0.0, np.full(figures.shape[1], middle)]
+    start = np.r_[0.0, middle]
     sure = np.r_[1e-2, np.full(figures.shape[1], precision)]
     found = start.copy()
     for _ in range(25):

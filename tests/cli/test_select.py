@@ -11,6 +11,7 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from config.problem import PolicyError
@@ -18,6 +19,7 @@ from config.watch import load
 from decisions.selectors.foretold import BEST, ENOUGH, NONE
 from signals.neural.foretelling import Foretelling
 from signals.request import Message, Request
+from signals.train.choices import _alike, _enough
 from tests.cli.conftest import Ran
 
 Run = Callable[..., Ran]
@@ -275,3 +277,28 @@ def test_a_model_that_joins_is_asked_some_questions(run: Run, tmp_path: Path) ->
     assert shown["card"]["means"]["new"] == pytest.approx(shown["card"]["means"]["m5"], abs=0.08)
     ran = run("select", "questions", path, "--count", 0)
     assert (ran.status, "--count: at least 1" in ran.err) == (1, True)
+
+
+def test_factors_that_are_chance_are_left_out() -> None:
+    chance = np.random.default_rng(3)
+    folds, categories = np.arange(3000) % 5, np.zeros((3000, 0))
+    factors = chance.normal(size=(3000, 12)).astype(np.float32)
+    needs = np.zeros((12, 16))
+    needs[:3] = chance.normal(size=(3, 16))
+    grades = (chance.random((3000, 16)) < 1 / (1 + np.exp(-factors @ needs))).astype(float)
+    assert _enough(factors, categories, grades, folds) == 3
+    needs[:] = chance.normal(size=(12, 16))
+    grades = (chance.random((3000, 16)) < 1 / (1 + np.exp(-factors @ needs))).astype(float)
+    assert _enough(factors, categories, grades, folds) == 12
+
+
+def test_a_model_with_few_grades_is_like_all_others() -> None:
+    chance = np.random.default_rng(3)
+    figures = chance.normal(size=(2000, 2))
+    hard = 1 / (1 + np.exp(-figures @ np.array([1.0, 0.0])))
+    grades = (chance.random((2000, 8)) < hard[:, None]).astype(float)
+    grades[:, 0] = chance.random(2000) < 1 / (1 + np.exp(-figures @ np.array([-1.0, 0.0])))
+    many, few = _alike(figures, grades)[:, 1], _alike(figures[:20], grades[:20])[:, 1]
+    assert many[0] < -0.4, "its grades say that it is another"
+    assert (many[1:] > 0.6).all()
+    assert few[0] > 0, "twenty do not"
