@@ -294,8 +294,8 @@ class Engine:
     one. `ahead` are the signals that take long where a text is long; `slow` says that some signal waits for something,
     as neural ones do. `caches`: some decision keeps answers, and counts what that saves. `watched` are the decisions
     with `on: answer`; `asked` are the signals that look at requests, which are all but those that look at answers.
-    `kept` says on which decision a session is. `ranked`: confidences are compared anywhere. `sees_answers`: Envoy has
-    to show us answers at all, their headers at least.
+    `kept` says on which decision a session is. `sees_answers`: Envoy has to show us answers at all, their headers at
+    least.
     """
 
     def __init__(
@@ -321,7 +321,6 @@ class Engine:
         self.watched = Watched(rules.watching, self.signals) if rules.watching else None
         self.kept = Kept(self.store, self.sessions) if any(clause.keep is not None for clause in self.clauses) else None
         self._order = _Order(rules, self.kept)
-        self.ranked = self._order.compared
         self._unruled = _Unruled(catalogue)
         self.learning = {name: selector for name, selector in self.selectors.items() if selector.learns}
         grades = graded(self.selectors.items())
@@ -346,6 +345,11 @@ class Engine:
         ]
         guarded = {leaf.signal for clause in self.clauses if clause.guard for leaf in leaves(clause.when)}
         return tuple(sorted(long, key=lambda signal: (signal.name not in guarded, signal.cost)))
+
+    @property
+    def ranked(self) -> bool:
+        """Whether confidences are compared anywhere."""
+        return self._order.compared
 
     @property
     def models(self) -> dict[str, Model]:
