@@ -97,6 +97,7 @@ def test_what_has_no_size_beforehand_is_bounded_all_the_same() -> None:
 # Size and form
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -144,6 +145,7 @@ def test_as_many_nodes_as_may_be_are_read() -> None:
     assert found(text) == [("P101", 4, 1)]
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_a_long_list_of_mistakes_ends() -> None:
     text = "signals:\n" + "".join(f"  s{i}: {{tokens: {{at_least: 1}}}}\n" for i in range(8_000))
@@ -247,6 +249,7 @@ def test_what_a_policy_searches_for_is_bounded(text: str, complaint: str) -> Non
         build(parse(HEAD + text))
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_expressions_that_take_long_to_compile_are_refused_together() -> None:
     # Each is within RE2's own bound and takes a tenth of a second.

@@ -95,6 +95,7 @@ def reachable(clauses: Sequence[Clause], best: bool) -> set[str | None]:
     return reached
 
 
+@pytest.mark.no_cover
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clause_lists(rules, most=4))
 def test_what_is_reported_unreachable_is_exactly_what_no_reading_reaches(clauses: list[Clause]) -> None:
@@ -104,6 +105,7 @@ def test_what_is_reported_unreachable_is_exactly_what_no_reading_reaches(clauses
     assert reported == {index for index, c in enumerate(clauses) if c.name not in reached}
 
 
+@pytest.mark.no_cover
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clause_lists(rules, most=4), st.booleans())
 def test_nothing_is_reported_that_can_be_reached_where_confidence_counts(clauses: list[Clause], best: bool) -> None:
@@ -130,6 +132,7 @@ def lists_with_names(draw: st.DrawFn) -> list[Clause]:
     return draw(clause_lists(rules_of(leaf | st.sampled_from(named) if named else leaf), most=4))
 
 
+@pytest.mark.no_cover
 @few_and_many(30, 100)
 def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(examples: int) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])

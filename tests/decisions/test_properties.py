@@ -228,6 +228,7 @@ def cases(draw: st.DrawFn) -> tuple[Engine, bool, dict[str, Any], dict[str, Read
     return made, best, said, readings, draw(st.booleans())
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @few_and_many(40, 600)
 def test_lazy_evaluation_decides_as_eager_evaluation_does(examples: int) -> None:
@@ -298,6 +299,7 @@ def settled(clauses: Sequence[Clause], readings: Mapping[str, Reading], named: b
     return reference([], readings, False, named)
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @few_and_many(80, 400)
 def test_a_slow_signal_is_fetched_only_if_it_can_change_the_outcome_or_which_decision_falls_back(examples: int) -> None:
@@ -355,6 +357,7 @@ def many_rules(draw: st.DrawFn) -> list[NamedRule]:
     return made
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @few_and_many(6, 40)
 def test_rules_say_the_same_of_each_request_that_is_alike(examples: int) -> None:

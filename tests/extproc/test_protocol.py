@@ -126,6 +126,7 @@ def take(peer: Peer, exchange: Exchange, step: tuple[Any, ...]) -> None:
         peer.say(exchange, kind)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("mode", [m for m in MODES.values() if m != MODES.GRPC])
 @settings(max_examples=250, deadline=None)
 @given(st.one_of(HEADERS, HEADERS, STEPS), st.lists(STEPS, max_size=8), st.sampled_from([0, 1, 2, 4]), st.booleans())

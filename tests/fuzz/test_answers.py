@@ -9,6 +9,7 @@ from tests.fuzz import answers
 from tests.fuzz.__main__ import damage
 
 
+@pytest.mark.no_cover
 def test_disturbed_answers_are_read_or_refused() -> None:
     lines: list[str] = []
     assert answers.run(1_000, 11, damage, lines.append) == 0, "\n".join(lines)

@@ -13,6 +13,7 @@ from tests.fuzz.requests import Driver, Finding
 from tests.fuzz.upstreams import calls, readings, shows, shows_unread
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_no_mutated_request_passes_the_guard() -> None:
     lines: list[str] = []

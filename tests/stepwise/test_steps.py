@@ -125,6 +125,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("ends", Ends)
 @given(text=st.lists(PIECES, max_size=60).map("".join), data=st.data(), most=st.sampled_from([12, 400]))
 @settings(max_examples=200, deadline=None)
@@ -218,6 +219,7 @@ BLOCK = st.one_of(
 )
 
 
+@pytest.mark.no_cover
 @given(st.lists(st.one_of(PARAGRAPH, BLOCK.map(lambda block: (block,))), min_size=1, max_size=8), st.integers(1, 9))
 @settings(max_examples=300, deadline=None)
 def test_no_step_end_lies_inside_latex_code_or_a_table(parts: list[str | tuple[str]], chunk: int) -> None:
@@ -237,6 +239,7 @@ def test_no_step_end_lies_inside_latex_code_or_a_table(parts: list[str | tuple[s
     assert len(ends) >= len(plain)  # and it does end between paragraphs
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_published_gsm8k_solutions_are_joined_again_byte_for_byte() -> None:
     folder = os.environ.get("POINTSMAN_DATA")

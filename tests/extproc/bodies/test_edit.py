@@ -181,6 +181,7 @@ def check_other(seed: int, api: str) -> None:
     assert {key: pieces(after)[key] for key in same} == {key: pieces(body)[key] for key in same}
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "seeds", [range(2_000), pytest.param(range(2_000, 10_000), marks=pytest.mark.volume)], ids=["2000", "8000 more"]
@@ -197,6 +198,7 @@ def test_any_body_keeps_every_byte_that_no_decision_changes(seed: int) -> None:
     check(seed)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0), st.lists(st.sampled_from((*KEYS, "new")), max_size=6), st.randoms(use_true_random=False))
 def test_members_are_set_and_removed_in_any_order(seed: int, keys: list[str], chance: random.Random) -> None:
@@ -214,6 +216,7 @@ def test_members_are_set_and_removed_in_any_order(seed: int, keys: list[str], ch
         assert orjson.loads(draft.text) == orjson.loads(orjson.dumps(draft.fields))
 
 
+@pytest.mark.no_cover
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0), st.dictionaries(st.integers(0, 5), st.sampled_from((None, b'{"new": 1}')), max_size=6))
 def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, bytes | None]) -> None:

@@ -138,6 +138,7 @@ def test_a_guessed_session_is_none() -> None:
     assert who(engine(), asked("chat", "hi", {}), "session") is None
 
 
+@pytest.mark.no_cover
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=4), st.randoms())
 def test_the_order_of_keys_says_nothing_and_any_value_does(extra: dict[str, Any], chooser: random.Random) -> None:
     try:

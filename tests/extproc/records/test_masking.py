@@ -120,6 +120,7 @@ def test_of_a_private_key_nothing_is_left(end):
     )
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.booleans())
 def test_json_is_masked_as_its_parsed_values_would_be(value, pretty):

@@ -246,6 +246,7 @@ def test_a_key_that_some_readers_take_for_another_is_refused(fields: dict[str, A
     assert refused("chat", fields).code == "misspelled_key"
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(
     st.recursive(
@@ -299,6 +300,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["chat", "completions", "embeddings", "responses", "messages"]),
@@ -373,6 +375,7 @@ def objects(draw: st.DrawFn) -> tuple[list[tuple[str, bool]], bytes]:
     return pieces, "".join(text for text, _ in pieces).encode()
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400, deadline=None)
 @given(objects(), NAMES)
 def test_only_the_model_changes(made: tuple[list[tuple[str, bool]], bytes], name: str) -> None:

@@ -103,6 +103,7 @@ async def test_a_judge_that_always_breaks_is_asked_once_a_text() -> None:
     assert isinstance(watch.error, OSError)
 
 
+@pytest.mark.no_cover
 def test_many_texts_that_wait_for_a_slow_judge_are_linear() -> None:
     def body(size: int) -> bytes:
         message = {"role": "assistant", "content": "x", "more": ["ab"] * size}
@@ -111,6 +112,7 @@ def test_many_texts_that_wait_for_a_slow_judge_are_linear() -> None:
     assert_linear(body, lambda data: Watch(SHAPES["chat"], Quiet(), False).feed(data, True), 16_000)
 
 
+@pytest.mark.no_cover
 def test_an_end_that_is_said_without_end_takes_no_memory() -> None:
     ends = [encode("", chunk(at=at, finish="stop")) for at in range(5_000)]
     watch = Watch(SHAPES["chat"], Quiet(slow=False), True)
@@ -172,6 +174,7 @@ def test_a_key_that_stands_twice_hides_nothing(rule: str, streamed: bool) -> Non
     assert b'"content":"x \\" y"' in out
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("form", ["whole", "content", "arguments"])
 def test_many_masks_take_time_that_is_linear(form: str) -> None:
     """8,000 masks of one text took five seconds, in which nobody else was served."""
@@ -190,6 +193,7 @@ def test_many_masks_take_time_that_is_linear(form: str) -> None:
     assert out.count(b"[masked]") == 8000
 
 
+@pytest.mark.no_cover
 def test_a_judge_that_hangs_makes_nothing_slow_or_large() -> None:
     """Where a decision only flags, the answer goes on while its judge reads, and all that came meanwhile is kept."""
 
@@ -212,6 +216,7 @@ def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> Non
     assert b"three" in out
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [1, 13])
 def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> None:
     text = "x " * 500 + f"{CARD} and {WORDS}" + " y" * 500
@@ -221,6 +226,7 @@ def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> 
     assert orjson.loads(out[0, "tool", 0])["a"] == "x " * 500 + "[card] and [masked]" + " y" * 500
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("said", ['"card": "4111", ', CARD + ", "])
 def test_what_comes_at_once_is_released_in_linear_time(said: str) -> None:
     def body(size: int) -> bytes:
@@ -229,6 +235,7 @@ def test_what_comes_at_once_is_released_in_linear_time(said: str) -> None:
     assert_linear(body, lambda data: watch().feed(data))
 
 
+@pytest.mark.no_cover
 def test_events_that_show_nothing_are_waited_with_in_linear_time() -> None:
     def read(events: list[bytes]) -> bytes:
         one = watch(RESPOND)
