@@ -4,10 +4,11 @@ Three routers, each behind a real Envoy with its own rendered configuration, are
 several rounds interleaved. Beside them the C++ server of `bench/cpp`, in the place of the router that looks for
 patterns: it hands every answer back unread, which is the least that a filter of answers can cost. The model is a server
 that sends the same streamed answer at once (`short`: 2 KB as sent; `long`: 2 KB of text in events of four characters),
-or an event each millisecond for the time to the first text. Ratios within one run are what counts.
+or an event each millisecond, as a model that writes does (`apart`: the short one so, asked for by as many clients as
+keep all busy; and for the time to the first text the long one). Ratios within one run are what counts.
 
-    python -m bench.watching                 # some three minutes
-    python -m bench.watching --seconds 2 --rounds 2
+    python -m bench.watching                 # some five minutes
+    python -m bench.watching --seconds 2 --rounds 2 --kinds short apart
 """
 
 from __future__ import annotations
@@ -70,14 +71,22 @@ def events(text: str, size: int) -> list[bytes]:
 
 
 ANSWERS = {"short": events(WORDS[:60], 6), "long": events(WORDS[:2048], 4)}
+APART = "apart"
+CLIENTS = {"short": 32, "long": 32, APART: 128}
+"""How many ask at a time, by what is measured."""
+
+
+def answer(kind: str) -> list[bytes]:
+    """The events of an answer of this kind."""
+    return ANSWERS[{"paced": "long", APART: "short"}.get(kind, kind)]
 
 
 class StreamingModel(asyncio.Protocol):
     """Answers every request on its connection."""
 
     def __init__(self, kind: str) -> None:
-        self.pieces = ANSWERS["long" if kind == "paced" else kind]
-        self.paced = kind == "paced"
+        self.pieces = answer(kind)
+        self.paced = kind in ("paced", APART)
         chunks = b"".join(_chunk(piece) for piece in self.pieces)
         self.answer = _START + chunks + b"0\r\n\r\n"
         self.held = b""
@@ -199,17 +208,17 @@ async def first_text(port: int) -> tuple[float, bool]:
 
 def measure(kind: str, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     """Medians by policy: requests/s, microseconds of the router a request, CPU seconds a megabyte of answer."""
-    size = sum(len(piece) for piece in ANSWERS[kind]) / 1e6
+    size, clients = sum(map(len, answer(kind))) / 1e6, CLIENTS[kind]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in POLICIES}
     with started(kind) as ways, tempfile.TemporaryDirectory() as folder:
         body = Path(folder) / "body"
         body.write_bytes(BODY)
         for way in ways.values():
-            drive(way.port, body, 1, 32)
+            drive(way.port, body, 1, clients)
         for _ in range(rounds):
             for name, way in ways.items():
                 before = way.router.cpu()
-                took = drive(way.port, body, seconds, 32)
+                took = drive(way.port, body, seconds, clients)
                 cpu = way.router.cpu() - before
                 if took["failed"] or not took["requests"]:
                     raise RuntimeError(f"{name}: requests failed: {took}")
@@ -236,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kinds", nargs="+", choices=list(CLIENTS), default=list(CLIENTS))
     parser.add_argument("--model", nargs=2, metavar=("KIND", "PORT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.model is not None:
@@ -245,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(lacking, file=sys.stderr)
         return 2
     report: dict[str, Any] = {"native": NATIVE.exists()}
-    for kind, pieces in ANSWERS.items():
+    for kind in chosen.kinds:
+        pieces = answer(kind)
         report[kind] = rows = measure(kind, chosen.seconds, chosen.rounds)
         print(f"\n{kind}: {sum(map(len, pieces))} bytes in {len(pieces)} events")
         print(f"{'':10} {'req/s':>8} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'µs/req':>7} {'CPU s/MB':>9}")

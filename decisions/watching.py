@@ -186,6 +186,7 @@ class _Begun(NamedTuple):
     holds: bool
     window: int
     stride: int
+    changed: bool
 
 
 class Watched:
@@ -222,12 +223,14 @@ class Judge:
 
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
-    released at once. `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
+    released at once. `responds`: a decision may still take the place of the whole answer, while nothing of it was sent.
+    `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
     are the signals that it looks at, those of the request too. `apart`, which may be set, runs something in a thread:
     long texts are read there then.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
+        self.responds = False
         self.acted: list[tuple[str, str]] = []
         self.apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
         self._watched = watched
@@ -254,8 +257,10 @@ class Judge:
         self._needed: dict[str, Signal] = {}
         begun = None if names or self._stubs or self._rules else watched.begun
         if begun is not None:
-            self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride = begun
+            self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride = begun[:8]
+            self._changed = begun.changed
             self._asked = Facts(self._request)  # as in `_settle_asked`
+            self.responds = _responds(self.live)
             return
         self.live = list(watched.clauses)
         self._settle_asked()
@@ -265,14 +270,10 @@ class Judge:
         self.window = max((clause.watching.window for clause in self.live), default=0)
         self.stride = min((clause.watching.stride for clause in self.live), default=0)
         if not (names or self._stubs or self._rules):
+            acts = any(self._acts(clause) for clause in self.live)  # before anything was read
             watched.begun = _Begun(
-                self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride
+                self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride, acts
             )
-
-    @property
-    def responds(self) -> bool:
-        """Whether a decision may still take the place of the whole answer, while nothing of it was sent."""
-        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
 
     def judge(self, channel: Hashable, text: str, final: bool, lead: int = 0) -> Verdict | None:
         """What becomes of `text`: what has come of this channel, without what lies more than `lead` + `window`
@@ -285,8 +286,12 @@ class Judge:
         if self.apart is not None and len(text) > LONG:
             return None
         facts = self._facts(text, float("inf"))
-        if self._missing or any(take(signal, self._watched.signals, facts) is None for signal in self._needed.values()):
+        if self._missing:
             return None
+        signals = self._watched.signals
+        for signal in self._needed.values():
+            if take(signal, signals, facts) is None:
+                return None
         return self._judged(_found(self._seen, facts, lead), channel, text, final)
 
     async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
@@ -322,7 +327,7 @@ class Judge:
     def end(self) -> Verdict:
         """The whole answer was judged: what was never found is not there. Should more come all the same, it is judged
         as before."""
-        before, live = dict(self._values.readings), self.live
+        before, live, seen_before, told = dict(self._values.readings), self.live, self._seen, len(self.acted)
         values = self._values.readings
         for clause in self.live:
             for key, _ in clause.asked:
@@ -334,8 +339,9 @@ class Judge:
         values.clear()
         values.update(before)
         self._values.open = None
-        self.live = live
-        self._thin()
+        if self._seen is not seen_before or len(self.acted) > told:
+            self.live = live
+            self._thin()
         return verdict
 
     def unreadable(self) -> Verdict:
@@ -406,6 +412,7 @@ class Judge:
                 if (masks and seen.placed) or self._values.readings.get(seen.key) is not TRUE:
                     self._seen[seen.key] = seen
         self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
+        self.responds = _responds(self.live)
 
     def _judged(self, read: _Found, channel: Hashable, text: str, final: bool) -> Verdict:
         if not text.strip():
@@ -504,6 +511,10 @@ class Judge:
     def _note(self, name: str, action: str) -> None:
         if (name, action) not in self.acted:
             self.acted.append((name, action))
+
+
+def _responds(live: Sequence[_Clause]) -> bool:
+    return any(clause.watching.does == "respond" and clause.watching.acts for clause in live)
 
 
 def _read(

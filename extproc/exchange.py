@@ -541,8 +541,9 @@ class Exchange:
             if self._phase != Phase.OVER:
                 self._refuse(refusal, self._trace)
             return
-        for part in reply.given(out):
-            self._stream.send(part)
+        if out or (watch is not None and watch.done):
+            for part in reply.given(out):
+                self._stream.send(part)
 
     def _broke(self, error: Exception) -> None:
         """Something of ours broke while an answer was judged; what it means for the answer is the watch's business."""

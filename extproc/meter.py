@@ -16,6 +16,8 @@ from upstream.usage import Spent
 KEPT: Final = 64 * 1024
 """Bytes of the end of an answer that are kept; an answer's usage stands within the last few hundred."""
 
+_EVENT: Final = b"data:"
+
 
 class Tail:
     """The end of an answer's body (`kept`), and what is needed to guess its tokens when it does not say them.
@@ -23,21 +25,27 @@ class Tail:
     `finder` finds the answer's id, where somebody wants to know it.
     """
 
-    __slots__ = ("events", "finder", "kept", "size")
+    __slots__ = ("_gone", "finder", "kept", "size")
 
     def __init__(self, finder: IdFinder | None = None) -> None:
         self.finder = finder
         self.kept = bytearray()
         self.size = 0
-        self.events = 0
+        self._gone = 0  # events of a stream that are not kept
 
     def take(self, piece: bytes) -> None:
         """The next piece of the body."""
         self.size += len(piece)
-        self.events += piece.count(b"data:")
         self.kept += piece
         if len(self.kept) > 2 * KEPT:
-            del self.kept[:-KEPT]
+            stop = len(self.kept) - KEPT
+            self._gone += self.kept.count(_EVENT, 0, stop + len(_EVENT) - 1)
+            del self.kept[:stop]
+
+    @property
+    def events(self) -> int:
+        """How many events of a stream have come; 0 for an answer that is none."""
+        return self._gone + self.kept.count(_EVENT)
 
 
 class Meter:

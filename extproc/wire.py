@@ -317,10 +317,12 @@ def _usual(data: bytes) -> EnvoyMessage | None:
         start += 2
     else:
         size, start = _length_at(data, start + 1)
+    if start + size > stop:  # compiled, a slice that ends before it begins is an error
+        return None
     inner = data[start : start + size]
     rest = data[start + size : stop]
     around = data[stop:]
-    if start + size > stop or len(around) > _SHORT:
+    if len(around) > _SHORT:
         return None
     if around:
         _announced(around)

@@ -20,14 +20,17 @@ _TRIES: Final = 8
 
 class Likeness:
     """What events have in common with one that was taken apart, and its only text. `fields` are those of such an event.
-    `repeats`: each of them may have something for `AnswerShape.forget`."""
+    `repeats`: each of them may have something for `AnswerShape.forget`. `alone`: the text is shown as one with no
+    other."""
 
-    __slots__ = ("alike", "fields", "repeats", "text")
+    __slots__ = ("alike", "alone", "channel", "fields", "repeats", "text")
 
     def __init__(self, alike: Alike, fields: dict[str, Any], text: AnswerText, repeats: bool) -> None:
         self.alike = alike
         self.fields = fields
         self.text = text
+        self.channel = text.channel
+        self.alone = not text.joins
         self.repeats = repeats
 
 

@@ -97,7 +97,8 @@ class HeldRun(Held):
         self._raw = run.raw
         self._stops = run.stops  # where each event ends, in the bytes
         self._start = start = grown.end - len(run.said)
-        self._ends = [start + end for end in accumulate(run.sizes)]  # where its text ends
+        # Where its text ends.
+        self._ends = [grown.end] if len(run.sizes) == 1 else [start + end for end in accumulate(run.sizes)]
 
     def size(self) -> int:
         return len(self._raw) - (self._stops[self.at - 1] if self.at else 0)
@@ -120,6 +121,8 @@ class HeldRun(Held):
 
     def raw(self, stop: int) -> bytes:
         """The bytes of the events that wait, until `stop`."""
+        if not self.at and stop == len(self._stops):
+            return self._raw
         return self._raw[self._stops[self.at - 1] if self.at else 0 : self._stops[stop - 1]]
 
     def event(self) -> HeldEvent:
@@ -136,7 +139,8 @@ class HeldRun(Held):
         """How many of the events, with those that have gone on, are judged, and have nothing in them that goes on in
         another text."""
         grown = self.grown
-        stop, group = self.within(grown.judged), grown.group
+        ends, group = self._ends, grown.group
+        stop = len(ends) if ends[-1] <= grown.judged else self.within(grown.judged)
         if group is None or stop <= self.at or group.settled(grown, self._ends[stop - 1], window):
             return stop
         least, most = self.at, stop - 1

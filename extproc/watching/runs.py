@@ -6,13 +6,7 @@ Sans-IO. The bytes of such an event are `head`, a text without quotation marks, 
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import orjson
-
-_ODD: Final = re.compile(rb"[\\\x00-\x1f]")
-"""What a string of JSON does not stand for as it is, or does not hold at all."""
 
 
 class EventRun:
@@ -55,30 +49,37 @@ class Alike:
 
         What has an escaped quotation mark, or no text, is left to whoever takes events apart.
         """
-        if not data.startswith(self._head, at):
+        first = len(self._head)
+        if data[at : at + first] != self._head:
             return None
-        between, tail = self._between, len(self._tail)
-        longest = limit - len(between)
+        between, step, tail = self._between, len(self._between), len(self._tail)
+        size = len(data) - at
+        if step < size < 2 * step and size <= limit and data[at + size - tail :] == self._tail:
+            text = data[at + first : at + size - tail]  # of one event, and nothing else, where it has no quotation mark
+            said = None if b'"' in text else _plain(text)
+            if said is not None:
+                return EventRun(data[at:], [size], said, [len(said)])
+        longest = limit - step
         texts: list[bytes] = []
         stops: list[int] = []
-        start = at + len(self._head)
+        start = at + first
         while True:
             stop = data.find(b'"', start)
             if stop <= start or stop - start > longest:
                 break
-            goes_on = data.startswith(between, stop)
-            if not goes_on and not data.startswith(self._tail, stop):
+            goes_on = data[stop : stop + step] == between
+            if not goes_on and data[stop : stop + tail] != self._tail:
                 break
             texts.append(data[start:stop])
             stops.append(stop + tail - at)
             if not goes_on:
                 break
-            start = stop + len(between)
+            start = stop + step
         if not texts:
             return None
-        joined = b"".join(texts)
-        if joined.isascii() and _ODD.search(joined) is None:
-            said, sizes = joined.decode(), [len(text) for text in texts]
+        said = _plain(b"".join(texts))
+        if said is not None:
+            sizes = [len(text) for text in texts]
         else:
             read = _strings(texts)
             said, sizes = "".join(read), [len(text) for text in read]
@@ -86,6 +87,15 @@ class Alike:
                 return None
             del stops[len(read) :]
         return EventRun(data[at : at + stops[-1]], stops, said, sizes)
+
+
+def _plain(text: bytes) -> str | None:
+    """What a string of JSON says that stands for itself; None for one that has escapes, or that is looked at closer."""
+    if text.isascii():
+        said = text.decode()
+        if said.isprintable() and "\\" not in said:
+            return said
+    return None
 
 
 def _strings(texts: list[bytes]) -> list[str]:

@@ -17,6 +17,7 @@ from upstream.usage import unasked
 LIMIT: Final = 2**20
 """Bytes of one event; a stream with a longer one goes on as it comes from there."""
 _SHORT: Final = 16 * 1024
+_USAGE: Final = b'"usage"'
 
 
 class Unasked:
@@ -36,7 +37,10 @@ class Unasked:
             rest = data.lstrip(b"\r\n")
             released.append(data[: len(data) - len(rest)])
             data, self._open = rest, not rest
-        free = 0 if events.waiting else _free(data)
+        waiting = events.waiting
+        free = 0 if waiting else _free(data)
+        if free == len(data) and not (waiting or released):  # whole events, as from most servers
+            return data
         released.append(data[:free])
         try:
             released += [unasked(event.raw, event.data) for event in events.feed(data[free:])]
@@ -69,6 +73,8 @@ def _free(data: bytes) -> int:
     most pieces of most streams, which need not be taken apart. 0 where line ends are not plain line feeds."""
     if b"\r" in data:
         return 0
-    word = data.find(b'"usage"')
+    word = data.rfind(_USAGE)  # Python searches three times as fast from the end
+    if word >= 0:
+        word = data.find(_USAGE)
     last = data.rfind(b"\n\n", 0, word) if word >= 0 else data.rfind(b"\n\n")
     return last + 2 if last >= 0 else 0

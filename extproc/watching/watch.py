@@ -48,10 +48,8 @@ class Judging(Protocol):
     holds: bool
     apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None
 
-    @property
-    def responds(self) -> bool:
-        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
-        ...
+    responds: bool
+    """Whether some decision takes the place of the whole answer while nothing of it was sent."""
 
     def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None: ...
 
@@ -85,6 +83,8 @@ class Watch:
         self.error: Exception | None = None
         self._shape = shape
         self._judge = judge
+        self._window = judge.window
+        self._holds = judge.holds
         self._limit = limit
         self._finder = TextFinder(shape, json)
         self._course = shape.course() if streamed else None
@@ -98,6 +98,7 @@ class Watch:
         self._groups: dict[str | int, JoinedTexts] = {}  # texts that may be shown as one
         self._dirty: dict[GrownText, None] = {}  # texts that have grown since they were looked at
         self._todo: OrderedDict[GrownText, None] = OrderedDict()  # texts whose signals take long to read
+        self._like: Likeness | None = None  # what was released last is like this
         self._changed = False  # a text of the answer was masked
         self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
         self._settled = False  # the judge was told
@@ -250,12 +251,19 @@ class Watch:
     def _take_run(self, run: EventRun, known: Likeness) -> None:
         """Successive events that are like one before them."""
         try:
-            grown = self._grow(known.text, run.said)
-            self._join(grown, known.text, run.said)
+            channels = self._channels
+            grown = channels.get(known.channel) if len(channels) == 1 and not self._groups and known.alone else None
+            if grown is None:
+                grown = self._grow(known.text, run.said)
+                self._join(grown, known.text, run.said)
+            else:
+                grown.after = 0
+                self._add(grown, run.said)
         except Exception as error:  # noqa: BLE001 - as above
             self._unread(error, [Event(run.raw, "", b"")])
             return
-        self._go_on([grown])
+        if self._closing:
+            self._go_on([grown])
         self._queue.put(HeldRun(run, known, grown))
         self._touch([grown])
 
@@ -337,10 +345,13 @@ class Watch:
                     if other.key[:2] == item:
                         other.after += len(said)
             grown.after = 0
+        self._add(grown, said)
+        return grown
+
+    def _add(self, grown: GrownText, said: str) -> None:
         grown.add(said)
         if grown.end - grown.base > 2 * self._limit:
             raise ValueError("too much of a text waits to be judged")
-        return grown
 
     def _join(self, grown: GrownText, text: AnswerText, said: str) -> list[Half] | None:
         """`said` may be shown as one with what was said before it. What of that was masked at a border, where it is the
@@ -355,7 +366,7 @@ class Watch:
                 group = self._groups[key] = JoinedTexts(self._shape.repeats())
             if text.whole and (halves := group.said(text.joins)) is not None:
                 return halves
-            group.add(grown, said, text.joins, self._judge.window)
+            group.add(grown, said, text.joins, self._window)
         if not text.whole:
             for other in self._groups.values():
                 if other is not group:
@@ -393,19 +404,19 @@ class Watch:
     def _final(self, grown: GrownText) -> bool:
         """Whether the text is complete, or as much of another one has come behind it as is held back: then it is the
         other's turn."""
-        return grown.ended or 0 < self._judge.window <= grown.after
+        return grown.ended or 0 < self._window <= grown.after
 
     def _look(self, grown: GrownText) -> None:
         """Judge a text, where enough of it has come."""
         judge = self._judge
         if self.over or grown in self._todo:
             return
-        end, final = grown.end, self._final(grown)
+        end, final, window = grown.end, self._final(grown), self._window
         if final:
             if grown.judged >= end and grown.read == end:
                 return
-        elif end < judge.window or (
-            grown.read >= 0 and end - grown.read < (judge.stride if judge.slow else max(1, judge.window // _STEPS))
+        elif end < window or (
+            grown.read >= 0 and end - grown.read < (judge.stride if judge.slow else max(1, window // _STEPS))
         ):
             return
         if grown.read < 0 and isinstance(grown, Seam):
@@ -424,7 +435,7 @@ class Watch:
             self._stop(verdict)
             return
         base, raw, lead, final = read
-        window = self._judge.window
+        window = self._window
         known = base + len(raw)
         grown.read = known
         back = 2 * window + LEAD  # what was judged just now, and what is looked back at from there
@@ -503,7 +514,7 @@ class Watch:
     def _looked(self, most: int | None = None) -> None:
         """Look at the texts that have grown, or at so many of them: once, however many events have come together."""
         try:
-            for grown in list(islice(self._dirty, most)):
+            for grown in list(self._dirty) if most is None else list(islice(self._dirty, most)):
                 del self._dirty[grown]
                 self._look(grown)
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
@@ -514,19 +525,26 @@ class Watch:
                 self._let_go()
 
     def _released(self) -> bytes:
-        self._looked()
+        if self._dirty:
+            self._looked()
         if self._ends and not (self._settled or self._todo or self._later or self.over):
             self._guarded(self._settle)
         if not self.over:
-            self._guarded(self._flush)
+            try:
+                self._flush()
+            except Exception as error:  # noqa: BLE001 - as in `_guarded`
+                self.error = error
+                self._lost([])
+        if not self._out:
+            return b""
         out, self._out = b"".join(self._out), []
         self.begun = self.begun or bool(out)
         return out
 
     def _flush(self) -> None:
         """Move what may be released from the queue."""
-        queue, holds, window = self._queue, self._judge.holds, self._judge.window
-        if self._judge.responds and not self.begun and not self._shows():
+        queue, holds, window = self._queue, self._holds, self._window
+        if not self.begun and self._judge.responds and not self._shows():
             return
         gone: dict[GrownText, None] = {}  # what of these was released is dropped at once: each time moves all the rest
         while queue.held:
@@ -550,6 +568,7 @@ class Watch:
             self.begun = True
             if held.fields is not None and self._course is not None:
                 self._course.seen(held.fields)
+                self._like = None
         for grown in gone:
             grown.forget(window)
 
@@ -571,12 +590,13 @@ class Watch:
                 self._out.append(self._written(event))
             self._queue.size -= len(raw)
             self.begun = True
-        if self._course is not None:
+        if self._course is not None and self._like is not held.like:  # each of a run says the same to it
             self._course.seen(held.like.fields)
+            self._like = held.like
 
     def _known(self, held: HeldEvent) -> bool:
         """Whether an event may go on."""
-        return held.known(self._judge.window) and (self._settled or not held.last)
+        return held.known(self._window) and (self._settled or not held.last)
 
     def _shows(self) -> bool:
         """Whether a text of the answer may be released: until then another answer may take the place of all."""
@@ -586,7 +606,7 @@ class Watch:
         while queue.quiet < len(queue.held):
             held = queue.held[queue.quiet]
             if isinstance(held, HeldRun):
-                return held.known(self._judge.window) > 0
+                return held.known(self._window) > 0
             assert isinstance(held, HeldEvent)
             if not self._known(held):
                 return False

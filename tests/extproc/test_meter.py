@@ -134,6 +134,15 @@ def test_only_the_end_is_kept_however_long_the_answer():
     assert last(bytes(tail.kept))[0][:2] == (11, 7)
 
 
+@pytest.mark.parametrize("size", [7, 1_000, KEPT, 3 * KEPT, 10**6])
+def test_events_are_counted_wherever_the_answer_was_cut(size):
+    stream = b"data: {}\n\n" * 40_000
+    tail = Tail()
+    for at in range(0, len(stream), size):
+        tail.take(stream[at : at + size])
+    assert tail.events == 40_000
+
+
 POLICY = """\
 version: 1
 models: {small: {price: {input: 1000000, output: 2000000}}}

@@ -185,7 +185,7 @@ def test_filter_metadata_becomes_plain_values(claims: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\x12\x05", b"\x12\x7f" + b"\0" * 20])
+@pytest.mark.parametrize("data", [b"\xff", b"\x12\x05", b"\x12\x7f" + b"\0" * 20, b"*\x03\n\x05a" + b"x" * 9])
 def test_broken_bytes_are_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="ProcessingRequest"):
         wire.decode(data)

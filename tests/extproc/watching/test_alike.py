@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions.watching import Verdict
+from extproc.watching.runs import Alike
 from extproc.watching.shapes import SHAPES
 from extproc.watching.watch import Watch
 from signals.reading import Span
@@ -100,6 +101,18 @@ def test_what_is_no_string_is_unreadable_among_others_too(bad: bytes) -> None:
     assert watch.feed(b"".join((*events, END)), True) == b""
     assert watch.responds is not None
     assert watch.responds.message == "unreadable"
+
+
+@given(st.binary(max_size=30), st.integers(0, 60))
+def test_an_event_alone_is_read_as_one_among_others(text: bytes, limit: int) -> None:
+    alike = Alike("", (b"data: ", b"\n\n"), (b'{"a":"', b'"}'))
+    event = b'data: {"a":"' + text + b'"}\n\n'
+    alone, among = alike.read(event, 0, limit), alike.read(event + event, 0, limit)
+    assert (alone is None) == (among is None)
+    if alone is not None and among is not None:
+        assert (alone.stops, alone.sizes) == (among.stops[:1], among.sizes[:1])
+        assert alone.said == among.said[: among.sizes[0]]
+        assert alone.raw == among.raw[: among.stops[0]]
 
 
 @pytest.mark.parametrize("said", ["c", "id", "index", "content", "choices"])
