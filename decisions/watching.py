@@ -223,14 +223,12 @@ class Judge:
 
     `window`: so many characters of each channel are held back while more may come. `slow`: some signal is read only
     every `stride` characters, since it takes long. `holds`: some decision can change the answer; else what comes may be
-    released at once. `responds`: a decision may still take the place of the whole answer, while nothing of it was sent.
-    `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
+    released at once. `acted` are the decisions that acted, with what they did, in this order, each pair once. `reads`
     are the signals that it looks at, those of the request too. `apart`, which may be set, runs something in a thread:
     long texts are read there then.
     """
 
     def __init__(self, watched: Watched, readings: Mapping[str, Reading], request: Request) -> None:
-        self.responds = False
         self.acted: list[tuple[str, str]] = []
         self.apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
         self._watched = watched
@@ -260,7 +258,6 @@ class Judge:
             self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride = begun[:8]
             self._changed = begun.changed
             self._asked = Facts(self._request)  # as in `_settle_asked`
-            self.responds = _responds(self.live)
             return
         self.live = list(watched.clauses)
         self._settle_asked()
@@ -274,6 +271,11 @@ class Judge:
             watched.begun = _Begun(
                 self.live, self._seen, self._needed, self.reads, self.slow, self.holds, self.window, self.stride, acts
             )
+
+    @property
+    def responds(self) -> bool:
+        """Whether a decision may still take the place of the whole answer, while nothing of it was sent."""
+        return any(clause.watching.does == "respond" and clause.watching.acts for clause in self.live)
 
     def judge(self, channel: Hashable, text: str, final: bool, lead: int = 0) -> Verdict | None:
         """What becomes of `text`: what has come of this channel, without what lies more than `lead` + `window`
@@ -412,7 +414,6 @@ class Judge:
                 if (masks and seen.placed) or self._values.readings.get(seen.key) is not TRUE:
                     self._seen[seen.key] = seen
         self._needed = {seen.leaf.signal: seen.signal for seen in self._seen.values()}
-        self.responds = _responds(self.live)
 
     def _judged(self, read: _Found, channel: Hashable, text: str, final: bool) -> Verdict:
         if not text.strip():
@@ -511,10 +512,6 @@ class Judge:
     def _note(self, name: str, action: str) -> None:
         if (name, action) not in self.acted:
             self.acted.append((name, action))
-
-
-def _responds(live: Sequence[_Clause]) -> bool:
-    return any(clause.watching.does == "respond" and clause.watching.acts for clause in live)
 
 
 def _read(

@@ -48,8 +48,10 @@ class Judging(Protocol):
     holds: bool
     apart: Callable[[Callable[[], Any]], Awaitable[Any]] | None
 
-    responds: bool
-    """Whether some decision takes the place of the whole answer while nothing of it was sent."""
+    @property
+    def responds(self) -> bool:
+        """Whether some decision takes the place of the whole answer while nothing of it was sent."""
+        ...
 
     def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None: ...
 
