@@ -20,7 +20,7 @@ COMPILED = "POINTSMAN_TEST_COMPILED"
 TESTS = (
     "tests/test_native.py",
     "tests/decisions",
-    "tests/extproc/bodies/test_edit.py",
+    "tests/extproc/bodies",
     "tests/extproc/test_exchange.py",
     "tests/extproc/apis/test_gemini.py",
     "tests/extproc/test_meter.py",
@@ -31,13 +31,16 @@ TESTS = (
     "tests/extproc/serving/test_server.py",
     "tests/extproc/requests/test_thinking.py",
     "tests/extproc/test_wire.py",
+    "tests/extproc/test_watched.py",
     "tests/extproc/transport",
+    "tests/extproc/watching",
     "tests/signals/text/test_disguises.py",
     "tests/signals/kinds/test_header.py",
     "tests/signals/kinds/test_keyword.py",
     "tests/signals/kinds/test_load.py",
     "tests/signals/kinds/test_regex.py",
     "tests/signals/kinds/test_tokens.py",
+    "tests/signals/text/test_estimate.py",
     "tests/signals/text/test_wrappers.py",
 )
 # A subclass of the engine stands for a broken one, which a compiled class does not allow; it has no list of its slots.

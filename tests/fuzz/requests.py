@@ -268,7 +268,7 @@ async def _run(inputs: int, seed: int, report: Callable[[str], None]) -> int:
     driver, grammar = Driver(), Grammar(seed)
     gc.collect()
     gc.freeze()  # as the service does
-    gc.set_threshold(20_000, 50, 100)
+    gc.set_threshold(20_000, 2, 1_000)
     kinds: Counter[str] = Counter()
     begin = time.monotonic()
     for number in range(1, inputs + 1):
