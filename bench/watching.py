@@ -111,6 +111,8 @@ class StreamingModel(asyncio.Protocol):
     async def _pace(self) -> None:
         self.transport.write(_START)
         for piece in self.pieces:
+            if self.transport.is_closing():  # the measuring is over
+                return
             self.transport.write(_chunk(piece))
             await asyncio.sleep(0.001)
         self.transport.write(b"0\r\n\r\n")
