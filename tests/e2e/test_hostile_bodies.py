@@ -112,7 +112,8 @@ async def others(world: World) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
     assert set(statuses) == {200}, statuses
     assert max(times, default=0) < worst
-    assert not times or statistics.median(times) < worst / 10
+    if len(times) >= 5:  # of two or three, the median is no more than what the machine does besides
+        assert statistics.median(times) < worst / 10
 
 
 # Bodies that do not end
