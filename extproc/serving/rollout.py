@@ -51,7 +51,7 @@ class Rollout:
         try:
             evaluation = self.candidate.begin(request, time.monotonic() + self.candidate.settings.deadline)
             evaluation.facts.shadow = True
-            settled = evaluation if is_long(request.body) else evaluation.advance() or evaluation
+            settled = evaluation if self._long(request) else evaluation.advance() or evaluation
         except UnknownModel:
             self._compare(trace, None)
             return
@@ -68,9 +68,13 @@ class Rollout:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _long(self, request: Request) -> bool:
+        """Whether the candidate reads the request in a thread."""
+        return is_long(request.body, slow=self.candidate.slow)
+
     async def _finish(self, trace: Trace, evaluation: Evaluation) -> None:
         try:
-            if is_long(evaluation.facts.request.body):
+            if self._long(evaluation.facts.request):
                 if trace.estimated_input_tokens is not None:
                     evaluation.facts.put(estimate, trace.estimated_input_tokens)
                 await evaluation.read_ahead(lambda work: asyncio.to_thread(background, work))

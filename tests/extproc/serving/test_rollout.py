@@ -182,3 +182,29 @@ async def test_a_changed_candidate_is_noticed(tmp_path):
     assert not await watcher.changed()
     candidate.write_text(CANDIDATE + "# changed\n")
     assert await watcher.changed()
+
+
+async def test_before_a_candidate_s_slow_signal_a_shorter_body_is_read_in_a_thread_already():
+    rolled = Rolled()
+    readers = []
+
+    class Reader(SlowSignal):
+        slow = ()
+        reads = ("all",)
+
+        def __init__(self):
+            self.name = "seen"
+
+        def read(self, facts):
+            readers.append(threading.current_thread())
+            return TRUE
+
+    engine = rolled.candidate
+    signals = {"gold": SlowSignal(), "seen": Reader()}
+    rules = Ruleset(engine.clauses, signals)
+    rolled.rollout.candidate = type(engine)(engine.policy, engine.catalogue, rules, Settings(deadline=PATIENCE))
+    assert rolled.follow(request(text="x" * 40_000)) == []
+    await asyncio.wait_for(asyncio.gather(*rolled.rollout._tasks), PATIENCE)
+    assert rolled.counted == ["differ"]
+    assert readers
+    assert threading.main_thread() not in readers
