@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
-from zlib import adler32
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from signals.background import rest
 from signals.facts import Facts
 from signals.request import Request
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a number of the machine, where this is compiled
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "tokens.json"
 """By encoding: the tokens that each byte value and each pair of classes stand for, fitted by signals/train/tokens.py
@@ -55,22 +59,34 @@ CLASSES: Final = tuple(
 """Kinds of bytes; all others are the sixteenth. What words cannot cross is told from what they are made of."""
 _SLICE: Final = 32 * 1024
 """Bytes of which the weights are added at a time."""
-_SHORT: Final = 256
-"""Bytes of a text up to which nothing is gained by numpy."""
 _CLASS: Final = bytes(
     next((number for number, members in enumerate(CLASSES) if byte in members), len(CLASSES)) for byte in range(256)
 )
 
 
+def _added(data: bytes, start: i64, stop: i64, weights: bytes) -> int:
+    """The sum of the weights of the bytes from `start` (at least 1) to `stop`, each taken with the one before it."""
+    total: i64 = 0
+    before: i64 = data[start - 1]
+    for at in range(start, stop):
+        byte: i64 = data[at]
+        total += weights[byte << 8 | before]
+        before = byte
+    return total
+
+
+_SHORT: Final = 64 if isinstance(_added, FunctionType) else sys.maxsize
+"""Bytes of a text up to which nothing is gained by numpy; a compiled loop is always faster."""
+
+
 class ByteWeights:
-    """Estimates tokens as a sum over the bytes of UTF-8 text and over its pairs of neighbours (1 to 6 µs a kilobyte).
+    """Estimates tokens as a sum over the bytes of UTF-8 text and over its pairs of neighbours (1 µs a kilobyte).
 
     A byte's own weight says how words of a language are cut; the weight of a pair of `CLASSES` says what begins or goes
     on: a run of spaces is one token, three digits are one, and every change of case in base64 begins another.
 
-    The weights are rounded to 128 levels each. Of a short text, `bytes.translate` looks them up and a checksum adds
-    them: the low half of an Adler-32 (RFC 1950) is the sum of the bytes modulo 65,521. Of a long one, numpy looks up
-    the sum of both weights for every two bytes.
+    The weights are rounded to 128 levels each, so that the sum of both fits into a byte for every two bytes of text.
+    Interpreted, numpy looks these sums up.
     `python -m signals.train.tokens` prints how far off the estimate is, text by kind and language by language.
     """
 
@@ -80,61 +96,44 @@ class ByteWeights:
         found = json.loads(path.read_bytes())[encoding]
         of_bytes, of_pairs = np.array(found["bytes"]), np.array(found["pairs"])
         self._step = max(float(np.ptp(of_bytes)), float(np.ptp(of_pairs)), 1e-9) / 127
-        self._bytes, self._pairs = (
-            np.rint((weights - weights.min()) / self._step).astype(np.uint8).tobytes()
-            for weights in (of_bytes, of_pairs)
-        )
+        levels, pairs = (np.rint((each - each.min()) / self._step).astype(np.uint8) for each in (of_bytes, of_pairs))
         classes = np.frombuffer(_CLASS, np.uint8)
-        second = np.frombuffer(self._bytes, np.uint8)[:, None]
-        of_both = np.frombuffer(self._pairs, np.uint8).reshape(16, 16)[classes[None, :], classes[:, None]] + second
-        # The later byte counts 256 times as much: little-endian. Short texts feel every look-up of an attribute.
+        # The later byte counts 256 times as much: little-endian.
+        of_both = pairs.reshape(16, 16)[classes[None, :], classes[:, None]] + levels[:, None]
+        self._levels, self._both = levels.tobytes(), of_both.tobytes()
+        # Short texts feel every look-up of an attribute.
         self._weigh: Callable[..., Any] = of_both.astype(np.uint32).ravel().take
         self._numbers, self._sum_up, self._exact = np.frombuffer, np.add.reduce, np.uint32
         self._least = float(of_bytes.min() + of_pairs.min())
-        self._first = -float(of_pairs.min()) - self._step * self._pairs[0]
+        self._first = -float(of_pairs.min())
         """What the first byte, which is in no pair, is given too much."""
 
     def count(self, text: str) -> int:
         """Estimate for `text`; at least a token for every sixteen bytes, none for no text."""
-        data = text.encode(errors="replace")
+        data = text.encode("utf-8", "replace")
         size = len(data)
         if not size:
             return 0
+        total = self._levels[data[0]]
         if size <= _SLICE:
-            total = self._sum(data, b"")
+            total += self._sum(data, 1, size)
         else:  # piece by piece, since none of these steps lets another thread run before its end
-            total = 0
-            for at in range(0, size, _SLICE):
-                total += self._sum(data[at : at + _SLICE], data[max(0, at - 1) : at])
+            for at in range(1, size, _SLICE):
+                total += self._sum(data, at, min(at + _SLICE, size))
                 rest()
         estimated: int = round(total * self._step + size * self._least + self._first)
         return max(estimated, (size + 15) // 16)
 
-    def _sum(self, data: bytes, before: bytes) -> int:
-        """The weights, in steps, of the bytes of `data`; `before` is the byte that stands before them, or none."""
-        size = len(data)
+    def _sum(self, data: bytes, start: int, stop: int) -> int:
+        """The weights, in steps, of the bytes from `start` (at least 1) to `stop`."""
+        size = stop - start
         if size <= _SHORT:
-            kinds = data.translate(_CLASS)
-            # One long number: each byte, and the one before it four bits higher, make a pair (a class has four bits).
-            row = int.from_bytes(kinds, "little")
-            first = before.translate(_CLASS)[0] << 4 | kinds[0] if before else 0
-            pairs = bytes((first,)) + (row | row << 12).to_bytes(size + 2, "little")[1:size]
-            return _added(data.translate(self._bytes)) + _added(pairs.translate(self._pairs))
-        first = 0 if before else self._bytes[data[0]] + self._pairs[0]
-        data = before + data
-        size = len(data)
+            return _added(data, start, stop, self._both)
         # Each byte with the next one is a number of two bytes: those at even places, then those at odd ones.
-        both = self._numbers(data[: size & -2] + data[1 : size - 1 + (size & 1)], "<u2")
+        even = data[start - 1 : stop - 1 + (size & 1)]
+        both = self._numbers(even + data[start : stop - (size & 1)], "<u2")
         weights = self._weigh(both, None, None, "clip")  # to clip is faster than to check
-        return first + int(self._sum_up(weights, 0, self._exact))
-
-
-def _added(levels: bytes) -> int:
-    """The sum of `levels`, each at most 127, of which 512 stay below the modulus of the checksum."""
-    total = 0
-    for at in range(0, len(levels), 512):
-        total += adler32(levels[at : at + 512], 0) & 0xFFFF
-    return total
+        return int(self._sum_up(weights, 0, self._exact))
 
 
 def whole(request: Request, count: Callable[[str], int]) -> int:
@@ -161,9 +160,12 @@ class Estimate:
 
     def __init__(self, encoding: str = "o200k") -> None:
         self._encoding = encoding
+        self._weights: ByteWeights | None = None
 
     def compute(self, facts: Facts) -> int:
-        return whole(facts.request, _weights(self._encoding).count)
+        if self._weights is None:
+            self._weights = _weights(self._encoding)
+        return whole(facts.request, self._weights.count)
 
 
 @cache

@@ -19,7 +19,7 @@ def test_a_long_text_is_counted_as_if_it_were_read_at_once(size: int, monkeypatc
     assert whole > 0
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 255, 256, 257, 900, 901])
+@pytest.mark.parametrize("size", [1, 2, 3, 63, 64, 65, 255, 256, 257, 900, 901])
 def test_bytes_are_added_alike_with_numpy_and_without(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(size)
     text = "".join(draw.choice("abc XYZ 123\n\n.,{}\u00e4\u00df\u65e5\u672c\u8a9e") for _ in range(size))
