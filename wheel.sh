@@ -3,8 +3,8 @@
 # From a copy: with HATCH_BUILD_HOOK_ENABLE_MYPYC=1 the compiler leaves its modules beside the sources.
 set -eu
 # Compiled modules call each other and Python straight, not through tables that leave every function open to replacement:
-# a request runs through so much code that fetching it is a good part of its time.
-export CFLAGS="-fno-semantic-interposition -fno-plt ${CFLAGS:-}" LDFLAGS="-Wl,-Bsymbolic-functions ${LDFLAGS:-}"
+# a request runs through much code, and to fetch it takes a good part of the time. (CFLAGS would replace Python's own.)
+export CPPFLAGS="-fno-semantic-interposition -fno-plt ${CPPFLAGS:-}" LDFLAGS="-Wl,-Bsymbolic-functions ${LDFLAGS:-}"
 dest=${1:?where to? wheel.sh DEST}
 shift
 mkdir -p "$dest"
