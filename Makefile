@@ -15,8 +15,8 @@ UPGRADE ?=
 # Not in requirements/train.txt, since its builds for processors and for GPUs have different hashes under one version.
 TORCH ?= torch==2.13.0
 TRAIN_TESTS := $(wildcard tests/*/train tests/*/*/train)
-# Processes that run tests side by side.
-WORKERS ?= 2
+# Processes that run tests side by side: three on two cores, since many tests wait for most of their time.
+WORKERS ?= 3
 # .ci/run names what runs pytest, and what failed again (.ci/again).
 RUN_PYTEST = $(POINTSMAN_AGAIN) $(BIN)/python -m pytest
 RUN_TESTS = $(RUN_PYTEST) -n $(WORKERS) --dist worksteal

@@ -9,7 +9,6 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -19,7 +18,7 @@ from decisions.selectors.registry import BY_NAME as SELECTORS
 from extproc.apis.registry import SHAPES
 from signals.registry import KINDS
 from stepwise.registry import STRATEGIES
-from tests.rooms import ROOMS
+from tests.rooms import ROOMS, parsed
 
 ROOT = Path(__file__).parents[1]
 MOST_FILES = 20
@@ -61,11 +60,6 @@ MORE_MEANINGS = {
 def files(*rooms: str) -> list[tuple[str, ast.Module]]:
     paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
     return [(str(path.relative_to(ROOT)), parsed(path)) for path in paths]
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
 
 
 def functions(tree: ast.AST, within: str = "") -> Iterator[tuple[str, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from decisions.selectors.registry import BY_NAME as SELECTORS
-from tests.rooms import ROOMS
+from tests.rooms import ROOMS, parsed
 
 ROOT = Path(__file__).parents[1]
 
@@ -560,7 +560,7 @@ def test_a_kind_of_signal_is_one_file_and_one_entry(tmp_path: Path, command_line
 def sources(*rooms: str) -> Iterator[tuple[str, ast.Module]]:
     for room in rooms:
         for file in (ROOT / room).rglob("*.py"):
-            yield str(file.relative_to(ROOT)), ast.parse(file.read_text())
+            yield str(file.relative_to(ROOT)), parsed(file)
 
 
 def imported(tree: ast.Module) -> set[str]:

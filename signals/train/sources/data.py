@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,10 +68,15 @@ def said(request: dict[str, Any], role: str) -> str:
     return "\n".join(texts[-1:] if role == "user" else texts)
 
 
+@cache
+def _python_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
 def library(folder: Path, size: int, seed: int) -> Iterator[str]:
     """Code as an agent's tool returns it: pieces of up to 8,000 characters of `size` Python files below `folder`."""
     chance = random.Random(seed)
-    files = sorted(folder.rglob("*.py"))
+    files = _python_files(folder)
     for path in chance.sample(files, min(size, len(files))):
         text = path.read_text(errors="replace")
         if len(text) > 200:

@@ -65,13 +65,25 @@ CALLS = [
 ROWS |= {name: CALLS for name in FILES if name.startswith("wild/")}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Data:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
     for name, rows in ROWS.items():
-        file = tmp_path / f"{name}.jsonl.gz"
+        file = folder / f"{name}.jsonl.gz"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    return Data(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Data:
+    return Data(folder)
+
+
+@pytest.fixture(scope="module")
+def lessons(data: Data) -> corpus.Corpus:
+    """Of seed 1, made once: it takes a second."""
+    return corpus.build(data, 1)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -79,9 +91,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Data(tmp_path)
 
 
-def test_held_out_rows_are_never_learned_from(data: Data) -> None:
+def test_held_out_rows_are_never_learned_from(data: Data, lessons: corpus.Corpus) -> None:
     assert set(data.checksums) == set(FILES)
-    lessons, unseen = corpus.build(data, 1), corpus.build(data, 1, held_out=True)
+    unseen = corpus.build(data, 1, held_out=True)
     public = {source.text(row) for source in data.sources.values() for row in source.rows}
     public |= {question_of(text) for text in public}
     learned = {item.text for item in lessons.items} & public
@@ -92,13 +104,12 @@ def test_held_out_rows_are_never_learned_from(data: Data) -> None:
     assert all(held(question_of(text)) for text in tested if not text.startswith("Result "))
 
 
-def test_the_same_seed_makes_the_same_lessons(data: Data) -> None:
-    first, second = (corpus.build(data, 3).items for _ in range(2))
+def test_the_same_seed_makes_the_same_lessons(folder: Path, lessons: corpus.Corpus) -> None:
+    first, second = lessons.items, corpus.build(Data(folder), 1).items
     assert [(item.text, item.labels) for item in first] == [(item.text, item.labels) for item in second]
 
 
-def test_labels_follow_the_data(data: Data) -> None:
-    lessons = corpus.build(data, 1)
+def test_labels_follow_the_data(lessons: corpus.Corpus) -> None:
     of = {item.text: item.labels for item in lessons.items}
     sums = next(labels for text, labels in of.items() if text.startswith("Sum") and "A." in text)
     assert lessons.domains[lessons.domain_of[int(sums["domain"][0])]] == "math"
@@ -161,8 +172,8 @@ def test_written_texts_are_complete_and_varied() -> None:
     assert "{q}" not in "".join(written.wrapped("why?", chance, ["a document"]) for _ in range(300))
 
 
-def test_no_source_that_is_left_out_is_learned_from(data: Data) -> None:
-    sources = {item.source for item in corpus.build(data, 1).items}
+def test_no_source_that_is_left_out_is_learned_from(lessons: corpus.Corpus) -> None:
+    sources = {item.source for item in lessons.items}
     assert not traffic.FOLDS[0] & traffic.FOLDS[1]
     wild = {name.removeprefix("wild/") for name in FILES if name.startswith("wild/")} - {"atk_cse_indirect_tool"}
     assert wild | {"jailbreaks"} == traffic.FOLDS[0] | traffic.FOLDS[1]
@@ -206,14 +217,14 @@ def test_security_questions_alarm_no_more_often_than_promised() -> None:
     assert traffic.lowered(after, rows("ok_security_frr", -5, 1.0))["direct"].lowered == 0
 
 
-def test_a_trial_learns_from_few_texts(data: Data, tmp_path: Path) -> None:
-    few = Data(tmp_path, limit=20)
+def test_a_trial_learns_from_few_texts(folder: Path, lessons: corpus.Corpus) -> None:
+    few = Data(folder, limit=20)
     assert max(len(source.rows) for source in few.sources.values()) <= 20
     assert {row["domain"] for row in few.sources["domain/mmlu"].rows} >= {"health", "math"}
     sizes = Counter(item.source for item in corpus.build(few, 1).items)
     assert max(sizes.values()) <= 20
     assert sizes["written questions"] == 20
-    assert len(corpus.build(data, 1).items) > 10 * sum(sizes.values())
+    assert len(lessons.items) > 10 * sum(sizes.values())
 
 
 def test_a_rule_that_is_missing_is_an_error() -> None:
