@@ -27,7 +27,7 @@ POLICY ?=
 ENVOY_PORT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-agents test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root apiserver clean
+.PHONY: help venv dev real up test test-fast test-volume test-native test-image test-agents compiled-tests test-pythons dev-pythons test-train pictures lint native bench bench-needs proto lock image-root apiserver clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,11 +57,14 @@ test-image: dev ## build the image's files and start them as a locked-down pod w
 test-agents: dev ## run agents' own programs and further clients through Envoy (needs root, node, and npm, which fetches them once)
 	$(RUN_PYTEST) -m agents tests/e2e/test_agents.py tests/e2e/test_clients.py $(PYTEST)
 
+compiled-tests: dev # by pytest, once: otherwise each process that runs them does it, for a quarter of a minute
+	@$(BIN)/python -m pytest --collect-only -qq --ignore-glob='*/train' >/dev/null
+
 test-pythons: ## `make test-fast` without what only reads files, on every other Python from 3.11 on, each in build/python3.X
 	$(call on-pythons,test-fast)
 
-dev-pythons: # what `test-pythons` would install first
-	$(call on-pythons,dev)
+dev-pythons: # what `test-pythons` would install and compile first
+	$(call on-pythons,compiled-tests)
 
 define on-pythons
 	@own=$$($(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)'); \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
@@ -24,6 +25,17 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
         gc.freeze()
         gc.set_threshold(20_000, 2, 10)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test without coverage starts has none either."""
+    started = os.environ.pop("COVERAGE_PROCESS_CONFIG", None) if item.get_closest_marker("no_cover") else None
+    try:
+        return (yield)
+    finally:
+        if started is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = started
 
 
 _shipped: dict[Hashable, Any] = {}

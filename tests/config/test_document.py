@@ -99,6 +99,7 @@ def test_nesting_is_bounded():
     assert [p.message for p in problems] == [f"nested deeper than {MAX_DEPTH} levels"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_a_huge_file_is_refused_without_building_it():
     problems = parse("a: [" + "1," * 250_000 + "]", "p.yaml").problems
@@ -109,6 +110,7 @@ def test_a_huge_number_stays_text():
     assert data("a: " + "9" * 5000)["a"] == "9" * 5000
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @given(st.text(max_size=200))
 def test_no_text_makes_the_parser_raise(text):

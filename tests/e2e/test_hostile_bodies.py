@@ -272,6 +272,7 @@ def hostile() -> list[tuple[Case, set[int]]]:
     ]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("mode", MODES)
 async def test_nothing_that_is_hard_to_read_stops_the_others(world: World, mode: str) -> None:
     for case, right in hostile():

@@ -24,6 +24,7 @@ def files(turn: int) -> dict[str, str]:
     return {"policy.yaml": policy(default, turn), "policy.cases.yaml": CASES.replace("MODEL", default)}
 
 
+@pytest.mark.no_cover
 async def test_a_config_map_is_swapped_a_hundred_times_under_load(tmp_path):
     """Swaps come faster than reloads, so many fall into the middle of one."""
     folder = tmp_path / "policy"
@@ -53,6 +54,7 @@ async def test_a_config_map_is_swapped_a_hundred_times_under_load(tmp_path):
     assert len({policy_hash for _, policy_hash, _, _ in load_.answers}) >= 5  # it does not sleep through
 
 
+@pytest.mark.no_cover
 async def test_a_rolling_restart_of_both_replicas_fails_no_request(tmp_path):
     """SIGTERM, drain, a new process at the same address, then the same for the other; Envoy is told nothing.
 

@@ -28,6 +28,7 @@ def envoy(tmp_path: Path) -> Iterator[Envoy]:
         yield envoy
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("broken", [None, "pointsman"])
 async def test_a_busy_hour_opens_no_circuit_breaker(
     envoy: Envoy, client: aiohttp.ClientSession, broken: str | None

@@ -243,6 +243,7 @@ TEXTS = ("Say hello.", "Prove it.", "Repair it.", "Compute it.")
 STEPS = ["one and one is two so far", "two ✗ and two is five", "three is fine as it is"]
 
 
+@pytest.mark.no_cover
 @needs_server
 @pytest.mark.slow
 @pytest.mark.timeout(300)

@@ -351,6 +351,7 @@ async def test_streaming_answers_are_not_held_back(world: World, client: aiohttp
         assert times[-1] - times[0] > 0.25
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("mode", ["ingress", "duplex"])
 async def test_a_thousand_concurrent_requests(world: World, client: aiohttp.ClientSession, mode: str) -> None:
     url = world.envoy.url(mode) + PATH

@@ -71,7 +71,7 @@ LATE = ("hang", "silent")
 """These take their seconds at the same time."""
 FAULTS = (
     *((kind,) for kind in ("kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow")),
-    pytest.param(LATE, marks=pytest.mark.slow),
+    pytest.param(LATE, marks=[pytest.mark.slow, pytest.mark.no_cover]),
 )
 
 

@@ -217,6 +217,7 @@ def resources() -> Iterator[Resources]:
     del model
 
 
+@pytest.mark.no_cover
 @settings(max_examples=100, deadline=None)
 @given(
     source=configurations(),

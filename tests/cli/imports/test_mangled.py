@@ -47,6 +47,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("file", "module"), [("everything.yaml", vllm_sr), ("flat.yaml", vllm_sr), ("litellm.yaml", litellm)]
 )

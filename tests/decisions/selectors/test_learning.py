@@ -81,6 +81,7 @@ def test_price_counts_against_quality(kind: str) -> None:
     assert Counter(taken[400:])["c"] < 60
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", KINDS)
 def test_propensities_are_how_often_it_happens(kind: str) -> None:
     selector, chance = made(kind), np.random.default_rng(5)

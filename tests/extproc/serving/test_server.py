@@ -126,6 +126,7 @@ async def test_a_drain_under_load_loses_no_request(folder, tmp_path):
     assert engine.policy == digest(policy())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("workers", "times"), [(1, 40), (2, 40), pytest.param(1, 200, marks=pytest.mark.volume)])
 async def test_reloads_under_load_fail_no_request_and_mix_no_policies(folder, tmp_path, workers, times):
     """Good and broken policies alternate; each answer's hash, model header and answering model belong together."""

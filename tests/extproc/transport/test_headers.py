@@ -42,6 +42,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.no_cover
 @given(block=st.one_of(st.binary(max_size=60), st.lists(st.sampled_from(PIECES)).map(b"".join)))
 def test_any_bytes_mean_the_same_as_to_hpack(block: bytes) -> None:
     memory = headers.BlockMemory({}, 65_536)

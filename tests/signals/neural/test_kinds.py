@@ -189,6 +189,7 @@ async def test_words_without_meaning_make_closeness_unknown(shared: Shared) -> N
     assert (found.score or 0) >= 0.9
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_unrelated_questions_are_not_asked_again() -> None:
     """At most 3 % of the pairs of sentences in any of 75 languages; most repetitions with a slip are found."""

@@ -164,6 +164,7 @@ async def test_a_client_that_goes_leaves_no_question_behind(turns: int | None) -
         assert turns is not None or asked(large) > 0, "no question was asked: the test ended nothing"
 
 
+@pytest.mark.no_cover
 @given(
     drafts=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 6)), min_size=1, max_size=7),
     chunk=st.integers(1, 5),

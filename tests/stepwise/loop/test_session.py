@@ -648,6 +648,7 @@ async def test_closing_between_two_pieces_stops_the_model() -> None:
 STEP = st.tuples(st.booleans(), st.integers(0, 6))
 
 
+@pytest.mark.no_cover
 @given(
     drafts=st.lists(STEP, min_size=1, max_size=7),
     faults=st.dictionaries(
