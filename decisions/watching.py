@@ -90,7 +90,7 @@ class Verdict(NamedTuple):
     """What becomes of a text.
 
     `clause` is the decision that acts. `spans` are what is to be masked, disjoint and in order; of a cut or respond,
-    the first place of what led to it, as far as that is known: what stands before it may be shown.
+    the first place of what led to it, as far as that is known: what stands before it may be shown, with the `masks`.
     """
 
     act: Act
@@ -98,6 +98,7 @@ class Verdict(NamedTuple):
     spans: tuple[Span, ...] = ()
     status: int | None = None
     message: str | None = None
+    masks: tuple[Span, ...] = ()
 
 
 PASS: Final = Verdict("pass")
@@ -296,6 +297,21 @@ class Judge:
                 return None
         return self._judged(_found(self._seen, facts, lead), channel, text, final)
 
+    def clear(self, channel: Hashable, text: str) -> bool:
+        """Whether nothing that anybody looks for is in `text`, nor was anything begun: then `judge` passes every part
+        of it, and need not be asked. False too where that cannot be told at once."""
+        if self._changed or self._missing or self.slow or (self.apart is not None and len(text) > LONG):
+            return False
+        facts, signals = self._facts(text, float("inf")), self._watched.signals
+        for signal in self._needed.values():
+            if not signal.silent(facts):
+                return False
+        for key, seen in self._seen.items():
+            reading = take(seen.signal, signals, facts)
+            if reading is None or seen.leaf.judge(reading) is not False or (channel, key) in self._long:
+                return False
+        return True
+
     async def read(self, channel: Hashable, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict:
         """As `judge`, after whatever takes long was read, or has not come by `deadline` (`time.monotonic()`).
 
@@ -470,16 +486,23 @@ class Judge:
         """
         masked: list[Span] = []
         first: str | None = None
+        ends: Verdict | None = None
         for clause in self.live:
             watching = clause.watching
             if not self._acts(clause):
                 continue
-            if not watching.acts:
+            if watching.acts and watching.does != "mask":
+                begin = clause.begin(found)
+                if ends is None:
+                    act: Act = "respond" if watching.does == "respond" else "cut"
+                    self._note(watching.name, act)
+                    ends = Verdict(act, watching.name, begin, watching.status, watching.message)
+                else:  # what the second looks for must not be shown because the first begins behind it
+                    ends = ends._replace(spans=min(ends.spans, begin))
+            elif ends is not None and not (ends.spans and watching.acts and found is not None):
+                continue
+            elif not watching.acts:
                 self._note(watching.name, OBSERVED if watching.observe else watching.does)
-            elif watching.does != "mask":
-                act: Act = "respond" if watching.does == "respond" else "cut"
-                self._note(watching.name, act)
-                return Verdict(act, watching.name, clause.begin(found), watching.status, watching.message)
             elif found is None:
                 if unreadable and clause.closes:
                     self._note(watching.name, "cut")
@@ -492,10 +515,14 @@ class Judge:
                         spans += here
                     elif clause.closes and whole is not None:
                         spans.append(whole)
+                if ends is not None:
+                    spans = [span for span in spans if span.start < ends.spans[0].start]
                 if spans:
                     self._note(watching.name, "mask")
                     masked += spans
                     first = first or watching.name
+        if ends is not None:
+            return ends._replace(masks=_disjoint(masked)) if masked else ends
         if self._changed:
             self._changed = False
             self._thin()

@@ -223,6 +223,11 @@ class Signal(ABC):
         """
         raise NotImplementedError
 
+    def silent(self, facts: Facts) -> bool:
+        """Whether a signal that is `placed` has not even a candidate in the text, so that it would find nothing in any
+        part of it either. False where that cannot be told at once."""
+        return False
+
 
 T = TypeVar("T")
 

@@ -38,7 +38,6 @@ OPEN_SETS = {
 
 FIELDS = "a record, or a message: its parameters are its fields"
 OPTIONS = "what it builds has these options, each with a default and by its name"
-OWED = "to be mended: some of the attributes belong together in an object"
 MORE_PARAMETERS = {
     ("extproc/wire.py", "reply"): FIELDS,
     ("signals/request.py", "Message.__init__"): FIELDS,
@@ -48,7 +47,6 @@ MORE_PARAMETERS = {
 MORE_ATTRIBUTES = {
     ("decisions/model.py", "Model"): "one attribute per key of a model in the policy",
     ("extproc/records/metrics.py", "Metrics"): "one attribute per metric",
-    ("extproc/watching/watch.py", "Watch"): OWED,
 }
 
 BY_DESIGN = "one for each kind of thing, and never both in one file"

@@ -15,16 +15,32 @@ from extproc.watching.sse import Event
 
 
 class HeldText:
-    """One text of a held event: the characters from `start` to `end` of `grown`. `halves`: what of a block that it says
-    again was masked at a border."""
+    """One text of a held event: the characters from `start` to `end` of `grown`; those from `stop` on are not shown.
+    `halves`: what of a block that it says again was masked at a border."""
 
-    __slots__ = ("end", "grown", "halves", "start", "text")
+    __slots__ = ("end", "grown", "halves", "start", "stop", "text")
 
     def __init__(self, grown: GrownText, text: AnswerText, place: tuple[int, int], halves: list[Half] | None) -> None:
         self.grown = grown
         self.text = text
         self.start, self.end = place
+        self.stop = self.end
         self.halves = halves
+
+    def known(self, window: int) -> int:
+        """Where what is judged of it ends, and has nothing in it that goes on in another text."""
+        start, grown = self.start, self.grown
+        stop = min(self.end, grown.judged)
+        if grown.group is None or stop <= start or grown.group.settled(grown, stop, window):
+            return max(start, stop)
+        least, most = start, stop - 1
+        while least < most:
+            middle = (least + most + 1) // 2
+            if grown.group.settled(grown, middle, window):
+                least = middle
+            else:
+                most = middle - 1
+        return least
 
 
 class Held:
@@ -39,6 +55,10 @@ class Held:
     def said(self) -> dict[str, Any] | None:
         """The fields of an event, but for what it says where it was not taken apart."""
         return None
+
+    def characters(self, window: int) -> int:
+        """How many of its characters are judged, up to the first that is not or that may go on in another text."""
+        raise NotImplementedError
 
     def let_go(self) -> None:
         """It waits no more: its texts count as judged."""
@@ -81,6 +101,15 @@ class HeldEvent(Held):
             if grown.group is not None and not grown.group.settled(grown, piece.end, window):
                 return False
         return True
+
+    def characters(self, window: int) -> int:
+        count = 0
+        for piece in self.pieces:
+            known = piece.known(window)
+            count += known - piece.start
+            if known < piece.end:
+                break
+        return count
 
 
 class HeldRun(Held):
@@ -129,8 +158,15 @@ class HeldRun(Held):
         """The first that waits, by itself."""
         raw = self.raw(self.at + 1)
         alike = self.like.alike
-        piece = HeldText(self.grown, self.like.text, (self.end(self.at), self.end(self.at + 1)), None)
-        return HeldEvent(Event(raw, alike.name, alike.data(raw)), None, [piece], True)
+        return HeldEvent(Event(raw, alike.name, alike.data(raw)), None, [self._piece(self.at)], True)
+
+    def characters(self, window: int) -> int:
+        stop = self.known(window)
+        more = self._piece(stop).known(window) - self.end(stop) if stop < len(self._ends) else 0
+        return self.end(stop) - self._start + more
+
+    def _piece(self, at: int) -> HeldText:
+        return HeldText(self.grown, self.like.text, (self.end(at), self.end(at + 1)), None)
 
     def let_go(self) -> None:
         self.grown.let_go(self._ends[-1])
@@ -154,13 +190,15 @@ class HeldRun(Held):
 
 
 class Queue:
-    """All that waits; `size`: the bytes of it. `quiet`: so many of the first, before anything went on, show nothing."""
+    """All that waits; `size`: the bytes of it. `counted`: of the first, before anything went on, so many were seen to
+    be judged, which show `shown` characters."""
 
-    __slots__ = ("held", "quiet", "size")
+    __slots__ = ("counted", "held", "shown", "size")
 
     def __init__(self) -> None:
         self.held: deque[Held] = deque()
-        self.quiet = 0
+        self.counted = 0
+        self.shown = 0
         self.size = 0
 
     def put(self, held: Held) -> None:

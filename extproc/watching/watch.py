@@ -3,40 +3,47 @@
 Sans-IO. Events are kept in one queue, in their order. The texts of successive events that belong together are one
 channel, which is judged as it grows; an event goes on once every text in it lies before the part of its channel that
 is still to be judged again. An event in which nothing was found goes on byte for byte as it came.
+
+Each event is judged before the next one is read, at places that `extproc.watching.texts` knows from what the answer
+says alone. So an answer is released alike in whichever pieces it comes. Where much comes at once and nothing is found
+anywhere in it, what those places would say is known without asking at each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import islice
 from typing import Any, Final, Protocol
 
 import orjson
 
-from decisions.watching import LONG, Verdict
+from decisions.watching import LONG, PASS, Verdict
 from extproc.watching.finder import REPEATS, Likeness, TextFinder
-from extproc.watching.grown import LEAD, GrownText, Half, JoinedTexts, Seam
-from extproc.watching.held import HeldEvent, HeldRun, HeldText, Queue
+from extproc.watching.grown import LEAD, GrownText, Seam, Sizes
+from extproc.watching.held import HeldEvent, HeldRun, Queue
+from extproc.watching.inbox import Inbox
 from extproc.watching.jsontext import decode
 from extproc.watching.runs import EventRun
-from extproc.watching.shape import AnswerShape, AnswerText, Channel, says_twice
+from extproc.watching.shape import AnswerShape, AnswerText, says_twice
 from extproc.watching.sse import NAME, Event, Events
+from extproc.watching.texts import Due, Texts
 
 LIMIT: Final = 4 * 2**20
 """Bytes of an answer that are held at most, and of a whole answer that can be judged."""
 UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
-_CHANNELS: Final = 256
-"""Texts that grow at the same time in one answer; a real one has a few."""
-_AT_ONCE: Final = 16
-"""Texts of a long whole answer that are judged before others have their turn."""
+_ALL: Final = 1 << 62
+_AT_ONCE: Final = 64
+"""Places of a stream that are judged before others have their turn."""
+_FEW: Final = 16
+"""The same where much has come: of a long answer that came whole, texts."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
+_OPEN, _ENDED, _SETTLED = range(3)
+"""How far an answer is: more may come, its last event has come, and the judge was told that all was judged."""
 
 
 class Judging(Protocol):
@@ -56,6 +63,8 @@ class Judging(Protocol):
     def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None: ...
 
     async def read(self, channel: Any, text: str, final: bool, deadline: float, lead: int = 0) -> Verdict: ...
+
+    def clear(self, channel: Any, text: str) -> bool: ...
 
     def carry(self, channel: Any, other: Any) -> None: ...
 
@@ -85,115 +94,157 @@ class Watch:
         self.error: Exception | None = None
         self._shape = shape
         self._judge = judge
-        self._window = judge.window
-        self._holds = judge.holds
+        step = judge.stride if judge.slow else max(1, judge.window // _STEPS)
+        self._sizes = Sizes(judge.window, step if streamed else 0)
         self._limit = limit
         self._finder = TextFinder(shape, json)
         self._course = shape.course() if streamed else None
         self._framing = shape.events(limit)
-        self._events: Events | None = self._framing  # None: nothing can be read any more, and it goes on all the same
-        self._whole = bytearray()
-        self._later: Event | None = None  # a long answer that came whole, which is still to be taken apart
+        self._inbox = Inbox(self._framing)
+        self._texts = Texts(self._sizes, limit, shape.repeats())
         self._queue = Queue()
         self._out: list[bytes] = []  # what is released with the end of the call
-        self._channels: dict[Channel, GrownText] = {}
-        self._groups: dict[str | int, JoinedTexts] = {}  # texts that may be shown as one
-        self._dirty: dict[GrownText, None] = {}  # texts that have grown since they were looked at
-        self._todo: OrderedDict[GrownText, None] = OrderedDict()  # texts whose signals take long to read
         self._like: Likeness | None = None  # what was released last is like this
         self._changed = False  # a text of the answer was masked
-        self._ends = 0  # 1: the last event of the answer has come, 2: nothing follows
-        self._settled = False  # the judge was told
-        self._closing: dict[Channel, None] = {}  # what ends, if it does not go on with the next text
+        self._reading = False  # a text is just being read
+        self._stage = _OPEN
 
     @property
     def waiting(self) -> bool:
         """Whether something has to be read that takes long before more can be released: call `judged`."""
-        return not self.over and (bool(self._todo) or self._later is not None)
+        return not self.over and (bool(self._texts.due) or self._inbox.later is not None)
 
     @property
     def done(self) -> bool:
         """Whether everything was released that ever will be."""
-        return self.over or (self._ends == 2 and not (self._queue.held or self._todo or self._later))
+        return self.over or (self._stage == _SETTLED and self._inbox.closed and not (self._queue.held or self.waiting))
 
     def feed(self, data: bytes, end: bool = False) -> bytes:
         """Takes the next bytes of the answer (`end`: its last); gives what may be released now."""
         if self.over:
             return b""
-        if end:
-            self._ends = 2
-        self._take(data, end)
+        self._inbox.put(data, end)
+        self._go_on(_ALL if self._course is None else _AT_ONCE)
         return self._released()
 
     async def judged(self, deadline: float) -> bytes:
-        """Reads what takes long, until `deadline` (`time.monotonic()`); gives what may be released then.
+        """Reads what takes long, until `deadline` (`time.monotonic()`), each text as long as the first; gives what may
+        be released then.
 
         `feed` may be called meanwhile.
         """
         spare = deadline - time.monotonic()
-        if self._later is not None:
-            await self._read_later(self._later)
-            deadline = time.monotonic() + spare
-        todo = self._todo
-        while todo and not self.over:
-            grown = next(iter(todo))
-            base, raw, lead, final = grown.base, grown.raw, grown.lead, self._final(grown)
-            text = decode(raw, lead).text if grown.code else raw
-            long = len(text) > LONG
-            try:
-                if long:
-                    deadline = time.monotonic() + spare
-                verdict = await self._judge.read(grown.key, text, final, deadline, LEAD if base else 0)
-                if long:  # the others need not wait less
-                    deadline = time.monotonic() + spare
-                if grown in todo:  # it was not given up meanwhile
-                    del todo[grown]
-                    self._apply(grown, verdict, (base, raw, lead, final))
-                    if self._final(grown) and not (final and grown.read == grown.end):
-                        todo[grown] = None  # it has ended while it was read
-            except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
-                self.error = error
-                self._lost([])
-                todo.pop(grown, None)
-                grown.judged = grown.end  # where that does not stop it, it goes on
-            if self._out:
-                break
+        if self._inbox.later is not None:
+            await self._read_later(self._inbox.later)
+        while self.waiting and not self._out:
+            await asyncio.sleep(0)
+            await self._read_due(spare)
+            self._go_on(_FEW)
+            self._flush()
         return self._released()
 
     def unreadable(self) -> bytes:
         """Nothing of what comes can be read: what may be released now. Later bytes go on as they come, or nothing."""
         if not self.over:
             self._lost([])
+            self._go_on(_AT_ONCE)
         return self._released()
 
     # What comes in
 
-    def _take(self, data: bytes, end: bool) -> None:
-        events = self._events
-        if events is None:
-            if data:
-                self._queue.put(HeldEvent(Event(data, "", b""), None, []))
-        elif self._course is not None:
-            self._read_stream(events, data, end)
-        else:
-            self._whole += data
-            if len(self._whole) > self._limit:
-                self._lost([])
-            elif end and self._whole:
-                raw = bytes(self._whole)
-                self._whole.clear()
-                whole = Event(raw, "", raw)
-                if len(raw) > LONG and self._judge.apart is not None:
-                    self._later = whole
-                    return
-                self._read(whole)
-        if end and not self.over:
-            self._guarded(self._end)
-        if self._queue.size > self._limit and not self.over:
-            if self._events is None:  # whoever judges the rest does not get on
+    def _go_on(self, most: int) -> None:
+        """Judge what is due and read what has come, in turn, as far as that goes on, at `most` so many places."""
+        due, inbox = self._texts.due, self._inbox
+        try:
+            while not self.over:
+                if due and most >= 0:
+                    most = self._judge_due(most)
+                waits = bool(due) and self._judge.holds  # what is due has to be read first
+                if self._queue.size + (inbox.size if waits or self._course is None else 0) > self._limit:
+                    self._make_room()
+                    waits = waits and bool(due)
+                if waits:
+                    break
+                if self._stage == _ENDED and not (due or self.over):
+                    self._settle()
+                if self.over or not self._read_next():
+                    break
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            self.error = error
+            self._lost([])
+            if not self.over:
                 self._let_go()
+
+    def _make_room(self) -> None:
+        """More is held than may be."""
+        before = len(self._out)
+        self._flush()
+        if len(self._out) > before:
+            return
+        if self._inbox.events is None:  # whoever judges the rest does not get on
+            self._let_go()
+            self._pass_on()
+        else:
+            self._lost([])
+
+    def _pass_on(self) -> None:
+        """What has come goes on unread, behind what waits."""
+        data = self._inbox.take()
+        if data:
+            self._queue.put(HeldEvent(Event(data, "", b""), None, []))
+
+    def _read_next(self) -> bool:
+        """Read the next event; whether there was anything to read."""
+        inbox = self._inbox
+        events = inbox.events
+        if inbox.later is not None:
+            return False
+        if inbox.size and events is None:
+            self._pass_on()
+            return True
+        if events is not None and self._course is not None:
+            if self._read_event(events):
+                return True
+        elif inbox.over and inbox.size:
+            raw = inbox.take()
+            whole = Event(raw, "", raw)
+            if len(raw) > LONG and self._judge.apart is not None:
+                inbox.later = whole
             else:
-                self._lost([])
+                self._read(whole)
+            return True
+        if not inbox.over or inbox.closed:
+            return False
+        inbox.closed = True
+        self._texts.close([()])
+        self._stage = max(self._stage, _ENDED)
+        return True
+
+    def _read_event(self, events: Events) -> bool:
+        """Read the next event of a stream, or those that are like the last one; whether there was one."""
+        finder, inbox = self._finder, self._inbox
+        try:
+            if inbox.drained and inbox.size:
+                inbox.drained = False
+                events.put(inbox.take())
+            known = finder.known
+            run = None if known is None or inbox.drained else events.run(known.alike)
+            if run is not None and known is not None:
+                finder.hit()
+                self._take_run(run, known)
+                return True
+            event = None if inbox.drained else events.next()
+            if event is None:
+                inbox.drained = True
+                if inbox.size:
+                    return True
+                event = events.end() if inbox.over and not inbox.closed else None
+                if event is None:
+                    return False
+            self._read(event)
+        except Exception as error:  # noqa: BLE001 - what cannot be read is Unknown
+            self._unread(error, [])
+        return True
 
     async def _read_later(self, event: Event) -> None:
         """Take a long answer apart in a thread."""
@@ -205,43 +256,23 @@ class Watch:
             pass
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
             self.error = error
-        if self._later is None or self.over:  # it was given up meanwhile
+        if self._inbox.later is None or self.over:  # it was given up meanwhile
             return
-        self._later = None
+        self._inbox.later = None
         if parsed is None:
             self._lost([event])
         else:
-            self._guarded(partial(self._take_apart, event, parsed))
-        if not self.over:
-            self._guarded(self._end)
-        while self._dirty and not self.over:
-            self._looked(_AT_ONCE)
-            await asyncio.sleep(0)
-
-    def _read_stream(self, events: Events, data: bytes, end: bool) -> None:
-        """Read what has come whole of a stream."""
-        finder = self._finder
-        try:
-            events.put(data)
-            while self._events is not None and not self.over:
-                known = finder.known
-                run = None if known is None else events.run(known.alike)
-                if run is not None and known is not None:
-                    finder.hit()
-                    self._take_run(run, known)
-                    continue
-                event = events.next() or (events.end() if end else None)
-                if event is None:
-                    return
-                self._read(event)
-        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
-            self._unread(error, [])
+            try:
+                self._take_apart(event, parsed)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._unread(error, [event])
+        self._go_on(_FEW)
 
     def _read(self, event: Event) -> None:
         before = len(self._queue.held)
         try:
             self._take_apart(event, self._parsed(event))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - what cannot be read is Unknown
             self._unread(error, [] if len(self._queue.held) > before else [event])
 
     def _unread(self, error: Exception, events: list[Event]) -> None:
@@ -253,21 +284,12 @@ class Watch:
     def _take_run(self, run: EventRun, known: Likeness) -> None:
         """Successive events that are like one before them."""
         try:
-            channels = self._channels
-            grown = channels.get(known.channel) if len(channels) == 1 and not self._groups and known.alone else None
-            if grown is None:
-                grown = self._grow(known.text, run.said)
-                self._join(grown, known.text, run.said)
-            else:
-                grown.after = 0
-                self._add(grown, run.said)
+            self._texts.go_on([known.channel])
+            grown = self._texts.add_run(known.text, run.said)
         except Exception as error:  # noqa: BLE001 - as above
             self._unread(error, [Event(run.raw, "", b"")])
             return
-        if self._closing:
-            self._go_on([grown])
         self._queue.put(HeldRun(run, known, grown))
-        self._touch([grown])
 
     def _parsed(self, event: Event) -> _Parsed:
         """What is in an event. Raises ValueError when it is none of this API's."""
@@ -279,188 +301,158 @@ class Watch:
         return fields, says_twice(event.data, fields), self._finder.texts(fields)
 
     def _take_apart(self, event: Event, parsed: _Parsed) -> None:
-        fields, twice, texts = parsed
-        pieces = [self._piece(text) for text in texts]
+        fields, twice, found = parsed
+        texts = self._texts
+        texts.go_on([text.channel for text in found if not text.whole])
+        pieces = [texts.add(text) for text in found]
         if event.other or (event.name and not NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
-            pieces.append(self._piece(AnswerText((), {"": said}, "", False, True)))
-        self._go_on([piece.grown for piece in pieces if not piece.text.whole])
+            pieces.append(texts.add(AnswerText((), {"": said}, "", False, True)))
         held = HeldEvent(event, fields, pieces)
         held.twice = twice
         self._queue.put(held)
-        grown = [piece.grown for piece in pieces]
         if self._course is None:
-            self._touch(grown)
             return
         closed = self._shape.closes(fields) if fields is not None else [()] if event.data else []
         if () in closed:
-            self._close([()])
-        else:
-            for beginning in closed:
-                if any(key[: len(beginning)] == beginning for key in self._channels):  # else there is nothing to end
-                    self._closing[beginning] = None
-        self._touch(grown)
-        if () in closed:
+            texts.close([()])
             held.last = True
-            self._ends = max(self._ends, 1)
+            self._stage = max(self._stage, _ENDED)
+        else:
+            texts.closes(closed)
         if len(pieces) == 1 and not (closed or twice) and fields is not None:
             self._finder.learn(event, pieces[0].text)
 
-    def _go_on(self, grown: Sequence[GrownText]) -> None:
-        """These have come, and may go on: what was to end has ended, unless it is one of them. There are servers that
-        say the end with every event, or before the last text."""
-        if self._closing and grown:
-            ends = [one for one in self._closing if all(text.key[: len(one)] != one for text in grown)]
-            self._closing.clear()
-            self._close(ends)
-
-    def _touch(self, grown: Iterable[GrownText]) -> None:
-        """These have come, and others that they stand behind: they are to be looked at."""
-        for text in grown:
-            self._dirty[text] = None
-        if len(self._channels) > 1:
-            self._dirty.update(dict.fromkeys(self._channels.values()))
-        for group in self._groups.values():
-            if group.seam is not None:
-                self._dirty[group.seam] = None
-
-    def _piece(self, text: AnswerText) -> HeldText:
-        """A text of an event, which its channel has now."""
-        said: str = text.holder[text.key]
-        grown = self._grow(text, said)
-        return HeldText(grown, text, (grown.end - len(said), grown.end), self._join(grown, text, said))
-
-    def _grow(self, text: AnswerText, said: str) -> GrownText:
-        """Add what a text says to its channel."""
-        if text.whole:
-            grown = GrownText(text.channel, text.code, True)
-        else:
-            found = self._channels.get(text.channel)
-            if found is None:
-                if len(self._channels) >= _CHANNELS:
-                    raise ValueError("too many texts at the same time")
-                found = self._channels[text.channel] = GrownText(text.channel, text.code, False)
-            grown = found
-            if len(self._channels) > 1:
-                item = grown.key[:2]
-                for other in self._channels.values():
-                    if other.key[:2] == item:
-                        other.after += len(said)
-            grown.after = 0
-        self._add(grown, said)
-        return grown
-
-    def _add(self, grown: GrownText, said: str) -> None:
-        grown.add(said)
-        if grown.end - grown.base > 2 * self._limit:
-            raise ValueError("too much of a text waits to be judged")
-
-    def _join(self, grown: GrownText, text: AnswerText, said: str) -> list[Half] | None:
-        """`said` may be shown as one with what was said before it. What of that was masked at a border, where it is the
-        same again."""
-        if not (text.joins or self._groups):
-            return None
-        group: JoinedTexts | None = None
-        if text.joins:
-            key = text.joins[0]
-            group = self._groups.get(key)
-            if group is None:
-                group = self._groups[key] = JoinedTexts(self._shape.repeats())
-            if text.whole and (halves := group.said(text.joins)) is not None:
-                return halves
-            group.add(grown, said, text.joins, self._window)
-        if not text.whole:
-            for other in self._groups.values():
-                if other is not group:
-                    other.behind(len(said))
-        return None
-
-    def _close(self, beginnings: Iterable[Channel]) -> None:
-        """Channels that begin so have ended."""
-        for beginning in beginnings:
-            size = len(beginning)
-            for key in [key for key in self._channels if key[:size] == beginning]:
-                grown = self._channels.pop(key, None)
-                if grown is None:  # the answer was cut meanwhile
-                    return
-                grown.ended = True
-                self._look(grown)
-            if not size:
-                for group in list(self._groups.values()):
-                    if (seam := group.close()) is not None:
-                        self._look(seam)
-                self._groups.clear()
-
-    def _end(self) -> None:
-        self._close([()])
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
-            self.error = error
-            self._lost([])
-
     # Judging
 
-    def _final(self, grown: GrownText) -> bool:
-        """Whether the text is complete, or as much of another one has come behind it as is held back: then it is the
-        other's turn."""
-        return grown.ended or 0 < self._window <= grown.after
+    def _next_due(self) -> tuple[Due, int, bool] | None:
+        """What is to be judged next: of which text, as far as where, and whether as if it ended there."""
+        due = self._texts.due
+        while due:
+            part = due[0]
+            grown, stop = part.grown, part.stop
+            if part.frees:
+                grown.free = max(grown.free, stop)
+            elif isinstance(grown, Seam) and grown.over:
+                pass
+            elif grown.next < stop or (grown.next == stop and not part.final):
+                return part, grown.next, False
+            elif part.final and not (grown.read == stop and grown.judged >= stop):
+                return part, stop, True
+            due.popleft()
+        return None
 
-    def _look(self, grown: GrownText) -> None:
-        """Judge a text, where enough of it has come."""
-        judge = self._judge
-        if self.over or grown in self._todo:
+    def _judge_due(self, left: int) -> int:
+        """Judge what is due, in its order, at `left` places at most; how many are left. -1: something is due still, for
+        which `judged` has to be called."""
+        judge, step = self._judge, self._sizes.step
+        while not self.over and (found := self._next_due()) is not None:
+            part, stop, final = found
+            grown = part.grown
+            if self._reading or not left:
+                return -1
+            left -= 1
+            try:
+                parts = 1 if final or judge.slow or isinstance(grown, Seam) else 1 + (part.stop - stop) // step
+                if part.parts:
+                    parts = min(parts, part.parts)
+                if parts > 1:
+                    last = stop + (parts - 1) * step
+                    raw, text = self._seen(grown, last)
+                    if judge.clear(grown.key, text):
+                        part.parts = 2 * parts
+                        self._apply(grown, PASS, last, False, raw)
+                    else:
+                        part.parts = parts // 2
+                    continue
+                raw, text = self._seen(grown, stop)
+                verdict = judge.judge(grown.key, text, final, LEAD if grown.keep else 0)
+                if verdict is None:
+                    return -1
+                part.parts = 1 if verdict.spans else 2
+                self._apply(grown, verdict, stop, final, raw)
+            except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+                self._broke(part, error)
+        return left
+
+    async def _read_due(self, spare: float) -> None:
+        """Read what is due next, in `spare` seconds."""
+        found = self._next_due()
+        if found is None:
             return
-        end, final, window = grown.end, self._final(grown), self._window
-        if final:
-            if grown.judged >= end and grown.read == end:
-                return
-        elif end < window or (
-            grown.read >= 0 and end - grown.read < (judge.stride if judge.slow else max(1, window // _STEPS))
-        ):
-            return
+        part, stop, final = found
+        grown = part.grown
+        self._reading = True
+        try:
+            raw, text = self._seen(grown, stop)
+            lead = LEAD if grown.keep else 0
+            verdict = await self._judge.read(grown.key, text, final, time.monotonic() + spare, lead)
+            if self._is_due(part):
+                self._apply(grown, verdict, stop, final, raw)
+        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
+            if self._is_due(part):
+                self._broke(part, error)
+        finally:
+            self._reading = False
+
+    def _is_due(self, part: Due) -> bool:
+        """Whether it was not given up meanwhile."""
+        due = self._texts.due
+        return bool(due) and due[0] is part
+
+    def _broke(self, part: Due, error: Exception) -> None:
+        """A text cannot be judged. Where that does not stop the answer, it goes on."""
+        self.error = error
+        grown = part.grown
+        self._texts.due.popleft()
+        self._lost([])
+        grown.judged = grown.read = grown.end
+
+    def _seen(self, grown: GrownText, stop: int) -> tuple[str, str]:
+        """What is kept of a text as far as `stop`, as it came and as it is read."""
         if grown.read < 0 and isinstance(grown, Seam):
-            judge.carry(grown.follows, grown.key)
-        text = decode(grown.raw, grown.lead).text if grown.code else grown.raw
-        verdict = judge.judge(grown.key, text, final, LEAD if grown.base else 0)
-        if verdict is None:
-            self._todo[grown] = None
-        else:
-            self._apply(grown, verdict, (grown.base, grown.raw, grown.lead, final))
+            self._judge.carry(grown.follows, grown.key)
+        raw = grown.view(stop)
+        return raw, decode(raw, grown.kept).text if grown.code else raw
 
-    def _apply(self, grown: GrownText, verdict: Verdict, read: tuple[int, str, str, bool]) -> None:
-        """Do what was said of a text; `read` is what was read of it: from where, the characters, the lead, whether all
-        of it."""
-        if verdict.act in ("cut", "respond"):
-            self._stop(verdict)
-            return
-        base, raw, lead, final = read
-        window = self._window
-        known = base + len(raw)
-        grown.read = known
+    def _apply(self, grown: GrownText, verdict: Verdict, stop: int, final: bool, raw: str) -> None:
+        """Do what was said of a text that was judged as far as `stop`; `raw` is what was seen of it."""
+        base, window, step = grown.keep, self._sizes.window, self._sizes.step
         back = 2 * window + LEAD  # what was judged just now, and what is looked back at from there
+        ends = verdict.act in ("cut", "respond")
+        spans = verdict.masks if ends else verdict.spans
+        place = verdict.spans[0].start if ends and verdict.spans else 0
+        known = stop
+        grown.read = stop
+        while grown.next <= stop:
+            grown.next += step
         if not grown.code:
-            for span in verdict.spans:
+            for span in spans:
                 grown.mask(base + span.start, base + span.end, f"[{span.label}]")
             if not final:
                 known -= window
             grown.keep = base + max(0, len(raw) - back)
-        elif verdict.spans or not final:
-            text = decode(raw, lead)
-            for start, end, new in text.edits((span.start, span.end, f"[{span.label}]") for span in verdict.spans):
+        else:
+            text = decode(raw, grown.kept)
+            for start, end, new in text.edits((span.start, span.end, f"[{span.label}]") for span in spans):
                 grown.mask(base + start, base + end, new)
             if not final:
                 known = base + text.raw(max(0, len(text.text) - window))
-                grown.keep = base + text.raw(max(0, len(text.text) - back))
+            ahead = text.raw(max(0, len(text.text) - back))
+            if ahead:
+                grown.keep, grown.kept = base + ahead, text.lead(ahead)
+            place = text.raw(place)
+        if ends:
+            grown.judged = max(grown.judged, base + place)  # what stands before it may be shown
+            self._stop(verdict)
+            return
         grown.judged = max(grown.judged, known)
         if isinstance(grown, Seam):
             grown.settle(window)
 
     def _settle(self) -> None:
         """The answer has ended, and all of it was judged: what is still open is settled."""
-        self._settled = True
+        self._stage = _SETTLED
         verdict = self._judge.end()
         if verdict.act in ("cut", "respond"):
             self._stop(verdict)
@@ -468,6 +460,7 @@ class Watch:
     def _stop(self, verdict: Verdict, lost: bool = False) -> None:
         """End the answer here. What was judged before is still released; `lost`: what comes cannot be read."""
         self._flush()
+        self._flush_part()
         if not self.begun and (verdict.act == "respond" or lost):
             self.responds = verdict._replace(status=verdict.status or UNREADABLE)
         elif self._course is not None:
@@ -478,11 +471,9 @@ class Watch:
             fields = next((said for held in self._queue.held if (said := held.said()) is not None), {})
             self._out.append(orjson.dumps(self._shape.cut(fields, verdict.message or "")))
         self.over = True
-        self._later = None
-        self._todo.clear()
+        self._inbox.later = None
         self._queue = Queue()
-        self._channels.clear()
-        self._groups.clear()
+        self._texts.clear()
 
     def _lost(self, events: list[Event]) -> None:
         """The rest cannot be read, from `events` on."""
@@ -490,49 +481,33 @@ class Watch:
         if verdict.act in ("cut", "respond"):
             self._stop(verdict, True)
             return
-        if self._later is not None:
-            events, self._later = [self._later, *events], None
-        rest = b"".join(event.raw for event in events) + self._whole
-        if self._events is not None:
-            rest += self._events.rest()
-        self._events = None
-        try:
-            self._close([()])
-        except Exception as error:  # noqa: BLE001 - nobody has asked for more
-            self.error = error
-            self._let_go()
-        self._whole = bytearray()
-        if rest and not self.over:
+        inbox = self._inbox
+        if inbox.later is not None:
+            events, inbox.later = [inbox.later, *events], None
+        rest = b"".join([event.raw for event in events])
+        if inbox.events is not None:
+            rest += inbox.events.rest()
+        inbox.events = None
+        self._texts.close([()])
+        if rest:
             self._queue.put(HeldEvent(Event(rest, "", b""), None, []))
+        self._pass_on()
 
     def _let_go(self) -> None:
         """Release everything, with the masks that are known."""
-        self._todo.clear()
+        self._texts.clear()
         for held in self._queue.held:
             held.let_go()
 
     # What goes out
 
-    def _looked(self, most: int | None = None) -> None:
-        """Look at the texts that have grown, or at so many of them: once, however many events have come together."""
-        try:
-            for grown in list(islice(self._dirty, most)):
-                del self._dirty[grown]
-                self._look(grown)
-        except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
-            self._dirty.clear()
-            self.error = error
-            self._lost([])
-            if not self.over:
-                self._let_go()
-
     def _released(self) -> bytes:
-        if self._dirty:
-            self._looked()
-        if self._ends and not (self._settled or self._todo or self._later or self.over):
-            self._guarded(self._settle)
         if not self.over:
-            self._guarded(self._flush)
+            try:
+                self._flush()
+            except Exception as error:  # noqa: BLE001 - what cannot be written is Unknown
+                self.error = error
+                self._lost([])
         if not self._out:
             return b""
         out, self._out = b"".join(self._out), []
@@ -541,8 +516,8 @@ class Watch:
 
     def _flush(self) -> None:
         """Move what may be released from the queue."""
-        queue, holds, window = self._queue, self._holds, self._window
-        if not self.begun and self._judge.responds and not self._shows():
+        queue, holds, window = self._queue, self._judge.holds, self._sizes.window
+        if self._gated():
             return
         gone: dict[GrownText, None] = {}  # what of these was released is dropped at once: each time moves all the rest
         while queue.held:
@@ -592,26 +567,58 @@ class Watch:
             self._course.seen(held.like.fields)
             self._like = held.like
 
+    def _flush_part(self) -> None:
+        """The answer ends within the first event that waits: what of its text may be shown is shown, if it says nothing
+        else."""
+        held = self._queue.held[0] if self._queue.held and not self._gated() else None
+        if held is None or self._course is None:
+            return
+        run = held if isinstance(held, HeldRun) else None
+        event = run.event() if run is not None else held
+        assert isinstance(event, HeldEvent)
+        for piece in event.pieces:
+            piece.stop = piece.known(self._sizes.window)
+        if event.last or event.event.other or not any(piece.stop > piece.start for piece in event.pieces):
+            return
+        fields = event.fields
+        if fields is not None and (self._shape.closes(fields) or any(piece.text.whole for piece in event.pieces)):
+            return
+        try:
+            raw = self._written(event)
+        except ValueError:  # half of an object is none
+            return
+        self._out.append(raw)
+        self.begun = True
+        said = run.like.fields if run is not None else fields
+        if said is not None:
+            self._course.seen(said)
+
+    def _gated(self) -> bool:
+        """Whether another answer may still take the place of all, since too little of it is known to be shown."""
+        return not self.begun and self._judge.responds and not self._shows()
+
     def _known(self, held: HeldEvent) -> bool:
         """Whether an event may go on."""
-        return held.known(self._window) and (self._settled or not held.last)
+        return held.known(self._sizes.window) and (self._stage == _SETTLED or not held.last)
 
     def _shows(self) -> bool:
-        """Whether a text of the answer may be released: until then another answer may take the place of all."""
-        queue = self._queue
-        if queue.quiet and self._events is None:
-            return True
-        while queue.quiet < len(queue.held):
-            held = queue.held[queue.quiet]
-            if isinstance(held, HeldRun):
-                return held.known(self._window) > 0
-            assert isinstance(held, HeldEvent)
-            if not self._known(held):
-                return False
-            if held.pieces or self._events is None:
+        """Whether as many characters of the answer as are held back may be shown, or all that it has."""
+        queue, window = self._queue, self._sizes.window
+        while queue.counted < len(queue.held):
+            held = queue.held[queue.counted]
+            shown = queue.shown + held.characters(window)
+            if shown >= window:
                 return True
-            queue.quiet += 1
-        return self._settled
+            if isinstance(held, HeldRun):
+                if held.known(window) < held.stop:
+                    return False
+            else:
+                assert isinstance(held, HeldEvent)
+                if not self._known(held):
+                    return False
+            queue.shown = shown
+            queue.counted += 1
+        return self._stage == _SETTLED or (self._inbox.events is None and queue.counted > 0)
 
     def _written(self, held: HeldEvent) -> bytes:
         """The event as it is to be sent: as it came, or masked."""
@@ -622,8 +629,8 @@ class Watch:
             grown = piece.grown
             if piece.halves:
                 grown.repeat(piece.halves)
-            if grown.masks:
-                shown = grown.shown(piece.start, piece.end)
+            if grown.masks or piece.stop < piece.end:
+                shown = grown.shown(piece.start, piece.stop)
                 if shown != grown.raw[piece.start - grown.base : piece.end - grown.base]:
                     changed = self._changed = True
                     text = piece.text

@@ -193,6 +193,9 @@ class KeywordSignal(Signal):
         found = self._where.found(facts.request, lambda text: self._automaton.places(text, wanted))
         return [Span(start, end, MASKED) for start, end in found]
 
+    def silent(self, facts: Facts) -> bool:
+        return not facts.get(self._hits) & (self._any_mask | self._all_mask)
+
     def _misspelled(self, facts: Facts, edits: int) -> dict[int, float]:
         """The keywords that a few edits find, by bit, with their likeness 0 to 1."""
         from rapidfuzz import process

@@ -157,7 +157,7 @@ class Pii(Signal):
             self.cost = Cost.NEURAL
 
     def read(self, facts: Facts) -> Reading:
-        if self._entities is None and not facts.get(self._found) & self._any:
+        if self.silent(facts):
             return FALSE
         first: tuple[int, str] | None = None
         values: dict[str, set[str]] = {}
@@ -171,6 +171,9 @@ class Pii(Signal):
 
     def spans(self, facts: Facts) -> list[Span]:
         return [Span(start, end, kind) for number, start, end, kind, _ in facts.get(self._places) if number == 0]
+
+    def silent(self, facts: Facts) -> bool:
+        return self._entities is None and not facts.get(self._found) & self._any
 
     def all(self, facts: Facts) -> Iterator[_Place]:
         """Everything that counts."""

@@ -87,3 +87,6 @@ class Regex(Signal):
             self._compiled = [compiled(pattern.encode()) for pattern in self._patterns]
         found = self._where.found(facts.request, lambda text: places(self._compiled, text))
         return [Span(start, end, MASKED) for start, end in found]
+
+    def silent(self, facts: Facts) -> bool:
+        return not facts.get(self._found) & self._any

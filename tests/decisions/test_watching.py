@@ -126,7 +126,8 @@ def test_the_first_that_acts_cuts() -> None:
     cut = "name: stop, on: answer, when: words, cut: {message: Stopped.}, on_unknown: match"
     refuse = "name: refuse, on: answer, when: leak, respond: {status: 451, message: No.}, on_unknown: match"
     verdict, judge = judged(cut, refuse, text=f"{CARD} project falcon")
-    assert verdict == Verdict("cut", "stop", (Span(20, 34, "masked"),), None, "Stopped.")
+    # What is shown ends before the card, which the other decision would not have shown either.
+    assert verdict == Verdict("cut", "stop", (Span(0, 19, "card"),), None, "Stopped.")
     assert judge.acted == [("stop", "cut")]
     verdict, _ = judged(cut, refuse, text=f"so {CARD}")
     assert verdict == Verdict("respond", "refuse", (Span(3, 22, "card"),), 451, "No.")
@@ -211,6 +212,33 @@ def test_a_find_holds_for_the_rest_of_the_answer_and_over_its_channels() -> None
     verdict = judge.judge("three", f"x {CARD}", True)
     assert verdict is not None
     assert verdict.act == "cut"
+
+
+@pytest.mark.parametrize("second", ["mask", "cut"])
+def test_what_a_later_decision_would_not_show_is_not_shown_before_a_cut(second: str) -> None:
+    rules = (
+        "name: stop, on: answer, when: words, cut: {}, on_unknown: match",
+        f"name: second, on: answer, when: leak, {second}: {{}}, on_unknown: match",
+    )
+    verdict, judge = judged(*rules, text=f"my {CARD} on project falcon and {CARD}")
+    assert (verdict.act, verdict.clause) == ("cut", "stop")
+    if second == "mask":
+        assert (verdict.spans[0].start, verdict.masks) == (26, (Span(3, 22, "card"),))
+        assert judge.acted == [("stop", "cut"), ("second", "mask")]
+    else:
+        assert verdict.spans[0].start == 3
+        assert judge.acted == [("stop", "cut")]
+
+
+def test_a_text_without_any_candidate_is_clear_and_so_is_each_part_of_it() -> None:
+    mask = "name: hide, on: answer, when: {any: [leak, words]}, mask: {}, on_unknown: match"
+    judge = judge_of(engine(mask))
+    judge.judge("a", "so", False)  # what acts before anything was read is told first
+    assert judge.clear("a", "so it goes " * 100)
+    assert not judge.clear("a", "so it goes " * 100 + "project falcon")
+    assert not judge.clear("a", f"so it goes {CARD}")
+    whole = "name: stop, on: answer, when: german, cut: {}, on_unknown: match"
+    assert not judge_of(engine(whole)).clear("a", "so it goes")
 
 
 def test_not_is_settled_at_the_end() -> None:

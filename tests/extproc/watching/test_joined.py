@@ -245,7 +245,7 @@ def test_many_blocks_take_bounded_memory_and_too_many_of_those_that_are_repeated
         begun = {"type": "content_block_start", "index": at, "content_block": {"type": "text", "text": "word "}}
         one.feed(encoded("messages", [begun, {"type": "content_block_stop", "index": at}]))
     assert len(one._queue.held) < 50
-    seam = one._groups["text"].seam
+    seam = one._texts.groups["text"].seam
     assert seam is not None
     assert len(seam.raw) < 1000
     assert len(seam._segments) < 100

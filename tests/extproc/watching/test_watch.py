@@ -66,11 +66,24 @@ def watch(rule: str = MASK, api: str = "chat", streamed: bool = True, **more: An
 
 
 def run(one: Watch, pieces: Sequence[bytes]) -> bytes:
-    out = [one.feed(piece) for piece in pieces]
-    out.append(one.feed(b"", True))
+    return asyncio.run(ran(one, pieces))
+
+
+async def ran(one: Watch, pieces: Sequence[bytes]) -> bytes:
+    """What is released of an answer that comes in these pieces."""
+    out = [await fed(one, piece) for piece in pieces]
+    out.append(await fed(one, b"", True))
     assert one.done
     assert one.error is None
     return b"".join(out)
+
+
+async def fed(one: Watch, piece: bytes, end: bool = False) -> bytes:
+    """What is released once all that has come is judged."""
+    out = one.feed(piece, end)
+    while one.waiting:
+        out += await one.judged(time.monotonic() + 60)
+    return out
 
 
 def shown(stream: bytes) -> dict[Hashable, str]:
@@ -345,7 +358,7 @@ def test_an_endless_answer_takes_bounded_memory() -> None:
     event = encode("", chunk({"content": "word " * 20}))
     for _ in range(3000):
         one.feed(event)
-    grown = one._channels["choices", 0, "delta", "content"]
+    grown = one._texts._channels["choices", 0, "delta", "content"]
     assert len(grown.raw) < 1000
     assert len(one._queue.held) < 10
     one = watch(MASK, limit=100_000)
@@ -375,6 +388,9 @@ class Slow:
         if self.broken:
             raise RuntimeError("broken")
         return self.real.judge(channel, text, final, lead) or Verdict("pass")
+
+    def clear(self, channel: Any, text: str) -> bool:
+        return False
 
     def carry(self, channel: Any, other: Any) -> None:
         raise AssertionError("nothing here is joined")
