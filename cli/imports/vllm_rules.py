@@ -61,8 +61,9 @@ class RulePorter:
     def __init__(self, signals: SignalPorter) -> None:
         self._signals = signals
         self._ported: Ported = signals.ported
-        self._sums: dict[str, tuple[str, float] | None] = {}
-        """Our signal of each of theirs that adds up, and by how much it is less; of one profile."""
+        self._sums: dict[str, tuple[str | None, float] | None] = {}
+        """Our signal of each of theirs that adds up, and by how much it is less; without a signal that is all of it.
+        Of one profile."""
 
     def rule(self, given: Given, entry: Entry | None) -> Rule:
         """A tree of conditions. A tree without any matches everything."""
@@ -142,6 +143,8 @@ class RulePorter:
         for mapping in given.children("mappings"):
             self._mapping(mapping)
         for ours, _ in filter(None, self._sums.values()):
+            if ours is None:
+                continue
             score = self._ported.signals[ours].value["score"]
             if not {"bands", "at_least", "at_most"} & set(score):
                 score["bands"] = {"any": {}}
@@ -179,9 +182,10 @@ class RulePorter:
         for one in asked:
             signals.name_rule(("embedding", one), {"signal": ours, "is": sources[one]}, f"{ours}:{one}")
 
-    def _score(self, given: Given) -> tuple[str, float] | None:
-        """A sum: the name of our signal, and by how much it is less than theirs."""
-        name, offset = given.text("name"), 0.0
+    def _score(self, given: Given) -> tuple[str | None, float] | None:
+        """A sum: the name of our signal, and by how much it is less than theirs. One that nothing changes has no
+        signal. None where nothing here gives what it adds up."""
+        name, offset, known = given.text("name"), 0.0, True
         matches: dict[str, float] = {}
         scores: dict[str, float] = {}
         entry = Entry({})
@@ -195,7 +199,8 @@ class RulePorter:
             if valued is not None:
                 signal, less = valued
                 offset += weight * less
-                scores[signal] = scores.get(signal, 0.0) + weight
+                if signal is not None:
+                    scores[signal] = scores.get(signal, 0.0) + weight
                 self._ported.leftover(one, entry)
                 continue
             found = None if kind in ("kb_metric", "projection") else self._signals.rule_of(kind, one.text("name"))
@@ -204,6 +209,7 @@ class RulePorter:
                 message = f"nothing here gives {what!r} of type {kind}; it adds nothing"
                 self._ported.tell("contradiction" if found is None else "loss", (one, ""), message, entry)
                 one.skip("kb", "metric")
+                known = False
                 continue
             if source == "raw":
                 self._ported.tell("loss", (one, "value_source"), "its match is added, not its value", entry)
@@ -223,8 +229,11 @@ class RulePorter:
         if not entry.value["score"]:
             entry.value = None
             self._ported.signals[f"-score:{name}"] = entry
-            self._ported.tell("contradiction", (given, "inputs"), f"{name}: nothing adds to it", entry)
-            return None
+            message = "nothing changes it, so that each of its bands always fits or never"
+            self._ported.tell(
+                "contradiction", (given, "inputs"), f"{name}: {message if known else 'nothing adds to it'}", entry
+            )
+            return (None, offset) if known else None
         ours = self._signals.free(name, "score")
         self._ported.signals[ours] = entry
         return ours, offset
@@ -239,9 +248,9 @@ class RulePorter:
             scores = {inner: 1.0, **scores}
         return {"sum": scores}
 
-    def _valued(self, one: Given, how: tuple[str, str], entry: Entry) -> tuple[str, float] | None:
-        """The signal whose score an input adds, and by how much that is less than theirs; None where it is the match
-        that is added."""
+    def _valued(self, one: Given, how: tuple[str, str], entry: Entry) -> tuple[str | None, float] | None:
+        """The signal whose score an input adds, and by how much that is less than theirs: all of it where there is no
+        signal. None where it is the match that is added."""
         kind, source = how
         name = one.text("name")
         if kind == "kb_metric":
@@ -297,21 +306,16 @@ class RulePorter:
             self._ported.tell("contradiction", (given, "source"), message)
             return
         score, offset = found
-        entry = self._ported.signals[score]
         bounds = [_limits(output, offset) for output in outputs]
         nearest = method not in ("threshold_bands", "multi_emit", "")
         if nearest and any(_overlap(one, other) for one, other in combinations(bounds, 2)):
             self._ported.tell("loss", (given, "method"), "every band that fits counts here, not the nearest ones")
-        bands = _bands([output.text("name") for output in outputs], bounds)
-        if bands and method in ("threshold_bands", "") and "bands" not in entry.value["score"]:
-            entry.value["score"]["bands"] = bands
-            tests: list[Rule] = [{"signal": score, "is": label} for label in bands]
+        bands: dict[str, dict[str, Any]] = {}
+        tests: list[Rule]
+        if score is None:
+            tests = [not empty(one) and _overlap(one, (0.0, 0.0)) for one in bounds]
         else:
-            tests = [_within(score, one) for one in bounds]
-            if "bands" not in entry.value["score"]:  # a score says for itself when it matches, too
-                entry.value["score"] |= next(
-                    (limits(one) for one in bounds if one != (None, None) and not empty(one)), {}
-                )
+            bands, tests = self._tested(score, [output.text("name") for output in outputs], bounds, method)
         first = method in ("threshold_bands", "")
         for number, (output, test) in enumerate(zip(outputs, tests, strict=True)):
             where = ("projection", output.text("name"))
@@ -325,6 +329,19 @@ class RulePorter:
                 self._signals.name_rule(where, whole)
             self._ported.leftover(output)
         self._ported.leftover(given)
+
+    def _tested(
+        self, score: str, names: list[str], bounds: list[Bounds], method: str
+    ) -> tuple[dict[str, dict[str, Any]], list[Rule]]:
+        """The bands of a score, where it has them, and what tests each."""
+        entry = self._ported.signals[score]
+        bands = _bands(names, bounds)
+        if bands and method in ("threshold_bands", "") and "bands" not in entry.value["score"]:
+            entry.value["score"]["bands"] = bands
+            return bands, [{"signal": score, "is": label} for label in bands]
+        if "bands" not in entry.value["score"]:  # a score says for itself when it matches, too
+            entry.value["score"] |= next((limits(one) for one in bounds if one != (None, None) and not empty(one)), {})
+        return bands, [_within(score, one) for one in bounds]
 
 
 def _names(rule: Rule) -> Iterator[str]:

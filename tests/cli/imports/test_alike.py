@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cli.calls import RecordedCall, Stubs
@@ -155,6 +155,23 @@ def inputs_of(draw: st.DrawFn, several: bool, earlier: list[str]) -> list[dict[s
     return found
 
 
+def configured(
+    scores: list[dict[str, Any]], mappings: list[dict[str, Any]], decisions: list[dict[str, Any]], several: bool
+) -> dict[str, Any]:
+    keywords = [{"name": word, "operator": "OR", "keywords": [word]} for word in WORDS]
+    embeddings = [{"name": name, "threshold": NEAR, "candidates": [f"talk of {name}"]} for name in ALIKE]
+    return {
+        "version": "v0.3",
+        "providers": {"defaults": {"default_model": "m"}, "models": [{"name": "m"}]},
+        "routing": {
+            "signals": {"keywords": keywords, "embeddings": embeddings},
+            "projections": {"scores": scores, "mappings": mappings},
+            "decisions": decisions,
+        },
+        "global": {"model_catalog": {"embeddings": {"semantic": {"embedding_config": {"top_k": int(not several)}}}}},
+    }
+
+
 @st.composite
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     scores, mappings = [], []
@@ -180,20 +197,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         for decision in decisions:
             decision["tier"] = draw(st.integers(0, 2))
-    keywords = [{"name": word, "operator": "OR", "keywords": [word]} for word in WORDS]
-    embeddings = [{"name": name, "threshold": NEAR, "candidates": [f"talk of {name}"]} for name in ALIKE]
     for number, decision in enumerate(decisions):  # those of equal priority would be told apart by how sure they are
         decision["priority"] = 10 * decision["priority"] + number
-    return {
-        "version": "v0.3",
-        "providers": {"defaults": {"default_model": "m"}, "models": [{"name": "m"}]},
-        "routing": {
-            "signals": {"keywords": keywords, "embeddings": embeddings},
-            "projections": {"scores": scores, "mappings": mappings},
-            "decisions": decisions,
-        },
-        "global": {"model_catalog": {"embeddings": {"semantic": {"embedding_config": {"top_k": int(not several)}}}}},
-    }
+    return configured(scores, mappings, decisions, several)
 
 
 def policy_of(source: dict[str, Any]) -> str:
@@ -217,7 +223,45 @@ def resources() -> Iterator[Resources]:
     del model
 
 
+def constant(amount: float, *more: dict[str, Any], method: str = "threshold_bands") -> dict[str, Any]:
+    """A keyword adds the same to the first sum whether it is found or not; the second adds up that one and `more`."""
+    same = {"type": "keyword", "name": "k0", "weight": 0.1, "match": amount, "miss": amount}
+    scores = [
+        {"name": "s0", "method": "weighted_sum", "inputs": [same]},
+        {
+            "name": "s1",
+            "method": "weighted_sum",
+            "inputs": [{"type": "projection", "name": "s0", "weight": 2.0}, *more],
+        },
+    ]
+    bands: list[dict[str, Any]] = [
+        {"name": "b0", "lt": 0.0},
+        {"name": "b1", "gte": 0.01, "lt": 0.05},
+        {"name": "b2", "gt": 0.01},
+        {"name": "b3"},
+    ]
+    mappings = [
+        {"name": "m0", "source": "s0", "method": method, "outputs": bands},
+        {"name": "m1", "source": "s1", "method": method, "outputs": [{"name": "c0", "gte": 0.05}]},
+    ]
+    decisions = [
+        {"name": f"for-{name}", "priority": 9 - number, "rules": {"type": "projection", "name": name}}
+        for number, name in enumerate(("c0", "b0", "b2", "b1", "b3"))
+    ]
+    return configured(scores, mappings, [one | {"modelRefs": [{"model": "m"}]} for one in decisions], True)
+
+
+SAID: list[tuple[set[str], dict[str, float]]] = [
+    (words, dict.fromkeys(ALIKE, cosine)) for words in (set(), {"k0"}, {"k1"}) for cosine in (0.0, 0.617)
+]
+
+
 @pytest.mark.no_cover
+@example(source=constant(0.1), said=SAID)
+@example(source=constant(0.2), said=SAID)
+@example(source=constant(-0.1), said=SAID)
+@example(source=constant(0.1, method="multi_emit"), said=SAID)
+@example(source=constant(0.3, {"type": "keyword", "name": "k1", "weight": 0.1}), said=SAID)
 @settings(max_examples=100, deadline=None)
 @given(
     source=configurations(),
