@@ -258,6 +258,31 @@ async def post(
         return response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read()
 
 
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize("do", ["cut", "respond"])
+async def test_an_answer_that_ends_early_ends_at_the_same_place_however_it_is_split(
+    world: World, client: aiohttp.ClientSession, api: str, do: str
+) -> None:
+    """Also where the value is in the middle of an event, and where `respond` just takes, or just does not take, the
+    place of the answer."""
+    for before in (20, 63, 64, 300):
+        text = "it goes on " * 30
+        text = f"{text[: before - 1]} {WORDS}, and {text}"
+        shows: dict[int, set[Any]] = {}
+        for events, size in ((5, 10**9), (5, 700), (50, 10**9), (50, 97)):
+            stream = encoded(api, stream_of(api, text, [events]))
+            world.upstream.body, world.upstream.size = stream, max(size, len(stream) // 300)
+            status, _, out = await post(world, client, api, do)
+            assert b"falcon" not in out
+            texts = sorted(shown(out).items(), key=str) if status == 200 else ()
+            # Of completions the choices take turns, and the pieces are their turns.
+            shows.setdefault(events if api == "completions" else 0, set()).add((status, tuple(texts)))
+        for shown_so in shows.values():
+            assert len(shown_so) == 1
+            first = before if api != "completions" else 2 * before
+            assert {status for status, _ in shown_so} == {451 if do == "respond" and first < 64 else 200}
+
+
 @pytest.mark.parametrize("listener", ["ingress", "none", "streamed"])
 @pytest.mark.parametrize("api", PATHS)
 async def test_a_leak_is_masked_however_it_is_split(
@@ -486,7 +511,8 @@ async def test_a_judge_that_is_killed_in_the_middle_follows_on_unknown(
     out = first + await closed.read()
     assert b"Too far." in out
     assert b"late" not in out
-    assert early.startswith(out[: out.index(b"Too far.")].rpartition(b"data: ")[0])
+    text = shown(out)[0, "content"]
+    assert shown(early)[0, "content"].startswith(text.removesuffix("\n\nToo far."))
     assert other + await opened.read() == early + late
 
 
