@@ -63,7 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return site
     tmp_path = tmp_path_factory.mktemp("native")
     site = tmp_path / "site"
-    environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "CFLAGS": "-O0", "PYTHON": sys.executable}
+    environment = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1", "PYTHON": sys.executable}
     subprocess.run([ROOT / "wheel.sh", tmp_path, "--no-build-isolation"], check=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
