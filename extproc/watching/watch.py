@@ -404,7 +404,8 @@ class Watch:
         """A text cannot be judged. Where that does not stop the answer, it goes on."""
         self.error = error
         grown = part.grown
-        self._texts.due.popleft()
+        if self._is_due(part):
+            self._texts.due.popleft()
         self._lost([])
         grown.judged = grown.read = grown.end
 
