@@ -603,12 +603,13 @@ class Watch:
         return held.known(self._sizes.window) and (self._stage == _SETTLED or not held.last)
 
     def _shows(self) -> bool:
-        """Whether as many characters of the answer as are held back may be shown, or all that it has."""
-        queue, window = self._queue, self._sizes.window
+        """Whether all of the answer may be shown, or as much of it as may be at once where it comes in small pieces:
+        what is found behind that comes too late to take the place of all, however the answer came."""
+        queue, (window, step) = self._queue, self._sizes
         while queue.counted < len(queue.held):
             held = queue.held[queue.counted]
             shown = queue.shown + held.characters(window)
-            if shown >= window:
+            if shown >= step > 0:
                 return True
             if isinstance(held, HeldRun):
                 if held.known(window) < held.stop:
