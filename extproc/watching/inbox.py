@@ -7,15 +7,16 @@ from extproc.watching.sse import Event, Events
 
 class Inbox:
     """`events` cuts it into events; None: nothing can be read any more, and it goes on all the same. `drained`: it has
-    given all that were whole. `over`: nothing
+    given all that were whole. `full`: there is more to read, once others have had their turn. `over`: nothing
     follows what is here; `closed`: and all of it was read. `later`: a long answer that came whole, which is still to be
     taken apart. `size`: the bytes that wait here."""
 
-    __slots__ = ("_pieces", "closed", "drained", "events", "later", "over", "size")
+    __slots__ = ("_pieces", "closed", "drained", "events", "full", "later", "over", "size")
 
     def __init__(self, events: Events) -> None:
         self.events: Events | None = events
         self.drained = True
+        self.full = False
         self.over = False
         self.closed = False
         self.later: Event | None = None

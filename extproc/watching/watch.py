@@ -21,7 +21,7 @@ import orjson
 
 from decisions.watching import LONG, PASS, Verdict
 from extproc.watching.finder import REPEATS, Likeness, TextFinder
-from extproc.watching.grown import LEAD, GrownText, Seam, Sizes
+from extproc.watching.grown import LEAD, NEVER, GrownText, Seam, Sizes
 from extproc.watching.held import HeldEvent, HeldRun, Queue
 from extproc.watching.inbox import Inbox
 from extproc.watching.jsontext import decode
@@ -35,10 +35,12 @@ LIMIT: Final = 4 * 2**20
 UNREADABLE: Final = 502
 """The status of what takes the place of an answer that nobody could read, where nothing of it was sent."""
 _ALL: Final = 1 << 62
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 32
 """Places of a stream that are judged before others have their turn."""
 _FEW: Final = 16
 """The same where much has come: of a long answer that came whole, texts."""
+_EVENTS: Final = 256
+"""Events, or runs of them, that are read before others have their turn."""
 _STEPS: Final = 8
 """A text is judged again once an eighth of the window has come, since each judgement reads the whole window."""
 _DONE: Final = b"[DONE]"
@@ -112,7 +114,7 @@ class Watch:
     @property
     def waiting(self) -> bool:
         """Whether something has to be read that takes long before more can be released: call `judged`."""
-        return not self.over and (bool(self._texts.due) or self._inbox.later is not None)
+        return not self.over and (bool(self._texts.due) or self._inbox.later is not None or self._inbox.full)
 
     @property
     def done(self) -> bool:
@@ -155,6 +157,8 @@ class Watch:
     def _go_on(self, most: int) -> None:
         """Judge what is due and read what has come, in turn, as far as that goes on, at `most` so many places."""
         due, inbox = self._texts.due, self._inbox
+        inbox.full = False
+        events = _EVENTS
         try:
             while not self.over:
                 if due and most >= 0:
@@ -167,6 +171,10 @@ class Watch:
                     break
                 if self._stage == _ENDED and not (due or self.over):
                     self._settle()
+                if not events:
+                    inbox.full = True
+                    break
+                events -= 1
                 if self.over or not self._read_next():
                     break
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
@@ -241,6 +249,11 @@ class Watch:
                 event = events.end() if inbox.over and not inbox.closed else None
                 if event is None:
                     return False
+                self._read(event)
+                held = self._queue.held[-1] if self._queue.held else None
+                if isinstance(held, HeldEvent):
+                    held.last = True
+                return True
             self._read(event)
         except Exception as error:  # noqa: BLE001 - what cannot be read is Unknown
             self._unread(error, [])
@@ -408,6 +421,7 @@ class Watch:
             self._texts.due.popleft()
         self._lost([])
         grown.judged = grown.read = grown.end
+        grown.next = NEVER
 
     def _seen(self, grown: GrownText, stop: int) -> tuple[str, str]:
         """What is kept of a text as far as `stop`, as it came and as it is read."""
@@ -453,10 +467,10 @@ class Watch:
 
     def _settle(self) -> None:
         """The answer has ended, and all of it was judged: what is still open is settled."""
-        self._stage = _SETTLED
         verdict = self._judge.end()
         if verdict.act in ("cut", "respond"):
             self._stop(verdict)
+        self._stage = _SETTLED
 
     def _stop(self, verdict: Verdict, lost: bool = False) -> None:
         """End the answer here. What was judged before is still released; `lost`: what comes cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from extproc.watching.runs import Alike
 from extproc.watching.shapes import SHAPES
 from extproc.watching.watch import Watch
 from signals.reading import Span
+from tests.extproc.watching.test_watch import fed
 
 
 class Everything:
@@ -160,6 +162,7 @@ def test_what_alike_events_say_of_their_answer_is_in_its_cut() -> None:
 
     watch = Watch(SHAPES["gemini"], Everything("secret"), True)
     long = "that goes on and on and on"
-    watch.feed(b"".join((said(long, 1), b"id: 1\n" + said(long, 2), said(long, 1), said(long, 1))))
-    out = watch.feed(b"data: no JSON\n\n")
+    first = b"".join((said(long, 1), b"id: 1\n" + said(long, 2), said(long, 1), said(long, 1)))
+    asyncio.run(fed(watch, first))
+    out = asyncio.run(fed(watch, b"data: no JSON\n\n"))
     assert orjson.loads(out.split(b"\n\n")[-2][6:])["usageMetadata"] == {"n": 1}

@@ -74,6 +74,15 @@ def test_any_split_shows_the_same_masked_text(text: str, sizes: list[int], place
         assert out == stream
 
 
+@pytest.mark.parametrize("size", [1, 40, 10_000])
+def test_a_cut_that_is_settled_at_the_end_leaves_an_array(size: int) -> None:
+    rule = "{name: lacking, on: answer, when: {not: words}, window: 64, on_unknown: match, cut: {message: Stop.}}"
+    stream = array(["so ", "it goes"])
+    out = run(watched(rule), [stream[at : at + size] for at in range(0, len(stream), size)])
+    last = orjson.loads(out)[-1]["candidates"][0]
+    assert (last["finishReason"], last["content"]["parts"][-1]["text"]) == ("SAFETY", "\n\nStop.")
+
+
 def test_it_is_released_as_it_comes() -> None:
     one = watched(MASK)
     stream = array(["word "] * 100)

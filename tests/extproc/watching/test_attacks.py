@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import tracemalloc
 from typing import Any
@@ -27,6 +28,7 @@ from tests.extproc.watching.test_watch import (
     WORDS,
     Slow,
     cut_up,
+    fed,
     judge,
     run,
     shown,
@@ -104,6 +106,45 @@ async def test_a_judge_that_always_breaks_is_asked_once_a_text() -> None:
         out += await watch.judged(float("inf"))
     assert (out, watch.done, judge.reads) == (data, True, 2)
     assert isinstance(watch.error, OSError)
+
+
+def test_a_cut_that_is_settled_at_the_end_is_the_only_end() -> None:
+    rule = "{name: lacking, on: answer, when: {not: words}, window: 64, on_unknown: match, cut: {message: Stop.}}"
+    events = [encode("", chunk({"content": "so it goes"})), encode("", chunk(finish="stop")), DONE]
+    for pieces in ([b"".join(events)], events):
+        out = run(watch(rule), pieces)
+        assert out.count(b"[DONE]") == 1
+        assert b'"finish_reason":"content_filter"' in out
+
+
+@pytest.mark.parametrize("piece", [b"\n" * 5000, b": ping\n\n" * 2000, encode("", chunk({"content": ""})) * 1000])
+def test_others_have_their_turn_between_many_events_without_a_text(piece: bytes) -> None:
+    one = watch()
+    first = one.feed(piece)
+    assert one.waiting
+    assert first + asyncio.run(fed(one, b"")) == piece
+
+
+class Breaks(Quiet):
+    """Breaks when it sees the word, and masks nothing."""
+
+    def judge(self, channel: Any, text: str, final: bool, lead: int = 0) -> Verdict | None:
+        if "break" in text:
+            raise OSError("broken on purpose")
+        self.reads += 1
+        return PASS
+
+
+def test_a_text_whose_judge_broke_is_judged_no_more_in_whichever_pieces_it_comes() -> None:
+    events = sent(*(chunk({"content": part}) for part in cut_up("so it goes and then it breaks and goes on", [1])))
+    found = []
+    for pieces in ([b"".join(events)], events):
+        judge = Breaks(slow=False)
+        one = Watch(SHAPES["chat"], judge, True)
+        out = b"".join([asyncio.run(fed(one, piece)) for piece in [*pieces, b""]])
+        assert isinstance(one.error, OSError)
+        found.append((out, judge.reads))
+    assert found[0] == found[1]
 
 
 @pytest.mark.no_cover
