@@ -399,7 +399,10 @@ class Watch:
         try:
             raw, text = self._seen(grown, stop)
             lead = LEAD if grown.keep else 0
-            verdict = await self._judge.read(grown.key, text, final, time.monotonic() + spare, lead)
+            # It may only have waited for its turn.
+            verdict = None if self._judge.slow else self._judge.judge(grown.key, text, final, lead)
+            if verdict is None:
+                verdict = await self._judge.read(grown.key, text, final, time.monotonic() + spare, lead)
             if self._is_due(part):
                 self._apply(grown, verdict, stop, final, raw)
         except Exception as error:  # noqa: BLE001 - what cannot be judged is Unknown
