@@ -46,10 +46,23 @@ class Texts:
         self._turn = sizes.window if sizes.step else 0  # characters of another text after which it is its turn
         self._limit = limit
         self._repeats = repeats
+        self._beside: set[Channel] = (
+            set()
+        )  # what stands in the event that comes, and the names of what it is shown with
         self._closing: dict[Channel, None] = {}  # what ends, if it does not go on with the next text
 
-    def add(self, text: AnswerText) -> HeldText:
-        """A text of an event, which its channel has now. Raises ValueError where there are too many, or too long."""
+    def add(self, found: Sequence[AnswerText]) -> list[HeldText]:
+        """The texts of an event, which their channels have now. Raises ValueError where there are too many, or too
+        long."""
+        if len(found) > 1:  # none of them is behind another: they stand side by side
+            self._beside = {text.channel for text in found if not text.whole}
+            self._beside.update(text.joins[:1] for text in found)
+            held = [self._add(text) for text in found]
+            self._beside = set()
+            return held
+        return [self._add(text) for text in found]
+
+    def _add(self, text: AnswerText) -> HeldText:
         said: str = text.holder[text.key]
         halves: list[Half] | None = None
         if text.whole:
@@ -143,13 +156,13 @@ class Texts:
         over: list[_Stop] = []
         turn, item = self._turn, grown.key[:2]
         for other in self._channels.values():
-            if other is not grown and other.key[:2] == item:
+            if other is not grown and other.key[:2] == item and other.key not in self._beside:
                 if other.after < turn <= other.after + size:
                     over.append((turn - other.after, other))
                 other.after += size
         own = text.joins[0] if text.joins else None
         for name, group in self.groups.items():
-            if name != own:
+            if name != own and (name,) not in self._beside:
                 if group.after < turn <= group.after + size:
                     over.append((turn - group.after, group))
                 group.after += size

@@ -317,10 +317,10 @@ class Watch:
         fields, twice, found = parsed
         texts = self._texts
         texts.go_on([text.channel for text in found if not text.whole])
-        pieces = [texts.add(text) for text in found]
         if event.other or (event.name and not NAME.fullmatch(event.name)):
             said = event.name + "\n" + event.other.decode(errors="replace")
-            pieces.append(texts.add(AnswerText((), {"": said}, "", False, True)))
+            found = [*found, AnswerText((), {"": said}, "", False, True)]
+        pieces = texts.add(found)
         held = HeldEvent(event, fields, pieces)
         held.twice = twice
         self._queue.put(held)
@@ -594,8 +594,10 @@ class Watch:
         run = held if isinstance(held, HeldRun) else None
         event = run.event() if run is not None else held
         assert isinstance(event, HeldEvent)
-        for piece in event.pieces:
-            piece.stop = piece.known(self._sizes.window)
+        known = True
+        for piece in event.pieces:  # what stands behind the first that is not known is none of what came before
+            piece.stop = piece.known(self._sizes.window) if known else piece.start
+            known = piece.stop == piece.end
         if event.last or event.event.other or not any(piece.stop > piece.start for piece in event.pieces):
             return
         fields = event.fields

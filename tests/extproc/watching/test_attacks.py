@@ -30,6 +30,7 @@ from tests.extproc.watching.test_watch import (
     cut_up,
     fed,
     judge,
+    masked,
     run,
     shown,
     watch,
@@ -123,6 +124,31 @@ def test_others_have_their_turn_between_many_events_without_a_text(piece: bytes)
     first = one.feed(piece)
     assert one.waiting
     assert first + asyncio.run(fed(one, b"")) == piece
+
+
+@pytest.mark.parametrize("beside", ["logprobs", "reasoning"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_texts_that_stand_side_by_side_are_not_behind_one_another(beside: str, at_once: bool) -> None:
+    """Each event has a window of both, and a value is divided between two of them."""
+    text = f"{'x' * 62} {CARD} and so on {'y' * 90}"
+    events = []
+    for piece in cut_up(text, [72]):
+        event = chunk({"reasoning_content": piece, "reasoning": piece})
+        if beside == "logprobs":
+            event = chunk({"content": piece})
+            token = {"token": piece, "logprob": -1, "bytes": None, "top_logprobs": []}
+            event["choices"][0]["logprobs"] = {"content": [token]}
+        events.append(encode("", event))
+    out = run(watch(), [b"".join(events)] if at_once else events)
+    assert b"4111" not in out
+    assert next(iter(shown(out).values())) == masked(text)
+
+
+def test_a_cut_shows_nothing_that_stands_behind_its_place_in_the_same_event() -> None:
+    both = chunk({"content": f"so it goes and {CARD}"})
+    both["choices"].append(chunk({"content": "behind it " * 30}, 1)["choices"][0])
+    out = shown(run(watch(CUT), sent(both, chunk(finish="stop"))))
+    assert out == {(0, "content"): "so it goes and \n\nStop.", (1, "content"): "Stop."}
 
 
 class Breaks(Quiet):

@@ -128,6 +128,8 @@ def events_of(said: Sequence[Said], sizes: Sequence[int]) -> list[dict[str, Any]
                 events.append(chunk(call(0, arguments=piece)))
             elif place == "other":
                 events.append(chunk({"content": piece}, 1))
+            elif place == "twice":
+                events.append(chunk({"reasoning_content": piece, "reasoning": piece}))
             else:
                 events.append(chunk({"content" if place == "content" else "reasoning_content": piece}))
     return [*events, chunk(finish="stop"), chunk(at=1, finish="stop")]
@@ -142,6 +144,7 @@ PARTS = st.sampled_from(
 )  # fmt: skip
 TEXT = st.lists(PARTS, min_size=1, max_size=6).map("".join)
 SAID = st.lists(st.tuples(st.sampled_from(PLACES), TEXT), min_size=1, max_size=7)
+SIDES = st.lists(st.tuples(st.sampled_from((*PLACES, "twice")), TEXT), min_size=1, max_size=7)
 PIECES = st.lists(st.integers(1, 1500), min_size=1, max_size=5)
 EVENTS = st.lists(st.integers(1, 50), min_size=1, max_size=5)
 RULE = st.sampled_from(sorted(RULES))
@@ -154,7 +157,7 @@ def told(said: Sequence[Said]) -> list[Said]:
 
 @pytest.mark.no_cover
 @settings(max_examples=150, deadline=None)
-@given(RULE, SAID, EVENTS, PIECES, st.booleans())
+@given(RULE, SIDES, EVENTS, PIECES, st.booleans())
 @example("mask", [("content", CARD[:9]), ("thoughts", "x" * 40), ("content", CARD[9:])], [7], [100], False)
 @example("cut", [("content", "so it goes, " * 9 + WORDS)], [50], [10_000], False)
 def test_any_pieces_of_a_stream_release_the_same(
