@@ -126,6 +126,21 @@ class GrownText:
         at = bisect_left(self.masks, [start])
         return at - 1 if at and self.masks[at - 1][1] > start else at
 
+    def known(self, start: int, end: int, window: int) -> int:
+        """Where, between `start` and `end`, that ends which is judged, and has nothing in it that goes on in another
+        text."""
+        group, stop = self.group, min(end, self.judged)
+        if group is None or stop <= start or group.settled(self, stop, window):
+            return max(start, stop)
+        least, most = start, stop - 1
+        while least < most:
+            middle = (least + most + 1) // 2
+            if group.settled(self, middle, window):
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
     def let_go(self, end: int) -> None:
         """What stands before `end` counts as judged."""
         self.judged = max(self.judged, end)

@@ -28,19 +28,8 @@ class HeldText:
         self.halves = halves
 
     def known(self, window: int) -> int:
-        """Where what is judged of it ends, and has nothing in it that goes on in another text."""
-        start, grown = self.start, self.grown
-        stop = min(self.end, grown.judged)
-        if grown.group is None or stop <= start or grown.group.settled(grown, stop, window):
-            return max(start, stop)
-        least, most = start, stop - 1
-        while least < most:
-            middle = (least + most + 1) // 2
-            if grown.group.settled(grown, middle, window):
-                least = middle
-            else:
-                most = middle - 1
-        return least
+        """As `GrownText.known`, of what it has of the text."""
+        return self.grown.known(self.start, self.end, window)
 
 
 class Held:
@@ -158,15 +147,11 @@ class HeldRun(Held):
         """The first that waits, by itself."""
         raw = self.raw(self.at + 1)
         alike = self.like.alike
-        return HeldEvent(Event(raw, alike.name, alike.data(raw)), None, [self._piece(self.at)], True)
+        piece = HeldText(self.grown, self.like.text, (self.end(self.at), self.end(self.at + 1)), None)
+        return HeldEvent(Event(raw, alike.name, alike.data(raw)), None, [piece], True)
 
     def characters(self, window: int) -> int:
-        stop = self.known(window)
-        more = self._piece(stop).known(window) - self.end(stop) if stop < len(self._ends) else 0
-        return self.end(stop) - self._start + more
-
-    def _piece(self, at: int) -> HeldText:
-        return HeldText(self.grown, self.like.text, (self.end(at), self.end(at + 1)), None)
+        return self.grown.known(self._start, self._ends[-1], window) - self._start
 
     def let_go(self) -> None:
         self.grown.let_go(self._ends[-1])
@@ -174,19 +159,9 @@ class HeldRun(Held):
     def known(self, window: int) -> int:
         """How many of the events, with those that have gone on, are judged, and have nothing in them that goes on in
         another text."""
-        grown = self.grown
-        ends, group = self._ends, grown.group
-        stop = len(ends) if ends[-1] <= grown.judged else self.within(grown.judged)
-        if group is None or stop <= self.at or group.settled(grown, self._ends[stop - 1], window):
-            return stop
-        least, most = self.at, stop - 1
-        while least < most:
-            middle = (least + most + 1) // 2
-            if group.settled(grown, self._ends[middle - 1], window):
-                least = middle
-            else:
-                most = middle - 1
-        return least
+        last = self._ends[-1]
+        known = self.grown.known(self.end(self.at), last, window)
+        return len(self._ends) if known == last else self.within(known)
 
 
 class Queue:

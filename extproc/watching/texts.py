@@ -46,9 +46,7 @@ class Texts:
         self._turn = sizes.window if sizes.step else 0  # characters of another text after which it is its turn
         self._limit = limit
         self._repeats = repeats
-        self._beside: set[Channel] = (
-            set()
-        )  # what stands in the event that comes, and the names of what it is shown with
+        self._beside: set[Channel] = set()  # what stands in the event that comes, by channel and by what it joins
         self._closing: dict[Channel, None] = {}  # what ends, if it does not go on with the next text
 
     def add(self, found: Sequence[AnswerText]) -> list[HeldText]:
