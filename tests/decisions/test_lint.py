@@ -96,22 +96,30 @@ def reachable(clauses: Sequence[Clause], best: bool) -> set[str | None]:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(clause_lists(rules, most=4))
-def test_what_is_reported_unreachable_is_exactly_what_no_reading_reaches(clauses: list[Clause]) -> None:
-    clauses = untied(clauses)
-    reached = reachable(clauses, False)
-    reported = {index for index, _, warning in codes(clauses) if not warning}
-    assert reported == {index for index, c in enumerate(clauses) if c.name not in reached}
+@few_and_many(15, 60)
+def test_what_is_reported_unreachable_is_exactly_what_no_reading_reaches(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(clause_lists(rules, most=4))
+    def holds(clauses: list[Clause]) -> None:
+        clauses = untied(clauses)
+        reached = reachable(clauses, False)
+        reported = {index for index, _, warning in codes(clauses) if not warning}
+        assert reported == {index for index, c in enumerate(clauses) if c.name not in reached}
+
+    holds()
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(clause_lists(rules, most=4), st.booleans())
-def test_nothing_is_reported_that_can_be_reached_where_confidence_counts(clauses: list[Clause], best: bool) -> None:
-    reached = reachable(clauses, best)
-    reported = {index for index, _, warning in codes(clauses, best=best) if not warning}
-    assert reported <= {index for index, c in enumerate(clauses) if c.name not in reached}
+@few_and_many(10, 40)
+def test_nothing_is_reported_that_can_be_reached_where_confidence_counts(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(clause_lists(rules, most=4), st.booleans())
+    def holds(clauses: list[Clause], best: bool) -> None:
+        reached = reachable(clauses, best)
+        reported = {index for index, _, warning in codes(clauses, best=best) if not warning}
+        assert reported <= {index for index, c in enumerate(clauses) if c.name not in reached}
+
+    holds()
 
 
 def written_out(rule: Rule) -> Rule:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from extproc.exchange import Exchange
 from proto import ext_proc_pb2
 from tests.extproc.envoy import Service, chat, clause, engine, word
+from tests.volume import few_and_many
 
 MODES = ext_proc_pb2.ProcessingMode.BodySendMode
 DUPLEX = MODES.FULL_DUPLEX_STREAMED
@@ -128,24 +129,30 @@ def take(peer: Peer, exchange: Exchange, step: tuple[Any, ...]) -> None:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("mode", [m for m in MODES.values() if m != MODES.GRPC])
-@settings(max_examples=250, deadline=None)
-@given(st.one_of(HEADERS, HEADERS, STEPS), st.lists(STEPS, max_size=8), st.sampled_from([0, 1, 2, 4]), st.booleans())
-def test_any_order_of_messages(mode: int, first: Any, rest: list[Any], response_mode: int, no_wait: bool) -> None:
-    peer = Peer(mode, response_mode, no_wait and mode == MODES.STREAMED)
-    service = Service(POLICY)
-    exchange = Exchange(service, peer)
-    for step in [first, *rest]:
-        if peer.finished is not None:
-            break
-        if step[0] == "request_headers" and step is not first:
-            continue  # headers come once, and first
-        take(peer, exchange, step)
-    exchange.half_closed()
-    exchange.closed()
-    assert peer.finished is not None
-    assert "error" not in service.failures
-    assert all(trace.decision.fallback is None for trace in service.traces)
-    assert len(service.traces) <= 1
+@few_and_many(50, 250)
+def test_any_order_of_messages(mode: int, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.one_of(HEADERS, HEADERS, STEPS), st.lists(STEPS, max_size=8), st.sampled_from([0, 1, 2, 4]), st.booleans()
+    )
+    def holds(first: Any, rest: list[Any], response_mode: int, no_wait: bool) -> None:
+        peer = Peer(mode, response_mode, no_wait and mode == MODES.STREAMED)
+        service = Service(POLICY)
+        exchange = Exchange(service, peer)
+        for step in [first, *rest]:
+            if peer.finished is not None:
+                break
+            if step[0] == "request_headers" and step is not first:
+                continue  # headers come once, and first
+            take(peer, exchange, step)
+        exchange.half_closed()
+        exchange.closed()
+        assert peer.finished is not None
+        assert "error" not in service.failures
+        assert all(trace.decision.fallback is None for trace in service.traces)
+        assert len(service.traces) <= 1
+
+    holds()
 
 
 @settings(max_examples=300, deadline=None)

@@ -16,6 +16,7 @@ from signals.signal import Shared, Signal
 from signals.text.automaton import Automaton, Keyword
 from tests.linear import assert_linear
 from tests.signals.help import build
+from tests.volume import few_and_many
 
 KINDS = {
     "keyword": {"any": ["secret plan", "Straße", "한국"], "in": "answer"},
@@ -83,14 +84,18 @@ def masked(text: str, spans: list[Span]) -> str:
 
 
 @pytest.mark.parametrize("signal", SIGNALS.values(), ids=SIGNALS)
-@settings(max_examples=150, deadline=None)
-@given(text=TEXTS)
-def test_what_is_found_has_a_place_and_is_gone_when_it_is_masked(signal: Signal, text: str) -> None:
-    given = facts(text)
-    matched = read(signal, given).matched
-    spans = signal.spans(given) if matched else []
-    assert bool(spans) == matched
-    assert read(signal, facts(masked(text, spans))).matched is False
+@few_and_many(30, 150)
+def test_what_is_found_has_a_place_and_is_gone_when_it_is_masked(signal: Signal, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(text=TEXTS)
+    def holds(text: str) -> None:
+        given = facts(text)
+        matched = read(signal, given).matched
+        spans = signal.spans(given) if matched else []
+        assert bool(spans) == matched
+        assert read(signal, facts(masked(text, spans))).matched is False
+
+    holds()
 
 
 @pytest.mark.parametrize(

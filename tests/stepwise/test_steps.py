@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise.steps import End, Ends, Splitter, StepLimits, split
+from tests.volume import few_and_many
 from upstream.tokens import Token, estimate
 
 ONE = StepLimits(min_tokens=1)
@@ -127,29 +128,31 @@ PIECES = st.sampled_from(
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("ends", Ends)
-@given(text=st.lists(PIECES, max_size=60).map("".join), data=st.data(), most=st.sampled_from([12, 400]))
-@settings(max_examples=200, deadline=None)
-def test_joined_again_it_is_the_same_text_however_it_was_cut(
-    ends: Ends, text: str, data: st.DataObject, most: int
-) -> None:
-    limits = StepLimits(2, most, ends)
-    whole = split(text, limits)
-    assert "".join(step.text for step in whole) == text
-    # The same text in other pieces, with the same tokens at the same places.
-    splitter = Splitter(limits)
-    steps = []
-    for at in range(0, len(text), 4):
-        token = text[at : at + 4]
-        cut = data.draw(st.integers(0, len(token)))
-        for piece, size in ((token[:cut], 1), (token[cut:], 0)) if cut else ((token, 1),):
-            steps += splitter.feed(Token(piece, size=size))
-    last = splitter.finish()
-    assert "".join(step.text for step in [*steps, *([last] if last else [])]) == text
-    assert [step.size for step in steps] == [step.size for step in whole[: len(steps)]]
-    for one, other in zip(steps, whole, strict=False):
-        if End.CAP in (one.end, other.end):
-            break  # it falls into the middle of a token
-        assert (one.text, one.end) == (other.text, other.end)
+@few_and_many(40, 200)
+def test_joined_again_it_is_the_same_text_however_it_was_cut(ends: Ends, examples: int) -> None:
+    @given(text=st.lists(PIECES, max_size=60).map("".join), data=st.data(), most=st.sampled_from([12, 400]))
+    @settings(max_examples=examples, deadline=None)
+    def holds(text: str, data: st.DataObject, most: int) -> None:
+        limits = StepLimits(2, most, ends)
+        whole = split(text, limits)
+        assert "".join(step.text for step in whole) == text
+        # The same text in other pieces, with the same tokens at the same places.
+        splitter = Splitter(limits)
+        steps = []
+        for at in range(0, len(text), 4):
+            token = text[at : at + 4]
+            cut = data.draw(st.integers(0, len(token)))
+            for piece, size in ((token[:cut], 1), (token[cut:], 0)) if cut else ((token, 1),):
+                steps += splitter.feed(Token(piece, size=size))
+        last = splitter.finish()
+        assert "".join(step.text for step in [*steps, *([last] if last else [])]) == text
+        assert [step.size for step in steps] == [step.size for step in whole[: len(steps)]]
+        for one, other in zip(steps, whole, strict=False):
+            if End.CAP in (one.end, other.end):
+                break  # it falls into the middle of a token
+            assert (one.text, one.end) == (other.text, other.end)
+
+    holds()
 
 
 def by(ends: Ends, text: str, least: int = 1) -> list[str]:
@@ -220,23 +223,27 @@ BLOCK = st.one_of(
 
 
 @pytest.mark.no_cover
-@given(st.lists(st.one_of(PARAGRAPH, BLOCK.map(lambda block: (block,))), min_size=1, max_size=8), st.integers(1, 9))
-@settings(max_examples=300, deadline=None)
-def test_no_step_end_lies_inside_latex_code_or_a_table(parts: list[str | tuple[str]], chunk: int) -> None:
-    text, inside = "", []
-    for part in parts:
-        if not isinstance(part, str):
-            inside.append(range(len(text) + 1, len(text) + len(part[0])))
-        text += (part if isinstance(part, str) else part[0]) + "\n\n"
-    splitter = Splitter(StepLimits(min_tokens=1, max_tokens=100_000))
-    ends, at = [], 0
-    for start in range(0, len(text), chunk):
-        for step in splitter.feed(Token(text[start : start + chunk])):
-            at += len(step.text)
-            ends.append(at)
-    assert not [end for end in ends for block in inside if end in block]
-    plain = [part for part in parts if isinstance(part, str)]
-    assert len(ends) >= len(plain)  # and it does end between paragraphs
+@few_and_many(60, 300)
+def test_no_step_end_lies_inside_latex_code_or_a_table(examples: int) -> None:
+    @given(st.lists(st.one_of(PARAGRAPH, BLOCK.map(lambda block: (block,))), min_size=1, max_size=8), st.integers(1, 9))
+    @settings(max_examples=examples, deadline=None)
+    def holds(parts: list[str | tuple[str]], chunk: int) -> None:
+        text, inside = "", []
+        for part in parts:
+            if not isinstance(part, str):
+                inside.append(range(len(text) + 1, len(text) + len(part[0])))
+            text += (part if isinstance(part, str) else part[0]) + "\n\n"
+        splitter = Splitter(StepLimits(min_tokens=1, max_tokens=100_000))
+        ends, at = [], 0
+        for start in range(0, len(text), chunk):
+            for step in splitter.feed(Token(text[start : start + chunk])):
+                at += len(step.text)
+                ends.append(at)
+        assert not [end for end in ends for block in inside if end in block]
+        plain = [part for part in parts if isinstance(part, str)]
+        assert len(ends) >= len(plain)  # and it does end between paragraphs
+
+    holds()
 
 
 @pytest.mark.no_cover

@@ -22,6 +22,7 @@ from decisions.engine import Engine
 from signals.neural.shipped import heads
 from signals.reading import Reading
 from tests import yamls
+from tests.volume import few_and_many
 
 BODY = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}'
 WORDS = [f"k{number}" for number in range(5)]
@@ -257,32 +258,34 @@ SAID: list[tuple[set[str], dict[str, float]]] = [
 
 
 @pytest.mark.no_cover
-@example(source=constant(0.1), said=SAID)
-@example(source=constant(0.2), said=SAID)
-@example(source=constant(-0.1), said=SAID)
-@example(source=constant(0.1, method="multi_emit"), said=SAID)
-@example(source=constant(0.3, {"type": "keyword", "name": "k1", "weight": 0.1}), said=SAID)
-@settings(max_examples=100, deadline=None)
-@given(
-    source=configurations(),
-    said=st.lists(
-        st.tuples(st.sets(st.sampled_from(WORDS)), st.fixed_dictionaries(dict.fromkeys(ALIKE, COSINES))),
-        min_size=1,
-        max_size=12,
-    ),
-)
-def test_an_imported_policy_decides_as_its_source(
-    resources: Resources, source: dict[str, Any], said: list[tuple[set[str], dict[str, float]]]
-) -> None:
-    engine = build(parse(policy_of(source)), resources)
-    try:
-        for words, cosines in said:
-            readings = {word: Reading(word in words, float(word in words)) for word in WORDS}
-            readings |= {name: Reading(cosine >= NEAR, cosine) for name, cosine in cosines.items()}
-            wanted = decided(source, words, cosines)
-            assert taken(engine, readings) == wanted, (sorted(words), cosines, policy_of(source))
-    finally:
-        engine.close()
+@few_and_many(20, 100)
+def test_an_imported_policy_decides_as_its_source(resources: Resources, examples: int) -> None:
+    @example(source=constant(0.1), said=SAID)
+    @example(source=constant(0.2), said=SAID)
+    @example(source=constant(-0.1), said=SAID)
+    @example(source=constant(0.1, method="multi_emit"), said=SAID)
+    @example(source=constant(0.3, {"type": "keyword", "name": "k1", "weight": 0.1}), said=SAID)
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        source=configurations(),
+        said=st.lists(
+            st.tuples(st.sets(st.sampled_from(WORDS)), st.fixed_dictionaries(dict.fromkeys(ALIKE, COSINES))),
+            min_size=1,
+            max_size=12,
+        ),
+    )
+    def holds(source: dict[str, Any], said: list[tuple[set[str], dict[str, float]]]) -> None:
+        engine = build(parse(policy_of(source)), resources)
+        try:
+            for words, cosines in said:
+                readings = {word: Reading(word in words, float(word in words)) for word in WORDS}
+                readings |= {name: Reading(cosine >= NEAR, cosine) for name, cosine in cosines.items()}
+                wanted = decided(source, words, cosines)
+                assert taken(engine, readings) == wanted, (sorted(words), cosines, policy_of(source))
+        finally:
+            engine.close()
+
+    holds()
 
 
 # A policy that says by hand what a configuration says.
@@ -302,12 +305,14 @@ def engines(resources: Resources) -> Any:
         engine.close()
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.fixed_dictionaries({name: st.booleans() | st.none() for name in STUBBED}), st.integers(-4, 4))
-def test_imported_and_hand_written_policies_decide_alike(
-    engines: list[Engine], said: dict[str, bool | None], tenths: int
-) -> None:
-    readings = {name: Reading(match, None if match is None else float(match)) for name, match in said.items()}
-    readings["hard"] = Reading(tenths >= 0, tenths / 10)
-    theirs, ours = (taken(engine, readings) for engine in engines)
-    assert theirs == ours
+@few_and_many(60, 300)
+def test_imported_and_hand_written_policies_decide_alike(engines: list[Engine], examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.fixed_dictionaries({name: st.booleans() | st.none() for name in STUBBED}), st.integers(-4, 4))
+    def holds(said: dict[str, bool | None], tenths: int) -> None:
+        readings = {name: Reading(match, None if match is None else float(match)) for name, match in said.items()}
+        readings["hard"] = Reading(tenths >= 0, tenths / 10)
+        theirs, ours = (taken(engine, readings) for engine in engines)
+        assert theirs == ours
+
+    holds()

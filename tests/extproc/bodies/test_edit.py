@@ -18,6 +18,7 @@ from extproc.refusal import Refusal
 from extproc.requests import rewriting
 from signals.request import Request
 from tests.linear import assert_linear
+from tests.volume import few_and_many
 
 SPACES = ("", "", "", " ", "\n", "\t ", "\r\n  ")
 NUMBERS = ("0", "-0", "1.0", "1e5", "1E+05", "0.10000000000000000000001", "123456789012345678901234567890", "-0.0e-0")
@@ -199,45 +200,53 @@ def test_any_body_keeps_every_byte_that_no_decision_changes(seed: int) -> None:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=500, deadline=None)
-@given(st.integers(0), st.lists(st.sampled_from((*KEYS, "new")), max_size=6), st.randoms(use_true_random=False))
-def test_members_are_set_and_removed_in_any_order(seed: int, keys: list[str], chance: random.Random) -> None:
-    _, body = Writer(seed).body()
-    draft = JsonEdit(body, orjson.loads(body))
-    wanted = pieces(body)
-    for key in keys:
-        if chance.random() < 0.5:
-            draft.set(key, "V")
-            wanted[key] = b'"V"'
-        else:
-            draft.remove(key)
-            wanted.pop(key, None)
-        assert pieces(draft.text) == wanted
-        assert orjson.loads(draft.text) == orjson.loads(orjson.dumps(draft.fields))
+@few_and_many(100, 500)
+def test_members_are_set_and_removed_in_any_order(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.integers(0), st.lists(st.sampled_from((*KEYS, "new")), max_size=6), st.randoms(use_true_random=False))
+    def holds(seed: int, keys: list[str], chance: random.Random) -> None:
+        _, body = Writer(seed).body()
+        draft = JsonEdit(body, orjson.loads(body))
+        wanted = pieces(body)
+        for key in keys:
+            if chance.random() < 0.5:
+                draft.set(key, "V")
+                wanted[key] = b'"V"'
+            else:
+                draft.remove(key)
+                wanted.pop(key, None)
+            assert pieces(draft.text) == wanted
+            assert orjson.loads(draft.text) == orjson.loads(orjson.dumps(draft.fields))
+
+    holds()
 
 
 @pytest.mark.no_cover
-@settings(max_examples=500, deadline=None)
-@given(st.integers(0), st.dictionaries(st.integers(0, 5), st.sampled_from((None, b'{"new": 1}')), max_size=6))
-def test_elements_are_put_anew_and_taken_away(seed: int, changes: dict[int, bytes | None]) -> None:
-    writer = Writer(seed)
-    values = [writer.value() for _ in range(seed % 6)]
-    text = writer.listed(values).encode()
-    assert [text[start:end] for start, end in elements(text)] == [value.encode() for value in values]
-    draft = JsonEdit(b'{"y": [], "x" : %b}' % text, {"y": [], "x": []})
-    if values:
-        start, end = draft.first("x")
-        assert draft.text[start:end] == values[0].encode()
-    draft.lead("x", "words", 0)
-    led = draft.raw("x")
-    assert [led[start:end] for start, end in elements(led)] == [b"0", *(value.encode() for value in values)]
-    after = exchanged(text, {at: new for at, new in changes.items() if at < len(values)})
-    wanted = [
-        value.encode() if at not in changes else changes[at]
-        for at, value in enumerate(values)
-        if at not in changes or changes[at] is not None
-    ]
-    assert [after[start:end] for start, end in elements(after)] == wanted
+@few_and_many(100, 500)
+def test_elements_are_put_anew_and_taken_away(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.integers(0), st.dictionaries(st.integers(0, 5), st.sampled_from((None, b'{"new": 1}')), max_size=6))
+    def holds(seed: int, changes: dict[int, bytes | None]) -> None:
+        writer = Writer(seed)
+        values = [writer.value() for _ in range(seed % 6)]
+        text = writer.listed(values).encode()
+        assert [text[start:end] for start, end in elements(text)] == [value.encode() for value in values]
+        draft = JsonEdit(b'{"y": [], "x" : %b}' % text, {"y": [], "x": []})
+        if values:
+            start, end = draft.first("x")
+            assert draft.text[start:end] == values[0].encode()
+        draft.lead("x", "words", 0)
+        led = draft.raw("x")
+        assert [led[start:end] for start, end in elements(led)] == [b"0", *(value.encode() for value in values)]
+        after = exchanged(text, {at: new for at, new in changes.items() if at < len(values)})
+        wanted = [
+            value.encode() if at not in changes else changes[at]
+            for at, value in enumerate(values)
+            if at not in changes or changes[at] is not None
+        ]
+        assert [after[start:end] for start, end in elements(after)] == wanted
+
+    holds()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from extproc.requests import rewriting
 from extproc.requests.body import parse as read
 from extproc.requests.paths import Target
 from signals.request import Message, Request
+from tests.volume import few_and_many
 
 # Parsing
 
@@ -247,24 +248,28 @@ def test_a_key_that_some_readers_take_for_another_is_refused(fields: dict[str, A
 
 
 @pytest.mark.no_cover
-@settings(max_examples=300, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(['\\"', "\\\\", '"', '":"', '\\\\"']),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
-        max_leaves=20,
-    ),
-    st.booleans(),
-    st.sampled_from([None, (",", ":")]),
-)
-def test_no_body_is_taken_for_one_with_a_key_twice(value: Any, ascii: bool, marks: tuple[str, str] | None) -> None:
-    fields = {"messages": [{"role": "user", "content": "x"}], "tools": value}
-    try:
-        body = json.dumps(fields, ensure_ascii=ascii, separators=marks).encode()
-        orjson.loads(body)
-    except ValueError:
-        return  # lone surrogates
-    assert parse("chat", body).fields["tools"] == orjson.loads(body)["tools"]
+@few_and_many(60, 300)
+def test_no_body_is_taken_for_one_with_a_key_twice(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(['\\"', "\\\\", '"', '":"', '\\\\"']),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+            max_leaves=20,
+        ),
+        st.booleans(),
+        st.sampled_from([None, (",", ":")]),
+    )
+    def holds(value: Any, ascii: bool, marks: tuple[str, str] | None) -> None:
+        fields = {"messages": [{"role": "user", "content": "x"}], "tools": value}
+        try:
+            body = json.dumps(fields, ensure_ascii=ascii, separators=marks).encode()
+            orjson.loads(body)
+        except ValueError:
+            return  # lone surrogates
+        assert parse("chat", body).fields["tools"] == orjson.loads(body)["tools"]
+
+    holds()
 
 
 def test_deeply_nested_parts_do_not_exhaust_the_stack() -> None:
@@ -301,21 +306,25 @@ JSON = st.recursive(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(["chat", "completions", "embeddings", "responses", "messages"]),
-    st.dictionaries(
-        st.sampled_from(["model", "messages", "prompt", "input", "instructions", "system", "previous_response_id"]),
-        JSON,
-        max_size=5,
-    ),
-)
-def test_any_json_is_either_read_or_refused(api: Any, fields: dict[str, Any]) -> None:
-    try:
-        request = parse(api, fields)
-    except Refusal:
-        return
-    assert all(isinstance(message.text, str) for message in request.messages)
+@few_and_many(60, 300)
+def test_any_json_is_either_read_or_refused(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.sampled_from(["chat", "completions", "embeddings", "responses", "messages"]),
+        st.dictionaries(
+            st.sampled_from(["model", "messages", "prompt", "input", "instructions", "system", "previous_response_id"]),
+            JSON,
+            max_size=5,
+        ),
+    )
+    def holds(api: Any, fields: dict[str, Any]) -> None:
+        try:
+            request = parse(api, fields)
+        except Refusal:
+            return
+        assert all(isinstance(message.text, str) for message in request.messages)
+
+    holds()
 
 
 @settings(max_examples=300, deadline=None)
@@ -376,21 +385,25 @@ def objects(draw: st.DrawFn) -> tuple[list[tuple[str, bool]], bytes]:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=400, deadline=None)
-@given(objects(), NAMES)
-def test_only_the_model_changes(made: tuple[list[tuple[str, bool]], bytes], name: str) -> None:
-    pieces, body = made
-    fields = orjson.loads(body)
-    request = Request("chat", body, fields, fields.get("model"), ())
-    changed = rewriting.with_model(request, name)
-    new = orjson.dumps(name).decode()
-    if any(is_model for _, is_model in pieces):
-        assert changed.decode() == "".join(new if is_model else text for text, is_model in pieces)
-    else:
-        head = pieces[0][0]
-        comma = "," if fields else ""
-        assert changed.decode() == f'{head}"model":{new}{comma}' + body.decode()[len(head) :]
-    assert orjson.loads(changed) == {**fields, "model": name}
+@few_and_many(80, 400)
+def test_only_the_model_changes(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(objects(), NAMES)
+    def holds(made: tuple[list[tuple[str, bool]], bytes], name: str) -> None:
+        pieces, body = made
+        fields = orjson.loads(body)
+        request = Request("chat", body, fields, fields.get("model"), ())
+        changed = rewriting.with_model(request, name)
+        new = orjson.dumps(name).decode()
+        if any(is_model for _, is_model in pieces):
+            assert changed.decode() == "".join(new if is_model else text for text, is_model in pieces)
+        else:
+            head = pieces[0][0]
+            comma = "," if fields else ""
+            assert changed.decode() == f'{head}"model":{new}{comma}' + body.decode()[len(head) :]
+        assert orjson.loads(changed) == {**fields, "model": name}
+
+    holds()
 
 
 def with_model(body: bytes, name: str = "new") -> bytes:

@@ -21,6 +21,7 @@ from signals.request import Message, Request
 from tests.extproc.watching.streams import call, chunk
 from tests.extproc.watching.test_joined import messages, responses
 from tests.extproc.watching.test_watch import CARD, IBAN, KEY, POLICY, WORDS, cut_up, encoded, ran, shown
+from tests.volume import few_and_many
 from upstream.events import DONE
 
 SIGNALS = POLICY.replace(
@@ -156,29 +157,33 @@ def told(said: Sequence[Said]) -> list[Said]:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=150, deadline=None)
-@given(RULE, SIDES, EVENTS, PIECES, st.booleans())
-@example("mask", [("content", CARD[:9]), ("thoughts", "x" * 40), ("content", CARD[9:])], [7], [100], False)
-@example("cut", [("content", "so it goes, " * 9 + WORDS)], [50], [10_000], False)
-def test_any_pieces_of_a_stream_release_the_same(
-    rule: str, said: list[Said], sizes: list[int], pieces: list[int], late: bool
-) -> None:
-    stream = encoded("chat", events_of(told(said), sizes))
-    alone = [encode("", one) for one in events_of(told(said), sizes)]
-    at_once = released(rule, "chat", [stream], late)
-    assert released(rule, "chat", list(bytes_cut(stream, pieces)), late) == at_once
-    assert released(rule, "chat", [*alone, DONE], late) == at_once
+@few_and_many(30, 150)
+def test_any_pieces_of_a_stream_release_the_same(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(RULE, SIDES, EVENTS, PIECES, st.booleans())
+    @example("mask", [("content", CARD[:9]), ("thoughts", "x" * 40), ("content", CARD[9:])], [7], [100], False)
+    @example("cut", [("content", "so it goes, " * 9 + WORDS)], [50], [10_000], False)
+    def holds(rule: str, said: list[Said], sizes: list[int], pieces: list[int], late: bool) -> None:
+        stream = encoded("chat", events_of(told(said), sizes))
+        alone = [encode("", one) for one in events_of(told(said), sizes)]
+        at_once = released(rule, "chat", [stream], late)
+        assert released(rule, "chat", list(bytes_cut(stream, pieces)), late) == at_once
+        assert released(rule, "chat", [*alone, DONE], late) == at_once
+
+    holds()
 
 
 @pytest.mark.no_cover
-@settings(max_examples=150, deadline=None)
-@given(RULE, SAID, EVENTS, EVENTS, st.booleans())
-@example("cut", [("content", "so it goes, " * 9 + WORDS)], [50], [3], False)
-def test_any_events_of_a_text_release_the_same(
-    rule: str, said: list[Said], sizes: list[int], others: list[int], late: bool
-) -> None:
-    found = [released(rule, "chat", [encoded("chat", events_of(told(said), one))], late) for one in (sizes, others)]
-    assert found[0][:3] == found[1][:3]
+@few_and_many(30, 150)
+def test_any_events_of_a_text_release_the_same(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(RULE, SAID, EVENTS, EVENTS, st.booleans())
+    @example("cut", [("content", "so it goes, " * 9 + WORDS)], [50], [3], False)
+    def holds(rule: str, said: list[Said], sizes: list[int], others: list[int], late: bool) -> None:
+        found = [released(rule, "chat", [encoded("chat", events_of(told(said), one))], late) for one in (sizes, others)]
+        assert found[0][:3] == found[1][:3]
+
+    holds()
 
 
 BLOCKS = st.lists(TEXT, min_size=1, max_size=4)
@@ -186,13 +191,15 @@ TOOLS = st.sampled_from(("", '{"a": "b"}', orjson.dumps({"a": "b" * 50}).decode(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=100, deadline=None)
-@given(RULE, BLOCKS, TOOLS, EVENTS, PIECES, st.booleans())
-def test_any_pieces_of_texts_that_are_shown_as_one_release_the_same(
-    rule: str, blocks: list[str], tool: str, sizes: list[int], pieces: list[int], late: bool
-) -> None:
-    for api, events in (("messages", messages(blocks, sizes, tool)), ("responses", responses([blocks], sizes))):
-        stream = encoded(api, events)
-        at_once = released(rule, api, [stream], late)
-        assert released(rule, api, list(bytes_cut(stream, pieces)), late) == at_once
-        assert released(rule, api, [encoded(api, [one]) for one in events], late) == at_once
+@few_and_many(20, 100)
+def test_any_pieces_of_texts_that_are_shown_as_one_release_the_same(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(RULE, BLOCKS, TOOLS, EVENTS, PIECES, st.booleans())
+    def holds(rule: str, blocks: list[str], tool: str, sizes: list[int], pieces: list[int], late: bool) -> None:
+        for api, events in (("messages", messages(blocks, sizes, tool)), ("responses", responses([blocks], sizes))):
+            stream = encoded(api, events)
+            at_once = released(rule, api, [stream], late)
+            assert released(rule, api, list(bytes_cut(stream, pieces)), late) == at_once
+            assert released(rule, api, [encoded(api, [one]) for one in events], late) == at_once
+
+    holds()

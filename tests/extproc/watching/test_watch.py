@@ -21,6 +21,7 @@ from extproc.watching.sse import Events, encode
 from extproc.watching.watch import Watch
 from signals.request import Message, Request
 from tests.extproc.watching.streams import call, chunk
+from tests.volume import few_and_many
 from upstream.events import DONE
 
 CARD, IBAN, KEY, WORDS = "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", "AK-12345678", "project falcon"
@@ -221,27 +222,29 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(APIS), TEXTS, SIZES, st.lists(st.integers(1, 60), min_size=1, max_size=5))
-def test_any_split_of_any_stream_shows_the_same_masked_text(
-    api: str, text: str, sizes: list[int], pieces: list[int]
-) -> None:
-    stream = encoded(api, stream_of(api, text, sizes))
-    parts, at, number = [], 0, 0
-    while at < len(stream):
-        size = pieces[number % len(pieces)]
-        parts.append(stream[at : at + size])
-        at, number = at + size, number + 1
-    out = run(watch(MASK, api), parts)
-    want = {key: masked(said) for key, said in shown(stream).items()}
-    assert shown(out) == want
-    for secret in SECRETS:
-        assert secret.encode() not in out
-    for key, said in shown(out).items():
-        if "tool" in key or "function_call" in str(key) or (api == "messages" and key == (2,)):  # type: ignore[operator]
-            orjson.loads(said)
-    if masked(text) == text:
-        assert out == stream
+@few_and_many(10, 40)
+def test_any_split_of_any_stream_shows_the_same_masked_text(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.sampled_from(APIS), TEXTS, SIZES, st.lists(st.integers(1, 60), min_size=1, max_size=5))
+    def holds(api: str, text: str, sizes: list[int], pieces: list[int]) -> None:
+        stream = encoded(api, stream_of(api, text, sizes))
+        parts, at, number = [], 0, 0
+        while at < len(stream):
+            size = pieces[number % len(pieces)]
+            parts.append(stream[at : at + size])
+            at, number = at + size, number + 1
+        out = run(watch(MASK, api), parts)
+        want = {key: masked(said) for key, said in shown(stream).items()}
+        assert shown(out) == want
+        for secret in SECRETS:
+            assert secret.encode() not in out
+        for key, said in shown(out).items():
+            if "tool" in key or "function_call" in str(key) or (api == "messages" and key == (2,)):  # type: ignore[operator]
+                orjson.loads(said)
+        if masked(text) == text:
+            assert out == stream
+
+    holds()
 
 
 @pytest.mark.no_cover
