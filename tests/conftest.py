@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Generator, Hashable
+from functools import cache
 from typing import Any
 
+import httpcore2
 import pytest
 
 from signals.kinds.language import Identifier
@@ -62,3 +64,6 @@ def _used(self: Shared, factory: Callable[..., Any], *args: Hashable) -> Any:
 
 
 Shared.use = _used  # type: ignore[method-assign]
+
+# SDKs make a client for each test, and each client reads all certificates of the machine, though it asks in plain HTTP.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
