@@ -13,3 +13,9 @@ ROOMS = ("cli", "config", "console", "decisions", "extproc", "panel", "signals",
 def parsed(path: Path) -> ast.Module:
     """A file's tree, which several tests of the house read: they must not change it."""
     return ast.parse(path.read_text())
+
+
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    """All that is in a file's tree, which most of these tests look through."""
+    return list(ast.walk(tree))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from decisions.selectors.registry import BY_NAME as SELECTORS
-from tests.rooms import ROOMS, parsed
+from tests.rooms import ROOMS, nodes, parsed
 
 ROOT = Path(__file__).parents[1]
 
@@ -566,7 +566,7 @@ def sources(*rooms: str) -> Iterator[tuple[str, ast.Module]]:
 def imported(tree: ast.Module) -> set[str]:
     """The modules that a file imports, and what it takes from them."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -579,7 +579,7 @@ def test_no_kind_of_selector_is_named_outside_its_file_and_the_registry() -> Non
     named = set()
     for file, tree in sources(*ROOMS):
         module = file.removesuffix(".py").replace("/", ".")
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.Constant) and own.get(str(node.value), module) != module:
                 if node.value == "quality" or file.startswith(
                     "cli/imports/"

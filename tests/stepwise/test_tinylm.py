@@ -73,7 +73,12 @@ async def test_the_probe_sees_what_the_server_can_do(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [{"strategy": "random", "p": 0.5}, {"strategy": "random", "p": 1.0}, {"strategy": "always-small"}]
+    "block",
+    [
+        {"strategy": "random", "p": 0.5},
+        pytest.param({"strategy": "random", "p": 1.0}, marks=pytest.mark.slow),
+        {"strategy": "always-small"},
+    ],
 )
 async def test_a_model_paired_with_itself_writes_what_it_writes_alone(url: str, block: dict[str, Any]) -> None:
     # Every step goes through the harness; with p, some are rejected, written anew by its twin and handed back.
