@@ -12,6 +12,7 @@ from typing import Any
 import httpcore2
 import pytest
 
+from examples.tinylm import engine
 from signals.kinds.language import Identifier
 from signals.neural.service import Inference
 from signals.signal import Shared
@@ -76,3 +77,8 @@ Shared.use = _used  # type: ignore[method-assign]
 
 # SDKs make a client for each test, and each client reads all certificates of the machine, though it asks in plain HTTP.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
+
+# The networks of tinylm, of which dozens of tests start a server.
+_load_anew = engine.loaded
+_networks = cache(_load_anew)
+engine.loaded = lambda path: (_networks if path.parent == engine.WEIGHTS else _load_anew)(path)

@@ -16,8 +16,8 @@ def load_all(text: str) -> Iterator[Any]:
     return yaml.load_all(text, Loader=yaml.CSafeLoader)
 
 
-def dump(value: Any) -> str:
-    text: str = yaml.dump(value, Dumper=yaml.CSafeDumper)
+def dump(value: Any, sort_keys: bool = True) -> str:
+    text: str = yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=sort_keys)
     return text
 
 

@@ -51,6 +51,13 @@ class Done(NamedTuple):
     cached: int
 
 
+def loaded(path: Path) -> onnxruntime.InferenceSession:
+    """The network in `path`. It runs in whichever thread asks it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
 @dataclass(eq=False)
 class Job:
     """One answer to write.
@@ -90,11 +97,7 @@ class Engine:
     def __init__(self, name: str, folder: Path = WEIGHTS) -> None:
         self.name = f"tinylm-{name}"
         self.tokenizer = Tokenizer(json.loads((folder / "words.json").read_text()))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            (folder / f"{name}.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = loaded(folder / f"{name}.onnx")
         layers, _, _, heads, _, dim = next(i.shape for i in self._session.get_inputs() if i.name == "past")
         self.empty = np.zeros((layers, 2, 1, heads, 0, dim), np.float32)
         self.tokens_run = 0  # tokens put through the network, kept prefixes not counted

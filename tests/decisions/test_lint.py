@@ -141,7 +141,7 @@ def lists_with_names(draw: st.DrawFn) -> list[Clause]:
 
 
 @pytest.mark.no_cover
-@few_and_many(30, 100)
+@few_and_many(10, 100)
 def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(examples: int) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(lists_with_names(), st.booleans())

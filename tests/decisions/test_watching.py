@@ -680,7 +680,7 @@ KEYS = build(
 ).signals
 
 
-@few_and_many(60, 200)
+@few_and_many(20, 200)
 def test_it_comes_out_as_if_it_had_come_whole(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cli.import_ import imported
 from cli.imports import vllm_sr
@@ -16,6 +15,7 @@ from cli.imports.ported import Ported
 from cli.imports.source import Unimportable, read
 from config.document import parse
 from config.load import check
+from tests import yamls
 from tests.cli.test_validate import Run
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ FLAT = HERE / "flat.yaml"
 
 
 def ported(source: str | dict[str, Any], name: str = "config.yaml") -> Ported:
-    text = source if isinstance(source, str) else yaml.safe_dump(source, sort_keys=False)
+    text = source if isinstance(source, str) else yamls.dump(source, sort_keys=False)
     return imported(read(text.encode(), name), name, vllm_sr.port, HERE)
 
 
@@ -98,7 +98,7 @@ RULES = ("no_fact_check_needed", "ordered", "every_pattern", "no_pattern", "must
 
 
 def test_signals_keep_their_order_and_names(everything: Ported) -> None:
-    source = yaml.safe_load(EVERYTHING.read_text())["routing"]["signals"]
+    source = yamls.load(EVERYTHING.read_text())["routing"]["signals"]
     wanted = [one["name"] for family in source.values() for one in family]
     found = [*policy(everything)["signals"], *policy(everything)["rules"]]
     kept = [name for name in wanted if name in found and name not in RULES]
@@ -305,7 +305,7 @@ LABELS = (
 
 @pytest.mark.parametrize("path", [EVERYTHING, FLAT], ids=lambda path: path.stem)
 def test_no_key_is_lost_without_a_word(path: Path) -> None:
-    source = yaml.safe_load(path.read_text())
+    source = yamls.load(path.read_text())
     places = [place for place, _ in mappings(source) if not place.endswith(BY_NAME)]
     for place, mapping in list(mappings(source)):
         if place in places:
@@ -673,7 +673,7 @@ def test_a_knowledge_base_outside_of_the_folder_is_not_read(run: Run, tmp_path: 
         source["global"] = {"model_catalog": {"kbs": bases}}
         source["routing"]["signals"]["kb"] = [{"name": "k", "kb": "b", "target": {"kind": "label", "value": "x"}}]
         config = tmp_path / "inside" / "config.yaml"
-        config.write_text(yaml.safe_dump(source))
+        config.write_text(yamls.dump(source))
         ran = run("import", "vllm-sr", config)
         assert ("it lies outside of the folder of the configuration" in ran.err) is not inside
 
@@ -690,7 +690,7 @@ def test_knowledge_bases_with_names_that_are_alike_have_a_file_each(run: Run, tm
     source = json.loads(json.dumps(SMALL))
     source["global"] = {"model_catalog": {"kbs": bases}}
     source["routing"]["signals"]["kb"] = rules
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(source))
+    (tmp_path / "config.yaml").write_text(yamls.dump(source))
     ran = run("import", "vllm-sr", tmp_path / "config.yaml", "-o", tmp_path / "policy.yaml")
     assert "deep: its examples cannot be read here" in ran.err
     kept = [json.loads((tmp_path / f"a-b{more}.knowledge.json").read_text()) for more in ("", "-2")]
@@ -763,7 +763,7 @@ def test_a_source_without_models_keeps_its_rules() -> None:
 
 def test_exit_statuses(run: Run, tmp_path: Path) -> None:
     source, out, report = (tmp_path / name for name in ("config.yaml", "policy.yaml", "report.json"))
-    source.write_text(yaml.safe_dump(SMALL))
+    source.write_text(yamls.dump(SMALL))
     ran = run("import", "vllm-sr", source, "-o", out, "--report", report)
     assert (ran.status, ran.out, ran.err) == (0, "", "")
     assert json.loads(report.read_text()) == {
@@ -840,13 +840,13 @@ def test_names_and_words_of_any_kind_come_out_as_they_are() -> None:
 
 def test_an_alias_bomb_is_read_in_no_time() -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
-    made = ported("\n".join([*lines, yaml.safe_dump(SMALL)]))
+    made = ported("\n".join([*lines, yamls.dump(SMALL)]))
     assert len([one for one in made.told if one.place.startswith("a")]) == 60
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, ".inf", ".nan", "'nan'"])
 def test_a_number_that_is_none_is_refused_where_it_stands(number: str) -> None:
-    source = yaml.safe_dump(SMALL).replace("priority: 1", f"priority: {number}")
+    source = yamls.dump(SMALL).replace("priority: 1", f"priority: {number}")
     assert number in source
     with pytest.raises(Unimportable, match=r"priority: a (finite )?number is needed"):
         ported(source)
