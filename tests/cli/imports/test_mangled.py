@@ -15,6 +15,7 @@ from cli.imports.source import Unimportable, read
 from config.document import parse
 from config.load import check
 from tests import yamls
+from tests.volume import few_and_many
 
 HERE = Path(__file__).parent
 JUNK = (
@@ -48,14 +49,15 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.no_cover
+@few_and_many(15, 30)
 @pytest.mark.parametrize(
     ("file", "module"), [("everything.yaml", vllm_sr), ("flat.yaml", vllm_sr), ("litellm.yaml", litellm)]
 )
-def test_mangled_configurations(file: str, module: ModuleType) -> None:
+def test_mangled_configurations(file: str, module: ModuleType, examples: int) -> None:
     source = (HERE / file).read_text()
     chance = random.Random(file)
     refused = 0
-    for _ in range(ROUNDS):
+    for _ in range(examples):
         data = yamls.load(source)
         for container, key in chance.sample(places(data), chance.choice((1, 1, 2, 5))):
             if isinstance(container, dict) and chance.random() < 0.1:
@@ -72,10 +74,8 @@ def test_mangled_configurations(file: str, module: ModuleType) -> None:
         assert document.problems == [], made.text()
         assert document.data["version"] == 1
         assert made.report().isprintable() or "\n" in made.report()
-    assert 0 < refused < ROUNDS
+    assert 0 < refused < examples
 
-
-ROUNDS = 30
 
 STRANGE = "a\x01b\u2028\n"
 """As a policy has it: `a b`."""

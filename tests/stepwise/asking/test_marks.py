@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise.policy import CalibrationRow, KappaPair, Marks, StepPolicy
@@ -21,6 +21,7 @@ from tests.extproc.transport.conftest import until
 from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Fault, answer, pair, text_of, writer
 from tests.stepwise.onnxes import metadata, write
+from tests.volume import few_and_many
 
 SMALL = ["one and one is two", "two ? and two is five ✗", "three ? is fine", "four is right", "Answer: ? 9"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine", "FOUR is right", "Answer: 10"]
@@ -165,28 +166,34 @@ async def test_a_client_that_goes_leaves_no_question_behind(turns: int | None) -
 
 
 @pytest.mark.no_cover
-@given(
-    drafts=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 6)), min_size=1, max_size=7),
-    chunk=st.integers(1, 5),
-    max_redos=st.integers(0, 4),
-)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_asking_gives_the_same_answer_as_waiting_for_each_mark(
-    drafts: list[tuple[bool, bool, int]], chunk: int, max_redos: int
-) -> None:
-    steps = [
-        f"draft{i}" + " ?" * (bad or doubt) + " ✗" * bad + " word" * more for i, (bad, doubt, more) in enumerate(drafts)
-    ]
-    rewritten = [f"large{i}" for i in range(len(drafts))]
-    texts, usages = [], []
-    for strategy in (Doubtful(), Verify(0.6)):
-        small, large = FakeModel("tiny", writer(steps), chunk=chunk), marker(steps=rewritten, chunk=chunk)
-        async with pair(small, large, strategy, max_redos=max_redos) as both:
-            _, events = await both.ask()
-        texts.append(text_of(events))
-        usages.append([(s["model"], s["action"]) for s in events[-1]["usage"]["pointsman"]["steps"]])
-    assert texts[0] == texts[1]
-    assert usages[0] == usages[1]
+@few_and_many(10, 40)
+def test_asking_gives_the_same_answer_as_waiting_for_each_mark(examples: int) -> None:
+    @given(
+        drafts=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 6)), min_size=1, max_size=7),
+        chunk=st.integers(1, 5),
+        max_redos=st.integers(0, 4),
+    )
+    @settings(max_examples=examples, deadline=None)
+    def holds(drafts: list[tuple[bool, bool, int]], chunk: int, max_redos: int) -> None:
+        async def tried() -> None:
+            steps = [
+                f"draft{i}" + " ?" * (bad or doubt) + " ✗" * bad + " word" * more
+                for i, (bad, doubt, more) in enumerate(drafts)
+            ]
+            rewritten = [f"large{i}" for i in range(len(drafts))]
+            texts, usages = [], []
+            for strategy in (Doubtful(), Verify(0.6)):
+                small, large = FakeModel("tiny", writer(steps), chunk=chunk), marker(steps=rewritten, chunk=chunk)
+                async with pair(small, large, strategy, max_redos=max_redos) as both:
+                    _, events = await both.ask()
+                texts.append(text_of(events))
+                usages.append([(s["model"], s["action"]) for s in events[-1]["usage"]["pointsman"]["steps"]])
+            assert texts[0] == texts[1]
+            assert usages[0] == usages[1]
+
+        asyncio.run(tried())
+
+    holds()
 
 
 def policy(folder: Path, marks: str = "digit") -> PolicyStrategy:

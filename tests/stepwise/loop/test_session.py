@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise.asking.pair import AnswerBudget
@@ -21,6 +21,7 @@ from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run
 from tests.patience import PATIENCE
 from tests.stepwise.fakes import FakeModel, Fault, Marked, MarkedRun, Pair, answer, pair, text_of, writer
+from tests.volume import few_and_many
 from upstream.endpoint import ContinuationMode
 
 SMALL = ["one and one is two", "two ✗ and two is five", "three is fine", "four ✗ is wrong", "Answer: 9"]
@@ -649,51 +650,60 @@ STEP = st.tuples(st.booleans(), st.integers(0, 6))
 
 
 @pytest.mark.no_cover
-@given(
-    drafts=st.lists(STEP, min_size=1, max_size=7),
-    faults=st.dictionaries(
-        st.integers(0, 3), st.tuples(st.sampled_from(["kill", "cut", "error"]), st.integers(0, 12)), max_size=2
-    ),
-    failing=st.sampled_from(["small", "large"]),
-    chunk=st.integers(1, 5),
-    max_redos=st.integers(0, 4),
-    stop_reason=st.booleans(),
-)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_no_rejected_text_ever_reaches_the_client(
-    drafts: list[tuple[bool, int]],
-    faults: dict[int, tuple[str, int]],
-    failing: str,
-    chunk: int,
-    max_redos: int,
-    stop_reason: bool,
-) -> None:
-    numbers = itertools.count()
-
-    def small_writes(prefix: str, request: int) -> str:
-        done = prefix.count("\n\n")
-        rest = [f"draft{next(numbers)}{' ✗' if bad else ''}" + " word" * more for bad, more in drafts[done:]]
-        return "\n\n".join(rest)
-
-    small = FakeModel("tiny", small_writes, chunk=chunk)
-    large = FakeModel(
-        "huge",
-        lambda prefix, n: "\n\n".join(f"large{i}" for i in range(prefix.count("\n\n"), len(drafts))),
-        chunk=chunk,
-        stop_reason=stop_reason,
+@few_and_many(15, 60)
+def test_no_rejected_text_ever_reaches_the_client(examples: int) -> None:
+    @given(
+        drafts=st.lists(STEP, min_size=1, max_size=7),
+        faults=st.dictionaries(
+            st.integers(0, 3), st.tuples(st.sampled_from(["kill", "cut", "error"]), st.integers(0, 12)), max_size=2
+        ),
+        failing=st.sampled_from(["small", "large"]),
+        chunk=st.integers(1, 5),
+        max_redos=st.integers(0, 4),
+        stop_reason=st.booleans(),
     )
-    (small if failing == "small" else large).faults = {n: Fault(kind, after) for n, (kind, after) in faults.items()}
-    marked = Marked()
-    async with pair(small, large, marked, max_redos=max_redos) as both:
-        status, events = await both.ask()
-    assert status == 200 or "error" in events
-    seen = text_of(events) if status == 200 else ""
-    for rejected in marked.rejected:
-        assert rejected.split()[0] not in seen.replace("\n", " ").split()
-    if not faults:
-        assert "✗" not in seen
-        assert seen.count("\n\n") == len(drafts) - 1
-        assert len(small.requests) == 1 + min(len(marked.rejected), max_redos) - (
-            # a rejected last draft is finished by the large model: nobody has to go on after it
-            1 if drafts[-1][0] and len(marked.rejected) <= max_redos else 0
-        )
+    @settings(max_examples=examples, deadline=None)
+    def holds(
+        drafts: list[tuple[bool, int]],
+        faults: dict[int, tuple[str, int]],
+        failing: str,
+        chunk: int,
+        max_redos: int,
+        stop_reason: bool,
+    ) -> None:
+        async def tried() -> None:
+            numbers = itertools.count()
+
+            def small_writes(prefix: str, request: int) -> str:
+                done = prefix.count("\n\n")
+                rest = [f"draft{next(numbers)}{' ✗' if bad else ''}" + " word" * more for bad, more in drafts[done:]]
+                return "\n\n".join(rest)
+
+            small = FakeModel("tiny", small_writes, chunk=chunk)
+            large = FakeModel(
+                "huge",
+                lambda prefix, n: "\n\n".join(f"large{i}" for i in range(prefix.count("\n\n"), len(drafts))),
+                chunk=chunk,
+                stop_reason=stop_reason,
+            )
+            (small if failing == "small" else large).faults = {
+                n: Fault(kind, after) for n, (kind, after) in faults.items()
+            }
+            marked = Marked()
+            async with pair(small, large, marked, max_redos=max_redos) as both:
+                status, events = await both.ask()
+            assert status == 200 or "error" in events
+            seen = text_of(events) if status == 200 else ""
+            for rejected in marked.rejected:
+                assert rejected.split()[0] not in seen.replace("\n", " ").split()
+            if not faults:
+                assert "✗" not in seen
+                assert seen.count("\n\n") == len(drafts) - 1
+                assert len(small.requests) == 1 + min(len(marked.rejected), max_redos) - (
+                    # a rejected last draft is finished by the large model: nobody has to go on after it
+                    1 if drafts[-1][0] and len(marked.rejected) <= max_redos else 0
+                )
+
+        asyncio.run(tried())
+
+    holds()
