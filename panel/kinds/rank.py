@@ -89,8 +89,9 @@ class Rank:
         weights = await reliability(sitting.room.store, self._judges)
         wins = tally(compared, weights, sitting.room.store)
         strengths = bradley_terry(wins, len(texts))
-        # Where the judges leave a tie, the answer that more members gave is the better one, then the earlier.
-        best = max(range(len(texts)), key=lambda at: (round(strengths[at], 6), len(found[at]), -at))
+        # Where the judges leave a tie, the answer that a vote would release is the better one.
+        votes = [round(sum(whole[place].member.quality for place in group), 6) for group in found]
+        best = max(range(len(texts)), key=lambda at: (round(strengths[at], 6), votes[at], -at))
         return whole[found[best][0]]
 
 

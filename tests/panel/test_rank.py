@@ -67,6 +67,13 @@ async def test_a_judge_that_goes_by_the_order_says_nothing_and_counts_less_from_
     assert (before["j"], round(after["j"], 3)) == (0.5, 0.333)
 
 
+async def test_where_the_judges_leave_a_tie_the_answer_of_a_vote_wins() -> None:
+    block = {**RANK, "cards": {"a": {"quality": 0.4}, "b": {"quality": 0.5}, "c": {"quality": 0.7}}}
+    for texts, wins in (((1, 9, 5), "Answer: 5"), ((9, 9, 5), "Answer: 9"), ((1, 1, 1), "Answer: 1")):
+        async with table(four(*(f"Answer: {text}" for text in texts), fair=False), block) as made:
+            assert (await made.ask()).text == wins
+
+
 async def learned(store: Store) -> float:
     """What a worker with this store knows of the judge after one answer of it."""
     async with table(four("Answer: 1", "Answer: 9", "Answer: 9", fair=False), RANK, store=store) as made:
