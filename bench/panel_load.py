@@ -1,7 +1,9 @@
 """What panels cost beside plain calls: `python -m bench.panel_load`. All rows are ratios within one run.
 
-1. The time to the first text of a cascade that its first member ends, beside a plain call of that member; the server
-   gives its answer at once, so that what differs is the router's own work.
+1. The time to the first text of a cascade that its first member ends, beside a plain call of that member that is held
+   until it is complete, which is the same wait for the draft; the server gives its answer at once, so that what differs
+   is the router's own work. Each cascade is paired with the plain call beside it, and each comes first in every second
+   pair.
 2. Many votes of three at the same time, beside as many plain calls as that makes; answers a second, times, memory.
 3. How long a client that leaves is followed by the end of every call, as the models' server sees it, for each kind.
 
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import statistics
 import subprocess
 import sys
@@ -111,7 +114,7 @@ def models() -> Iterator[str]:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 # What is measured
@@ -143,27 +146,37 @@ async def called(client: ModelClient) -> float:
 
 
 async def overhead(url: str, rounds: int) -> dict[str, float]:
-    """Medians in milliseconds, of rounds that alternate."""
+    """Milliseconds, of rounds that alternate: medians, and of what a cascade adds also what one in a hundred is above,
+    beside the same of the difference between two plain calls that follow each other."""
     panel, client = built(url, CASCADE, "at-once"), ModelClient(Endpoint(url, "at-once"))
     plain: list[float] = []
     first: list[float] = []
+    apart: list[float] = []
     spent = [0.0, 0.0]
-    for at in range(rounds + 50):
+
+    async def taken(which: int) -> tuple[float, float]:
         began = time.process_time()
-        one = await called(client)
-        between = time.process_time()
-        other = await answered(panel)
+        seconds = await (answered(panel) if which else called(client))
+        return seconds, time.process_time() - began
+
+    for at in range(rounds + 50):
+        pair = {which: await taken(which) for which in ((0, 1) if at % 2 else (1, 0))}
+        again = await called(client)
         if at >= 50:  # warm
-            plain.append(one)
-            first.append(other)
-            spent[0] += between - began
-            spent[1] += time.process_time() - between
+            plain.append(pair[0][0])
+            first.append(pair[1][0])
+            apart.append(again - pair[0][0])
+            spent = [spent[which] + pair[which][1] for which in (0, 1)]
     await client.close()
     await panel.close()
+    added = [b - a for a, b in zip(plain, first, strict=True)]
     return {
+        "load": os.getloadavg()[0],
         "plain_ms": 1000 * statistics.median(plain),
         "cascade_ms": 1000 * statistics.median(first),
-        "added_ms": 1000 * statistics.median(b - a for a, b in zip(plain, first, strict=True)),
+        "added_ms": 1000 * statistics.median(added),
+        "added_p99_ms": 1000 * sorted(added)[int(0.99 * rounds)],
+        "apart_p99_ms": 1000 * sorted(apart)[int(0.99 * rounds)],
         "plain_cpu_ms": 1000 * spent[0] / rounds,
         "cascade_cpu_ms": 1000 * spent[1] / rounds,
     }
