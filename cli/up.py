@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "run Envoy, the router and example models here, to try a policy"
 START_S = 300.0
-TINYLM = ("tinylm-small", "tinylm-large")
+TINYLM = ("tinylm-small", "tinylm-large", "tinylm-deep")
 STOP_S = 5.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -343,7 +343,7 @@ def _await_opened(children: Children, where: Path, version: int) -> None:
 def _example_models(children: Children, models: list[Any]) -> dict[str, str]:
     """Start the servers that stand in for `models`; their URLs by model key.
 
-    Models called tinylm-small and tinylm-large are real, very small language models; all others are echo servers.
+    Models called as those of `TINYLM` are real, very small language models; all others are echo servers.
     """
     if models:
         _examples()

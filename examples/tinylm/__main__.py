@@ -1,4 +1,4 @@
-"""``python -m examples.tinylm --port 8001 --model both``: the two models behind one OpenAI-compatible address."""
+"""``python -m examples.tinylm --port 8001``: the three models behind one OpenAI-compatible address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import asyncio
 import signal
 import sys
 
+from examples.tinylm.engine import MODELS
 from examples.tinylm.server import serve
+
+_SEVERAL = {"both": ("small", "large"), "all": MODELS}
 
 
 async def _main(models: tuple[str, ...], host: str, port: int) -> None:
@@ -21,16 +24,16 @@ async def _main(models: tuple[str, ...], host: str, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m examples.tinylm", description="Two tiny language models, served."
+        allow_abbrev=False, prog="python -m examples.tinylm", description="Three tiny language models, served."
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001, help="0 takes a free one")
-    parser.add_argument("--model", choices=("small", "large", "both"), default="both")
+    parser.add_argument(
+        "--model", choices=(*MODELS, *_SEVERAL), default="all", help="`both`: small and large (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
-        asyncio.run(
-            _main(("small", "large") if options.model == "both" else (options.model,), options.host, options.port)
-        )
+        asyncio.run(_main(_SEVERAL.get(options.model, (options.model,)), options.host, options.port))
     except OSError as error:
         sys.exit(f"tinylm: {error}")
 

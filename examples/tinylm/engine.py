@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from examples.tinylm.tokenizer import ASSISTANT, END, PAD, RECENT, SYSTEM, USER, Tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
+MODELS = ("small", "large", "deep")  # those that ship
 CONTEXT = 2048  # tokens of prompt and answer together
 MAX_TOP = 20
 _MAX_BATCH = 32
@@ -91,7 +92,7 @@ class Job:
 class Engine:
     """One model behind a thread. `close` it at the end.
 
-    name: "small" or "large"; folder: where ``<name>.onnx`` and ``words.json`` are. Raises OSError when one is missing.
+    name: one of `MODELS`; folder: where ``<name>.onnx`` and ``words.json`` are. Raises OSError when one is missing.
     """
 
     def __init__(self, name: str, folder: Path = WEIGHTS) -> None:

@@ -54,12 +54,21 @@ def check(problem: Problem, text: str) -> bool:
     return read_answer(text) == problem.answer
 
 
+def _draw(seed: int) -> tuple[random.Random, int, str]:
+    """What the problem of `seed` is made with: the chances, its band and its kind."""
+    rng = random.Random(seed)
+    return rng, rng.choice(BANDS), rng.choice(KINDS)
+
+
+def kind_of(seed: int) -> str:
+    """The kind of the problem of `seed`, which need not be made for that."""
+    return _draw(seed)[2]
+
+
 def make(seed: int, band: int | None = None) -> Problem:
     """The problem of `seed`; `band` None draws one of the four bands with equal chances."""
-    rng = random.Random(seed)
-    drawn = rng.choice(BANDS)
+    rng, drawn, kind = _draw(seed)
     band = drawn if band is None else band
-    kind = rng.choice(KINDS)
     while True:
         made = _MAKERS[kind](rng, band)
         if made is not None:

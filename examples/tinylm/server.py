@@ -21,7 +21,7 @@ import orjson
 from aiohttp import web
 
 from examples.tinylm import talk
-from examples.tinylm.engine import CONTEXT, MAX_TOP, WEIGHTS, Done, Engine, Job, Overloaded, Sampled
+from examples.tinylm.engine import CONTEXT, MAX_TOP, MODELS, WEIGHTS, Done, Engine, Job, Overloaded, Sampled
 from examples.tinylm.shapes import Malformed, Messages, Responses, Shape
 from examples.tinylm.tokenizer import END, SPECIAL, Stream, Tokenizer, render
 
@@ -563,7 +563,7 @@ class Running:
 
 @asynccontextmanager
 async def serve(
-    models: Sequence[str] = ("small", "large"), host: str = "127.0.0.1", port: int = 0, folder: Path = WEIGHTS
+    models: Sequence[str] = MODELS, host: str = "127.0.0.1", port: int = 0, folder: Path = WEIGHTS
 ) -> AsyncIterator[Running]:
     """Serves `models` until the block is left; port 0 takes a free one. Raises OSError when it cannot listen."""
     engines = [Engine(name, folder) for name in models]

@@ -35,7 +35,7 @@ def _case(rng: random.Random, text: str) -> str:
 
 
 def sentences(model: str) -> tuple[str, ...]:
-    """All that `model`, ``tinylm-small`` or ``tinylm-large``, says when it is not asked for a sum."""
+    """All that `model`, such as ``tinylm-small``, says when it is not asked for a sum."""
     return (
         f"Hello, this is {model}. Give me a sum or a word problem.",
         f"I am {model}, a tiny language model that works out sums step by step.",
@@ -45,7 +45,7 @@ def sentences(model: str) -> tuple[str, ...]:
 
 
 def make(rng: random.Random, model: str) -> tuple[str, str]:
-    """One (message, reply) pair; `model` is the name the reply gives, ``tinylm-small`` or ``tinylm-large``."""
+    """One (message, reply) pair; `model` is the name the reply gives, such as ``tinylm-small``."""
     hello, who, thanks, beyond = sentences(model)
     kind = rng.random()
     if kind < 0.25:

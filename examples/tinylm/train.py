@@ -1,4 +1,4 @@
-"""Trains both models from nothing: ``python -m examples.tinylm.train [small|large|both]``.
+"""Trains the models: ``python -m examples.tinylm.train [small|large|deep|all]``; the third begins with the small one's.
 
 Fixed seeds, one thread, a checkpoint every few minutes in ``--work`` (a second run goes on where the first stopped),
 then the ONNX export and the accuracy on the development problems. The recipe is the constants in ``RECIPES``.
@@ -11,11 +11,12 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,7 +32,10 @@ HERE = Path(__file__).parent
 WEIGHTS = HERE / "weights"
 TALK_SHARE = 0.05
 DRILL_SHARE = 0.1
-EASY = ("algebra", "expression", "story", "total")  # kinds that are learnt early: every second one is left out
+# Which share of the problems of a kind is left out. Four kinds are learnt early; the third model gets the most of the
+# two that the small one is worst at, and few of the others, so that the two err at different problems.
+EARLY = {"algebra": 0.5, "expression": 0.5, "story": 0.5, "total": 0.5}
+OTHER = {"algebra": 0.85, "expression": 0.2, "story": 0.85, "total": 0.75}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Recipe:
     """How one model is trained.
 
     width, layers, heads, mlp: the shape; steps: batches; tokens: padded tokens a batch; rate: peak learning rate;
-    easy: problems in each of the two easy stages at the start; seed.
+    easy: problems in each of the two easy stages at the start; seed; less: the share that is left out, by kind;
+    start: the shipped model whose layers it begins with, the further ones doing nothing at first; fall: the share of
+    the steps over which the rate falls.
     """
 
     width: int
@@ -51,6 +57,9 @@ class Recipe:
     rate: float
     easy: int
     seed: int
+    less: Mapping[str, float] = field(default_factory=lambda: EARLY)
+    start: str | None = None
+    fall: float = 0.5
 
     def shape(self, tokenizer: Tokenizer) -> Shape:
         return Shape(tokenizer.size, self.width, self.layers, self.heads, self.mlp)
@@ -60,6 +69,9 @@ class Recipe:
 RECIPES = {
     "small": Recipe(width=40, layers=3, heads=2, mlp=2, steps=97500, tokens=2048, rate=0.03, easy=12_000, seed=1),
     "large": Recipe(width=128, layers=3, heads=4, mlp=4, steps=58000, tokens=2048, rate=0.027, easy=12_000, seed=2),
+    "deep": Recipe(
+        40, 4, 2, 2, steps=28000, tokens=2048, rate=0.008, easy=1, seed=3, less=OTHER, start="small", fall=0.8
+    ),
 }
 
 
@@ -138,10 +150,12 @@ def examples(tokenizer: Tokenizer, name: str, recipe: Recipe, skip: int = 0) -> 
             else:
                 stage = index // recipe.easy
                 band = None if stage > 1 else rng.randint(1, 1 + stage)
-                made = problems.make(problems.SPLITS["train"] + seed * 100_000_000 + index, band)
-                if made.kind in EASY and rng.random() < 0.5:
+                chosen = problems.SPLITS["train"] + seed * 100_000_000 + index
+                less = recipe.less.get(problems.kind_of(chosen), 0.0)
+                if less and rng.random() < less:
                     index += 1
                     continue
+                made = problems.make(chosen, band)
                 question, reply = made.question, made.solution
             system = [("system", "You are a helpful assistant.")] if rng.random() < 0.05 else []
             prompt = render(tokenizer, [*system, ("user", question)])
@@ -172,9 +186,9 @@ def batches(
             yield x, y
 
 
-def schedule(step: int, steps: int) -> float:
-    """The share of the peak rate: warm-up over 50 steps, level, then straight down to 1 % over the last half."""
-    return min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (0.5 * steps)))
+def schedule(step: int, steps: int, fall: float = 0.5) -> float:
+    """The share of the peak rate: warm-up over 50 steps, level, then straight down to 1 % over the last `fall`."""
+    return min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (fall * steps)))
 
 
 class Muon(torch.optim.Optimizer):
@@ -206,6 +220,31 @@ def orthogonal(g: Tensor) -> Tensor:
     return x.T if g.shape[0] > g.shape[1] else x
 
 
+@torch.no_grad()
+def begin(model: TinyLM, path: Path) -> None:
+    """Gives `model` the weights of an exported one that has the same width and heads and fewer layers; the layers that
+    are left over change nothing until they are trained."""
+    # The exporter keeps the names of what it takes as it is, and has the rest in the order of use: the weights of the
+    # short convolution, then the matrices turned round, block by block, and the embeddings at last.
+    held = {
+        one.name: torch.from_numpy(onnx.numpy_helper.to_array(one).copy()) for one in onnx.load(path).graph.initializer
+    }
+    for name, weight in model.named_parameters():
+        if f"model.{name}" in held:
+            weight.copy_(held[f"model.{name}"])
+    mixed = [
+        weight for name, weight in held.items() if name.startswith("onnx::Mul") and weight.shape == model.mix[0].shape
+    ]
+    model.mix.copy_(torch.stack(mixed))
+    turned = [weight.T for name, weight in held.items() if name.startswith("onnx::MatMul")][:-1]
+    for block in model.blocks:
+        for layer in (block.qkv, block.out, block.up, block.down):
+            if turned:
+                layer.weight.copy_(turned.pop(0))
+            elif layer is block.out or layer is block.down:
+                layer.weight.zero_()
+
+
 def train(name: str, work: Path) -> TinyLM:
     """Trains one model; goes on from ``work/<name>.pt`` where there is one."""
     recipe, tokenizer = RECIPES[name], load_tokenizer()
@@ -213,6 +252,8 @@ def train(name: str, work: Path) -> TinyLM:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     model = TinyLM(recipe.shape(tokenizer))
+    if recipe.start is not None:
+        begin(model, WEIGHTS / f"{recipe.start}.onnx")
     matrices = [p for b in model.blocks for p in b.parameters() if p.dim() == 2]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
     peaks = [recipe.rate, 0.2 * recipe.rate]
@@ -232,7 +273,7 @@ def train(name: str, work: Path) -> TinyLM:
         x, y = next(feed)
         seen += len(x)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * schedule(step, recipe.steps)
+            optimizer.param_groups[0]["lr"] = peak * schedule(step, recipe.steps, recipe.fall)
         targets = torch.from_numpy(y).flatten()
         rows = (targets >= 0).nonzero().squeeze(1)
         last = model(torch.from_numpy(x)).flatten(0, 1)
@@ -293,7 +334,7 @@ def accuracy(model: TinyLM, tokenizer: Tokenizer, first: int, count: int) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
-    parser.add_argument("which", nargs="?", choices=("small", "large", "both"), default="both")
+    parser.add_argument("which", nargs="?", choices=(*RECIPES, "all"), default="all")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints (not for git)")
     parser.add_argument("--count", type=int, default=1000, help="development problems to measure on")
     args = parser.parse_args()
@@ -302,7 +343,7 @@ def main() -> None:
     words = WEIGHTS / "words.json"
     words.write_text(json.dumps(vocabulary().words, ensure_ascii=False, indent=0) + "\n")
     tokenizer = load_tokenizer()
-    for name in RECIPES if args.which == "both" else (args.which,):
+    for name in RECIPES if args.which == "all" else (args.which,):
         model = train(name, args.work)
         export(model, WEIGHTS / f"{name}.onnx")
         tally = accuracy(model, tokenizer, problems.SPLITS["dev"], args.count)

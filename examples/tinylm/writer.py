@@ -127,12 +127,13 @@ class _Model:
 
 
 class Writer:
-    """The two models as ``stepwise.train`` wants them, and the large one as a judge of steps."""
+    """The two models as ``stepwise.train`` wants them, and the large one as a judge of steps. `small`: which of the
+    small ones it is."""
 
     marks: Marks = "likelihood"
 
-    def __init__(self, limits: StepLimits, folder: Path = WEIGHTS) -> None:
-        self._small = _Model("small", folder, limits, TOP)
+    def __init__(self, limits: StepLimits, folder: Path = WEIGHTS, small: str = "small") -> None:
+        self._small = _Model(small, folder, limits, TOP)
         self._large = _Model("large", folder, limits, 0)
 
     async def small(self, question: Question, prefix: str) -> Written:

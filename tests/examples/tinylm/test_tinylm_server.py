@@ -17,7 +17,7 @@ from panel import verifier
 from tests.patience import PATIENCE
 
 SUM: list[Any] = [{"role": "user", "content": "Work out 12 + 30 * 4."}]
-BOTH = ("tinylm-small", "tinylm-large")
+ALL = ("tinylm-small", "tinylm-large", "tinylm-deep")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def raw(running: Running, path: str, body: Any) -> tuple[int, dict[str, An
 
 
 async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == list(BOTH)
+    assert [model.id async for model in client.models.list()] == list(ALL)
     assert (await client.models.retrieve("tinylm-small")).id == "tinylm-small"
 
 
@@ -52,7 +52,7 @@ async def test_the_large_model_solves_a_sum_in_steps(client: openai.AsyncOpenAI)
     assert answer.choices[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize("model", ALL)
 async def test_a_greeting_names_the_model(client: openai.AsyncOpenAI, model: str) -> None:
     answer = await client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": "Hello"}], temperature=0
@@ -71,7 +71,7 @@ async def test_any_text_is_answered(client: openai.AsyncOpenAI, text: str) -> No
     assert 0 < answer.usage.completion_tokens <= 40
 
 
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize("model", ALL)
 async def test_streamed_and_whole_answers_are_the_same(client: openai.AsyncOpenAI, model: str) -> None:
     whole = await client.chat.completions.create(
         model=model, messages=SUM, temperature=0, logprobs=True, top_logprobs=20, seed=1
@@ -159,7 +159,7 @@ async def test_either_model_continues_the_others_prefix(client: openai.AsyncOpen
     assert text.endswith("Answer: 132")
 
 
-@pytest.mark.parametrize("model", BOTH)
+@pytest.mark.parametrize("model", ALL)
 async def test_what_is_read_is_as_probable_as_when_it_was_written(running: Running, model: str) -> None:
     ask = {"model": model, "messages": SUM, "temperature": 0}
     _, written = await raw(running, "/v1/chat/completions", {**ask, "logprobs": True})

@@ -102,7 +102,7 @@ def test_pieces_joined_are_the_text_up_to_the_first_stop(text: str, stop: list[s
         assert reader.hit is None
 
 
-@pytest.mark.parametrize("model", ["tinylm-small", "tinylm-large"])
+@pytest.mark.parametrize("model", ["tinylm-small", "tinylm-large", "tinylm-deep"])
 def test_small_talk_names_the_model(model: str) -> None:
     rng = random.Random(0)
     for _ in range(300):

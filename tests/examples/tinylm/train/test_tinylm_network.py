@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from examples.tinylm.tokenizer import END, PAD, RECENT
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install -e .[train]")
 
+from examples.tinylm import problems  # noqa: E402
 from examples.tinylm.export import export  # noqa: E402
 from examples.tinylm.model import Shape, TinyLM  # noqa: E402
-from examples.tinylm.train import RECIPES, drill, examples, load_tokenizer, vocabulary  # noqa: E402
+from examples.tinylm.train import RECIPES, begin, drill, examples, load_tokenizer, schedule, vocabulary  # noqa: E402
 
 
 @pytest.fixture
@@ -72,6 +74,42 @@ def test_padding_on_the_left_changes_nothing(pair: tuple[TinyLM, Engine]) -> Non
     )
     np.testing.assert_allclose(plain[0], padded[0, 2:], atol=1e-5)
     engine.close()
+
+
+def test_a_model_that_begins_with_another_says_the_same_at_first() -> None:
+    engine, tokenizer = Engine("small"), load_tokenizer()
+    model = TinyLM(RECIPES["deep"].shape(tokenizer))
+    begin(model, WEIGHTS / "small.onnx")
+    assert model.shape.layers > len(engine.empty)
+    ids = torch.randint(0, tokenizer.size, (1, RECENT + 20))
+    positions, valid = torch.arange(20)[None], torch.ones(1, 20, dtype=torch.bool)
+    past = torch.zeros(model.shape.layers, 2, 1, model.shape.heads, 0, model.dim)
+    with torch.no_grad():
+        logits, _ = model.step(ids, positions, past, valid)
+    found, _ = engine.run(ids.numpy(), positions.numpy(), engine.empty, valid.numpy())
+    np.testing.assert_allclose(found, logits.numpy(), atol=1e-3)
+    engine.close()
+
+
+def test_the_third_model_gets_the_most_of_what_the_small_one_is_worst_at() -> None:
+    tokenizer, counts = load_tokenizer(), {"small": Counter[str](), "deep": Counter[str]()}
+    for name, count in counts.items():
+        source = examples(tokenizer, name, RECIPES[name], 30_000)
+        for _ in range(300):
+            text = tokenizer.decode(next(source)[0])
+            count["compare"] += " fewer " in text or " times as many " in text or " together?" in text
+            count["algebra"] += "olve" in text or "If " in text
+    assert counts["deep"]["compare"] > counts["small"]["compare"]
+    assert counts["deep"]["algebra"] < 0.5 * counts["small"]["algebra"]
+
+
+def test_a_seed_tells_the_kind_of_its_problem() -> None:
+    assert all(problems.kind_of(seed) == problems.make(seed).kind for seed in range(50))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    assert [round(schedule(step, 1000), 2) for step in (0, 49, 500, 750, 999)] == [0.02, 1.0, 1.0, 0.5, 0.01]
+    assert [round(schedule(step, 1000, 0.8), 2) for step in (200, 600, 999)] == [1.0, 0.5, 0.01]
 
 
 def test_the_shipped_words_are_those_of_the_generator() -> None:
