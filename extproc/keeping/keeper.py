@@ -26,9 +26,9 @@ from extproc.keeping.shelf import LONG, KeptAnswer, MemoryShelf, Shelf, ShelfPla
 from extproc.watching.shapes import SHAPES, asks_json
 from extproc.watching.watch import Watch
 from extproc.wire import Pairs
-from signals.facts import Facts
-from signals.neural.embeddings import meaning
+from signals.neural.fair import client_of
 from signals.neural.kinds import shipped
+from signals.neural.shipped import LEAST_MEANT
 from signals.reading import Unavailable
 from signals.request import Request
 from upstream import usage
@@ -210,12 +210,13 @@ class Keeping:
     async def _meaning(self, text: str) -> bytes:
         """The embedding of a question; b'' where it cannot be had, or knows too few of the words."""
         engine = self._engine
-        facts = Facts(self._request, time.monotonic() + engine.settings.deadline)
+        deadline = time.monotonic() + engine.settings.deadline
         try:
-            vector, known = await meaning(shipped(engine.shared), text, facts)
+            verdict = await shipped(engine.shared).verdict(text, deadline, client_of(self._request))
         except Unavailable:
             return b""
-        return np.rint(vector * _STEPS).astype(np.int8).tobytes() if known else b""
+        known = verdict.meant >= LEAST_MEANT
+        return np.rint(verdict.embedding * _STEPS).astype(np.int8).tobytes() if known else b""
 
     async def _passes(self, kept: KeptAnswer, apart: Apart) -> bool:
         """Whether no decision on answers acts on what is kept: that was judged for another request, maybe by another

@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 from signals import files
 from signals.facts import Facts
 from signals.neural.embeddings import ENCODER, Embedding, source
-from signals.neural.shipped import Shipped
 from signals.reading import Reading
 from signals.request import Scope
 from signals.signal import Cost, Ends, Shared, Signal, TextParams
 
 if TYPE_CHECKING:
     from signals.neural.folder import Mounted
+    from signals.neural.meanings import Meanings
 
 MOST: Final = 5000
 """Examples of one file, each of which is embedded when a policy is loaded (some milliseconds)."""
@@ -75,7 +75,7 @@ class Base:
     OSError and ValueError when the file cannot be used.
     """
 
-    def __init__(self, model: Shipped | Mounted, path: Path) -> None:
+    def __init__(self, model: Meanings | Mounted, path: Path) -> None:
         import numpy as np  # not at the top: whoever only checks a policy need not wait for it
 
         try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
 from signals.facts import Facts
 from signals.neural.fair import client_of
 from signals.neural.kinds import shipped
-from signals.neural.shipped import Shipped
 from signals.reading import Unavailable
 from signals.request import Scope
 from signals.signal import Shared
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from signals.neural.folder import Entity, Mounted, Task
+    from signals.neural.meanings import Meaning, Meanings
 
     F32 = NDArray[np.float32]
 
@@ -42,28 +42,22 @@ def mounted(shared: Shared, path: str, task: Task) -> Mounted:
     return shared.use(Mounted, shared.services.folder / path, task, shared.services)
 
 
-def source(shared: Shared, encoder: str | None) -> Shipped | Mounted:
+def source(shared: Shared, encoder: str | None) -> Meanings | Mounted:
     """Where an engine's embeddings come from."""
-    return shipped(shared) if encoder is None else mounted(shared, encoder, "encoder")
+    if encoder is not None:
+        return mounted(shared, encoder, "encoder")
+    from signals.neural.meanings import Meanings  # with numpy, for which whoever only checks a policy need not wait
+
+    return shared.use(Meanings, shipped(shared), shared.services)
 
 
-LEAST_MEANT: Final = 0.55
-"""The share of words below which the shipped embedding does not know what a text means."""
-
-
-class Meaning(NamedTuple):
-    """The embedding of a text, float32 [d] of length 1, and whether enough of its words are known to it."""
-
-    vector: F32
-    known: bool = True
-
-
-async def meaning(model: Shipped | Mounted, text: str, facts: Facts) -> Meaning:
+async def meaning(model: Meanings | Mounted, text: str, facts: Facts) -> Meaning:
     """What a text of the request that `facts` are about means. A mounted encoder is taken to know all."""
+    from signals.neural.meanings import Meaning, Meanings
+
     client = client_of(facts.request)
-    if isinstance(model, Shipped):
-        verdict = await model.verdict(text, facts.deadline, client)
-        return Meaning(verdict.embedding, verdict.meant >= LEAST_MEANT)
+    if isinstance(model, Meanings):
+        return await model.meaning(text, facts.deadline, client)
     return Meaning(await model.embedding(text, facts.deadline, client))
 
 
@@ -73,7 +67,7 @@ class Embedding:
     `Unavailable` (`too_little_known`) where too few of its words are known.
     """
 
-    def __init__(self, model: Shipped | Mounted, scope: Scope) -> None:
+    def __init__(self, model: Meanings | Mounted, scope: Scope) -> None:
         self._model, self._scope = model, scope
 
     async def fetch(self, facts: Facts) -> F32:
@@ -100,7 +94,7 @@ class Turns:
     None where their words are too little known, unless they are the same letters.
     """
 
-    def __init__(self, model: Shipped | Mounted, count: int) -> None:
+    def __init__(self, model: Meanings | Mounted, count: int) -> None:
         self._model, self._count = model, count
 
     async def fetch(self, facts: Facts) -> list[float | None]:

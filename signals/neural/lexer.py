@@ -128,8 +128,8 @@ def _powers(base: int) -> U64:
         return np.multiply.accumulate(np.full(_PERIOD, base, np.uint64))
 
 
-_POWERS: Final = _powers(_BASE)
-_INVERSES: Final = np.concatenate((np.ones(1, np.uint64), _powers(pow(_BASE, -1, 1 << 64))[:-1]))
+POWERS: Final = _powers(_BASE)
+INVERSES: Final = np.concatenate((np.ones(1, np.uint64), _powers(pow(_BASE, -1, 1 << 64))[:-1]))
 """A word's sum is that of its letters times powers of a base that grow along the text, divided by the power at the
 word's start. The powers begin anew after _PERIOD letters: a word across such a border is not known again."""
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -137,7 +137,7 @@ _M2: Final = np.uint64(0x94D049BB133111EB)
 _S31: Final = np.uint64(31)
 _S29: Final = np.uint64(29)
 _PAIR: Final = np.uint64(0xD6E8FEB86659FD93)
-_FIRST: Final = np.uint64(0xA24BAED4963EE407)
+FIRST: Final = np.uint64(0xA24BAED4963EE407)
 _LAST: Final = np.uint64(0x9FB21C651E98DF25)
 _MASKS: Final = np.array([0, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF], np.uint64)
 """Keeps the first 0 to 4 letters of a number that was read from four of them."""
@@ -213,12 +213,12 @@ def words(text: str) -> Words:
     value = letters.astype(np.uint64)
     if raw is not None:
         np.copyto(value, raw, where=raw >= _LIMIT)
-    value *= _POWERS[:size] if size <= _PERIOD else np.resize(_POWERS, size)
+    value *= POWERS[:size] if size <= _PERIOD else np.resize(POWERS, size)
     kinds = keys.take(cuts)
     kept = np.flatnonzero(kinds)  # white space is 0
     kinds, starts = kinds.take(kept), cuts.take(kept)
     sums = np.add.reduceat(value, cuts).take(kept)
-    sums *= _INVERSES.take(starts & (_PERIOD - 1))
+    sums *= INVERSES.take(starts & (_PERIOD - 1))
     return Words(
         sums,
         starts,
@@ -230,6 +230,21 @@ def words(text: str) -> Words:
         int(np.count_nonzero(keys & 3 == 2)),
         text.count("\n"),
     )
+
+
+DIGITS: Final = 2
+RUN: Final = 1
+HANGUL: Final = 13
+"""The kinds of digits, of scripts that do not put spaces between words, and of Korean's syllables."""
+
+
+def kinds(codes: U64) -> NDArray[np.uint8]:
+    """What each of some code points is a part of: 0 of no word, DIGITS, RUN, or the letters of one alphabet."""
+    keys = _tables().keys.take(np.minimum(codes, _LIMIT).astype(np.int64))
+    made = np.where(keys < _SIGN, keys >> 2, 0)  # a digit is 1 then, letters are 4 and more
+    made[keys == _NUMBER] = DIGITS
+    made[(keys >= _ALONE) & (codes < _LIMIT)] = RUN
+    return made.astype(np.uint8)
 
 
 def hashes(found: Words) -> U64:
@@ -247,7 +262,7 @@ def hashes(found: Words) -> U64:
     mask = _MASKS.take(short)
     np.bitwise_and(fours[found.starts], mask, out=made[2])
     np.bitwise_and(fours[found.starts + (found.lengths - short)], mask, out=made[3])
-    made[2] += _FIRST
+    made[2] += FIRST
     made[3] += _LAST
     return mix(made)
 
@@ -256,12 +271,12 @@ def substrings(run: str, longest: int) -> U64:
     """uint64 [n, longest]: the hash of every part of a run of n <= 16,384 ASCII letters, by its start and its length
     less one, as that of a word. What would go beyond the end is the part up to it."""
     size = len(run)
-    value = np.frombuffer(run.lower().encode(), np.uint8) * _POWERS[:size]
+    value = np.frombuffer(run.lower().encode(), np.uint8) * POWERS[:size]
     before = np.zeros(size + 1, np.uint64)
     np.cumsum(value, out=before[1:])
     starts = np.arange(size)[:, None]
     ends = np.minimum(starts + np.arange(1, longest + 1), size)
     sums = before[ends]
     sums -= before[starts]
-    sums *= _INVERSES[starts]
+    sums *= INVERSES[starts]
     return mix(sums)

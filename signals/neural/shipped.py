@@ -25,6 +25,9 @@ LEAST_KNOWN: Final = 0.25
 """The share of known words below which `jailbreak`, `domain` and `reasoning` are Unknown (`too_little_known`): scripts
 and languages that the model has hardly seen."""
 
+LEAST_MEANT: Final = 0.55
+"""The share of words below which the heads' embedding does not know what a text means."""
+
 
 def heads(inference: Inference) -> Heads:
     """The shipped model; engines that live at the same time (a hot reload) share one copy. ModelError."""

@@ -12,8 +12,10 @@ from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
-from signals.neural.embeddings import LEAST_MEANT, Meaning, repeated
-from signals.neural.heads import Heads
+from signals.neural.embeddings import repeated
+from signals.neural.meanings import Meanings
+from signals.neural.shipped import Shipped
+from signals.services import Services
 from signals.text.alike import Letters
 from signals.train.sources.data import Data
 
@@ -21,9 +23,9 @@ LEAST = 0.8
 """The kind's default."""
 
 
-def rates(texts: list[str], model: Heads) -> tuple[float, float, float]:
+def rates(texts: list[str], model: Meanings) -> tuple[float, float, float]:
     """Of all pairs of `texts` the share that match and the share that are Unknown; of repetitions the share found."""
-    meanings, letters = [meaning(text, model) for text in texts], [Letters(text) for text in texts]
+    meanings, letters = [model.at_once(text) for text in texts], [Letters(text) for text in texts]
     pairs = [
         repeated(meanings[one], meanings[other], (letters[one], letters[other]))
         for one, other in combinations(range(len(texts)), 2)
@@ -33,7 +35,7 @@ def rates(texts: list[str], model: Heads) -> tuple[float, float, float]:
     for text, before in zip(texts, meanings, strict=True):
         place = chance.randrange(len(text))
         again = (text[:place] + text[place + 1 :]).rstrip(".?!。？！ ")
-        found += (repeated(meaning(again, model), before, (Letters(again), Letters(text))) or 0.0) >= LEAST
+        found += (repeated(model.at_once(again), before, (Letters(again), Letters(text))) or 0.0) >= LEAST
     matched = sum(score is not None and score >= LEAST for score in pairs)
     return matched / len(pairs), pairs.count(None) / len(pairs), found / len(texts)
 
@@ -50,11 +52,6 @@ def distinct(texts: list[str], most: int) -> list[str]:
     return kept[:most]
 
 
-def meaning(text: str, model: Heads) -> Meaning:
-    verdict = model.verdicts([text])[0]
-    return Meaning(verdict.embedding, verdict.meant >= LEAST_MEANT)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -62,7 +59,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with language/sentences.jsonl.gz")
     parser.add_argument("--texts", type=int, default=60, help="sentences of each language")
     given = parser.parse_args()
-    model = Heads()
+    services = Services()
+    model = Meanings(Shipped(services), services)
     languages: dict[str, list[str]] = defaultdict(list)
     for row in Data(given.data).sources["language/sentences"].rows:
         languages[row["language"]].append(row["text"])

@@ -15,8 +15,8 @@ import pytest
 from signals.facts import Facts
 from signals.gather import fetch, read
 from signals.neural.heads import ModelError
-from signals.neural.service import Inference
-from signals.neural.shipped import heads
+from signals.neural.meanings import Meanings
+from signals.neural.shipped import Shipped
 from signals.reading import Reading
 from signals.request import Message, Request
 from signals.services import Services
@@ -173,7 +173,7 @@ async def test_pii_finds_names_and_places_with_a_mounted_model(tmp_path: Path) -
 
 async def test_words_without_meaning_make_closeness_unknown(shared: Shared) -> None:
     """Sentences in words that the embedding does not know were all alike to it."""
-    first, second = "เมืองหลวงของฝรั่งเศสคืออะไร", "วันนี้อากาศเป็นอย่างไรบ้าง"
+    first, second = "የፈረንሳይ ዋና ከተማ ማን ናት እና ስንት ሰዎች ይኖሩባታል", "ዛሬ የአየር ሁኔታው እንዴት ነው"
     for kind, params in (
         ("similar", {"to": ["reset my password"], "at_least": 0.6}),
         ("contrast", {"toward": ["prove the theorem"], "away": ["hello"]}),
@@ -196,7 +196,8 @@ def test_unrelated_questions_are_not_asked_again() -> None:
     languages = defaultdict(list)
     for row in data("language/sentences"):
         languages[row["language"]].append(row["text"])
-    model = heads(Inference())
+    services = Services()
+    model = Meanings(Shipped(services), services)
     made = {language: rates(distinct(texts, 25), model) for language, texts in languages.items()}
     assert max(matched for matched, _, _ in made.values()) <= 0.03, made
     assert min(found for _, _, found in made.values()) >= 0.7, made
