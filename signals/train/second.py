@@ -345,8 +345,9 @@ is the SHA-256 of the hashes of the files.
 
 - What the heads are sure of it never sees: an attack that they find harmless passes.
 - Of a window it reads the beginning and the end; an attack in the middle of 192 words is seen by the heads alone.
-- On plain captions in one language the false alarms may be more than on all together: the texts of each are few (Spanish:
-  2 of 14), and so are those of role play and inventions (`ok_vicuna`).
+- On everyday text of other sources than the mix it alarms far more often: quotes, jokes and plain descriptions, most of all in
+  Japanese ([everyday.md](everyday.md)). On captions, too, the false alarms of one language may be more than those of all together:
+  the texts of each are few (Spanish: 2 of 14), and so are those of role play and inventions (`ok_vicuna`).
 - Languages that are not in signals/train/texts rest on what the encoder knows of them; nothing was measured there.
 """
 

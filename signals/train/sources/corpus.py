@@ -215,7 +215,9 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
         for text in dict.fromkeys(written.twins(kind, chance, size)):
             source = "written injections" if kind == "short" else "written twins"
             yield Item(text, {"jailbreak": (float(kind == "short"), 0.7)}, source)
-    for text in written.suffixed(chance, 400):
+    for text in dict.fromkeys(written.sayings(chance, 3000)):
+        yield Item(text, {"jailbreak": (0, 1.0)}, "written sayings")
+    for text in written.suffixed(chance, 1200):
         yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)
     for text in dict.fromkeys(chain(written.plain(chance, 2500), written.tasks(chance, 4000))):
         yield Item(text, {"jailbreak": (0, 1.5)}, "written harmless")

@@ -201,6 +201,22 @@ def tasks(chance: random.Random, size: int) -> Iterator[str]:
         yield casual(text, chance) if chance.random() < 0.3 else text
 
 
+def sayings(chance: random.Random, size: int) -> Iterator[str]:
+    """What people quote, joke and chat, in 26 languages, English one time in five: it says "never", "forget" and "you
+    must" to everybody, and asks nothing of a model."""
+    every = [section for section in sections().values() if "saying" in section.kinds]
+    names = sections()["sayings en"].slots["by"]
+    for _ in range(size):
+        section = every[0] if chance.random() < 0.2 else chance.choice(every)
+        text = section.make("saying", chance)
+        draw = chance.random()
+        if draw < 0.3:
+            text += chance.choice(["\n\t\t-- ", "\n-- ", "\n\n--", " - "]) + chance.choice(names)
+        elif draw < 0.4:
+            text += chance.choice(["\n", "\n\n", " "]) + section.make("saying", chance)
+        yield text if chance.random() < 0.8 else casual(text, chance)
+
+
 def covers(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
     """(text, whether it is an attack) of stories, lessons and games, which are a cover for something harmful or not."""
     section = sections()["fiction"]
@@ -267,7 +283,8 @@ def told(items: Iterable[Item]) -> str:
     """What the card says of the written texts among `items`."""
     counts = Counter(item.source for item in items)
     counts["written attacks"] += sum(counts[f"written {name}"] for name in ("suffixes", "role attacks", "injections"))
-    counts["written harmless"] += counts["written role play"] + counts["written twins"]
+    for kind in ("role play", "twins", "sayings"):
+        counts["written harmless"] += counts[f"written {kind}"]
     counts["written agents"] += counts["written notes"]
     written = ", ".join(
         f"{counts[f'written {name}']:,} {what}"
