@@ -7,7 +7,7 @@ It writes what the server would write greedily: the same networks, tokens, log p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from stepwise.train.tree import Question, Written
 from upstream.tokens import TOP, Token
 
 _BATCH = 64
+_CELLS = 64 * 400**2
+"""Pairs of tokens that the texts of a batch may have: attention holds a number of each, for every head."""
 _LONGEST = 512  # tokens of one text
 
 
@@ -60,7 +62,8 @@ class _Batcher:
                 for _ in range(5):
                     await asyncio.sleep(0)
             self._waiting.sort(key=lambda item: len(item[0].ids))
-            part, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            size = _together([len(ask.ids) for ask, _ in self._waiting])
+            part, self._waiting = self._waiting[:size], self._waiting[size:]
             try:
                 done = self._work([ask for ask, _ in part])
             except Exception as error:  # noqa: BLE001 - whoever asked gets it
@@ -70,6 +73,14 @@ class _Batcher:
             for (_, result), value in zip(part, done, strict=True):
                 if not result.done():  # its asker was cancelled
                     result.set_result(value)
+
+
+def _together(sizes: Sequence[int]) -> int:
+    """How many of some texts, the shortest first, run in one batch: one at least."""
+    taken = 1
+    while taken < min(len(sizes), _BATCH) and (taken + 1) * sizes[taken] ** 2 <= _CELLS:
+        taken += 1
+    return taken
 
 
 class _Model:

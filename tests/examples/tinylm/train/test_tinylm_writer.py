@@ -13,7 +13,7 @@ from upstream.endpoint import Endpoint
 
 pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
 
-from examples.tinylm.writer import open_writer
+from examples.tinylm.writer import _together, open_writer
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.tree import Question, Tree
 from stepwise.train.walk import follow
@@ -56,3 +56,11 @@ async def test_the_large_model_prefers_right_steps() -> None:
         bad, _ = await writer.verify(question, "", "First, 30 * 4 = 110, which leaves 12 + 110.\n\n")
     assert read > 10
     assert good > bad + 0.1
+
+
+def test_long_texts_run_few_at_a_time_for_attention_grows_with_the_square_of_their_length() -> None:
+    assert _together([40] * 100) == 64
+    assert _together([400] * 100) == 64
+    assert _together([100] * 3 + [2000] * 100) == 3
+    assert _together([2000] * 100) == 2
+    assert _together([9000]) == 1
