@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from signals.neural import lexer
 from signals.neural.lexer import U64
+from signals.text.view import slices, stream_safe
 
 LONGEST: Final = 16
 """Letters of a piece, at most."""
@@ -84,11 +85,12 @@ class Vocabulary:
 
     def bags(self, text: str) -> Iterator[Bag]:
         """The pieces of `text`, of some thousand letters at a time."""
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", text)
-        codes = _codes(text.lower())
-        for first in range(0, len(codes), _CHUNK):
-            yield self._bag(codes[first : first + _CHUNK])
+        for part in slices(text, _CHUNK):  # what one letter becomes may be eighteen
+            if not part.isascii():
+                part = unicodedata.normalize("NFKC", stream_safe(part))
+            codes = _codes(part.lower())
+            for first in range(0, len(codes), _CHUNK):
+                yield self._bag(codes[first : first + _CHUNK])
 
     def _bag(self, codes: U64) -> Bag:
         kinds = lexer.kinds(codes)

@@ -18,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick
 from signals.background import rest
 from signals.reading import Unavailable
 from signals.text.hits import Searcher
-from signals.text.view import slices
+from signals.text.view import slices, stream_safe
 
 _CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
@@ -60,7 +60,6 @@ _UNSPACED = (
 """Code points of scripts that write words without spaces, or with endings that a keyword does not name."""
 
 
-_MARKS = re.compile(r"[^\w\s]{31,}")
 """Where there may be that many combining marks in a row, which are neither letters nor space."""
 _SPACES = re.compile(rb"  +")
 _RUNS = re.compile(r"\s\s")
@@ -92,25 +91,6 @@ def fold(text: str) -> str:
 
 def _nfkc(text: str) -> str:
     return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", stream_safe(text))
-
-
-def stream_safe(text: str) -> str:
-    """`text` with at most 30 combining marks in a row (UAX #15, 13), since sorting n of them takes time n squared."""
-    if _MARKS.search(text) is None:
-        return text
-    return _MARKS.sub(_broken, text)
-
-
-def _broken(found: re.Match[str]) -> str:
-    safe = []
-    run = 0
-    for char in found[0]:
-        run = run + 1 if unicodedata.combining(char) else 0
-        if run > 30:
-            safe.append("\u034f")
-            run = 1
-        safe.append(char)
-    return "".join(safe)
 
 
 @lru_cache(4096)

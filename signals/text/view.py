@@ -121,6 +121,9 @@ _CHARACTERS: Final = re.compile(f"{_ONE}(?:[^{_BASIC}]{{0,8}}{_ONE})*")
 _CLUSTER: Final = re.compile(f"[^{_MARK}]?[{_MARK}]+|[\u1100-\u11ff]+|[\u3046-\u30fd][\u3099\u309a]")
 _CLUSTERS: Final = re.compile(f"(?:{_CLUSTER.pattern})+")
 _HEAP: Final = re.compile(f"(?<=[{_MARK}][{_MARK}][{_MARK}])[{_MARK}]+")
+_JOINER: Final = "\u034f"
+"""The combining grapheme joiner, which parts marks; it is invisible, so that no view has one."""
+_RUNS: Final = re.compile(r"[^\w\s]{31,}")
 _LEFT_OVER: Final = re.compile(f"(?<=[A-Za-z\u0400-\u06ff])[{_MARK}]+|[\u0334-\u0338]")
 _WORDS: Final = re.compile(f"[{_LATIN}{_FOREIGN}]+")
 _FOREIGN_WORDS: Final = re.compile(f"(?<![{_LATIN}])[{_FOREIGN}]{{2,}}(?![{_LATIN}])")
@@ -241,7 +244,27 @@ def _characters(found: re.Match[str]) -> str:
 def _composed(found: re.Match[str]) -> str:
     """Letters with their marks, composed. Marks that then remain on a plain Latin, a Cyrillic or an Arabic letter are
     a disguise, as are marks that strike a letter through, and every mark on one letter from the fourth on."""
-    return _LEFT_OVER.sub("", unicodedata.normalize("NFC", _HEAP.sub("", found[0])))
+    composed = unicodedata.normalize("NFC", stream_safe(_HEAP.sub("", found[0]))).replace(_JOINER, "")
+    return _LEFT_OVER.sub("", composed)
+
+
+def stream_safe(text: str) -> str:
+    """`text` with at most 30 combining marks in a row (UAX #15, 13), since sorting n of them takes time n squared."""
+    if _RUNS.search(text) is None:
+        return text
+    return _RUNS.sub(_broken, text)
+
+
+def _broken(found: re.Match[str]) -> str:
+    safe = []
+    run = 0
+    for char in found[0]:
+        run = run + 1 if unicodedata.combining(char) else 0
+        if run > 30:
+            safe.append(_JOINER)
+            run = 1
+        safe.append(char)
+    return "".join(safe)
 
 
 def _unmixed(text: str, data: bytes, mostly_latin: bool) -> str:

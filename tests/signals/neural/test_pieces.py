@@ -7,6 +7,7 @@ import random
 import pytest
 
 from signals.neural.pieces import LONGEST, Vocabulary
+from tests.linear import spent
 
 PIECES = [
     " house",
@@ -72,3 +73,12 @@ def test_a_vocabulary_of_too_long_pieces_is_none() -> None:
     for pieces in ([], [""], ["x" * (LONGEST + 1)]):
         with pytest.raises(ValueError, match="too long"):
             Vocabulary(pieces)
+
+
+@pytest.mark.parametrize("text", ["א" + "\u05b0\u05b4" * 500, "\ufdfa" * 500])
+def test_marks_and_letters_that_become_many_take_linear_time(text: str) -> None:
+    def cut_up(text: str) -> None:
+        list(CUTTER.bags(text))
+
+    longer = text[0] + text[1:] * 8
+    assert min(spent(cut_up, longer, 1) / spent(cut_up, text) for _ in range(5)) < 20

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signals.text import view as module
-from signals.text.view import Origin, slices, view
+from signals.text.view import SLICE, Origin, slices, view
+from tests.linear import spent
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,12 @@ def test_a_long_text_is_seen_as_a_short_one_is() -> None:
     piece = "in\u200bjection – „so“ и\u0306 e\u0301 \n"
     assert view(piece * 20_000) == view(piece) * 20_000
     assert view("a\u0301" * 100_000) == "á" * 100_000
+
+
+@pytest.mark.parametrize("pair", ["\u3099\u0301", "\u0f72\u0316", "\u05b0\u0301", "\u0301\u0316"])
+def test_marks_of_two_kinds_in_turn_are_sorted_in_linear_time(pair: str) -> None:
+    """Within a slice of the text, since a slice is looked at in one go."""
+    few, many = ("x" + pair * count for count in (1000, 8000))
+    assert len(many) < SLICE
+    assert min(spent(view, many, 1) / spent(view, few) for _ in range(5)) < 20
+    assert "\u034f" not in view(many)
