@@ -7,7 +7,6 @@ and again from where that ends.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from signals.neural import lexer
 from signals.neural.lexer import U64
-from signals.text.view import slices, stream_safe
+from signals.text.view import nfkc, slices
 
 LONGEST: Final = 16
 """Letters of a piece, at most."""
@@ -86,9 +85,7 @@ class Vocabulary:
     def bags(self, text: str) -> Iterator[Bag]:
         """The pieces of `text`, of some thousand letters at a time."""
         for part in slices(text, _CHUNK):  # what one letter becomes may be eighteen
-            if not part.isascii():
-                part = unicodedata.normalize("NFKC", stream_safe(part))
-            codes = _codes(part.lower())
+            codes = _codes(nfkc(part).lower())
             for first in range(0, len(codes), _CHUNK):
                 yield self._bag(codes[first : first + _CHUNK])
 

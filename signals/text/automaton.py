@@ -18,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick
 from signals.background import rest
 from signals.reading import Unavailable
 from signals.text.hits import Searcher
-from signals.text.view import slices, stream_safe
+from signals.text.view import nfkc, slices, stream_safe
 
 _CHUNK = 8 * 1024
 """Bytes searched at a time, so that the list of matches stays short however long and repetitive the text is."""
@@ -77,7 +77,7 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     if len(text) <= _FOLDED:
-        return _nfkc(_nfkc(text).casefold().replace("i\u0307", "i"))
+        return nfkc(nfkc(text).casefold().replace("i\u0307", "i"))
     parts = []
     room = _FOLDED
     for part in slices(text, _FOLDED):
@@ -87,10 +87,6 @@ def fold(text: str) -> str:
             raise Unavailable("too_long")
         parts.append(folded)
     return "".join(parts)
-
-
-def _nfkc(text: str) -> str:
-    return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", stream_safe(text))
 
 
 @lru_cache(4096)

@@ -248,6 +248,11 @@ def _composed(found: re.Match[str]) -> str:
     return _LEFT_OVER.sub("", composed)
 
 
+def nfkc(text: str) -> str:
+    """`text` in the normalisation form of compatible characters (UAX #15), in linear time."""
+    return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", stream_safe(text))
+
+
 def stream_safe(text: str) -> str:
     """`text` with at most 30 combining marks in a row (UAX #15, 13), since sorting n of them takes time n squared."""
     if _RUNS.search(text) is None:
