@@ -15,7 +15,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -974,7 +973,8 @@ class Exchange:
             if answer is None:
                 self._route(_plain(trace, request, reason), request)
             else:
-                await self._send_answer(answer, trace)
+                async with answer:
+                    await self._send_answer(answer, trace)
         except Refusal as refusal:
             self._refuse(refusal)
         except ConnectionError:
@@ -995,36 +995,35 @@ class Exchange:
         if keeping is not None:
             keeping.begin(answer.status, media_type(answer.headers.get("content-type", "")), False, reply.model)
             headers += keeping.told()
-        async with aclosing(answer.body) as body:
-            pieces = body
-            try:
-                if watch is not None:
-                    pieces = judged(reply, body, self._engine.settings.deadline, self._broke)
-                    first = await anext(pieces, b"")
-                    if (refusal := reply.refusal()) is not None:
-                        self._refuse(refusal, trace)
-                        return
-                    headers, pieces = headers + reply.told(), again(first, pieces)
-                self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
-                async for piece in pieces:
-                    left -= len(piece)
-                    if left < 0:
-                        raise OverflowError("an answer without end")
-                    if keeping is not None:
-                        keeping.take(piece, False)
-                    for at in range(0, len(piece), wire.CHUNK):
-                        await self._stream.drain()
-                        self._stream.send(wire.stream_body(piece[at : at + wire.CHUNK], False))
-            except ConnectionError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the client sees its connection reset, not a whole answer
-                _log(error)
-                self._context.failed("answer_broken")
-                self._stream.finish(INTERNAL, "the answer broke off")
-                return
-            if keeping is not None:
-                keeping.judged(bool(reply.acted))
-            self._stream.send(wire.stream_body(b"", True))
+        pieces = answer.body
+        try:
+            if watch is not None:
+                pieces = judged(reply, pieces, self._engine.settings.deadline, self._broke)
+                first = await anext(pieces, b"")
+                if (refusal := reply.refusal()) is not None:
+                    self._refuse(refusal, trace)
+                    return
+                headers, pieces = headers + reply.told(), again(first, pieces)
+            self._over(wire.stream_headers(answer.status, headers) + metadata(trace, self._tenant()))
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    raise OverflowError("an answer without end")
+                if keeping is not None:
+                    keeping.take(piece, False)
+                for at in range(0, len(piece), wire.CHUNK):
+                    await self._stream.drain()
+                    self._stream.send(wire.stream_body(piece[at : at + wire.CHUNK], False))
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client sees its connection reset, not a whole answer
+            _log(error)
+            self._context.failed("answer_broken")
+            self._stream.finish(INTERNAL, "the answer broke off")
+            return
+        if keeping is not None:
+            keeping.judged(bool(reply.acted))
+        self._stream.send(wire.stream_body(b"", True))
 
     # Failing
 

@@ -52,7 +52,7 @@ from tests.extproc.envoy import (
 from tests.patience import PATIENCE
 from tests.proto import oracle
 from tests.proto.oracle import core, ext_proc
-from upstream.answer import Answer
+from upstream.answer import Answer, Body
 from upstream.writer import Charge
 
 GUARD = clause("guard", "evil", "respond", on_unknown="match", status=403, message="No.")
@@ -1321,6 +1321,33 @@ async def test_an_answer_that_breaks_off_is_seen_to_break_off(breaks: None) -> N
     assert envoy.finished[0] == 13
     assert service.failures == ["answer_broken"]
     assert steps.closed
+
+
+async def test_an_answer_whose_head_cannot_be_told_is_closed(breaks: None) -> None:
+    class Unread(dict[str, str]):
+        def items(self) -> Any:
+            raise ZeroDivisionError
+
+    class Open(Body):
+        closed = False
+
+        async def __anext__(self) -> bytes:
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    class Speaks(Steps):
+        async def answer(self, trace: Trace, request: Request, charge: Charge | None = None) -> Answer | None:
+            return Answer(200, Unread(), body)
+
+    body = Open()
+    service = Service(STEPWISE, Speaks())
+    envoy = Envoy(service, DUPLEX)
+    envoy.request(chat())
+    await envoy.settled()
+    expect_route(envoy.sent[0], "small", "request_headers")
+    assert body.closed
 
 
 async def test_an_answer_without_end_is_ended(breaks: None, monkeypatch: pytest.MonkeyPatch) -> None:
