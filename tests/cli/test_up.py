@@ -174,23 +174,29 @@ def test_the_three_lines_do_what_they_say_and_interrupt_leaves_nothing(tmp_path)
 
 def _every_sdk_gets_an_answer(base: str) -> None:
     """On the first try, streamed and whole, with a question for which the policy has no decision and with a sum."""
-    gpt = openai.OpenAI(base_url=base, api_key="none", max_retries=0)
-    claude = anthropic.Anthropic(base_url=base.removesuffix("/v1"), api_key="none", max_retries=0)
+    with (
+        openai.OpenAI(base_url=base, api_key="none", max_retries=0) as gpt,
+        anthropic.Anthropic(base_url=base.removesuffix("/v1"), api_key="none", max_retries=0) as claude,
+    ):
+        for text, says in (("Hello", "this is tinylm-"), ("Work out 12 + 30 * 4.", "Answer: ")):
+            _both_get_an_answer(gpt, claude, text, says)
+
+
+def _both_get_an_answer(gpt: openai.OpenAI, claude: anthropic.Anthropic, text: str, says: str) -> None:
     greedy = {"temperature": 0}
-    for text, says in (("Hello", "this is tinylm-"), ("Work out 12 + 30 * 4.", "Answer: ")):
-        turns: list[Any] = [{"role": "user", "content": text}]
-        whole = gpt.chat.completions.create(model="auto", messages=turns, temperature=0)
-        assert says in (whole.choices[0].message.content or "")
-        chunks = gpt.chat.completions.create(model="auto", messages=turns, temperature=0, stream=True)
-        assert says in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        response = gpt.responses.create(model="auto", input=text, temperature=0)
-        assert (response.status, says in response.output_text) == ("completed", True)
-        with gpt.responses.stream(model="auto", input=text, temperature=0) as stream:
-            assert says in stream.get_final_response().output_text
-        message = claude.messages.create(model="auto", max_tokens=200, messages=turns, extra_body=greedy)
-        assert (message.stop_reason, says in message.content[0].text) == ("end_turn", True)
-        with claude.messages.stream(model="auto", max_tokens=200, messages=turns, extra_body=greedy) as said:
-            assert says in said.get_final_text()
+    turns: list[Any] = [{"role": "user", "content": text}]
+    whole = gpt.chat.completions.create(model="auto", messages=turns, temperature=0)
+    assert says in (whole.choices[0].message.content or "")
+    chunks = gpt.chat.completions.create(model="auto", messages=turns, temperature=0, stream=True)
+    assert says in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    response = gpt.responses.create(model="auto", input=text, temperature=0)
+    assert (response.status, says in response.output_text) == ("completed", True)
+    with gpt.responses.stream(model="auto", input=text, temperature=0) as stream:
+        assert says in stream.get_final_response().output_text
+    message = claude.messages.create(model="auto", max_tokens=200, messages=turns, extra_body=greedy)
+    assert (message.stop_reason, says in message.content[0].text) == ("end_turn", True)
+    with claude.messages.stream(model="auto", max_tokens=200, messages=turns, extra_body=greedy) as said:
+        assert says in said.get_final_text()
 
 
 def test_nothing_listens_before_it_can_answer_and_killed_outright_it_leaves_nothing_either(tmp_path):
