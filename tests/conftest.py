@@ -56,10 +56,10 @@ load_anew = Inference.loaded
 
 
 def _loaded(self: Inference, kind: type[Any], key: Hashable, load: Callable[[], Any]) -> Any:
-    """The shipped model is kept from one test to the next: hundreds of engines have it, and each would load it."""
-    if kind.__name__ != "Heads":
+    """The shipped models are kept from one test to the next: hundreds of engines have them, and each would load them."""
+    if kind.__name__ not in ("Heads", "MeaningTable"):
         return load_anew(self, kind, key, load)
-    return load_anew(self, kind, key, lambda: _shipped.get(key) or _shipped.setdefault(key, load()))
+    return load_anew(self, kind, key, lambda: _shipped.get((kind, key)) or _shipped.setdefault((kind, key), load()))
 
 
 Inference.loaded = _loaded  # type: ignore[method-assign]
