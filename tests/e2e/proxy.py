@@ -160,10 +160,13 @@ class Upstream:
         self.name = name
         self.address = ""
         self.seen = 0
-        self._held = False
+        self._free = asyncio.Event()
+        self._free.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         app = web.Application(client_max_size=2**30)
         app.router.add_get("/ws", self._websocket)
         app.router.add_route("*", "/{path:.*}", self._any)
@@ -180,12 +183,13 @@ class Upstream:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Nothing is answered as long as the block runs."""
-        self._held = True
+        """Nothing is answered as long as the block runs, in another thread than the server."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._free.clear)
         try:
             yield
         finally:
-            self._held = False
+            self._loop.call_soon_threadsafe(self._free.set)
 
     async def cut(self) -> None:
         """Die: connections break off where they are, and nothing listens any more."""
@@ -209,8 +213,7 @@ class Upstream:
         self.seen += 1
         raw = await request.read()
         await asyncio.sleep(float(request.headers.get("x-sleep", "0")))
-        while self._held:  # noqa: ASYNC110 (the test that sets it runs in another thread)
-            await asyncio.sleep(0.01)
+        await self._free.wait()
         if (status := request.headers.get(f"x-fail-{self.name}")) is not None:
             return web.json_response({"error": {"message": f"{self.name} fails"}}, status=int(status))
         echo: JSON = {
@@ -627,10 +630,17 @@ def prepared(folder: Path, text: str, *flags: str, **others: str) -> tuple[Route
 @contextmanager
 def one_upstream(folder: Path, *flags: str) -> Iterator[tuple[Router, Envoy]]:
     """As `prepared`, with one model server that runs and is all models of POLICY."""
+    with one_model(folder, *flags) as (_, router, envoy):
+        yield router, envoy
+
+
+@contextmanager
+def one_model(folder: Path, *flags: str) -> Iterator[tuple[Upstream, Router, Envoy]]:
+    """The same, and the model server."""
     upstream = Upstream("small")
     with served(upstream):
         text = POLICY.replace("SMALL", upstream.address).replace("LARGE", upstream.address)
-        yield prepared(folder, text, *flags)
+        yield upstream, *prepared(folder, text, *flags)
 
 
 @contextmanager

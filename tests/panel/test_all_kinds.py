@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -68,33 +69,26 @@ def proper(given: Given) -> str:
 
 
 LATE = ("hang", "silent")
-"""These take their seconds at the same time."""
-FAULTS = (
-    *((kind,) for kind in ("kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow")),
-    pytest.param(LATE, marks=[pytest.mark.slow, pytest.mark.no_cover]),
-)
+"""These take their seconds at the same time, and all kinds of panels together."""
+FAULTS = ("kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow")
 
 
-@pytest.mark.parametrize("faults", FAULTS, ids="-".join)
-@pytest.mark.parametrize("kind", KINDS)
-async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_proper_error(
-    kind: str, faults: tuple[str, ...]
-) -> None:
-    late = faults == LATE
+async def fails(kinds: Iterable[str], faults: Iterable[str], late: bool) -> None:
+    """Each kind, whole and streamed, where a member, or all of them, fail at the beginning or in the middle."""
     # On a busy machine the first piece may take longer than ten seconds, and a heartbeat would begin the stream.
-    block = {**KINDS[kind], **({"budget": {"each": WAIT}} if late else {"heartbeat": 300.0})}
+    limits: dict[str, Any] = {"budget": {"each": WAIT}} if late else {"heartbeat": 300.0}
 
-    async def one(fault: str, broken: str, after: int, stream: bool) -> str:
+    async def one(kind: str, fault: str, broken: str, after: int, stream: bool) -> str:
         more = {"wait": WAIT} if late else {}
-        async with table(members(), block, **more) as made:
+        async with table(members(), {**KINDS[kind], **limits}, **more) as made:
             for name in broken:
                 made.models[name].faults[-2] = Fault(fault, after)
             return proper(await made.ask(stream=stream))
 
-    cases = [*product(faults, ("a", "b", "c", "abc"), (0, 2), (False, True))]
+    cases = [*product(kinds, faults, ("a", "b", "c", "abc"), (0, 2), (False, True))]
     found = dict(zip(cases, await asyncio.gather(*(one(*case) for case in cases)), strict=True))
     for case, outcome in found.items():
-        fault, broken, after, stream = case
+        _, fault, broken, after, stream = case
         if fault == "slow":
             assert outcome == "answer", case
         elif broken == "abc":
@@ -104,6 +98,20 @@ async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_pr
             assert outcome in ("answer", "broken"), case
         else:
             assert outcome == "answer", case
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_proper_error(
+    kind: str, fault: str
+) -> None:
+    await fails([kind], [fault], late=False)
+
+
+@pytest.mark.slow
+@pytest.mark.no_cover
+async def test_one_that_hangs_at_any_moment_costs_no_answer_and_all_of_them_a_proper_error() -> None:
+    await fails(KINDS, LATE, late=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])
