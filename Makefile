@@ -27,6 +27,8 @@ RUN_TESTS = PYTEST_DEBUG_TEMPROOT=$(SPARE) $(RUN_PYTEST) -n $(WORKERS) --dist wo
 # What these say of files holds whichever Python reads them.
 SAME := $(addprefix --ignore=,tests/k8s tests/test_assertions.py tests/test_house.py tests/test_seams.py)
 FAST := not e2e and not slow and not volume and not native and not image and not network
+# What holds no such test is not even imported.
+NOT_FAST = --ignore=tests/e2e $(addprefix --ignore=,$(shell grep -rlE --include='test_*.py' '^pytestmark = .*mark\.(e2e|slow)' tests))
 POLICY ?=
 ENVOY_PORT ?= 10000
 
@@ -47,7 +49,7 @@ test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, W
 	$(RUN_TESTS) -m "not volume and not native and not image and not agents" $(PYTEST)
 
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
-	$(RUN_TESTS) -m "$(FAST)" --ignore=tests/e2e $(PYTEST)
+	$(RUN_TESTS) -m "$(FAST)" $(NOT_FAST) $(PYTEST)
 
 test-volume: dev ## run the tests that only repeat others at volume, and those of growth
 	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)

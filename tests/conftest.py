@@ -56,7 +56,7 @@ load_anew = Inference.loaded
 
 
 def _loaded(self: Inference, kind: type[Any], key: Hashable, load: Callable[[], Any]) -> Any:
-    """The shipped models are kept from one test to the next: hundreds of engines have them, and each would load them."""
+    """The shipped models are kept from one test to the next: hundreds of engines have them, and would load them."""
     if kind.__name__ not in ("Heads", "MeaningTable"):
         return load_anew(self, kind, key, load)
     return load_anew(self, kind, key, lambda: _shipped.get((kind, key)) or _shipped.setdefault((kind, key), load()))

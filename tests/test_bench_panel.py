@@ -52,6 +52,7 @@ def test_points_are_by_question() -> None:
     assert share([right] * 4) == "100.0% (51.0%–100.0%)"
 
 
+@pytest.mark.e2e
 async def test_a_cascade_is_timed_beside_a_plain_call() -> None:
     with panel_load.models() as url:
         found = await panel_load.overhead(url, 4)

@@ -57,6 +57,7 @@ def test_a_benign_client_beside_a_hostile_one(tmp_path: Path, capfd: pytest.Capt
     assert "benign client beside" in capfd.readouterr().out
 
 
+@pytest.mark.e2e
 def test_a_client_whose_router_does_not_answer_counts_it(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(pause.policy(False))

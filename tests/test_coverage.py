@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import coverage
+import pytest
 
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.e2e
 def test_training_is_left_out_in_whatever_folder_a_process_runs(tmp_path: Path) -> None:
     file = tmp_path / "measured"
     command = [sys.executable, "-m", "coverage", "run", f"--rcfile={ROOT / 'pyproject.toml'}", f"--data-file={file}"]

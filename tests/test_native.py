@@ -105,6 +105,7 @@ def test_every_module_can_be_imported_beside_the_compiled_ones(site: Path) -> No
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("module", ["decisions.engine", "extproc.exchange", "signals.facts"])
 def test_the_tests_run_the_modules_that_they_should(module: str) -> None:
     file = str(importlib.import_module(module).__file__)

@@ -60,6 +60,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.e2e
 def test_envoy_s_definitions_are_read_for_rendered_configuration_alone(policy: Path) -> None:
     """They take a second, which who validates at each keystroke would wait for."""
     code = "import sys; from cli.main import main; main(sys.argv[1:]); print('envoy_data_plane' in sys.modules)"
@@ -68,6 +69,7 @@ def test_envoy_s_definitions_are_read_for_rendered_configuration_alone(policy: P
     assert printed.splitlines()[-1] == "False"
 
 
+@pytest.mark.e2e
 def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Path) -> None:
     """Importing it takes longer than everything else that `validate` does for such a policy."""
     heavy = ("numpy", "google.protobuf", "grpc", "onnxruntime", "tokenizers", "rapidfuzz", "phonenumbers", "extproc")
@@ -80,6 +82,7 @@ def test_a_small_policy_is_checked_without_what_runs_models_and_calls(policy: Pa
     assert printed.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.e2e
 def test_a_first_request_waits_for_no_import(policy: Path) -> None:
     """That of numpy takes a tenth of a second, in which the event loop would stand still."""
     code = (

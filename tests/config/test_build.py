@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
+
 from config.build import build
 from config.load import parse
 from config.resources import Resources
@@ -27,6 +29,7 @@ def shipped(least: float, resources: Resources) -> Shipped:
     return next(made for made in engine.shared._made.values() if isinstance(made, Shipped))
 
 
+@pytest.mark.slow
 def test_a_reload_takes_the_model_that_is_loaded_and_the_last_engine_takes_it_away(monkeypatch) -> None:
     monkeypatch.setattr(Inference, "loaded", load_anew)
     loaded: list[weakref.ref[Heads]] = []

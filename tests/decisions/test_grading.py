@@ -309,6 +309,7 @@ async def takes(engine: Engine, tenant: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("by", KINDS)
 async def test_a_thousand_forged_grades_of_own_answers_move_nobody_else_s_choice(

@@ -299,6 +299,7 @@ def test_dynamic_metadata_is_added_to_any_reply(
         assert message.request_body is not None or message.streamed_immediate_response is not None
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_what_clients_make_up_is_remembered_within_a_few_megabytes() -> None:
     def fill(size: int) -> int:

@@ -9,6 +9,7 @@ from tests.fuzz import answers
 from tests.fuzz.__main__ import damage
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_disturbed_answers_are_read_or_refused() -> None:
     lines: list[str] = []
@@ -21,6 +22,7 @@ def test_many_disturbed_answers_are_read_or_refused() -> None:
     assert answers.run(30_000, 12, damage, lines.append) == 0, "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_a_hole_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     with monkeypatch.context() as patch:

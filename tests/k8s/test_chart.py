@@ -154,6 +154,7 @@ def test_there_are_sets_of_values_enough():
     assert unused == {"policy", "gateway"}, "other tests set these"
 
 
+@pytest.mark.slow
 @needs_crds
 @pytest.mark.parametrize("release", ["pointsman", "edge"])
 @pytest.mark.parametrize("name", SETS)

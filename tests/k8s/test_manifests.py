@@ -66,6 +66,7 @@ def test_custom_resources_pass_their_schemas_and_rules(manifests, overlay):
         assert crd.problems(resource) == [], (resource["kind"], resource["metadata"]["name"])
 
 
+@pytest.mark.slow
 @needs_crds
 @pytest.mark.parametrize("unread", ["refuse", "pass"])
 def test_rendered_base_paths_fallbacks_and_origins_pass_their_schemas_and_rules(unread):
@@ -166,6 +167,7 @@ def mutated(resources, kind, path, value):
     return resource
 
 
+@pytest.mark.e2e
 @needs_kubectl
 @pytest.mark.parametrize(("overlay", "kind", "path", "value"), MUTATIONS)
 def test_a_mistake_in_a_built_in_object_is_found(manifests, overlay, kind, path, value):

@@ -70,7 +70,8 @@ def proper(given: Given) -> str:
 
 LATE = ("hang", "silent")
 """These take their seconds at the same time, and all kinds of panels together."""
-FAULTS = ("kill", "garbage", "badjson", "cut", "midtoken", "done", "error", "status", "html", "slow")
+FAULTS = ("kill", "garbage", "slow")
+MORE = ("badjson", "cut", "midtoken", "done", "error", "status", "html")
 
 
 async def fails(kinds: Iterable[str], faults: Iterable[str], late: bool) -> None:
@@ -100,7 +101,7 @@ async def fails(kinds: Iterable[str], faults: Iterable[str], late: bool) -> None
             assert outcome == "answer", case
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, *(pytest.param(fault, marks=pytest.mark.slow) for fault in MORE)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_that_fails_at_any_moment_costs_no_answer_and_all_of_them_a_proper_error(
     kind: str, fault: str

@@ -72,11 +72,12 @@ async def test_the_probe_sees_what_the_server_can_do(url: str) -> None:
         assert (record.top_logprobs, record.usage, record.stop_reason) == (5, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [
         {"strategy": "random", "p": 0.5},
-        pytest.param({"strategy": "random", "p": 1.0}, marks=pytest.mark.slow),
+        {"strategy": "random", "p": 1.0},
         {"strategy": "always-small"},
     ],
 )
@@ -88,6 +89,7 @@ async def test_a_model_paired_with_itself_writes_what_it_writes_alone(url: str, 
             assert text == await directly(url, "tinylm-small", question), usage
 
 
+@pytest.mark.slow
 async def test_the_small_model_is_asked_once_and_once_more_for_each_redo(url: str) -> None:
     async with started(url, strategy="random", p=0.5, max_redos=30) as stepwise:
         usages = [(await ask(stepwise, question))[1] for question in QUESTIONS]

@@ -257,6 +257,7 @@ SAID: list[tuple[set[str], dict[str, float]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(20, 100)
 def test_an_imported_policy_decides_as_its_source(resources: Resources, examples: int) -> None:

@@ -48,6 +48,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(15, 30)
 @pytest.mark.parametrize(

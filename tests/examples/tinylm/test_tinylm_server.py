@@ -194,6 +194,7 @@ async def test_a_kept_prefix_is_not_read_again(client: openai.AsyncOpenAI, runni
     assert engine.tokens_run - before == 1
 
 
+@pytest.mark.slow
 async def test_answers_in_one_batch_equal_answers_alone(client: openai.AsyncOpenAI) -> None:
     asked = [problems.make(i).question for i in range(12)]
 

@@ -159,6 +159,7 @@ async def test_a_model_that_breaks_ends_these_streams_with_an_error_too(
             await said.get_final_message()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tinylm-small", "tinylm-deep", LARGE])
 @pytest.mark.parametrize("temperature", [0, 1, 2])
 async def test_who_asks_for_no_sum_is_told_what_the_model_knows(

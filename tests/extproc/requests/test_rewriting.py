@@ -384,6 +384,7 @@ def objects(draw: st.DrawFn) -> tuple[list[tuple[str, bool]], bytes]:
     return pieces, "".join(text for text, _ in pieces).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(80, 400)
 def test_only_the_model_changes(examples: int) -> None:

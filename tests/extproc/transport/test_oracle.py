@@ -12,6 +12,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -318,7 +319,7 @@ class ServerAgainstOracle(RuleBasedStateMachine):
             assert receiver.events["closed"] == 1
 
 
-TestServerAgainstOracle = ServerAgainstOracle.TestCase
+TestServerAgainstOracle = pytest.mark.slow(ServerAgainstOracle.TestCase)
 TestServerAgainstOracle.settings = settings(
     max_examples=int(EXAMPLES or 100),
     stateful_step_count=40,

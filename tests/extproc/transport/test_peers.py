@@ -217,6 +217,7 @@ async def test_curl_without_http2_is_turned_away(start_http2: Start) -> None:
     assert "HTTP/0.9" in printed or "Empty reply" in printed or "reset" in printed
 
 
+@pytest.mark.e2e
 async def test_our_load_generator_agrees_with_the_server(tmp_path: Path) -> None:
     """bench.direct in a process of its own against bench.echo in another: every stream ends, over a Unix socket."""
     target = f"unix:{tmp_path}/p.sock"

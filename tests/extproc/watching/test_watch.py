@@ -247,6 +247,7 @@ def test_any_split_of_any_stream_shows_the_same_masked_text(examples: int) -> No
     holds()
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("rule", [MASK, CUT])

@@ -171,6 +171,7 @@ def test_a_lone_surrogate_is_not_an_error() -> None:
     assert reading(build("language", **{"is": ["en"]}), "hello there my friend \ud800").error is None
 
 
+@pytest.mark.e2e
 def test_the_model_is_loaded_only_for_this_kind() -> None:
     code = (
         "import sys, signals.registry; sys.exit(bool({'signals.text.fasttext', 'phonenumbers'} & sys.modules.keys()))"

@@ -147,6 +147,7 @@ def test_a_second_reader_is_given_the_window_and_the_order() -> None:
     assert calm_verdict.suspect == ""
 
 
+@pytest.mark.slow
 async def test_only_what_the_heads_are_not_sure_of_is_read_twice(both: Shared) -> None:
     signal, plain = build("jailbreak", both), build("jailbreak")
     asked = {"attack": 0, "harmless": 0}
@@ -249,6 +250,7 @@ async def test_what_an_input_raises_after_the_deadline_is_forgotten_quietly() ->
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(READER, tmp_path / "reader")
     monkeypatch.setattr(reader, "READER", copy)

@@ -134,6 +134,7 @@ def test_long_texts_are_searched_in_chunks_without_loss(monkeypatch: pytest.Monk
         assert not found("needles", text)
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_a_repetitive_text_takes_no_memory() -> None:
     import tracemalloc

@@ -53,6 +53,7 @@ def test_choices_belong_to_the_question() -> None:
     assert asked(text) == "Which is red?\nOptions:\nA. Blood\nB. Milk"
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("piece", ["Question:\n", "<question>", "[[[", "question ", "# a-", "Question: ", "\n \t#"])
 def test_it_is_linear(piece: str) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import bz2
 from pathlib import Path
 
+import pytest
+
 from signals.train import everyday
 
 
@@ -44,6 +46,7 @@ def test_a_language_has_so_many_texts_always_the_same_and_none_that_are_too_shor
     assert everyday.chosen(iter([("fr", "Une seule phrase ne dit rien.")]), 9) == {}
 
 
+@pytest.mark.slow
 def test_the_table_counts_false_alarms_by_language(tmp_path: Path) -> None:
     packages(tmp_path)
     rows = [line.split(" | ") for line in asyncio.run(everyday.table(tmp_path, 61)).splitlines()[2:]]

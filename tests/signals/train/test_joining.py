@@ -23,6 +23,7 @@ def outcomes(seed: int) -> tuple[np.ndarray, list[str]]:
     return (chance.random((600, 12)) < 1 / (1 + np.exp(-logit))).astype(float), [str(one) for one in category]
 
 
+@pytest.mark.slow
 def test_few_grades_with_a_price_say_more_than_their_mean() -> None:
     missed: dict[str, list[float]] = {"chosen": [], "drawn": [], "bare": []}
     for seed in range(4):

@@ -104,6 +104,7 @@ def test_held_out_rows_are_never_learned_from(data: Data, lessons: corpus.Corpus
     assert all(held(question_of(text)) for text in tested if not text.startswith("Result "))
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_lessons(folder: Path, lessons: corpus.Corpus) -> None:
     first, second = lessons.items, corpus.build(Data(folder), 1).items
     assert [(item.text, item.labels) for item in first] == [(item.text, item.labels) for item in second]
@@ -217,6 +218,7 @@ def test_security_questions_alarm_no_more_often_than_promised() -> None:
     assert traffic.lowered(after, rows("ok_security_frr", -5, 1.0))["direct"].lowered == 0
 
 
+@pytest.mark.slow
 def test_a_trial_learns_from_few_texts(folder: Path, lessons: corpus.Corpus) -> None:
     few = Data(folder, limit=20)
     assert max(len(source.rows) for source in few.sources.values()) <= 20

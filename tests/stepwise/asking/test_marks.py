@@ -108,6 +108,7 @@ async def test_the_small_model_goes_on_while_the_mark_is_on_its_way_and_nobody_s
     assert said == ["one", " ?", " and", " one", " is", " two"]
 
 
+@pytest.mark.slow
 async def test_a_bad_mark_stops_the_small_model_in_the_middle_of_its_next_draft() -> None:
     small = FakeModel("tiny", writer(["bad ? ✗", "next " * 5000, "Answer: 9"]), delay=0.001)
     large = marker(steps=["GOOD", "MORE", "Answer: 10"], marking=asyncio.Event())
