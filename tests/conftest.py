@@ -11,6 +11,7 @@ from typing import Any
 
 import httpcore2
 import pytest
+from hypothesis import settings
 
 from examples.tinylm import engine
 from signals.kinds.language import Identifier
@@ -18,6 +19,10 @@ from signals.neural.service import Inference
 from signals.signal import Shared
 
 HERE = Path(__file__).parent
+
+# An overloaded machine makes an example late, never wrong.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -263,11 +263,18 @@ def combined(tmp_path_factory):
     return built
 
 
+def pairs():
+    """Those of components that go together: each component is in one or two, and in the tests of volume in the rest."""
+    for one, two in itertools.combinations(range(len(COMPONENTS)), 2):
+        pair = COMPONENTS[one], COMPONENTS[two]
+        if pair not in APART:
+            many = two - one not in (1, len(COMPONENTS) - len(GATEWAYS))
+            yield pytest.param(pair, id="+".join(pair), marks=pytest.mark.volume if many else ())
+
+
 @pytest.mark.slow
 @needs_kubectl
-@pytest.mark.parametrize(
-    "pair", [pair for pair in itertools.combinations(COMPONENTS, 2) if pair not in APART], ids="+".join
-)
+@pytest.mark.parametrize("pair", [*pairs()])
 def test_components_can_be_combined(combined, pair):
     base, both, alone = by_name(kustomize(K8S / "base")), combined(*pair), [combined(name) for name in pair]
     gone = {("HorizontalPodAutoscaler", "pointsman")} if set(pair) & {"fixed-size", "keda"} else set()
