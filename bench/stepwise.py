@@ -3,7 +3,8 @@
 Three tables, in one run on one machine:
 
 1. 64 concurrent answers over `examples/tinylm`: latency of a judgement (features + queue + network) against the time of
-   a step in the same answers, and the first text of a stepwise answer against that of the small model alone.
+   a step in the same answers, and the first text of a stepwise answer against that of the small model alone: when every
+   draft is kept, and when the large model marks every one of them first.
 2. The network alone at 1 to 4,096 concurrent steps, for each device that is there: steps a second and p99.
 3. The splitter's cost for a token.
 
@@ -34,7 +35,7 @@ from stepwise.answer import Steps
 from stepwise.asking.pair import PairModel, Setup
 from stepwise.asking.ready import Stepwise, unknown
 from stepwise.features import State
-from stepwise.policy import CalibrationRow, Device, StepPolicy, StepPolicyError
+from stepwise.policy import CalibrationRow, Device, KappaPair, StepPolicy, StepPolicyError
 from stepwise.steps import End, Splitter, Step
 from stepwise.strategies.policy import PolicyStrategy
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
@@ -46,6 +47,8 @@ from upstream.writer import Call
 CONCURRENT = (1, 8, 64, 512, 4096)
 KEEP = CalibrationRow("cost", 0.0, kappa=0.0, delta=0.1)
 """Every draft is kept."""
+ASK = KEEP._replace(ask=KappaPair(0.0, 1.01, 0.0))
+"""The large model marks every draft, and every one is kept."""
 _HIDDEN = 64
 
 
@@ -100,6 +103,7 @@ def network(path: Path, recurrent: bool) -> Path:
         "pair": json.dumps({"small": "tinylm-small", "large": "tinylm-large"}),
         "steps": json.dumps({"min_tokens": 8, "max_tokens": 512}),
         "kappa": json.dumps([{"kind": "cost", "target": 0.0, "kappa": 0.0, "delta": 0.1}]),
+        "marks": json.dumps("likelihood"),
         "calibration_size": "0",
         "commit": "bench",
     }
@@ -233,9 +237,9 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
             end = Endpoint(url, f"tinylm-{name}")
             models.append(PairModel(name, ModelClient(end), unknown(end)))
         stepwise = Stepwise(Setup(models[0], models[1], timed))
-        single = Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, KEEP)))
-        await stepwise.start()
-        await single.start()
+        single, asking = (Stepwise(Setup(models[0], models[1], PolicyStrategy(policy, row))) for row in (KEEP, ASK))
+        for one in (stepwise, single, asking):
+            await one.start()
 
         def body(i: int) -> dict[str, Any]:
             question = problems.make(problems.SPLITS["dev"] + i).question
@@ -267,18 +271,22 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
                 stream.close()
             return first, step or time.perf_counter() - started
 
-        best: list[tuple[float, float, float]] = []  # for each question: small's first text and first step; our first
+        best = []  # for each question: small's first text and first step; our first text, without and with marks
         for i in range(questions):
             # Other processes only ever add time: the least of some rounds, taking turns, tells most.
-            turns = [(*await small_once(i), await stepwise_once(single, i)) for _ in range(rounds)]
-            best.append((min(t[0] for t in turns), min(t[1] for t in turns), min(t[2] for t in turns)))
+            turns = [
+                (*await small_once(i), await stepwise_once(single, i), await stepwise_once(asking, i))
+                for _ in range(rounds)
+            ]
+            best.append([min(times) for times in zip(*turns, strict=True)])
         for start in range(0, 2 * concurrent, concurrent):
             await asyncio.gather(*(stepwise_once(stepwise, i) for i in range(start, start + concurrent)))
-        await single.close()
-        await stepwise.close()
+        for one in (stepwise, single, asking):
+            await one.close()
     step = percentile(timed.steps, 0.5)
-    alone, with_step, first_text = (percentile(times, 0.5) for times in zip(*best, strict=True))
-    added = percentile([ours - theirs for _, theirs, ours in best], 0.5)
+    alone, with_step, first_text, marked = (percentile(times, 0.5) for times in zip(*best, strict=True))
+    added = percentile([ours - theirs for _, theirs, ours, _ in best], 0.5)
+    added_marked = percentile([ours - theirs for _, theirs, _, ours in best], 0.5)
     return {
         "concurrent_answers": concurrent,
         "steps": len(timed.steps),
@@ -295,6 +303,9 @@ async def answers(policy: StepPolicy, concurrent: int, questions: int, rounds: i
         "added_s": added,
         "first_text_ratio": 1 + added / with_step,
         "first_text_less_one_step_ratio": 1 + added / alone,
+        "asking_first_text_s": marked,
+        "asking_added_s": added_marked,
+        "asking_first_text_ratio": 1 + added_marked / with_step,
     }
 
 
@@ -377,6 +388,8 @@ def table(result: dict[str, Any]) -> str:
             f"{ms['small_first_step_s']}. Stepwise: first text after {ms['stepwise_first_text_s']}, which adds",
             f"{ms['added_s']}: {ratios[0]:.2f} × the small",
             f"model alone with one step, and {ratios[1]:.2f} × its first text when the step is taken off.",
+            f"Where the large model marks the first step before: after {ms['asking_first_text_s']}, which adds",
+            f"{ms['asking_added_s']}: {found['asking_first_text_ratio']:.2f} × the small model alone with one step.",
         ]
     return "\n".join(lines)
 

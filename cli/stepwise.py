@@ -81,6 +81,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     """What is promised."""
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="vtrace")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="a policy file that is to ask, too: thresholds for asking are put beside its rows, which stay as they are",
+    )
     parser.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
     parser.add_argument(
         "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
@@ -205,7 +211,8 @@ async def _run(args: argparse.Namespace) -> None:
             plan = Plan(args.redos, args.mixtures, marks=args.marks)
             await work.do_collect(project, args.set, writer, plan, args.at_once)
         elif command == "calibrate":
-            await work.do_calibrate(project, args.algorithm, writer, Promises(args.loss, args.cost, args.delta))
+            wanted = Promises(args.loss, args.cost, args.delta)
+            await work.do_calibrate(project, args.algorithm, writer, wanted, args.policy)
         else:
             trained = [name for name in ALGORITHMS if (args.work / f"{name}.onnx").exists()]
             async with open_writer(project.settings, None, ends if args.latency else None, 0.0) as served:

@@ -32,6 +32,7 @@ class Stepwise:
     def __init__(self, setup: Setup, capabilities: Path | None = None) -> None:
         self._setup = setup
         self._marks: bool | None = None  # can the large model mark steps, where the strategy wants it to
+        self._asked_marks: float | None = None  # when it was last asked to, by the monotonic clock
         self._fallback = replace(setup, strategy=Fixed.always_large())
         self._capabilities = capabilities
         self._probing: asyncio.Task[None] | None = None
@@ -99,16 +100,28 @@ class Stepwise:
         It does not wait where one is only asked whether its server works again.
         """
         models = (self._setup.small, self._setup.large)
+        marks = self._marks_due  # also where another decision has probed both models
+        known = all(model.capability.checked and not model.suspect for model in models)
+        known = known and not (marks and self._asked_marks is None)
         if self._probing is None or self._probing.done():
             due = [model for model in models if self._due(model)]
-            if not due:
+            if not due and not marks:
                 return
             self._probing = asyncio.create_task(self._probe_all(due, dict(headers)))
-        if all(model.capability.checked and not model.suspect for model in models):
+        if known:
             return
         done, _ = await asyncio.wait([self._probing], timeout=seconds)
         for task in done:
             task.result()  # upstream failures are dealt with in there: anything else is a defect, and shows here
+
+    @property
+    def _marks_due(self) -> bool:
+        """Does the strategy want marks of a large model that works, and it is not known whether it gives any?"""
+        strategy, large = self._setup.strategy, self._setup.large
+        wanted = strategy.needs_marks or strategy.asks is not None
+        if not wanted or self._marks is not None or not large.capability.checked:
+            return False
+        return self._asked_marks is None or time.monotonic() - self._asked_marks > _RETRY
 
     def _due(self, model: PairModel) -> bool:
         if model.asked is None:
@@ -120,8 +133,8 @@ class Stepwise:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
         large = self._setup.large
         strategy = self._setup.strategy
-        wanted = strategy.needs_marks or strategy.asks is not None
-        if wanted and self._marks is None and large.capability.checked:
+        if self._marks_due:
+            self._asked_marks = time.monotonic()
             limit = asyncio.get_running_loop().time() + _PROBE
             kind = strategy.asks or "digit"
             try:

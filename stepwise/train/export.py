@@ -27,34 +27,24 @@ PARITY = 1e-5
 @dataclass(frozen=True)
 class About:
     """What the file states about itself. small, large: served names; limits: where steps end; token_budget: of
-    `features.State`; rows: the kappa table; calibration_size: questions; commit: of the training code; marks: what the
-    rows with `ask` were calibrated with."""
+    `features.State`; commit: of the training code."""
 
     small: str
     large: str
     limits: StepLimits
     token_budget: int
-    rows: Sequence[CalibrationRow]
-    calibration_size: int
     commit: str
-    marks: Marks | None = None
 
     def metadata(self) -> dict[str, str]:
         limits = {"min_tokens": self.limits.min_tokens, "max_tokens": self.limits.max_tokens}
         blank = self.limits.ends is Ends.BLANK
-        asks = any(row.ask is not None for row in self.rows)
         return {
-            # The older one where it will do: then versions that know no other can read the file, too.
-            "pointsman.format": FORMATS[0] if blank and not asks else FORMATS[1],
             "pointsman.features": json.dumps(list(features.NAMES)),
             "pointsman.features_version": json.dumps(features.VERSION),
             "pointsman.pair": json.dumps({"small": self.small, "large": self.large}),
             "pointsman.steps": json.dumps(limits if blank else {**limits, "ends": self.limits.ends}),
-            "pointsman.kappa": json.dumps([row.to_json() for row in self.rows]),
-            "pointsman.calibration_size": json.dumps(self.calibration_size),
             "pointsman.commit": self.commit,
             "pointsman.token_budget": json.dumps(self.token_budget),
-            **({"pointsman.marks": json.dumps(self.marks)} if asks else {}),
         }
 
 
@@ -80,7 +70,10 @@ def export(net: Net, path: Path, about: About, vectors: NDArray[np.float32]) -> 
             input_names=["features"], output_names=["keep"],
             dynamic_axes={"features": {0: "batch"}, "keep": {0: "batch"}},
         )  # fmt: skip
-    describe(part, about)
+    model = onnx.load(str(part))
+    onnx.helper.set_model_props(model, about.metadata())
+    onnx.save(model, str(part))
+    promising(part, part, (), 0, None)
     with torch.no_grad():
         expected = torch.sigmoid(net(torch.from_numpy(vectors))).numpy()
     difference = float(np.abs(expected - run(part, vectors)).max(initial=0.0))
@@ -91,12 +84,24 @@ def export(net: Net, path: Path, about: About, vectors: NDArray[np.float32]) -> 
     return difference
 
 
-def describe(path: Path, about: About) -> None:
-    """Replaces the metadata of the policy file at `path`."""
+def promising(path: Path, out: Path, rows: Sequence[CalibrationRow], size: int, marks: Marks | None) -> None:
+    """Writes the policy file `path` to `out` with other promises: the kappa table, how many questions it was calibrated
+    on, and how the large model marked drafts for the rows that ask."""
     model = onnx.load(str(path))
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    asks = any(row.ask is not None for row in rows)
+    # The older format where it will do: then versions that know no other can read the file, too.
+    old = "ends" not in json.loads(said["pointsman.steps"]) and not asks
+    said.pop("pointsman.marks", None)
+    said |= {
+        "pointsman.format": FORMATS[0] if old else FORMATS[1],
+        "pointsman.kappa": json.dumps([row.to_json() for row in rows]),
+        "pointsman.calibration_size": json.dumps(size),
+        **({"pointsman.marks": json.dumps(marks)} if asks else {}),
+    }
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, about.metadata())
-    onnx.save(model, str(path))
+    onnx.helper.set_model_props(model, said)
+    onnx.save(model, str(out))
 
 
 def run(path: Path, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -110,9 +111,14 @@ class Project:
             raise ValueError(f"{file}: no questions; run `pointsman stepwise collect --set {name} --questions FILE`")
         return file
 
-    def trees(self, name: str) -> tuple[TreeStore, list[Tree]]:
-        """The store of a set and the trees of its questions, as far as they are written."""
-        store, s = self.store(name), self.settings
+    def trees(self, name: str, copy: str | None = None) -> tuple[TreeStore, list[Tree]]:
+        """The store of a set and the trees of its questions, as far as they are written.
+
+        copy: a store of this name instead, which begins as a copy: the set itself stays as it was collected.
+        """
+        if copy is not None and not (folder := self.folder / "trees" / copy).exists():
+            shutil.copytree(self.store(name).folder, folder)
+        store, s = self.store(copy or name), self.settings
         return store, store.load(read_questions(self.questions(name)), s.limits, s.token_budget, s.max_steps)
 
     def marks(self, writer: StepWriter | None) -> Marks:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +14,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stepwise.policy import CalibrationRow, KappaPair, Kind, StepPolicy
+from stepwise.policy import CalibrationRow, Card, KappaPair, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
 from stepwise.train.algorithms import ALGORITHMS, ASK, PLAIN
 from stepwise.train.asking import ladder, mark_from
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter
-from stepwise.train.export import About, commit, export
+from stepwise.train.export import About, commit, export, promising
 from stepwise.train.forest import Forest, plant
 from stepwise.train.latency import Latency, measure
-from stepwise.train.net import Net
 from stepwise.train.problem import Goal, area
 from stepwise.train.project import Project
 from stepwise.train.tree import StepWriter, Tree, Verifier
@@ -53,6 +53,7 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
     updates: of V-trace; PPO takes a quarter of it as rounds, each of several epochs.
     """
     torch.set_num_threads(1)
+    s = project.settings
     _, trees = project.trees("policy")
     forest = plant(trees, project.settings.price)
     order = np.random.default_rng(seed).permutation(len(forest.roots))
@@ -73,14 +74,10 @@ def do_train(project: Project, names: Sequence[str], goal: Goal, *, seed: int, u
         elif name.startswith("vtrace"):
             lagging = vtrace.VTraceSettings(updates=updates, seed=seed)
             net, kappa = vtrace.train(fitted, checked, start, goal, lagging)
-        torch.save(net.state_dict(), project.folder / f"{name}.pt")
-        about = _about(project, (), 0)
+        about = About(s.small, s.large, s.limits, s.token_budget, commit())
         difference = export(net, project.folder / f"{name}.onnx", about, forest.vectors)
         found = area(checked, net.redo(check.vectors))
-        about_it = {"area": found, "kappa": kappa, "seed": seed, "goal": asdict(goal)}
-        if name.endswith(ASK):
-            about_it["ladder"] = ladder(forest, net.redo(forest.vectors), points=24)
-        project.write(f"{name}.json", about_it)
+        project.write(f"{name}.json", {"area": found, "kappa": kappa, "seed": seed, "goal": asdict(goal)})
         print(f"{name}: area {found:.4f} on {len(check.roots)} questions, export differs by {difference:.1e}")
 
 
@@ -89,36 +86,51 @@ async def do_calibrate(
     name: str,
     writer: StepWriter | None,
     wanted: calibrate.Promises,
+    policy: Path | None = None,
 ) -> None:
-    """The kappa table, from the calibration set."""
+    """The kappa table, from the calibration set.
+
+    policy: a policy file whose network takes the place of `name`. It is taught when to ask: the pairs of thresholds for
+    asking are calibrated, for what its rows promise, and its rows stay as they are.
+    """
     store, trees = project.trees("calibration")
-    found: dict[str, Any] = {"size": len(trees)}
-    promised: list[dict[tuple[Kind, float], calibrate.Kappa]] = []
-    for asks in (False, True) if name.endswith(ASK) else (False,):
-        if asks:
-            found["marks"] = project.marks(writer)
-        seen = await _trials(project, name, trees, writer, asks=asks)
+    asks, size = name.endswith(ASK), len(trees)
+    rows: list[CalibrationRow] = []
+    found: dict[str, Any] = {}
+    if policy is not None:
+        if not asks:
+            raise ValueError(f"--policy is for policies that ask, so for --algorithm {name}{ASK}")
+        card = _adopt(project, name, policy)
+        rows, size = list(card.rows), min(size, card.calibration_size)
+        alphas, shares = ([row.target for row in rows if row.kind == kind] for kind in ("accuracy_loss", "cost"))
+        wanted = calibrate.Promises(alphas, shares, min(row.delta for row in rows))
+    if asks:
+        found["marks"] = project.marks(writer)
+    for asking in [False] * (policy is None) + [True] * asks:
+        seen = await _trials(project, name, trees, writer, asks=asking)
         store.save(trees)
-        large_right = seen.large_right
+        found["large_right"] = int(seen.large_right.sum())
         kept = calibrate.promise(seen, wanted)
-        promised.append({(one.kind, one.target): one.kappa for one in kept})
         for one in kept:
             at = next(t for t in seen.trials if t.kappa == one.kappa)
-            lost = (large_right & ~at.right).sum() / large_right.sum()
+            lost = (seen.large_right & ~at.right).sum() / seen.large_right.sum()
             print(
                 f"{one.kind} <= {one.target:g}: {_said(one.kappa)} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})"
             )
-    rows = []
-    for (kind, target), kappa in promised[0].items():
-        pair = promised[-1].get((kind, target))
-        asking = pair if isinstance(pair, KappaPair) else None
-        if not isinstance(kappa, KappaPair):  # the first was calibrated without asking
-            rows.append(CalibrationRow(kind, target, kappa, wanted.delta, asking))
-    found |= {"rows": [row.to_json() for row in rows], "large_right": int(large_right.sum())}
-    project.write(f"{name}.calibration.json", found)
-    missing = [a for a in wanted.alphas if a not in {r.target for r in rows if r.kind == "accuracy_loss"}]
-    if missing:
-        print(f"cannot be promised with {len(trees)} questions: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
+        missing = [a for a in wanted.alphas if a not in {p.target for p in kept if p.kind == "accuracy_loss"}]
+        if missing:
+            how = f"cannot be promised with {len(trees)} questions{' by asking' * asking}"
+            print(f"{how}: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
+        if asking:
+            pairs = {(p.kind, p.target): p.kappa for p in kept if isinstance(p.kappa, KappaPair)}
+            rows = [row._replace(ask=pairs.get((row.kind, row.target))) for row in rows]
+        else:
+            rows = [
+                CalibrationRow(kind, target, kappa, wanted.delta)
+                for kind, target, kappa in kept
+                if not isinstance(kappa, KappaPair)
+            ]
+    project.write(f"{name}.calibration.json", {**found, "size": size, "rows": [row.to_json() for row in rows]})
 
 
 class TimedModels(NamedTuple):
@@ -147,7 +159,10 @@ async def do_evaluate(
     vectors = _vectors(policy_trees)
     sweeps: dict[str, evaluate.Sweep] = {}
     for name in names:
-        sweeps[name] = _sweep(project, name, vectors, asks=name.endswith(ASK))
+        if name.endswith(ASK):
+            sweeps[name] = await _asking(project, name, writer)
+        else:
+            sweeps[name] = evaluate.trained(_network(project, name), name, vectors)
     sweeps["question"] = _question_level(policy_trees)
     sweeps |= evaluate.handcrafted(vectors, verify=isinstance(writer, Verifier))
     points: dict[str, list[evaluate.Point]] = {}
@@ -196,17 +211,10 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
             f"{name} has no target that could be promised, so nothing could be served with it: collect more "
             "calibration questions, or calibrate for larger targets (--loss, --cost)"
         )
-    net = Net(asks=name.endswith(ASK))
-    try:
-        net.load_state_dict(torch.load(project.folder / f"{name}.pt"))
-    except FileNotFoundError:
-        raise ValueError(f"{project.folder}/{name}.pt: missing; run `pointsman stepwise train` first") from None
-    _, trees = project.trees("calibration")
     rows = [CalibrationRow.from_json(row) for row in calibration["rows"]]
-    about = replace(_about(project, rows, calibration["size"]), marks=calibration.get("marks"))
-    difference = export(net, out, about, _vectors(trees))
+    promising(_network(project, name), out, rows, calibration["size"], calibration.get("marks"))
     StepPolicy(out, device="cpu").close()  # loads as serving loads it
-    print(f"{out}: {len(rows)} targets, differs from the trained network by {difference:.1e}")
+    print(f"{out}: {len(rows)} targets")
     if card is not None:
         card.write_text(_card(project, name, out, rows, calibration["size"]), encoding="utf-8")
 
@@ -245,11 +253,6 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[CalibrationRow]
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _about(project: Project, rows: Sequence[CalibrationRow], size: int) -> About:
-    s = project.settings
-    return About(s.small, s.large, s.limits, s.token_budget, rows, size, commit())
-
-
 def _plain(trees: Sequence[Tree]) -> NDArray[np.bool_]:
     """[trees]: the large model's own, unstepped answer is right."""
     if any(tree.plain is None for tree in trees):
@@ -283,15 +286,46 @@ def _said(kappa: calibrate.Kappa) -> str:
     return f"kappa {kappa.low:.4f} to {kappa.high:.4f}, mark {kappa.mark:.4f}"
 
 
-def _sweep(
-    project: Project, name: str, vectors: NDArray[np.float32], *, asks: bool, points: int = 16
-) -> evaluate.Sweep:
-    """A trained network with its thresholds, or with its pairs of them, the safest last."""
+def _network(project: Project, name: str) -> Path:
+    """The file of a trained network. Raises ValueError when there is none."""
     file = project.folder / f"{name}.onnx"
-    if not asks:
-        return evaluate.trained(file, name, vectors, points)
-    pairs = [KappaPair(*pair) for pair in project.read(f"{name}.json", f"train --algorithm {name}")["ladder"]]
-    return evaluate.asking(file, name, pairs[::-1])
+    if not file.exists():
+        raise ValueError(f"{file}: missing; run `pointsman stepwise train` first")
+    return file
+
+
+def _adopt(project: Project, name: str, policy: Path) -> Card:
+    """Makes a policy file's network that of `name`. Raises ValueError where it is for other models or other steps."""
+    opened = StepPolicy(policy, device="cpu")
+    opened.close()
+    card, s = opened.card.of_pair(project.settings.small, project.settings.large), project.settings
+    if (card.steps, card.token_budget) != (s.limits, s.token_budget):
+        raise ValueError(
+            f"{policy}: its steps are {card.steps}, and its token budget {card.token_budget}, but those of "
+            f"{project.folder} are {s.limits}, and {s.token_budget}; collect again with its own (--ends, --min-tokens, "
+            "--max-tokens)"
+        )
+    (project.folder / f"{name}.onnx").write_bytes(policy.read_bytes())
+    return card
+
+
+async def _asking(project: Project, name: str, writer: StepWriter | None) -> evaluate.Sweep:
+    """A network with its pairs of thresholds, the safest last. They are chosen on the policy set, once for a
+    network."""
+    file = _network(project, name)
+    network = hashlib.sha256(file.read_bytes()).hexdigest()
+    known = project.folder / f"{name}.ladder.json"
+    if not known.exists() or json.loads(known.read_text())["network"] != network:
+        store, trees = project.trees("policy", copy="asking")
+        for tree in trees:
+            await tree.unstepped(writer)
+        try:
+            pairs = await ladder(evaluate.Exam(trees, writer, project.settings.price, max_redos=8), file, points=40)
+        finally:
+            store.save(trees)
+        project.write(known.name, {"network": network, "pairs": pairs})
+    rungs = [KappaPair(*pair) for pair in json.loads(known.read_text())["pairs"]]
+    return evaluate.asking(file, name, rungs[::-1])
 
 
 async def _trials(
@@ -300,8 +334,10 @@ async def _trials(
     """Every threshold of a fixed ladder (from the policy set) on `trees`."""
     for tree in trees:
         await tree.unstepped(writer)
-    _, policy_trees = project.trees("policy")
-    sweep = _sweep(project, name, _vectors(policy_trees), asks=asks, points=40)
+    if asks:
+        sweep = await _asking(project, name, writer)
+    else:
+        sweep = evaluate.trained(_network(project, name), name, _vectors(project.trees("policy")[1]), points=40)
     price = project.settings.price
     exam = evaluate.Exam(trees, writer, price, max_redos=8)
     trials = []

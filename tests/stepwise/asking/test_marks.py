@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwise.asking.pair import Setup
+from stepwise.asking.ready import Stepwise
 from stepwise.policy import CalibrationRow, KappaPair, Marks, StepPolicy
 from stepwise.steps import StepLimits
+from stepwise.strategies.fixed import Fixed
 from stepwise.strategies.policy import PolicyStrategy
 from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
@@ -221,6 +224,17 @@ async def test_a_policy_asks_where_the_large_model_marks_and_else_keeps_to_its_o
         assert asked(large) == 0
         assert text_of(events) == "\n\n".join(LARGE)
         assert caplog.text.count("stepwise_never_asks") == 1
+
+
+async def test_a_policy_asks_though_another_decision_has_probed_its_models(tmp_path: Path) -> None:
+    large = marker()
+    async with pair(SMALL, large, Fixed.always_small()) as both:
+        await both.ask()
+        setup = both.stepwise._setup
+        second = Stepwise(Setup(setup.small, setup.large, policy(tmp_path)))
+        await second.start()
+        assert second._setup.marks == "digit"
+        second._setup.strategy.close()  # the models' connections are the first one's
 
 
 @pytest.mark.parametrize(

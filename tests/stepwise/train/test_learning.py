@@ -14,7 +14,7 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 from stepwise.features import NAMES, WIDTH  # noqa: E402
 from stepwise.train import calibrate, ppo, supervised, vtrace  # noqa: E402
 from stepwise.train.answers import final, right  # noqa: E402
-from stepwise.train.asking import ladder, mark_from  # noqa: E402
+from stepwise.train.asking import mark_from  # noqa: E402
 from stepwise.train.evaluate import area, needed  # noqa: E402
 from stepwise.train.forest import RIGHT, UNKNOWN, WRONG, Forest, simulate  # noqa: E402
 from stepwise.train.net import Net, divergence, entropy, log_chance  # noqa: E402
@@ -149,21 +149,6 @@ def test_a_pair_of_thresholds_asks_between_them_and_the_mark_decides() -> None:
     assert simulate(asking, np.eye(3, dtype=np.float32)[[2] * 5], np.arange(5), np.random.default_rng(0)).action[
         :, 0
     ].tolist() == [2, 2, 0, 2, 2]
-
-
-def test_the_ladder_begins_with_the_safest_and_each_rung_is_cheaper() -> None:
-    forest = signs(400, blur=1.0)
-    redo = supervised.train(forest, epochs=5).redo(forest.vectors)
-    rungs = ladder(forest, redo, 12)
-    assert 4 < len(rungs) <= 12
-    assert (rungs[0].low, rungs[0].high) == (1.01, 1.01)
-    assert any(rung.low < rung.high for rung in rungs)
-    everyone = np.arange(400)
-    runs = [at_threshold(forest.asking(rung.mark), redo, rung[:2], everyone) for rung in rungs]
-    costs = [float(run.cost.sum()) for run in runs]
-    assert costs == sorted(costs, reverse=True)
-    rights = [int(run.right.sum()) for run in runs[1:]]
-    assert rights == sorted(rights, reverse=True)
 
 
 def test_a_mark_is_good_enough_where_the_redo_costs_more_than_the_error() -> None:

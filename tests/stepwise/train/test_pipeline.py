@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 pytest.importorskip("torch", reason="training needs `pip install -e .[train]`")
 pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`")
 
+import stepwise
 from cli.main import main
 from stepwise import features
-from stepwise.policy import PolicyTarget, StepPolicy
+from stepwise.policy import KappaPair, PolicyTarget, StepPolicy
 from stepwise.steps import Ends, StepLimits
 from stepwise.train.collect import read_questions
+from stepwise.train.evaluate import Exam, Scored, scorer
 from stepwise.train.project import Project
 from tests.stepwise.fakes import FakeModel, Fault, writer
 from tests.stepwise.test_thoughts import SMALL as THOUGHTS
@@ -98,6 +101,52 @@ def test_a_policy_that_may_ask_says_so(work: Path, tmp_path: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "may ask the large model for a mark, by likelihood" in said
     assert f"asks from {row.ask.low:.4f} to {row.ask.high:.4f}, kept from the mark {row.ask.mark:.4f} on" in said
+
+
+async def test_pairs_are_chosen_by_answering_the_policy_questions_the_safest_first(work: Path) -> None:
+    pairs = [KappaPair(*pair) for pair in json.loads((work / "vtrace-ask.ladder.json").read_text())["pairs"]]
+    assert 5 < len(pairs) <= 40
+    assert (pairs[0].low, pairs[0].high) == (1.01, 1.01)
+    assert any(pair.low < pair.high for pair in pairs)
+    project = Project(work)
+    exam = Exam(
+        project.trees("policy", copy="asking")[1], None, project.settings.price, 8
+    )  # no writer: the answers are there
+    score = scorer(work / "vtrace-ask.onnx")
+    points = [await exam.measure(Scored("policy", score, pair, once=False), pair) for pair in pairs]
+    assert [p.cost.mean() for p in points[1:]] == sorted((p.cost.mean() for p in points[1:]), reverse=True)
+    best = max(point.right.mean() for point in points[1:])
+    cheap = [point.right.mean() for point in points[1:] if point.right.mean() < best]
+    assert cheap == sorted(cheap, reverse=True)
+
+
+def test_calibrating_again_asks_the_models_nothing(work: Path) -> None:
+    before, calls = (work / "vtrace-ask.calibration.json").read_text(), PAIR.calls
+    calibrate = ("calibrate", "--work", work, "--writer", __name__, "--algorithm", "vtrace-ask")
+    assert command(*calibrate, "--loss", 0.05, 0.1) == 0
+    assert PAIR.calls == calls
+    assert (work / "vtrace-ask.calibration.json").read_text() == before
+
+
+def test_a_policy_file_learns_to_ask_and_keeps_its_rows(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, file, out = tmp_path / "work", work / "pair.onnx", tmp_path / "asks.onnx"
+    shutil.copytree(work, mine)
+    calibrate = ("calibrate", "--work", mine, "--writer", __name__, "--policy", file)
+    assert command(*calibrate, "--algorithm", "vtrace") == 1
+    assert "--algorithm vtrace-ask" in capsys.readouterr().err
+    assert command(*calibrate, "--algorithm", "vtrace-ask") == 0
+    assert command("export", "--work", mine, "--algorithm", "vtrace-ask", "--out", out) == 0
+    before, after = StepPolicy(file, device="cpu"), StepPolicy(out, device="cpu")
+    before.close()
+    after.close()
+    assert [row._replace(ask=None) for row in after.card.rows] == list(before.card.rows)
+    assert any(row.ask is not None for row in after.card.rows)
+    assert (after.card.marks, after.card.commit) == ("likelihood", before.card.commit)
+    shipped = Path(stepwise.__path__[0]) / "models" / "tinylm.onnx"
+    assert command(*calibrate[:-1], shipped, "--algorithm", "vtrace-ask") == 1
+    assert "collect again with its own" in capsys.readouterr().err  # its steps have eight tokens at least
 
 
 def test_without_marks_there_is_no_asking(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
