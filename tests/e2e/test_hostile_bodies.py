@@ -183,7 +183,8 @@ async def test_unfinished_bodies_are_bounded_together_and_in_time(world: World) 
         watching.cancel()
     fit = OPEN // 9_000_000
     assert statuses[503] + statuses[0] + statuses[408] == 40, statuses
-    assert 1 <= statuses[408] <= fit, statuses
+    # On a busy machine some are still being sent when the time of the first is over, whose room is then theirs.
+    assert 1 <= statuses[408] <= fit * max(1, took / TIMEOUT_S), statuses
     assert took < TIMEOUT_S + 60
     grown = counted(world) - counts
     assert set(grown) == {"too_many_bodies", "body_timeout"}
