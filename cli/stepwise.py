@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cli.main import told
 from stepwise.train.algorithms import ALGORITHMS
 
 ENDS = ("auto", "blank", "line", "sentence")
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_run(args))
     except ModuleNotFoundError as error:
-        hint = "training needs `pip install -e .[train]`"
+        hint = "training needs `pip install -e '.[train]'`"
         if error.name == getattr(args, "writer", None):
             hint = "--writer names a module of yours, as Python imports it: is its folder in PYTHONPATH?"
         print(f"pointsman stepwise: {error}; {hint}", file=sys.stderr)
@@ -126,8 +127,9 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if (expected := _expected(error)) is None:
             raise
-        print(f"pointsman stepwise {args.stepwise_command}: {expected}", file=sys.stderr)
-        return 1
+        print(f"pointsman stepwise {args.stepwise_command}: {told(expected)}", file=sys.stderr)
+        unread = isinstance(expected, OSError) or isinstance(expected.__cause__, OSError)
+        return 2 if unread else 1
     return 0
 
 

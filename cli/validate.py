@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.colour import PROBLEMS, painted
+from cli.main import told
 from config.problem import PolicyError, Problem
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             found, summary = _validate(path, args.rendered)
         except (OSError, ValueError) as error:
-            print(f"pointsman validate: {error}", file=sys.stderr)
+            print(f"pointsman validate: {told(error)}", file=sys.stderr)
             status = 2
             continue
         problems += found

@@ -69,6 +69,15 @@ class Books:
             account.take(counts)
             account.base = max(0, counts.prompt - open.prefix)
 
+    def begun(self, model: str, prefix: int) -> None:
+        """A request beside the answer was sent, which continues `prefix` tokens. It is estimated until `ended`."""
+        self.asked(model)
+        self.accounts[model].uncounted.append(prefix)
+
+    def ended(self, model: str, prefix: int) -> None:
+        """The upstream has counted a request that was `begun`, or has not answered it."""
+        self.accounts[model].uncounted.remove(prefix)
+
     def aside(self, model: str, counts: TokenCounts) -> None:
         """A request was answered whose text is no part of the answer."""
         account = self.accounts[model]

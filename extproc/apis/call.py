@@ -22,7 +22,8 @@ IN_TURN: Final = frozenset(
 def wrong(param: str, wanted: str, value: Any) -> Refusal:
     if value is None:
         return Refusal(400, f"'{param}' is missing; {wanted} is needed.", "missing_required_parameter", param=param)
-    return Refusal(400, f"'{param}' must be {wanted}, not {kind(value)}.", "invalid_type", param=param)
+    given = "an empty array" if value == [] else kind(value)
+    return Refusal(400, f"'{param}' must be {wanted}, not {given}.", "invalid_type", param=param)
 
 
 def spelled(fields: dict[str, Any], known: frozenset[str], param: str) -> None:

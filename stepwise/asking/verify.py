@@ -99,7 +99,7 @@ def _digit(answer: JSON) -> float:
     first = (told.get("content") or [{}])[0]  # a chat completion's way, and a completion's
     tops = {str(top["token"]): top["logprob"] for top in first.get("top_logprobs") or ()}
     tops = tops or (told.get("top_logprobs") or [None])[0] or {}
-    marks = {token.strip(): math.exp(logprob) for token, logprob in tops.items()}
+    marks = {token.strip(): math.exp(min(0.0, logprob)) for token, logprob in tops.items()}
     marks = {digit: p for digit, p in marks.items() if digit in _DIGITS}
     if sum(marks.values()) < 0.5:  # no log probabilities, or it would rather have said something else
         said = choice["text"] if "text" in choice else choice["message"]["content"]

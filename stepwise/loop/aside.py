@@ -44,7 +44,7 @@ class Aside:
         model, drafted = self._large, verify.Drafted(self._call.body, self._transcript.text, step.text)
         try:
             asked = verify.request(self._marks, drafted, model.capability.mode, model.template)
-            answer = await self._ask(*asked)
+            answer = await self._ask(asked, self._transcript.tokens + step.size)
         except UpstreamError as error:
             self._metrics.upstream_errors[model.name, error.kind] += 1
             raise NoJudgement("verify_failed", str(error)) from error
@@ -53,26 +53,36 @@ class Aside:
     def warm(self) -> None:
         """Has the large model read the prefix, in the background, because it may soon be needed."""
         if self._warming is None or self._warming.done():
-            self._warming = asyncio.create_task(self._warm(self._transcript.text))
+            self._warming = asyncio.create_task(self._warm(self._transcript.text, self._transcript.tokens))
 
-    async def _warm(self, prefix: str) -> None:
+    async def _warm(self, prefix: str, tokens: int) -> None:
         model = self._large
         try:
             how = Continuation(max_tokens=1, template=model.template)
             path, body = build(model.capability.mode, self._call.body, prefix, how)
             del body["stream"], body["stream_options"]
-            await self._ask(path, body)
+            await self._ask((path, body), tokens)
         except (UpstreamError, DeadlineError):
             self._metrics.upstream_errors[model.name, "warm"] += 1
 
-    async def _ask(self, path: str, body: JSON) -> JSON:
+    async def _ask(self, asked: tuple[str, JSON], prefix: int) -> JSON:
+        """The large model's answer to a request that continues `prefix` tokens. Raises UpstreamError and DeadlineError.
+
+        What it reads is estimated while nobody has counted it: whoever leaves meanwhile pays for it, too.
+        """
         large = self._large
-        self._books.asked(large.name)
-        answer = await large.upstream.ask(path, body, self._call.forwarded, self._call.deadline)
-        given = answer.get("usage")
-        if given and not isinstance(given, dict):
-            raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
+        self._books.begun(large.name, prefix)
+        try:
+            answer = await large.upstream.ask(*asked, self._call.forwarded, self._call.deadline)
+            given = answer.get("usage")
+            if given and not isinstance(given, dict):
+                raise UpstreamError("garbage", f"{large.name} sent a malformed usage")
+        except UpstreamError:
+            self._books.ended(large.name, prefix)
+            raise
         said = read(given)
+        if said.prompt is not None:
+            self._books.ended(large.name, prefix)
         self._books.aside(
             large.name, TokenCounts(said.prompt or 0, said.completion or 1, said.cached or 0, said.written or 0)
         )

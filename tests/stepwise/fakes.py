@@ -85,6 +85,7 @@ class FakeModel:
     heads: list[dict[str, str]] = field(default_factory=list)
     probes: int = 0
     mark: str = "7"  # of a step, when the probe asks for one
+    counts_marks: bool = True  # what is not streamed has its usage
     marking: asyncio.Event | None = None  # what is not streamed is answered only once this is set
     sent: int = 0  # tokens written to sockets
     connections: int = 0
@@ -217,7 +218,8 @@ class FakeModel:
                 choice = self._choice(path, tokens, body) | {"finish_reason": finish}
             if self.marking is not None and not probing and not await self._marked(reader, self.marking):
                 return False
-            return await self._whole(sink, 200, {"choices": [choice], "usage": usage})
+            counted = {"usage": usage} if self.counts_marks else {}
+            return await self._whole(sink, 200, {"choices": [choice], **counted})
         sink.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"

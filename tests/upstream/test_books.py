@@ -51,6 +51,18 @@ def test_what_nobody_counts_is_estimated_and_said_to_be() -> None:
     assert each.cost() == pytest.approx((20 + 20 + 10 + 7 * 2) / 1e6)
 
 
+def test_a_request_beside_the_answer_is_estimated_until_it_is_counted() -> None:
+    each = books()
+    each.begun("large", 10)
+    assert each.cost() == pytest.approx(110 * 10 / 1e6)
+    assert each.usage({})["pointsman"]["models"]["large"]["requests"] == 1
+    assert each.usage({})["pointsman"]["estimated"] is True
+    each.ended("large", 10)
+    each.aside("large", TokenCounts(80, 1))
+    assert each.cost() == pytest.approx((80 * 10 + 1 * 20) / 1e6)
+    assert each.usage({})["pointsman"]["estimated"] is False
+
+
 def test_the_request_under_way_is_paid_as_far_as_it_has_come() -> None:
     each = books()
     under_way = Open("large", 10, received=3)

@@ -189,6 +189,11 @@ def test_what_is_wrong_is_named(api: Any, fields: Any, param: str) -> None:
     assert f"'{param}'" in refusal.text
 
 
+def test_an_empty_array_is_called_empty() -> None:
+    said = "'messages' must be a non-empty array of messages, not an empty array."
+    assert refused("chat", {"messages": []}).text == said
+
+
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [

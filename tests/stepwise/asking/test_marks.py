@@ -22,9 +22,11 @@ from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
 from tests.extproc.transport.conftest import until
 from tests.patience import PATIENCE
-from tests.stepwise.fakes import FakeModel, Fault, answer, pair, text_of, writer
+from tests.stepwise.fakes import FakeModel, Fault, answer, pair, text_of, words, writer
 from tests.stepwise.onnxes import metadata, write
 from tests.volume import few_and_many
+from upstream.tokens import estimate
+from upstream.usage import Spent
 
 SMALL = ["one and one is two", "two ? and two is five ✗", "three ? is fine", "four is right", "Answer: ? 9"]
 LARGE = ["ONE and one is two", "TWO and two is four", "THREE is fine", "FOUR is right", "Answer: 10"]
@@ -141,13 +143,22 @@ async def test_without_a_mark_the_large_model_writes_the_step(fault: str) -> Non
 
 
 async def test_when_the_small_model_dies_meanwhile_the_large_one_goes_on() -> None:
-    small = FakeModel("tiny", writer(SMALL), faults={0: Fault("kill", 10)})
+    small = FakeModel("tiny", writer(SMALL), faults={0: Fault("kill", 16)})
+    small.released = asyncio.Semaphore(15)  # a token more than the first two steps
     large = marker(marking=asyncio.Event())
     async with pair(small, large, Doubtful()) as both:
-        _, events = await both.ask()
+        task = asyncio.create_task(both.ask())
+        await until(lambda: asked(large) > 0)
+        small.released.release()
+        _, events = await task
         assert large.marking is not None
         large.marking.set()
     assert text_of(events) == "\n\n".join([SMALL[0], *LARGE[1:]])
+    told = events[-1]["usage"]["pointsman"]
+    # The mark that nobody waited for has read the question, the first step and the second.
+    assert (told["models"]["large"]["requests"], told["estimated"]) == (2, True)
+    rest = 10 + len(words(SMALL[0] + "\n\n"))
+    assert told["models"]["large"]["prompt_tokens"] == rest + 10 + len(words("\n\n".join(SMALL[:2]) + "\n\n"))
 
 
 @pytest.mark.parametrize("turns", [*range(0, 40, 3), None])
@@ -155,8 +166,10 @@ async def test_a_client_that_goes_leaves_no_question_behind(turns: int | None) -
     """It goes after so many turns of the loop, or in the middle of the next draft; no mark ever comes."""
     small, large = FakeModel("tiny", writer(["? one", "two three four five six"])), marker(marking=asyncio.Event())
     small.released = asyncio.Semaphore(5 if turns is None else 99)
+    charged: list[Spent] = []
     async with pair(small, large, Doubtful()) as both:
-        reply = await answer(both.stepwise, {"messages": [{"role": "user", "content": "?"}], "stream": True}, {})
+        body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+        reply = await answer(both.stepwise, body, {}, charge=charged.append)
         first = asyncio.create_task(anext(reply.body))
         for _ in range(turns or 0):
             await asyncio.sleep(0)
@@ -167,6 +180,18 @@ async def test_a_client_that_goes_leaves_no_question_behind(turns: int | None) -
         await reply.aclose()
         await until(lambda: large.gone == asked(large))
         assert turns is not None or asked(large) > 0, "no question was asked: the test ended nothing"
+    [spent] = charged
+    if turns is None:  # what the large model was reading is paid, too
+        assert spent.prompt == 2 * estimate(str(body["messages"])) + len(words("? one\n\n"))
+
+
+async def test_marks_of_a_server_that_does_not_count_are_estimated() -> None:
+    large = marker(counts_marks=False)
+    async with pair(SMALL, large, Doubtful()) as both:
+        _, events = await both.ask()
+    ours = events[-1]["usage"]["pointsman"]
+    assert ours["estimated"] is True
+    assert ours["models"]["large"]["prompt_tokens"] > 50
 
 
 @pytest.mark.no_cover

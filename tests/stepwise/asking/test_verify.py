@@ -86,6 +86,13 @@ def test_however_the_text_is_cut_into_tokens_they_are_found(tokens: list[tuple[s
     assert found == pytest.approx(math.exp(sum(p for _, p in tokens[first:]) / len(tokens[first:])))
 
 
+def test_probabilities_over_1_count_as_1() -> None:
+    tops = [{"token": digit, "logprob": 1000.0} for digit in "19"]
+    answer = {"choices": [{"message": {"content": "9"}, "logprobs": {"content": [{"top_logprobs": tops}]}}]}
+    assert mark("digit", answer, "") == pytest.approx(5 / 9)
+    assert mark("likelihood", {"prompt_logprobs": told([("12", 1000.0)])}, "12") == 1
+
+
 def test_every_kind_of_mark_is_between_0_and_1() -> None:
     answer = {"choices": [{"message": {"content": "9"}}], "prompt_logprobs": told([("15", 0.3)])}
     assert [mark(kind, answer, "15") for kind in MARKS] == [1.0, 1.0]
