@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,18 @@ async def test_without_a_mark_the_large_model_writes_the_step(fault: str) -> Non
     assert text_of(events) == MIXED
     assert [s["action"] for s in events[-1]["usage"]["pointsman"]["steps"]][1] == "unjudged"
     assert (metrics.safe_side["verify_failed"], metrics.asks["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("strategy", [Doubtful, lambda: Verify(0.6)])
+async def test_an_answer_waits_once_for_marks_that_do_not_come(strategy: Callable[[], Strategy]) -> None:
+    large = marker(marking=asyncio.Event())
+    async with pair(SMALL, large, strategy(), hasty="large") as both:
+        _, events = await both.ask()
+        metrics = both.stepwise.metrics
+    assert (asked(large), metrics.upstream_errors["large", "timeout"]) == (1, 1)
+    steps = [(s["model"], s["action"]) for s in events[-1]["usage"]["pointsman"]["steps"]]
+    assert [action for model, action in steps if model == "large"] == ["unjudged"] * metrics.safe_side["verify_failed"]
+    assert metrics.safe_side["verify_failed"] >= 3
 
 
 async def test_when_the_small_model_dies_meanwhile_the_large_one_goes_on() -> None:
