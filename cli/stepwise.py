@@ -128,8 +128,8 @@ def run(args: argparse.Namespace) -> int:
         if (expected := _expected(error)) is None:
             raise
         print(f"pointsman stepwise {args.stepwise_command}: {told(expected)}", file=sys.stderr)
-        unread = isinstance(expected, OSError) or isinstance(expected.__cause__, OSError)
-        return 2 if unread else 1
+        unread = expected.__cause__ if isinstance(expected, ValueError) else expected
+        return 2 if isinstance(unread, OSError) else 1
     return 0
 
 

@@ -18,7 +18,7 @@ from stepwise.policy import CalibrationRow, Card, KappaPair, StepPolicy
 from stepwise.strategies.fixed import Fixed
 from stepwise.train import calibrate, evaluate, ppo, supervised, vtrace
 from stepwise.train.algorithms import ALGORITHMS, ASK, PLAIN
-from stepwise.train.asking import ladder, mark_from
+from stepwise.train.asking import NOTHING, ladder, mark_from
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter
 from stepwise.train.export import About, commit, export, promising
@@ -110,17 +110,19 @@ async def do_calibrate(
         seen = await _trials(project, name, trees, writer, asks=asking)
         store.save(trees)
         found["large_right"] = int(seen.large_right.sum())
-        kept = calibrate.promise(seen, wanted)
+        # A pair that keeps nothing asks nothing, either: `kappa` alone is then better.
+        kept = [one for one in calibrate.promise(seen, wanted) if not _asks_nothing(one.kappa)]
         for one in kept:
             at = next(t for t in seen.trials if t.kappa == one.kappa)
             lost = (seen.large_right & ~at.right).sum() / seen.large_right.sum()
             print(
                 f"{one.kind} <= {one.target:g}: {_said(one.kappa)} (here: lost {lost:.2%}, cost {at.cost.mean():.1%})"
             )
-        missing = [a for a in wanted.alphas if a not in {p.target for p in kept if p.kind == "accuracy_loss"}]
-        if missing:
-            how = f"cannot be promised with {len(trees)} questions{' by asking' * asking}"
-            print(f"{how}: accuracy_loss {', '.join(f'{a:g}' for a in missing)}")
+        for kind, targets in (("accuracy_loss", wanted.alphas), ("cost", wanted.shares)):
+            missing = [target for target in targets if target not in {p.target for p in kept if p.kind == kind}]
+            if missing:
+                how = f"cannot be promised with {len(trees)} questions{' by asking' * asking}"
+                print(f"{how}: {kind} {', '.join(f'{target:g}' for target in missing)}")
         if asking:
             pairs = {(p.kind, p.target): p.kappa for p in kept if isinstance(p.kappa, KappaPair)}
             rows = [row._replace(ask=pairs.get((row.kind, row.target))) for row in rows]
@@ -131,6 +133,10 @@ async def do_calibrate(
                 if not isinstance(kappa, KappaPair)
             ]
     project.write(f"{name}.calibration.json", {**found, "size": size, "rows": [row.to_json() for row in rows]})
+
+
+def _asks_nothing(kappa: calibrate.Kappa) -> bool:
+    return isinstance(kappa, KappaPair) and kappa.low >= NOTHING
 
 
 class TimedModels(NamedTuple):

@@ -20,6 +20,7 @@ from cli.main import main
 from stepwise import features
 from stepwise.policy import KappaPair, PolicyTarget, StepPolicy
 from stepwise.steps import Ends, StepLimits
+from stepwise.train.asking import NOTHING
 from stepwise.train.collect import read_questions
 from stepwise.train.evaluate import Exam, Scored, scorer
 from stepwise.train.project import Project
@@ -147,6 +148,25 @@ def test_a_policy_file_learns_to_ask_and_keeps_its_rows(
     shipped = Path(stepwise.__path__[0]) / "models" / "tinylm.onnx"
     assert command(*calibrate[:-1], shipped, "--algorithm", "vtrace-ask") == 1
     assert "collect again with its own" in capsys.readouterr().err  # its steps have eight tokens at least
+
+
+def test_what_cannot_be_promised_is_named_and_pairs_that_keep_nothing_are_left_out(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "work"
+    shutil.copytree(work, mine)
+    calibrate = ("calibrate", "--work", mine, "--writer", __name__, "--algorithm", "vtrace-ask")
+    ladder = mine / "vtrace-ask.ladder.json"
+    reckless = [[NOTHING, NOTHING, 0.9], [0.0, 0.0, 0.9]]  # nothing but the first can promise a loss
+    ladder.write_text(json.dumps(json.loads(ladder.read_text()) | {"pairs": reckless}))
+    assert command(*calibrate, "--loss", 0.0001, 0.1, "--cost", 0.01) == 0
+    out = capsys.readouterr().out
+    for how in ("cannot be promised with 150 questions", "cannot be promised with 150 questions by asking"):
+        assert f"{how}: accuracy_loss 0.0001" in out
+        assert f"{how}: cost 0.01" in out
+    assert "by asking: accuracy_loss 0.0001, 0.1" in out
+    [row] = json.loads((mine / "vtrace-ask.calibration.json").read_text())["rows"]
+    assert (row["kind"], row["target"], row.get("ask")) == ("accuracy_loss", 0.1, None)
 
 
 def test_without_marks_there_is_no_asking(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
