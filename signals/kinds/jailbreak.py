@@ -26,12 +26,12 @@ PASTED = 0.25
 something about it, so what would be an attack in a tool's result is only a hint here."""
 DOCUMENT = 3
 """Sentences from which on the user's text may be a pasted document."""
-BLOCK = 3.5
+BLOCK = 1.5
 """By how much the odds of a direct attack must be greater in a block of an agent's: its reminders are orders to the
 model as well (`you MUST not`, `never mention this to the user`), and look like attacks to whoever expects a user."""
-READ_BLOCK = 8.0
+READ_BLOCK = 4.0
 """The same where the second reader was asked, who is more easily sure of an attack there, rightly or not."""
-BOTH = 90.0
+BOTH = 30.0
 """The odds against an attack in such a block. A hidden instruction there is one that both heads together are sure of:
 each of them alone takes some reminders for one (docs/models.md says how this was measured)."""
 

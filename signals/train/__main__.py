@@ -1,9 +1,9 @@
-"""`python -m signals.train --data DIR`: rebuilds signals/models/ from public data. About twenty minutes on one core.
+"""`python -m signals.train --data DIR --assistant WHEEL`: rebuilds signals/models/ from public data.
 
-Three trainings: two that leave sources out, to calibrate and to measure, and the one that is shipped; and the same for
-the second reader (`python -m signals.train.second` trains that alone). `--only jailbreak` keeps the lexicon, the word
-vectors and the other heads that are there. `--limit 300 --out FOLDER` tries all of it in some minutes, with few
-texts."""
+About twenty minutes on one core. Three trainings: two that leave sources out, to calibrate and to measure, and the one
+that is shipped; and the same for the second reader (`python -m signals.train.second` trains that alone). `--only
+jailbreak` keeps the lexicon, the word vectors and the other heads that are there. `--limit 300 --out FOLDER` tries all
+of it in some minutes, with few texts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _outside(
         wanted = sorted(without)
         if number:
             # Held-out texts of sources that both learned from, and what neither did.
-            wanted += ["sentences", "role prompts", "intents", "exams", "atk_cse_indirect_tool"]
+            wanted += ["sentences", "notes of a program", "role prompts", "intents", "exams", "atk_cse_indirect_tool"]
         seen += traffic.look(model, traffic.samples(lesson.data, wanted), "left out")
         if number:
             more = (traffic.packages(2), traffic.repeated(lesson.data), traffic.by_hand(tests))

@@ -158,6 +158,7 @@ def options(prog: str, description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, prog=prog, description=description)
     parser.add_argument("--data", type=Path, required=True, help="the folder of public data (docs/models.md)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where the models and their card go")
+    parser.add_argument("--assistant", type=Path, required=True, metavar="WHEEL", help="see sources/assistant.py")
     parser.add_argument("--cache", type=Path, help="keep the teacher's vectors here between runs")
     parser.add_argument("--tests", type=Path, default=Path("tests/data"), help="the hand-written test sets")
     parser.add_argument("--epochs", type=int, default=4)
@@ -206,7 +207,7 @@ def prepare(args: argparse.Namespace, *, kept: bool = False) -> TrainingSet:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     random.seed(SEED)
-    data = Data(args.data, limit=args.limit)
+    data = Data(args.data, limit=args.limit, assistant=args.assistant)
     lessons = corpus.build(data, SEED)
     tested = measure.tested(args.tests)
     public = {letters(text) for held_out in (False, True) for text in data.texts(held_out)}

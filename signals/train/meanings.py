@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import random
 import re
 import unicodedata
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -36,7 +34,7 @@ from signals.neural.pieces import LONGEST, Vocabulary
 from signals.neural.shipped import LEAST_MEANT, Shipped
 from signals.services import Services
 from signals.train.networks import minilm
-from signals.train.sources import written
+from signals.train.sources import assistant, written
 from signals.train.sources.data import Data, question_of
 
 F32 = NDArray[np.float32]
@@ -47,7 +45,6 @@ WIDTH: Final = 96
 PIECES: Final = 38_000
 ENGLISH: Final = 12_000
 """Whole English words among the pieces: the commonest of BERT's vocabulary, which is ordered."""
-ASSISTANT_SHA256: Final = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
 _NAMES: Final = {"zh-Hans": "zh", "zh-Hant": "zh", "pt-BR": "pt"}
 _MOST: Final = 4000
 """Sentences of one language that are taken of the wheel."""
@@ -62,7 +59,6 @@ _MIXED: Final = 30_000
 """Texts of one to six random words of one script, and texts in which random words stand for some: what the sentences at
 hand do not speak of."""
 _RUNS: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-_HELD: Final = re.compile(r"\{\w+\}|\[%.*?%\]|https?://\S+|[`*]|<[^>]*>")
 
 Lines = list[tuple[str, str]]
 """Texts with their languages."""
@@ -112,26 +108,11 @@ def vocabulary(likely: dict[str, float]) -> list[str]:
 
 
 def told(wheel: Path) -> Iterator[tuple[str, str]]:
-    """What the wheel says in the teacher's languages. SystemExit when it is another than the one known."""
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != ASSISTANT_SHA256:
-        raise SystemExit(f"{wheel}: not homeassistant 2026.2.3")
-
-    def texts(entry: Any) -> Iterator[str]:
-        if isinstance(entry, dict):
-            for one in entry.values():
-                yield from texts(one)
-        elif isinstance(entry, str):
-            yield entry
-
-    with zipfile.ZipFile(wheel) as files:
-        for name in files.namelist():
-            if match := re.fullmatch(r"homeassistant/components/\w+/translations/([\w-]+)\.json", name):
-                language = _NAMES.get(match[1], match[1])
-                if language in LANGUAGES:
-                    for text in texts(json.loads(files.read(name))):
-                        plain = _HELD.sub("", text)
-                        if 25 <= len(plain.encode()) <= 400:
-                            yield plain, language
+    """What the wheel says in the teacher's languages."""
+    for text, name, _ in assistant.told(wheel):
+        language = _NAMES.get(name, name)
+        if language in LANGUAGES and 25 <= len(text.encode()) <= 400:
+            yield text, language
 
 
 def lines(data: Data, wheel: Path, chance: random.Random) -> Lines:

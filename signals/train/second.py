@@ -51,7 +51,7 @@ READ: Final = 0.04
 """The share of the mix that is read twice."""
 SURE: Final = 0.995
 """The heads' probability of an attack from which on they are sure."""
-ALARMS: Final = 0.004
+ALARMS: Final = 0.003
 """The share of the mix that both together may take for attacks."""
 DRIFT: Final = 0.07, 1.5
 """What the largest logit of windows and of sentences loses for each unit of the logarithm of their number."""
@@ -76,7 +76,7 @@ def calls(data: Data, number: int, tests: Path) -> Iterator[traffic.TrafficSampl
     yield from traffic.samples(data, sorted(FOLDS[number]))
     if not number:
         return
-    yield from traffic.samples(data, ["sentences", "role prompts", "atk_cse_indirect_tool"])
+    yield from traffic.samples(data, ["sentences", "notes of a program", "role prompts", "atk_cse_indirect_tool"])
     for name in ("intents", "exams"):
         some = list(traffic.samples(data, [name]))
         yield from chance.sample(some, min(len(some), 500))
@@ -345,9 +345,9 @@ is the SHA-256 of the hashes of the files.
 
 - What the heads are sure of it never sees: an attack that they find harmless passes.
 - Of a window it reads the beginning and the end; an attack in the middle of 192 words is seen by the heads alone.
-- On everyday text of other sources than the mix it alarms far more often: quotes, jokes and plain descriptions, most of all in
-  Japanese ([everyday.md](everyday.md)). On captions, too, the false alarms of one language may be more than those of all together:
-  the texts of each are few (Spanish: 2 of 14), and so are those of role play and inventions (`ok_vicuna`).
+- On everyday text of other sources than the mix it alarms more often in English: on quotes, jokes and chats ([everyday.md](everyday.md)).
+  The false alarms of one language may be more than those of all together: the texts of each are few, and so are those of role
+  play and inventions (`ok_vicuna`, `ok_mtbench`).
 - Languages that are not in signals/train/texts rest on what the encoder knows of them; nothing was measured there.
 """
 

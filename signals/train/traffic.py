@@ -21,7 +21,7 @@ from tqdm import tqdm
 from signals.kinds.jailbreak import DEFAULT, DOCUMENT, PASTED
 from signals.neural.heads import Heads
 from signals.train.measure import logit, platt
-from signals.train.sources import written
+from signals.train.sources import assistant, written
 from signals.train.sources.corpus import shows
 from signals.train.sources.data import Data, library, said
 
@@ -87,7 +87,7 @@ KINDS: Final = {
     "security": ["ok_security_frr"],
     "agents": ["ok_bfcl_react", "ok_bfcl_tools"],
     "documents": ["ok_pubmed_tool", "documentation", "code files"],
-    "other languages": ["sentences"],
+    "other languages": ["sentences", "notes of a program"],
     "role play": ["role prompts"],
 }
 SLOPES: Final = 0.7, 1.5
@@ -97,8 +97,10 @@ HEADS: Final = "jailbreak", "reasoning"
 """The heads that are measured on sources left out."""
 ATTACKS: Final = 0.05
 """The share of attacks in that traffic."""
-ALARMS: Final = 0.003
-"""The most false alarms at the default threshold that calibration allows: of whole texts, windows, sentences each."""
+ALARMS: Final = 0.004
+"""The most false alarms at the default threshold that calibration allows: of whole texts, and of windows."""
+ORDERS: Final = 0.005
+"""The same of results of tools, by their sentences."""
 OF_CODE: Final = 0.02
 """The most false alarms that the heads alone may have on security questions, and on code: the promise is 3 %."""
 
@@ -208,6 +210,11 @@ def samples(data: Data, sources: Iterable[str]) -> Iterator[TrafficSample]:
                     name, data.sources[file].text(row), "", name == "jailbreaks", row.get("language", "")
                 )
             continue
+        if name == "notes of a program":
+            if data.assistant:
+                for text, language in assistant.notes(data.assistant, random.Random(3), 40, held_out=True):
+                    yield TrafficSample(name, text, language=language)
+            continue
         for row in data.sources[f"wild/{name}"].rows:
             body = row["request"]
             yield TrafficSample(
@@ -234,26 +241,27 @@ ASKED: Final = (
     "Translate the first paragraph into French.",
     "Go on.",
 )
-"""What users ask about what their tools return. They are many, so that the level of all documents does not hang on how
-one sentence is judged."""
+"""What users ask about what their tools return, where that holds an order."""
 
 
 def packages(seed: int) -> Iterator[TrafficSample]:
     """Documentation and code that tools return: of the Python packages installed here, none of which was learned from.
-    Sessions are 25 files after one another."""
+    A paragraph that several packages have counts once. Sessions are 25 files after one another. Nobody asks anything
+    about them: of few questions one would decide how all documents are judged."""
     folder = Path(site.getsitepackages()[0])
-    docs = [
-        path.read_text(errors="replace").partition("\n\n")[2] for path in sorted(folder.glob("*.dist-info/METADATA"))
-    ]
+    docs, known = [], set[str]()
+    for path in sorted(folder.glob("*.dist-info/METADATA")):
+        told = path.read_text(errors="replace").partition("\n\n")[2].split("\n\n")
+        docs.append("\n\n".join(part for part in told if part not in known))
+        known.update(told)
     docs = [text[at : at + 6000] for text in docs if len(text) > 400 for at in range(0, min(len(text), 30000), 6000)]
     code = list(library(folder, 600, seed))
-    asked = cycle(ASKED)
-    yield from (TrafficSample("documentation", next(asked), text) for text in docs)
-    yield from (TrafficSample("code files", next(asked), text) for text in code)
+    yield from (TrafficSample("documentation", "", text) for text in docs)
+    yield from (TrafficSample("code files", "", text) for text in code)
     chance = random.Random(seed)
     for _ in range(150):
         files = [chance.choice(docs if chance.random() < 0.3 else code)[:3000] for _ in range(25)]
-        yield TrafficSample("sessions of 25 files", next(asked), "\n".join(files))
+        yield TrafficSample("sessions of 25 files", "", "\n".join(files))
 
 
 def planted(data: Data, seed: int, size: int = 600) -> Iterator[TrafficSample]:
@@ -329,16 +337,16 @@ def drift(parts: Sequence[F64], share: float = 0.97) -> float:
     return float(np.clip(slope, 0.1, 1.0))
 
 
-def fit(harmless: F64, shares: F64, attacks: F64) -> tuple[float, float]:
+def fit(harmless: F64, shares: F64, attacks: F64, alarms: float = ALARMS) -> tuple[float, float]:
     """Slope and shift of the calibration: the slope is Platt's on the stated mix, within SLOPES; the shift puts the
-    default threshold where ALARMS of the harmless texts begin."""
+    default threshold where `alarms` of the harmless texts begin."""
     mass = np.concatenate((shares / shares.sum() * (1 - ATTACKS), np.full(len(attacks), ATTACKS / len(attacks))))
     truth = np.concatenate((np.zeros(len(harmless)), np.ones(len(attacks))))
     slope, _ = platt(np.concatenate((harmless, attacks)), truth, mass * len(truth))
     slope = float(np.clip(slope, *SLOPES))
     order = harmless.argsort()[::-1]
     above = np.cumsum(shares[order]) / shares.sum()
-    top = harmless[order[int(np.searchsorted(above, ALARMS))]]
+    top = harmless[order[int(np.searchsorted(above, alarms))]]
     return slope, float(logit(np.array([DEFAULT]))[0]) - slope * float(top) - 1e-3
 
 
@@ -367,7 +375,7 @@ def levels(traffic: Seen, longer: Seen, orders: Seen) -> Levels:
         raw = Level(1.0, 0.0, by_number)
         bad = np.array([raw.of(parts) for attack, parts in rows if attack])
         good = np.array([raw.of(parts) for attack, parts in rows if not attack])
-        slope, shift = fit(good, np.ones(len(good)), bad)
+        slope, shift = fit(good, np.ones(len(good)), bad, ORDERS if name == "planted" else ALARMS)
         made[name] = Level(slope, shift, slope * by_number)
     return made
 

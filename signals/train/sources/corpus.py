@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from signals.train.sources import attacks, talk, written
+from signals.train.sources import assistant, attacks, talk, written
 from signals.train.sources.data import Data, library, question_of, said
 from signals.train.sources.grammar import casual
 
@@ -203,7 +203,7 @@ def wild(data: Data, held_out: bool = False) -> Iterator[Item]:
 def authored(data: Data, chance: random.Random) -> Iterator[Item]:
     """What was written for this (texts/*.txt), and code as tools return it."""
     contexts = [row["context"][:800] for row in data.part("injection/bipia_contexts")]
-    for text, _ in dict.fromkeys(written.spoken("attack", chance, 9000)):
+    for text, _ in dict.fromkeys(written.spoken("attack", chance, 13000)):
         yield Item(text, {"jailbreak": (1, 0.7)}, "written attacks")
     plain: dict[str, tuple[float, float]] = {"jailbreak": (0, 0.7)}
     for text, attack in chain(written.personas(chance, 9000), written.covers(chance, 4000)):
@@ -211,12 +211,17 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
         yield Item(text, labels, "written role attacks" if attack else "written role play")
     for text, attack in dict.fromkeys(written.hijacks(chance, 3000)):
         yield Item(text, {"jailbreak": (float(attack), 1.0)}, "written attacks" if attack else "written harmless")
-    for kind, size in (("short", 5000), ("twin", 7000)):
+    for kind, size in (("short", 7500), ("twin", 9500)):
         for text in dict.fromkeys(written.twins(kind, chance, size)):
             source = "written injections" if kind == "short" else "written twins"
             yield Item(text, {"jailbreak": (float(kind == "short"), 0.7)}, source)
-    for text in dict.fromkeys(written.sayings(chance, 3000)):
+    for text in dict.fromkeys(written.sayings(chance, 4000)):
         yield Item(text, {"jailbreak": (0, 1.0)}, "written sayings")
+    for text in dict.fromkeys(chain(written.prose(chance, 2500), written.logs(chance, 2000))):
+        yield Item(text, {"jailbreak": (0, 1.0)}, "written prose")
+    if data.assistant:
+        for text, _ in assistant.notes(data.assistant, chance, 250):
+            yield Item(text, {"jailbreak": (0, 1.0)}, "notes of a program")
     for text in written.suffixed(chance, 1200):
         yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)
     for text in dict.fromkeys(chain(written.plain(chance, 2500), written.tasks(chance, 4000))):

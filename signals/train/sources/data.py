@@ -102,10 +102,12 @@ class Source:
 
 class Data:
     """The files of a data folder, read once. `checksums` maps each file to its SHA-256. `limit`: of each file no more
-    than so many rows count, evenly chosen, for a trial of the training."""
+    than so many rows count, evenly chosen, for a trial of the training. `assistant`: the wheel of assistant.py."""
 
-    def __init__(self, folder: Path, files: Sequence[str] = FILES, limit: int | None = None) -> None:
-        self.limit = limit
+    def __init__(
+        self, folder: Path, files: Sequence[str] = FILES, limit: int | None = None, assistant: Path | None = None
+    ) -> None:
+        self.limit, self.assistant = limit, assistant
         self.sources: dict[str, Source] = {}
         self.checksums: dict[str, str] = {}
         for name in files:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from signals.train.sources.grammar import casual, expand, lines, typo
@@ -202,12 +203,13 @@ def tasks(chance: random.Random, size: int) -> Iterator[str]:
 
 
 def sayings(chance: random.Random, size: int) -> Iterator[str]:
-    """What people quote, joke and chat, in 26 languages, English one time in five: it says "never", "forget" and "you
+    """What people quote, joke and chat, in 26 languages, English one time in three: it says "never", "forget" and "you
     must" to everybody, and asks nothing of a model."""
     every = [section for section in sections().values() if "saying" in section.kinds]
-    names = sections()["sayings en"].slots["by"]
+    english = sections()["sayings en"]
+    names = english.slots["by"]
     for _ in range(size):
-        section = every[0] if chance.random() < 0.2 else chance.choice(every)
+        section = english if chance.random() < 0.3 else chance.choice(every)
         text = section.make("saying", chance)
         draw = chance.random()
         if draw < 0.3:
@@ -215,6 +217,50 @@ def sayings(chance: random.Random, size: int) -> Iterator[str]:
         elif draw < 0.4:
             text += chance.choice(["\n", "\n\n", " "]) + section.make("saying", chance)
         yield text if chance.random() < 0.8 else casual(text, chance)
+
+
+def prose(chance: random.Random, size: int) -> Iterator[str]:
+    """Plain prose in 13 languages and scripts, as manuals, encyclopaedias, papers and stories have it: one sentence or
+    some, with a line of its own before them now and then, in lines of a page's width or in one."""
+    every = [section for section in sections().values() if "prose" in section.kinds]
+    for _ in range(size):
+        section = chance.choice(every)
+        lines = section.kinds["prose"]
+        some = chance.sample(lines, chance.choice([1, 1, 2, 3, 4, 5, 6]))
+        text = ("" if section.name in ("prose ja", "prose zh", "prose zh-hant") else " ").join(some)
+        if chance.random() < 0.5:
+            width = chance.choice([36, 40]) if len(text.encode()) > 2 * len(text) else chance.choice([64, 72, 78])
+            text = "\n".join(wrap(text, width))
+        if chance.random() < 0.25:
+            text = f"{chance.choice(lines).rstrip('.。')}\n{text}"
+        yield text
+
+
+_NICKS: Final = (
+    "anna", "Tomek", "kuba_", "ali42", "mrx", "Sofie", "zed", "yuki", "ilya", "root66", "lena", "bo", "Pixel", "nn",
+)  # fmt: skip
+
+
+def logs(chance: random.Random, size: int) -> Iterator[str]:
+    """Chats as their programs write them down: who says it, perhaps when, and what; harmless talk in all languages."""
+    every = [section for section in languages() if "chat" in section.kinds]
+    quotes = {section.name.split()[-1]: section for section in sections().values() if "saying" in section.kinds}
+    for _ in range(size):
+        section, form = chance.choice(every), chance.choice(["<{n}> ", "{n}: ", "[{t}] <{n}> ", "{t} < {n}> ", "- "])
+        names, made = chance.sample(_NICKS, 3), []
+        for _ in range(chance.randint(2, 9)):
+            saying = section.name in quotes and chance.random() < 0.3
+            text = quotes[section.name].make("saying", chance) if saying else section.make("chat", chance)
+            draw = chance.random()
+            if draw < 0.15:
+                text = f"* {chance.choice(names)} {text}"
+            else:
+                clock = f"{chance.randint(0, 23):02}:{chance.randint(0, 59):02}"
+                text = form.format(n=chance.choice(names), t=clock) + text
+            made.append(casual(text, chance) if chance.random() < 0.4 else text)
+        if chance.random() < 0.2:
+            made.insert(0, f"#{chance.choice(names)}")
+        yield "\n".join(made)
 
 
 def covers(chance: random.Random, size: int) -> Iterator[tuple[str, bool]]:
@@ -283,7 +329,7 @@ def told(items: Iterable[Item]) -> str:
     """What the card says of the written texts among `items`."""
     counts = Counter(item.source for item in items)
     counts["written attacks"] += sum(counts[f"written {name}"] for name in ("suffixes", "role attacks", "injections"))
-    for kind in ("role play", "twins", "sayings"):
+    for kind in ("role play", "twins", "sayings", "prose"):
         counts["written harmless"] += counts[f"written {kind}"]
     counts["written agents"] += counts["written notes"]
     written = ", ".join(

@@ -49,10 +49,11 @@ def both() -> Iterator[Shared]:
 
 @pytest.mark.parametrize(
     ("text", "direct"),
-    [("Write a story where an AI breaks free.", 0.678), ("Un hombre con camiseta roja juega al fútbol.", 0.0299)],
+    [("Write a story where an AI breaks free.", 0.467), ("Un hombre con camiseta roja juega al fútbol.", 0.0238)],
 )
 def test_it_says_the_same_on_every_processor(text: str, direct: float, second: Second) -> None:
-    """Where 8-bit products overflow, the first is 0.797. After a training these are the new model's on any machine."""
+    """Where 8-bit products overflow, the first was 0.12 more (of an earlier model). After a training these are the new
+    model's on any machine."""
     assert second.judge(text, "direct") == pytest.approx(direct, abs=0.01)
 
 
@@ -142,7 +143,7 @@ def test_a_second_reader_is_given_the_window_and_the_order() -> None:
     lines = verdict.order.splitlines()
     assert ATTACK.removesuffix(".") in verdict.order
     assert len(lines) == 2 * NEAR + 1
-    (calm_verdict,) = model.verdicts(["What is the capital of France?"])
+    (calm_verdict,) = model.verdicts(["How long do I cook an egg?"])
     assert calm_verdict.direct < DOUBT
     assert calm_verdict.suspect == ""
 

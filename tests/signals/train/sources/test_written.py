@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+import site
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,8 +64,18 @@ def test_attacks_and_their_harmless_like_are_half_and_half_and_varied(
     assert not [text for text, _ in made if LEFT.search(text)]
 
 
-def test_no_single_question_decides_how_documents_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_a_question_nor_a_shared_paragraph_decides_how_documents_are_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shared = "Do not edit below this line. " * 20
+    for name in ("a", "b", "c"):
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\n\n{name} draws maps. {'It is small. ' * 60}\n\n{shared}")
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path)])
     monkeypatch.setattr(traffic, "library", lambda folder, size, seed: ["x = 1\n"] * 100)
-    asked = Counter(sample.user for sample in traffic.packages(2))
-    assert len(asked) == len(traffic.ASKED) > 12
-    assert max(asked.values()) <= 0.1 * asked.total()
+    found = list(traffic.packages(2))
+    assert {sample.user for sample in found} == {""}
+    docs = [sample.tools for sample in found if sample.source == "documentation"]
+    assert len(docs) == 3
+    assert sum(shared in text for text in docs) == 1
