@@ -57,8 +57,15 @@ END = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}
 
 
 def watched(*events: bytes) -> bytes:
+    """What is released, once all that has come is judged: of much that comes at once only a part is, to begin with."""
     watch = Watch(SHAPES["chat"], Everything("secret"), True)
-    return b"".join([*(watch.feed(one) for one in events), watch.feed(b"", True)])
+
+    async def all_of_it() -> bytes:
+        return b"".join(
+            [await fed(watch, piece, end) for piece, end in (*((one, False) for one in events), (b"", True))]
+        )
+
+    return asyncio.run(all_of_it())
 
 
 def contents(stream: bytes) -> str:
@@ -80,6 +87,12 @@ def test_an_event_that_is_like_another_is_masked() -> None:
 def test_nothing_found_goes_on_byte_for_byte() -> None:
     events = [event(content=part) for part in ("a", "b", "\u2603", '"', "\\", "a", "")]
     assert watched(*events, END) == b"".join((*events, END))
+
+
+def test_more_than_is_judged_at_once_is_watched_as_what_comes_alone() -> None:
+    parts = [*"a" * 31, "sec", "sec", "so it goes ", "so it goes ", "secret", "so it goes "]
+    events = [event(content=part) for part in parts]
+    assert watched(b"".join((*events, END))) == watched(*events, END)
 
 
 @given(
