@@ -77,7 +77,7 @@ def test_a_name_has_one_standing_in_a_store() -> None:
 @needs_server
 async def test_replicas_come_to_the_same_sums(server: Server) -> None:  # noqa: F811
     clock, chance = Clock(), random.Random(2)
-    stores = [Valkey(server.url), Valkey(server.url)]
+    stores = [Valkey(server.url, timeout=2), Valkey(server.url, timeout=2)]
     one, two = (Standing(store, "test", 2, DAY, clock) for store in stores)
     whole = standing(clock=clock)
     for _ in range(100):
