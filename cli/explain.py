@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from cli.called import CalledWrongly
 from cli.colour import EXPLAINED, painted
 
 SHOWN = 200
@@ -50,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from decisions import explain
 
     if args.request == args.answer == "-":
-        print("pointsman explain: only one of REQUEST.json and --answer can be standard input", file=sys.stderr)
-        return 2
+        raise CalledWrongly("only one of REQUEST.json and --answer can be standard input")
     given = None if args.answer is None else _read(args.answer)
     attributes = {} if args.attributes is None else _attributes(args.attributes)
     if attributes is None:

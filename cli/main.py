@@ -30,7 +30,8 @@ Python's, has an underscore at its end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A policy with errors is 1, an unreadable file or a used address 2."""
+    """Run one command; returns the exit status. A policy with errors is 1; an unreadable file, a used address or
+    a wrong argument 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:  # before anything else is imported
         print(f"pointsman {_version()}")
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for module in modules.values():
         module.add(subparsers)
     args = parser.parse_args(argv)
+    from cli.called import CalledWrongly
     from config.problem import PolicyError
 
     try:
@@ -57,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has enough, as in `pointsman schema | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 0
-    except OSError as error:
-        print(f"pointsman {args.command}: {told(error)}", file=sys.stderr)
+    except (OSError, CalledWrongly) as error:
+        name = getattr(args, f"{args.command}_command", None)  # `select` and `stepwise` have commands of their own
+        print(f"pointsman {args.command}{f' {name}' if name else ''}: {told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

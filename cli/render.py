@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.called import CalledWrongly
+
 if TYPE_CHECKING:
     from cli.gateways.folder import RenderedFolder
     from cli.gateways.kubernetes import Cluster
@@ -188,14 +190,13 @@ def _usual(args: argparse.Namespace) -> str:
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
-    """Raises RenderError for names that Kubernetes does not take, and for options that do not fit together."""
+    """Raises CalledWrongly for names that Kubernetes does not take, and for options that do not fit together."""
     from cli.gateways import kubernetes
-    from cli.gateways.place import RenderError
 
     given = {option for option in _GATEWAY_OPTIONS if getattr(args, option[2:].replace("-", "_"))}
     for option in sorted(given):
         if args.target not in _GATEWAY_OPTIONS[option]:
-            raise RenderError(f"{option}: that is for --for {' and --for '.join(_GATEWAY_OPTIONS[option])}")
+            raise CalledWrongly(f"{option}: that is for --for {' and --for '.join(_GATEWAY_OPTIONS[option])}")
     if args.target == "envoy":
         return kubernetes.Cluster()
     for option, other in (
@@ -204,13 +205,13 @@ def _cluster(args: argparse.Namespace) -> Cluster:
         ("--gateway-labels", "--gateway-api"),
     ):
         if option in given and other in given:
-            raise RenderError(f"{option}: leave it out beside {other}, which says it already")
+            raise CalledWrongly(f"{option}: leave it out beside {other}, which says it already")
     if "--section" in given and "--gateway" not in given:
-        raise RenderError("--section: say with --gateway whose listener it is")
+        raise CalledWrongly("--section: say with --gateway whose listener it is")
     if args.target == "istio" and "--gateway-api" not in given and given & {"--section", "--gateway-class"}:
-        raise RenderError("--section and --gateway-class: Istio's own Gateway has neither; see --gateway-api")
+        raise CalledWrongly("--section and --gateway-class: Istio's own Gateway has neither; see --gateway-api")
     if {"--gateway-api", "--gateway-namespace"} <= given:
-        raise RenderError("--gateway-namespace: with --gateway-api write --gateway NAMESPACE/NAME")
+        raise CalledWrongly("--gateway-namespace: with --gateway-api write --gateway NAMESPACE/NAME")
     namespace = kubernetes.label(args.namespace, "--namespace")
     service, port = kubernetes.router(args.service, args.router, namespace)
     before, _, name = (args.gateway or "").rpartition("/")
@@ -238,24 +239,23 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 
 
 def _seen(args: argparse.Namespace) -> None:
-    """Raises RenderError for an argument with a character that nobody sees: it would go into the configuration."""
-    from cli.gateways.place import RenderError
-
+    """Raises CalledWrongly for an argument with a character that nobody sees: it would go into the configuration."""
     for name, value in vars(args).items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not text.isprintable():
                 shown = f"--{name.replace('_', '-')} {text!r}"
-                raise RenderError(f"{shown}: it has a line break or another character that cannot be seen; take it out")
+                raise CalledWrongly(
+                    f"{shown}: it has a line break or another character that cannot be seen; take it out"
+                )
 
 
 def _folder(args: argparse.Namespace, notes: list[str]) -> RenderedFolder:
-    """Raises RenderError for what is no folder."""
+    """Raises CalledWrongly for what is no folder."""
     from cli.gateways.folder import RenderedFolder
-    from cli.gateways.place import RenderError
 
     path = Path(args.output)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
-        raise RenderError(f"-o {path}: that is a file; name a folder, or write `pointsman render … > {path.name}`")
+        raise CalledWrongly(f"-o {path}: that is a file; name a folder, or write `pointsman render … > {path.name}`")
     return RenderedFolder(path, args.policy, f"--for {args.target}{_options(args)}", notes)
 
 
@@ -285,23 +285,21 @@ def _write(rendered: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
 
 def _mtls(args: argparse.Namespace) -> Mtls | Secrets | None:
-    from cli.gateways.place import Mtls, RenderError, Secrets
+    from cli.gateways.place import Mtls, Secrets
 
     if args.router_sds and (args.router_ca or args.router_cert or args.router_key):
-        raise RenderError("--router-sds names the certificates itself: leave --router-ca, -cert and -key out")
+        raise CalledWrongly("--router-sds names the certificates itself: leave --router-ca, -cert and -key out")
     if args.router_sds:
         return Secrets(args.router_sds)
     if (args.router_cert or args.router_key) and not args.router_ca:
-        raise RenderError("--router-cert, --router-key: Envoy must know the router, too: give --router-ca")
+        raise CalledWrongly("--router-cert, --router-key: Envoy must know the router, too: give --router-ca")
     if bool(args.router_cert) != bool(args.router_key):
-        raise RenderError("--router-cert and --router-key belong together: give both, or neither for TLS alone")
+        raise CalledWrongly("--router-cert and --router-key belong together: give both, or neither for TLS alone")
     return Mtls(args.router_ca, args.router_cert, args.router_key) if args.router_ca else None
 
 
 def _pair(text: str) -> tuple[str, str]:
-    from cli.gateways.place import RenderError
-
     key, equals, url = text.partition("=")
     if not equals or not key or not url:
-        raise RenderError(f"--upstream {text!r}: write MODEL=URL, as in --upstream small=http://vllm:8000")
+        raise CalledWrongly(f"--upstream {text!r}: write MODEL=URL, as in --upstream small=http://vllm:8000")
     return key, url

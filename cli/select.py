@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.called import CalledWrongly, number, url
+
 if TYPE_CHECKING:
     from signals.neural.foretelling import Way
 
@@ -33,17 +35,17 @@ def add(subparsers: Any) -> None:
     train.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=number(0), default=0)
 
     text = "print the questions whose grades say most of a model that joins, one outcome a line, without scores"
     questions = commands.add_parser("questions", help=text, description=text)
     questions.add_argument("outcomes", type=Path, metavar="OUTCOMES.jsonl", help="graded answers of other models")
-    questions.add_argument("--count", type=int, default=50, metavar="N", help="how many questions (50)")
-    questions.add_argument("--of", type=float, metavar="NUMBER", help="price of a call of the model that joins")
+    questions.add_argument("--count", type=number(1), default=50, metavar="N", help="how many questions (50)")
+    questions.add_argument("--of", type=number(0.0), metavar="NUMBER", help="price of a call of the model that joins")
     questions.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
-    questions.add_argument("--seed", type=int, default=0)
+    questions.add_argument("--seed", type=number(0), default=0)
 
     text = "say what choices are worth on graded answers: quality, cost, and how much of what could be gained"
     evaluate = commands.add_parser("evaluate", help=text, description=text)
@@ -53,9 +55,13 @@ def add(subparsers: Any) -> None:
     source.add_argument("--policy", type=Path, help="a policy, whose choice is evaluated")
     evaluate.add_argument("--decision", metavar="NAME", help="the decision of the policy; its first choice of models")
     evaluate.add_argument("--by", metavar="KIND", help="the kind of selector, where no policy says it")
-    evaluate.add_argument("--at-least", type=float, default=0.8, help="the quality that `--by quality` wants (0.8)")
+    evaluate.add_argument(
+        "--at-least", type=number(0.0, 1.0), default=0.8, help="the quality that `--by quality` wants (0.8)"
+    )
     evaluate.add_argument("--stream", action="store_true", help="reveal only the grade of the model that was chosen")
-    evaluate.add_argument("--seed", type=int, default=0, help="order of the questions of a stream, and its chances")
+    evaluate.add_argument(
+        "--seed", type=number(0), default=0, help="order of the questions of a stream, and its chances"
+    )
     evaluate.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
@@ -86,7 +92,9 @@ def _where(parser: argparse.ArgumentParser, *, decision: bool = True) -> None:
     """Where what was learned from grades is."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--policy", type=Path, help="a policy, in whose state store it is")
-    source.add_argument("--admin", metavar="URL", help="the admin port of a router, such as http://127.0.0.1:8080")
+    source.add_argument(
+        "--admin", type=url, metavar="URL", help="the admin port of a router, such as http://127.0.0.1:8080"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="the token that the admin port asks for")
     if decision:
         parser.add_argument("--decision", metavar="NAME", help="of this decision only")
@@ -103,12 +111,14 @@ def run(args: argparse.Namespace) -> int:
                 return _evaluate(args)
             case "inspect" if args.file is not None:
                 if args.policy is not None or args.admin is not None:
-                    raise ValueError("give FILE, or --policy, or --admin, and only one of them")
+                    raise CalledWrongly("give FILE, or --policy, or --admin, and only one of them")
                 return _inspect(args)
             case command:
                 from cli.standing import run as standing
 
                 return standing(command, args)
+    except CalledWrongly:
+        raise
     except (ValueError, ModuleNotFoundError) as error:
         print(f"pointsman select {args.select_command}: {error}", file=sys.stderr)
         return 1
@@ -125,7 +135,7 @@ def _train(args: argparse.Namespace) -> int:
     known = ways()
     by = next(iter(known)) if args.by is None else args.by
     if by not in known:
-        raise ValueError(f"--by {args.by}: a file is read by {', '.join(known)}")
+        raise CalledWrongly(f"--by {args.by}: a file is read by {', '.join(known)}")
     way: Way = "neighbours" if known[by] == "neighbours" else "abilities"
     asked = [Asked(row["text"], category) for row, category in zip(rows, named(rows), strict=True)]
     made = train(asked, grades, prices, way, args.seed)
@@ -149,8 +159,6 @@ def _questions(args: argparse.Namespace) -> int:
     models = sorted({model for row in rows for model in row["scores"]})
     grades, prices = _matrix(rows, models, "scores"), _prices(args.price, models, rows)
     of = math.nan if args.of is None else args.of
-    if args.count < 1:
-        raise ValueError("--count: at least 1")
     newcomers = Newcomers(grades, named(rows), np.array(list(prices.values())))
     for at in newcomers.questions(args.count, of, args.seed).tolist():
         shown = {key: value for key, value in rows[at].items() if key not in ("text", "scores", "rewards", "costs")}
@@ -242,8 +250,8 @@ def _row(row: Any) -> dict[str, Any]:
         raise ValueError("`scores` (or `rewards`) are needed: {model: 0 to 1}")
     costs = row.get("costs") or {}
     for name, numbers, most in (("scores", scores, 1.0), ("costs", costs, math.inf)):
-        for model, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= most:
+        for model, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
                 raise ValueError(f"`{name}` of {model}: {'0 to 1' if most == 1 else 'a number from 0'} is needed")
     request = row.get("request")
     text = row.get("question")
@@ -271,7 +279,7 @@ def _matrix(rows: list[dict[str, Any]], models: list[str], key: str) -> Any:
 
 
 def _given(prices: list[str], models: list[str]) -> dict[str, float]:
-    """The prices of `--price`. Raises ValueError."""
+    """The prices of `--price`. Raises CalledWrongly."""
     found: dict[str, float] = {}
     for price in prices:
         name, _, number = price.rpartition("=")
@@ -280,7 +288,7 @@ def _given(prices: list[str], models: list[str]) -> dict[str, float]:
         except ValueError:
             found[name] = math.nan
         if name not in models or not found[name] >= 0:
-            raise ValueError(f"--price {price}: write MODEL=NUMBER, with one of {', '.join(models)}")
+            raise CalledWrongly(f"--price {price}: write MODEL=NUMBER, with one of {', '.join(models)}")
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from cli.called import CalledWrongly
 from config.watch import load
 from decisions.engine import Engine
 from decisions.model import Model
@@ -96,7 +97,7 @@ def foretold(table: Table, path: Path, by: str | None, at_least: float) -> Picke
     """What a file of `select train` chooses. Raises ValueError, OSError."""
     made = Foretelling.load(path)
     if by is not None and getattr(BY_NAME.get(by), "way", "") not in (None, made.way):
-        raise ValueError(f"{path} holds {made.way}, which `by: {by}` does not read")
+        raise CalledWrongly(f"--by {by}: it does not read {path}, which holds {made.way}")
     at = {model: place for place, model in enumerate(made.models)}
     if not any(model in at for model in table.models):
         raise ValueError(f"{path} knows none of the models; it knows {', '.join(made.models)}")
@@ -153,8 +154,8 @@ def _choice(engine: Engine, decision: str | None) -> Selector:
         raise ValueError("no decision of the policy has a choice of models (`route: {pick: […]}`)")
     found = next(iter(engine.selectors.values())) if decision is None else engine.selectors.get(decision)
     if found is None:
-        named = ", ".join(engine.selectors)
-        raise ValueError(f"the policy has no decision {decision!r} with a choice of models; others have: {named}")
+        why = "the policy has no such decision with a choice of models; others have"
+        raise CalledWrongly(f"--decision {decision}: {why}: {', '.join(engine.selectors)}")
     return found
 
 
@@ -171,7 +172,7 @@ def ways() -> dict[str, str | None]:
 def _alone(table: Table, by: str) -> Selector:
     kind = BY_NAME.get(by)
     if kind is None or not issubclass(kind, Learner):
-        raise ValueError(f"give --file, or --policy, or --by with one of {', '.join(learners())}")
+        raise CalledWrongly(f"give --file, or --policy, or --by with one of {', '.join(learners())}")
     given = {"per": "template"} if issubclass(kind.Parameters, ClassParams) else {}
     params: Any = kind.Parameters(**given)
     prices = np.nanmean(table.spent, 0)

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from cli.called import number, url
 
 if TYPE_CHECKING:
     from decisions.engine import Engine
@@ -21,24 +22,33 @@ def add(subparsers: Any) -> None:
     parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy file; watched, and reloaded on SIGHUP")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="host:port or unix:PATH")
     _add_admin(parser)
-    parser.add_argument("--workers", type=_workers, default=None, metavar="N", help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=number(1, 256), default=None, metavar="N", help="processes (default: one per core)"
+    )
     parser.add_argument(
         "--transport", choices=("auto", "http2", "grpcio"), default="auto", help="default: grpcio with TLS, else http2"
     )
     _add_tls(parser)
     parser.add_argument(
         "--drain-wait",
-        type=_seconds,
+        type=number(0.0, 3_600.0),
         default=3.0,
         metavar="S",
         help="go on serving for S seconds after SIGTERM, as NOT_SERVING",
     )
     parser.add_argument(
-        "--grace", type=_seconds, default=30.0, metavar="S", help="then wait at most S seconds for open streams"
+        "--grace",
+        type=number(0.0, 3_600.0),
+        default=30.0,
+        metavar="S",
+        help="then wait at most S seconds for open streams",
     )
-    parser.add_argument("--poll", type=_seconds, default=1.0, metavar="S", help="look for a new policy every S seconds")
+    parser.add_argument(
+        "--poll", type=number(0.0, 3_600.0), default=1.0, metavar="S", help="look for a new policy every S seconds"
+    )
     parser.add_argument(
         "--models-through",
+        type=url,
         metavar="URL",
         help="Envoy's internal listener, through which stepwise and panel answers call models",
     )
@@ -82,7 +92,7 @@ def _add_admin(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gateway",
-        type=_url,
+        type=url,
         metavar="URL",
         help="where the console's playground sends requests when it is asked to: Envoy, as clients reach it",
     )
@@ -119,7 +129,7 @@ def _add_candidate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--canary",
-        type=_percent,
+        type=number(0.0, 100.0),
         default=0.0,
         metavar="PERCENT",
         help="share of the sessions that the candidate decides with effect",
@@ -131,7 +141,7 @@ def _add_decision_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decision-log", metavar="FILE", help="one JSON line per decision, to a file or - for stdout")
     parser.add_argument(
         "--decision-log-sample",
-        type=_share,
+        type=number(0.0, 1.0),
         default=1.0,
         metavar="SHARE",
         help="share of the decisions that are logged, 0 to 1",
@@ -144,8 +154,8 @@ def _add_decision_log(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--decision-log-buffer",
-        type=_mebibytes,
-        default=64 * 2**20,
+        type=number(1, 65_536),
+        default=64,
         metavar="MIB",
         help="memory for lines that wait to be written, in each worker (default: 64)",
     )
@@ -167,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         if args.decision_log is not None:
             content, headers = args.decision_log_content, tuple(args.decision_log_header)
             decision_log = LogOptions(
-                args.decision_log, args.decision_log_sample, content, headers, args.decision_log_buffer
+                args.decision_log, args.decision_log_sample, content, headers, args.decision_log_buffer * 2**20
             )
             decision_log.try_it()
         playground = (sys.executable, "-m", "cli.playground", str(args.policy)) if args.playground else ()
@@ -185,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
             models_through=args.models_through,
             stepwise_listen=args.writers_listen,
             candidate=args.candidate,
-            canary=args.canary,
+            canary=args.canary / 100,
             decision_log=decision_log,
             traces=args.traces,
             admin_hosts=tuple(args.admin_host),
@@ -225,42 +235,3 @@ def _gate(engine: Engine, cases: Path) -> None:
     from cli.test import gate  # only policies that have cases pay for it
 
     gate(engine, cases)
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError("a URL such as http://127.0.0.1:10000")
-    return text
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError("a share from 0 to 1")
-    return share
-
-
-def _percent(text: str) -> float:
-    return _share(str(float(text) / 100))
-
-
-def _workers(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 256:
-        raise argparse.ArgumentTypeError("between 1 and 256")
-    return number
-
-
-def _mebibytes(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 65_536:
-        raise argparse.ArgumentTypeError("between 1 and 65536 MiB")
-    return number * 2**20
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 3_600:
-        raise argparse.ArgumentTypeError("between 0 and 3600 seconds")
-    return number

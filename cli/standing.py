@@ -9,10 +9,12 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from cli.called import CalledWrongly
 from config.resources import Resources
 from config.watch import load
 from decisions import learned
@@ -26,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 def run(command: str, args: argparse.Namespace) -> int:
-    """The exit status. Raises ValueError, PolicyError, OSError."""
+    """The exit status. Raises CalledWrongly, ValueError, PolicyError, OSError."""
     decision = getattr(args, "decision", None)
     given = None
     if command == "import":
@@ -39,7 +41,7 @@ def run(command: str, args: argparse.Namespace) -> int:
     elif args.policy is not None:
         found = asyncio.run(_stored(command, args.policy, decision, given))
     else:
-        raise ValueError("say where it is: --policy POLICY, for what is in its state store, or --admin URL")
+        raise CalledWrongly("say where it is: --policy POLICY, for what is in its state store, or --admin URL")
     if command == "export":
         text = json.dumps(found) + "\n"
         if args.out is None:
@@ -62,8 +64,8 @@ async def _stored(command: str, policy: Path, decision: str | None, given: Any) 
     try:
         engine = loaded.engine
         if not isinstance(engine.store, Valkey):
-            raise ValueError(
-                f"{policy} has no state store, so that each router learns for itself: ask one by --admin URL"
+            raise CalledWrongly(
+                f"--policy: {policy} has no state store, so that each router learns for itself: ask one by --admin URL"
             )
         return await _done(command, engine, decision, given)
     except Unavailable:
@@ -76,18 +78,19 @@ async def _stored(command: str, policy: Path, decision: str | None, given: Any) 
 async def _done(command: str, engine: Engine, decision: str | None, given: Any) -> dict[str, Any]:
     if command == "import":
         return {"candidates": await learned.take_in(engine, given)}
-    if command == "reset":
-        return {"forgotten": await learned.forget(engine, decision)}
-    return learned.summed_up(engine, await learned.learned(engine, decision))
+    try:
+        if command == "reset":
+            return {"forgotten": await learned.forget(engine, decision)}
+        return learned.summed_up(engine, await learned.learned(engine, decision))
+    except ValueError as error:
+        raise CalledWrongly(f"--decision: {error}") from None
 
 
 def _asked(command: str, args: argparse.Namespace, decision: str | None, given: Any) -> dict[str, Any]:
-    """What a router answers. Raises ValueError."""
+    """What a router answers. Raises CalledWrongly, ValueError."""
     url = f"{args.admin.rstrip('/')}/selection"
     if decision is not None:
         url += f"?{urlencode({'decision': decision})}"
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"--admin {args.admin}: a URL is needed, such as http://127.0.0.1:8080")
     method = {"import": "POST", "reset": "DELETE"}.get(command, "GET")
     headers = {"content-type": "application/json"}
     if args.token_file is not None:
@@ -99,7 +102,11 @@ def _asked(command: str, args: argparse.Namespace, decision: str | None, given: 
             found: dict[str, Any] = json.loads(answer.read())
             return found
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{url}: {error.code}: {error.read().decode(errors='replace').strip()}") from None
+        said = f"{url}: {error.code}: {error.read().decode(errors='replace').strip()}"
+        # What is wrong with the file to be imported is wrong with a file; all else is wrong with the call.
+        asked = error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+        wrongly = asked or (error.code == HTTPStatus.BAD_REQUEST and command != "import")
+        raise (CalledWrongly if wrongly else ValueError)(said) from None
     except OSError as error:
         raise ValueError(f"{url}: {error.reason if isinstance(error, urllib.error.URLError) else error}") from None
 

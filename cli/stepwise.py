@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
+from cli.called import CalledWrongly, number, url
 from cli.main import told
-from stepwise.train.algorithms import ALGORITHMS
+from stepwise.train.algorithms import ALGORITHMS, ASK
 
 ENDS = ("auto", "blank", "line", "sentence")
 """`stepwise.steps.Ends`, whose module would make every command slower to start."""
+_PRICE, _SHARE = number(0.0), number(0.0, 1.0)
 SUMMARY = "train, calibrate, evaluate and export a stepwise policy for a pair of models"
 
 
@@ -25,13 +28,20 @@ def add(subparsers: Any) -> None:
         made.add_argument("--work", type=Path, required=True, help="the project's folder")
         if models:
             made.add_argument("--writer", metavar="MODULE", help="models in this process, e.g. examples.tinylm.writer")
-            made.add_argument("--small-url", metavar="URL", help="OpenAI-compatible address of the small model")
-            made.add_argument("--large-url", metavar="URL", help="OpenAI-compatible address of the large model")
+            made.add_argument(
+                "--small-url", type=url, metavar="URL", help="OpenAI-compatible address of the small model"
+            )
+            made.add_argument(
+                "--large-url", type=url, metavar="URL", help="OpenAI-compatible address of the large model"
+            )
             for size in ("small", "large"):
                 about = f"chat template (Jinja) of the {size} model, if it thinks and its server does not tell it"
                 made.add_argument(f"--{size}-template", metavar="FILE", type=Path, help=about)
             made.add_argument(
-                "--temperature", type=float, default=0.0, help="temperature of both models, where they have addresses"
+                "--temperature",
+                type=number(0.0),
+                default=0.0,
+                help="temperature of both models, where they have addresses",
             )
         return made
 
@@ -50,33 +60,35 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     """What the trees are written from, and how large they get."""
     parser.add_argument("--set", choices=("policy", "calibration", "test"), required=True)
     parser.add_argument("--questions", type=Path, help="JSONL with question and answer (needed the first time)")
-    parser.add_argument("--count", type=int, help="take only this many questions, the first ones")
+    parser.add_argument("--count", type=number(1), help="take only this many questions, the first ones")
     parser.add_argument("--small", default="tinylm-small", help="name under which the small model is served")
     parser.add_argument("--large", default="tinylm-large", help="name under which the large model is served")
-    parser.add_argument("--price-small", type=float, default=1.0, help="price of one token, in any unit")
-    parser.add_argument("--price-large", type=float, default=10.0)
+    parser.add_argument("--price-small", type=_PRICE, default=1.0, help="price of one token, in any unit")
+    parser.add_argument("--price-large", type=_PRICE, default=10.0)
     parser.add_argument(
-        "--price-read", type=float, help="price of one token that the large model reads for a mark (--price-large)"
+        "--price-read", type=_PRICE, help="price of one token that the large model reads for a mark (--price-large)"
     )
-    parser.add_argument("--min-tokens", type=int, default=8, help="the fewest tokens of a step")
-    parser.add_argument("--max-tokens", type=int, default=512, help="the most tokens of a step")
+    parser.add_argument("--min-tokens", type=number(1), default=8, help="the fewest tokens of a step")
+    parser.add_argument("--max-tokens", type=number(1), default=512, help="the most tokens of a step")
     parser.add_argument("--ends", choices=ENDS, help="what ends a step (auto)")
-    parser.add_argument("--answer-tokens", type=int, default=4096, help="the most tokens of an answer (4096)")
-    parser.add_argument("--redos", type=int, default=2, help="try every choice of up to this many rewritten steps")
-    parser.add_argument("--mixtures", type=int, default=3, help="random mixtures besides these")
+    parser.add_argument("--answer-tokens", type=number(1), default=4096, help="the most tokens of an answer (4096)")
+    parser.add_argument(
+        "--redos", type=number(0), default=2, help="try every choice of up to this many rewritten steps"
+    )
+    parser.add_argument("--mixtures", type=number(0), default=3, help="random mixtures besides these")
     parser.add_argument("--marks", action="store_true", help="have the large model mark every draft, for asking")
-    parser.add_argument("--at-once", type=int, default=32, help="questions that are answered at the same time")
+    parser.add_argument("--at-once", type=number(1), default=32, help="questions that are answered at the same time")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     """How networks are trained."""
     parser.add_argument("--algorithm", choices=(*ALGORITHMS, "all"), default="all")
-    parser.add_argument("--alpha", type=float, default=0.01, help="share of avoidable errors that training aims at")
-    parser.add_argument("--multiplier", type=float, default=3.0, help="Lagrange multiplier at the start")
+    parser.add_argument("--alpha", type=_SHARE, default=0.01, help="share of avoidable errors that training aims at")
+    parser.add_argument("--multiplier", type=number(0.0), default=3.0, help="Lagrange multiplier at the start")
     parser.add_argument(
-        "--updates", type=int, default=800, help="updates of V-trace; PPO does a quarter as many rounds"
+        "--updates", type=number(1), default=800, help="updates of V-trace; PPO does a quarter as many rounds"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=number(0), default=0)
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -88,20 +100,22 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a policy file that is to ask, too: thresholds for asking are put beside its rows, which stay as they are",
     )
-    parser.add_argument("--delta", type=float, default=0.1, help="probability with which a promised bound may fail")
+    parser.add_argument("--delta", type=_SHARE, default=0.1, help="probability with which a promised bound may fail")
     parser.add_argument(
-        "--loss", type=float, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
+        "--loss", type=_SHARE, nargs="*", default=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1), help="accuracy_loss targets"
     )
-    parser.add_argument("--cost", type=float, nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets")
+    parser.add_argument(
+        "--cost", type=number(0.0), nargs="*", default=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8), help="cost targets"
+    )
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     """What is compared."""
     parser.add_argument("--algorithm", choices=ALGORITHMS, nargs="*", help="default: all trained")
-    parser.add_argument("--max-redos", type=int, default=8)
+    parser.add_argument("--max-redos", type=number(0), default=8)
     parser.add_argument(
         "--latency",
-        type=int,
+        type=number(0),
         default=20,
         metavar="N",
         help="measure the time of this many answers, where the models have addresses (0: none)",
@@ -117,12 +131,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
+        _check(args)
         asyncio.run(_run(args))
+    except CalledWrongly:
+        raise
     except ModuleNotFoundError as error:
-        hint = "training needs `pip install -e '.[train]'`"
-        if error.name == getattr(args, "writer", None):
-            hint = "--writer names a module of yours, as Python imports it: is its folder in PYTHONPATH?"
-        print(f"pointsman stepwise: {error}; {hint}", file=sys.stderr)
+        print(f"pointsman stepwise: {error}; training needs `pip install -e '.[train]'`", file=sys.stderr)
         return 1
     except Exception as error:
         if (expected := _expected(error)) is None:
@@ -131,6 +145,34 @@ def run(args: argparse.Namespace) -> int:
         unread = expected.__cause__ if isinstance(expected, ValueError) else expected
         return 2 if isinstance(unread, OSError) else 1
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises CalledWrongly for arguments that do not go together, before anything is read or written."""
+    command = args.stepwise_command
+    if command == "collect" and args.max_tokens < args.min_tokens:
+        raise CalledWrongly(f"--max-tokens {args.max_tokens} is less than --min-tokens {args.min_tokens}")
+    if command == "collect" and args.answer_tokens < args.min_tokens:
+        raise CalledWrongly(f"--answer-tokens {args.answer_tokens} is less than --min-tokens {args.min_tokens}")
+    if command == "calibrate" and args.policy is not None and not args.algorithm.endswith(ASK):
+        raise CalledWrongly(f"--policy is for policies that ask, so for --algorithm {args.algorithm}{ASK}")
+    if command not in ("collect", "calibrate", "evaluate"):
+        return
+    if (args.small_url is None) != (args.large_url is None):
+        raise CalledWrongly("--small-url and --large-url belong together: give both, or neither")
+    if command == "collect" and args.small_url is None and args.writer is None:
+        raise CalledWrongly("needs the models: --small-url and --large-url, or --writer")
+    if args.writer is None:
+        return
+    try:
+        module = importlib.import_module(args.writer)
+    except (ModuleNotFoundError, TypeError, ValueError) as error:  # the latter two: of a name that can be none
+        if isinstance(error, ModuleNotFoundError) and not f"{args.writer}.".startswith(f"{error.name}."):
+            raise  # something that the module wants
+        why = "it names a module of yours, as Python imports it: is its folder in PYTHONPATH?"
+        raise CalledWrongly(f"--writer {args.writer}: {error}; {why}") from None
+    if not hasattr(module, "open_writer"):
+        raise CalledWrongly(f"--writer {args.writer}: the module has no open_writer(limits)")
 
 
 def _expected(error: BaseException) -> BaseException | None:
@@ -208,8 +250,7 @@ async def _run(args: argparse.Namespace) -> None:
     ends = (small, large) if small and large else None
     async with open_writer(project.settings, args.writer, ends, args.temperature) as writer:
         if command == "collect":
-            if writer is None:
-                raise ValueError("needs the models: --small-url and --large-url, or --writer")
+            assert writer is not None
             plan = Plan(args.redos, args.mixtures, marks=args.marks)
             await work.do_collect(project, args.set, writer, plan, args.at_once)
         elif command == "calibrate":

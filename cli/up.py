@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cli.called import CalledWrongly, number
+
 if TYPE_CHECKING:
     from cli.gateways.files import Files
     from cli.gateways.place import Place
@@ -49,7 +51,9 @@ PROMPTS = (
 def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("up", help=SUMMARY, description=SUMMARY)
     parser.add_argument("policy", type=Path, nargs="?", metavar="POLICY", help="default: the example policy")
-    parser.add_argument("--envoy-port", type=int, default=10000, metavar="PORT", help="where to send requests (10000)")
+    parser.add_argument(
+        "--envoy-port", type=number(1, 65_535), default=10000, metavar="PORT", help="where to send requests (10000)"
+    )
     parser.add_argument(
         "--secrets",
         metavar="DIR",
@@ -58,15 +62,17 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--console-content", action="store_true", help="show what users said in the console, personal data masked"
     )
-    parser.add_argument("--admin-port", type=int, default=0, metavar="PORT", help="the router's admin port (any free)")
+    parser.add_argument(
+        "--admin-port", type=number(0, 65_535), default=0, metavar="PORT", help="the router's admin port (any free)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from cli.gateways.place import RenderError
     from config.watch import Watcher, load
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
-        signal.signal(number, _interrupt)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` has it ignored
+        signal.signal(each, _interrupt)
     try:
         policy: Path = args.policy or example_policy()
         watcher = Watcher(policy)  # before the load: a change in between must not go unseen
@@ -384,7 +390,7 @@ def _free(port: int) -> None:
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
-            raise UpError(f"port {port}: {error.strerror}; choose another with --envoy-port") from error
+            raise CalledWrongly(f"port {port}: {error.strerror}; choose another with --envoy-port") from error
 
 
 def _any_port() -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.called import CalledWrongly
 from cli.colour import PROBLEMS, painted
 from cli.main import told
 from config.problem import PolicyError, Problem
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     An error in one file does not keep the others from being checked.
     """
+    if args.policy.count(Path("-")) > 1:
+        raise CalledWrongly("only one POLICY can be standard input")
     problems: list[Problem] = []
     fine: list[str] = []
     status, seen = 0, False

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from cli.called import CalledWrongly
 from cli.gateways import api, parts
-from cli.gateways.place import RenderError
 from config.writers import WRITERS
 
 CORS: Final = "envoy.filters.http.cors"
@@ -46,11 +46,11 @@ MAX_AGE_S: Final = 7200
 
 
 def origins(texts: list[str]) -> tuple[str, ...]:
-    """The origins in the arguments of `--cors`. Raises RenderError for what is none."""
+    """The origins in the arguments of `--cors`. Raises CalledWrongly for what is none."""
     found = [one.strip(" ") for text in texts for one in text.split(",")]
     for one in found:
         if one != "*" and not _sent(one):
-            raise RenderError(
+            raise CalledWrongly(
                 f"--cors {one!r}: write an origin, such as https://chat.example.com, or * for every page. It must be "
                 "as browsers send it: no path, small letters, other alphabets as xn--…, a port only where it is not "
                 "the scheme's own"
@@ -69,10 +69,10 @@ def _sent(text: str) -> bool:
 
 
 def sites(origins: tuple[str, ...]) -> list[str]:
-    """`origins`, which are all that the schemas of the Gateway API and of Envoy Gateway take. Raises RenderError."""
+    """`origins`, which are all that the schemas of the Gateway API and of Envoy Gateway take. Raises CalledWrongly."""
     for one in origins:
         if _SITE.fullmatch(one) is None:
-            raise RenderError(
+            raise CalledWrongly(
                 f"--cors {one!r}: this gateway takes origins of web sites alone (http:// or https:// and a name); "
                 "leave it out"
             )

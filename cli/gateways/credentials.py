@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from cli.called import CalledWrongly
 from cli.gateways import api, parts
-from cli.gateways.place import Place, RenderError, Upstream
+from cli.gateways.place import Place, Upstream
 from decisions.model import Credential
 
 INJECTOR = "envoy.filters.http.credential_injector"
@@ -19,8 +20,8 @@ QUERY: Final = "key"
 
 
 def add(cluster: api.cluster.Cluster, server: Upstream, place: Place) -> None:
-    """Let `cluster` send the credential of `server`, if it has one, and none of the client's. Raises RenderError where
-    `place` does not say where it is found.
+    """Let `cluster` send the credential of `server`, if it has one, and none of the client's. Raises CalledWrongly
+    where `place` does not say where it is found.
 
     It is added in the cluster, so that every request to the server has it, and nothing before the cluster (the router,
     the access log) sees it.
@@ -52,7 +53,7 @@ def injector(key: str, credential: Credential, place: Place) -> api.credential_i
     """The filter that sends `credential` to the server of model `key`; without it the request is answered with 401.
 
     Envoy finds it in `SECRET/KEY.yaml` of the folder `place.secrets`, under the name of its key (SDS in a file, which
-    holds one secret), and follows a new file; or else in an environment variable. Raises RenderError when neither is
+    holds one secret), and follows a new file; or else in an environment variable. Raises CalledWrongly when neither is
     said.
     """
     generic = api.generic_credential.Generic(
@@ -72,7 +73,7 @@ def _source(key: str, credential: Credential, place: Place) -> api.tls.SdsSecret
         name, file = credential.key, f"{place.secrets.rstrip('/')}/{credential.secret}/{credential.key}.yaml"
     elif not credential.env:
         file = f"{credential.secret}/{credential.key}.yaml"
-        raise RenderError(
+        raise CalledWrongly(
             f"model {key}: say with --secrets in which folder Envoy finds its credential, {file}, or in the policy "
             "with `env: VARIABLE` in which environment variable"
         )

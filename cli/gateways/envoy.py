@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from cli.called import CalledWrongly
 from cli.gateways import allowed, api, browsers, credentials, failover, parts
 from cli.gateways.parts import BODY_SLACK, EXT_PROC, METADATA, TOLD_HEADERS, as_dict
-from cli.gateways.place import Mtls, Place, RenderError, Secrets, Upstream, endpoint, is_ip, upstreams
+from cli.gateways.place import Mtls, Place, Secrets, Upstream, endpoint, is_ip, upstreams
 from decisions.engine import Engine
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -33,7 +34,8 @@ AWAY = 503  # what a client gets when no router answers; Envoy's own is 500, whi
 
 
 def render(engine: Engine, place: Place) -> dict[str, Any]:
-    """The whole bootstrap as a dictionary for YAML or JSON. Raises RenderError when an address is missing or wrong."""
+    """The whole bootstrap as a dictionary for YAML or JSON. Raises CalledWrongly and RenderError when an address is
+    missing or wrong."""
     servers = upstreams(engine, place)
     static = api.bootstrap.BootstrapStaticResources(
         listeners=[
@@ -163,10 +165,10 @@ def within(engine: Engine, place: Place) -> bool:
     stepwise decisions, and kept ones, since equal requests wait for the first one's. (Envoy Gateway cannot fail open
     in that mode; kept answers do without.)
 
-    Raises RenderError where the operator asks for that mode and the policy for something that it does not go with.
+    Raises CalledWrongly where the operator asks for that mode and the policy for something that it does not go with.
     """
     if place.duplex and engine.settings.fail_open:
-        raise RenderError("--full-duplex: settings.fail_open has no effect in that mode; leave one of them out")
+        raise CalledWrongly("--full-duplex: settings.fail_open has no effect in that mode; leave one of them out")
     return place.duplex or (engine.writes and place.steps is None) or (engine.caches and not engine.settings.fail_open)
 
 
@@ -290,7 +292,9 @@ def _hosts(where: str, option: str) -> tuple[list[str], list[api.core.Address]]:
     written = where.split(",")
     hosts = ["" if isinstance(found := endpoint(text, option), str) else found[0] for text in written]
     if "" in hosts and not all(not host or is_ip(host) for host in hosts):
-        raise RenderError(f"{option}: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket")
+        raise CalledWrongly(
+            f"{option}: Envoy looks names up for a whole cluster, so none can stand beside a Unix socket"
+        )
     return hosts, [parts.address_of(text, option) for text in written]
 
 
@@ -318,7 +322,7 @@ def _router_cluster(place: Place) -> api.cluster.Cluster:
     cluster.health_checks = [_health_check(grpc_health_check=api.core.HealthCheckGrpcHealthCheck(service_name=SERVICE))]
     if place.mtls is not None:
         if not literal and len(set(hosts)) > 1:
-            raise RenderError("--router: with TLS, give one name that stands for all routers, or their addresses")
+            raise CalledWrongly("--router: with TLS, give one name that stands for all routers, or their addresses")
         cluster.transport_socket = _tls([host for host in dict.fromkeys(hosts) if host], place.mtls)
     return cluster
 
@@ -372,4 +376,4 @@ def _secret(name: str, secrets: Secrets) -> api.tls.SdsSecretConfig:
     return api.tls.SdsSecretConfig(name=name, sds_config=source)
 
 
-__all__ = ["RenderError", "ext_proc", "render", "within"]
+__all__ = ["ext_proc", "render", "within"]

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from cli.called import CalledWrongly
 from cli.gateways import allowed, browsers, replies
 from cli.gateways.credentials import CLIENTS
 from cli.gateways.envoy import (
@@ -42,7 +43,7 @@ from cli.gateways.kubernetes import (
     service_of,
 )
 from cli.gateways.parts import BODY_SLACK, EXT_PROC, METADATA, STREAMS, TOLD_HEADERS, access_log, as_dict
-from cli.gateways.place import Place, RenderError, Upstream, is_ip, upstreams
+from cli.gateways.place import Place, RenderError, Upstream, is_ip, unfit, upstreams
 from decisions.engine import Engine
 from decisions.model import Credential
 
@@ -59,11 +60,15 @@ BREAKER = dict.fromkeys(("maxConnections", "maxParallelRequests", "maxPendingReq
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
-    """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
+    """The objects, in the order in which they are best applied. Raises CalledWrongly and RenderError for a model
+    without a server that can stand in them."""
     servers = upstreams(engine, place)
+    for server in servers:
+        if not server.literal and "." not in server.host:
+            raise unfit(place, server.key, f"{server.host!r} is not a full name: write it as name.namespace.svc")
     front = cluster.front
     if front.name is not None and front.section is None and place.steps is not None:
-        raise RenderError(
+        raise CalledWrongly(
             f"--writers: a client's own {DECISION_HEADER} must not reach the routes, and only a listener of ours can "
             "take it away: name it with --section"
         )
@@ -279,8 +284,6 @@ def _gateway(place: Place, cluster: Cluster) -> dict[str, Any]:
 def _backend(server: Upstream, cluster: Cluster, *, standby: bool = False) -> dict[str, Any]:
     if is_ip(server.host):
         endpoint: dict[str, Any] = {"ip": {"address": server.host, "port": server.port}}
-    elif "." not in server.host:
-        raise RenderError(f"model {server.key}: {server.host!r} is not a full name: write it as name.namespace.svc")
     else:
         endpoint = {"fqdn": {"hostname": fqdn(server), "port": server.port}}
     spec: dict[str, Any] = {"endpoints": [endpoint]}

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.called import CalledWrongly
 from cli.gateways.istio import HOME
 from cli.gateways.kubernetes import Cluster, listening
 from cli.gateways.parts import as_yaml
-from cli.gateways.place import Place, RenderError
+from cli.gateways.place import Place
 from decisions.engine import Engine
 
 README = "README.md"
@@ -68,7 +69,7 @@ class RenderedFolder:
     def write(self, rendered: list[dict[str, Any]], engine: Engine, place: Place, cluster: Cluster) -> list[str]:
         """Write the files and take away those of an earlier time; their names, the README's last.
 
-        Raises RenderError, before anything is written, for a file that is not ours in the way of one; OSError.
+        Raises CalledWrongly, before anything is written, for a file that is not ours in the way of one; OSError.
         """
         if self.target == "envoy":
             files = {"envoy.yaml": rendered}
@@ -81,14 +82,14 @@ class RenderedFolder:
         texts[README] = f"<!-- {self.mark} -->\n{text}"
         foreign = [name for name in texts if os.path.lexists(self.path / name) and not _ours(self.path / name)]
         if foreign:
-            raise RenderError(
+            raise CalledWrongly(
                 f"-o {self.path}: {foreign[0]} is there and was not written by render; name another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         for old in self.path.iterdir():
             other = _whose(old)  # an older version wrote the name alone
             if other is not None and other not in (self._whose, self.policy.name):
-                raise RenderError(
+                raise CalledWrongly(
                     f"-o {self.path}: {old.name} there is for another policy, {other}: name another folder, or remove "
                     "this one first"
                 )

@@ -38,7 +38,7 @@ from cli.gateways.kubernetes import (
     service_of,
 )
 from cli.gateways.parts import BODY_SLACK, EXT_PROC, STREAM_IDLE_S, STREAMS, TOLD_HEADERS, access_log, as_dict, packed
-from cli.gateways.place import Place, RenderError, Upstream, upstreams
+from cli.gateways.place import Place, Upstream, unfit, upstreams
 from decisions.engine import Engine
 from extproc.told import FALLBACK
 
@@ -58,14 +58,15 @@ RULES = 16  # an HTTPRoute holds no more
 
 
 def render(engine: Engine, place: Place, cluster: Cluster) -> list[dict[str, Any]]:
-    """The objects, in the order in which they are best applied. Raises RenderError for a model without a server."""
+    """The objects, in the order in which they are best applied. Raises CalledWrongly and RenderError for a model
+    without a server that can stand in them."""
     servers = [_keyed(server, place) for server in upstreams(engine, place)]
     for server in servers:
         if server.literal or "." not in server.host:
-            raise RenderError(
-                f"model {server.key}: Istio routes to services by name: write {server.host!r} as name.namespace.svc "
-                "or as a ServiceEntry's host"
+            why = (
+                f"Istio routes to services by name: write {server.host!r} as name.namespace.svc or as a ServiceEntry's"
             )
+            raise unfit(place, server.key, f"{why} host")
     rules = _rules(engine, servers, place, cluster)
     api_form = cluster.front.gateway_api
     routes = _http_routes(rules, place, cluster) if api_form else [_virtual_service(rules, place, cluster)]

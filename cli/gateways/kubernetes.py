@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cli.gateways.place import Place, RenderError, Upstream, endpoint, is_ip
+from cli.called import CalledWrongly
+from cli.gateways.place import Place, Upstream, endpoint, is_ip
 
 NAME = "pointsman"
 PORT = 50051
@@ -58,23 +59,23 @@ class Cluster:
 def router(service: str | None, address: str | None, namespace: str) -> tuple[str, int]:
     """Name and port of the router's Service, from `--service NAME[:PORT]` and `--router HOST:PORT`.
 
-    The address says what the other leaves open. Raises RenderError, also where the two, or the namespace, disagree.
+    The address says what the other leaves open. Raises CalledWrongly, also where the two, or the namespace, disagree.
     """
     name, colon, text = (service or "").partition(":")
     option, number = "--service", PORT
     if colon:
         if not text.isdecimal() or not 0 < int(text) < 65_536:
-            raise RenderError(f"--service {service}: write NAME or NAME:PORT, as in --service pointsman:50051")
+            raise CalledWrongly(f"--service {service}: write NAME or NAME:PORT, as in --service pointsman:50051")
         number = int(text)
     if address is not None:
         found = "" if "," in address else endpoint(address, "--router")
         if isinstance(found, str):
-            raise RenderError(f"--router {address}: in Kubernetes give the router's Service, as NAME:PORT")
+            raise CalledWrongly(f"--router {address}: in Kubernetes give the router's Service, as NAME:PORT")
         host, *rest = [found[0]] if is_ip(found[0]) else found[0].split(".")
         if rest and rest[0] != namespace:
-            raise RenderError(f"--router {address}: the router is in the namespace {namespace!r}: see --namespace")
+            raise CalledWrongly(f"--router {address}: the router is in the namespace {namespace!r}: see --namespace")
         if colon and found[1] != number:
-            raise RenderError(f"--router {address}: --service {service} says another port")
+            raise CalledWrongly(f"--router {address}: --service {service} says another port")
         number = found[1]
         if not name and host and not is_ip(host):
             name, option = host, "--router"
@@ -82,12 +83,12 @@ def router(service: str | None, address: str | None, namespace: str) -> tuple[st
 
 
 def listening(place: Place, front: Front) -> int:
-    """The port of `--listen`. Raises RenderError where there is none, or where it and `--tls` do not fit together."""
+    """The port of `--listen`. Raises CalledWrongly where there is none, or where it and `--tls` do not fit together."""
     found = endpoint(place.listen, "--listen")
     if isinstance(found, str):
-        raise RenderError("--listen: a gateway in Kubernetes has no Unix socket: give host:port")
+        raise CalledWrongly("--listen: a gateway in Kubernetes has no Unix socket: give host:port")
     if found[1] == 443 and front.tls is None:
-        raise RenderError(
+        raise CalledWrongly(
             "--listen: port 443 is for TLS: name the Secret with the gateway's certificate (--tls), or another port"
         )
     return found[1]
@@ -103,9 +104,9 @@ def listener(place: Place, front: Front) -> dict[str, Any]:
 
 
 def label(text: str, option: str) -> str:
-    """`text`, which is a name as RFC 1123 has labels (Services, namespaces). Raises RenderError."""
+    """`text`, which is a name as RFC 1123 has labels (Services, namespaces). Raises CalledWrongly."""
     if _LABEL.fullmatch(text) is None:
-        raise RenderError(
+        raise CalledWrongly(
             f"{option} {text!r}: Kubernetes takes small letters, digits and hyphens here, at most 63, with a letter or "
             "a digit at both ends"
         )
@@ -113,9 +114,9 @@ def label(text: str, option: str) -> str:
 
 
 def domain(text: str, option: str) -> str:
-    """`text`, which is a name as RFC 1123 has subdomains (most objects). Raises RenderError."""
+    """`text`, which is a name as RFC 1123 has subdomains (most objects). Raises CalledWrongly."""
     if _DOMAIN.fullmatch(text) is None:
-        raise RenderError(
+        raise CalledWrongly(
             f"{option} {text!r}: Kubernetes takes small letters, digits, hyphens and dots here, at most 253, with a "
             "letter or a digit beside every dot and at both ends"
         )
@@ -123,18 +124,18 @@ def domain(text: str, option: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """A host name of `--host`, which may begin with `*.`. Raises RenderError."""
+    """A host name of `--host`, which may begin with `*.`. Raises CalledWrongly."""
     domain(text.removeprefix("*."), "--host")
     return text
 
 
 def labels(texts: list[str]) -> dict[str, str]:
-    """The labels in `KEY=VALUE[,KEY=VALUE…]` of `--gateway-labels`. Raises RenderError."""
+    """The labels in `KEY=VALUE[,KEY=VALUE…]` of `--gateway-labels`. Raises CalledWrongly."""
     found = {}
     for text in [one for each in texts for one in each.split(",")]:
         key, equals, value = text.partition("=")
         if not equals or _LABEL_KEY.fullmatch(key) is None or _LABEL_VALUE.fullmatch(value) is None:
-            raise RenderError(f"--gateway-labels {text!r}: write KEY=VALUE, as in istio=ingressgateway")
+            raise CalledWrongly(f"--gateway-labels {text!r}: write KEY=VALUE, as in istio=ingressgateway")
         found[key] = value
     return found
 
@@ -156,10 +157,10 @@ def object_name(key: str) -> str:
 
 
 def port(where: str) -> int:
-    """The port of `host:port` (`--writers`), which the router's Service has too. Raises RenderError."""
+    """The port of `host:port` (`--writers`), which the router's Service has too. Raises CalledWrongly."""
     found = endpoint(where, "--writers")
     if isinstance(found, str):
-        raise RenderError("--writers: a Service has no Unix socket: give host:port")
+        raise CalledWrongly("--writers: a Service has no Unix socket: give host:port")
     return found[1]
 
 

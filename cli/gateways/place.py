@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
+from cli.called import CalledWrongly
 from decisions.engine import Engine
 from decisions.model import Credential, Model, before
 from extproc.transport import address
 
 
 class RenderError(ValueError):
-    """The configuration cannot be written; the text says what is missing and what to do."""
+    """The configuration of this gateway cannot be written for this policy; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +96,20 @@ class Upstream:
 
 
 def upstreams(engine: Engine, place: Place) -> list[Upstream]:
-    """Every model's server, in the policy's order. Raises RenderError naming all models that have none."""
+    """Every model's server, in the policy's order. Raises CalledWrongly naming all models that have none."""
     urls = {key: place.upstreams.get(key) or model.url for key, model in engine.models.items()}
     unknown = sorted(set(place.upstreams) - set(urls))
     if unknown:
-        raise RenderError(f"no such model in the policy: {', '.join(unknown)}")
+        raise CalledWrongly(f"--upstream: no such model in the policy: {', '.join(unknown)}")
     missing = [key for key, url in urls.items() if not url]
     if missing:
-        raise RenderError(
+        raise CalledWrongly(
             f"no upstream for {', '.join(missing)}: give the model a `url:` in the policy, "
             f"or --upstream {missing[0]}=URL"
         )
     servers: dict[str, Upstream] = {}
     for key, url in urls.items():
-        servers[key] = _upstream(engine.models[key], url or "", key in place.examples)
+        servers[key] = _upstream(engine.models[key], url or "", place)
     return [
         replace(server, fallback=tuple(servers[other.key] for other in engine.models[key].fallback))
         for key, server in servers.items()
@@ -116,11 +117,11 @@ def upstreams(engine: Engine, place: Place) -> list[Upstream]:
 
 
 def endpoint(where: str, what: str) -> str | tuple[str, int]:
-    """A Unix socket's path, or host and port. Raises RenderError that names the option."""
+    """A Unix socket's path, or host and port. Raises CalledWrongly that names the option."""
     try:
         return address.parse(where)
     except ValueError as error:
-        raise RenderError(f"{what}: {error}") from error
+        raise CalledWrongly(f"{what}: {error}") from error
 
 
 def is_ip(host: str) -> bool:
@@ -131,15 +132,20 @@ def is_ip(host: str) -> bool:
     return True
 
 
-def _upstream(model: Model, url: str, example: bool) -> Upstream:
-    key = model.key
+def unfit(place: Place, key: str, why: str) -> ValueError:
+    """The error that a model's server cannot stand in a configuration: the policy's, or the call's that names it."""
+    return CalledWrongly(f"--upstream {key}: {why}") if key in place.upstreams else RenderError(f"model {key}: {why}")
+
+
+def _upstream(model: Model, url: str, place: Place) -> Upstream:
+    key, example = model.key, model.key in place.examples
     parts = urlsplit(url)
     try:
         port = parts.port
     except ValueError as error:
-        raise RenderError(f"model {key}: url {url!r}: {error}") from error
+        raise unfit(place, key, f"url {url!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-        raise RenderError(f"model {key}: url {url!r}: write http://host:port or https://host, a path is optional")
+        raise unfit(place, key, f"url {url!r}: write http://host:port or https://host, a path is optional")
     tls = parts.scheme == "https"
     base = None if example else model.base_path
     path = before(parts.path, base)

@@ -65,14 +65,15 @@ class ProjectSettings:
 
 
 class Project:
-    """The folder. `start` makes one, `Project(folder)` opens it. Raises ValueError when there is none."""
+    """The folder. `start` makes one, `Project(folder)` opens it. Raises FileNotFoundError when there is none, and
+    ValueError for settings that cannot be."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
             self.settings = ProjectSettings(**json.loads((folder / "settings.json").read_text()))
         except FileNotFoundError:
-            raise ValueError(f"{folder}: no settings.json; begin with `pointsman stepwise collect`") from None
+            raise FileNotFoundError(f"{folder}: no settings.json; begin with `pointsman stepwise collect`") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{folder}/settings.json: {error}") from error
 
@@ -85,30 +86,32 @@ class Project:
 
     @classmethod
     def start(cls, folder: Path, settings: ProjectSettings) -> Project:
-        """Makes the folder, or opens it when it has the same settings. Raises ValueError when it has others."""
+        """Makes the folder, or opens it when it has the same settings. Raises FileExistsError when it has others."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "settings.json"
         if not file.exists():
             file.write_text(json.dumps(asdict(settings), indent=2) + "\n")
         project = cls(folder)
         if project.settings != settings:
-            raise ValueError(f"{file}: made with other settings ({project.settings}, not {settings})")
+            raise FileExistsError(f"{file}: made with other settings ({project.settings}, not {settings})")
         return project
 
     def store(self, name: str) -> TreeStore:
         return TreeStore(self.folder / "trees" / name, self.settings.of_trees())
 
     def questions(self, name: str, source: Path | None = None, count: int | None = None) -> Path:
-        """The questions of a set; `source` is copied in the first time, as far as `count`. Raises ValueError."""
+        """The questions of a set; `source` is copied in the first time, as far as `count`. Raises ValueError for what
+        are none, FileExistsError where there are others, FileNotFoundError where there are none."""
         file = self.folder / f"{name}.jsonl"
         if source is not None:
             read_questions(source)
             lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
             if file.exists() and file.read_text(encoding="utf-8") != "".join(lines):
-                raise ValueError(f"{file}: collected before with other questions than those of {source}")
+                raise FileExistsError(f"{file}: collected before with other questions than those of {source}")
             file.write_text("".join(lines), encoding="utf-8")
         if not file.exists():
-            raise ValueError(f"{file}: no questions; run `pointsman stepwise collect --set {name} --questions FILE`")
+            collect = f"pointsman stepwise collect --set {name} --questions FILE"
+            raise FileNotFoundError(f"{file}: no questions; run `{collect}`")
         return file
 
     def trees(self, name: str, copy: str | None = None) -> tuple[TreeStore, list[Tree]]:
@@ -122,14 +125,17 @@ class Project:
         return store, store.load(read_questions(self.questions(name)), s.limits, s.token_budget, s.max_steps)
 
     def marks(self, writer: StepWriter | None) -> Marks:
-        """How the drafts of this project are marked: as `writer` does it. Raises ValueError when another did before."""
+        """How the drafts of this project are marked: as `writer` does it. Raises ValueError when it does not,
+        FileExistsError when another did before."""
         file = self.folder / "marks.json"
         known: Marks | None = json.loads(file.read_text()) if file.exists() else None
         kind: Marks | None = known if writer is None else getattr(writer, "marks", None)
         if kind not in MARKS:
             raise ValueError(f"asking needs a writer that marks steps, and whose `marks` is {' or '.join(MARKS)}")
         if known not in (None, kind):
-            raise ValueError(f"{file}: the marks in this project are by {known}, not by {kind}; use another folder")
+            raise FileExistsError(
+                f"{file}: the marks in this project are by {known}, not by {kind}; use another folder"
+            )
         self.write(file.name, kind)
         return kind
 
@@ -137,11 +143,12 @@ class Project:
         (self.folder / name).write_text(json.dumps(data, indent=2) + "\n")
 
     def read(self, name: str, made_by: str) -> Any:
-        """A JSON file of this folder. Raises ValueError that names the command which makes it."""
+        """A JSON file of this folder. Raises FileNotFoundError that names the command which makes it."""
         try:
             return json.loads((self.folder / name).read_text())
         except FileNotFoundError:
-            raise ValueError(f"{self.folder / name}: missing; run `pointsman stepwise {made_by}` first") from None
+            what = f"{self.folder / name}: missing"
+            raise FileNotFoundError(f"{what}; run `pointsman stepwise {made_by}` first") from None
 
 
 @asynccontextmanager
@@ -150,10 +157,7 @@ async def open_writer(
 ) -> AsyncIterator[StepWriter | None]:
     """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
     if module is not None:
-        opened = getattr(importlib.import_module(module), "open_writer", None)
-        if opened is None:
-            raise ValueError(f"--writer {module}: the module has no open_writer(limits)")
-        async with opened(settings.limits) as writer:
+        async with importlib.import_module(module).open_writer(settings.limits) as writer:
             yield writer
     elif ends is not None:
         from stepwise.train.endpoints import EndpointWriter

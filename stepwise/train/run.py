@@ -98,8 +98,6 @@ async def do_calibrate(
     rows: list[CalibrationRow] = []
     found: dict[str, Any] = {}
     if policy is not None:
-        if not asks:
-            raise ValueError(f"--policy is for policies that ask, so for --algorithm {name}{ASK}")
         card = _adopt(project, name, policy)
         rows, size = list(card.rows), min(size, card.calibration_size)
         alphas, shares = ([row.target for row in rows if row.kind == kind] for kind in ("accuracy_loss", "cost"))
@@ -229,7 +227,7 @@ def _card(project: Project, name: str, out: Path, rows: Sequence[CalibrationRow]
     """What there is to know about a policy file, as Markdown; the report is that of the last `evaluate`."""
     s, report = project.settings, project.folder / "report.md"
     if not report.exists():
-        raise ValueError(f"{report}: missing; run `pointsman stepwise evaluate` before you ask for a card")
+        raise FileNotFoundError(f"{report}: missing; run `pointsman stepwise evaluate` before you ask for a card")
     _, trees = project.trees("policy")
     lines = [
         f"# {out.name}: a stepwise policy for {s.small} and {s.large}",
@@ -293,10 +291,10 @@ def _said(kappa: calibrate.Kappa) -> str:
 
 
 def _network(project: Project, name: str) -> Path:
-    """The file of a trained network. Raises ValueError when there is none."""
+    """The file of a trained network. Raises FileNotFoundError when there is none."""
     file = project.folder / f"{name}.onnx"
     if not file.exists():
-        raise ValueError(f"{file}: missing; run `pointsman stepwise train` first")
+        raise FileNotFoundError(f"{file}: missing; run `pointsman stepwise train` first")
     return file
 
 
@@ -420,7 +418,7 @@ async def _promises(project: Project, names: Sequence[str], trees: Sequence[Tree
     lines = ["| policy | target | splits that break it (delta 0.1) | mean loss | mean cost |", "|---|---|---|---|---|"]
     try:
         _, more = project.trees("calibration")
-    except ValueError:
+    except FileNotFoundError:
         more = []
     plain, asking = [n for n in names if not n.endswith(ASK)], [n for n in names if n.endswith(ASK)]
     for name in (*plain[-1:], *asking[-1:]):

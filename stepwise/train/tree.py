@@ -252,8 +252,8 @@ _PLAIN = "!plain"  # path of the row that holds the large model's own answer
 class TreeStore:
     """Trees in a folder of Parquet files; `save` adds a file, nothing is ever rewritten.
 
-    settings: what the trees depend on (models, limits, features); kept in the files. Raises ValueError when the
-    folder holds trees of other settings.
+    settings: what the trees depend on (models, limits, features); kept in the files. Raises FileExistsError
+    when the folder holds trees of other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
@@ -265,7 +265,7 @@ class TreeStore:
             differ = [key for key, value in self._settings.items() if found.get(key) != value]
             if differ:
                 key = differ[0]
-                raise ValueError(
+                raise FileExistsError(
                     f"{file}: collected with {key} = {found.get(key)}, not {self._settings[key]}; use another folder"
                 )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.called import CalledWrongly
 from cli.gateways import envoy, envoy_gateway, istio
 from cli.gateways.deployed import check
 from cli.gateways.kubernetes import Cluster, Front
-from cli.gateways.place import Place, RenderError
+from cli.gateways.place import Place
 from cli.main import main
 from config.build import build
 from config.load import parse
@@ -181,7 +182,7 @@ def test_a_route_to_the_stepwise_service_takes_the_place_of_full_duplex(tmp_path
 
 
 def test_a_service_has_no_unix_socket():
-    with pytest.raises(RenderError, match="--writers"):
+    with pytest.raises(CalledWrongly, match="--writers"):
         istio.render(build(parse(STEPWISE)), Place(steps="unix:/run/s"), Cluster())
 
 

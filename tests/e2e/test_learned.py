@@ -174,6 +174,6 @@ async def test_workers_without_a_store_are_graded_and_shown_together(
         assert "without a state store" in capsys.readouterr().err
         assert await _run("reset", "--admin", url, "--decision", "learned") == 0
         assert all(of["grades"] == 0 for of in (await _models([serving]))[0].values())
-        assert await _run("reset", "--admin", url, "--decision", "nobody") == 1
-        assert await _run("inspect", "--policy", policy) == 1
+        assert await _run("reset", "--admin", url, "--decision", "nobody") == 2
+        assert await _run("inspect", "--policy", policy) == 2
         assert "no state store" in capsys.readouterr().err

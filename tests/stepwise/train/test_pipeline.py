@@ -135,7 +135,7 @@ def test_a_policy_file_learns_to_ask_and_keeps_its_rows(
     mine, file, out = tmp_path / "work", work / "pair.onnx", tmp_path / "asks.onnx"
     shutil.copytree(work, mine)
     calibrate = ("calibrate", "--work", mine, "--writer", __name__, "--policy", file)
-    assert command(*calibrate, "--algorithm", "vtrace") == 1
+    assert command(*calibrate, "--algorithm", "vtrace") == 2
     assert "--algorithm vtrace-ask" in capsys.readouterr().err
     assert command(*calibrate, "--algorithm", "vtrace-ask") == 0
     assert command("export", "--work", mine, "--algorithm", "vtrace-ask", "--out", out) == 0
@@ -184,7 +184,7 @@ def test_without_marks_there_is_no_asking(work: Path, tmp_path: Path, capsys: py
 def test_marks_of_another_kind_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     PAIR.marks = "digit"
     try:
-        assert command("calibrate", "--work", work, "--writer", __name__, "--algorithm", "vtrace-ask") == 1
+        assert command("calibrate", "--work", work, "--writer", __name__, "--algorithm", "vtrace-ask") == 2
     finally:
         PAIR.marks = "likelihood"
     assert "the marks in this project are by likelihood, not by digit" in capsys.readouterr().err
@@ -236,12 +236,12 @@ def test_an_interrupted_collection_goes_on_where_it_stopped(tmp_path: Path) -> N
 
 
 def test_other_settings_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 9, "--writer", __name__) == 1
+    assert command("collect", "--work", work, "--set", "policy", "--min-tokens", 9, "--writer", __name__) == 2
     assert "other settings" in capsys.readouterr().err
 
 
 def test_a_missing_step_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("train", "--work", tmp_path) == 1
+    assert command("train", "--work", tmp_path) == 2
     assert "pointsman stepwise collect" in capsys.readouterr().err
 
 
@@ -297,7 +297,7 @@ async def test_answers_are_as_long_as_is_said_and_progress_counts_their_texts(
     assert {request["max_tokens"] for request in (*small.requests, *large.requests)} == {64}
     texts = len(small.requests) + len(large.requests)
     assert f", {texts} texts written]" in capsys.readouterr().err
-    assert await collected(tmp_path, small, large) == 1  # the trees are of answers of at most 64 tokens
+    assert await collected(tmp_path, small, large) == 2  # the trees are of answers of at most 64 tokens
     assert "other settings" in capsys.readouterr().err
     assert await collected(tmp_path, small, large, "--answer-tokens", 3) == 1
     assert "--answer-tokens 3 is less than --min-tokens 4" in capsys.readouterr().err
@@ -337,7 +337,7 @@ async def test_what_goes_wrong_with_the_models_is_one_line(tmp_path: Path, capsy
 def test_a_module_without_a_writer_is_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("collect", "--work", work, "--set", "policy", "--price-read", 2.5)
     for module, says in (("no_such_module", "is its folder in PYTHONPATH?"), ("json", "has no open_writer(limits)")):
-        assert command(*words, "--min-tokens", 4, "--writer", module) == 1
+        assert command(*words, "--min-tokens", 4, "--writer", module) == 2
         said = capsys.readouterr().err
         assert says in said
         assert said.count("\n") == 1
