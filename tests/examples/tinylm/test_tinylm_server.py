@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
+import examples
+from config.load import load
 from examples.tinylm import problems
 from examples.tinylm.server import Running, serve
 from panel import verifier
@@ -41,6 +44,21 @@ async def raw(running: Running, path: str, body: Any) -> tuple[int, dict[str, An
 async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == list(ALL)
     assert (await client.models.retrieve("tinylm-small")).id == "tinylm-small"
+
+
+async def test_policies_say_the_context_that_models_have(client: openai.AsyncOpenAI, running: Running) -> None:
+    said = set()
+    for policy in Path(examples.__file__).parent.glob("*.yaml"):
+        models = load(policy).spec.models if ".cases." not in policy.name else {}
+        said |= {(model.name, model.context) for model in models.values() if model.name in ALL}
+    told = {(model.id, (model.model_extra or {})["max_model_len"]) async for model in client.models.list()}
+    assert said == told
+    for name, context in told:  # what they tell is what they take
+        _, one = await raw(running, "/v1/completions", {"model": name, "prompt": "a" * 100, "max_tokens": 1})
+        each = one["usage"]["prompt_tokens"] / 100
+        for size, status in ((context - 50, 200), (context + 50, 400)):
+            body = {"model": name, "prompt": "a" * int(size / each), "max_tokens": 1}
+            assert (await raw(running, "/v1/completions", body))[0] == status
 
 
 async def test_the_large_model_solves_a_sum_in_steps(client: openai.AsyncOpenAI) -> None:
