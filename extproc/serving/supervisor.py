@@ -558,7 +558,7 @@ def _sockets(options: Options) -> list[str | socket.socket]:
     """What each worker listens on."""
     if options.tls is not None or options.transport == "grpcio":
         # grpc-core binds by itself: a socket that is bound but does not listen keeps the port for its workers.
-        first = address.bind(options.listen, share=True)
+        first = address.shared(address.bind(options.listen))
         if first.family == socket.AF_UNIX:
             raise ValueError("the grpcio transport cannot share a Unix socket between workers: use --workers 1 or TCP")
         return [first] * options.workers
@@ -567,7 +567,7 @@ def _sockets(options: Options) -> list[str | socket.socket]:
 
 def _shared(listen: str, workers: int) -> list[socket.socket]:
     """A socket for each worker, bound to the same port; a Unix socket is one for all."""
-    first = address.bind(listen, share=True)
+    first = address.shared(address.bind(listen))
     if first.family == socket.AF_UNIX:
         return [first] * workers
     return [first, *(address.bind(address.name(first), share=True) for _ in range(workers - 1))]

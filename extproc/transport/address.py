@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -31,9 +32,11 @@ def parse(listen: str) -> str | tuple[str, int]:
 
 
 def bind(listen: str, share: bool = False) -> socket.socket:
-    """A bound stream socket for `listen`, not yet listening; `share`: others may bind the same TCP port (SO_REUSEPORT).
+    """A bound stream socket for `listen`, not yet listening; `share`: it joins others that `shared` has opened the port
+    of.
 
-    Raises ValueError and OSError.
+    Raises ValueError, and OSError where the port is taken, also by a process that would share it, as Envoy would
+    (SO_REUSEPORT): each of the two would get a part of the other's connections.
 
     A Unix socket left behind by a process that is gone is replaced; one that still answers is an error.
     """
@@ -46,7 +49,7 @@ def bind(listen: str, share: bool = False) -> socket.socket:
             _bound[where] = os.stat(where).st_ino
         except OSError as error:
             sock.close()
-            raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+            raise _told(listen, error) from error
         return sock
     host, port = where
     flags = socket.AI_PASSIVE
@@ -59,8 +62,22 @@ def bind(listen: str, share: bool = False) -> socket.socket:
         sock.bind(sockaddr)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+        raise _told(listen, error) from error
     return sock
+
+
+def shared(sock: socket.socket) -> socket.socket:
+    """`sock`, whose TCP port others may bind from now on, too; nobody else had it when it was bound."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sock
+
+
+def _told(listen: str, error: OSError) -> OSError:
+    taken = "; another process has this address: stop that one, or name another address"
+    return OSError(
+        error.errno, f"cannot listen on {listen}: {error.strerror}{taken if error.errno == errno.EADDRINUSE else ''}"
+    )
 
 
 def keep_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

@@ -218,11 +218,13 @@ class GrpcioServer:
     async def start(self, listen: str | socket.socket) -> None:
         """As `Server.start`. grpc-core binds by itself: of a TCP socket given here it takes the address (SO_REUSEPORT).
 
-        Raises ValueError for an inherited Unix socket and for TLS files that do not work.
+        Raises ValueError for an inherited Unix socket and for TLS files that do not work, OSError for a taken port.
         """
         lent: socket.socket | None = None
         if isinstance(listen, str):
             where = address.parse(listen)  # for its errors; grpc-core's name no cause
+            if not isinstance(where, str) and where[1]:
+                lent = address.shared(address.bind(listen))  # grpc-core itself would share a port that is taken
         elif listen.family == socket.AF_UNIX:
             raise ValueError("the grpcio transport cannot take over a Unix socket; give it unix:PATH")
         else:

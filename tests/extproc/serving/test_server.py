@@ -282,13 +282,20 @@ async def test_a_stepwise_policy_brings_its_answers_and_takes_them_along(tmp_pat
     echo.close()
 
 
+@pytest.mark.parametrize("reuse", [False, True], ids=["", "reuseport"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("flag", ["--listen", "--admin"])
-async def test_a_taken_address_is_named(folder, tmp_path, workers, flag):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+@pytest.mark.parametrize(
+    ("flag", "more"),
+    [("--listen", ()), ("--listen", ("--transport", "grpcio")), ("--writers-listen", ()), ("--admin", ())],
+    ids=["http2", "grpcio", "writers", "admin"],
+)
+async def test_a_taken_address_is_named(folder, tmp_path, workers, flag, more, reuse):
+    """Also where who has it, as Envoy, would share it: each would get a part of the other's connections."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=reuse) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(AssertionError, match=f"cannot listen on {address}: Address already in use"):
-            async with router(folder / "policy.yaml", tmp_path, "--workers", workers, flag, address):
+        says = f"cannot listen on {address}: Address already in use; another process has this address: stop that one"
+        with pytest.raises(AssertionError, match=says):
+            async with router(folder / "policy.yaml", tmp_path, "--workers", workers, flag, address, *more):
                 pass
 
 

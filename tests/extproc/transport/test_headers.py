@@ -101,6 +101,18 @@ def test_a_port_in_use_is_an_error_that_names_it() -> None:
             address.bind(address.name(sock))
 
 
+def test_a_shared_port_is_for_those_who_know_of_it() -> None:
+    with address.shared(address.bind("127.0.0.1:0")) as first:
+        where = address.name(first)
+        with address.bind(where, share=True) as second:  # as a further worker
+            first.listen()
+            second.listen()
+        with pytest.raises(OSError, match=f"{where}: Address already in use; another process has this address"):
+            address.bind(where)
+        with address.bind(where, share=True) as third:  # as the successor of a dead one
+            third.listen()
+
+
 def test_a_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "p.sock"
     address.bind(f"unix:{path}").close()
