@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             except ValueError as error:
                 print(f"pointsman replay: {args.learned}: {error}", file=sys.stderr)
                 return 1
+        name = "<stdin>" if args.requests == "-" else args.requests
         lines = sys.stdin.buffer if args.requests == "-" else stack.enter_context(open(args.requests, "rb"))
         sink: Sink
         if args.against is None:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             sink = Report((args.policy, args.against), engines, args.output)
         try:
-            return asyncio.run(_replay(engines, lines, args.all, sink))
+            return asyncio.run(_replay(engines, (name, lines), args.all, sink))
         except BrokenPipeError:
             # Whoever read the output has seen enough. Python would complain again when it flushes at exit.
             sys.stdout = open("/dev/null", "w")  # noqa: SIM115
@@ -107,8 +108,10 @@ class _Entry:
     result: list[Trace] | asyncio.Task[tuple[list[Trace], Answers]]
 
 
-async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sink: Sink) -> int:
-    """Decide every line, a window of them at a time, and hand them on in order. The exit status."""
+async def _replay(engines: list[Engine], source: tuple[str, IO[bytes]], everything: bool, sink: Sink) -> int:
+    """Decide every line of the file `source`, which has that name, a window of them at a time, and hand them on in
+    order. The exit status."""
+    name, file = source
     waiting: deque[_Entry] = deque()
     failed = False
 
@@ -119,14 +122,14 @@ async def _replay(engines: list[Engine], lines: IO[bytes], everything: bool, sin
             sink.take(entry.index, entry.call, traces, answers)
 
     limit = 2 * max(engine.settings.max_body for engine in engines) + 65_536
-    for index, line in enumerate(_lines(lines, limit)):
+    for index, line in enumerate(_lines(file, limit)):
         call = line if isinstance(line, str) else _call(line)
         if call is None:
             continue
         if isinstance(call, str):
             failed = True
             await hand_on(0)
-            print(f"line {index + 1}: {call}", file=sys.stderr)
+            print(f"{name}:{index + 1}: {call}", file=sys.stderr)
             sink.bad(index, call)
             continue
         begun = [call.begin(engine, detail=everything, everything=everything) for engine in engines]

@@ -171,7 +171,10 @@ def _read(paths: Sequence[Path], engine: Engine) -> list[tuple[str, Case]]:
     for path in paths:
         document = _document(path)
         suite = None
-        if isinstance(document.data, dict):
+        if isinstance(document.data, dict) and "models" in document.data and "cases" not in document.data:
+            what = f"this is a policy, and no test cases: write `pointsman test {path} CASES.yaml`, or check it with "
+            document.report(("models",), "P101", f"{what}`pointsman validate {path}`", at_key=True)
+        elif isinstance(document.data, dict):
             suite = validated(document, Suite)
         elif not document.problems:
             document.report((), "P103", "a cases file is a mapping with `cases`, a list")

@@ -123,6 +123,9 @@ def check(source: str | bytes, file: str = "<policy>", *, doubts: bool = True) -
     if not isinstance(document.data, dict):
         if not document.problems:
             document.report((), "P103", "a policy is a mapping with `version`, `models`, `default`, …")
+    elif "cases" in document.data and "models" not in document.data:
+        what = f"these are test cases, and no policy: run them with `pointsman test POLICY {file}`"
+        document.report(("cases",), "P101", what, at_key=True)
     else:
         budget = patterns.left.set([patterns.INSTRUCTIONS])
         try:

@@ -95,7 +95,7 @@ def test_all_adds_every_signal(run: Run, policy: Path) -> None:
 def test_a_bad_line_is_named_and_costs_no_other(run: Run, policy: Path, bad: Any, reason: str) -> None:
     ran = run("replay", policy, "-", stdin=recorded(PLAIN, b"", bad, GOLD))
     assert ran.status == 1
-    assert f"line 3: {reason}" in ran.err
+    assert ran.err.startswith(f"<stdin>:3: {reason}")
     found = ran.lines()
     assert [line["index"] for line in found] == [0, 2, 3]
     assert [line["line"] for line in found] == [1, 3, 4]  # as standard error says, and as an editor counts
@@ -103,11 +103,20 @@ def test_a_bad_line_is_named_and_costs_no_other(run: Run, policy: Path, bad: Any
     assert found[2]["decision"] == "premium"
 
 
+def test_a_bad_line_is_named_with_its_file(run: Run, policy: Path, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.jsonl"
+    requests.write_bytes(recorded(PLAIN, b"{", GOLD))
+    for more in ((), ("--against", policy)):
+        ran = run("replay", policy, requests, *more)
+        assert ran.status == 1
+        assert ran.err.startswith(f"{requests}:2: not JSON")
+
+
 def test_a_line_that_is_too_long_is_left_out(run: Run, policy: Path) -> None:
     policy.write_text(policy.read_text() + "settings: {max_body: 1KiB}\n")
     ran = run("replay", policy, "-", stdin=recorded(PLAIN, {"request": chat("x" * 200_000)}, GOLD))
     assert ran.status == 1
-    assert "line 2: longer than 67584 bytes" in ran.err
+    assert "<stdin>:2: longer than 67584 bytes" in ran.err
     assert [line.get("decision") for line in ran.lines()] == [None, None, "premium"]
     at_the_end = run("replay", policy, "-", stdin=recorded(PLAIN, {"request": chat("x" * 200_000)})[:-1])
     assert [line["index"] for line in at_the_end.lines()] == [0, 1]
