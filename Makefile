@@ -49,7 +49,7 @@ test: dev ## run the tests, the end-to-end ones too (PYTEST="-k name" narrows, W
 	$(RUN_TESTS) -m "not volume and not native and not image and not agents" $(PYTEST)
 
 test-fast: dev ## run the tests that need no Envoy, no compiler and no patience
-	$(RUN_TESTS) -m "$(FAST)" $(NOT_FAST) $(PYTEST)
+	$(RUN_TESTS) -m "$(FAST)" $(NOT_FAST) --hypothesis-profile=few $(PYTEST)
 
 test-volume: dev ## run the tests that only repeat others at volume, and those of growth
 	$(RUN_TESTS) -m volume $(shell grep -rlE --include='test_*.py' 'mark.volume|few_and_many' tests) $(PYTEST)

@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 
 # An overloaded machine makes an example late, never wrong.
 settings.register_profile("unhurried", deadline=None)
+# For the quick loop (`make test-fast`): a quarter of the examples, where a property does not say how many it wants.
+settings.register_profile("few", deadline=None, max_examples=25)
 settings.load_profile("unhurried")
 
 
@@ -36,6 +38,15 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
         gc.freeze()
         gc.set_threshold(20_000, 2, 10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def left_behind() -> Generator[None]:
+    """What a file's tests leave behind, such as a connection that nobody closed, is found at the end of that file. What
+    lives on after that, the collector leaves alone: it would look at all of it again for every test that calls it."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

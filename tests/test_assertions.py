@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 SAYING = ("assert", "expect", "raises", "warns", "fail", "importorskip")
 """How names begin of what asserts elsewhere: helpers of other files, pytest's own."""
@@ -41,6 +43,7 @@ def without_assertion(source: str) -> list[str]:
     return [name for name, one in known.items() if name.startswith("test_") and not asserts(one, frozenset())]
 
 
+@pytest.mark.slow
 def test_every_test_asserts_something() -> None:
     found = {
         str(file.relative_to(TESTS)): names

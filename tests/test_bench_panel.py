@@ -15,6 +15,7 @@ def run(right: bool) -> PanelRun:
     return PanelRun(right, 0, 9, 0.0, 0.0, 1)
 
 
+@pytest.mark.slow
 async def test_what_was_asked_once_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [problems.make(seed, 1) for seed in range(3)]
     kept = tmp_path / "kept.db"

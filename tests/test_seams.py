@@ -574,6 +574,7 @@ def imported(tree: ast.Module) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_kind_of_selector_is_named_outside_its_file_and_the_registry() -> None:
     own = {name: kind.__module__ for name, kind in SELECTORS.items()}
     named = set()
@@ -591,6 +592,7 @@ def test_no_kind_of_selector_is_named_outside_its_file_and_the_registry() -> Non
     assert named == set()
 
 
+@pytest.mark.slow
 def test_no_kind_of_signal_is_imported_but_by_the_registry() -> None:
     """Training apart, which makes what the kinds read; masking uses what `pii` finds, and who writes another router's
     policy in our language asks which languages there are."""

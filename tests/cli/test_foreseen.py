@@ -30,6 +30,7 @@ def log(seed: int, count: int = 600) -> list[Logged]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_the_truth_is_within_the_interval_nearly_always() -> None:
     kept = {"quality": 0, "cost": 0}

@@ -48,7 +48,7 @@ def outcomes(path: Path, count: int, seed: int, **more: Any) -> Path:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("select")
-    outcomes(folder / "a.jsonl", 600, 1)
+    outcomes(folder / "a.jsonl", 300, 1)
     outcomes(folder / "b.jsonl.gz", 400, 2)
     return folder
 
@@ -69,6 +69,7 @@ def evaluated(run: Run, *args: Any) -> JSON:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["irt", "nearest"])
 def test_what_was_learned_holds_on_other_questions(run: Run, trained: Path, by: str) -> None:
     found = evaluated(run, trained / "b.jsonl.gz", "--file", trained / by)
@@ -93,6 +94,7 @@ def test_the_cheapest_that_will_do(run: Run, trained: Path) -> None:
     assert few["cost"] < many["cost"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["bandit", "ema", "pheromone", "elo"])
 def test_a_stream_reveals_only_what_was_chosen(run: Run, files: Path, by: str) -> None:
     found = evaluated(run, files / "b.jsonl.gz", "--by", by, "--stream", "--seed", 3)
@@ -216,7 +218,7 @@ def test_what_was_learned_is_shown(run: Run, trained: Path) -> None:
     assert "maths: mean 0." in ran.out
     assert "price 5" in ran.out
     shown = json.loads(run("select", "inspect", trained / "nearest", "-o", "json").out)
-    assert (shown["way"], shown["card"]["questions"], shown["prices"]["large"]) == ("neighbours", 600, 10)
+    assert (shown["way"], shown["card"]["questions"], shown["prices"]["large"]) == ("neighbours", 300, 10)
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_first(
@@ -250,6 +252,7 @@ def test_what_is_no_export_is_not_imported(run: Run, tmp_path: Path, text: str) 
     assert "learned.json: not JSON" in ran.err
 
 
+@pytest.mark.slow
 def test_a_model_that_joins_is_asked_some_questions(run: Run, tmp_path: Path) -> None:
     chance, lines = random.Random(5), []
     prices = [flag for at in range(7) for flag in ("--price", f"m{at}={at + 1}")]
@@ -277,6 +280,7 @@ def test_a_model_that_joins_is_asked_some_questions(run: Run, tmp_path: Path) ->
     assert shown["card"]["means"]["new"] == pytest.approx(shown["card"]["means"]["m5"], abs=0.08)
 
 
+@pytest.mark.slow
 def test_factors_that_are_chance_are_left_out() -> None:
     chance = np.random.default_rng(3)
     folds, categories = np.arange(3000) % 5, np.zeros((3000, 0))

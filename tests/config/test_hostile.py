@@ -195,6 +195,7 @@ def pigeons(holes: int) -> str:
     return text + f"decisions:\n  - {{name: d, route: small, when: {{all: [{', '.join(somewhere + alone)}]}}}}\n"
 
 
+@pytest.mark.slow
 def test_a_rule_that_no_solver_settles_is_left_unsettled() -> None:
     policy, problems = check(HEAD + pigeons(9))
     assert policy is not None
@@ -241,7 +242,11 @@ def listed(kind: str, words: list[str]) -> str:
         (listed("keyword", [f"{i}{'ab' * 400}" for i in range(1400)]), "1048576 characters"),
         (listed("keyword", ["x" * 1001]), "a keyword has more than 1000 characters: 'xxxxxxxxxxxxxxxxxxxx'"),
         (listed("keyword", ["\ufdfa" * 100]), "a keyword has more than 1000 characters"),
-        (listed("regex", [f"w{i}" for i in range(patterns.MOST + 1)]), "more than 20000 regular expressions"),
+        pytest.param(
+            listed("regex", [f"w{i}" for i in range(patterns.MOST + 1)]),
+            "more than 20000 regular expressions",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_a_policy_searches_for_is_bounded(text: str, complaint: str) -> None:

@@ -140,6 +140,7 @@ def lists_with_names(draw: st.DrawFn) -> list[Clause]:
     return draw(clause_lists(rules_of(leaf | st.sampled_from(named) if named else leaf), most=4))
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(10, 100)
 def test_rules_with_names_have_the_problems_of_rules_that_are_written_out(examples: int) -> None:

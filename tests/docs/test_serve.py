@@ -11,6 +11,7 @@ from cli import serve
 from cli.main import COMMANDS
 from extproc.admin.port import Admin
 from extproc.records.metrics import FAMILIES
+from tests.rooms import nodes, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text()
@@ -38,7 +39,7 @@ def test_every_reason_is_documented_and_nothing_else():
     """The codes of all refusals, and whatever else is counted as a failure, as the code of the service says them."""
     said = set()
     for path in sorted((ROOT / "extproc").rglob("*.py")):
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        for call in (node for node in nodes(parsed(path)) if isinstance(node, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             place = {"Refusal": 2, "failed": 0}.get(name)
             given = [] if place is None else call.args[place : place + 1]

@@ -153,9 +153,14 @@ def _upper(text):
 
 
 @functools.cache
+def _environment():
+    return celpy.Environment()  # made once: it reads CEL's grammar anew
+
+
+@functools.cache
 def _program(rule):
     # `self` is what Kubernetes calls the value; upperAscii comes from CEL's string extensions.
-    environment = celpy.Environment()
+    environment = _environment()
     return environment.program(environment.compile(rule), functions={"upperAscii": _upper})
 
 

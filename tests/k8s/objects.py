@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import shutil
 import subprocess
 from functools import cache
@@ -39,9 +40,14 @@ def _kustomized(folder):
 
 def charted(values=None, release="pointsman", namespace="pointsman"):
     """The texts of the chart's templates by their paths. Raises HelmError."""
+    return dict(_charted(json.dumps(values or {}), release, namespace))
+
+
+@cache
+def _charted(values, release, namespace):
     helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
     with helm_python.Chart.load(str(K8S / "chart")) as chart:
-        rendered = chart.render(values=values or {}, name=release, namespace=namespace)
+        rendered = chart.render(values=json.loads(values), name=release, namespace=namespace)
     return {name.removeprefix("pointsman/templates/"): text for name, text in rendered.items()}
 
 

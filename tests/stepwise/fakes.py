@@ -236,7 +236,7 @@ class FakeModel:
                     break
                 if self.released is not None and not probing:
                     await self._permit(closed)
-                if self.delay:
+                if self.delay and not probing:
                     await asyncio.sleep(self.delay)
                 if closed.done():
                     self.gone += 1

@@ -136,6 +136,7 @@ async def test_prompts_that_nobody_counted_are_told_as_the_server_counts_them(
     assert estimated > 100
 
 
+@pytest.mark.slow
 async def test_a_pair_without_a_trained_policy_starts_cold(url: str) -> None:
     async with started(url) as stepwise:
         answers = await asyncio.gather(*(ask(stepwise, question) for question in QUESTIONS))

@@ -624,6 +624,7 @@ def test_a_sum_of_a_recipe_knows_no_signal_of_another_recipe() -> None:
     assert made["signals"]["s"]["score"]["sum"] == {"x": 1.0}
 
 
+@pytest.mark.slow
 def test_knowledge_bases_become_files_beside_the_policy(run: Run, tmp_path: Path) -> None:
     ran = run("import", "vllm-sr", EVERYTHING, "-o", tmp_path / "policy.yaml")
     assert ran.status == 3

@@ -19,6 +19,7 @@ TOKENIZER = Tokenizer(["\n\n", " + ", " = ", "First", "Answer", " the"])
 _SUM = re.compile(r"(\d+(?: [-+*/] \d+)+(?: = \d+(?: [-+*/] \d+)*)+)")
 
 
+@pytest.mark.slow
 def test_every_written_sum_is_right() -> None:
     for seed in range(3000):
         problem = problems.make(seed)

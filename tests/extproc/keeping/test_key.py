@@ -57,6 +57,7 @@ def question(chooser: random.Random) -> list[str]:
     return [chooser.choice(part) for part in (NAMES, VERBS, NUMBERS, UNITS, TONGUES)]
 
 
+@pytest.mark.slow
 def test_ten_thousand_near_misses_share_no_answer() -> None:
     chooser = random.Random(15)
     for count in range(10_000):

@@ -89,6 +89,7 @@ def test_what_we_did_not_write_is_not_there() -> None:
         assert unpacked(bad, 10_000) is None, bad
 
 
+@pytest.mark.slow
 @needs_server
 async def test_valkey_keeps_for_its_time_and_drops_by_scope(server: Server) -> None:  # noqa: F811
     store = Valkey(server.url, timeout=1.0)

@@ -78,6 +78,7 @@ FRAMES = (
 PARTS = {"verb": VERBS, "name": NAMES, "number": NUMBERS, "unit": UNITS}
 
 
+@pytest.mark.slow
 def test_ten_thousand_near_misses_have_two_wordings() -> None:
     """A changed number, unit, name, negation or language; two of each pair differ in that alone."""
     chooser = random.Random(7)

@@ -182,6 +182,7 @@ def test_many_texts_that_wait_for_a_slow_judge_are_linear() -> None:
     assert_linear(body, lambda data: Watch(SHAPES["chat"], Quiet(), False).feed(data, True), 16_000)
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_an_end_that_is_said_without_end_takes_no_memory() -> None:
     ends = [encode("", chunk(at=at, finish="stop")) for at in range(5_000)]
@@ -244,6 +245,7 @@ def test_a_key_that_stands_twice_hides_nothing(rule: str, streamed: bool) -> Non
     assert b'"content":"x \\" y"' in out
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("form", ["whole", "content", "arguments"])
 def test_many_masks_take_time_that_is_linear(form: str) -> None:
@@ -290,7 +292,8 @@ def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> Non
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 13])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 13])
 def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> None:
     text = "x " * 500 + f"{CARD} and {WORDS}" + " y" * 500
     arguments = '{"a":"' + "".join(f"\\u{ord(one):04x}" for one in text) + '"}'

@@ -239,6 +239,7 @@ def test_choices_are_texts_apart_and_the_parts_of_one_message_are_not() -> None:
     assert b"1111" not in watch(MASK, streamed=False).feed(body, True)
 
 
+@pytest.mark.slow
 def test_many_blocks_take_bounded_memory_and_too_many_of_those_that_are_repeated_are_unreadable() -> None:
     one = watch(MASK, "messages")
     for at in range(3000):

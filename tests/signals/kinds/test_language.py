@@ -130,6 +130,7 @@ def test_chat_replies() -> None:
     assert unknown <= 0.05
 
 
+@pytest.mark.slow
 def test_one_sentence_beside_code() -> None:
     """Before, after and between code in a dozen languages, in fences or not, the sentence decides."""
     given = json.loads((DATA / "beside_code.json").read_bytes())

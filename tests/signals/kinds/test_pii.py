@@ -204,6 +204,7 @@ def test_wrong_parameters_are_explained() -> None:
     assert "greater than or equal to 1" in complaint("pii", at_least=0)
 
 
+@pytest.mark.slow
 def test_what_looks_like_it_is_no_alarm() -> None:
     """At most 1 % on order numbers, versions, log lines, hashes and manuals; at least 0.9 of the secrets are found."""
     made = TextMaker("test")

@@ -8,6 +8,7 @@ import random
 import sys
 import zlib
 from collections import defaultdict
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_the_estimate_is_the_sum_of_the_weights_whatever_the_size(size: int) -> 
     assert ByteWeights().count(text) == pytest.approx(exact, rel=0.01, abs=1)
 
 
+@cache
 def kinds_of_text() -> dict[str, str]:
     """Text that is no prose, of kinds that requests hold, made otherwise than what the estimate learned from."""
     chance = random.Random(11)

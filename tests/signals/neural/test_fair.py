@@ -280,7 +280,8 @@ async def test_the_given_up_take_no_place() -> None:
         service.close()
 
 
-@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["addresses", "one address"])
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False], ids=["addresses", "one address"])
 async def test_large_texts_in_a_loop_do_not_make_others_unknown(named: bool) -> None:
     """Twelve clients send the shipped model 122 kB each, again and again; one asks about 1 kB now and then."""
     shipped = Shipped(Services())

@@ -64,6 +64,7 @@ async def test_the_better_a_model_the_less_it_fails_and_hard_questions_are_hard_
     assert hard[2] > 0.5
 
 
+@pytest.mark.slow
 def test_a_standing_is_the_share_that_is_answered() -> None:
     rows = data("selection/mmlu_pro_outcomes")[::20]
     model = Heads()

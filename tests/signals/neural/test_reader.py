@@ -94,6 +94,7 @@ def test_the_heads_probability_stands_outside_the_band(second: Second) -> None:
     assert 0 <= Band(0.1, 0.9, 1000.0, 1000.0, 0.0).weigh(0.0, 0.0) <= Band(0, 1, 9, 9, 0).weigh(1.0, 1.0) <= 1
 
 
+@pytest.mark.slow
 async def test_the_field_of_what_the_heads_are_not_sure_of_is_read_twice(second: Second, both: Shared) -> None:
     plain, signal = build("domain", **{"is": ["math"]}), build("domain", both, **{"is": ["math"]})
     right = {"fast": 0, "both": 0}
@@ -109,6 +110,7 @@ async def test_the_field_of_what_the_heads_are_not_sure_of_is_read_twice(second:
     assert right["both"] >= max(0.7 * len(everyday), right["fast"] + 5)
 
 
+@pytest.mark.slow
 async def test_where_the_second_reader_is_not_heard_the_heads_tell_the_field(both: Shared) -> None:
     shared = Shared(Services(device="cpu", readers="both"))
     plain, signal = build("domain", **{"is": ["law"]}), build("domain", shared, **{"is": ["law"]})
@@ -178,6 +180,7 @@ def _runs(shared: Shared) -> float:
     return shared.services.inference.meter("shipped").batch.sum
 
 
+@pytest.mark.slow
 async def test_what_the_second_reader_cannot_answer_is_unknown(both: Shared) -> None:
     shared = Shared(Services(device="cpu", readers="both"))
     signal = build("jailbreak", shared)
@@ -206,6 +209,7 @@ async def test_the_heads_run_once_for_signals_that_are_read_one_after_the_other(
     assert _runs(both) == before + 1
 
 
+@pytest.mark.slow
 async def test_explain_tells_who_decided(both: Shared) -> None:
     signal, told = build("jailbreak", both), []
     for row in rows("attacks"):

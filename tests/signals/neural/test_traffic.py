@@ -22,6 +22,8 @@ from signals.services import Readers, Services
 from signals.signal import Shared, Signal
 from tests.signals.help import build, request
 
+pytestmark = pytest.mark.slow  # the shipped models read some thousand texts
+
 DATA = Path(__file__).parents[2] / "data"
 GREETED = "Hello, I hope you are well. {} Thank you in advance!"
 RETRIEVED = "Answer from the context.\n\nContext:\nThe shop opens at nine. Ask at the desk.\n\nQuestion: {}\nAnswer:"

@@ -26,6 +26,8 @@ from signals.train.networks import lexicon
 from signals.train.sources import attacks, corpus, grammar, talk, written
 from signals.train.sources.data import FILES, Data, held, question_of
 
+pytestmark = pytest.mark.slow  # lessons are made of all texts that there are, which takes seconds
+
 SCORES = {"small": 0.0, "large": 1.0}
 ROWS: dict[str, list[dict[str, Any]]] = {
     "difficulty/gsm8k": [{"prompt": f"Tom has {n} pens. How many?", "weak_correct": n % 2, "strong_correct": 1} for n in range(60)],
@@ -104,7 +106,6 @@ def test_held_out_rows_are_never_learned_from(data: Data, lessons: corpus.Corpus
     assert all(held(question_of(text)) for text in tested if not text.startswith("Result "))
 
 
-@pytest.mark.slow
 def test_the_same_seed_makes_the_same_lessons(folder: Path, lessons: corpus.Corpus) -> None:
     first, second = lessons.items, corpus.build(Data(folder), 1).items
     assert [(item.text, item.labels) for item in first] == [(item.text, item.labels) for item in second]
@@ -218,7 +219,6 @@ def test_security_questions_alarm_no_more_often_than_promised() -> None:
     assert traffic.lowered(after, rows("ok_security_frr", -5, 1.0))["direct"].lowered == 0
 
 
-@pytest.mark.slow
 def test_a_trial_learns_from_few_texts(folder: Path, lessons: corpus.Corpus) -> None:
     few = Data(folder, limit=20)
     assert max(len(source.rows) for source in few.sources.values()) <= 20
