@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from decisions.explain import as_object, reasons, tree
 from extproc.serving.rollout import Rollout
 from signals.reading import Unavailable
 from signals.request import Message, Request
+from signals.state import store
 from signals.state.store import Memory
 
 POLICY = """\
@@ -89,13 +91,15 @@ async def test_what_stands_below_a_kept_decision_is_not_reached() -> None:
     assert await talk.say("commit it") == ("code", "large")
 
 
-async def test_it_ends_so_long_after_the_last_request() -> None:
+async def test_it_ends_so_long_after_the_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: now))  # the store's own clock, nobody else's
     talk = Talk(policy(sticky="{by: session, until: 300ms}"))
     await talk.say("write code")
     for _ in range(4):
-        await asyncio.sleep(0.1)
+        now += 0.29
         assert await talk.say("commit it") == ("code", "large")
-    await asyncio.sleep(0.35)
+    now += 0.31
     assert await talk.say("commit it") == (None, "small")
 
 

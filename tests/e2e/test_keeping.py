@@ -206,7 +206,7 @@ async def test_no_request_fails_while_valkey_is_killed_under_load(
     server: Server,  # noqa: F811
     client: aiohttp.ClientSession,
 ) -> None:
-    stored = f"settings: {{store: {{url: '{server.url}', timeout: 200ms}}, cache: {{where: store}}, "
+    stored = f"settings: {{store: {{url: '{server.url}', timeout: 5s}}, cache: {{where: store}}, "
     lines = [line for line in POLICY.splitlines() if "budget" not in line and "broke" not in line]
     text = "\n".join(lines).replace("settings: {", stored)
     for world in serving(tmp_path, text, "--workers", "2"):

@@ -113,7 +113,7 @@ async def test_valkey_keeps_for_its_time_and_drops_by_scope(server: Server) -> N
 @pytest.mark.e2e
 @needs_server
 async def test_no_request_fails_while_valkey_dies_under_load_and_comes_back(server: Server, tmp_path: Path) -> None:  # noqa: F811
-    stored = f"settings: {{store: {{url: '{server.url}', timeout: 200ms}}, cache: {{where: store}}, "
+    stored = f"settings: {{store: {{url: '{server.url}', timeout: 5s}}, cache: {{where: store}}, "
     one, two = (world(POLICY.replace("settings: {", stored)) for _ in range(2))  # two workers share it
     results: list[str] = []
 
