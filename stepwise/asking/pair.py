@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class PairModel:
     suspect: bool = False  # it did not do what its capability says: probe it again
     failure: str | None = None  # why its server does not work, as far as is known
     asked: float | None = None  # when it was last probed, by the monotonic clock
+    hung: float | None = None  # since when its server gives no mark in time, or was last asked in vain whether it does
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -45,6 +47,18 @@ class PairModel:
         if self.failure is not None:
             self.failure = None
             log.info("stepwise_model_up", extra={"model": self.name})
+
+    def hangs(self) -> None:
+        """Its server gives no marks in time: no answer asks for any until it has given one again."""
+        if self.hung is None:
+            log.error("stepwise_marks_hang", extra={"model": self.name})
+        self.hung = time.monotonic()
+
+    def marks_again(self) -> None:
+        """Its server has said whether it gives marks."""
+        if self.hung is not None:
+            self.hung = None
+            log.info("stepwise_marks_again", extra={"model": self.name})
 
 
 class AnswerBudget(NamedTuple):

@@ -77,7 +77,7 @@ class Stepwise:
         if self._setup.large.capability.mode is None and self._setup.strategy.judges:
             self.metrics.safe_side["unprobed"] += 1
             return self._fallback
-        return self._setup
+        return self._setup if self._setup.large.hung is None else replace(self._setup, marks=None)
 
     async def close(self) -> None:
         """Closes every connection and the policy. Answers still under way fail."""
@@ -116,10 +116,15 @@ class Stepwise:
 
     @property
     def _marks_due(self) -> bool:
-        """Does the strategy want marks of a large model that works, and it is not known whether it gives any?"""
+        """Does the strategy want marks of a large model that works, and it is not known whether it gives any, or gives
+        them again?"""
         strategy, large = self._setup.strategy, self._setup.large
         wanted = strategy.needs_marks or strategy.asks is not None
-        if not wanted or self._marks is not None or not large.capability.checked:
+        if not wanted or not large.capability.checked:
+            return False
+        if large.hung is not None:
+            return time.monotonic() - large.hung > _RETRY
+        if self._marks is not None:
             return False
         return self._asked_marks is None or time.monotonic() - self._asked_marks > _RETRY
 
@@ -133,14 +138,19 @@ class Stepwise:
         await asyncio.gather(*(self._probe(model, headers) for model in models))
         large = self._setup.large
         strategy = self._setup.strategy
-        if self._marks_due:
+        async with large.probing:  # another decision with the same model may be at it already
+            if not self._marks_due:
+                return self._remember()
             self._asked_marks = time.monotonic()
             limit = asyncio.get_running_loop().time() + _PROBE
             kind = strategy.asks or "digit"
             try:
                 self._marks = await probe.marks(large.upstream, kind, headers, large.capability, limit)
+                large.marks_again()
             except (UpstreamError, DeadlineError):
                 self.metrics.upstream_errors[large.name, "probe_marks"] += 1
+                if large.hung is not None:
+                    large.hangs()
             self._setup = replace(self._setup, marks=kind if self._marks else None)
             if self._marks is False and not strategy.needs_marks:
                 log.info("stepwise_never_asks", extra={"model": large.name, "marks": strategy.asks})

@@ -19,6 +19,8 @@ from upstream.endpoint import JSON
 from upstream.usage import TokenCounts, read
 from upstream.writer import Call
 
+_LONG = 10.0  # seconds without a mark after which its server hangs, whatever ends the waiting
+
 
 class Aside:
     """The requests of one answer."""
@@ -32,7 +34,6 @@ class Aside:
         self._transcript = transcript
         self._warming: asyncio.Task[None] | None = None
         self._marking: asyncio.Task[float] | None = None
-        self._hung = False  # a mark has not come in time: the answer waits for no other one
 
     def mark(self, step: Step) -> asyncio.Task[float]:
         """Has the large model mark a draft, as `verify` does, while the small one goes on."""
@@ -43,15 +44,22 @@ class Aside:
     async def verify(self, step: Step) -> float:
         """The large model's opinion of a draft, 0..1, from one token. Raises NoJudgement."""
         model, drafted = self._large, verify.Drafted(self._call.body, self._transcript.text, step.text)
-        if self._hung:
+        if model.hung is not None:
             raise NoJudgement("verify_failed", f"{model.name} gave no mark in time before")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             asked = verify.request(self._marks, drafted, model.capability.mode, model.template)
             answer = await self._ask(asked, self._transcript.tokens + step.size)
         except UpstreamError as error:
             self._metrics.upstream_errors[model.name, error.kind] += 1
-            self._hung = error.kind == "timeout"
+            if error.kind == "timeout":
+                model.hangs()
             raise NoJudgement("verify_failed", str(error)) from error
+        except (DeadlineError, asyncio.CancelledError):  # the answer has ended, or its client has left, meanwhile
+            if loop.time() - started > _LONG:
+                model.hangs()
+            raise
         return verify.mark(self._marks, answer, step.text)
 
     def warm(self) -> None:

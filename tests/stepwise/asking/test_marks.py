@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwise.asking import ready
 from stepwise.asking.pair import Setup
 from stepwise.asking.ready import Stepwise
+from stepwise.loop import aside
 from stepwise.policy import CalibrationRow, KappaPair, Marks, StepPolicy
 from stepwise.steps import StepLimits
 from stepwise.strategies.fixed import Fixed
@@ -23,7 +25,7 @@ from stepwise.strategies.verify import Verify
 from stepwise.strategy import AnswerContext, Draft, Judgement, Run, StepJudge, Strategy
 from tests.extproc.transport.conftest import until
 from tests.patience import PATIENCE
-from tests.stepwise.fakes import FakeModel, Fault, answer, pair, text_of, words, writer
+from tests.stepwise.fakes import FakeModel, Fault, Pair, answer, pair, text_of, words, writer
 from tests.stepwise.onnxes import metadata, write
 from tests.volume import few_and_many
 from upstream.tokens import estimate
@@ -153,6 +155,47 @@ async def test_an_answer_waits_once_for_marks_that_do_not_come(strategy: Callabl
     steps = [(s["model"], s["action"]) for s in events[-1]["usage"]["pointsman"]["steps"]]
     assert [action for model, action in steps if model == "large"] == ["unjudged"] * metrics.safe_side["verify_failed"]
     assert metrics.safe_side["verify_failed"] >= 3
+
+
+@pytest.mark.parametrize("kind", ["policy", "verify"])
+async def test_one_answer_waits_for_a_server_that_hangs_on_marks_and_the_next_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    strategy: Strategy = policy(tmp_path) if kind == "policy" else Verify(0.6)
+    large = marker(marking=asyncio.Event())
+    async with pair(SMALL, large, strategy, hasty="large") as both:
+        setup = both.stepwise._setup
+        again = Pair(both.small, large, Stepwise(setup), strategy)  # another decision with the same models
+        texts = [text_of((await one.ask())[1]) for one in (both, both, again, both)]
+        metrics = setup.metrics
+        assert (asked(large), metrics.upstream_errors["large", "timeout"]) == (1, 1)
+        assert texts == ["\n\n".join(LARGE)] * 4  # that is also what kappa alone says
+        assert metrics.safe_side["verify_failed"] == (1 if kind == "policy" else 4) * len(LARGE)
+        assert caplog.text.count("stepwise_marks_hang") == 1
+
+        monkeypatch.setattr(ready, "_RETRY", 0.0)
+        assert large.marking is not None
+        large.marking.set()
+        await both.ask()  # meanwhile the server is asked whether it gives marks again
+        await until(lambda: setup.large.hung is None)
+        before = asked(large)
+        _, events = await both.ask()
+        assert (asked(large) - before, text_of(events)) == (5, MIXED)
+
+
+@pytest.mark.parametrize(("long", "hangs"), [(0.0, True), (PATIENCE, False)])
+async def test_a_server_hangs_too_when_nobody_waits_for_its_mark_any_longer(
+    monkeypatch: pytest.MonkeyPatch, long: float, hangs: bool
+) -> None:
+    monkeypatch.setattr(aside, "_LONG", long)
+    large = marker(marking=asyncio.Event())
+    async with pair(SMALL, large, Doubtful()) as both:
+        task = asyncio.create_task(both.ask())
+        await until(lambda: asked(large) > 0)
+        task.cancel()
+        await asyncio.wait([task])
+        await until(lambda: large.gone > 0)
+        assert (both.stepwise._setup.large.hung is not None) == hangs
 
 
 async def test_when_the_small_model_dies_meanwhile_the_large_one_goes_on() -> None:
