@@ -140,6 +140,15 @@ def promise(seen: Trials, wanted: Promises) -> list[Promise]:
     return kept
 
 
+def worse(kind: Kind, pair: Trial, alone: Trial) -> bool:
+    """Whether a pair of thresholds, which asks, keeps a promise of this kind in a worse way than the one threshold that
+    keeps it without asking: a bound on the loss at a higher cost, or one on the cost with fewer right answers. Both
+    were seen on the same questions."""
+    if kind == "accuracy_loss":
+        return float(pair.cost.mean()) > float(alone.cost.mean())
+    return int(pair.right.sum()) < int(alone.right.sum())
+
+
 def resample(seen: Trials, alpha: float, delta: float, *, splits: int, seed: int) -> tuple[float, float, float]:
     """Whether the promise holds: the questions are split in halves many times, and each time the threshold is taken on
     one half and the loss measured on the other.

@@ -122,8 +122,19 @@ async def do_calibrate(
                 how = f"cannot be promised with {len(trees)} questions{' by asking' * asking}"
                 print(f"{how}: {kind} {', '.join(f'{target:g}' for target in missing)}")
         if asking:
-            pairs = {(p.kind, p.target): p.kappa for p in kept if isinstance(p.kappa, KappaPair)}
-            rows = [row._replace(ask=pairs.get((row.kind, row.target))) for row in rows]
+            exam = evaluate.Exam(trees, writer, project.settings.price, max_redos=8)
+            score = evaluate.scorer(_network(project, name))
+            for i, row in enumerate(rows):
+                pair = next((p.kappa for p in kept if (p.kind, p.target) == (row.kind, row.target)), None)
+                if not isinstance(pair, KappaPair):
+                    continue
+                at = next(t for t in seen.trials if t.kappa == pair)
+                point = await exam.measure(evaluate.Scored(name, score, row.kappa, once=False), row.kappa)
+                if calibrate.worse(row.kind, at, calibrate.Trial(row.kappa, point.right, point.cost)):
+                    print(f"{row.kind} <= {row.target:g}: asking is no better than kappa alone, and left out")
+                else:
+                    rows[i] = row._replace(ask=pair)
+            store.save(trees)
         else:
             rows = [
                 CalibrationRow(kind, target, kappa, wanted.delta)

@@ -18,9 +18,10 @@ pytest.importorskip("pyarrow", reason="training needs `pip install -e .[train]`"
 import stepwise
 from cli.main import main
 from stepwise import features
-from stepwise.policy import KappaPair, PolicyTarget, StepPolicy
+from stepwise.policy import KappaPair, Kind, PolicyTarget, StepPolicy
 from stepwise.steps import Ends, StepLimits
 from stepwise.train.asking import NOTHING
+from stepwise.train.calibrate import Trial, worse
 from stepwise.train.collect import read_questions
 from stepwise.train.evaluate import Exam, Scored, scorer
 from stepwise.train.project import Project
@@ -167,6 +168,42 @@ def test_what_cannot_be_promised_is_named_and_pairs_that_keep_nothing_are_left_o
     assert "by asking: accuracy_loss 0.0001, 0.1" in out
     [row] = json.loads((mine / "vtrace-ask.calibration.json").read_text())["rows"]
     assert (row["kind"], row["target"], row.get("ask")) == ("accuracy_loss", 0.1, None)
+
+
+def test_a_pair_that_is_no_better_than_kappa_alone_is_left_out(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, file = tmp_path / "work", work / "pair.onnx"
+    shutil.copytree(work, mine)
+    settings, saved = mine / "settings.json", mine / "vtrace-ask.calibration.json"
+    calibrate = ("calibrate", "--work", mine, "--writer", __name__, "--algorithm", "vtrace-ask", "--loss", 0.05, 0.1)
+    taught = (*calibrate[:7], "--policy", file)
+    for read, asks in ((2.5, True), (50.0, False)):  # a mark costs more than the step that it may save
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"price_read": read}))
+        for words in (calibrate, taught):
+            assert command(*words) == 0
+            said = capsys.readouterr().out
+            rows = [row for row in json.loads(saved.read_text())["rows"] if row["kind"] == "accuracy_loss"]
+            assert rows
+            assert any("ask" in row for row in rows) == asks
+            assert ("accuracy_loss <= 0.1: asking is no better than kappa alone" in said) != asks
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "cost", "is_worse"),
+    [
+        ("accuracy_loss", 3, 0.4, False),
+        ("accuracy_loss", 1, 0.5, False),  # that it keeps its promise has been tested
+        ("accuracy_loss", 4, 0.6, True),
+        ("cost", 2, 0.6, False),  # so has this
+        ("cost", 1, 0.4, True),
+    ],
+)
+def test_a_pair_is_compared_by_what_its_promise_leaves_open(
+    kind: Kind, right: int, cost: float, is_worse: bool
+) -> None:
+    alone = Trial(0.5, np.arange(4) < 2, np.full(4, 0.5))
+    assert worse(kind, Trial(KappaPair(0.1, 0.9, 0.5), np.arange(4) < right, np.full(4, cost)), alone) == is_worse
 
 
 def test_without_marks_there_is_no_asking(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
