@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 
-import anthropic
 import openai
 import pytest
 
@@ -27,6 +26,8 @@ async def client(base):
 
 @pytest.fixture
 async def claude(base):
+    import anthropic
+
     async with anthropic.AsyncAnthropic(base_url=base, api_key="none", max_retries=0) as client:
         yield client
 
@@ -66,6 +67,7 @@ async def test_responses_streamed_and_not(client):
     assert final.output_text == f"{NAME} answers: Hello there"
 
 
+@pytest.mark.slow
 async def test_anthropic_messages_streamed_and_not(claude):
     answer = await claude.messages.create(model=NAME, max_tokens=9, messages=ASK)
     assert answer.content[0].text == f"{NAME} answers: Hello there"
@@ -73,7 +75,10 @@ async def test_anthropic_messages_streamed_and_not(claude):
         assert await stream.get_final_text() == f"{NAME} answers: Hello there"
 
 
+@pytest.mark.slow
 async def test_another_model_is_refused_like_a_real_server_does(client, claude):
+    import anthropic
+
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         await client.chat.completions.create(model="auto", messages=ASK)
     with pytest.raises(anthropic.NotFoundError, match="does not exist"):

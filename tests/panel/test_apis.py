@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 
@@ -63,8 +62,11 @@ async def test_responses(finish: str, status: str) -> None:
     assert asked["max_completion_tokens"] == 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("finish", "reason"), [("stop", "end_turn"), ("length", "max_tokens")])
 async def test_messages(finish: str, reason: str) -> None:
+    import anthropic
+
     block = {**BLOCK, "cascade": ["large", "small"], "heartbeat": 0.01}
     async with table(models(finish=finish, delay=0.02), block) as made, served({"ask": made.panel}) as base:
         made.models["large"].top = -1
@@ -82,7 +84,10 @@ async def test_messages(finish: str, reason: str) -> None:
     assert (asked["max_tokens"], asked["stop"]) == (90, ["zzz"])
 
 
+@pytest.mark.slow
 async def test_errors_are_in_the_client_s_api() -> None:
+    import anthropic
+
     async with table(models(), BLOCK) as made, served({"ask": made.panel}) as base:
         for model in made.models.values():
             model.faults[-2] = Fault("status", status=500)
@@ -96,7 +101,10 @@ async def test_errors_are_in_the_client_s_api() -> None:
                 await ai.responses.create(model="a", input="?", previous_response_id="resp_1")
 
 
+@pytest.mark.slow
 async def test_a_stream_that_breaks_off_ends_in_the_client_s_api() -> None:
+    import anthropic
+
     block = {**BLOCK, "cascade": ["large", "small"]}
     async with table(models(), block) as made, served({"ask": made.panel}) as base:
         made.models["large"].top = -1
@@ -180,8 +188,11 @@ async def test_tools_are_called_in_responses(kind: str) -> None:
     assert asked["parallel_tool_calls"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_tools_are_called_in_messages(kind: str) -> None:
+    import anthropic
+
     tool: Any = {"name": "look", "input_schema": LOOK, "description": "Looks.", "cache_control": {"type": "ephemeral"}}
     turns: Any = [{"role": "user", "content": "?"}]
     choice: Any = {"type": "any", "disable_parallel_tool_use": False}
@@ -213,7 +224,10 @@ async def test_tools_are_called_in_messages(kind: str) -> None:
     assert (asked["tool_choice"], asked["parallel_tool_calls"]) == ("required", True)
 
 
+@pytest.mark.slow
 async def test_what_tools_gave_reaches_the_members() -> None:
+    import anthropic
+
     chat = [
         {"role": "user", "content": "?"},
         {

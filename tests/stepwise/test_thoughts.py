@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 from hypothesis import example, given
@@ -242,7 +241,10 @@ async def test_responses_have_thoughts_as_reasoning_items() -> None:
     )
 
 
+@pytest.mark.slow
 async def test_messages_have_thoughts_as_thinking_blocks() -> None:
+    import anthropic
+
     async with (
         pair(thinker("tiny", SMALL), thinker("huge", LARGE)) as both,
         served({"steps": both.stepwise}) as base,
@@ -260,7 +262,10 @@ async def test_messages_have_thoughts_as_thinking_blocks() -> None:
     assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 2
 
 
+@pytest.mark.slow
 async def test_an_answer_without_a_word_is_one_in_every_api() -> None:
+    import anthropic
+
     async with pair([""], [""]) as both, served({"steps": both.stepwise}) as base:
         turns: Any = [{"role": "user", "content": "?"}]
         gpt = openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="k", default_headers=HEADERS)

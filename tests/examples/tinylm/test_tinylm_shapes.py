@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import openai
 import pytest
 
 from examples.tinylm import talk
 from examples.tinylm.server import Running, serve
+
+if TYPE_CHECKING:  # importing it takes seconds: whoever uses it does, and is slow
+    import anthropic
 
 SUM = "Work out 12 + 30 * 4."
 LARGE = "tinylm-large"
@@ -30,6 +32,8 @@ async def gpt(running: Running) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest.fixture
 async def claude(running: Running) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    import anthropic
+
     async with anthropic.AsyncAnthropic(base_url=running.url, api_key="none", max_retries=0) as sdk:
         yield sdk
 
@@ -90,6 +94,7 @@ async def test_what_a_response_cannot_have_is_refused(
     assert refused.value.param == param
 
 
+@pytest.mark.slow
 async def test_a_message_is_the_chat_completion_s_answer(
     gpt: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic
 ) -> None:
@@ -107,6 +112,7 @@ async def test_a_message_is_the_chat_completion_s_answer(
     assert (final.stop_reason, final.usage.output_tokens) == ("end_turn", answer.usage.output_tokens)
 
 
+@pytest.mark.slow
 async def test_a_message_stops_where_it_is_told_and_goes_on_with_an_answer(claude: anthropic.AsyncAnthropic) -> None:
     async def ask(**more: Any) -> Any:
         turns: list[Any] = [{"role": "user", "content": SUM}, *more.pop("begun", ())]
@@ -121,7 +127,10 @@ async def test_a_message_stops_where_it_is_told_and_goes_on_with_an_answer(claud
     assert whole.content[0].text == f"{first.content[0].text}\n\n{rest.content[0].text}"
 
 
+@pytest.mark.slow
 async def test_errors_have_the_shape_of_anthropic(claude: anthropic.AsyncAnthropic) -> None:
+    import anthropic
+
     turns: list[Any] = [{"role": "user", "content": SUM}]
     with pytest.raises(anthropic.NotFoundError, match="does not exist") as unknown:
         await claude.messages.create(model="claude-9", max_tokens=9, messages=turns)
@@ -135,6 +144,7 @@ async def test_errors_have_the_shape_of_anthropic(claude: anthropic.AsyncAnthrop
         await claude.messages.create(model=LARGE, max_tokens=9, messages=turns, stop_sequences=[""])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_model_that_breaks_ends_these_streams_with_an_error_too(
     running: Running,
@@ -142,6 +152,8 @@ async def test_a_model_that_breaks_ends_these_streams_with_an_error_too(
     claude: anthropic.AsyncAnthropic,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import anthropic
+
     def broken(*_: Any) -> Any:
         raise RuntimeError("no memory")
 

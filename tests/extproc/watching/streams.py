@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx2
 import openai
-from anthropic.types import Message
+import pytest
 from google import genai
 from google.genai import types
 from openai.types import Completion
@@ -18,6 +17,9 @@ from openai.types.responses import Response
 
 from extproc.watching.sse import encode
 from upstream.events import DONE
+
+if TYPE_CHECKING:
+    import anthropic
 
 CHUNK = {"id": "chatcmpl-B9M", "object": "chat.completion.chunk", "created": 1741569952, "model": "gpt-4.1-mini"}
 
@@ -402,6 +404,12 @@ STREAMS: dict[str, dict[str, list[dict[str, Any]]]] = {
 ALL = [(api, name) for api, streams in STREAMS.items() for name in streams]
 
 
+def by_sdk(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Cases, of which the API is the first value, for a test that reads them with the SDKs: importing Anthropic's alone
+    takes seconds."""
+    return [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == "messages" else []) for case in cases]
+
+
 def written(api: str, events: Sequence[dict[str, Any]], done: bool = True) -> bytes:
     """The bytes of a stream. `done`: with the line that ends streams of chat and completions."""
     named = api in ("messages", "responses")
@@ -420,6 +428,8 @@ def gpt(body: bytes, kind: str = "text/event-stream") -> openai.OpenAI:
 
 
 def claude(body: bytes, kind: str = "text/event-stream") -> anthropic.Anthropic:
+    import anthropic
+
     http = httpx2.Client(transport=_transport(body, kind))
     return anthropic.Anthropic(api_key="k", base_url="http://localhost", max_retries=0, http_client=http)
 
@@ -475,11 +485,13 @@ READ: dict[str, Callable[[bytes], list[Any]]] = {
 }
 """Reads a stream with the official SDK, both as it comes and with the helper that gathers it; what that gave."""
 
-WHOLE: dict[str, Any] = {
-    "chat": ChatCompletion,
-    "completions": Completion,
-    "gemini": types.GenerateContentResponse,
-    "messages": Message,
-    "responses": Response,
-}
-"""What the official SDK reads a whole answer as."""
+
+
+def whole(api: str) -> Any:
+    """What the official SDK reads a whole answer as."""
+    if api == "messages":
+        from anthropic.types import Message
+
+        return Message
+    known = {"chat": ChatCompletion, "completions": Completion, "gemini": types.GenerateContentResponse}
+    return {**known, "responses": Response}[api]

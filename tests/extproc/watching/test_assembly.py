@@ -21,13 +21,14 @@ from tests.extproc.watching.streams import (
     RESPONSES,
     STREAMS,
     USAGE,
-    WHOLE,
+    by_sdk,
     chunk,
     delta,
     gpt,
     message,
     start,
     stop,
+    whole,
     written,
 )
 from tests.linear import assert_linear
@@ -82,7 +83,7 @@ UNLIKE = ("azure", "choices", "openrouter")
 SAME = [(api, name) for api, name in ALL if api not in ("completions", "gemini") and name not in UNLIKE]
 
 
-@pytest.mark.parametrize(("api", "name"), SAME)
+@pytest.mark.parametrize(("api", "name"), by_sdk(SAME))
 def test_the_final_object_is_what_the_sdk_makes_of_the_stream(api: str, name: str) -> None:
     events = STREAMS[api][name]
     ours = bare(assembled(api, events))
@@ -94,13 +95,13 @@ def test_the_final_object_is_what_the_sdk_makes_of_the_stream(api: str, name: st
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("api", "name"), ALL)
+@pytest.mark.parametrize(("api", "name"), by_sdk(ALL))
 def test_the_final_object_is_the_apis_own(api: str, name: str) -> None:
     final = assembled(api, STREAMS[api][name])
-    assert WHOLE[api].model_validate(final), "what the official client reads"
+    assert whole(api).model_validate(final), "what the official client reads"
 
 
-@pytest.mark.parametrize(("api", "name"), ALL)
+@pytest.mark.parametrize(("api", "name"), by_sdk(ALL))
 def test_a_final_object_streamed_again_is_the_same(api: str, name: str) -> None:
     final = assembled(api, STREAMS[api][name])
     body = SHAPES[api].stream(copy.deepcopy(final))

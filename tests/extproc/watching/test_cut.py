@@ -16,13 +16,14 @@ from tests.extproc.watching.streams import (
     ALL,
     READ,
     STREAMS,
-    WHOLE,
+    by_sdk,
     chunk,
     claude,
     google,
     gpt,
     response,
     said,
+    whole,
     written,
 )
 
@@ -41,7 +42,7 @@ def cut(api: str, events: list[dict[str, Any]], at: int) -> bytes:
 EVERY = [(api, name, at) for api, name in ALL for at in range(len(STREAMS[api][name]) + 1)]
 
 
-@pytest.mark.parametrize(("api", "name", "at"), EVERY)
+@pytest.mark.parametrize(("api", "name", "at"), by_sdk(EVERY))
 def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int) -> None:
     events = STREAMS[api][name]
     got = READ[api](cut(api, events, at))
@@ -80,6 +81,7 @@ def test_every_stream_may_be_cut_before_each_event(api: str, name: str, at: int)
         assert numbers == list(range(len(numbers)))
 
 
+@pytest.mark.slow
 def test_what_was_shown_stays() -> None:
     final = READ["messages"](cut("messages", STREAMS["messages"]["thinking"], 8))[-1]
     assert [block.type for block in final.content] == ["thinking", "text"]
@@ -96,6 +98,7 @@ def test_a_call_that_is_cut_is_not_completed() -> None:
     assert not any(one.type == "response.output_item.done" and one.item.type == "function_call" for one in got)
 
 
+@pytest.mark.slow
 def test_a_cut_without_a_message_adds_no_text() -> None:
     course = SHAPES["chat"].course()
     events = STREAMS["chat"]["openai"][:2]
@@ -154,15 +157,14 @@ def test_a_long_answer_is_cut_in_bounded_memory() -> None:
     assert (last.type, last.response.output_text) == ("response.incomplete", NO)
 
 
-@pytest.mark.parametrize(("api", "name"), ALL)
+@pytest.mark.parametrize(("api", "name"), by_sdk(ALL))
 def test_a_whole_answer_that_is_cut_has_nothing_of_the_models(api: str, name: str) -> None:
     shape = SHAPES[api]
     assembly = shape.assembly(100_000)
     for one in STREAMS[api][name]:
         assembly.add(copy.deepcopy(one))
-    whole = assembly.final()
-    answer = shape.cut(whole, NO)
-    WHOLE[api].model_validate(answer)
+    answer = shape.cut(assembly.final(), NO)
+    whole(api).model_validate(answer)
     assert {text.holder[text.key] for text in shape.texts(answer)} - {"", "content_filter"} == {NO}
     body = orjson.dumps(answer)
     if api == "chat":
@@ -183,7 +185,7 @@ def test_a_whole_answer_that_is_cut_has_nothing_of_the_models(api: str, name: st
         assert (made.output_text, made.status) == (NO, "incomplete")
 
 
-@pytest.mark.parametrize("api", SHAPES)
+@pytest.mark.parametrize("api", by_sdk((api,) for api in SHAPES))
 def test_a_cut_before_the_first_event_has_its_names_and_nothing_else_of_it(api: str) -> None:
     """Also where a server puts objects in the place of names: what they say was judged, and is the reason to cut."""
     secret = {"secret": "SECRET", "text": "SECRET"}

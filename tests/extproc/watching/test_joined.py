@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from anthropic.types import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import Response
@@ -162,9 +161,12 @@ def test_any_parts_and_items_of_a_response_show_the_text_that_one_would(
         assert out == stream
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(TEXTS, PLACES)
 def test_a_whole_answer_in_blocks_shows_the_text_that_one_would(text: str, places: list[int]) -> None:
+    from anthropic.types import Message
+
     parts = apart(text, places)
     usage = {"input_tokens": 1, "output_tokens": 1}
     body: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m", "usage": usage}
