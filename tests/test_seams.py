@@ -294,10 +294,11 @@ decisions:
 
 
 def copy(folder: Path, *changed: str) -> Path:
-    """A tree with the rooms `changed`, which may be written to; `run` finds the others where they are."""
+    """A tree with the rooms `changed`, which may be written to; `run` finds the others where they are. What Python has
+    compiled of them holds there, too: a copy has the times of what it is a copy of."""
     tree = folder / "tree"
     for room in changed:
-        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, tree / room)
     return tree
 
 

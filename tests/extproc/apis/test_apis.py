@@ -75,7 +75,7 @@ assert orjson.loads(static_answer(request, "No.").body)["message"]["content"] ==
 
 @pytest.mark.e2e
 def test_another_api_is_one_file_and_one_line(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "extproc", tmp_path / "extproc", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "extproc", tmp_path / "extproc")
     (tmp_path / "extproc/apis/ollama.py").write_text(OLLAMA)
     registry = tmp_path / "extproc/apis/registry.py"
     text = registry.read_text().replace("    GEMINI,\n", "    GEMINI,\n    OLLAMA,\n")
