@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def add(subparsers: Any) -> None:
                 "--temperature",
                 type=number(0.0),
                 default=0.0,
-                help="temperature of both models, where they have addresses",
+                help="temperature of both models (0)",
             )
         return made
 
@@ -173,6 +174,8 @@ def _check(args: argparse.Namespace) -> None:
         raise CalledWrongly(f"--writer {args.writer}: {error}; {why}") from None
     if not hasattr(module, "open_writer"):
         raise CalledWrongly(f"--writer {args.writer}: the module has no open_writer(limits)")
+    if args.temperature and "temperature" not in signature(module.open_writer).parameters:
+        raise CalledWrongly(f"--temperature: --writer {args.writer} has no open_writer(limits, temperature)")
 
 
 def _expected(error: BaseException) -> BaseException | None:

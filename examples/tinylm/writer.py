@@ -1,7 +1,8 @@
 """Both models in this process, many answers in one batch: the quick way to collect (``--writer
 examples.tinylm.writer``).
 
-It writes what the server would write greedily: the same networks, tokens, log probabilities and step ends.
+It writes what the server would write: the same networks, tokens, log probabilities and step ends; at a temperature
+above 0 it draws from the same probabilities, but not the same tokens.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ def _together(sizes: Sequence[int]) -> int:
 
 
 class _Model:
-    def __init__(self, name: str, folder: Path, limits: StepLimits, top: int) -> None:
-        self.engine = Engine(name, folder)
-        self._limits, self._top = limits, top
+    def __init__(self, engine: Engine, limits: StepLimits, top: int, temperature: float) -> None:
+        self.engine = engine
+        self._limits, self._top, self._temperature = limits, top, temperature
+        self._chance = np.random.default_rng(0)
         self.write, self.score = _Batcher(self._write), _Batcher(self._score)
 
     def prompt(self, question: Question, prefix: str) -> list[int]:
@@ -103,7 +105,7 @@ class _Model:
         while len(alive):
             logits, past = self.engine.run(ids, positions, past, valid)
             logprobs = _log_softmax(logits[:, -1])
-            chosen = logprobs.argmax(axis=1)
+            chosen = self._drawn(logprobs).argmax(axis=1)
             best = -np.sort(np.partition(-logprobs, self._top, axis=1)[:, : self._top], axis=1)
             going = []
             for row, i in enumerate(alive):
@@ -124,6 +126,12 @@ class _Model:
             valid = np.concatenate([valid[going], np.ones((len(going), 1), np.bool_)], axis=1)
         return [Written(tuple(tokens), end) for tokens, end in zip(out, ended, strict=True)]
 
+    def _drawn(self, logprobs: Any) -> Any:
+        """Numbers of which the largest is at the token to be written: drawn by its probability (Gumbel's maximum)."""
+        if not self._temperature:
+            return logprobs
+        return logprobs / self._temperature + self._chance.gumbel(size=logprobs.shape)
+
     def _score(self, asks: list[_Ask]) -> list[list[Piece]]:
         """The last tokens of each prompt, as a client of the server would read them."""
         ids, positions, valid = _pad([ask.ids for ask in asks])
@@ -139,13 +147,15 @@ class _Model:
 
 class Writer:
     """The two models as ``stepwise.train`` wants them, and the large one as a judge of steps. `small`: which of the
-    small ones it is."""
+    small ones it is; `temperature`: 0 is greedy."""
 
     marks: Marks = "likelihood"
 
-    def __init__(self, limits: StepLimits, folder: Path = WEIGHTS, small: str = "small") -> None:
-        self._small = _Model(small, folder, limits, TOP)
-        self._large = _Model("large", folder, limits, 0)
+    def __init__(
+        self, limits: StepLimits, folder: Path = WEIGHTS, small: str = "small", temperature: float = 0.0
+    ) -> None:
+        self._small = _Model(Engine(small, folder), limits, TOP, temperature)
+        self._large = _Model(Engine("large", folder), limits, 0, temperature)
 
     async def small(self, question: Question, prefix: str) -> Written:
         written: Written = await self._small.write(_Ask(self._small.prompt(question, prefix), prefix, False, 0))
@@ -171,9 +181,9 @@ class Writer:
 
 
 @asynccontextmanager
-async def open_writer(limits: StepLimits) -> AsyncIterator[Writer]:
+async def open_writer(limits: StepLimits, temperature: float = 0.0) -> AsyncIterator[Writer]:
     """What ``--writer`` opens."""
-    writer = Writer(limits)
+    writer = Writer(limits, temperature=temperature)
     try:
         yield writer
     finally:

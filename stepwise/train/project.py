@@ -155,9 +155,11 @@ class Project:
 async def open_writer(
     settings: ProjectSettings, module: str | None, ends: tuple[Endpoint, Endpoint] | None, temperature: float
 ) -> AsyncIterator[StepWriter | None]:
-    """The models: `module` (it has an `open_writer(limits)`), or two endpoints, or None when neither is given."""
+    """The models: `module` (it has an `open_writer(limits)`, or for another temperature than 0 an `open_writer(limits,
+    temperature)`), or two endpoints, or None when neither is given."""
     if module is not None:
-        async with importlib.import_module(module).open_writer(settings.limits) as writer:
+        warm = {"temperature": temperature} if temperature else {}
+        async with importlib.import_module(module).open_writer(settings.limits, **warm) as writer:
             yield writer
     elif ends is not None:
         from stepwise.train.endpoints import EndpointWriter

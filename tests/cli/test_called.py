@@ -69,6 +69,7 @@ WRONG = [
     (f"{COLLECT} --writer json --price-large nan", "'nan': write a number from 0.0 on"),
     (f"{COLLECT} --writer json --max-tokens 3", "--max-tokens 3 is less than --min-tokens 8"),
     (f"{COLLECT} --writer json --answer-tokens 3", "--answer-tokens 3 is less than --min-tokens 8"),
+    (f"{COLLECT} --writer tests.cli.test_called --temperature 1", "has no open_writer(limits, temperature)"),
     ("stepwise train --work w --updates 0", "'0': write a whole number from 1 on"),
     ("stepwise calibrate --work w --delta 2", "'2': write a number from 0.0 to 1.0"),
     ("stepwise calibrate --work w --policy x.onnx", "so for --algorithm vtrace-ask"),
@@ -93,6 +94,10 @@ WRONG = [
     ("select reset --admin localhost:80", "'localhost:80': write a URL such as http://"),
     ("select reset --admin 'http://a b/'", "'http://a b/': write a URL such as http://"),
 ]
+
+
+def open_writer(limits: object) -> None:
+    """What a module for `--writer` has; this one writes greedily only."""
 
 
 @pytest.fixture

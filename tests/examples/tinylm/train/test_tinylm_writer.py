@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from examples.tinylm import problems
@@ -54,6 +56,20 @@ async def test_batches_in_process_and_endpoints_grow_the_same_trees() -> None:
             assert (node.draft, node.redo, node.prefix) == (other.draft, other.redo, other.prefix)
             assert node.vector is not None
             assert node.vector == pytest.approx(other.vector, abs=2e-3)
+
+
+async def test_at_a_temperature_tokens_are_drawn_by_their_probabilities() -> None:
+    question, seen = Question("0", "Work out 17 * 3 + 250 - 9 * 9.", ""), Counter[str]()
+    async with open_writer(StepLimits(), temperature=0.7) as writer:
+        for _ in range(3):
+            texts = await asyncio.gather(*(writer.small(question, "") for _ in range(64)))
+            seen.update(text.tokens[0].text for text in texts)
+    first = texts[0].tokens[0]
+    async with open_writer(StepLimits()) as writer:
+        [likely] = {text.tokens[0] for text in await asyncio.gather(*(writer.small(question, "") for _ in range(8)))}
+    warm = np.exp(np.array(likely.top) / 0.7)
+    assert seen[likely.text] / seen.total() == pytest.approx(warm[0] / warm.sum(), abs=0.1)
+    assert likely.top == pytest.approx(first.top, abs=1e-4)  # what is told is the model's own probability
 
 
 async def test_the_large_model_prefers_right_steps() -> None:
