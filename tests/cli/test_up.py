@@ -384,7 +384,7 @@ async def test_a_credential_is_sent_to_a_server_and_to_no_example(tmp_path, monk
     policy = tmp_path / "policy.yaml"
     models = f"{{mine: {{url: '{url}', {credential}}}, gone: {{url: 'http://127.0.0.1:{free_port()}', {credential}}}}}"
     policy.write_text(f"version: 1\nmodels: {models}\ndefault: mine\n")
-    assert "model mine: say with --secrets" in refused(str(policy), "--envoy-port", str(free_port()))
+    assert "model mine: say with --secrets" in refused(str(policy), "--envoy-port", str(free_port()), status=2)
     put(tmp_path, "s", "k", "the-key")
     with up(tmp_path, str(policy), "--secrets", str(tmp_path)) as running:
         curls = await asyncio.to_thread(running.curls)
