@@ -199,7 +199,9 @@ def _inspect(path: Path) -> None:
     print(f"{path} (sha256 {card.sha256[:16]}), trained at commit {card.commit}")
     sizes = f"{card.steps.min_tokens} to {card.steps.max_tokens} tokens"
     print(f"pair: {card.small} and {card.large}; steps of {sizes}, which end by: {card.steps.ends}")
-    print(f"calibrated on {card.calibration_size} questions; accuracy_loss is of what the large model alone gets right")
+    warm = f" at temperature {card.temperature:g}" if card.temperature else ""
+    size = f"calibrated on {card.calibration_size} questions{warm}"
+    print(f"{size}; accuracy_loss is of what the large model alone gets right")
     if card.marks is not None:
         print(f"may ask the large model for a mark, by {card.marks}; kappa alone holds where there is none")
     for row in card.rows:
@@ -257,7 +259,7 @@ async def _run(args: argparse.Namespace) -> None:
             plan = Plan(args.redos, args.mixtures, marks=args.marks)
             await work.do_collect(project, args.set, writer, plan, args.at_once)
         elif command == "calibrate":
-            wanted = Promises(args.loss, args.cost, args.delta)
+            wanted = Promises(args.loss, args.cost, args.delta, args.temperature)
             await work.do_calibrate(project, args.algorithm, writer, wanted, args.policy)
         else:
             trained = [name for name in ALGORITHMS if (args.work / f"{name}.onnx").exists()]

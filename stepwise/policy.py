@@ -121,6 +121,8 @@ class Card:
     path: Path
     width: int
     """How many of the features it sees, the first ones."""
+    temperature: float
+    """Of the answers on which it was calibrated; 0 is greedy."""
 
     def of_pair(self, small: str, large: str) -> Card:
         """This card, if the policy was trained for the models of these names. Raises StepPolicyError."""
@@ -418,13 +420,14 @@ def _card(path: Path, data: bytes, metadata: Mapping[str, str], names: Sequence[
             sha256=hashlib.sha256(data).hexdigest(),
             path=path,
             width=width,
+            temperature=float(read("temperature")) if "pointsman.temperature" in metadata else 0.0,
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, StepPolicyError):
             raise
         raise StepPolicyError(f"{path}: metadata in the wrong shape: {error!r}; see docs/stepwise.md") from error
-    if card.calibration_size < 0 or card.token_budget <= 0:
-        raise StepPolicyError(f"{path}: calibration_size and token_budget must be positive")
+    if card.calibration_size < 0 or card.token_budget <= 0 or not 0 <= card.temperature < math.inf:
+        raise StepPolicyError(f"{path}: calibration_size, token_budget and temperature must be positive")
     if any(row.kind not in ("accuracy_loss", "cost") or not math.isfinite(row.kappa) for row in rows):
         raise StepPolicyError(f"{path}: κ rows need kind accuracy_loss or cost and a finite kappa")
     asking = [row.ask for row in rows if row.ask is not None]

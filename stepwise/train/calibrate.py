@@ -55,11 +55,12 @@ class Trials:
 @dataclass(frozen=True)
 class Promises:
     """What is to be promised. alphas: shares of accuracy lost; shares: of the large model's cost; each with probability
-    1 - delta."""
+    1 - delta, of answers at this temperature."""
 
     alphas: Sequence[float]
     shares: Sequence[float]
     delta: float
+    temperature: float = 0.0
 
 
 class Promise(NamedTuple):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -48,6 +49,16 @@ class About:
         }
 
 
+class Promised(NamedTuple):
+    """What a file promises: the kappa table, on how many questions, and at which temperature, it was calibrated, and
+    how the large model marked drafts for the rows that ask."""
+
+    rows: Sequence[CalibrationRow] = ()
+    size: int = 0
+    marks: Marks | None = None
+    temperature: float = 0.0
+
+
 class _Keep(nn.Module):
     def __init__(self, net: Net) -> None:
         super().__init__()
@@ -73,7 +84,7 @@ def export(net: Net, path: Path, about: About, vectors: NDArray[np.float32]) -> 
     model = onnx.load(str(part))
     onnx.helper.set_model_props(model, about.metadata())
     onnx.save(model, str(part))
-    promising(part, part, (), 0, None)
+    promising(part, part, Promised())
     with torch.no_grad():
         expected = torch.sigmoid(net(torch.from_numpy(vectors))).numpy()
     difference = float(np.abs(expected - run(part, vectors)).max(initial=0.0))
@@ -84,20 +95,21 @@ def export(net: Net, path: Path, about: About, vectors: NDArray[np.float32]) -> 
     return difference
 
 
-def promising(path: Path, out: Path, rows: Sequence[CalibrationRow], size: int, marks: Marks | None) -> None:
-    """Writes the policy file `path` to `out` with other promises: the kappa table, how many questions it was calibrated
-    on, and how the large model marked drafts for the rows that ask."""
+def promising(path: Path, out: Path, promised: Promised) -> None:
+    """Writes the policy file `path` to `out` with other promises."""
     model = onnx.load(str(path))
     said = {entry.key: entry.value for entry in model.metadata_props}
-    asks = any(row.ask is not None for row in rows)
+    asks = any(row.ask is not None for row in promised.rows)
     # The older format where it will do: then versions that know no other can read the file, too.
     old = "ends" not in json.loads(said["pointsman.steps"]) and not asks
-    said.pop("pointsman.marks", None)
+    for key in ("pointsman.marks", "pointsman.temperature"):
+        said.pop(key, None)
     said |= {
         "pointsman.format": FORMATS[0] if old else FORMATS[1],
-        "pointsman.kappa": json.dumps([row.to_json() for row in rows]),
-        "pointsman.calibration_size": json.dumps(size),
-        **({"pointsman.marks": json.dumps(marks)} if asks else {}),
+        "pointsman.kappa": json.dumps([row.to_json() for row in promised.rows]),
+        "pointsman.calibration_size": json.dumps(promised.size),
+        **({"pointsman.marks": json.dumps(promised.marks)} if asks else {}),
+        **({"pointsman.temperature": json.dumps(promised.temperature)} if promised.temperature else {}),
     }
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, said)

@@ -21,7 +21,7 @@ from stepwise.train.algorithms import ALGORITHMS, ASK, PLAIN
 from stepwise.train.asking import NOTHING, ladder, mark_from
 from stepwise.train.collect import Plan, collect
 from stepwise.train.endpoints import EndpointWriter
-from stepwise.train.export import About, commit, export, promising
+from stepwise.train.export import About, Promised, commit, export, promising
 from stepwise.train.forest import Forest, plant
 from stepwise.train.latency import Latency, measure
 from stepwise.train.problem import Goal, area
@@ -101,7 +101,10 @@ async def do_calibrate(
         card = _adopt(project, name, policy)
         rows, size = list(card.rows), min(size, card.calibration_size)
         alphas, shares = ([row.target for row in rows if row.kind == kind] for kind in ("accuracy_loss", "cost"))
-        wanted = calibrate.Promises(alphas, shares, min(row.delta for row in rows))
+        wanted = calibrate.Promises(alphas, shares, min(row.delta for row in rows), wanted.temperature)
+        if card.temperature != wanted.temperature:
+            raise ValueError(f"{policy}: its rows hold at temperature {card.temperature:g}, so say --temperature that")
+    found["temperature"] = wanted.temperature
     if asks:
         found["marks"] = project.marks(writer)
     for asking in [False] * (policy is None) + [True] * asks:
@@ -227,7 +230,9 @@ def do_export(project: Project, name: str, out: Path, card: Path | None = None) 
             "calibration questions, or calibrate for larger targets (--loss, --cost)"
         )
     rows = [CalibrationRow.from_json(row) for row in calibration["rows"]]
-    promising(_network(project, name), out, rows, calibration["size"], calibration.get("marks"))
+    warm = calibration.get("temperature", 0.0)
+    promised = Promised(rows, calibration["size"], calibration.get("marks"), warm)
+    promising(_network(project, name), out, promised)
     StepPolicy(out, device="cpu").close()  # loads as serving loads it
     print(f"{out}: {len(rows)} targets")
     if card is not None:

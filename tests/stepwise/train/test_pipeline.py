@@ -35,7 +35,7 @@ MORE = ("--writer", __name__, "--price-read", 2.5, "--marks")
 
 
 @asynccontextmanager
-async def open_writer(limits: StepLimits) -> AsyncIterator[Pair]:
+async def open_writer(limits: StepLimits, temperature: float = 0.0) -> AsyncIterator[Pair]:
     assert limits.min_tokens == 4
     yield PAIR
 
@@ -187,6 +187,29 @@ def test_a_pair_that_is_no_better_than_kappa_alone_is_left_out(
             assert rows
             assert any("ask" in row for row in rows) == asks
             assert ("accuracy_loss <= 0.1: asking is no better than kappa alone" in said) != asks
+
+
+def test_a_policy_file_says_at_which_temperature_its_promises_hold(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "work", tmp_path / "warm.onnx"
+    shutil.copytree(work, mine)
+    calibrate = ("calibrate", "--work", mine, "--writer", __name__, "--algorithm", "vtrace-ask", "--loss", 0.1)
+    assert command(*calibrate, "--temperature", 0.7) == 0
+    assert command("export", "--work", mine, "--algorithm", "vtrace-ask", "--out", out) == 0
+    for file, temperature, says in (
+        (work / "pair.onnx", 0.0, "questions;"),
+        (out, 0.7, "questions at temperature 0.7;"),
+    ):
+        policy = StepPolicy(file, device="cpu")
+        policy.close()
+        assert policy.card.temperature == temperature
+        capsys.readouterr()
+        assert command("inspect", file) == 0
+        assert f"calibrated on {policy.card.calibration_size} {says}" in capsys.readouterr().out
+    assert command(*calibrate, "--policy", out) == 1  # rows of one temperature get no pairs of another
+    assert "its rows hold at temperature 0.7, so say --temperature that" in capsys.readouterr().err
+    assert command(*calibrate, "--policy", out, "--temperature", 0.7) == 0
 
 
 @pytest.mark.parametrize(
