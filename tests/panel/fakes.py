@@ -179,4 +179,7 @@ async def table(
         made = Table(panel, {model.name: model for model in models}, [])
         yield made
         await made.quiet()
-    await until(lambda: all(task.done() for task in asyncio.all_tasks() - before))
+    # Of tables side by side, each sees the tasks of all: hundreds that look at them again and again take long.
+    while left := asyncio.all_tasks() - before:
+        _, late = await asyncio.wait(left, timeout=PATIENCE)
+        assert not late, late
