@@ -230,7 +230,7 @@ def cases(draw: st.DrawFn) -> tuple[Engine, bool, dict[str, Any], dict[str, Read
 
 @pytest.mark.no_cover
 @pytest.mark.slow
-@few_and_many(40, 600)
+@few_and_many(20, 600)
 def test_lazy_evaluation_decides_as_eager_evaluation_does(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(cases(), st.booleans(), st.booleans())

@@ -5,11 +5,12 @@ import time
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.records.masking import BEYOND, SHOWN, beginning, masked, masked_json
 from tests.linear import assert_linear
+from tests.volume import few_and_many
 
 
 @pytest.mark.parametrize(
@@ -122,10 +123,15 @@ def test_of_a_private_key_nothing_is_left(end):
 
 @pytest.mark.no_cover
 @pytest.mark.slow
-@given(st.dictionaries(st.text(), VALUES), st.booleans())
-def test_json_is_masked_as_its_parsed_values_would_be(value, pretty):
-    body = orjson.dumps(value, option=orjson.OPT_INDENT_2 if pretty else 0)
-    assert orjson.loads(masked_json(body, FOREVER)) == _each(value)
+@few_and_many(30, 200)
+def test_json_is_masked_as_its_parsed_values_would_be(examples):
+    @settings(max_examples=examples)
+    @given(st.dictionaries(st.text(), VALUES), st.booleans())
+    def holds(value, pretty):
+        body = orjson.dumps(value, option=orjson.OPT_INDENT_2 if pretty else 0)
+        assert orjson.loads(masked_json(body, FOREVER)) == _each(value)
+
+    holds()
 
 
 def _each(value):
