@@ -22,6 +22,7 @@ from google import genai
 
 from config.watch import load
 from tests.extproc.live import ROOT, echoes, envoy, router
+from tests.extproc.watching.streams import plainly
 
 pytestmark = pytest.mark.e2e
 
@@ -160,7 +161,7 @@ async def test_the_docs_way_to_grade_with_openai_s_and_anthropic_s_sdks(client: 
 @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")  # Google's own
 async def test_the_docs_way_to_grade_with_google_s_sdk(google: str) -> None:
     snippet = [text for language, text in _snippets() if language == "python"][2]
-    with genai.Client(api_key="k", http_options=genai.types.HttpOptions(base_url=google)) as client:
+    with genai.Client(api_key="k", http_options=plainly(google)) as client:
         await asyncio.to_thread(_run, snippet, google, client=client)
     again = await asyncio.to_thread(
         requests.post, f"{google}/v1/feedback", json={"id": "of-gemini", "score": 1}, timeout=60

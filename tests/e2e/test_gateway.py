@@ -22,12 +22,13 @@ import openai
 import pytest
 import yaml
 from google import genai
-from google.genai import errors, types
+from google.genai import errors
 
 from tests.e2e.conftest import DUPLEX
 from tests.e2e.proxy import JSON, Envoy, Router, Upstream, served, started
 from tests.e2e.test_routing import JSON_TYPE, PATH, post
 from tests.extproc.envoy import chat
+from tests.extproc.watching.streams import plainly
 
 pytestmark = pytest.mark.e2e
 
@@ -366,7 +367,7 @@ async def test_google_s_shape_is_the_gateways_too(world: World, client: aiohttp.
             error = (await response.json())["error"]
         assert (error["code"], error["status"]) == (status, name)
         assert error["message"]
-        google = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=world.envoy.url(listener)))
+        google = genai.Client(api_key="k", http_options=plainly(world.envoy.url(listener)))
         async with google.aio as sdk:
             with pytest.raises(errors.APIError) as refused:
                 await sdk.models.generate_content(model=model, contents=body["contents"])

@@ -14,6 +14,7 @@ from google import genai
 from google.genai import errors, types
 
 from tests.e2e.conftest import World
+from tests.extproc.watching.streams import plainly
 
 pytestmark = [
     pytest.mark.e2e,
@@ -28,8 +29,7 @@ LARGE = "Qwen/Qwen3-72B"
 
 @pytest.fixture(params=MODES)
 async def google(world: World, request: pytest.FixtureRequest) -> AsyncIterator[genai.client.AsyncClient]:
-    options = types.HttpOptions(base_url=world.envoy.url(request.param))
-    client = genai.Client(api_key="secret-key", http_options=options)
+    client = genai.Client(api_key="secret-key", http_options=plainly(world.envoy.url(request.param)))
     async with client.aio as asynchronous:
         yield asynchronous
     client.close()

@@ -435,16 +435,19 @@ def claude(body: bytes, kind: str = "text/event-stream") -> anthropic.Anthropic:
 
 
 NO_TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For Google's SDK, which else reads all certificates of the machine three times for each client."""
+
+
+def plainly(url: str, **client: Any) -> types.HttpOptions:
+    """For Google's SDK at `url`, which else reads all certificates of the machine three times for each client."""
+    return types.HttpOptions(
+        base_url=url,
+        client_args={**client, "verify": NO_TRUST},
+        async_client_args={"verify": NO_TRUST, "ssl": NO_TRUST},
+    )
 
 
 def google(body: bytes, kind: str = "text/event-stream") -> genai.Client:
-    http = types.HttpOptions(
-        base_url="http://localhost",
-        client_args={"transport": _transport(body, kind), "verify": NO_TRUST},
-        async_client_args={"verify": NO_TRUST, "ssl": NO_TRUST},
-    )
-    return genai.Client(api_key="k", http_options=http)
+    return genai.Client(api_key="k", http_options=plainly("http://localhost", transport=_transport(body, kind)))
 
 
 def _gemini(body: bytes) -> list[Any]:

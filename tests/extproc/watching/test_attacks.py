@@ -293,7 +293,7 @@ def test_a_key_that_stands_twice_hides_nothing_in_events_that_are_alike() -> Non
 
 @pytest.mark.no_cover
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 13])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.volume), 13])
 def test_arguments_that_are_all_escapes_are_looked_back_at_as_far(size: int) -> None:
     text = "x " * 500 + f"{CARD} and {WORDS}" + " y" * 500
     arguments = '{"a":"' + "".join(f"\\u{ord(one):04x}" for one in text) + '"}'
