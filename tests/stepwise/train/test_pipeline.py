@@ -359,7 +359,7 @@ async def test_answers_are_as_long_as_is_said_and_progress_counts_their_texts(
     assert f", {texts} texts written]" in capsys.readouterr().err
     assert await collected(tmp_path, small, large) == 2  # the trees are of answers of at most 64 tokens
     assert "other settings" in capsys.readouterr().err
-    assert await collected(tmp_path, small, large, "--answer-tokens", 3) == 1
+    assert await collected(tmp_path, small, large, "--answer-tokens", 3) == 2
     assert "--answer-tokens 3 is less than --min-tokens 4" in capsys.readouterr().err
     await small.stop()
     await large.stop()
