@@ -272,7 +272,7 @@ def test_replay_judges_recorded_answers(run: Run, policy: Path) -> None:
     given = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     ran = run("replay", policy, "-", stdin=given)
     assert ran.status == 1
-    assert ran.err == "line 6: response: must be an object or a string\n"
+    assert ran.err == "<stdin>:6: response: must be an object or a string\n"
     assert [line.get("answer", "none given") for line in ran.lines()] == [
         {"decision": "hide", "action": "mask"},
         {"decision": None, "action": "pass"},

@@ -168,7 +168,7 @@ def test_a_body_nested_as_deeply_as_it_may_be_is_written_whole(tmp_path, decided
     assert (log.dropped, log.restarts, log.content_errors) == (0, 0, 0)
     (tmp_path / "policy.yaml").write_text(POLICY)
     assert main(["replay", str(tmp_path / "policy.yaml"), str(tmp_path / "log.jsonl")]) == 1
-    assert "line 2: its request is nested too deeply" in capsys.readouterr().err
+    assert f"{tmp_path}/log.jsonl:2: its request is nested too deeply" in capsys.readouterr().err
 
 
 def test_content_that_cannot_be_masked_is_left_out_and_counted(tmp_path, decided, monkeypatch, capsys):
@@ -185,7 +185,7 @@ def test_content_that_cannot_be_masked_is_left_out_and_counted(tmp_path, decided
     assert log.content_errors == 2
     (tmp_path / "policy.yaml").write_text(POLICY)
     assert main(["replay", str(tmp_path / "policy.yaml"), str(path)]) == 1
-    assert "line 2: its request was not logged: took too long to mask" in capsys.readouterr().err
+    assert f"{path}:2: its request was not logged: took too long to mask" in capsys.readouterr().err
 
 
 def test_the_log_is_bounded_in_bytes(tmp_path, decided, monkeypatch):
