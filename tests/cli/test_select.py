@@ -84,6 +84,7 @@ def test_what_was_learned_holds_on_other_questions(run: Run, trained: Path, by: 
     assert all(one["mean"] >= one["best_single"] for one in found["budgets"] if one["mean"] is not None)
 
 
+@pytest.mark.slow
 def test_the_cheapest_that_will_do(run: Run, trained: Path) -> None:
     few, many = (
         evaluated(run, trained / "b.jsonl.gz", "--file", trained / "irt", "--by", "quality", "--at-least", share)
@@ -105,6 +106,7 @@ def test_a_stream_reveals_only_what_was_chosen(run: Run, files: Path, by: str) -
     assert without["mean"] < found["mean"]
 
 
+@pytest.mark.slow
 def test_models_that_were_not_tried_are_no_choice(run: Run, trained: Path, tmp_path: Path) -> None:
     rows = [{"question": "Solve 3x = 4.", "rewards": {"small": 0.25, "large": 0.5}, "costs": {"small": 2}}] * 20
     path = tmp_path / "o.jsonl"
@@ -135,6 +137,7 @@ decisions:
     assert "others have: rest" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["irt", "nearest"])
 async def test_a_file_chooses_in_a_policy(trained: Path, by: str) -> None:
     (trained / "p.yaml").write_text(f"""\
@@ -152,6 +155,7 @@ decisions:
         assert (trace.choice.model.key == "maths", trace.choice.why, trace.choice.propensity) == (maths, BEST, 1.0)
 
 
+@pytest.mark.slow
 async def test_quality_in_a_policy(trained: Path) -> None:
     text = """\
 version: 1
@@ -167,6 +171,7 @@ decisions: [{name: d, route: {pick: [small, large, maths], by: {quality: {file: 
         assert (trace.choice.model.key, trace.choice.why) == (model, why), at_least
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Path) -> None:
     def problem(route: str) -> str:
         models = "version: 1\nmodels: {small: {}, b: {}}\ndefault: b\n"
@@ -212,6 +217,7 @@ def test_what_is_wrong_with_outcomes_is_said_with_its_line(run: Run, tmp_path: P
     assert message in ran.err
 
 
+@pytest.mark.slow
 def test_what_was_learned_is_shown(run: Run, trained: Path) -> None:
     ran = run("select", "inspect", trained / "irt")
     assert ran.status == 0
@@ -229,6 +235,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_first(
     assert (ran.status, ran.err) == (1, "pointsman select evaluate: --plot needs matplotlib: pip install matplotlib\n")
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_it_needs(run: Run, trained: Path) -> None:
     ran = run("select", "evaluate", trained / "a.jsonl")
     assert (ran.status, "give --file, or --policy" in ran.err) == (2, True)

@@ -603,6 +603,7 @@ def cut_up(text: str, cuts: list[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(places)] or [text]
 
 
+@pytest.mark.slow
 @few_and_many(120, 400)
 def test_nothing_of_a_planted_value_gets_through_in_whatever_pieces_it_comes(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
@@ -650,6 +651,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     long=st.sampled_from(LONG[1:2] + LONG[3:]),

@@ -155,6 +155,7 @@ def test_any_order_of_messages(mode: int, examples: int) -> None:
     holds()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=4), st.binary(max_size=30))
 def test_any_bytes(messages: list[bytes], tail: bytes) -> None:

@@ -385,6 +385,7 @@ def test_kustomize_and_helm_give_the_same_monitoring():
     assert components["metadata"]["labels"].items() <= charts["metadata"]["labels"].items()
 
 
+@pytest.mark.slow
 @needs_crds
 @pytest.mark.parametrize("options", RENDERED.values(), ids=RENDERED)
 def test_the_gateways_objects_are_those_that_render_prints(options):

@@ -306,6 +306,7 @@ def engines(resources: Resources) -> Any:
         engine.close()
 
 
+@pytest.mark.slow
 @few_and_many(60, 300)
 def test_imported_and_hand_written_policies_decide_alike(engines: list[Engine], examples: int) -> None:
     @settings(max_examples=examples, deadline=None)

@@ -182,6 +182,7 @@ async def test_nghttp_sends_continuation_padding_and_trailers(start_http2: Start
     assert len(running.receivers[0].stream.metadata["x-long"]) == 16_003
 
 
+@pytest.mark.slow
 @needs("h2load")
 async def test_h2load_finds_every_request_answered(start_http2: Start, tmp_path: Path) -> None:
     running = await start_http2()

@@ -156,6 +156,7 @@ def told(said: Sequence[Said]) -> list[Said]:
     return [(place, orjson.dumps(text).decode() if place == "tool" else text) for place, text in said]
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(30, 150)
 def test_any_pieces_of_a_stream_release_the_same(examples: int) -> None:
@@ -190,6 +191,7 @@ BLOCKS = st.lists(TEXT, min_size=1, max_size=4)
 TOOLS = st.sampled_from(("", '{"a": "b"}', orjson.dumps({"a": "b" * 50}).decode()))
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(20, 100)
 def test_any_pieces_of_texts_that_are_shown_as_one_release_the_same(examples: int) -> None:

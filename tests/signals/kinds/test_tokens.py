@@ -202,6 +202,7 @@ def kinds_of_text() -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["o200k", "cl100k"])
 @pytest.mark.parametrize("kind", kinds_of_text())
 def test_the_estimate_is_near_on_what_is_no_prose(kind: str, encoding: str) -> None:

@@ -250,6 +250,7 @@ async def test_marks_of_a_server_that_does_not_count_are_estimated() -> None:
     assert ours["models"]["large"]["prompt_tokens"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @few_and_many(10, 40)
 def test_asking_gives_the_same_answer_as_waiting_for_each_mark(examples: int) -> None:

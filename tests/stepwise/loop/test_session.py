@@ -163,6 +163,7 @@ async def test_text_goes_out_step_by_step_while_the_model_still_writes() -> None
         assert words == ["ONE", " and", " one", " is", " two"]  # token by token, as it was written
 
 
+@pytest.mark.slow
 async def test_a_reader_that_stops_reading_stops_the_model() -> None:
     steps = [f"step {i} " + "blah " * 200 for i in range(400)]
     async with pair(steps, LARGE, budget=AnswerBudget(tokens=10**6)) as both:
