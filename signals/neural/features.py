@@ -23,7 +23,12 @@ _STOPS: Final = np.zeros(1 << 16, np.bool_)
 _STOPS[[ord(c) for c in ".?!。？！"]] = True
 _FEED: Final = 10
 _MANY: Final = 4000
+_PAIR: Final = np.uint64(0xD6E8FEB86659FD93)
+"""Keeps a pair of words apart from the same two the other way round."""
+_TOP: Final = np.uint64(32)
 _ASCII: Final = 128
+_LONG: Final = 6
+"""Letters from which on a word's beginning and its end, four each, say which word it is, but for its form."""
 _FEW: Final = 10
 """Words below which a text says too little to tell whether its language is known."""
 
@@ -46,14 +51,44 @@ class Features:
 
 
 def features(text: str, lexicon: Lexicon) -> Features:
-    """The features of a text (already normalised)."""
+    """The features of a text (already normalised); of one that only repeats itself, those of what it says once."""
     found = lexer.words(text)
+    if len(found) > WINDOW and (end := _news(found)):
+        found = lexer.words(text[:end])
     flat = lexicon.find(lexer.hashes(found))
     words = flat[0] * (flat[0] < lexicon.embedded)
     rows = _distinct(flat, lexicon.rows)
     weights = lexicon.weight.take(rows)
     length = sqrt(weights @ weights)
     return Features(rows, 1 / length if length else 0.0, words, style(found), flat, found)
+
+
+def _news(found: Words) -> int:
+    """The characters of a text after which no pair of words is new, where they are less than half of its words; else 0.
+    A harmless sentence said a hundred times is as harmless as said once, but looks like the long texts of attackers."""
+    pairs = found.sums[:-1] * _PAIR + found.sums[1:]
+    half = len(pairs) // 2
+    before, after = pairs[:half], pairs[half:]
+    # Nearly every text says something new in its second half: that is seen without sorting.
+    size = 8 << half.bit_length()
+    marks = np.zeros(size, np.bool_)
+    marks[(before >> _TOP) & np.uint64(size - 1)] = True
+    news = ~marks[(after >> _TOP) & np.uint64(size - 1)]
+    if news.any():
+        if found.size <= lexer.PERIOD:
+            return 0
+        # A word across a border of the powers has another sum each time.
+        ends = found.starts + found.lengths - 1
+        torn = found.starts // lexer.PERIOD != ends // lexer.PERIOD
+        torn[:-1] |= torn[1:]
+        after = after[~torn[half:-1]]
+        if not marks[(after >> _TOP) & np.uint64(size - 1)].all():
+            return 0
+    ordered, firsts = np.unique(before, return_index=True)
+    if (ordered.take(np.searchsorted(ordered, after), mode="clip") != after).any():
+        return 0
+    last = int(firsts.max()) + 1
+    return int(found.starts[last] + found.lengths[last])
 
 
 def _distinct(flat: NDArray[np.int32], rows: int) -> NDArray[np.int64]:
@@ -85,13 +120,16 @@ def style(found: Words) -> tuple[float, ...]:
 
 
 def known(text: Features) -> float:
-    """The share of a text's words (no signs, no numbers) that the lexicon holds; 1 where they are fewer than ten."""
-    signs = len(text.found.signs)
-    count = len(text.found) - signs - text.found.digits
+    """The share of a text's words (no signs, no numbers) that the lexicon holds, whole or, of a long one, its beginning
+    and its end: languages that bend their words seldom use the same one twice. 1 where they are fewer than ten."""
+    signs = text.found.signs
+    count = len(text.found) - len(signs) - text.found.digits
     if count < _FEW:
         return 1.0
-    found = int(np.count_nonzero(text.words)) - int(np.count_nonzero(text.words.take(text.found.signs)))
-    return min(1.0, found / count)
+    held: NDArray[np.bool_] = (text.flat[2] > 0) & (text.flat[3] > 0) & (text.found.lengths >= _LONG)
+    held |= text.words > 0
+    held[signs] = False
+    return min(1.0, int(held.sum()) / count)
 
 
 def meant(text: Features, vectors: NDArray[np.bool_]) -> float:

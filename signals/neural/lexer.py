@@ -119,19 +119,19 @@ def _tables() -> _Tables:
 
 
 _BASE: Final = 0x9E3779B97F4A7C15
-_PERIOD: Final = 1 << 14
+PERIOD: Final = 1 << 14
 
 
 def _powers(base: int) -> U64:
-    """base^1, base^2, ..., base^_PERIOD modulo 2^64."""
+    """base^1, base^2, ..., base^PERIOD modulo 2^64."""
     with np.errstate(over="ignore"):
-        return np.multiply.accumulate(np.full(_PERIOD, base, np.uint64))
+        return np.multiply.accumulate(np.full(PERIOD, base, np.uint64))
 
 
 POWERS: Final = _powers(_BASE)
 INVERSES: Final = np.concatenate((np.ones(1, np.uint64), _powers(pow(_BASE, -1, 1 << 64))[:-1]))
 """A word's sum is that of its letters times powers of a base that grow along the text, divided by the power at the
-word's start. The powers begin anew after _PERIOD letters: a word across such a border is not known again."""
+word's start. The powers begin anew after PERIOD letters: a word across such a border is not known again."""
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _M2: Final = np.uint64(0x94D049BB133111EB)
 _S31: Final = np.uint64(31)
@@ -213,12 +213,12 @@ def words(text: str) -> Words:
     value = letters.astype(np.uint64)
     if raw is not None:
         np.copyto(value, raw, where=raw >= _LIMIT)
-    value *= POWERS[:size] if size <= _PERIOD else np.resize(POWERS, size)
+    value *= POWERS[:size] if size <= PERIOD else np.resize(POWERS, size)
     kinds = keys.take(cuts)
     kept = np.flatnonzero(kinds)  # white space is 0
     kinds, starts = kinds.take(kept), cuts.take(kept)
     sums = np.add.reduceat(value, cuts).take(kept)
-    sums *= INVERSES.take(starts & (_PERIOD - 1))
+    sums *= INVERSES.take(starts & (PERIOD - 1))
     return Words(
         sums,
         starts,
