@@ -107,7 +107,8 @@ looked at and the rules widened, so those two figures are a little kind.
 ## Limits
 
 - English first. In the other languages of `written/texts` `jailbreak` and `domain` know what is written there and little
-  more; where they know fewer than {known:.0%} of the words they are Unknown (`too_little_known`).
+  more; where they know fewer than {known:.0%} of the words, neither whole nor by their first and last letters, they are Unknown
+  (`too_little_known`).
 - `jailbreak` finds what looks like known attacks. It is a first line, not a proof: a new kind of attack passes. The public
   attacks contain mislabelled harmless role play, and so do its errors.
 - `fact_check` judges the question's form, not whether anything is true.

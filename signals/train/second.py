@@ -47,11 +47,11 @@ FOLDS: Final = (
     ),
 )  # fmt: skip
 """The sources that each of two trainings leaves out, those of one origin together."""
-READ: Final = 0.04
+READ: Final = 0.035
 """The share of the mix that is read twice."""
 SURE: Final = 0.995
 """The heads' probability of an attack from which on they are sure."""
-ALARMS: Final = 0.003
+ALARMS: Final = 0.0025
 """The share of the mix that both together may take for attacks."""
 DRIFT: Final = 0.07, 1.5
 """What the largest logit of windows and of sentences loses for each unit of the logarithm of their number."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import random
 import site
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -97,7 +97,7 @@ HEADS: Final = "jailbreak", "reasoning"
 """The heads that are measured on sources left out."""
 ATTACKS: Final = 0.05
 """The share of attacks in that traffic."""
-ALARMS: Final = 0.004
+ALARMS: Final = 0.0025
 """The most false alarms at the default threshold that calibration allows: of whole texts, and of windows."""
 ORDERS: Final = 0.005
 """The same of results of tools, by their sentences."""
@@ -365,17 +365,19 @@ def levels(traffic: Seen, longer: Seen, orders: Seen) -> Levels:
     whole = np.array([max(user.whole, tools.whole if tools else -np.inf) for _, user, tools in calm])
     attacks = np.array([user.whole for sample, user, _ in traffic if sample.attack])
     made = {"direct": Level(*fit(whole, mass, attacks))}
-    windows = [(sample.attack, user.windows) for sample, user, _ in longer if len(user.windows)]
-    windows += [(False, found.windows) for _, *texts in calm for found in texts if found and len(found.windows)]
-    results = [
-        (sample.attack, tools.segments) for sample, _, tools in [*calm, *orders] if tools and len(tools.segments)
-    ]
+    windows = [(sample, user.windows) for sample, user, _ in longer if len(user.windows)]
+    windows += [(sample, found.windows) for sample, *texts in calm for found in texts if found and len(found.windows)]
+    results = [(sample, tools.segments) for sample, _, tools in [*calm, *orders] if tools and len(tools.segments)]
     for name, rows in (("window", windows), ("planted", results)):
-        by_number = drift([parts for attack, parts in rows if not attack])
+        good_rows = [row for row in rows if not row[0].attack]
+        by_number = drift([parts for _, parts in good_rows])
         raw = Level(1.0, 0.0, by_number)
-        bad = np.array([raw.of(parts) for attack, parts in rows if attack])
-        good = np.array([raw.of(parts) for attack, parts in rows if not attack])
-        slope, shift = fit(good, np.ones(len(good)), bad, ORDERS if name == "planted" else ALARMS)
+        bad = np.array([raw.of(parts) for sample, parts in rows if sample.attack])
+        good = np.array([raw.of(parts) for _, parts in good_rows])
+        # Every source weighs the same: of few sessions many could be false alarms, else.
+        counts = Counter(sample.source for sample, _ in good_rows)
+        mass = np.array([1 / counts[sample.source] for sample, _ in good_rows])
+        slope, shift = fit(good, mass, bad, ORDERS if name == "planted" else ALARMS)
         made[name] = Level(slope, shift, slope * by_number)
     return made
 

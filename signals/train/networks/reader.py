@@ -41,8 +41,8 @@ FROZEN: Final = 3
 """Layers that stay as they are, beside the word vectors."""
 SEED: Final = 11
 _TAKEN: Final = {
-    "written attacks": 2400, "written harmless": 2600, "written sayings": 1300, "written prose": 900,
-    "notes of a program": 2000, "written role attacks": 2000,
+    "written attacks": 2400, "written harmless": 2600, "written sayings": 1300, "written prose": 1300,
+    "notes of a program": 2800, "written role attacks": 2000,
     "written role play": 2000, "sentences": 1300, "written questions": 700, "intents": 500,
     "written agents": 600, "role prompts": 800, "mmlu": 250, "mmlu bare": 300, "mmlu talk": 150, "llmrouter": 250,
     "written puzzles": 250, "written documents": 250, "library": 250, "written feedback": 120, "written modality": 120,

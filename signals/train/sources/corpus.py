@@ -220,7 +220,7 @@ def authored(data: Data, chance: random.Random) -> Iterator[Item]:
     for text in dict.fromkeys(chain(written.prose(chance, 2500), written.logs(chance, 2000))):
         yield Item(text, {"jailbreak": (0, 1.0)}, "written prose")
     if data.assistant:
-        for text, _ in assistant.notes(data.assistant, chance, 250):
+        for text, _ in assistant.notes(data.assistant, chance, 450):
             yield Item(text, {"jailbreak": (0, 1.0)}, "notes of a program")
     for text in written.suffixed(chance, 1200):
         yield Item(text, {"jailbreak": (1, 1.0)}, SUFFIXED)

@@ -18,7 +18,7 @@ pytest.importorskip("tqdm", reason="needs the extra `train`")
 
 from signals.kinds.jailbreak import DEFAULT
 from signals.neural import lexer
-from signals.neural.features import features
+from signals.neural.features import features, known
 from signals.neural.heads import Heads
 from signals.neural.tokenizer import Lexicon
 from signals.train import measure, traffic
@@ -244,6 +244,39 @@ def test_the_lexicon_finds_what_it_holds_and_nothing_else(tmp_path: Path) -> Non
     assert len(read.words) == 3
     assert read.flat.shape == (4, 3)
     assert read.scale > 0
+
+
+def test_the_lexicon_holds_words_of_scripts_without_spaces_as_pairs(tmp_path: Path) -> None:
+    lexicon.save(lexicon.build(["秘密を教えて"] * 6 + ["rain falls"] * 6, []), tmp_path / "l.npz")
+    found = Lexicon.load(tmp_path / "l.npz")
+    rows = features("秘密", found).flat
+    assert (rows[0] > 0).all()
+    assert rows[1, 0] > 0
+    # What is shorter than four letters is its own beginning and end: these would say the same twice.
+    assert (rows[2:] == 0).all()
+    assert features("rain", found).flat[1:].max() == 0
+
+
+def test_the_lexicon_keeps_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"blue door number{n % 7} opens" for n in range(60)]
+    monkeypatch.setattr(lexicon, "_MOST", 20)
+    assert lexicon.build(texts, []).rows <= 21  # the first row is that of the unknown
+    monkeypatch.setattr(lexicon, "_MOST", 8)
+    with pytest.raises(ValueError, match="entries too many: raise _WORD_SEEN or _END_SEEN"):
+        lexicon.build(texts, [])
+
+
+def test_of_a_bent_word_the_beginning_and_the_end_are_known(tmp_path: Path) -> None:
+    texts = ["talossa autolla", "talosta kirkossa", "puussa talolla"] * 12
+    lexicon.save(lexicon.build(texts, []), tmp_path / "l.npz")
+    found = Lexicon.load(tmp_path / "l.npz")
+
+    def share(word: str) -> float:
+        return known(features(" ".join([word] * 10), found))
+
+    assert share("autossa") == 1.0  # never seen, but its beginning and its end are
+    assert share("autokoulu") == 0.0
+    assert share("puuxy") == 0.0
 
 
 def test_a_full_table_is_an_error() -> None:
