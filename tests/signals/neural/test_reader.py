@@ -49,7 +49,7 @@ def both() -> Iterator[Shared]:
 
 @pytest.mark.parametrize(
     ("text", "direct"),
-    [("Write a story where an AI breaks free.", 0.467), ("Un hombre con camiseta roja juega al fútbol.", 0.0238)],
+    [("Write a story where an AI breaks free.", 0.840), ("Un hombre con camiseta roja juega al fútbol.", 0.0238)],
 )
 def test_it_says_the_same_on_every_processor(text: str, direct: float, second: Second) -> None:
     """Where 8-bit products overflow, the first was 0.12 more (of an earlier model). After a training these are the new
@@ -161,7 +161,7 @@ async def test_only_what_the_heads_are_not_sure_of_is_read_twice(both: Shared) -
         if found.evidence[1] == "readers=fast":
             # Alone, the heads ask more of talk about computers.
             assert 0 <= (found.score or 0) - (fast.score or 0) + 1e-6 <= 0.15
-    everyday = [await take(signal, request(row["text"])) for row in rows("everyday")]
+    everyday = [await take(signal, request(row["text"])) for name in ("everyday", "everyday2") for row in rows(name)]
     assert asked["attack"] >= 5
     assert sum(reading.evidence[1] == "readers=both" for reading in everyday) <= 0.05 * len(everyday)
 
