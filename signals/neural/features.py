@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signals.neural import lexer
-from signals.neural.lexer import Words
+from signals.neural.lexer import U64, Words
 from signals.neural.tokenizer import Lexicon
 
 STYLE: Final = 7
@@ -23,9 +23,6 @@ _STOPS: Final = np.zeros(1 << 16, np.bool_)
 _STOPS[[ord(c) for c in ".?!。？！"]] = True
 _FEED: Final = 10
 _MANY: Final = 4000
-_PAIR: Final = np.uint64(0xD6E8FEB86659FD93)
-"""Keeps a pair of words apart from the same two the other way round."""
-_TOP: Final = np.uint64(32)
 _ASCII: Final = 128
 _LONG: Final = 6
 """Letters from which on a word's beginning and its end, four each, say which word it is, but for its form."""
@@ -53,9 +50,11 @@ class Features:
 def features(text: str, lexicon: Lexicon) -> Features:
     """The features of a text (already normalised); of one that only repeats itself, those of what it says once."""
     found = lexer.words(text)
-    if len(found) > WINDOW and (end := _news(found)):
+    hashed = lexer.hashes(found)
+    if len(found) > WINDOW and (end := _news(found, hashed[1, :-1])):
         found = lexer.words(text[:end])
-    flat = lexicon.find(lexer.hashes(found))
+        hashed = lexer.hashes(found)
+    flat = lexicon.find(hashed)
     words = flat[0] * (flat[0] < lexicon.embedded)
     rows = _distinct(flat, lexicon.rows)
     weights = lexicon.weight.take(rows)
@@ -63,18 +62,18 @@ def features(text: str, lexicon: Lexicon) -> Features:
     return Features(rows, 1 / length if length else 0.0, words, style(found), flat, found)
 
 
-def _news(found: Words) -> int:
-    """The characters of a text after which no pair of words is new, where they are less than half of its words; else 0.
-    A harmless sentence said a hundred times is as harmless as said once, but looks like the long texts of attackers."""
-    pairs = found.sums[:-1] * _PAIR + found.sums[1:]
+def _news(found: Words, pairs: U64) -> int:
+    """The characters of a text after which none of its `pairs` of words is new, where they are less than half of its
+    words; else 0. A harmless sentence said a hundred times is as harmless as said once, but looks like the long texts
+    of attackers."""
     half = len(pairs) // 2
     before, after = pairs[:half], pairs[half:]
     # Nearly every text says something new in its second half: that is seen without sorting.
     size = 8 << half.bit_length()
+    places = np.uint64(size - 1)
     marks = np.zeros(size, np.bool_)
-    marks[(before >> _TOP) & np.uint64(size - 1)] = True
-    news = ~marks[(after >> _TOP) & np.uint64(size - 1)]
-    if news.any():
+    marks[before & places] = True
+    if not marks[after & places].all():
         if found.size <= lexer.PERIOD:
             return 0
         # A word across a border of the powers has another sum each time.
@@ -82,7 +81,7 @@ def _news(found: Words) -> int:
         torn = found.starts // lexer.PERIOD != ends // lexer.PERIOD
         torn[:-1] |= torn[1:]
         after = after[~torn[half:-1]]
-        if not marks[(after >> _TOP) & np.uint64(size - 1)].all():
+        if not marks[after & places].all():
             return 0
     ordered, firsts = np.unique(before, return_index=True)
     if (ordered.take(np.searchsorted(ordered, after), mode="clip") != after).any():
