@@ -319,7 +319,7 @@ It is asked where the heads give a probability in the band; there the two are we
 Whole sources were left out, those of one origin together, both readers trained on the rest and weighed on them
 (signals/train/second.py); what is shipped is then trained on all. The halves are not those of heads.md: here each keeps
 attacks of another origin, so that the heads' figures differ, too. The mix of ordinary traffic is that of heads.md. The
-band is set so that {read:.0%} of the mix is read twice, the shift so that {alarms:.1%} is at or over the default threshold, {default}. The
+band is set so that {read:.1%} of the mix is read twice, the shift so that {alarms:.2%} is at or over the default threshold, {default}. The
 threshold and the weights come from the same texts, so the row of the mix is what was asked for; the others are not. The heads alone are
 taken here without what heads.md lowers for texts about computer science: beside the second reader that is not done.
 

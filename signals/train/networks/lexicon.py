@@ -47,8 +47,8 @@ def build(texts: Sequence[str], vocabulary: Sequence[str]) -> Lexicon:
     """The lexicon of `texts` (training part only) and of the words in `vocabulary` (the teacher's).
 
     Words seen in _WORD_SEEN texts; pairs of characters of scripts without spaces, which are words elsewhere, in
-    _RUN_SEEN; beginnings and ends in _END_SEEN, of words that are longer than these; and of the other pairs as many as
-    keep the lexicon within _MOST. ValueError where the rest alone is more than that.
+    _RUN_SEEN; beginnings and ends in _END_SEEN, of words that are no shorter than these; and of the other pairs as many
+    as keep the lexicon within _MOST. ValueError where the rest alone is more than that.
     """
     cut = [lexer.words(text) for text in tqdm(texts, desc="lexicon", mininterval=5)]
     words = _seen(found.hashes for found in cut)
