@@ -81,7 +81,7 @@ class Delta:
 
 
 class CompletionStream:
-    """One open request. Read it with `next` until it gives None, and `close` it then or earlier."""
+    """One open request. Read it with `next` until it gives None, which closes it, or `close` it earlier."""
 
     def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, deadline: float | None) -> None:
         self.counts: TokenCounts | None = None
@@ -146,6 +146,7 @@ class CompletionStream:
                 if not self.finished:
                     raise UpstreamError("cut", f"{self._endpoint.model} said [DONE] without a finish_reason")
                 self._over = True
+                self._response.close()  # whatever the server does with the connection now
                 return
             try:
                 self._event(orjson.loads(data))

@@ -1,0 +1,40 @@
+"""One answer's stream, as a server sends it and leaves its connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.patience import PATIENCE
+from upstream.client import ModelClient
+from upstream.endpoint import Endpoint
+
+ANSWER = (
+    b'HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {"choices": [{"delta": {"content": "yes"}, '
+    b'"finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+)
+
+
+async def test_an_answer_that_is_read_to_its_end_leaves_no_connection_open() -> None:
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)  # and then neither closes nor sends anything
+        while await reader.read(1 << 16):
+            pass
+        over.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = ModelClient(Endpoint(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", model="small"))
+    stream = await client.open("/v1/chat/completions", {"messages": []})
+    pieces = []
+    while (piece := await stream.next()) is not None:
+        pieces.append(piece)
+    async with asyncio.timeout(PATIENCE):
+        await over.wait()
+    assert [token.text for piece in pieces for token in piece.tokens] == ["yes"]
+    assert pieces[-1].finish == "stop"
+    await client.close()
+    server.close()
+    await server.wait_closed()
