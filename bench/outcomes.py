@@ -42,6 +42,8 @@ I64 = NDArray[np.int64]
 SAMPLES: Final = 1000
 WEIGHTS: Final = np.concatenate(([0.0], np.geomspace(0.002, 4.0, 120)))
 BUDGETS: Final = 10
+ROUNDS: Final = 5
+"""In which a model that joins is asked its questions."""
 SIZES: Final = {
     "Llama-2-7b-hf": 7.0,
     "Mistral-7B-Instruct-v0.2": 7.0,
@@ -133,14 +135,15 @@ def within(known: Callable[[float], I64], spent: F64, budget: float) -> I64 | No
     return None
 
 
-def curves(known: Table, asked: Table) -> None:
-    """Quality at budgets from the cheapest to the dearest model."""
+def curves(known: Table, asked: Table) -> dict[tuple[float, str], F64]:
+    """Quality at budgets from the cheapest to the dearest model. Gives by budget and other choice how much more `irt`
+    gets at each question."""
     at = np.arange(asked.count)
     worths = {way: trained(known, asked, way)[0].worth for way in ("abilities", "neighbours")}
     worths["table"] = by_category(known, asked)
     prices = np.array([asked.prices[model] for model in asked.models])
     means = np.nanmean(asked.grades, 0)
-    apart, least = 0, {"table": 0.0, "neighbours": 0.0}
+    apart, more = 0, {}
     print("| budget | `irt` | `nearest` | table by category | best single | `irt` less single | `irt` less table |")
     print("|---|---|---|---|---|---|---|")
     for budget in np.geomspace(prices.min() * 2, prices.max(), BUDGETS).tolist():
@@ -152,12 +155,13 @@ def curves(known: Table, asked: Table) -> None:
         single = int(np.where(prices <= budget, means, -1.0).argmax())
         gain = (got["abilities"] - asked.grades[:, single])[asked.tried[:, single]]
         apart += interval(gain)[0] > 0
-        for name in least:
-            least[name] = min(least[name], interval(got["abilities"] - got[name])[1])
+        for name in ("neighbours", "table"):
+            more[budget, name] = got["abilities"] - got[name]
         cells = " | ".join(f"{got[name].mean():.3f}" for name in ("abilities", "neighbours", "table"))
-        less = shown(got["abilities"] - got["table"], "+.3f")
+        less = shown(more[budget, "table"], "+.3f")
         print(f"| {budget:.0f} | {cells} | {means[single]:.3f} | {shown(gain, '+.3f')} | {less} |", flush=True)
-    print(f"intervals apart from the single model at {apart} budgets; least upper end of irt less others: {least}")
+    print(f"intervals apart from the single model at {apart} budgets", flush=True)
+    return more
 
 
 def promises(name: str, asked: Table, found: Picked, bar: float) -> None:
@@ -204,8 +208,8 @@ def llmrouter(path: Path, seeds: int) -> None:
 
 def newcomers(path: Path, splits: int, count: int) -> None:
     """Each model in turn joins with so many graded questions of one half: how far its mean grade on the other half is
-    from what is foretold. The questions are chosen, or drawn."""
-    missed: dict[str, list[list[float]]] = {"chosen": [], "drawn": [], "their bare mean": []}
+    from what is foretold. The questions are chosen, in ROUNDS that see the grades before or at once, or drawn."""
+    missed: dict[str, list[list[float]]] = {"in rounds": [], "chosen": [], "drawn": [], "their bare mean": []}
     for split in range(splits):
         known, asked = halves(path, split)
         prices = np.array([known.prices[model] for model in known.models])
@@ -215,10 +219,16 @@ def newcomers(path: Path, splits: int, count: int) -> None:
             grades, categories = known.grades[some], [named(known.rows)[row] for row in some]
             others = np.delete(grades, at, 1)
             others_prices = np.delete(prices, at)
-            chosen = joining.Newcomers(others, categories, others_prices).questions(count, float(prices[at]), split)
+            model = joining.Newcomers(others, categories, others_prices)
+            newcomer = joining.Newcomer(float(prices[at]))
+            chosen = model.questions(count, newcomer, split)
+            for number in range(ROUNDS):
+                some_more = model.questions((number + 1) * count // ROUNDS - len(newcomer.tried), newcomer, split)
+                tried = np.concatenate((newcomer.tried, some_more))
+                newcomer = joining.Newcomer(newcomer.price, tried, grades[tried, at])
             drawn = chance.choice(len(some), count, replace=False)
             truth = float(np.nanmean(asked.grades[:, at]))
-            for name, of in (("chosen", chosen), ("drawn", drawn)):
+            for name, of in (("in rounds", newcomer.tried), ("chosen", chosen), ("drawn", drawn)):
                 few = grades.copy()
                 few[:, at] = np.nan
                 few[of, at] = grades[of, at]
@@ -236,9 +246,17 @@ def newcomers(path: Path, splits: int, count: int) -> None:
 
 
 def mmlu(path: Path, splits: int) -> None:
+    pooled: dict[tuple[float, str], dict[str, list[float]]] = {}
     for split in range(splits):
         print(f"split {split}")
-        curves(*halves(path, split))
+        known, asked = halves(path, split)
+        for key, values in curves(known, asked).items():
+            for row, value in zip(asked.rows, values.tolist(), strict=True):
+                pooled.setdefault(key, {}).setdefault(row["text"], []).append(value)
+    print(f"of {splits} halves, each question's mean of those that it was asked in:")
+    for (budget, name), by_text in pooled.items():
+        values = np.array([np.mean(each) for each in by_text.values()])
+        print(f"budget {budget:.0f}: irt {shown(values, '+.4f')} more than {name}")
     known, asked = halves(path, 0)
     _, quality, bar = trained(known, asked, "abilities")
     promises("MMLU-Pro", asked, quality, bar)

@@ -43,6 +43,9 @@ def add(subparsers: Any) -> None:
     questions.add_argument("--count", type=number(1), default=50, metavar="N", help="how many questions (50)")
     questions.add_argument("--of", type=number(0.0), metavar="NUMBER", help="price of a call of the model that joins")
     questions.add_argument(
+        "--for", dest="joins", metavar="MODEL", help="the model that joins; its grades so far, in the file, count"
+    )
+    questions.add_argument(
         "--price", action="append", default=[], metavar="MODEL=NUMBER", help="price of a call (repeatable)"
     )
     questions.add_argument("--seed", type=number(0), default=0)
@@ -153,14 +156,22 @@ def _questions(args: argparse.Namespace) -> int:
     import numpy as np
 
     from cli.selecting import named
-    from signals.train.joining import Newcomers
+    from signals.train.joining import Newcomer, Newcomers
 
     rows = _together(_rows(args.outcomes))
+    joins = args.joins
     models = sorted({model for row in rows for model in row["scores"]})
-    grades, prices = _matrix(rows, models, "scores"), _prices(args.price, models, rows)
-    of = math.nan if args.of is None else args.of
-    newcomers = Newcomers(grades, named(rows), np.array(list(prices.values())))
-    for at in newcomers.questions(args.count, of, args.seed).tolist():
+    prices = _prices(args.price, models if joins in {None, *models} else [*models, joins], rows)
+    own = _matrix(rows, [joins], "scores")[:, 0]
+    tried = np.flatnonzero(~np.isnan(own))
+    others = [model for model in models if model != joins]
+    newcomers = Newcomers(_matrix(rows, others, "scores"), named(rows), np.array([prices[model] for model in others]))
+    price = args.of if args.of is not None else prices.get(joins, math.nan)
+    newcomer = Newcomer(price, tried, own[tried])
+    if joins is not None:
+        mean, off = newcomers.expected(newcomer)
+        print(f"{joins}: {mean:.3f} ± {off:.3f} on all {len(rows)} questions, by {len(tried)} grades", file=sys.stderr)
+    for at in newcomers.questions(args.count, newcomer, args.seed).tolist():
         shown = {key: value for key, value in rows[at].items() if key not in ("text", "scores", "rewards", "costs")}
         print(json.dumps({**shown, "scores": {}}, ensure_ascii=False))
     return 0

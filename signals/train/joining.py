@@ -4,12 +4,14 @@ An item-response model with several abilities (Reckase 2009) is fitted to the mo
 is hard for whom. Of the abilities of one that joins it is known beforehand that they are like those of the others, by
 its price, and that it may be better or worse at each category. The grades of its few answers do the rest (the mode of
 the posterior, Laplace's approximation). The questions to grade are those that leave the least variance of its mean
-grade (Bayesian A-optimal design: Chaloner and Verdinelli, Statistical Science 1995), one after the other.
+grade (Bayesian A-optimal design: Chaloner and Verdinelli, Statistical Science 1995), one after the other; what it has
+been graded on already makes them fit it better (sequential design).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -40,6 +42,16 @@ TRIED: Final = 4000
 """Questions that are looked at for it; of more a random part."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Newcomer:
+    """A model that joins: the price of a call (NaN unknown), and the places of the questions that it has answered with
+    their grades, 0 to 1."""
+
+    price: float = float("nan")
+    tried: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    grades: F64 = field(default_factory=lambda: np.zeros(0))
+
+
 def filled(grades: F64, categories: Sequence[str], prices: F64) -> F64:
     """`grades` float64 [n, models], and where a model was not tried (NaN) its chance there. `categories` are the
     questions', `prices` the models' (NaN unknown). Raises ValueError where too few models have answered most
@@ -50,7 +62,7 @@ def filled(grades: F64, categories: Sequence[str], prices: F64) -> F64:
     for at in np.flatnonzero(~known.all(0)):
         mine = np.flatnonzero(known[:, at])
         left = ~known[:, at]
-        found[left, at] = newcomers.chances(mine, grades[mine, at], float(prices[at]))[left]
+        found[left, at] = newcomers.chances(Newcomer(float(prices[at]), mine, grades[mine, at]))[left]
     return found
 
 
@@ -92,29 +104,45 @@ class Newcomers:
         covariance[:size, :size] = WIDER * off.T @ off / freedom + SPARE * np.eye(size)
         return np.r_[middle, np.zeros(all_of - size)], covariance
 
-    def chances(self, tried: I64, grades: F64, price: float) -> F64:
-        """The chance at each question of a model with these grades at the questions at `tried`."""
-        middle, covariance = self._prior(price)
+    def _posterior(self, newcomer: Newcomer) -> tuple[F64, F64]:
+        """Likewise, after its grades."""
+        middle, covariance = self._prior(newcomer.price)
+        if not len(newcomer.tried):
+            return middle, covariance
         precision = np.linalg.inv(covariance)
-        needs, hard, found = self._needs[tried], self._hard[tried], middle
+        needs, hard, found = self._needs[newcomer.tried], self._hard[newcomer.tried], middle
         for _ in range(12):
             chance = _sigmoid(hard + needs @ found)
             bend = (needs * (chance * (1 - chance))[:, None]).T @ needs + precision
-            slope = needs.T @ (grades - chance) - precision @ (found - middle)
+            slope = needs.T @ (newcomer.grades - chance) - precision @ (found - middle)
             found = found + np.clip(np.linalg.solve(bend, slope), -1.0, 1.0)
-        spread = np.einsum("ni,ij,nj->n", self._needs, np.linalg.inv(bend), self._needs)
+        return found, np.linalg.inv(bend)
+
+    def chances(self, newcomer: Newcomer) -> F64:
+        """Its chance at each question."""
+        found, covariance = self._posterior(newcomer)
+        spread = np.einsum("ni,ij,nj->n", self._needs, covariance, self._needs)
         # The mean over how the abilities may be (MacKay 1992).
         return _sigmoid((self._hard + self._needs @ found) / np.sqrt(1 + np.pi * spread / 8))
 
-    def questions(self, count: int, price: float, seed: int = 0) -> I64:
-        """The places of the `count` questions whose grades say most of a model at this price (NaN unknown)."""
-        count, chance = min(count, len(self._hard)), np.random.default_rng(seed)
-        middle, covariance = self._prior(price)
+    def expected(self, newcomer: Newcomer) -> tuple[float, float]:
+        """Its mean grade on all questions, and how far off that may be (a standard deviation)."""
+        chance = self.chances(newcomer)
+        slope = (chance * (1 - chance)) @ self._needs / len(chance)
+        chance[newcomer.tried] = newcomer.grades
+        return float(chance.mean()), float(np.sqrt(slope @ self._posterior(newcomer)[1] @ slope))
+
+    def questions(self, count: int, newcomer: Newcomer, seed: int = 0) -> I64:
+        """The places of the `count` questions, of those it was not asked, whose grades say most of it."""
+        chance = np.random.default_rng(seed)
+        middle, covariance = self._posterior(newcomer)
         draws = chance.multivariate_normal(middle, covariance, DRAWS)
         good = _sigmoid(self._hard + draws @ self._needs.T)
         told = good * (1 - good)  # [draws, n]: what an answer says
         slope = told @ self._needs / len(self._hard)  # of the mean grade
-        some = chance.permutation(len(self._hard))[: max(TRIED, count)]
+        some = np.setdiff1d(np.arange(len(self._hard)), newcomer.tried)
+        count = min(count, len(some))
+        some = chance.permutation(some)[: max(TRIED, count)]
         needs, told = self._needs[some], told[:, some]
         left = np.ones(len(some), bool)
         spread = np.repeat(covariance[None], DRAWS, 0)
@@ -128,7 +156,7 @@ class Newcomers:
             taken.append(int(some[at]))
             less = seen[:, at]
             spread -= less[:, :, None] * less[:, None] * (told[:, at] / width[:, at])[:, None, None]
-        return np.array(taken)
+        return np.array(taken, np.int64)
 
 
 def _items(grades: F64) -> tuple[F64, F64, F64]:

@@ -277,9 +277,15 @@ def test_a_model_that_joins_is_asked_some_questions(run: Run, tmp_path: Path) ->
     assert len(asked) == 30
     assert all(one["scores"] == {} and set(one) == {"question", "category", "scores"} for one in asked)
     known = {line["question"]: line["scores"] for line in lines}
-    for one in asked:  # it is as good as one of them
-        one["scores"] = {"new": known[one["question"]]["m5"]}
-    path.write_text("\n".join(map(json.dumps, [*lines, *asked])))
+    asked = []
+    for number in range(3):  # it is as good as one of them
+        ran = run("select", "questions", path, "--count", 10, "--for", "new", "--price", "new=6.5", *prices)
+        assert f"by {10 * number} grades" in ran.err
+        asked += [json.loads(line) for line in ran.out.splitlines()]
+        for one in asked[-10:]:
+            one["scores"] = {"new": known[one["question"]]["m5"]}
+        path.write_text("\n".join(map(json.dumps, [*lines, *asked])))
+    assert len({one["question"] for one in asked}) == 30, "none is asked twice"
     out = tmp_path / "models.npz"
     assert run("select", "train", path, "--out", out, "--price", "new=6.5", *prices).status == 0
     shown = json.loads(run("select", "inspect", out, "-o", "json").out)

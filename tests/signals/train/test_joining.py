@@ -31,7 +31,9 @@ def test_few_grades_with_a_price_say_more_than_their_mean() -> None:
         for at in range(1, 12, 3):
             chance = np.random.default_rng(seed)
             others, price = np.delete(whole, at, 1), float(PRICES[at])
-            chosen = joining.Newcomers(others, categories, np.delete(PRICES, at)).questions(30, price, seed)
+            chosen = joining.Newcomers(others, categories, np.delete(PRICES, at)).questions(
+                30, joining.Newcomer(price), seed
+            )
             assert len(set(chosen.tolist())) == 30
             drawn = chance.choice(600, 30, replace=False)
             for name, some in (("chosen", chosen), ("drawn", drawn)):
@@ -48,11 +50,43 @@ def test_few_grades_with_a_price_say_more_than_their_mean() -> None:
     assert means["chosen"] < 0.8 * means["bare"], means
 
 
+@pytest.mark.slow
+def test_grades_that_are_there_choose_the_next_questions() -> None:
+    """Three rounds of ten say more of models whose price nobody says than thirty at once."""
+    missed: dict[int, list[float]] = {1: [], 3: []}
+    sure: list[bool] = []
+    for seed in range(6):
+        whole, categories = outcomes(seed)
+        for at in range(0, 12, 2):
+            model = joining.Newcomers(np.delete(whole, at, 1), categories, np.delete(PRICES, at))
+            truth = whole[:, at].mean()
+            for rounds, off in missed.items():
+                newcomer = joining.Newcomer()
+                for _ in range(rounds):
+                    more = model.questions(30 // rounds, newcomer, seed)
+                    assert not set(more.tolist()) & set(newcomer.tried.tolist())
+                    tried = np.concatenate((newcomer.tried, more))
+                    newcomer = joining.Newcomer(newcomer.price, tried, whole[tried, at])
+                mean, doubt = model.expected(newcomer)
+                off.append(abs(mean - truth))
+                sure.append(abs(mean - truth) < 2 * doubt)
+    assert np.mean(missed[3]) < 0.9 * np.mean(missed[1]), missed
+    assert np.mean(sure) > 0.8, "what is said of the doubt is so"
+
+
+def test_a_model_that_was_asked_everything_is_asked_no_more() -> None:
+    whole, categories = outcomes(2)
+    newcomers = joining.Newcomers(whole[:, :-1], categories, PRICES[:-1])
+    newcomer = joining.Newcomer(100.0, np.arange(600), whole[:, -1])
+    assert len(newcomers.questions(50, newcomer)) == 0
+    assert newcomers.expected(newcomer)[0] == pytest.approx(whole[:, -1].mean())
+
+
 def test_questions_that_tell_nobody_apart_are_not_chosen() -> None:
     whole, _ = outcomes(3)
     newcomers = joining.Newcomers(whole, [""] * 600, np.full(12, math.nan))
     newcomers._needs[:300] = 0.01  # hard or easy, but for all alike
-    assert (newcomers.questions(40, math.nan) >= 300).all()
+    assert (newcomers.questions(40, joining.Newcomer()) >= 300).all()
 
 
 def test_without_prices_or_categories_it_is_done_all_the_same() -> None:
@@ -63,7 +97,7 @@ def test_without_prices_or_categories_it_is_done_all_the_same() -> None:
     grades[500] = math.nan
     found = joining.filled(grades, [""] * 600, none)
     assert abs(found[:, 5].mean() - whole[:, 5].mean()) < 0.1
-    assert len(joining.Newcomers(whole, [""] * 600, none).questions(700, math.nan)) == 600
+    assert len(joining.Newcomers(whole, [""] * 600, none).questions(700, joining.Newcomer())) == 600
 
 
 def test_few_models_tell_nothing_of_another() -> None:
