@@ -25,6 +25,13 @@ def fresh() -> Iterator[None]:
     written.sections.cache_clear()
 
 
+@pytest.fixture(params=[".", "further"])
+def folder(request: pytest.FixtureRequest, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts that are learned from, and those that are not yet."""
+    monkeypatch.setattr(written, "TEXTS", written.TEXTS / request.param)
+
+
+@pytest.mark.usefixtures("folder")
 def test_every_sentence_of_every_section_is_filled() -> None:
     chance = random.Random(1)
     for name, section in written.sections().items():
@@ -34,8 +41,10 @@ def test_every_sentence_of_every_section_is_filled() -> None:
                 assert not [text for text in made if LEFT.search(text)], f"{name} {kind}"
 
 
+@pytest.mark.usefixtures("folder")
 def test_no_sentence_is_an_attack_and_harmless() -> None:
     kinds = {"attack": "like", "plant": "doc", "short": "twin", "told": "notice", "order": "fair", "open": "hopen"}
+    kinds["cover"] = "clean"
     for name, section in written.sections().items():
         for attack, harmless in kinds.items():
             assert not set(section.kinds.get(attack, ())) & set(section.kinds.get(harmless, ())), f"{name} {attack}"
