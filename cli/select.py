@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,15 +159,25 @@ def _questions(args: argparse.Namespace) -> int:
     from cli.selecting import named
     from signals.train.joining import Newcomer, Newcomers
 
-    rows = _together(_rows(args.outcomes))
+    rows = _together(_rows(args.outcomes), once=True)
     joins = args.joins
     models = sorted({model for row in rows for model in row["scores"]})
+    if joins is None:
+        extra = [price for price in args.price if price.rpartition("=")[0] not in models]
+        if extra:
+            raise CalledWrongly(f"--price {extra[0]}: no model of the outcomes; name one that joins by --for")
+    elif not joins.isprintable() or not joins.strip():
+        raise CalledWrongly(f"--for {joins!r}: write the model's name")
     prices = _prices(args.price, models if joins in {None, *models} else [*models, joins], rows)
     own = _matrix(rows, [joins], "scores")[:, 0]
     tried = np.flatnonzero(~np.isnan(own))
     others = [model for model in models if model != joins]
-    newcomers = Newcomers(_matrix(rows, others, "scores"), named(rows), np.array([prices[model] for model in others]))
     price = args.of if args.of is not None else prices.get(joins, math.nan)
+    if price > 0 and not all(prices[model] > 0 for model in others):
+        unpriced = next(model for model in others if not prices[model] > 0)
+        print(f"pointsman select questions: {unpriced} has no price, so that prices say nothing: give every model one "
+              "above 0 by --price, or `costs` in its lines", file=sys.stderr)  # fmt: skip
+    newcomers = Newcomers(_matrix(rows, others, "scores"), named(rows), np.array([prices[model] for model in others]))
     newcomer = Newcomer(price, tried, own[tried])
     if joins is not None:
         mean, off = newcomers.expected(newcomer)
@@ -177,17 +188,19 @@ def _questions(args: argparse.Namespace) -> int:
     return 0
 
 
-def _together(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _together(rows: Iterable[dict[str, Any]], *, once: bool = False) -> list[dict[str, Any]]:
     """The rows; what one says of other models than the first of the same question goes there: a model that joins has
-    lines of its own."""
+    lines of its own. Where both speak of the same model they stay two, or, where each question is wanted `once`, the
+    first holds."""
     found: list[dict[str, Any]] = []
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
-        before = first.setdefault(row["text"], row)
-        if before is row or before["scores"].keys() & row["scores"].keys():
+        asked = row["text"] if row.get("request") is None else json.dumps(row["request"], sort_keys=True)
+        before = first.setdefault(asked, row)
+        if before is row or (not once and before["scores"].keys() & row["scores"].keys()):
             found.append(row)
         else:
-            before["scores"], before["costs"] = before["scores"] | row["scores"], before["costs"] | row["costs"]
+            before["scores"], before["costs"] = row["scores"] | before["scores"], row["costs"] | before["costs"]
     return found
 
 
@@ -196,7 +209,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.plot is not None and find_spec("matplotlib") is None:  # before minutes of work are lost
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
-    rows = list(_rows(args.outcomes))
+    rows = _together(_rows(args.outcomes))
     models = sorted({model for row in rows for model in row["scores"]})
     table = Table(
         rows,
@@ -240,17 +253,22 @@ def _inspect(args: argparse.Namespace) -> int:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file of outcomes, each with its `text`. Raises ValueError with the line, OSError."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield _row(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}:{number}:{error.colno}: not JSON: {error.msg}") from None
-                except RecursionError:
-                    raise ValueError(f"{path}:{number}: nested too deep") from None
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"{path}:{number}: {error}") from None
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield _row(json.loads(line))
+                    except json.JSONDecodeError as error:
+                        raise ValueError(f"{path}:{number}:{error.colno}: not JSON: {error.msg}") from None
+                    except RecursionError:
+                        raise ValueError(f"{path}:{number}: nested too deep") from None
+                    except (ValueError, TypeError) as error:
+                        raise ValueError(f"{path}:{number}: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not UTF-8") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise ValueError(f"{path}: not gzip as its name says, or cut off") from None
 
 
 def _row(row: Any) -> dict[str, Any]:
@@ -258,9 +276,11 @@ def _row(row: Any) -> dict[str, Any]:
         raise ValueError('an object is needed: {"question": …, "scores": {model: 0 to 1}}')
     scores = row.get("scores", row.get("rewards"))
     if not isinstance(scores, dict) or not scores:
-        raise ValueError("`scores` (or `rewards`) are needed: {model: 0 to 1}")
+        raise ValueError("`scores` (or `rewards`) are needed, {model: 0 to 1}: fill them in, or leave the line out")
     costs = row.get("costs") or {}
-    for name, numbers, most in (("scores", scores, 1.0), ("costs", costs, math.inf)):
+    if not isinstance(costs, dict):
+        raise ValueError("`costs` are {model: number}")
+    for name, numbers, most in (("scores", scores, 1.0), ("costs", costs, sys.float_info.max)):
         for model, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
                 raise ValueError(f"`{name}` of {model}: {'0 to 1' if most == 1 else 'a number from 0'} is needed")
@@ -268,14 +288,26 @@ def _row(row: Any) -> dict[str, Any]:
     text = row.get("question")
     if isinstance(request, dict):
         text = "\n".join(_said(request)) or text
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not _whole(text):
         raise ValueError("`question` (a text) or `request` (the body of a chat completion) is needed")
     return {**row, "text": text, "scores": scores, "costs": costs}
 
 
+def _whole(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON may escape half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _said(request: dict[str, Any]) -> Iterator[str]:
     """What the user says last."""
-    turns = [turn for turn in request.get("messages") or () if isinstance(turn, dict) and turn.get("role") == "user"]
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        messages = []
+    turns = [turn for turn in messages if isinstance(turn, dict) and turn.get("role") == "user"]
     content = turns[-1].get("content") if turns else None
     parts = content if isinstance(content, list) else [{"text": content}]
     yield from (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
@@ -298,8 +330,10 @@ def _given(prices: list[str], models: list[str]) -> dict[str, float]:
             found[name] = float(number)
         except ValueError:
             found[name] = math.nan
-        if name not in models or not found[name] >= 0:
-            raise CalledWrongly(f"--price {price}: write MODEL=NUMBER, with one of {', '.join(models)}")
+        if name not in models or not 0 <= found[name] <= sys.float_info.max:
+            raise CalledWrongly(
+                f"--price {price}: write MODEL=NUMBER, with one of {', '.join(models)} and a number from 0 on"
+            )
     return found
 
 

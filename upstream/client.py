@@ -81,7 +81,8 @@ class Delta:
 
 
 class CompletionStream:
-    """One open request. Read it with `next` until it gives None, which closes it, or `close` it earlier."""
+    """One open request. Read it with `next` until it gives None, which closes it; or `close` it, earlier or when `next`
+    raises."""
 
     def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, deadline: float | None) -> None:
         self.counts: TokenCounts | None = None
@@ -122,6 +123,9 @@ class CompletionStream:
                 return
             raise UpstreamError("timeout", f"{self._endpoint.model} sent nothing for {self._wait:g} s") from None
         except aiohttp.ClientError as error:
+            if self.finished:  # likewise
+                self.close()
+                return
             raise UpstreamError("cut", f"{self._endpoint.model} broke off: {error}") from error
         if not data:
             if not self.finished:

@@ -207,6 +207,13 @@ def test_what_is_wrong_with_a_file_is_said(run: Run, trained: Path, tmp_path: Pa
         ('{"question": ' + "[" * 100_000, "o.jsonl:1: nested too deep"),
         ('{"question": "", "scores": {"m": 1}}\n' * 20, "no word that the lexicon knows"),
         ("", "there are no outcomes"),
+        ('{"question": "a", "scores": {}}', "fill them in, or leave the line out"),
+        ('{"question": "a", "scores": {"m": 1}, "costs": [1]}', "`costs` are {model: number}"),
+        ('{"question": "a", "scores": {"m": 1}, "costs": {"m": ' + "9" * 400 + "}}", "`costs` of m: a number from 0"),
+        ('{"question": "a", "scores": {"m": 1}, "costs": {"m": Infinity}}', "`costs` of m: a number from 0"),
+        ('{"question": "\\ud800", "scores": {"m": 1}}', "o.jsonl:1: `question` (a text)"),
+        ('{"request": {"messages": 5}, "scores": {"m": 1}}', "o.jsonl:1: `question` (a text) or `request`"),
+        ('\ufeff{"question": "a", "scores": {"m": 1}}', "at least 10 questions"),
     ],
 )
 def test_what_is_wrong_with_outcomes_is_said_with_its_line(run: Run, tmp_path: Path, line: str, message: str) -> None:
@@ -215,6 +222,75 @@ def test_what_is_wrong_with_outcomes_is_said_with_its_line(run: Run, tmp_path: P
     ran = run("select", "train", path, "--out", tmp_path / "x")
     assert ran.status == 1
     assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("o.jsonl", b"\xff\xfe", "o.jsonl: not UTF-8"),
+        ("o.jsonl.gz", b"{}", "o.jsonl.gz: not gzip"),
+        ("o.jsonl.gz", gzip.compress(bytes(range(256)) * 40)[:200], "o.jsonl.gz: not "),
+    ],
+)
+def test_outcomes_that_are_no_text_are_refused(run: Run, tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    ran = run("select", "questions", tmp_path / name)
+    assert (ran.status, message in ran.err) == (1, True), ran.err
+
+
+def outcomes_of(models: int, questions: int) -> list[dict[str, Any]]:
+    """Questions in the same words that differ in the system prompt only, and grades: the first is the hardest."""
+    return [
+        {
+            "request": {"messages": [{"role": "system", "content": f"{at}"}, {"role": "user", "content": "go on"}]},
+            "scores": {f"m{model}": float(at / questions < (model + 1) / models) for model in range(models)},
+        }
+        for at in range(questions)
+    ]
+
+
+def test_a_question_is_asked_once_and_known_by_all_that_is_said(run: Run, tmp_path: Path) -> None:
+    path, lines = tmp_path / "o.jsonl", outcomes_of(7, 40)
+    path.write_text("\n".join(map(json.dumps, lines * 2)))
+    ran = run("select", "questions", path, "--count", 50, "--for", "new")
+    asked = [json.loads(line) for line in ran.out.splitlines()]
+    assert len({json.dumps(one["request"]) for one in asked}) == len(asked) == 40
+    for one in asked[:30]:
+        one["scores"] = {"new": 1.0}
+    path.write_text("\n".join(map(json.dumps, lines * 2 + asked[:30] * 2)))
+    ran = run("select", "questions", path, "--count", 50, "--for", "new")
+    assert "on all 40 questions, by 30 grades" in ran.err
+    assert {json.loads(line)["request"]["messages"][0]["content"] for line in ran.out.splitlines()} == {
+        one["request"]["messages"][0]["content"] for one in asked[30:]
+    }
+    for one in asked[30:]:
+        one["scores"] = {"new": 1.0}
+    path.write_text("\n".join(map(json.dumps, [*lines, *asked])))
+    ran = run("select", "questions", path, "--for", "new")
+    assert (ran.out, "new: 1.000 ± 0.000 on all 40 questions, by 40 grades" in ran.err) == ("", True)
+
+
+@pytest.mark.slow
+def test_what_a_model_that_joined_has_answered_is_evaluated_with_the_rest(run: Run, tmp_path: Path) -> None:
+    path, lines = tmp_path / "o.jsonl", outcomes_of(7, 40)
+    joined = [{**one, "scores": {"new": 1.0}} for one in lines[:9]]
+    path.write_text("\n".join(map(json.dumps, [*lines, *joined])))
+    found = json.loads(run("select", "evaluate", path, "--by", "ema", "-o", "json").out)
+    assert found["questions"] == 40
+
+
+def test_questions_for_nobody_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text("\n".join(map(json.dumps, outcomes_of(7, 40))))
+    for flags, message in (
+        (("--price", "new=3"), "--price new=3: no model of the outcomes; name one that joins by --for"),
+        (("--for", " "), "write the model's name"),
+        (("--for", "new", "--price", "new=inf"), "and a number from 0 on"),
+    ):
+        ran = run("select", "questions", path, *flags)
+        assert (ran.status, message in ran.err, ran.out) == (2, True, ""), ran.err
+    ran = run("select", "questions", path, "--for", "new", "--price", "new=3", "--price", "m1=2")
+    assert "m0 has no price, so that prices say nothing" in ran.err
 
 
 @pytest.mark.slow
