@@ -11,25 +11,9 @@ shift
 mkdir -p "$dest"
 dest=$(cd "$dest" && pwd)
 source=$(mktemp -d)
-tools=$(mktemp -d)
-trap 'rm -rf "$source" "$tools"' EXIT
-# More than half of what mypyc writes is what modules do once, when they are imported. To optimise that took half of the
-# compiler's time, so GCC is told to leave it as it is.
-cat >"$tools/cc" <<'EOF'
-#!/bin/sh
-once=$(dirname "$0")/once.h
-for argument; do
-  case $argument in
-    *.c) sed -nE 's/^char (CPyDef_[A-Za-z0-9_]+_____top_level__)\(void\) \{$/char \1(void) __attribute__((optimize("O0")));/p' "$argument" >"$once" ;;
-  esac
-done
-[ -s "$once" ] && set -- -include "$once" "$@"
-exec "${REAL_CC:?}" "$@"
-EOF
-chmod +x "$tools/cc"
-if "${CC:-cc}" --version 2>/dev/null | grep -q 'Free Software Foundation'; then
-  export REAL_CC="${CC:-cc}" CC="$tools/cc"
-fi
+trap 'rm -rf "$source"' EXIT
 cd "$(dirname "$0")"
-cp -R pyproject.toml README.md LICENSE cli config console decisions extproc panel proto signals stepwise upstream "$source"
+# Without what Python leaves beside the sources: other processes write there, and files that were seen are gone again.
+tar -cf - --exclude=__pycache__ pyproject.toml README.md LICENSE cli config console decisions extproc panel proto signals \
+  stepwise upstream | tar -xf - -C "$source"
 "${PYTHON:-python3}" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$dest" "$@" "$source"
