@@ -4,7 +4,7 @@
 set -eu
 # Compiled modules call each other and Python straight, not through tables that leave every function open to replacement:
 # a request runs through much code, and to fetch it takes a good part of the time. (CFLAGS would replace Python's own.)
-# mypyc asks for warnings, and to look for misleading indentation takes GCC longer than to compile: it is quadratic.
+# mypyc asks for warnings, and to look for misleading indentation takes GCC minutes: it is quadratic.
 export CPPFLAGS="-fno-semantic-interposition -fno-plt -Wno-misleading-indentation ${CPPFLAGS:-}" LDFLAGS="-Wl,-Bsymbolic-functions ${LDFLAGS:-}"
 dest=${1:?where to? wheel.sh DEST}
 shift
