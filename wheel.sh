@@ -13,7 +13,11 @@ dest=$(cd "$dest" && pwd)
 source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 cd "$(dirname "$0")"
+cp pyproject.toml README.md LICENSE "$source"
 # Without what Python leaves beside the sources: other processes write there, and files that were seen are gone again.
-tar -cf - --exclude=__pycache__ pyproject.toml README.md LICENSE cli config console decisions extproc panel proto signals \
-  stepwise upstream | tar -xf - -C "$source"
+"${PYTHON:-python3}" - "$source" cli config console decisions extproc panel proto signals stepwise upstream <<'EOF'
+import shutil, sys
+for room in sys.argv[2:]:
+    shutil.copytree(room, f"{sys.argv[1]}/{room}", ignore=shutil.ignore_patterns("__pycache__"))
+EOF
 "${PYTHON:-python3}" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$dest" "$@" "$source"

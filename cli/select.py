@@ -173,10 +173,10 @@ def _questions(args: argparse.Namespace) -> int:
     tried = np.flatnonzero(~np.isnan(own))
     others = [model for model in models if model != joins]
     price = args.of if args.of is not None else prices.get(joins, math.nan)
-    if price > 0 and not all(prices[model] > 0 for model in others):
-        unpriced = next(model for model in others if not prices[model] > 0)
-        print(f"pointsman select questions: {unpriced} has no price, so that prices say nothing: give every model one "
-              "above 0 by --price, or `costs` in its lines", file=sys.stderr)  # fmt: skip
+    unpriced = [model for model in others if not prices[model] > 0]
+    if price > 0 and unpriced:
+        print(f"pointsman select questions: {unpriced[0]} has no price, so that prices say nothing: give every model "
+              "one above 0 by --price, or `costs` in its lines", file=sys.stderr)  # fmt: skip
     newcomers = Newcomers(_matrix(rows, others, "scores"), named(rows), np.array([prices[model] for model in others]))
     newcomer = Newcomer(price, tried, own[tried])
     if joins is not None:

@@ -117,15 +117,12 @@ class CompletionStream:
         left = until - asyncio.get_running_loop().time()
         try:
             data = await within(self._response.content.readany(), left, self.deadline)
-        except TimeoutError:
+        except (TimeoutError, aiohttp.ClientError) as error:
             if self.finished:  # everything that matters has come
                 self.close()
                 return
-            raise UpstreamError("timeout", f"{self._endpoint.model} sent nothing for {self._wait:g} s") from None
-        except aiohttp.ClientError as error:
-            if self.finished:  # likewise
-                self.close()
-                return
+            if isinstance(error, TimeoutError):
+                raise UpstreamError("timeout", f"{self._endpoint.model} sent nothing for {self._wait:g} s") from None
             raise UpstreamError("cut", f"{self._endpoint.model} broke off: {error}") from error
         if not data:
             if not self.finished:

@@ -183,9 +183,9 @@ async def test_unfinished_bodies_are_bounded_together_and_in_time(world: World) 
         watching.cancel()
     fit = OPEN // 9_000_000
     assert statuses[503] + statuses[0] + statuses[408] == 40, statuses
-    # On a busy machine some are still being sent when the time of the first is over, whose room is then theirs; and of
-    # what is sent slowly more is there at once, with fewer bytes each. What is held stays bounded (below).
-    assert 1 <= statuses[408] <= (fit if took < TIMEOUT_S + 1 else 40), statuses
+    # On a busy machine some are still being sent when the time of the first is over, whose room is then theirs, each
+    # TIMEOUT_S anew.
+    assert 1 <= statuses[408] <= fit * (1 if took < TIMEOUT_S + 1 else 1 + took / TIMEOUT_S), statuses
     assert took < TIMEOUT_S + 60
     grown = counted(world) - counts
     assert set(grown) == {"too_many_bodies", "body_timeout"}

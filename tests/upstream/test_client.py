@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,19 @@ ANSWER = (
 )
 
 
+@asynccontextmanager
+async def opened(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[Any]:
+    """The stream of an answer by `serve`."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = ModelClient(Endpoint(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", model="small"))
+    try:
+        yield await client.open("/v1/chat/completions", {"messages": []})
+    finally:
+        await client.close()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_an_answer_that_is_read_to_its_end_leaves_no_connection_open() -> None:
     over = asyncio.Event()
 
@@ -28,19 +44,14 @@ async def test_an_answer_that_is_read_to_its_end_leaves_no_connection_open() -> 
         over.set()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = ModelClient(Endpoint(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", model="small"))
-    stream = await client.open("/v1/chat/completions", {"messages": []})
     pieces = []
-    while (piece := await stream.next()) is not None:
-        pieces.append(piece)
-    async with asyncio.timeout(PATIENCE):
-        await over.wait()
+    async with opened(serve) as stream:
+        while (piece := await stream.next()) is not None:
+            pieces.append(piece)
+        async with asyncio.timeout(PATIENCE):
+            await over.wait()
     assert [token.text for piece in pieces for token in piece.tokens] == ["yes"]
     assert pieces[-1].finish == "stop"
-    await client.close()
-    server.close()
-    await server.wait_closed()
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -55,18 +66,13 @@ async def test_a_connection_that_breaks_after_the_answer_costs_nothing_and_befor
         await writer.drain()
         writer.close()  # without the last chunk
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = ModelClient(Endpoint(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", model="small"))
-    stream = await client.open("/v1/chat/completions", {"messages": []})
-    piece = await stream.next()
-    assert piece is not None
-    assert [token.text for token in piece.tokens] == ["yes"]
-    if whole:
-        assert await stream.next() is None
-    else:
-        with pytest.raises(UpstreamError, match="broke off"):
-            await stream.next()
-        stream.close()
-    await client.close()
-    server.close()
-    await server.wait_closed()
+    async with opened(serve) as stream:
+        piece = await stream.next()
+        assert piece is not None
+        assert [token.text for token in piece.tokens] == ["yes"]
+        if whole:
+            assert await stream.next() is None
+        else:
+            with pytest.raises(UpstreamError, match="broke off"):
+                await stream.next()
+            stream.close()
